@@ -1,0 +1,115 @@
+"""The one extension point: an analysis declares its settings, its jobs, and what it finds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from onnxviz.findings import Finding, Metric, merge
+from onnxviz.values import Preprocessing
+
+if TYPE_CHECKING:
+    from onnxviz.concepts import ConceptSet
+    from onnxviz.graph.view import GraphView
+    from onnxviz.images import ImageFolder
+    from onnxviz.model import Model
+
+LayerSelector = Annotated[
+    str | list[str],
+    Field(description="A layer name, glob, `Conv[3]`, role (first_conv, last_conv, all_convs, logits), or a list."),
+]
+
+
+@dataclass(frozen=True)
+class Job:
+    """The unit of resume and of distribution. Its parameters are JSON data and become part of its key.
+
+    Attributes:
+        name: short and unique within the analysis; shown in progress and errors.
+        parameters: everything that `run` needs beyond the analysis' own settings.
+        layers: names of the layers whose activations or gradients the job uses; each must agree with ONNX Runtime.
+        data: names of the data sets that the job reads.
+        cost: estimated forward-pass equivalents (a forward and backward pass counts 3), for the plan and progress.
+        images: number of pictures that the job makes or reads, for the plan.
+    """
+
+    name: str
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    layers: tuple[str, ...] = ()
+    data: tuple[str, ...] = ()
+    cost: float = 1.0
+    images: int = 0
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What a plan knows of a model and its data; nothing here needs torch.
+
+    Attributes:
+        alias: the model's name in the recipe.
+        view: the network.
+        preprocessing: how images become its input.
+        labels: class names in logit order, or None.
+        data: the recipe's data sets by name.
+        seed: the run's seed.
+    """
+
+    alias: str
+    view: GraphView
+    preprocessing: Preprocessing
+    labels: tuple[str, ...] | None
+    data: Mapping[str, ImageFolder | ConceptSet]
+    seed: int
+
+
+class Progress(Protocol):
+    """Told by a job how far it is."""
+
+    def __call__(self, done: int, total: int, note: str = "") -> None: ...
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What a job is run with: the subject, its differentiable model, and where to report progress."""
+
+    subject: Subject
+    model: Model
+    progress: Progress
+
+
+class Analysis(BaseModel):
+    """Base of all analyses; the first line of a subclass' docstring is its help and heading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    version: ClassVar[int] = 1
+    """Part of the cache key: raise it when results change."""
+    cites: ClassVar[tuple[str, ...]] = ()
+    example: ClassVar[str] = ""
+    """A YAML mapping that validates, shown by `onnxviz explain`."""
+
+    title: str | None = Field(None, description="Heading in the report; the analysis' own if not given.")
+
+    def jobs(self, subject: Subject) -> Iterable[Job]:
+        """Split the work into jobs, without torch.
+
+        Raises:
+            SelectionError: if a layer, unit or class does not exist.
+            AnalysisError: if the analysis cannot be done on this model or data.
+        """
+        raise NotImplementedError(type(self).__name__)
+
+    def run(self, job: Job, bench: Bench) -> list[Finding]:
+        """Do one job; deterministic for the same job, model, data, seed and device."""
+        raise NotImplementedError(type(self).__name__)
+
+    def combine(self, parts: Sequence[list[Finding]], subject: Subject) -> list[Finding]:
+        """Make one list of findings from those of all jobs; pictures are stored by now. No torch."""
+        return merge(parts)
+
+    def metrics(self, findings: Sequence[Finding]) -> dict[str, float]:
+        """Return the numbers that `expect:` can test."""
+        return {finding.name: finding.value for finding in findings if isinstance(finding, Metric)}

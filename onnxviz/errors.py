@@ -1,0 +1,135 @@
+"""Every error that onnxviz raises on purpose.
+
+    OnnxvizError                      exit code 2 unless the command line says otherwise
+    ├── RecipeError                   one or more faults in a recipe, each with its place
+    ├── ModelError
+    │   ├── ModelFileError            the file cannot be read, or is refused as unsafe
+    │   ├── UnsupportedOperatorError  the layers asked for need operators that do not convert
+    │   └── AgreementError            the converted network differs from ONNX Runtime
+    ├── SelectionError                a layer, unit or class that the model does not have
+    ├── DataError                     images, labels or concept data that cannot be used
+    ├── OutputError                   the run folder cannot be written or read
+    └── AnalysisError                 an analysis cannot do what it was asked
+
+Each message says what is wrong, where, and what to do about it. Raise the facts where they are
+known; add the place (the analysis, the file) once, further out.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+
+class OnnxvizError(Exception):
+    """Base of all deliberate errors.
+
+    Args:
+        what: what is wrong, as a sentence without a final stop.
+        where: the file, node, layer or recipe entry concerned; empty if `what` names it.
+        remedy: what the user can do, as a sentence without a final stop.
+    """
+
+    def __init__(self, what: str, *, where: str = "", remedy: str = "") -> None:
+        self.what = what
+        self.where = where
+        self.remedy = remedy
+        super().__init__(what, where, remedy)
+
+    def __str__(self) -> str:
+        place = f"{self.where}: " if self.where else ""
+        advice = f"\n  {self.remedy}" if self.remedy else ""
+        return f"{place}{self.what}{advice}"
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One fault in a recipe.
+
+    Attributes:
+        message: what is wrong and, where known, the nearest right spelling.
+        file: the recipe's name as the user gave it.
+        line: line, counted from 1; 0 if the place is unknown (for example `--set`).
+        column: column, counted from 1; 0 if unknown.
+        source: the text of that line, for the caret.
+    """
+
+    message: str
+    file: str = ""
+    line: int = 0
+    column: int = 0
+    source: str = ""
+
+    def __str__(self) -> str:
+        place = ":".join(str(part) for part in (self.file, self.line, self.column) if part)
+        head = f"{place}: {self.message}" if place else self.message
+        if not (self.source and self.column):
+            return head
+        return f"{head}\n    {self.source}\n    {' ' * (self.column - 1)}^"
+
+
+class RecipeError(OnnxvizError):
+    """A recipe was refused; `faults` lists everything that is wrong with it, in order of place."""
+
+    def __init__(self, faults: Sequence[Fault]) -> None:
+        self.faults = tuple(faults)
+        super().__init__("\n".join(str(fault) for fault in self.faults))
+
+
+class ModelError(OnnxvizError):
+    """Something about the model."""
+
+
+class ModelFileError(ModelError):
+    """A model file that cannot be read or is refused as unsafe."""
+
+
+class UnsupportedOperatorError(ModelError):
+    """Operators that do not convert; `operators` maps each to the names of the nodes using it."""
+
+    def __init__(self, operators: dict[str, tuple[str, ...]], *, where: str = "", remedy: str = "") -> None:
+        self.operators = operators
+        listed = "; ".join(
+            f"{name} ({', '.join(shorten(node) for node in nodes[:5])}{', ...' if len(nodes) > 5 else ''})"
+            for name, nodes in sorted(operators.items())
+        )
+        super().__init__(f"operators that do not convert: {listed}", where=where, remedy=remedy)
+
+
+class AgreementError(ModelError):
+    """The converted network and ONNX Runtime give different activations."""
+
+
+class SelectionError(OnnxvizError):
+    """A layer, unit or class that the model does not have."""
+
+
+class DataError(OnnxvizError):
+    """Images, labels or concept data that cannot be used."""
+
+
+class OutputError(OnnxvizError):
+    """A run folder that cannot be written or read."""
+
+
+class AnalysisError(OnnxvizError):
+    """An analysis that cannot do what it was asked."""
+
+
+def nearest(word: str, candidates: Iterable[str], count: int = 3) -> str:
+    """Return "did you mean 'a' or 'b'?" for the candidates closest to `word`, or "" if none is close."""
+    pool = {candidate.lower(): candidate for candidate in candidates}
+    close = difflib.get_close_matches(word.lower(), pool, n=count, cutoff=0.6)
+    if not close:
+        return ""
+    return "did you mean " + " or ".join(repr(shorten(pool[key])) for key in close) + "?"
+
+
+def shorten(text: str, length: int = 80) -> str:
+    """Make a name from a model fit for one line of a message: control and bidi characters escaped, middle cut."""
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text[: 4 * length])
+    if len(shown) <= length and len(text) <= 4 * length:
+        return shown
+    half = (length - 3) // 2
+    return f"{shown[:half]}...{text[-half:] if text[-half:].isprintable() else ''}"

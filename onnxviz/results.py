@@ -1,0 +1,213 @@
+"""The result of a run as plain data: what `run.json` holds, what the executor writes and the report reads."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from onnxviz.findings import Finding, from_data, to_data
+from onnxviz.values import Agreement
+
+FORMAT = 1
+"""Version of `run.json`; raise it when a reader of the old form would be wrong."""
+
+
+@dataclass(frozen=True)
+class LayerRow:
+    """One line of the model table."""
+
+    name: str
+    operator: str
+    shape: tuple[int | None, ...]
+    parameters: int
+    multiply_adds: int | None
+    receptive_field: tuple[int, ...] | None
+    """Height and width in input pixels; None where it is the whole image or unknown."""
+    units: int
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What is known of a model before anything is analysed. All names come from the file."""
+
+    alias: str
+    file: str
+    digest: str
+    bytes: int
+    producer: str
+    opset: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    preprocessing: str
+    preprocessing_declared: bool
+    layers: tuple[LayerRow, ...]
+    parameters: int
+    multiply_adds: int | None
+    agreement: tuple[Agreement, ...] = ()
+    passes: tuple[str, ...] = ()
+    """What the importer did to the graph, one sentence each."""
+    refused_operators: tuple[tuple[str, str], ...] = ()
+    labels: int = 0
+
+
+@dataclass(frozen=True)
+class FailedJob:
+    """A job that did not finish; the rest of the run went on."""
+
+    job: str
+    error: str
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one analysis found in one model."""
+
+    model: str
+    findings: tuple[Finding, ...]
+    metrics: dict[str, float] = field(default_factory=dict)
+    jobs: int = 0
+    cached: int = 0
+    failed: tuple[FailedJob, ...] = ()
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class AnalysisResult:
+    """One analysis of the recipe, over all models."""
+
+    id: str
+    kind: str
+    title: str
+    summary: str
+    description: str
+    cites: tuple[str, ...]
+    settings: dict[str, Any]
+    parts: tuple[Part, ...]
+
+
+@dataclass(frozen=True)
+class ExpectationResult:
+    """One line of `expect:`, decided."""
+
+    metric: str
+    condition: str
+    level: Literal["error", "warn", "off"]
+    because: str
+    value: float | None
+    holds: bool
+    model: str = ""
+
+
+@dataclass(frozen=True)
+class DataCard:
+    """A data set of the recipe: what was used and what was skipped, with the reason."""
+
+    name: str
+    kind: str
+    description: str
+    digest: str
+    used: int
+    skipped: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What is needed to repeat the run, and what it took."""
+
+    seed: int
+    device: str
+    versions: dict[str, str]
+    started: str
+    seconds: float
+    jobs: int
+    cached: int
+    command: str = ""
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """Everything a report is made from."""
+
+    title: str
+    recipe: str
+    """The recipe with defaults filled in, as YAML text."""
+    models: tuple[ModelCard, ...]
+    data: tuple[DataCard, ...]
+    analyses: tuple[AnalysisResult, ...]
+    expectations: tuple[ExpectationResult, ...]
+    provenance: Provenance
+    not_comparable: tuple[str, ...] = ()
+    """Why the models of a comparison must not be compared; empty if they may."""
+    format: int = FORMAT
+
+    @property
+    def failed(self) -> int:
+        """Number of jobs that failed."""
+        return sum(len(part.failed) for analysis in self.analyses for part in analysis.parts)
+
+    @property
+    def verdict(self) -> Literal["passed", "failed", "incomplete"]:
+        """"incomplete" if jobs failed, "failed" if an expectation of level error does not hold, else "passed"."""
+        if self.failed:
+            return "incomplete"
+        broken = any(item.level == "error" and not item.holds for item in self.expectations)
+        return "failed" if broken else "passed"
+
+
+def write(result: RunResult) -> Any:
+    """Return the run as JSON data; pictures and arrays must have been stored."""
+    return _encode(result)
+
+
+def read(data: Any) -> RunResult:
+    """Undo `write`.
+
+    Raises:
+        ValueError: if the data is of another format or damaged.
+    """
+    if not isinstance(data, dict) or data.get("format") != FORMAT:
+        raise ValueError(f"not a run of format {FORMAT}")
+    try:
+        result = _decode(data, RunResult)
+    except (KeyError, TypeError, AttributeError) as fault:
+        raise ValueError(f"damaged run: {fault}") from fault
+    assert isinstance(result, RunResult)
+    return result
+
+
+def _encode(value: Any) -> Any:
+    if isinstance(value, Part):
+        plain = {entry.name: _encode(getattr(value, entry.name)) for entry in dataclasses.fields(value)}
+        return plain | {"findings": [to_data(finding) for finding in value.findings]}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {entry.name: _encode(getattr(value, entry.name)) for entry in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {str(key): _encode(item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [_encode(item) for item in value]
+    return to_data(value)
+
+
+def _decode(data: Any, expected: Any) -> Any:
+    """Rebuild `expected` from JSON data, following the dataclasses' annotations."""
+    origin = typing.get_origin(expected)
+    if origin in (typing.Union, types.UnionType):
+        if data is None:
+            return None
+        options = [option for option in typing.get_args(expected) if option is not type(None)]
+        return _decode(data, options[0]) if len(options) == 1 else from_data(data)
+    if origin is tuple:
+        arguments = typing.get_args(expected)
+        if len(arguments) == 2 and arguments[1] is Ellipsis:
+            return tuple(_decode(item, arguments[0]) for item in data)
+        return tuple(_decode(item, argument) for item, argument in zip(data, arguments, strict=True))
+    if origin is dict:
+        value_type = typing.get_args(expected)[1]
+        return {key: item if value_type is Any else _decode(item, value_type) for key, item in data.items()}
+    if dataclasses.is_dataclass(expected):
+        hints = typing.get_type_hints(expected)
+        return typing.cast(Any, expected)(**{key: _decode(item, hints[key]) for key, item in data.items()})
+    return from_data(data)

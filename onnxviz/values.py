@@ -1,0 +1,152 @@
+"""What analyses talk about: layers, units, targets, and how an image becomes a model's input."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+ChannelOrder = Literal["RGB", "BGR", "GRAY"]
+Fit = Literal["crop", "stretch", "none"]
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """A node of the network with its first output.
+
+    Attributes:
+        name: how the layer is shown and addressed; unique in its model. From the model file: data, never code or path.
+        value: plain identifier of the tensor in the normalised graph.
+        operator: ONNX operator type, for example "Conv".
+        position: index in topological order.
+        shape: the tensor's shape, batch included; None where a dimension is free.
+        channel_axis: the axis of the units, or None if the tensor has none (a scalar per image).
+        aliases: other names users may give (node name, value name, exporter scope).
+    """
+
+    name: str
+    value: str
+    operator: str
+    position: int
+    shape: tuple[int | None, ...]
+    channel_axis: int | None
+    aliases: tuple[str, ...] = ()
+
+    @property
+    def unit_count(self) -> int:
+        """Number of units, 0 if the channel dimension is unknown."""
+        if self.channel_axis is None:
+            return 0
+        return self.shape[self.channel_axis] or 0
+
+    @property
+    def spatial_shape(self) -> tuple[int | None, ...]:
+        """Every dimension that is neither batch nor channel, in order."""
+        return tuple(size for axis, size in enumerate(self.shape) if axis not in (0, self.channel_axis))
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """One channel of a layer: `layer` is the layer's name, `index` counts from 0."""
+
+    layer: str
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What an optimization drives or an attribution explains.
+
+    Attributes:
+        layer: the layer's name.
+        unit: channel index; None for the whole layer.
+        position: spatial position of a single neuron; None for all positions.
+        sign: 1 to maximise, -1 to minimise.
+        label: what to call it: a class name, or "".
+    """
+
+    layer: str
+    unit: int | None = None
+    position: tuple[int, ...] | None = None
+    sign: Literal[1, -1] = 1
+    label: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Preprocessing:
+    """How an RGB image becomes a model's input: x = (255 * image - mean) / scale, in the model's channel order.
+
+    Attributes:
+        channel_order: order of the model's channels; GRAY is 0.299 R + 0.587 G + 0.114 B.
+        mean: subtracted, in units of 0..255, in the model's channel order; one number stands for all.
+        scale: divided by, in units of 0..255, in the model's channel order; one number stands for all.
+        fit: "crop" resizes the short side to size / crop_fraction and cuts out the centre, "stretch" ignores the
+            aspect ratio, "none" requires images of the right size.
+        crop_fraction: the part of the resized short side that the crop keeps.
+        size: height and width in pixels, where the model leaves them free.
+        name: the preset's name, or "custom".
+        declared: False if nobody said how to preprocess, so that reports can warn.
+    """
+
+    channel_order: ChannelOrder = "RGB"
+    mean: tuple[float, ...] = (0.0,)
+    scale: tuple[float, ...] = (255.0,)
+    fit: Fit = "crop"
+    crop_fraction: float = 0.875
+    size: tuple[int, int] | None = None
+    name: str = "custom"
+    declared: bool = True
+
+    @property
+    def channels(self) -> int:
+        """Number of channels of the model's input."""
+        return 1 if self.channel_order == "GRAY" else 3
+
+    def with_size(self, height: int, width: int) -> Preprocessing:
+        """Return the same preprocessing for another input size in pixels."""
+        return replace(self, size=(height, width))
+
+
+def _per_cent(*fractions: float) -> tuple[float, ...]:
+    return tuple(255.0 * fraction for fraction in fractions)
+
+
+PRESETS: dict[str, Preprocessing] = {
+    # Caffe's reference networks; the means are those of BVLC's ImageNet models.
+    "caffe": Preprocessing("BGR", (104.0, 117.0, 123.0), (1.0,), name="caffe"),
+    # torchvision's reference transforms.
+    "imagenet": Preprocessing(
+        "RGB", _per_cent(0.485, 0.456, 0.406), _per_cent(0.229, 0.224, 0.225), name="imagenet"
+    ),
+    # Keras' mode "tf": -1..1.
+    "tf": Preprocessing("RGB", (127.5,), (127.5,), name="tf"),
+    "unit": Preprocessing("RGB", (0.0,), (255.0,), name="unit"),
+    "raw": Preprocessing("RGB", (0.0,), (1.0,), name="raw"),
+    "gray_unit": Preprocessing("GRAY", (0.0,), (255.0,), name="gray_unit"),
+    "gray_raw": Preprocessing("GRAY", (0.0,), (1.0,), name="gray_raw"),
+    "gray_tf": Preprocessing("GRAY", (127.5,), (127.5,), name="gray_tf"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """How far a layer's activations are from ONNX Runtime's on the same input.
+
+    Attributes:
+        layer: the layer's name.
+        relative: max |ours - theirs| / max |theirs|.
+        absolute: max |ours - theirs|.
+        tolerance: the largest `relative` that is accepted.
+        reference: "file" for the model as given, "float32" for the normalised graph.
+    """
+
+    layer: str
+    relative: float
+    absolute: float
+    tolerance: float
+    reference: Literal["file", "float32"] = "file"
+    note: str = field(default="", compare=False)
+
+    @property
+    def holds(self) -> bool:
+        """Whether the difference is within the tolerance; a NaN is not."""
+        return self.relative <= self.tolerance

@@ -17,7 +17,7 @@ import numpy as np
 
 from onnxviz.values import Unit
 
-Cell: TypeAlias = "str | int | float | bool | None | Unit"
+Cell: TypeAlias = "str | int | float | bool | Unit | None"
 
 
 @dataclass(frozen=True, eq=False)
@@ -255,12 +255,12 @@ def replace_leaves(value: T, replace: Callable[[Picture | Array], Picture | Arra
     if isinstance(value, Picture | Array):
         return replace(value)  # type: ignore[return-value]
     if isinstance(value, tuple | list):
-        return type(value)(replace_leaves(item, replace) for item in value)  # type: ignore[return-value, call-arg]
+        return type(value)(replace_leaves(item, replace) for item in value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type | Unit):
         return dataclasses.replace(
             value,
             **{entry.name: replace_leaves(getattr(value, entry.name), replace) for entry in dataclasses.fields(value)},
-        )  # type: ignore[return-value, type-var]
+        )
     return value
 
 
@@ -342,8 +342,11 @@ def merge(parts: Sequence[Sequence[Finding]]) -> list[Finding]:
         if kind in _JOINED:
             entry = _JOINED[kind]
             merged[place] = dataclasses.replace(
-                first, **{entry: getattr(first, entry) + getattr(finding, entry)}  # type: ignore[type-var]
+                first,
+                **{entry: getattr(first, entry) + getattr(finding, entry)},
             )
         elif isinstance(first, Coverage) and isinstance(finding, Coverage):
-            merged[place] = dataclasses.replace(first, done=first.done + finding.done, total=first.total + finding.total)
+            merged[place] = dataclasses.replace(
+                first, done=first.done + finding.done, total=first.total + finding.total
+            )
     return merged

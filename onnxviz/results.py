@@ -150,7 +150,7 @@ class RunResult:
 
     @property
     def verdict(self) -> Literal["passed", "failed", "incomplete"]:
-        """"incomplete" if jobs failed, "failed" if an expectation of level error does not hold, else "passed"."""
+        """Say "incomplete" if jobs failed, "failed" if an expectation of level error is broken, else "passed"."""
         if self.failed:
             return "incomplete"
         broken = any(item.level == "error" and not item.holds for item in self.expectations)
@@ -209,5 +209,5 @@ def _decode(data: Any, expected: Any) -> Any:
         return {key: item if value_type is Any else _decode(item, value_type) for key, item in data.items()}
     if dataclasses.is_dataclass(expected):
         hints = typing.get_type_hints(expected)
-        return typing.cast(Any, expected)(**{key: _decode(item, hints[key]) for key, item in data.items()})
+        return typing.cast("Any", expected)(**{key: _decode(item, hints[key]) for key, item in data.items()})
     return from_data(data)

@@ -114,9 +114,7 @@ PRESETS: dict[str, Preprocessing] = {
     # Caffe's reference networks; the means are those of BVLC's ImageNet models.
     "caffe": Preprocessing("BGR", (104.0, 117.0, 123.0), (1.0,), name="caffe"),
     # torchvision's reference transforms.
-    "imagenet": Preprocessing(
-        "RGB", _per_cent(0.485, 0.456, 0.406), _per_cent(0.229, 0.224, 0.225), name="imagenet"
-    ),
+    "imagenet": Preprocessing("RGB", _per_cent(0.485, 0.456, 0.406), _per_cent(0.229, 0.224, 0.225), name="imagenet"),
     # Keras' mode "tf": -1..1.
     "tf": Preprocessing("RGB", (127.5,), (127.5,), name="tf"),
     "unit": Preprocessing("RGB", (0.0,), (255.0,), name="unit"),

@@ -68,7 +68,8 @@ class Subject:
 class Progress(Protocol):
     """Told by a job how far it is."""
 
-    def __call__(self, done: int, total: int, note: str = "") -> None: ...
+    def __call__(self, done: int, total: int, note: str = "") -> None:
+        """Report that `done` of `total` steps are finished; `note` names the current one."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ class Analysis(BaseModel):
         """Do one job; deterministic for the same job, model, data, seed and device."""
         raise NotImplementedError(type(self).__name__)
 
-    def combine(self, parts: Sequence[list[Finding]], subject: Subject) -> list[Finding]:
+    def combine(self, parts: Sequence[list[Finding]], subject: Subject) -> list[Finding]:  # noqa: ARG002 - for subclasses
         """Make one list of findings from those of all jobs; pictures are stored by now. No torch."""
         return merge(parts)
 

@@ -1,0 +1,366 @@
+"""Photographs as a model's input: which files, and how they are cut or stretched to the input's size."""
+
+from __future__ import annotations
+
+import csv
+import glob
+import hashlib
+import io
+import itertools
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from onnxviz import limits
+from onnxviz.decode import FORMATS, Pixels, check_image, read_image
+from onnxviz.errors import DataError, nearest, shorten
+from onnxviz.values import Preprocessing
+
+__all__ = [
+    "ImageFolder", "ImageSource", "Pixels", "fit_box", "fit_image", "fit_labels", "load_batch", "read_image",
+]  # fmt: skip
+
+SUFFIXES = frozenset({
+    ".jpg", ".jpeg", ".jpe", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm",
+})  # fmt: skip
+"""What counts as an image when a whole folder is named."""
+
+
+class ImageSource(Protocol):
+    """Images by index, wherever they come from."""
+
+    @property
+    def name(self) -> str:
+        """The data set's name in the recipe."""
+        ...
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """One display name for each image, unique."""
+        ...
+
+    @property
+    def digest(self) -> str:
+        """Changes whenever an image does."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def read(self, index: int) -> Pixels:
+        """Return an image as uint8 [height, width, 3], RGB; raises DataError if it cannot be read."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class ImageFolder:
+    """Image files on disk, in a fixed order.
+
+    Attributes:
+        name: the data set's name in the recipe.
+        names: the files' names below their common folder, with "/" on every system.
+        paths: where the files are.
+        skipped: what was left out, with the reason.
+        notes: what was used but not as a plain photograph, with the reason (animations).
+        found: number of files that the patterns found, before `limit`.
+    """
+
+    name: str
+    names: tuple[str, ...]
+    paths: tuple[Path, ...]
+    skipped: tuple[tuple[str, str], ...] = ()
+    notes: tuple[tuple[str, str], ...] = ()
+    found: int = 0
+
+    @classmethod
+    def find(cls, name: str, patterns: Sequence[str], base: Path, limit: int | None = None) -> ImageFolder:
+        """Find the images that patterns name; those that cannot be used are skipped and listed.
+
+        Args:
+            name: the data set's name in the recipe.
+            patterns: files, folders (all images in them and below) or globs; `**` stands for any depth.
+            base: the folder that relative patterns start from.
+            limit: use at most this many, spread evenly over the sorted list.
+
+        Returns:
+            The images sorted by name, each file once even if several patterns match it.
+
+        Raises:
+            DataError: if no image is left.
+        """
+        files, unmatched = _match(patterns, base)
+        skipped = [(pattern, "matches no file") for pattern in unmatched]
+        if not files:
+            raise _nothing_found(name, patterns, base)
+        root = Path(os.path.commonpath([file.parent for file in files]))
+        chosen = sorted(files, key=lambda file: file.relative_to(root).parts)
+        if limit is not None and limit < len(chosen):
+            chosen = [chosen[index * len(chosen) // limit] for index in range(limit)]
+        used: list[tuple[str, Path]] = []
+        notes: list[tuple[str, str]] = []
+        for file in chosen:
+            shown = file.relative_to(root).as_posix()
+            try:
+                remark = check_image(file)
+            except DataError as fault:
+                skipped.append((shown, fault.what))
+                continue
+            used.append((shown, file))
+            if remark:
+                notes.append((shown, remark))
+        if not used:
+            first, reason = skipped[-1]
+            raise DataError(
+                f"none of {len(chosen)} files is an image that can be used; {shorten(first)}: {reason}",
+                where=f"data {name!r}",
+                remedy=f"give images in one of these formats: {', '.join(FORMATS)}",
+            )
+        names, paths = zip(*used, strict=True)
+        return cls(name, names, paths, tuple(skipped), tuple(notes), len(files))
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def read(self, index: int) -> Pixels:
+        """Return an image as uint8 [height, width, 3], RGB.
+
+        Raises:
+            DataError: if the file cannot be decoded.
+        """
+        return read_image(self.paths[index])
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 over the names and the bytes of all files, in order."""
+        total = hashlib.sha256()
+        for name, path in zip(self.names, self.paths, strict=True):
+            try:
+                with path.open("rb") as stream:
+                    content = hashlib.file_digest(stream, "sha256").digest()
+            except OSError as fault:
+                raise DataError(f"cannot be read: {fault.strerror}", where=shorten(name)) from fault
+            encoded = name.encode("utf-8", "surrogateescape")
+            total.update(len(encoded).to_bytes(8, "big") + encoded + content)
+        return total.hexdigest()
+
+    def class_of(self, index: int) -> str | None:
+        """Return the class name of an image, or None if nothing says it.
+
+        It is the column `name` (or else `class_index`) of a `labels.csv` beside the image, matched by its column
+        `file`; without such a line the name of the image's folder, where the images lie in several folders.
+        """
+        row = self._labels(self.paths[index])
+        if row is not None and (row.get("name") or row.get("class_index")):
+            return row.get("name") or row.get("class_index")
+        parent = PurePosixPath(self.names[index]).parent.name
+        return parent or None
+
+    def class_index_of(self, index: int) -> int | None:
+        """Return the class index that a `labels.csv` beside the image states, or None."""
+        row = self._labels(self.paths[index])
+        text = (row or {}).get("class_index", "").strip()
+        return int(text) if text.isdecimal() and len(text) < 10 else None
+
+    def _labels(self, path: Path) -> dict[str, str] | None:
+        if path.parent not in self._tables:
+            self._tables[path.parent] = _read_labels(path.parent / "labels.csv")
+        return self._tables[path.parent].get(path.name)
+
+    @cached_property
+    def _tables(self) -> dict[Path, dict[str, dict[str, str]]]:
+        return {}
+
+
+def fit_image(pixels: Pixels, preprocessing: Preprocessing, size: tuple[int, int]) -> npt.NDArray[np.float32]:
+    """Bring an image to a model's input size.
+
+    Args:
+        pixels: uint8 [H, W, 3], RGB.
+        preprocessing: says whether to crop, to stretch, or to require the right size.
+        size: height and width of the input in pixels.
+
+    Returns:
+        float32 [h, w, 3] in 0..1, RGB, bilinear with antialiasing as Pillow's BILINEAR, rounded to 8 bits as there.
+
+    Raises:
+        DataError: if `fit` is "none" and the image has another size.
+    """
+    height, width = size
+    box = fit_box((pixels.shape[0], pixels.shape[1]), preprocessing, size)
+    if box == (0.0, 0.0, float(height), float(width)) and pixels.shape[:2] == size:
+        fitted = pixels
+    else:
+        top, left, bottom, right = box
+        image = Image.fromarray(np.ascontiguousarray(pixels))
+        fitted = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR, box=(left, top, right, bottom)))
+    return fitted.astype(np.float32) / np.float32(255)
+
+
+def fit_labels(
+    labels: npt.NDArray[np.integer[Any]], preprocessing: Preprocessing, size: tuple[int, int]
+) -> npt.NDArray[Any]:
+    """Bring pixel labels to a size by the geometry of `fit_image`, taking the nearest label.
+
+    Args:
+        labels: integers [..., H, W].
+        preprocessing: as for the image.
+        size: height and width in pixels.
+
+    Returns:
+        The labels [..., h, w], of the same type.
+
+    Raises:
+        DataError: if `fit` is "none" and the labels have another size.
+    """
+    height, width = labels.shape[-2:]
+    top, left, bottom, right = fit_box((height, width), preprocessing, size)
+    rows = _nearest_indices(top, bottom, size[0], height)
+    columns = _nearest_indices(left, right, size[1], width)
+    return np.ascontiguousarray(labels[..., rows[:, None], columns[None, :]])
+
+
+def fit_box(
+    image: tuple[int, int], preprocessing: Preprocessing, size: tuple[int, int]
+) -> tuple[float, float, float, float]:
+    """Return the part of an image that becomes the model's input: top, left, bottom, right in image pixels.
+
+    With "crop" the image is thought resized so that it just covers size / crop_fraction (for a square input: its short
+    side becomes that long, rounded), and the centre is cut out. Computing the box first gives the same pixels as
+    resizing the whole image, and bounds the work for images of an extreme aspect ratio.
+
+    Raises:
+        DataError: if `fit` is "none" and the image has another size.
+    """
+    height, width = image
+    if preprocessing.fit == "none" and image != size:
+        raise DataError(
+            f"the image is {width} x {height} pixels, the model takes {size[1]} x {size[0]}",
+            remedy="set fit: crop or fit: stretch in the preprocessing, or give images of that size",
+        )
+    if preprocessing.fit != "crop":
+        return 0.0, 0.0, float(height), float(width)
+    scale = max(size[0] / preprocessing.crop_fraction / height, size[1] / preprocessing.crop_fraction / width)
+    resized = max(size[0], round(height * scale)), max(size[1], round(width * scale))
+    top, left = round((resized[0] - size[0]) / 2), round((resized[1] - size[1]) / 2)
+    down, across = height / resized[0], width / resized[1]
+    return top * down, left * across, (top + size[0]) * down, (left + size[1]) * across
+
+
+def load_batch(
+    source: ImageSource, indices: Sequence[int], preprocessing: Preprocessing, size: tuple[int, int]
+) -> npt.NDArray[np.float32]:
+    """Read images and bring them to a model's input size.
+
+    Returns:
+        float32 [N, 3, h, w] in 0..1, RGB, in the order of `indices`.
+
+    Raises:
+        DataError: if an image cannot be read or does not fit, with its name.
+    """
+    batch = np.empty((len(indices), 3, *size), np.float32)
+    for place, index in enumerate(indices):
+        try:
+            batch[place] = fit_image(source.read(index), preprocessing, size).transpose(2, 0, 1)
+        except DataError as fault:
+            if fault.where:
+                raise
+            raise DataError(fault.what, where=shorten(source.names[index]), remedy=fault.remedy) from fault
+    return batch
+
+
+def _nearest_indices(start: float, end: float, count: int, size: int) -> npt.NDArray[np.intp]:
+    centres = start + (np.arange(count) + 0.5) * ((end - start) / count)
+    indices: npt.NDArray[np.intp] = np.clip(np.floor(centres).astype(np.intp), 0, size - 1)
+    return indices
+
+
+def _match(patterns: Sequence[str], base: Path) -> tuple[list[Path], list[str]]:
+    """Return the files that patterns name, each once, and the patterns that name none."""
+    files: dict[Path, Path] = {}
+    unmatched: list[str] = []
+    for pattern in patterns:
+        matched = False
+        for file in _files_of(pattern, base):
+            matched = True
+            files.setdefault(file.resolve(), Path(os.path.abspath(file)))  # noqa: PTH100 - keeps links' own names
+        if not matched:
+            unmatched.append(pattern)
+    return list(files.values()), unmatched
+
+
+def _files_of(pattern: str, base: Path) -> Iterator[Path]:
+    try:
+        literal = base / Path(pattern).expanduser()
+        # A name that exists as it stands is taken literally, so that "photo[1].jpg" is found.
+        exists = literal.exists()
+    except (OSError, ValueError, RuntimeError):
+        return
+    if exists:
+        yield from _images_below(literal) if literal.is_dir() else iter((literal,))
+        return
+    # Path.glob refuses absolute patterns.
+    for match in sorted(glob.iglob(str(Path(pattern).expanduser()), root_dir=base, recursive=True)):  # noqa: PTH207
+        path = base / match
+        if path.is_dir():
+            # "photos/**" names folders too: their files are matched on their own.
+            if "**" not in pattern:
+                yield from _images_below(path)
+        else:
+            yield path
+
+
+def _images_below(folder: Path) -> Iterator[Path]:
+    for parent, folders, names in os.walk(folder):
+        folders[:] = sorted(entry for entry in folders if not entry.startswith("."))
+        for name in sorted(names):
+            if Path(name).suffix.lower() in SUFFIXES and not name.startswith("."):
+                yield Path(parent) / name
+
+
+def _nothing_found(name: str, patterns: Sequence[str], base: Path) -> DataError:
+    pattern = patterns[0] if patterns else ""
+    folder = (base / Path(pattern)).parent
+    hint = ""
+    if folder.is_dir():
+        beside = (entry.name for entry in itertools.islice(folder.iterdir(), 10_000))
+        hint = nearest(Path(pattern).name, beside)
+    listed = ", ".join(repr(shorten(entry)) for entry in patterns)
+    return DataError(
+        f"no image matches {listed} in the folder {shorten(str(base), 200)!r}",
+        where=f"data {name!r}",
+        remedy=hint
+        or "paths are relative to the recipe's folder; name a file, a folder or a glob such as photos/*.jpg",
+    )
+
+
+def _read_labels(path: Path) -> dict[str, dict[str, str]]:
+    """Return the lines of a labels.csv by file name; empty if there is none."""
+    if not path.is_file():
+        return {}
+    if path.stat().st_size > limits.LABELS_BYTES:
+        raise DataError(f"larger than {limits.LABELS_BYTES >> 20} MiB", where=shorten(str(path), 200))
+    try:
+        rows = list(csv.DictReader(io.StringIO(path.read_text("utf-8-sig"))))
+    except (OSError, UnicodeDecodeError, csv.Error) as fault:
+        raise DataError(
+            f"cannot be read as a table: {fault}",
+            where=shorten(str(path), 200),
+            remedy="save it as UTF-8 with the columns file,class_index,name",
+        ) from fault
+    if rows and "file" not in rows[0]:
+        raise DataError(
+            "has no column 'file'",
+            where=shorten(str(path), 200),
+            remedy="the first line must name the columns: file,class_index,name",
+        )
+    return {
+        row["file"]: {key: value for key, value in row.items() if isinstance(key, str) and isinstance(value, str)}
+        for row in rows
+        if row["file"]
+    }

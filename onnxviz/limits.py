@@ -24,3 +24,9 @@ IMAGE_PIXELS = 64_000_000
 """Largest image in pixels; checked before decoding."""
 LABELS_BYTES = 4 << 20
 """Largest file of class names."""
+FOLDED_TOTAL_BYTES = 1 << 30
+"""Most that constant folding may make of one model, all tensors together."""
+KEPT_ACTIVATION_BYTES = 1 << 30
+"""Most activations that dissection keeps in memory between its two passes; beyond, they are computed again."""
+BATCH_ACTIVATION_BYTES = 256 << 20
+"""Most activations of one batch of images; beyond, the batch gets smaller."""

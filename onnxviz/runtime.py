@@ -1,0 +1,138 @@
+"""ONNX Runtime: fast passes without gradients, and the reference that conversion is proved against."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from onnx import ModelProto
+
+from onnxviz.convert import extract
+from onnxviz.errors import ModelError, shorten
+
+_ONE_MESSAGE = 2_000_000_000
+"""A serialised model above this many bytes does not fit into one protobuf message."""
+
+
+class Session:
+    """ONNX Runtime with chosen values of a model as outputs.
+
+    Args:
+        model: a model with plain identifiers as names.
+        values: identifiers of the values to compute, in order.
+        device: "cuda" to run on a GPU where PyTorch sees one; everything else runs on the CPU.
+        exact: no graph optimizations, so that every value is what the file says it is.
+        any_size: accept images of any height and width, whatever the file declares.
+
+    Raises:
+        ModelError: if ONNX Runtime refuses the model.
+    """
+
+    def __init__(
+        self,
+        model: ModelProto,
+        values: Sequence[str],
+        *,
+        device: str = "cpu",
+        exact: bool = False,
+        any_size: bool = False,
+    ) -> None:
+        import onnxruntime
+
+        self.values = tuple(values)
+        wanted = extract(model, list(dict.fromkeys(self.values)))
+        if any_size:
+            _free_sizes(wanted)
+        self.inputs = {
+            value.name: np.dtype(onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type))
+            for value in wanted.graph.input
+        }
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 4  # what goes wrong is raised, and need not be printed too
+        options.use_deterministic_compute = True
+        # Idle threads that spin would take the cores from PyTorch, which works in turns with this.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        if exact:
+            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        try:
+            self._session = _open(wanted, options, providers(device))
+        except Exception as fault:  # every kind of refusal has a class of its own, and none is public
+            raise ModelError(
+                f"ONNX Runtime refuses the model: {_first_line(fault)}",
+                remedy="run `onnxviz inspect` to see which operators it uses",
+            ) from fault
+
+    def run(self, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+        """Compute the values for one batch.
+
+        Raises:
+            ModelError: if ONNX Runtime fails, for example because the images have the wrong size.
+        """
+        given = {name: _as_type(array, self.inputs[name]) for name, array in inputs.items() if name in self.inputs}
+        missing = sorted(set(self.inputs) - set(given))
+        if missing:
+            raise ModelError(f"the values asked for also need the model's inputs {', '.join(map(shorten, missing))}")
+        try:
+            results = self._session.run(None, given)
+        except Exception as fault:
+            raise ModelError(f"ONNX Runtime fails: {_first_line(fault)}") from fault
+        by_value = dict(zip(dict.fromkeys(self.values), results, strict=True))
+        return [np.asarray(by_value[value]) for value in self.values]
+
+
+def providers(device: str) -> list[str | tuple[str, dict[str, str]]]:
+    """Return the execution providers to ask for: CUDA's only where PyTorch sees CUDA, or an error would be printed."""
+    chosen: list[str | tuple[str, dict[str, str]]] = ["CPUExecutionProvider"]
+    if device.startswith("cuda") and torch.cuda.is_available():
+        index = device.partition(":")[2] or str(torch.cuda.current_device())
+        options = {
+            "device_id": index,
+            "arena_extend_strategy": "kSameAsRequested",  # PyTorch needs the rest of the memory
+            "cudnn_conv_algo_search": "HEURISTIC",
+            "use_tf32": "0",
+        }
+        chosen.insert(0, ("CUDAExecutionProvider", options))
+    return chosen
+
+
+def _open(model: ModelProto, options: object, chosen: list[str | tuple[str, dict[str, str]]]) -> Any:
+    import onnxruntime
+
+    if model.ByteSize() < _ONE_MESSAGE:
+        return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=chosen)
+    folder = tempfile.mkdtemp(prefix="onnxviz-")
+    try:
+        path = Path(folder) / "model.onnx"
+        onnx.save_model(model, str(path), save_as_external_data=True, all_tensors_to_one_file=True, location="weights")
+        return onnxruntime.InferenceSession(str(path), options, providers=chosen)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _free_sizes(model: ModelProto) -> None:
+    for value in model.graph.input:
+        dimensions = value.type.tensor_type.shape.dim
+        if len(dimensions) == 4:
+            for axis, dimension in enumerate(dimensions):
+                if axis and dimension.dim_value not in (1, 3):
+                    dimension.dim_param = f"size_{axis}"
+
+
+def _as_type(array: np.ndarray, kind: np.dtype) -> np.ndarray:
+    if kind.kind in "iu" and array.dtype.kind == "f":
+        bounds = np.iinfo(kind)
+        array = np.clip(np.rint(array), bounds.min, bounds.max)
+    return np.ascontiguousarray(array, dtype=kind)
+
+
+def _first_line(fault: Exception) -> str:
+    lines = [line for line in str(fault).splitlines() if line.strip()]
+    return shorten(lines[0] if lines else type(fault).__name__, 300)

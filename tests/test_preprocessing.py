@@ -1,0 +1,96 @@
+"""Presets, fields, metadata and class names."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from onnxviz import limits
+from onnxviz.errors import DataError, SelectionError
+from onnxviz.labels import read_labels
+from onnxviz.preprocessing import METADATA_KEY, preprocessing_for, read_preprocessing
+from onnxviz.values import PRESETS, Preprocessing
+
+
+def view(channels: int = 3, own: str | None = None) -> Any:
+    return SimpleNamespace(input_channels=channels, metadata={} if own is None else {METADATA_KEY: own}, file="m.onnx")
+
+
+def test_presets_and_fields() -> None:
+    assert read_preprocessing("caffe") is PRESETS["caffe"]
+    assert read_preprocessing({"preset": "caffe", "fit": "stretch"}) == Preprocessing(
+        "BGR", (104, 117, 123), (1,), "stretch", name="custom"
+    )
+    assert read_preprocessing({"preset": "imagenet"}) == PRESETS["imagenet"]
+    assert read_preprocessing({"size": 64}).size == (64, 64)
+    assert read_preprocessing({"size": [64, 48], "mean": 3}).mean == (3,)
+    assert read_preprocessing(PRESETS["tf"]) is PRESETS["tf"]
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("imagnet", "did you mean 'imagenet'"),
+        ("zzz", "the presets are caffe"),
+        ({"means": 1}, "did you mean 'mean'"),
+        ({"declared": True}, "has no 'declared'"),
+        ({"channel_order": "RBG"}, "did you mean 'RGB'"),
+        ({"fit": "squash"}, "it is one of crop"),
+        ({"mean": [1, 2]}, "2 numbers for 3"),
+        ({"scale": 0}, "cannot be 0"),
+        ({"scale": [1, 0, 1]}, "cannot be 0"),
+        ({"mean": "104"}, "must be numbers"),
+        ({"mean": float("nan")}, "must be numbers"),
+        ({"mean": True}, "must be numbers"),
+        ({"crop_fraction": 0}, "crop_fraction"),
+        ({"crop_fraction": "x"}, "crop_fraction"),
+        ({"size": [0, 3]}, "from 1 to 8192"),
+        ({"size": [64, 64, 64]}, "height and width"),
+        ({"size": 1e9}, "from 1 to 8192"),
+        ({"name": 3}, "must be text"),
+        ({"channel_order": ["RGB"]}, "channel_order cannot be"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_with_the_remedy(given: Any, said: str) -> None:
+    with pytest.raises(SelectionError) as caught:
+        read_preprocessing(given)
+    assert said in str(caught.value)
+
+
+def test_the_number_of_channels_must_be_the_models() -> None:
+    with pytest.raises(SelectionError, match="gray_unit"):
+        preprocessing_for(view(1), "caffe")
+    with pytest.raises(SelectionError, match="the model takes 3"):
+        preprocessing_for(view(3), "gray_unit")
+    assert preprocessing_for(view(1)) == Preprocessing("GRAY", name="unit", declared=False)
+    assert preprocessing_for(view(3)) == Preprocessing("RGB", name="unit", declared=False)
+
+
+def test_the_file_may_say_and_may_be_wrong() -> None:
+    own = view(own=json.dumps({"channel_order": "BGR", "scale": [1, 2, 3]}))
+    assert preprocessing_for(own).scale == (1, 2, 3)
+    assert preprocessing_for(own, "tf") is PRESETS["tf"]
+    for damaged in ("{", "[1]", '{"scale": 0}', "[" * 100_000):
+        with pytest.raises(SelectionError):
+            preprocessing_for(view(own=damaged))
+
+
+def test_class_names(tmp_path: Path) -> None:
+    path = tmp_path / "names.txt"
+    path.write_bytes("\ufefftench, Tinca\r\n\r\n  lion\u2028king \n\n".encode())
+    assert read_labels(path) == ("tench, Tinca", "", "lion\u2028king")
+
+
+def test_class_names_that_cannot_be_used(tmp_path: Path) -> None:
+    path = tmp_path / "names.txt"
+    for content, said in ((b"\xff\xfe\x00", "UTF-8"), (b"\n\n", "empty"), (b"a" * (limits.LABELS_BYTES + 1), "larger")):
+        path.write_bytes(content)
+        with pytest.raises(DataError, match=said):
+            read_labels(path)
+    for missing in (tmp_path / "none.txt", tmp_path):
+        with pytest.raises(DataError, match="cannot be read"):
+            read_labels(missing)

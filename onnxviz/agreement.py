@@ -1,0 +1,191 @@
+"""Proof that the converted network computes what the model file says, layer by layer, on real images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import onnx
+import torch
+from onnx import ModelProto, TensorProto
+
+from onnxviz.errors import AgreementError, DataError, ModelError, shorten
+from onnxviz.graph.structure import initializers, producers
+from onnxviz.model import Model, as_images, units_first
+from onnxviz.runtime import Session
+from onnxviz.values import Agreement, Layer
+
+TOLERANCE = 1e-3
+"""Largest difference, relative to the layer's largest value, between two float32 computations of one layer."""
+HALF_TOLERANCE = 3e-2
+"""The same where the file computes in half precision: its own rounding, 2^-11 an operation, lies in the difference."""
+_TINY = 1e-12
+"""A layer whose largest value is below this is silent: its difference is judged as it is, not relative to nothing."""
+_LAYER_BYTES = 256 << 20
+"""What the activations of one group of layers may take for one image."""
+
+_HALF = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
+Reference = Literal["file", "float32"]
+
+
+def prove(model: Model, layers: Sequence[Layer | str] | Layer | str, images: object) -> tuple[Agreement, ...]:
+    """Compare the converted network with ONNX Runtime at every layer, on the same images.
+
+    Two references, both by ONNX Runtime: the model as given, without graph optimizations, wherever it has the layer's
+    value ("file"), and the normalised float32 graph that `Model.measure` runs ("float32").
+
+    Args:
+        model: the model.
+        layers: layers or their names.
+        images: real images in the model's size, as for `Model.activations`.
+
+    Returns:
+        For each layer the comparison with the file, where that is possible, and the one with the float32 graph. The
+        note of the latter says why the former is missing.
+
+    Raises:
+        DataError: if the images cannot be used.
+        UnsupportedOperatorError: if a layer needs operators that do not convert.
+    """
+    chosen = model.resolve(layers)
+    batch = as_images(images)
+    if batch.shape[0] == 0:
+        raise DataError("there are no images to prove the conversion with")
+    result: list[Agreement] = []
+    for group in _groups(chosen):
+        result.extend(_prove_group(model, group, batch))
+    return tuple(result)
+
+
+def require(agreements: Sequence[Agreement]) -> None:
+    """Refuse layers that do not agree.
+
+    Raises:
+        AgreementError: names every layer outside its tolerance, with the difference.
+    """
+    broken = [item for item in agreements if not item.holds]
+    if broken:
+        listed = "; ".join(
+            f"{shorten(item.layer)} differs by {item.relative:.2g} of its largest value"
+            f" (tolerance {item.tolerance:.2g}, against the {'file' if item.reference == 'file' else 'float32 graph'})"
+            for item in broken[:5]
+        )
+        more = f"; and {len(broken) - 5} more" if len(broken) > 5 else ""
+        raise AgreementError(
+            f"the converted network and ONNX Runtime disagree: {listed}{more}",
+            remedy="analyse other layers; a picture of this one would show a different network",
+        )
+
+
+@dataclass
+class _Difference:
+    """Largest difference and largest reference value so far; NaN once either side has one that the other has not."""
+
+    absolute: float = 0.0
+    largest: float = 0.0
+
+    def add(self, ours: np.ndarray, theirs: np.ndarray) -> None:
+        if ours.shape != theirs.shape:
+            self.absolute = float("nan")
+            return
+        ours, theirs = ours.astype(np.float64), theirs.astype(np.float64)
+        with np.errstate(invalid="ignore"):
+            # Equal infinities, and NaN in the same place, are agreement; an infinity on one side only is none.
+            same = (ours == theirs) | (np.isnan(ours) & np.isnan(theirs))
+            difference = np.where(same, 0.0, np.abs(ours - theirs))
+        finite = np.abs(theirs[np.isfinite(theirs)])
+        # np.maximum keeps a NaN, Python's max may lose it.
+        self.absolute = float(np.maximum(self.absolute, difference.max(initial=0.0)))
+        self.largest = max(self.largest, float(finite.max(initial=0.0)))
+
+    def agreement(self, layer: Layer, tolerance: float, reference: Reference, note: str) -> Agreement:
+        relative = self.absolute / self.largest if self.largest > _TINY else self.absolute
+        return Agreement(layer.name, relative, self.absolute, tolerance, reference, note)
+
+
+def _groups(layers: Sequence[Layer]) -> Iterator[tuple[Layer, ...]]:
+    """Split layers so that one image's activations of a group stay small."""
+    group: list[Layer] = []
+    total = 0
+    for layer in layers:
+        size = 4
+        for length in layer.shape[1:]:
+            size *= length or 1
+        if group and total + size > _LAYER_BYTES:
+            yield tuple(group)
+            group, total = [], 0
+        group.append(layer)
+        total += size
+    if group:
+        yield tuple(group)
+
+
+def _prove_group(model: Model, layers: tuple[Layer, ...], images: torch.Tensor) -> Iterator[Agreement]:
+    original = model.view.original
+    made = producers(original.graph)
+    in_file = [layer for layer in layers if layer.value in made]
+    session, batch, refusal = None, 0, ""
+    if in_file:
+        try:
+            session = Session(original, [layer.value for layer in in_file], exact=True)
+            batch = _fixed_batch(original, model.view.input_name)
+        except ModelError as fault:
+            refusal = fault.what
+    file = {layer.value: _Difference() for layer in in_file}
+    float32 = {layer.value: _Difference() for layer in layers}
+    step = model.view.batch or max(batch, 1)
+    for start in range(0, len(images), step):
+        part = images[start : start + step]
+        ours = {name: values.cpu().numpy() for name, values in model.activations(part, layers).items()}
+        theirs = model.measure(part.numpy() if isinstance(part, torch.Tensor) else part, layers)
+        for layer in layers:
+            float32[layer.value].add(ours[layer.name], theirs[layer.name])
+        if session is None:
+            continue
+        try:
+            given = _run_file(model, session, part, batch)
+        except ModelError as fault:
+            session, refusal = None, fault.what
+            continue
+        for layer, values in zip(in_file, given, strict=True):
+            file[layer.value].add(ours[layer.name], units_first(values, layer.channel_axis))
+    half = is_half(original)
+    note = f"the file itself does not run in ONNX Runtime: {refusal}" if refusal else ""
+    for layer in layers:
+        if layer.value in file and session is not None:
+            yield file[layer.value].agreement(layer, HALF_TOLERANCE if half else TOLERANCE, "file", "")
+        missing = "" if layer.value in file else "the file has no such value: importing made it"
+        yield float32[layer.value].agreement(layer, TOLERANCE, "float32", note or missing)
+
+
+def _run_file(model: Model, session: Session, images: torch.Tensor, batch: int) -> list[np.ndarray]:
+    """Run the file as given, in its own type and batch; the last batch is filled up with its first image."""
+    with torch.no_grad():
+        encoded = model.encode(images).cpu().numpy()
+    count = len(encoded)
+    if batch and count < batch:
+        encoded = np.concatenate([encoded, np.repeat(encoded[:1], batch - count, axis=0)])
+    return [values[:count] for values in session.run({model.view.input_name: encoded})]
+
+
+def _fixed_batch(model: ModelProto, name: str) -> int:
+    """Return the batch size that a file insists on, 0 if it is free."""
+    for value in model.graph.input:
+        if value.name == name and value.type.tensor_type.shape.dim:
+            return int(value.type.tensor_type.shape.dim[0].dim_value)
+    return 0
+
+
+def is_half(model: ModelProto) -> bool:
+    """Whether a model computes in half precision anywhere."""
+    if any(tensor.data_type in _HALF for tensor in initializers(model.graph).values()):
+        return True
+    if any(value.type.tensor_type.elem_type in _HALF for value in model.graph.input):
+        return True
+    return any(
+        node.op_type == "Cast" and any(entry.name == "to" and onnx.helper.get_attribute_value(entry) in _HALF
+                                       for entry in node.attribute)
+        for node in model.graph.node
+    )  # fmt: skip

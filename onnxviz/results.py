@@ -180,8 +180,12 @@ def read(data: Any) -> RunResult:
 
 def _encode(value: Any) -> Any:
     if isinstance(value, Part):
-        plain = {entry.name: _encode(getattr(value, entry.name)) for entry in dataclasses.fields(value)}
-        return plain | {"findings": [to_data(finding) for finding in value.findings]}
+        return {
+            entry.name: [to_data(finding) for finding in value.findings]
+            if entry.name == "findings"
+            else _encode(getattr(value, entry.name))
+            for entry in dataclasses.fields(value)
+        }
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {entry.name: _encode(getattr(value, entry.name)) for entry in dataclasses.fields(value)}
     if isinstance(value, dict):

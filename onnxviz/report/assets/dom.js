@@ -1,0 +1,137 @@
+// Every node of the page is made here. Text becomes text nodes; attributes have constant names.
+
+const SVG = "http://www.w3.org/2000/svg";
+
+function make(tag, attributes = null, ...children) {
+  return fill(document.createElement(tag), attributes, children);
+}
+
+function makeSvg(tag, attributes = null, ...children) {
+  return fill(document.createElementNS(SVG, tag), attributes, children);
+}
+
+function fill(node, attributes, children) {
+  for (const [name, value] of Object.entries(attributes ?? {})) {
+    if (value === null || value === undefined || value === false) continue;
+    if (/^(on.*|style|srcdoc)$/i.test(name)) throw new Error(`no attribute ${name} here`);
+    node.setAttribute(name, value === true ? "" : visible(value));
+  }
+  addTo(node, children);
+  return node;
+}
+
+function addTo(node, children) {
+  for (const child of children) {
+    if (child === null || child === undefined || child === false) continue;
+    if (Array.isArray(child)) addTo(node, child);
+    else node.append(child instanceof Node ? child : visible(child));
+  }
+}
+
+// A name from outside: kept apart from its neighbours' writing direction, breakable, its middle cut if it is endless.
+function named(text, length = 160) {
+  const whole = String(text);
+  const node = make("bdi", { class: "name", title: whole.length > length ? shorten(whole, 2000) : null });
+  const pieces = shorten(whole, length).split(/(?<=[/_:.·-])/);
+  pieces.forEach((piece, place) => {
+    if (place) node.append(make("wbr"));
+    node.append(visible(piece));
+  });
+  return node;
+}
+
+function paragraphs(text, className = "prose") {
+  const parts = String(text ?? "").split(/\n\s*\n/).map((part) => part.trim()).filter(Boolean);
+  return parts.map((part) => make("p", { class: className }, shorten(part.replace(/\s*\n\s*/g, " "), 5000)));
+}
+
+function button(label, className, action, attributes = null) {
+  const node = make("button", { type: "button", class: className, ...attributes }, label);
+  node.addEventListener("click", action);
+  return node;
+}
+
+// `address` is a fragment that `route` made or a name that Python made: never text from outside.
+function link(address, ...children) {
+  if (!/^(#\/|assets\/[0-9a-f]{20}\.npz$)/.test(address)) throw new Error("no such address");
+  return make("a", { href: address }, ...children);
+}
+
+function route(...parts) {
+  return `#/${parts.map((part) => encodeURIComponent(String(part).replace(LONE, "\ufffd"))).join("/")}`;
+}
+
+function unitLink(unit, withLayer = true) {
+  const label = withLayer ? [named(unit.layer, 60), ` : ${unit.index}`] : [String(unit.index)];
+  return link(route("unit", unit.layer, unit.index), ...label);
+}
+
+function isUnit(value) {
+  return value !== null && typeof value === "object" && value.type === "Unit";
+}
+
+function cellNode(value, kind = "text") {
+  if (isUnit(value)) return unitLink(value);
+  if (value === null || value === undefined) return make("span", { class: "none" }, "–");
+  if (value === true) return "yes";
+  if (value === false) return "no";
+  const number = numeric(value);
+  if (number !== null) {
+    return Number.isNaN(number) ? make("span", { class: "bad-text" }, formatNumber(number)) : formatNumber(number, kind);
+  }
+  return named(value, 140);
+}
+
+function cellText(value) {
+  if (isUnit(value)) return `${value.layer}:${value.index}`;
+  return value === null || value === undefined ? "" : String(numeric(value) ?? value);
+}
+
+function details(summary, className, draw, open = false) {
+  const node = make("details", { class: className }, make("summary", null, summary));
+  let drawn = false;
+  const show = () => {
+    if (drawn || !node.open) return;
+    drawn = true;
+    addTo(node, [draw()]);
+  };
+  node.addEventListener("toggle", show);
+  node.open = open;
+  show();
+  return node;
+}
+
+// Calls `draw(width)` now and whenever the width has changed, so that text in charts keeps its size.
+function responsive(className, draw) {
+  const node = make("div", { class: className });
+  let last = 0;
+  new ResizeObserver(() => {
+    const width = Math.floor(node.clientWidth);
+    if (width < 40 || Math.abs(width - last) < 8) return;
+    last = width;
+    requestAnimationFrame(() => node.replaceChildren(draw(width)));
+  }).observe(node);
+  return node;
+}
+
+// Shows one page of many items: `draw(items)` makes the content.
+function paged(items, size, draw, what) {
+  const body = make("div", { class: "page" });
+  const where = make("span", { class: "where", "aria-live": "polite" });
+  let page = 0;
+  const show = (next, scroll) => {
+    page = Math.max(0, Math.min(next, Math.ceil(items.length / size) - 1));
+    const from = page * size;
+    body.replaceChildren(draw(items.slice(from, from + size), from));
+    where.textContent = `${integer(from + 1)} to ${integer(Math.min(from + size, items.length))} of ${integer(items.length)} ${what}`;
+    back.disabled = page === 0;
+    forward.disabled = from + size >= items.length;
+    if (scroll) node.scrollIntoView({ block: "nearest" });
+  };
+  const back = button("← Previous", "quiet", () => show(page - 1, true));
+  const forward = button("Next →", "quiet", () => show(page + 1, true));
+  const node = make("div", { class: "paged" }, body);
+  if (items.length > size) node.append(make("div", { class: "pager" }, back, where, forward));
+  show(0, false);
+  return node;
+}

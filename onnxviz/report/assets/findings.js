@@ -1,0 +1,140 @@
+// One section for each analysis; the findings of a section by type, models side by side.
+
+const RENDERERS = new Map([
+  ["Table", tableFinding], ["TileGrid", gridFinding], ["PictureMatrix", matrixFinding],
+  ["Histogram", histogramFinding], ["Bars", barsFinding], ["Curve", curveFinding], ["Array", arrayFinding],
+]);
+
+function arrayFinding(group) {
+  return make("ul", { class: "files" }, group.entries.map(({ model, finding }) => make("li", null,
+    several ? [modelChip(model), " "] : null,
+    finding.address ? link(finding.address, named(finding.title || finding.id, 100)) : named(finding.title || finding.id, 100),
+    make("span", { class: "quiet-text" }, " ", make("code", null, named(finding.path, 120))))));
+}
+
+function metricBlock(entries) {
+  if (!entries.length) return null;
+  if (!several) return make("dl", { class: "metrics" }, entries.map((group) => metricCard(group.entries[0].finding)));
+  const models = run.models.map((model) => model.alias);
+  const two = models.length === 2;
+  const rows = entries.map((group) => {
+    const { finding } = group.entries[0];
+    const values = models.map((alias) => group.entries.find((entry) => entry.model === alias)?.finding.value ?? null);
+    const [before, after] = values.map(numeric);
+    const difference = two && before !== null && after !== null ? after - before : null;
+    return make("tr", null, make("th", { scope: "row" }, named(finding.title || finding.name, 80),
+      finding.description ? make("div", { class: "quiet-text" }, shorten(finding.description, 400)) : null),
+      values.map((value) => make("td", { class: "numeric" }, value === null ? "–" : formatNumber(value, finding.format))),
+      two ? make("td", { class: `numeric ${goodness(difference, finding.better)}` }, difference === null ? "–" : formatDifference(difference, finding.format)) : null,
+      two ? make("td", { class: goodness(difference, finding.better) }, verdictWord(difference, finding.better)) : null);
+  });
+  const table = make("table", { class: "metric-table" }, make("thead", null, make("tr", null, make("td"),
+    models.map((alias) => make("th", { scope: "col", class: "numeric" }, modelChip(alias))), two ? make("th", { scope: "col", class: "numeric" }, "difference") : null, two ? make("td") : null)), make("tbody", null, rows));
+  table.style.setProperty("--cells", String(Math.max(models.length, two ? 4 : 1)));
+  return make("div", { class: "scroll" }, table);
+}
+
+function goodness(difference, better) {
+  if (!difference || better === "neither") return "";
+  return (difference > 0) === (better === "higher") ? "good-text" : "bad-text";
+}
+
+function verdictWord(difference, better) {
+  const word = goodness(difference, better);
+  return word ? make("span", { class: "verdict-word" }, word === "good-text" ? "better" : "worse") : null;
+}
+
+function metricCard(metric) {
+  const value = numeric(metric.value);
+  const direction = metric.better === "higher" ? "higher is better" : metric.better === "lower" ? "lower is better" : "";
+  return make("div", { class: "metric" }, make("dt", null, named(metric.title || metric.name, 80)),
+    make("dd", { class: `metric-value${Number.isNaN(value) ? " bad-text" : ""}` }, formatNumber(value, metric.format)),
+    metric.description || direction ? make("dd", { class: "metric-text" }, [metric.description && shorten(metric.description, 400), direction && `(${direction})`].filter(Boolean).join(" ")) : null,
+    make("dd", { class: "metric-name" }, make("code", null, named(metric.name, 80))));
+}
+
+function sentence(group) {
+  const said = group.entries.map((entry) => entry.model);
+  const inAll = !several || said.length === run.models.length;
+  return make("li", null, inAll ? null : said.map((model) => [modelChip(model), " "]), make("span", null, shorten(group.entries[0].finding.text, 2000)));
+}
+
+function caveatBox(entries) {
+  if (!entries.length) return null;
+  return make("aside", { class: "caveats" }, make("h4", null, "Know before believing"), make("ul", null, entries.map(sentence)));
+}
+
+function coverageLine(models, finding) {
+  const total = Math.max(finding.total, 0);
+  const share = total ? Math.max(0, Math.min(1, finding.done / total)) : 0;
+  const filled = make("span");
+  filled.style.setProperty("width", `${100 * share}%`);
+  return make("li", null,
+    make("span", { class: "coverage-what" }, models.map((model) => [modelChip(model), " "]), named(finding.what, 80)),
+    make("span", { class: "coverage-bar", "aria-hidden": "true" }, finding.done > 0 ? filled : null),
+    make("span", { class: "coverage-count" }, `${integer(finding.done)} of ${integer(total)}`),
+    finding.reason ? make("span", { class: "coverage-reason" }, shorten(finding.reason, 400)) : null);
+}
+
+// One line where all models were covered alike, else a line for each.
+function coverageList(analysis) {
+  return groups(analysis, (finding) => finding.type === "Coverage").flatMap(({ entries }) => {
+    const [first] = entries;
+    const alike = entries.every(({ finding }) => ["done", "total", "reason"].every((name) => finding[name] === first.finding[name]));
+    if (alike && (!several || entries.length === run.models.length)) return [coverageLine([], first.finding)];
+    return entries.map(({ model, finding }) => coverageLine([model], finding));
+  });
+}
+
+function findingBlock(analysis, group, level = "h4") {
+  const { finding } = group.entries[0];
+  const draw = RENDERERS.get(group.type);
+  if (!draw) return null;
+  const missing = several ? run.models.map((model) => model.alias).filter((alias) => analysis.parts.some((part) => part.model === alias) && !group.entries.some((entry) => entry.model === alias)) : [];
+  const block = make("section", { class: `finding ${group.type.toLowerCase()}` },
+    make(level, null, link(route("analysis", analysis.id, finding.id), named(finding.title || finding.id, 200))),
+    paragraphs(finding.description, "description"),
+    missing.length ? make("p", { class: "quiet-text" }, "Not reported for ", missing.map((alias) => [modelChip(alias), " "])) : null,
+    group.entries.length === 1 && several ? modelHeading(group.entries[0].model) : null);
+  addTo(block, [draw(group)]);
+  places.set(route("analysis", analysis.id, finding.id), block);
+  return block;
+}
+
+function analysisSection(analysis) {
+  const of = (type) => groups(analysis, (finding) => finding.type === type);
+  const rest = groups(analysis, (finding) => RENDERERS.has(finding.type) && finding.type !== "Array");
+  const heading = make("h3", { tabindex: "-1" }, named(analysis.title || analysis.id, 200));
+  const notes = of("Note");
+  const coverage = coverageList(analysis);
+  const metrics = of("Metric");
+  const found = analysis.parts.some((part) => part.findings.length);
+  const arrays = of("Array");
+  const failed = failedJobs().filter((entry) => entry.analysis === analysis);
+  const body = [
+    make("header", { class: "section-head" }, make("p", { class: "eyebrow" }, named(analysis.id, 60), analysis.kind !== analysis.id ? [" · ", named(analysis.kind.replaceAll("_", " "), 60)] : null), heading,
+      analysis.summary && analysis.summary !== analysis.title ? make("p", { class: "lede" }, shorten(analysis.summary, 600)) : null),
+    failed.length ? failedBox(failed, `${plural(failed.length, "job")} of this analysis failed`) : null,
+    found ? null : make("p", { class: "nothing" }, failed.length ? "Nothing was found, because every job that would have found it failed." : "This analysis reported nothing."),
+    notes.length ? make("ul", { class: "notes" }, notes.map(sentence)) : null,
+    metricBlock(metrics),
+    caveatBox(of("Caveat")),
+    coverage.length ? make("ul", { class: "coverage" }, coverage) : null,
+    rest.map((group) => findingBlock(analysis, group)),
+    arrays.length ? details("Numbers for other programs", "method", () => arrays.map(arrayFinding)) : null,
+    details("How this was made", "method", () => methodNode(analysis)),
+  ];
+  const section = make("section", { class: "analysis" }, body);
+  places.set(route("analysis", analysis.id), section);
+  return section;
+}
+
+function methodNode(analysis) {
+  const settings = Object.entries(analysis.settings);
+  const text = analysis.description === analysis.summary ? "" : analysis.description;
+  return make("div", { class: "method-body" },
+    paragraphs(text),
+    settings.length ? make("dl", { class: "settings" }, settings.map(([name, value]) => make("div", null, make("dt", null, named(name, 80)), make("dd", null, make("code", null, shorten(settingText(value), 1000)))))) : null,
+    analysis.cites.length ? make("ul", { class: "cites" }, analysis.cites.map((cite) => make("li", null, shorten(cite, 400)))) : null,
+    make("p", { class: "quiet-text" }, analysis.parts.map((part) => [several ? [modelChip(part.model), " "] : null, `${plural(part.jobs, "job")}, ${integer(part.cached)} taken from the cache, ${duration(part.seconds)}. `])));
+}

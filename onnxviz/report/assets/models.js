@@ -1,0 +1,85 @@
+// The models: files, preprocessing, agreement with ONNX Runtime, layers.
+
+// NaN and infinity come as objects; neither is within a tolerance.
+function agrees(row) {
+  const relative = numeric(row.relative);
+  return Number.isFinite(relative) && relative <= numeric(row.tolerance);
+}
+
+function worst(model) {
+  return model.agreement.reduce((found, row) => (found === null || !(numeric(row.relative) <= numeric(found.relative)) ? row : found), null);
+}
+
+function agreementTag(model) {
+  if (!model.agreement.length) return make("span", { class: "tag warn" }, "not compared with ONNX Runtime");
+  const broken = model.agreement.filter((row) => !agrees(row));
+  if (broken.length) return make("span", { class: "tag bad" }, `${plural(broken.length, "layer")} differ from ONNX Runtime`.replace("1 layer differ", "1 layer differs"));
+  return make("span", { class: "tag good" }, `agrees with ONNX Runtime to ${scientific(numeric(worst(model).relative))}`);
+}
+
+function modelsSection() {
+  const section = make("section", { class: "chapter" }, make("h2", { tabindex: "-1" }, several ? "The models" : "The model"), modelFacts(),
+    run.models.map((model) => make("div", { class: "model-detail" }, several ? make("h3", null, modelChip(model.alias)) : null, agreementText(model), modelWarnings(model),
+      details(`Layers (${integer(model.layers.length)})`, "method", () => layerTable(model)),
+      model.passes.length ? details(`What the importer did (${plural(model.passes.length, "step")})`, "method", () => make("ol", { class: "passes" }, model.passes.map((pass) => make("li", null, shorten(pass, 600))))) : null)));
+  places.set(route("models"), section);
+  return section;
+}
+
+function modelFacts() {
+  const lines = [
+    ["file", (model) => [named(model.file, 120), " ", make("span", { class: "quiet-text" }, bytes(model.bytes))]],
+    ["SHA-256", (model) => make("code", { class: "digest", title: shorten(model.digest, 200) }, shorten(model.digest, 27))],
+    ["made by", (model) => [named(model.producer || "unknown", 100), `, opset ${shorten(model.opset, 60)}`]],
+    ["inputs", (model) => model.inputs.map((input) => make("div", null, make("code", null, named(input, 160))))],
+    ["outputs", (model) => model.outputs.map((output) => make("div", null, make("code", null, named(output, 160))))],
+    ["preprocessing", (model) => [named(model.preprocessing, 300), model.preprocessing_declared ? null : make("div", null, make("span", { class: "tag warn" }, "not declared: a guess"))]],
+    ["parameters", (model) => integer(model.parameters)],
+    ["multiply-adds", (model) => (model.multiply_adds === null ? "unknown" : magnitude(model.multiply_adds))],
+    ["class names", (model) => (model.labels ? integer(model.labels) : "none given")],
+    ["agreement", agreementTag],
+  ];
+  return make("div", { class: "scroll" }, make("table", { class: `model-facts models-${Math.min(run.models.length, 4)}` },
+    several ? make("thead", null, make("tr", null, make("td"), run.models.map((model) => make("th", { scope: "col" }, modelChip(model.alias))))) : null,
+    make("tbody", null, lines.map(([name, value]) => make("tr", null, make("th", { scope: "row" }, name), run.models.map((model) => make("td", null, value(model))))))));
+}
+
+function agreementText(model) {
+  if (!model.agreement.length) {
+    return make("p", { class: "prose" }, "The converted network was not compared with ONNX Runtime in this run.");
+  }
+  const broken = model.agreement.filter((row) => !agrees(row));
+  const largest = worst(model);
+  const head = make("p", { class: "prose" }, `On real input, ${plural(model.agreement.length, "layer")} of ${integer(model.layers.length)} were compared with ONNX Runtime. The largest difference, relative to the layer's largest activation, is `,
+    make("strong", null, formatNumber(largest.relative, "scientific")), " at ", named(largest.layer, 100), "; the tolerance there is ", formatNumber(largest.tolerance, "scientific"), ".");
+  const table = (rows) => dataTable([{ head: "layer", kind: "text" }, { head: "relative", kind: "scientific", description: "max |ours − theirs| / max |theirs|" }, { head: "absolute", kind: "scientific" }, { head: "tolerance", kind: "scientific" },
+    { head: "compared with", kind: "text" }, { head: "", kind: "text" }], rows.map((row) => [row.layer, row.relative, row.absolute, row.tolerance, row.reference === "file" ? "the file as given" : "its float32 form", agrees(row) ? row.note : `does not agree. ${row.note}`]),
+  { label: "Agreement with ONNX Runtime", rowClass: (row) => (String(row[5]).startsWith("does not agree") ? "bad-row" : null), key: 0 });
+  return [head, broken.length ? make("section", { class: "alert bad" }, make("h4", null, `${plural(broken.length, "layer")} NOT in agreement with ONNX Runtime`), table(broken)) : null,
+    details("Agreement, layer by layer", "method", () => table(model.agreement))];
+}
+
+function modelWarnings(model) {
+  if (!model.refused_operators.length) return null;
+  return make("aside", { class: "caveats" }, make("h4", null, "Operators that do not convert"), make("ul", null, model.refused_operators.slice(0, 200).map(([operator, where]) => make("li", null, make("code", null, named(operator, 60)), " ", named(where, 400)))));
+}
+
+function layerTable(model) {
+  const agreement = new Map(model.agreement.map((row) => [row.layer, row]));
+  const columns = [{ head: "#", kind: "integer" }, { head: "layer", kind: "text" }, { head: "operator", kind: "text" }, { head: "shape", kind: "text" }, { head: "units", kind: "integer" },
+    { head: "parameters", kind: "integer" }, { head: "multiply-adds", kind: "integer" }, { head: "receptive field", kind: "integer", description: "height × width in input pixels" }, { head: "agreement", kind: "scientific", description: "largest relative difference from ONNX Runtime" }];
+  const rows = model.layers.map((layer, place) => [place + 1, layer.name, layer.operator, layer.shape.map((size) => size ?? "any").join(" × "), layer.units, layer.parameters, layer.multiply_adds,
+    layer.receptive_field ? layer.receptive_field[0] : null, agreement.get(layer.name)?.relative ?? null]);
+  const cell = (row, place) => {
+    if (place === 7) {
+      const field = model.layers[row[0] - 1].receptive_field;
+      return field ? field.join(" × ") : make("span", { class: "quiet-text" }, "whole image");
+    }
+    if (place === 8) {
+      const found = agreement.get(row[1]);
+      return found ? make("span", { class: agrees(found) ? null : "bad-text" }, formatNumber(found.relative, "scientific")) : make("span", { class: "none" }, "–");
+    }
+    return place === 6 ? magnitude(row[6]) : cellNode(row[place], columns[place].kind);
+  };
+  return dataTable(columns, rows, { label: "Layers", key: 1, cell });
+}

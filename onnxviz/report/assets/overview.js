@@ -1,0 +1,111 @@
+// The first screen: what failed, the verdict, what was found in words, and what was looked at.
+
+// Jobs that failed for the same reason stand together; the first reasons are open.
+function failedBox(failed, title) {
+  const reasons = new Map();
+  for (const entry of failed) {
+    if (!reasons.has(entry.error)) reasons.set(entry.error, []);
+    reasons.get(entry.error).push(entry);
+  }
+  const all = [...reasons.values()];
+  const list = (some) => make("ul", { class: "failures" }, some.map(failedReason));
+  return make("section", { class: "alert bad", role: "alert" }, make("h3", null, title), list(all.slice(0, 3)),
+    all.length > 3 ? details(`${plural(all.length - 3, "more reason")}`, "failed-list", () => list(all.slice(3, 300))) : null);
+}
+
+function failedReason(entries) {
+  const jobs = entries.map((entry) => make("li", null, make("strong", null, named(entry.job, 100)), " ", make("span", { class: "quiet-text" }, "in ", named(entry.analysis.id, 60), several ? [" · ", modelChip(entry.model)] : null)));
+  return make("li", null, make("ul", { class: "failed-jobs" }, jobs.slice(0, 3)), jobs.length > 3 ? details(`${plural(jobs.length - 3, "more job")} with the same error`, "failed-list", () => make("ul", { class: "failed-jobs" }, jobs.slice(3, 1000))) : null,
+    make("pre", { class: "error" }, shorten(entries[0].error, 4000)));
+}
+
+function verdictBlock(failed) {
+  const wanted = run.expectations.filter((item) => item.level !== "off");
+  const broken = wanted.filter((item) => item.level === "error" && !item.holds);
+  const warned = wanted.filter((item) => item.level === "warn" && !item.holds);
+  const words = new Map([["passed", ["Passed", "good", "✓"]], ["failed", ["Failed", "bad", "✕"]], ["incomplete", ["Incomplete", "bad", "!"]]]);
+  const [word, tone, sign] = words.get(run.verdict) ?? ["Unknown", "bad", "?"];
+  const jobs = plural(run.provenance.jobs, "job");
+  const sentences = [];
+  if (failed.length) sentences.push(`${integer(failed.length)} of ${jobs} failed: parts of this report are missing.`);
+  if (broken.length) sentences.push(wanted.length === 1 ? "The only expectation does not hold." : `${integer(broken.length)} of ${integer(wanted.length)} expectations ${broken.length === 1 ? "does" : "do"} not hold.`);
+  if (!wanted.length) sentences.push(failed.length ? "No expectations were set." : `All ${jobs} finished. No expectations were set, so nothing was put to the test.`);
+  else if (!broken.length) sentences.push(`${warned.length ? "No expectation fails" : `${wanted.length === 1 ? "The only expectation holds" : `All ${integer(wanted.length)} expectations hold`}`}${failed.length ? "" : `, and all ${jobs} finished`}.`);
+  if (warned.length) sentences.push(`${plural(warned.length, "warning")}.`);
+  return make("div", { class: `verdict ${tone}` }, make("p", { class: "verdict-word-large" }, make("span", { class: "sign", "aria-hidden": "true" }, sign), word), make("p", { class: "verdict-text" }, sentences.join(" ")));
+}
+
+function comparableBox() {
+  if (!run.not_comparable.length) return null;
+  return make("section", { class: "alert bad", role: "alert" }, make("h3", null, "NOT COMPARABLE"),
+    make("p", null, "The models were not given the same task, so differences between them may come from that:"),
+    make("ul", null, run.not_comparable.slice(0, 200).map((reason) => make("li", null, shorten(reason, 1000)))));
+}
+
+function expectationTable() {
+  if (!run.expectations.length) return null;
+  const rows = run.expectations.map((item) => {
+    const [word, tone] = item.level === "off" ? ["not checked", ""] : item.holds ? ["holds", "good"] : item.level === "warn" ? ["warning", "warn"] : ["does not hold", "bad"];
+    const value = item.value === null ? make("span", { class: "quiet-text" }, "not produced") : cellNode(item.value, "number");
+    return make("tr", null, make("td", null, make("span", { class: `tag ${tone}` }, word)), make("th", { scope: "row" }, make("code", null, named(item.metric, 100)), several && item.model ? [" ", modelChip(item.model)] : null),
+      make("td", null, named(item.condition, 100)), make("td", { class: "numeric" }, value), make("td", { class: "because" }, item.because ? shorten(item.because, 600) : ""));
+  });
+  return make("section", { class: "block" }, make("h3", null, "Expectations"), make("div", { class: "scroll" }, make("table", { class: "expectations" },
+    make("thead", null, make("tr", null, ["", "metric", "wanted", "found", "because"].map((head, place) => make("th", { scope: "col", class: place === 3 ? "numeric" : null }, head || make("span", { class: "unseen" }, "verdict"))))),
+    make("tbody", null, rows))));
+}
+
+function highlightCards() {
+  const cards = run.analyses.map((analysis) => {
+    const pictures = samplePictures(analysis, 6);
+    const notes = groups(analysis, (finding) => finding.type === "Note");
+    const metrics = groups(analysis, (finding) => finding.type === "Metric").slice(0, several ? 1 : 3);
+    const failed = analysis.parts.reduce((sum, part) => sum + part.failed.length, 0);
+    const small = pictures.length === 6 && pictures.every((picture) => picture.width < 48);
+    return make("article", { class: "highlight" },
+      pictures.length ? make("div", { class: `strip${small ? " fine" : ""}`, "aria-hidden": "true" }, (small ? samplePictures(analysis, 24) : pictures).map((picture) => pictureNode(picture, "", { decorative: true }))) : null,
+      make("div", { class: "highlight-text" },
+        make("h3", null, link(route("analysis", analysis.id), named(analysis.title || analysis.id, 120))),
+        notes.length ? notes.slice(0, run.models.length > 2 ? 2 : 3).map((group) => make("p", null, several && group.entries.length < run.models.length ? group.entries.map((entry) => [modelChip(entry.model), " "]) : null, shorten(group.entries[0].finding.text, 400)))
+          : make("p", { class: "quiet-text" }, shorten(analysis.summary, 300)),
+        failed ? make("p", { class: "bad-text" }, `${plural(failed, "job")} failed.`) : null,
+        metrics.length ? make("dl", { class: "mini" }, metrics.map((group) => make("div", null, make("dt", null, named(group.entries[0].finding.title || group.entries[0].finding.name, 50)),
+          group.entries.map((entry) => make("dd", null, several ? [make("span", { class: `swatch ${modelClass(entry.model)}`, title: shorten(entry.model, 100) }), " "] : null, formatNumber(entry.finding.value, entry.finding.format)))))) : null));
+  });
+  return cards.length ? make("div", { class: "highlights" }, cards) : null;
+}
+
+function coverageBlock() {
+  const rows = run.analyses.map((analysis) => ({ analysis, lines: coverageList(analysis) })).filter((row) => row.lines.length);
+  if (!rows.length) return null;
+  return make("section", { class: "block" }, make("h3", null, "What was looked at"), make("p", { class: "quiet-text" }, "How much of what there is was analysed. Nothing is sampled in silence."),
+    make("div", { class: "coverage-groups" }, rows.map(({ analysis, lines }) => make("div", null, make("h4", null, link(route("analysis", analysis.id), named(analysis.title || analysis.id, 100))), make("ul", { class: "coverage" }, lines)))));
+}
+
+function caveatBlock() {
+  const rows = run.analyses.map((analysis) => ({ analysis, found: groups(analysis, (finding) => finding.type === "Caveat") })).filter((row) => row.found.length);
+  const undeclared = run.models.filter((model) => !model.preprocessing_declared);
+  const lost = island.missing.length;
+  const skipped = run.data.filter((data) => data.skipped.length);
+  if (!rows.length && !undeclared.length && !lost && !skipped.length) return null;
+  return make("section", { class: "block" }, make("aside", { class: "caveats" }, make("h3", null, "Know before believing"), make("ul", null,
+    undeclared.map((model) => make("li", null, "Nobody said how images become the input of ", named(model.alias, 60), ". If the guess is wrong, so is everything below.")),
+    lost ? make("li", null, `${plural(lost, "picture")} of the run could not be found and ${lost === 1 ? "is" : "are"} missing here.`) : null,
+    skipped.map((data) => make("li", null, `${plural(data.skipped.length, "file")} of `, named(data.name, 60), ` ${data.skipped.length === 1 ? "was" : "were"} skipped; `, link(route("data"), "which, and why"), ".")),
+    rows.flatMap(({ analysis, found }) => found.map((group) => { const item = sentence(group); addTo(item, [" ", make("span", { class: "quiet-text" }, "(", link(route("analysis", analysis.id), named(analysis.title || analysis.id, 60)), ")")]); return item; })))));
+}
+
+function overview() {
+  const failed = failedJobs();
+  const { started, seconds } = run.provenance;
+  return make("section", { class: "overview" },
+    make("header", { class: "masthead" }, make("p", { class: "eyebrow" }, [moment(started), `${duration(seconds)} on ${shorten(run.provenance.device, 80)}`].filter(Boolean).join(" · ")),
+      make("h1", { tabindex: "-1" }, named(run.title || "onnxviz report", 200)),
+      make("div", { class: "subjects" }, run.models.map((model) => make("div", { class: "subject" }, several ? modelChip(model.alias) : null, make("span", null, named(model.file, 80)),
+        make("span", { class: "quiet-text" }, `${magnitude(model.parameters)} parameters · ${plural(model.layers.length, "layer")}`), agreementTag(model))))),
+    failed.length ? failedBox(failed, `${integer(failed.length)} of ${plural(run.provenance.jobs, "job")} failed`) : null,
+    comparableBox(), verdictBlock(failed),
+    run.analyses.length ? make("h2", { class: "unseen" }, "What was found") : make("p", { class: "nothing" }, "This run holds no analysis."),
+    // What does not hold is read before the pictures; otherwise the pictures come first.
+    run.verdict === "failed" ? [expectationTable(), highlightCards()] : [highlightCards(), expectationTable()], caveatBlock(), coverageBlock());
+}

@@ -1,0 +1,88 @@
+// Pictures, and the large view that opens when one is chosen.
+
+const shownPictures = new WeakMap();
+
+// `caption` says what the picture is of; it heads the large view.
+function pictureNode(picture, caption, options = {}) {
+  const source = island.sources[picture.source];
+  if (typeof source !== "string") {
+    return make("span", { class: "picture missing", role: "img", "aria-label": picture.alt || "missing picture" }, "picture missing");
+  }
+  const image = make("img", {
+    src: source,
+    alt: options.decorative ? "" : shorten(picture.alt || caption || "picture", 300),
+    width: picture.width || null,
+    height: picture.height || null,
+    loading: "lazy",
+    decoding: "async",
+    class: picture.pixelated || (picture.width && picture.width < 48) ? "pixelated" : null,
+  });
+  if (options.decorative) return image;
+  const node = make("button", { type: "button", class: "picture", title: shorten(caption || picture.alt || "", 300) || null }, image);
+  shownPictures.set(node, { picture, source, caption: caption || picture.alt || "" });
+  return node;
+}
+
+const lightbox = document.getElementById("lightbox");
+let lightboxList = [];
+let lightboxPlace = 0;
+
+function drawLightbox() {
+  const { picture, source, caption } = shownPictures.get(lightboxList[lightboxPlace]);
+  const image = make("img", { src: source, alt: shorten(picture.alt || caption, 300), class: picture.pixelated || picture.width < 48 ? "pixelated" : null });
+  const room = Math.min(window.innerWidth - 48, 900) / (picture.width || 224);
+  const tall = (window.innerHeight - 190) / (picture.height || 224);
+  // Kernels are enlarged until every weight can be seen; photographs no further than they bear.
+  const factor = Math.max(Math.min(room, tall, picture.width < 64 ? 24 : 4), 0.05);
+  image.width = Math.round((picture.width || 224) * factor);
+  const many = lightboxList.length > 1;
+  lightbox.replaceChildren(
+    make("div", { class: "lightbox-picture" }, image),
+    make("div", { class: "lightbox-text" },
+      make("p", { class: "lightbox-caption" }, named(caption, 400)),
+      picture.alt && picture.alt !== caption ? make("p", { class: "quiet-text" }, shorten(picture.alt, 600)) : null,
+      make("div", { class: "lightbox-controls" },
+        many ? button("← Previous", "quiet", () => turnLightbox(-1)) : null,
+        many ? make("span", { class: "where" }, `${lightboxPlace + 1} of ${integer(lightboxList.length)}`) : null,
+        many ? button("Next →", "quiet", () => turnLightbox(1)) : null,
+        make("span", { class: "where" }, `${picture.width} × ${picture.height} pixels`),
+        button("Close", "plain", () => lightbox.close()))),
+  );
+}
+
+function turnLightbox(step) {
+  lightboxPlace = (lightboxPlace + step + lightboxList.length) % lightboxList.length;
+  drawLightbox();
+}
+
+document.addEventListener("click", (event) => {
+  const chosen = event.target instanceof Element ? event.target.closest("button.picture") : null;
+  if (chosen && shownPictures.has(chosen)) {
+    const gallery = chosen.closest("[data-gallery]") ?? chosen.parentElement;
+    lightboxList = [...gallery.querySelectorAll("button.picture")].filter((node) => shownPictures.has(node));
+    lightboxPlace = lightboxList.indexOf(chosen);
+    drawLightbox();
+    lightbox.showModal();
+  } else if (event.target === lightbox) {
+    lightbox.close();
+  }
+});
+
+lightbox.addEventListener("keydown", (event) => {
+  if (event.key === "ArrowLeft" && lightboxList.length > 1) turnLightbox(-1);
+  if (event.key === "ArrowRight" && lightboxList.length > 1) turnLightbox(1);
+});
+
+// A choice of three picture sizes for what `target` holds.
+function sizeControl(target) {
+  const control = make("div", { class: "sizes", role: "group", "aria-label": "Size of the pictures" });
+  for (const size of ["small", "medium", "large"]) {
+    const choice = button(size, "quiet", () => {
+      for (const other of control.children) other.setAttribute("aria-pressed", String(other === choice));
+      target.dataset.size = size;
+    }, { "aria-pressed": String(size === "medium") });
+    control.append(choice);
+  }
+  target.dataset.size = "medium";
+  return control;
+}

@@ -1,0 +1,43 @@
+// The data sets, and what is needed to make the report again.
+
+function dataSection() {
+  if (!run.data.length) return null;
+  const section = make("section", { class: "chapter" }, make("h2", { tabindex: "-1" }, "The data"), run.data.map((data) => make("div", { class: "data-card" },
+    make("h3", null, named(data.name, 100), " ", make("span", { class: "tag" }, named(data.kind, 40))), paragraphs(data.description),
+    factList([["used", data.used], ["skipped", data.skipped.length], ["digest", shorten(data.digest, 23)]], "facts wide-facts"),
+    data.skipped.length ? details(`${plural(data.skipped.length, "file")} skipped, and why`, "method", () => dataTable([{ head: "file", kind: "text" }, { head: "reason", kind: "text" }], data.skipped, { label: "Skipped files", key: 0 }), data.skipped.length < 6) : null)));
+  places.set(route("data"), section);
+  return section;
+}
+
+function copyButton(text) {
+  const node = button("Copy", "quiet", async () => {
+    try {
+      await navigator.clipboard.writeText(text);
+      node.textContent = "Copied";
+    } catch {
+      const range = document.createRange();
+      range.selectNodeContents(node.closest(".recipe").querySelector("pre"));
+      getSelection().removeAllRanges();
+      getSelection().addRange(range);
+      node.textContent = "Selected: press Ctrl C";
+    }
+    setTimeout(() => { node.textContent = "Copy"; }, 2500);
+  });
+  return node;
+}
+
+function codeBlock(title, text) {
+  return make("div", { class: "recipe" }, make("div", { class: "recipe-head" }, make("h3", null, title), copyButton(text)), make("pre", { tabindex: "0" }, text));
+}
+
+function provenanceSection() {
+  const { seed, device, versions, started, seconds, jobs, cached, command } = run.provenance;
+  const facts = [["started", moment(started)], ["took", duration(seconds)], ["seed", String(seed)], ["device", device], ["jobs", `${integer(jobs)}, ${integer(cached)} taken from the cache`],
+    ...Object.entries(versions).map(([name, version]) => [name, version])];
+  const section = make("section", { class: "chapter" }, make("h2", { tabindex: "-1" }, "How to repeat this"),
+    make("p", { class: "prose" }, "The same recipe, models, data, seed and versions give the same numbers and pictures. Save the recipe, then run the command."),
+    factList(facts, "facts wide-facts"), command ? codeBlock("Command", command) : null, run.recipe ? codeBlock("Recipe, with every default filled in", run.recipe) : null);
+  places.set(route("provenance"), section);
+  return section;
+}

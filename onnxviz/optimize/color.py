@@ -1,0 +1,42 @@
+"""The colours of natural images: a matrix that gives independent numbers the colour correlations of photographs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+CORRELATION = ((0.26, 0.09, 0.02), (0.27, 0.00, -0.05), (0.27, -0.09, 0.03))
+"""Square root of the covariance of the colours of ImageNet's photographs (Olah et al. 2017, lucid `param/color.py`).
+
+Rows are red, green, blue; columns are brightness, red against blue, green against magenta.
+"""
+
+
+def correlation_matrix() -> np.ndarray:
+    """Return `CORRELATION` divided by its longest column, float32 [3, 3]; the longest column has length 0.461952."""
+    matrix = np.asarray(CORRELATION, dtype=np.float64)
+    return np.asarray(matrix / np.linalg.norm(matrix, axis=0).max(), dtype=np.float32)
+
+
+def correlate(planes: Tensor) -> Tensor:
+    """Turn decorrelated planes into colours: rgb = matrix · plane at every pixel.
+
+    Args:
+        planes: [N, 3, h, w], any unit.
+
+    Returns:
+        [N, 3, h, w], red, green and blue.
+    """
+    matrix = planes.new_tensor(correlation_matrix().tolist())
+    rgb: Tensor = (matrix @ planes.flatten(2)).view(planes.shape)
+    return rgb
+
+
+def to_pixels(images: np.ndarray) -> np.ndarray:
+    """Round images of 0..1 to bytes: float [N, 3, h, w] to uint8 [N, h, w, 3]."""
+    clipped = np.clip(images, 0.0, 1.0).transpose(0, 2, 3, 1)
+    return np.asarray(np.rint(clipped * 255.0), dtype=np.uint8)

@@ -1,0 +1,309 @@
+"""Activation maximization end to end: hand-made ONNX networks with a known answer, and the real SqueezeNet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import onnx
+import pytest
+import yaml
+from onnx import TensorProto, helper, numpy_helper
+from pydantic import ValidationError
+
+import onnxviz.model
+from onnxviz import findings as f
+from onnxviz.analyses import registry
+from onnxviz.analyses.activation_maximization import ActivationMaximization
+from onnxviz.analyses.base import Bench, Job, Subject
+from onnxviz.errors import DataError, SelectionError
+from onnxviz.values import Unit
+
+Found = TypeVar("Found")
+
+SIDE = 32
+FAST = {"kind": "adam", "learning_rate": 0.3}
+
+
+def detectors(path: Path, *, channels: int = 3, softmax: bool = False) -> Path:
+    """Save a network whose unit 0 detects red, 1 vertical edges, 2 horizontal edges and 3 nothing; then logits."""
+    weight = np.zeros((4, channels, 3, 3), dtype=np.float32)
+    if channels == 3:
+        weight[0, :, 1, 1] = [1, -0.5, -0.5]
+    weight[1] = np.array([[-1, 2, -1]] * 3) / channels
+    weight[2] = np.array([[-1, 2, -1]] * 3).T / channels
+    nodes = [
+        helper.make_node("Conv", ["image", "weight"], ["edges"], name="conv", kernel_shape=[3, 3]),
+        helper.make_node("Relu", ["edges"], ["active"], name="relu"),
+        helper.make_node("GlobalAveragePool", ["active"], ["pooled"], name="pool"),
+        helper.make_node("Flatten", ["pooled"], ["logits"], name="flat"),
+    ]
+    if softmax:
+        nodes.append(helper.make_node("Softmax", ["logits"], ["probabilities"], name="softmax", axis=1))
+    output = nodes[-1].output[0]
+    graph = helper.make_graph(
+        nodes,
+        "detectors",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["n", channels, SIDE, SIDE])],
+        [helper.make_tensor_value_info(output, TensorProto.FLOAT, ["n", 4])],
+        [numpy_helper.from_array(weight, "weight")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, path)
+    return path
+
+
+def bench(path: Path, preprocess: str = "unit", labels: Iterable[str] | None = None, seed: int = 0) -> Bench:
+    model = onnxviz.model.load(path, preprocess=preprocess, labels=labels)
+    subject = Subject("model", model.view, model.preprocessing, model.labels, {}, seed)
+    return Bench(subject, model, lambda done, total, note="": None)
+
+
+def analyse(place: Bench, **settings: Any) -> list[f.Finding]:
+    analysis = ActivationMaximization.model_validate(settings)
+    parts = [analysis.run(job, place) for job in analysis.jobs(place.subject)]
+    return analysis.combine(parts, place.subject)
+
+
+def only(found: Iterable[f.Finding], kind: type[Found]) -> Found:
+    (finding,) = (finding for finding in found if isinstance(finding, kind))
+    return finding
+
+
+def images(found: Iterable[f.Finding]) -> np.ndarray:
+    return np.concatenate([finding.arrays["images"] for finding in found if isinstance(finding, f.Array)])
+
+
+def metric(found: Iterable[f.Finding], name: str) -> float:
+    (value,) = (finding.value for finding in found if isinstance(finding, f.Metric) and finding.name == name)
+    return value
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    return bench(detectors(tmp_path_factory.mktemp("detectors") / "d.onnx"), labels=["red", "upright", "level", "none"])
+
+
+def roughness(image: np.ndarray) -> tuple[float, float]:
+    """Return the mean absolute step to the right and downwards."""
+    return float(np.abs(np.diff(image, axis=2)).mean()), float(np.abs(np.diff(image, axis=1)).mean())
+
+
+@pytest.mark.parametrize("kind", ["fourier", "pixel"])
+def test_a_red_detector_gives_a_red_picture(place: Bench, kind: str) -> None:
+    found = analyse(
+        place,
+        targets=[{"layer": "conv", "units": 0}],
+        steps=80,
+        parameterization={"kind": kind},
+        optimizer=FAST,
+    )
+    red, green, blue = images(found)[0].mean(axis=(1, 2))
+    assert red > 0.75
+    assert green < 0.2
+    assert blue < 0.2
+    assert metric(found, "rise_fraction") == 1.0
+    row = only(found, f.Table).rows[0]
+    # Without preprocessing other than 0..1, the activation is the mean of red - (green + blue) / 2 without the border.
+    picture = images(found)[0][:, 1:-1, 1:-1]
+    assert row[6] == pytest.approx(float((picture[0] - (picture[1] + picture[2]) / 2).mean()), abs=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["fourier", "pixel"])
+def test_an_edge_detector_gives_stripes_in_its_direction(place: Bench, kind: str) -> None:
+    found = analyse(
+        place,
+        targets=[{"layer": "relu", "units": [1, 2]}],
+        steps=60,
+        parameterization={"kind": kind},
+        transforms=[],
+        optimizer=FAST,
+    )
+    upright, level = images(found)
+    right, down = roughness(upright)
+    assert right > 2 * down
+    right, down = roughness(level)
+    assert down > 2 * right
+
+
+def test_driven_down_a_red_detector_gives_cyan(place: Bench) -> None:
+    found = analyse(place, targets=[{"layer": "conv", "units": 0, "sign": "both"}], steps=60, optimizer=FAST)
+    up, down = images(found)
+    assert up[0].mean() > 0.7 > 0.3 > down[0].mean()
+    assert down[1:].mean() > 0.7
+    (tile,) = only(found, f.TileGrid).tiles
+    assert len(tile.pictures) == len(tile.captions) == 2
+    assert "driven down" in tile.captions[1]
+
+
+def test_a_neuron_changes_what_its_receptive_field_sees(place: Bench) -> None:
+    kw: dict[str, Any] = {"steps": 60, "parameterization": {"kind": "pixel", "decorrelate": False}, "transforms": []}
+    found = analyse(place, targets=[{"layer": "conv", "units": 0, "position": [2, 5]}], **kw)
+    change = np.abs(images(found)[0] - 0.5).max(axis=0)
+    assert np.unravel_index(change.argmax(), change.shape) == (3, 6)  # the kernel's middle lies one further in
+    assert float(np.median(change)) < 0.05
+    assert only(found, f.TileGrid).tiles[0].title == "conv:0 at [2, 5]"
+
+
+def test_grey_models_get_grey_pictures(tmp_path: Path) -> None:
+    place = bench(detectors(tmp_path / "grey.onnx", channels=1), preprocess="gray_unit")
+    found = analyse(place, targets=[{"layer": "conv", "units": 1}], steps=20)
+    image = images(found)[0]
+    assert np.array_equal(image[0], image[1])
+    assert metric(found, "rise_fraction") == 1.0
+
+
+def test_findings_say_what_was_made(place: Bench) -> None:
+    found = analyse(
+        place,
+        targets=[{"layer": "logits", "units": ["red", "upright"]}, {"layer": "conv"}],
+        steps=4,
+        seeds=2,
+        regularizers=[{"kind": "lp_norm", "p": 6, "weight": 0.2}],
+    )
+    grid = only(found, f.TileGrid)
+    assert [tile.title for tile in grid.tiles] == ["red", "upright", "conv (whole layer)"]
+    assert grid.tiles[1].unit == Unit(place.subject.view.logits.name, 1)
+    assert all(len(tile.pictures) == len(tile.captions) == 2 for tile in grid.tiles)
+    facts = dict(grid.tiles[0].facts)
+    assert facts["seeds"] == "0, 1"
+    assert facts["regularizers"] == "L6 norm x 0.2"
+    assert 0 <= float(facts["class probability, mean over seeds"] or 0) <= 1
+    assert len(grid.tiles[0].curve) == 4
+    assert "4 steps of Adam" in grid.description
+    assert "L6 norm x 0.2" in grid.description
+    table = only(found, f.Table)
+    assert len(table.rows) == 6
+    assert len({row[0] for row in table.rows}) == 6
+    assert all(len(row) == len(table.columns) for row in table.rows)
+    coverage = only(found, f.Coverage)
+    assert (coverage.done, coverage.total) == (2, 4)
+    assert 0 <= metric(found, "mean_class_probability") <= 1
+    assert metric(found, "top1_rate") in (0.0, 0.25, 0.5, 0.75, 1.0)
+    assert "6 pictures of 3 targets" in only(found, f.Note).text
+    assert all(array.arrays["images"].dtype == np.float32 for array in found if isinstance(array, f.Array))
+    identities = [(type(finding), finding.id) for finding in found]
+    assert len(set(identities)) == len(identities)
+
+
+def test_what_does_not_rise_is_shown_and_said(place: Bench) -> None:
+    found = analyse(place, targets=[{"layer": "logits", "units": ["none", "red"]}], steps=3)
+    assert metric(found, "rise_fraction") == 0.5
+    (caveat,) = (finding for finding in found if isinstance(finding, f.Caveat) and finding.id == "did_not_rise")
+    assert "1 of 2 pictures: none, seed 0" in caveat.text
+    assert "did not rise" in dict(only(found, f.TileGrid).tiles[0].facts)
+
+
+def test_a_softmax_is_optimized_only_when_named(tmp_path: Path) -> None:
+    place = bench(detectors(tmp_path / "s.onnx", softmax=True), labels=["red", "upright", "level", "none"])
+    assert place.subject.view.logits.operator != "Softmax"
+    by_role = analyse(place, targets=[{"layer": "logits", "units": "red"}], steps=20, optimizer=FAST)
+    assert not any(isinstance(finding, f.Caveat) and finding.id == "softmax_target" for finding in by_role)
+    assert metric(by_role, "mean_class_probability") > 0.25
+    by_name = analyse(place, targets=[{"layer": "softmax", "units": "red"}], steps=2)
+    assert any(isinstance(finding, f.Caveat) and finding.id == "softmax_target" for finding in by_name)
+    assert only(by_name, f.Table).rows[0][6] == pytest.approx(metric(by_name, "mean_class_probability"), abs=1e-3)
+
+
+def test_jobs_are_small_and_say_what_they_cost(place: Bench) -> None:
+    entry = {"targets": [{"layer": ["conv", "logits"], "units": "all"}], "steps": 10, "seeds": 5}
+    jobs = list(ActivationMaximization.model_validate(entry).jobs(place.subject))
+    assert sum(job.images for job in jobs) == 2 * 4 * 5
+    assert all(job.cost == job.images * 32 for job in jobs)
+    assert all(len(job.layers) == 1 and job.images <= 16 for job in jobs)
+    assert len({job.name for job in jobs}) == len(jobs)
+    large = ActivationMaximization.model_validate(entry | {"size": 224})
+    assert {job.images for job in large.jobs(place.subject)} == {1}
+    chosen = ActivationMaximization.model_validate(entry | {"size": [64, 96], "batch": 7})
+    assert {job.images for job in chosen.jobs(place.subject)} == {7, 6}
+
+
+def test_a_job_may_travel_as_json(place: Bench) -> None:
+    import json
+
+    analysis = ActivationMaximization.model_validate(
+        {"targets": [{"layer": "conv", "units": 1, "position": "center"}], "steps": 2}
+    )
+    (job,) = analysis.jobs(place.subject)
+    parameters: Mapping[str, Any] = json.loads(json.dumps(job.parameters))
+    again = analysis.run(Job(job.name, parameters, job.layers), place)
+    assert np.array_equal(images(again), images(analysis.run(job, place)))
+
+
+def test_the_split_into_jobs_changes_no_picture(place: Bench) -> None:
+    entry: dict[str, Any] = {"targets": [{"layer": "conv", "units": "0-2"}], "steps": 5, "seeds": 2}
+    assert np.array_equal(images(analyse(place, batch=1, **entry)), images(analyse(place, batch=6, **entry)))
+
+
+def test_the_runs_seed_counts(tmp_path: Path) -> None:
+    path = detectors(tmp_path / "d.onnx")
+    entry: dict[str, Any] = {"targets": [{"layer": "conv", "units": 1}], "steps": 2}
+    first, again, other = (images(analyse(bench(path, seed=seed), **entry)) for seed in (0, 0, 1))
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+def test_a_failed_job_leaves_the_rest(place: Bench) -> None:
+    analysis = ActivationMaximization.model_validate(
+        {"targets": [{"layer": "conv", "units": "0-2"}], "steps": 2, "batch": 1}
+    )
+    parts = [analysis.run(job, place) for job in analysis.jobs(place.subject)]
+    found = analysis.combine(parts[:2], place.subject)
+    assert len(only(found, f.TileGrid).tiles) == 2
+    coverage = only(found, f.Coverage)
+    assert (coverage.done, coverage.total) == (2, 4)
+    assert "a job failed" in coverage.reason
+    assert analysis.combine([], place.subject) == []
+
+
+@pytest.mark.parametrize(
+    ("targets", "words"),
+    [
+        ([{"layer": "logits", "units": "rde"}], "did you mean 'red'"),
+        ([{"layer": "conv", "units": 4}], "4 units, 0 to 3"),
+        ([{"layer": "cnov", "units": 0}], "conv"),
+    ],
+)
+def test_what_does_not_exist_is_refused_before_anything_runs(place: Bench, targets: Any, words: str) -> None:
+    with pytest.raises(SelectionError, match=words):
+        list(ActivationMaximization.model_validate({"targets": targets}).jobs(place.subject))
+
+
+def test_a_size_that_the_network_cannot_take_is_refused(tmp_path: Path) -> None:
+    weight = numpy_helper.from_array(np.ones((3 * 8 * 8, 2), dtype=np.float32), "w")
+    graph = helper.make_graph(
+        [helper.make_node("Flatten", ["x"], ["flat"]), helper.make_node("MatMul", ["flat", "w"], ["y"], name="dense")],
+        "dense",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, 8, 8])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 2])],
+        [weight],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "m.onnx")
+    with pytest.raises(DataError, match="16×16"):
+        analyse(bench(tmp_path / "m.onnx"), targets=[{"layer": "dense", "units": 0}], steps=1, size=16)
+
+
+def test_the_example_validates_and_settings_are_strict() -> None:
+    assert registry()["activation_maximization"] is ActivationMaximization
+    ActivationMaximization.model_validate(yaml.safe_load(ActivationMaximization.example))
+    for wrong in ({"targets": []}, {"targets": [{"layer": "a"}], "step": 3}, {"targets": [{"layer": "a"}], "steps": 0}):
+        with pytest.raises(ValidationError):
+            ActivationMaximization.model_validate(wrong)
+    schema = ActivationMaximization.model_json_schema()
+    assert all("description" in entry for name, entry in schema["properties"].items() if name != "kind")
+
+
+@pytest.mark.zoo
+def test_few_steps_raise_what_squeezenet_looks_for(zoo: Path) -> None:
+    labels = (zoo / "labels" / "imagenet_1000.txt").read_text(encoding="utf-8").splitlines()
+    place = bench(zoo / "onnx" / "squeezenet_fp16.onnx", preprocess="caffe", labels=labels)
+    found = analyse(place, targets=[{"layer": "logits", "units": ["ostrich"]}], steps=16)
+    row = only(found, f.Table).rows[0]
+    assert row[6] > 5 * row[5] > 0  # type: ignore[operator]
+    assert metric(found, "mean_class_probability") > 0.9
+    assert metric(found, "top1_rate") == 1.0
+    small = analyse(place, targets=[{"layer": "last_conv", "units": [9, 145]}, {"layer": "first_conv", "units": 3}],
+                    steps=6, size=96)  # fmt: skip
+    assert metric(small, "rise_fraction") == 1.0

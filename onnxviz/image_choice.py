@@ -1,0 +1,124 @@
+"""Which images of a data set are meant, and which class an image shows."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import PurePosixPath
+from typing import Annotated, TypeVar
+
+from pydantic import Field, StrictInt
+
+from onnxviz.errors import DataError, SelectionError, nearest, shorten
+from onnxviz.images import ImageSource
+from onnxviz.targets import class_index
+
+ImageChoice = Annotated[
+    StrictInt | str | list[StrictInt | str] | None,
+    Field(description="Indices from 0, names, or globs such as `*lion*`; nothing for all, up to the limit."),
+]
+
+Source = TypeVar("Source", bound=ImageSource)
+
+
+def find_source(name: str, data: Mapping[str, Source]) -> Source:
+    """Return the data set of this name.
+
+    Raises:
+        DataError: if the recipe has none.
+    """
+    if name not in data:
+        raise DataError(
+            f"there is no data set {shorten(name)!r}",
+            where="data",
+            remedy=nearest(name, data) or f"the recipe has {', '.join(sorted(data)) or 'none'}",
+        )
+    return data[name]
+
+
+def choose_images(source: ImageSource, choice: int | str | Sequence[int | str] | None, limit: int) -> list[int]:
+    """Return the indices of the images that a choice names, each once; all if there is no choice.
+
+    Args:
+        source: the images.
+        choice: indices, names (with or without folder and suffix), globs, or None.
+        limit: most images to return, spread evenly.
+
+    Raises:
+        DataError: if an image does not exist, or a plain name fits several.
+    """
+    items = range(len(source)) if choice is None else [choice] if isinstance(choice, int | str) else choice
+    found: dict[int, None] = {}
+    for item in items:
+        found.update(dict.fromkeys(_matching(source, item)))
+    chosen = list(found)
+    if not chosen:
+        raise DataError("no image is chosen", where=f"data {shorten(source.name)!r}", remedy="name at least one")
+    if len(chosen) <= limit:
+        return chosen
+    return [chosen[place * len(chosen) // limit] for place in range(limit)]
+
+
+def _matching(source: ImageSource, item: int | str) -> list[int]:
+    where = f"data {shorten(source.name)!r}"
+    if isinstance(item, int):
+        if not 0 <= item < len(source):
+            raise DataError(f"there is no image {item}: it has {len(source)}, counted from 0", where=where)
+        return [item]
+    names = source.names
+    tests = (
+        lambda name: name == item,
+        lambda name: PurePosixPath(name).name == item or PurePosixPath(name).stem == item,
+    )
+    for test in tests:
+        same = [index for index, name in enumerate(names) if test(name)]
+        if len(same) > 1:
+            raise DataError(
+                f"{shorten(item)!r} fits {len(same)} images",
+                where=where,
+                remedy=f"write {shorten(names[same[0]])!r} for the first",
+            )
+        if same:
+            return same
+    pattern = re.compile(fnmatch.translate(item)) if len(item) < 1000 else None
+    matched = [index for index, name in enumerate(names) if pattern and pattern.match(name)]
+    if not matched:
+        stems = {PurePosixPath(name).stem for name in names[:20_000]}
+        raise DataError(
+            f"no image is called {shorten(item)!r}",
+            where=where,
+            remedy=nearest(item, stems) or f"the first is {shorten(names[0])!r}; globs such as '*lion*' work too",
+        )
+    return matched
+
+
+def own_class(source: ImageSource, index: int, labels: Sequence[str] | None) -> int | None:
+    """Return the index of the class that an image shows, or None if nothing says it.
+
+    The class's name decides where the model has labels, because data sets number their classes in their own ways; the
+    number decides between classes of the same name, and where there are no labels.
+
+    Raises:
+        SelectionError: if the name is none of the labels.
+    """
+    name: str | None = source.class_of(index) if hasattr(source, "class_of") else None
+    number: int | None = source.class_index_of(index) if hasattr(source, "class_index_of") else None
+    if name is not None and number is not None and name.strip() == str(number):
+        name = None
+    if name is None or not labels:
+        return number
+    try:
+        return class_index(name, labels)
+    except SelectionError:
+        if number is not None and number < len(labels) and _fits(name, labels[number]):
+            return number
+        raise
+
+
+def _fits(name: str, label: str) -> bool:
+    """Whether a class name is a label or one of its synonyms."""
+    try:
+        return class_index(name, [label]) == 0
+    except SelectionError:
+        return False

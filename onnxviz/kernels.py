@@ -1,0 +1,291 @@
+"""Convolution kernels as numbers and pictures: norms, dead and duplicate ones, smooth or noise-like, grids of tiles.
+
+Kernels are arrays [out, in, height, width] as ONNX stores them (in = input channels / groups), or [out, in] for dense
+layers. Everything here is NumPy and deterministic.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+Numbers: TypeAlias = npt.NDArray[np.floating[Any]]
+Pixels: TypeAlias = npt.NDArray[np.uint8]
+
+DEAD_NORM = 1e-3
+"""A kernel below this part of its layer's median norm is dead."""
+NEGLIGIBLE_NORM = 1e-6
+"""Kernels below this part of the largest norm do not count for the median: most kernels of a layer may be dead."""
+DUPLICATE_COSINE = 0.99
+"""Two kernels whose |cosine| is above this are duplicates."""
+DUPLICATE_WEIGHTS = 8
+"""Kernels with fewer weights have no duplicates: in so few dimensions, |cosine| > 0.99 happens by chance."""
+SMALLEST_SPATIAL = 3
+"""Smallest height and width of a kernel with a spectrum worth describing."""
+HIGH_FREQUENCY = 0.25
+"""Half the Nyquist frequency, in cycles per pixel."""
+NOISE_HIGH_FREQUENCY_SHARE = 1 - math.pi * HIGH_FREQUENCY**2
+"""Expected share of the energy of white noise above half the Nyquist frequency: the area outside the disc, 0.804."""
+
+Character = Literal["oriented", "smooth", "sharp", "noisy", "dead"]
+_NOISE_DRAWS = 999
+_NUMBERS_AT_ONCE = 1 << 20
+_SMALL = 64
+"""Up to this many weights to a slice, products of weights are cheaper than Fourier transforms."""
+_GREY = 128
+
+
+@dataclass(frozen=True)
+class Duplicate:
+    """The kernel that another one repeats: its index, and the cosine between the two (negative if inverted)."""
+
+    index: int
+    cosine: float
+
+
+def norms(kernels: Numbers) -> npt.NDArray[np.float64]:
+    """Return the L2 norm of each kernel, [out]."""
+    flat = np.asarray(kernels, np.float64).reshape(len(kernels), -1)
+    result: npt.NDArray[np.float64] = np.sqrt((flat**2).sum(axis=1))
+    return result
+
+
+def dead(kernel_norms: Numbers) -> npt.NDArray[np.bool_]:
+    """Say which kernels do nothing: all zero, or with a norm below a thousandth of the median.
+
+    The median is over the kernels whose norm is at least a millionth of the largest, so that a layer in which most
+    kernels are dead is seen as such.
+
+    Args:
+        kernel_norms: [out].
+
+    Returns:
+        bool [out].
+    """
+    largest = kernel_norms.max(initial=0.0)
+    if largest == 0:
+        return np.ones(len(kernel_norms), bool)
+    median = np.median(kernel_norms[kernel_norms >= NEGLIGIBLE_NORM * largest])
+    result: npt.NDArray[np.bool_] = kernel_norms < DEAD_NORM * median
+    return result
+
+
+def duplicates(kernels: Numbers, groups: int = 1) -> tuple[Duplicate | None, ...] | None:
+    """Find for each kernel the most similar other one that reads the same input channels.
+
+    Args:
+        kernels: [out, in / groups, ...].
+        groups: groups of the convolution; kernels of different groups read different channels and are not compared.
+
+    Returns:
+        For each kernel the partner of largest |cosine| above 0.99, or None; dead kernels have none. None for all if
+        the question has no meaning: fewer than eight weights to a kernel, or one kernel to a group.
+    """
+    count = len(kernels)
+    flat = np.asarray(kernels, np.float64).reshape(count, -1)
+    per_group = count // groups
+    if flat.shape[1] < DUPLICATE_WEIGHTS or per_group < 2:
+        return None
+    lengths = norms(kernels)
+    alive = ~dead(lengths)
+    unit = np.where(alive[:, None], flat / np.where(lengths > 0, lengths, 1)[:, None], 0)
+    found: list[Duplicate | None] = []
+    for start in range(0, count, per_group):
+        members = unit[start : start + per_group]
+        cosines = members @ members.T
+        np.fill_diagonal(cosines, 0)
+        nearest = np.abs(cosines).argmax(axis=1)
+        for row, partner in enumerate(nearest):
+            cosine = float(cosines[row, partner])
+            found.append(Duplicate(start + int(partner), cosine) if abs(cosine) > DUPLICATE_COSINE else None)
+    return tuple(found)
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """What the 2-D spectra of a layer's kernels say, beside what white noise of the same size has.
+
+    Attributes:
+        high_frequency_share: [out], part of the energy above half the Nyquist frequency; NaN for all-zero kernels.
+        orientation: [out], 0 if the energy lies in no direction, 1 if it lies in one; NaN for all-zero kernels.
+        smooth_below: the 5 % quantile of the share of white noise.
+        sharp_above: the 95 % quantile of the share of white noise.
+        oriented_above: the 95 % quantile of the orientation of white noise.
+    """
+
+    high_frequency_share: npt.NDArray[np.float64]
+    orientation: npt.NDArray[np.float64]
+    smooth_below: float
+    sharp_above: float
+    oriented_above: float
+
+    def character(self, index: int) -> Character:
+        """Return what a kernel looks like.
+
+        "oriented" (edges, bars) where its orientation is above that of noise; else "smooth" (blobs, colours) where its
+        share is below, "sharp" (spots, fine lines) where it is above that of noise; else "noisy". About 85 in 100
+        kernels of pure noise are called noisy. "dead" if all weights are zero.
+        """
+        share = self.high_frequency_share[index]
+        if np.isnan(share):
+            return "dead"
+        if self.orientation[index] > self.oriented_above:
+            return "oriented"
+        if share < self.smooth_below:
+            return "smooth"
+        return "sharp" if share > self.sharp_above else "noisy"
+
+
+def spectrum(kernels: Numbers) -> Spectrum | None:
+    """Describe the kernels' 2-D spectra, or return None where kernels are smaller than 3 x 3.
+
+    With K(f) the Fourier transform of one input channel's slice at the frequency f = (fy, fx) in cycles per pixel,
+    energies summed over the input channels and integrated over the whole band |fy|, |fx| <= 1/2 (the integral is a sum
+    over a grid at least four times finer than the kernel):
+
+        share = (sum of |K(f)|^2 where |f| > 1/4) / (sum of |K(f)|^2)
+        orientation = |sum of |K(f)|^2 exp(2i angle(f))| / (sum of |K(f)|^2), the constant f = 0 giving nothing above
+
+    The zero frequency counts as low. White noise, whose expected spectrum is flat, has the expected share 1 - pi/16
+    whatever its size; the quantiles for its spread are drawn from 999 kernels of normal numbers with a fixed seed.
+
+    Args:
+        kernels: [out, in, height, width].
+    """
+    if kernels.ndim != 4 or min(kernels.shape[2:]) < SMALLEST_SPATIAL:
+        return None
+    share, orientation = _describe(np.asarray(kernels, np.float64))
+    return Spectrum(share, orientation, *_noise_quantiles(*kernels.shape[1:]))
+
+
+@functools.lru_cache(maxsize=64)
+def _noise_quantiles(channels: int, height: int, width: int) -> tuple[float, float, float]:
+    """Return for white-noise kernels the 5 % and 95 % quantiles of the share, and the 95 % quantile of orientation."""
+    generator = np.random.default_rng(0)
+    step = max(1, _NUMBERS_AT_ONCE // (channels * height * width))
+    parts = [
+        _describe(generator.standard_normal((min(step, _NOISE_DRAWS - start), channels, height, width)))
+        for start in range(0, _NOISE_DRAWS, step)
+    ]
+    share, orientation = (np.concatenate(values) for values in zip(*parts, strict=True))
+    return float(np.quantile(share, 0.05)), float(np.quantile(share, 0.95)), float(np.quantile(orientation, 0.95))
+
+
+def _describe(kernels: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Return share and orientation of kernels [out, in, height, width]."""
+    sums = _sums_by_position if kernels.shape[2] * kernels.shape[3] <= _SMALL else _sums_by_frequency
+    energy, high, angular = sums(kernels, *_weightings(*kernels.shape[2:]))
+    known = np.where(energy > 0, energy, np.nan)
+    return high / known, np.abs(angular) / known
+
+
+def _weightings(height: int, width: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.complex128]]:
+    """Return, on the grid of frequencies, 1 where they are high, and exp(2i angle)."""
+    size = max(64, 4 * max(height, width))
+    frequencies = np.fft.fftfreq(size)
+    fy, fx = frequencies[:, None], frequencies[None, :]
+    radius = np.hypot(fy, fx)
+    angle = np.where(radius > 0, np.exp(2j * np.arctan2(fy, fx)), 0)
+    # fftfreq has -1/2 but not +1/2: on that line only the symmetric part of the angle is meant.
+    angle[size // 2, :] = angle[size // 2, :].real
+    angle[:, size // 2] = angle[:, size // 2].real
+    return (radius > HIGH_FREQUENCY).astype(np.float64), angle
+
+
+_Sums: TypeAlias = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.complex128]]
+
+
+def _sums_by_frequency(
+    kernels: npt.NDArray[np.float64], high: npt.NDArray[np.float64], angular: npt.NDArray[np.complex128]
+) -> _Sums:
+    """Sum energies over frequencies as the definition says; for large kernels."""
+    total, above, turned = np.empty(len(kernels)), np.empty(len(kernels)), np.empty(len(kernels), np.complex128)
+    for index, kernel in enumerate(kernels):
+        energy = (np.abs(np.fft.fft2(kernel, high.shape)) ** 2).sum(axis=0)
+        total[index], above[index], turned[index] = energy.sum(), (energy * high).sum(), (energy * angular).sum()
+    return total, above, turned
+
+
+def _sums_by_position(
+    kernels: npt.NDArray[np.float64], high: npt.NDArray[np.float64], angular: npt.NDArray[np.complex128]
+) -> _Sums:
+    """Compute the same sums, divided by the number of frequencies, from products of weights; for small kernels.
+
+    By Parseval's theorem the mean over f of g(f) |K(f)|^2 is k'Qk, Q(p, q) being the inverse transform of g at p - q.
+    """
+    height, width = kernels.shape[2:]
+    flat = kernels.reshape(*kernels.shape[:2], -1)
+    products = flat.transpose(0, 2, 1) @ flat
+    rows, columns = np.divmod(np.arange(height * width), width)
+    offset = (rows[:, None] - rows[None, :]) % len(high), (columns[:, None] - columns[None, :]) % len(high)
+    return (
+        np.trace(products, axis1=1, axis2=2),
+        np.einsum("kpq,pq->k", products, np.fft.ifft2(high).real[offset]),
+        np.einsum("kpq,pq->k", products, np.fft.ifft2(angular)[offset]),
+    )
+
+
+def bound(values: Numbers) -> float:
+    """Return the largest absolute value, 0 for nothing."""
+    return float(np.abs(values).max(initial=0.0))
+
+
+def kernel_pixels(slices: Numbers, zero_at_grey: bool, limits: tuple[float, float]) -> Pixels:
+    """Draw one kernel, one pixel to a weight.
+
+    Args:
+        slices: [height, width] for grey, [height, width, 3] for RGB.
+        zero_at_grey: put zero at mid-grey (128) and the larger of |limits| at black and white; otherwise the smaller
+            limit is black and the larger white.
+        limits: smallest and largest weight that the scale covers: of the kernel, or of the layer.
+
+    Returns:
+        uint8 [height, width, 3]; mid-grey where the scale is empty (all weights equal).
+    """
+    values = np.asarray(slices, np.float64)
+    if values.ndim == 2:
+        values = np.repeat(values[..., None], 3, axis=2)
+    low, high = limits
+    if zero_at_grey:
+        reach = max(abs(low), abs(high))
+        scaled = _GREY + 127 * np.clip(values / reach, -1, 1) if reach else np.full(values.shape, float(_GREY))
+    else:
+        scaled = 255 * np.clip((values - low) / (high - low), 0, 1) if high > low else np.full(values.shape, _GREY)
+    drawn: Pixels = np.round(scaled).astype(np.uint8)
+    return drawn
+
+
+def grid(tiles: list[Pixels], columns: int, enlarge: int = 1, separator: int = 1, shade: int = 255) -> Pixels:
+    """Lay tiles of one size out in rows, with a line between and around them.
+
+    Args:
+        tiles: uint8 [h, w, 3] each.
+        columns: tiles in a row.
+        enlarge: pixels of the result for one pixel of a tile, without smoothing.
+        separator: width of the lines in pixels of the result.
+        shade: grey value of the lines and of empty places, 0..255.
+
+    Returns:
+        uint8 [rows * (h * enlarge + separator) + separator, columns * (w * enlarge + separator) + separator, 3].
+    """
+    height, width = (size * enlarge for size in tiles[0].shape[:2])
+    rows = -(-len(tiles) // columns)
+    sheet = np.full(
+        (rows * (height + separator) + separator, columns * (width + separator) + separator, 3), shade, np.uint8
+    )
+    for index, tile in enumerate(tiles):
+        row, column = divmod(index, columns)
+        top, left = (separator + row * (height + separator), separator + column * (width + separator))
+        sheet[top : top + height, left : left + width] = tile.repeat(enlarge, axis=0).repeat(enlarge, axis=1)
+    return sheet
+
+
+def columns_for(count: int) -> int:
+    """Return the number of columns of a nearly square grid that fills its rows where it can (64 -> 8, 32 -> 8)."""
+    root = math.isqrt(max(count - 1, 0)) + 1
+    return next((columns for columns in range(root, 2 * root) if count % columns == 0), root)

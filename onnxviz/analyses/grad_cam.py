@@ -1,0 +1,501 @@
+"""Grad-CAM at every layer: heat maps of the evidence for a class, from the first layer to the last."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import numpy as np
+from pydantic import Field, StrictInt, field_validator
+
+from onnxviz import colormap
+from onnxviz.analyses.base import Analysis, Bench, Job, LayerSelector, Subject
+from onnxviz.errors import AnalysisError, DataError, SelectionError, shorten
+from onnxviz.findings import (
+    Array,
+    Caveat,
+    Cell,
+    Column,
+    Coverage,
+    Finding,
+    MatrixRow,
+    Metric,
+    Note,
+    Picture,
+    PictureMatrix,
+    Table,
+)
+from onnxviz.image_choice import ImageChoice, choose_images, find_source, own_class
+from onnxviz.images import ImageSource, load_batch
+from onnxviz.targets import unit_indices
+from onnxviz.values import Layer
+
+if TYPE_CHECKING:
+    import torch
+
+    from onnxviz.attribution import EvidenceMap
+    from onnxviz.graph.view import GraphView
+
+_TOP = re.compile(r"top:([1-9]\d{0,3})")
+_CONVOLUTIONS = ("Conv", "ConvTranspose")
+_SMALLEST_PICTURE, _LARGEST_PICTURE = 128, 256
+_LIMIT = 24
+
+
+class GradCam(Analysis):
+    """Where in the image the evidence for a class lies, layer by layer.
+
+    For each image and class one forward and one backward pass gives the maps of all layers. A layer's channels are
+    weighted with the spatial mean of the gradient of the class's logit, added up, and negative sums are cut off. First
+    layers see edges all over the image; in a sound network the last ones see what makes the class: the neck of the
+    ostrich, the face of the lion. Evidence on the background, or on clothes instead of a face, is a warning.
+
+    Each map is drawn on a scale from 0 to its own maximum, so maps show where, not how much. What a map shows at an
+    early layer depends on the layer's whole future in the network; read the progression, not one picture.
+    """
+
+    kind: Literal["grad_cam"] = "grad_cam"
+    data: str = Field(description="The data set with the images.")
+    layers: LayerSelector = Field("all_convs", description="Layers with a map of positions; others are left out.")
+    value: Literal["activation", "convolution"] = Field(
+        "activation",
+        description="What a convolution stands for: what leaves the normalisation and activation behind it (the "
+        "rectified feature maps of the paper), or its own output. Other layers are taken as they are.",
+    )
+    images: ImageChoice = None
+    limit: int = Field(_LIMIT, ge=1, description="Most images to use, spread evenly over those chosen.")
+    classes: StrictInt | str | list[StrictInt | str] = Field(
+        "top:3",
+        description="`top:N` for the N classes of highest logit in each image, `label` for the image's own class, or "
+        "class names and indices.",
+    )
+
+    version: ClassVar[int] = 1
+    cites: ClassVar[tuple[str, ...]] = ("Selvaraju et al. 2017, Grad-CAM, arXiv:1610.02391",)
+    example: ClassVar[str] = "{kind: grad_cam, data: photos, layers: all_convs, classes: top:3}"
+
+    @field_validator("classes")
+    @classmethod
+    def _require_a_class(cls, value: object) -> object:
+        if isinstance(value, list) and not value:
+            raise ValueError("an empty list names no class")
+        if isinstance(value, str) and value.startswith("top:") and not _TOP.fullmatch(value):
+            raise ValueError("write top:3 for the three classes of highest logit")
+        return value
+
+    def jobs(self, subject: Subject) -> Iterable[Job]:
+        """Plan one job for each image."""
+        source = find_source(self.data, subject.data)
+        used, _ = self._layers(subject.view)
+        _require_logits(subject.view)
+        for index in choose_images(source, self.images, self.limit):
+            classes = self._classes(source, index, subject)
+            count = classes if isinstance(classes, int) else len(classes)
+            yield Job(
+                name=f"{index} {shorten(source.names[index], 40)}",
+                parameters={"image": index, "classes": classes, "own_class": _known_class(source, index, subject)},
+                layers=tuple(dict.fromkeys((*(layer.name for _, layer in used), subject.view.logits.name))),
+                data=(self.data,),
+                cost=1.0 + 2.0 * count,
+                images=2 * count * len(used) + 1,
+            )
+
+    def run(self, job: Job, bench: Bench) -> list[Finding]:
+        """Explain the classes of one image at every layer."""
+        index = int(job.parameters["image"])
+        source = find_source(self.data, bench.subject.data)
+        used, _ = self._layers(bench.subject.view)
+        titles = tuple(title for title, _ in used)
+        evidence = _explain(bench, source, index, [layer for _, layer in used], job.parameters["classes"])
+        kept = [place for place, size in enumerate(evidence.sizes) if max(size) > 1]
+        if not kept:
+            raise AnalysisError(
+                "no selected layer has a map of positions at this image size",
+                remedy="select convolutions before the global pooling, for example `layers: all_convs`",
+            )
+        return _report(evidence, kept, titles, source.names[index], job, bench.subject)
+
+    def combine(self, parts: Sequence[list[Finding]], subject: Subject) -> list[Finding]:
+        """Join the images; average the numbers; say what was left out."""
+        numbers: dict[str, list[Metric]] = {}
+        for part in parts:
+            for finding in part:
+                if isinstance(finding, Metric):
+                    numbers.setdefault(finding.name, []).append(finding)
+        rest: list[list[Finding]] = [[finding for finding in part if not isinstance(finding, Metric)] for part in parts]
+        metrics = [
+            dataclasses.replace(found[0], value=sum(metric.value for metric in found) / len(found))
+            for found in numbers.values()
+        ]
+        return [*metrics, *super().combine(rest, subject), *self._coverage(subject, len(parts)), *_blank(metrics)]
+
+    def _coverage(self, subject: Subject, images: int) -> list[Finding]:
+        source = find_source(self.data, subject.data)
+        used, skipped = self._layers(subject.view)
+        reason = f"no two spatial dimensions: {_listed(skipped)}" if skipped else ""
+        chosen = len(choose_images(source, self.images, self.limit))
+        wanted = len(choose_images(source, self.images, len(source)))
+        why_images = [f"`limit: {self.limit}`, spread evenly"] if chosen < wanted else []
+        why_images += ["chosen by `images`"] if wanted < len(source) else []
+        why_images += [f"{chosen - images} failed"] if images < chosen else []
+        classes = self.classes if isinstance(self.classes, list) else [self.classes]
+        per_image = int(match[1]) if (match := _TOP.fullmatch(str(classes[0]))) else len(classes)
+        total = max(subject.view.logits.unit_count, 1)
+        why_classes = "the highest logits of each image" if match else "chosen by `classes`"
+        return [
+            Coverage("layers", len(used), len(used) + len(skipped), reason, id="coverage.layers"),
+            Coverage("images", images, len(source), "; ".join(why_images), id="coverage.images"),
+            Coverage("classes", min(per_image, total), total, why_classes, id="coverage.classes"),
+        ]
+
+    def _layers(self, view: GraphView) -> tuple[list[tuple[str, Layer]], list[str]]:
+        """Return what is asked for: (heading, layer) of those with positions, and the names of the rest."""
+        used: dict[str, tuple[str, Layer]] = {}
+        skipped: list[str] = []
+        for layer in view.select(self.layers):
+            own = layer.operator in _CONVOLUTIONS and self.value == "activation"
+            shown = view.layer(f"{layer.name}:act") if own else layer
+            spatial = shown.spatial_shape
+            if shown.channel_axis is None or len(spatial) != 2 or all(size == 1 for size in spatial):
+                skipped.append(layer.name)
+            else:
+                used.setdefault(shown.value, (layer.name, shown))
+        if not used:
+            raise AnalysisError(
+                f"none of the selected layers has a map of positions: {_listed(skipped)}",
+                where="layers",
+                remedy="select layers before the global pooling, for example `layers: all_convs`",
+            )
+        return list(used.values()), skipped
+
+    def _classes(self, source: ImageSource, index: int, subject: Subject) -> list[int] | int:
+        """Return class indices, or how many of the highest logits to take."""
+        if isinstance(self.classes, str) and (match := _TOP.fullmatch(self.classes)):
+            return min(int(match[1]), max(subject.view.logits.unit_count, 1))
+        if self.classes == "label":
+            own = own_class(source, index, subject.labels)
+            if own is None:
+                raise DataError(
+                    "nothing says which class the image shows",
+                    where=shorten(source.names[index]),
+                    remedy="put a labels.csv with the columns file,class_index,name beside the images, or name classes",
+                )
+            return unit_indices(own, subject.view.logits, subject.labels)
+        return unit_indices(self.classes, subject.view.logits, subject.labels)
+
+
+# --- what to explain ------------------------------------------------------------------------------------------------
+
+
+def _known_class(source: ImageSource, index: int, subject: Subject) -> int | None:
+    """Return the class that an image is known to show, or None; here a class that the model lacks is no fault."""
+    try:
+        return own_class(source, index, subject.labels)
+    except SelectionError:
+        return None
+
+
+def _require_logits(view: GraphView) -> None:
+    if view.logits.channel_axis is None and len(view.logits.shape) > 1:
+        raise AnalysisError("the model's output has no axis of classes", where=shorten(view.logits.name))
+
+
+# --- the computation ------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Evidence:
+    """What the passes gave for one image.
+
+    Attributes:
+        image: float32 [3, H, W], as the network sees it.
+        classes: indices of the classes.
+        scores: one logit for each class.
+        probabilities: [all classes], or None if the model's output is none.
+        best: index of the class of highest logit.
+        maps: for each class one map for each layer.
+        averaged: positions that each logit is the mean of; 1 for a classifier.
+    """
+
+    image: torch.Tensor
+    classes: tuple[int, ...]
+    scores: tuple[float, ...]
+    probabilities: np.ndarray | None
+    best: int
+    maps: tuple[tuple[EvidenceMap, ...], ...]
+    averaged: int
+
+    @property
+    def sizes(self) -> list[tuple[int, ...]]:
+        return [tuple(found.values.shape[1:]) for found in self.maps[0]]
+
+
+def _explain(
+    bench: Bench, source: ImageSource, index: int, layers: Sequence[Layer], classes: Sequence[int] | int
+) -> _Evidence:
+    """Run one forward pass, and one backward pass for each class."""
+    import torch
+
+    from onnxviz.attribution import grad_cam
+
+    subject, model = bench.subject, bench.model
+    batch = load_batch(source, [index], subject.preprocessing, model.input_size)
+    image = torch.from_numpy(batch).to(model.device).requires_grad_()
+    logits_layer = subject.view.logits
+    wanted = list(dict.fromkeys((*layers, logits_layer)))
+    outputs = dict(zip(wanted, model.differentiable(wanted)(image), strict=True))
+    raw = outputs[logits_layer]
+    logits = raw.reshape(raw.shape[0], raw.shape[1] if raw.ndim > 1 else 1, -1)
+    averaged = int(logits.shape[2])
+    scores = logits.mean(dim=2)
+    activations = [outputs[layer] for layer in layers]
+    for layer, activation in zip([*layers, logits_layer], [*activations, raw], strict=True):
+        if not bool(torch.isfinite(activation).all()):
+            raise AnalysisError("the activations are not finite for this image", where=shorten(layer.name))
+    chosen = scores[0].topk(min(classes, scores.shape[1])).indices.tolist() if isinstance(classes, int) else classes
+    maps = []
+    for done, number in enumerate(chosen):
+        bench.progress(done, len(chosen), f"class {number}")
+        maps.append(grad_cam(scores[:, number], activations, keep_tape=done + 1 < len(chosen)))
+    bench.progress(len(chosen), len(chosen))
+    values = scores.detach()[0]
+    return _Evidence(
+        image.detach()[0],
+        tuple(chosen),
+        tuple(float(values[number]) for number in chosen),
+        _probabilities(bench, batch, int(values.numel())),
+        int(values.argmax()),
+        tuple(maps),
+        averaged,
+    )
+
+
+def _probabilities(bench: Bench, batch: np.ndarray, count: int) -> np.ndarray | None:
+    """Return the model's own probabilities, or None where its output is not one number for each class in 0..1."""
+    try:
+        found = np.asarray(bench.model.probabilities(batch), np.float64)[0]
+    except SelectionError:
+        return None
+    if found.shape != (count,) or not np.isfinite(found).all() or found.min() < -1e-6 or found.max() > 1 + 1e-6:
+        return None
+    clipped: np.ndarray = np.clip(found, 0.0, 1.0)
+    return clipped
+
+
+# --- what to say and show -------------------------------------------------------------------------------------------
+
+
+def _report(
+    evidence: _Evidence, kept: list[int], titles: tuple[str, ...], name: str, job: Job, subject: Subject
+) -> list[Finding]:
+    """Turn one image's maps into findings."""
+    index = int(job.parameters["image"])
+    columns = tuple(titles[place] for place in kept)
+    photograph = _photograph(evidence.image, subject.preprocessing.channel_order == "GRAY")
+    pictures = [[_pictures(row[place].values, photograph) for place in kept] for row in evidence.maps]
+    blank = [[float(row[place].values.max()) <= 0 for place in kept] for row in evidence.maps]
+    shown = [_class_name(number, subject.labels) for number in evidence.classes]
+    places = [_where(row[kept[-1]].values, photograph.shape[:2]) for row in evidence.maps]
+    rows, table = [], []
+    for place, number in enumerate(evidence.classes):
+        logit, probability = evidence.scores[place], _probability(evidence, place)
+        facts: list[tuple[str, Cell]] = [("class", number), ("logit", round(logit, 4))]
+        facts += [("probability", round(probability, 4))] if probability is not None else []
+        facts += [("evidence at the last layer", _in_words(places[place]))]
+        empty = [columns[k] for k, is_blank in enumerate(blank[place]) if is_blank]
+        facts += [("no positive evidence at", _listed(empty))] if empty else []
+        cells = tuple(_cell(pair, shown[place], column) for pair, column in zip(pictures[place], columns, strict=True))
+        lead = Picture(photograph, alt=f"{shorten(name)} as the network sees it", format="jpeg")
+        rows.append(MatrixRow(shown[place], cells, lead, tuple(facts)))
+        position, extent = places[place] or (None, None)
+        table.append((f"{name}: {shown[place]}", number, logit, probability, position, extent, len(empty)))
+    findings: list[Finding] = [
+        PictureMatrix(
+            f"maps.{index}", f"{name}: from the first layer to the last", columns, tuple(rows), scale=_SCALE
+        ),
+        Table("evidence", "Evidence at the last layer", _COLUMNS, tuple(table), _TABLE),
+        Coverage("maps (layer, image, class)", len(kept) * len(rows), len(titles) * len(rows),
+                 _pointlike(titles, kept), id="coverage.maps"),
+        _array(evidence, kept, columns, index, name),
+        *_numbers(evidence, blank, places, job.parameters["own_class"]),
+        *_caveats(evidence, kept, columns),
+    ]  # fmt: skip
+    findings.append(Note(_sentence(name, shown[0], _probability(evidence, 0), columns[-1], places[0])))
+    return findings
+
+
+_SCALE = "0 to the map's own maximum; black is no positive evidence"
+_TABLE = (
+    "Position: the centre of what reaches half of the map's maximum at the last layer. Extent: how much of the image "
+    "that is. Layers without positive evidence: their map is zero everywhere."
+)
+_COLUMNS = (
+    Column("image and class"),
+    Column("class", "integer"),
+    Column("logit", "number"),
+    Column("probability", "percent"),
+    Column("position"),
+    Column("extent", "percent"),
+    Column("layers without positive evidence", "integer"),
+)
+_ROWS, _SIDES = ("upper", "middle", "lower"), ("left", "centre", "right")
+
+
+def _where(values: torch.Tensor, size: tuple[int, ...]) -> tuple[str, float] | None:
+    """Return in words where a map [1, h, w] reaches half of its maximum, and on which part of the image; None if blank.
+
+    The position is the third of the image's height and width that holds the centre of mass of that part of the map.
+    """
+    from onnxviz.attribution import to_own_maximum, upsample
+
+    if float(values.max()) <= 0:
+        return None
+    heat = to_own_maximum(upsample(values, (size[0], size[1])))[0].double().cpu().numpy()
+    strong = np.where(heat >= 0.5, heat, 0)
+    row = (strong.sum(axis=1) @ (np.arange(size[0]) + 0.5)) / strong.sum() / size[0]
+    column = (strong.sum(axis=0) @ (np.arange(size[1]) + 0.5)) / strong.sum() / size[1]
+    vertical, horizontal = _ROWS[min(int(3 * row), 2)], _SIDES[min(int(3 * column), 2)]
+    words = "centre" if (vertical, horizontal) == ("middle", "centre") else f"{vertical} {horizontal}"
+    return words, float((heat >= 0.5).mean())
+
+
+def _in_words(place: tuple[str, float] | None) -> str:
+    return "none" if place is None else f"{place[0]}, {place[1]:.0%} of the image"
+
+
+def _sentence(image: str, shown: str, probability: float | None, layer: str, place: tuple[str, float] | None) -> str:
+    certainty = "" if probability is None else f" (probability {probability:.0%})"
+    if place is None:
+        return f"{image}: nothing at {layer} speaks for {shown}{certainty}."
+    return (
+        f"{image}: the evidence for {shown}{certainty} at {layer} lies at the {place[0]} "
+        f"and covers {place[1]:.0%} of the image."
+    )
+
+
+def _numbers(
+    evidence: _Evidence, blank: list[list[bool]], places: Sequence[tuple[str, float] | None], own: int | None
+) -> list[Finding]:
+    """Return one image's share of the metrics; `combine` averages them over the images."""
+    flat = [is_blank for row in blank for is_blank in row]
+    found: list[Finding] = [
+        Metric("blank_fraction", sum(flat) / len(flat), "maps without positive evidence",
+               "Share of the maps (layer, image, class) that are zero everywhere.", "percent", "lower")
+    ]  # fmt: skip
+    extents = [place[1] for place in places if place is not None]
+    if extents:
+        found.append(
+            Metric("last_layer_extent", sum(extents) / len(extents), "extent of the evidence",
+                   "Mean share of the image where the last layer's map reaches half of its maximum; blank maps left "
+                   "out.", "percent")
+        )  # fmt: skip
+    if evidence.probabilities is not None:
+        found.append(
+            Metric("top1_confidence", float(evidence.probabilities[evidence.best]), "confidence",
+                   "Mean probability of the class of highest logit.", "percent")
+        )  # fmt: skip
+    if own is not None:
+        found.append(
+            Metric("top1_accuracy", float(own == evidence.best), "images named right",
+                   "Share of the images whose own class has the highest logit, where their class is known; far below "
+                   "what is known of the model, it points to wrong preprocessing.", "percent", "higher")
+        )  # fmt: skip
+    return found
+
+
+def _caveats(evidence: _Evidence, kept: list[int], columns: tuple[str, ...]) -> list[Finding]:
+    """Say what a reader could take for a finding and is none."""
+    found: list[Finding] = []
+    reached = np.array([[float(row[place].gradient.max()) > 0 for place in kept] for row in evidence.maps])
+    if not reached.any():
+        found.append(
+            Caveat("The gradient of the class score is zero at every layer (rounding, sign or comparison operators, or "
+                   "a saturated output): Grad-CAM cannot explain this network, and its blank maps mean nothing.")
+        )  # fmt: skip
+    elif not reached.all(axis=1).all():
+        cut = [column for column, by_class in zip(columns, reached.T.tolist(), strict=True) if not any(by_class)]
+        if cut:
+            found.append(
+                Caveat(f"The class score's gradient is zero at {_listed(cut)}: the score does not depend on these "
+                       "layers, or every path to it is cut; their blank maps mean nothing.")
+            )  # fmt: skip
+    if evidence.averaged > 1:
+        found.append(
+            Caveat("The model gives one logit for each class and position; the score explained is their mean over "
+                   f"{evidence.averaged} positions.")
+        )  # fmt: skip
+    return found
+
+
+def _blank(metrics: Sequence[Metric]) -> list[Finding]:
+    fraction = next((metric.value for metric in metrics if metric.name == "blank_fraction"), 0.0)
+    if fraction <= 0:
+        return []
+    return [
+        Caveat(f"{fraction:.0%} of the maps hold no positive evidence: the weighted sum of channels is nowhere above "
+               "zero. They are drawn black; the rows say at which layers.")
+    ]  # fmt: skip
+
+
+def _array(evidence: _Evidence, kept: list[int], columns: tuple[str, ...], index: int, name: str) -> Array:
+    maps = {
+        f"class{number}_layer{position:03d}": row[place].values[0].float().cpu().numpy()
+        for number, row in zip(evidence.classes, evidence.maps, strict=True)
+        for position, place in enumerate(kept)
+    }
+    about = {"layers": np.array(columns), "classes": np.array(evidence.classes), "logits": np.array(evidence.scores)}
+    return Array(f"arrays.{index}", f"{name}: maps at the layers' own resolution", {**maps, **about})
+
+
+# --- pictures -------------------------------------------------------------------------------------------------------
+
+
+def _photograph(image: torch.Tensor, gray: bool) -> np.ndarray:
+    """Return what the network sees as uint8 [h, w, 3], enlarged or reduced to a size that suits a report."""
+    from torch.nn import functional
+
+    if gray:
+        image = (image * image.new_tensor((0.299, 0.587, 0.114))[:, None, None]).sum(dim=0).expand(3, -1, -1)
+    longest = max(image.shape[1:])
+    if longest < _SMALLEST_PICTURE:
+        times = -(-_SMALLEST_PICTURE // longest)
+        image = image.repeat_interleave(times, dim=1).repeat_interleave(times, dim=2)
+    elif longest > _LARGEST_PICTURE:
+        size = [max(1, round(length * _LARGEST_PICTURE / longest)) for length in image.shape[1:]]
+        image = functional.interpolate(image[None], size=size, mode="bilinear", antialias=True)[0]
+    pixels: np.ndarray = (image.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
+    return np.ascontiguousarray(pixels)
+
+
+def _pictures(values: torch.Tensor, photograph: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return heat map and overlay of a map [1, h, w]; the scale is the low-resolution map's own maximum."""
+    from onnxviz.attribution import to_own_maximum, upsample
+
+    height, width = photograph.shape[:2]
+    heat = upsample(to_own_maximum(values), (height, width))[0].cpu().numpy()
+    return colormap.colour(heat), colormap.overlay(photograph, heat)
+
+
+def _cell(pair: tuple[np.ndarray, np.ndarray], shown: str, column: str) -> tuple[Picture, Picture]:
+    alt = f"Grad-CAM of {shorten(shown, 40)} at {shorten(column, 40)}"
+    return Picture(pair[0], alt=alt, format="jpeg"), Picture(pair[1], alt=f"{alt}, over the image", format="jpeg")
+
+
+def _class_name(number: int, labels: Sequence[str] | None) -> str:
+    return labels[number] if labels and number < len(labels) else f"class {number}"
+
+
+def _probability(evidence: _Evidence, place: int) -> float | None:
+    return None if evidence.probabilities is None else float(evidence.probabilities[evidence.classes[place]])
+
+
+def _pointlike(titles: Sequence[str], kept: Sequence[int]) -> str:
+    gone = [title for place, title in enumerate(titles) if place not in kept]
+    return f"a single position at this image size: {_listed(gone)}" if gone else ""
+
+
+def _listed(names: Sequence[str], most: int = 8) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(shorten(name, 40) for name in names[:most]) + more

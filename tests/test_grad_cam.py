@@ -1,0 +1,568 @@
+"""Grad-CAM against its formula, against pytorch-grad-cam, and on networks with a known answer."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import sys
+import types
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import onnx
+import pytest
+import torch
+import yaml
+from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
+from pydantic import ValidationError
+
+import onnxviz.model
+from onnxviz import findings as f
+from onnxviz.analyses import registry
+from onnxviz.analyses.base import Bench, Subject
+from onnxviz.analyses.grad_cam import GradCam
+from onnxviz.attribution import grad_cam, to_own_maximum, upsample
+from onnxviz.errors import AnalysisError, DataError, SelectionError
+from onnxviz.images import ImageFolder, load_batch
+from onnxviz.model import Model
+from onnxviz.values import PRESETS
+
+Found = TypeVar("Found")
+SIDE = 32
+UNIT = dataclasses.replace(PRESETS["unit"], fit="none")
+
+
+@pytest.fixture(scope="session")
+def peer() -> types.ModuleType:
+    """pytorch-grad-cam, imported without torchvision.
+
+    Grad-CAM itself needs nothing of torchvision, and a torchvision wheel built for another torch (as on a machine with
+    the CPU build) cannot be imported. The stand-ins are gone when the import is done.
+    """
+    names = ("torchvision", "torchvision.transforms", "torchvision.transforms.functional")
+    hidden = {name: module for name, module in sys.modules.items() if name.split(".")[0] == "torchvision"}
+    for name in hidden:
+        del sys.modules[name]
+    stand_ins = {name: types.ModuleType(name) for name in names}
+    for attribute in ("Compose", "Normalize", "ToTensor"):
+        setattr(stand_ins[names[1]], attribute, None)
+    stand_ins[names[2]].resize = None  # type: ignore[attr-defined]
+    sys.modules.update(stand_ins)
+    try:
+        return importlib.import_module("pytorch_grad_cam")
+    finally:
+        for name in names:
+            sys.modules.pop(name, None)
+        sys.modules.update(hidden)
+
+
+class Tapped(torch.nn.Module):
+    """A network whose activations pass through modules, where pytorch-grad-cam can take them: the same tensors."""
+
+    def __init__(self, forward: Callable[[torch.Tensor], Sequence[torch.Tensor]], count: int) -> None:
+        super().__init__()
+        self.taps = torch.nn.ModuleList(torch.nn.Identity() for _ in range(count))
+        self.unused = torch.nn.Parameter(torch.zeros(1))  # the peer asks the parameters for their device
+        self._forward = forward
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        *activations, logits = self._forward(image.detach().requires_grad_())
+        for tap, activation in zip(self.taps, activations, strict=True):
+            assert tap(activation) is activation
+        return logits.reshape(len(logits), -1)
+
+
+def peer_maps(
+    peer: types.ModuleType, forward: Callable[[torch.Tensor], Sequence[torch.Tensor]], image: torch.Tensor, count: int,
+    target: int,
+) -> list[np.ndarray]:  # fmt: skip
+    """Maps by pytorch-grad-cam, one layer at a time: given several, it orders them by execution."""
+    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+
+    maps = []
+    for place in range(count):
+        network = Tapped(forward, count)
+        with peer.GradCAM(model=network, target_layers=[network.taps[place]]) as explain:
+            maps.append(explain(input_tensor=image, targets=[ClassifierOutputTarget(target)] * len(image)))
+    return maps
+
+
+def as_peer_scales(values: torch.Tensor, size: tuple[int, int]) -> np.ndarray:
+    """The pipeline of pytorch-grad-cam 1.5 (base_cam.py, utils/image.py): min-max, cv2.resize, min-max again."""
+    import cv2
+
+    scaled = []
+    for plane in values.numpy():
+        for resize in (True, False):
+            plane = plane - plane.min()
+            plane = plane / (1e-7 + plane.max())
+            plane = cv2.resize(plane.astype(np.float32), size[::-1]) if resize else plane
+        scaled.append(plane)
+    return np.stack(scaled)
+
+
+def small_network(seed: int = 0) -> Callable[[torch.Tensor], tuple[torch.Tensor, ...]]:
+    """Random convolutions of different sizes, a branch, and a logit for each of seven classes."""
+    torch.manual_seed(seed)
+    first = torch.nn.Conv2d(3, 6, 5, stride=2, padding=1)
+    second = torch.nn.Conv2d(6, 9, 3)
+    third = torch.nn.Conv2d(9, 9, 3, padding=1)
+    dense = torch.nn.Linear(9, 7)
+
+    def forward(image: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        a = first(image).relu()
+        b = torch.nn.functional.max_pool2d(second(a), 2)
+        c = third(b.relu()) + b
+        return a, b, c, dense(c.relu().mean(dim=(2, 3)))
+
+    return forward
+
+
+def formula(activation: np.ndarray, gradient: np.ndarray) -> np.ndarray:
+    """Equations 1 and 2 of the paper for one image, unit by unit and position by position."""
+    units, height, width = activation.shape
+    found = np.zeros((height, width))
+    for unit in range(units):
+        weight = sum(float(gradient[unit, y, x]) for y in range(height) for x in range(width)) / (height * width)
+        for y in range(height):
+            for x in range(width):
+                found[y, x] += weight * float(activation[unit, y, x])
+    return np.maximum(found, 0)
+
+
+def test_maps_follow_the_paper_s_formula() -> None:
+    image = torch.rand(2, 3, 20, 26, requires_grad=True)
+    *activations, logits = small_network()(image)
+    gradients = torch.autograd.grad(logits[:, 4].sum(), activations, retain_graph=True)
+    found = grad_cam(logits[:, 4], activations)
+    for evidence, activation, gradient in zip(found, activations, gradients, strict=True):
+        for index in range(2):
+            expected = formula(activation[index].detach().numpy(), gradient[index].numpy())
+            np.testing.assert_allclose(evidence.values[index].numpy(), expected, rtol=1e-5, atol=1e-7 * expected.max())
+        np.testing.assert_allclose(evidence.gradient.numpy(), gradient.abs().flatten(1).max(dim=1).values.numpy())
+
+
+def test_gradients_are_those_of_finite_differences() -> None:
+    """The weight of a unit is how the logit changes when the whole unit is raised, per position."""
+    torch.manual_seed(0)
+    dense = torch.nn.Linear(4, 3).double()
+    activation = torch.rand(1, 4, 5, 6, dtype=torch.float64, requires_grad=True)
+
+    def logit(values: torch.Tensor) -> torch.Tensor:
+        return dense((values**2).mean(dim=(2, 3)))[:, 1]
+
+    (found,) = grad_cam(logit(activation), [activation])
+    step, expected = 1e-6, torch.zeros(5, 6, dtype=torch.float64)
+    for unit in range(4):
+        raised = activation.detach().clone()
+        raised[:, unit] += step
+        weight = (logit(raised) - logit(activation)).item() / step / 30
+        expected += weight * activation[0, unit].detach()
+    np.testing.assert_allclose(found.values[0].numpy(), expected.relu().numpy(), rtol=1e-4)
+
+
+@pytest.mark.parametrize("target", [0, 4])
+def test_equal_to_pytorch_grad_cam(peer: types.ModuleType, target: int) -> None:
+    forward = small_network()
+    image = torch.rand(2, 3, 20, 26)
+    *activations, logits = forward(image.clone().requires_grad_())
+    ours = grad_cam(logits[:, target], activations)
+    theirs = peer_maps(peer, forward, image, len(activations), target)
+    for evidence, expected in zip(ours, theirs, strict=True):
+        assert expected.max() > 0.9
+        np.testing.assert_allclose(as_peer_scales(evidence.values, (20, 26)), expected, rtol=0, atol=1e-5)
+
+
+def test_all_layers_in_one_object_of_the_peer_come_in_order_of_execution(peer: types.ModuleType) -> None:
+    """The trap that `peer_maps` avoids: layers asked for from last to first come back from first to last."""
+    forward, image = small_network(), torch.rand(1, 3, 20, 26)
+    network = Tapped(forward, 3)
+    with peer.GradCAM(model=network, target_layers=[network.taps[2], network.taps[0]]) as explain:
+        explain(input_tensor=image, targets=None)
+        assert [tensor.shape[1] for tensor in explain.activations_and_grads.activations] == [6, 9]
+
+
+def test_upsampling_is_opencv_s() -> None:
+    import cv2
+
+    values = torch.rand(1, 7, 13)
+    np.testing.assert_allclose(
+        upsample(values, (224, 160))[0].numpy(), cv2.resize(values[0].numpy(), (160, 224)), atol=1e-5
+    )
+
+
+def test_a_map_of_zeros_stays_zero() -> None:
+    maps = torch.stack([torch.zeros(3, 4), torch.full((3, 4), 1e-30), torch.rand(3, 4)])
+    scaled = to_own_maximum(maps)
+    assert torch.isfinite(scaled).all()
+    assert scaled.amax(dim=(1, 2)).tolist() == [0.0, 1.0, 1.0]
+
+
+def test_what_the_score_does_not_depend_on_has_no_evidence() -> None:
+    image = torch.rand(1, 3, 8, 8, requires_grad=True)
+    used, unused = image * 2, image * 3
+    constant = torch.rand(1, 3, 4, 4)
+    found = grad_cam(used.mean(dim=(1, 2, 3)), [unused, used, constant])
+    assert [float(evidence.values.max()) > 0 for evidence in found] == [False, True, False]
+    assert [float(evidence.gradient.max()) > 0 for evidence in found] == [False, True, False]
+    (cut,) = grad_cam(used.mean(dim=(1, 2, 3)).detach(), [used])
+    assert cut.values.shape == (1, 8, 8)
+    assert float(cut.values.max()) == 0
+    with pytest.raises(ValueError, match="Grad-CAM needs"):
+        grad_cam(used.mean(dim=(1, 2, 3)), [used.mean(dim=(2, 3))])
+
+
+# --- the analysis on hand-made networks -----------------------------------------------------------------------------
+
+
+def save(path: Path, nodes: list[Any], weights: dict[str, np.ndarray], shape: list[Any], output: str) -> Path:
+    graph = helper.make_graph(
+        nodes,
+        "detectors",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info(output, TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(np.asarray(array, np.float32), name) for name, array in weights.items()],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    return path
+
+
+CLASSES = ("red", "blue", "not red")
+
+
+def detectors(path: Path, *, nhwc: bool = False, sign: bool = False) -> Path:
+    """Save conv (red, blue) -> ReLU -> pool1 (half size) -> global pooling -> logits of red, blue and not red."""
+    weight = np.zeros((2, 3, 1, 1))
+    weight[0, :, 0, 0], weight[1, :, 0, 0] = [1, -1, -1], [-1, -1, 1]
+    nodes = [helper.make_node("Transpose", ["image"], ["turned"], name="turn", perm=[0, 3, 1, 2])] if nhwc else []
+    nodes += [
+        helper.make_node("Conv", ["turned" if nhwc else "image", "w"], ["c"], name="colour"),
+        helper.make_node("Relu", ["c"], ["r"], name="relu"),
+        helper.make_node("MaxPool", ["r"], ["h"], name="half", kernel_shape=[2, 2], strides=[2, 2]),
+        helper.make_node("GlobalAveragePool", ["h"], ["p"], name="pool"),
+    ]
+    if sign:
+        nodes.append(helper.make_node("Floor", ["p"], ["s"], name="floor"))
+    nodes += [
+        helper.make_node("Flatten", ["s" if sign else "p"], ["flat"], name="flatten"),
+        helper.make_node("MatMul", ["flat", "head"], ["logits"], name="logits"),
+        helper.make_node("Softmax", ["logits"], ["probabilities"], name="softmax"),
+    ]
+    weights = {"w": weight, "head": np.array([[4.0, 0, -4], [0, 4, 0]])}
+    shape = ["n", SIDE, SIDE, 3] if nhwc else ["n", 3, SIDE, SIDE]
+    return save(path, nodes, weights, shape, "probabilities")
+
+
+def squares(folder: Path, count: int = 1) -> ImageFolder:
+    """Save grey pictures with a red square at the upper right and a blue one at the lower left."""
+    for index in range(count):
+        pixels = np.full((SIDE, SIDE, 3), 90, np.uint8)
+        pixels[4:12, 20:28] = (255, 0, 0)
+        pixels[22:28, 4:8] = (0, 0, 255)
+        Image.fromarray(pixels).save(folder / f"square{index}.png")
+    return ImageFolder.find("photos", ["*.png"], folder)
+
+
+def bench(model: Model, source: ImageFolder, labels: Sequence[str] | None = None) -> Bench:
+    names = tuple(labels) if labels is not None else model.labels
+    subject = Subject("model", model.view, model.preprocessing, names, {"photos": source}, 0)
+    return Bench(subject, model, lambda *_: None)
+
+
+@pytest.fixture
+def on(tmp_path: Path) -> Bench:
+    model = onnxviz.model.load(detectors(tmp_path / "m.onnx"), preprocess=UNIT, labels=CLASSES, device="cpu")
+    return bench(model, squares(tmp_path))
+
+
+def findings(analysis: GradCam, on: Bench) -> list[f.Finding]:
+    return analysis.combine([analysis.run(job, on) for job in analysis.jobs(on.subject)], on.subject)
+
+
+def find(found: list[f.Finding], kind: type[Found], key: str) -> Found:
+    (only,) = (one for one in found if isinstance(one, kind) and getattr(one, "id", "") == key)
+    return only
+
+
+def metrics(found: list[f.Finding]) -> dict[str, float]:
+    return {one.name: one.value for one in found if isinstance(one, f.Metric)}
+
+
+def pixels(picture: f.Picture) -> np.ndarray:
+    assert picture.pixels is not None
+    return picture.pixels
+
+
+def test_the_red_detector_looks_at_the_red_square(on: Bench) -> None:
+    found = findings(GradCam(data="photos", layers=["colour", "half"], classes=["red", "blue"]), on)
+    raw = find(found, f.Array, "arrays.0").arrays
+    red = np.zeros((SIDE, SIDE))
+    red[4:12, 20:28] = 1
+    # Max pooling sends the gradient of a window to one of its four equal positions, so its mean is 4 / (16 * 16) / 4.
+    np.testing.assert_allclose(raw["class0_layer000"], red * 4 / SIDE**2, rtol=1e-5, atol=1e-9)
+    np.testing.assert_allclose(raw["class0_layer001"], red[::2, ::2] * 4 / (SIDE / 2) ** 2, rtol=1e-5, atol=1e-9)
+    assert raw["layers"].tolist() == ["colour", "half"]
+    matrix = find(found, f.PictureMatrix, "maps.0")
+    assert matrix.columns == ("colour", "half")
+    assert [row.title for row in matrix.rows] == ["red", "blue"]
+    assert "own maximum" in matrix.scale
+    for row, (top, left) in zip(matrix.rows, [(8, 24), (25, 6)], strict=True):
+        for cell in row.cells:
+            assert cell is not None
+            heat, overlay = (pixels(picture).astype(int) for picture in cell)
+            times = len(heat) // SIDE
+            assert heat.shape == overlay.shape == (times * SIDE, times * SIDE, 3)
+            brightest = np.unravel_index(heat.sum(axis=2).argmax(), heat.shape[:2])
+            assert abs(brightest[0] / times - top) <= 5
+            assert abs(brightest[1] / times - left) <= 5
+    assert matrix.rows[0].lead is not None
+    lead = pixels(matrix.rows[0].lead)
+    assert lead[8 * times, 24 * times].tolist() == [255, 0, 0]
+
+
+def test_facts_words_and_numbers(on: Bench) -> None:
+    analysis = GradCam(data="photos", layers=["colour", "half"], classes="top:2")
+    found = findings(analysis, on)
+    rows = find(found, f.Table, "evidence").rows
+    assert [row[1] for row in rows] == [0, 1]
+    red, blue = 4 * 64 / SIDE**2, 4 * 24 / SIDE**2
+    assert rows[0][2] == pytest.approx(red, rel=1e-5)
+    assert rows[1][2] == pytest.approx(blue, rel=1e-5)
+    total = np.exp(red) + np.exp(blue) + np.exp(-red)
+    assert rows[0][3] == pytest.approx(np.exp(red) / total, rel=1e-5)
+    assert [row[4] for row in rows] == ["upper right", "lower left"]
+    assert rows[0][5] == pytest.approx(64 / SIDE**2, abs=0.02)
+    (note,) = (one.text for one in found if isinstance(one, f.Note))
+    assert note.startswith("square0.png: the evidence for red (probability ")
+    assert "at half lies at the upper right and covers 6% of the image" in note
+    assert metrics(found)["blank_fraction"] == 0
+    assert metrics(found)["top1_confidence"] == pytest.approx(np.exp(red) / total, rel=1e-5)
+    assert "top1_accuracy" not in metrics(found)
+    assert analysis.metrics(found) == metrics(found)
+    coverage = {one.id: (one.done, one.total) for one in found if isinstance(one, f.Coverage)}
+    assert coverage == {
+        "coverage.maps": (4, 4),
+        "coverage.layers": (2, 2),
+        "coverage.images": (1, 1),
+        "coverage.classes": (2, 3),
+    }
+
+
+def test_no_positive_evidence_is_said_and_drawn_black(on: Bench) -> None:
+    found = findings(GradCam(data="photos", layers=["colour", "half"], classes=["not red"]), on)
+    for one in found:
+        if isinstance(one, f.Array):
+            assert all(np.isfinite(array).all() for array in one.arrays.values() if array.dtype.kind == "f")
+            assert one.arrays["class2_layer000"].max() == 0
+    (row,) = find(found, f.PictureMatrix, "maps.0").rows
+    assert dict(row.facts)["no positive evidence at"] == "colour, half"
+    for cell in row.cells:
+        assert cell is not None
+        assert (pixels(cell[0]) == (0, 0, 4)).all()
+    assert metrics(found)["blank_fraction"] == 1
+    assert "last_layer_extent" not in metrics(found)
+    caveats = [one.text for one in found if isinstance(one, f.Caveat)]
+    assert any("100% of the maps hold no positive evidence" in text for text in caveats)
+    assert not any("gradient" in text for text in caveats), "there is a gradient, it is negative"
+    (note,) = (one.text for one in found if isinstance(one, f.Note))
+    assert "nothing at half speaks for not red" in note
+
+
+def test_a_network_without_gradient_is_said(tmp_path: Path) -> None:
+    model = onnxviz.model.load(detectors(tmp_path / "m.onnx", sign=True), preprocess=UNIT, device="cpu")
+    found = findings(GradCam(data="photos", classes=0), bench(model, squares(tmp_path)))
+    assert any("gradient of the class score is zero at every layer" in one.text for one in found
+               if isinstance(one, f.Caveat))  # fmt: skip
+    assert metrics(found)["blank_fraction"] == 1
+
+
+def test_layers_without_positions_are_left_out_and_said(on: Bench) -> None:
+    found = findings(GradCam(data="photos", layers=["colour", "pool", "logits"], classes=["red"]), on)
+    layers = find(found, f.Coverage, "coverage.layers")
+    assert (layers.done, layers.total) == (1, 3)
+    assert "pool" in layers.reason
+    assert "logits" in layers.reason
+    with pytest.raises(AnalysisError, match="none of the selected layers"):
+        list(GradCam(data="photos", layers=["pool", "logits"]).jobs(on.subject))
+
+
+def test_activation_or_convolution(on: Bench) -> None:
+    maps = {}
+    for value in ("activation", "convolution"):
+        analysis = GradCam(data="photos", layers="colour", value=value, classes=["red"])
+        (job,) = analysis.jobs(on.subject)
+        maps[value] = (job.layers[0], find(findings(analysis, on), f.Array, "arrays.0").arrays["class0_layer000"])
+    assert [maps[value][0] for value in ("activation", "convolution")] == ["relu", "colour"]
+    # In the convolution's own output, red has negative values outside the square; the map shows none of them.
+    assert maps["activation"][1].max() > 0
+    assert maps["convolution"][1].max() > 0
+    twice = findings(GradCam(data="photos", layers=["colour", "relu"], classes=["red"]), on)
+    assert find(twice, f.PictureMatrix, "maps.0").columns == ("colour",), "the same tensor is shown once"
+
+
+def test_one_forward_pass_and_one_backward_pass_for_each_class(on: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = {"forward": 0, "backward": 0}
+    make, backward = Model.differentiable, torch.autograd.grad
+
+    def counted(self: Model, layers: Any) -> Any:
+        forward = make(self, layers)
+
+        def run(images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            calls["forward"] += 1
+            return forward(images)
+
+        return run
+
+    def grad(*arguments: Any, **settings: Any) -> Any:
+        calls["backward"] += 1
+        return backward(*arguments, **settings)
+
+    monkeypatch.setattr(Model, "differentiable", counted)
+    monkeypatch.setattr(torch.autograd, "grad", grad)
+    findings(GradCam(data="photos", layers=["colour", "half"], classes="top:3"), on)
+    assert calls == {"forward": 1, "backward": 3}
+
+
+def test_layout_does_not_change_the_maps(on: Bench, tmp_path: Path) -> None:
+    (tmp_path / "nhwc").mkdir()
+    path = detectors(tmp_path / "nhwc" / "m.onnx", nhwc=True)
+    other = bench(onnxviz.model.load(path, preprocess=UNIT, labels=CLASSES, device="cpu"), on.subject.data["photos"])  # type: ignore[arg-type]
+    analysis = GradCam(data="photos", layers=["colour", "half"])
+    one, two = (find(findings(analysis, some), f.Array, "arrays.0").arrays for some in (on, other))
+    assert one.keys() == two.keys()
+    for key in one:
+        if key.startswith("class"):
+            np.testing.assert_allclose(one[key], two[key], rtol=1e-5, atol=1e-9)
+
+
+def test_the_same_job_gives_the_same_bits(on: Bench) -> None:
+    analysis = GradCam(data="photos", layers=["colour", "half"])
+    first, second = findings(analysis, on), findings(analysis, on)
+    one, two = (find(found, f.Array, "arrays.0").arrays for found in (first, second))
+    assert all((one[key] == two[key]).all() for key in one)
+    for left, right in zip(f.pictures(first), f.pictures(second), strict=True):
+        assert (pixels(left) == pixels(right)).all()
+
+
+def test_several_images_are_joined_averaged_and_limited(tmp_path: Path) -> None:
+    model = onnxviz.model.load(detectors(tmp_path / "m.onnx"), preprocess=UNIT, labels=CLASSES, device="cpu")
+    some = bench(model, squares(tmp_path, 5))
+    analysis = GradCam(data="photos", layers="half", classes=["red", "not red"], limit=2)
+    jobs = list(analysis.jobs(some.subject))
+    assert [job.parameters["image"] for job in jobs] == [0, 2]
+    assert len({job.name for job in jobs}) == 2
+    found = findings(analysis, some)
+    assert len([one for one in found if isinstance(one, f.PictureMatrix)]) == 2
+    assert len(find(found, f.Table, "evidence").rows) == 4
+    assert metrics(found)["blank_fraction"] == 0.5
+    images = find(found, f.Coverage, "coverage.images")
+    assert (images.done, images.total) == (2, 5)
+    assert "limit" in images.reason
+    maps = find(found, f.Coverage, "coverage.maps")
+    assert (maps.done, maps.total) == (4, 4)
+
+
+def test_own_classes_come_from_labels_beside_the_images(tmp_path: Path) -> None:
+    source = squares(tmp_path, 2)
+    (tmp_path / "labels.csv").write_text("file,class_index,name\nsquare0.png,7,red\nsquare1.png,8,blue\n")
+    model = onnxviz.model.load(detectors(tmp_path / "m.onnx"), preprocess=UNIT, labels=CLASSES, device="cpu")
+    some = bench(model, source)
+    found = findings(GradCam(data="photos", layers="half", classes="label"), some)
+    assert [row[1] for row in find(found, f.Table, "evidence").rows] == [0, 1], "names decide, not foreign numbers"
+    assert metrics(found)["top1_accuracy"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "words"),
+    [
+        ({"data": "photo"}, DataError, "did you mean 'photos'"),
+        ({"data": "photos", "classes": "rad"}, SelectionError, "red"),
+        ({"data": "photos", "classes": 3}, SelectionError, "no unit 3"),
+        ({"data": "photos", "classes": "label"}, DataError, "labels.csv"),
+        ({"data": "photos", "layers": "colur"}, SelectionError, "colour"),
+    ],
+)
+def test_mistakes_are_named_when_planning(
+    on: Bench, settings: dict[str, Any], error: type[Exception], words: str
+) -> None:
+    with pytest.raises(error) as caught:
+        list(GradCam(**settings).jobs(on.subject))
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("classes", [[], "top:0", "top:x", "top:"])
+def test_classes_that_mean_nothing_are_refused_by_the_schema(classes: Any) -> None:
+    with pytest.raises(ValidationError):
+        GradCam(data="photos", classes=classes)
+
+
+def test_example_validates_and_every_field_is_described() -> None:
+    assert registry()["grad_cam"] is GradCam
+    GradCam.model_validate(yaml.safe_load(GradCam.example))
+    for name, entry in GradCam.model_fields.items():
+        assert name in ("kind", "title") or entry.description or entry.metadata, name
+
+
+def test_findings_survive_a_round_trip(on: Bench) -> None:
+    found = findings(GradCam(data="photos", layers="half"), on)
+
+    def stored(leaf: f.Picture | f.Array) -> f.Picture | f.Array:
+        emptied = {"pixels": None} if isinstance(leaf, f.Picture) else {"arrays": {}}
+        return dataclasses.replace(leaf, path="x", **emptied)  # type: ignore[arg-type]
+
+    written = f.to_data([f.replace_leaves(one, stored) for one in found])
+    assert f.to_data(list(f.from_data(written))) == written
+
+
+# --- real models ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.zoo
+@pytest.mark.parametrize(
+    ("file", "preprocess", "layers", "target"),
+    [
+        ("squeezenet_fp16.onnx", "caffe", ["Conv[0]:act", "Conv[9]", "Conv[18]:act", "Conv[-1]:act"], 9),
+        ("cifar10_resnet20_dynamo20.onnx", "imagenet", ["Conv[0]", "Conv[7]:act", "Conv[-1]"], 2),
+    ],
+)
+def test_equal_to_pytorch_grad_cam_on_real_models(
+    peer: types.ModuleType, zoo: Path, shared_data: Path, file: str, preprocess: str, layers: list[str], target: int
+) -> None:
+    model = onnxviz.model.load(zoo / "onnx" / file, preprocess=preprocess, device="cpu")
+    source = ImageFolder.find("photos", ["n01518878_ostrich.JPEG"], shared_data / "imagenet_sample")
+    image = torch.from_numpy(load_batch(source, [0], model.preprocessing, model.input_size))
+    chosen = [model.view.layer(name) for name in layers]
+    forward = model.differentiable([*chosen, model.view.logits])
+    *activations, logits = forward(image.clone().requires_grad_())
+    ours = grad_cam(logits.flatten(1)[:, target], activations)
+    theirs = peer_maps(peer, forward, image, len(chosen), target)
+    compared = 0
+    for evidence, expected in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(as_peer_scales(evidence.values, model.input_size), expected, rtol=0, atol=1e-5)
+        compared += expected.max() > 0.9
+    assert compared >= 2, "blank maps prove nothing"
+
+
+@pytest.mark.zoo
+def test_the_animals_are_where_the_evidence_is(zoo: Path, shared_data: Path) -> None:
+    labels = (zoo / "labels" / "imagenet_1000.txt").read_text().splitlines()
+    model = onnxviz.model.load(zoo / "onnx" / "squeezenet_fp16.onnx", preprocess="caffe", labels=labels, device="cpu")
+    names = ["n01518878_ostrich.JPEG", "n02056570_king_penguin.JPEG", "n02129165_lion.JPEG"]
+    some = bench(model, ImageFolder.find("photos", names, shared_data / "imagenet_sample"))
+    found = findings(GradCam(data="photos", layers="last_conv", classes="label"), some)
+    assert [row[1] for row in find(found, f.Table, "evidence").rows] == [9, 145, 291]
+    # Boxes around the animals in the cropped picture, as parts of its height and width: top, bottom, left, right.
+    boxes = [(0.20, 0.80, 0.35, 0.65), (0.10, 0.98, 0.10, 0.75), (0.45, 0.98, 0.40, 0.68)]
+    for index, (name, (top, bottom, left, right)) in enumerate(zip(names, boxes, strict=True)):
+        raw = find(found, f.Array, f"arrays.{index}").arrays
+        values = next(array for key, array in raw.items() if key.startswith("class") and array.ndim == 2)
+        heat = upsample(torch.from_numpy(values)[None], (100, 100))[0].numpy()
+        inside = heat[int(100 * top) : int(100 * bottom), int(100 * left) : int(100 * right)].sum() / heat.sum()
+        area = (bottom - top) * (right - left)
+        row, column = (place / 100 for place in np.unravel_index(heat.argmax(), heat.shape))
+        assert top < row < bottom, f"{name}: the peak is beside the animal"
+        assert left < column < right, f"{name}: the peak is beside the animal"
+        assert inside > 1.4 * area, name

@@ -1,0 +1,258 @@
+"""Shape arithmetic whose result is known becomes a constant.
+
+PyTorch writes `x.view(x.size(0), -1)` as Shape, Gather, Unsqueeze, Concat and Reshape. Each entry of such a shape is a
+number, or a free dimension times a number. A Reshape whose target has at most one entry that is not a number gets a
+constant target, with 0 where an input dimension is kept and -1 where it follows from the rest.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import NodeProto, TensorProto
+
+from onnxviz.graph.passes import Draft
+from onnxviz.graph.shapes import TensorType
+from onnxviz.graph.structure import attribute, initializers, integers, replace_nodes, to_array
+
+_LONGEST = 64
+"""Shapes are short; longer integer tensors are data."""
+_ROUNDS = 12
+"""A Reshape that becomes constant makes the shapes behind it known, and so on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Multiple:
+    """A free dimension, or a product of some, times a number."""
+
+    factor: int
+    symbols: tuple[str, ...]
+
+
+def run(draft: Draft) -> str:
+    """Make shapes constant, in rounds."""
+    for _ in range(_ROUNDS):
+        changed = _round(draft)
+        draft.shapes_resolved += changed
+        if not changed:
+            break
+        draft.changed()
+    draft.drop_unused()
+    draft.changed()
+    count = draft.shapes_resolved
+    return f"computed {count} shapes beforehand" if count else ""
+
+
+def _round(draft: Draft) -> int:
+    graph = draft.graph
+    types = draft.types()
+    constants = initializers(graph)
+    known: dict[str, np.ndarray] = {}
+    outputs = {value.name for value in graph.output}
+    kept: list[NodeProto] = []
+    changed = 0
+    for node in graph.node:
+        result = _evaluate(node, known, constants, types)
+        if result is not None:
+            known[node.output[0]] = result
+            if all(isinstance(entry, int) for entry in result.reshape(-1)) and node.output[0] not in outputs:
+                element = types.get(node.output[0], TensorType(TensorProto.INT64, None)).element
+                kind = np.int32 if element == TensorProto.INT32 else np.int64
+                graph.initializer.append(onnx.numpy_helper.from_array(result.astype(kind), node.output[0]))
+                changed += 1
+                continue
+        if node.op_type == "Reshape" and not node.domain and node.input[1] not in constants:
+            target = _target(node, known.get(node.input[1]), types)
+            if target is not None:
+                node.input[1] = draft.add_constant(onnx.numpy_helper.from_array(target), node.input[1])
+                changed += 1
+        kept.append(node)
+    if len(kept) < len(graph.node):
+        replace_nodes(graph, kept)
+    return changed
+
+
+def _target(node: NodeProto, entries: np.ndarray | None, types: dict[str, TensorType]) -> np.ndarray | None:
+    """Return a constant target for a Reshape whose target shape is partly known."""
+    if entries is None or attribute(node, "allowzero", 0):
+        return None
+    before = types.get(node.input[0], TensorType(0, None)).shape
+    target: list[int] = []
+    open_places = 0
+    for place, entry in enumerate(entries.reshape(-1)):
+        if isinstance(entry, int):
+            target.append(entry)
+        elif (
+            isinstance(entry, Multiple)
+            and before is not None
+            and place < len(before)
+            and before[place] is not None
+            and entry == Multiple(1, (str(before[place]),))
+        ):
+            target.append(0)
+        else:
+            target.append(-1)
+            open_places += 1
+    if target.count(-1) > 1:
+        return None
+    return np.asarray(target, np.int64)
+
+
+# --- integers of which some are free dimensions ---------------------------------------------------------------------
+
+
+def _evaluate(
+    node: NodeProto, known: dict[str, np.ndarray], constants: dict[str, TensorProto], types: dict[str, TensorType]
+) -> np.ndarray | None:
+    """Return the node's result as an array of int, Multiple and None (unknown), or None if it is no shape."""
+    if node.domain:
+        return None
+    if node.op_type == "Shape":
+        shape = types.get(node.input[0], TensorType(0, None)).shape
+        if shape is None:
+            return None
+        part = shape[slice(int(attribute(node, "start", 0)), attribute(node, "end"))]
+        return _array([Multiple(1, (size,)) if isinstance(size, str) else size for size in part])
+    rule = _RULES.get(node.op_type)
+    if rule is None or not any(name in known for name in node.input):
+        return None
+    inputs = [_read(name, known, constants) for name in node.input if name]
+    if any(entry is None for entry in inputs):
+        return None
+    try:
+        result = rule(node, [entry for entry in inputs if entry is not None])
+    except (ValueError, IndexError, TypeError, OverflowError, ZeroDivisionError):
+        return None  # inconsistent: shape inference and ONNX Runtime say what is wrong with it
+    return result if result is None or result.size <= _LONGEST else None
+
+
+def _array(entries: Any) -> np.ndarray:
+    array = np.empty(len(entries), object)
+    array[:] = entries
+    return array
+
+
+def _read(name: str, known: dict[str, np.ndarray], constants: dict[str, TensorProto]) -> np.ndarray | None:
+    if name in known:
+        return known[name]
+    tensor = constants.get(name)
+    if tensor is None or tensor.data_type not in (TensorProto.INT64, TensorProto.INT32):
+        return None
+    if math.prod(tensor.dims) > _LONGEST:
+        return None
+    array = to_array(tensor)
+    result = np.empty(array.shape, object)
+    result.reshape(-1)[:] = [int(entry) for entry in array.reshape(-1)]
+    return result
+
+
+def _axes(node: NodeProto, inputs: list[np.ndarray]) -> tuple[int, ...]:
+    if len(inputs) > 1:
+        return tuple(int(entry) for entry in inputs[1].reshape(-1))
+    return integers(node, "axes")
+
+
+def _gather(node: NodeProto, inputs: list[np.ndarray]) -> np.ndarray:
+    indices = inputs[1].astype(np.int64)
+    taken = inputs[0].take(indices.reshape(-1), axis=int(attribute(node, "axis", 0)))
+    return taken.reshape(indices.shape) if inputs[0].ndim == 1 else taken
+
+
+def _unsqueeze(node: NodeProto, inputs: list[np.ndarray]) -> np.ndarray:
+    axes = _axes(node, inputs)
+    rank = inputs[0].ndim + len(axes)
+    new = {axis % rank for axis in axes}
+    sizes = iter(inputs[0].shape)
+    return inputs[0].reshape([1 if index in new else next(sizes) for index in range(rank)])
+
+
+def _squeeze(node: NodeProto, inputs: list[np.ndarray]) -> np.ndarray:
+    axes = _axes(node, inputs)
+    return inputs[0].squeeze(axis=axes) if axes else inputs[0].squeeze()
+
+
+def _slice(node: NodeProto, inputs: list[np.ndarray]) -> np.ndarray | None:
+    if inputs[0].ndim != 1:
+        return None
+    if len(inputs) > 2:
+        start, end = (int(entry.reshape(-1)[0]) for entry in inputs[1:3])
+        step = int(inputs[4].reshape(-1)[0]) if len(inputs) > 4 else 1
+    else:
+        start, end, step = integers(node, "starts")[0], integers(node, "ends")[0], 1
+    if step < 0 and end < -len(inputs[0]):
+        return inputs[0][start::step]
+    return inputs[0][start:end:step]
+
+
+def _concat(node: NodeProto, inputs: list[np.ndarray]) -> np.ndarray:
+    return np.concatenate(inputs, axis=int(attribute(node, "axis", 0)))
+
+
+def _cast(node: NodeProto, inputs: list[np.ndarray]) -> np.ndarray | None:
+    return inputs[0] if attribute(node, "to") in (TensorProto.INT64, TensorProto.INT32) else None
+
+
+def _reshape(_: NodeProto, inputs: list[np.ndarray]) -> np.ndarray:
+    return inputs[0].reshape([int(entry) for entry in inputs[1].reshape(-1)])
+
+
+def _times(a: Any, b: Any) -> Any:
+    if a is None or b is None:
+        return None
+    if isinstance(a, int) and isinstance(b, int):
+        return a * b
+    a = a if isinstance(a, Multiple) else Multiple(a, ())
+    b = b if isinstance(b, Multiple) else Multiple(b, ())
+    if a.factor * b.factor == 0:
+        return 0
+    return Multiple(a.factor * b.factor, tuple(sorted(a.symbols + b.symbols)))
+
+
+def _over(a: Any, b: Any) -> Any:
+    if isinstance(a, int) and isinstance(b, int):
+        return int(a / b) if abs(a) < 1 << 52 else None
+    if isinstance(a, Multiple) and isinstance(b, int) and b > 0 and a.factor % b == 0:
+        return Multiple(a.factor // b, a.symbols)
+    if isinstance(a, Multiple) and isinstance(b, Multiple) and a.symbols == b.symbols and a.factor % b.factor == 0:
+        return a.factor // b.factor
+    return None
+
+
+def _plus(sign: int) -> Callable[[Any, Any], Any]:
+    def add(a: Any, b: Any) -> Any:
+        if isinstance(a, int) and isinstance(b, int):
+            return a + sign * b
+        return a if b == 0 and isinstance(a, Multiple) else None
+
+    return add
+
+
+def _by_entry(combine: Callable[[Any, Any], Any]) -> Callable[[NodeProto, list[np.ndarray]], np.ndarray]:
+    def rule(_: NodeProto, inputs: list[np.ndarray]) -> np.ndarray:
+        left, right = np.broadcast_arrays(*inputs[:2])
+        result = np.empty(left.shape, object)
+        result.reshape(-1)[:] = [combine(a, b) for a, b in zip(left.reshape(-1), right.reshape(-1), strict=True)]
+        return result
+
+    return rule
+
+
+_RULES: dict[str, Callable[[NodeProto, list[np.ndarray]], np.ndarray | None]] = {
+    "Gather": _gather,
+    "Unsqueeze": _unsqueeze,
+    "Squeeze": _squeeze,
+    "Slice": _slice,
+    "Concat": _concat,
+    "Cast": _cast,
+    "Reshape": _reshape,
+    "Identity": lambda _, inputs: inputs[0],
+    "Mul": _by_entry(_times),
+    "Div": _by_entry(_over),
+    "Add": _by_entry(_plus(1)),
+    "Sub": _by_entry(_plus(-1)),
+}

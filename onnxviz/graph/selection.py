@@ -1,0 +1,193 @@
+"""From what a user writes to layers: names, aliases, globs, `Conv[3]`, roles, and `:act`."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Iterable, Mapping, Sequence
+
+from onnx import GraphProto, NodeProto
+
+from onnxviz.errors import SelectionError, nearest, shorten
+from onnxviz.graph.structure import consumers, initializers, producers
+from onnxviz.values import Layer
+
+ROLES = ("first_conv", "last_conv", "all_convs", "logits")
+
+ACTIVATIONS = frozenset(
+    [
+        "Relu",
+        "Clip",
+        "LeakyRelu",
+        "PRelu",
+        "Sigmoid",
+        "HardSwish",
+        "HardSigmoid",
+        "Elu",
+        "Selu",
+        "Celu",
+        "Tanh",
+        "Softplus",
+        "Softsign",
+        "ThresholdedRelu",
+        "Gelu",
+        "Mish",
+        "Swish",
+        "Sign",
+    ]
+)
+_NORMALISATIONS = frozenset(["BatchNormalization", "InstanceNormalization", "GroupNormalization", "LayerNormalization"])
+_INDEXED = re.compile(r"([A-Za-z][A-Za-z0-9]*)\[(-?\d{1,9})\]")
+_ACT = ":act"
+
+
+class Selector:
+    """Finds layers by what users call them.
+
+    Args:
+        graph: the normalised graph.
+        layers: its layers in topological order.
+        logits: the layer of the role of that name, or None.
+    """
+
+    def __init__(self, graph: GraphProto, layers: Sequence[Layer], logits: Layer | None) -> None:
+        self._layers = layers
+        self._logits = logits
+        self._by_name: dict[str, Layer] = {}
+        for layer in layers:
+            for alias in layer.aliases:
+                self._by_name.setdefault(alias, layer)
+        self._by_name.update((layer.name, layer) for layer in layers)
+        self._by_value = {layer.value: layer for layer in layers}
+        self._consumers = consumers(graph)
+        self._producers = producers(graph)
+        self._constants = set(initializers(graph))
+
+    def one(self, name: str) -> Layer:
+        """Return the one layer of this name.
+
+        Raises:
+            SelectionError: if there is none, or if the name stands for several.
+        """
+        found = self.many([name], globs=False)
+        if len(found) > 1:
+            raise SelectionError(
+                f"{shorten(name)!r} stands for {len(found)} layers where one is wanted",
+                remedy=f"name one of them, for example {shorten(found[-1].name)!r}",
+            )
+        return found[0]
+
+    def many(self, selectors: Iterable[str], *, globs: bool = True) -> tuple[Layer, ...]:
+        """Return the layers that the selectors stand for, each once, in topological order.
+
+        Raises:
+            SelectionError: if a selector stands for no layer.
+        """
+        found: dict[str, Layer] = {}
+        for selector in selectors:
+            for layer in self._match(selector, globs):
+                found[layer.value] = layer
+        if not found:
+            raise SelectionError("no layer is selected", remedy="name at least one layer, or a role such as all_convs")
+        return tuple(sorted(found.values(), key=lambda layer: layer.position))
+
+    def _match(self, selector: str, globs: bool) -> Sequence[Layer]:
+        exact = self._plain(selector, globs=False)
+        if not exact and selector.endswith(_ACT):
+            exact = [self.activation(layer) for layer in self._plain(selector.removesuffix(_ACT), globs=globs)]
+        found = exact or self._plain(selector, globs=globs)
+        if not found:
+            raise SelectionError(f"no layer is called {shorten(selector)!r}", remedy=self._advice(selector))
+        return found
+
+    def _plain(self, selector: str, *, globs: bool) -> list[Layer]:
+        if selector in self._by_name:
+            return [self._by_name[selector]]
+        if selector in ROLES:
+            return self._role(selector)
+        if match := _INDEXED.fullmatch(selector):
+            return self._indexed(match[1], int(match[2]))
+        if globs and any(character in selector for character in "*?["):
+            pattern = re.compile(fnmatch.translate(selector)) if len(selector) < 1000 else None
+            return [
+                layer
+                for layer in self._layers
+                if pattern and any(pattern.match(name) for name in (layer.name, *layer.aliases))
+            ]
+        return []
+
+    def _role(self, role: str) -> list[Layer]:
+        if role == "logits":
+            if self._logits is None:
+                raise SelectionError("the model has no output that could be its logits", remedy="name a layer")
+            return [self._logits]
+        convolutions = [layer for layer in self._layers if layer.operator == "Conv"]
+        if not convolutions:
+            raise SelectionError(f"{role}: the model has no convolution", remedy="name a layer")
+        return {"first_conv": convolutions[:1], "last_conv": convolutions[-1:]}.get(role, convolutions)
+
+    def _indexed(self, operator: str, index: int) -> list[Layer]:
+        pool = [layer for layer in self._layers if layer.operator == operator]
+        if not pool:
+            operators = {layer.operator for layer in self._layers}
+            raise SelectionError(
+                f"the model has no {shorten(operator)} layers",
+                remedy=nearest(operator, operators) or f"it has {', '.join(sorted(operators)[:12])}",
+            )
+        if not -len(pool) <= index < len(pool):
+            raise SelectionError(
+                f"{operator}[{index}] does not exist: the model has {len(pool)} {operator} layers",
+                remedy=f"use {operator}[0] to {operator}[{len(pool) - 1}], or {operator}[-1] for the last",
+            )
+        return [pool[index]]
+
+    def activation(self, layer: Layer) -> Layer:
+        """Return what leaves the bias, normalisation and activation behind a layer, or the layer itself."""
+        seen = {layer.value}
+        current = layer.value
+        while True:
+            following = self._act_step(current)
+            if following is None:
+                break
+            node, value, final = following
+            if value in seen or value not in self._by_value:
+                break
+            seen.add(value)
+            current = value
+            if final or node.op_type in ACTIVATIONS:
+                break
+        return self._by_value.get(current, layer)
+
+    def _act_step(self, value: str) -> tuple[NodeProto, str, bool] | None:
+        """Return the next node on the way to the activation, its value, and whether it ends the way."""
+        readers = self._consumers.get(value, [])
+        gates = [node for node in readers if node.op_type in ("Sigmoid", "HardSigmoid", "Softplus", "Tanh")]
+        for node in readers:  # x * Sigmoid(x), x * Tanh(Softplus(x))
+            if node.op_type == "Mul" and any(self._gated(name, gates) for name in node.input if name != value):
+                return node, node.output[0], True
+        if len(readers) != 1:
+            activations = [node for node in readers if node.op_type in ACTIVATIONS]
+            return (activations[0], activations[0].output[0], True) if len(activations) == 1 else None
+        node = readers[0]
+        if node.op_type in ACTIVATIONS or (node.op_type in _NORMALISATIONS and node.input[0] == value):
+            return node, node.output[0], node.op_type in ACTIVATIONS
+        if node.op_type in ("Add", "Sub", "Mul", "Div") and all(
+            name == value or name in self._constants for name in node.input
+        ):
+            return node, node.output[0], False
+        return None
+
+    def _gated(self, value: str, gates: list[NodeProto]) -> bool:
+        node = self._producers.get(value)
+        if node is not None and node.op_type == "Tanh":
+            return any(gate.op_type == "Softplus" and gate.output[0] == node.input[0] for gate in gates)
+        return any(gate.output[0] == value and gate.op_type != "Softplus" for gate in gates)
+
+    def _advice(self, selector: str) -> str:
+        known = [name for name in self._by_name if len(name) <= 200][:20_000]
+        close = nearest(selector.removesuffix(_ACT)[:200], [*known, *ROLES])
+        if close:
+            return close
+        some: Mapping[str, None] = dict.fromkeys(layer.name for layer in self._layers)
+        shown = ", ".join(repr(shorten(name)) for name in list(some)[:5])
+        return f"`onnxviz inspect` lists all layers; the first are {shown}" if shown else "the model has no layers"

@@ -1,0 +1,130 @@
+"""Small questions about an ONNX graph: who makes a value, who reads it, what an attribute says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import AttributeProto, GraphProto, NodeProto, TensorProto
+
+from onnxviz.tensors import subgraphs
+
+
+def attribute(node: NodeProto, name: str, default: Any = None) -> Any:
+    """Return an attribute's value (tensors as protos, strings as bytes), or the default."""
+    for entry in node.attribute:
+        if entry.name == name and entry.type != AttributeProto.UNDEFINED:
+            return onnx.helper.get_attribute_value(entry)
+    return default
+
+
+def integers(node: NodeProto, name: str, default: Iterable[int] = ()) -> tuple[int, ...]:
+    """Return an attribute that is a list of integers."""
+    value = attribute(node, name)
+    return tuple(int(item) for item in (default if value is None else value))
+
+
+def text(node: NodeProto, name: str, default: str = "") -> str:
+    """Return an attribute that is a string."""
+    value = attribute(node, name)
+    return default if value is None else bytes(value).decode("utf-8", "replace")
+
+
+def remove_attribute(node: NodeProto, *names: str) -> None:
+    """Remove attributes, where the node has them."""
+    kept = [entry for entry in node.attribute if entry.name not in names]
+    if len(kept) < len(node.attribute):
+        copies = [AttributeProto.FromString(entry.SerializeToString()) for entry in kept]
+        del node.attribute[:]
+        node.attribute.extend(copies)
+
+
+def set_integer(node: NodeProto, name: str, value: int) -> None:
+    """Set an integer attribute."""
+    remove_attribute(node, name)
+    node.attribute.append(onnx.helper.make_attribute(name, value))
+
+
+def reads(node: NodeProto) -> Iterator[str]:
+    """Yield every value a node reads, those that its sub-graphs take from outside included."""
+    yield from (name for name in node.input if name)
+    for graph in subgraphs(node):
+        # Identifiers are unique in the whole model, so a sub-graph's own values are harmless here.
+        yield from (value.name for value in graph.output)
+        for inner in graph.node:
+            yield from reads(inner)
+
+
+def producers(graph: GraphProto) -> dict[str, NodeProto]:
+    """Map each value to the node that makes it."""
+    return {name: node for node in graph.node for name in node.output if name}
+
+
+def consumers(graph: GraphProto) -> dict[str, list[NodeProto]]:
+    """Map each value to the nodes that read it, in order."""
+    found: dict[str, list[NodeProto]] = {}
+    for node in graph.node:
+        for name in dict.fromkeys(reads(node)):
+            found.setdefault(name, []).append(node)
+    return found
+
+
+def initializers(graph: GraphProto) -> dict[str, TensorProto]:
+    """Map each initializer's identifier to its tensor."""
+    return {tensor.name: tensor for tensor in graph.initializer}
+
+
+def to_array(tensor: TensorProto) -> np.ndarray:
+    """Return a tensor's numbers."""
+    return np.asarray(onnx.numpy_helper.to_array(tensor))
+
+
+def replace_nodes(graph: GraphProto, nodes: Iterable[NodeProto]) -> None:
+    """Make these the graph's nodes; they may be nodes of the graph itself."""
+    copies = [NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    del graph.node[:]
+    graph.node.extend(copies)
+
+
+def replace_initializers(graph: GraphProto, tensors: Iterable[TensorProto]) -> None:
+    """Make these the graph's initializers; they may be initializers of the graph itself."""
+    copies = []
+    for tensor in tensors:
+        copy = TensorProto()
+        copy.CopyFrom(tensor)
+        copies.append(copy)
+    del graph.initializer[:]
+    graph.initializer.extend(copies)
+
+
+def rename_reads(nodes: Iterable[NodeProto], renamed: dict[str, str]) -> None:
+    """Let nodes, and their sub-graphs, read other values."""
+    if not renamed:
+        return
+    stack = [nodes]
+    while stack:
+        for node in stack.pop():
+            for index, name in enumerate(node.input):
+                if name in renamed:
+                    node.input[index] = renamed[name]
+            for graph in subgraphs(node):
+                for value in graph.output:
+                    value.name = renamed.get(value.name, value.name)
+                stack.append(graph.node)
+
+
+def ancestors(graph: GraphProto, values: Iterable[str]) -> set[str]:
+    """Return the given values and all that they are made from."""
+    makers = producers(graph)
+    found: set[str] = set()
+    stack = list(values)
+    while stack:
+        value = stack.pop()
+        if value in found:
+            continue
+        found.add(value)
+        if value in makers:
+            stack.extend(reads(makers[value]))
+    return found

@@ -1,0 +1,439 @@
+"""A read-only view of a network: layers, shapes, weights, receptive fields, cost."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import onnx
+from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto
+
+from onnxviz.errors import ModelFileError, SelectionError, shorten
+from onnxviz.graph.conformance import check_nodes
+from onnxviz.graph.cost import multiply_adds
+from onnxviz.graph.inputs import InputLayout, find_input, input_layout
+from onnxviz.graph.layers import make_layers
+from onnxviz.graph.passes import Draft, normalise
+from onnxviz.graph.receptive_field import Field, ReceptiveField, receptive_fields
+from onnxviz.graph.selection import Selector
+from onnxviz.graph.shapes import TensorType, infer, skeleton, type_of
+from onnxviz.graph.structure import attribute, consumers, initializers, integers, producers, to_array
+from onnxviz.model_file import LoadedModel
+from onnxviz.results import LayerRow, ModelCard
+from onnxviz.values import Agreement, Layer, Preprocessing
+
+_PASSED_THROUGH = frozenset(
+    ["Reshape", "Flatten", "Squeeze", "Unsqueeze", "Cast", "Identity", "Dropout", "QuantizeLinear", "DequantizeLinear"]
+)
+_FINAL = frozenset(["Softmax", "LogSoftmax", "Sigmoid"])
+_ASSUMED_SIZE = (512, 512)
+"""Input size for receptive fields where neither the model nor the caller gives one."""
+
+
+@dataclass(eq=False)
+class GraphView:
+    """A network as analyses see it.
+
+    Attributes:
+        proto: the normalised graph: plain identifiers, float32, one opset, constants folded, batch free where possible.
+        original: the model as given but for plain identifiers; the reference of the agreement proof.
+        layers: every float tensor that depends on the image and is made by a node, in topological order.
+        input_name: identifier of the image input.
+        input_layout: "NCHW", "NHWC", or "other" if the input is no image.
+        input_channels: number of channels; 0 if unknown.
+        input_size: height and width in pixels, or None where the model leaves them free.
+        batch: None if the batch is free, else the only batch size that the graph can do.
+        digest: SHA-256 of the file and its external data.
+        file: the file's name without its folder.
+        bytes: size of both.
+        producer: the exporter and its version.
+        opset: the opsets of the file, as text.
+        passes: what the importer did, one sentence each.
+        refused_operators: operators outside the standard or its target opset, with the reason.
+        metadata: the file's metadata properties.
+    """
+
+    proto: ModelProto
+    original: ModelProto
+    layers: tuple[Layer, ...]
+    input_name: str
+    input_layout: InputLayout
+    input_channels: int
+    input_size: tuple[int, int] | None
+    batch: int | None
+    digest: str
+    file: str
+    bytes: int
+    producer: str
+    opset: str
+    passes: tuple[str, ...]
+    refused_operators: tuple[tuple[str, str], ...]
+    metadata: dict[str, str]
+    names: dict[str, str] = field(repr=False, default_factory=dict)
+    types: dict[str, TensorType] = field(repr=False, default_factory=dict)
+    _fields: dict[tuple[int, int], dict[str, Field]] = field(repr=False, default_factory=dict, init=False)
+
+    @cached_property
+    def logits(self) -> Layer:
+        """What enters the final Softmax, LogSoftmax or Sigmoid, or the output itself.
+
+        Raises:
+            SelectionError: if no output of the model depends on the image.
+        """
+        found = self._find_logits()
+        if found is None:
+            raise SelectionError("the model has no output that could be its logits", remedy="name a layer")
+        return found
+
+    def layer(self, name: str) -> Layer:
+        """Return the layer of this name, alias or role; also `Conv[3]` and `conv1:act`.
+
+        Raises:
+            SelectionError: if there is none or several; names the nearest.
+        """
+        return self._selector.one(name)
+
+    def select(self, selector: str | Sequence[str]) -> tuple[Layer, ...]:
+        """Return the layers that names, globs and roles stand for, each once, in topological order.
+
+        Raises:
+            SelectionError: if a selector stands for no layer; names the nearest.
+        """
+        return self._selector.many([selector] if isinstance(selector, str) else selector)
+
+    @cached_property
+    def _selector(self) -> Selector:
+        return Selector(self.proto.graph, self.layers, self._find_logits())
+
+    @cached_property
+    def _producers(self) -> dict[str, NodeProto]:
+        return producers(self.proto.graph)
+
+    @cached_property
+    def _initializers(self) -> dict[str, TensorProto]:
+        return initializers(self.proto.graph)
+
+    @cached_property
+    def _by_value(self) -> dict[str, Layer]:
+        return {layer.value: layer for layer in self.layers}
+
+    def node(self, layer: Layer) -> NodeProto:
+        """Return the node that makes a layer's value."""
+        return self._producers[layer.value]
+
+    def _find_logits(self) -> Layer | None:
+        """Walk up from the outputs, in their order, to a final Softmax and through it, or to the first layer."""
+        for output in self.proto.graph.output:
+            last = self._up(output.name, self._by_value.__contains__)
+            value = self._up(output.name, lambda _: False)
+            node = self._producers.get(value)
+            if node is not None and not node.domain and node.op_type in _FINAL:
+                last = self._up(node.input[0], lambda value: self._has_classes(self._by_value.get(value)))
+            if last in self._by_value:
+                return self._by_value[last]
+        return None
+
+    def _up(self, value: str, wanted: Callable[[str], bool]) -> str:
+        """Go up through operators that only change form, until a value is wanted or none is left."""
+        while not wanted(value):
+            node = self._producers.get(value)
+            if node is None or node.domain or node.op_type not in _PASSED_THROUGH:
+                break
+            value = node.input[0]
+        return value
+
+    @staticmethod
+    def _has_classes(layer: Layer | None) -> bool:
+        """Whether a tensor has an axis of classes beside the batch."""
+        return layer is not None and layer.channel_axis is not None and layer.unit_count > 1
+
+    # --- weights ----------------------------------------------------------------------------------------------------
+
+    def weight(self, layer: Layer) -> np.ndarray | None:
+        """Return a layer's weights, float32, or None if it has no constant weights.
+
+        Conv: [out, in / groups, height, width]. ConvTranspose: the same, transposed from ONNX's order.
+        Gemm and MatMul: [out, in].
+        """
+        node = self.node(layer)
+        if node.op_type in ("Conv", "Gemm"):
+            array = self._constant(node, 1)
+            if array is None or node.op_type == "Conv":
+                return array
+            array = array if attribute(node, "transB", 0) else array.T
+            return np.ascontiguousarray(array * np.float32(attribute(node, "alpha", 1.0)))
+        if node.op_type == "ConvTranspose":
+            array = self._constant(node, 1)
+            if array is None:
+                return None
+            groups = self.groups(layer)
+            inputs, outputs = array.shape[:2]
+            split = array.reshape(groups, inputs // groups, outputs, *array.shape[2:])
+            return np.ascontiguousarray(
+                split.swapaxes(1, 2).reshape(groups * outputs, inputs // groups, *array.shape[2:])
+            )
+        if node.op_type == "MatMul":
+            array = self._constant(node, 1)
+            if array is not None and array.ndim == 2:
+                return np.ascontiguousarray(array.T)
+        return None
+
+    def bias(self, layer: Layer) -> np.ndarray | None:
+        """Return a layer's bias [out], or None; without one of its own, the Add right behind it counts."""
+        node = self.node(layer)
+        if node.op_type in ("Conv", "ConvTranspose", "Gemm") and len(node.input) > 2 and node.input[2]:
+            array = self._constant(node, 2)
+            if array is None:
+                return None
+            if node.op_type == "Gemm":
+                if array.ndim == 2 and array.shape[0] != 1:
+                    return None
+                array = array.reshape(-1) * np.float32(attribute(node, "beta", 1.0))
+                array = np.broadcast_to(array, (layer.unit_count,)) if array.size == 1 else array
+            return np.ascontiguousarray(array)
+        if node.op_type in ("Conv", "ConvTranspose", "MatMul"):
+            readers = self._consumers.get(layer.value, [])
+            if len(readers) == 1 and readers[0].op_type == "Add":
+                other = [name for name in readers[0].input if name != layer.value]
+                tensor = self._initializers.get(other[0]) if len(other) == 1 else None
+                if tensor is not None and layer.unit_count and np.prod(tensor.dims) == layer.unit_count:
+                    return to_array(tensor).reshape(-1)
+        return None
+
+    @cached_property
+    def _consumers(self) -> dict[str, list[NodeProto]]:
+        return consumers(self.proto.graph)
+
+    def _constant(self, node: NodeProto, index: int) -> np.ndarray | None:
+        if index >= len(node.input) or node.input[index] not in self._initializers:
+            return None
+        return to_array(self._initializers[node.input[index]])
+
+    def groups(self, layer: Layer) -> int:
+        """Return the number of groups of a convolution; 1 for everything else."""
+        return int(attribute(self.node(layer), "group", 1))
+
+    def strides(self, layer: Layer) -> tuple[int, ...]:
+        """Return the strides of a convolution or pooling in order of its spatial axes; () for everything else."""
+        node = self.node(layer)
+        spatial = max(len(layer.shape) - 2, 0)
+        return integers(node, "strides", (1,) * spatial) if _is_windowed(node) else ()
+
+    def dilations(self, layer: Layer) -> tuple[int, ...]:
+        """Return the dilations of a convolution or pooling; () for everything else."""
+        node = self.node(layer)
+        spatial = max(len(layer.shape) - 2, 0)
+        return integers(node, "dilations", (1,) * spatial) if _is_windowed(node) else ()
+
+    def kernel(self, layer: Layer) -> tuple[int, ...]:
+        """Return the kernel's size along each spatial axis; () for everything without one."""
+        node = self.node(layer)
+        if not _is_windowed(node):
+            return ()
+        declared = integers(node, "kernel_shape")
+        weight = self._initializers.get(node.input[1]) if len(node.input) > 1 else None
+        return declared or (tuple(weight.dims[2:]) if weight is not None else ())
+
+    # --- size and cost ----------------------------------------------------------------------------------------------
+
+    def parameters(self, layer: Layer) -> int:
+        """Return the number of constant numbers that a layer's node reads, indices and shapes not counted."""
+        total = 0
+        for name in dict.fromkeys(self.node(layer).input):
+            tensor = self._initializers.get(name)
+            if tensor is not None and tensor.data_type == TensorProto.FLOAT:
+                total += int(np.prod(tensor.dims, dtype=np.int64))
+        return total
+
+    def multiply_adds(self, layer: Layer) -> int | None:
+        """Return the multiply-adds of a layer's node for one image; None if they cannot be known."""
+        return multiply_adds(self.node(layer), self.types)
+
+    def receptive_field(self, layer: Layer, input_size: tuple[int, int] | None = None) -> ReceptiveField | None:
+        """Return what each position of a layer sees of the image, exactly.
+
+        Args:
+            layer: one of this view's layers.
+            input_size: height and width in pixels where the model leaves them free; sizes and strides do not depend
+                on it, only the number of positions does.
+
+        Returns:
+            The receptive field, or None if the input is no image or a shape on the way is not known.
+        """
+        size = self.input_size or input_size or _ASSUMED_SIZE
+        if size not in self._fields:
+            self._fields[size] = self._follow_pixels(size)
+        found = self._fields[size].get(layer.value)
+        if found is None:
+            return None
+        axes = tuple(axis for axis in range(1, len(layer.shape)) if axis != layer.channel_axis)
+        return ReceptiveField(found[0], found[1], axes)
+
+    def _follow_pixels(self, size: tuple[int, int]) -> dict[str, Field]:
+        if self.input_layout == "other":
+            return {}
+        types = self.types
+        if size != self.input_size:
+            sized = skeleton(self.proto)
+            for value in sized.graph.input:
+                if value.name == self.input_name:
+                    axes = (2, 3) if self.input_layout == "NCHW" else (1, 2)
+                    for axis, length in zip(axes, size, strict=True):
+                        value.type.tensor_type.shape.dim[axis].dim_value = length
+            types = {**infer(sized), **{t.name: self.types[t.name] for t in self.proto.graph.initializer}}
+        return receptive_fields(
+            list(self.proto.graph.node), types, self._initializers, self.input_name, self.input_layout, size
+        )
+
+    def card(self, alias: str, preprocessing: Preprocessing, agreement: Sequence[Agreement] = ()) -> ModelCard:
+        """Return what is known of the model before anything is analysed.
+
+        Args:
+            alias: the model's name in the recipe.
+            preprocessing: how images become its input.
+            agreement: how far its layers are from ONNX Runtime's.
+        """
+        rows = []
+        for layer in self.layers:
+            reach = self.receptive_field(layer)
+            bounded = reach is not None and reach.rows.axis is not None and reach.columns.axis is not None
+            rows.append(
+                LayerRow(
+                    name=layer.name,
+                    operator=layer.operator,
+                    shape=layer.shape,
+                    parameters=self.parameters(layer),
+                    multiply_adds=self.multiply_adds(layer),
+                    receptive_field=reach.size if reach is not None and bounded else None,
+                    units=layer.unit_count,
+                )
+            )
+        costs = [row.multiply_adds for row in rows]
+        floats = [tensor for tensor in self.proto.graph.initializer if tensor.data_type == TensorProto.FLOAT]
+        return ModelCard(
+            alias=alias,
+            file=self.file,
+            digest=self.digest,
+            bytes=self.bytes,
+            producer=self.producer,
+            opset=self.opset,
+            inputs=tuple(self._describe(value) for value in self._original_inputs()),
+            outputs=tuple(self._describe(value) for value in self.original.graph.output),
+            preprocessing=describe(preprocessing),
+            preprocessing_declared=preprocessing.declared,
+            layers=tuple(rows),
+            parameters=sum(math.prod(tensor.dims) for tensor in floats),
+            multiply_adds=None if None in costs else sum(cost for cost in costs if cost is not None),
+            agreement=tuple(agreement),
+            passes=self.passes,
+            refused_operators=self.refused_operators,
+        )
+
+    def _original_inputs(self) -> list[ValueInfoProto]:
+        constant = {tensor.name for tensor in self.original.graph.initializer}
+        return [value for value in self.original.graph.input if value.name not in constant]
+
+    def _describe(self, value: ValueInfoProto) -> str:
+        """Write an input or output as "data_0: float16 [1, 3, 224, 224]"."""
+        name = shorten(self.names.get(value.name, value.name))
+        kind = type_of(value)
+        if not kind.element:
+            return f"{name}: {value.type.WhichOneof('value') or 'unknown'}"
+        element = TensorProto.DataType.Name(kind.element).lower()
+        sizes = ", ".join(str(size) if isinstance(size, int) else "?" for size in kind.shape or ())
+        return f"{name}: {element} [{sizes}]" if kind.shape is not None else f"{name}: {element}"
+
+
+def describe(preprocessing: Preprocessing) -> str:
+    """Say in one line how images become the model's input."""
+
+    def listed(numbers: tuple[float, ...]) -> str:
+        return "/".join(f"{number:g}" for number in numbers)
+
+    fit = {"crop": f"short side resized, centre {preprocessing.crop_fraction:g} kept", "stretch": "stretched to size",
+           "none": "not resized"}[preprocessing.fit]  # fmt: skip
+    return (
+        f"{preprocessing.name}: {preprocessing.channel_order}, (0..255 minus {listed(preprocessing.mean)}) divided by "
+        f"{listed(preprocessing.scale)}, {fit}"
+    )
+
+
+def _is_windowed(node: NodeProto) -> bool:
+    return node.op_type in ("Conv", "ConvTranspose", "MaxPool", "AveragePool", "LpPool")
+
+
+# --- making a view --------------------------------------------------------------------------------------------------
+
+
+def make_view(loaded: LoadedModel) -> GraphView:
+    """Normalise a loaded model and look at it.
+
+    Raises:
+        ModelFileError: if the model has no tensor input, or cannot be what it says it is.
+    """
+    try:
+        check_nodes(loaded)
+        draft, passes = normalise(loaded)
+        return _look(loaded, draft, passes)
+    except ModelFileError as fault:
+        fault.where = fault.where or shorten(loaded.file)
+        raise
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as fault:
+        # What passes the checks and still cannot be computed with: an axis that does not exist, a stride of 0.
+        raise ModelFileError(
+            f"its graph contradicts itself ({type(fault).__name__}: {shorten(str(fault))})",
+            where=shorten(loaded.file),
+            remedy="check that it runs in ONNX Runtime; if it does, this is a fault of onnxviz: please report it",
+        ) from fault
+
+
+def _look(loaded: LoadedModel, draft: Draft, passes: tuple[str, ...]) -> GraphView:
+    image = find_input(draft.graph)
+    types = infer(draft.model)
+    layout, channels, size = input_layout(draft.graph, types[image.name], image.name)
+    layers = make_layers(draft, types, image.name, layout)
+    shape = types[image.name].shape or ()
+    batch = shape[0] if shape and isinstance(shape[0], int) else None
+    opset = ", ".join(f"{entry.domain or 'ai.onnx'} {entry.version}" for entry in loaded.proto.opset_import)
+    return GraphView(
+        proto=draft.model,
+        original=loaded.proto,
+        layers=layers,
+        input_name=image.name,
+        input_layout=layout,
+        input_channels=channels,
+        input_size=size,
+        batch=batch,
+        digest=loaded.digest,
+        file=loaded.file,
+        bytes=loaded.bytes,
+        producer=loaded.producer,
+        opset=opset,
+        passes=passes,
+        refused_operators=(*draft.refused, *_foreign(draft.model)),
+        metadata=loaded.metadata,
+        names=draft.names,
+        types=types,
+    )
+
+
+def _foreign(model: ModelProto) -> list[tuple[str, str]]:
+    """List operators that are none of the standard's in the opset of the normalised graph."""
+    counts: Counter[tuple[str, str]] = Counter((node.domain, node.op_type) for node in model.graph.node)
+    versions = {entry.domain: entry.version for entry in model.opset_import}
+    listed = []
+    for (domain, operator), count in counts.items():
+        if domain.startswith("opset"):
+            continue  # listed by the pass that put it there
+        if domain:
+            listed.append((operator, f"{count} of domain {domain}"))
+        else:
+            try:
+                onnx.defs.get_schema(operator, versions.get("", 1), "")
+            except onnx.defs.SchemaError:
+                listed.append((operator, f"{count}, not an operator of opset {versions.get('', 1)}"))
+    return listed

@@ -1,0 +1,363 @@
+"""From a recipe to jobs with keys: what will be done, what it costs and what is there already. Nothing loads torch."""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+import hashlib
+import importlib.metadata
+import importlib.util
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+from onnxviz import builtin
+from onnxviz.analyses.base import Analysis, Job, Subject
+from onnxviz.cache import Store, key_of
+from onnxviz.concepts import MaskFolder
+from onnxviz.errors import AnalysisError, Fault, OnnxvizError, RecipeError, SelectionError, nearest, shorten
+from onnxviz.graph import open_model
+from onnxviz.graph.view import GraphView
+from onnxviz.images import ImageFolder, ImageSource
+from onnxviz.labels import read_labels
+from onnxviz.preprocessing import preprocessing_for
+from onnxviz.recipe import Recipe, ordered
+from onnxviz.recipe_schema import DATA_KINDS, BuiltinSettings, ConceptsSettings, PreprocessSettings, pair
+from onnxviz.source import Address, Place, find, plain, words
+
+Device = Literal["cpu", "cuda"]
+PROOF_IMAGES = 2
+"""Images on which every layer that is used must agree with ONNX Runtime."""
+PROOF_COST = 2.0 * PROOF_IMAGES
+"""Forward passes of a proof: one by each of the two engines for each image."""
+_DISTRIBUTIONS = ("onnxviz", "torch", "onnx", "onnxruntime", "onnxruntime-gpu", "onnx2torch", "numpy", "pillow")
+
+
+@dataclass(frozen=True)
+class PlannedJob:
+    """One job of one analysis on one model.
+
+    Attributes:
+        key: what its result is stored under.
+        alias: the model.
+        analysis: the analysis' id.
+        job: what to do.
+    """
+
+    key: str
+    alias: str
+    analysis: str
+    job: Job
+
+    @property
+    def name(self) -> str:
+        """How the job is called in progress and errors."""
+        return f"{self.analysis}/{self.job.name}"
+
+
+@dataclass(frozen=True)
+class Proof:
+    """The comparison with ONNX Runtime that a model's jobs wait for.
+
+    Attributes:
+        key: what its result is stored under.
+        alias: the model.
+        layers: names of all layers that jobs use, in topological order.
+        data: the data set whose first images are used; None for made-up images.
+    """
+
+    key: str
+    alias: str
+    layers: tuple[str, ...]
+    data: str | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that a run will do.
+
+    Attributes:
+        recipe: what was asked.
+        subjects: the opened models with their data, by alias.
+        data: the opened data sets by name.
+        jobs: in the order of the recipe, model by model.
+        proofs: one for each model that needs one, by alias.
+        device: what it is planned for.
+        versions: of the libraries that results depend on.
+    """
+
+    recipe: Recipe
+    subjects: Mapping[str, Subject]
+    data: Mapping[str, ImageSource]
+    jobs: tuple[PlannedJob, ...]
+    proofs: Mapping[str, Proof]
+    device: Device
+    versions: Mapping[str, str]
+
+    def analysis(self, job: PlannedJob) -> Analysis:
+        """Return the analysis that a job belongs to."""
+        return self.recipe.analyses[job.analysis]
+
+    def cached(self, store: Store) -> set[str]:
+        """Return the keys of what is done already."""
+        keys = [job.key for job in self.jobs] + [proof.key for proof in self.proofs.values()]
+        return {key for key in keys if store.has(key)}
+
+
+def make_plan(recipe: Recipe, device: Device = "cpu") -> Plan:
+    """Open the models and the data, and split the analyses into jobs.
+
+    Args:
+        recipe: what to do.
+        device: what it will run on; results of different devices are not mixed.
+
+    Raises:
+        RecipeError: with everything that the recipe asks for and that is not there, at its place.
+    """
+    planner = _Planner(recipe, device)
+    plan = planner.plan()
+    if planner.faults:
+        raise RecipeError(ordered(planner.faults))
+    return plan
+
+
+@cache
+def versions() -> Mapping[str, str]:
+    """Return the versions of the installed libraries that results depend on."""
+    found = {}
+    for name in _DISTRIBUTIONS:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def likely_device() -> Device:
+    """Return what torch will most likely find here, without loading it: its build and the driver are looked at."""
+    spec = importlib.util.find_spec("torch")
+    if spec is None or spec.origin is None or sys.platform == "darwin":
+        return "cpu"
+    try:
+        build = Path(spec.origin).with_name("version.py").read_text(encoding="utf-8")
+    except OSError:
+        return "cpu"
+    if not re.search(r"^cuda\b[^=]*=\s*['\"]", build, re.MULTILINE):
+        return "cpu"
+    try:
+        driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+        count = ctypes.c_int(0)
+        ready = driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0
+    except (OSError, AttributeError):
+        return "cpu"
+    return "cuda" if ready and count.value else "cpu"
+
+
+class _Known(dict[str, Any]):
+    """Data sets by name; asking for an unknown one is the user's mistake, for one that failed to open nobody's."""
+
+    def __init__(self, found: Mapping[str, Any], broken: set[str]) -> None:
+        super().__init__(found)
+        self.broken = broken
+
+    def __missing__(self, name: str) -> Any:
+        if name in self.broken:
+            raise _ToldError("")
+        hint = nearest(str(name), self) or (f"known are {', '.join(self)}" if self else "the recipe has no `data:`")
+        raise SelectionError(f"no data set is called {shorten(str(name))!r}", remedy=hint)
+
+    def __contains__(self, name: object) -> bool:
+        return super().__contains__(name) or name in self.broken
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """Return a data set, or the default only where no name is given: a misspelt name is never ignored."""
+        return default if name is None else self[name]
+
+
+class _ToldError(OnnxvizError):
+    """Follows from a fault that is known already."""
+
+
+class _Planner:
+    """Collects the faults of everything that a recipe names."""
+
+    def __init__(self, recipe: Recipe, device: Device) -> None:
+        self.recipe = recipe
+        self.device = device
+        self.faults: list[Fault] = []
+
+    def plan(self) -> Plan:
+        data = self.open_data()
+        subjects = {}
+        for alias in self.recipe.models:
+            if (subject := self.open_subject(alias, data)) is not None:
+                subjects[alias] = subject
+        jobs: list[PlannedJob] = []
+        for alias, subject in subjects.items():
+            for name, analysis in self.recipe.analyses.items():
+                jobs += self.split(alias, subject, name, analysis)
+        proofs = {}
+        for alias, subject in subjects.items():
+            used = {layer for job in jobs if job.alias == alias for layer in job.job.layers}
+            if used:
+                proofs[alias] = self.proof(subject, used)
+        return Plan(self.recipe, subjects, dict(data), tuple(jobs), proofs, self.device, versions())
+
+    def open_data(self) -> _Known:
+        found: dict[str, ImageSource] = {}
+        for name, settings in self.recipe.data.items():
+            try:
+                found[name] = self.open_source(name, settings)
+            except OnnxvizError as error:
+                source = next(key for key in DATA_KINDS if hasattr(settings, key))
+                self.note(error, ("data", name, source))
+        return _Known(found, set(self.recipe.data) - set(found))
+
+    def open_source(self, name: str, settings: Any) -> ImageSource:
+        if isinstance(settings, BuiltinSettings):
+            return builtin.scenes(count=settings.count, seed=settings.seed, size=settings.size, split=settings.split)
+        base = self.recipe.base(name)
+        if isinstance(settings, ConceptsSettings):
+            return MaskFolder.find(name, settings.concepts, base, settings.limit)
+        patterns = [settings.images] if isinstance(settings.images, str) else settings.images
+        return ImageFolder.find(name, patterns, base, settings.limit)
+
+    def open_subject(self, alias: str, data: _Known) -> Subject | None:
+        settings, address = self.recipe.models[alias], self.recipe.address(alias)
+        before = len(self.faults)
+        own = None
+        if settings.builtin is not None:
+            own = builtin.MODELS.get(settings.builtin)
+            if own is None:
+                hint = nearest(settings.builtin, builtin.MODELS) or f"known are {', '.join(builtin.MODELS)}"
+                self.fault(f"no built-in model is called {shorten(settings.builtin)!r}; {hint}", (*address, "builtin"))
+                return None
+        try:
+            view = open_model(own.path if own else self.recipe.resolve((*address, "path")))
+        except OnnxvizError as error:
+            self.note(error, (*address, "builtin" if own else "path"))
+            self.labels(alias, None, None)
+            return None
+        labels = self.labels(alias, view, own.labels if own else None)
+        given = settings.preprocess
+        chosen = given.resolve() if isinstance(given, PreprocessSettings) else given
+        try:
+            preprocessing = preprocessing_for(view, chosen if chosen is not None or own is None else own.preprocessing)
+        except OnnxvizError as error:
+            self.note(error, (*address, "preprocess"))
+            return None
+        if settings.size is not None:
+            wanted = pair(settings.size)
+            if view.input_size not in (None, wanted):
+                self.fault(f"the model's input is {_size(view.input_size)} and cannot be changed", (*address, "size"))
+            preprocessing = preprocessing.with_size(*wanted)
+        if len(self.faults) > before:
+            return None
+        return Subject(alias, view, preprocessing, labels, data, self.recipe.seed)
+
+    def labels(self, alias: str, view: GraphView | None, own: Sequence[str] | None) -> tuple[str, ...] | None:
+        settings, address = self.recipe.models[alias], (*self.recipe.address(alias), "labels")
+        if settings.labels is None:
+            return tuple(own) if own is not None else None
+        if isinstance(settings.labels, str):
+            try:
+                names = read_labels(self.recipe.resolve(address))
+            except OnnxvizError as error:
+                self.note(error, address)
+                return None
+        else:
+            names = tuple(settings.labels)
+        classes = view.logits.unit_count if view is not None else 0
+        if classes and len(names) != classes:
+            self.fault(f"{len(names)} class names for a model of {classes} classes", address)
+        return names
+
+    def split(self, alias: str, subject: Subject, name: str, analysis: Analysis) -> Iterator[PlannedJob]:
+        address: Address = ("analyses", name)
+        taken: set[str] = set()
+        try:
+            for job in analysis.jobs(subject):
+                if job.name in taken:
+                    raise AnalysisError(
+                        f"two of its jobs are called {shorten(job.name)!r}", where=analysis_kind(analysis)
+                    )
+                taken.add(job.name)
+                yield PlannedJob(self.key(subject, analysis, job), alias, name, job)
+        except OnnxvizError as error:
+            self.note(error, address, alias if self.recipe.compares else "")
+
+    def key(self, subject: Subject, analysis: Analysis, job: Job) -> str:
+        settings = analysis.model_dump(mode="json")
+        settings.pop("title", None)  # a heading changes no result
+        try:
+            return key_of(
+                {
+                    **self.context(subject),
+                    "analysis": [analysis_kind(analysis), type(analysis).version, settings],
+                    "job": [job.name, dict(job.parameters), list(job.layers)],
+                    "data": {name: subject.data[name].digest for name in job.data},
+                }
+            )
+        except TypeError as error:
+            raise AnalysisError(
+                f"the job {shorten(job.name)!r} has parameters that are no JSON data: {error}",
+                where=analysis_kind(analysis),
+            ) from error
+
+    def context(self, subject: Subject) -> dict[str, Any]:
+        """Return what every result of a model depends on."""
+        labels = hashlib.sha256("\n".join(subject.labels).encode()).hexdigest() if subject.labels else None
+        return {
+            "model": subject.view.digest,
+            "preprocessing": [dataclasses.asdict(dataclasses.replace(subject.preprocessing, name="", declared=True))],
+            "labels": labels,
+            "seed": subject.seed,
+            "versions": dict(versions()),
+            "device": self.device,
+        }
+
+    def proof(self, subject: Subject, used: set[str]) -> Proof:
+        layers = tuple(layer.name for layer in subject.view.layers if layer.name in used)
+        data = next(iter(subject.data), None)
+        digest = subject.data[data].digest if data is not None else None
+        key = key_of({**self.context(subject), "proof": [list(layers), data, digest, PROOF_IMAGES]})
+        return Proof(key, subject.alias, layers, data)
+
+    def fault(self, message: str, address: Address) -> None:
+        self.faults.append(self.recipe.place(address).fault(message))
+
+    def note(self, error: OnnxvizError, address: Address, subject: str = "") -> None:
+        """Turn an error into a fault at the value that it speaks of, or at the nearest entry that is known."""
+        if isinstance(error, _ToldError):
+            return
+        text = "; ".join(part.replace("\n", " ") for part in (error.what, error.remedy) if part)
+        where = error.where or (f"model {subject}" if subject and address[0] == "analyses" else "")
+        self.faults.append(self.blamed(error, address).fault(f"{where}: {text}" if where else text))
+
+    def blamed(self, error: OnnxvizError, address: Address) -> Place:
+        """Return the place of the word below an address that the error quotes; the entry's own place if none is."""
+        node = find(self.recipe.tree, address)
+        best: Place | None = None
+        length = 0
+        for _, word in words(node) if node is not None else ():
+            value = plain(word)
+            if value is None or isinstance(value, bool):
+                continue
+            quoted = repr(shorten(value)) if isinstance(value, str) else str(value)
+            found = re.search(rf"(?<![\w.]){re.escape(quoted)}(?![\w.])", error.what)
+            if found and len(quoted) > length:
+                best, length = word.place, len(quoted)
+        return best or self.recipe.place(address, key=address[0] == "analyses")
+
+
+def analysis_kind(analysis: Analysis) -> str:
+    """Return the kind of an analysis as recipes name it."""
+    return str(analysis.model_dump(mode="json", include={"kind"})["kind"])
+
+
+def _size(size: tuple[int, int] | None) -> str:
+    return f"{size[0]}×{size[1]} pixels" if size else "of any size"

@@ -1,0 +1,304 @@
+"""The commands, each a thin layer over the package."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+import webbrowser
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.text import Text
+
+from onnxviz import report
+from onnxviz.analyses import registry
+from onnxviz.cache import Store, locked, write_bytes
+from onnxviz.cli.explain import explain_all, explain_kind
+from onnxviz.cli.show import consoles, safe, show_error, show_inspection, show_lines, show_plan, show_result
+from onnxviz.cli.start import starting_recipe
+from onnxviz.errors import OnnxvizError, OutputError, SelectionError, nearest, shorten
+from onnxviz.execute import Observer, Run, Silent, default_folder
+from onnxviz.execute import run as execute
+from onnxviz.inspection import inspect_model
+from onnxviz.plan import Device, likely_device, make_plan
+from onnxviz.progress import PlainProgress, TerminalProgress, duration
+from onnxviz.recipe import Recipe, parse_recipe, read_recipe
+from onnxviz.recipe_schema import json_schema
+from onnxviz.run_folder import RUN, read_run, run_data
+
+QUICKSTART = "quickstart.yaml"
+"""The recipe of `onnxviz demo`, beside the package's modules."""
+
+app = typer.Typer(
+    name="onnxviz",
+    help="What has this vision model learned, where does it look, can it be trusted? Any ONNX model, one recipe, "
+    "one report.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+DeviceOption = Annotated[
+    Literal["auto", "cpu", "cuda"], typer.Option("--device", help="What to compute on.", show_default=True)
+]
+RecipeArgument = Annotated[Path, typer.Argument(help="The recipe, a YAML file.", show_default=False)]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="Change the recipe: classes.steps=64, model.path=m.onnx, ..."),
+]
+OutOption = Annotated[
+    Path | None, typer.Option("--out", "-o", help="The run folder; runs/<recipe> if not given.", show_default=False)
+]
+SeedOption = Annotated[int | None, typer.Option("--seed", help="Another seed than the recipe's.", show_default=False)]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Only errors and the path of the report.")]
+VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="More about what goes on.")]
+OpenOption = Annotated[
+    bool | None,
+    typer.Option("--open/--no-open", help="Open the report; by default in a desktop session.", show_default=False),
+]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"onnxviz {version('onnxviz')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Say the version and end.")
+    ] = False,
+) -> None:
+    """What has this vision model learned, where does it look? Any ONNX model, one recipe, one report."""
+
+
+@app.command()
+def run(
+    recipe: RecipeArgument,
+    overrides: SetOption = None,
+    out: OutOption = None,
+    device: DeviceOption = "auto",
+    seed: SeedOption = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and end.")] = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
+    open_report: OpenOption = None,
+) -> None:
+    """Run a recipe and write its report; what is done already is kept."""
+    loaded = read_recipe(recipe, _with_seed(overrides, seed))
+    if dry_run:
+        _plan(loaded, out, device)
+        return
+    _run(loaded, out or default_folder(loaded), device, quiet, verbose, open_report)
+
+
+@app.command()
+def plan(
+    recipe: RecipeArgument,
+    overrides: SetOption = None,
+    out: OutOption = None,
+    device: DeviceOption = "auto",
+    seed: SeedOption = None,
+) -> None:
+    """Show what a recipe would do: jobs, images, passes, and what is done already."""
+    _plan(read_recipe(recipe, _with_seed(overrides, seed)), out, device)
+
+
+@app.command()
+def validate(
+    recipes: Annotated[list[Path], typer.Argument(help="Recipes.", show_default=False)],
+    overrides: SetOption = None,
+) -> None:
+    """Check recipes, their models and their data, and list all faults."""
+    output, errors = consoles()
+    refused = False
+    for path in recipes:
+        try:
+            made = make_plan(read_recipe(path, tuple(overrides or ())), likely_device())
+        except OnnxvizError as error:
+            refused = True
+            show_error(errors, error)
+        else:
+            show_lines(output, [f"{path}: valid; {len(made.jobs)} jobs"])
+    if refused:
+        raise typer.Exit(2)
+
+
+@app.command()
+def inspect(
+    model: Annotated[Path, typer.Argument(help="An ONNX file.", show_default=False)],
+    layers: Annotated[
+        str | None, typer.Option(help="Only these: a name, glob, Conv[3], all_convs, logits.", show_default=False)
+    ] = None,
+    agreement: Annotated[bool, typer.Option("--agreement", help="Compare every layer with ONNX Runtime.")] = False,
+    preprocess: Annotated[
+        str | None, typer.Option(help="How images become its input: caffe, imagenet, tf, unit, ...", show_default=False)
+    ] = None,
+    device: DeviceOption = "auto",
+) -> None:
+    """Show what a model is: its producer, input, layers, and what does not convert."""
+    output, _ = consoles()
+    found = inspect_model(model, layers=layers, preprocess=preprocess, agreement=agreement, device=device)
+    show_inspection(output, found)
+    if found.errors or any(not item.holds for item in found.card.agreement):
+        raise typer.Exit(3)
+
+
+@app.command("report")
+def rebuild(
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.", show_default=False)],
+    single_file: Annotated[bool, typer.Option("--single-file", help="Put the pictures into the page.")] = False,
+    open_report: OpenOption = None,
+) -> None:
+    """Write the report of a finished run again."""
+    result = read_run(run_folder)
+    with locked(run_folder):  # read before, so that a folder without a run is not made one
+        page = report.write_report(result, run_folder, single_file=single_file)
+    typer.echo(page)
+    _open(page, open_report)
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN...", help="Run folders.", show_default=False)],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where the comparison is written.")] = Path(
+        "runs/comparison"
+    ),
+    open_report: OpenOption = None,
+) -> None:
+    """Set finished runs side by side in one report."""
+    output, _ = consoles()
+    if len(runs) < 2:
+        raise OutputError("a comparison needs two runs or more", remedy="onnxviz compare runs/a runs/b")
+    sources = [(folder.resolve().name or "run", read_run(folder), folder) for folder in runs]
+    with locked(out):
+        merged = report.compare(sources, out)
+        write_bytes(out / RUN, run_data(merged))
+        page = report.write_report(merged, out)
+    for reason in merged.not_comparable:
+        show_lines(output, [f"NOT COMPARABLE: {reason}"])
+    show_result(output, merged)
+    typer.echo(page)
+    _open(page, open_report)
+
+
+@app.command()
+def schema(
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Write it there.", show_default=False)] = None,
+) -> None:
+    """Print the JSON schema of recipes, for completion and checks in editors."""
+    text = json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n"
+    if out is None:
+        typer.echo(text, nl=False)
+    else:
+        write_bytes(out, text.encode())
+        typer.echo(out)
+
+
+@app.command()
+def explain(
+    kind: Annotated[str | None, typer.Argument(help="A kind of analysis.", show_default=False)] = None,
+) -> None:
+    """Explain the analyses, or one of them with its fields, defaults, example and sources."""
+    output, _ = consoles()
+    kinds = registry()
+    if kind is None:
+        explain_all(output, kinds)
+        return
+    if kind not in kinds:
+        hint = nearest(kind, kinds) or f"known are {', '.join(kinds)}"
+        raise SelectionError(f"no analysis is of kind {shorten(kind)!r}", remedy=hint)
+    explain_kind(output, kind, kinds[kind])
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option("--out", "-o", help="The run folder.")] = Path("runs/quickstart"),
+    overrides: SetOption = None,
+    device: DeviceOption = "auto",
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
+    open_report: OpenOption = None,
+) -> None:
+    """Run the four core analyses on the built-in model: needs no files, takes about a minute."""
+    text = resources.files("onnxviz").joinpath(QUICKSTART).read_text(encoding="utf-8")
+    recipe = parse_recipe(text, QUICKSTART, Path(), tuple(overrides or ()))
+    _run(recipe, out, device, quiet, verbose, open_report)
+
+
+@app.command()
+def init(
+    model: Annotated[Path, typer.Argument(help="An ONNX file.", show_default=False)],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="The recipe.", show_default=False)] = None,
+) -> None:
+    """Write a recipe to start from, for a model."""
+    target = out or Path(f"{model.stem}.yaml")
+    text = starting_recipe(model, target)
+    if target.exists():
+        raise OutputError("exists already", where=shorten(str(target), 200), remedy="name another with --out")
+    write_bytes(target, text.encode())
+    typer.echo(target)
+
+
+def _with_seed(overrides: list[str] | None, seed: int | None) -> tuple[str, ...]:
+    return (*(overrides or ()), *([f"seed={seed}"] if seed is not None else ()))
+
+
+def _plan(recipe: Recipe, out: Path | None, device: Literal["auto", "cpu", "cuda"]) -> None:
+    output, _ = consoles()
+    chosen: Device = likely_device() if device == "auto" else device
+    made = make_plan(recipe, chosen)
+    show_plan(output, made, made.cached(Store(out or default_folder(recipe))))
+
+
+def _run(
+    recipe: Recipe,
+    out: Path,
+    device: Literal["auto", "cpu", "cuda"],
+    quiet: bool,
+    verbose: bool,
+    open_report: bool | None,
+) -> None:
+    output, errors = consoles()
+    try:
+        finished = _watched(recipe, out, device, quiet, verbose)
+    except KeyboardInterrupt:
+        errors.print(Text("\ninterrupted; the same command goes on where it was"), soft_wrap=True)
+        raise typer.Exit(130) from None
+    if not quiet:
+        show_result(output, finished.result)
+        seconds = duration(finished.result.provenance.seconds)
+        output.print(Text(f"{seconds}; the report:"), soft_wrap=True)
+    typer.echo(safe(str(finished.report)))
+    _open(finished.report, open_report)
+    raise typer.Exit({"passed": 0, "failed": 1, "incomplete": 3}[finished.result.verdict])
+
+
+def _watched(recipe: Recipe, out: Path, device: Literal["auto", "cpu", "cuda"], quiet: bool, verbose: bool) -> Run:
+    output, _ = consoles()
+    command = shlex.join(["onnxviz", *sys.argv[1:]])
+    if quiet:
+        return execute(recipe, out, device=device, observer=Silent(), command=command)
+    watcher = TerminalProgress(output, verbose=verbose) if output.is_terminal else PlainProgress(output)
+    with watcher:
+        observer: Observer = watcher
+        return execute(recipe, out, device=device, observer=observer, command=command)
+
+
+def _open(page: Path, wanted: bool | None) -> None:
+    """Open the report, if asked to, or if somebody sits in front of a desktop."""
+    desktop = sys.platform in ("win32", "darwin") or bool(
+        os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    )
+    if wanted is None:
+        wanted = desktop and sys.stdout.isatty() and "CI" not in os.environ
+    if wanted:
+        webbrowser.open(page.resolve().as_uri())

@@ -1,0 +1,82 @@
+"""`onnxviz init`: a recipe to start from, fitted to a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from onnxviz.errors import shorten
+from onnxviz.graph import open_model
+from onnxviz.preprocessing import preprocessing_for
+from onnxviz.recipe import relative
+from onnxviz.source import dump
+from onnxviz.values import PRESETS
+
+_TEMPLATE = """\
+# yaml-language-server: $schema=./onnxviz.schema.json
+# The schema for your editor: onnxviz schema --out onnxviz.schema.json
+# Check: onnxviz validate {recipe}    Plan: onnxviz plan {recipe}    Run: onnxviz run {recipe}
+version: 1
+title: {title}
+model:
+  path: {path}
+  # {facts}
+  preprocess: {preprocess}  # {advice}
+  # labels: labels.txt      # class names, one a line in the order of the scores
+
+# data:
+#   photos: {{images: "photos/*.jpg"}}    # what the model is used on
+#   scenes: {{concepts: scenes/}}         # images/, labels/ with one mask each, classes.txt
+
+analyses:
+  filters: {{kind: weights, layers: first_conv}}
+  classes:
+    kind: activation_maximization
+    targets: [{{layer: logits, units: {units}}}]
+  # evidence: {{kind: grad_cam, layers: all_convs, data: photos, classes: "top:3"}}
+  # concepts: {{kind: dissection, layers: last_conv, data: scenes}}
+
+# What must hold, for the exit code; `onnxviz run` shows the metrics that there are in its report.
+# expect:
+#   - {{metric: filters.dead_fraction, max: 0.05, because: dead filters point to broken training}}
+"""
+
+
+def starting_recipe(model: Path, target: Path) -> str:
+    """Return a recipe for a model.
+
+    Args:
+        model: ONNX file.
+        target: where the recipe will lie, which its paths are relative to.
+
+    Raises:
+        ModelError: if the file is refused.
+    """
+    view = open_model(model)
+    found = preprocessing_for(view)
+    if found.declared:
+        preprocess, advice = _plain(found.name), "as the model file says"
+        if found.name not in PRESETS:
+            preprocess, advice = "unit", "the model file declares its own; leave this line out to use it"
+    elif view.input_channels == 1:
+        preprocess, advice = "gray_unit", "a guess; gray_raw: 0..255, gray_tf: -1..1. A wrong one makes wrong pictures"
+    elif "caffe" in view.producer.lower():
+        preprocess, advice = "caffe", "a guess from the producer: BGR minus the ImageNet means. Ask who trained it"
+    else:
+        preprocess, advice = "imagenet", "a guess; caffe, tf (-1..1), unit (0..1), raw (0..255). Ask who trained it"
+    size = f"{view.input_size[0]}×{view.input_size[1]}" if view.input_size else "any size"
+    facts = f"{shorten(view.producer or 'producer not said', 60)}, opset {view.opset}, {view.input_layout}, {size}"
+    classes = view.logits.unit_count
+    return _TEMPLATE.format(
+        recipe=shorten(target.name, 100),
+        title=_plain(shorten(model.stem, 80)),
+        path=_plain(relative(model, target.parent)),
+        facts=facts,
+        preprocess=preprocess,
+        advice=advice,
+        units=f"0-{min(classes, 4) - 1}" if classes > 1 else "0",
+    )
+
+
+def _plain(text: str) -> str:
+    """Return text as one YAML scalar, quoted if need be."""
+    return dump([text]).strip().removeprefix("- ").removeprefix("[").removesuffix("]")

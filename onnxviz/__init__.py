@@ -1,0 +1,88 @@
+"""What has this vision model learned, where does it look, can it be trusted? Any ONNX model, with gradients.
+
+>>> model = onnxviz.load("squeezenet.onnx", preprocess="caffe")
+>>> model.layers
+>>> model.activations(images, ["conv10"])
+>>> onnxviz.to_torch("squeezenet.onnx")
+>>> onnxviz.run("recipe.yaml")
+
+Everything here is loaded when it is first used: `import onnxviz` loads neither PyTorch nor ONNX Runtime.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from onnxviz.analyses.base import Analysis
+    from onnxviz.errors import (
+        AgreementError,
+        AnalysisError,
+        DataError,
+        ModelError,
+        ModelFileError,
+        OnnxvizError,
+        OutputError,
+        RecipeError,
+        SelectionError,
+        UnsupportedOperatorError,
+    )
+    from onnxviz.execute import run_file as run
+    from onnxviz.graph import GraphView, open_model
+    from onnxviz.model import Model, load, to_torch
+    from onnxviz.values import Agreement, Layer, Preprocessing, Target, Unit
+
+__version__: str
+
+__all__ = [
+    "Agreement",
+    "AgreementError",
+    "Analysis",
+    "AnalysisError",
+    "DataError",
+    "GraphView",
+    "Layer",
+    "Model",
+    "ModelError",
+    "ModelFileError",
+    "OnnxvizError",
+    "OutputError",
+    "Preprocessing",
+    "RecipeError",
+    "SelectionError",
+    "Target",
+    "Unit",
+    "UnsupportedOperatorError",
+    "__version__",
+    "load",
+    "open_model",
+    "run",
+    "to_torch",
+]
+
+_ERRORS = tuple(name for name in __all__ if name.endswith("Error"))
+_PLACES: dict[str, tuple[str, str]] = {
+    **{name: ("onnxviz.errors", name) for name in _ERRORS},
+    **{name: ("onnxviz.values", name) for name in ("Agreement", "Layer", "Preprocessing", "Target", "Unit")},
+    **{name: ("onnxviz.model", name) for name in ("Model", "load", "to_torch")},
+    **{name: ("onnxviz.graph", name) for name in ("GraphView", "open_model")},
+    "Analysis": ("onnxviz.analyses.base", "Analysis"),
+    "run": ("onnxviz.execute", "run_file"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return importlib.metadata.version("onnxviz")
+    if name not in _PLACES:
+        raise AttributeError(f"module 'onnxviz' has no attribute {name!r}")
+    module, attribute = _PLACES[name]
+    value = getattr(importlib.import_module(module), attribute)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(__all__))

@@ -147,7 +147,7 @@ def run_file(
         RecipeError: if the recipe, the model or the data are refused; nothing ran.
         OutputError: if the folder cannot be written.
     """
-    recipe = read_recipe(path, overrides)
+    recipe = read_recipe(path, overrides, partly=True)
     folder = Path(out) if out is not None else default_folder(recipe)
     return run(recipe, folder, device=device, observer=observer, command=command)
 

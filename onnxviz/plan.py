@@ -27,7 +27,7 @@ from onnxviz.labels import read_labels
 from onnxviz.preprocessing import preprocessing_for
 from onnxviz.recipe import Recipe, ordered
 from onnxviz.recipe_schema import DATA_KINDS, BuiltinSettings, ConceptsSettings, PreprocessSettings, pair
-from onnxviz.source import Address, Place, find, plain, words
+from onnxviz.source import Address, Entries, Place, find, plain, words
 
 Device = Literal["cpu", "cuda"]
 PROOF_IMAGES = 2
@@ -116,12 +116,12 @@ def make_plan(recipe: Recipe, device: Device = "cpu") -> Plan:
         device: what it will run on; results of different devices are not mixed.
 
     Raises:
-        RecipeError: with everything that the recipe asks for and that is not there, at its place.
+        RecipeError: with the recipe's own faults and everything that it asks for and that is not there, at its place.
     """
     planner = _Planner(recipe, device)
     plan = planner.plan()
-    if planner.faults:
-        raise RecipeError(ordered(planner.faults))
+    if faults := [*recipe.faults, *planner.faults]:
+        raise RecipeError(ordered(faults))
     return plan
 
 
@@ -215,7 +215,9 @@ class _Planner:
             except OnnxvizError as error:
                 source = next(key for key in DATA_KINDS if hasattr(settings, key))
                 self.note(error, ("data", name, source))
-        return _Known(found, set(self.recipe.data) - set(found))
+        declared = find(self.recipe.tree, ("data",))
+        names = set(declared.entries) if isinstance(declared, Entries) else set()
+        return _Known(found, names - set(found))
 
     def open_source(self, name: str, settings: Any) -> ImageSource:
         if isinstance(settings, BuiltinSettings):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import os
 import re
@@ -59,6 +60,7 @@ class Recipe:
         analyses: by id, with defaults and matrices worked in.
         expect: metrics that must hold.
         tree: everything with its place, for faults that are found later.
+        faults: what is wrong with it, where only its sound parts were asked for.
     """
 
     name: str
@@ -69,6 +71,7 @@ class Recipe:
     analyses: Mapping[str, Analysis]
     expect: tuple[ExpectationSettings, ...]
     tree: Entries = field(repr=False, compare=False)
+    faults: tuple[Fault, ...] = ()
 
     @property
     def compares(self) -> bool:
@@ -125,19 +128,21 @@ class Recipe:
         return settings
 
 
-def read_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
+def read_recipe(path: Path | str, overrides: Sequence[str] = (), *, partly: bool = False) -> Recipe:
     """Read a recipe from a file.
 
     Args:
         path: the YAML file.
         overrides: what `--set` was given, for example "classes.steps=64" or "model.path=squeezenet.onnx".
+        partly: return what is sound of a faulty recipe, with its faults, if at least a model is; `make_plan` then
+            checks that against the model and the data and raises all faults together.
 
     Raises:
         RecipeError: with every fault that can be seen without opening the model.
     """
     file = Path(path)
     tree, faults = read_source(file, str(path))
-    return _build(tree, faults, str(path), file, overrides)
+    return _build(tree, faults, str(path), file, overrides, partly=partly)
 
 
 def parse_recipe(text: str, name: str, folder: Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -171,7 +176,15 @@ def _relative_all(value: str | list[str], base: Path, folder: Path) -> str | lis
     return relative(base / value, folder)
 
 
-def _build(tree: Node | None, faults: list[Fault], name: str, file: Path, overrides: Sequence[str]) -> Recipe:
+def _build(
+    tree: Node | None,
+    faults: list[Fault],
+    name: str,
+    file: Path,
+    overrides: Sequence[str],
+    *,
+    partly: bool = False,
+) -> Recipe:
     if tree is None and not faults:
         faults = [Fault("the recipe is empty; `onnxviz init MODEL` writes one to start from", name)]
     if tree is not None and not isinstance(tree, Entries):
@@ -187,9 +200,9 @@ def _build(tree: Node | None, faults: list[Fault], name: str, file: Path, overri
     recipe = builder.build()
     # What could not be read is told once, not again as a value of the wrong type.
     faults += [fault for fault in builder.faults if (fault.file, fault.line, fault.column) not in unreadable]
-    if faults or recipe is None:
+    if recipe is None or (faults and not partly):
         raise RecipeError(ordered(faults))
-    return recipe
+    return dataclasses.replace(recipe, faults=tuple(faults))
 
 
 class _Builder:
@@ -201,6 +214,7 @@ class _Builder:
         self.faults: list[Fault] = []
 
     def build(self) -> Recipe | None:
+        """Return the recipe, or what of it is sound if there are faults; None if no model is."""
         analyses_node, data_node = self.named("analyses"), self.named("data")
         self.named("models")
         if analyses_node is not None:
@@ -211,7 +225,7 @@ class _Builder:
         analyses = {key: self.analysis(node) for key, node in analyses_node.entries.items()} if analyses_node else {}
         self.paths()
         self.metrics()
-        if top is None or self.faults:
+        if top is None:
             return None
         models = {SINGLE: top.model} if top.model is not None else dict(top.models or {})
         return Recipe(
@@ -254,6 +268,10 @@ class _Builder:
                 shallow.entries[part] = Entries({}, {}, self.tree.place)
         settings, faults = check(RecipeSettings, shallow)
         self.faults += faults
+        if settings is None:
+            sound = [part for part in ("version", "seed", "model", "models", "analyses") if part in shallow.entries]
+            core = Entries({part: shallow.entries[part] for part in sound}, shallow.keys, self.tree.place)
+            settings, _ = check(RecipeSettings, core)
         if "analyses" in self.tree.entries and not plain(self.tree.entries["analyses"]):
             self.faults.append(self.tree.keys["analyses"].fault("no analysis is given; `onnxviz explain` lists them"))
         both = [key for key in ("model", "models") if key in self.tree.entries]
@@ -263,7 +281,7 @@ class _Builder:
             self.faults.append(self.tree.keys["models"].fault("either 'model' or 'models', not both"))
         elif settings is not None and settings.model is None and not settings.models:
             self.faults.append(self.tree.keys[both[0]].fault("no model is given"))
-        return settings
+        return settings if len(both) == 1 else None
 
     def data(self, node: Node) -> DataSettings | None:
         if not isinstance(node, Entries):

@@ -12,7 +12,7 @@ from onnxviz import plan as plan_module
 from onnxviz.cache import Store
 from onnxviz.errors import RecipeError
 from onnxviz.plan import Plan, likely_device, make_plan
-from onnxviz.recipe import parse_recipe
+from onnxviz.recipe import parse_recipe, read_recipe
 
 
 @pytest.fixture
@@ -174,3 +174,31 @@ def test_several_models_do_the_same_jobs(folder: Path) -> None:
     wrong = faults(folder, text, "filters.layers=frist")
     assert len(wrong) == 2
     assert "model a" in wrong[0]
+
+
+def test_faults_of_the_form_and_of_the_matter_are_told_together(tmp_path: Path) -> None:
+    """An unknown key, a metric of no analysis, a misspelt layer, class and data set, and bad data: all at once."""
+    (tmp_path / "r.yaml").write_text(
+        "version: 1\n"
+        "modell: 3\n"
+        "model: {builtin: scenes}\n"
+        "data: {scenes: {builtin: scenes, count: 4}, other: {builtin: scenes, count: many}}\n"
+        "analyses:\n"
+        "  a: {kind: grad_cam, layers: con1, data: scenes}\n"
+        "  b: {kind: grad_cam, layers: conv1, data: scens, stepz: 3}\n"
+        "  c: {kind: activation_maximization, targets: [{layer: logits, units: [striped cirle]}]}\n"
+        "  d: {kind: dissection, data: scens}\n"
+        "  e: {kind: dissection, data: other}\n"
+        "expect: [{metric: zz.detectors, min: 1}]\n"
+    )
+    with pytest.raises(RecipeError) as caught:
+        make_plan(read_recipe(tmp_path / "r.yaml", partly=True))
+    assert [(fault.line, fault.message.split(";")[0]) for fault in caught.value.faults] == [
+        (2, "unknown key 'modell'"),
+        (4, "expected a whole number, not 'many'"),
+        (6, "no layer is called 'con1'"),
+        (7, "unknown key 'stepz'"),
+        (8, "layer 'logits': none of the 15 classes is called 'striped cirle'"),
+        (9, "no data set is called 'scens'"),
+        (11, "no analysis is called 'zz'"),
+    ]

@@ -93,7 +93,7 @@ def run(
     open_report: OpenOption = None,
 ) -> None:
     """Run a recipe and write its report; what is done already is kept."""
-    loaded = read_recipe(recipe, _with_seed(overrides, seed))
+    loaded = read_recipe(recipe, _with_seed(overrides, seed), partly=True)
     if dry_run:
         _plan(loaded, out, device)
         return
@@ -109,7 +109,7 @@ def plan(
     seed: SeedOption = None,
 ) -> None:
     """Show what a recipe would do: jobs, images, passes, and what is done already."""
-    _plan(read_recipe(recipe, _with_seed(overrides, seed)), out, device)
+    _plan(read_recipe(recipe, _with_seed(overrides, seed), partly=True), out, device)
 
 
 @app.command()
@@ -122,7 +122,7 @@ def validate(
     refused = False
     for path in recipes:
         try:
-            made = make_plan(read_recipe(path, tuple(overrides or ())), likely_device())
+            made = make_plan(read_recipe(path, tuple(overrides or ()), partly=True), likely_device())
         except OnnxvizError as error:
             refused = True
             show_error(errors, error)

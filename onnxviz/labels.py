@@ -2,10 +2,34 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from onnxviz import limits
-from onnxviz.errors import DataError, shorten
+from onnxviz.errors import DataError, SelectionError, shorten
+
+if TYPE_CHECKING:
+    from onnxviz.graph.view import GraphView
+
+
+METADATA_KEY = "onnxviz.labels"
+"""A model's metadata entry with its class names, a JSON list of strings in the order of the logits."""
+
+
+def labels_in(view: GraphView) -> tuple[str, ...] | None:
+    """Return the class names that a model brings in its metadata, or None if it has none that fit its logits."""
+    text = view.metadata.get(METADATA_KEY, "")
+    if not text or len(text) > limits.LABELS_BYTES:
+        return None
+    try:
+        names = json.loads(text)
+        count = view.logits.unit_count
+    except (ValueError, RecursionError, SelectionError):
+        return None
+    if not isinstance(names, list) or len(names) != count or not all(isinstance(name, str) for name in names):
+        return None
+    return tuple(names)
 
 
 def read_labels(path: Path | str) -> tuple[str, ...]:

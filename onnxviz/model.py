@@ -16,7 +16,7 @@ from onnxviz.convert import Network
 from onnxviz.errors import DataError, ModelError, SelectionError, shorten
 from onnxviz.graph import GraphView, open_model
 from onnxviz.graph.structure import ancestors, consumers
-from onnxviz.labels import read_labels
+from onnxviz.labels import labels_in, read_labels
 from onnxviz.preprocessing import preprocessing_for
 from onnxviz.runtime import Session
 from onnxviz.values import Layer, Preprocessing
@@ -423,7 +423,7 @@ def load(
         path: the file.
         preprocess: a preset ("caffe", "imagenet", "tf", "unit", "raw", "gray_unit", ...), a `Preprocessing`, or its
             fields as a mapping; what the file says, else 0..1, if None.
-        labels: class names in logit order, or a text file of them, one a line.
+        labels: class names in logit order, or a text file of them, one a line; those in the file's metadata if None.
         device: "cpu", "cuda", ...; a GPU where there is one if None.
 
     Returns:
@@ -436,7 +436,10 @@ def load(
     """
     view = open_model(path)
     preprocessing = preprocessing_for(view, preprocess)
-    names = read_labels(labels) if isinstance(labels, str | Path) else None if labels is None else tuple(labels)
+    if labels is None:
+        names = labels_in(view)
+    else:
+        names = read_labels(labels) if isinstance(labels, str | Path) else tuple(labels)
     if names is not None and view.logits.unit_count and len(names) != view.logits.unit_count:
         raise SelectionError(
             f"{len(names)} class names for {view.logits.unit_count} logits",

@@ -23,7 +23,7 @@ from onnxviz.errors import AnalysisError, Fault, OnnxvizError, RecipeError, Sele
 from onnxviz.graph import open_model
 from onnxviz.graph.view import GraphView
 from onnxviz.images import ImageFolder, ImageSource
-from onnxviz.labels import read_labels
+from onnxviz.labels import labels_in, read_labels
 from onnxviz.preprocessing import preprocessing_for
 from onnxviz.recipe import Recipe, ordered
 from onnxviz.recipe_schema import DATA_KINDS, BuiltinSettings, ConceptsSettings, PreprocessSettings, pair
@@ -264,7 +264,7 @@ class _Planner:
     def labels(self, alias: str, view: GraphView | None, own: Sequence[str] | None) -> tuple[str, ...] | None:
         settings, address = self.recipe.models[alias], (*self.recipe.address(alias), "labels")
         if settings.labels is None:
-            return tuple(own) if own is not None else None
+            return tuple(own) if own is not None else labels_in(view) if view is not None else None
         if isinstance(settings.labels, str):
             try:
                 names = read_labels(self.recipe.resolve(address))

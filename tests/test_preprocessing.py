@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from onnxviz import limits
+import onnxviz
+from onnxviz import builtin, limits
 from onnxviz.errors import DataError, SelectionError
-from onnxviz.labels import read_labels
+from onnxviz.labels import labels_in, read_labels
 from onnxviz.preprocessing import METADATA_KEY, preprocessing_for, read_preprocessing
 from onnxviz.values import PRESETS, Preprocessing
 
@@ -94,3 +95,25 @@ def test_class_names_that_cannot_be_used(tmp_path: Path) -> None:
     for missing in (tmp_path / "none.txt", tmp_path):
         with pytest.raises(DataError, match="cannot be read"):
             read_labels(missing)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('["a", "b"]', ("a", "b")),
+        ('["a"]', None),
+        ('["a", 3]', None),
+        ('{"a": 1, "b": 2}', None),
+        ("[" * 100_000, None),
+        ("not json", None),
+        ("", None),
+    ],
+)
+def test_class_names_in_metadata_are_taken_only_if_they_fit(text: str, expected: tuple[str, ...] | None) -> None:
+    model: Any = SimpleNamespace(metadata={"onnxviz.labels": text}, logits=SimpleNamespace(unit_count=2))
+    assert labels_in(model) == expected
+
+
+def test_the_built_in_model_knows_its_classes() -> None:
+    own = builtin.model("scenes")
+    assert onnxviz.load(own.path).labels == own.labels

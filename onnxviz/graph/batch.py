@@ -14,99 +14,12 @@ from dataclasses import dataclass, field
 import numpy as np
 from onnx import NodeProto, TensorProto
 
+from onnxviz.graph.operators import CHANNELS_AT_ONE, POINTWISE
 from onnxviz.graph.shapes import Dimension, TensorType
 from onnxviz.graph.structure import attribute, integers, reads, to_array
 
-_POINTWISE = frozenset(
-    [
-        "Abs",
-        "Acos",
-        "Acosh",
-        "Add",
-        "And",
-        "Asin",
-        "Asinh",
-        "Atan",
-        "Atanh",
-        "Cast",
-        "Ceil",
-        "Celu",
-        "Clip",
-        "Cos",
-        "Cosh",
-        "Div",
-        "Dropout",
-        "Elu",
-        "Equal",
-        "Erf",
-        "Exp",
-        "Floor",
-        "Gelu",
-        "Greater",
-        "GreaterOrEqual",
-        "HardSigmoid",
-        "HardSwish",
-        "Identity",
-        "IsInf",
-        "IsNaN",
-        "LeakyRelu",
-        "Less",
-        "LessOrEqual",
-        "Log",
-        "Max",
-        "Mean",
-        "Min",
-        "Mish",
-        "Mod",
-        "Mul",
-        "Neg",
-        "Not",
-        "Or",
-        "PRelu",
-        "Pow",
-        "Reciprocal",
-        "Relu",
-        "Round",
-        "Selu",
-        "Shrink",
-        "Sigmoid",
-        "Sign",
-        "Sin",
-        "Sinh",
-        "Softplus",
-        "Softsign",
-        "Sqrt",
-        "Sub",
-        "Sum",
-        "Tan",
-        "Tanh",
-        "ThresholdedRelu",
-        "Where",
-        "Xor",
-        "ImageScaler",
-        "Affine",
-    ]
-)
-_IMAGEWISE = frozenset(
-    [
-        "Conv",
-        "ConvTranspose",
-        "MaxPool",
-        "AveragePool",
-        "LpPool",
-        "GlobalAveragePool",
-        "GlobalMaxPool",
-        "GlobalLpPool",
-        "BatchNormalization",
-        "InstanceNormalization",
-        "LRN",
-        "DepthToSpace",
-        "SpaceToDepth",
-        "Crop",
-        "GroupNormalization",
-        "MaxUnpool",
-    ]
-)
+_POINTWISE = POINTWISE | {"Affine", "ImageScaler", "IsInf", "IsNaN"}
+_IMAGEWISE = CHANNELS_AT_ONE | {"Crop"}
 _ALONG_AXIS = {"Softmax": -1, "LogSoftmax": -1, "Hardmax": -1, "CumSum": None, "LpNormalization": -1, "TopK": -1}
 
 

@@ -12,33 +12,13 @@ from onnx import GraphProto, NodeProto, TensorProto
 
 from onnxviz import limits
 from onnxviz.graph.inputs import InputLayout
+from onnxviz.graph.operators import CHANNELS_AT_ONE
 from onnxviz.graph.passes import Draft
 from onnxviz.graph.shapes import TensorType
 from onnxviz.graph.structure import attribute, consumers, initializers, integers, reads
 from onnxviz.values import Layer
 
-CHANNELS_FIRST = frozenset(
-    [
-        "Conv",
-        "ConvTranspose",
-        "MaxPool",
-        "AveragePool",
-        "LpPool",
-        "GlobalAveragePool",
-        "GlobalMaxPool",
-        "GlobalLpPool",
-        "BatchNormalization",
-        "InstanceNormalization",
-        "GroupNormalization",
-        "LRN",
-        "DepthToSpace",
-        "SpaceToDepth",
-        "MaxUnpool",
-        "DeformConv",
-        "ConvInteger",
-        "QLinearConv",
-    ]
-)
+CHANNELS_FIRST = CHANNELS_AT_ONE | {"ConvInteger", "DeformConv", "QLinearConv"}
 """Operators whose first input and output have their channels at axis 1, as the ONNX standard says."""
 
 _WEIGHT_SUFFIX = re.compile(

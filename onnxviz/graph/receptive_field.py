@@ -18,6 +18,7 @@ from onnx import NodeProto, TensorProto
 from onnxviz.graph import windows
 from onnxviz.graph.batch import axes_of
 from onnxviz.graph.inputs import InputLayout
+from onnxviz.graph.operators import POINTWISE
 from onnxviz.graph.shapes import TensorType
 from onnxviz.graph.structure import attribute, integers, reads, text, to_array
 from onnxviz.graph.windows import Reach
@@ -443,74 +444,7 @@ def _tile(scene: _Scene, reaches: dict[str, Reach]) -> Reach:
     return reach.taken(np.arange(scene.length(scene.value, axis)) % len(reach.low), axis)
 
 
-_POINTWISE = [
-    "Abs",
-    "Acos",
-    "Acosh",
-    "Add",
-    "And",
-    "Asin",
-    "Asinh",
-    "Atan",
-    "Atanh",
-    "BatchNormalization",
-    "Cast",
-    "Ceil",
-    "Celu",
-    "Clip",
-    "Cos",
-    "Cosh",
-    "Div",
-    "Dropout",
-    "Elu",
-    "Equal",
-    "Erf",
-    "Exp",
-    "Floor",
-    "Gelu",
-    "Greater",
-    "GreaterOrEqual",
-    "HardSigmoid",
-    "HardSwish",
-    "Identity",
-    "LRN",
-    "LeakyRelu",
-    "Less",
-    "LessOrEqual",
-    "Log",
-    "Max",
-    "Mean",
-    "Min",
-    "Mish",
-    "Mod",
-    "Mul",
-    "Neg",
-    "Not",
-    "Or",
-    "PRelu",
-    "Pow",
-    "QuantizeLinear",
-    "DequantizeLinear",
-    "Reciprocal",
-    "Relu",
-    "Round",
-    "Selu",
-    "Shrink",
-    "Sigmoid",
-    "Sign",
-    "Sin",
-    "Sinh",
-    "Softplus",
-    "Softsign",
-    "Sqrt",
-    "Sub",
-    "Sum",
-    "Tan",
-    "Tanh",
-    "ThresholdedRelu",
-    "Where",
-    "Xor",
-]
+_POINTWISE = POINTWISE | {"BatchNormalization", "DequantizeLinear", "LRN", "QuantizeLinear"}
 _RULES: dict[str, Callable[[_Scene, dict[str, Reach]], Reach]] = {
     **dict.fromkeys(_POINTWISE, _joined),
     **dict.fromkeys(["Conv", "ConvTranspose", "MaxPool", "AveragePool", "LpPool"], _window),

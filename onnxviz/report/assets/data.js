@@ -52,27 +52,56 @@ function groups(analysis, wanted) {
   return [...found.values()];
 }
 
-function everyPicture(finding, leads) {
-  if (finding.type === "TileGrid") return finding.tiles.flatMap((tile) => tile.pictures.slice(0, 1));
-  if (finding.type === "PictureMatrix") {
-    return finding.rows.flatMap((row) => {
-      const cells = row.cells.filter((cell) => cell && cell.length);
-      return [leads ? row.lead : null, cells.length ? cells[cells.length - 1][cells[cells.length - 1].length - 1] : null].filter(Boolean);
-    });
-  }
-  return [];
+// --- a few pictures that show what an analysis made, for its card on the first screen ---
+
+function spread(list, count) {
+  const number = Math.min(count, list.length);
+  return Array.from({ length: number }, (_, place) => list[Math.floor((place * list.length) / number)]);
 }
 
-// A few pictures that show what an analysis made: its richest grid or matrix, spread evenly, every model in turn.
-function samplePictures(analysis, count) {
-  const lists = analysis.parts.map((part) => {
-    const shown = part.findings.map((finding) => everyPicture(finding, !several)).filter((list) => list.length);
-    return shown.find((list) => list.some((picture) => picture.width >= 64)) ?? shown[0] ?? [];
-  }).filter((list) => list.length);
-  if (!lists.length) return [];
-  const each = Math.ceil(count / lists.length);
-  return lists.flatMap((list) => {
-    const number = Math.min(each, list.length);
-    return Array.from({ length: number }, (_, place) => list[Math.floor((place * list.length) / number)]);
-  }).slice(0, count);
+// One picture of each tile. Where the tiles' first fact tells kinds apart, the first tile of each kind leads.
+function tilePictures(grid) {
+  const tiles = grid.tiles.filter((tile) => tile.pictures.length);
+  const kinds = new Map();
+  for (const tile of tiles) {
+    const kind = tile.facts.length && typeof tile.facts[0][1] === "string" ? tile.facts[0][1] : "";
+    if (!kinds.has(kind)) kinds.set(kind, tile);
+  }
+  const first = kinds.size > 2 ? [...kinds.values()].slice(0, 6) : [];
+  const rest = tiles.filter((tile) => !first.includes(tile));
+  return { first: first.map((tile) => tile.pictures[0]), rest: rest.map((tile) => tile.pictures[0]) };
+}
+
+// A matrix' rows as pairs: the original, and the last column's last picture.
+function rowPairs(matrix) {
+  return matrix.rows.flatMap((row) => {
+    const cells = row.cells.filter((cell) => cell && cell.length);
+    const last = cells.length ? cells[cells.length - 1] : null;
+    return row.lead && last ? [{ lead: row.lead, last: last[last.length - 1] }] : [];
+  });
+}
+
+// The pictures of one model, at most `count`: its grid with most pictures, else the rows of its matrices.
+function partSample(part, count, pairs) {
+  const grids = part.findings.filter((finding) => finding.type === "TileGrid").map(tilePictures);
+  const size = (grid) => Math.min(grid.first.length + grid.rest.length, 6);
+  const best = grids.reduce((found, grid) => (found && size(found) >= size(grid) ? found : grid), null);
+  if (best && size(best)) {
+    const fine = best.first.concat(best.rest).slice(0, 6).every((picture) => picture.width < 48) ? 24 / 6 : 1;
+    return [...best.first.slice(0, count * fine), ...spread(best.rest, Math.max(0, count * fine - best.first.length))];
+  }
+  const rows = spread(part.findings.filter((finding) => finding.type === "PictureMatrix").flatMap(rowPairs), pairs ? Math.floor(count / 2) : count);
+  return pairs ? [...rows.map((row) => row.lead), ...rows.map((row) => row.last)] : rows.map((row) => row.last);
+}
+
+// Returns { pictures, layout }: the number of pictures always fills the layout.
+function samplePictures(analysis) {
+  const parts = analysis.parts.slice(0, 6);
+  const one = parts.length === 1;
+  const lists = parts.map((part) => partSample(part, Math.max(1, Math.floor(6 / parts.length)), one)).filter((list) => list.length);
+  const least = Math.min(...lists.map((list) => list.length));
+  const pictures = lists.flatMap((list) => (one ? list : list.slice(0, least)));
+  const fine = pictures.length >= 24 && pictures.slice(0, 24).every((picture) => picture.width < 48);
+  const count = fine ? 24 : [6, 4, 3, 2, 1].find((number) => number <= pictures.length) ?? 0;
+  return { pictures: pictures.slice(0, count), layout: `of-${count}` };
 }

@@ -32,17 +32,27 @@ function addTo(node, children) {
 function named(text, length = 160) {
   const whole = String(text);
   const node = make("bdi", { class: "name", title: whole.length > length ? shorten(whole, 2000) : null });
-  const pieces = shorten(whole, length).split(/(?<=[/_:.·-])/);
-  pieces.forEach((piece, place) => {
+  breakable(shorten(whole, length)).forEach((piece, place) => {
     if (place) node.append(make("wbr"));
     node.append(visible(piece));
   });
   return node;
 }
 
+// Where a name may go on in the next line: behind its slashes and colons; inside a part only where that is long. A
+// unit's number stays with the end of its layer's name.
+function breakable(text) {
+  return text.split(/(?<=[/·])|(?<=:)(?!\d)/).flatMap((part) => (part.length > 20 ? part.split(/(?<=[_-])(?=[^_.-]{3})|(?<=\.)(?=[A-Za-z]{3})/) : [part]));
+}
+
+// A sentence in which `words between backticks` are code.
+function prose(text) {
+  return String(text).split(/`([^`\n]{1,200})`/).map((part, place) => (place % 2 ? make("code", null, part) : part));
+}
+
 function paragraphs(text, className = "prose") {
   const parts = String(text ?? "").split(/\n\s*\n/).map((part) => part.trim()).filter(Boolean);
-  return parts.map((part) => make("p", { class: className }, shorten(part.replace(/\s*\n\s*/g, " "), 5000)));
+  return parts.map((part) => make("p", { class: className }, prose(shorten(part.replace(/\s*\n\s*/g, " "), 5000))));
 }
 
 function button(label, className, action, attributes = null) {
@@ -62,7 +72,7 @@ function route(...parts) {
 }
 
 function unitLink(unit, withLayer = true) {
-  const label = withLayer ? [named(unit.layer, 60), ` : ${unit.index}`] : [String(unit.index)];
+  const label = withLayer ? [named(unit.layer, 60), `\u00a0:\u00a0${unit.index}`] : [String(unit.index)];
   return link(route("unit", unit.layer, unit.index), ...label);
 }
 

@@ -1,8 +1,17 @@
 // One section for each analysis; the findings of a section by type, models side by side.
 
 const RENDERERS = new Map([
-  ["Table", tableFinding], ["TileGrid", gridFinding], ["PictureMatrix", matrixFinding],
-  ["Histogram", histogramFinding], ["Bars", barsFinding], ["Curve", curveFinding], ["Array", arrayFinding],
+  ["TileGrid", gridFinding], ["PictureMatrix", matrixFinding], ["Curve", curveFinding], ["Bars", barsFinding],
+  ["Histogram", histogramFinding], ["Table", tableFinding], ["Array", arrayFinding],
+]);
+// In a section pictures come first, then charts, then tables; within each in the analysis' own order.
+const RANKS = new Map([["TileGrid", 0], ["PictureMatrix", 0], ["Histogram", 1], ["Bars", 1], ["Curve", 1], ["Table", 2]]);
+// How the pictures of an analysis are read, in a sentence.
+const READING = new Map([
+  ["weights", "Each picture is one filter, a weight a square. Stripes and edges in black and white or in two colours look for outlines, blobs of colour for colours; what looks like noise has learnt little."],
+  ["activation_maximization", "Each picture began as noise and was changed step by step until it excites its unit or class most. Look for what repeats: eyes, feathers, textures. It is an exaggeration, not a photograph."],
+  ["grad_cam", "Bright places speak for the class. From left to right layer follows layer: the first ones see edges everywhere, the last ones, if the model is sound, the object itself."],
+  ["dissection", "The outlined bright part of each picture is where the unit is strongly active. If it covers the same thing in every picture of a row, the unit detects that thing."],
 ]);
 
 function arrayFinding(group) {
@@ -23,7 +32,7 @@ function metricBlock(entries) {
     const [before, after] = values.map(numeric);
     const difference = two && before !== null && after !== null ? after - before : null;
     return make("tr", null, make("th", { scope: "row" }, named(finding.title || finding.name, 80),
-      finding.description ? make("div", { class: "quiet-text" }, shorten(finding.description, 400)) : null),
+      finding.description ? make("div", { class: "quiet-text" }, prose(shorten(finding.description, 400))) : null),
       values.map((value) => make("td", { class: "numeric" }, value === null ? "–" : formatNumber(value, finding.format))),
       two ? make("td", { class: `numeric ${goodness(difference, finding.better)}` }, difference === null ? "–" : formatDifference(difference, finding.format)) : null,
       two ? make("td", { class: goodness(difference, finding.better) }, verdictWord(difference, finding.better)) : null);
@@ -49,14 +58,14 @@ function metricCard(metric) {
   const direction = metric.better === "higher" ? "higher is better" : metric.better === "lower" ? "lower is better" : "";
   return make("div", { class: "metric" }, make("dt", null, named(metric.title || metric.name, 80)),
     make("dd", { class: `metric-value${Number.isNaN(value) ? " bad-text" : ""}` }, formatNumber(value, metric.format)),
-    metric.description || direction ? make("dd", { class: "metric-text" }, [metric.description && shorten(metric.description, 400), direction && `(${direction})`].filter(Boolean).join(" ")) : null,
+    metric.description || direction ? make("dd", { class: "metric-text" }, prose([metric.description && shorten(metric.description, 400), direction && `(${direction})`].filter(Boolean).join(" "))) : null,
     make("dd", { class: "metric-name" }, make("code", null, named(metric.name, 80))));
 }
 
 function sentence(group) {
   const said = group.entries.map((entry) => entry.model);
   const inAll = !several || said.length === run.models.length;
-  return make("li", null, inAll ? null : said.map((model) => [modelChip(model), " "]), make("span", null, shorten(group.entries[0].finding.text, 2000)));
+  return make("li", null, inAll ? null : said.map((model) => [modelChip(model), " "]), make("span", null, prose(shorten(group.entries[0].finding.text, 2000))));
 }
 
 function caveatBox(entries) {
@@ -73,7 +82,7 @@ function coverageLine(models, finding) {
     make("span", { class: "coverage-what" }, models.map((model) => [modelChip(model), " "]), named(finding.what, 80)),
     make("span", { class: "coverage-bar", "aria-hidden": "true" }, finding.done > 0 ? filled : null),
     make("span", { class: "coverage-count" }, `${integer(finding.done)} of ${integer(total)}`),
-    finding.reason ? make("span", { class: "coverage-reason" }, shorten(finding.reason, 400)) : null);
+    finding.reason ? make("span", { class: "coverage-reason" }, prose(shorten(finding.reason, 400))) : null);
 }
 
 // One line where all models were covered alike, else a line for each.
@@ -103,7 +112,8 @@ function findingBlock(analysis, group, level = "h4") {
 
 function analysisSection(analysis) {
   const of = (type) => groups(analysis, (finding) => finding.type === type);
-  const rest = groups(analysis, (finding) => RENDERERS.has(finding.type) && finding.type !== "Array");
+  const rest = groups(analysis, (finding) => RANKS.has(finding.type)).sort((one, other) => RANKS.get(one.type) - RANKS.get(other.type));
+  const reading = rest.length && RANKS.get(rest[0].type) === 0 ? READING.get(analysis.kind) : null;
   const heading = make("h3", { tabindex: "-1" }, named(analysis.title || analysis.id, 200));
   const notes = of("Note");
   const coverage = coverageList(analysis);
@@ -119,8 +129,9 @@ function analysisSection(analysis) {
     notes.length ? make("ul", { class: "notes" }, notes.map(sentence)) : null,
     metricBlock(metrics),
     caveatBox(of("Caveat")),
-    coverage.length ? make("ul", { class: "coverage" }, coverage) : null,
+    reading ? make("p", { class: "reading" }, make("strong", null, "How to read the pictures. "), reading) : null,
     rest.map((group) => findingBlock(analysis, group)),
+    coverage.length ? make("div", { class: "finding" }, make("h4", null, "How much was looked at"), make("ul", { class: "coverage" }, coverage)) : null,
     arrays.length ? details("Numbers for other programs", "method", () => arrays.map(arrayFinding)) : null,
     details("How this was made", "method", () => methodNode(analysis)),
   ];

@@ -10,11 +10,33 @@ function worst(model) {
   return model.agreement.reduce((found, row) => (found === null || !(numeric(row.relative) <= numeric(found.relative)) ? row : found), null);
 }
 
+// Agreement holds a line for each layer and reference: the file as given, and the same network in float32.
+function against(model, reference) {
+  return model.agreement.filter((row) => (row.reference === "float32") === (reference === "float32"));
+}
+
+function layerCount(rows) {
+  return new Set(rows.map((row) => row.layer)).size;
+}
+
+// The largest difference from each reference, null where there is none.
+function references(model) {
+  return ["file", "float32"].map((reference) => worst({ agreement: against(model, reference) }));
+}
+
+// A file in half precision or with quantized weights is allowed a larger difference than the same network in float32.
+function coarser(given, exact) {
+  return Boolean(given && exact && numeric(given.tolerance) > numeric(exact.tolerance));
+}
+
 function agreementTag(model) {
   if (!model.agreement.length) return make("span", { class: "tag warn" }, "not compared with ONNX Runtime");
   const broken = model.agreement.filter((row) => !agrees(row));
-  if (broken.length) return make("span", { class: "tag bad" }, `${plural(broken.length, "layer")} differ from ONNX Runtime`.replace("1 layer differ", "1 layer differs"));
-  return make("span", { class: "tag good" }, `agrees with ONNX Runtime to ${scientific(numeric(worst(model).relative))}`);
+  const count = layerCount(broken);
+  if (count) return make("span", { class: "tag bad" }, `${plural(count, "layer")} ${count === 1 ? "differs" : "differ"} from ONNX Runtime`);
+  const [given, exact] = references(model);
+  const words = given ? `agrees with ONNX Runtime to ${scientific(numeric(given.relative))}` : `agrees with ONNX Runtime to ${scientific(numeric(exact.relative))} in float32`;
+  return make("span", { class: "tag good" }, words, coarser(given, exact) ? `, to ${scientific(numeric(exact.relative))} in float32` : null);
 }
 
 function modelsSection() {
@@ -49,13 +71,16 @@ function agreementText(model) {
     return make("p", { class: "prose" }, "The converted network was not compared with ONNX Runtime in this run.");
   }
   const broken = model.agreement.filter((row) => !agrees(row));
-  const largest = worst(model);
-  const head = make("p", { class: "prose" }, `On real input, ${plural(model.agreement.length, "layer")} of ${integer(model.layers.length)} were compared with ONNX Runtime. The largest difference, relative to the layer's largest activation, is `,
-    make("strong", null, formatNumber(largest.relative, "scientific")), " at ", named(largest.layer, 100), "; the tolerance there is ", formatNumber(largest.tolerance, "scientific"), ".");
+  const [given, exact] = references(model);
+  const said = (row) => [make("strong", null, formatNumber(row.relative, "scientific")), " (", named(row.layer, 100), ", tolerance ", formatNumber(row.tolerance, "scientific"), ")"];
+  const count = layerCount(model.agreement);
+  const head = make("p", { class: "prose" }, `On real input, ${count === model.layers.length ? "all " : ""}${integer(count)}${count === model.layers.length ? "" : ` of ${integer(model.layers.length)}`} layers were compared with ONNX Runtime. The largest difference, relative to the layer's largest activation, is `,
+    given ? [said(given), exact ? " from the file as given" : null, coarser(given, exact) ? ", which rounds more coarsely than float32," : null, exact ? " and " : null] : null,
+    exact ? [said(exact), " from the same network in float32"] : null, ".");
   const table = (rows) => dataTable([{ head: "layer", kind: "text" }, { head: "relative", kind: "scientific", description: "max |ours − theirs| / max |theirs|" }, { head: "absolute", kind: "scientific" }, { head: "tolerance", kind: "scientific" },
     { head: "compared with", kind: "text" }, { head: "", kind: "text" }], rows.map((row) => [row.layer, row.relative, row.absolute, row.tolerance, row.reference === "file" ? "the file as given" : "its float32 form", agrees(row) ? row.note : `does not agree. ${row.note}`]),
   { label: "Agreement with ONNX Runtime", rowClass: (row) => (String(row[5]).startsWith("does not agree") ? "bad-row" : null), key: 0 });
-  return [head, broken.length ? make("section", { class: "alert bad" }, make("h4", null, `${plural(broken.length, "layer")} NOT in agreement with ONNX Runtime`), table(broken)) : null,
+  return [head, broken.length ? make("section", { class: "alert bad" }, make("h4", null, `${plural(layerCount(broken), "layer")} NOT in agreement with ONNX Runtime`), table(broken)) : null,
     details("Agreement, layer by layer", "method", () => table(model.agreement))];
 }
 
@@ -65,9 +90,14 @@ function modelWarnings(model) {
 }
 
 function layerTable(model) {
-  const agreement = new Map(model.agreement.map((row) => [row.layer, row]));
+  // The worse of a layer's references, as a share of what is allowed.
+  const agreement = new Map();
+  for (const row of model.agreement) {
+    const found = agreement.get(row.layer);
+    if (!found || !(numeric(row.relative) / row.tolerance <= numeric(found.relative) / found.tolerance)) agreement.set(row.layer, row);
+  }
   const columns = [{ head: "#", kind: "integer" }, { head: "layer", kind: "text" }, { head: "operator", kind: "text" }, { head: "shape", kind: "text" }, { head: "units", kind: "integer" },
-    { head: "parameters", kind: "integer" }, { head: "multiply-adds", kind: "integer" }, { head: "receptive field", kind: "integer", description: "height × width in input pixels" }, { head: "agreement", kind: "scientific", description: "largest relative difference from ONNX Runtime" }];
+    { head: "parameters", kind: "integer" }, { head: "multiply-adds", kind: "integer" }, { head: "receptive field", kind: "integer", description: "height × width in input pixels" }, { head: "agreement", kind: "scientific", description: "largest relative difference from ONNX Runtime; of two references the one that is nearer to its tolerance" }];
   const rows = model.layers.map((layer, place) => [place + 1, layer.name, layer.operator, layer.shape.map((size) => size ?? "any").join(" × "), layer.units, layer.parameters, layer.multiply_adds,
     layer.receptive_field ? layer.receptive_field[0] : null, agreement.get(layer.name)?.relative ?? null]);
   const cell = (row, place) => {

@@ -47,29 +47,38 @@ function expectationTable() {
   const rows = run.expectations.map((item) => {
     const [word, tone] = item.level === "off" ? ["not checked", ""] : item.holds ? ["holds", "good"] : item.level === "warn" ? ["warning", "warn"] : ["does not hold", "bad"];
     const value = item.value === null ? make("span", { class: "quiet-text" }, "not produced") : cellNode(item.value, "number");
-    return make("tr", null, make("td", null, make("span", { class: `tag ${tone}` }, word)), make("th", { scope: "row" }, make("code", null, named(item.metric, 100)), several && item.model ? [" ", modelChip(item.model)] : null),
-      make("td", null, named(item.condition, 100)), make("td", { class: "numeric" }, value), make("td", { class: "because" }, item.because ? shorten(item.because, 600) : ""));
+    return make("tr", null, make("td", null, make("span", { class: `tag ${tone}` }, word)), make("th", { scope: "row" }, make("code", null, named(item.metric, 100)), several && item.model && !item.metric.startsWith(`${item.model}:`) ? [" ", modelChip(item.model)] : null),
+      make("td", null, named(item.condition, 100)), make("td", { class: "numeric" }, value), make("td", { class: "because" }, item.because ? prose(shorten(item.because, 600)) : ""));
   });
   return make("section", { class: "block" }, make("h3", null, "Expectations"), make("div", { class: "scroll" }, make("table", { class: "expectations" },
     make("thead", null, make("tr", null, ["", "metric", "wanted", "found", "because"].map((head, place) => make("th", { scope: "col", class: place === 3 ? "numeric" : null }, head || make("span", { class: "unseen" }, "verdict"))))),
     make("tbody", null, rows))));
 }
 
+// Every model's first sentence, then every model's second one, and so on.
+function inTurn(notes) {
+  const said = new Map();
+  const turns = new Map(notes.map((group) => [group, Math.min(...group.entries.map(({ model }) => {
+    said.set(model, (said.get(model) ?? 0) + 1);
+    return said.get(model);
+  }))]));
+  return [...notes].sort((one, other) => turns.get(one) - turns.get(other));
+}
+
 function highlightCards() {
   const cards = run.analyses.map((analysis) => {
-    const pictures = samplePictures(analysis, 6);
-    const notes = groups(analysis, (finding) => finding.type === "Note");
+    const sample = samplePictures(analysis);
+    const notes = inTurn(groups(analysis, (finding) => finding.type === "Note"));
     const metrics = groups(analysis, (finding) => finding.type === "Metric").slice(0, several ? 1 : 3);
     const failed = analysis.parts.reduce((sum, part) => sum + part.failed.length, 0);
-    const small = pictures.length === 6 && pictures.every((picture) => picture.width < 48);
     return make("article", { class: "highlight" },
-      pictures.length ? make("div", { class: `strip${small ? " fine" : ""}`, "aria-hidden": "true" }, (small ? samplePictures(analysis, 24) : pictures).map((picture) => pictureNode(picture, "", { decorative: true }))) : null,
+      sample.pictures.length ? make("div", { class: `strip ${sample.layout}`, "aria-hidden": "true" }, sample.pictures.map((picture) => pictureNode(picture, "", { decorative: true }))) : null,
       make("div", { class: "highlight-text" },
         make("h3", null, link(route("analysis", analysis.id), named(analysis.title || analysis.id, 120))),
-        notes.length ? notes.slice(0, run.models.length > 2 ? 2 : 3).map((group) => make("p", null, several && group.entries.length < run.models.length ? group.entries.map((entry) => [modelChip(entry.model), " "]) : null, shorten(group.entries[0].finding.text, 400)))
+        notes.length ? notes.slice(0, run.models.length > 2 ? 2 : 3).map((group) => make("p", null, several && group.entries.length < run.models.length ? group.entries.map((entry) => [modelChip(entry.model), " "]) : null, prose(shorten(group.entries[0].finding.text, 400))))
           : make("p", { class: "quiet-text" }, shorten(analysis.summary, 300)),
         failed ? make("p", { class: "bad-text" }, `${plural(failed, "job")} failed.`) : null,
-        metrics.length ? make("dl", { class: "mini" }, metrics.map((group) => make("div", null, make("dt", null, named(group.entries[0].finding.title || group.entries[0].finding.name, 50)),
+        metrics.length ? make("dl", { class: "mini" }, metrics.map((group) => make("div", null, make("dt", null, named(group.entries[0].finding.title || group.entries[0].finding.name, 160)),
           group.entries.map((entry) => make("dd", null, several ? [make("span", { class: `swatch ${modelClass(entry.model)}`, title: shorten(entry.model, 100) }), " "] : null, formatNumber(entry.finding.value, entry.finding.format)))))) : null));
   });
   return cards.length ? make("div", { class: "highlights" }, cards) : null;
@@ -99,7 +108,7 @@ function overview() {
   const failed = failedJobs();
   const { started, seconds } = run.provenance;
   return make("section", { class: "overview" },
-    make("header", { class: "masthead" }, make("p", { class: "eyebrow" }, [moment(started), `${duration(seconds)} on ${shorten(run.provenance.device, 80)}`].filter(Boolean).join(" · ")),
+    make("header", { class: "masthead" }, make("p", { class: "eyebrow" }, [moment(started), `${duration(seconds)} on ${deviceText(run.provenance.device)}`].filter(Boolean).join(" · ")),
       make("h1", { tabindex: "-1" }, named(run.title || "onnxviz report", 200)),
       make("div", { class: "subjects" }, run.models.map((model) => make("div", { class: "subject" }, several ? modelChip(model.alias) : null, make("span", null, named(model.file, 80)),
         make("span", { class: "quiet-text" }, `${magnitude(model.parameters)} parameters · ${plural(model.layers.length, "layer")}`), agreementTag(model))))),

@@ -33,7 +33,7 @@ function codeBlock(title, text) {
 
 function provenanceSection() {
   const { seed, device, versions, started, seconds, jobs, cached, command } = run.provenance;
-  const facts = [["started", moment(started)], ["took", duration(seconds)], ["seed", String(seed)], ["device", device], ["jobs", `${integer(jobs)}, ${integer(cached)} taken from the cache`],
+  const facts = [["started", moment(started)], ["took", duration(seconds)], ["seed", String(seed)], ["device", deviceText(device)], ["jobs", `${integer(jobs)}, ${integer(cached)} taken from the cache`],
     ...Object.entries(versions).map(([name, version]) => [name, version])];
   const section = make("section", { class: "chapter" }, make("h2", { tabindex: "-1" }, "How to repeat this"),
     make("p", { class: "prose" }, "The same recipe, models, data, seed and versions give the same numbers and pictures. Save the recipe, then run the command."),

@@ -4,6 +4,8 @@ const NUMERIC_KINDS = new Set(["integer", "number", "percent", "scientific"]);
 const FILTER_FROM = 15;
 const PAGED_FROM = 200;
 const PAGE_ROWS = 100;
+const FOLDED_FROM = 30;
+const SHORT_TEXT = 18;
 
 // columns: [{ heads: [text or node], kind, description, group }]; rows: arrays of cells. `cell(row, place)` may override.
 function dataTable(columns, rows, options = {}) {
@@ -36,7 +38,7 @@ function dataTable(columns, rows, options = {}) {
       make("thead", null, options.groupRow ? options.groupRow() : null, headRow()),
       make("tbody", null, shown.map((row) => make("tr", { class: options.rowClass?.(row) ?? null },
         columns.map((column, place) => make(place === options.key ? "th" : "td",
-          { class: NUMERIC_KINDS.has(column.kind) ? "numeric" : null, scope: place === options.key ? "row" : null }, cell(row, place))))))));
+          { class: NUMERIC_KINDS.has(column.kind) ? "numeric" : typeof row[place] === "string" && row[place].length <= SHORT_TEXT ? "short" : null, scope: place === options.key ? "row" : null }, cell(row, place))))))));
   const show = () => {
     const wanted = state.words.toLowerCase().split(/\s+/).filter(Boolean);
     let shown = wanted.length ? rows.filter((row) => wanted.every((word) => textOf(row).includes(word))) : rows;
@@ -85,9 +87,9 @@ function sortText(value) {
 
 function tableFinding(group) {
   const [first] = group.entries;
-  if (group.entries.length === 1) return singleTable(first.finding);
-  const joined = joinTables(group.entries);
-  return joined ?? stackedTable(group.entries);
+  const draw = () => (group.entries.length === 1 ? singleTable(first.finding) : joinTables(group.entries) ?? stackedTable(group.entries));
+  const rows = Math.max(...group.entries.map(({ finding }) => finding.rows.length));
+  return rows > FOLDED_FROM ? details(`Show the table of ${plural(rows, "row")}`, "method", draw) : draw();
 }
 
 function singleTable(table) {
@@ -159,10 +161,4 @@ function modelHeading(alias) {
 function factList(facts, className = "facts") {
   if (!facts.length) return null;
   return make("dl", { class: className }, facts.map(([name, value]) => make("div", null, make("dt", null, named(name, 60)), make("dd", { class: numeric(value) === null ? null : "number" }, cellNode(value)))));
-}
-
-function plainTable(heads, rows, className = null) {
-  return make("div", { class: "scroll" }, make("table", { class: className },
-    make("thead", null, make("tr", null, heads.map((head) => make("th", { scope: "col" }, head)))),
-    make("tbody", null, rows.map((row) => make("tr", null, row.map((cell) => make("td", null, cell)))))));
 }

@@ -108,6 +108,10 @@ function plural(count, one, many = `${one}s`) {
   return `${integer(count)} ${count === 1 ? one : many}`;
 }
 
+function deviceText(device) {
+  return shorten(device, 80).replace(/\b1 threads\b/, "1 thread");
+}
+
 // A setting as YAML would write it on one line.
 function settingText(value) {
   if (value === null) return "none";

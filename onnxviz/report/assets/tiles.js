@@ -2,6 +2,10 @@
 
 const PAGE_TILES = 120;
 const PAGE_MATRIX_ROWS = 20;
+// A matrix with more columns begins with some of them, spread from the first to the last.
+const MOST_COLUMNS = 9;
+const SPREAD_COLUMNS = 7;
+const SHEET_WIDTH = 720;
 
 function tileBody(tile, options = {}) {
   const label = options.model ? `${tile.title} · ${options.model}` : tile.title;
@@ -21,9 +25,16 @@ function tileTitle(tile) {
   return make("h5", { class: "tile-title" }, tile.unit ? link(route("unit", tile.unit.layer, tile.unit.index), named(tile.title, 70)) : named(tile.title, 70));
 }
 
-// One card for each title; for several models a column for each.
+// One card for each title; for several models a column for each. Where most titles belong to one model alone (each
+// has its own best units), a card holds the models' first tiles, the next their second ones, and so on.
 function tileCards(entries) {
   if (entries.length === 1) return entries[0].finding.tiles.map((tile) => [{ model: "", tile }]);
+  const titles = entries.map(({ finding }) => new Set(finding.tiles.map((tile) => tile.title)));
+  const shared = [...titles[0]].filter((title) => titles.every((others) => others.has(title))).length;
+  if (shared < Math.min(...titles.map((others) => others.size)) / 2) {
+    const longest = Math.max(...entries.map(({ finding }) => finding.tiles.length));
+    return Array.from({ length: longest }, (_, place) => entries.filter(({ finding }) => finding.tiles[place]).map(({ model, finding }) => ({ model, tile: finding.tiles[place], apart: true })));
+  }
   const cards = new Map();
   for (const { model, finding } of entries) {
     const seen = new Map();
@@ -38,14 +49,14 @@ function tileCards(entries) {
   return [...cards.values()];
 }
 
-function tileCard(card, models) {
-  const { tile } = card[0];
-  if (models.length < 2) return make("article", { class: "tile" }, tileTitle(tile), tileBody(tile));
+function tileCard(card, models, untitled) {
+  const { tile, apart } = card[0];
+  if (models.length < 2) return make("article", { class: "tile" }, untitled ? null : tileTitle(tile), tileBody(tile));
   const columns = models.map((model) => {
     const found = card.find((entry) => entry.model === model);
-    return make("div", { class: "tile-model" }, modelChip(model), found ? tileBody(found.tile, { model }) : make("p", { class: "quiet-text" }, "not in this model"));
+    return make("div", { class: "tile-model" }, modelChip(model), found && apart ? tileTitle(found.tile) : null, found ? tileBody(found.tile, { model }) : make("p", { class: "quiet-text" }, apart ? "no more" : "not in this model"));
   });
-  return make("article", { class: "tile wide" }, tileTitle(tile), make("div", { class: "tile-models" }, columns));
+  return make("article", { class: "tile wide" }, untitled || apart ? null : tileTitle(tile), make("div", { class: "tile-models" }, columns));
 }
 
 function gridFinding(group) {
@@ -53,23 +64,27 @@ function gridFinding(group) {
   const cards = tileCards(group.entries);
   const { finding } = group.entries[0];
   const most = Math.max(1, ...cards.slice(0, 50).flatMap((card) => card.map(({ tile }) => tile.pictures.length)));
-  const width = pictureWidth(finding, cards);
+  // A single picture without facts, as of all kernels at once, is shown as large as the text is wide.
+  const sheet = cards.length === 1 && most === 1 && cards[0].every(({ tile }) => !tile.facts.length && !tile.unit);
+  const width = sheet ? SHEET_WIDTH : pictureWidth(finding, cards);
   const columns = Math.min(most, 4);
-  const grid = make("div", { class: `tile-grid${cards.some((card) => card[0].tile.facts.length) ? " with-facts" : ""}`, "data-gallery": "" });
+  const withFacts = cards.some((card) => card[0].tile.facts.length);
+  const grid = make("div", { class: `tile-grid${sheet ? " sheet" : ""}${withFacts ? " with-facts" : ""}${most > 2 ? " rows" : ""}`, "data-gallery": "" });
   grid.style.setProperty("--picture", `${width}px`);
   grid.style.setProperty("--columns", String(columns));
   grid.style.setProperty("--models", String(Math.max(1, models.length)));
   const state = { words: "", fact: "", descending: true };
-  // About nine lines of tiles on a wide screen.
-  const line = Math.max(1, Math.floor(1080 / (Math.max(130, (width + 8) * columns + 14) * Math.max(1, models.length))));
-  const size = Math.min(PAGE_TILES, Math.max(12, line * 9));
+  // As many lines of tiles as fill about two screens.
+  const line = Math.max(1, Math.floor(1080 / (Math.max(withFacts ? 158 : 118, (width + 8) * columns + 14) * Math.max(1, models.length))));
+  const tall = width * 1.3 + (withFacts && columns < 3 ? 140 : 70);
+  const size = Math.min(PAGE_TILES, Math.max(6, line * Math.max(2, Math.round(1600 / tall))));
   const count = make("span", { class: "where", "aria-live": "polite" });
   const show = () => {
     const wanted = state.words.toLowerCase().split(/\s+/).filter(Boolean);
     let shown = wanted.length ? cards.filter((card) => wanted.every((word) => cardText(card).includes(word))) : cards;
     if (state.fact) shown = sortedRows(shown, (card) => cardFact(card, state.fact), state.descending);
     count.textContent = wanted.length ? `${integer(shown.length)} of ${integer(cards.length)}` : plural(cards.length, "tile");
-    grid.replaceChildren(shown.length ? paged(shown, size, (part) => make("div", { class: "tiles" }, part.map((card) => tileCard(card, models))), "tiles")
+    grid.replaceChildren(shown.length ? paged(shown, size, (part) => make("div", { class: "tiles" }, part.map((card) => tileCard(card, models, sheet))), "tiles")
       : make("p", { class: "quiet-text" }, "No tile holds these words."));
   };
   const controls = make("div", { class: "controls" });
@@ -79,7 +94,8 @@ function gridFinding(group) {
   if (cards.length > 3) controls.append(sizeControl(grid));
   if (cards.length > FILTER_FROM) controls.append(count);
   show();
-  return [controls.childElementCount ? controls : null, grid];
+  if (!models.length || cards[0]?.[0].apart !== true) return [controls.childElementCount ? controls : null, grid];
+  return [make("p", { class: "quiet-text" }, "Most of these tiles are of one model alone, so they stand side by side in each model's own order."), controls.childElementCount ? controls : null, grid];
 }
 
 function pictureWidth(finding, cards) {
@@ -101,15 +117,21 @@ function cardText(card) {
 function cardFact(card, fact) {
   for (const { tile } of card) {
     const found = tile.facts.find(([name]) => name === fact);
-    if (found) return found[1];
+    if (found) return sortable(found[1]) ?? found[1];
   }
   return null;
+}
+
+// A number, also one that an analysis wrote out as a percentage.
+function sortable(value) {
+  const percent = typeof value === "string" ? /^([-−]?\d+(?:\.\d+)?)\s?%$/.exec(value) : null;
+  return percent ? Number(percent[1].replace("−", "-")) / 100 : numeric(value);
 }
 
 function sortableFacts(cards) {
   const names = new Map();
   for (const card of cards.slice(0, 200)) {
-    for (const { tile } of card) for (const [name, value] of tile.facts) if (numeric(value) !== null) names.set(name, (names.get(name) ?? 0) + 1);
+    for (const { tile } of card) for (const [name, value] of tile.facts) if (sortable(value) !== null) names.set(name, (names.get(name) ?? 0) + 1);
   }
   return [...names.keys()].slice(0, 12);
 }
@@ -141,12 +163,18 @@ function matrixFinding(group) {
 }
 
 function matrixNode(columns, rows, finding, byModel) {
-  const frameNode = make("div", { class: "matrix", "data-gallery": "" });
+  const many = columns.length > MOST_COLUMNS;
+  const all = columns.map((_, place) => place);
+  const some = Array.from({ length: SPREAD_COLUMNS }, (_, step) => Math.round((step * (columns.length - 1)) / (SPREAD_COLUMNS - 1)));
+  let wanted = many ? some : all;
+  const bare = rows.every(({ row }) => !row.facts.length);
+  const frameNode = make("div", { class: `matrix${columns.length < 5 ? " few" : ""}${bare ? " bare" : ""}`, "data-gallery": "" });
   const head = () => make("tr", null, make("th", { scope: "col", class: "lead" }, make("span", { class: "unseen" }, "picture")),
-    columns.map((column, place) => make("th", { scope: "col" }, make("span", { class: "ordinal" }, `${place + 1}`), named(column, 40))));
+    wanted.map((place) => make("th", { scope: "col" }, many ? make("span", { class: "ordinal" }, `${place + 1} of ${columns.length}`) : null, named(columns[place], 40))));
   const line = ({ model, row }, place, shown) => {
     const again = byModel && place > 0 && shown[place - 1].row.title === row.title;
-    const cells = columns.map((column, number) => {
+    const cells = wanted.map((number) => {
+      const column = columns[number];
       const cell = row.cells[number];
       if (!cell || !cell.length) return make("td", { class: "empty" }, make("span", { "aria-label": "no picture" }, "–"));
       const label = [row.title, column, byModel ? model : ""].filter(Boolean).join(" · ");
@@ -158,8 +186,13 @@ function matrixNode(columns, rows, finding, byModel) {
   };
   const draw = (shown) => make("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": shorten(finding.title, 200) },
     make("table", null, make("thead", null, head()), make("tbody", null, shown.map(line))));
-  frameNode.append(paged(rows, PAGE_MATRIX_ROWS, draw, "rows"));
-  return make("div", null,
-    make("div", { class: "controls" }, columns.length > 3 ? make("span", { class: "direction" }, `${plural(columns.length, "column")}, left to right${columns.length > 7 ? "; scroll sideways for more" : ""}`) : null, sizeControl(frameNode)),
-    frameNode, finding.scale ? make("p", { class: "scale" }, make("span", { class: "ramp", "aria-hidden": "true" }), "Colours: ", shorten(finding.scale, 400)) : null);
+  const show = () => frameNode.replaceChildren(paged(rows, PAGE_MATRIX_ROWS, draw, "rows"));
+  const choices = many ? make("div", { class: "sizes", role: "group", "aria-label": "Columns to show" }, [[some, `${some.length} from first to last`], [all, `all ${integer(columns.length)} columns`]].map(([list, words]) => button(words, "quiet", (event) => {
+    wanted = list;
+    for (const choice of event.currentTarget.parentElement.children) choice.setAttribute("aria-pressed", String(choice === event.currentTarget));
+    show();
+  }, { "aria-pressed": String(list === wanted) }))) : null;
+  show();
+  return make("div", null, make("div", { class: "controls" }, choices, sizeControl(frameNode)),
+    frameNode, finding.scale ? make("p", { class: "scale" }, "Colours: ", prose(shorten(finding.scale, 400))) : null);
 }

@@ -85,10 +85,10 @@ function unitSection(analysis, found) {
 function unitEntry({ model, finding, tile, row }) {
   const chip = several ? modelChip(model) : null;
   if (tile) {
-    const node = make("article", { class: "tile unit-tile" }, chip, make("h4", { class: "tile-title" }, named(tile.title, 80)), tileBody(tile, { model: several ? model : "" }));
+    const node = make("article", { class: `tile unit-tile${tile.pictures.length > 2 ? " rows" : ""}` }, chip, make("h4", { class: "tile-title" }, named(tile.title, 80)), tileBody(tile, { model: several ? model : "" }));
     node.style.setProperty("--columns", String(Math.min(Math.max(tile.pictures.length, 1), 4)));
     return node;
   }
-  const cells = finding.columns.map((column, place) => [column, row[place]]).filter(([column, value]) => column.kind !== "unit" && !isUnit(value));
+  const cells = finding.columns.map((column, place) => [column, row[place]]).filter(([column, value]) => column.kind !== "unit" && !isUnit(value) && value !== null && value !== "");
   return make("article", { class: "tile unit-tile" }, chip, make("dl", { class: "facts" }, cells.map(([column, value]) => make("div", null, make("dt", null, named(column.name, 60)), make("dd", null, cellNode(value, column.kind))))));
 }

@@ -1,0 +1,188 @@
+"""What a reader meets first: the order of a section, cards, counts, wide matrices, models that share few tiles."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from headless import NAMES, Browser, find_browser
+from report_runs import make_run, save_picture
+
+from onnxviz.findings import Caveat, Finding, MatrixRow, PictureMatrix, Table, Tile, TileGrid
+from onnxviz.report import write_report
+from onnxviz.results import RunResult
+from onnxviz.values import Agreement, Unit
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(find_browser() is None, reason=f"no browser found (looked for {', '.join(NAMES)})"),
+]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    program = find_browser()
+    assert program
+    opened = Browser(program)
+    yield opened
+    opened.close()
+
+
+def with_findings(run: RunResult, *parts: tuple[Finding, ...], kind: str = "look") -> RunResult:
+    """Return the run with other findings, one tuple for each model."""
+    analysis = run.analyses[0]
+    filled = tuple(replace(part, findings=found) for part, found in zip(analysis.parts, parts, strict=True))
+    return replace(run, analyses=(replace(analysis, kind=kind, parts=filled),))
+
+
+def shown(browser: Browser, run: RunResult, folder: Path) -> Browser:
+    browser.open(write_report(run, folder), width=1400)
+    assert browser.events == []
+    return browser
+
+
+def grid(folder: Path, titles: tuple[str, ...], side: int = 64) -> TileGrid:
+    tiles = (
+        Tile(title, Unit("layer1", i), (save_picture(folder, f"images/{title}.png", 9 * i, side=side),))
+        for i, title in enumerate(titles)
+    )
+    return TileGrid("tiles", "Tiles", tuple(tiles))
+
+
+def test_pictures_come_before_charts_and_charts_before_tables(browser: Browser, tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    findings = run.analyses[0].parts[0].findings
+    shown(browser, with_findings(run, tuple(reversed(findings)), kind="dissection"), tmp_path)
+    order = browser.evaluate(
+        "[...document.querySelector('.analysis').children].map((node) => node.className.split(' ').pop())"
+    )
+    wanted = [
+        "notes", "metrics", "caveats", "reading", "picturematrix", "tilegrid", "curve", "bars", "histogram", "table",
+        "finding", "method",
+    ]  # fmt: skip
+    assert [name for name in order if name in wanted] == [*wanted, "method"]
+    assert browser.evaluate("document.querySelector('.analysis > .finding:last-of-type .coverage') === null") is False
+
+
+def test_words_between_backticks_are_code_and_nothing_else(browser: Browser, tmp_path: Path) -> None:
+    text = "Raise `quantile`, not `<b>iou</b>`; a single ` stays"
+    shown(browser, with_findings(make_run(tmp_path), (Caveat(text),)), tmp_path)
+    codes = "[...document.querySelectorAll('.analysis .caveats code')].map((node) => node.textContent)"
+    assert browser.evaluate(codes) == ["quantile", "<b>iou</b>"]
+    sentence = browser.evaluate("document.querySelector('.analysis .caveats li').textContent")
+    assert sentence == "Raise quantile, not <b>iou</b>; a single ` stays"
+
+
+def test_a_layer_with_two_references_is_counted_once(browser: Browser, tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    rows = tuple(
+        row
+        for name in ("layer1", "layer2")
+        for row in (Agreement(name, 5e-4, 0.1, 3e-2, "file"), Agreement(name, 4e-6, 0.1, 1e-3, "float32"))
+    )
+
+    def told(agreement: tuple[Agreement, ...]) -> tuple[str, str]:
+        changed = replace(run, models=(replace(run.models[0], agreement=agreement),))
+        shown(browser, changed, tmp_path)
+        return (
+            browser.evaluate("document.querySelector('.subject .tag').textContent"),
+            browser.evaluate("document.querySelector('.model-detail .prose').textContent"),
+        )
+
+    tag, text = told(rows)
+    assert tag == "agrees with ONNX Runtime to 5.0e−4, to 4.0e−6 in float32"
+    assert "2 of 4 layers were compared" in text
+    assert "5.0e−4" in text
+    assert "4.0e−6" in text
+    broken = tuple(replace(row, relative=1.0) if row.layer == "layer2" else row for row in rows)
+    assert told(broken)[0] == "1 layer differs from ONNX Runtime"
+    same = tuple(replace(row, tolerance=1e-3) for row in rows)
+    assert told(same)[0] == "agrees with ONNX Runtime to 5.0e−4"
+
+
+def test_a_wide_matrix_begins_with_columns_from_the_first_to_the_last(browser: Browser, tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    picture = save_picture(tmp_path, "images/a.png")
+    columns = tuple(f"layer{number}" for number in range(26))
+    matrix = PictureMatrix("m", "Maps", columns, (MatrixRow("row", ((picture,),) * 26, picture),))
+    shown(browser, with_findings(run, (matrix,)), tmp_path)
+    heads = "[...document.querySelectorAll('.matrix thead th:not(.lead)')].map((node) => node.textContent)"
+    found = browser.evaluate(heads)
+    assert len(found) == 7
+    assert (found[0], found[-1]) == ("1 of 26layer0", "26 of 26layer25")
+    overflow = (
+        "(() => { const box = document.querySelector('.matrix .scroll'); return box.scrollWidth - box.clientWidth; })()"
+    )
+    assert browser.evaluate(overflow) <= 0
+    browser.evaluate("document.querySelectorAll('.picturematrix .controls button')[1].click()")
+    assert len(browser.evaluate(heads)) == 26
+
+
+@pytest.mark.parametrize(("pictures", "side", "drawn"), [(1, 64, 1), (2, 64, 2), (5, 64, 4), (9, 64, 6), (30, 8, 24)])
+def test_the_pictures_of_a_card_fill_it(browser: Browser, tmp_path: Path, pictures: int, side: int, drawn: int) -> None:
+    titles = tuple(f"t{number}" for number in range(pictures))
+    shown(browser, with_findings(make_run(tmp_path), (grid(tmp_path, titles, side),)), tmp_path)
+    areas = browser.evaluate(
+        "(() => { const area = (node) => { const box = node.getBoundingClientRect(); return box.width * box.height; };"
+        " const strip = document.querySelector('.strip'); return [strip.children.length, area(strip),"
+        " [...strip.children].reduce((sum, node) => sum + area(node), 0)]; })()"
+    )
+    assert areas[0] == drawn
+    assert areas[2] > 0.9 * areas[1]
+
+
+def test_models_with_different_tiles_stand_in_their_own_order(browser: Browser, tmp_path: Path) -> None:
+    run = make_run(tmp_path, ("before", "after"))
+    parts = (grid(tmp_path, ("a", "b", "c")),), (grid(tmp_path, ("d", "e", "c")),)
+    shown(browser, with_findings(run, *parts), tmp_path)
+    titles = (
+        "[...document.querySelectorAll('.tile.wide')].map((card) =>"
+        " [...card.querySelectorAll('.tile-title')].map((node) => node.textContent))"
+    )
+    assert browser.evaluate(titles) == [["a", "d"], ["b", "e"], ["c", "c"]]
+    parts = (grid(tmp_path, ("a", "b", "c")),), (grid(tmp_path, ("b", "a", "d")),)
+    shown(browser, with_findings(run, *parts), tmp_path)
+    assert browser.evaluate(titles) == [["a"], ["b"], ["c"], ["d"]]
+
+
+def test_a_single_picture_of_all_is_large(browser: Browser, tmp_path: Path) -> None:
+    sheet = Tile("all kernels", None, (save_picture(tmp_path, "images/sheet.png", side=16),))
+    shown(browser, with_findings(make_run(tmp_path), (TileGrid("sheet", "All kernels", (sheet,)),)), tmp_path)
+    assert browser.evaluate("document.querySelector('.tile img').getBoundingClientRect().width") > 600
+
+
+def test_a_long_table_is_folded(browser: Browser, tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    (table,) = (found for found in run.analyses[0].parts[0].findings if isinstance(found, Table))
+    shown(browser, with_findings(run, (replace(table, rows=table.rows[:1] * 31),)), tmp_path)
+    assert browser.evaluate("document.querySelectorAll('.finding.table tbody tr').length") == 0
+    browser.evaluate("document.querySelector('.finding.table summary').click()")
+    browser.settle()
+    assert browser.evaluate("document.querySelectorAll('.finding.table tbody tr').length") == 31
+
+
+def test_words_stay_whole_in_facts_and_tables(browser: Browser, tmp_path: Path) -> None:
+    facts = (("optimized", "activation driven up"), ("high-frequency share", "69%"), ("looks", "oriented"))
+    tile = Tile("fire4/expand1x1_1:0", None, (save_picture(tmp_path, "images/a.png", side=96),), facts)
+    tiles = TileGrid("tiles", "Tiles", (tile,) * 8, tile_size=96)
+    shown(browser, with_findings(make_run(tmp_path), (tiles,)), tmp_path)
+    # A word that is broken has a box on each of two lines.
+    broken = browser.evaluate(
+        """(() => {
+          const found = [];
+          const walker = document.createTreeWalker(document.querySelector(".tiles"), NodeFilter.SHOW_TEXT);
+          while (walker.nextNode()) {
+            const node = walker.currentNode;
+            for (const match of node.data.matchAll(/[\\w%]+/g)) {
+              const range = document.createRange();
+              range.setStart(node, match.index);
+              range.setEnd(node, match.index + match[0].length);
+              if (new Set([...range.getClientRects()].map((box) => box.top)).size > 1) found.push(match[0]);
+            }
+          }
+          return found;
+        })()"""
+    )
+    assert broken == []

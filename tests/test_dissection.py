@@ -469,7 +469,8 @@ def test_a_mask_in_a_picture() -> None:
     assert (shown[7:13, 7:13] == 200).all()
     assert (shown[5, 5:15] == OUTLINE).all()
     assert (shown[4, 5:15] == 0).all()
-    assert shown[0, 0].max() < 100
+    assert (shown[0, 0] > 100).all(), "the scene can still be recognised"
+    assert (shown[0, 0] < 140).all()
 
 
 @pytest.mark.zoo

@@ -433,8 +433,10 @@ def test_response_is_the_convolution_s_own_output(tmp_path: Path) -> None:
     shown = pixels(cells[1][0]).astype(int)
     strong = np.abs(expected) > 0.3 * np.abs(expected).max()
     assert ((shown[..., 0] > shown[..., 2]) == (expected > 0))[strong].all(), "red is positive, blue negative"
-    facts = dict(matrix.rows[1].facts)
-    assert facts["kernel 0"] == f"{expected.min():.3g} to {expected.max():.3g}"
+    ranges = find(found, f.Table, "ranges.0").rows
+    assert [row[1] for row in ranges] == [Unit("conv1", 2), Unit("conv1", 0)] * 2
+    assert ranges[1][0] == "photo0.png, kernel 0"
+    assert ranges[1][2:] == pytest.approx((expected.min(), expected.max()), rel=1e-4)
     coverage = find(found, f.Coverage, "coverage.response_kernels")
     assert (coverage.done, coverage.total) == (2, 3)
 

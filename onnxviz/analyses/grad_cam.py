@@ -313,7 +313,7 @@ def _report(
         table.append((f"{name}: {shown[place]}", number, logit, probability, position, extent, len(empty)))
     findings: list[Finding] = [
         PictureMatrix(
-            f"maps.{index}", f"{name}: from the first layer to the last", columns, tuple(rows), scale=_SCALE
+            f"maps.{index}", f"{name}: {_columns_in_words(columns)}", columns, tuple(rows), scale=_SCALE
         ),
         Table("evidence", "Evidence at the last layer", _COLUMNS, tuple(table), _TABLE),
         Coverage("maps (layer, image, class)", len(kept) * len(rows), len(titles) * len(rows),
@@ -361,6 +361,10 @@ def _where(values: torch.Tensor, size: tuple[int, ...]) -> tuple[str, float] | N
     return words, float((heat >= 0.5).mean())
 
 
+def _columns_in_words(columns: Sequence[str]) -> str:
+    return f"evidence at {columns[0]}" if len(columns) == 1 else "from the first layer to the last"
+
+
 def _in_words(place: tuple[str, float] | None) -> str:
     return "none" if place is None else f"{place[0]}, {place[1]:.0%} of the image"
 
@@ -379,11 +383,18 @@ def _numbers(
     evidence: _Evidence, blank: list[list[bool]], places: Sequence[tuple[str, float] | None], own: int | None
 ) -> list[Finding]:
     """Return one image's share of the metrics; `combine` averages them over the images."""
-    flat = [is_blank for row in blank for is_blank in row]
-    found: list[Finding] = [
-        Metric("blank_fraction", sum(flat) / len(flat), "maps without positive evidence",
-               "Share of the maps (layer, image, class) that are zero everywhere.", "percent", "lower")
-    ]  # fmt: skip
+    found: list[Finding] = []
+    if own is not None:
+        found.append(
+            Metric("top1_accuracy", float(own == evidence.best), "images named right",
+                   "Share of the images whose own class has the highest logit, where their class is known; far below "
+                   "what is known of the model, it points to wrong preprocessing.", "percent", "higher")
+        )  # fmt: skip
+    if evidence.probabilities is not None:
+        found.append(
+            Metric("top1_confidence", float(evidence.probabilities[evidence.best]), "confidence",
+                   "Mean probability of the class of highest logit.", "percent")
+        )  # fmt: skip
     extents = [place[1] for place in places if place is not None]
     if extents:
         found.append(
@@ -391,17 +402,11 @@ def _numbers(
                    "Mean share of the image where the last layer's map reaches half of its maximum; blank maps left "
                    "out.", "percent")
         )  # fmt: skip
-    if evidence.probabilities is not None:
-        found.append(
-            Metric("top1_confidence", float(evidence.probabilities[evidence.best]), "confidence",
-                   "Mean probability of the class of highest logit.", "percent")
-        )  # fmt: skip
-    if own is not None:
-        found.append(
-            Metric("top1_accuracy", float(own == evidence.best), "images named right",
-                   "Share of the images whose own class has the highest logit, where their class is known; far below "
-                   "what is known of the model, it points to wrong preprocessing.", "percent", "higher")
-        )  # fmt: skip
+    flat = [is_blank for row in blank for is_blank in row]
+    found.append(
+        Metric("blank_fraction", sum(flat) / len(flat), "maps without positive evidence",
+               "Share of the maps (layer, image, class) that are zero everywhere.", "percent", "lower")
+    )  # fmt: skip
     return found
 
 

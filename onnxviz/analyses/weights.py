@@ -191,7 +191,7 @@ class Weights(Analysis):
         shown = min(count, self.limit)
         used = _strongest(drawing.kernels, 3 if drawing.rgb else self.input_channels)
         pictures = self._kernel_pictures(drawing, used, shown)
-        what = "red, green, blue" if drawing.rgb else "" if channels == 1 else f"input channels {_listed(used)}"
+        what = "" if drawing.rgb or channels == 1 else f"input channels {_listed(used)}"
         tiles = tuple(
             Tile(f"kernel {index}", Unit(layer.name, index), (_picture(pictures[index], f"kernel {index}"),),
                  described.facts(index, layer), captions=(what,) if what else ())
@@ -213,7 +213,8 @@ class Weights(Analysis):
         sheet = Tile("all kernels", None, (_picture(_sheet(pictures[:shown]), f"{shown} kernels of {name}"),))
         findings: list[Finding] = [
             TileGrid(f"sheet.{place}", f"{layer.name}: all kernels", (sheet,), said),
-            TileGrid(f"kernels.{place}", f"{layer.name}: kernel by kernel", tiles, said, tile_size=96),
+            TileGrid(f"kernels.{place}", f"{layer.name}: kernel by kernel", tiles,
+                     f"Drawn as above, in {'colour' if drawing.rgb else 'grey'}.", tile_size=96),
         ]  # fmt: skip
         if not drawing.rgb:
             reason = f"{name}: the {len(used)} of largest norm" if len(used) < channels else ""
@@ -281,6 +282,7 @@ class Weights(Analysis):
         pictures = self._kernel_pictures(drawing, _strongest(drawing.kernels, 3 if drawing.rgb else 1), len(array))
         own = tuple((_picture(pictures[index], f"kernel {index}"),) for index in chosen)
         rows = [MatrixRow("the kernel", own)]
+        ranges: list[tuple[Cell, ...]] = []
         for done, index in enumerate(images):
             bench.progress(done, len(images), source.names[index])
             batch = load_batch(source, [index], preprocessing, bench.model.input_size)
@@ -290,6 +292,15 @@ class Weights(Analysis):
                     f"the response to {shorten(source.names[index])} is not finite", where=shorten(layer.name)
                 )
             rows.append(_response_row(source.names[index], batch[0], chosen, response))
+            ranges += [
+                (
+                    f"{source.names[index]}, kernel {number}",
+                    Unit(layer.name, number),
+                    float(values.min()),
+                    float(values.max()),
+                )
+                for number, values in zip(chosen, response, strict=True)
+            ]
         bench.progress(len(images), len(images))
         how = "of largest norm" if isinstance(self.response_to.kernels, int) else "chosen by `response_to.kernels`"
         return [
@@ -299,6 +310,7 @@ class Weights(Analysis):
                 "The convolution's own output, its bias included, before any normalisation or activation.",
                 _RESPONSE_SCALE,
             ),
+            Table(f"ranges.{place}", f"{layer.name}: smallest and largest response", _RANGE_COLUMNS, tuple(ranges)),
             Coverage("kernels applied to photographs", len(chosen), len(array), f"those {how}",
                      id="coverage.response_kernels"),
             Coverage("photographs", len(images), len(source), "chosen by `response_to.images`"
@@ -337,7 +349,7 @@ class _Described:
         facts: list[tuple[str, Cell]] = [("norm", float(f"{self.norms[index]:.4g}"))]
         character = self.character(index)
         if character is not None:
-            facts.append(("looks", _CHARACTERS[character]))
+            facts.append(("looks", "like noise" if character == "noisy" else character))
         if self.spectrum is not None and not self.dead[index]:
             facts.append(("high-frequency share", f"{self.spectrum.high_frequency_share[index]:.0%}"))
         if self.duplicates is not None and (twin := self.duplicates[index]) is not None:
@@ -387,6 +399,13 @@ _LAYER_COLUMNS = (
     Column("smooth", "integer"),
     Column("sharp", "integer"),
     Column("noisy", "integer"),
+)
+
+_RANGE_COLUMNS = (
+    Column("photograph"),
+    Column("kernel", "unit"),
+    Column("smallest", "number", "of the convolution's own output, over all positions"),
+    Column("largest", "number"),
 )
 
 
@@ -547,12 +566,8 @@ def _response_row(name: str, image: np.ndarray, chosen: Sequence[int], response:
         )
         for index, values in zip(chosen, response, strict=True)
     )
-    facts: tuple[tuple[str, Cell], ...] = tuple(
-        (f"kernel {index}", f"{values.min():.3g} to {values.max():.3g}")
-        for index, values in zip(chosen, response, strict=True)
-    )
     lead = Picture(np.ascontiguousarray(photograph), alt=f"{shorten(name)} as the network sees it", format="jpeg")
-    return MatrixRow(name, cells, lead, facts)
+    return MatrixRow(name, cells, lead)
 
 
 def _listed(numbers: Sequence[int]) -> str:

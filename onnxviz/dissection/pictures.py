@@ -9,7 +9,8 @@ from onnxviz.images import Pixels, fit_image
 from onnxviz.values import Preprocessing
 
 OUTLINE = (255, 221, 0)
-_DIMMED = 0.45
+_DIMMED = 0.62
+"""Dark enough for the mask to stand out, light enough for the scene to be recognised."""
 _STRETCH = Preprocessing(fit="stretch")
 
 
@@ -37,7 +38,7 @@ def show_mask(pixels: Pixels, mask: npt.NDArray[np.bool_]) -> Pixels:
         out from light and from dark pictures.
     """
     grey = pixels.mean(axis=2, keepdims=True)
-    outside = (0.6 * grey + 0.4 * pixels) * _DIMMED
+    outside = (0.75 * grey + 0.25 * pixels) * _DIMMED
     shown = np.where(mask[:, :, None], pixels, outside).round().astype(np.uint8)
     shown[_grown(mask) & ~mask] = (0, 0, 0)
     shown[mask & _grown(~mask)] = OUTLINE

@@ -68,10 +68,10 @@ def unique_concepts(units: Iterable[UnitResult]) -> set[tuple[str, str]]:
 
 
 def in_words(counts: Counter[str], most: int = 6) -> str:
-    """Return "sky 12, tree 9, ..." with the most frequent first."""
+    """Return "sky 12, tree 9 and 3 more" with the most frequent first."""
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     words = [f"{shorten(name, 40)} {count}" for name, count in ordered[:most]]
-    return ", ".join(words + (["..."] if len(ordered) > most else []))
+    return ", ".join(words) + (f" and {len(ordered) - most} more" if len(ordered) > most else "")
 
 
 def summarize(

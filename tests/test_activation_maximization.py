@@ -27,7 +27,7 @@ SIDE = 32
 FAST = {"kind": "adam", "learning_rate": 0.3}
 
 
-def detectors(path: Path, *, channels: int = 3, softmax: bool = False) -> Path:
+def detectors(path: Path, *, channels: int = 3, softmax: bool = False, threshold: float = 0.0) -> Path:
     """Save a network whose unit 0 detects red, 1 vertical edges, 2 horizontal edges and 3 nothing; then logits."""
     weight = np.zeros((4, channels, 3, 3), dtype=np.float32)
     if channels == 3:
@@ -35,7 +35,7 @@ def detectors(path: Path, *, channels: int = 3, softmax: bool = False) -> Path:
     weight[1] = np.array([[-1, 2, -1]] * 3) / channels
     weight[2] = np.array([[-1, 2, -1]] * 3).T / channels
     nodes = [
-        helper.make_node("Conv", ["image", "weight"], ["edges"], name="conv", kernel_shape=[3, 3]),
+        helper.make_node("Conv", ["image", "weight", "bias"], ["edges"], name="conv", kernel_shape=[3, 3]),
         helper.make_node("Relu", ["edges"], ["active"], name="relu"),
         helper.make_node("GlobalAveragePool", ["active"], ["pooled"], name="pool"),
         helper.make_node("Flatten", ["pooled"], ["logits"], name="flat"),
@@ -48,7 +48,10 @@ def detectors(path: Path, *, channels: int = 3, softmax: bool = False) -> Path:
         "detectors",
         [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["n", channels, SIDE, SIDE])],
         [helper.make_tensor_value_info(output, TensorProto.FLOAT, ["n", 4])],
-        [numpy_helper.from_array(weight, "weight")],
+        [
+            numpy_helper.from_array(weight, "weight"),
+            numpy_helper.from_array(np.full(4, -threshold, dtype=np.float32), "bias"),
+        ],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     onnx.save(model, path)
@@ -169,8 +172,13 @@ def test_findings_say_what_was_made(place: Bench) -> None:
     assert all(len(tile.pictures) == len(tile.captions) == 2 for tile in grid.tiles)
     facts = dict(grid.tiles[0].facts)
     assert facts["seeds"] == "0, 1"
+    assert facts["direction"] == "up"
+    assert "louder start" not in facts
+    assert all("e+" not in caption and "start" not in caption for tile in grid.tiles for caption in tile.captions)
+    assert grid.tile_size == 6 * SIDE
+    assert all(picture.pixelated for tile in grid.tiles for picture in tile.pictures)
     assert facts["regularizers"] == "L6 norm x 0.2"
-    assert 0 <= float(facts["class probability, mean over seeds"] or 0) <= 1
+    assert 0 <= float(facts["class probability"] or 0) <= 1
     assert len(grid.tiles[0].curve) == 4
     assert "4 steps of Adam" in grid.description
     assert "L6 norm x 0.2" in grid.description
@@ -186,6 +194,30 @@ def test_findings_say_what_was_made(place: Bench) -> None:
     assert all(array.arrays["images"].dtype == np.float32 for array in found if isinstance(array, f.Array))
     identities = [(type(finding), finding.id) for finding in found]
     assert len(set(identities)) == len(identities)
+
+
+def test_a_louder_start_is_told(tmp_path: Path) -> None:
+    """With this threshold, the ReLU lets nothing through of the edges in the usual start."""
+    found = analyse(
+        bench(detectors(tmp_path / "d.onnx", threshold=0.3)), targets=[{"layer": "relu", "units": [1, 3]}], steps=2
+    )
+    loud, dead = only(found, f.TileGrid).tiles
+    times = only(found, f.Table).rows[0][10]
+    assert times in (4.0, 16.0, 64.0, 256.0)
+    assert dict(loud.facts)["louder start"] == f"x {times:g}, silent on the usual one"
+    assert loud.captions[0].endswith(f"; start x {times:g}")
+    # What no start can wake has the usual one.
+    assert "louder start" not in dict(dead.facts)
+    assert only(found, f.Table).rows[1][10] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("value", "words"), [(1416.2, "1416"), (-250.4, "-250"), (1.4e8, "1.4e+08"), (2.3456, "2.35"), (0.0, "0")]
+)
+def test_figures_are_readable(value: float, words: str) -> None:
+    from onnxviz.analyses.activation_maximization import _figure
+
+    assert _figure(value) == words
 
 
 def test_what_does_not_rise_is_shown_and_said(place: Bench) -> None:

@@ -53,15 +53,32 @@ def channels(*units: int) -> list[Target]:
     return [Target("layer", unit) for unit in units]
 
 
-def slow_adam(value: np.ndarray, gradient: Callable[[np.ndarray], np.ndarray], steps: int, rate: float) -> np.ndarray:
-    """Kingma and Ba 2015, algorithm 1."""
+def slow_adam(
+    value: np.ndarray,
+    gradient: Callable[[np.ndarray], np.ndarray],
+    steps: int,
+    rate: float,
+    anneal: bool = False,
+    damping: float = 0.0,
+) -> np.ndarray:
+    """Kingma and Ba 2015, algorithm 1, ε grown by a share of the root of the mean v, steps falling to 0."""
     first, second = np.zeros_like(value), np.zeros_like(value)
     for step in range(1, steps + 1):
         slope = gradient(value)
         first = 0.9 * first + 0.1 * slope
         second = 0.999 * second + 0.001 * slope**2
-        value = value - rate * (first / (1 - 0.9**step)) / (np.sqrt(second / (1 - 0.999**step)) + 1e-8)
+        corrected = second / (1 - 0.999**step)
+        epsilon = 1e-8 + damping * np.sqrt(corrected.mean())
+        now = rate * (steps - step + 1) / steps if anneal else rate
+        value = value - now * (first / (1 - 0.9**step)) / (np.sqrt(corrected) + epsilon)
     return value
+
+
+def falling_adam(
+    value: np.ndarray, gradient: Callable[[np.ndarray], np.ndarray], steps: int, rate: float
+) -> np.ndarray:
+    """Adam with steps that fall and one scale for the weak parameters."""
+    return slow_adam(value, gradient, steps, rate, anneal=True, damping=0.7)
 
 
 def slow_rmsprop(
@@ -99,6 +116,7 @@ class Brightness(nn.Module):
     ("optimizer", "slow"),
     [
         (Adam(learning_rate=0.1), slow_adam),
+        (Adam(learning_rate=0.1, anneal=True, damping=0.7), falling_adam),
         (RmsProp(learning_rate=0.1), slow_rmsprop),
         (GradientAscent(learning_rate=0.1), slow_ascent),
     ],
@@ -278,8 +296,41 @@ def test_a_silent_unit_is_woken_by_a_louder_start() -> None:
     assert made.before.tolist() == [0.0, 0.0]
     assert made.after[0] > 0.001
     assert made.after[1] == 0.0
+    assert made.louder[0] in (4.0, 16.0, 64.0, 256.0)
+    assert made.louder[1] == 1.0
     # What cannot be woken stays the start image, which is nearly grey.
     assert float(np.abs(made.images[1] - 0.5).max()) < 0.05
+
+
+def test_a_silent_unit_is_not_woken_to_be_driven_down() -> None:
+    made = climb(SmallModel(Sleeper()), [Target("layer", 0, sign=-1)], [0], steps=2)
+    assert made.louder.tolist() == [1.0]
+    assert made.after.tolist() == [0.0]
+
+
+class OneWave(nn.Module):
+    """A unit that likes one wave, and all else ten thousand times less."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        size = images.shape[-1]
+        wave = torch.cos(torch.arange(size) * 4 * torch.pi / size)
+        weak = torch.randn((size, size), generator=torch.Generator().manual_seed(1)) * 1e-4
+        return (images * (wave + weak)).mean(dim=(1, 2, 3))[:, None]
+
+
+def test_what_hardly_matters_to_a_unit_hardly_moves() -> None:
+    """Plain Adam moves every frequency alike, and a unit that likes one wave gets speckle."""
+
+    def speckle(damping: float) -> float:
+        adam = Adam(damping=damping)
+        made = climb(SmallModel(OneWave()), channels(0), [0], steps=30, size=(32, 32), transforms=(), optimizer=adam)
+        return float(np.abs(np.diff(made.images[0], axis=1)).mean())
+
+    assert speckle(0.0) > 5 * speckle(1.0)
 
 
 def test_grey_images_are_grey() -> None:

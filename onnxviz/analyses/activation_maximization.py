@@ -51,8 +51,11 @@ _COLUMNS = (
     Column("rise", "number", "Difference in the direction asked for; below or at 0 the optimization failed."),
     Column("class probability", "percent", "What the model itself gives the final image; only for classes."),
     Column("top class", description="Whether that is the model's first choice; only for classes."),
+    Column(
+        "louder start", "number", "What the start was multiplied by, because its unit was silent on it; 1: nothing."
+    ),
 )
-_UNIT, _TARGET, _DIRECTION, _SEED, _BEFORE, _AFTER, _RISE, _PROBABILITY, _TOP = range(1, 10)
+_UNIT, _TARGET, _DIRECTION, _SEED, _BEFORE, _AFTER, _RISE, _PROBABILITY, _TOP, _LOUDER = range(1, 11)
 
 Row = tuple[Cell, ...]
 
@@ -68,6 +71,7 @@ class ActivationMaximization(Analysis):
     """
 
     kind: Literal["activation_maximization"] = "activation_maximization"
+    heading: ClassVar[str] = "What units look for"
     version: ClassVar[int] = 1
     cites: ClassVar[tuple[str, ...]] = (
         "Erhan, Bengio, Courville and Vincent 2009, Visualizing Higher-Layer Features of a Deep Network",
@@ -156,7 +160,7 @@ optimizer: {kind: adam, learning_rate: 0.03}
         classes = has_class_units(bench.subject.view.layer(layer), bench.subject.view)
         certainty = _certainty(bench.model, made.images, targets) if classes else [(None, None)] * len(targets)
         rows = tuple(
-            _row(target, seed, float(made.before[i]), float(made.after[i]), *certainty[i])
+            _row(target, seed, float(made.before[i]), float(made.after[i]), float(made.louder[i]), *certainty[i])
             for i, (target, seed) in enumerate(zip(targets, seeds, strict=True))
         )
         pixels = to_pixels(made.images)
@@ -179,7 +183,7 @@ optimizer: {kind: adam, learning_rate: 0.03}
             return merged
         rows, tiles = tables[0].rows, grids[0].tiles
         grid = TileGrid(
-            "pictures", "Pictures", tuple(self._joined(rows, tiles)), self._description(subject), grids[0].tile_size
+            "pictures", "Pictures", tuple(self._joined(rows, tiles)), self._description(subject), _tile_size(tiles)
         )
         table = Table("activations", "Activation before and after", _COLUMNS, rows, _TABLE_DESCRIPTION)
         found: list[Finding] = [Note(_summary(rows), "summary"), *self._caveats(rows, subject)]
@@ -229,11 +233,19 @@ optimizer: {kind: adam, learning_rate: 0.03}
         colours = ", decorrelated colours" if self.parameterization.decorrelate else ""
         pixels = f" of {height} x {width} pixels" if height else ""
         return (
-            f"{self.steps} steps of {_OPTIMIZERS[self.optimizer.kind]} at rate {self.optimizer.learning_rate:g} "
+            f"{self.steps} steps of {self._optimizer_words()} "
             f"on images{pixels}, {self.parameterization.kind} parameterization{colours}; views: {transforms}; "
             f"regularizers: {self._regularizer_words()}. A channel's activation is its mean over all positions, "
-            "a whole layer's the mean of squares."
+            "a whole layer's the mean of squares; a tile's figures are means over its seeds."
         )
+
+    def _optimizer_words(self) -> str:
+        optimizer, name = self.optimizer, _OPTIMIZERS[self.optimizer.kind]
+        if optimizer.kind != "adam":
+            return f"{name} at rate {optimizer.learning_rate:g}"
+        falling = " falling to 0" if optimizer.anneal else ""
+        damped = f", damping {optimizer.damping:g}," if optimizer.damping else ""
+        return f"{name} at rate {optimizer.learning_rate:g}{falling}{damped}"
 
     def _regularizer_words(self) -> str:
         words = [
@@ -282,6 +294,9 @@ optimizer: {kind: adam, learning_rate: 0.03}
             )
 
 
+_SMALL = 128
+"""Pictures with shorter sides are stored exactly and enlarged in whole steps."""
+
 _OPTIMIZERS = {"adam": "Adam", "rmsprop": "RMSprop", "ascent": "plain gradient ascent"}
 _TABLE_DESCRIPTION = "One line for each picture; activations are of the picture as it is, without random views."
 
@@ -310,13 +325,31 @@ def _title(target: Target) -> str:
 
 
 def _row(
-    target: Target, seed: int, before: float, after: float, probability: float | None, top: bool | None
+    target: Target,
+    seed: int,
+    before: float,
+    after: float,
+    louder: float,
+    probability: float | None,
+    top: bool | None,
 ) -> tuple[Cell, ...]:
     title, direction = _title(target), "up" if target.sign > 0 else "down"
     name = f"{title}, {'' if target.sign > 0 else 'negative, '}seed {seed}"
     unit = None if target.unit is None else Unit(target.layer, target.unit)
     shown = None if top is None else ("yes" if top else "no")
-    return (name, unit, title, direction, seed, before, after, target.sign * (after - before), probability, shown)
+    return (
+        name,
+        unit,
+        title,
+        direction,
+        seed,
+        before,
+        after,
+        target.sign * (after - before),
+        probability,
+        shown,
+        louder,
+    )
 
 
 def _certainty(model: Model, images: np.ndarray, targets: Sequence[Target]) -> list[tuple[float | None, bool | None]]:
@@ -332,15 +365,22 @@ def _certainty(model: Model, images: np.ndarray, targets: Sequence[Target]) -> l
     ]
 
 
+def _tile_size(tiles: Sequence[Tile]) -> int:
+    """Return the width at which small pictures are shown, a whole multiple of theirs; 0 leaves it to the report."""
+    width = max((picture.width for tile in tiles for picture in tile.pictures), default=0)
+    return width * max(1, round(192 / width)) if 0 < width < _SMALL else 0
+
+
 def _tile(row: Row, pixels: np.ndarray, curve: np.ndarray) -> Tile:
     """Return the tile of one picture; `combine` joins those of one target."""
-    small = max(pixels.shape[:2]) <= 64
+    small = max(pixels.shape[:2]) < _SMALL
     picture = Picture(pixels, alt=f"optimized picture: {row[0]}", format="png" if small else "jpeg", pixelated=small)
     unit = row[_UNIT]
     assert unit is None or isinstance(unit, Unit)
     sure = "" if row[_PROBABILITY] is None else f", {_number(row[_PROBABILITY]):.1%}"
     arrow = "" if row[_DIRECTION] == "up" else "driven down, "
-    caption = f"{arrow}seed {row[_SEED]}: {_number(row[_BEFORE]):.3g} to {_number(row[_AFTER]):.3g}{sure}"
+    loud = "" if row[_LOUDER] == 1 else f"; start x {_number(row[_LOUDER]):g}"
+    caption = f"{arrow}seed {row[_SEED]}: {_figure(row[_BEFORE])} to {_figure(row[_AFTER])}{sure}{loud}"
     # A line a few hundred pixels wide needs no more points.
     thin = curve[:: max(1, math.ceil(len(curve) / 256))]
     return Tile(str(row[_TARGET]), unit, (picture,), curve=tuple(float(v) for v in thin), captions=(caption,))
@@ -352,17 +392,18 @@ def _facts(rows: Sequence[Row]) -> tuple[tuple[str, Cell], ...]:
     def mean(column: int) -> float:
         return math.fsum(_number(row[column]) for row in rows) / len(rows)
 
-    of = ", mean over seeds" if len(rows) > 1 else ""
     facts: list[tuple[str, Cell]] = [
-        ("optimized", "activation driven " + str(rows[0][_DIRECTION])),
-        (f"activation before{of}", mean(_BEFORE)),
-        (f"activation after{of}", mean(_AFTER)),
-        (f"rise{of}", mean(_RISE)),
+        ("direction", rows[0][_DIRECTION]),
+        ("before", mean(_BEFORE)),
+        ("after", mean(_AFTER)),
     ]
     if rows[0][_PROBABILITY] is not None:
-        facts.append((f"class probability{of}", mean(_PROBABILITY)))
+        facts.append(("class probability", mean(_PROBABILITY)))
     seeds = [row[_SEED] for row in rows]
     facts.append(("seed", seeds[0]) if len(seeds) == 1 else ("seeds", ", ".join(map(str, seeds))))
+    loud = [_number(row[_LOUDER]) for row in rows if row[_LOUDER] != 1]
+    if loud:
+        facts.append(("louder start", f"x {max(loud):g}, silent on the usual one"))
     if any(not _number(row[_RISE]) > 0 for row in rows):
         facts.append(("did not rise", "the picture shows nothing about this unit"))
     return tuple(facts)
@@ -371,19 +412,19 @@ def _facts(rows: Sequence[Row]) -> tuple[tuple[str, Cell], ...]:
 def _metrics(rows: Sequence[Row]) -> Iterator[Metric]:
     rose = [_number(row[_RISE]) > 0 for row in rows]
     yield Metric(
-        "rise_fraction", sum(rose) / len(rose), "Pictures that excite their target more than their start image did",
+        "rise_fraction", sum(rose) / len(rose), "pictures that rose",
         "Share of pictures whose activation moved in the direction asked for.", "percent", "higher", "rise_fraction",
     )  # fmt: skip
     classes = [row for row in rows if row[_PROBABILITY] is not None and row[_DIRECTION] == "up"]
     if classes:
         mean = math.fsum(_number(row[_PROBABILITY]) for row in classes) / len(classes)
         yield Metric(
-            "mean_class_probability", mean, "Mean probability of the class that was optimized",
-            "What the model itself gives its class pictures.", "percent", "higher", "mean_class_probability",
+            "mean_class_probability", mean, "class probability",
+            "Mean of what the model gives its class pictures.", "percent", "higher", "mean_class_probability",
         )  # fmt: skip
         yield Metric(
             "top1_rate", sum(row[_TOP] == "yes" for row in classes) / len(classes),
-            "Class pictures that the model itself recognises",
+            "recognised by the model",
             "Share of class pictures whose class is the model's first choice.", "percent", "higher", "top1_rate",
         )  # fmt: skip
 
@@ -399,7 +440,7 @@ def _summary(rows: Sequence[Row]) -> str:
         outcome = f"the activation moved in the direction asked for in {rose}, not in {count - rose}"
     text = f"{made}; {outcome}."
     if count <= 6:
-        each = [f"{row[0]}: {_number(row[_BEFORE]):.3g} to {_number(row[_AFTER]):.3g}" for row in rows]
+        each = [f"{row[0]}: {_figure(row[_BEFORE])} to {_figure(row[_AFTER])}" for row in rows]
         text += f" Activation before and after: {'; '.join(each)}."
     classes = [row for row in rows if row[_TOP] is not None and row[_DIRECTION] == "up"]
     if classes:
@@ -414,6 +455,7 @@ def _array(name: str, made: Maximized, targets: Sequence[Target], seeds: Sequenc
         "curves": made.curves,
         "before": made.before,
         "after": made.after,
+        "louder": made.louder,
         "unit": np.asarray([-1 if target.unit is None else target.unit for target in targets], dtype=np.int64),
         "sign": np.asarray([target.sign for target in targets], dtype=np.int64),
         "seed": np.asarray(seeds, dtype=np.int64),
@@ -424,3 +466,9 @@ def _array(name: str, made: Maximized, targets: Sequence[Target], seeds: Sequenc
 def _number(cell: Cell) -> float:
     assert isinstance(cell, int | float)
     return float(cell)
+
+
+def _figure(cell: Cell) -> str:
+    """Write an activation with three digits, and without an exponent unless it is very large or small."""
+    value = _number(cell)
+    return f"{value:.0f}" if 100 <= abs(value) < 1e7 else f"{value:.3g}"

@@ -67,12 +67,15 @@ class Maximized:
         curves: float32 [N, steps], the activation in each step's view, before that step.
         before: float32 [N], the activation of the start image, seen as it is.
         after: float32 [N], the activation of the final image, seen as it is.
+        louder: float32 [N], what a start that left its unit silent was multiplied by; 1 where it was not needed or
+            did not help. `before` is the activation of the start that was not yet multiplied.
     """
 
     images: np.ndarray
     curves: np.ndarray
     before: np.ndarray
     after: np.ndarray
+    louder: np.ndarray
 
 
 def maximize(
@@ -153,8 +156,10 @@ def _climb(
 
     with torch.no_grad():
         before = measure(views.cut(paint(parameters), margin))
-        parameters = _wake(parameters, before, lambda louder: measure(views.cut(paint(louder), margin)))
-    rule = settings.optimizer.rule()
+        asleep = (before == 0) & (sign > 0)
+        louder = _wake(parameters, asleep, lambda start: measure(views.cut(paint(start), margin)))
+        parameters = parameters * _as_factors(louder, parameters)
+    rule = settings.optimizer.rule(settings.steps)
     curve = []
     for step in range(settings.steps):
         parameters = parameters.detach().requires_grad_(True)
@@ -173,29 +178,36 @@ def _climb(
     with torch.no_grad():
         final = views.cut(paint(parameters), margin)
         after = measure(final)
-    result = tuple(tensor.float().cpu().numpy() for tensor in (final, torch.stack(curve, dim=1), before, after))
+    tensors = (final, torch.stack(curve, dim=1), before, after, louder)
+    result = tuple(tensor.float().cpu().numpy() for tensor in tensors)
     _require_finite(result, targets)
     return result
 
 
-def _wake(parameters: Tensor, activation: Tensor, measure: Callable[[Tensor], Tensor]) -> Tensor:
-    """Make a start louder, four times in a row at most, while it leaves its unit silent.
+def _wake(parameters: Tensor, asleep: Tensor, measure: Callable[[Tensor], Tensor]) -> Tensor:
+    """Return [N], by how much to multiply each start: four times 4 at most while it leaves its unit silent.
 
     Behind a ReLU a unit that is exactly 0 has no gradient to follow. A start that stays silent is left as it was.
     """
     import torch
 
-    silent, louder = activation == 0, parameters
+    factors = torch.ones(len(parameters), device=parameters.device)
+    silent = asleep
     for _ in range(4):
         if not bool(silent.any()):
             break
-        louder = torch.where(silent.view(-1, *[1] * (parameters.dim() - 1)), 4.0 * louder, louder)
-        silent = silent & (measure(louder) == 0)
-    return torch.where(silent.view(-1, *[1] * (parameters.dim() - 1)), parameters, louder)
+        factors = torch.where(silent, 4.0 * factors, factors)
+        silent = silent & (measure(parameters * _as_factors(factors, parameters)) == 0)
+    return torch.where(silent, torch.ones_like(factors), factors)
+
+
+def _as_factors(values: Tensor, parameters: Tensor) -> Tensor:
+    """Give one number for each image the shape that multiplies all its parameters."""
+    return values.view(-1, *[1] * (parameters.dim() - 1))
 
 
 def _require_finite(result: tuple[np.ndarray, ...], targets: Sequence[Target]) -> None:
-    images, _, before, after = result
+    images, _, before, after, _ = result
     for index, target in enumerate(targets):
         if not (np.isfinite(before[index]) and np.isfinite(after[index]) and np.isfinite(images[index]).all()):
             what = "the layer" if target.unit is None else f"unit {target.unit}"

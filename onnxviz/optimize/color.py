@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 CORRELATION = ((0.26, 0.09, 0.02), (0.27, 0.00, -0.05), (0.27, -0.09, 0.03))
@@ -22,6 +24,14 @@ def correlation_matrix() -> np.ndarray:
     return np.asarray(matrix / np.linalg.norm(matrix, axis=0).max(), dtype=np.float32)
 
 
+@functools.lru_cache(maxsize=8)
+def _matrix_on(device: torch.device) -> Tensor:
+    """Keep the matrix on the device: copying it there would make every step wait for the device."""
+    import torch
+
+    return torch.from_numpy(correlation_matrix()).to(device)
+
+
 def correlate(planes: Tensor) -> Tensor:
     """Turn decorrelated planes into colours: rgb = matrix · plane at every pixel.
 
@@ -31,8 +41,7 @@ def correlate(planes: Tensor) -> Tensor:
     Returns:
         [N, 3, h, w], red, green and blue.
     """
-    matrix = planes.new_tensor(correlation_matrix().tolist())
-    rgb: Tensor = (matrix @ planes.flatten(2)).view(planes.shape)
+    rgb: Tensor = (_matrix_on(planes.device) @ planes.flatten(2)).view(planes.shape)
     return rgb
 
 

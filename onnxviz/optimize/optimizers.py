@@ -20,8 +20,8 @@ Rule = Callable[["Tensor"], "Tensor"]
 class _Optimizer(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    def rule(self) -> Rule:
-        """Return the rule for one optimization, before its first step."""
+    def rule(self, steps: int) -> Rule:
+        """Return the rule for one optimization of so many steps, before its first."""
         raise NotImplementedError
 
 
@@ -32,19 +32,38 @@ class Adam(_Optimizer):
     learning_rate: float = Field(
         0.03, gt=0, description="Step size; lucid's 0.05 gives stronger, less natural colours."
     )
+    anneal: bool = Field(False, description="Let the steps fall evenly to 0, which takes the last noise out.")
+    damping: float = Field(
+        0.0,
+        ge=0,
+        description=(
+            "Share of the image's mean gradient size that damps frequencies which hardly matter to the unit; 0 is "
+            "plain Adam, which moves them as fast as the others, so that early layers show speckle."
+        ),
+    )
 
-    def rule(self) -> Rule:
-        """Return Adam (Kingma and Ba 2015, algorithm 1) with β₁ = 0.9, β₂ = 0.999, ε = 1e-8."""
+    def rule(self, steps: int) -> Rule:
+        """Return Adam (Kingma and Ba 2015, algorithm 1) with β₁ = 0.9, β₂ = 0.999.
+
+        For each image, ε is 1e-8 + damping · √(mean of v̂ over the image's parameters). It grows with the gradient, so
+        the result stays independent of the activation's scale. With `anneal`, step t of n has the size
+        rate · (1 - (t - 1) / n).
+        """
         first: Tensor | float = 0.0
         second: Tensor | float = 0.0
         step = 0
 
         def change(gradient: Tensor) -> Tensor:
             nonlocal first, second, step
+            fall = 1.0 - step / steps if self.anneal else 1.0
             step += 1
             first = 0.9 * first + 0.1 * gradient
             second = 0.999 * second + 0.001 * gradient.square()
-            return self.learning_rate * (first / (1 - 0.9**step)) / ((second / (1 - 0.999**step)).sqrt() + 1e-8)
+            square = second / (1 - 0.999**step)
+            shared = square.flatten(1).mean(dim=1).sqrt().view(-1, *[1] * (gradient.dim() - 1))
+            return (
+                self.learning_rate * fall * (first / (1 - 0.9**step)) / (square.sqrt() + self.damping * shared + 1e-8)
+            )
 
         return change
 
@@ -56,7 +75,7 @@ class RmsProp(_Optimizer):
     learning_rate: float = Field(0.02, gt=0, description="Step size.")
     decay: float = Field(0.9, ge=0, lt=1, description="How slowly the mean square follows the gradient.")
 
-    def rule(self) -> Rule:
+    def rule(self, steps: int) -> Rule:  # noqa: ARG002 - its steps do not change
         """Return RMSprop (Tieleman and Hinton 2012, lecture 6.5) with ε = 1e-8."""
         second: Tensor | float = 0.0
 
@@ -78,7 +97,7 @@ class GradientAscent(_Optimizer):
         True, description="Divide each image's gradient by its root mean square, so that one step size fits all units."
     )
 
-    def rule(self) -> Rule:
+    def rule(self, steps: int) -> Rule:  # noqa: ARG002 - its steps do not change
         """Return learning rate × (gradient + momentum × what was last); a gradient of zero stays zero."""
         moving: Tensor | float = 0.0
 

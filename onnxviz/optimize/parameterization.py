@@ -7,6 +7,7 @@ Source: Olah, Mordvintsev and Schubert 2017, "Feature Visualization", section "P
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
@@ -88,10 +89,17 @@ class Fourier(_Parameterization):
         """
         import torch
 
-        scale = parameters.new_tensor(spectrum_scale(size, self.decay))
-        spectrum = torch.view_as_complex(parameters.contiguous()) * scale
+        spectrum = torch.view_as_complex(parameters.contiguous()) * _scale_on(size, self.decay, parameters.device)
         planes: Tensor = torch.fft.irfft2(spectrum, s=size) / 4.0
         return planes
+
+
+@functools.lru_cache(maxsize=8)
+def _scale_on(size: tuple[int, int], decay: float, device: torch.device) -> Tensor:
+    """Keep the scale on the device: copying it there would make every step wait for the device."""
+    import torch
+
+    return torch.from_numpy(spectrum_scale(size, decay)).to(device)
 
 
 def spectrum_scale(size: tuple[int, int], decay: float = 1.0) -> np.ndarray:

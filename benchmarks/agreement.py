@@ -1,0 +1,179 @@
+"""Agreement with ONNX Runtime at every layer of every model of the zoo, and what a wrong preprocessing does.
+
+    python -m benchmarks.agreement
+
+For each file: the largest difference of any layer relative to that layer's largest value, against the file as given
+and against the normalised float32 graph, on real images with the model's own preprocessing, one image alone and four
+together. Files that cannot be opened or converted are listed with the message. Then SqueezeNet's accuracy on labelled
+photographs with four presets, of which one is its own.
+"""
+
+from __future__ import annotations
+
+import gzip
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.measure import arguments, markdown, prepare
+from onnxviz.agreement import prove
+from onnxviz.errors import DataError, OnnxvizError, shorten
+from onnxviz.images import ImageFolder, fit_image, load_batch
+from onnxviz.model import Model, load
+from onnxviz.values import Agreement, Layer, Preprocessing
+
+PHOTOGRAPHS = ("imagenet_sample/*.JPEG",)
+CIFAR = ("cifar10_test/*/*.jpg",)
+FACES = ("fer2013_filtered_copy/*/*",)
+STREET = ("camvid/images/*.jpg",)
+CROWDS = ("faces_ultralight/*",)
+DIGITS = ("mnist/t10k-images-idx3-ubyte.gz",)
+
+MODELS: dict[str, tuple[str | Mapping[str, Any], Sequence[str]]] = {
+    "caffe_lenet.onnx": ({"channel_order": "GRAY", "scale": 256}, DIGITS),
+    "candy.onnx": ("raw", PHOTOGRAPHS),
+    "cifar.onnx": ("tf", CIFAR),
+    "cifar10_resnet20_dynamo20.onnx": ("imagenet", CIFAR),
+    "cifar10_resnet20_ts17.onnx": ("imagenet", CIFAR),
+    "coral_mobilenet_v1_0.25_128_float.onnx": ({"mean": 128, "scale": 128}, PHOTOGRAPHS),
+    "coral_mobilenet_v1_0.25_128_qdq.onnx": ("raw", PHOTOGRAPHS),
+    "coral_mobilenet_v2_1.0_224_qdq.onnx": ("raw", PHOTOGRAPHS),
+    "csinva_mnist_lenet32.onnx": ({"channel_order": "GRAY", "fit": "stretch"}, DIGITS),
+    "csinva_mnist_vae_encoder.onnx": ("gray_unit", DIGITS),
+    "espnet_p_2_q_8_camvid.onnx": (
+        {"channel_order": "BGR", "mean": [110.331, 108.409, 105.033],
+         "scale": [255 * 72.126, 255 * 72.691, 255 * 69.904], "fit": "stretch"},
+        STREET,
+    ),
+    "fastestdet_coco.onnx": ({"channel_order": "BGR", "scale": 255, "fit": "stretch"}, PHOTOGRAPHS),
+    "fer2013_mini_XCEPTION.102-0.66.onnx": ("gray_tf", FACES),
+    "mlperf_tiny_resnet8_cifar10.onnx": ("raw", CIFAR),
+    "mlperf_tiny_resnet8_cifar10_int8_qdq.onnx": ({"mean": 128, "scale": 1}, CIFAR),
+    "mnist.onnx": ("gray_raw", DIGITS),
+    "squeezenet_fp16.onnx": ("caffe", PHOTOGRAPHS),
+    "stm_mobilenet_v1_0.25_224_imagenet.onnx": ("tf", PHOTOGRAPHS),
+    "ultraface_rfb_320.onnx": ({"mean": 127, "scale": 128, "fit": "stretch"}, CROWDS),
+    "vnn_cifar10_resnet_4b.onnx": (
+        {"mean": [125.307, 122.961, 113.858], "scale": [63.0105, 62.0925, 66.708]}, CIFAR
+    ),
+    "vnn_gtsrb_bnn_48.onnx": ("raw", STREET),
+    "vnn_vit_cifar10_pgd_2_3_16.onnx": (
+        {"mean": [125.307, 122.961, 113.858], "scale": [51.5865, 50.847, 51.255]}, CIFAR
+    ),
+    "yunet_n_dynamic.onnx": ({"channel_order": "BGR", "scale": 1, "size": [320, 320]}, CROWDS),
+}  # fmt: skip
+"""File -> its preprocessing and images for it; files that are not here take no image."""
+
+
+def images_for(model: Model, patterns: Sequence[str], data: Path, count: int) -> np.ndarray:
+    """Return real images in the model's size, float32 [count, 3, h, w] in 0..1."""
+    size = model.input_size
+    if patterns is DIGITS:
+        with gzip.open(data / DIGITS[0]) as stream:
+            digits = np.frombuffer(stream.read(16 + count * 784)[16:], np.uint8).reshape(count, 28, 28)
+        pictures = [
+            fit_image(np.repeat(digit[:, :, None], 3, axis=2), Preprocessing(fit="stretch"), size) for digit in digits
+        ]
+        return np.stack(pictures).transpose(0, 3, 1, 2)
+    folder = ImageFolder.find("images", patterns, data, limit=count)
+    return load_batch(folder, range(count), model.preprocessing, size)
+
+
+def largest(found: Sequence[Agreement], reference: str) -> str:
+    """Return the largest difference against a reference, its layer's name, and how many layers are outside."""
+    against = [item for item in found if item.reference == reference]
+    if not against:
+        return "-"
+    # A NaN is no agreement: it counts as the largest.
+    worst = max(against, key=lambda item: np.inf if np.isnan(item.relative) else item.relative)
+    broken = sum(not item.holds for item in against)
+    return f"{worst.relative:.1e}" + (f" ({broken} of {len(against)} OUTSIDE; {worst.layer})" if broken else "")
+
+
+def provable(model: Model, images: np.ndarray) -> tuple[list[Layer], list[str]]:
+    """Return the layers that give a row for each image, and what is said of the others: a reshape has mixed images."""
+    try:
+        model.activations(images, list(model.layers))
+    except DataError:
+        pass
+    else:
+        return list(model.layers), []
+    kept: list[Layer] = []
+    refused: list[str] = []
+    for layer in model.layers:
+        try:
+            model.activations(images, layer)
+            kept.append(layer)
+        except DataError as fault:
+            refused.append(" ".join(str(fault).split()))
+    return kept, refused
+
+
+def rows(folder: Path, data: Path, counts: Sequence[int], only: Sequence[str]) -> Iterator[list[object]]:
+    """Yield the row of each model."""
+    for path in sorted(folder.glob("*.onnx")):
+        if only and path.name not in only:
+            continue
+        preprocess, patterns = MODELS.get(path.name, (None, ()))
+        try:
+            model = load(path, preprocess, device="cpu")
+            if not patterns:
+                kind = "takes no image" if model.view.input_layout == "other" else "no preprocessing is known for it"
+                yield [path.name, len(model.layers), f"opens; {kind}", "", "", ""]
+                continue
+            cells: list[object] = []
+            notes: Counter[str] = Counter()
+            layers, refused = provable(model, images_for(model, patterns, data, 1))
+            if refused:
+                notes[f"left out, the first: {refused[0]}"] = len(refused) * len(counts)
+            for count in counts:
+                found = prove(model, layers, images_for(model, patterns, data, count))
+                cells += [largest(found, "file"), largest(found, "float32")]
+                notes.update(item.note for item in found if item.note)
+            shown = "; ".join(f"{number // len(counts)} layers: {note}" for note, number in notes.items())
+            yield [path.name, len(model.layers), shown, *cells]
+        except OnnxvizError as fault:
+            yield [path.name, "", shorten(f"{type(fault).__name__}: {' '.join(str(fault).split())}", 200), "", "", ""]
+
+
+def accuracy(path: Path, data: Path, presets: Sequence[str]) -> list[list[object]]:
+    """Return the top-1 and top-5 accuracy of a classifier of photographs with some presets."""
+    photographs = ImageFolder.find("photographs", PHOTOGRAPHS, data)
+    truth = np.array([photographs.class_index_of(index) for index in range(len(photographs))])
+    found: list[list[object]] = []
+    for preset in presets:
+        model = load(path, preset, device="cpu")
+        ranks = []
+        for start in range(0, len(photographs), 16):
+            batch = range(start, min(start + 16, len(photographs)))
+            values = model.probabilities(load_batch(photographs, batch, model.preprocessing, model.input_size))
+            own = values[np.arange(len(values)), truth[list(batch)]]
+            ranks.append((values > own[:, None]).sum(axis=1))
+        rank = np.concatenate(ranks)
+        found.append([preset, f"{(rank < 1).mean():.1%}", f"{(rank < 5).mean():.1%}", len(rank)])
+    return found
+
+
+def main() -> None:
+    parser = arguments(__doc__)
+    parser.add_argument("--counts", nargs="+", type=int, default=[1, 4], help="images in a batch")
+    parser.add_argument("--only", nargs="*", default=[], metavar="FILE", help="only these models")
+    parser.add_argument("--skip-accuracy", action="store_true", help="leave SqueezeNet's accuracy out")
+    given = parser.parse_args()
+    prepare(given)
+    folder, data = given.zoo / "zoo" / "onnx", given.zoo / "data"
+    if not folder.is_dir():
+        parser.exit(2, f"there are no models in {folder}; give --zoo FOLDER\n")
+    columns = [f"{reference}, {count} image(s)" for count in given.counts for reference in ("file", "float32")]
+    print(markdown(["model", "layers", "remark", *columns], list(rows(folder, data, given.counts, given.only))))
+    if not given.skip_accuracy:
+        found = accuracy(folder / "squeezenet_fp16.onnx", data, ("caffe", "imagenet", "unit", "raw"))
+        print("\nSqueezeNet on labelled photographs, by ONNX Runtime on the normalised graph\n")
+        print(markdown(["preset", "top-1", "top-5", "photographs"], found))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,608 @@
+"""Everything that needs a GPU, checked and measured in one run; needs this repository and no other file.
+
+    python -m benchmarks.gpu --out FOLDER
+    python -m benchmarks.gpu --out FOLDER --device cpu --quick
+
+Runs on the built-in model and the built-in scenes; with --zoo FOLDER also on SqueezeNet. Each check stands alone: one
+that fails is reported and the others go on. Writes FOLDER/gpu.json and FOLDER/gpu.md. The exit code is 1 if a check
+failed. What only CUDA can do is skipped elsewhere, with the reason.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import datetime
+import json
+import platform
+import statistics
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import torch
+
+from onnxviz import builtin
+from onnxviz.agreement import prove
+from onnxviz.attribution import grad_cam
+from onnxviz.dissection import Grid, Overlap, TopValues, count_overlap
+from onnxviz.errors import shorten
+from onnxviz.images import ImageFolder, fit_labels, load_batch
+from onnxviz.model import Model, load
+from onnxviz.optimize import transforms as views
+from onnxviz.optimize.ascent import DEFAULT_TRANSFORMS, Maximized, Settings, maximize
+from onnxviz.optimize.objectives import objective
+from onnxviz.optimize.parameterization import start
+from onnxviz.runtime import Session
+from onnxviz.values import Layer, Preprocessing, Target
+
+Figures = dict[str, float | int | str]
+
+MAPS_TOLERANCE = 1e-3
+"""Largest difference of a Grad-CAM map between CPU and GPU, relative to the map's largest value, without TF32."""
+
+
+class CannotCheckError(Exception):
+    """A check that cannot be made here; says why."""
+
+
+@dataclass
+class Outcome:
+    """What a check found: `verdict` is passed, failed or skipped."""
+
+    check: str
+    subject: str
+    verdict: str
+    remark: str
+    figures: Figures
+    seconds: float
+
+
+@dataclass
+class Context:
+    """What the checks work on."""
+
+    name: str
+    model: Model
+    reference: Model
+    images: np.ndarray
+    quick: bool
+    faults: list[str] = field(default_factory=list)
+    """What a check found wrong; it goes on and gives its figures all the same."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the checks run."""
+        return self.model.device
+
+    @property
+    def layers(self) -> list[Layer]:
+        """What leaves the activation behind each convolution that has a map."""
+        view = self.model.view
+        found = [view.layer(f"{layer.name}:act") for layer in view.select("all_convs")]
+        return [layer for layer in dict.fromkeys(found) if layer.spatial_shape not in ((), (1, 1))]
+
+    @property
+    def target(self) -> Target:
+        """A channel of the last convolution with a map."""
+        return Target(self.layers[-1].name, unit=0)
+
+    def require_cuda(self) -> None:
+        """Skip what only CUDA can do."""
+        if self.device.type != "cuda":
+            raise CannotCheckError(f"needs CUDA, runs on {self.device}")
+
+    def pictures(self, count: int) -> torch.Tensor:
+        """Return so many images on the device."""
+        chosen = np.resize(np.arange(len(self.images)), count)
+        return torch.from_numpy(self.images[chosen]).to(self.device)
+
+
+Check = Callable[[Context], Figures]
+CHECKS: dict[str, Check] = {}
+
+
+def check(title: str) -> Callable[[Check], Check]:
+    """Add a function to the checks."""
+
+    def add(function: Check) -> Check:
+        CHECKS[title] = function
+        return function
+
+    return add
+
+
+# --- timing -----------------------------------------------------------------------------------------------------------
+
+
+def wait(device: torch.device) -> None:
+    """Wait until the device has done everything."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def seconds_of(work: Callable[[], object], on: Context, rounds: int = 7) -> float:
+    """Return the median time of some work on the wall, device included, after a warm-up."""
+    rounds = 2 if on.quick else rounds
+    times = []
+    for number in range(rounds + 2):
+        wait(on.device)
+        before = time.perf_counter()
+        work()
+        wait(on.device)
+        if number > 1:
+            times.append(time.perf_counter() - before)
+    return statistics.median(times)
+
+
+@contextlib.contextmanager
+def tf32(allowed: bool) -> Iterator[None]:
+    """Allow or forbid TF32 in convolutions and matrix products."""
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = allowed
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
+
+
+@contextlib.contextmanager
+def no_synchronisation() -> Iterator[None]:
+    """Let every operation raise that makes the host wait for the device."""
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def relative(ours: np.ndarray, theirs: np.ndarray) -> float:
+    """Return the largest difference relative to the largest reference value; not a number counts as such."""
+    return float(np.abs(ours.astype(np.float64) - theirs).max() / max(float(np.abs(theirs).max()), 1e-12))
+
+
+# --- the checks -------------------------------------------------------------------------------------------------------
+
+
+@check("device and versions")
+def device_facts(on: Context) -> Figures:
+    facts: Figures = {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "onnxruntime": onnxruntime.__version__,
+        "providers": ", ".join(onnxruntime.get_available_providers()),
+        "device": str(on.device),
+        "TF32 in convolutions by default": str(torch.backends.cudnn.allow_tf32),
+        "TF32 in matrix products by default": str(torch.backends.cuda.matmul.allow_tf32),
+    }
+    if on.device.type == "cuda":
+        properties = torch.cuda.get_device_properties(on.device)
+        facts |= {
+            "name": properties.name,
+            "capability": f"{properties.major}.{properties.minor}",
+            "memory GiB": round(properties.total_memory / 2**30, 1),
+            "CUDA": str(torch.version.cuda),
+            "cuDNN": str(torch.backends.cudnn.version()),
+        }
+    return facts
+
+
+@check("agreement with ONNX Runtime, every layer")
+def agreement(on: Context) -> Figures:
+    """TF32 off must agree; TF32 on is reported."""
+    figures: Figures = {}
+    for allowed in (False, True) if on.device.type == "cuda" else (False,):
+        label = "TF32 on" if allowed else "TF32 off"
+        with tf32(allowed):
+            found = prove(on.model, on.model.layers, on.images[:4])
+        for reference in ("file", "float32"):
+            against = [item for item in found if item.reference == reference]
+            if not against:
+                continue
+            outside = [item for item in against if not item.holds]
+            figures[f"{label}, largest against {reference}"] = float(np.max([item.relative for item in against]))
+            figures[f"{label}, layers outside against {reference}"] = f"{len(outside)} of {len(against)}"
+            if outside and not allowed:
+                on.faults.append(f"{len(outside)} layers differ from ONNX Runtime ({reference}) with TF32 off")
+    return figures
+
+
+@check("Grad-CAM maps on the CPU and on the device")
+def maps_agree(on: Context) -> Figures:
+    def maps(model: Model) -> list[np.ndarray]:
+        images = torch.from_numpy(on.images[:4]).to(model.device).requires_grad_()
+        *activations, logits = model.differentiable((*on.layers, model.view.logits))(images)
+        found = grad_cam(logits.flatten(1)[:, 0], activations)
+        return [each.values.cpu().numpy() for each in found]
+
+    theirs = maps(on.reference)
+    figures: Figures = {"layers": len(on.layers), "images": min(4, len(on.images))}
+    for allowed in (False, True) if on.device.type == "cuda" else (False,):
+        with tf32(allowed):
+            ours = maps(on.model)
+        worst = float(np.max([relative(mine, other) for mine, other in zip(ours, theirs, strict=True)]))
+        figures[f"TF32 {'on' if allowed else 'off'}, largest relative difference"] = worst
+        if not allowed and not worst <= MAPS_TOLERANCE:
+            on.faults.append(f"maps differ by {worst:.2g} with TF32 off")
+    return figures
+
+
+def settings_for(on: Context, steps: int, *, moving: bool = True) -> Settings:
+    return Settings(steps, on.model.input_size, transforms=DEFAULT_TRANSFORMS if moving else ())
+
+
+def make(on: Context, count: int, steps: int, *, moving: bool = True) -> Maximized:
+    units = [Target(on.target.layer, unit=index % on.layers[-1].unit_count) for index in range(count)]
+    return maximize(on.model, units, range(count), settings_for(on, steps, moving=moving), batch=count)
+
+
+@check("activation maximization, image-steps/s")
+def throughput(on: Context) -> Figures:
+    """The loop against the bare network, without its start and end: the difference of two lengths."""
+    short, long = (2, 5) if on.quick else (8, 72)
+    forward = on.model.differentiable(on.target.layer)
+    figures: Figures = {"layer": shorten(on.target.layer)}
+    kinds = {"float32": contextlib.nullcontext, "TF32": lambda: tf32(True), "bf16": lambda: autocast(on.device)}
+    if on.device.type == "cuda" and not torch.cuda.is_bf16_supported():
+        del kinds["bf16"]
+    if on.device.type != "cuda":
+        del kinds["TF32"]
+    for kind, surroundings in kinds.items():
+        for count in (1, 4) if on.quick else (1, 2, 4, 8, 16, 32, 64):
+            images = on.pictures(count).requires_grad_()
+
+            def bare(images: torch.Tensor = images, count: int = count) -> torch.Tensor:
+                score = objective(forward(images)[0], [on.target] * count).sum()
+                return torch.autograd.grad(score, images)[0]
+
+            with tf32(False), surroundings():
+                alone = seconds_of(bare, on)
+                whole = [
+                    seconds_of(lambda steps=steps, count=count: make(on, count, steps), on, 3)
+                    for steps in (short, long)
+                ]
+            step = (whole[1] - whole[0]) / (long - short)
+            figures[f"{kind}, batch {count}"] = round(count / step) if step > 0 else "too noisy to say"
+            figures[f"{kind}, batch {count}, bare"] = round(count / alone)
+            figures[f"{kind}, batch {count}, ours / bare"] = round(step / alone, 2)
+    return figures
+
+
+def autocast(device: torch.device) -> torch.autocast:
+    return torch.autocast(device.type, dtype=torch.bfloat16)
+
+
+@check("activation maximization in bf16 climbs as in float32")
+def climbs_in_bf16(on: Context) -> Figures:
+    if on.device.type == "cuda" and not torch.cuda.is_bf16_supported():
+        raise CannotCheckError("the device has no bf16")
+    steps = 16 if on.quick else 128
+    full = make(on, 2, steps)
+    with autocast(on.device):
+        half = make(on, 2, steps)
+    ratio = float((half.after / np.where(full.after == 0, 1, full.after)).mean())
+    if not np.isfinite(half.images).all() or ratio < 0.8:
+        on.faults.append("in bf16 the pictures do not reach 0.8 of the activation")
+    return {"steps": steps, "activation in bf16 / in float32": ratio}
+
+
+@check("bit-identity of two runs with the same seed")
+def identical(on: Context) -> Figures:
+    steps = 6 if on.quick else 64
+    figures: Figures = {"steps": steps}
+    before = torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
+    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+    try:
+        for label, moving in (("with random views", True), ("without random views", False)):
+            one, two = (make(on, 4, steps, moving=moving) for _ in range(2))
+            same = bool((one.images == two.images).all() and (one.curves == two.curves).all())
+            figures[label] = "identical" if same else f"differ by {np.abs(one.images - two.images).max():.2g}"
+            if not same:
+                on.faults.append(f"two runs differ {label}")
+        figures["backward of the random views alone"] = "identical" if _resampling_repeats(on) else "differs"
+    finally:
+        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = before
+    return figures
+
+
+def _resampling_repeats(on: Context) -> bool:
+    """Whether the backward pass of `resample` gives the same bits each of ten times."""
+    generators = [torch.Generator().manual_seed(seed) for seed in range(4)]
+    size = on.model.input_size
+    maps = views.draw(DEFAULT_TRANSFORMS, size, 1, generators)
+    assert maps is not None
+    top, left = views.margins(DEFAULT_TRANSFORMS, size)
+    canvas = torch.rand(4, 3, size[0] + 2 * top, size[1] + 2 * left, generator=generators[0]).to(on.device)
+    canvas.requires_grad_()
+    seen = views.resample(canvas, maps[0].to(on.device), size)
+    weights = torch.rand(seen.shape, generator=generators[0]).to(on.device)
+    first = torch.autograd.grad(seen, canvas, weights, retain_graph=True)[0]
+    return all(
+        bool((torch.autograd.grad(seen, canvas, weights, retain_graph=True)[0] == first).all()) for _ in range(10)
+    )
+
+
+@check("no host synchronisation in the network, forward and backward")
+def network_does_not_wait(on: Context) -> Figures:
+    on.require_cuda()
+    images = on.pictures(4).requires_grad_()
+    forward = on.model.differentiable((*on.layers, on.model.view.logits))
+    forward(images)
+    wait(on.device)
+    with no_synchronisation():
+        *_, logits = forward(images)
+        torch.autograd.grad(logits.flatten(1)[:, 0].sum(), images)
+    return {"layers": len(on.layers) + 1, "batch": 4}
+
+
+@check("no host synchronisation in a step of the loop")
+def step_does_not_wait(on: Context) -> Figures:
+    """Each part by itself, so that the one that waits is named."""
+    on.require_cuda()
+    settings = settings_for(on, 1)
+    generators = [torch.Generator().manual_seed(0)]
+    top, left = views.margins(settings.transforms, settings.size)
+    canvas = (settings.size[0] + 2 * top, settings.size[1] + 2 * left)
+    parameters = start(settings.parameterization, 3, canvas, generators).to(on.device).requires_grad_()
+    maps = views.draw(settings.transforms, settings.size, 1, generators)
+    assert maps is not None
+    maps = maps.to(on.device)
+    forward = on.model.differentiable(on.target.layer)
+    rule = settings.optimizer.rule(settings.steps)
+    painted = settings.parameterization.images(parameters, canvas)
+    seen = views.resample(painted, maps[0], settings.size, settings.fill)
+    score = objective(forward(seen)[0], [on.target]).sum()
+    parts: dict[str, Callable[[], object]] = {
+        "parameterization": lambda: settings.parameterization.images(parameters, canvas),
+        "random views": lambda: views.resample(painted, maps[0], settings.size, settings.fill),
+        "network and objective": lambda: objective(forward(seen)[0], [on.target]),
+        "backward": lambda: torch.autograd.grad(score, parameters, retain_graph=True),
+        "optimizer": lambda: rule(parameters.detach()),
+    }
+    figures: Figures = {}
+    for name, work in parts.items():
+        work()
+        wait(on.device)
+        try:
+            with no_synchronisation():
+                work()
+            figures[name] = "does not wait"
+        except RuntimeError as fault:
+            figures[name] = f"waits: {_first_line(fault)}"
+            on.faults.append(f"{name} makes the host wait")
+    return figures
+
+
+@check("torch.compile of the converted network")
+def compiles(on: Context) -> Figures:
+    backend = "aot_eager" if on.quick and on.device.type == "cpu" else "inductor"
+    forward = on.model.differentiable(on.model.view.logits)
+    compiled = torch.compile(lambda images: forward(images)[0], backend=backend, fullgraph=True)
+    images = on.pictures(4).requires_grad_()
+    before = time.perf_counter()
+    with tf32(False):
+        theirs = forward(images)[0]
+        ours = compiled(images)
+        figures: Figures = {"backend": backend, "first call s": round(time.perf_counter() - before, 2)}
+        differences = [relative(ours.detach().cpu().numpy(), theirs.detach().cpu().numpy())]
+        gradients = [torch.autograd.grad(values.square().sum(), images)[0].cpu().numpy() for values in (ours, theirs)]
+        differences.append(relative(*gradients))
+        eager = seconds_of(lambda: torch.autograd.grad(forward(images)[0].sum(), images), on)
+        fast = seconds_of(lambda: torch.autograd.grad(compiled(images).sum(), images), on)
+    figures |= {"forward difference": differences[0], "gradient difference": differences[1]}
+    figures["eager / compiled"] = round(eager / fast, 2)
+    if not max(differences) <= 1e-3:
+        on.faults.append("the compiled network gives other numbers")
+    return figures
+
+
+@check("CUDA graph of a forward and backward pass")
+def captured(on: Context) -> Figures:
+    on.require_cuda()
+    images = on.pictures(8).requires_grad_()
+    forward = on.model.differentiable(on.target.layer)
+
+    def step() -> torch.Tensor:
+        return torch.autograd.grad(objective(forward(images)[0], [on.target] * 8).sum(), images)[0]
+
+    with tf32(False):
+        expected = step().cpu().numpy()
+        side = torch.cuda.Stream(on.device)
+        side.wait_stream(torch.cuda.current_stream(on.device))
+        with torch.cuda.stream(side):
+            for _ in range(3):
+                step()
+        torch.cuda.current_stream(on.device).wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            gradient = step()
+        graph.replay()
+        wait(on.device)
+        difference = relative(gradient.cpu().numpy(), expected)
+        eager, replayed = seconds_of(step, on, 21), seconds_of(graph.replay, on, 21)
+    if not difference <= 1e-3:
+        on.faults.append("the captured step gives other numbers")
+    return {"difference": difference, "eager us": 1e6 * eager, "replayed us": 1e6 * replayed}
+
+
+@check("Grad-CAM maps/s, all layers")
+def maps_per_second(on: Context) -> Figures:
+    figures: Figures = {"layers": len(on.layers)}
+    forward = on.model.differentiable((*on.layers, on.model.view.logits))
+    for count in (1, 4) if on.quick else (1, 8, 32):
+        images = on.pictures(count).requires_grad_()
+
+        def maps(images: torch.Tensor = images) -> None:
+            *activations, logits = forward(images)
+            for number in range(3):
+                grad_cam(logits.flatten(1)[:, number], activations, keep_tape=number < 2)
+
+        taken = seconds_of(maps, on)
+        figures[f"batch {count}"] = round(3 * count * len(on.layers) / taken)
+        figures[f"batch {count}, ms for 3 classes"] = round(1000 * taken, 3)
+    return figures
+
+
+@check("dissection, images/s")
+def dissection(on: Context) -> Figures:
+    """Forward passes by ONNX Runtime on the device, thresholds and counting on the processor."""
+    count = 16 if on.quick else 200
+    side = on.model.input_size[0]
+    data = builtin.scenes(count, size=min(side, 128))
+    stretch = Preprocessing(fit="stretch")
+    before = time.perf_counter()
+    pictures = load_batch(data, range(count), stretch, on.model.input_size)
+    size = (min(side, 112), min(side, 112))
+    labels = np.stack([fit_labels(data.read_labels(index), stretch, size) for index in range(count)])
+    read = time.perf_counter()
+    layer = on.layers[-1]
+    on.model.measure(pictures[:8], layer)
+    warm = time.perf_counter()
+    values = np.concatenate([on.model.measure(pictures[at : at + 8], layer)[layer.name] for at in range(0, count, 8)])
+    measured = time.perf_counter()
+    top = TopValues(values.shape[1], count * values.shape[2] * values.shape[3], 0.005)
+    top.add(values)
+    cuts = top.thresholds().values
+    cut = time.perf_counter()
+    concepts = max(concept.index for concept in data.concepts)
+    overlap = Overlap.empty(values.shape[1], np.zeros(concepts, np.intp))
+    grid = Grid.between(values.shape[2:], size)
+    for index in range(count):
+        count_overlap(overlap, values[index : index + 1], cuts, labels[index : index + 1], grid)
+    counted = time.perf_counter()
+    if not overlap.both.any():
+        on.faults.append("no pixel was counted")
+    return {
+        "layer": shorten(layer.name),
+        "units": values.shape[1],
+        "drawing and labels": round(count / (read - before)),
+        "forward passes": round(count / (measured - warm)),
+        "thresholds": round(count / (cut - measured)),
+        "counting": round(count / (counted - cut)),
+    }
+
+
+@check("ONNX Runtime on the device against the converted forward pass")
+def runtime(on: Context) -> Figures:
+    wanted = "CUDAExecutionProvider"
+    if on.device.type == "cuda" and wanted not in onnxruntime.get_available_providers():
+        raise CannotCheckError(f"this ONNX Runtime has no {wanted}: {', '.join(onnxruntime.get_available_providers())}")
+    view = on.model.view
+    session = Session(view.proto, [view.logits.value], device=str(on.device))
+    used = session._session.get_providers()
+    figures: Figures = {"providers": ", ".join(used)}
+    if on.device.type == "cuda" and wanted not in used:
+        on.faults.append(f"ONNX Runtime fell back to {used[0]}")
+    forward = on.model.differentiable(view.logits)
+    for count in (1, 4) if on.quick else (1, 16, 64):
+        images = on.pictures(count)
+        with torch.no_grad(), tf32(False):
+            encoded = on.model.encode(images).cpu().numpy()
+            ours = forward(images)[0].cpu().numpy()
+            theirs = session.run({view.input_name: encoded})[0]
+            fast = seconds_of(lambda images=images: forward(images), on)
+            other = seconds_of(lambda encoded=encoded: session.run({view.input_name: encoded}), on)
+        difference = relative(ours.reshape(theirs.shape), theirs)
+        figures |= {
+            f"batch {count}, converted images/s": round(count / fast),
+            f"batch {count}, ONNX Runtime images/s (copies included)": round(count / other),
+            f"batch {count}, difference": difference,
+        }
+        if not difference <= 1e-3:
+            on.faults.append(f"batch {count}: logits differ by {difference:.2g}")
+    return figures
+
+
+# --- running them -----------------------------------------------------------------------------------------------------
+
+
+def subjects(device: torch.device, zoo: Path | None, quick: bool) -> Iterator[Context]:
+    """Yield what to check: the built-in model, and SqueezeNet where there is a zoo."""
+    own = builtin.model("scenes")
+    model, reference = (load(own.path, own.preprocessing, own.labels, device=place) for place in (device, "cpu"))
+    count = 8 if quick else 32
+    scenes = load_batch(builtin.scenes(count), range(count), model.preprocessing, model.input_size)
+    yield Context("built-in model", model, reference, scenes, quick)
+    if zoo is None:
+        return
+    path = zoo / "zoo" / "onnx" / "squeezenet_fp16.onnx"
+    model, reference = (load(path, "caffe", device=place) for place in (device, "cpu"))
+    folder = ImageFolder.find("photographs", ["imagenet_sample/*.JPEG"], zoo / "data", limit=count)
+    photographs = load_batch(folder, range(len(folder)), model.preprocessing, model.input_size)
+    yield Context("SqueezeNet", model, reference, photographs, quick)
+
+
+def run_check(title: str, on: Context) -> Outcome:
+    """Run one check; whatever it raises is its outcome."""
+    before = time.perf_counter()
+    on.faults = []
+    figures: Figures = {}
+    try:
+        figures = CHECKS[title](on)
+        verdict, remark = ("failed", "; ".join(on.faults)) if on.faults else ("passed", "")
+    except CannotCheckError as reason:
+        verdict, remark = "skipped", str(reason)
+    except Exception as fault:
+        place = traceback.extract_tb(fault.__traceback__)[-1]
+        where = f"{Path(place.filename).name}:{place.lineno}"
+        verdict, remark = "failed", f"{type(fault).__name__} at {where}: {_first_line(fault)}"
+    return Outcome(title, on.name, verdict, remark, figures, round(time.perf_counter() - before, 2))
+
+
+def _first_line(fault: BaseException) -> str:
+    return (str(fault).strip().splitlines() or [""])[0][:300]
+
+
+def summary(outcomes: list[Outcome], when: str) -> str:
+    """Return the outcomes as markdown."""
+    failed = sum(outcome.verdict == "failed" for outcome in outcomes)
+    lines = [f"# Checks on {outcomes[0].figures.get('name', outcomes[0].figures.get('device', '?'))}", ""]
+    lines += [f"{when}; {len(outcomes)} checks, {failed} failed", ""]
+    for outcome in outcomes:
+        lines += [f"## {outcome.check}, {outcome.subject}: {outcome.verdict}", ""]
+        lines += [outcome.remark, ""] if outcome.remark else []
+        if outcome.figures:
+            lines += ["| what | value |", "| --- | --- |"]
+            for name, value in outcome.figures.items():
+                shown = f"{value:.4g}" if isinstance(value, float) else str(value)
+                lines.append(f"| {name} | {shown.replace('|', '/')} |")
+            lines.append("")
+    return "\n".join(lines)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where gpu.json and gpu.md go")
+    parser.add_argument("--device", default="cuda", help="cuda, cuda:1, ... or cpu")
+    parser.add_argument("--quick", action="store_true", help="small batches and few steps: tries the checks themselves")
+    parser.add_argument("--zoo", type=Path, metavar="FOLDER", help="folder with zoo/ and data/: also SqueezeNet")
+    parser.add_argument("--only", nargs="*", default=[], metavar="WORD", help="checks whose title has one of the words")
+    given = parser.parse_args()
+    device = torch.device(given.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        parser.exit(2, "PyTorch sees no CUDA device; use --device cpu --quick to try the checks themselves\n")
+    chosen = [title for title in CHECKS if not given.only or any(word in title for word in given.only)]
+    if not chosen:
+        parser.exit(2, f"no check has any of those words in its title: {', '.join(CHECKS)}\n")
+    given.out.mkdir(parents=True, exist_ok=True)
+    when = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
+    outcomes: list[Outcome] = []
+    for on in subjects(device, given.zoo, given.quick):
+        for title in chosen:
+            outcome = run_check(title, on)
+            outcomes.append(outcome)
+            print(f"{outcome.verdict:8} {outcome.seconds:7.1f} s  {title}, {on.name}  {outcome.remark}", flush=True)
+            # After every check: what was found is kept, whatever happens to the machine.
+            found = {"date": when, "quick": given.quick, "outcomes": [asdict(each) for each in outcomes]}
+            (given.out / "gpu.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
+            (given.out / "gpu.md").write_text(summary(outcomes, when), encoding="utf-8")
+    return int(any(outcome.verdict == "failed" for outcome in outcomes))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

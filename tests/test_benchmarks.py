@@ -1,0 +1,179 @@
+"""The benchmarks run, and their checks can fail; their figures are nobody's business here."""
+
+from __future__ import annotations
+
+import json
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+SCRIPTS = ("agreement", "class_images", "dissection", "feature_visualization", "gpu", "grad_cam")
+
+
+@pytest.fixture(autouse=True)
+def _from_the_repository(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The benchmarks are no part of the package: they are found beside it; a script's threads end with it."""
+    monkeypatch.syspath_prepend(str(ROOT))
+    monkeypatch.delenv("ONNXVIZ_ZOO", raising=False)
+
+
+def run(name: str, *arguments: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> str:
+    """Run a script as `python -m` does and return what it prints."""
+    monkeypatch.setattr(sys, "argv", [name, *arguments])
+    threads, code = torch.get_num_threads(), None
+    try:
+        runpy.run_module(f"benchmarks.{name}", run_name="__main__")
+    except SystemExit as stop:
+        code = stop.code
+    finally:
+        torch.set_num_threads(threads)
+    out = capsys.readouterr().out
+    assert not code, out
+    return out
+
+
+def rows(text: str) -> list[list[str]]:
+    """The cells of the markdown tables in a text, without head and rule."""
+    lines = [line for line in text.splitlines() if line.startswith("| ")]
+    cells = [[cell.strip() for cell in line.strip("| ").split(" | ")] for line in lines]
+    rules = [index for index, line in enumerate(lines) if line.startswith("| ---")]
+    return [line for index, line in enumerate(cells) if index not in rules and index + 1 not in rules]
+
+
+def test_every_script_is_tested() -> None:
+    helpers = {"__init__", "measure"}
+    assert {path.stem for path in (ROOT / "benchmarks").glob("*.py")} - helpers == set(SCRIPTS)
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_help(name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert f"python -m benchmarks.{name}" in run(name, "--help", capsys=capsys, monkeypatch=monkeypatch)
+
+
+def test_help_from_the_shell() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.gpu", "--help"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert "--quick" in done.stdout
+
+
+def test_no_machine_paths() -> None:
+    for path in (ROOT / "benchmarks").iterdir():
+        if path.is_file():
+            assert not any(word in path.read_text("utf-8") for word in ("/work/", "/home/", "/tmp/")), path.name
+
+
+def test_grad_cam(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("cv2")  # what pytorch-grad-cam enlarges its maps with
+    text = run("grad_cam", "--model", "builtin", "--rounds", "1", capsys=capsys, monkeypatch=monkeypatch)
+    assert [row[0] for row in rows(text)] == [
+        "bare", "ours", "ours, enlarged", "peer, all layers", "peer, layer by layer"
+    ]  # fmt: skip
+    assert float(text.rsplit(":", 1)[1]) < 1e-4  # the peer's maps are ours
+
+
+def test_dissection(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    options = ("--model", "builtin", "--images", "6", "--side", "64", "--rounds", "1")
+    found = rows(run("dissection", *options, capsys=capsys, monkeypatch=monkeypatch))
+    assert len(found) == 3
+    for row in found:
+        assert row[-1].startswith("yes; ")  # the thresholds are numpy's
+        different, _, counted = row[-1].removeprefix("yes; ").split()
+        assert int(different) < 1e-3 * int(counted)
+
+
+def test_feature_visualization(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    options = ("--model", "builtin", "--layers", "Conv[1]", "logits", "--steps", "3", "--rounds", "1")
+    found = rows(run("feature_visualization", *options, capsys=capsys, monkeypatch=monkeypatch))
+    assert [row[0] for row in found] == ["Conv[1]", "logits"]
+    for row in found:
+        bare, full, parts = float(row[1]), float(row[2]), sum(map(float, row[4:8]))
+        assert full - bare == pytest.approx(parts, abs=0.3)  # the parts are the whole
+
+
+@pytest.mark.zoo
+def test_agreement(shared_data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("mnist.onnx", "iris_mlp_winml.onnx", "skl_digits_mlp_zipmap.onnx")
+    options = ("--zoo", str(shared_data.parent), "--skip-accuracy", "--only", *names)
+    found = {row[0]: row for row in rows(run("agreement", *options, capsys=capsys, monkeypatch=monkeypatch))}
+    assert set(found) == set(names)
+    assert all(float(cell) < 1e-5 for cell in found["mnist.onnx"][-4:])
+    assert "takes no image" in found["iris_mlp_winml.onnx"][2]
+
+
+def test_gpu_checks_on_the_cpu(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ("--out", str(tmp_path), "--device", "cpu", "--quick")
+    run("gpu", *options, capsys=capsys, monkeypatch=monkeypatch)
+    outcomes = json.loads((tmp_path / "gpu.json").read_text("utf-8"))["outcomes"]
+    skipped = {outcome["check"] for outcome in outcomes if outcome["verdict"] == "skipped"}
+    assert len(skipped) == 3
+    assert all("needs CUDA" in outcome["remark"] for outcome in outcomes if outcome["check"] in skipped)
+    assert all(outcome["figures"] for outcome in outcomes if outcome["check"] not in skipped)
+    page = (tmp_path / "gpu.md").read_text("utf-8")
+    assert all(f"## {outcome['check']}, " in page for outcome in outcomes)
+
+
+def test_a_gpu_check_that_fails_stops_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from benchmarks import gpu
+
+    def breaks(_: gpu.Context) -> gpu.Figures:
+        raise RuntimeError("no such kernel")
+
+    def finds_a_fault(on: gpu.Context) -> gpu.Figures:
+        on.faults.append("two runs differ")
+        return {"difference": 0.5}
+
+    title = "Grad-CAM maps on the CPU and on the device"
+    checks: dict[str, Any] = {"first": breaks, "second": finds_a_fault, title: gpu.CHECKS[title]}
+    monkeypatch.setattr(gpu, "CHECKS", checks)
+    monkeypatch.setattr(sys, "argv", ["gpu", "--out", str(tmp_path), "--device", "cpu", "--quick"])
+    assert gpu.main() == 1
+    first, second, third = json.loads((tmp_path / "gpu.json").read_text("utf-8"))["outcomes"]
+    assert (first["verdict"], second["verdict"], third["verdict"]) == ("failed", "failed", "passed")
+    assert "no such kernel" in first["remark"]
+    assert second["figures"] == {"difference": 0.5}
+
+
+def test_gpu_agreement_notices_another_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network that computes something else on the device fails both comparisons."""
+    from benchmarks import gpu
+
+    (on,) = gpu.subjects(torch.device("cpu"), None, quick=True)
+    differentiable = on.model.differentiable
+    monkeypatch.setattr(
+        on.model, "differentiable", lambda layers: lambda images: differentiable(layers)(images * 0.9)
+    )  # fmt: skip
+    for title in ("agreement with ONNX Runtime, every layer", "Grad-CAM maps on the CPU and on the device"):
+        assert gpu.run_check(title, on).verdict == "failed"
+
+
+def test_in_turns_times_each_round_and_leaves_the_first_out() -> None:
+    from benchmarks.measure import in_turns, medians
+
+    clock = iter(np.arange(100.0))
+    calls: list[str] = []
+    found = in_turns({name: lambda name=name: calls.append(name) for name in "ab"}, 3, lambda: next(clock))
+    assert calls == ["a", "b"] * 4
+    assert medians(found) == {"a": 1.0, "b": 1.0}
+    assert len(found["a"]) == 3
+
+
+def test_a_pipe_in_a_cell_does_not_end_it() -> None:
+    from benchmarks.measure import markdown
+
+    assert markdown(["a"], [["x|y"]]).splitlines()[-1] == "| x\\|y |"

@@ -9,7 +9,7 @@ import re
 import time
 import traceback
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -320,7 +320,10 @@ class _Execution:
             title=recipe.title,
             recipe=recipe.lock(self.folder),
             models=tuple(
-                subject.view.card(alias, subject.preprocessing, self.agreement.get(alias, ()))
+                replace(
+                    subject.view.card(alias, subject.preprocessing, self.agreement.get(alias, ())),
+                    labels=len(subject.labels or ()),
+                )
                 for alias, subject in plan.subjects.items()
             ),
             data=tuple(data_card(recipe, name, source) for name, source in plan.data.items()),
@@ -346,7 +349,7 @@ class _Execution:
         return AnalysisResult(
             id=name,
             kind=kind,
-            title=analysis.title or kind.replace("_", " ").capitalize(),
+            title=analysis.title or type(analysis).heading or kind.replace("_", " ").capitalize(),
             summary=summary.strip(),
             description=description.strip(),
             cites=tuple(type(analysis).cites),

@@ -43,6 +43,8 @@ class ModelCard:
     outputs: tuple[str, ...]
     preprocessing: str
     preprocessing_declared: bool
+    geometry: str
+    """How images are cut and resized, colours left out: models are compared on the same pixels only."""
     layers: tuple[LayerRow, ...]
     parameters: int
     multiply_adds: int | None

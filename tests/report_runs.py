@@ -122,7 +122,7 @@ def model_card(alias: str, names: tuple[str, ...] = PLAIN) -> ModelCard:
     agreement = (Agreement(names[0], 1e-6, 1e-6, 1e-3), Agreement(names[1], float("nan"), 1.0, 1e-3, note=names[0]))
     return ModelCard(
         alias=alias, file=f"{alias[:40]}.onnx", digest="0" * 64, bytes=1000, producer=names[0], opset="17",
-        inputs=(names[0],), outputs=(names[0],), preprocessing="unit, crop 0.875 to 64 x 64",
+        inputs=(names[0],), outputs=(names[0],), preprocessing="unit", geometry="crop 0.875 to 64 x 64",
         preprocessing_declared=True, layers=layers, parameters=40, multiply_adds=400, agreement=agreement,
         passes=(names[0],), refused_operators=((names[0], names[0]),), labels=10,
     )  # fmt: skip

@@ -96,8 +96,8 @@ def test_every_difference_of_the_task_is_named(runs: list[tuple[str, RunResult, 
         "look.extra differs: not set in first, None in second": {
             "analyses": (replace(analysis, settings={**analysis.settings, "extra": None}),)
         },
-        "fit images differently: crop 0.875 64 × 64 and stretch 64 × 64": {
-            "models": other_models(result, preprocessing="unit, stretched to 64 x 64")
+        "fit images differently: crop 0.875 to 64 x 64 and stretch to 64 x 64": {
+            "models": other_models(result, geometry="stretch to 64 x 64")
         },
         "have 10 and 1000 class names": {"models": other_models(result, labels=1000)},
         "second: wrong data": {"not_comparable": ("wrong data",)},
@@ -121,7 +121,7 @@ def test_colour_order_and_headings_hinder_no_comparison(
     result = runs[1][1]
     (analysis,) = result.analyses
     change = {
-        "models": other_models(result, preprocessing="caffe: BGR, crop 0.875 to 64 x 64"),
+        "models": other_models(result, preprocessing="caffe: BGR"),
         "analyses": (replace(analysis, settings={**analysis.settings, "title": "another"}),),
     }
     assert compare(changed(runs, **change), tmp_path / "out").not_comparable == ()

@@ -475,6 +475,18 @@ def test_a_contradictory_graph_never_shows_a_traceback(tmp_path: Path, data: st.
             view.receptive_field(view.logits)
 
 
+def test_a_layer_without_positions_has_no_field(tmp_path: Path) -> None:
+    nothing = numpy_helper.from_array(np.asarray([-2], np.int64), "at")
+    node = helper.make_node("Slice", ["x", "at", "at", "at"], ["y"])
+    image = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, 8, 8])
+    graph = helper.make_graph([node], "g", [image], [onnx.ValueInfoProto(name="y")], [nothing])
+    view = open_model(
+        save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), tmp_path)
+    )
+    assert view.receptive_field(view.layer("y")) is None
+    assert view.card("m", PRESETS["unit"]).layers[0].receptive_field is None
+
+
 # --- the zoo --------------------------------------------------------------------------------------------------------
 
 

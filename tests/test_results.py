@@ -14,7 +14,7 @@ from onnxviz.values import Agreement, Unit
 
 LAYER = results.LayerRow("conv1", "Conv", (None, 8, 32, 32), 224, 221_184, (3, 3), 8)
 CARD = results.ModelCard(
-    "a", "m.onnx", "0" * 64, 12, "pytorch 2.1", "ai.onnx 17", ("input",), ("logits",), "caffe", True, (LAYER,),
+    "a", "m.onnx", "0" * 64, 12, "pytorch 2.1", "ai.onnx 17", ("input",), ("logits",), "caffe", True, "crop", (LAYER,),
     224, None,
     (Agreement("conv1", 1e-6, 1e-5, 1e-3),), ("removed 1 Dropout",),
 )  # fmt: skip

@@ -88,6 +88,8 @@ class Analysis(BaseModel):
 
     version: ClassVar[int] = 1
     """Part of the cache key: raise it when results change."""
+    heading: ClassVar[str] = ""
+    """Heading in the report where the recipe gives none."""
     cites: ClassVar[tuple[str, ...]] = ()
     example: ClassVar[str] = ""
     """A YAML mapping that validates, shown by `onnxviz explain`."""

@@ -47,6 +47,7 @@ class Dissection(Analysis):
     """
 
     kind: Literal["dissection"] = "dissection"
+    heading: ClassVar[str] = "Network dissection"
     version: ClassVar[int] = 1
     cites: ClassVar[tuple[str, ...]] = ("Bau, Zhou, Khosla, Oliva and Torralba 2017, arXiv:1704.05796",)
     example: ClassVar[str] = """\

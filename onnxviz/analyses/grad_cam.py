@@ -72,6 +72,7 @@ class GradCam(Analysis):
         "class names and indices.",
     )
 
+    heading: ClassVar[str] = "Grad-CAM"
     version: ClassVar[int] = 1
     cites: ClassVar[tuple[str, ...]] = ("Selvaraju et al. 2017, Grad-CAM, arXiv:1610.02391",)
     example: ClassVar[str] = "{kind: grad_cam, data: photos, layers: all_convs, classes: top:3}"

@@ -101,6 +101,7 @@ class Weights(Analysis):
     )  # fmt: skip
     response_to: Response | None = Field(None, description="Photographs to apply some kernels to.")
 
+    heading: ClassVar[str] = "Kernels"
     version: ClassVar[int] = 1
     cites: ClassVar[tuple[str, ...]] = (
         "Krizhevsky et al. 2012, ImageNet classification with deep convolutional neural networks, figure 3",

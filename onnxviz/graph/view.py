@@ -262,7 +262,8 @@ class GraphView:
                 on it, only the number of positions does.
 
         Returns:
-            The receptive field, or None if the input is no image or a shape on the way is not known.
+            The receptive field, or None if the input is no image, the layer has no positions, or a shape on the way is
+            not known.
         """
         size = self.input_size or input_size or _ASSUMED_SIZE
         if size not in self._fields:
@@ -270,6 +271,8 @@ class GraphView:
         found = self._fields[size].get(layer.value)
         if found is None:
             return None
+        if not all(len(reach.low) for reach in found):
+            return None  # a layer that was sliced away to nothing has no position that could see
         axes = tuple(axis for axis in range(1, len(layer.shape)) if axis != layer.channel_axis)
         return ReceptiveField(found[0], found[1], axes)
 
@@ -325,6 +328,7 @@ class GraphView:
             outputs=tuple(self._describe(value) for value in self.original.graph.output),
             preprocessing=describe(preprocessing),
             preprocessing_declared=preprocessing.declared,
+            geometry=self._geometry(preprocessing),
             layers=tuple(rows),
             parameters=sum(math.prod(tensor.dims) for tensor in floats),
             multiply_adds=None if None in costs else sum(cost for cost in costs if cost is not None),
@@ -332,6 +336,11 @@ class GraphView:
             passes=self.passes,
             refused_operators=self.refused_operators,
         )
+
+    def _geometry(self, preprocessing: Preprocessing) -> str:
+        size = self.input_size or preprocessing.size
+        fit = f"crop {preprocessing.crop_fraction:g}" if preprocessing.fit == "crop" else preprocessing.fit
+        return f"{fit} to {size[0]} x {size[1]}" if size else fit
 
     def _original_inputs(self) -> list[ValueInfoProto]:
         constant = {tensor.name for tensor in self.original.graph.initializer}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,10 +10,7 @@ from typing import Any
 from onnxviz.errors import OutputError, shorten
 from onnxviz.findings import Array, Picture, replace_leaves
 from onnxviz.report.files import content_name, find_file, is_array, picture_kind, place
-from onnxviz.results import AnalysisResult, DataCard, ModelCard, Part, Provenance, RunResult
-
-_SIZE = re.compile(r"(\d+)\s*[x×]\s*(\d+)")
-_FIT = re.compile(r"\b(crop(?:ped)?|stretch(?:ed)?|none)\b(?:\D{0,24}(0?\.\d+|1\.0))?", re.IGNORECASE)
+from onnxviz.results import AnalysisResult, DataCard, Part, Provenance, RunResult
 
 
 @dataclass(frozen=True)
@@ -196,19 +192,10 @@ def _setting_differences(first: _Source, other: _Source) -> Iterator[str]:
 def _model_differences(first: _Source, other: _Source, pair: str) -> Iterator[str]:
     for ours in first.result.models:
         for theirs in other.result.models:
-            if (fits := (_geometry(ours), _geometry(theirs)))[0] != fits[1]:
-                yield f"{pair} fit images differently: {fits[0]} and {fits[1]}"
+            if ours.geometry != theirs.geometry:
+                yield f"{pair} fit images differently: {ours.geometry} and {theirs.geometry}"
             if ours.labels and theirs.labels and ours.labels != theirs.labels:
                 yield f"{pair} have {ours.labels} and {theirs.labels} class names"
-
-
-def _geometry(model: ModelCard) -> str:
-    """Return how a model's images are cut and resized, as far as its card says so; colours do not matter here."""
-    fit = _FIT.search(model.preprocessing)
-    size = _SIZE.search(model.preprocessing)
-    words = [fit[1].lower().removesuffix("ed").replace("cropp", "crop"), fit[2] or ""] if fit else []
-    shown = " ".join(word for word in words if word)
-    return f"{shown} {size[1]} × {size[2]}".strip() if size else shown or "not said"
 
 
 # --- what stands once for all ---------------------------------------------------------------------------------------

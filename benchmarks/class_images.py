@@ -40,15 +40,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
     parser.add_argument("--judge", type=Path, required=True)
+    parser.add_argument("--analysis", default="classes", help="id of the analysis that optimized class logits")
     parser.add_argument("--offset", type=int, default=0, help="the judge's index of a class minus the model's")
     parser.add_argument("--labels", type=Path, help="the model's class names, one a line")
     arguments = parser.parse_args()
     judge = Judge(arguments.judge)
     labels = read_labels(arguments.labels) if arguments.labels else None
     top1 = top5 = count = 0
-    for path in sorted(arguments.run.glob("arrays/*.npz")):
+    for path in sorted(arguments.run.glob(f"arrays/{arguments.analysis}-*.npz")):
         data = np.load(path)
-        if "images" not in data or "unit" not in data or "logits" not in path.name:
+        if "images" not in data or "unit" not in data:
             continue
         for image, unit, seed in zip(data["images"], data["unit"], data["seed"], strict=True):
             given = judge.probabilities(image)
@@ -61,7 +62,7 @@ def main() -> None:
             )
             top1, top5, count = top1 + (rank <= 1), top5 + (rank <= 5), count + 1
     if not count:
-        parser.exit(2, f"{arguments.run} has no class images\n")
+        parser.exit(2, f"{arguments.run} has no class images of the analysis {arguments.analysis!r}\n")
     print(f"top-1 {top1 / count:.1%}, top-5 {top5 / count:.1%} of {count} images")
 
 

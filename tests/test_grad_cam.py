@@ -369,6 +369,15 @@ def test_no_positive_evidence_is_said_and_drawn_black(on: Bench) -> None:
     assert not any("gradient" in text for text in caveats), "there is a gradient, it is negative"
     (note,) = (one.text for one in found if isinstance(one, f.Note))
     assert "nothing at half speaks for not red" in note
+    assert "first choice is another class, red" in note
+
+
+def test_the_class_that_the_network_believes_in_comes_first(on: Bench) -> None:
+    found = findings(GradCam(data="photos", layers="half", classes=["not red", "red"]), on)
+    assert [row.title for row in find(found, f.PictureMatrix, "maps.0").rows] == ["red", "not red"]
+    (note,) = (one.text for one in found if isinstance(one, f.Note))
+    assert "evidence for red" in note
+    assert "another class" not in note
 
 
 def test_a_network_without_gradient_is_said(tmp_path: Path) -> None:

@@ -255,7 +255,10 @@ def _explain(
     for layer, activation in zip([*layers, logits_layer], [*activations, raw], strict=True):
         if not bool(torch.isfinite(activation).all()):
             raise AnalysisError("the activations are not finite for this image", where=shorten(layer.name))
-    chosen = scores[0].topk(min(classes, scores.shape[1])).indices.tolist() if isinstance(classes, int) else classes
+    if isinstance(classes, int):
+        chosen = scores[0].topk(min(classes, scores.shape[1])).indices.tolist()
+    else:  # the class that the network believes in most comes first, as with `top:N`
+        chosen = sorted(classes, key=lambda number: -float(scores.detach()[0, number]))
     maps = []
     for done, number in enumerate(chosen):
         bench.progress(done, len(chosen), f"class {number}")
@@ -323,7 +326,8 @@ def _report(
         *_numbers(evidence, blank, places, job.parameters["own_class"]),
         *_caveats(evidence, kept, columns),
     ]  # fmt: skip
-    findings.append(Note(_sentence(name, shown[0], _probability(evidence, 0), columns[-1], places[0])))
+    said = _sentence(name, shown[0], _probability(evidence, 0), columns[-1], places[0])
+    findings.append(Note(said + _first_choice(evidence, subject)))
     return findings
 
 
@@ -378,6 +382,15 @@ def _sentence(image: str, shown: str, probability: float | None, layer: str, pla
         f"{image}: the evidence for {shown}{certainty} at {layer} lies at the {place[0]} "
         f"and covers {place[1]:.0%} of the image."
     )
+
+
+def _first_choice(evidence: _Evidence, subject: Subject) -> str:
+    """Say what the model takes the image for where none of the classes looked at is its first choice."""
+    if evidence.best in evidence.classes:
+        return ""
+    name = _class_name(evidence.best, subject.labels)
+    sure = "" if evidence.probabilities is None else f" ({evidence.probabilities[evidence.best]:.0%})"
+    return f" The model's first choice is another class, {name}{sure}."
 
 
 def _numbers(

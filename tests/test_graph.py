@@ -492,6 +492,7 @@ def test_a_layer_without_positions_has_no_field(tmp_path: Path) -> None:
 
 KNOWN = [
     ("squeezenet_fp16", "conv10", "Conv"),
+    ("squeezenet_fp16", "last_conv", "Conv"),
     ("squeezenet_fp16", "conv10:act", "Relu"),
     ("squeezenet_fp16", "fire9/concat", "Concat"),
     ("squeezenet_fp16", "fire9/concat_1", "Concat"),
@@ -539,3 +540,11 @@ def test_known_costs(zoo: Path) -> None:
     card = open_model(zoo / "onnx" / "squeezenet_fp16.onnx").card("m", PRESETS["caffe"])
     assert card.parameters == 1_235_496
     assert card.multiply_adds == 349_151_936
+
+
+@pytest.mark.zoo
+def test_the_last_convolution_is_the_last_with_a_map(zoo: Path) -> None:
+    """The last of this network's convolutions makes the logits, behind the pooling."""
+    view = open_model(zoo / "onnx" / "stm_mobilenet_v1_0.25_224_imagenet.onnx")
+    assert view.layer("last_conv").spatial_shape == (7, 7)
+    assert view.layer("Conv[-1]").spatial_shape == (1, 1)

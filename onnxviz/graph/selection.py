@@ -124,7 +124,10 @@ class Selector:
         convolutions = [layer for layer in self._layers if layer.operator == "Conv"]
         if not convolutions:
             raise SelectionError(f"{role}: the model has no convolution", remedy="name a layer")
-        return {"first_conv": convolutions[:1], "last_conv": convolutions[-1:]}.get(role, convolutions)
+        # Keras' MobileNets end in a 1 x 1 convolution behind the pooling: a dense layer by another name.
+        maps = [layer for layer in convolutions if any(size != 1 for size in layer.spatial_shape)]
+        last = (maps or convolutions)[-1:]
+        return {"first_conv": convolutions[:1], "last_conv": last}.get(role, convolutions)
 
     def _indexed(self, operator: str, index: int) -> list[Layer]:
         pool = [layer for layer in self._layers if layer.operator == operator]

@@ -162,3 +162,20 @@ def test_refused_settings() -> None:
         Jitter(share=-0.1)
     with pytest.raises(ValidationError):
         Rotate(angle=3)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize("length", [28, 32, 64, 96, 128, 224, 320])
+def test_a_margin_makes_a_canvas_that_transforms_fast(length: int) -> None:
+    top, left = margins((Pad(share=0.1),), (length, length))
+    assert top == left >= round(0.1 * length)
+    assert top < 0.1 * length + 12
+    rest = length + 2 * top
+    for prime in (2, 3, 5, 7):
+        while rest % prime == 0:
+            rest //= prime
+    assert rest == 1
+    assert margins((Pad(share=0.0),), (length, length)) == (0, 0)
+
+
+def test_where_no_good_size_is_near_the_margin_is_what_was_asked_for() -> None:
+    assert margins((Pad(share=0.1),), (227, 227)) == (23, 23)

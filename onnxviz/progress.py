@@ -174,7 +174,10 @@ class PlainProgress:
         """Say how much there is to do."""
         self._progression.plan(plan, cached)
         kept = sum(job.key in cached for job in plan.jobs)
-        self._say(f"{len(plan.jobs)} jobs on {plan.device}" + (f", {kept} done before" if kept else ""))
+        self._say(
+            f"{len(plan.jobs)} job{'s' * (len(plan.jobs) != 1)} on {plan.device}"
+            + (f", {kept} done before" if kept else "")
+        )
 
     def started(self, name: str, cost: float) -> None:
         """Remember when the job began."""

@@ -6,8 +6,14 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 ROOT = Path(__file__).resolve().parent.parent
+# The same examples every time, so that a failure belongs to a change; ONNXVIZ_FUZZ=1 looks for new ones.
+settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=150)
+settings.register_profile("fuzz", deadline=None, max_examples=2000)
+settings.load_profile("fuzz" if os.environ.get("ONNXVIZ_FUZZ") else "repeatable")
+
 SHARED = Path(os.environ.get("ONNXVIZ_ZOO", ROOT.parent / "shared"))
 
 

@@ -415,7 +415,7 @@ def test_a_model_without_image_input_is_refused(tmp_path: Path) -> None:
         open_model(save(model, tmp_path))
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_contradictory_graph_never_shows_a_traceback(tmp_path: Path, data: st.DataObject) -> None:
     """Attributes and constants take any value; the result is a view or a ModelFileError."""

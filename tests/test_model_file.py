@@ -117,7 +117,7 @@ def test_a_model_cut_off_anywhere_is_refused_or_complete(tmp_path: Path) -> None
             assert length > len(whole) - 20  # only what follows the graph may be missing without anybody knowing
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_damaged_model_never_shows_a_traceback(tmp_path: Path, data: st.DataObject) -> None:
     content = bytearray(small_model().SerializeToString())

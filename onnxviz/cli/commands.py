@@ -127,7 +127,7 @@ def validate(
             refused = True
             show_error(errors, error)
         else:
-            show_lines(output, [f"{path}: valid; {len(made.jobs)} jobs"])
+            show_lines(output, [f"{path}: valid; {len(made.jobs)} job{'s' * (len(made.jobs) != 1)}"])
     if refused:
         raise typer.Exit(2)
 

@@ -357,12 +357,17 @@ class Model:
             yield start, min(start + step, count)
 
     def _check_batch(self, shape: Sequence[int], count: int, size: Sequence[int], name: str) -> None:
-        """Refuse a tensor in which an image of the wrong size has run over into the batch."""
+        """Refuse a tensor whose first axis is not the batch: an image ran over into it, or the layer mixes it."""
         if not shape or shape[0] != count:
+            if tuple(size) == self.input_size:
+                remedy = "the layer mixes the batch with other dimensions and cannot be looked at; name another layer"
+            else:
+                remedy = f"give images of {self.input_size[0]}×{self.input_size[1]} pixels, or an earlier layer"
+            images = "1 image" if count == 1 else f"{count} images"
             raise DataError(
-                f"{shorten(name)} has shape {list(shape)} for {count} images of {size[0]}×{size[1]} pixels",
+                f"{shorten(name)} has shape {list(shape)} for {images} of {size[0]}×{size[1]} pixels",
                 where=shorten(self.view.file),
-                remedy=f"give images of {self.input_size[0]}×{self.input_size[1]} pixels, or an earlier layer",
+                remedy=remedy,
             )
 
 

@@ -139,7 +139,7 @@ def _prove_group(model: Model, layers: tuple[Layer, ...], images: torch.Tensor) 
     for start in range(0, len(images), step):
         part = images[start : start + step]
         ours = {name: values.cpu().numpy() for name, values in model.activations(part, layers).items()}
-        theirs = model.measure(part.numpy() if isinstance(part, torch.Tensor) else part, layers)
+        theirs = model.measure(part.detach().cpu().numpy(), layers)
         for layer in layers:
             float32[layer.value].add(ours[layer.name], theirs[layer.name])
         if session is None:

@@ -424,7 +424,8 @@ def data_card(recipe: Recipe, name: str, source: ImageSource) -> DataCard:
     if isinstance(settings, BuiltinSettings):
         shown = f"{shown}: {settings.count} generated images, {settings.size} pixels, seed {settings.seed}"
     skipped = tuple((str(item), str(why)) for item, why in getattr(source, "skipped", ()))
-    return DataCard(name, kind, shown, source.digest, len(source), skipped)
+    notes = tuple((str(item), str(what)) for item, what in getattr(source, "notes", ()))
+    return DataCard(name, kind, shown, source.digest, len(source), skipped, notes)
 
 
 def reasons_against_comparing(subjects: Sequence[Subject]) -> Iterator[str]:

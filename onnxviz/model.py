@@ -279,8 +279,8 @@ class Model:
                 encoded = self.encode(images[start:stop]).cpu().numpy()
             parts = session.run({self.view.input_name: encoded})
             if not results:
-                for value, part in zip(values, parts, strict=True):
-                    self._check_batch(part.shape, stop - start, images.shape[2:], value)
+                for layer, part in zip(layers, parts, strict=True):
+                    self._check_batch(part.shape, stop - start, images.shape[2:], layer.name)
                 results = [np.empty((images.shape[0], *part.shape[1:]), part.dtype) for part in parts]
             for result, part in zip(results, parts, strict=True):
                 result[start:stop] = part

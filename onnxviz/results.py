@@ -113,6 +113,8 @@ class DataCard:
     digest: str
     used: int
     skipped: tuple[tuple[str, str], ...] = ()
+    notes: tuple[tuple[str, str], ...] = ()
+    """What was used, but not as it is: the first picture of an animation, a mask of another size."""
 
 
 @dataclass(frozen=True)

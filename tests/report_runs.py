@@ -153,7 +153,7 @@ def make_run(
         title=first,
         recipe="\n".join(names),
         models=tuple(model_card(alias, names) for alias in aliases),
-        data=(DataCard(first, "images", first, "ab" * 32, 3, ((first, first),)),),
+        data=(DataCard(first, "images", first, "ab" * 32, 3, ((first, first),), ((first, first),)),),
         analyses=(analysis,),
         expectations=(ExpectationResult("look.rate", "at most 0.5", "error", first, 0.25, True, aliases[0]),),
         provenance=Provenance(0, first, {name: name for name in names}, "2026-01-02T03:04:05+00:00", 12.0, 3, 1, first),

@@ -137,6 +137,15 @@ def test_where_the_file_does_not_run_the_reason_is_noted(tmp_path: Path) -> None
     assert "does not run in ONNX Runtime" in only.note
 
 
+def test_images_need_not_lie_where_numpy_can_read_them(tmp_path: Path) -> None:
+    """Like images on a GPU, these cannot be turned into an array as they are."""
+    model = load(make(tmp_path / "m.onnx"), "unit")
+    pixels = torch.as_tensor(IMAGES).clone().requires_grad_()
+    with pytest.raises(RuntimeError):
+        pixels.numpy()
+    assert all(item.holds for item in prove(model, ["conv", "mean"], pixels))
+
+
 def test_no_images_prove_nothing(tmp_path: Path) -> None:
     model = load(make(tmp_path / "m.onnx"), "unit")
     with pytest.raises(DataError):

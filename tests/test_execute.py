@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pytest
+from PIL import Image
 from pydantic import Field
 from tiny_models import fill, save_model
 
@@ -409,3 +410,17 @@ def test_expectations_name_what_was_not_produced() -> None:
     assert (third.model, third.level, third.because) == ("y", "warn", "x")
     assert describe(items[1]) == "≥ 0 and ≤ 1"
     assert workers.thread_count() >= 1
+
+
+def test_what_was_used_but_not_as_it_is_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()  # the real analyses
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    frames[0].save(tmp_path / "moving.gif", save_all=True, append_images=frames[1:])
+    (tmp_path / "r.yaml").write_text(
+        "version: 1\nmodel: {builtin: scenes}\ndata: {photos: {images: moving.gif}}\n"
+        "analyses: {evidence: {kind: grad_cam, data: photos, layers: last_conv, classes: top:1}}\n"
+    )
+    made = run(read_recipe(tmp_path / "r.yaml"), tmp_path / "out", device="cpu")
+    (card,) = made.result.data
+    assert card.used == 1
+    assert [name for name, _ in card.notes] == ["moving.gif"]

@@ -23,7 +23,7 @@ PART = results.Part("a", (Note("seen"), GRID), {"m": 1.0, "undefined": math.nan}
 ANALYSIS = results.AnalysisResult("filters", "weights", "W", "s", "d", ("x",), {"layers": ["conv1"]}, (PART,))
 RUN = results.RunResult(
     "title", "version: 1\n", (CARD,),
-    (results.DataCard("photos", "images", "3 photos", "d", 3, (("x.jpg", "empty"),)),),
+    (results.DataCard("photos", "images", "3 photos", "d", 3, (("x.jpg", "empty"),), (("y.gif", "first picture"),)),),
     (ANALYSIS,), (), results.Provenance(0, "cpu", {"torch": "2"}, "2026-01-01T00:00:00Z", 1.5, 1, 0),
 )  # fmt: skip
 

@@ -41,10 +41,6 @@ class Network:
         constant = {tensor.name for tensor in self._converted.model.graph.initializer}
         return tuple(value.name for value in self._converted.model.graph.input if value.name not in constant)
 
-    def converts(self, value: str) -> bool:
-        """Whether a value can be computed here."""
-        return value in self._converted.nodes
-
     def cut(
         self, values: Sequence[str], *, unit_axes: Mapping[str, int] | None = None, tape: bool = False
     ) -> fx.GraphModule:

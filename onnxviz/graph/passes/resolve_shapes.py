@@ -83,7 +83,6 @@ def _target(node: NodeProto, entries: np.ndarray | None, types: dict[str, Tensor
         return None
     before = types.get(node.input[0], TensorType(0, None)).shape
     target: list[int] = []
-    open_places = 0
     for place, entry in enumerate(entries.reshape(-1)):
         if isinstance(entry, int):
             target.append(entry)
@@ -97,7 +96,6 @@ def _target(node: NodeProto, entries: np.ndarray | None, types: dict[str, Tensor
             target.append(0)
         else:
             target.append(-1)
-            open_places += 1
     if target.count(-1) > 1:
         return None
     return np.asarray(target, np.int64)

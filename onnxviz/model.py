@@ -10,13 +10,15 @@ from typing import Any, TypeVar, overload
 
 import numpy as np
 import torch
+from onnx import ModelProto
 from torch import fx
 
-from onnxviz.convert import Network
+from onnxviz.convert import Network, declared_elements
 from onnxviz.errors import DataError, ModelError, SelectionError, shorten
-from onnxviz.graph import GraphView, open_model
+from onnxviz.graph import GraphView, make_view, normal_form, open_model
 from onnxviz.graph.structure import ancestors, consumers
 from onnxviz.labels import labels_in, read_labels
+from onnxviz.model_file import from_proto, read_model
 from onnxviz.preprocessing import preprocessing_for
 from onnxviz.runtime import Session
 from onnxviz.values import Layer, Preprocessing
@@ -208,12 +210,17 @@ class Model:
         return tuple(self.view.layer(item) if isinstance(item, str) else item for item in named)
 
     def _make_forward(self, chosen: tuple[Layer, ...]) -> Forward:
-        if self._network is None:
-            self._network = Network(self.view.proto, self.view.names, self.device)
         axes = {layer.value: layer.channel_axis for layer in chosen if layer.channel_axis not in (None, 1)}
         values = [layer.value for layer in chosen]
-        network = self._network.cut(values, unit_axes={k: v for k, v in axes.items() if v is not None}, tape=True)
-        return _Forward(self, network, chosen, self._network.inputs)
+        whole = self._whole()
+        network = whole.cut(values, unit_axes={k: v for k, v in axes.items() if v is not None}, tape=True)
+        return _Forward(self, network, chosen, whole.inputs)
+
+    def _whole(self) -> Network:
+        if self._network is None:
+            declared = declared_elements(self.view.original)
+            self._network = Network(self.view.proto, self.view.names, self.device, declared)
+        return self._network
 
     # --- without gradients ------------------------------------------------------------------------------------------
 
@@ -455,17 +462,18 @@ def load(
 
 
 def to_torch(
-    model_or_path: Model | Path | str, outputs: Sequence[Layer | str] | Layer | str | None = None
+    model_or_path: Model | ModelProto | Path | str, outputs: Sequence[Layer | str] | Layer | str | None = None
 ) -> fx.GraphModule:
     """Return a model as an `fx.GraphModule`, in the file's own layout and without preprocessing.
 
     Args:
-        model_or_path: a loaded model, or the file.
+        model_or_path: a loaded model, the file, or a model in memory; it need not be a vision model.
         outputs: layers to return; the model's own outputs if None.
 
     Returns:
         A frozen module in eval mode: positional arguments in graph order, a tuple in the order of the outputs. Of a
-        loaded model it shares the weights.
+        loaded model it shares the weights. Floating types are float32; integers that torch computes little with are
+        carried by wider ones (`convert.element_types`).
 
     Raises:
         ModelFileError: if the file cannot be read or is refused as unsafe.
@@ -474,16 +482,16 @@ def to_torch(
     """
     if isinstance(model_or_path, Model):
         model = model_or_path
-    else:
-        view = open_model(model_or_path)
-        model = Model(view, preprocessing_for(view), device="cpu")
-    if outputs is None:
-        values = [output.name for output in model.view.proto.graph.output]
-    else:
-        values = [layer.value for layer in model.resolve(outputs)]
-    if model._network is None:
-        model._network = Network(model.view.proto, model.view.names, model.device)
-    return model._network.cut(values).eval()
+        if outputs is None:
+            return model._whole().cut([output.name for output in model.view.proto.graph.output])
+        return model._whole().cut([layer.value for layer in model.resolve(outputs)])
+    loaded = from_proto(model_or_path) if isinstance(model_or_path, ModelProto) else read_model(Path(model_or_path))
+    if outputs is not None:
+        view = make_view(loaded)
+        return to_torch(Model(view, preprocessing_for(view), device="cpu"), outputs)
+    draft = normal_form(loaded)
+    network = Network(draft.model, draft.names, declared=declared_elements(loaded.proto))
+    return network.cut([output.name for output in draft.graph.output])
 
 
 def as_images(images: Any) -> torch.Tensor:

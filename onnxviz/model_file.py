@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from google.protobuf.message import DecodeError, Message  # type: ignore[import-untyped]
+from google.protobuf.message import DecodeError, EncodeError, Message  # type: ignore[import-untyped]
 from onnx import (
     AttributeProto,
     FunctionProto,
@@ -82,8 +82,35 @@ def read_model(path: Path) -> LoadedModel:
     Raises:
         ModelFileError: if it cannot be read, is no ONNX model, or is refused as unsafe; names the file and the remedy.
     """
-    content = _read_file(path, limits.MODEL_BYTES)
-    place = shorten(path.name)
+    return _make_safe(_read_file(path, limits.MODEL_BYTES), path)
+
+
+def from_proto(proto: ModelProto) -> LoadedModel:
+    """Make a model in memory safe, as if it had been read from a file.
+
+    Args:
+        proto: the model; not changed. Its tensors must be inside: external data is refused, as there is no folder.
+
+    Returns:
+        The model, safe to hand to other libraries.
+
+    Raises:
+        ModelFileError: if it is no ONNX model, or is refused as unsafe.
+    """
+    try:
+        content = proto.SerializeToString(deterministic=True)
+    except (EncodeError, ValueError, RuntimeError) as fault:  # beyond 2 GiB, or a name that is no text
+        raise ModelFileError(
+            f"the model cannot be serialized: {shorten(str(fault))}",
+            where="model",
+            remedy="save it with external data and give the path of the file",
+        ) from fault
+    return _make_safe(content, None)
+
+
+def _make_safe(content: bytes, path: Path | None) -> LoadedModel:
+    name = path.name if path is not None else "model"
+    place = shorten(name)
     try:
         proto = _parse(content)
         _count_nodes(proto)
@@ -103,7 +130,7 @@ def read_model(path: Path) -> LoadedModel:
         node_metadata=renamer.node_metadata,
         digest=digest.hexdigest(),
         bytes=size,
-        file=path.name,
+        file=name,
         producer=producer,
         metadata=metadata,
     )

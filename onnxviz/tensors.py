@@ -58,12 +58,17 @@ def _all_tensors(proto: ModelProto) -> Iterator[TensorProto]:
                 yield sparse.indices
 
 
-def bring_tensors_in(proto: ModelProto, path: Path, digest: Any) -> int:
+def bring_tensors_in(proto: ModelProto, path: Path | None, digest: Any) -> int:
     """Put external data into the tensors, check all tensors' sizes, and return the number of external bytes."""
-    folder = Path(os.path.realpath(path)).parent
+    folder = Path(os.path.realpath(path)).parent if path is not None else None
     total = 0
     for tensor in _all_tensors(proto):
         if tensor.data_location == TensorProto.EXTERNAL or tensor.external_data:
+            if folder is None:
+                raise ModelFileError(
+                    f"tensor {shorten(tensor.name)!r} lies in another file, which a model in memory cannot name",
+                    remedy="give the path of the model's file",
+                )
             data = _external_bytes(tensor, folder, limits.EXTERNAL_BYTES - total)
             total += len(data)
             digest.update(data)

@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from onnxviz.convert.extract import extract
-from onnxviz.convert.network import Network
+from onnxviz.convert.network import Network, declared_elements
 
-__all__ = ["Network", "extract"]
+__all__ = ["Network", "declared_elements", "extract"]

@@ -8,8 +8,8 @@ import torch
 from onnx import ModelProto
 from torch import fx
 
-from onnxviz.convert.bridge import Converted, convert
 from onnxviz.convert.specialise import fold_constants, truncate
+from onnxviz.convert.walk import Converted, convert
 from onnxviz.errors import ModelError, UnsupportedOperatorError, shorten
 from onnxviz.graph.structure import ancestors, producers
 
@@ -21,11 +21,18 @@ class Network:
         model: a model with plain identifiers as names.
         names: what to call values in messages.
         device: where the weights go.
+        declared: identifier of an input -> the element type that the file gives it, where the model has another.
     """
 
-    def __init__(self, model: ModelProto, names: Mapping[str, str], device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self,
+        model: ModelProto,
+        names: Mapping[str, str],
+        device: torch.device | str = "cpu",
+        declared: Mapping[str, int] | None = None,
+    ) -> None:
         self._names = names
-        self._converted: Converted = convert(model)
+        self._converted: Converted = convert(model, declared)
         fold_constants(self._converted.root, self._converted.graph)
         root = self._converted.root.eval().requires_grad_(False)
         root.to(device)
@@ -62,7 +69,7 @@ class Network:
         nodes = self._converted.nodes
         axes = {nodes[value]: axis for value, axis in (unit_axes or {}).items()}
         wanted = [nodes[value] for value in values]
-        return truncate(self._converted.root, self._converted.graph, wanted, unit_axes=axes, tape=tape)
+        return truncate(self._converted.root, self._converted.graph, wanted, unit_axes=axes, tape=tape).eval()
 
     def _refuse_unsupported(self, values: Sequence[str]) -> None:
         graph = self._converted.model.graph
@@ -88,6 +95,11 @@ class Network:
 
     def _name(self, outputs: Sequence[str]) -> str:
         return next((self._names.get(value, value) for value in outputs if value), "?")
+
+
+def declared_elements(model: ModelProto) -> dict[str, int]:
+    """Return the element type of each input as a file declares it, before normalisation makes floats float32."""
+    return {value.name: value.type.tensor_type.elem_type for value in model.graph.input}
 
 
 def _operator(domain: str, operator: str) -> str:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from onnxviz.graph.view import GraphView, make_view
+from onnxviz.graph.view import GraphView, make_view, normal_form
 from onnxviz.model_file import read_model
 
-__all__ = ["GraphView", "open_model"]
+__all__ = ["GraphView", "make_view", "normal_form", "open_model"]
 
 
 def open_model(path: Path | str) -> GraphView:

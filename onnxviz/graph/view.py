@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -384,10 +385,27 @@ def make_view(loaded: LoadedModel) -> GraphView:
     Raises:
         ModelFileError: if the model has no tensor input, or cannot be what it says it is.
     """
-    try:
+    with _contradictions_refused(loaded):
         check_nodes(loaded)
         draft, passes = normalise(loaded)
         return _look(loaded, draft, passes)
+
+
+def normal_form(loaded: LoadedModel) -> Draft:
+    """Check and normalise a loaded model, which need not be a vision model.
+
+    Raises:
+        ModelFileError: if the model cannot be what it says it is.
+    """
+    with _contradictions_refused(loaded):
+        check_nodes(loaded)
+        return normalise(loaded)[0]
+
+
+@contextmanager
+def _contradictions_refused(loaded: LoadedModel) -> Iterator[None]:
+    try:
+        yield
     except ModelFileError as fault:
         fault.where = fault.where or shorten(loaded.file)
         raise

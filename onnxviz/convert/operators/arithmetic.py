@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import math
 from typing import Any
 
@@ -10,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from onnxviz.convert.operators.operation import Conversion, NotConvertible, Operation
+from onnxviz.convert.operators.operation import Conversion, Converter, NotConvertible, Operation
 
 
 class Clip(nn.Module):
@@ -159,3 +161,23 @@ def convert_local_response(operation: Operation) -> Conversion:
 def convert_gelu(operation: Operation) -> Conversion:
     """Convert `Gelu`."""
     return Conversion(nn.GELU(approximate=operation.attributes.get("approximate", "none")))
+
+
+CONVERTERS: Mapping[str, Converter] = {
+    "Clip": convert_clip,
+    "Dropout": convert_identity,
+    "Gelu": convert_gelu,
+    "Identity": convert_identity,
+    "LRN": convert_local_response,
+    "LogSoftmax": convert_softmax,
+    "ReduceL1": convert_reduction,
+    "ReduceL2": convert_reduction,
+    "ReduceLogSum": convert_reduction,
+    "ReduceLogSumExp": convert_reduction,
+    "ReduceMax": convert_reduction,
+    "ReduceMean": convert_reduction,
+    "ReduceMin": convert_reduction,
+    "ReduceSum": convert_reduction,
+    "ReduceSumSquare": convert_reduction,
+    "Softmax": convert_softmax,
+}

@@ -8,14 +8,14 @@ tensor's shape arrives as a tuple of numbers.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
 
-from onnxviz.convert.operators.operation import Conversion, NotConvertible, Operation
+from onnxviz.convert.operators.operation import Conversion, Converter, NotConvertible, Operation, as_numbers
 from onnxviz.convert.operators.windows import as_torch_padding
 
 
@@ -29,7 +29,7 @@ class Reshape(nn.Module):
 
     def forward(self, values: torch.Tensor, shape: Sequence[int] = ()) -> torch.Tensor:
         """Reshape to the constant shape, or to the one given."""
-        wanted = self.shape if self.shape is not None else shape
+        wanted: Sequence[int] = self.shape if self.shape is not None else as_numbers(shape)
         if not self.allow_zero:
             wanted = [values.shape[axis] if size == 0 else size for axis, size in enumerate(wanted)]
         return values.reshape(tuple(wanted))
@@ -121,7 +121,7 @@ def convert_reshape(operation: Operation) -> Conversion:
     allow_zero = bool(operation.attributes.get("allowzero", 0))
     shape = operation.constants[1]
     if shape is None:
-        return Conversion(Reshape(None, allow_zero), (0, 1))
+        return Conversion(Reshape(None, allow_zero), (0, 1), numbers=(1,))
     return Conversion(Reshape(tuple(int(size) for size in shape), allow_zero))
 
 
@@ -183,3 +183,13 @@ def convert_pad(operation: Operation) -> Conversion:
     value = operation.attributes.get("value", operation.constant(2))
     number = float(np.asarray(value).reshape(-1)[0]) if value is not None and np.size(value) else 0.0
     return Conversion(Pad(as_torch_padding(pairs), names[mode], number))
+
+
+CONVERTERS: Mapping[str, Converter] = {
+    "Flatten": convert_flatten,
+    "Pad": convert_pad,
+    "Reshape": convert_reshape,
+    "Slice": convert_slice,
+    "Squeeze": convert_squeeze,
+    "Unsqueeze": convert_unsqueeze,
+}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
 
-from onnxviz.convert.operators.operation import Conversion, NotConvertible, Operation
+from onnxviz.convert.operators.operation import Conversion, Converter, NotConvertible, Operation
 from onnxviz.convert.operators.windows import Window, as_torch_padding, read_window
 
 _MODULES: dict[int, type[nn.Conv1d] | type[nn.Conv2d] | type[nn.Conv3d]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
@@ -78,3 +80,8 @@ def _convolution(weight: np.ndarray, bias: np.ndarray | None, window: Window, gr
     if bias is not None:
         convolution.bias = nn.Parameter(torch.from_numpy(bias.copy()), requires_grad=False)
     return convolution
+
+
+CONVERTERS: Mapping[str, Converter] = {
+    "Conv": convert_convolution,
+}

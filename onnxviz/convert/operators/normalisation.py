@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
 
-from onnxviz.convert.operators.operation import Conversion, NotConvertible, Operation
+from onnxviz.convert.operators.operation import Conversion, Converter, NotConvertible, Operation
 
 
 class BatchNormalisation(nn.Module):
@@ -61,3 +63,9 @@ def convert_instance_normalisation(operation: Operation) -> Conversion:
     if scale is None or bias is None:
         raise NotConvertible("InstanceNormalization without scale or bias")
     return Conversion(InstanceNormalisation(scale, bias, float(operation.attributes.get("epsilon", 1e-5))))
+
+
+CONVERTERS: Mapping[str, Converter] = {
+    "BatchNormalization": convert_batch_normalisation,
+    "InstanceNormalization": convert_instance_normalisation,
+}

@@ -3,15 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 
 
 class NotConvertible(Exception):  # noqa: N818 - an answer, not a fault
     """This node cannot be converted; the text says why."""
+
+
+@dataclass(frozen=True)
+class Body:
+    """A graph inside a node, converted.
+
+    Attributes:
+        module: takes the body's own inputs, then the captured values; returns a tuple, one entry per output.
+        inputs: number of the body's own inputs.
+        captures: identifiers of the values that it reads from the graphs around it, constants left out.
+    """
+
+    module: nn.Module
+    inputs: int
+    captures: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -21,10 +37,15 @@ class Operation:
     Attributes:
         operator: ONNX operator type.
         version: opset version in which this form of the operator appeared.
-        attributes: attribute values by name; tensors as arrays, strings as `str`.
+        attributes: attribute values by name; tensors as arrays, strings as `str`; graphs are in `bodies`.
         constants: for each input, its value if it is an initializer; None if it is computed or left out.
         given: for each input, whether it is there at all.
         shapes: for each input, its inferred shape (None where a dimension is free), or None if unknown.
+        elements: for each input, its ONNX element type; 0 if unknown.
+        outputs: for each output, whether it has a name.
+        results: for each output, its ONNX element type; 0 if unknown.
+        result_shapes: for each output, its inferred shape, as for inputs.
+        bodies: converts the graph that is the attribute of this name, when called.
     """
 
     operator: str
@@ -33,6 +54,11 @@ class Operation:
     constants: tuple[np.ndarray | None, ...]
     given: tuple[bool, ...]
     shapes: tuple[tuple[int | None, ...] | None, ...]
+    elements: tuple[int, ...] = ()
+    outputs: tuple[bool, ...] = (True,)
+    results: tuple[int, ...] = ()
+    result_shapes: tuple[tuple[int | None, ...] | None, ...] = ()
+    bodies: Mapping[str, Callable[[], Body]] = field(default_factory=dict)
 
     def constant(self, index: int) -> np.ndarray | None:
         """Return the value of an input that is an initializer; None if the input is left out.
@@ -47,9 +73,39 @@ class Operation:
             raise NotConvertible(f"input {index} of {self.operator} is computed, not constant")
         return value
 
+    def known(self, index: int) -> np.ndarray | None:
+        """Return the value of an input that is an initializer; None if it is left out or computed."""
+        return self.constants[index] if self.has(index) else None
+
     def has(self, index: int) -> bool:
         """Whether the node has this input."""
         return index < len(self.given) and self.given[index]
+
+    def computed(self, index: int) -> bool:
+        """Whether the node has this input and other nodes compute it."""
+        return self.has(index) and self.constants[index] is None
+
+    def rank(self, index: int) -> int | None:
+        """Number of dimensions of an input; None if unknown."""
+        shape = self.shapes[index] if self.has(index) else None
+        return None if shape is None else len(shape)
+
+    def element(self, index: int) -> int:
+        """ONNX element type of an input; 0 if unknown."""
+        return self.elements[index] if index < len(self.elements) else 0
+
+    def result(self, index: int = 0) -> int:
+        """ONNX element type of an output; 0 if unknown."""
+        return self.results[index] if index < len(self.results) else 0
+
+    def wants(self, index: int) -> bool:
+        """Whether the node has this output."""
+        return index < len(self.outputs) and self.outputs[index]
+
+    @property
+    def single(self) -> bool:
+        """Whether the first output is the only one: the module returns a tensor, and else a tuple."""
+        return sum(self.outputs) == 1 and self.outputs[0]
 
     def integers(self, name: str, index: int) -> tuple[int, ...] | None:
         """Return a list of integers that older opsets keep in an attribute and newer ones in an input.
@@ -65,10 +121,33 @@ class Operation:
 
 @dataclass(frozen=True)
 class Conversion:
-    """A module and which of the node's inputs it is called with, in order."""
+    """A module and what it is called with.
+
+    Attributes:
+        module: returns a tensor if the node has one output (`Operation.single`), else a tuple with an entry for each
+            output of the node; the entries of outputs without a name may be None.
+        inputs: which of the node's inputs it is called with, in order; None is passed for one that is left out.
+        numbers: those of `inputs` that the module prefers as Python numbers (an int, a float or a tuple of them) where
+            they follow from shapes; it gets a tensor where they do not (`as_numbers` reads both).
+        captures: identifiers of further values that it is called with, after the inputs (`Body.captures`).
+    """
 
     module: nn.Module
     inputs: Sequence[int] = (0,)
+    numbers: Sequence[int] = ()
+    captures: Sequence[str] = ()
 
 
 Converter = Callable[[Operation], Conversion]
+
+
+def as_numbers(values: Any) -> tuple[Any, ...]:
+    """Return what was passed as numbers, or as a tensor, as a tuple of Python numbers.
+
+    Reading a tensor waits for its device; shapes, which are the usual case, arrive as numbers.
+    """
+    if isinstance(values, torch.Tensor):
+        values = values.tolist()
+    if isinstance(values, list | tuple):
+        return tuple(values)
+    return (values,)

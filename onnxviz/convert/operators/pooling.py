@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import math
 
 import torch
 from torch import nn
 from torch.nn import functional
 
-from onnxviz.convert.operators.operation import Conversion, NotConvertible, Operation
+from onnxviz.convert.operators.operation import Conversion, Converter, NotConvertible, Operation
 from onnxviz.convert.operators.windows import Window, as_torch_padding, read_window
 
 _MAXIMUM = {1: functional.max_pool1d, 2: functional.max_pool2d, 3: functional.max_pool3d}
@@ -115,3 +117,11 @@ def convert_global_average_pool(_operation: Operation) -> Conversion:
 def convert_global_maximum_pool(_operation: Operation) -> Conversion:
     """Convert `GlobalMaxPool`."""
     return Conversion(GlobalPool(maximum=True))
+
+
+CONVERTERS: Mapping[str, Converter] = {
+    "AveragePool": convert_average_pool,
+    "GlobalAveragePool": convert_global_average_pool,
+    "GlobalMaxPool": convert_global_maximum_pool,
+    "MaxPool": convert_maximum_pool,
+}

@@ -1,0 +1,9 @@
+"""Tensors from shapes and ranges."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from onnxviz.convert.operators.operation import Converter
+
+CONVERTERS: Mapping[str, Converter] = {}

@@ -1,0 +1,9 @@
+"""Comparisons, logic and bits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from onnxviz.convert.operators.operation import Converter
+
+CONVERTERS: Mapping[str, Converter] = {}

@@ -1,0 +1,9 @@
+"""Operators whose result is chosen by values: TopK, NonZero, Unique, NonMaxSuppression."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from onnxviz.convert.operators.operation import Converter
+
+CONVERTERS: Mapping[str, Converter] = {}

@@ -30,3 +30,15 @@ KEPT_ACTIVATION_BYTES = 1 << 30
 """Most activations that dissection keeps in memory between its two passes; beyond, they are computed again."""
 BATCH_ACTIVATION_BYTES = 256 << 20
 """Most activations of one batch of images; beyond, the batch gets smaller."""
+CAFFE_PROTOTXT_BYTES = 2 << 20
+"""Largest Caffe network description; those of the deepest published networks have some 200 kB."""
+CAFFE_DEPTH = 12
+"""Deepest nesting of a Caffe network description; Caffe's own messages nest four deep."""
+CAFFE_LAYERS = 20_000
+"""Most layers of a Caffe network."""
+CAFFE_VALUE_ELEMENTS = 1 << 31
+"""Most numbers that one blob of a Caffe network may hold at the batch size that its file declares."""
+LOOP_TRIPS = 1_000_000
+"""Most steps of all loops and recurrent layers of one call of a network."""
+BODY_BYTES = 4 << 30
+"""Most that graphs within nodes may copy of the weights around them, all together."""

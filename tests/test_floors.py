@@ -16,9 +16,9 @@ PACKAGE = Path(onnxviz.__file__).parent
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors", "values", "limits", "findings", "results"),
     ("tensors", "source", "model_file", "labels", "colormap"),
-    ("graph",),
+    ("graph", "importing"),
     ("preprocessing", "convert", "runtime", "model", "agreement"),
-    ("decode", "images", "concepts", "targets", "image_choice", "builtin"),
+    ("decode", "images", "concepts", "targets", "image_choice", "probe", "builtin"),
     ("optimize", "attribution", "kernels", "dissection"),
     ("analyses",),
     ("recipe_schema", "recipe_faults", "recipe_layers", "recipe"),
@@ -30,7 +30,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
 """A module may import from lower floors, and from what stands left of it on its own."""
 
 TORCH = {"torch", "onnx2torch"}
-WITH_TORCH = {"convert", "model", "agreement", "runtime", "optimize", "attribution"}
+WITH_TORCH = {"convert", "model", "agreement", "runtime", "probe", "optimize", "attribution"}
 """Parts that may load torch when they are imported; who imports them is seen by starting Python, below."""
 
 

@@ -15,8 +15,11 @@ from pathlib import Path
 from rich.text import Text
 
 from onnxviz.cli.commands import app
+from onnxviz.cli.importing import EPILOG, import_command
 from onnxviz.cli.show import consoles, safe, show_error
 from onnxviz.errors import OnnxvizError
+
+app.command("import", epilog=EPILOG)(import_command)
 
 REFUSED = 2
 INTERNAL = 70

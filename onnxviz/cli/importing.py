@@ -1,0 +1,110 @@
+"""`onnxviz import`: what is not ONNX yet becomes an ONNX file, with a short account of it."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from onnxviz.cli.show import consoles, safe
+from onnxviz.errors import ModelError, shorten
+from onnxviz.importing import Imported, import_model
+from onnxviz.importing.importer import TIMEOUT
+
+EPILOG = (
+    'Keras and SavedModel need TensorFlow: pip install "onnxviz[keras]", here or in another environment that '
+    '--python names. PyTorch .pt2 needs onnxscript: pip install "onnxviz[pytorch]". PyTorch checkpoints (.pt, .pth, '
+    ".ckpt) are pickles, which can run any code, and are never loaded: make a .pt2 with torch.export.save, or call "
+    "onnxviz.importing.from_torch(module, (example,), 'model.onnx'). A SavedModel's graph is run in parts when it is "
+    "loaded: import only folders that you would run. Without --output the file is named after the source, in the "
+    "working folder."
+)
+
+
+def import_command(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            help="A Keras .keras or .h5 file, a TensorFlow SavedModel folder, a PyTorch .pt2 program, or a Caffe "
+            ".prototxt.",
+            show_default=False,
+        ),
+    ],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="The ONNX file.", show_default=False)] = None,
+    weights: Annotated[
+        Path | None,
+        typer.Option(help="The .caffemodel of a Caffe network, if it is not beside it.", show_default=False),
+    ] = None,
+    python: Annotated[
+        Path | None,
+        typer.Option(help="A Python that has the framework, such as venv/bin/python.", show_default=False),
+    ] = None,
+    signature: Annotated[
+        str | None, typer.Option(help="Which signature of a SavedModel; serving_default.", show_default=False)
+    ] = None,
+    input_shape: Annotated[
+        str | None,
+        typer.Option(metavar="N,H,W,C", help="Shape of the input where the model leaves it free.", show_default=False),
+    ] = None,
+    timeout: Annotated[float, typer.Option(min=1.0, help="Seconds that the exporter may take.")] = TIMEOUT,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the output.")] = False,
+) -> None:
+    """Turn a Keras, TensorFlow, PyTorch or Caffe model into an ONNX file."""
+    shape = None if input_shape is None else _shape(input_shape)
+    made = import_model(
+        source,
+        output,
+        weights=weights,
+        python=python,
+        signature=signature,
+        input_shape=shape,
+        timeout=timeout,
+        force=force,
+    )
+    console, _ = consoles()
+    _show(console, made)
+
+
+def _shape(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.replace("x", ",").split(",")]
+    except ValueError:
+        raise ModelError(
+            f"{shorten(text)!r} is no input shape", remedy="numbers between commas, for example 1,224,224,3"
+        ) from None
+
+
+def _show(console: Console, made: Imported) -> None:
+    view = made.view
+    size = "any size" if view.input_size is None else "{}×{} pixels".format(*view.input_size)
+    batch = "any batch" if view.batch is None else f"batch {view.batch} only"
+    layout = f"{view.input_layout}, {view.input_channels} channel{'s' * (view.input_channels != 1)}, {size}, {batch}"
+    if view.input_layout == "other":
+        layout = f"no image, {batch}"
+    named = [layer for layer in view.layers if layer.unit_count]
+    facts = [
+        ("source", f"{made.about['kind']} {made.about['file']}, sha256 {made.about.get('sha256', '')[:16]}..."),
+        ("made by", made.about["frameworks"]),
+        ("input", layout),
+        ("layers", f"{len(view.layers)}, for example {', '.join(_names(made)) or 'none'}" if named else "none"),
+        ("written", str(made.path)),
+    ]
+    for name, value in facts:
+        console.print(Text.assemble((f"{name:<10}", "bold"), shorten(safe(value), 400)), soft_wrap=True)
+    command = shlex.join(["onnxviz", "inspect", str(made.path), "--agreement"])
+    console.print(Text(f"next: {safe(command)}"), soft_wrap=True)
+
+
+def _names(made: Imported) -> list[str]:
+    """Return a few names that a user knows layers by: their own framework's, where it gave any."""
+    weighted = [layer for layer in made.view.layers if layer.operator in ("Conv", "Gemm", "MatMul")]
+    chosen = [weighted[0], weighted[len(weighted) // 2], weighted[-1]] if weighted else list(made.view.layers[:3])
+    names = []
+    for layer in chosen:
+        known = [alias for alias in layer.aliases if ":" not in alias]
+        names.append(shorten(min(known, key=len) if known else layer.name, 60))
+    return list(dict.fromkeys(names))

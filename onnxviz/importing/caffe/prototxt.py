@@ -1,0 +1,238 @@
+"""Read a Caffe network description (`.prototxt`) from anywhere.
+
+protobuf's own parser reads the text. Before that, one pass over its tokens bounds the nesting, since that parser
+recurses, and notes what the parser does not tell: the line of each layer, and parameters that this project does not
+know. A parameter of a fork may change what a layer computes, so those are refused; unknown fields elsewhere (training
+settings, data augmentation) are harmless and skipped, as Caffe's forks do among each other.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from google.protobuf import text_format  # type: ignore[import-untyped]
+
+from onnxviz import limits
+from onnxviz.errors import ModelFileError, shorten
+from onnxviz.importing.caffe.files import read_bounded
+from onnxviz.importing.caffe.schema import modern_type, parameter_messages, text_message
+
+_TOKEN = re.compile(
+    r"""(?P<skip>[\s,;]+|\#[^\n]*)|(?P<text>"(?:[^"\\\n]|\\.)*"|'(?:[^'\\\n]|\\.)*')|(?P<word>[\w.+-]+)|(?P<mark>.)""",
+    re.DOTALL,
+)
+
+
+@dataclass(frozen=True)
+class CaffeLayer:
+    """One layer as the file describes it.
+
+    Attributes:
+        name: its name, any text.
+        kind: Caffe's name of its type, for example "Convolution".
+        bottoms: names of the blobs it reads.
+        tops: names of the blobs it makes.
+        line: line of the file where it begins, counted from 1; 0 if the file does not say.
+        shared: names under which its blobs are shared with other layers, "" for those that are not.
+        message: the parsed message, for the parameters.
+    """
+
+    name: str
+    kind: str
+    bottoms: tuple[str, ...]
+    tops: tuple[str, ...]
+    line: int
+    shared: tuple[str, ...]
+    message: Any = field(repr=False)
+
+
+@dataclass(frozen=True)
+class CaffeNet:
+    """A network description.
+
+    Attributes:
+        file: the file's own name.
+        name: the network's name.
+        message: the parsed message.
+        layers: its layers in the order of the file, those of every phase.
+    """
+
+    file: str
+    name: str
+    message: Any = field(repr=False)
+    layers: tuple[CaffeLayer, ...]
+
+    def refuse(self, what: str, line: int = 0, remedy: str = "") -> ModelFileError:
+        """Return the error that says what is wrong, and where in this file."""
+        place = shorten(self.file) + (f":{line}" if line else "")
+        return ModelFileError(what, where=place, remedy=remedy)
+
+
+def read_prototxt(path: Path) -> CaffeNet:
+    """Read a network description.
+
+    Args:
+        path: the `.prototxt`.
+
+    Returns:
+        The network with all of its layers.
+
+    Raises:
+        ModelFileError: if the file cannot be read, is no network description, or exceeds the bounds in `limits`.
+    """
+    content = read_bounded(path, limits.CAFFE_PROTOTXT_BYTES)
+    place = shorten(path.name)
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as fault:
+        line = content[: fault.start].count(b"\n") + 1
+        raise ModelFileError(
+            "not UTF-8 text",
+            where=f"{place}:{line}",
+            remedy="give the .prototxt first and the .caffemodel second; save the text as UTF-8",
+        ) from fault
+    lines = _scan(text, place)
+    message = text_message("Net")()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the parser lets Python complain about escapes that it then refuses
+            text_format.Parse(text, message, allow_unknown_field=True)
+    except (text_format.ParseError, ValueError, RecursionError) as fault:
+        raise _unreadable(fault, place) from fault
+    if len(message.layer) + len(message.layers) > limits.CAFFE_LAYERS:
+        raise ModelFileError(
+            f"{len(message.layer) + len(message.layers):,} layers are more than the limit of {limits.CAFFE_LAYERS:,}",
+            where=place,
+            remedy="convert a part of the network",
+        )
+    if message.layer and message.layers:
+        raise ModelFileError(
+            "it has layers of the old form (layers) and of the new one (layer)",
+            where=place,
+            remedy="upgrade it with Caffe's upgrade_net_proto_text",
+        )
+    starts = lines["layer" if message.layer else "layers"]
+    # The scan and the parser agree on well-formed text; where they do not, no line is better than a wrong one.
+    if len(starts) != len(message.layer or message.layers):
+        starts = [0] * len(message.layer or message.layers)
+    layers = tuple(_layer(entry, line) for entry, line in zip(message.layer or message.layers, starts, strict=True))
+    net = CaffeNet(path.name, message.name, message, layers)
+    _check_names(net)
+    return net
+
+
+def _layer(entry: Any, line: int) -> CaffeLayer:
+    modern = isinstance(entry, text_message("Layer"))
+    return CaffeLayer(
+        name=entry.name,
+        kind=entry.type if modern else modern_type(entry.type),
+        bottoms=tuple(entry.bottom),
+        tops=tuple(entry.top),
+        line=line,
+        shared=tuple(share.name for share in entry.param) if modern else tuple(entry.param),
+        message=entry,
+    )
+
+
+def _check_names(net: CaffeNet) -> None:
+    """Refuse names that are no text (escapes may spell any bytes), empty, or longer than names are anywhere."""
+    for layer in net.layers:
+        for name in (layer.name, *layer.bottoms, *layer.tops):
+            if not isinstance(name, str) or not name:
+                raise net.refuse("a name is empty or no text", layer.line, "give the layer and its blobs names")
+            if len(name) > limits.NAME_LENGTH:
+                raise net.refuse(
+                    f"the name {shorten(name)!r} has {len(name):,} characters, more than {limits.NAME_LENGTH:,}",
+                    layer.line,
+                    "shorten it",
+                )
+
+
+def _unreadable(fault: Exception, place: str) -> ModelFileError:
+    """Say where the text stops being a network description; protobuf's message begins with line and column."""
+    said = shorten(" ".join(str(fault).split()), 240)
+    found = re.match(r"(\d+):(\d+) : (.*)", said)
+    if found:
+        place, said = f"{place}:{found[1]}:{found[2]}", found[3]
+    # Message types of the schema are an implementation detail.
+    said = re.sub(r'"?caffe_text\.(?:\w+\.)?(\w+)"?', r"\1", said)
+    return ModelFileError(
+        f"not a Caffe network description: {said}",
+        where=place,
+        remedy="give a deploy.prototxt; files from before 2014 need Caffe's upgrade_net_proto_text",
+    )
+
+
+# --- one pass over the tokens ---------------------------------------------------------------------------------------
+
+
+def _tokens(text: str) -> Iterator[tuple[str, str, int]]:
+    """Yield (kind, piece, line) for each token that is not space or a comment."""
+    line = 1
+    for found in _TOKEN.finditer(text):
+        piece = found.group()
+        if found.lastgroup != "skip":
+            yield found.lastgroup or "", piece, line
+        line += piece.count("\n")
+
+
+def _scan(text: str, place: str) -> dict[str, list[int]]:
+    """Bound the nesting, refuse unknown parameters, and find the lines where layers begin.
+
+    Returns:
+        Lines of the messages "layer" and "layers", in order.
+    """
+    starts: dict[str, list[int]] = {"layer": [], "layers": []}
+    known = parameter_messages()
+    # Each open message: its descriptor (None below an unknown field), its name, and the field being read in it.
+    descriptors: list[Any] = [text_message("Net").DESCRIPTOR]
+    fields: list[str] = [""]
+    value_next = False
+    lists = 0
+    unknown: list[tuple[str, int]] = []
+    for kind, piece, line in _tokens(text):
+        if kind == "word" and not value_next and not lists:
+            fields[-1] = piece
+            current = descriptors[-1]
+            if current is not None and current.name in known and piece not in current.fields_by_name:
+                unknown.append((f"{current.name}.{piece}", line))
+        elif piece == ":":
+            value_next = True
+        elif piece in "{<" and kind == "mark":
+            if len(fields) == 1 and fields[-1] in starts:
+                starts[fields[-1]].append(line)
+            current = descriptors[-1]
+            entry = current.fields_by_name.get(fields[-1]) if current is not None else None
+            descriptors.append(entry.message_type if entry is not None else None)
+            fields.append("")
+            value_next, lists = False, 0
+            if len(fields) > limits.CAFFE_DEPTH:
+                raise ModelFileError(
+                    f"messages nest more than {limits.CAFFE_DEPTH} deep",
+                    where=f"{place}:{line}",
+                    remedy="this is no network description that Caffe could have read",
+                )
+        elif piece in "}>" and kind == "mark" and len(fields) > 1:
+            descriptors.pop()
+            fields.pop()
+            value_next = False
+        elif piece == "[":
+            lists = 1
+        elif piece == "]":
+            lists, value_next = 0, False
+        elif not lists:
+            value_next = False
+    if unknown:
+        listed = ", ".join(f"{shorten(name)} (line {line})" for name, line in unknown[:8])
+        more = f" and {len(unknown) - 8} more" if len(unknown) > 8 else ""
+        raise ModelFileError(
+            f"parameters that are not known: {listed}{more}",
+            where=f"{place}:{unknown[0][1]}",
+            remedy="remove them if they do not change what the layer computes; a fork of Caffe may mean more by them",
+        )
+    return starts

@@ -12,17 +12,18 @@ from __future__ import annotations
 
 import gzip
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from benchmarks.measure import arguments, markdown, prepare
-from onnxviz.agreement import prove
+from onnxviz.agreement import prove, prove_tensors
 from onnxviz.errors import DataError, OnnxvizError, shorten
 from onnxviz.images import ImageFolder, fit_image, load_batch
-from onnxviz.model import Model, load
+from onnxviz.model import Model, load, to_torch
 from onnxviz.values import Agreement, Layer, Preprocessing
 
 PHOTOGRAPHS = ("imagenet_sample/*.JPEG",)
@@ -68,6 +69,55 @@ MODELS: dict[str, tuple[str | Mapping[str, Any], Sequence[str]]] = {
 """File -> its preprocessing and images for it; files that are not here take no image."""
 
 
+def iris(count: int, _folder: Path, _data: Path) -> list[np.ndarray]:
+    """Return measured flowers."""
+    from sklearn.datasets import load_iris
+
+    return [load_iris().data[:: 150 // count][:count].astype(np.float32)]
+
+
+def digits_of_64(count: int, _folder: Path, data: Path) -> list[np.ndarray]:
+    """Return handwritten digits of 8 x 8 pixels, 0..16, as scikit-learn's data set has them."""
+    from PIL import Image
+
+    with gzip.open(data / DIGITS[0]) as stream:
+        digits = np.frombuffer(stream.read(16 + count * 784)[16:], np.uint8).reshape(count, 28, 28)
+    small = [np.asarray(Image.fromarray(digit).resize((8, 8), Image.Resampling.BOX)) for digit in digits]
+    return [(np.stack(small).reshape(count, 64) / 16).astype(np.float32)]
+
+
+def codes_of_digits(count: int, folder: Path, data: Path) -> list[np.ndarray]:
+    """Return what the encoder of the same autoencoder makes of handwritten digits."""
+    encoder = load(folder / "csinva_mnist_vae_encoder.onnx", "gray_unit", device="cpu")
+    images = images_for(encoder, DIGITS, data, count)
+    return [next(iter(encoder.measure(images, encoder.view.logits).values()))]
+
+
+def conditions(count: int, _folder: Path, _data: Path) -> list[np.ndarray]:
+    """Return a distance and four numbers of noise, all in 0..1, for each picture."""
+    return [np.random.default_rng(0).random((count, 5), dtype=np.float32)]
+
+
+def sound(count: int, _folder: Path, _data: Path) -> list[np.ndarray]:
+    """Return rising tones in noise of 32 ms, an empty state, and the sampling rate."""
+    generator = np.random.default_rng(0)
+    time = np.arange(512) / 16000
+    tones = [np.sin(2 * np.pi * (150 + 80 * row + 2000 * time) * time) for row in range(count)]
+    noisy = np.stack(tones) * 0.3 + 0.02 * generator.standard_normal((count, 512))
+    return [noisy.astype(np.float32), np.zeros((2, count, 128), np.float32), np.array(16000, np.int64)]
+
+
+TENSORS: dict[str, Callable[[int, Path, Path], list[np.ndarray]]] = {
+    "iris_mlp_winml.onnx": iris,
+    "skl_digits_mlp_zipmap.onnx": digits_of_64,
+    "csinva_mnist_vae_decoder.onnx": codes_of_digits,
+    "vnn_cgan_32_3ch_upsample.onnx": conditions,
+    "vnn_cgan_32_3ch_upsample_generator.onnx": conditions,
+    "silero_vad.onnx": sound,
+}
+"""File that takes no image -> inputs for it."""
+
+
 def images_for(model: Model, patterns: Sequence[str], data: Path, count: int) -> np.ndarray:
     """Return real images in the model's size, float32 [count, 3, h, w] in 0..1."""
     size = model.input_size
@@ -93,17 +143,17 @@ def largest(found: Sequence[Agreement], reference: str) -> str:
     return f"{worst.relative:.1e}" + (f" ({broken} of {len(against)} OUTSIDE; {worst.layer})" if broken else "")
 
 
-def provable(model: Model, images: np.ndarray) -> tuple[list[Layer], list[str]]:
+def provable(model: Model, layers: Sequence[Layer], images: np.ndarray) -> tuple[list[Layer], list[str]]:
     """Return the layers that give a row for each image, and what is said of the others: a reshape has mixed images."""
     try:
-        model.activations(images, list(model.layers))
+        model.activations(images, list(layers))
     except DataError:
         pass
     else:
-        return list(model.layers), []
+        return list(layers), []
     kept: list[Layer] = []
     refused: list[str] = []
-    for layer in model.layers:
+    for layer in layers:
         try:
             model.activations(images, layer)
             kept.append(layer)
@@ -117,26 +167,60 @@ def rows(folder: Path, data: Path, counts: Sequence[int], only: Sequence[str]) -
     for path in sorted(folder.glob("*.onnx")):
         if only and path.name not in only:
             continue
-        preprocess, patterns = MODELS.get(path.name, (None, ()))
         try:
-            model = load(path, preprocess, device="cpu")
-            if not patterns:
-                kind = "takes no image" if model.view.input_layout == "other" else "no preprocessing is known for it"
-                yield [path.name, len(model.layers), f"opens; {kind}", "", "", ""]
-                continue
-            cells: list[object] = []
-            notes: Counter[str] = Counter()
-            layers, refused = provable(model, images_for(model, patterns, data, 1))
-            if refused:
-                notes[f"left out, the first: {refused[0]}"] = len(refused) * len(counts)
-            for count in counts:
-                found = prove(model, layers, images_for(model, patterns, data, count))
-                cells += [largest(found, "file"), largest(found, "float32")]
-                notes.update(item.note for item in found if item.note)
-            shown = "; ".join(f"{number // len(counts)} layers: {note}" for note, number in notes.items())
-            yield [path.name, len(model.layers), shown, *cells]
+            yield _row(path, folder, data, counts)
         except OnnxvizError as fault:
-            yield [path.name, "", shorten(f"{type(fault).__name__}: {' '.join(str(fault).split())}", 200), "", "", ""]
+            said = shorten(f"{type(fault).__name__}: {' '.join(str(fault).split())}", 200)
+            yield [path.name, "", said, *[""] * (2 * len(counts) + 1)]
+
+
+def _row(path: Path, folder: Path, data: Path, counts: Sequence[int]) -> list[object]:
+    preprocess, patterns = MODELS.get(path.name, (None, ()))
+    model = load(path, preprocess, device="cpu")
+    notes: Counter[str] = Counter()
+    for operator, (reason, nodes) in model.unsupported().items():
+        notes[f"{operator} refused{': ' if reason else ''}{reason}"] = len(nodes) * len(counts)
+    layers = [layer for layer in model.layers if model.converts(layer)]
+    if path.name not in TENSORS and patterns:
+        layers, refused = provable(model, layers, images_for(model, patterns, data, 1))
+        if refused:
+            notes[f"left out, the first: {refused[0]}"] = len(refused) * len(counts)
+    cells: list[object] = []
+    for count in counts if layers else ():
+        if path.name in TENSORS:
+            found = prove_tensors(model, layers, TENSORS[path.name](count, folder, data))
+        elif patterns:
+            found = prove(model, layers, images_for(model, patterns, data, count))
+        else:
+            found = ()
+        cells += [largest(found, "file"), largest(found, "float32")]
+        notes.update(item.note for item in found if item.note)
+    cells += ["-"] * (2 * len(counts) - len(cells))
+    shown = "; ".join(f"{max(number // len(counts), 1)}: {note}" for note, number in notes.items())
+    return [path.name, f"{len(layers)} of {len(model.layers)}", shown, *cells, gradient(model, path, folder, data)]
+
+
+def gradient(model: Model, path: Path, folder: Path, data: Path) -> str:
+    """Return whether a gradient of the last layer that converts reaches the input, or what stops it."""
+    layer = next((layer for layer in reversed(model.layers) if model.converts(layer)), None)
+    if layer is None:
+        return "-"
+    if path.name in TENSORS:
+        inputs = [torch.from_numpy(array) for array in TENSORS[path.name](1, folder, data)]
+        (values,) = to_torch(model, layer)(inputs[0].requires_grad_(), *inputs[1:])
+        values.square().sum().backward()
+        found = inputs[0].grad
+    else:
+        _, patterns = MODELS.get(path.name, (None, ()))
+        if not patterns:
+            return "-"
+        image = torch.from_numpy(images_for(model, patterns, data, 1)).requires_grad_()
+        model.differentiable(layer)(image)[0].square().sum().backward()
+        found = image.grad
+    stopped = model.view.gradient_stops(layer)
+    if found is not None and bool(torch.isfinite(found).all()) and float(found.abs().max()) > 0:
+        return "reaches the input" + (" although it should not" if stopped else "")
+    return f"zero: {stopped[0]} has no slope" if stopped else "ZERO, and nothing explains it"
 
 
 def accuracy(path: Path, data: Path, presets: Sequence[str]) -> list[list[object]]:
@@ -168,7 +252,11 @@ def main() -> None:
     if not folder.is_dir():
         parser.exit(2, f"there are no models in {folder}; give --zoo FOLDER\n")
     columns = [f"{reference}, {count} image(s)" for count in given.counts for reference in ("file", "float32")]
-    print(markdown(["model", "layers", "remark", *columns], list(rows(folder, data, given.counts, given.only))))
+    print(
+        markdown(
+            ["model", "layers", "remark", *columns, "gradient"], list(rows(folder, data, given.counts, given.only))
+        )
+    )
     if not given.skip_accuracy:
         found = accuracy(folder / "squeezenet_fp16.onnx", data, ("caffe", "imagenet", "unit", "raw"))
         print("\nSqueezeNet on labelled photographs, by ONNX Runtime on the normalised graph\n")

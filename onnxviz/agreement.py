@@ -12,8 +12,10 @@ import torch
 from onnx import ModelProto, TensorProto
 
 from onnxviz.errors import AgreementError, DataError, ModelError, shorten
+from onnxviz.graph import GraphView
+from onnxviz.graph.shapes import FLOATS, type_of
 from onnxviz.graph.structure import initializers, producers
-from onnxviz.model import Model, as_images, units_first
+from onnxviz.model import Model, as_images, to_torch, units_first
 from onnxviz.runtime import Session
 from onnxviz.values import Agreement, Layer
 
@@ -57,6 +59,96 @@ def prove(model: Model, layers: Sequence[Layer | str] | Layer | str, images: obj
     for group in _groups(chosen):
         result.extend(_prove_group(model, group, batch))
     return tuple(result)
+
+
+def prove_tensors(
+    model: Model, layers: Sequence[Layer | str] | Layer | str, inputs: Sequence[np.ndarray]
+) -> tuple[Agreement, ...]:
+    """Compare the converted network with ONNX Runtime on tensors, for models that take no image.
+
+    Args:
+        model: the model.
+        layers: layers or their names.
+        inputs: one array for each input of the model, in the order of the file.
+
+    Returns:
+        As `prove`.
+
+    Raises:
+        ModelError: if the network or ONNX Runtime cannot do with these inputs.
+        UnsupportedOperatorError: if a layer needs operators that do not convert.
+    """
+    chosen = model.resolve(layers)
+    network = to_torch(model, chosen)
+    given = dict(zip(model.inputs, inputs, strict=True))
+    try:
+        with torch.no_grad():
+            ours = network(*(torch.from_numpy(np.array(array)).to(model.device) for array in inputs))
+    except (RuntimeError, ValueError, TypeError, IndexError) as fault:
+        raise ModelError(
+            f"the network fails on these inputs: {shorten(str(fault), 200)}",
+            where=shorten(model.view.file),
+            remedy="give inputs of the shapes that the model declares",
+        ) from fault
+    values = [layer.value for layer in chosen]
+    made = producers(model.view.original.graph)
+    held = [value for value in values if value in made]
+    file: dict[str, np.ndarray] = {}
+    refusal = ""
+    try:
+        if held:
+            file = dict(zip(held, _run_rows(model, Session(model.view.original, held, exact=True), given), strict=True))
+    except ModelError as fault:
+        refusal = fault.what
+    float32 = Session(model.view.proto, values, exact=True).run(given)
+    half = is_half(model.view.original)
+    result: list[Agreement] = []
+    for layer, own, theirs in zip(chosen, ours, float32, strict=True):
+        difference = _Difference()
+        if layer.value in file:
+            difference.add(own.cpu().numpy(), file[layer.value])
+            result.append(difference.agreement(layer, HALF_TOLERANCE if half else TOLERANCE, "file", ""))
+        difference = _Difference()
+        difference.add(own.cpu().numpy(), theirs)
+        missing = "" if layer.value in file else refusal or "the file has no such value: importing made it"
+        result.append(difference.agreement(layer, TOLERANCE, "float32", missing))
+    return tuple(result)
+
+
+def _run_rows(model: Model, session: Session, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+    """Run the file as given; where it insists on one row at a time, row by row."""
+    alone = all(_fixed_batch(model.view.original, name) == 1 for name in inputs)
+    count = max((len(array) for array in inputs.values() if array.ndim), default=1)
+    if not alone or count == 1:
+        return session.run(inputs)
+    rows = [session.run({name: array[row : row + 1] for name, array in inputs.items()}) for row in range(count)]
+    return [np.concatenate(parts) for parts in zip(*rows, strict=True)]
+
+
+def made_up_inputs(view: GraphView, seed: int = 0) -> list[np.ndarray]:
+    """Make inputs for a model that takes no image: normal noise, zeros for whole numbers, 1 for free dimensions.
+
+    Raises:
+        ModelError: if an input is no tensor, or even the number of its dimensions is free.
+    """
+    generator = np.random.default_rng(seed)
+    made = []
+    constant = {tensor.name for tensor in view.proto.graph.initializer}
+    for value in view.proto.graph.input:
+        if value.name in constant:
+            continue
+        kind = type_of(value)
+        if not kind.element or kind.shape is None or kind.element == TensorProto.STRING:
+            raise ModelError(
+                f"inputs for {shorten(view.names.get(value.name, value.name))!r} cannot be made up",
+                where=shorten(view.file),
+            )
+        shape = [size if isinstance(size, int) else 1 for size in kind.shape]
+        array = generator.standard_normal(shape).astype(np.float32)
+        if kind.element not in FLOATS:
+            array = np.zeros(shape, onnx.helper.tensor_dtype_to_np_dtype(kind.element))
+        made.append(array)
+    return made
 
 
 def require(agreements: Sequence[Agreement]) -> None:

@@ -2,15 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from onnxviz.analyses.base import Subject
-from onnxviz.graph import open_model
+from onnxviz.errors import ModelError, SelectionError
+from onnxviz.graph import GraphView, open_model
+from onnxviz.labels import read_labels
 from onnxviz.plan import PROOF_IMAGES, Proof
-from onnxviz.preprocessing import preprocessing_for
+from onnxviz.preprocessing import METADATA_KEY, preprocessing_for
 from onnxviz.results import LayerRow, ModelCard
+from onnxviz.values import Agreement
+
+if TYPE_CHECKING:
+    from onnxviz.model import Model
+    from onnxviz.probe import Probe
+
+DeviceChoice = Literal["auto", "cpu", "cuda"]
+
+
+@dataclass(frozen=True)
+class Unsupported:
+    """An operator that does not convert.
+
+    Attributes:
+        operator: its type, with its domain where that is not the standard's.
+        reason: why, "" if nothing knows it.
+        nodes: names of the nodes that are it.
+    """
+
+    operator: str
+    reason: str
+    nodes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -20,18 +45,26 @@ class Inspection:
     Attributes:
         card: what the report's model section shows.
         layers: the rows of the layers that were asked for.
-        logits: name of the layer that holds the class scores.
+        logits: name of the layer that holds the class scores, "" if there is none.
         layout: of the input.
+        unsupported: operators that do not convert; None if nothing was converted.
+        gradient_stops: nodes at which every gradient from the class scores to the image ends.
+        unreachable: names of the layers that need those.
         errors: layers that could not be compared with ONNX Runtime, with the reason.
         said: what the agreement was measured on.
+        probe: the preprocessings that were tried on pictures; None if there were none.
     """
 
     card: ModelCard
     layers: tuple[LayerRow, ...]
     logits: str
     layout: str
+    unsupported: tuple[Unsupported, ...] | None = None
+    gradient_stops: tuple[str, ...] = ()
+    unreachable: frozenset[str] = frozenset()
     errors: tuple[tuple[str, str], ...] = ()
     said: str = ""
+    probe: Probe | None = None
 
 
 def inspect_model(
@@ -39,38 +72,120 @@ def inspect_model(
     *,
     layers: str | None = None,
     preprocess: str | None = None,
+    convert: bool = True,
     agreement: bool = False,
-    device: Literal["auto", "cpu", "cuda"] = "auto",
+    images: Path | None = None,
+    labels: Path | None = None,
+    count: int = 40,
+    sizes: Mapping[str, int] | None = None,
+    device: DeviceChoice = "auto",
+    progress: Callable[[int, int], None] | None = None,
 ) -> Inspection:
     """Read a model and describe it.
 
     Args:
         path: ONNX file.
         layers: a selector: only these; all if None.
-        preprocess: a preset's name, for the agreement.
-        agreement: compare the layers with ONNX Runtime, which loads torch.
-        device: where to compute that.
+        preprocess: a preset's name, for the agreement, and to be tried with the others on pictures.
+        convert: find out what converts, which loads torch.
+        agreement: compare the layers with ONNX Runtime.
+        images: a folder or glob of pictures: try preprocessings on them.
+        labels: class names in the order of the logits, one a line; to rank by accuracy.
+        count: use at most this many pictures, spread evenly.
+        sizes: numbers for free dimensions, by their names.
+        device: where to compute.
+        progress: called with the number of preprocessings tried and of all.
 
     Raises:
-        ModelError: if the file is refused.
+        ModelError: if the file is refused, or pictures were given and it is no classifier of images.
         SelectionError: if no layer is selected, or no preset is called so.
+        DataError: if the pictures or class names cannot be used.
     """
-    view = open_model(path)
+    view = open_model(path, sizes=sizes) if sizes else open_model(path)
     chosen = view.select(layers) if layers is not None else view.layers
-    names = {layer.name for layer in chosen}
     preprocessing = preprocessing_for(view, preprocess)
-    logits = view.logits.name
-    if not agreement:
-        card = view.card("model", preprocessing)
-        return Inspection(card, tuple(row for row in card.layers if row.name in names), logits, view.input_layout)
-    from onnxviz.workers import find_device, measure_agreement, prepare_torch
+    proved: tuple[Agreement, ...] = ()
+    errors: dict[str, str] = {}
+    said = ""
+    unsupported: tuple[Unsupported, ...] | None = None
+    unreachable: frozenset[str] = frozenset()
+    if convert or agreement:
+        from onnxviz.workers import find_device, make_model, prepare_torch
+
+        found = find_device(device)
+        prepare_torch(found)
+        subject = Subject("model", view, preprocessing, None, {}, 0)
+        model = make_model(subject, found)
+        unsupported = tuple(Unsupported(name, why, nodes) for name, (why, nodes) in model.unsupported().items())
+        unreachable = frozenset(layer.name for layer in view.layers if not model.converts(layer))
+        if agreement:
+            reachable = tuple(layer.name for layer in chosen if layer.name not in unreachable)
+            proved, errors, said = _agreement(model, subject, reachable)
+    card = view.card("model", preprocessing, proved)
+    names = {layer.name for layer in chosen}
+    return Inspection(
+        card,
+        tuple(row for row in card.layers if row.name in names),
+        _logits(view),
+        view.input_layout,
+        unsupported,
+        view.gradient_stops(view.logits) if _logits(view) else (),
+        unreachable,
+        tuple(errors.items()),
+        said,
+        _probe(view, preprocess, images, labels, count, device, progress) if images is not None else None,
+    )
+
+
+def _logits(view: GraphView) -> str:
+    try:
+        return view.logits.name
+    except SelectionError:
+        return ""
+
+
+def _agreement(
+    model: Model, subject: Subject, layers: tuple[str, ...]
+) -> tuple[tuple[Agreement, ...], dict[str, str], str]:
+    """Compare with ONNX Runtime, on made-up images or, where the model takes none, on noise."""
+    if not layers:
+        return (), {}, ""
+    if subject.view.input_layout != "other" and len(model.inputs) == 1:
+        from onnxviz.workers import measure_agreement_of
+
+        proved, errors = measure_agreement_of(model, subject, Proof("", "model", layers, None))
+        return proved, errors, f"on {PROOF_IMAGES} made-up images, preprocessed as {subject.preprocessing.name}"
+    from onnxviz.agreement import made_up_inputs, prove_tensors
+
+    said = "on made-up inputs of the declared shapes, 1 for free dimensions"
+    try:
+        return prove_tensors(model, layers, made_up_inputs(subject.view)), {}, said
+    except ModelError as fault:
+        return (), dict.fromkeys(layers, fault.what), said
+
+
+def _probe(
+    view: GraphView,
+    preprocess: str | None,
+    images: Path,
+    labels: Path | None,
+    count: int,
+    device: DeviceChoice,
+    progress: Callable[[int, int], None] | None,
+) -> Probe:
+    from onnxviz.images import ImageFolder
+    from onnxviz.probe import probe
+    from onnxviz.workers import find_device, prepare_torch
 
     found = find_device(device)
     prepare_torch(found)
-    subject = Subject("model", view, preprocessing, None, {}, 0)
-    proof = Proof("", "model", tuple(layer.name for layer in chosen), None)
-    proved, errors = measure_agreement(subject, proof, found)
-    card = view.card("model", preprocessing, proved)
-    rows = tuple(row for row in card.layers if row.name in names)
-    said = f"on {PROOF_IMAGES} made-up images, preprocessed as {preprocessing.name}"
-    return Inspection(card, rows, logits, view.input_layout, tuple(errors.items()), said)
+    pictures = ImageFolder.find("images", [str(images)], Path(), limit=count)
+    said = preprocess is not None or METADATA_KEY in view.metadata
+    return probe(
+        view,
+        pictures,
+        labels=None if labels is None else read_labels(labels),
+        declared=preprocessing_for(view, preprocess) if said else None,
+        device=found,
+        progress=progress,
+    )

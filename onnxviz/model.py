@@ -14,6 +14,7 @@ from onnx import ModelProto
 from torch import fx
 
 from onnxviz.convert import Network, declared_elements
+from onnxviz.convert.element_types import integer_range
 from onnxviz.errors import DataError, ModelError, SelectionError, shorten
 from onnxviz.graph import GraphView, make_view, normal_form, open_model
 from onnxviz.graph.structure import ancestors, consumers
@@ -114,6 +115,9 @@ class Model:
         self._network: Network | None = None
         self._forwards: OrderedDict[Any, Forward] = OrderedDict()
         self._sessions: OrderedDict[Any, Session] = OrderedDict()
+        self._input_range = integer_range(view.types[view.input_name].element)
+        # ONNX Runtime's optimizer fuses quantised operators into others that round differently.
+        self._exact = any(node.op_type in ("QuantizeLinear", "DynamicQuantizeLinear") for node in view.proto.graph.node)
         channels = preprocessing.channels
         self._mean = torch.tensor(preprocessing.mean).expand(channels).reshape(1, channels, 1, 1).to(self.device)
         self._scale = torch.tensor(preprocessing.scale).expand(channels).reshape(1, channels, 1, 1).to(self.device)
@@ -149,7 +153,8 @@ class Model:
             images: RGB, [N, 3, height, width], floating, 0..1.
 
         Returns:
-            float32 in the model's channel order and layout, on its device.
+            float32 in the model's channel order and layout, on its device; whole numbers, with the rounding passed
+            straight through to gradients, where the model takes integers.
 
         Raises:
             DataError: if the images have another shape or are not floating.
@@ -172,6 +177,8 @@ class Model:
             luma = torch.tensor((0.299, 0.587, 0.114), device=self.device).reshape(1, 3, 1, 1)
             values = (values * luma).sum(1, keepdim=True)
         values = (values * 255.0 - self._mean) / self._scale
+        if self._input_range is not None:
+            values = values + (values.detach().round().clamp(*self._input_range) - values.detach())
         values = values.contiguous(memory_format=torch.channels_last)
         return values.permute(0, 2, 3, 1) if self.view.input_layout == "NHWC" else values
 
@@ -215,6 +222,19 @@ class Model:
         whole = self._whole()
         network = whole.cut(values, unit_axes={k: v for k, v in axes.items() if v is not None}, tape=True)
         return _Forward(self, network, chosen, whole.inputs)
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Identifiers of the model's inputs, in the order of the file."""
+        return self._whole().inputs
+
+    def unsupported(self) -> dict[str, tuple[str, tuple[str, ...]]]:
+        """Return the operators that do not convert, each with the reason ("" if unknown) and the nodes that need it."""
+        return self._whole().unsupported()
+
+    def converts(self, layer: Layer | str) -> bool:
+        """Whether a layer can be computed by the converted network."""
+        return self._whole().has(self.resolve(layer)[0].value)
 
     def _whole(self) -> Network:
         if self._network is None:
@@ -278,7 +298,7 @@ class Model:
             self._sessions,
             (tuple(values), any_size, torch.get_num_threads()),
             _SESSIONS,
-            lambda: Session(self.view.proto, values, device=str(self.device), any_size=any_size),
+            lambda: Session(self.view.proto, values, device=str(self.device), exact=self._exact, any_size=any_size),
         )
         results: list[np.ndarray] = []
         for start, stop in self._micro_batches(images.shape, layers):

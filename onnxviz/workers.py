@@ -74,7 +74,7 @@ class InProcessWorker:
     def prove(self, proof: Proof) -> Outcome:
         """Compare a model's layers with ONNX Runtime and store the agreement under the proof's key."""
         try:
-            proved, errors = _measure(self._model(proof.alias), self._subjects[proof.alias], proof)
+            proved, errors = measure_agreement_of(self._model(proof.alias), self._subjects[proof.alias], proof)
             rows = [(*dataclasses.astuple(item), "") for item in proved]
             rows += [(layer, 0.0, 0.0, 0.0, "file", "", error) for layer, error in errors.items()]
             table = Table("agreement", "Agreement with ONNX Runtime", _agreement_columns(), tuple(rows))
@@ -123,10 +123,10 @@ def measure_agreement(subject: Subject, proof: Proof, device: Device) -> tuple[t
     Returns:
         The agreement of each layer, and by layer why others could not be compared.
     """
-    return _measure(make_model(subject, device), subject, proof)
+    return measure_agreement_of(make_model(subject, device), subject, proof)
 
 
-def _measure(model: Model, subject: Subject, proof: Proof) -> tuple[tuple[Agreement, ...], dict[str, str]]:
+def measure_agreement_of(model: Model, subject: Subject, proof: Proof) -> tuple[tuple[Agreement, ...], dict[str, str]]:
     """Prove all layers at once; where that is impossible one by one, so that one odd layer costs only itself."""
     import torch
 

@@ -324,7 +324,7 @@ def _report(
                  _pointlike(titles, kept), id="coverage.maps"),
         _array(evidence, kept, columns, index, name),
         *_numbers(evidence, blank, places, job.parameters["own_class"]),
-        *_caveats(evidence, kept, columns),
+        *_caveats(evidence, kept, columns, subject.view.gradient_stops(subject.view.logits)),
     ]  # fmt: skip
     said = _sentence(name, shown[0], _probability(evidence, 0), columns[-1], places[0])
     findings.append(Note(said + _first_choice(evidence, subject)))
@@ -424,14 +424,14 @@ def _numbers(
     return found
 
 
-def _caveats(evidence: _Evidence, kept: list[int], columns: tuple[str, ...]) -> list[Finding]:
-    """Say what a reader could take for a finding and is none."""
+def _caveats(evidence: _Evidence, kept: list[int], columns: tuple[str, ...], stops: tuple[str, ...]) -> list[Finding]:
+    """Say what a reader could take for a finding and is none; `stops` are the nodes that no gradient passes."""
     found: list[Finding] = []
     reached = np.array([[float(row[place].gradient.max()) > 0 for place in kept] for row in evidence.maps])
     if not reached.any():
         found.append(
-            Caveat("The gradient of the class score is zero at every layer (rounding, sign or comparison operators, or "
-                   "a saturated output): Grad-CAM cannot explain this network, and its blank maps mean nothing.")
+            Caveat(f"The gradient of the class score is zero at every layer ({_cause(stops)}): Grad-CAM cannot explain "
+                   "this network, and its blank maps mean nothing.")
         )  # fmt: skip
     elif not reached.all(axis=1).all():
         cut = [column for column, by_class in zip(columns, reached.T.tolist(), strict=True) if not any(by_class)]
@@ -446,6 +446,13 @@ def _caveats(evidence: _Evidence, kept: list[int], columns: tuple[str, ...]) -> 
                    f"{evidence.averaged} positions.")
         )  # fmt: skip
     return found
+
+
+def _cause(stops: tuple[str, ...]) -> str:
+    if not stops:
+        return "a saturated output, or an operator whose slope is zero there"
+    more = f" and {len(stops) - 2} more" if len(stops) > 2 else ""
+    return f"every path to the image ends in an operator without a slope: {', '.join(stops[:2])}{more}"
 
 
 def _blank(metrics: Sequence[Metric]) -> list[Finding]:

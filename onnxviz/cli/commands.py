@@ -18,7 +18,8 @@ from onnxviz import report
 from onnxviz.analyses import registry
 from onnxviz.cache import Store, locked, write_bytes
 from onnxviz.cli.explain import explain_all, explain_kind
-from onnxviz.cli.show import consoles, safe, show_error, show_inspection, show_lines, show_plan, show_result
+from onnxviz.cli.show import consoles, safe, show_error, show_lines, show_plan, show_result
+from onnxviz.cli.show_model import show_inspection, show_probe, trial_counter
 from onnxviz.cli.start import starting_recipe
 from onnxviz.errors import OnnxvizError, OutputError, SelectionError, nearest, shorten
 from onnxviz.execute import Observer, Run, Silent, default_folder
@@ -138,18 +139,61 @@ def inspect(
     layers: Annotated[
         str | None, typer.Option(help="Only these: a name, glob, Conv[3], all_convs, logits.", show_default=False)
     ] = None,
-    agreement: Annotated[bool, typer.Option("--agreement", help="Compare every layer with ONNX Runtime.")] = False,
+    agreement: Annotated[
+        bool, typer.Option("--agreement/--no-agreement", help="Compare every layer with ONNX Runtime.")
+    ] = True,
     preprocess: Annotated[
         str | None, typer.Option(help="How images become its input: caffe, imagenet, tf, unit, ...", show_default=False)
     ] = None,
+    images: Annotated[
+        Path | None,
+        typer.Option(
+            help="A folder of photographs: try every plausible preprocessing on them and rank them.", show_default=False
+        ),
+    ] = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option(help="The model's class names, one a line: rank by accuracy.", show_default=False),
+    ] = None,
+    count: Annotated[int, typer.Option(min=2, help="Most photographs to try them on.")] = 40,
+    sizes: Annotated[
+        list[str] | None,
+        typer.Option("--size", metavar="NAME=NUMBER", help="A number for a free dimension: height=224."),
+    ] = None,
     device: DeviceOption = "auto",
 ) -> None:
-    """Show what a model is: its producer, input, layers, and what does not convert."""
-    output, _ = consoles()
-    found = inspect_model(model, layers=layers, preprocess=preprocess, agreement=agreement, device=device)
-    show_inspection(output, found)
+    """Show what a model is: its producer, input, layers, what does not convert, and how to feed it."""
+    output, errors = consoles()
+    found = inspect_model(
+        model,
+        layers=layers,
+        preprocess=preprocess,
+        agreement=agreement and images is None,
+        images=images,
+        labels=labels,
+        count=count,
+        sizes=_sizes(sizes),
+        device=device,
+        progress=trial_counter(errors) if images is not None else None,
+    )
+    if images is None:
+        show_inspection(output, found)
+    elif found.probe is not None:
+        show_probe(output, found)
     if found.errors or any(not item.holds for item in found.card.agreement):
         raise typer.Exit(3)
+
+
+def _sizes(given: list[str] | None) -> dict[str, int] | None:
+    sizes = {}
+    for item in given or ():
+        name, equals, number = item.rpartition("=")
+        if not equals or not number.isdecimal() or not name or not 0 < int(number) < 1 << 31:
+            raise SelectionError(
+                f"--size {shorten(item)!r} is not a name and a number", remedy="write --size height=224"
+            )
+        sizes[name] = int(number)
+    return sizes or None
 
 
 @app.command("report")

@@ -12,7 +12,6 @@ from rich.table import Table
 from rich.text import Text
 
 from onnxviz.errors import OnnxvizError, RecipeError, shorten
-from onnxviz.inspection import Inspection
 from onnxviz.plan import PROOF_COST, Plan
 from onnxviz.results import ExpectationResult, RunResult
 
@@ -61,70 +60,23 @@ def show_error(console: Console, error: OnnxvizError) -> None:
 
 def show_plan(console: Console, plan: Plan, cached: set[str]) -> None:
     """Show the jobs with their images, estimated passes, and whether they are done."""
-    table = _table(("job", "left"), ("images", "right"), ("passes", "right"), ("", "left"), title=plan.recipe.title)
+    table = make_table(("job", "left"), ("images", "right"), ("passes", "right"), ("", "left"), title=plan.recipe.title)
     for alias in plan.subjects:
         start = f"{alias}: " if plan.recipe.compares else ""
         if alias in plan.proofs:
             proof = plan.proofs[alias]
             name = f"{start}agreement of {len(proof.layers)} layers with ONNX Runtime"
-            table.add_row(name, "", _number(PROOF_COST), _kept(proof.key in cached))
+            table.add_row(name, "", number(PROOF_COST), _kept(proof.key in cached))
         for job in plan.jobs:
             if job.alias == alias:
                 shown = f"{start}{shorten(job.name, 70)}"
                 images = str(job.job.images) if job.job.images else ""
-                table.add_row(Text(shown), images, _number(job.job.cost), _kept(job.key in cached))
+                table.add_row(Text(shown), images, number(job.job.cost), _kept(job.key in cached))
     console.print(table)
     total = sum(job.job.cost for job in plan.jobs if job.key not in cached)
     done = sum(job.key in cached for job in plan.jobs)
-    line = f"{len(plan.jobs)} jobs, {done} done before; about {_number(total)} forward passes to do on {plan.device}"
+    line = f"{len(plan.jobs)} jobs, {done} done before; about {number(total)} forward passes to do on {plan.device}"
     console.print(Text(line), soft_wrap=True)
-
-
-def show_inspection(console: Console, found: Inspection) -> None:
-    """Show a model's table."""
-    card = found.card
-    facts = (
-        ("file", f"{card.file}, {card.bytes:,} bytes, sha256 {card.digest[:16]}..."),
-        ("producer", card.producer or "not said"),
-        ("opset", card.opset),
-        ("inputs", "; ".join(card.inputs) + f" ({found.layout})"),
-        ("outputs", "; ".join(card.outputs)),
-        ("class scores", found.logits),
-        ("parameters", f"{card.parameters:,}"),
-        ("preprocessing", card.preprocessing + ("" if card.preprocessing_declared else " (a guess: not declared)")),
-    )
-    for name, value in facts:
-        console.print(Text.assemble((f"{name:<14}", "bold"), shorten(value, 400)), soft_wrap=True)
-    for sentence in card.passes:
-        console.print(Text.assemble((f"{'importer':<14}", "bold"), shorten(sentence, 400)), soft_wrap=True)
-    for operator, why in card.refused_operators:
-        text = shorten(f"{operator}: {why}", 400)
-        console.print(Text.assemble((f"{'refused':<14}", "bold red"), text), soft_wrap=True)
-    errors = dict(found.errors)
-    columns = [("layer", "left"), ("operator", "left"), ("shape", "left"), ("units", "right"), ("parameters", "right")]
-    columns += [("field", "right")]
-    if found.said:
-        columns += [("to the file", "right"), ("to float32", "right")]
-    differences = {(item.layer, item.reference): item for item in card.agreement}
-    table = _table(*columns)
-    for row in found.layers:
-        shape = "×".join("?" if size is None else str(size) for size in row.shape)
-        field = "×".join(str(size) for size in row.receptive_field) if row.receptive_field else ""
-        cells = [shorten(row.name, 60), shorten(row.operator, 30), shape, str(row.units or ""), _number(row.parameters)]
-        cells.append(field)
-        for reference in ("file", "float32"):
-            item = differences.get((row.name, reference))
-            if item is not None:
-                cells.append(f"{item.relative:.1e}" + ("" if item.holds else " TOO LARGE"))
-            else:
-                cells.append("not compared" if row.name in errors else "")
-        table.add_row(*(Text(cell) for cell in cells[: len(columns)]))
-    console.print(table)
-    if found.said:
-        said = f"differences to ONNX Runtime, relative to the layer's largest value, {found.said}"
-        console.print(Text(said), soft_wrap=True)
-    for layer, why in list(errors.items())[:20]:
-        console.print(Text(shorten(f"{layer}: {why}", 600), style="red"), soft_wrap=True)
 
 
 def show_result(console: Console, result: RunResult) -> None:
@@ -162,14 +114,16 @@ def _expectation(item: ExpectationResult, several: bool) -> Text:
     return line
 
 
-def _table(*columns: tuple[str, str], title: str = "") -> Table:
+def make_table(*columns: tuple[str, str], title: str = "") -> Table:
+    """Return an empty table whose columns have a name and a side."""
     table = Table(box=box.SIMPLE_HEAD, title=Text(shorten(title, 100)) if title else None, title_justify="left")
     for name, side in columns:
         table.add_column(name, justify="right" if side == "right" else "left", overflow="fold")
     return table
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
+    """Write a number with thousands apart, nothing for 0."""
     return f"{value:,.0f}" if value else ""
 
 
@@ -179,7 +133,7 @@ def _kept(cached: bool) -> str:
 
 def show_table(console: Console, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Show a table of text."""
-    table = _table(*((name, "left") for name in columns))
+    table = make_table(*((name, "left") for name in columns))
     for row in rows:
         table.add_row(*(Text(safe(cell)) for cell in row))
     console.print(table)

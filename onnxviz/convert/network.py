@@ -71,6 +71,20 @@ class Network:
         wanted = [nodes[value] for value in values]
         return truncate(self._converted.root, self._converted.graph, wanted, unit_axes=axes, tape=tape).eval()
 
+    def has(self, value: str) -> bool:
+        """Whether a value was converted."""
+        return value in self._converted.nodes
+
+    def unsupported(self) -> dict[str, tuple[str, tuple[str, ...]]]:
+        """Return the operators that do not convert, each with the reason ("" if unknown) and the nodes that need it."""
+        found: dict[str, tuple[str, list[str]]] = {}
+        for node in self._converted.model.graph.node:
+            if node.name in self._converted.refused:
+                reason = self._converted.refused[node.name]
+                entry = found.setdefault(_operator(node.domain, node.op_type), (reason, []))
+                entry[1].append(self._name(node.output))
+        return {operator: (reason, tuple(names)) for operator, (reason, names) in found.items()}
+
     def _refuse_unsupported(self, values: Sequence[str]) -> None:
         graph = self._converted.model.graph
         if all(value in self._converted.nodes for value in values):

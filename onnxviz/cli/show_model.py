@@ -1,0 +1,200 @@
+"""What `onnxviz inspect` prints: a model's facts and layers, and how to preprocess images for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.text import Text
+
+from onnxviz.cli.show import make_table, number
+from onnxviz.errors import shorten
+from onnxviz.inspection import Inspection
+from onnxviz.values import PRESETS
+
+if TYPE_CHECKING:  # it loads torch
+    from onnxviz.probe import Probe, Trial
+
+_LISTED = 20
+"""Lines of a kind that are printed in full; the rest are counted."""
+
+
+def show_inspection(console: Console, found: Inspection) -> None:
+    """Show a model's facts, what does not convert, and its layers."""
+    _show_facts(console, found)
+    _show_unsupported(console, found)
+    _show_gradient(console, found)
+    _show_layers(console, found)
+    _show_agreement(console, found)
+
+
+def _show_facts(console: Console, found: Inspection) -> None:
+    card = found.card
+    facts = (
+        ("file", f"{card.file}, {card.bytes:,} bytes, sha256 {card.digest[:16]}..."),
+        ("producer", card.producer or "not said"),
+        ("opset", card.opset),
+        ("inputs", "; ".join(card.inputs) + f" ({found.layout})"),
+        ("outputs", "; ".join(card.outputs)),
+        ("class scores", found.logits or "none"),
+        ("parameters", f"{card.parameters:,}"),
+        ("multiply-adds", "unknown" if card.multiply_adds is None else f"{card.multiply_adds:,} for one image"),
+        ("preprocessing", card.preprocessing + ("" if card.preprocessing_declared else " (a guess: not declared)")),
+    )
+    for name, value in facts:
+        _line(console, name, value)
+    for sentence in card.passes:
+        _line(console, "importer", sentence)
+
+
+def _line(console: Console, name: str, value: str, style: str = "bold") -> None:
+    console.print(Text.assemble((f"{name:<14}", style), shorten(value, 400)), soft_wrap=True)
+
+
+def _show_unsupported(console: Console, found: Inspection) -> None:
+    if found.unsupported is None:
+        for operator, why in found.card.refused_operators:
+            _line(console, "refused", f"{operator}: {why}", "bold red")
+        return
+    for item in found.unsupported[:_LISTED]:
+        names = ", ".join(shorten(name, 60) for name in item.nodes[:3])
+        more = f" and {len(item.nodes) - 3} more" if len(item.nodes) > 3 else ""
+        reason = f": {item.reason}" if item.reason else ""
+        text = f"{item.operator}{reason} (needed for {names}{more})"
+        _line(console, "refused", text, "bold red")
+    if len(found.unsupported) > _LISTED:
+        _line(console, "refused", f"and {len(found.unsupported) - _LISTED} operators more", "bold red")
+    total = len(found.card.layers)
+    if found.unreachable:
+        left = total - len(found.unreachable)
+        _line(console, "converts", f"{left} of {total} layers can be analysed; the others need what is refused")
+    else:
+        _line(console, "converts", f"all {total} layers can be analysed")
+
+
+def _show_gradient(console: Console, found: Inspection) -> None:
+    if not found.logits or found.logits in found.unreachable:
+        return
+    if not found.gradient_stops:
+        _line(console, "gradient", "reaches the input from the class scores")
+        return
+    listed = ", ".join(found.gradient_stops[:3])
+    more = f" and {len(found.gradient_stops) - 3} more" if len(found.gradient_stops) > 3 else ""
+    text = f"is zero at the input: every path ends in an operator without a slope ({listed}{more})"
+    _line(console, "gradient", text, "bold yellow")
+
+
+def _show_layers(console: Console, found: Inspection) -> None:
+    errors = dict(found.errors)
+    columns = [("layer", "left"), ("operator", "left"), ("shape", "left"), ("units", "right"), ("parameters", "right")]
+    columns += [("multiply-adds", "right"), ("field", "right")]
+    if found.said:
+        columns += [("to the file", "right"), ("to float32", "right")]
+    differences = {(item.layer, item.reference): item for item in found.card.agreement}
+    table = make_table(*columns)
+    for row in found.layers:
+        shape = "×".join("?" if size is None else str(size) for size in row.shape)
+        field = "×".join(str(size) for size in row.receptive_field) if row.receptive_field else ""
+        cells = [shorten(row.name, 60), shorten(row.operator, 30), shape, str(row.units or ""), number(row.parameters)]
+        cells += [number(row.multiply_adds or 0), field]
+        for reference in ("file", "float32"):
+            item = differences.get((row.name, reference))
+            if item is not None:
+                cells.append(f"{item.relative:.1e}" + ("" if item.holds else " TOO LARGE"))
+            elif row.name in found.unreachable:
+                cells.append("refused")
+            else:
+                cells.append("not compared" if row.name in errors else "")
+        style = "dim" if row.name in found.unreachable else ""
+        table.add_row(*(Text(cell) for cell in cells[: len(columns)]), style=style)
+    console.print(table)
+
+
+def _show_agreement(console: Console, found: Inspection) -> None:
+    if not found.said:
+        return
+    said = f"differences to ONNX Runtime, relative to the layer's largest value, {found.said}"
+    console.print(Text(said), soft_wrap=True)
+    reasons: dict[str, list[str]] = {}
+    for layer, why in found.errors:
+        reasons.setdefault(why, []).append(layer)
+    for why, layers in list(reasons.items())[:_LISTED]:
+        more = f" and {len(layers) - 1} more" if len(layers) > 1 else ""
+        text = f"not compared: {shorten(layers[0], 60)}{more}: {why}"
+        console.print(Text(shorten(text, 600), style="red"), soft_wrap=True)
+
+
+def trial_counter(console: Console) -> Callable[[int, int], None] | None:
+    """Return what shows how many preprocessings were tried, where somebody watches."""
+    if not console.is_terminal:
+        return None
+
+    def count(done: int, total: int) -> None:
+        console.print(f"trying preprocessing {done + 1} of {total}", end="\r" if done + 1 < total else "\n")
+
+    return count
+
+
+def show_probe(console: Console, found: Inspection) -> None:
+    """Show which preprocessing fits a model, and how to use it."""
+    result = found.probe
+    assert result is not None
+    spread = f", spread evenly over the {result.found} found" if result.found > result.images else ""
+    _line(console, "file", f"{found.card.file}, {found.card.producer or 'producer not said'}")
+    _line(console, "inputs", "; ".join(found.card.inputs) + f" ({found.layout})")
+    ranked = (
+        f"accuracy on the {result.labelled} with a known class" if result.by_accuracy else "steady confidence × variety"
+    )
+    _line(console, "tried on", f"{result.images} pictures{spread}; ranked by {ranked}")
+    if result.note:
+        _line(console, "note", result.note, "bold yellow")
+    _show_trials(console, result)
+    for name, why in result.failed:
+        _line(console, "failed", f"{name}: {why}", "red")
+    _show_advice(console, result)
+
+
+def _show_trials(console: Console, result: Probe) -> None:
+    columns = [("", "right"), ("preset", "left"), ("channels", "left"), ("pixels become", "left")]
+    if result.by_accuracy:
+        columns += [("top-1", "right"), ("top-5", "right")]
+    columns += [("steady", "right"), ("variety", "right"), ("score", "right"), ("confidence", "right")]
+    table = make_table(*columns)
+    for place, trial in enumerate(result.trials, start=1):
+        preset = trial.preprocessing.name if trial.preprocessing.name in PRESETS else ""
+        cells = [str(place), preset, trial.preprocessing.channel_order, trial.range]
+        if result.by_accuracy:
+            cells += [f"{trial.top1 or 0.0:.1%}", f"{trial.top5 or 0.0:.1%}"]
+        cells += [f"{trial.steady:.2f}", f"{trial.variety:.2f}", f"{trial.score:.2f}", f"{trial.confidence:.2f}"]
+        table.add_row(*(Text(cell) for cell in cells), style="bold" if place == 1 else "")
+    console.print(table)
+    console.print(
+        Text(
+            "steady: mean of the largest probability that a picture, its mirror image and a paler one all give one "
+            "class; variety: entropy of the mean prediction, 0 if all get the same class; confidence alone means nothing"
+        ),
+        soft_wrap=True,
+    )
+
+
+def _show_advice(console: Console, result: Probe) -> None:
+    best = result.trials[0]
+    if result.contradicted and result.declared is not None:
+        text = f"the declared preprocessing {result.declared.name!r} is clearly worse than the first: check it"
+        _line(console, "WARNING", text, "bold red")
+    if not result.clear:
+        close = "give more pictures" + ("" if result.by_accuracy else ", or class names with --labels")
+        _line(console, "verdict", f"too close to call between the first two: {close}", "bold yellow")
+    else:
+        _line(console, "verdict", "the first is clearly ahead", "bold green")
+    _line(console, "use", _usage(best))
+
+
+def _usage(trial: Trial) -> str:
+    preprocessing = trial.preprocessing
+    if preprocessing.name in PRESETS:
+        return f"preprocess: {preprocessing.name}   (in a recipe; or --preprocess {preprocessing.name})"
+    mean, scale = (", ".join(f"{value:g}" for value in values) for values in (preprocessing.mean, preprocessing.scale))
+    fields = f"channel_order: {preprocessing.channel_order}, mean: [{mean}], scale: [{scale}]"
+    return f"preprocess: {{{fields}}}   (in a recipe)"

@@ -1,0 +1,172 @@
+"""The preprocessing probe finds what a model was trained with."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from onnxviz import builtin, cli
+from onnxviz.errors import ModelError
+from onnxviz.graph import open_model
+from onnxviz.images import ImageFolder
+from onnxviz.labels import read_labels
+from onnxviz.probe import RANGES, Probe, Trial, candidates, probe
+from onnxviz.values import PRESETS, Preprocessing
+from tests.tiny_models import save_model
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("scenes")
+    source = builtin.scenes(24, seed=5)
+    for index in range(len(source)):
+        Image.fromarray(source.read(index)).save(folder / f"{index:02}.png")
+    return folder
+
+
+SIZED = replace(PRESETS["raw"], size=(64, 64), crop_fraction=1.0)
+"""The built-in models' geometry with pixel values that are wrong for them."""
+
+
+NEARLY_THE_SAME = ("tf", "imagenet")
+"""-1..1, with which the built-in models were trained, and ImageNet's, which is as wide."""
+
+
+def folder_of(path: Path, limit: int | None = None) -> ImageFolder:
+    return ImageFolder.find("images", [str(path)], Path(), limit=limit)
+
+
+def test_the_builtin_models_own_preprocessing_is_found(pictures: Path) -> None:
+    model = builtin.model("scenes")
+    found = probe(open_model(model.path), folder_of(pictures), declared=SIZED)
+    assert found.trials[0].preprocessing.name in NEARLY_THE_SAME
+    assert not found.by_accuracy
+    assert found.images == 24
+    assert found.trials == tuple(sorted(found.trials, key=lambda trial: -trial.score))
+
+
+def test_with_labels_accuracy_ranks(pictures: Path) -> None:
+    model = builtin.model("scenes")
+    source = builtin.scenes(24, seed=5)
+    lines = ["file,class_index"]
+    from onnxviz.image_choice import own_class
+
+    lines += [f"{index:02}.png,{own_class(source, index, model.labels)}" for index in range(24)]
+    (pictures / "labels.csv").write_text("\n".join(lines))
+    try:
+        found = probe(open_model(model.path), folder_of(pictures), declared=SIZED)
+    finally:
+        (pictures / "labels.csv").unlink()
+    assert found.by_accuracy
+    assert found.labelled == 24
+    assert found.trials[0].top1 is not None
+    assert found.trials[0].top1 > 0.9
+    assert found.trials[0].preprocessing.name in NEARLY_THE_SAME
+
+
+def test_a_wrong_declaration_is_contradicted(pictures: Path) -> None:
+    view = open_model(builtin.model("scenes").path)
+    found = probe(view, folder_of(pictures), declared=SIZED)
+    own = next(trial for trial in found.trials if trial.preprocessing.name == "raw")
+    assert found.trials[0].score > 1.05 * own.score
+    assert found.contradicted
+    assert not replace(found, declared=found.trials[0].preprocessing).contradicted
+
+
+def test_an_open_size_is_said(pictures: Path) -> None:
+    found = probe(open_model(builtin.model("scenes").path), folder_of(pictures, 2))
+    assert "tried at 224 × 224 pixels" in found.note
+
+
+def test_what_is_declared_is_tried_even_if_odd() -> None:
+    view = open_model(builtin.model("scenes").path)
+    odd = Preprocessing("RGB", (1.0, 2.0, 3.0), (77.0,), name="odd")
+    tried = list(candidates(view, odd))
+    assert len(tried) == 2 * len(RANGES) + 1
+    assert tried[-1][1] is odd
+    assert {item.name for _, item in tried} >= {"caffe", "imagenet", "tf", "unit", "raw"}
+
+
+def test_no_clear_winner_is_said() -> None:
+    def trial(steady: float, top1: float | None = None) -> Trial:
+        return Trial(PRESETS["unit"], "0..1", 0.9, steady, 1.0, top1, top1)
+
+    assert Probe((trial(0.9), trial(0.8)), 9, 9, 0, None).clear
+    assert not Probe((trial(0.9), trial(0.89)), 9, 9, 0, None).clear
+    assert not Probe((trial(0.9, 0.6), trial(0.1, 0.5)), 20, 20, 20, None, by_accuracy=True).clear
+    assert Probe((trial(0.9, 0.6), trial(0.1, 0.5)), 2000, 2000, 2000, None, by_accuracy=True).clear
+
+
+def test_saturated_confidence_does_not_win(tmp_path: Path) -> None:
+    """A network without biases is as certain as its input is large: only steadiness and variety can tell."""
+    save_model(tmp_path / "m.onnx")
+    rng = np.random.default_rng(0)
+    (tmp_path / "photos").mkdir()
+    for index in range(6):
+        Image.fromarray(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(tmp_path / f"photos/{index}.png")
+    found = probe(open_model(tmp_path / "m.onnx"), folder_of(tmp_path / "photos"))
+    most_certain = max(found.trials, key=lambda trial: trial.confidence)
+    assert most_certain.preprocessing.scale == (1.0, 1.0, 1.0)
+    assert all(0 <= trial.steady <= trial.confidence + 1e-9 for trial in found.trials)
+
+
+def test_a_model_without_classes_is_refused(tmp_path: Path, pictures: Path) -> None:
+    from onnx import TensorProto, helper, save
+
+    graph = helper.make_graph(
+        [helper.make_node("Relu", ["x"], ["y"])],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, 8, 8])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 3, 8, 8])],
+    )
+    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "m.onnx")
+    with pytest.raises(ModelError, match="gives one class"):
+        probe(open_model(tmp_path / "m.onnx"), folder_of(pictures, 2))
+
+
+def test_the_command_says_what_to_use(
+    pictures: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = builtin.model("scenes").path
+    monkeypatch.setattr("sys.argv", ["onnxviz", "inspect", str(path), "--images", str(pictures), "--count", "8"])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == 0
+    said = capsys.readouterr().out
+    assert "8 pictures, spread evenly over the 24 found" in said
+    assert "preprocess: " in said
+
+
+@pytest.mark.zoo
+@pytest.mark.parametrize(
+    ("file", "images", "order", "mean", "scale"),
+    [
+        ("coral_mobilenet_v1_0.25_128_float.onnx", "imagenet_sample", "RGB", 127.5, 127.5),
+        ("cifar10_resnet20_ts17.onnx", "cifar10_test", "RGB", 123.675, 58.395),
+        ("mlperf_tiny_resnet8_cifar10.onnx", "cifar10_test", "RGB", 0.0, 1.0),
+        ("fer2013_mini_XCEPTION.102-0.66.onnx", "fer2013_filtered_copy", "GRAY", 127.5, 127.5),
+    ],
+)
+def test_real_models_without_labels(
+    zoo: Path, shared_data: Path, file: str, images: str, order: str, mean: float, scale: float
+) -> None:
+    found = probe(open_model(zoo / "onnx" / file), folder_of(shared_data / images, 40))
+    best = found.trials[0].preprocessing
+    assert (best.channel_order, best.mean[0], best.scale[0]) == (order, mean, scale)
+
+
+@pytest.mark.zoo
+def test_squeezenet_with_labels(zoo: Path, shared_data: Path) -> None:
+    found = probe(
+        open_model(zoo / "onnx" / "squeezenet_fp16.onnx"),
+        folder_of(shared_data / "imagenet_sample", 24),
+        labels=read_labels(zoo / "labels" / "imagenet_1000.txt"),
+    )
+    assert found.by_accuracy
+    assert found.trials[0].preprocessing.channel_order == "BGR"
+    imagenet = next(trial for trial in found.trials if trial.preprocessing.name == "imagenet")
+    assert imagenet.top1 == 0.0

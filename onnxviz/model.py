@@ -15,6 +15,7 @@ from torch import fx
 
 from onnxviz.convert import Network, declared_elements
 from onnxviz.convert.element_types import integer_range
+from onnxviz.convert.operators import NotConvertible
 from onnxviz.errors import DataError, ModelError, SelectionError, shorten
 from onnxviz.graph import GraphView, make_view, normal_form, open_model
 from onnxviz.graph.structure import ancestors, consumers
@@ -430,9 +431,15 @@ class _Forward:
         arguments[self._place] = model.encode(images)
         try:
             results: tuple[torch.Tensor, ...] = self._network(*arguments)
-        except RuntimeError as fault:
-            if tuple(images.shape[2:]) == tuple(model.input_size) or "memory" in str(fault):
-                raise
+        except torch.cuda.OutOfMemoryError:
+            raise  # less at a time may do
+        except (RuntimeError, ValueError, TypeError, LookupError, ArithmeticError, NotConvertible) as fault:
+            if tuple(images.shape[2:]) == tuple(model.input_size):
+                raise ModelError(
+                    f"the network fails on an image of its own size: {shorten(str(fault), 160)}",
+                    where=shorten(model.view.file),
+                    remedy="run `onnxviz inspect`; if ONNX Runtime computes these layers, please report this",
+                ) from fault
             raise DataError(
                 f"images of {images.shape[2]}×{images.shape[3]} pixels do not fit: {shorten(str(fault), 160)}",
                 where=shorten(model.view.file),
@@ -488,7 +495,7 @@ def to_torch(
 
     Args:
         model_or_path: a loaded model, the file, or a model in memory; it need not be a vision model.
-        outputs: layers to return; the model's own outputs if None.
+        outputs: layers, or names of any values of the graph, to return; the model's own outputs if None.
 
     Returns:
         A frozen module in eval mode: positional arguments in graph order, a tuple in the order of the outputs. Of a
@@ -504,7 +511,7 @@ def to_torch(
         model = model_or_path
         if outputs is None:
             return model._whole().cut([output.name for output in model.view.proto.graph.output])
-        return model._whole().cut([layer.value for layer in model.resolve(outputs)])
+        return model._whole().cut(_values(model.view, outputs))
     loaded = from_proto(model_or_path) if isinstance(model_or_path, ModelProto) else read_model(Path(model_or_path))
     if outputs is not None:
         view = make_view(loaded)
@@ -512,6 +519,25 @@ def to_torch(
     draft = normal_form(loaded)
     network = Network(draft.model, draft.names, declared=declared_elements(loaded.proto))
     return network.cut([output.name for output in draft.graph.output])
+
+
+def _values(view: GraphView, outputs: Sequence[Layer | str] | Layer | str) -> list[str]:
+    """Return identifiers of what is asked for: layers, or values of the graph that are no layers (whole numbers)."""
+    named = [outputs] if isinstance(outputs, Layer | str) else list(outputs)
+    made = {name for node in view.proto.graph.node for name in node.output}
+    found: list[str] = []
+    for item in named:
+        if isinstance(item, Layer):
+            found.append(item.value)
+            continue
+        try:
+            found.append(view.layer(item).value)
+        except SelectionError:
+            values = [safe for safe, name in view.names.items() if name == item and safe in made]
+            if len(values) != 1:
+                raise
+            found.append(values[0])
+    return found
 
 
 def as_images(images: Any) -> torch.Tensor:

@@ -12,8 +12,9 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
-import onnxviz.convert.operators.arithmetic
+import onnxviz.convert.operators
 from onnxviz.agreement import HALF_TOLERANCE, TOLERANCE, _Difference, is_half, prove, require
+from onnxviz.convert.operators import Conversion
 from onnxviz.errors import AgreementError, DataError
 from onnxviz.model import Model, load
 from onnxviz.values import Agreement
@@ -81,8 +82,11 @@ def test_a_wrong_weight_does_not_hold(tmp_path: Path) -> None:
 
 
 def test_a_wrong_converter_does_not_hold_from_its_layer_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    wrong = onnxviz.convert.operators.arithmetic.nn.Softmax
-    monkeypatch.setattr(onnxviz.convert.operators.arithmetic.nn, "Softmax", lambda axis: wrong(axis + 1))
+    monkeypatch.setitem(
+        onnxviz.convert.operators.CONVERTERS,  # type: ignore[arg-type]
+        "Softmax",
+        lambda operation: Conversion(torch.nn.Softmax(int(operation.attributes["axis"]) + 1)),
+    )
     model = load(make(tmp_path / "m.onnx"), "unit")
     found = {item.layer: item.holds for item in prove(model, ["relu", "soft", "mean"], IMAGES)}
     assert found == {"relu": True, "soft": False, "mean": True}

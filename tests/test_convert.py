@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -163,7 +165,14 @@ def test_operator_agrees_with_onnx_runtime(case: Case) -> None:
 
 
 def test_every_converter_of_ours_has_a_case() -> None:
-    assert set(CONVERTERS) <= {case.operator for case in CASES}
+    """A case here, in tests/operators, or a node test of the onnx package, all of which run (test_node_tests)."""
+    from benchmarks.backend_tests import node_tests
+
+    named = {case.operator for case in CASES}
+    named |= {node.op_type for test in node_tests() for node in test.model.graph.node}
+    for path in Path(__file__).with_name("operators").glob("test_*.py"):
+        named |= set(re.findall(r"""["'](\w+)["']""", path.read_text(encoding="utf-8")))
+    assert {key.rpartition(":")[2] for key in CONVERTERS} <= named
 
 
 def test_local_response_of_even_size_is_onnx_s_not_pytorch_s() -> None:

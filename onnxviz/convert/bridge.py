@@ -19,27 +19,9 @@ import torch
 from onnx import ModelProto, NodeProto
 from torch import nn
 
-TRUSTED: dict[str, int] = {
-    **dict.fromkeys(("Abs", "Ceil", "Erf", "Exp", "Expand", "Floor", "Gemm", "Log", "MatMul"), 13),
-    "LeakyRelu": 16,
-    **dict.fromkeys(("Max", "Mean", "Min", "Mod", "Neg", "NonZero", "Reciprocal", "ReduceProd", "Sigmoid"), 13),
-    **dict.fromkeys(("Sign", "Split", "Sqrt", "Sum", "Tanh", "Tile", "Transpose", "Concat", "Equal", "Cast"), 13),
-    **dict.fromkeys(("ArgMax", "ArgMin", "DepthToSpace", "Gather", "GatherElements", "GatherND", "Resize"), 13),
-    **dict.fromkeys(("Greater", "Less", "IsNaN"), 13),
-    **dict.fromkeys(("Add", "Sub", "Mul", "Div", "Relu", "HardSwish", "CumSum"), 14),
-    **dict.fromkeys(("Acos", "Asin", "Atan", "Cos", "Sin", "Tan", "And", "Or", "Xor"), 7),
-    **dict.fromkeys(("Elu", "HardSigmoid", "Selu"), 6),
-    **dict.fromkeys(("ConvTranspose", "Round", "TopK", "Range", "NonMaxSuppression"), 11),
-    **dict.fromkeys(("Softplus", "Softsign", "Not"), 1),
-    **dict.fromkeys(("Celu", "Einsum", "GreaterOrEqual", "LessOrEqual"), 12),
-    **dict.fromkeys(("PRelu", "ScatterND", "RoiAlign", "Where"), 16),
-    **dict.fromkeys(("ConstantOfShape", "EyeLike"), 9),
-    "Constant": 13,
-    "IsInf": 10,
-    "LayerNormalization": 17,
-    "Pow": 15,
-}
-"""The standard's operators that are left to onnx2torch, with the version of its converter that is used for all."""
+TRUSTED: dict[str, int] = {}
+"""The standard's operators that are left to onnx2torch, with the version of its converter: none, since each has one of
+ours. See docs/onnx2torch.md for what was wrong."""
 
 
 StockConverter = Callable[[Any, Any], Any]
@@ -53,10 +35,10 @@ def find(node: NodeProto, version: int) -> StockConverter | None:
         node: the node.
         version: the opset version of its domain that the model imports.
     """
-    get_converter, _ = _onnx2torch()
     standard = node.domain in ("", "ai.onnx")
     if standard and node.op_type not in TRUSTED:
         return None
+    get_converter, _ = _onnx2torch()
     try:
         converter: StockConverter = get_converter(
             domain="" if standard else node.domain,

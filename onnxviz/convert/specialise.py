@@ -10,6 +10,7 @@ import torch
 from torch import fx, nn
 
 from onnxviz import limits
+from onnxviz.convert.fuse import fuse
 
 
 def truncate(
@@ -52,6 +53,7 @@ def truncate(
         copies[node] = copy
         returned[node] = shown
     made.output(tuple(returned[value] for value in values))
+    fuse(root, made)
     made.lint()
     return fx.GraphModule(root, made, class_name="Network")
 

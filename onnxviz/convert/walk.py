@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 import inspect
+import math
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from typing import Any
 
 import onnx
-import onnx.inliner
 import torch
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 from torch import fx, nn
 
-from onnxviz.convert import bridge, shapes
+from onnxviz import limits
+from onnxviz.convert import bridge, shape_operators, shapes
+from onnxviz.convert.definitions import definition, has_definition
 from onnxviz.convert.element_types import CARRIERS, PLAIN, accept, to_carrier
 from onnxviz.convert.operators import CONVERTERS, Body, Conversion, NotConvertible, Operation
+from onnxviz.convert.refusals import REFUSALS
 from onnxviz.errors import ModelError
-from onnxviz.graph.shapes import FLOATS, UNKNOWN, TensorType, infer, value_info
+from onnxviz.graph.passes.fold_constants import constant_value
+from onnxviz.graph.shapes import UNKNOWN, TensorType, infer, type_of, value_info
 from onnxviz.graph.structure import reads
 
+_LONGEST_LITERAL = 4096
+"""Longest constant that a module gets as Python numbers where it asks for numbers."""
+_NO_NUMBERS = frozenset([TensorProto.STRING, TensorProto.COMPLEX64, TensorProto.COMPLEX128])
 _DEPTH = 16
 """How deep graphs may lie within nodes."""
 
@@ -45,32 +52,51 @@ class Converted:
     refused: dict[str, str] = field(default_factory=dict)
 
 
-def convert(model: ModelProto, declared: Mapping[str, int] | None = None, *, depth: int = 0) -> Converted:
+@dataclass
+class _Place:
+    """Where a graph lies.
+
+    Attributes:
+        depth: how many nodes it lies within.
+        numbers: those of its inputs that are Python numbers.
+        copied: how many bytes of weights the graphs within nodes have copied so far, in the whole model.
+    """
+
+    depth: int = 0
+    numbers: frozenset[str] = frozenset()
+    copied: list[int] = field(default_factory=lambda: [0])
+
+
+def convert(model: ModelProto, declared: Mapping[str, int] | None = None) -> Converted:
     """Convert every node of a model that can be converted.
 
     Args:
         model: a model with plain identifiers as names, no initializers among its inputs.
         declared: identifier of an input -> the element type that the file gives it, where the model has another.
-        depth: how many nodes this graph lies within.
 
     Returns:
         The converted part, and for each other node the reason.
     """
     # No converter may disturb the random numbers of the program that uses it.
     with torch.random.fork_rng(devices=()), torch.no_grad():
-        return _Walk(model, declared or {}, depth).run()
+        return _Walk(model, declared or {}, _Place()).run()
 
 
 class _Walk:
     """One pass over the nodes of a model, in order."""
 
-    def __init__(self, model: ModelProto, declared: Mapping[str, int], depth: int) -> None:
+    def __init__(self, model: ModelProto, declared: Mapping[str, int], place: _Place) -> None:
         self.model = model
         self.declared = declared
-        self.depth = depth
+        self.place = place
         self.types = infer(model)
         self.opsets = {_domain(entry.domain): entry.version for entry in model.opset_import}
         self.constants = {tensor.name: tensor for tensor in model.graph.initializer}
+        for node in model.graph.node:  # in graphs within nodes nobody has made initializers of them yet
+            tensor = constant_value(node) if node.op_type == "Constant" and self._place(node)[0] == "" else None
+            if tensor is not None:
+                tensor.name = node.output[0]
+                self.constants[tensor.name] = tensor
         self.result = Converted(nn.Module(), fx.Graph(), model)
         self.numbers: dict[str, fx.Node] = {}  # values that are Python numbers: fx nodes that give an int or a tuple
 
@@ -80,11 +106,16 @@ class _Walk:
         arguments = [graph.placeholder(f"input_{index}") for index, _ in enumerate(given)]
         for value, argument in zip(given, arguments, strict=True):
             element = self.declared.get(value.name, value.type.tensor_type.elem_type)
-            if element in PLAIN or element not in CARRIERS:
+            if value.name in self.place.numbers:
+                vector = len(self.types[value.name].shape or ()) == 1
+                self.numbers[value.name] = graph.call_function(_vector, (argument,)) if vector else argument
+            elif element in PLAIN or element not in CARRIERS:
                 self.result.nodes[value.name] = argument
             else:
                 self.result.nodes[value.name] = graph.call_function(accept, (argument, CARRIERS[element]))
         for position, node in enumerate(self.model.graph.node):
+            if node.op_type == "Constant" and node.output[0] in self.constants:
+                continue
             try:
                 if not self._as_numbers(node):
                     self._as_module(node, f"{_plain(node.op_type)}_{position}")
@@ -99,54 +130,80 @@ class _Walk:
 
     def _as_numbers(self, node: NodeProto) -> bool:
         """Compute a shape in Python; False if the node computes something else."""
-        if _domain(node.domain) or len(node.output) != 1:
+        if self._place(node)[0] or not node.input:
             return False
         graph, nodes = self.result.graph, self.result.nodes
-        attributes = {entry.name: entry for entry in node.attribute}
+        attributes = {
+            entry.name: onnx.numpy_helper.to_array(entry.t)
+            if entry.type == AttributeProto.TENSOR
+            else onnx.helper.get_attribute_value(entry)
+            for entry in node.attribute
+            if entry.type not in (AttributeProto.GRAPH, AttributeProto.GRAPHS)
+        }
         if node.op_type in ("Shape", "Size") and node.input[0] in nodes:
             arguments: tuple[Any, ...] = (nodes[node.input[0]],)
             if node.op_type == "Shape":
-                start, end = (attributes[name].i if name in attributes else None for name in ("start", "end"))
-                arguments += (start or 0, end)
+                arguments += (attributes.get("start", 0), attributes.get("end"))
             source = shapes.shape_of if node.op_type == "Shape" else shapes.size_of
             self.numbers[node.output[0]] = graph.call_function(source, arguments)
             return True
-        if not any(name in self.numbers for name in node.input):
+        if not any(name in self.numbers for name in node.input) or not self._short(node):
             return False
-        rank = self.types.get(node.output[0], UNKNOWN).shape
-        if rank is None or len(rank) > 1:
+        inputs = [self._numbers(name) if name else None for name in node.input]
+        if any(value is None and name for value, name in zip(inputs, node.input, strict=True)):
             return False
-        function = self._number_function(node, attributes)
-        inputs = [self._numbers(name) for name in node.input if name]
-        if function is None or any(value is None for value in inputs):
+        attributes = {
+            name: value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+            for name, value in attributes.items()
+        }
+        found = shape_operators.call(node.op_type, attributes, inputs, len(node.output))
+        if found is None:
             return False
-        if "axes" in attributes or node.op_type == "ReduceProd":
-            inputs = inputs[:1]
-        self.numbers[node.output[0]] = graph.call_function(function, tuple(inputs))
+        made = graph.call_function(*found)
+        if node.op_type != "Split":
+            self.numbers[node.output[0]] = made
+            return True
+        for index, name in enumerate(node.output):
+            if name:
+                self.numbers[name] = graph.call_function(shapes.part, (made, index))
         return True
 
-    @staticmethod
-    def _number_function(node: NodeProto, attributes: Mapping[str, AttributeProto]) -> Callable[..., Any] | None:
-        if node.op_type == "Cast":
-            kind = attributes["to"].i
-            if kind in FLOATS:
-                return shapes.as_floats
-            return shapes.as_integers if kind in (TensorProto.INT64, TensorProto.INT32) else None
-        if node.op_type == "ReduceProd" and ("keepdims" not in attributes or attributes["keepdims"].i):
-            return None
-        return shapes.FUNCTIONS.get(node.op_type)
+    def _short(self, node: NodeProto) -> bool:
+        """Whether what a node computes is a number, a vector or a matrix of a few."""
+        if len(node.output) != 1 and node.op_type != "Split":
+            return False
+        for name in node.output:
+            kind = self.types.get(name, UNKNOWN)
+            if kind.shape is None or len(kind.shape) > 2 or kind.element in _NO_NUMBERS:
+                return False
+            if kind.fixed is None and (len(kind.shape) == 2 or node.op_type in shape_operators.GROWING):
+                return False  # a free size: as long as the data
+            size = math.prod(kind.fixed or (1,))
+            if size > shapes.LONGEST or (len(kind.shape) == 2 and not size):
+                return False
+        return True
+
+    def number_node(self, name: str) -> fx.Node | None:
+        """Return what gives a value as numbers; None if that would mean reading a tensor."""
+        literal = self._literal(name, shapes.LONGEST)
+        return self.numbers.get(name) if literal is None else self.result.graph.call_function(shapes.same, (literal,))
 
     def _numbers(self, name: str) -> Any:
         if name in self.numbers:
             return self.numbers[name]
-        if name in self.constants:
-            return shapes.from_array(onnx.numpy_helper.to_array(self.constants[name]))
-        return None
+        return self._literal(name, shapes.LONGEST)
+
+    def _literal(self, name: str, longest: int) -> Any:
+        """Return a short constant as numbers; None if it is none, or is long."""
+        tensor = self.constants.get(name)
+        if tensor is None or math.prod(tensor.dims) > longest or tensor.data_type == TensorProto.STRING:
+            return None
+        return shapes.from_array(onnx.numpy_helper.to_array(tensor), longest)
 
     # --- everything else ----------------------------------------------------------------------------------------------
 
     def _as_module(self, node: NodeProto, name: str) -> None:
-        module, arguments = self._convert(node)
+        module, arguments, refused = self._convert(node)
         if any(argument is _MISSING for argument in arguments):
             return  # behind a node that does not convert
         self.result.root.add_module(name, module.eval().requires_grad_(False))
@@ -155,8 +212,10 @@ class _Walk:
         if len(named) == 1 and node.output[0]:
             self._made(named[0], made)
             return
+        if refused:
+            self.result.refused[node.name] = "; ".join(dict.fromkeys(refused.values()))
         for index, value in enumerate(node.output):
-            if value:
+            if value and index not in refused:
                 self._made(value, self.result.graph.call_function(_output, (made, index, node.op_type)))
 
     def _made(self, value: str, made: fx.Node) -> None:
@@ -164,29 +223,40 @@ class _Walk:
         made.meta["shape"] = shape
         self.result.nodes[value] = made
 
-    def _convert(self, node: NodeProto) -> tuple[nn.Module, list[Any]]:
-        """Return what becomes of a node and what it is called with.
+    def _convert(self, node: NodeProto) -> tuple[nn.Module, list[Any], Mapping[int, str]]:
+        """Return what becomes of a node, what it is called with, and which of its outputs are not made, and why.
 
         Raises:
             Exception: whatever a converter raises for a node that it cannot convert.
         """
+        self._refuse_oversized(node)
         domain, version = self._place(node)
-        converter = CONVERTERS.get(f"{domain}:{node.op_type}" if domain else node.op_type)
+        key = f"{domain}:{node.op_type}" if domain else node.op_type
+        if key in REFUSALS:
+            raise NotConvertible(REFUSALS[key])
+        converter = CONVERTERS.get(key)
         if converter is not None:
             try:
                 conversion = converter(self._operation(node, version))
-                return conversion.module, self._arguments(node, conversion)
+                return conversion.module, self._arguments(node, conversion), conversion.refused
             except NotConvertible:
                 if not _has_body(node.op_type, domain, version):
                     raise
         stock = bridge.find(node, version)
         if stock is not None:
             module, inputs = bridge.convert(stock, self._alone(node, version, domain))
-            return module, [self._argument(value) for value in inputs]
+            return module, [self._argument(value) for value in inputs], {}
         if _has_body(node.op_type, domain, version):
             body = self._by_definition(node, domain, version)
-            return body.module, [self._argument(name) for name in body.captures]
+            return body.module, [self._captured(name) for name in body.captures], {}
         raise NotConvertible("")
+
+    def _refuse_oversized(self, node: NodeProto) -> None:
+        """Refuse a node whose result is known to be too large, whatever its operator."""
+        for name in node.output:
+            sizes = [size for size in self.types.get(name, UNKNOWN).shape or () if isinstance(size, int)]
+            if 4 * math.prod(sizes) > limits.TENSOR_BYTES:
+                raise NotConvertible(f"it makes more than {limits.TENSOR_BYTES:,} bytes: {sizes[:8]} numbers")
 
     def _place(self, node: NodeProto) -> tuple[str, int]:
         """Return a node's domain and the version of it; what could not be lifted lies in a domain `opset<N>`."""
@@ -200,9 +270,15 @@ class _Walk:
             value = node.input[index] if index < len(node.input) else ""
             if value in self.numbers and index in conversion.numbers:
                 arguments.append(self.numbers[value])
+            elif index in conversion.numbers and self._literal(value, _LONGEST_LITERAL) is not None:
+                arguments.append(self._literal(value, _LONGEST_LITERAL))
             else:
                 arguments.append(self._argument(value))
-        return arguments + [self._argument(value) for value in conversion.captures]
+        return arguments + [self._captured(value) for value in conversion.captures]
+
+    def _captured(self, value: str) -> Any:
+        """Return what a body is given for a value from around it: numbers stay numbers."""
+        return self.numbers[value] if value in self.numbers else self._argument(value)
 
     def _argument(self, value: str) -> Any:
         """Return what a module is called with for a value: a node, None if left out, _MISSING if not converted."""
@@ -210,11 +286,9 @@ class _Walk:
         if not value:
             return None
         if value in self.numbers and value not in nodes:
-            like = number = self.numbers[value]
-            while like.target not in (shapes.shape_of, shapes.size_of):
-                like = like.all_input_nodes[0]
-            # The tensor whose shape it all came from knows the device.
-            nodes[value] = self.result.graph.call_function(shapes.to_tensor, (number, like.all_input_nodes[0]))
+            number = self.numbers[value]
+            kind = CARRIERS.get(self.types.get(value, UNKNOWN).element)
+            nodes[value] = self.result.graph.call_function(shapes.to_tensor, (number, self._like(number), kind))
         if value not in nodes and value in self.constants:
             tensor = self.constants[value]
             name = f"constant_{len(nodes)}"
@@ -223,9 +297,20 @@ class _Walk:
             nodes[value] = self.result.graph.get_attr(name)
         return nodes.get(value, _MISSING)
 
+    def _like(self, number: fx.Node) -> fx.Node:
+        """Return a tensor on the device on which a number is needed."""
+        while number.all_input_nodes:
+            if number.target in (shapes.shape_of, shapes.size_of):
+                return number.all_input_nodes[0]  # the tensor whose shape it all came from
+            number = number.all_input_nodes[0]
+        # It came as a number from around this graph: whatever lies in the root moves with it.
+        if not hasattr(self.result.root, "empty"):
+            self.result.root.register_buffer("empty", torch.empty(0))
+        return self.result.graph.get_attr("empty")
+
     def _operation(self, node: NodeProto, version: int) -> Operation:
         attributes: dict[str, Any] = {}
-        bodies: dict[str, Callable[[], Body]] = {}
+        bodies: dict[str, Callable[..., Body]] = {}
         for entry in node.attribute:
             if entry.type == AttributeProto.GRAPH:
                 bodies[entry.name] = partial(self._body, entry.g)
@@ -255,52 +340,93 @@ class _Walk:
 
     # --- graphs within nodes ------------------------------------------------------------------------------------------
 
-    def _body(self, graph: GraphProto) -> Body:
+    def _body(
+        self,
+        graph: GraphProto,
+        numbers: Sequence[int] = (),
+        number_outputs: Sequence[int] = (),
+        types: Sequence[tuple[int, Sequence[int | None] | None]] = (),
+    ) -> Body:
         """Convert a graph that lies in a node's attribute."""
         own = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
         made = own | {name for node in graph.node for name in node.output}
         read = dict.fromkeys(name for node in graph.node for name in reads(node))
         read.update(dict.fromkeys(value.name for value in graph.output))
-        known = set(self.types) | set(self.result.nodes) | set(self.numbers) | set(self.constants)
-        outer = [name for name in read if name not in made and name in known]
+        known = (self.types, self.result.nodes, self.numbers, self.constants)
+        outer = [name for name in read if name not in made and any(name in names for names in known)]
         captured = [name for name in outer if name not in self.constants]
-        inner = GraphProto(name="graph", node=graph.node, input=graph.input, output=graph.output)
+        constants = [self.constants[name] for name in outer if name in self.constants]
+        self._spend(constants)
+        inner = GraphProto(name="graph", node=graph.node, output=graph.output)
+        kinds = [*types, *[(0, None)] * len(graph.input)]
+        inner.input.extend(_declared(value, *kind) for value, kind in zip(graph.input, kinds, strict=False))
         inner.initializer.extend(graph.initializer)
-        inner.initializer.extend(self.constants[name] for name in outer if name in self.constants)
+        inner.initializer.extend(constants)
         inner.input.extend(value_info(name, self.types.get(name, UNKNOWN)) for name in captured)
-        return self._sub_network(inner, len(graph.input), captured)
+        as_numbers = [graph.input[index].name for index in numbers if index < len(graph.input)]
+        as_numbers += [name for name in captured if name in self.numbers]
+        model = ModelProto(ir_version=self.model.ir_version, opset_import=self.model.opset_import)
+        model.graph.CopyFrom(inner)
+        return self._sub_network(model, captured, as_numbers, number_outputs)
 
-    def _sub_network(self, graph: GraphProto, inputs: int, captured: Sequence[str]) -> Body:
+    def _spend(self, constants: Iterable[TensorProto]) -> None:
+        """Bound what graphs within nodes copy of the weights around them: many may read the same large one."""
+        self.place.copied[0] += sum(tensor.ByteSize() for tensor in constants)
+        if self.place.copied[0] > limits.BODY_BYTES:
+            raise NotConvertible(f"graphs within nodes read more than {limits.BODY_BYTES:,} bytes of outer weights")
+
+    def _sub_network(
+        self,
+        model: ModelProto,
+        captured: Sequence[str],
+        numbers: Sequence[str] = (),
+        number_outputs: Sequence[int] = (),
+    ) -> Body:
+        """Convert a graph by itself, as it is called with its own inputs and then with what it captures."""
         from onnxviz.convert.specialise import fold_constants, truncate
 
-        if self.depth >= _DEPTH:
+        if self.place.depth >= _DEPTH:
             raise NotConvertible(f"graphs lie more than {_DEPTH} deep within each other")
-        model = ModelProto(ir_version=self.model.ir_version, opset_import=self.model.opset_import)
-        model.graph.CopyFrom(graph)
-        converted = convert(model, depth=self.depth + 1)
+        graph = model.graph
+        place = _Place(self.place.depth + 1, frozenset(numbers), self.place.copied)
+        walk = _Walk(model, {}, place)
+        converted = walk.run()
         outputs = [value.name for value in graph.output]
-        if not all(name in converted.nodes for name in outputs):
+        made = [converted.nodes.get(name) for name in outputs]
+        for index in number_outputs:
+            if index < len(outputs):
+                made[index] = walk.number_node(outputs[index]) or made[index]
+        if any(node is None for node in made):
             kinds = sorted({node.op_type for node in graph.node if node.name in converted.refused})
             because = "; ".join(dict.fromkeys(reason for reason in converted.refused.values() if reason))
             raise NotConvertible(f"it holds {', '.join(kinds) or 'values that do not convert'} {because}".strip())
         fold_constants(converted.root, converted.graph)
-        module = truncate(converted.root, converted.graph, [converted.nodes[name] for name in outputs])
-        return Body(module, inputs, tuple(captured))
+        module = truncate(converted.root, converted.graph, [node for node in made if node is not None])
+        return Body(module, len(graph.input) - len(captured), len(outputs), tuple(captured))
 
     def _by_definition(self, node: NodeProto, domain: str, version: int) -> Body:
-        """Convert a node by the function body that the standard gives its operator."""
-        model = self._alone(node, version, domain)
-        inlined = onnx.inliner.inline_selected_functions(model, [(domain, node.op_type)], inline_schema_functions=True)
-        if any(inner.op_type == node.op_type and inner.domain == domain for inner in inlined.graph.node):
-            raise NotConvertible("")
-        for index, inner in enumerate(inlined.graph.node):
-            inner.name = f"n{index}"
-        captured = [value.name for value in inlined.graph.input]
-        walk = _Walk(inlined, {}, self.depth)
-        body = walk._sub_network(inlined.graph, 0, captured)
-        if len([name for name in node.output if name]) == 1:
-            return Body(_First(body.module), 0, body.captures)
-        return Body(_Spread(body.module, tuple(bool(name) for name in node.output)), 0, body.captures)
+        """Convert a node by the body that the standard gives its operator."""
+        copy = NodeProto()
+        copy.CopyFrom(node)
+        copy.domain = domain
+        schema = onnx.defs.get_schema(node.op_type, version, domain)
+        defined = definition(copy, schema, version, self.types, self.model.ir_version)
+        graph = defined.model.graph
+        for formal, value in defined.inputs.items():
+            if value in self.constants:
+                tensor = TensorProto()
+                tensor.CopyFrom(self.constants[value])
+                tensor.name = formal
+                graph.initializer.append(tensor)
+        computed = {formal: value for formal, value in defined.inputs.items() if value not in self.constants}
+        kept = [value for value in graph.input if value.name in computed]
+        del graph.input[:]
+        graph.input.extend(kept)
+        numbers = [formal for formal, value in computed.items() if value in self.numbers]
+        body = self._sub_network(defined.model, list(computed), numbers)
+        named = tuple(bool(name) for name in node.output)
+        module = _First(body.module) if sum(named) == 1 and named[0] else _Spread(body.module, named)
+        return replace(body, module=module, captures=tuple(computed.values()))
 
     def _alone(self, node: NodeProto, version: int, domain: str) -> ModelProto:
         """Return a model of one node, its constants inside."""
@@ -349,6 +475,20 @@ class _Spread(nn.Module):
 
 
 _MISSING: Any = object()
+
+
+def _declared(value: ValueInfoProto, element: int, shape: Sequence[int | None] | None) -> ValueInfoProto:
+    """Return an input of a body with what the node around it knows of it, where the body does not say."""
+    own = type_of(value)
+    if (own.element and own.shape is not None) or not element:
+        return value
+    known = own.shape if shape is None or own.shape is not None else tuple(shape)
+    return value_info(value.name, TensorType(own.element or element, known))
+
+
+def _vector(numbers: shapes.Numbers) -> shapes.Numbers:
+    """Return a number as the vector that a body declares it to be."""
+    return numbers if isinstance(numbers, tuple) else (numbers,)
 
 
 def _call(module: nn.Module, arguments: list[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -406,4 +546,4 @@ def _has_body(operator: str, domain: str, opset: int) -> bool:
         schema = onnx.defs.get_schema(operator, opset, domain)
     except onnx.defs.SchemaError:
         return False
-    return bool(schema.has_function or schema.has_context_dependent_function)  # type: ignore[attr-defined]
+    return has_definition(schema)

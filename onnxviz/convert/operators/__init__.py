@@ -10,11 +10,12 @@ from types import ModuleType
 
 from onnxviz.convert.operators import (
     activations,
-    arithmetic,
     arrangement,
     attention,
     casting,
     classical,
+    contributed,
+    contributed_quantised,
     control,
     convolution,
     early,
@@ -38,11 +39,12 @@ from onnxviz.convert.operators.operation import Body, Conversion, Converter, Not
 
 FAMILIES: tuple[ModuleType, ...] = (
     activations,
-    arithmetic,
     arrangement,
     attention,
     casting,
     classical,
+    contributed,
+    contributed_quantised,
     control,
     convolution,
     early,

@@ -22,11 +22,13 @@ class Body:
     Attributes:
         module: takes the body's own inputs, then the captured values; returns a tuple, one entry per output.
         inputs: number of the body's own inputs.
+        outputs: number of its outputs.
         captures: identifiers of the values that it reads from the graphs around it, constants left out.
     """
 
     module: nn.Module
     inputs: int
+    outputs: int
     captures: tuple[str, ...]
 
 
@@ -45,7 +47,9 @@ class Operation:
         outputs: for each output, whether it has a name.
         results: for each output, its ONNX element type; 0 if unknown.
         result_shapes: for each output, its inferred shape, as for inputs.
-        bodies: converts the graph that is the attribute of this name, when called.
+        bodies: converts the graph that is the attribute of this name, when called; `numbers` says which of its inputs
+            it gets as Python numbers, `number_outputs` which of its outputs it returns as numbers where it can, `types`
+            the element types and shapes of its inputs, for where the body does not say.
     """
 
     operator: str
@@ -58,7 +62,7 @@ class Operation:
     outputs: tuple[bool, ...] = (True,)
     results: tuple[int, ...] = ()
     result_shapes: tuple[tuple[int | None, ...] | None, ...] = ()
-    bodies: Mapping[str, Callable[[], Body]] = field(default_factory=dict)
+    bodies: Mapping[str, Callable[..., Body]] = field(default_factory=dict)
 
     def constant(self, index: int) -> np.ndarray | None:
         """Return the value of an input that is an initializer; None if the input is left out.
@@ -130,12 +134,14 @@ class Conversion:
         numbers: those of `inputs` that the module prefers as Python numbers (an int, a float or a tuple of them) where
             they follow from shapes; it gets a tensor where they do not (`as_numbers` reads both).
         captures: identifiers of further values that it is called with, after the inputs (`Body.captures`).
+        refused: outputs that the module does not make, by their place, and why: others of the node are there.
     """
 
     module: nn.Module
     inputs: Sequence[int] = (0,)
     numbers: Sequence[int] = ()
     captures: Sequence[str] = ()
+    refused: Mapping[int, str] = field(default_factory=dict)
 
 
 Converter = Callable[[Operation], Conversion]

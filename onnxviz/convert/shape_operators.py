@@ -1,0 +1,168 @@
+"""Which operators shape arithmetic knows, and how the attributes and inputs of each are read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from onnx import TensorProto
+
+from onnxviz.convert import shapes
+from onnxviz.graph.shapes import FLOATS
+
+Call = tuple[Callable[..., Any], tuple[Any, ...]]
+"""A function of `shapes` and what it is called with: numbers, and things that stand for numbers."""
+
+GROWING = frozenset(["ConstantOfShape", "Expand", "Range", "Tile"])
+"""Operators whose results may be longer than what they are made of."""
+
+
+def call(operator: str, attributes: Mapping[str, Any], inputs: Sequence[Any], outputs: int) -> Call | None:
+    """Return how to compute a node with numbers; None if it cannot be.
+
+    Args:
+        operator: ONNX operator type.
+        attributes: the node's attributes by name.
+        inputs: what stands for its inputs; None for those left out.
+        outputs: how many outputs it has.
+    """
+    if operator == "Split":
+        sizes = attributes.get("split", _input(inputs, 1))
+        return shapes.split, (inputs[0], sizes, attributes.get("axis", 0), attributes.get("num_outputs", outputs))
+    read = _READERS.get(operator)
+    if read is not None:
+        return read(attributes, inputs)
+    function = _SIMPLE.get(operator)
+    if function is None or any(value is None for value in inputs):
+        return None
+    return function, tuple(inputs)
+
+
+def _input(inputs: Sequence[Any], index: int) -> Any:
+    return inputs[index] if index < len(inputs) else None
+
+
+def _cast(attributes: Mapping[str, Any], inputs: Sequence[Any]) -> Call | None:
+    element = attributes.get("to")
+    if element in FLOATS:
+        return shapes.as_floats, (inputs[0],)
+    if element in (TensorProto.INT64, TensorProto.INT32):
+        return shapes.as_integers, (inputs[0],)
+    return (shapes.as_truths, (inputs[0],)) if element == TensorProto.BOOL else None
+
+
+def _clip(attributes: Mapping[str, Any], inputs: Sequence[Any]) -> Call:
+    low, high = (attributes.get(name, _input(inputs, index)) for index, name in ((1, "min"), (2, "max")))
+    return shapes.clip, (inputs[0], low, high)
+
+
+def _constant_of_shape(attributes: Mapping[str, Any], inputs: Sequence[Any]) -> Call:
+    value = attributes.get("value")
+    return shapes.fill, (inputs[0], 0.0 if value is None else np.asarray(value).reshape(-1)[0].item())
+
+
+def _reduction(kind: str) -> Callable[[Mapping[str, Any], Sequence[Any]], Call]:
+    def read(attributes: Mapping[str, Any], inputs: Sequence[Any]) -> Call:
+        axes = attributes.get("axes")
+        axes = tuple(axes) if axes is not None else _input(inputs, 1)
+        keep, none_is_none = bool(attributes.get("keepdims", 1)), bool(attributes.get("noop_with_empty_axes", 0))
+        return shapes.reduce, (inputs[0], axes, kind, keep, none_is_none)
+
+    return read
+
+
+def _slice(attributes: Mapping[str, Any], inputs: Sequence[Any]) -> Call:
+    if "starts" in attributes:
+        axes = attributes.get("axes")
+        return shapes.select, (
+            inputs[0],
+            tuple(attributes["starts"]),
+            tuple(attributes["ends"]),
+            None if axes is None else tuple(axes),
+        )
+    return shapes.select, tuple(inputs)
+
+
+def _with_axes(function: Callable[..., Any]) -> Callable[[Mapping[str, Any], Sequence[Any]], Call]:
+    def read(attributes: Mapping[str, Any], inputs: Sequence[Any]) -> Call:
+        axes = attributes.get("axes")
+        return function, (inputs[0], tuple(axes) if axes is not None else _input(inputs, 1))
+
+    return read
+
+
+def _reshape(attributes: Mapping[str, Any], inputs: Sequence[Any]) -> Call:
+    shape = tuple(attributes["shape"]) if "shape" in attributes else inputs[1]
+    return shapes.reshape, (inputs[0], shape, bool(attributes.get("allowzero", 0)))
+
+
+def _transpose(attributes: Mapping[str, Any], inputs: Sequence[Any]) -> Call:
+    order = attributes.get("perm")
+    return shapes.transpose, (inputs[0], None if order is None else tuple(order))
+
+
+def _scatter(attributes: Mapping[str, Any], inputs: Sequence[Any]) -> Call:
+    return shapes.scatter, (*inputs[:3], attributes.get("reduction", "none"))
+
+
+_READERS: Mapping[str, Callable[[Mapping[str, Any], Sequence[Any]], Call | None]] = {
+    "Cast": _cast,
+    "Clip": _clip,
+    "Concat": lambda attributes, inputs: (shapes.concatenate, (attributes.get("axis", 1), *inputs)),
+    "ConstantOfShape": _constant_of_shape,
+    "Gather": lambda attributes, inputs: (shapes.gather, (inputs[0], inputs[1], attributes.get("axis", 0))),
+    "Mod": lambda attributes, inputs: (
+        shapes.remainder if attributes.get("fmod", 0) else shapes.modulo, tuple(inputs)
+    ),
+    "ReduceMax": _reduction("max"),
+    "ReduceMin": _reduction("min"),
+    "ReduceProd": _reduction("mul"),
+    "ReduceSum": _reduction("add"),
+    "Reshape": _reshape,
+    "ScatterElements": _scatter,
+    "ScatterND": _scatter,
+    "Shape": lambda attributes, inputs: (
+        shapes.shape_of_numbers, (inputs[0], attributes.get("start", 0), attributes.get("end"))
+    ),
+    "Slice": _slice,
+    "Squeeze": _with_axes(shapes.squeeze),
+    "Transpose": _transpose,
+    "Unsqueeze": _with_axes(shapes.unsqueeze),
+}  # fmt: skip
+
+_SIMPLE: Mapping[str, Callable[..., Any]] = {
+    "Abs": shapes.absolute,
+    "Add": shapes.add,
+    "And": shapes.both,
+    "Ceil": shapes.ceiling,
+    "Div": shapes.divide,
+    "Equal": shapes.equal,
+    "Expand": shapes.expand,
+    "Floor": shapes.floor,
+    "GatherElements": shapes.gather_elements,
+    "Greater": shapes.greater,
+    "GreaterOrEqual": shapes.greater_or_equal,
+    "Identity": shapes.same,
+    "Less": shapes.less,
+    "LessOrEqual": shapes.less_or_equal,
+    "Max": shapes.maximum,
+    "Min": shapes.minimum,
+    "Mul": shapes.multiply,
+    "Neg": shapes.negate,
+    "Not": shapes.opposite,
+    "Or": shapes.either,
+    "Pow": shapes.power,
+    "Range": shapes.count,
+    "Reciprocal": shapes.reciprocal,
+    "Round": shapes.nearest,
+    "Sign": shapes.sign,
+    "Size": shapes.size_of_numbers,
+    "Sqrt": shapes.square_root,
+    "Sub": shapes.subtract,
+    "Sum": shapes.add,
+    "Tile": shapes.tile,
+    "Where": shapes.choose,
+    "Xor": shapes.one_of,
+}
+"""Operators that are called with their inputs alone."""

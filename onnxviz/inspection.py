@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from onnxviz import limits
 from onnxviz.analyses.base import Subject
 from onnxviz.errors import ModelError, SelectionError
 from onnxviz.graph import GraphView, open_model
+from onnxviz.graph.structure import reads
 from onnxviz.labels import read_labels
 from onnxviz.plan import PROOF_IMAGES, Proof
 from onnxviz.preprocessing import METADATA_KEY, preprocessing_for
@@ -119,8 +122,11 @@ def inspect_model(
         unsupported = tuple(Unsupported(name, why, nodes) for name, (why, nodes) in model.unsupported().items())
         unreachable = frozenset(layer.name for layer in view.layers if not model.converts(layer))
         if agreement:
-            reachable = tuple(layer.name for layer in chosen if layer.name not in unreachable)
+            heavy = _heavy(view)
+            reachable = tuple(layer.name for layer in chosen if layer.name not in unreachable | heavy)
             proved, errors, said = _agreement(model, subject, reachable)
+            why = f"it, or what it is made from, takes more than {limits.COMPARED_BYTES >> 20} MiB for one image"
+            errors = {**errors, **dict.fromkeys((layer.name for layer in chosen if layer.name in heavy), why)}
     card = view.card("model", preprocessing, proved)
     names = {layer.name for layer in chosen}
     return Inspection(
@@ -142,6 +148,18 @@ def _logits(view: GraphView) -> str:
         return view.logits.name
     except SelectionError:
         return ""
+
+
+def _heavy(view: GraphView) -> frozenset[str]:
+    """Return the layers that are not computed unasked: they, or what they are made from, are known to be too large."""
+    heavy: set[str] = set()
+    for node in view.proto.graph.node:
+        kinds = [view.types.get(name) for name in node.output]
+        sizes = [[size for size in kind.shape or () if isinstance(size, int)] for kind in kinds if kind is not None]
+        large = any(4 * math.prod(size) > limits.COMPARED_BYTES for size in sizes)
+        if large or any(name in heavy for name in reads(node)):
+            heavy.update(name for name in node.output if name)
+    return frozenset(layer.name for layer in view.layers if layer.value in heavy)
 
 
 def _agreement(

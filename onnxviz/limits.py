@@ -6,12 +6,20 @@ MODEL_BYTES = 2 << 30
 """Largest model file, external data not counted; protobuf itself ends at 2 GiB."""
 EXTERNAL_BYTES = 16 << 30
 """Largest sum of a model's external data."""
-NODES = 100_000
+NODES = 50_000
 """Largest number of nodes, those of functions and sub-graphs counted."""
 NAME_LENGTH = 4_096
 """Longest name of a node or value that is shown in full; longer ones are cut for display."""
 TENSOR_BYTES = 4 << 30
 """Largest single tensor of a model."""
+INPUT_BYTES = 1 << 30
+"""Largest input that a model may declare, a free dimension counted as 1."""
+RANK = 64
+"""Most dimensions of a tensor; neither NumPy nor PyTorch has more."""
+SPARSE_TOTAL_BYTES = 256 << 20
+"""Most that the sparse tensors of a model may take as ordinary ones, all together."""
+COMPARED_BYTES = 256 << 20
+"""Largest value that is computed, for one image, to compare layers with ONNX Runtime unasked."""
 FOLDED_BYTES = 64 << 20
 """Largest tensor that constant folding may make."""
 RECIPE_BYTES = 1 << 20
@@ -24,7 +32,7 @@ IMAGE_PIXELS = 64_000_000
 """Largest image in pixels; checked before decoding."""
 LABELS_BYTES = 4 << 20
 """Largest file of class names."""
-FOLDED_TOTAL_BYTES = 1 << 30
+FOLDED_TOTAL_BYTES = 512 << 20
 """Most that constant folding may make of one model, all tensors together."""
 KEPT_ACTIVATION_BYTES = 1 << 30
 """Most activations that dissection keeps in memory between its two passes; beyond, they are computed again."""
@@ -38,7 +46,7 @@ CAFFE_LAYERS = 20_000
 """Most layers of a Caffe network."""
 CAFFE_VALUE_ELEMENTS = 1 << 31
 """Most numbers that one blob of a Caffe network may hold at the batch size that its file declares."""
-LOOP_TRIPS = 1_000_000
+LOOP_TRIPS = 100_000
 """Most steps of all loops and recurrent layers of one call of a network."""
-BODY_BYTES = 4 << 30
+BODY_BYTES = 1 << 30
 """Most that graphs within nodes may copy of the weights around them, all together."""

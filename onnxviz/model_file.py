@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import heapq
+import math
 import os
 import re
 import stat
@@ -28,6 +29,7 @@ from onnx import (
     GraphProto,
     ModelProto,
     NodeProto,
+    TensorProto,
     TypeProto,
     ValueInfoProto,
 )
@@ -57,6 +59,7 @@ class LoadedModel:
         file: the file's own name, without its folder.
         producer: name and version of the exporter.
         metadata: the model's metadata properties.
+        dimensions: identifier of a free dimension -> its name in the file.
     """
 
     proto: ModelProto
@@ -68,6 +71,7 @@ class LoadedModel:
     file: str
     producer: str
     metadata: dict[str, str] = field(default_factory=dict)
+    dimensions: dict[str, str] = field(default_factory=dict)
 
 
 def read_model(path: Path) -> LoadedModel:
@@ -133,6 +137,7 @@ def _make_safe(content: bytes, path: Path | None) -> LoadedModel:
         file=name,
         producer=producer,
         metadata=metadata,
+        dimensions=renamer.dimensions,
     )
 
 
@@ -244,6 +249,7 @@ class _Renamer:
         self.names: dict[str, str] = {}
         self.node_names: dict[str, str] = {}
         self.node_metadata: dict[str, dict[str, str]] = {}
+        self.dimensions: dict[str, str] = {}
         self._dimensions: dict[str, str] = {}
         self._functions: dict[tuple[str, str, str], str] = {}
 
@@ -306,6 +312,7 @@ class _Renamer:
             self._value(name, scope)
         own = set(made)
         for value in graph.input:
+            _check_input(value)
             self._value_info(value, scope)
         for tensor in graph.initializer:
             tensor.name = scope[tensor.name]
@@ -396,9 +403,28 @@ class _Renamer:
                 dimension.ClearField("denotation")
                 if dimension.HasField("dim_param"):
                     safe = self._dimensions.setdefault(dimension.dim_param, f"d{len(self._dimensions)}")
+                    self.dimensions[safe] = dimension.dim_param
                     dimension.dim_param = safe
                 elif dimension.HasField("dim_value") and dimension.dim_value <= 0:
                     dimension.ClearField("dim_value")  # exporters write 0 or -1 for "free"
+
+
+def _check_input(value: ValueInfoProto) -> None:
+    """Refuse an input that declares more than can be given, or an element type that does not exist."""
+    kind = value.type.tensor_type
+    if not value.type.HasField("tensor_type"):
+        return
+    what = f"the input {shorten(value.name)!r}"
+    if kind.elem_type not in TensorProto.DataType.values():
+        raise ModelFileError(f"{what} has unknown element type {kind.elem_type}", remedy="export the model again")
+    sizes = [max(int(dimension.dim_value), 1) for dimension in kind.shape.dim]
+    if len(sizes) > limits.RANK:
+        raise ModelFileError(f"{what} has {len(sizes):,} dimensions, more than {limits.RANK}", remedy="export it again")
+    if 4 * math.prod(sizes) > limits.INPUT_BYTES:
+        shown = " × ".join(map(str, sizes[:8]))
+        raise ModelFileError(
+            f"{what} declares {shown} numbers, more than {limits.INPUT_BYTES:,} bytes", remedy="export a smaller input"
+        )
 
 
 def _in_order(nodes: Sequence[NodeProto], visible: set[str], own: set[str]) -> list[NodeProto]:

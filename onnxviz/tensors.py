@@ -78,14 +78,17 @@ def bring_tensors_in(proto: ModelProto, path: Path | None, digest: Any) -> int:
         _check_size(tensor)
         tensor.ClearField("doc_string")
         tensor.ClearField("metadata_props")
+    left = limits.SPARSE_TOTAL_BYTES
     for graph in _all_graphs(proto):
         for sparse in graph.sparse_initializer:
-            graph.initializer.append(_dense(sparse))
+            graph.initializer.append(_dense(sparse, left))
+            left -= graph.initializer[-1].ByteSize()
         graph.ClearField("sparse_initializer")
     for node in all_nodes(proto):
         for attribute in node.attribute:
             if attribute.type == AttributeProto.SPARSE_TENSOR:
-                attribute.t.CopyFrom(_dense(attribute.sparse_tensor))
+                attribute.t.CopyFrom(_dense(attribute.sparse_tensor, left))
+                left -= attribute.t.ByteSize()
                 attribute.ClearField("sparse_tensor")
                 attribute.type = AttributeProto.TENSOR
                 attribute.name = "value" if attribute.name == "sparse_value" else attribute.name
@@ -148,6 +151,11 @@ def _external_bytes(tensor: TensorProto, folder: Path, left: int) -> bytes:
 def _declared_bytes(tensor: TensorProto) -> int:
     """Number of bytes that a tensor's declared type and shape need."""
     shown = shorten(tensor.name)
+    if len(tensor.dims) > limits.RANK:
+        raise ModelFileError(
+            f"tensor {shown!r} has {len(tensor.dims):,} dimensions, more than {limits.RANK}",
+            remedy="export the model again",
+        )
     if any(size < 0 for size in tensor.dims):
         raise ModelFileError(f"tensor {shown!r} has a negative dimension", remedy="export the model again")
     if any(size > 1 << 40 for size in tensor.dims):
@@ -203,11 +211,11 @@ def _check_size(tensor: TensorProto) -> None:
         )
 
 
-def _dense(sparse: onnx.SparseTensorProto) -> TensorProto:
-    """Turn a sparse tensor into an ordinary one; its size is checked first."""
+def _dense(sparse: onnx.SparseTensorProto, left: int) -> TensorProto:
+    """Turn a sparse tensor into an ordinary one of at most `left` bytes; its size is checked first."""
     name = sparse.values.name
     shell = TensorProto(name=name, data_type=sparse.values.data_type, dims=sparse.dims)
-    if _declared_bytes(shell) > limits.FOLDED_BYTES:
+    if _declared_bytes(shell) > min(left, limits.FOLDED_BYTES):
         raise ModelFileError(f"sparse tensor {shorten(name)!r} is too large", remedy="store it as a dense tensor")
     values = onnx.numpy_helper.to_array(sparse.values)
     indices = onnx.numpy_helper.to_array(sparse.indices).astype(np.int64)

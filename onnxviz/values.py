@@ -10,6 +10,25 @@ Fit = Literal["crop", "stretch", "none"]
 
 
 @dataclass(frozen=True, slots=True)
+class Tokens:
+    """An axis that runs over the patches of a grid, row by row, and over tokens that are no patches.
+
+    Attributes:
+        axis: the axis of the layer's tensor.
+        height: rows of the grid.
+        width: columns of the grid.
+        before: tokens in front of the patches: class, distillation and register tokens.
+        behind: tokens behind the patches.
+    """
+
+    axis: int
+    height: int
+    width: int
+    before: int = 0
+    behind: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Layer:
     """A node of the network with its first output.
 
@@ -21,6 +40,7 @@ class Layer:
         shape: the tensor's shape, batch included; None where a dimension is free.
         channel_axis: the axis of the units, or None if the tensor has none (a scalar per image).
         aliases: other names users may give (node name, value name, exporter scope).
+        tokens: the axes that run over patches of the image; two for a map of attention, of queries and of keys.
     """
 
     name: str
@@ -30,6 +50,7 @@ class Layer:
     shape: tuple[int | None, ...]
     channel_axis: int | None
     aliases: tuple[str, ...] = ()
+    tokens: tuple[Tokens, ...] = ()
 
     @property
     def unit_count(self) -> int:

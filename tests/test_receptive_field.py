@@ -119,6 +119,28 @@ GRAPHS = {
 }  # fmt: skip
 
 
+NEWER = {
+    "pad with axes": (18, "p = Constant <value = int64[2] {2, 1}> () a = Constant <value = int64[1] {-1}> () "
+                      "q = Pad (x, p, , a) y = Conv (q, w24)"),
+    "resize with axes": (18, "s = Constant <value = int64[2] {22, 26}> () r = Resize <mode = \"nearest\", axes = [2, 3]> (x, , , s) "
+                         "y = Conv (r, w3)"),
+    "resize with one axis": (18, "s = Constant <value = float[1] {2}> () r = Resize <mode = \"nearest\", axes = [3]> (x, , s) "
+                             "y = Conv (r, w3)"),
+    "resize that smooths": (18, "s = Constant <value = int64[2] {5, 4}> () "
+                            "y = Resize <mode = \"linear\", antialias = 1, axes = [2, 3]> (x, , , s)"),
+    "resize that keeps the aspect": (18, "s = Constant <value = int64[2] {22, 40}> () y = Resize <mode = \"nearest\", "
+                                     "keep_aspect_ratio_policy = \"not_larger\", axes = [2, 3]> (x, , , s)"),
+    "reduction with axes": (18, "a = Constant <value = int64[1] {2}> () y = ReduceMax <keepdims = 1> (x, a)"),
+    "split by number": (18, "a, b = Split <axis = 2, num_outputs = 2> (x) y = Conv (b, w3)"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", NEWER)
+def test_newer_forms_of_operators_are_read(tmp_path: Path, case: str) -> None:
+    opset, body = NEWER[case]
+    assert_exact(view_of(body, tmp_path, opset=opset), "y")
+
+
 @pytest.mark.parametrize("case", GRAPHS)
 def test_every_position_sees_exactly_what_changes_it(tmp_path: Path, case: str) -> None:
     view = view_of(GRAPHS[case], tmp_path)

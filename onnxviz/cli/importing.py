@@ -25,6 +25,10 @@ EPILOG = (
 )
 
 
+_NOTES = 20
+"""Remarks of a converter that are printed; all of them are in the file's metadata."""
+
+
 def import_command(
     source: Annotated[
         Path,
@@ -95,7 +99,9 @@ def _show(console: Console, made: Imported) -> None:
     ]
     for name, value in facts:
         console.print(Text.assemble((f"{name:<10}", "bold"), shorten(safe(value), 400)), soft_wrap=True)
-    command = shlex.join(["onnxviz", "inspect", str(made.path), "--agreement"])
+    for note in view.metadata.get("conversion_notes", "").splitlines()[:_NOTES]:
+        console.print(Text.assemble((f"{'note':<10}", "bold yellow"), shorten(safe(note), 400)), soft_wrap=True)
+    command = shlex.join(["onnxviz", "inspect", str(made.path)])
     console.print(Text(f"next: {safe(command)}"), soft_wrap=True)
 
 

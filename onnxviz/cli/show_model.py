@@ -172,7 +172,8 @@ def _show_trials(console: Console, result: Probe) -> None:
     console.print(
         Text(
             "steady: mean of the largest probability that a picture, its mirror image and a paler one all give one "
-            "class; variety: entropy of the mean prediction, 0 if all get the same class; confidence alone means nothing"
+            "class; variety: entropy of the mean prediction, 0 if all get the same class; "
+            "confidence alone proves nothing"
         ),
         soft_wrap=True,
     )

@@ -1,30 +1,52 @@
-"""Where the batch dimension goes: which axis of every value holds the images.
+"""Where the batch goes: which axis of every value holds the images, and how.
 
-An axis holds the batch if its size is the batch, or a multiple of it with the images outermost (as after
-[N, C, H, W] -> [N * C / 2, 2, H * W]). Followed operator by operator; an operator that mixes images, or that nobody
-knows, is a problem, and nothing is claimed about what is made from its result.
+A graph that was exported for a batch of B images says what it makes of one of them; asked for are the shapes that every
+value has with any number N of images. An axis of size `before * B * behind` holds the batch if entry
+`(i * B + n) * behind + j` of it belongs to image n: an ordinary batch axis (`before` and `behind` 1), windows or heads
+behind their image ([N * windows, ...]), or images behind a position ([positions * N, channels]).
+
+A reshape changes neither the order of the numbers nor how many of them lie in front of the batch, so it leaves few axes
+that can hold it, often one. Of several the plainest is tried first, and another one if an operator further on rules it
+out. Followed operator by operator (`batch_rules`); an operator that mixes images, or that nobody knows, is a problem,
+and nothing is claimed about what is made from its result.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from onnx import NodeProto, TensorProto
 
-from onnxviz.graph.operators import CHANNELS_AT_ONE, POINTWISE
-from onnxviz.graph.shapes import Dimension, TensorType
-from onnxviz.graph.structure import attribute, integers, reads, to_array
+from onnxviz.graph.shapes import UNKNOWN, Dimension, TensorType
+from onnxviz.graph.structure import attribute, reads, to_array
 
-_POINTWISE = POINTWISE | {"Affine", "ImageScaler", "IsInf", "IsNaN"}
-_IMAGEWISE = CHANNELS_AT_ONE | {"Crop"}
-_ALONG_AXIS = {"Softmax": -1, "LogSoftmax": -1, "Hardmax": -1, "CumSum": None, "LpNormalization": -1, "TopK": -1}
+_ATTEMPTS = 64
+"""How many of the ways to place the batch are tried at most."""
+_STEPS = 200_000
+"""How many nodes may be followed in all attempts together, the first not counted."""
 
 
 class Mixes(Exception):  # noqa: N818 - not an error of the program
     """An operator does something to the batch axis that keeps the images from being independent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a value holds the batch.
+
+    Attributes:
+        axis: the axis; of a value without axes 0, which is then an axis of its own.
+        before: how many positions of that axis lie in front of the images.
+    """
+
+    axis: int
+    before: int = 1
+
+    def at(self, axis: int) -> Place:
+        """The same in another axis."""
+        return Place(axis, self.before)
 
 
 @dataclass
@@ -32,138 +54,268 @@ class BatchFlow:
     """What is known about the batch after following it through a graph.
 
     Attributes:
-        axis: value -> axis that holds the batch.
-        repeats: value -> how many entries of that axis belong to one image; 1 for an ordinary batch axis.
+        batch: the number of images that shapes were inferred with.
+        places: value -> where it holds the batch.
+        lost: values that depend on the images in a way that is not known.
         problems: nodes at which the batch was lost, with the reason.
+        widened: (identifier of a node, index of an input) -> where that input, which is there once, must be repeated
+            for every image.
+        within: identifiers of nodes that work along an axis which holds the images and something else, and mean the
+            latter.
+        options: identifier of a node -> in how many ways it could place the batch.
     """
 
-    axis: dict[str, int] = field(default_factory=dict)
+    batch: int
+    places: dict[str, Place] = field(default_factory=dict)
     lost: set[str] = field(default_factory=set)
     problems: list[tuple[NodeProto, str]] = field(default_factory=list)
+    widened: dict[tuple[str, int], Place] = field(default_factory=dict)
+    within: set[str] = field(default_factory=set)
+    options: dict[str, int] = field(default_factory=dict)
 
-    def leads(self, value: str, types: Mapping[str, TensorType], batch: int) -> bool:
+    def leads(self, value: str, types: Mapping[str, TensorType]) -> bool:
         """Whether a value is a plain batch: axis 0 holds the images and nothing else."""
-        shape = types.get(value, TensorType(0, None)).shape
-        return self.axis.get(value) == 0 and shape is not None and len(shape) > 0 and shape[0] == batch
+        shape = types.get(value, UNKNOWN).shape
+        return self.places.get(value) == Place(0) and bool(shape) and shape is not None and shape[0] == self.batch
 
 
 @dataclass
-class _Scene:
+class Scene:
+    """What a rule may look at."""
+
     types: Mapping[str, TensorType]
     constants: Mapping[str, TensorProto]
     flow: BatchFlow
-    batch: int
+    choices: Mapping[str, int]
+
+    @property
+    def batch(self) -> int:
+        """The number of images that shapes were inferred with."""
+        return self.flow.batch
+
+    def place(self, value: str) -> Place | None:
+        """Where a value holds the batch; None if it does not."""
+        return self.flow.places.get(value)
 
     def shape(self, value: str) -> tuple[Dimension, ...]:
-        shape = self.types.get(value, TensorType(0, None)).shape
+        """A value's dimensions.
+
+        Raises:
+            Mixes: if even their number is not known.
+        """
+        shape = self.types.get(value, UNKNOWN).shape
         if shape is None:
             raise Mixes("has a shape that is not known")
         return shape
 
     def constant(self, node: NodeProto, index: int) -> np.ndarray | None:
+        """The numbers of a constant input, or None."""
         name = node.input[index] if index < len(node.input) else ""
         return to_array(self.constants[name]) if name in self.constants else None
 
+    def widen(self, node: NodeProto, index: int, place: Place, *, size: Dimension) -> None:
+        """Ask for an input that is there once, `size` long at the place, to be repeated for every image.
+
+        Raises:
+            Mixes: if it has another number for each image.
+        """
+        if size != 1 and self.batch != 1:
+            raise Mixes("has another number for each image")
+        if not isinstance(size, int) or size % place.before:
+            raise Mixes("joins images with something that is there once")
+        self.flow.widened[node.name, index] = place
+
+
+Rule = Callable[[Scene, NodeProto], Place | Sequence[Place]]
+"""From a node to the place of the batch in its output, or in each of its outputs."""
+
 
 def follow(
-    nodes: list[NodeProto],
+    nodes: Sequence[NodeProto],
     types: Mapping[str, TensorType],
     constants: Mapping[str, TensorProto],
-    input_name: str,
+    given: Mapping[str, Place],
     batch: int,
 ) -> BatchFlow:
-    """Follow the batch from the input through all nodes.
+    """Follow the batch through all nodes; where it can be placed in several ways, search for one that goes on.
 
     Args:
         nodes: in topological order.
         types: inferred with the batch set to `batch`.
         constants: initializers by identifier.
-        input_name: the input whose axis 0 is the batch.
+        given: the input whose axis 0 is the batch, and other values that are known to hold it.
         batch: the number of images with which shapes were inferred.
+
+    Returns:
+        The first flow without a problem, or the very first one.
     """
-    flow = BatchFlow({input_name: 0})
-    scene = _Scene(types, constants, flow, batch)
+    choices: dict[str, int] = {}
+    first: BatchFlow | None = None
+    order = {node.name: index for index, node in enumerate(nodes)}
+    for _ in range(max(1, min(_ATTEMPTS, _STEPS // max(1, len(nodes))))):
+        flow = _follow_once(nodes, types, constants, given, batch, choices)
+        first = first or flow
+        if not flow.problems:
+            return flow
+        above = _above(nodes, flow.problems[0][0])
+        open_ = [name for name, count in flow.options.items() if name in above and choices.get(name, 0) + 1 < count]
+        if not open_:
+            break
+        turned = max(open_, key=order.__getitem__)
+        choices = {name: choice for name, choice in choices.items() if order[name] < order[turned]} | {
+            turned: choices.get(turned, 0) + 1
+        }
+    assert first is not None
+    return first
+
+
+def _above(nodes: Sequence[NodeProto], start: NodeProto) -> set[str]:
+    """Return the identifiers of the nodes that a node's result depends on."""
+    makers = {name: node for node in nodes for name in node.output if name}
+    found: set[str] = set()
+    stack = list(reads(start))
+    while stack:
+        maker = makers.get(stack.pop())
+        if maker is not None and maker.name not in found:
+            found.add(maker.name)
+            stack.extend(reads(maker))
+    return found
+
+
+def _follow_once(
+    nodes: Iterable[NodeProto],
+    types: Mapping[str, TensorType],
+    constants: Mapping[str, TensorProto],
+    given: Mapping[str, Place],
+    batch: int,
+    choices: Mapping[str, int],
+) -> BatchFlow:
+    from onnxviz.graph.batch_rules import result_places  # which is written with the types of this file
+
+    flow = BatchFlow(batch, dict(given))
+    scene = Scene(types, constants, flow, choices)
     for node in nodes:
+        made = [name for name in node.output if name]
         if any(name in flow.lost for name in reads(node)):
-            flow.lost.update(name for name in node.output if name)
+            flow.lost.update(made)
             continue
-        if node.op_type in ("Shape", "Size") or not any(name in flow.axis for name in reads(node)):
+        if node.op_type in ("Shape", "Size") or not any(name in flow.places for name in reads(node)):
             continue
         try:
-            axis = _result_axis(scene, node)
-        except Mixes as reason:
-            flow.problems.append((node, str(reason)))
-            flow.lost.update(name for name in node.output if name)
+            places = result_places(scene, node)
+        except (Mixes, ArithmeticError, LookupError, TypeError, ValueError) as reason:
+            what = str(reason) if isinstance(reason, Mixes) else "contradicts the shapes of its inputs"
+            flow.problems.append((node, what))
+            flow.lost.update(made)
         else:
-            flow.axis.update((name, axis) for name in node.output if name)
+            listed = [places] * len(node.output) if isinstance(places, Place) else places
+            flow.places.update((name, place) for name, place in zip(node.output, listed, strict=False) if name)
     return flow
 
 
-def _result_axis(scene: _Scene, node: NodeProto) -> int:
-    if node.domain:
-        raise Mixes("is not a standard operator")
-    if node.op_type in _POINTWISE:
-        return _pointwise(scene, node)
-    if node.op_type not in _RULES and node.op_type not in _IMAGEWISE:
-        raise Mixes("is not known to treat images one by one")
-    if node.input[0] not in scene.flow.axis and node.op_type not in ("Concat", "MatMul"):
-        raise Mixes("depends on the images in an unusual place")
-    if node.op_type in _IMAGEWISE:
-        if scene.flow.axis[node.input[0]] != 0 or any(name in scene.flow.axis for name in node.input[1:]):
-            raise Mixes("works on a tensor whose first axis is not the batch")
-        return 0
-    return _RULES[node.op_type](scene, node)
+# --- reshaping ------------------------------------------------------------------------------------------------------
 
 
-def _same(axes: set[int]) -> int:
-    if len(axes) != 1:
-        raise Mixes("joins tensors with the batch at different axes")
-    return axes.pop()
+def reshaped(scene: Scene, node: NodeProto, preferred: int | None = None) -> Place:
+    """Return where a node that only changes the shape of its first input puts the batch.
+
+    Args:
+        scene: the graph.
+        node: the node.
+        preferred: of several that are as good, the axis in which a node of this kind keeps the batch by itself.
+
+    Raises:
+        Mixes: if no axis of the result can hold the batch.
+    """
+    place = scene.place(node.input[0])
+    assert place is not None
+    return placed(scene, node, scene.shape(node.input[0]), place, preferred)
 
 
-def _pointwise(scene: _Scene, node: NodeProto) -> int:
-    """Broadcasting aligns shapes on the right; a tensor without batch must be 1 wide where the batch is."""
-    shapes = {name: scene.shape(name) for name in node.input if name}
-    rank = max(len(shape) for shape in shapes.values())
-    axis = _same({scene.flow.axis[name] + rank - len(shapes[name]) for name in shapes if name in scene.flow.axis})
-    for name, shape in shapes.items():
-        place = axis - (rank - len(shape))
-        if name not in scene.flow.axis and place >= 0 and shape[place] != 1:
-            raise Mixes("has another number for each image")
-    return axis
+def placed(
+    scene: Scene, node: NodeProto, before: tuple[Dimension, ...], place: Place, preferred: int | None = None
+) -> Place:
+    """Return where a node's result, which a reshape makes from a tensor of another shape, holds the batch.
 
+    Args:
+        scene: the graph.
+        node: the node.
+        before: shape of that tensor.
+        place: where it holds the batch.
+        preferred: of several that are as good, the axis to try first.
 
-def _transpose(scene: _Scene, node: NodeProto) -> int:
-    order = integers(node, "perm", range(len(scene.shape(node.input[0])) - 1, -1, -1))
-    return order.index(scene.flow.axis[node.input[0]])
-
-
-def _reshape(scene: _Scene, node: NodeProto) -> int:
-    """The axis that has as many numbers in front of it as before; of several, the one that is nothing but the batch."""
-    before, after = scene.shape(node.input[0]), scene.shape(node.output[0])
-    axis = scene.flow.axis[node.input[0]]
-    wanted = _product(before[:axis])
-    places = [place for place in range(len(after)) if wanted is not None and _product(after[:place]) == wanted]
-    if not places:
+    Raises:
+        Mixes: if no axis of the result can hold the batch.
+    """
+    after = scene.shape(node.output[0])
+    if 0 in after:
+        raise Mixes("makes an empty tensor")
+    ranked = _options(before, after, place, scene.batch)
+    options = [option for _, option in sorted(ranked, key=lambda entry: (entry[0], entry[1].axis != preferred))]
+    if not options:
         raise Mixes("joins the batch with another axis in front of it")
-    plain = [place for place in places if after[place] == scene.batch]
-    return (plain or [place for place in places if after[place] == before[axis]] or places)[0]
+    if len(options) > 1:
+        scene.flow.options[node.name] = len(options)
+    return options[min(scene.choices.get(node.name, 0), len(options) - 1)]
 
 
-def _product(sizes: tuple[Dimension, ...]) -> int | None:
-    known = [size for size in sizes if isinstance(size, int)]
-    return math.prod(known) if len(known) == len(sizes) else None
+def _options(
+    before: tuple[Dimension, ...], after: tuple[Dimension, ...], place: Place, batch: int
+) -> list[tuple[int, Place]]:
+    """Return the ways to hold the batch with as many numbers in front of it as before, and how plain each is."""
+    if not after:
+        return [(0, Place(0))] if place.before == 1 and product(before[: place.axis]) == 1 else []
+    common = 0
+    lead = product(before[: place.axis])
+    if lead is None:  # leading axes that are the same need not be known numbers
+        while common < min(place.axis, len(after)) and before[common] == after[common] is not None:
+            common += 1
+        lead = product(before[common : place.axis])
+    if lead is None:
+        return []
+    front = lead * place.before
+    found: list[tuple[int, Place]] = []
+    passed = 1
+    for axis in range(common, len(after)):
+        size = after[axis]
+        if front % passed == 0:
+            inner = front // passed
+            if isinstance(size, int):
+                if size and size % (inner * batch) == 0:
+                    found.append((_plainness(size, inner, batch, last=axis == len(after) - 1), Place(axis, inner)))
+            elif inner == 1:
+                found.append((1, Place(axis)))
+        if not isinstance(size, int):
+            break
+        passed *= size
+        if passed > front:
+            break
+    return found
 
 
-def _flatten(scene: _Scene, node: NodeProto) -> int:
-    axis, rank = scene.flow.axis[node.input[0]], len(scene.shape(node.input[0]))
-    cut = int(attribute(node, "axis", 1))
-    cut += rank if cut < 0 else 0
-    if axis == cut:
-        return 1
-    if axis == 0 and cut > 0:
-        return 0
-    raise Mixes("joins the batch with another axis in front of it")
+def _plainness(size: int, inner: int, batch: int, *, last: bool) -> int:
+    """Rank an axis that could hold the batch; the last axis is what dense layers sum over."""
+    if inner == 1:
+        return 0 if size == batch else (3 if last else 1)
+    return 2 if size == inner * batch else 4
+
+
+def product(sizes: Iterable[Dimension]) -> int | None:
+    """Return the product of dimensions, or None if one is not known."""
+    result = 1
+    for size in sizes:
+        if not isinstance(size, int):
+            return None
+        result *= size
+    return result
+
+
+def grown(shape: tuple[Dimension, ...], place: Place, times: int) -> tuple[Dimension, ...]:
+    """Return the shape of a value with `times` as many images."""
+    if not shape:
+        return (times,)
+    size = shape[place.axis]
+    return (*shape[: place.axis], size * times if isinstance(size, int) else None, *shape[place.axis + 1 :])
 
 
 def axes_of(node: NodeProto, constant: Callable[[int], np.ndarray | None]) -> tuple[int, ...] | None:
@@ -175,187 +327,3 @@ def axes_of(node: NodeProto, constant: Callable[[int], np.ndarray | None]) -> tu
         array = constant(1)
         return None if array is None else tuple(int(axis) for axis in array.reshape(-1))
     return ()
-
-
-def _named_axes(scene: _Scene, node: NodeProto, rank: int) -> tuple[int, ...]:
-    axes = axes_of(node, lambda index: scene.constant(node, index))
-    if axes is None:
-        raise Mixes("chooses its axes while running")
-    return tuple(axis % rank for axis in axes)
-
-
-def _squeeze(scene: _Scene, node: NodeProto) -> int:
-    shape, axis = scene.shape(node.input[0]), scene.flow.axis[node.input[0]]
-    axes = _named_axes(scene, node, len(shape))
-    if not axes:  # every axis of size 1 goes; the batch must be told apart from them
-        axes = tuple(index for index, size in enumerate(shape) if size == 1 and index != axis)
-    if axis in axes:
-        raise Mixes("removes the batch axis")
-    return axis - sum(gone < axis for gone in axes)
-
-
-def _unsqueeze(scene: _Scene, node: NodeProto) -> int:
-    rank, axis = len(scene.shape(node.output[0])), scene.flow.axis[node.input[0]]
-    new = _named_axes(scene, node, rank)
-    return [index for index in range(rank) if index not in new][axis]
-
-
-def _concat(scene: _Scene, node: NodeProto) -> int:
-    rank = len(scene.shape(node.output[0]))
-    axis = _same({scene.flow.axis[name] for name in node.input if name in scene.flow.axis})
-    if int(attribute(node, "axis", 1)) % rank == axis:
-        raise Mixes("joins along the batch")
-    if any(name not in scene.flow.axis for name in node.input):
-        raise Mixes("joins images with something that is there once")
-    return axis
-
-
-def _gather(scene: _Scene, node: NodeProto) -> int:
-    rank, axis = len(scene.shape(node.input[0])), scene.flow.axis[node.input[0]]
-    taken = int(attribute(node, "axis", 0)) % rank
-    if taken == axis or node.input[1] in scene.flow.axis:
-        raise Mixes("takes images apart")
-    return axis if taken > axis else axis - 1 + len(scene.shape(node.input[1]))
-
-
-def _slice(scene: _Scene, node: NodeProto) -> int:
-    rank, axis = len(scene.shape(node.input[0])), scene.flow.axis[node.input[0]]
-    if len(node.input) > 3 and node.input[3]:
-        array = scene.constant(node, 3)
-        axes = None if array is None else [int(entry) % rank for entry in array.reshape(-1)]
-    else:
-        starts = scene.shape(node.input[1])[0]
-        axes = list(range(starts)) if isinstance(starts, int) else None
-    if axes is None or axis in axes:
-        raise Mixes("takes images apart")
-    return axis
-
-
-def _pad(scene: _Scene, node: NodeProto) -> int:
-    pads, axis = scene.constant(node, 1), scene.flow.axis[node.input[0]]
-    if pads is None or pads.reshape(2, -1)[:, axis].any():
-        raise Mixes("adds images")
-    return axis
-
-
-def _reduce(scene: _Scene, node: NodeProto) -> int:
-    rank, axis = len(scene.shape(node.input[0])), scene.flow.axis[node.input[0]]
-    if node.op_type in ("ArgMax", "ArgMin"):
-        axes: tuple[int, ...] = (int(attribute(node, "axis", 0)) % rank,)
-    else:
-        axes = _named_axes(scene, node, rank)
-        if not axes and attribute(node, "noop_with_empty_axes", 0):
-            return axis
-    if not axes or axis in axes:
-        raise Mixes("takes a value over all images")
-    return axis if attribute(node, "keepdims", 1) else axis - sum(gone < axis for gone in axes)
-
-
-def _along(scene: _Scene, node: NodeProto) -> int:
-    rank, axis = len(scene.shape(node.input[0])), scene.flow.axis[node.input[0]]
-    default = _ALONG_AXIS[node.op_type]
-    along = int(attribute(node, "axis", -1)) if default is not None else None
-    if along is None:
-        array = scene.constant(node, 1)
-        along = None if array is None else int(array.reshape(-1)[0])
-    if along is None or along % rank == axis:
-        raise Mixes("works along the batch")
-    return axis
-
-
-def _layer_normalization(scene: _Scene, node: NodeProto) -> int:
-    rank, axis = len(scene.shape(node.input[0])), scene.flow.axis[node.input[0]]
-    if axis >= int(attribute(node, "axis", -1)) % rank:
-        raise Mixes("works along the batch")
-    return axis
-
-
-def _split(scene: _Scene, node: NodeProto) -> int:
-    rank, axis = len(scene.shape(node.input[0])), scene.flow.axis[node.input[0]]
-    if int(attribute(node, "axis", 0)) % rank == axis:
-        raise Mixes("takes images apart")
-    return axis
-
-
-def _gemm(scene: _Scene, node: NodeProto) -> int:
-    axis = scene.flow.axis[node.input[0]]
-    if axis != int(attribute(node, "transA", 0)) or node.input[1] in scene.flow.axis:
-        raise Mixes("sums over images")
-    if len(node.input) > 2 and node.input[2]:
-        bias = scene.shape(node.input[2])
-        if node.input[2] in scene.flow.axis or (len(bias) == 2 and bias[0] != 1):
-            raise Mixes("has another number for each image")
-    return 0
-
-
-def _matmul(scene: _Scene, node: NodeProto) -> int:
-    left, right = node.input[0], node.input[1]
-    ranks = {name: len(scene.shape(name)) for name in (left, right)}
-    rank = max(*ranks.values(), 2)
-    axes = set()
-    for name in (left, right):
-        if name not in scene.flow.axis:
-            continue
-        axis = scene.flow.axis[name] + rank - ranks[name]
-        if axis == (rank - 1 if name == left else rank - 2) or ranks[name] < 2:
-            raise Mixes("sums over images")
-        axes.add(axis)
-    axis = _same(axes)
-    if axis >= rank - 2 and left in scene.flow.axis and right in scene.flow.axis:
-        raise Mixes("multiplies images with each other")
-    for name in (left, right):
-        place = axis - (rank - ranks[name])
-        if name not in scene.flow.axis and place >= 0 and axis < rank - 2 and scene.shape(name)[place] != 1:
-            raise Mixes("has another number for each image")
-    return axis
-
-
-def _resize(scene: _Scene, node: NodeProto) -> int:
-    axis = scene.flow.axis[node.input[0]]
-    before, after = scene.shape(node.input[0]), scene.shape(node.output[0])
-    if before[axis] != after[axis] or len(before) != len(after):
-        raise Mixes("makes images of images")
-    return axis
-
-
-def _quantize(scene: _Scene, node: NodeProto) -> int:
-    axis = scene.flow.axis[node.input[0]]
-    wide = len(scene.shape(node.input[1])) > 0 and scene.shape(node.input[1]) != (1,)
-    if wide and int(attribute(node, "axis", 1)) % len(scene.shape(node.input[0])) == axis:
-        raise Mixes("has another number for each image")
-    return axis
-
-
-def _expand(scene: _Scene, node: NodeProto) -> int:
-    before, after = scene.shape(node.input[0]), scene.shape(node.output[0])
-    axis = scene.flow.axis[node.input[0]]
-    place = axis + len(after) - len(before)
-    if before[axis] != after[place]:
-        raise Mixes("makes images of images")
-    return place
-
-
-_REDUCTIONS = "ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum"
-_RULES: dict[str, Callable[[_Scene, NodeProto], int]] = {
-    "Transpose": _transpose,
-    "Reshape": _reshape,
-    "Flatten": _flatten,
-    "Squeeze": _squeeze,
-    "Unsqueeze": _unsqueeze,
-    "Concat": _concat,
-    "Gather": _gather,
-    "Slice": _slice,
-    "Pad": _pad,
-    "Split": _split,
-    "Gemm": _gemm,
-    "MatMul": _matmul,
-    "Resize": _resize,
-    "Upsample": _resize,
-    "Tile": _resize,
-    "Expand": _expand,
-    "QuantizeLinear": _quantize,
-    "DequantizeLinear": _quantize,
-    "LayerNormalization": _layer_normalization,
-    **dict.fromkeys(_ALONG_AXIS, _along),
-    **dict.fromkeys([*_REDUCTIONS.split(), "ReduceSumSquare", "ArgMax", "ArgMin"], _reduce),
-}

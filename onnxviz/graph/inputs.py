@@ -12,26 +12,38 @@ from onnxviz.graph.structure import consumers, initializers, integers
 
 InputLayout = Literal["NCHW", "NHWC", "other"]
 
-_NUMBERS = (
+_PIXELS = (
     TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE, TensorProto.UINT8,
     TensorProto.INT8, TensorProto.UINT16,
 )  # fmt: skip
+_NO_NUMBERS = (TensorProto.UNDEFINED, TensorProto.STRING)
+
+
+def image_input(graph: GraphProto) -> ValueInfoProto | None:
+    """Return the input that is looked at as the image, or None if no input is a tensor of numbers.
+
+    The first tensor of rank 4 whose numbers may be pixels; else the first that may be pixels; else the first of any
+    numbers (token identifiers, masks).
+    """
+    constant = set(initializers(graph))
+    given = [value for value in graph.input if value.name not in constant]
+    candidates = [value for value in given if type_of(value).element not in _NO_NUMBERS]
+    pixels = [value for value in candidates if type_of(value).element in _PIXELS]
+    images = [value for value in pixels if len(type_of(value).shape or ()) == 4]
+    return next(iter((*images, *pixels, *candidates)), None)
 
 
 def find_input(graph: GraphProto) -> ValueInfoProto:
-    """Return the image input: the first tensor input of rank 4, else the first tensor input of numbers.
+    """Return the image input, see `image_input`.
 
     Raises:
         ModelFileError: if the model has no such input.
     """
-    constant = set(initializers(graph))
-    candidates = [value for value in graph.input if value.name not in constant and type_of(value).element in _NUMBERS]
-    if not candidates:
+    chosen = image_input(graph)
+    if chosen is None:
         raise ModelFileError(
             "the model has no image input (none of its inputs is a tensor of numbers)", remedy="give a vision model"
         )
-    images = [value for value in candidates if len(type_of(value).shape or ()) == 4]
-    chosen: ValueInfoProto = (images or candidates)[0]
     return chosen
 
 

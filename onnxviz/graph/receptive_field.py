@@ -171,7 +171,7 @@ class _Scene:
 
     def length(self, name: str, axis: int) -> int:
         size = self.shape(name)[axis]
-        if size is None:
+        if size is None or size > _LONGEST:
             raise windows.Unknown
         return size
 
@@ -210,7 +210,7 @@ def _along_axis(scene: _Scene, reaches: dict[str, Reach]) -> Reach:
     rank = len(scene.shape(name))
     default = -1
     axis = int(attribute(scene.node, "axis", default)) % rank
-    covered = range(axis, rank) if scene.node.op_type == "LayerNormalization" else (axis,)
+    covered = range(axis, rank) if scene.node.op_type in ("LayerNormalization", "RMSNormalization") else (axis,)
     return reach.spread() if reach.axis in covered else reach
 
 
@@ -313,7 +313,15 @@ def _pad(scene: _Scene, reaches: dict[str, Reach]) -> Reach:
         return reach
     if pads is None:
         raise windows.Unknown
-    start = int(pads.reshape(-1)[reach.axis])
+    axes = list(range(len(scene.shape(scene.node.input[0]))))
+    if len(scene.node.input) > 3 and scene.node.input[3]:
+        named = scene.constant(3)
+        if named is None:
+            raise windows.Unknown
+        axes = [int(axis) % len(axes) for axis in named.reshape(-1)]
+    if reach.axis not in axes:
+        return reach
+    start = int(pads.reshape(-1)[axes.index(reach.axis)])
     indices = np.arange(scene.length(scene.value, reach.axis)) - start
     mode = text(scene.node, "mode", "constant")
     last = len(reach.low) - 1
@@ -322,6 +330,8 @@ def _pad(scene: _Scene, reaches: dict[str, Reach]) -> Reach:
         seen = np.where(folded > last, 2 * last - folded, folded)
     elif mode == "edge":
         seen = np.clip(indices, 0, last)
+    elif mode == "wrap":
+        seen = indices % (last + 1)
     else:
         seen = indices
     return reach.taken(indices, reach.axis, seen)
@@ -391,22 +401,38 @@ def _gather(scene: _Scene, reaches: dict[str, Reach]) -> Reach:
 
 
 def _resize(scene: _Scene, reaches: dict[str, Reach]) -> Reach:
-    _, reach = _only(reaches)
+    name, reach = _only(reaches)
     if reach.axis is None:
+        return reach
+    rank = len(scene.shape(name))
+    axes = [axis % rank for axis in integers(scene.node, "axes", range(rank))]
+    if reach.axis not in axes:
         return reach
     after = scene.length(scene.value, reach.axis)
     scales = scene.constant(2)
     scale = after / len(reach.low)
-    if scales is not None and scales.size > reach.axis:
-        scale = float(scales[reach.axis])
+    if scales is not None and scales.size == len(axes):
+        scale = float(scales.reshape(-1)[axes.index(reach.axis)])
+    elif text(scene.node, "keep_aspect_ratio_policy", "stretch") != "stretch":
+        scale = _common_scale(scene, name, axes)
     return windows.resized(
         reach,
         after,
         scale,
         mode=text(scene.node, "mode", "nearest"),
         coordinates=text(scene.node, "coordinate_transformation_mode", "half_pixel"),
-        nearest=text(scene.node, "nearest_mode", "round_prefer_floor"),
+        rounding=text(scene.node, "nearest_mode", "round_prefer_floor"),
+        antialias=bool(attribute(scene.node, "antialias", 0)),
     )
+
+
+def _common_scale(scene: _Scene, name: str, axes: list[int]) -> float:
+    """The one scale of a Resize that keeps the aspect ratio."""
+    sizes = scene.constant(3)
+    if sizes is None:
+        raise windows.Unknown
+    scales = [int(size) / scene.length(name, axis) for size, axis in zip(sizes.reshape(-1), axes, strict=True)]
+    return min(scales) if text(scene.node, "keep_aspect_ratio_policy") == "not_larger" else max(scales)
 
 
 def _depth_to_space(scene: _Scene, reaches: dict[str, Reach]) -> Reach:
@@ -444,13 +470,17 @@ def _tile(scene: _Scene, reaches: dict[str, Reach]) -> Reach:
     return reach.taken(np.arange(scene.length(scene.value, axis)) % len(reach.low), axis)
 
 
+_LONGEST = 1 << 24
+"""Axes that are longer are not followed: each position of an axis is a number here."""
 _POINTWISE = POINTWISE | {"BatchNormalization", "DequantizeLinear", "LRN", "QuantizeLinear"}
 _RULES: dict[str, Callable[[_Scene, dict[str, Reach]], Reach]] = {
     **dict.fromkeys(_POINTWISE, _joined),
     **dict.fromkeys(["Conv", "ConvTranspose", "MaxPool", "AveragePool", "LpPool"], _window),
     **dict.fromkeys(["GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool"], _global),
     **dict.fromkeys(["InstanceNormalization", "GroupNormalization"], _everywhere),
-    **dict.fromkeys(["Softmax", "LogSoftmax", "Hardmax", "LpNormalization", "LayerNormalization"], _along_axis),
+    **dict.fromkeys(
+        ["Softmax", "LogSoftmax", "Hardmax", "LpNormalization", "LayerNormalization", "RMSNormalization"], _along_axis
+    ),
     **dict.fromkeys(
         [
             "ReduceMean",

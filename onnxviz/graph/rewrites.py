@@ -1,26 +1,27 @@
-"""Operators that one opset writes differently from another, where onnx's own converter is wrong or has nothing.
+"""Operators of opsets before 17, written as opset 17 writes them.
 
-Each function gets a node and returns the nodes that take its place; `NOT_MINE` leaves the node to the converter, None
-says that the target opset cannot express it.
+Each function of `LIFT` gets a node and returns the nodes that take its place, or None if opset 17 cannot express it. An
+operator that is not in `LIFT` and only lost or gained attributes is brought over by `as_its_schemas_say`.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import onnx
-from onnx import NodeProto, TensorProto
+from onnx import AttributeProto, NodeProto, TensorProto
+from onnx.defs import OpSchema
 
 from onnxviz.graph.passes import Draft
-from onnxviz.graph.shapes import TensorType
-from onnxviz.graph.structure import attribute, integers, remove_attribute, set_integer, text, to_array
+from onnxviz.graph.shapes import UNKNOWN, Dimension, TensorType
+from onnxviz.graph.structure import attribute, remove_attribute, set_integer, text, to_array
 
-NOT_MINE: Final[list[NodeProto]] = []
-"""Returned, as this very list, for a node that onnx's converter does rightly."""
+TARGET = 17
+"""The opset that older models are lifted to."""
 
 
 @dataclass(frozen=True)
@@ -36,12 +37,22 @@ class Scene:
 
     draft: Draft
     source: int
-    types: dict[str, TensorType]
-    constants: dict[str, TensorProto]
+    types: Mapping[str, TensorType]
+    constants: Mapping[str, TensorProto]
+
+    def kind(self, value: str) -> TensorType:
+        """Type of a value."""
+        if value in self.constants:
+            return TensorType(self.constants[value].data_type, tuple(self.constants[value].dims))
+        return self.types.get(value, UNKNOWN)
+
+    def shape(self, value: str) -> tuple[Dimension, ...] | None:
+        """Dimensions of a value, or None."""
+        return self.kind(value).shape
 
     def rank(self, value: str) -> int | None:
         """Number of dimensions, or None."""
-        shape = self.types.get(value, TensorType(0, None)).shape
+        shape = self.shape(value)
         return None if shape is None else len(shape)
 
     def constant(self, node: NodeProto, index: int) -> np.ndarray | None:
@@ -53,51 +64,222 @@ class Scene:
         """Add a constant for a node."""
         return self.draft.add_constant(onnx.numpy_helper.from_array(array), node.output[0])
 
+    def add_integers(self, numbers: Any, node: NodeProto) -> str:
+        """Add a constant list of integers for a node."""
+        return self.add(np.asarray(numbers, np.int64), node)
+
+    def add_like(self, number: float, value: str, node: NodeProto) -> str:
+        """Add a scalar of the same element type as a value."""
+        element = self.kind(value).element or TensorProto.FLOAT
+        with np.errstate(over="ignore"):
+            tensor = onnx.helper.make_tensor("", element, (), [number])
+        return self.draft.add_constant(tensor, node.output[0])
+
 
 Rewrite = Callable[[Scene, NodeProto], list[NodeProto] | None]
 
+_ADDED_WITHOUT_EFFECT = frozenset(
+    ["allowzero", "axis", "batch_dims", "ceil_mode", "count_include_pad", "cubic_coeff_a", "dilations", "end",
+     "exclude_outside", "extrapolation_value", "largest", "layout", "linear_before_reset", "mode", "nearest_mode",
+     "output_padding", "output_shape", "reduction", "select_last_index", "sorted", "spatial", "start",
+     "sparse_value", "storage_order", "training_mode", "value_float", "value_floats", "value_int", "value_ints",
+     "value_string", "value_strings"]
+)  # fmt: skip
+"""Attributes that came later and whose default is what the operator did before."""
+_WITHOUT_MEANING = frozenset(["consumed_inputs", "output_sequence", "is_test"])
+"""Attributes of opsets 1 to 6 that say how to compute, not what."""
 
-def uses_nothing_new(node: NodeProto, source: int, target: int) -> bool:
-    """Whether a node of a newer opset uses only what its operator had in the target opset already.
 
-    Attributes that the target lacks are removed if they say what the target does anyway (their default).
-    """
+@lru_cache(maxsize=4096)
+def schema(operator: str, opset: int) -> OpSchema | None:
+    """Return the standard's schema of an operator in an opset, or None."""
     try:
-        new = onnx.defs.get_schema(node.op_type, source, "")
-        old = onnx.defs.get_schema(node.op_type, target, "")
+        return onnx.defs.get_schema(operator, opset, "")
     except onnx.defs.SchemaError:
-        return False
-    if len(node.input) > old.max_input and any(node.input[old.max_input :]):
-        return False
-    if [entry.name for entry in old.inputs] != [entry.name for entry in new.inputs][: len(old.inputs)]:
-        return False
-    for name, entry in old.attributes.items():
-        if name not in new.attributes or entry.default_value != new.attributes[name].default_value:
-            return False
-    fresh = [entry.name for entry in node.attribute if entry.name not in old.attributes]
-    for name in fresh:
-        default = new.attributes[name].default_value if name in new.attributes else None
-        value = attribute(node, name)
-        if default is None or onnx.helper.get_attribute_value(default) != value:
-            return False
-    if text(node, "mode") in ("wrap", "linear", "cubic") and node.op_type in ("Pad", "GridSample"):
-        return False
-    if text(node, "coordinate_transformation_mode") == "half_pixel_symmetric":
-        return False
-    remove_attribute(node, *fresh)
-    while len(node.input) > old.max_input:
-        del node.input[-1]
-    return True
+        return None
 
 
-# --- from older opsets ----------------------------------------------------------------------------------------------
+def as_its_schemas_say(scene: Scene, node: NodeProto) -> list[NodeProto] | None:
+    """Bring a node over whose operator only gained or lost attributes: defaults that changed are written out."""
+    old, new = schema(node.op_type, scene.source), schema(node.op_type, TARGET)
+    if old is None or new is None or new.deprecated:
+        return None
+    names = [entry.name for entry in new.inputs]
+    if [entry.name for entry in old.inputs][: len(names)] != names[: len(old.inputs)]:
+        return None
+    if any(name not in old.attributes and name not in _ADDED_WITHOUT_EFFECT for name in new.attributes):
+        return None
+    given = {entry.name for entry in node.attribute}
+    remove_attribute(node, *(given & _WITHOUT_MEANING - set(new.attributes)))
+    for entry in node.attribute:
+        if entry.name not in new.attributes or new.attributes[entry.name].type != old.attributes[entry.name].type:
+            return None
+    for name, declared in old.attributes.items():
+        default = declared.default_value
+        if name in given or default.type == AttributeProto.UNDEFINED or name not in new.attributes:
+            continue
+        if new.attributes[name].default_value != default:
+            node.attribute.append(AttributeProto.FromString(default.SerializeToString()))
+    del node.output[new.max_output :]
+    return [node]
+
+
+def _take(node: NodeProto, name: str, default: Any = None) -> Any:
+    """Take an attribute off a node."""
+    value = attribute(node, name, default)
+    remove_attribute(node, name)
+    return value
+
+
+# --- attributes that became inputs ----------------------------------------------------------------------------------
+
+
+def _axes(scene: Scene, node: NodeProto) -> list[NodeProto] | None:
+    """Squeeze, Unsqueeze and ReduceSum: the axes are an input from opset 13 on."""
+    if scene.source < 13:
+        axes = _take(node, "axes")
+        if axes is not None:
+            node.input.append(scene.add_integers(axes, node))
+    return [node]
+
+
+def _split(scene: Scene, node: NodeProto) -> list[NodeProto] | None:
+    """Opset 1 had the sizes as input or attribute, 2 to 12 as attribute, since 13 they are an input."""
+    sizes = _take(node, "split")
+    if sizes is not None and not (len(node.input) > 1 and node.input[1]):
+        del node.input[1:]
+        node.input.append(scene.add_integers(sizes, node))
+    return [node]
+
+
+def _slice(scene: Scene, node: NodeProto) -> list[NodeProto] | None:
+    if scene.source < 10:
+        starts, ends, axes = (_take(node, name) for name in ("starts", "ends", "axes"))
+        node.input.extend([scene.add_integers(starts, node), scene.add_integers(ends, node)])
+        if axes is not None:
+            node.input.append(scene.add_integers(axes, node))
+    return [node]
+
+
+def _pad(scene: Scene, node: NodeProto) -> list[NodeProto] | None:
+    if scene.source < 11:
+        pads, value = _take(node, "paddings" if scene.source < 2 else "pads"), _take(node, "value", 0.0)
+        node.input.append(scene.add_integers(pads, node))
+        if text(node, "mode", "constant") == "constant":
+            node.input.append(scene.add_like(float(value), node.input[0], node))
+    return [node]
+
+
+def _clip(scene: Scene, node: NodeProto) -> list[NodeProto] | None:
+    if scene.source < 11:
+        remove_attribute(node, "consumed_inputs")
+        for limit in (_take(node, "min"), _take(node, "max")):
+            node.input.append("" if limit is None else scene.add_like(float(limit), node.input[0], node))
+        while not node.input[-1]:
+            del node.input[-1]
+    return [node]
+
+
+def _concat(scene: Scene, node: NodeProto) -> list[NodeProto] | None:
+    """Opset 1 joined along axis 1 if nothing else was said."""
+    if scene.source < 4 and attribute(node, "axis") is None:
+        set_integer(node, "axis", 1)
+    return [node]
+
+
+def _reshape(scene: Scene, node: NodeProto) -> list[NodeProto] | None:
+    if scene.source < 5:
+        shape = _take(node, "shape")
+        remove_attribute(node, "consumed_inputs")
+        if shape is None:
+            return None
+        node.input.append(scene.add_integers(shape, node))
+    return [node]
+
+
+def _top_k(scene: Scene, node: NodeProto) -> list[NodeProto] | None:
+    if scene.source < 10:
+        node.input.append(scene.add_integers([_take(node, "k")], node))
+    return [node]
+
+
+def _tile(scene: Scene, node: NodeProto) -> list[NodeProto] | None:
+    """Opset 1 tiled along one axis: inputs `tiles` and `axis`."""
+    if scene.source < 6:
+        tiles, axis, rank = scene.constant(node, 1), scene.constant(node, 2), scene.rank(node.input[0])
+        if tiles is None or axis is None or rank is None:
+            return None
+        repeats = np.ones(rank, np.int64)
+        repeats[int(axis.reshape(-1)[0])] = int(tiles.reshape(-1)[0])
+        del node.input[1:]
+        node.input.append(scene.add_integers(repeats, node))
+    return [node]
+
+
+def _dropout(scene: Scene, node: NodeProto) -> list[NodeProto] | None:
+    """Inference: the ratio does not matter; without an input that says otherwise nothing is dropped."""
+    if scene.source < 12:
+        remove_attribute(node, "ratio", "is_test", "consumed_inputs")
+    return [node]
+
+
+# --- broadcasting by attribute, until opset 6 -----------------------------------------------------------------------
+
+
+def _binary(scene: Scene, node: NodeProto) -> list[NodeProto] | None:
+    """Before opset 7 the second operand was broadcast if asked for, aligned at an axis of the first."""
+    if scene.source >= 7:
+        return [node]
+    broadcast, axis = _take(node, "broadcast", 0), _take(node, "axis")
+    remove_attribute(node, "consumed_inputs")
+    if not broadcast or axis is None:
+        return [node]
+    left, right = scene.rank(node.input[0]), scene.rank(node.input[1])
+    if left is None or right is None:
+        return None
+    behind = left - (axis + left if axis < 0 else axis) - right
+    if behind <= 0:
+        return [node]
+    axes = scene.add_integers(range(right, right + behind), node)
+    wider = scene.draft.new_value(node.input[1])
+    name = scene.draft.new_node(node.name)
+    made = onnx.helper.make_node("Unsqueeze", [node.input[1], axes], [wider], name=name)
+    node.input[1] = wider
+    return [made, node]
+
+
+def _gemm(scene: Scene, node: NodeProto) -> list[NodeProto] | None:
+    """Since opset 7 the third operand is always broadcast."""
+    remove_attribute(node, *(["broadcast"] if scene.source < 7 else []))
+    return [node]
+
+
+def _prelu(scene: Scene, node: NodeProto) -> list[NodeProto] | None:
+    """Before opset 7 a slope with one number for each channel needed no trailing dimensions."""
+    remove_attribute(node, "consumed_inputs")
+    if scene.source >= 7:
+        return [node]
+    rank, shape = scene.rank(node.input[0]), scene.shape(node.input[1])
+    if rank is None or shape is None:
+        return None
+    if len(shape) == 1 and shape[0] != 1 and rank > 2:
+        axes = scene.add_integers(range(1, rank - 1), node)
+        wider = scene.draft.new_value(node.input[1])
+        name = scene.draft.new_node(node.name)
+        made = onnx.helper.make_node("Unsqueeze", [node.input[1], axes], [wider], name=name)
+        node.input[1] = wider
+        return [made, node]
+    return [node]
+
+
+# --- another meaning ------------------------------------------------------------------------------------------------
 
 
 def _softmax(scene: Scene, node: NodeProto) -> list[NodeProto] | None:
     """Before opset 13 the input was flattened at `axis` to two dimensions and the last one normalised."""
     if scene.source >= 13:
-        return NOT_MINE
-    shape = scene.types.get(node.input[0], TensorType(0, None)).shape
+        return [node]
+    shape = scene.shape(node.input[0])
     axis = int(attribute(node, "axis", 1))
     if axis == -1:
         return [node]
@@ -118,10 +300,16 @@ def _softmax(scene: Scene, node: NodeProto) -> list[NodeProto] | None:
     ]
 
 
-def _early_resize(scene: Scene, node: NodeProto) -> list[NodeProto] | None:
-    """Upsample and the first Resize: sampled at x / scale, rounded down where it is "nearest"."""
+def _resize(scene: Scene, node: NodeProto) -> list[NodeProto] | None:
+    """Upsample and the first Resize sampled at x / scale, rounded down where "nearest"; since 11 one may choose."""
+    if scene.source >= 13:
+        return [node]
     if scene.source >= 11:
-        return NOT_MINE
+        if text(node, "coordinate_transformation_mode") != "tf_crop_and_resize":
+            node.input[1] = ""
+        if len(node.input) > 3 and node.input[3]:
+            node.input[2] = ""
+        return [node]
     scales = attribute(node, "scales")
     if scales is None and attribute(node, "width_scale") is not None:  # opset 1
         scales = [1.0, 1.0, attribute(node, "height_scale"), attribute(node, "width_scale")]
@@ -147,117 +335,79 @@ def _early_resize(scene: Scene, node: NodeProto) -> list[NodeProto] | None:
 
 
 def _batch_normalization(scene: Scene, node: NodeProto) -> list[NodeProto] | None:
-    """From opset 7 on inference is the same in all versions; training outputs are gone by now."""
-    if scene.source < 7 or not attribute(node, "spatial", 1):
-        return NOT_MINE
-    if scene.source >= 14 and attribute(node, "training_mode", 0):
+    """Inference is the same in all versions but for `spatial`; what training alone made is gone by now."""
+    if not attribute(node, "spatial", 1):
         return None
-    remove_attribute(node, "spatial")
+    if scene.source < 14:
+        if any(node.output[1:]):
+            return None
+        del node.output[1:]
+    remove_attribute(node, "spatial", "is_test", "consumed_inputs")
     return [node]
 
 
-def _prelu(scene: Scene, node: NodeProto) -> list[NodeProto] | None:
-    """Before opset 7 a slope with one number for each channel needed no trailing dimensions."""
-    slope, rank = scene.constant(node, 1), scene.rank(node.input[0])
-    if scene.source >= 7:
+def _cast(scene: Scene, node: NodeProto) -> list[NodeProto] | None:
+    """Opset 1 wrote the element type as text."""
+    if scene.source < 6:
+        name = text(node, "to").upper()
+        if name not in TensorProto.DataType.keys():  # noqa: SIM118 - an enum of protobuf
+            return None
+        set_integer(node, "to", TensorProto.DataType.Value(name))
+    return [node]
+
+
+def _power_as_integer(scene: Scene, node: NodeProto) -> list[NodeProto] | None:
+    """LpPool and GlobalLpPool: opset 1 had a floating p."""
+    if scene.source < 2:
+        power = float(_take(node, "p", 2.0))
+        if power != int(power):
+            return None
+        set_integer(node, "p", int(power))
         return [node]
-    if slope is None or rank is None:
-        return None
-    if slope.size > 1:
-        node.input[1] = scene.add(slope.reshape(-1, *(1,) * (rank - 2)), node)
+    return as_its_schemas_say(scene, node)
+
+
+def _scatter(_: Scene, node: NodeProto) -> list[NodeProto] | None:
+    """Scatter got a new name in opset 11."""
+    node.op_type = "ScatterElements"
     return [node]
 
 
-# --- from newer opsets ----------------------------------------------------------------------------------------------
-
-
-def _pad(scene: Scene, node: NodeProto) -> list[NodeProto] | None:
-    """Opset 18 may name the axes that are padded; opset 19 may wrap around."""
-    if text(node, "mode", "constant") == "wrap":
-        return None
-    if len(node.input) > 3 and node.input[3]:
-        pads, axes, rank = scene.constant(node, 1), scene.constant(node, 3), scene.rank(node.input[0])
-        if pads is None or axes is None or rank is None:
-            return None
-        full = np.zeros(2 * rank, np.int64)
-        for index, axis in enumerate(int(entry) % rank for entry in axes.reshape(-1)):
-            full[axis] = pads[index]
-            full[axis + rank] = pads[index + axes.size]
-        node.input[1] = scene.add(full, node)
-    while len(node.input) > 3 or (len(node.input) and not node.input[-1]):
-        del node.input[-1]
+def _roi_align(scene: Scene, node: NodeProto) -> list[NodeProto] | None:
+    """Before opset 16 boxes were not moved by half a pixel."""
+    if scene.source < 16:
+        mode = onnx.helper.make_attribute("coordinate_transformation_mode", "output_half_pixel")
+        node.attribute.append(mode)
     return [node]
 
 
-def _split(scene: Scene, node: NodeProto) -> list[NodeProto] | None:
-    """Opset 18 may give the number of parts; the last is then smaller where they do not come out even."""
-    if attribute(node, "num_outputs") is None:
-        return [node]
-    parts = len(node.output)
-    shape = scene.types.get(node.input[0], TensorType(0, None)).shape
-    axis = int(attribute(node, "axis", 0))
-    size = shape[axis] if shape is not None and -len(shape) <= axis < len(shape) else None
-    if isinstance(size, int) and size % parts:
-        each = math.ceil(size / parts)
-        sizes = [each] * (parts - 1) + [size - each * (parts - 1)]
-        if sizes[-1] <= 0:
-            return None
-        del node.input[1:]
-        node.input.append(scene.add(np.asarray(sizes, np.int64), node))
-    elif not isinstance(size, int):
-        return None
-    remove_attribute(node, "num_outputs")
-    return [node]
+def _scan(scene: Scene, node: NodeProto) -> list[NodeProto] | None:
+    """The Scan of opset 8 had a batch axis and sequence lengths."""
+    return [node] if scene.source >= 9 else None
 
 
-def _late_resize(scene: Scene, node: NodeProto) -> list[NodeProto] | None:
-    """Opset 18 may name axes, smooth, and keep the aspect ratio; without these it is what it was."""
-    if attribute(node, "antialias", 0) or text(node, "keep_aspect_ratio_policy", "stretch") != "stretch":
-        return None
-    if text(node, "coordinate_transformation_mode") in ("half_pixel_symmetric", "tf_crop_and_resize"):
-        return None
-    axes = integers(node, "axes")
-    if axes:
-        shape = scene.types.get(node.input[0], TensorType(0, None)).shape
-        scales, sizes = scene.constant(node, 2), scene.constant(node, 3)
-        if shape is None or (scales is None and sizes is None):
-            return None
-        places = [axis % len(shape) for axis in axes]
-        if scales is None or not scales.size:
-            before = [shape[place] for place in places]
-            if sizes is None or not all(isinstance(size, int) for size in before):
-                return None
-            scales = exact_scales([size for size in before if isinstance(size, int)], [int(size) for size in sizes])
-        full = np.ones(len(shape), np.float32)
-        full[places] = scales
-        node.input[2] = scene.add(full, node)
-        del node.input[3:]
-    remove_attribute(node, "antialias", "keep_aspect_ratio_policy", "axes")
-    return [node]
-
-
-def exact_scales(before: list[int], after: list[int]) -> np.ndarray:
-    """Return scales, float32, with floor(before * scale) == after, as close to after / before as can be."""
-    scales = []
-    for size, wanted in zip(before, after, strict=True):
-        scale = np.float32(wanted / size)
-        # ONNX Runtime multiplies in float32, shape inference in double precision.
-        while min(math.floor(np.float32(size) * scale), math.floor(size * float(scale))) < wanted:
-            scale = np.nextafter(scale, np.float32(np.inf))
-        scales.append(scale)
-    return np.asarray(scales, np.float32)
-
-
+_BINARY = ("Add", "Sub", "Mul", "Div", "Pow", "And", "Or", "Xor", "Equal", "Greater", "Less")
 LIFT: dict[str, Rewrite] = {
-    "Softmax": _softmax,
-    "LogSoftmax": _softmax,
-    "Hardmax": _softmax,
-    "Upsample": _early_resize,
-    "Resize": _early_resize,
+    **dict.fromkeys(_BINARY, _binary),
+    **dict.fromkeys(["Softmax", "LogSoftmax", "Hardmax"], _softmax),
+    **dict.fromkeys(["Squeeze", "Unsqueeze", "ReduceSum"], _axes),
+    **dict.fromkeys(["Upsample", "Resize"], _resize),
+    **dict.fromkeys(["LpPool", "GlobalLpPool"], _power_as_integer),
     "BatchNormalization": _batch_normalization,
+    "Cast": _cast,
+    "Clip": _clip,
+    "Concat": _concat,
+    "Dropout": _dropout,
+    "Gemm": _gemm,
     "PRelu": _prelu,
+    "Pad": _pad,
+    "Reshape": _reshape,
+    "RoiAlign": _roi_align,
+    "Scan": _scan,
+    "Scatter": _scatter,
+    "Slice": _slice,
+    "Split": _split,
+    "Tile": _tile,
+    "TopK": _top_k,
 }
-"""For models older than the target."""
-
-LOWER: dict[str, Rewrite] = {"Pad": _pad, "Split": _split, "Resize": _late_resize}
-"""For models newer than the target."""
+"""Operators that are written differently, or mean something else, in an older opset."""

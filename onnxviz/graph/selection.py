@@ -6,37 +6,14 @@ import fnmatch
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
-from onnx import GraphProto, NodeProto
+from onnx import GraphProto
 
 from onnxviz.errors import SelectionError, nearest, shorten
-from onnxviz.graph.structure import consumers, initializers, producers
+from onnxviz.graph.activation import Following
 from onnxviz.values import Layer
 
 ROLES = ("first_conv", "last_conv", "all_convs", "logits")
 
-ACTIVATIONS = frozenset(
-    [
-        "Relu",
-        "Clip",
-        "LeakyRelu",
-        "PRelu",
-        "Sigmoid",
-        "HardSwish",
-        "HardSigmoid",
-        "Elu",
-        "Selu",
-        "Celu",
-        "Tanh",
-        "Softplus",
-        "Softsign",
-        "ThresholdedRelu",
-        "Gelu",
-        "Mish",
-        "Swish",
-        "Sign",
-    ]
-)
-_NORMALISATIONS = frozenset(["BatchNormalization", "InstanceNormalization", "GroupNormalization", "LayerNormalization"])
 _INDEXED = re.compile(r"([A-Za-z][A-Za-z0-9]*)\[(-?\d{1,9})\]")
 _ACT = ":act"
 
@@ -48,20 +25,29 @@ class Selector:
         graph: the normalised graph.
         layers: its layers in topological order.
         logits: the layer of the role of that name, or None.
+        ambiguous: name that several layers could go by -> their names.
+        modules: identifier of a value -> the innermost module of the exporter's that made it.
     """
 
-    def __init__(self, graph: GraphProto, layers: Sequence[Layer], logits: Layer | None) -> None:
+    def __init__(
+        self,
+        graph: GraphProto,
+        layers: Sequence[Layer],
+        logits: Layer | None,
+        *,
+        ambiguous: Mapping[str, tuple[str, ...]] | None = None,
+        modules: Mapping[str, str] | None = None,
+    ) -> None:
         self._layers = layers
         self._logits = logits
+        self._ambiguous = ambiguous or {}
         self._by_name: dict[str, Layer] = {}
         for layer in layers:
             for alias in layer.aliases:
                 self._by_name.setdefault(alias, layer)
         self._by_name.update((layer.name, layer) for layer in layers)
         self._by_value = {layer.value: layer for layer in layers}
-        self._consumers = consumers(graph)
-        self._producers = producers(graph)
-        self._constants = set(initializers(graph))
+        self._following = Following(graph, modules or {})
 
     def one(self, name: str) -> Layer:
         """Return the one layer of this name.
@@ -96,6 +82,12 @@ class Selector:
         if not exact and selector.endswith(_ACT):
             exact = [self.activation(layer) for layer in self._plain(selector.removesuffix(_ACT), globs=globs)]
         found = exact or self._plain(selector, globs=globs)
+        if not found and (several := self._ambiguous.get(selector.removesuffix(_ACT))):
+            shown = ", ".join(repr(shorten(name, 80)) for name in several[:4])
+            raise SelectionError(
+                f"{shorten(selector)!r} could mean several layers, or a module with several results",
+                remedy=f"name one of them: {shown}{' ...' if len(several) > 4 else ''}",
+            )
         if not found:
             raise SelectionError(f"no layer is called {shorten(selector)!r}", remedy=self._advice(selector))
         return found
@@ -146,45 +138,7 @@ class Selector:
 
     def activation(self, layer: Layer) -> Layer:
         """Return what leaves the bias, normalisation and activation behind a layer, or the layer itself."""
-        seen = {layer.value}
-        current = layer.value
-        while True:
-            following = self._act_step(current)
-            if following is None:
-                break
-            node, value, final = following
-            if value in seen or value not in self._by_value:
-                break
-            seen.add(value)
-            current = value
-            if final or node.op_type in ACTIVATIONS:
-                break
-        return self._by_value.get(current, layer)
-
-    def _act_step(self, value: str) -> tuple[NodeProto, str, bool] | None:
-        """Return the next node on the way to the activation, its value, and whether it ends the way."""
-        readers = self._consumers.get(value, [])
-        gates = [node for node in readers if node.op_type in ("Sigmoid", "HardSigmoid", "Softplus", "Tanh")]
-        for node in readers:  # x * Sigmoid(x), x * Tanh(Softplus(x))
-            if node.op_type == "Mul" and any(self._gated(name, gates) for name in node.input if name != value):
-                return node, node.output[0], True
-        if len(readers) != 1:
-            activations = [node for node in readers if node.op_type in ACTIVATIONS]
-            return (activations[0], activations[0].output[0], True) if len(activations) == 1 else None
-        node = readers[0]
-        if node.op_type in ACTIVATIONS or (node.op_type in _NORMALISATIONS and node.input[0] == value):
-            return node, node.output[0], node.op_type in ACTIVATIONS
-        if node.op_type in ("Add", "Sub", "Mul", "Div") and all(
-            name == value or name in self._constants for name in node.input
-        ):
-            return node, node.output[0], False
-        return None
-
-    def _gated(self, value: str, gates: list[NodeProto]) -> bool:
-        node = self._producers.get(value)
-        if node is not None and node.op_type == "Tanh":
-            return any(gate.op_type == "Softplus" and gate.output[0] == node.input[0] for gate in gates)
-        return any(gate.output[0] == value and gate.op_type != "Softplus" for gate in gates)
+        return self._by_value.get(self._following.activated(layer.value), layer)
 
     def _advice(self, selector: str) -> str:
         known = [name for name in self._by_name if len(name) <= 200][:20_000]

@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import onnx
-from onnx import GraphProto, ModelProto, TensorProto, ValueInfoProto
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, ValueInfoProto
 
+from onnxviz import limits
 from onnxviz.errors import ModelFileError, shorten
+from onnxviz.graph.structure import replace_nodes
+from onnxviz.tensors import subgraphs
 
 Dimension = int | str | None
 
 _SMALL = 4096
 """Initializers of up to this many bytes stay in the copy: they may be shapes, axes, pads or scales."""
+
+
+_AS_INPUT = ("GroupNormalization", "LayerNormalization", "MeanVarianceNormalization")
+"""Operators whose result is like their input: the onnx package infers nothing of it, or crashes at an axis too low."""
+_RANGES = {
+    "axis": (-(1 << 31), (1 << 31) - 1),
+    "batch_dims": (0, limits.RANK),
+    "blocksize": (1, (1 << 15) - 1),
+    "kv_num_heads": (1, 1 << 20),
+    "num_outputs": (1, 1 << 20),
+    "q_num_heads": (1, 1 << 20),
+}
+"""Attributes by which compiled shape inference divides or indexes, without asking, and what they may be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +82,7 @@ def infer(model: ModelProto) -> dict[str, TensorType]:
     Nodes whose shapes cannot be inferred are left out; nothing is raised for them.
     """
     bones = skeleton(model)
+    _shield(bones.graph, max((entry.version for entry in model.opset_import if entry.domain == ""), default=0))
     try:
         # Without data propagation: it takes hours for a Tile to a terabyte, and `resolve_shapes` does its work.
         inferred = onnx.shape_inference.infer_shapes(bones, strict_mode=False, data_prop=False).graph
@@ -77,6 +95,70 @@ def infer(model: ModelProto) -> dict[str, TensorType]:
         if value.name not in types:
             types[value.name] = type_of(value)
     return types
+
+
+def _shield(graph: GraphProto, opset: int) -> None:
+    """Keep from compiled shape inference what it would crash at, or fill the memory for; changes the graph.
+
+    Raises:
+        ModelFileError: if an attribute is what no operator can mean.
+    """
+    constant = {tensor.name for tensor in graph.initializer}
+    constant.update(name for node in graph.node if node.op_type == "Constant" for name in node.output)
+    nodes: list[NodeProto] = []
+    for node in graph.node:
+        for body in subgraphs(node):
+            _shield(body, opset)
+        for entry in node.attribute:
+            least, most = _RANGES.get(entry.name, (entry.i, entry.i))
+            if entry.type == AttributeProto.INT and not entry.ref_attr_name and not least <= entry.i <= most:
+                raise ModelFileError(
+                    f"{node.op_type} has {entry.name} {entry.i}, which it cannot", remedy="export the model again"
+                )
+        if node.op_type in _AS_INPUT and not node.domain:
+            node.op_type = "Identity"
+            del node.input[1:], node.output[1:], node.attribute[:]
+        elif node.op_type == "Expand" and not node.domain and opset >= 10 and node.input[1] not in constant:
+            # Its result gets a dimension for every element of its shape, and a tensor may declare 2^40 of them.
+            bounds = [f"{node.output[0]}.start", f"{node.output[0]}.end"]
+            for name, number in zip(bounds, (0, limits.RANK + 1), strict=True):
+                graph.initializer.append(onnx.helper.make_tensor(name, TensorProto.INT64, (1,), [number]))
+            short = f"{node.output[0]}.shape"
+            nodes.append(onnx.helper.make_node("Slice", [node.input[1], *bounds], [short]))
+            node.input[1] = short
+        nodes.append(node)
+    if len(nodes) > len(graph.node):
+        replace_nodes(graph, nodes)
+
+
+def infer_body(
+    body: GraphProto, opsets: Iterable[OperatorSetIdProto], around: Mapping[str, TensorType]
+) -> dict[str, TensorType]:
+    """Return what is known of the types of the values in a graph inside a node.
+
+    Args:
+        body: a branch of If, or the body of Loop or Scan.
+        opsets: those of the model.
+        around: types of the values of the graphs around it.
+    """
+    model = ModelProto(ir_version=8, opset_import=opsets, graph=body)
+    own = {value.name for value in body.input} | {tensor.name for tensor in body.initializer}
+    own.update(name for node in body.node for name in node.output)
+    read = {name for node in body.node for name in _all_reads(node)}
+    model.graph.input.extend(
+        value_info(name, around[name]) for name in sorted(read - own) if name in around and around[name].element
+    )
+    try:
+        return infer(model)
+    except ModelFileError:
+        return {}
+
+
+def _all_reads(node: NodeProto) -> Iterator[str]:
+    yield from node.input
+    for graph in subgraphs(node):
+        for inner in graph.node:
+            yield from _all_reads(inner)
 
 
 def skeleton(model: ModelProto) -> ModelProto:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import onnx
-from onnx import AttributeProto, GraphProto, NodeProto, TensorProto
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
 
+from onnxviz import limits
 from onnxviz.tensors import subgraphs
 
 
@@ -74,6 +76,38 @@ def consumers(graph: GraphProto) -> dict[str, list[NodeProto]]:
 def initializers(graph: GraphProto) -> dict[str, TensorProto]:
     """Map each initializer's identifier to its tensor."""
     return {tensor.name: tensor for tensor in graph.initializer}
+
+
+def constants_within(graph: GraphProto) -> dict[str, TensorProto]:
+    """Map the identifiers of a graph's initializers, and of its Constant nodes that hold a tensor, to the tensors."""
+    found = initializers(graph)
+    for node in graph.node:
+        if node.op_type == "Constant" and not node.domain:
+            value = attribute(node, "value")
+            if isinstance(value, TensorProto):
+                found[node.output[0]] = value
+    return found
+
+
+def repeated_number(node: NodeProto | None, constants: Mapping[str, TensorProto]) -> np.ndarray | None:
+    """Return what a ConstantOfShape of constant shape makes, as a view of its one number; None for other nodes."""
+    if node is None or node.op_type != "ConstantOfShape" or node.domain or node.input[0] not in constants:
+        return None
+    value = attribute(node, "value")
+    number = to_array(value).reshape(-1)[0] if isinstance(value, TensorProto) else np.float32(0)
+    shape = tuple(int(size) for size in to_array(constants[node.input[0]]).reshape(-1))
+    if min(shape, default=0) < 0 or math.prod(shape) * number.itemsize > limits.TENSOR_BYTES:
+        return None
+    return np.broadcast_to(number, shape)
+
+
+def set_domain(model: ModelProto, domain: str, version: int) -> None:
+    """Make a model use a version of an operator domain."""
+    for entry in model.opset_import:
+        if entry.domain == domain:
+            entry.version = version
+            return
+    model.opset_import.add(domain=domain, version=version)
 
 
 def to_array(tensor: TensorProto) -> np.ndarray:

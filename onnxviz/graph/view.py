@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,13 +16,22 @@ from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto
 from onnxviz.errors import ModelFileError, SelectionError, shorten
 from onnxviz.graph.conformance import check_nodes
 from onnxviz.graph.cost import multiply_adds
+from onnxviz.graph.gradient_path import stops
 from onnxviz.graph.inputs import InputLayout, find_input, input_layout
 from onnxviz.graph.layers import make_layers
 from onnxviz.graph.passes import Draft, normalise
 from onnxviz.graph.receptive_field import Field, ReceptiveField, receptive_fields
 from onnxviz.graph.selection import Selector
 from onnxviz.graph.shapes import TensorType, infer, skeleton, type_of
-from onnxviz.graph.structure import attribute, consumers, initializers, integers, producers, to_array
+from onnxviz.graph.structure import (
+    attribute,
+    consumers,
+    initializers,
+    integers,
+    producers,
+    repeated_number,
+    to_array,
+)
 from onnxviz.model_file import LoadedModel
 from onnxviz.results import LayerRow, ModelCard
 from onnxviz.values import Agreement, Layer, Preprocessing
@@ -76,6 +85,8 @@ class GraphView:
     metadata: dict[str, str]
     names: dict[str, str] = field(repr=False, default_factory=dict)
     types: dict[str, TensorType] = field(repr=False, default_factory=dict)
+    ambiguous: dict[str, tuple[str, ...]] = field(repr=False, default_factory=dict)
+    modules: dict[str, str] = field(repr=False, default_factory=dict)
     _fields: dict[tuple[int, int], dict[str, Field]] = field(repr=False, default_factory=dict, init=False)
 
     @cached_property
@@ -108,7 +119,9 @@ class GraphView:
 
     @cached_property
     def _selector(self) -> Selector:
-        return Selector(self.proto.graph, self.layers, self._find_logits())
+        return Selector(
+            self.proto.graph, self.layers, self._find_logits(), ambiguous=self.ambiguous, modules=self.modules
+        )
 
     @cached_property
     def _producers(self) -> dict[str, NodeProto]:
@@ -125,6 +138,14 @@ class GraphView:
     def node(self, layer: Layer) -> NodeProto:
         """Return the node that makes a layer's value."""
         return self._producers[layer.value]
+
+    def gradient_stops(self, layer: Layer) -> tuple[str, ...]:
+        """Return the nodes at which every gradient from a layer to the image ends, such as "Sign q_activation".
+
+        There are none if a gradient flows, or if the layer does not depend on the image.
+        """
+        found = stops(self.proto.graph, self.input_name, layer.value)
+        return tuple(f"{node.op_type} {shorten(self.names.get(node.output[0], ''), 60)}".strip() for node in found)
 
     def _find_logits(self) -> Layer | None:
         """Walk up from the outputs, in their order, to a final Softmax and through it, or to the first layer."""
@@ -210,9 +231,10 @@ class GraphView:
         return consumers(self.proto.graph)
 
     def _constant(self, node: NodeProto, index: int) -> np.ndarray | None:
-        if index >= len(node.input) or node.input[index] not in self._initializers:
-            return None
-        return to_array(self._initializers[node.input[index]])
+        name = node.input[index] if index < len(node.input) else ""
+        if name in self._initializers:
+            return to_array(self._initializers[name])
+        return repeated_number(self._producers.get(name), self._initializers)
 
     def groups(self, layer: Layer) -> int:
         """Return the number of groups of a convolution; 1 for everything else."""
@@ -248,6 +270,9 @@ class GraphView:
             tensor = self._initializers.get(name)
             if tensor is not None and tensor.data_type == TensorProto.FLOAT:
                 total += int(np.prod(tensor.dims, dtype=np.int64))
+            elif tensor is None:
+                repeated = repeated_number(self._producers.get(name), self._initializers)
+                total += repeated.size if repeated is not None and repeated.dtype == np.float32 else 0
         return total
 
     def multiply_adds(self, layer: Layer) -> int | None:
@@ -379,15 +404,19 @@ def _is_windowed(node: NodeProto) -> bool:
 # --- making a view --------------------------------------------------------------------------------------------------
 
 
-def make_view(loaded: LoadedModel) -> GraphView:
+def make_view(loaded: LoadedModel, sizes: Mapping[str, int] | None = None) -> GraphView:
     """Normalise a loaded model and look at it.
+
+    Args:
+        loaded: the model.
+        sizes: sizes for its free dimensions, by name or place.
 
     Raises:
         ModelFileError: if the model has no tensor input, or cannot be what it says it is.
     """
     with _contradictions_refused(loaded):
         check_nodes(loaded)
-        draft, passes = normalise(loaded)
+        draft, passes = normalise(loaded, sizes)
         return _look(loaded, draft, passes)
 
 
@@ -422,14 +451,14 @@ def _look(loaded: LoadedModel, draft: Draft, passes: tuple[str, ...]) -> GraphVi
     image = find_input(draft.graph)
     types = infer(draft.model)
     layout, channels, size = input_layout(draft.graph, types[image.name], image.name)
-    layers = make_layers(draft, types, image.name, layout)
+    listed = make_layers(draft, types, image.name, layout)
     shape = types[image.name].shape or ()
     batch = shape[0] if shape and isinstance(shape[0], int) else None
     opset = ", ".join(f"{entry.domain or 'ai.onnx'} {entry.version}" for entry in loaded.proto.opset_import)
     return GraphView(
         proto=draft.model,
         original=loaded.proto,
-        layers=layers,
+        layers=listed.layers,
         input_name=image.name,
         input_layout=layout,
         input_channels=channels,
@@ -445,6 +474,8 @@ def _look(loaded: LoadedModel, draft: Draft, passes: tuple[str, ...]) -> GraphVi
         metadata=loaded.metadata,
         names=draft.names,
         types=types,
+        ambiguous=listed.ambiguous,
+        modules=listed.modules,
     )
 
 

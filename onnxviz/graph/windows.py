@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -164,7 +165,9 @@ def _check(window: Window, length: int) -> None:
         raise Unknown
 
 
-def resized(reach: Reach, length: int, scale: float, *, mode: str, coordinates: str, nearest: str) -> Reach:
+def resized(
+    reach: Reach, length: int, scale: float, *, mode: str, coordinates: str, rounding: str, antialias: bool = False
+) -> Reach:
     """Return what the outputs of a Resize see; the formulas are those of the ONNX standard's Resize."""
     if not 0 < length <= _LONGEST or not scale > 0:
         raise Unknown
@@ -172,15 +175,9 @@ def resized(reach: Reach, length: int, scale: float, *, mode: str, coordinates: 
     # In float32, as ONNX Runtime does it: 3 / 0.6 is 5 there, and 4.99 in double precision.
     position = _positions(np.arange(length, dtype=np.float32), before, length, np.float32(scale), coordinates)
     if mode == "nearest":
-        rounded = {
-            "round_prefer_floor": np.ceil(position - 0.5),
-            "round_prefer_ceil": np.floor(position + 0.5),
-            "floor": np.floor(position),
-            "ceil": np.ceil(position),
-        }
-        if nearest not in rounded:
-            raise Unknown
-        taps = [rounded[nearest].astype(np.int64)]
+        taps = [_rounded(position, rounding)]
+    elif mode in ("linear", "cubic") and antialias and scale < 1:
+        taps = _smoothed(position, (1 if mode == "linear" else 2) / scale)
     elif mode in ("linear", "cubic"):
         floor = np.floor(position).astype(np.int64)
         between = position != floor
@@ -200,6 +197,41 @@ def resized(reach: Reach, length: int, scale: float, *, mode: str, coordinates: 
     )
 
 
+def _smoothed(position: np.ndarray, radius: float) -> list[np.ndarray]:
+    """Return the taps of a filter that is as much wider as its result is smaller: all nearer than a radius.
+
+    At the radius itself the filter is zero; float32 does not tell a little less from that.
+    """
+    if radius > _LONGEST:
+        raise Unknown
+    middle = np.floor(position + 0.5).astype(np.int64)
+    reach = math.ceil(radius) + 1
+    taps = [middle + offset for offset in range(-reach, reach + 1)]
+    return [np.where(np.abs(tap - position) < radius * (1 - 1e-5), tap, middle) for tap in taps]
+
+
+def nearest(before: int, after: int, scale: np.float32, coordinates: str, rounding: str) -> np.ndarray:
+    """Return which of `before` indices each of `after` outputs of a Resize to the nearest reads.
+
+    Raises:
+        Unknown: for a mode that the standard does not have, or that depends on more than the scale.
+    """
+    position = _positions(np.arange(after, dtype=np.float32), before, after, scale, coordinates)
+    return np.asarray(np.clip(_rounded(position, rounding), 0, before - 1))
+
+
+def _rounded(position: np.ndarray, rounding: str) -> np.ndarray:
+    rounded = {
+        "round_prefer_floor": np.ceil(position - 0.5),
+        "round_prefer_ceil": np.floor(position + 0.5),
+        "floor": np.floor(position),
+        "ceil": np.ceil(position),
+    }
+    if rounding not in rounded:
+        raise Unknown
+    return np.asarray(rounded[rounding], np.int64)
+
+
 def _positions(outputs: np.ndarray, before: int, after: int, scale: np.float32, coordinates: str) -> np.ndarray:
     if coordinates == "asymmetric":
         return outputs / scale
@@ -209,6 +241,9 @@ def _positions(outputs: np.ndarray, before: int, after: int, scale: np.float32, 
         return np.zeros_like(outputs)
     if coordinates in ("half_pixel", "pytorch_half_pixel"):
         return (outputs + 0.5) / scale - 0.5
+    if coordinates == "half_pixel_symmetric":
+        adjustment = np.float32(after) / (scale * np.float32(before))
+        return before / 2 * (1 - adjustment) + (outputs + 0.5) / scale - 0.5
     if coordinates == "tf_half_pixel_for_nn":
         return (outputs + 0.5) / scale
     raise Unknown

@@ -6,7 +6,7 @@ end up in the report. After each pass the runner checks that the graph still is 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto
@@ -32,8 +32,11 @@ class Draft:
         refused: operators that a pass could not handle: (operator, reason).
         aliases: identifier of a value -> names of the nodes and values that were removed behind it.
         mixed_batches: values whose first axis is not simply the batch.
+        sizes: what the user says about free dimensions: name, or input and place ("input:2") -> size.
+        dimensions: identifier of a free dimension -> its name in the file.
         nodes_folded: how many nodes were evaluated so far.
         bytes_folded: size of what they made.
+        branches_chosen: how many conditions were constant so far.
         shapes_resolved: how many shapes were made constant so far.
     """
 
@@ -44,8 +47,11 @@ class Draft:
     refused: list[tuple[str, str]] = field(default_factory=list)
     aliases: dict[str, list[str]] = field(default_factory=dict)
     mixed_batches: set[str] = field(default_factory=set)
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    dimensions: Mapping[str, str] = field(default_factory=dict)
     nodes_folded: int = 0
     bytes_folded: int = 0
+    branches_chosen: int = 0
     shapes_resolved: int = 0
     _types: dict[str, TensorType] | None = None
 
@@ -120,10 +126,18 @@ def _image_dependent(graph: GraphProto) -> set[str]:
 
 
 Pass = Callable[[Draft], str]
+_ROUNDS = 32
+"""How often passes that help each other run in turn, at most."""
+_STEPS = 400_000
+"""How many nodes they may look at in all rounds together, the first two not counted."""
 
 
-def normalise(loaded: LoadedModel) -> tuple[Draft, tuple[str, ...]]:
+def normalise(loaded: LoadedModel, sizes: Mapping[str, int] | None = None) -> tuple[Draft, tuple[str, ...]]:
     """Run all passes on a copy of a loaded model.
+
+    Args:
+        loaded: any model, with or without images; not changed.
+        sizes: sizes for its free dimensions, see `given_sizes`.
 
     Returns:
         The normalised graph and one sentence for each pass that changed something.
@@ -134,45 +148,64 @@ def normalise(loaded: LoadedModel) -> tuple[Draft, tuple[str, ...]]:
     """
     model = ModelProto()
     model.CopyFrom(loaded.proto)
-    draft = Draft(model, dict(loaded.names), dict(loaded.node_names), dict(loaded.node_metadata))
+    draft = Draft(
+        model,
+        dict(loaded.names),
+        dict(loaded.node_names),
+        dict(loaded.node_metadata),
+        sizes=sizes or {},
+        dimensions=loaded.dimensions,
+    )
     del draft.graph.value_info[:]
     effects: dict[str, str] = {}  # a pass that runs again tells the sum of what it did
-    for change in passes():
-        effect = change(draft)
-        draft.changed()
-        _check(draft, change.__module__.rpartition(".")[2])
-        if effect:
-            effects[change.__module__] = effect
+    for group in passes():
+        for _ in range(max(2, min(_ROUNDS, _STEPS // max(1, len(draft.graph.node))))):
+            before = draft.nodes_folded, draft.shapes_resolved, draft.branches_chosen
+            for change in group:
+                effect = change(draft)
+                draft.changed()
+                _check(draft, change.__module__.rpartition(".")[2])
+                if effect:
+                    effects[change.__module__] = effect
+            if (draft.nodes_folded, draft.shapes_resolved, draft.branches_chosen) == before:
+                break
     return draft, tuple(effects.values())
 
 
-def passes() -> tuple[Pass, ...]:
-    """Return the passes in the order in which they run."""
+def passes() -> tuple[tuple[Pass, ...], ...]:
+    """Return the passes in the order in which they run.
+
+    Those of one group run again as long as one of them makes something constant: a shape that becomes known makes
+    numbers computable, and these may be the shape of something else.
+    """
     from onnxviz.graph.passes import (
         fold_constants,
         free_batch,
+        given_sizes,
         infer_shapes,
         initializers_as_inputs,
         inline_functions,
         lift_opset,
         remove_training_nodes,
+        replace_experimental,
         resolve_shapes,
         to_float32,
     )
 
     return (
-        initializers_as_inputs.run,
-        inline_functions.run,
-        remove_training_nodes.run,
-        fold_constants.run,  # before the opsets are changed: that needs the ranks of values, and so their shapes
-        resolve_shapes.run,
-        lift_opset.run,
-        to_float32.run,
-        fold_constants.run,
-        free_batch.run,
-        resolve_shapes.run,
-        fold_constants.run,
-        infer_shapes.run,
+        (initializers_as_inputs.run,),
+        (given_sizes.run,),
+        (inline_functions.run,),
+        (remove_training_nodes.run,),
+        (replace_experimental.run,),
+        # Before the opsets are changed: that needs the ranks of values, and so their shapes.
+        (fold_constants.run, resolve_shapes.run),
+        (lift_opset.run,),
+        (to_float32.run,),
+        (fold_constants.run, resolve_shapes.run),
+        (free_batch.run,),
+        (resolve_shapes.run, fold_constants.run),
+        (infer_shapes.run,),
     )
 
 

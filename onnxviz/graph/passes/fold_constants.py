@@ -1,12 +1,16 @@
 """Weights that are computed from constants are still weights.
 
-Each node whose inputs are all constant is evaluated with ONNX's reference implementation and becomes an initializer.
-The size of the result is known before anything is evaluated: a file of a few hundred bytes may ask for terabytes.
+Each node whose inputs are all constant is evaluated with ONNX's reference implementation and becomes an initializer;
+so are nodes within the bodies of control flow, and of an If whose condition is constant only the chosen branch is left.
+The size of the result is known before anything is evaluated: a file of a few hundred bytes may ask for terabytes. What
+is larger than the bounds stays a node (a ConstantOfShape costs nothing as it is), and so do random numbers.
 """
 
 from __future__ import annotations
 
 import math
+from collections import ChainMap, deque
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -16,131 +20,130 @@ from onnx.reference import ReferenceEvaluator
 
 from onnxviz import limits
 from onnxviz.graph.passes import Draft
-from onnxviz.graph.shapes import infer
-from onnxviz.graph.structure import attribute, initializers, replace_nodes, to_array
+from onnxviz.graph.shapes import TensorType, infer
+from onnxviz.graph.structure import attribute, initializers, rename_reads, replace_nodes, to_array
 from onnxviz.tensors import subgraphs
 
 _FOLDABLE = frozenset(
-    [
-        "Abs",
-        "Acos",
-        "Add",
-        "And",
-        "ArgMax",
-        "ArgMin",
-        "Asin",
-        "Atan",
-        "BitShift",
-        "Cast",
-        "CastLike",
-        "Ceil",
-        "Clip",
-        "Concat",
-        "ConstantOfShape",
-        "Cos",
-        "CumSum",
-        "DequantizeLinear",
-        "Div",
-        "Equal",
-        "Erf",
-        "Exp",
-        "Expand",
-        "EyeLike",
-        "Flatten",
-        "Floor",
-        "Gather",
-        "GatherElements",
-        "GatherND",
-        "Greater",
-        "GreaterOrEqual",
-        "Identity",
-        "IsInf",
-        "IsNaN",
-        "Less",
-        "LessOrEqual",
-        "Log",
-        "Max",
-        "Mean",
-        "Min",
-        "Mod",
-        "Mul",
-        "Neg",
-        "NonZero",
-        "Not",
-        "OneHot",
-        "Or",
-        "Pad",
-        "Pow",
-        "QuantizeLinear",
-        "Range",
-        "Reciprocal",
-        "ReduceL1",
-        "ReduceL2",
-        "ReduceMax",
-        "ReduceMean",
-        "ReduceMin",
-        "ReduceProd",
-        "ReduceSum",
-        "ReduceSumSquare",
-        "Relu",
-        "Reshape",
-        "Round",
-        "ScatterElements",
-        "ScatterND",
-        "Shape",
-        "Sigmoid",
-        "Sign",
-        "Sin",
-        "Size",
-        "Slice",
-        "Split",
-        "Sqrt",
-        "Squeeze",
-        "Sub",
-        "Sum",
-        "Tanh",
-        "Tile",
-        "Transpose",
-        "Trilu",
-        "Unsqueeze",
-        "Where",
-        "Xor",
-        "MatMul",
-    ]
-)
+    ["Abs", "Acos", "Acosh", "Add", "And", "ArgMax", "ArgMin", "Asin", "Asinh", "Atan", "Atanh", "BatchNormalization",
+     "BitShift", "BitwiseAnd", "BitwiseNot", "BitwiseOr", "BitwiseXor", "Cast", "CastLike", "Ceil", "Celu", "Clip",
+     "Concat", "ConstantOfShape", "Cos", "Cosh", "CumSum", "DequantizeLinear", "Div", "Elu", "Equal", "Erf", "Exp",
+     "Expand", "EyeLike", "Flatten", "Floor", "Gather", "GatherElements", "GatherND", "Gelu", "Gemm", "Greater",
+     "GreaterOrEqual", "HardSigmoid", "HardSwish", "Identity", "InstanceNormalization", "IsInf", "IsNaN",
+     "LayerNormalization", "LeakyRelu", "Less", "LessOrEqual", "Log", "LogSoftmax", "LpNormalization", "MatMul", "Max",
+     "Mean", "Min", "Mish", "Mod", "Mul", "Neg", "NonZero", "Not", "OneHot", "Or", "Pad", "Pow", "QuantizeLinear",
+     "Range", "Reciprocal", "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean",
+     "ReduceMin", "ReduceProd", "ReduceSum", "ReduceSumSquare", "Relu", "Reshape", "Round", "ScatterElements",
+     "ScatterND", "Selu", "Shape", "Sigmoid", "Sign", "Sin", "Sinh", "Size", "Slice", "Softmax", "Softplus", "Split",
+     "Sqrt", "Squeeze", "Sub", "Sum", "Tan", "Tanh", "Tile", "Transpose", "Trilu", "Unsqueeze", "Where", "Xor"]
+)  # fmt: skip
 """Operators that are deterministic and whose work is proportional to the numbers they read and write."""
+_PLAIN = frozenset(
+    [TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.BOOL,
+     TensorProto.INT8, TensorProto.INT16, TensorProto.INT32, TensorProto.INT64,
+     TensorProto.UINT8, TensorProto.UINT16, TensorProto.UINT32, TensorProto.UINT64]
+)  # fmt: skip
+"""Element types that are computed with."""
 
 
 def run(draft: Draft) -> str:
     """Evaluate what can be evaluated now, and drop what is no longer read."""
-    graph = draft.graph
-    constants = initializers(graph)
-    outputs = {value.name for value in graph.output}
-    kept: list[NodeProto] = []
-    folded = constant_nodes = 0
-    for node in graph.node:
-        results = None if outputs.intersection(node.output) else _evaluate(draft, node, constants)
-        if results is None:
-            kept.append(node)
-            continue
-        for name, tensor in results.items():
-            tensor.name = name
-            constants[name] = tensor
-            draft.bytes_folded += tensor.ByteSize()
-        folded += node.op_type not in ("Constant", "Identity")
-        constant_nodes += 1
-    if constant_nodes:
-        made = [tensor for name, tensor in constants.items() if name not in {t.name for t in graph.initializer}]
-        replace_nodes(graph, kept)
-        graph.initializer.extend(made)
+    folder = _Folder(draft)
+    folder.graph(draft.graph, {})
     draft.changed()
     draft.drop_unused()
-    draft.nodes_folded += folded
-    count = draft.nodes_folded
-    return f"folded {count} nodes that compute constants" if count else ""
+    draft.nodes_folded += folder.folded
+    draft.branches_chosen += folder.branches
+    said = []
+    if draft.nodes_folded:
+        said.append(f"folded {draft.nodes_folded} nodes that compute constants")
+    if draft.branches_chosen:
+        said.append(f"chose {draft.branches_chosen} branches whose condition is constant")
+    return ", ".join(said)
 
 
-def _evaluate(draft: Draft, node: NodeProto, constants: dict[str, TensorProto]) -> dict[str, TensorProto] | None:
+class _Folder:
+    """One walk over a graph and the graphs inside its nodes."""
+
+    def __init__(self, draft: Draft) -> None:
+        self.draft = draft
+        self.folded = 0
+        self.branches = 0
+
+    def graph(self, graph: GraphProto, around: Mapping[str, TensorProto]) -> None:
+        """Evaluate the nodes of a graph whose inputs are constants, its own or those of the graphs around it."""
+        own = initializers(graph)
+        constants = ChainMap(own, *(around.maps if isinstance(around, ChainMap) else [around]))
+        outputs = {value.name for value in graph.output}
+        made: list[TensorProto] = []
+        kept: list[NodeProto] = []
+        waiting = deque(graph.node)
+        changed = False
+        while waiting:
+            node = waiting.popleft()
+            branch = _chosen_branch(node, constants)
+            if branch is not None:
+                self.branches += 1
+                changed = True
+                spliced, tensors = _written_out(self.draft, node, branch)
+                own.update((tensor.name, tensor) for tensor in tensors)
+                made.extend(tensors)
+                waiting.extendleft(reversed(spliced))
+                continue
+            for body in subgraphs(node):
+                self.graph(body, constants)
+            results = None if outputs.intersection(node.output) else _evaluate(self.draft, node, constants)
+            if results is None:
+                kept.append(node)
+                continue
+            changed = True
+            self.folded += node.op_type not in ("Constant", "Identity")
+            for name, tensor in results.items():
+                tensor.name = name
+                own[name] = tensor
+                made.append(tensor)
+                self.draft.bytes_folded += tensor.ByteSize()
+        if changed:
+            replace_nodes(graph, kept)
+            graph.initializer.extend(made)
+
+
+def _chosen_branch(node: NodeProto, constants: Mapping[str, TensorProto]) -> GraphProto | None:
+    """Return the branch of an If whose condition is constant."""
+    if node.op_type != "If" or node.domain or node.input[0] not in constants:
+        return None
+    condition = to_array(constants[node.input[0]]).reshape(-1)
+    branch = attribute(node, "then_branch" if condition.size == 1 and condition[0] else "else_branch")
+    fits = condition.size == 1 and isinstance(branch, GraphProto) and not branch.input
+    return branch if fits and len(branch.output) >= len(node.output) else None
+
+
+def _written_out(draft: Draft, node: NodeProto, branch: GraphProto) -> tuple[list[NodeProto], list[TensorProto]]:
+    """Return the nodes and constants of a branch, its results called as those of the If."""
+    nodes = [NodeProto.FromString(inner.SerializeToString()) for inner in branch.node]
+    tensors = []
+    for tensor in branch.initializer:
+        copy = TensorProto()
+        copy.CopyFrom(tensor)
+        tensors.append(copy)
+    made = {name for inner in nodes for name in inner.output if name}
+    renamed: dict[str, str] = {}
+    for value, name in zip(branch.output, node.output, strict=False):
+        if not name:
+            continue
+        if value.name in made and value.name not in renamed:
+            renamed[value.name] = name
+        else:  # the value comes from outside, is a constant, or is returned twice
+            source = renamed.get(value.name, value.name)
+            nodes.append(onnx.helper.make_node("Identity", [source], [name], name=draft.new_node(node.name)))
+    for inner in nodes:
+        for index, name in enumerate(inner.output):
+            inner.output[index] = renamed.get(name, name)
+    rename_reads(nodes, renamed)
+    return nodes, tensors
+
+
+def _evaluate(draft: Draft, node: NodeProto, constants: Mapping[str, TensorProto]) -> dict[str, TensorProto] | None:
     """Return the node's outputs, or None if it cannot or must not be evaluated now.
 
     Before opset 7 broadcasting was something else, which the reference implementation does not know.
@@ -158,12 +161,25 @@ def _evaluate(draft: Draft, node: NodeProto, constants: dict[str, TensorProto]) 
     if node.op_type not in _FOLDABLE or next(subgraphs(node), None) is not None:
         return None
     given = {name: constants[name] for name in node.input if name}
-    if any(tensor.data_type == TensorProto.STRING for tensor in given.values()):
+    # Quantised weights may be of any narrow type; otherwise such types pass through as they are.
+    if node.op_type != "DequantizeLinear" and any(tensor.data_type not in _PLAIN for tensor in given.values()):
         return None
-    size = _result_bytes(draft, node, given)
+    types = infer(_alone(draft, node, given))
+    size = _result_bytes(node, given, types)
     if size is None or size > min(limits.FOLDED_BYTES, limits.FOLDED_TOTAL_BYTES - draft.bytes_folded):
         return None
-    return _reference(draft, node, given, outputs)
+    results = _reference(draft, node, given, outputs)
+    if results is None or any(not _as_inferred(tensor, types.get(name)) for name, tensor in results.items()):
+        return None
+    return results
+
+
+def _as_inferred(tensor: TensorProto, kind: TensorType | None) -> bool:
+    """Whether a result is of the type that the standard gives it; the reference implementation is not always exact."""
+    if tensor.data_type not in _PLAIN or kind is None:
+        return tensor.data_type in _PLAIN
+    fixed = kind.fixed
+    return tensor.data_type == kind.element and (fixed is None or tuple(tensor.dims) == fixed)
 
 
 def constant_value(node: NodeProto) -> TensorProto | None:
@@ -182,14 +198,13 @@ def constant_value(node: NodeProto) -> TensorProto | None:
     return copy
 
 
-def _result_bytes(draft: Draft, node: NodeProto, given: dict[str, TensorProto]) -> int | None:
+def _result_bytes(node: NodeProto, given: Mapping[str, TensorProto], types: Mapping[str, TensorType]) -> int | None:
     """Return a bound for the bytes of a node's results, from inferred shapes; None if there is no bound."""
     read = sum(int(math.prod(tensor.dims)) for tensor in given.values())
     if node.op_type == "NonZero":
         return 8 * max(1, len(next(iter(given.values())).dims)) * read
-    if node.op_type == "MatMul" and read > limits.FOLDED_BYTES // 64:
+    if node.op_type in ("MatMul", "Gemm") and read > limits.FOLDED_BYTES // 64:
         return None  # work grows faster than the result
-    types = infer(_alone(draft, node, given))
     total = 0
     for name in node.output:
         if not name:

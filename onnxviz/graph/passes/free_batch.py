@@ -1,121 +1,162 @@
 """A graph that was exported for one image runs with any number of them.
 
-The batch is followed through the graph (see `onnxviz.graph.batch`). Where it meets a hard-coded size (a Reshape to
-[1, 256], a Squeeze of all axes of size 1, a Resize to fixed sizes) that size is made relative. If an operator mixes
-images, or is not known to keep them apart, a hard-coded batch stays as it is.
+The batch is followed through the graph (see `onnxviz.graph.batch`). Where it meets a size, shape or constant that is
+there for one image only (a Reshape to [1, 256], a class token of one row, a Resize to fixed sizes), that is made
+relative to the number of images. If an operator mixes images, or is not known to keep them apart, a hard-coded batch
+stays as it is. The freed graph is proved by shape inference: with seven times as many images every value must have the
+shape that following the batch foretells; if one has not, all is put back.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import onnx
-from onnx import ModelProto, NodeProto
+from onnx import NodeProto, ValueInfoProto
 
 from onnxviz.errors import shorten
-from onnxviz.graph.batch import BatchFlow, follow
-from onnxviz.graph.inputs import find_input
+from onnxviz.graph.batch import BatchFlow, Place, follow, grown
+from onnxviz.graph.inputs import image_input
 from onnxviz.graph.passes import BATCH, Draft
-from onnxviz.graph.rewrites import exact_scales
-from onnxviz.graph.shapes import TensorType, infer
-from onnxviz.graph.structure import initializers, remove_attribute, to_array
+from onnxviz.graph.passes.resolve_shapes import types_with
+from onnxviz.graph.relative_sizes import make_relative
+from onnxviz.graph.shapes import UNKNOWN, Dimension, TensorType
+from onnxviz.graph.structure import attribute, initializers, reads, replace_initializers, replace_nodes
+
+_TIMES = 7
+"""How many times as many images the proof takes: a prime that few other sizes contain."""
 
 
 def run(draft: Draft) -> str:
     """Make the first dimension of the image input free, if the graph allows it."""
-    image = find_input(draft.graph)
-    shape = image.type.tensor_type.shape
-    if not shape.dim:
+    image = image_input(draft.graph)
+    if image is None or not image.type.tensor_type.shape.dim:
         return ""
-    declared = shape.dim[0].dim_value if shape.dim[0].HasField("dim_value") else 0
-    others = [value for value in draft.graph.input if value.name != image.name]
+    first = image.type.tensor_type.shape.dim[0]
+    declared = first.dim_value if first.HasField("dim_value") else 0
+    constant = {tensor.name for tensor in draft.graph.initializer}
+    others = [value for value in draft.graph.input if value.name != image.name and value.name not in constant]
     if others and declared:
         return f"left the batch at {declared}: the model has other inputs as well"
-    batch = declared or 1
-    shape.dim[0].dim_value = batch
-    types = infer(draft.model)
-    constants = initializers(draft.graph)
-    nodes = list(draft.graph.node)
-    flow = follow(nodes, types, constants, image.name, batch)
-    if flow.problems and declared:
-        draft.mixed_batches = _mixed(flow, types, batch)
+    if not declared:
+        _keep_free(draft, image)
+        if not others:  # which may share the dimension
+            first.dim_param = BATCH
+        return ""
+    flow, types = _follow(draft, image, declared)
+    draft.mixed_batches = {value for value in flow.places if not flow.leads(value, types)}
+    if flow.problems:
         node, reason = flow.problems[0]
         return f"left the batch at {declared}: {_shown(draft, node)} {reason}"
-    before = ModelProto()
-    before.CopyFrom(draft.model)
-    stubborn = _make_relative(draft, flow, types)
-    if stubborn is not None and declared:
-        draft.model.CopyFrom(before)
-        return f"left the batch at {declared}: {_shown(draft, stubborn)} has a hard-coded size"
-    shape.dim[0].dim_param = BATCH
-    draft.mixed_batches = _mixed(flow, types, batch)
-    return f"freed the batch dimension (was {declared})" if declared else ""
+    for value in draft.graph.output:
+        place = flow.places.get(value.name)
+        if place is not None and place.axis != 0 and _size(types, value.name, place.axis) != declared:
+            name = shorten(draft.names.get(value.name, ""))
+            return f"left the batch at {declared}: the output {name!r} joins the images with another axis"
+    reason = _free(draft, flow, types, image)
+    if reason:
+        return f"left the batch at {declared}: {reason}"
+    return f"freed the batch dimension (was {declared})"
+
+
+def _follow(draft: Draft, image: ValueInfoProto, batch: int) -> tuple[BatchFlow, dict[str, TensorType]]:
+    types = types_with(draft, image.name, batch)
+    given = {image.name: Place(0), **_shaped_like_the_batch(draft, image, types, batch)}
+    return follow(list(draft.graph.node), types, initializers(draft.graph), given, batch), types
+
+
+def _keep_free(draft: Draft, image: ValueInfoProto) -> None:
+    """Make a graph whose batch is declared free do what it declares, as far as possible."""
+    _name_squeezed_axes(draft, types_with(draft, image.name, _TIMES))
+    flow, types = _follow(draft, image, _TIMES)
+    if flow.problems:
+        # Sizes that are there for one image only; with one image all shapes are what the exporter saw.
+        for_one, types_of_one = _follow(draft, image, 1)
+        make_relative(draft, for_one, types_of_one, image.name, free=True)
+        flow, types = _follow(draft, image, _TIMES)
+    draft.mixed_batches = {value for value in flow.places if not flow.leads(value, types)}
+
+
+def _name_squeezed_axes(draft: Draft, types: Mapping[str, TensorType]) -> None:
+    """Let a Squeeze of all axes of size 1 keep the batch, also of one image."""
+    for node in draft.graph.node:
+        if node.op_type != "Squeeze" or node.domain or any(node.input[1:]) or attribute(node, "axes") is not None:
+            continue
+        shape = types.get(node.input[0], UNKNOWN).shape
+        if shape is not None and shape[:1] == (_TIMES,) and all(isinstance(size, int) for size in shape):
+            axes = np.asarray([axis for axis, size in enumerate(shape) if size == 1], np.int64)
+            del node.input[1:]
+            node.input.append(draft.add_constant(onnx.numpy_helper.from_array(axes), node.output[0]))
+
+
+def _free(draft: Draft, flow: BatchFlow, types: Mapping[str, TensorType], image: ValueInfoProto) -> str:
+    """Rewrite the graph and prove it; if that fails, put it back and return why."""
+    nodes = [NodeProto.FromString(node.SerializeToString()) for node in draft.graph.node]
+    tensors = {tensor.name for tensor in draft.graph.initializer}
+    stubborn, restored = make_relative(draft, flow, types, image.name, free=False)
+    reason = f"{_shown(draft, stubborn)} has a hard-coded size" if stubborn is not None else ""
+    if not reason:
+        unproved = _unproved(draft, flow, types, image, restored)
+        reason = f"{_shown(draft, unproved)} could not be proved to keep the images apart" if unproved else ""
+    if reason:
+        replace_nodes(draft.graph, nodes)
+        replace_initializers(draft.graph, [tensor for tensor in draft.graph.initializer if tensor.name in tensors])
+        return reason
+    image.type.tensor_type.shape.dim[0].dim_param = BATCH
+    draft.mixed_batches -= restored
+    return ""
+
+
+def _unproved(
+    draft: Draft, flow: BatchFlow, types: Mapping[str, TensorType], image: ValueInfoProto, restored: set[str]
+) -> NodeProto | None:
+    """Return the first node whose result has not the shape that it must have with more images."""
+    found = types_with(draft, image.name, flow.batch * _TIMES)
+    nodes: list[NodeProto] = list(draft.graph.node)
+    for node in nodes:
+        for value in node.output:
+            if value not in flow.places:
+                continue
+            shape = types.get(value, UNKNOWN).shape
+            if shape is None:
+                return node
+            wanted = (_TIMES, *shape) if value in restored else grown(shape, flow.places[value], _TIMES)
+            made = found.get(value, UNKNOWN).shape
+            if made is None or len(made) != len(wanted):
+                return node
+            if any(isinstance(size, int) and size != other for size, other in zip(wanted, made, strict=True)):
+                return node
+    return None
+
+
+def _shaped_like_the_batch(
+    draft: Draft, image: ValueInfoProto, types: Mapping[str, TensorType], batch: int
+) -> dict[str, Place]:
+    """Return values that do not depend on the images, but have as many entries (a class token, repeated for each)."""
+    if not any(node.op_type in ("Shape", "Size") for node in draft.graph.node):
+        return {}
+    more = types_with(draft, image.name, batch * _TIMES)
+    dependent = {image.name}
+    found: dict[str, Place] = {}
+    for node in draft.graph.node:
+        if node.op_type not in ("Shape", "Size") and any(name in dependent for name in reads(node)):
+            dependent.update(node.output)
+            continue
+        for value in node.output:
+            one, many = types.get(value, UNKNOWN).fixed, more.get(value, UNKNOWN).fixed
+            if one is None or many is None or len(one) != len(many):
+                continue
+            wider = [axis for axis, size in enumerate(one) if many[axis] != size]
+            if len(wider) == 1 and one[wider[0]] == batch and many[wider[0]] == batch * _TIMES:
+                found[value] = Place(wider[0])
+    return found
+
+
+def _size(types: Mapping[str, TensorType], value: str, axis: int) -> Dimension:
+    shape = types.get(value, UNKNOWN).shape
+    return shape[axis] if shape is not None and axis < len(shape) else None
 
 
 def _shown(draft: Draft, node: NodeProto) -> str:
     return f"{node.op_type} {shorten(draft.node_names.get(node.name) or draft.names.get(node.output[0], ''))!r}"
-
-
-def _mixed(flow: BatchFlow, types: dict[str, TensorType], batch: int) -> set[str]:
-    """Return the values whose first axis is not simply the batch."""
-    return {value for value in flow.axis if not flow.leads(value, types, batch)}
-
-
-def _make_relative(draft: Draft, flow: BatchFlow, types: dict[str, TensorType]) -> NodeProto | None:
-    """Rewrite hard-coded sizes on the way of the batch; return a node whose sizes cannot be rewritten."""
-    constants = initializers(draft.graph)
-    nodes: list[NodeProto] = list(draft.graph.node)
-    for node in nodes:
-        source = node.input[0] if node.input else ""
-        if source not in flow.axis or node.output[0] not in flow.axis:
-            continue
-        axis, place = flow.axis[source], flow.axis[node.output[0]]
-        if node.op_type == "Reshape" and node.input[1] in constants:
-            target = to_array(constants[node.input[1]]).reshape(-1)
-            relative = _relative_shape(target, types[source].shape, types[node.output[0]].shape, axis, place)
-            if relative is None:
-                return node
-            if not np.array_equal(relative, target):
-                remove_attribute(node, "allowzero")
-                node.input[1] = draft.add_constant(onnx.numpy_helper.from_array(relative), node.input[1])
-        elif node.op_type == "Squeeze" and not (len(node.input) > 1 and node.input[1]):
-            shape = types[source].shape or ()
-            gone = np.asarray([i for i, size in enumerate(shape) if size == 1 and i != axis], np.int64)
-            node.input.append(draft.add_constant(onnx.numpy_helper.from_array(gone), node.output[0]))
-        elif node.op_type == "Resize" and len(node.input) > 3 and node.input[3]:
-            before, after = types[source].fixed, types[node.output[0]].fixed
-            if before is None or after is None:
-                return node
-            scales = onnx.numpy_helper.from_array(exact_scales(list(before), list(after)))
-            node.input[2] = draft.add_constant(scales, node.output[0])
-            del node.input[3:]
-        elif node.op_type == "Expand" and node.input[1] in constants:
-            target = to_array(constants[node.input[1]]).copy()
-            if target.size and place - (len(types[node.output[0]].shape or ()) - target.size) >= 0:
-                index = place - (len(types[node.output[0]].shape or ()) - target.size)
-                if target[index] != 1:
-                    target[index] = 1
-                    node.input[1] = draft.add_constant(onnx.numpy_helper.from_array(target), node.input[1])
-    return None
-
-
-def _relative_shape(
-    target: np.ndarray, before: tuple[object, ...] | None, after: tuple[object, ...] | None, axis: int, place: int
-) -> np.ndarray | None:
-    """Return a Reshape's target that fits any batch, or None if there is none."""
-    if before is None or after is None or place >= target.size:
-        return None
-    if target[place] == -1 or (target[place] == 0 and place == axis):
-        return target
-    if place == axis and before[axis] == after[place] and (target == -1).any():
-        relative = target.copy()
-        relative[place] = 0
-        return relative
-    rest = [size for index, size in enumerate(after) if index != place]
-    if not all(isinstance(size, int) for size in rest):
-        if (target == -1).any():
-            return None
-        relative = target.copy()
-    else:
-        relative = np.asarray([size if isinstance(size, int) else 1 for size in after], np.int64)
-    relative[place] = -1
-    return relative

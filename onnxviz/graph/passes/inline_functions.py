@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 import onnx
 import onnx.inliner
-from onnx import NodeProto
+from onnx import ModelProto, NodeProto
 
 from onnxviz import limits
 from onnxviz.errors import ModelFileError
 from onnxviz.graph.passes import Draft
+from onnxviz.graph.rewrites import schema
+from onnxviz.graph.structure import set_domain
 from onnxviz.model_file import FUNCTION_DOMAIN
-from onnxviz.tensors import subgraphs
+from onnxviz.tensors import all_nodes, subgraphs
 
 _COPY = re.compile(r"(__\d+)+$")
 
@@ -28,19 +31,21 @@ def run(draft: Draft) -> str:
     if not count:
         return ""
     _check_growth(model)
+    _agree_on_opset(model)
     try:
         inlined = onnx.inliner.inline_local_functions(model, convert_version=False)
     except Exception as fault:  # the inliner raises plain RuntimeError and its kin for faulty functions
         raise ModelFileError(
             f"functions of the model cannot be inlined: {fault}", remedy="export without functions"
         ) from fault
+    if inlined.functions or any(node.domain == FUNCTION_DOMAIN for node in all_nodes(inlined)):
+        raise ModelFileError("functions of the model cannot be inlined", remedy="export without functions")
+    pairs = [(entry.domain, entry.version) for entry in model.opset_import if entry.domain != FUNCTION_DOMAIN]
     model.CopyFrom(inlined)
-    kept = [entry for entry in model.opset_import if entry.domain != FUNCTION_DOMAIN]
-    pairs = [(entry.domain, entry.version) for entry in kept]
     del model.opset_import[:]
     for domain, version in pairs:
         model.opset_import.add(domain=domain, version=version)
-    for node in model.graph.node:
+    for node in _nodes(model.graph.node):
         base = _COPY.sub("", node.name)
         draft.node_names.setdefault(node.name, draft.node_names.get(base, ""))
         if base in draft.node_metadata:
@@ -50,7 +55,44 @@ def run(draft: Draft) -> str:
     return f"inlined {count} function{'s' if count > 1 else ''}"
 
 
-def _check_growth(model: onnx.ModelProto) -> None:
+def _agree_on_opset(model: ModelProto) -> None:
+    """Let all functions use the model's opsets, as inlining wants it.
+
+    A standard operator that another opset than the model's defines differently goes on in a domain `opset<N>` (see
+    `lift_opset`); so does everything of a function if the model itself does not use the standard's operators.
+    """
+    opsets = {entry.domain: entry.version for entry in model.opset_import}
+    for function in model.functions:
+        for entry in function.opset_import:
+            if entry.domain == "":
+                ours = opsets.setdefault("", entry.version)
+                if entry.version != ours:
+                    _keep_apart(function.node, entry.version, ours, opsets)
+            else:
+                opsets.setdefault(entry.domain, entry.version)
+    for domain, version in opsets.items():
+        set_domain(model, domain, version)
+    for function in model.functions:
+        del function.opset_import[:]
+        for domain, version in opsets.items():
+            function.opset_import.add(domain=domain, version=version)
+
+
+def _keep_apart(nodes: Iterable[NodeProto], theirs: int, ours: int, opsets: dict[str, int]) -> None:
+    for node in _nodes(nodes):
+        if node.domain or _since(node.op_type, theirs) == _since(node.op_type, ours):
+            continue
+        node.domain = f"opset{theirs}"
+        opsets[node.domain] = 1
+
+
+def _since(operator: str, opset: int) -> int:
+    """The opset in which an operator got the form that it has in this one; 0 if there is none."""
+    found = schema(operator, opset)
+    return 0 if found is None else int(found.since_version)
+
+
+def _check_growth(model: ModelProto) -> None:
     """Count the nodes there will be without making them; functions may call functions."""
     sizes: dict[str, int] = {}
     bodies = {function.name: function for function in model.functions}
@@ -79,11 +121,11 @@ def _check_growth(model: onnx.ModelProto) -> None:
         )
 
 
-def _nodes(nodes: object) -> list[NodeProto]:
+def _nodes(nodes: Iterable[NodeProto]) -> list[NodeProto]:
     found: list[NodeProto] = []
-    stack = [nodes]
+    stack: list[Iterable[NodeProto]] = [nodes]
     while stack:
-        for node in stack.pop():  # type: ignore[attr-defined]
+        for node in stack.pop():
             found.append(node)
             stack.extend(graph.node for graph in subgraphs(node))
     return found

@@ -1,15 +1,27 @@
 """Nodes and outputs that only training needs.
 
-The opset converter keeps a Dropout's mask output, and onnx2torch then takes image 0 of the batch for the result; so
-these go before either sees them.
+Statistics of a BatchNormalization and masks of a Dropout are made for training; who reads a graph for inference need
+not know them. A Dropout that is told to drop (its input `training_mode` is true, or is not known beforehand) stays:
+without it the graph would be another function.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
+
+from onnx import NodeProto, TensorProto
 
 from onnxviz.graph.passes import Draft
-from onnxviz.graph.structure import attribute, consumers, remove_attribute, rename_reads, replace_nodes
+from onnxviz.graph.structure import (
+    attribute,
+    constants_within,
+    consumers,
+    remove_attribute,
+    rename_reads,
+    replace_nodes,
+    to_array,
+)
 
 
 def run(draft: Draft) -> str:
@@ -17,12 +29,13 @@ def run(draft: Draft) -> str:
     graph = draft.graph
     outputs = {value.name for value in graph.output}
     read = consumers(graph)
+    constants = constants_within(graph)
     renamed: dict[str, str] = {}
     removed: Counter[str] = Counter()
     kept = []
     for node in graph.node:
         spare = [name for name in node.output[1:] if name and (name in read or name in outputs)]
-        if node.domain or spare:
+        if node.domain or spare or _drops(node, constants):
             kept.append(node)
         elif node.op_type in ("Dropout", "Identity") and node.input:
             removed[node.op_type] += 1
@@ -52,3 +65,11 @@ def run(draft: Draft) -> str:
     rename_reads(kept, renamed)
     replace_nodes(graph, kept)
     return "removed " + ", ".join(f"{count} {what}" for what, count in sorted((+removed).items()))
+
+
+def _drops(node: NodeProto, constants: Mapping[str, TensorProto]) -> bool:
+    """Whether a node is a Dropout that really drops, or may do so."""
+    if node.op_type != "Dropout" or len(node.input) < 3 or not node.input[2]:
+        return False
+    training = constants.get(node.input[2])
+    return training is None or bool(to_array(training).any())

@@ -17,7 +17,7 @@ import onnx
 from onnx import NodeProto, TensorProto
 
 from onnxviz.graph.passes import Draft
-from onnxviz.graph.shapes import TensorType
+from onnxviz.graph.shapes import TensorType, skeleton
 from onnxviz.graph.structure import attribute, initializers, integers, replace_nodes, to_array
 
 _LONGEST = 64
@@ -48,6 +48,22 @@ def run(draft: Draft) -> str:
     return f"computed {count} shapes beforehand" if count else ""
 
 
+def types_with(draft: Draft, value: str, batch: int) -> dict[str, TensorType]:
+    """Return the types of all values if the first dimension of an input is a given number, shape arithmetic done.
+
+    Args:
+        draft: not changed.
+        value: the input.
+        batch: the number.
+    """
+    trial = Draft(skeleton(draft.model), dict(draft.names), dict(draft.node_names), {})
+    for given in trial.graph.input:
+        if given.name == value:
+            given.type.tensor_type.shape.dim[0].dim_value = batch
+    run(trial)
+    return trial.types()
+
+
 def _round(draft: Draft) -> int:
     graph = draft.graph
     types = draft.types()
@@ -66,7 +82,7 @@ def _round(draft: Draft) -> int:
                 graph.initializer.append(onnx.numpy_helper.from_array(result.astype(kind), node.output[0]))
                 changed += 1
                 continue
-        if node.op_type == "Reshape" and not node.domain and node.input[1] not in constants:
+        if node.op_type == "Reshape" and not node.domain and len(node.input) > 1 and node.input[1] not in constants:
             target = _target(node, known.get(node.input[1]), types)
             if target is not None:
                 node.input[1] = draft.add_constant(onnx.numpy_helper.from_array(target), node.input[1])
@@ -119,8 +135,10 @@ def _evaluate(
     rule = _RULES.get(node.op_type)
     if rule is None or not any(name in known for name in node.input):
         return None
-    inputs = [_read(name, known, constants) for name in node.input if name]
-    if any(entry is None for entry in inputs):
+    named = [name for name in node.input if name]
+    inputs = [_read(name, known, constants) for name in named]
+    # An input left out in front of another would shift that to its place.
+    if any(entry is None for entry in inputs) or list(node.input[: len(named)]) != named:
         return None
     try:
         result = rule(node, [entry for entry in inputs if entry is not None])

@@ -1,23 +1,30 @@
-"""Half, bfloat16 and double precision become float32, in which gradients are taken."""
+"""Half, bfloat16 and double precision become float32, in which gradients are taken.
+
+Graphs that look at the bits of such numbers (BitCast) stay as they are: their meaning depends on the width.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 import onnx
-from onnx import AttributeProto, NodeProto, TensorProto
+from onnx import AttributeProto, NodeProto, TensorProto, TypeProto
 
 from onnxviz.graph.passes import Draft
 from onnxviz.graph.shapes import FLOATS, UNKNOWN, TensorType
 from onnxviz.graph.structure import attribute, rename_reads, replace_nodes, set_integer, to_array
-from onnxviz.tensors import subgraphs
+from onnxviz.tensors import all_nodes, subgraphs
 
 _OTHER = tuple(element for element in FLOATS if element != TensorProto.FLOAT)
+_LARGEST = float(np.finfo(np.float32).max)
+_TYPE_ATTRIBUTES = ("to", "dtype", "output_dtype", "output_datatype", "precision", "stash_type", "softmax_precision")
 _NAMES = {TensorProto.FLOAT16: "half-precision", TensorProto.BFLOAT16: "bfloat16", TensorProto.DOUBLE: "double"}
 
 
 def run(draft: Draft) -> str:
     """Convert weights, constants, casts and declared types."""
     graph = draft.graph
+    if any(node.op_type == "BitCast" for node in all_nodes(draft.model)):
+        return ""
     weights: dict[str, int] = {}
     for tensor in graph.initializer:
         if tensor.data_type in _OTHER:
@@ -29,9 +36,7 @@ def run(draft: Draft) -> str:
     while stack:
         current = stack.pop()
         for value in (*current.input, *current.output, *current.value_info):
-            if value.type.tensor_type.elem_type in _OTHER:
-                value.type.tensor_type.elem_type = TensorProto.FLOAT
-                changed = True
+            changed |= _convert_type(value.type)
         for tensor in current.initializer:
             changed |= _convert(tensor)
         for node in current.node:
@@ -46,11 +51,25 @@ def run(draft: Draft) -> str:
     return said + (f", removed {casts} casts between float types" if casts else "")
 
 
+def _convert_type(kind: TypeProto) -> bool:
+    """Convert the element type of a tensor, or of the tensors in a sequence or optional."""
+    name = kind.WhichOneof("value")
+    while name in ("sequence_type", "optional_type"):
+        kind = getattr(kind, name).elem_type
+        name = kind.WhichOneof("value")
+    if name not in ("tensor_type", "sparse_tensor_type") or getattr(kind, name).elem_type not in _OTHER:
+        return False
+    getattr(kind, name).elem_type = TensorProto.FLOAT
+    return True
+
+
 def _convert(tensor: TensorProto) -> bool:
     if tensor.data_type not in _OTHER:
         return False
-    with np.errstate(over="ignore"):
-        array = to_array(tensor).astype(np.float32)
+    array = to_array(tensor)
+    if tensor.data_type == TensorProto.DOUBLE:  # a mask of -1e308 is finite, and -inf is another thing to a Softmax
+        array = np.where(np.isfinite(array), np.clip(array, -_LARGEST, _LARGEST), array)
+    array = array.astype(np.float32)
     tensor.CopyFrom(onnx.numpy_helper.from_array(array, tensor.name))
     return True
 
@@ -60,7 +79,9 @@ def _convert_node(node: NodeProto) -> bool:
     for entry in node.attribute:
         if entry.type == AttributeProto.TENSOR:
             changed |= _convert(entry.t)
-    for name in ("to", "dtype"):
+        elif entry.type == AttributeProto.TYPE_PROTO:
+            changed |= _convert_type(entry.tp)
+    for name in _TYPE_ATTRIBUTES:
         if attribute(node, name) in _OTHER:
             set_integer(node, name, TensorProto.FLOAT)
             changed = True

@@ -1,0 +1,436 @@
+"""What layers are called: names in the file, modules of PyTorch's exporters, layers of Keras, names of weights.
+
+A module's name stands for what leaves the module: the one value that is made inside and read outside. Where several
+values leave it, or two things go by one name, the name stands for nothing: a wrong layer is worse than none.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from onnx import NodeProto
+
+from onnxviz import limits
+from onnxviz.graph.passes import Draft
+from onnxviz.graph.structure import initializers, reads
+
+_WEIGHT_SUFFIX = re.compile(
+    r"(\.weight|_weight|/kernel|/weights|/depthwise_kernel|\.W|_W|_w)(/read|/ReadVariableOp.*)?(:0|_0)?$"
+)
+_BLOB_NUMBER = re.compile(r"_\d+$")
+_INSERTED = re.compile(r"__\d+$")
+"""Ends the names of nodes that tf2onnx has put in between."""
+_FORM_ONLY = frozenset(["Transpose", "Reshape", "Cast", "Squeeze", "Unsqueeze", "Identity"])
+_SCOPES_KEY = "pkg.torch.onnx.name_scopes"
+_DEPTH = 24
+_CALLS = 64
+"""Calls of one module that get names of their own."""
+
+
+@dataclass(frozen=True)
+class LayerNames:
+    """What the layers of a graph are called.
+
+    Attributes:
+        shown: one unique name for each layer, in order.
+        aliases: identifier of a value -> other names of the layer.
+        ambiguous: name that stands for nothing -> identifiers of the values it might mean.
+        modules: identifier of a value -> the innermost module that made it, as its exporter writes it.
+    """
+
+    shown: list[str]
+    aliases: dict[str, tuple[str, ...]]
+    ambiguous: dict[str, tuple[str, ...]]
+    modules: dict[str, str]
+
+
+def name_layers(draft: Draft, listed: Sequence[tuple[NodeProto, str]], dependent: set[str]) -> LayerNames:
+    """Find all names of some layers.
+
+    Args:
+        draft: the normalised graph and the names of its file.
+        listed: the layers in topological order: node and value.
+        dependent: all values that depend on the image.
+    """
+    shown = _shown_names(draft, listed)
+    modules = _Modules(draft, dependent)
+    by_file = _file_claims(draft, listed, modules)
+    by_module = modules.claims()
+    by_weight = _weight_claims(draft, listed)
+    by_call = modules.later_calls()
+    known = {value for _, value in listed}
+    taken = dict(zip(shown, (value for _, value in listed), strict=True))
+    found: dict[str, list[str]] = {}
+    ambiguous: dict[str, tuple[str, ...]] = {}
+    for name in dict.fromkeys([*by_file, *by_module, *by_weight, *by_call]):
+        if name in taken or not name or len(name) > limits.NAME_LENGTH:
+            continue
+        meant = by_file.get(name, set()) | by_module.get(name, set())
+        meant = meant or by_weight.get(name, set()) or by_call.get(name, set())
+        if len(meant) == 1 and meant <= known:
+            found.setdefault(next(iter(meant)), []).append(name)
+        elif meant & known:
+            ambiguous[name] = tuple(value for _, value in listed if value in meant)[:_CALLS]
+    inner = {value: modules.innermost(node) for node, value in listed}
+    return LayerNames(shown, {value: tuple(names) for value, names in found.items()}, ambiguous, inner)
+
+
+# --- names in the file ----------------------------------------------------------------------------------------------
+
+
+def _shown_names(draft: Draft, listed: Sequence[tuple[NodeProto, str]]) -> list[str]:
+    """Name each layer by its node, or by its value where the exporter gave nodes no names; make names unique."""
+    given: list[str] = []
+    for node, value in listed:
+        index = list(node.output).index(value)
+        name = draft.node_names.get(node.name, "") or draft.names.get(value, "")
+        if index and draft.node_names.get(node.name, ""):
+            name = draft.names.get(value, "") or f"{name}.{index}"
+        given.append((name or value)[: limits.NAME_LENGTH])
+    taken = set(given)
+    seen: Counter[str] = Counter()
+    unique = []
+    for name in given:
+        seen[name] += 1
+        shown = name
+        while seen[name] > 1 and shown in taken:
+            shown = f"{name}#{seen[name]}"
+            seen[name] += shown in taken
+        taken.add(shown)
+        unique.append(shown)
+    return unique
+
+
+def _file_claims(draft: Draft, listed: Sequence[tuple[NodeProto, str]], modules: _Modules) -> dict[str, set[str]]:
+    """Names of nodes and values, also of nodes that were removed; the first kind of name counts."""
+    kinds: list[dict[str, set[str]]] = [{} for _ in range(4)]
+    for node, value in listed:
+        original, own = draft.names.get(value, ""), draft.node_names.get(node.name, "")
+        if value == node.output[0]:
+            kinds[0].setdefault(own, set()).add(value)
+        if not modules.is_program_name(node, original):
+            kinds[1].setdefault(original, set()).add(value)
+            kinds[2].setdefault(original.removesuffix(":0"), set()).add(value)
+        kinds[2].setdefault(own.removeprefix("/"), set()).add(value)
+        for name in draft.aliases.get(value, ()):
+            kinds[3].setdefault(name, set()).add(value)
+            kinds[3].setdefault(name.removesuffix(":0"), set()).add(value)
+    claims: dict[str, set[str]] = {}
+    for kind in kinds:
+        for name, values in kind.items():
+            if name and name not in claims:
+                claims[name] = values
+    return claims
+
+
+def _weight_claims(draft: Draft, listed: Sequence[tuple[NodeProto, str]]) -> dict[str, set[str]]:
+    """Names of weights without their ending: where an exporter names no modules, or has folded one into another."""
+    claims: dict[str, set[str]] = {}
+    weights = initializers(draft.graph)
+    for node, value in listed:
+        weight = node.input[1] if node.op_type in ("Conv", "ConvTranspose", "Gemm") and len(node.input) > 1 else ""
+        if weight in weights:
+            original = draft.names.get(weight, "")
+            stem = _WEIGHT_SUFFIX.sub("", original)
+            if stem != original:
+                claims.setdefault(stem, set()).add(value)
+    for base, value in _blob_names(draft, listed).items():
+        claims.setdefault(base, {value})
+    return claims
+
+
+def _blob_names(draft: Draft, listed: Sequence[tuple[NodeProto, str]]) -> dict[str, str]:
+    """Undo Caffe2's numbering of blobs that are written in place: conv10_1 (convolution), conv10_2 (ReLU) -> conv10."""
+    originals = [draft.names.get(value, "") for _, value in listed]
+    if any(draft.node_names.get(node.name, "") for node, _ in listed) or not all(
+        _BLOB_NUMBER.search(name) for name in originals
+    ):
+        return {}
+    first: dict[str, str] = {}
+    for name, (_, value) in zip(originals, listed, strict=True):
+        first.setdefault(_BLOB_NUMBER.sub("", name), value)
+    return first
+
+
+# --- modules --------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Scope:
+    """A module of the exporter's: the places of its nodes in the graph, and how deep it lies in a path of names."""
+
+    members: list[int] = field(default_factory=list)
+    path: tuple[str, ...] = ()
+    numbered: bool = False
+    """Whether several calls of it go by this one name."""
+    removed: set[str] = field(default_factory=set)
+    """Values behind which its nodes were removed."""
+
+
+class _Modules:
+    """The modules that exporters write into names or metadata, and what leaves each of them."""
+
+    def __init__(self, draft: Draft, dependent: set[str]) -> None:
+        self._draft = draft
+        self._nodes = [node for node in draft.graph.node if any(name in dependent for name in node.output)]
+        self._maker = {name: place for place, node in enumerate(self._nodes) for name in node.output if name}
+        self._readers: dict[str, list[int]] = {}
+        for place, node in enumerate(self._nodes):
+            for name in dict.fromkeys(reads(node)):
+                self._readers.setdefault(name, []).append(place)
+        self._outputs = {value.name for value in draft.graph.output}
+        self._scopes: dict[str, _Scope] = {}
+        self._programs: dict[str, list[str]] = {}
+        self._is_program = any(self._program(node) for node in self._nodes)
+        for place, (node, lie_in) in enumerate(zip(self._nodes, self._with_adopted(), strict=True)):
+            self._enter(place, node, lie_in)
+        self._enter_namesakes()
+        for value in list(draft.aliases):
+            self._enter_removed(value)
+        self._calls = {name: self._leaving(scope) for name, scope in self._scopes.items()}
+
+    def is_program_name(self, node: NodeProto, name: str) -> bool:
+        """Whether a value's name is only the operation's, such as "linear", where modules may be called the same."""
+        written = self._program(node)
+        return bool(written) and "." not in name and not re.search(r"\d", name)
+
+    def innermost(self, node: NodeProto) -> str:
+        """Return the innermost module that a node belongs to, or ""."""
+        written = self._program(node)
+        if written:
+            return written[-2] if len(written) > 1 else ""
+        own = self._draft.node_names.get(node.name, "")
+        paths = _torchscript(own) if own.startswith("/") else ["/".join(path) for path in _keras(own)]
+        return paths[-1] if paths else ""
+
+    def claims(self) -> dict[str, set[str]]:
+        """Return module -> what leaves it (several values if that is not one); Keras layers also without their path."""
+        claims: dict[str, set[str]] = {}
+        depths: dict[str, int] = {}
+        for name, calls in self._calls.items():
+            scope = self._scopes[name]
+            meant = calls[0] if len(calls) == 1 or scope.numbered else set().union(*calls)
+            if scope.path:
+                for start in range(len(scope.path)):
+                    # The layer of the outermost model is meant, as by Keras' get_layer.
+                    tail, depth = "/".join(scope.path[start:]), len(scope.path)
+                    if depth < depths.get(tail, depth + 1):
+                        claims[tail], depths[tail] = set(meant), depth
+                    elif depth == depths[tail]:
+                        claims[tail] = claims[tail] | meant
+            else:
+                claims[name] = claims.get(name, set()) | meant
+        return claims
+
+    def later_calls(self) -> dict[str, set[str]]:
+        """Return names for the second, third call of modules whose calls the exporter does not tell apart."""
+        claims: dict[str, set[str]] = {}
+        for name, calls in self._calls.items():
+            if self._scopes[name].numbered:
+                for number, values in enumerate(calls[1:_CALLS], start=1):
+                    claims.setdefault(f"{name}_{number}", set()).update(values)
+        return claims
+
+    def _program(self, node: NodeProto) -> list[str]:
+        """Return what PyTorch's default exporter writes: the modules from the network down, and the operation."""
+        if node.name not in self._programs:
+            written = self._draft.node_metadata.get(node.name, {}).get(_SCOPES_KEY, "")
+            self._programs[node.name] = _literal_list(written)
+        return self._programs[node.name]
+
+    def _enter(self, place: int, node: NodeProto, lie_in: list[str]) -> None:
+        for name in dict.fromkeys([*lie_in, *self._of_weights(node)]):
+            scope = self._scopes.setdefault(name, _Scope(numbered=self._is_program))
+            scope.members.append(place)
+        if not lie_in:
+            for path in self._keras_paths(node):
+                scope = self._scopes.setdefault("/".join(path), _Scope(path=path))
+                scope.members.append(place)
+
+    def _with_adopted(self) -> list[list[str]]:
+        """Return PyTorch's modules of each node; nodes without any belong to what their neighbours have in common.
+
+        Exporters and passes put such nodes in between. A node is bare of names in a file that has modules.
+        """
+        own = [self._torch_modules(node) for node in self._nodes]
+        bare = [not names and not self._keras_paths(node) for names, node in zip(own, self._nodes, strict=True)]
+        if not any(own):
+            return own
+        ahead = list(own)  # what the readers have in common
+        for place in range(len(self._nodes) - 1, -1, -1):
+            if bare[place]:
+                outputs = [value for value in self._nodes[place].output if value]
+                readers = [ahead[reader] for value in outputs for reader in self._readers.get(value, ())]
+                ahead[place] = [] if any(value in self._outputs for value in outputs) else _common(readers)
+        for place, node in enumerate(self._nodes):
+            if bare[place]:
+                makers = [own[self._maker[name]] for name in reads(node) if name in self._maker]
+                own[place] = _common([*makers, ahead[place]])
+        return own
+
+    def _torch_modules(self, node: NodeProto) -> list[str]:
+        if written := self._program(node):
+            return [name for name in written[:-1] if name]
+        own = self._draft.node_names.get(node.name, "")
+        return _torchscript(own) if own.startswith("/") else []
+
+    def _of_weights(self, node: NodeProto) -> list[str]:
+        """Return the modules whose weights a convolution has, where it has moved to a normalisation behind them.
+
+        PyTorch's default exporter writes a convolution down as the batch normalisation that was folded into it.
+        """
+        if not self._program(node) or node.op_type not in ("Conv", "ConvTranspose", "Gemm") or len(node.input) < 2:
+            return []
+        original = self._draft.names.get(node.input[1], "")
+        stem = _WEIGHT_SUFFIX.sub("", original)
+        if stem == original or not stem or len(stem) > limits.NAME_LENGTH:
+            return []
+        parts = stem.split(".")[:_DEPTH]
+        return [".".join(parts[: end + 1]) for end in range(len(parts))]
+
+    def _keras_paths(self, node: NodeProto) -> list[tuple[str, ...]]:
+        """Return the paths of layers in a node's name, and in that of its value.
+
+        A folded batch normalisation lives on in the name of the convolution's value.
+        """
+        own = self._draft.node_names.get(node.name, "")
+        if _INSERTED.search(own) and node.op_type in _FORM_ONLY:
+            return []
+        sources = [own, *(self._draft.names.get(value, "").removesuffix(":0") for value in node.output[:1])]
+        return list(dict.fromkeys(path for source in sources for path in _keras(source)))
+
+    def _enter_namesakes(self) -> None:
+        """A node called like a path, "a/conv" beside "a/conv/depthwise", is the last step of what lies in that path."""
+        for place, node in enumerate(self._nodes):
+            scope = self._scopes.get(self._draft.node_names.get(node.name, ""))
+            if scope is not None and scope.path and place not in scope.members:
+                scope.members = sorted([*scope.members, place])
+
+    def _enter_removed(self, value: str) -> None:
+        for name in self._draft.aliases.get(value, ()):
+            if name.startswith("/"):
+                for inner in _torchscript(name)[-1:]:
+                    self._scopes.setdefault(inner, _Scope()).removed.add(value)
+            else:
+                for path in _keras(name)[-1:]:
+                    self._scopes.setdefault("/".join(path), _Scope(path=path)).removed.add(value)
+
+    def _leaving(self, scope: _Scope) -> list[set[str]]:
+        """Return what leaves a module in each of its calls; there is more than one value where no one is its result."""
+        if not scope.members:
+            return [scope.removed]
+        calls = []
+        split = self._split(scope.members)
+        if len({tuple(self._nodes[place].op_type for place in places) for places in split}) > 1:
+            split = [scope.members]  # no calls of one module, but pieces of one call
+        for places in split:
+            inside = set(places)
+            leaving = {
+                value
+                for place in places
+                for value in self._nodes[place].output
+                if value
+                and (value in self._outputs or any(reader not in inside for reader in self._readers.get(value, ())))
+            }
+            calls.append(self._all_made(places) if self._repeats(places) else leaving)
+        return calls
+
+    def _all_made(self, places: Sequence[int]) -> set[str]:
+        return {value for place in places for value in self._nodes[place].output if value}
+
+    def _repeats(self, places: Sequence[int]) -> bool:
+        """Whether all weights are used twice: two calls right behind each other, which nothing tells apart."""
+        weights = [
+            (node.op_type, node.input[1])
+            for node in (self._nodes[place] for place in places)
+            if node.op_type in ("Conv", "ConvTranspose", "Gemm", "MatMul") and len(node.input) > 1
+        ]
+        counts = Counter(entry for entry in weights if entry[1] not in self._maker)
+        return bool(counts) and min(counts.values()) > 1
+
+    def _split(self, members: Sequence[int]) -> list[list[int]]:
+        """Split a module's nodes into calls: those that follow each other, or feed each other, belong together."""
+        runs: list[list[int]] = []
+        for place in members:
+            if runs and place <= runs[-1][-1] + 1:
+                runs[-1].append(place)
+            else:
+                runs.append([place])
+        if len(runs) == 1:
+            return runs
+        owner = {place: index for index, run in enumerate(runs) for place in run}
+        parent = list(range(len(runs)))
+
+        def root(index: int) -> int:
+            while parent[index] != index:
+                parent[index] = parent[parent[index]]
+                index = parent[index]
+            return index
+
+        for place in members:
+            for name in reads(self._nodes[place]):
+                source = owner.get(self._maker.get(name, -1))
+                if source is not None:
+                    low, high = sorted((root(source), root(owner[place])))
+                    parent[high] = low
+        joined: dict[int, list[int]] = {}
+        for index, run in enumerate(runs):
+            joined.setdefault(root(index), []).extend(run)
+        return list(joined.values())
+
+
+def _common(paths: Sequence[list[str]]) -> list[str]:
+    """Return the modules that several paths begin with."""
+    shared: list[str] = []
+    for names in zip(*paths, strict=False):
+        if len(set(names)) > 1:
+            break
+        shared.append(names[0])
+    return shared
+
+
+def _literal_list(written: str) -> list[str]:
+    """Read a list of names as Python writes it; [] for anything else."""
+    if not written or len(written) > limits.NAME_LENGTH:
+        return []
+    try:
+        listed = ast.literal_eval(written)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return []
+    if not isinstance(listed, list) or not all(isinstance(entry, str) for entry in listed):
+        return []
+    return listed[:_DEPTH]
+
+
+def _torchscript(name: str) -> list[str]:
+    """Return the modules in a node's name, outermost first: "/a/a.0/conv/Conv" lies in a, a.0 and a.0.conv.
+
+    Entries of a list repeat the name of the list, and of the lists around it.
+    """
+    if len(name) > limits.NAME_LENGTH:
+        return []
+    path, before = "", ""
+    found = []
+    for part in name.split("/")[1:-1][:_DEPTH]:
+        own = part.removeprefix(before + ".") if before else part
+        path = f"{path}.{own}" if path else own
+        before = part
+        found.append(path)
+    return found
+
+
+def _keras(name: str) -> list[tuple[str, ...]]:
+    """Return the paths of layers in a name, outermost first: "model/conv1/Conv2D" lies in model and model/conv1."""
+    if "/" not in name or name.startswith("/") or len(name) > limits.NAME_LENGTH:
+        return []
+    parts = name.split("/")[: _DEPTH + 1]
+    return list(_beginnings(parts))
+
+
+def _beginnings(parts: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    for end in range(1, len(parts)):
+        yield tuple(parts[:end])

@@ -224,6 +224,32 @@ class Model:
         network = whole.cut(values, unit_axes={k: v for k, v in axes.items() if v is not None}, tape=True)
         return _Forward(self, network, chosen, whole.inputs)
 
+    def continued(
+        self, images: torch.Tensor, layers: Sequence[Layer], given: Mapping[str, torch.Tensor]
+    ) -> tuple[torch.Tensor, ...]:
+        """Compute layers from values that somebody else computed, without gradients.
+
+        Args:
+            images: RGB, [N, 3, height, width], 0..1.
+            layers: what to return, units first. A layer whose own value is given is computed all the same.
+            given: identifier of a value -> what everything that reads it is computed from.
+        """
+        axes = {layer.value: layer.channel_axis for layer in layers if layer.channel_axis not in (None, 1)}
+        whole = self._whole()
+        given = {value: tensor for value, tensor in given.items() if whole.has(value)}
+        network = whole.cut(
+            [layer.value for layer in layers],
+            unit_axes={value: axis for value, axis in axes.items() if axis is not None},
+            given=list(given),
+        )
+        arguments: list[torch.Tensor | None] = [None] * len(self.inputs)
+        arguments[self.inputs.index(self.view.input_name)] = self.encode(images)
+        with torch.no_grad():
+            results: tuple[torch.Tensor, ...] = network(
+                *arguments, *(value.to(self.device) for value in given.values())
+            )
+        return results
+
     @property
     def inputs(self) -> tuple[str, ...]:
         """Identifiers of the model's inputs, in the order of the file."""

@@ -36,7 +36,7 @@ from onnx import (
 
 from onnxviz import limits
 from onnxviz.errors import ModelFileError, shorten
-from onnxviz.tensors import all_nodes, bring_tensors_in, subgraphs
+from onnxviz.tensors import all_nodes, bring_tensors_in, open_at_once, subgraphs
 
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 _DOMAIN = re.compile(r"[A-Za-z0-9_.\-]{0,127}")
@@ -148,7 +148,7 @@ def _read_file(path: Path, bound: int) -> bytes:
     """Read a regular file of at most `bound` bytes."""
     place = shorten(str(path))
     try:
-        with path.open("rb") as stream:
+        with open_at_once(path) as stream:
             status = os.fstat(stream.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise ModelFileError("not a regular file", where=place, remedy="give the path of an .onnx file")

@@ -7,7 +7,7 @@ import os
 import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import onnx
@@ -95,6 +95,15 @@ def bring_tensors_in(proto: ModelProto, path: Path | None, digest: Any) -> int:
     return total
 
 
+def open_at_once(file: Path) -> BinaryIO:
+    """Open a file for reading; a named pipe is opened without waiting for a writer, to be seen as what it is."""
+
+    def opener(name: str, flags: int) -> int:
+        return os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
+
+    return open(file, "rb", opener=opener)  # noqa: PTH123, SIM115 - Path.open takes no opener; the caller closes
+
+
 def _external_bytes(tensor: TensorProto, folder: Path, left: int) -> bytes:
     """Read a tensor's external data, which must lie in the model's own folder."""
     entries = {entry.key: entry.value for entry in tensor.external_data}
@@ -120,7 +129,7 @@ def _external_bytes(tensor: TensorProto, folder: Path, left: int) -> bytes:
         raise ModelFileError(f"external data {shown!r} has an offset or length that is no number") from None
     expected = _declared_bytes(tensor)
     try:
-        with file.open("rb") as stream:
+        with open_at_once(file) as stream:
             status = os.fstat(stream.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise ModelFileError(f"external data {shown!r} is not a regular file", remedy="copy it again")

@@ -209,3 +209,58 @@ def test_real_models_agree_at_every_layer_one_by_one_and_in_a_batch(
     # The float32 graph is the same arithmetic in another order; half precision rounds at every operation.
     assert max(item.relative for item in found if item.reference == "float32") < 1e-4
     assert max(item.relative for item in found) < (5e-3 if "fp16" in name else 1e-4)
+
+
+def quantised(path: Path) -> Path:
+    """Two convolutions whose results are rounded to eight bits."""
+    rng = np.random.default_rng(0)
+    tensors = [
+        numpy_helper.from_array(rng.standard_normal(shape).astype(np.float32), name)
+        for name, shape in (("w1", (8, 3, 3, 3)), ("w2", (8, 8, 3, 3)))
+    ]
+    tensors += [numpy_helper.from_array(np.float32(0.05), "s"), numpy_helper.from_array(np.uint8(100), "z")]
+    nodes = []
+    value = "image"
+    for index in (1, 2):
+        nodes += [
+            helper.make_node("Conv", [value, f"w{index}"], [f"c{index}"], f"conv{index}"),
+            helper.make_node("QuantizeLinear", [f"c{index}", "s", "z"], [f"q{index}"], f"quantise{index}"),
+            helper.make_node("DequantizeLinear", [f"q{index}", "s", "z"], [f"d{index}"], f"dequantise{index}"),
+        ]
+        value = f"d{index}"
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["n", 3, 16, 16])],
+        [helper.make_tensor_value_info(value, TensorProto.FLOAT, None)],
+        tensors,
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    return path
+
+
+def test_a_quantised_layer_is_computed_from_onnx_runtimes_rounded_values(tmp_path: Path) -> None:
+    model = load(quantised(tmp_path / "m.onnx"), "unit")
+    found = prove(model, list(model.layers), torch.rand(2, 3, 16, 16))
+    assert {item.layer for item in found} == {"conv1", "dequantise1", "conv2", "dequantise2"}
+    require(found)
+    assert "rounded values" in next(item.note for item in found if item.layer == "conv2")
+    assert not next(item.note for item in found if item.layer == "conv1")
+
+
+def test_a_wrong_rounding_does_not_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The layer behind it, which is computed from the right values, does."""
+
+    class Down(torch.nn.Module):
+        def forward(self, values: torch.Tensor) -> torch.Tensor:
+            return (values / 0.05).floor() + 100
+
+    monkeypatch.setitem(
+        onnxviz.convert.operators.CONVERTERS,  # type: ignore[arg-type]
+        "QuantizeLinear",
+        lambda operation: Conversion(Down()),
+    )
+    model = load(quantised(tmp_path / "m.onnx"), "unit")
+    found = prove(model, ["conv1", "dequantise1", "conv2"], torch.rand(2, 3, 16, 16))
+    holds = {item.layer: item.holds for item in found}
+    assert holds == {"conv1": True, "dequantise1": False, "conv2": True}

@@ -563,7 +563,8 @@ def test_shape_arithmetic_becomes_a_constant(tmp_path: Path, case: str, batch: s
 BATCHES = {
     "reshape": "s = Constant <value = int64[2] {1, 32}> () y = Reshape (x, s)",
     "reshape minus one": "s = Constant <value = int64[2] {1, -1}> () y = Reshape (x, s)",
-    "squeeze all": "p = GlobalAveragePool (x) y = Squeeze (p)",
+    "squeeze all, and back": "p = GlobalAveragePool (x) q = Squeeze (p) a = Constant <value = int64[1] {0}> () "
+    "y = Unsqueeze (q, a)",
     "channel shuffle": "s = Constant <value = int64[3] {1, 2, 16}> () a = Reshape (x, s) b = Transpose <perm = [1, 0, 2]> (a) "
     "t = Constant <value = int64[5] {2, -1, 1, 4, 4}> () c = Reshape (b, t) i = Constant <value = int64 {0}> () "
     "j = Constant <value = int64 {1}> () d = Gather <axis = 0> (c, i) e = Gather <axis = 0> (c, j) y = Concat <axis = 1> (e, d)",
@@ -584,7 +585,8 @@ BATCHES = {
     "v = Reshape (g, u) y = Transpose <perm = [1, 0, 2]> (v)",
     "channel shuffle by batch": "s = Constant <value = int64[5] {1, 2, 1, 4, 4}> () a = Reshape (x, s) "
     "b = Transpose <perm = [0, 2, 1, 3, 4]> (a) t = Constant <value = int64[4] {1, 2, 4, 4}> () y = Reshape (b, t)",
-    "image taken out": "i = Constant <value = int64 {0}> () y = Gather <axis = 0> (x, i)",
+    "image taken out, and back": "i = Constant <value = int64 {0}> () g = Gather <axis = 0> (x, i) "
+    "a = Constant <value = int64[1] {0}> () y = Unsqueeze (g, a)",
     "squeezed and back": "a = Constant <value = int64[1] {0}> () b = Squeeze (x, a) c = Relu (b) y = Unsqueeze (c, a)",
     "slice of all images": "a = Constant <value = int64[2] {0, 1}> () b = Constant <value = int64[2] {0, 1}> () "
     "c = Constant <value = int64[2] {1, 2}> () y = Slice (x, b, c, a)",
@@ -630,6 +632,29 @@ def test_a_hard_coded_batch_becomes_free(tmp_path: Path, case: str) -> None:
     theirs = [run(view.original, input_of(view), images[i : i + 1])[0] for i in range(4)]
     ours = run(view.proto, view.input_name, images)[0]
     np.testing.assert_allclose(ours, np.stack(theirs).reshape(ours.shape), rtol=1e-5, atol=1e-6)
+
+
+WITHOUT_AN_AXIS = {
+    "squeeze all": "p = GlobalAveragePool (x) y = Squeeze (p)",
+    "image taken out": "i = Constant <value = int64 {0}> () y = Gather <axis = 0> (x, i)",
+}
+
+
+@pytest.mark.parametrize("case", WITHOUT_AN_AXIS)
+def test_an_output_keeps_the_shape_that_the_file_gives_it(tmp_path: Path, case: str) -> None:
+    path = parse(
+        f"""<ir_version: 8, opset_import: ["": 17]> g (float[1, 2, 4, 4] x) => (float y) {{ {WITHOUT_AN_AXIS[case]} }}""",
+        tmp_path,
+    )
+    model = onnx.load(path)
+    model.graph.output[0].type.tensor_type.ClearField("shape")
+    view = open_model(save(model, tmp_path))
+    assert view.batch == 1
+    assert said(view, "left the batch at 1: the output 'y' has no axis for the images")
+    image = np.random.default_rng(0).normal(size=(1, 2, 4, 4)).astype(np.float32)
+    np.testing.assert_array_equal(
+        run(view.proto, view.input_name, image)[0], run(view.original, input_of(view), image)[0]
+    )
 
 
 MIXING = {

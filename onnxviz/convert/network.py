@@ -49,7 +49,12 @@ class Network:
         return tuple(value.name for value in self._converted.model.graph.input if value.name not in constant)
 
     def cut(
-        self, values: Sequence[str], *, unit_axes: Mapping[str, int] | None = None, tape: bool = False
+        self,
+        values: Sequence[str],
+        *,
+        unit_axes: Mapping[str, int] | None = None,
+        tape: bool = False,
+        given: Sequence[str] = (),
     ) -> fx.GraphModule:
         """Return a network that computes some values and is no deeper than they are.
 
@@ -57,10 +62,11 @@ class Network:
             values: identifiers of values; the network returns a tuple in this order.
             unit_axes: for values whose units are not on axis 1, where they are; these are returned units first.
             tape: start recording gradients at the returned values that others depend on.
+            given: identifiers of values that are further arguments, in this order, and are not computed.
 
         Returns:
-            A module with one positional argument for each input of the model, used or not. Weights are shared with
-            all other networks of this model and require no gradients.
+            A module with one positional argument for each input of the model, used or not, and for each of `given`.
+            Weights are shared with all other networks of this model and require no gradients.
 
         Raises:
             UnsupportedOperatorError: if the values need operators that do not convert; names all of them.
@@ -69,7 +75,9 @@ class Network:
         nodes = self._converted.nodes
         axes = {nodes[value]: axis for value, axis in (unit_axes or {}).items()}
         wanted = [nodes[value] for value in values]
-        return truncate(self._converted.root, self._converted.graph, wanted, unit_axes=axes, tape=tape).eval()
+        handed = [nodes[value] for value in given]
+        root, graph = self._converted.root, self._converted.graph
+        return truncate(root, graph, wanted, unit_axes=axes, tape=tape, given=handed).eval()
 
     def has(self, value: str) -> bool:
         """Whether a value was converted."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ def truncate(
     *,
     unit_axes: Mapping[fx.Node, int] | None = None,
     tape: bool = False,
+    given: Sequence[fx.Node] = (),
 ) -> fx.GraphModule:
     """Return a network that computes some values of a graph, and nothing that they do not need.
 
@@ -30,14 +31,22 @@ def truncate(
         unit_axes: for values whose units are not on axis 1, where they are. The value is returned with its units on
             axis 1, and what follows is computed from the returned tensor, so that gradients with respect to it exist.
         tape: start recording gradients at each returned value that others depend on, even if no input requires them.
+        given: values that are further arguments, in this order: what depends on them is computed from the arguments.
     """
-    needed = _ancestors(values)
+    needed = _ancestors(values, set(given))
     made = fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
     returned: dict[fx.Node, fx.Node] = {}
     wanted = set(values)
+    for node in graph.find_nodes(op="placeholder"):
+        copies[node] = returned[node] = made.node_copy(node)
+    handed = {node: made.placeholder(f"given_{index}") for index, node in enumerate(given)}
     for node in graph.nodes:
-        if node.op != "placeholder" and node not in needed:
+        if node.op == "placeholder":
+            continue
+        if node not in needed:
+            if node in handed:
+                copies[node] = handed[node]
             continue
         identity = _is_identity(root, node)
         copy = copies[node.all_input_nodes[0]] if identity else made.node_copy(node, copies.__getitem__)
@@ -50,7 +59,7 @@ def truncate(
             if inner:
                 shown = made.call_function(on_tape, (shown,))
             copy = made.call_function(torch.movedim, (shown, 1, axis)) if axis != 1 else shown
-        copies[node] = copy
+        copies[node] = handed.get(node, copy)
         returned[node] = shown
     made.output(tuple(returned[value] for value in values))
     fuse(root, made)
@@ -100,14 +109,15 @@ def fold_constants(root: nn.Module, graph: fx.Graph) -> None:
         node.meta["folded"] = replacement
 
 
-def _ancestors(values: Iterable[fx.Node]) -> set[fx.Node]:
+def _ancestors(values: Iterable[fx.Node], given: Set[fx.Node] = frozenset()) -> set[fx.Node]:
+    """Return the values and what they are made from, but not what only the given values are made from."""
     found: set[fx.Node] = set()
     stack = list(values)
     while stack:
         node = stack.pop()
         if node not in found:
             found.add(node)
-            stack.extend(node.all_input_nodes)
+            stack.extend(source for source in node.all_input_nodes if source not in given)
     return found
 
 

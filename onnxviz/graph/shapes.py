@@ -118,17 +118,24 @@ def _shield(graph: GraphProto, opset: int) -> None:
         if node.op_type in _AS_INPUT and not node.domain:
             node.op_type = "Identity"
             del node.input[1:], node.output[1:], node.attribute[:]
-        elif node.op_type == "Expand" and not node.domain and opset >= 10 and node.input[1] not in constant:
+        elif node.op_type == "Expand" and not node.domain and node.input[1] not in constant:
             # Its result gets a dimension for every element of its shape, and a tensor may declare 2^40 of them.
-            bounds = [f"{node.output[0]}.start", f"{node.output[0]}.end"]
-            for name, number in zip(bounds, (0, limits.RANK + 1), strict=True):
-                graph.initializer.append(onnx.helper.make_tensor(name, TensorProto.INT64, (1,), [number]))
-            short = f"{node.output[0]}.shape"
-            nodes.append(onnx.helper.make_node("Slice", [node.input[1], *bounds], [short]))
-            node.input[1] = short
+            nodes.append(_shortened(graph, node, opset))
         nodes.append(node)
     if len(nodes) > len(graph.node):
         replace_nodes(graph, nodes)
+
+
+def _shortened(graph: GraphProto, node: NodeProto, opset: int) -> NodeProto:
+    """Let a node read no more of its shape than a tensor has dimensions; return what cuts it."""
+    source, short = node.input[1], f"{node.output[0]}.shape"
+    node.input[1] = short
+    if opset < 10:
+        return onnx.helper.make_node("Slice", [source], [short], starts=[0], ends=[limits.RANK + 1])
+    bounds = [f"{short}.start", f"{short}.end"]
+    for name, number in zip(bounds, (0, limits.RANK + 1), strict=True):
+        graph.initializer.append(onnx.helper.make_tensor(name, TensorProto.INT64, (1,), [number]))
+    return onnx.helper.make_node("Slice", [source, *bounds], [short])
 
 
 def infer_body(

@@ -105,6 +105,7 @@ def test_fused_matrix_products() -> None:
     batched = RNG.normal(0, 1, (4, 2, 5)).astype(np.float32)
     other = RNG.normal(0, 1, (2, 5, 3)).astype(np.float32)
     check("FusedMatMul", [batched, other], result=TensorProto.FLOAT, transBatchA=1, **MICROSOFT)
+    check("TransposeMatMul", [first, second], result=TensorProto.FLOAT, transA=1, transB=1, **MICROSOFT)
     check(
         "FusedGemm", [first[0], second[0], number(0.5).reshape(1)], result=TensorProto.FLOAT, transA=1, transB=1,
         alpha=0.5, beta=2.0, activation="LeakyRelu", activation_alpha=0.1, constants=(1, 2), **MICROSOFT,

@@ -96,6 +96,10 @@ def _free(draft: Draft, flow: BatchFlow, types: Mapping[str, TensorType], image:
     tensors = {tensor.name for tensor in draft.graph.initializer}
     stubborn, restored = make_relative(draft, flow, types, image.name, free=False)
     reason = f"{_shown(draft, stubborn)} has a hard-coded size" if stubborn is not None else ""
+    for value in draft.graph.output:
+        if value.name in restored and not reason:
+            # With one image the output must have the shape that the file gives it.
+            reason = f"the output {shorten(draft.names.get(value.name, ''))!r} has no axis for the images"
     if not reason:
         unproved = _unproved(draft, flow, types, image, restored)
         reason = f"{_shown(draft, unproved)} could not be proved to keep the images apart" if unproved else ""

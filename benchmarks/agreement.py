@@ -143,8 +143,8 @@ def largest(found: Sequence[Agreement], reference: str) -> str:
     return f"{worst.relative:.1e}" + (f" ({broken} of {len(against)} OUTSIDE; {worst.layer})" if broken else "")
 
 
-def provable(model: Model, layers: Sequence[Layer], images: np.ndarray) -> tuple[list[Layer], list[str]]:
-    """Return the layers that give a row for each image, and what is said of the others: a reshape has mixed images."""
+def provable(model: Model, layers: Sequence[Layer], images: np.ndarray) -> tuple[list[Layer], list[Layer]]:
+    """Return the layers that give a row for each image, and the others: a reshape has mixed images there."""
     try:
         model.activations(images, list(layers))
     except DataError:
@@ -152,14 +152,14 @@ def provable(model: Model, layers: Sequence[Layer], images: np.ndarray) -> tuple
     else:
         return list(layers), []
     kept: list[Layer] = []
-    refused: list[str] = []
+    mixed: list[Layer] = []
     for layer in layers:
         try:
             model.activations(images, layer)
             kept.append(layer)
-        except DataError as fault:
-            refused.append(" ".join(str(fault).split()))
-    return kept, refused
+        except DataError:
+            mixed.append(layer)
+    return kept, mixed
 
 
 def rows(folder: Path, data: Path, counts: Sequence[int], only: Sequence[str]) -> Iterator[list[object]]:
@@ -181,22 +181,28 @@ def _row(path: Path, folder: Path, data: Path, counts: Sequence[int]) -> list[ob
     for operator, (reason, nodes) in model.unsupported().items():
         notes[f"{operator} refused{': ' if reason else ''}{reason}"] = len(nodes) * len(counts)
     layers = [layer for layer in model.layers if model.converts(layer)]
+    mixed: list[Layer] = []
     if path.name not in TENSORS and patterns:
-        layers, refused = provable(model, layers, images_for(model, patterns, data, 1))
-        if refused:
-            notes[f"left out, the first: {refused[0]}"] = len(refused) * len(counts)
+        apart, mixed = provable(model, layers, images_for(model, patterns, data, 1))
+        notes["compared as tensors, as they hold several images in one row"] = len(mixed) * len(counts)
+        layers = [*apart, *mixed]
     cells: list[object] = []
     for count in counts if layers else ():
         if path.name in TENSORS:
             found = prove_tensors(model, layers, TENSORS[path.name](count, folder, data))
         elif patterns:
-            found = prove(model, layers, images_for(model, patterns, data, count))
+            images = images_for(model, patterns, data, count)
+            found = prove(model, layers[: len(layers) - len(mixed)], images)
+            if mixed:
+                tensors = prove_tensors(model, mixed, [model.encode(torch.from_numpy(images)).numpy()])
+                # A file that takes one image at a time says nothing of the order of rows that several images share.
+                found += tuple(item for item in tensors if item.reference == "float32" or count == 1)
         else:
             found = ()
         cells += [largest(found, "file"), largest(found, "float32")]
         notes.update(item.note for item in found if item.note)
     cells += ["-"] * (2 * len(counts) - len(cells))
-    shown = "; ".join(f"{max(number // len(counts), 1)}: {note}" for note, number in notes.items())
+    shown = "; ".join(f"{max(number // len(counts), 1)}: {note}" for note, number in notes.items() if number)
     return [path.name, f"{len(layers)} of {len(model.layers)}", shown, *cells, gradient(model, path, folder, data)]
 
 

@@ -53,17 +53,17 @@ def run(test: Any) -> Outcome:
     try:
         network = onnxviz.to_torch(test.model)
     except onnxviz.OnnxvizError as refusal:
-        return Outcome(test.name, operators, "refused", str(refusal).replace("\n", " ")[:300])
+        return Outcome(test.name, operators, "refused", str(refusal).replace("\n", " ")[:800])
     except Exception as fault:
-        return Outcome(test.name, operators, "crash", f"to_torch: {type(fault).__name__}: {fault}"[:300])
+        return Outcome(test.name, operators, "crash", f"to_torch: {type(fault).__name__}: {fault}"[:800])
     for inputs, expected in test.data_sets:
         try:
             with torch.no_grad():
                 given = network(*(as_tensor(value) for value in inputs))
         except onnxviz.OnnxvizError as refusal:
-            return Outcome(test.name, operators, "refused", str(refusal).replace("\n", " ")[:300])
+            return Outcome(test.name, operators, "refused", str(refusal).replace("\n", " ")[:800])
         except Exception as fault:
-            return Outcome(test.name, operators, "crash", f"{type(fault).__name__}: {fault}"[:300])
+            return Outcome(test.name, operators, "crash", f"{type(fault).__name__}: {fault}"[:800])
         for index, (ours, wanted) in enumerate(zip(given, expected, strict=True)):
             difference = compare(ours, wanted, test.rtol, test.atol)
             if difference:

@@ -28,9 +28,13 @@ HEAD = """# Operators
 Written by `python -m benchmarks.operator_table` for onnx {version} (opset {opset}); do not edit.
 
 *own*: a converter in `onnxviz/convert/operators/`. *definition*: by the function body that the standard gives the
-operator. *onnx2torch*: by that package's converter. All versions of an operator are meant unless the text says otherwise;
-models older than opset 17 are lifted to it first. The last column counts the node tests of the onnx package in which the
-operator appears: passed / all; in the others it is refused, or stands beside something that is.
+operator. *onnx2torch*: by that package's converter. All versions of an operator are meant unless the text says
+otherwise; models older than opset 17 are lifted to it first. The last column counts the node tests of the onnx package
+in which the operator appears: passed / all; in the others it is refused, or stands beside something that is.
+
+Half precision and double are computed in float32; float 8, float 4 and integers of odd widths are rounded as the type
+does and carried by types that PyTorch computes with. Operators of other domains convert if somebody registers a
+converter with onnx2torch's `add_converter` ([onnx2torch.md](onnx2torch.md)), and are refused by name else.
 """
 
 
@@ -92,12 +96,20 @@ def page(outcomes: Sequence[Outcome]) -> str:
     reasons: dict[str, list[str]] = defaultdict(list)
     for outcome in outcomes:
         if outcome.result != "pass":
-            reasons[f"{outcome.result}: {outcome.reason.split(' ask for layers')[0]}"].append(outcome.name)
+            reasons[f"{outcome.result}: {in_short(outcome.reason)}"].append(outcome.name)
     text += ["| why | tests |", "|---|---|"]
     for reason, names in sorted(reasons.items(), key=lambda item: -len(item[1])):
         shown = ", ".join(f"`{name.removeprefix('test_')}`" for name in names)
         text.append(f"| {reason.replace('|', '/')} | {len(names)}: {shown} |")
     return "\n".join(text) + "\n"
+
+
+def in_short(reason: str) -> str:
+    """Return the operators of a refusal, without the nodes that need them, and why."""
+    listed, _, rest = reason.removeprefix("operators that do not convert: ").partition("ask for layers")
+    operators = ", ".join(part.partition(" (")[0].strip() for part in listed.split(";"))
+    because = rest.partition("because: ")[2].strip()
+    return f"{operators}: {because}" if because else operators if rest else " ".join(reason.split())
 
 
 def differs(text: str) -> list[str]:

@@ -399,7 +399,8 @@ class _Walk:
         if any(node is None for node in made):
             kinds = sorted({node.op_type for node in graph.node if node.name in converted.refused})
             because = "; ".join(dict.fromkeys(reason for reason in converted.refused.values() if reason))
-            raise NotConvertible(f"it holds {', '.join(kinds) or 'values that do not convert'} {because}".strip())
+            held = ", ".join(kinds) or "values that do not convert"
+            raise NotConvertible(f"it holds {held}: {because}" if because else f"it holds {held}")
         fold_constants(converted.root, converted.graph)
         module = truncate(converted.root, converted.graph, [node for node in made if node is not None])
         return Body(module, len(graph.input) - len(captured), len(outputs), tuple(captured))

@@ -15,7 +15,10 @@ import pytest
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent
-SCRIPTS = ("agreement", "class_images", "dissection", "feature_visualization", "gpu", "grad_cam")
+SCRIPTS = (
+    "agreement", "class_images", "dissection", "feature_visualization", "gpu", "grad_cam", "import_coverage",
+    "import_speed", "operator_table", "stock_onnx2torch",
+)  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -49,7 +52,7 @@ def rows(text: str) -> list[list[str]]:
 
 
 def test_every_script_is_tested() -> None:
-    helpers = {"__init__", "measure"}
+    helpers = {"__init__", "architectures", "backend_tests", "measure", "stock_faults"}
     assert {path.stem for path in (ROOT / "benchmarks").glob("*.py")} - helpers == set(SCRIPTS)
 
 

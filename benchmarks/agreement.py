@@ -21,9 +21,10 @@ import torch
 
 from benchmarks.measure import arguments, markdown, prepare
 from onnxviz.agreement import prove, prove_tensors
+from onnxviz.conversion import to_torch
 from onnxviz.errors import DataError, OnnxvizError, shorten
 from onnxviz.images import ImageFolder, fit_image, load_batch
-from onnxviz.model import Model, load, to_torch
+from onnxviz.model import Model, load
 from onnxviz.values import Agreement, Layer, Preprocessing
 
 PHOTOGRAPHS = ("imagenet_sample/*.JPEG",)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from onnxviz.analyses.base import Analysis
+    from onnxviz.conversion import to_torch
     from onnxviz.errors import (
         AgreementError,
         AnalysisError,
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     )
     from onnxviz.execute import run_file as run
     from onnxviz.graph import GraphView, open_model
-    from onnxviz.model import Model, load, to_torch
+    from onnxviz.model import Model, load
     from onnxviz.values import Agreement, Layer, Preprocessing, Target, Unit
 
 __version__: str
@@ -66,7 +67,8 @@ _ERRORS = tuple(name for name in __all__ if name.endswith("Error"))
 _PLACES: dict[str, tuple[str, str]] = {
     **{name: ("onnxviz.errors", name) for name in _ERRORS},
     **{name: ("onnxviz.values", name) for name in ("Agreement", "Layer", "Preprocessing", "Target", "Unit")},
-    **{name: ("onnxviz.model", name) for name in ("Model", "load", "to_torch")},
+    **{name: ("onnxviz.model", name) for name in ("Model", "load")},
+    "to_torch": ("onnxviz.conversion", "to_torch"),
     **{name: ("onnxviz.graph", name) for name in ("GraphView", "open_model")},
     "Analysis": ("onnxviz.analyses.base", "Analysis"),
     "run": ("onnxviz.execute", "run_file"),

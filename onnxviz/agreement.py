@@ -11,11 +11,12 @@ import onnx
 import torch
 from onnx import ModelProto, TensorProto
 
+from onnxviz.conversion import to_torch
 from onnxviz.errors import AgreementError, DataError, ModelError, shorten
 from onnxviz.graph import GraphView
 from onnxviz.graph.shapes import FLOATS, type_of
 from onnxviz.graph.structure import initializers, producers, reads
-from onnxviz.model import Model, as_images, to_torch, units_first
+from onnxviz.model import Model, as_images, units_first
 from onnxviz.runtime import Session
 from onnxviz.values import Agreement, Layer
 

@@ -109,6 +109,10 @@ class DataError(OnnxvizError):
     """Images, labels or concept data that cannot be used."""
 
 
+class BatchMixedError(DataError):
+    """A layer whose tensor has no axis of images in front, so that no image has an activation of its own."""
+
+
 class OutputError(OnnxvizError):
     """A run folder that cannot be written or read."""
 

@@ -18,7 +18,7 @@ RANK = 64
 """Most dimensions of a tensor; neither NumPy nor PyTorch has more."""
 SPARSE_TOTAL_BYTES = 256 << 20
 """Most that the sparse tensors of a model may take as ordinary ones, all together."""
-COMPARED_BYTES = 256 << 20
+COMPARED_BYTES = 128 << 20
 """Largest value that is computed, for one image, to compare layers with ONNX Runtime unasked."""
 FOLDED_BYTES = 64 << 20
 """Largest tensor that constant folding may make."""
@@ -48,5 +48,5 @@ CAFFE_VALUE_ELEMENTS = 1 << 31
 """Most numbers that one blob of a Caffe network may hold at the batch size that its file declares."""
 LOOP_TRIPS = 100_000
 """Most steps of all loops and recurrent layers of one call of a network."""
-BODY_BYTES = 1 << 30
+BODY_BYTES = 512 << 20
 """Most that graphs within nodes may copy of the weights around them, all together."""

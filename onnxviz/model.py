@@ -10,17 +10,15 @@ from typing import Any, TypeVar, overload
 
 import numpy as np
 import torch
-from onnx import ModelProto
 from torch import fx
 
 from onnxviz.convert import Network, declared_elements
 from onnxviz.convert.element_types import integer_range
 from onnxviz.convert.operators import NotConvertible
-from onnxviz.errors import DataError, ModelError, SelectionError, shorten
-from onnxviz.graph import GraphView, make_view, normal_form, open_model
+from onnxviz.errors import BatchMixedError, DataError, ModelError, SelectionError, shorten
+from onnxviz.graph import GraphView, open_model
 from onnxviz.graph.structure import ancestors, consumers
 from onnxviz.labels import labels_in, read_labels
-from onnxviz.model_file import from_proto, read_model
 from onnxviz.preprocessing import preprocessing_for
 from onnxviz.runtime import Session
 from onnxviz.values import Layer, Preprocessing
@@ -37,6 +35,8 @@ _SESSIONS = 4
 """How many ONNX Runtime sessions are kept; each holds the weights it needs."""
 _WORKING_BYTES = 64 << 20
 """What the activations of one micro-batch may take."""
+_FAULTS = (ArithmeticError, LookupError, MemoryError, NotConvertible, RuntimeError, TypeError, ValueError)
+"""What modules raise for tensors that do not fit."""
 _LARGEST_BATCH = 16
 """Images in a micro-batch: on a CPU more are not faster."""
 
@@ -220,7 +220,7 @@ class Model:
     def _make_forward(self, chosen: tuple[Layer, ...]) -> Forward:
         axes = {layer.value: layer.channel_axis for layer in chosen if layer.channel_axis not in (None, 1)}
         values = [layer.value for layer in chosen]
-        whole = self._whole()
+        whole = self.network
         network = whole.cut(values, unit_axes={k: v for k, v in axes.items() if v is not None}, tape=True)
         return _Forward(self, network, chosen, whole.inputs)
 
@@ -235,7 +235,7 @@ class Model:
             given: identifier of a value -> what everything that reads it is computed from.
         """
         axes = {layer.value: layer.channel_axis for layer in layers if layer.channel_axis not in (None, 1)}
-        whole = self._whole()
+        whole = self.network
         given = {value: tensor for value, tensor in given.items() if whole.has(value)}
         network = whole.cut(
             [layer.value for layer in layers],
@@ -253,17 +253,19 @@ class Model:
     @property
     def inputs(self) -> tuple[str, ...]:
         """Identifiers of the model's inputs, in the order of the file."""
-        return self._whole().inputs
+        return self.network.inputs
 
     def unsupported(self) -> dict[str, tuple[str, tuple[str, ...]]]:
         """Return the operators that do not convert, each with the reason ("" if unknown) and the nodes that need it."""
-        return self._whole().unsupported()
+        return self.network.unsupported()
 
     def converts(self, layer: Layer | str) -> bool:
         """Whether a layer can be computed by the converted network."""
-        return self._whole().has(self.resolve(layer)[0].value)
+        return self.network.has(self.resolve(layer)[0].value)
 
-    def _whole(self) -> Network:
+    @property
+    def network(self) -> Network:
+        """Everything of the model that converts; made when it is first asked for."""
         if self._network is None:
             declared = declared_elements(self.view.original)
             self._network = Network(self.view.proto, self.view.names, self.device, declared)
@@ -413,16 +415,24 @@ class Model:
     def _check_batch(self, shape: Sequence[int], count: int, size: Sequence[int], name: str) -> None:
         """Refuse a tensor whose first axis is not the batch: an image ran over into it, or the layer mixes it."""
         if not shape or shape[0] != count:
-            if tuple(size) == self.input_size:
-                remedy = "the layer mixes the batch with other dimensions and cannot be looked at; name another layer"
-            else:
-                remedy = f"give images of {self.input_size[0]}×{self.input_size[1]} pixels, or an earlier layer"
+            own = tuple(size) == self.input_size
+            remedy = "the layer mixes the batch with other dimensions and cannot be looked at; name another layer"
             images = "1 image" if count == 1 else f"{count} images"
-            raise DataError(
+            raise (BatchMixedError if own else DataError)(
                 f"{shorten(name)} has shape {list(shape)} for {images} of {size[0]}×{size[1]} pixels",
                 where=shorten(self.view.file),
-                remedy=remedy,
+                remedy=remedy if own else _other_size(self, size),
             )
+
+
+def _other_size(model: Model, refused: Sequence[int]) -> str:
+    """Say which size of images to try where one does not fit."""
+    height, width = model.input_size
+    if (height, width) != tuple(refused):
+        return f"give images of {height}×{width} pixels, or an earlier layer"
+    return (
+        "the model leaves its input size open, but not every size will do: try another `size`, such as a multiple of 32"
+    )
 
 
 class _Forward:
@@ -459,8 +469,8 @@ class _Forward:
             results: tuple[torch.Tensor, ...] = self._network(*arguments)
         except torch.cuda.OutOfMemoryError:
             raise  # less at a time may do
-        except (RuntimeError, ValueError, TypeError, LookupError, ArithmeticError, NotConvertible) as fault:
-            if tuple(images.shape[2:]) == tuple(model.input_size):
+        except _FAULTS as fault:
+            if tuple(images.shape[2:]) == tuple(model.view.input_size or ()):
                 raise ModelError(
                     f"the network fails on an image of its own size: {shorten(str(fault), 160)}",
                     where=shorten(model.view.file),
@@ -469,7 +479,7 @@ class _Forward:
             raise DataError(
                 f"images of {images.shape[2]}×{images.shape[3]} pixels do not fit: {shorten(str(fault), 160)}",
                 where=shorten(model.view.file),
-                remedy=f"give images of {model.input_size[0]}×{model.input_size[1]} pixels, or an earlier layer",
+                remedy=_other_size(model, images.shape[2:]),
             ) from fault
         for layer, result in zip(self._layers, results, strict=True):
             model._check_batch(result.shape, images.shape[0], images.shape[2:], layer.name)
@@ -512,58 +522,6 @@ def load(
             remedy="give one name for each logit, in their order",
         )
     return Model(view, preprocessing, names, device)
-
-
-def to_torch(
-    model_or_path: Model | ModelProto | Path | str, outputs: Sequence[Layer | str] | Layer | str | None = None
-) -> fx.GraphModule:
-    """Return a model as an `fx.GraphModule`, in the file's own layout and without preprocessing.
-
-    Args:
-        model_or_path: a loaded model, the file, or a model in memory; it need not be a vision model.
-        outputs: layers, or names of any values of the graph, to return; the model's own outputs if None.
-
-    Returns:
-        A frozen module in eval mode: positional arguments in graph order, a tuple in the order of the outputs. Of a
-        loaded model it shares the weights. Floating types are float32; integers that torch computes little with are
-        carried by wider ones (`convert.element_types`).
-
-    Raises:
-        ModelFileError: if the file cannot be read or is refused as unsafe.
-        SelectionError: if a layer does not exist.
-        UnsupportedOperatorError: if an output needs operators that do not convert; names all of them.
-    """
-    if isinstance(model_or_path, Model):
-        model = model_or_path
-        if outputs is None:
-            return model._whole().cut([output.name for output in model.view.proto.graph.output])
-        return model._whole().cut(_values(model.view, outputs))
-    loaded = from_proto(model_or_path) if isinstance(model_or_path, ModelProto) else read_model(Path(model_or_path))
-    if outputs is not None:
-        view = make_view(loaded)
-        return to_torch(Model(view, preprocessing_for(view), device="cpu"), outputs)
-    draft = normal_form(loaded)
-    network = Network(draft.model, draft.names, declared=declared_elements(loaded.proto))
-    return network.cut([output.name for output in draft.graph.output])
-
-
-def _values(view: GraphView, outputs: Sequence[Layer | str] | Layer | str) -> list[str]:
-    """Return identifiers of what is asked for: layers, or values of the graph that are no layers (whole numbers)."""
-    named = [outputs] if isinstance(outputs, Layer | str) else list(outputs)
-    made = {name for node in view.proto.graph.node for name in node.output}
-    found: list[str] = []
-    for item in named:
-        if isinstance(item, Layer):
-            found.append(item.value)
-            continue
-        try:
-            found.append(view.layer(item).value)
-        except SelectionError:
-            values = [safe for safe, name in view.names.items() if name == item and safe in made]
-            if len(values) != 1:
-                raise
-            found.append(values[0])
-    return found
 
 
 def as_images(images: Any) -> torch.Tensor:

@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import onnx
 from google.protobuf.message import DecodeError, EncodeError, Message  # type: ignore[import-untyped]
 from onnx import (
     AttributeProto,
@@ -158,7 +159,7 @@ def _read_file(path: Path, bound: int) -> bytes:
                     where=place,
                     remedy="store the weights as external data, or use a smaller model",
                 )
-            content = stream.read(bound + 1)
+            content = stream.read(status.st_size + 1)  # as many bytes are allocated as are asked for
     except FileNotFoundError:
         raise ModelFileError("no such file", where=place, remedy="check the path of the model") from None
     except (IsADirectoryError, NotADirectoryError):
@@ -255,8 +256,7 @@ class _Renamer:
 
     def model(self, proto: ModelProto) -> None:
         """Rename everything in place."""
-        for opset in proto.opset_import:
-            opset.domain = _checked_domain(opset.domain)
+        _check_opsets(proto.opset_import)
         for index, function in enumerate(proto.functions):
             key = (function.domain, function.name, function.overload)
             if key in self._functions:
@@ -288,8 +288,7 @@ class _Renamer:
             _checked(attribute, "attribute")
         for entry in function.attribute_proto:
             self._attribute(entry, scope)
-        for opset in function.opset_import:
-            opset.domain = _checked_domain(opset.domain)
+        _check_opsets(function.opset_import)
         _set_opset(function.opset_import, FUNCTION_DOMAIN, 1)
         self._nodes(function.node, scope)
         outputs = [_known(name, scope, "function output") for name in function.output]
@@ -518,6 +517,23 @@ def _checked_domain(domain: str) -> str:
     if not _DOMAIN.fullmatch(domain):
         raise ModelFileError(f"operator domain {shorten(domain)!r} is not a plain name, which is refused")
     return "" if domain == "ai.onnx" else domain
+
+
+def _check_opsets(opsets: Any) -> None:
+    """Refuse operator domains without a version, or with two."""
+    versions: dict[str, int] = {}
+    for opset in opsets:
+        opset.domain = _checked_domain(opset.domain)
+        if not (0 if opset.domain else 1) <= opset.version < 1 << 31:
+            raise ModelFileError(f"opset {opset.version} does not exist", remedy="export the model again")
+        if not opset.domain and opset.version > onnx.defs.onnx_opset_version():
+            raise ModelFileError(
+                f"opset {opset.version} is newer than all that the installed onnx {onnx.__version__} knows",
+                remedy="update onnx, or export for an older opset",
+            )
+        if versions.setdefault(opset.domain, opset.version) != opset.version:
+            shown = opset.domain or "ai.onnx"
+            raise ModelFileError(f"the model uses two opsets of {shown!r} at once", remedy="export the model again")
 
 
 def _set_opset(opsets: Any, domain: str, version: int) -> None:

@@ -101,7 +101,7 @@ def open_at_once(file: Path) -> BinaryIO:
     def opener(name: str, flags: int) -> int:
         return os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
 
-    return open(file, "rb", opener=opener)  # noqa: PTH123, SIM115 - Path.open takes no opener; the caller closes
+    return open(file, "rb", opener=opener)  # Path.open takes no opener
 
 
 def _external_bytes(tensor: TensorProto, folder: Path, left: int) -> bytes:

@@ -64,6 +64,16 @@ class Layer:
         """Every dimension that is neither batch nor channel, in order."""
         return tuple(size for axis, size in enumerate(self.shape) if axis not in (0, self.channel_axis))
 
+    @property
+    def has_map(self) -> bool:
+        """Whether the units have rows and columns of the image, more than one position.
+
+        Two dimensions beside the units need not be those: attention has one row for each query and one column for each
+        key, a layer split into heads one column for each feature of a head.
+        """
+        spatial = self.spatial_shape
+        return self.channel_axis is not None and len(spatial) == 2 and spatial != (1, 1) and not self.tokens
+
 
 @dataclass(frozen=True, slots=True)
 class Unit:

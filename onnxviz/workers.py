@@ -17,7 +17,7 @@ import numpy as np
 
 from onnxviz.analyses.base import Analysis, Bench, Progress, Subject
 from onnxviz.cache import Store
-from onnxviz.errors import OnnxvizError, OutputError, shorten
+from onnxviz.errors import BatchMixedError, OnnxvizError, OutputError, shorten
 from onnxviz.findings import Column, Finding, Table
 from onnxviz.images import load_batch
 from onnxviz.plan import PROOF_IMAGES, Device, PlannedJob, Proof, analysis_kind
@@ -26,6 +26,8 @@ from onnxviz.values import Agreement
 if TYPE_CHECKING:
     from onnxviz.model import Model
 
+MIXES_BATCH = "its tensor mixes the images of a batch with something else, so that no image has values of its own"
+"""Why a layer cannot be compared, which says nothing against the model."""
 _AGREEMENT_COLUMNS = ("layer", "relative", "absolute", "tolerance", "reference", "note", "error")
 
 
@@ -142,6 +144,8 @@ def measure_agreement_of(model: Model, subject: Subject, proof: Proof) -> tuple[
         for layer in proof.layers:
             try:
                 found += prove(model, (layer,), images)
+            except BatchMixedError:
+                errors[layer] = MIXES_BATCH
             except Exception as error:  # an exotic operator may fail in any library: said for this layer, not for all
                 errors[layer] = _one_line(error)
     return tuple(replace(item, note="; ".join(part for part in (item.note, note) if part)) for item in found), errors
@@ -273,7 +277,7 @@ def _float(cell: object) -> float:
 
 def _one_line(error: Exception) -> str:
     if isinstance(error, OnnxvizError):
-        return " ".join(str(error).split())
+        return "; ".join(" ".join(line.split()) for line in str(error).splitlines())
     first = (str(error).strip().splitlines() or [""])[0]
     return f"{type(error).__name__}: {shorten(first, 200)}"
 

@@ -17,7 +17,7 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = (
     "agreement", "class_images", "dissection", "feature_visualization", "gpu", "grad_cam", "import_coverage",
-    "import_speed", "operator_table", "stock_onnx2torch",
+    "import_speed", "layer_names", "operator_table", "stock_onnx2torch",
 )  # fmt: skip
 
 

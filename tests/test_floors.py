@@ -17,7 +17,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors", "values", "limits", "findings", "results"),
     ("tensors", "source", "model_file", "labels", "colormap"),
     ("graph", "importing"),
-    ("preprocessing", "convert", "runtime", "model", "agreement"),
+    ("preprocessing", "convert", "runtime", "model", "conversion", "agreement"),
     ("decode", "images", "concepts", "targets", "image_choice", "probe", "builtin"),
     ("optimize", "attribution", "kernels", "dissection"),
     ("analyses",),
@@ -30,7 +30,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
 """A module may import from lower floors, and from what stands left of it on its own."""
 
 TORCH = {"torch", "onnx2torch"}
-WITH_TORCH = {"convert", "model", "agreement", "runtime", "probe", "optimize", "attribution"}
+WITH_TORCH = {"convert", "model", "conversion", "agreement", "runtime", "probe", "optimize", "attribution"}
 """Parts that may load torch when they are imported; who imports them is seen by starting Python, below."""
 
 

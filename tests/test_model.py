@@ -16,8 +16,9 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 import onnxviz.model
+from onnxviz.conversion import to_torch
 from onnxviz.errors import DataError, ModelError, SelectionError
-from onnxviz.model import Model, as_images, load, to_torch
+from onnxviz.model import Model, as_images, load
 from onnxviz.values import Preprocessing
 
 Write = Callable[..., Path]

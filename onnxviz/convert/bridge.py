@@ -1,9 +1,9 @@
 """The only module that knows onnx2torch: its registry of converters.
 
-Of its converters for the standard's operators those are used that the node tests of the onnx package found right; what
-somebody registers for a domain of their own with onnx2torch's public `add_converter` is used as it is. The walk over
-the graph is our own (`walk`), because onnx2torch's gives up at the first operator it does not know, stores a repeated
-weight once for each use, merges outputs, and takes element 0 of the batch where a node declares a second output.
+What somebody registers for a domain of their own with onnx2torch's public `add_converter` is used as it is. Its own
+converters are not: 28 node tests of the onnx package are wrong with them, and each operator has one of ours
+(docs/onnx2torch.md). The walk over the graph is our own too (`walk`), because onnx2torch's gives up at the first
+operator it does not know, merges outputs, and takes element 0 of the batch where a node declares a second output.
 """
 
 from __future__ import annotations

@@ -77,6 +77,7 @@ def on_tape(values: torch.Tensor) -> torch.Tensor:
 def fold_constants(root: nn.Module, graph: fx.Graph) -> None:
     """Compute once what depends on no input, and store the result beside the weights."""
     constant: dict[fx.Node, Any] = {}
+    left = limits.FOLDED_TOTAL_BYTES
     for node in list(graph.nodes):
         if node.op == "get_attr":
             constant[node] = root.get_buffer(str(node.target))
@@ -85,7 +86,7 @@ def fold_constants(root: nn.Module, graph: fx.Graph) -> None:
         ):
             continue
         shape = node.meta.get("shape")
-        if node.op == "call_module" and (shape is None or 8 * math.prod(shape) > limits.FOLDED_BYTES):
+        if node.op == "call_module" and (shape is None or 8 * math.prod(shape) > min(left, limits.FOLDED_BYTES)):
             continue  # a few bytes may ask for terabytes
         function = root.get_submodule(str(node.target)) if node.op == "call_module" else node.target
         assert callable(function)
@@ -98,6 +99,7 @@ def fold_constants(root: nn.Module, graph: fx.Graph) -> None:
         except Exception:  # noqa: S112 - what fails now fails when the network runs, if it is ever needed
             continue
         constant[node] = result
+        left -= _size(result)
         if not isinstance(result, torch.Tensor) or result.numel() * result.element_size() > limits.FOLDED_BYTES:
             continue
         name = f"folded_{node.name}"
@@ -107,6 +109,13 @@ def fold_constants(root: nn.Module, graph: fx.Graph) -> None:
         constant[replacement] = result
         node.replace_all_uses_with(replacement)
         node.meta["folded"] = replacement
+
+
+def _size(result: Any) -> int:
+    """Bytes of a tensor, or of several; numbers count nothing."""
+    if isinstance(result, tuple | list):
+        return sum(map(_size, result))
+    return result.numel() * result.element_size() if isinstance(result, torch.Tensor) else 0
 
 
 def _ancestors(values: Iterable[fx.Node], given: Set[fx.Node] = frozenset()) -> set[fx.Node]:

@@ -118,14 +118,14 @@ class Following:
 
     def _half(self, node: NodeProto, region: list[NodeProto]) -> str:
         """The factor 1/2 of GELU may come last."""
-        end = node.output[0]
+        end = str(node.output[0])
         if any(earlier.op_type in ("Erf", "Tanh") for earlier in region):
             following = self._scaled(end)
             if following is not None and following.op_type in ("Mul", "Div"):
                 other = next((name for name in following.input if name in self._constants), "")
                 factor = float(to_array(self._constants[other]).reshape(-1)[0])
                 if math.isclose(factor, 0.5 if following.op_type == "Mul" else 2.0, rel_tol=1e-3):
-                    return following.output[0]
+                    return str(following.output[0])
         return end
 
     def _scaled(self, value: str) -> NodeProto | None:

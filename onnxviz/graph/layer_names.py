@@ -24,6 +24,7 @@ _WEIGHT_SUFFIX = re.compile(
 _BLOB_NUMBER = re.compile(r"_\d+$")
 _INSERTED = re.compile(r"__\d+$")
 """Ends the names of nodes that tf2onnx has put in between."""
+_WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _FORM_ONLY = frozenset(["Transpose", "Reshape", "Cast", "Squeeze", "Unsqueeze", "Identity"])
 _SCOPES_KEY = "pkg.torch.onnx.name_scopes"
 _DEPTH = 24
@@ -191,6 +192,7 @@ class _Modules:
         self._enter_namesakes()
         for value in list(draft.aliases):
             self._enter_removed(value)
+        self._all_weights = self._weights(range(len(self._nodes)))
         self._calls = {name: self._leaving(scope) for name, scope in self._scopes.items()}
 
     def is_program_name(self, node: NodeProto, name: str) -> bool:
@@ -323,6 +325,10 @@ class _Modules:
         """Return what leaves a module in each of its calls; there is more than one value where no one is its result."""
         if not scope.members:
             return [scope.removed]
+        if scope.numbered and self._goes_by_another_name(scope):
+            shared = self._weights(scope.members)
+            others = [place for place in range(len(self._nodes)) if self._weights([place]).keys() & shared.keys()]
+            return [self._all_made([*scope.members, *others])]
         calls = []
         split = self._split(scope.members)
         if len({tuple(self._nodes[place].op_type for place in places) for places in split}) > 1:
@@ -336,21 +342,29 @@ class _Modules:
                 if value
                 and (value in self._outputs or any(reader not in inside for reader in self._readers.get(value, ())))
             }
-            calls.append(self._all_made(places) if self._repeats(places) else leaving)
+            calls.append(self._all_made(places) if scope.numbered and self._repeats(places) else leaving)
         return calls
 
     def _all_made(self, places: Sequence[int]) -> set[str]:
         return {value for place in places for value in self._nodes[place].output if value}
 
-    def _repeats(self, places: Sequence[int]) -> bool:
-        """Whether all weights are used twice: two calls right behind each other, which nothing tells apart."""
-        weights = [
+    def _weights(self, places: Sequence[int]) -> Counter[tuple[str, str]]:
+        """Count how often constant weights are used."""
+        return Counter(
             (node.op_type, node.input[1])
             for node in (self._nodes[place] for place in places)
-            if node.op_type in ("Conv", "ConvTranspose", "Gemm", "MatMul") and len(node.input) > 1
-        ]
-        counts = Counter(entry for entry in weights if entry[1] not in self._maker)
+            if node.op_type in _WEIGHTED and len(node.input) > 1 and node.input[1] not in self._maker
+        )
+
+    def _repeats(self, places: Sequence[int]) -> bool:
+        """Whether all weights are used twice: two calls right behind each other, which nothing tells apart."""
+        counts = self._weights(places)
         return bool(counts) and min(counts.values()) > 1
+
+    def _goes_by_another_name(self, scope: _Scope) -> bool:
+        """Whether all weights are also used outside: a module that is called by two names has calls that are missed."""
+        counts = self._weights(scope.members)
+        return bool(counts) and all(self._all_weights[weight] > count for weight, count in counts.items())
 
     def _split(self, members: Sequence[int]) -> list[list[int]]:
         """Split a module's nodes into calls: those that follow each other, or feed each other, belong together."""

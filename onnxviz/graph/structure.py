@@ -124,6 +124,14 @@ def replace_nodes(graph: GraphProto, nodes: Iterable[NodeProto]) -> None:
 
 def replace_initializers(graph: GraphProto, tensors: Iterable[TensorProto]) -> None:
     """Make these the graph's initializers; they may be initializers of the graph itself."""
+    present, wanted = list(graph.initializer), list(tensors)
+    kept = {id(tensor) for tensor in wanted}
+    if [id(tensor) for tensor in present if id(tensor) in kept] == [id(tensor) for tensor in wanted]:
+        # Protobuf frees what is removed only with the whole message: copies would stay beside the weights.
+        for index in reversed(range(len(present))):
+            if id(present[index]) not in kept:
+                del graph.initializer[index]
+        return
     copies = []
     for tensor in tensors:
         copy = TensorProto()

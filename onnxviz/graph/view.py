@@ -22,7 +22,7 @@ from onnxviz.graph.layers import make_layers
 from onnxviz.graph.passes import Draft, normalise
 from onnxviz.graph.receptive_field import Field, ReceptiveField, receptive_fields
 from onnxviz.graph.selection import Selector
-from onnxviz.graph.shapes import TensorType, infer, skeleton, type_of
+from onnxviz.graph.shapes import Dimension, TensorType, infer, skeleton, type_of
 from onnxviz.graph.structure import (
     attribute,
     consumers,
@@ -87,6 +87,7 @@ class GraphView:
     types: dict[str, TensorType] = field(repr=False, default_factory=dict)
     ambiguous: dict[str, tuple[str, ...]] = field(repr=False, default_factory=dict)
     modules: dict[str, str] = field(repr=False, default_factory=dict)
+    dimensions: dict[str, str] = field(repr=False, default_factory=dict)
     _fields: dict[tuple[int, int], dict[str, Field]] = field(repr=False, default_factory=dict, init=False)
 
     @cached_property
@@ -148,16 +149,39 @@ class GraphView:
         return tuple(f"{node.op_type} {shorten(self.names.get(node.output[0], ''), 60)}".strip() for node in found)
 
     def _find_logits(self) -> Layer | None:
-        """Walk up from the outputs, in their order, to a final Softmax and through it, or to the first layer."""
+        """Walk up from the outputs, in their order, to a final Softmax and through it, or to the first layer.
+
+        An output behind a Softmax comes before one that is behind nothing: detectors give boxes beside scores.
+        """
+        plain: Layer | None = None
         for output in self.proto.graph.output:
             last = self._up(output.name, self._by_value.__contains__)
             value = self._up(output.name, lambda _: False)
             node = self._producers.get(value)
-            if node is not None and not node.domain and node.op_type in _FINAL:
+            final = node.op_type if node is not None and not node.domain and node.op_type in _FINAL else ""
+            if node is not None and final:
                 last = self._up(node.input[0], lambda value: self._has_classes(self._by_value.get(value)))
             if last in self._by_value:
-                return self._by_value[last]
-        return None
+                found = self._before_rounding(self._by_value[last])
+                if final in ("Softmax", "LogSoftmax"):
+                    return found
+                plain = plain or found
+        return plain
+
+    def _before_rounding(self, layer: Layer) -> Layer:
+        """Return what a quantised layer was rounded from: rounding clips the highest scores, and with them the slope.
+
+        A quantised network is calibrated on typical images, so that a sure class' score is often cut off; its gradient
+        is zero then.
+        """
+        value, rounded = layer.value, False
+        while (node := self._producers.get(value)) is not None and not node.domain:
+            if node.op_type not in _PASSED_THROUGH:
+                break
+            rounded |= node.op_type == "QuantizeLinear"
+            value = node.input[0]
+        origin = self._by_value.get(value)
+        return origin if rounded and origin is not None and origin.unit_count == layer.unit_count else layer
 
     def _up(self, value: str, wanted: Callable[[str], bool]) -> str:
         """Go up through operators that only change form, until a value is wanted or none is left."""
@@ -368,19 +392,33 @@ class GraphView:
         fit = f"crop {preprocessing.crop_fraction:g}" if preprocessing.fit == "crop" else preprocessing.fit
         return f"{fit} to {size[0]} x {size[1]}" if size else fit
 
+    @property
+    def free_dimensions(self) -> tuple[str, ...]:
+        """What `open_model(path, sizes=...)` calls the dimensions that the inputs leave free; by place if unnamed."""
+        found: dict[str, None] = {}
+        for value in self._original_inputs():
+            for place, size in enumerate(type_of(value).shape or ()):
+                if not isinstance(size, int):
+                    by_place = f"{shorten(self.names.get(value.name, value.name))}:{place}"
+                    found[self.dimensions.get(size or "", by_place)] = None
+        return tuple(found)
+
     def _original_inputs(self) -> list[ValueInfoProto]:
         constant = {tensor.name for tensor in self.original.graph.initializer}
         return [value for value in self.original.graph.input if value.name not in constant]
 
     def _describe(self, value: ValueInfoProto) -> str:
-        """Write an input or output as "data_0: float16 [1, 3, 224, 224]"."""
+        """Write an input or output as "data_0: float16 [batch, 3, 224, 224]"; free dimensions by their names."""
         name = shorten(self.names.get(value.name, value.name))
         kind = type_of(value)
         if not kind.element:
             return f"{name}: {value.type.WhichOneof('value') or 'unknown'}"
         element = TensorProto.DataType.Name(kind.element).lower()
-        sizes = ", ".join(str(size) if isinstance(size, int) else "?" for size in kind.shape or ())
+        sizes = ", ".join(self._dimension(size) for size in kind.shape or ())
         return f"{name}: {element} [{sizes}]" if kind.shape is not None else f"{name}: {element}"
+
+    def _dimension(self, size: Dimension) -> str:
+        return str(size) if isinstance(size, int) else shorten(self.dimensions.get(size or "", "?"), 30)
 
 
 def describe(preprocessing: Preprocessing) -> str:
@@ -438,6 +476,10 @@ def _contradictions_refused(loaded: LoadedModel) -> Iterator[None]:
     except ModelFileError as fault:
         fault.where = fault.where or shorten(loaded.file)
         raise
+    except MemoryError as fault:
+        raise ModelFileError(
+            "it asks for more memory than there is", where=shorten(loaded.file), remedy="use a smaller model"
+        ) from fault
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as fault:
         # What passes the checks and still cannot be computed with: an axis that does not exist, a stride of 0.
         raise ModelFileError(
@@ -470,6 +512,7 @@ def _look(loaded: LoadedModel, draft: Draft, passes: tuple[str, ...]) -> GraphVi
         producer=loaded.producer,
         opset=opset,
         passes=passes,
+        dimensions=loaded.dimensions,
         refused_operators=(*draft.refused, *_foreign(draft.model)),
         metadata=loaded.metadata,
         names=draft.names,

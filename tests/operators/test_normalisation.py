@@ -171,3 +171,15 @@ def test_large_images_that_lie_channels_last_lose_no_digits() -> None:
     wanted = network.double()(images.double())[0]
     found = network.float()(images.to(memory_format=torch.channels_last))[0]
     torch.testing.assert_close(found.double(), wanted, rtol=2e-6, atol=2e-6)
+
+
+def test_the_gradient_of_one_image_is_right_also_from_tokens() -> None:
+    """PyTorch's own batch_norm gives a wrong one here on a CPU."""
+    stored, image = statistics(16), normal(1, 16, 7, 7)
+    network = onnxviz.to_torch(one_node("BatchNormalization", [image, *stored], constants=(1, 2, 3, 4), opset=15))
+    given = torch.from_numpy(image).requires_grad_()
+    (made,) = network(given)
+    upstream = torch.from_numpy(normal(1, 49, 16)).transpose(1, 2).reshape(made.shape)
+    (gradient,) = torch.autograd.grad(made, given, upstream)
+    scale, variance = torch.from_numpy(stored[0]), torch.from_numpy(stored[3])
+    torch.testing.assert_close(gradient, upstream * (scale / (variance + 1e-5).sqrt()).reshape(1, -1, 1, 1))

@@ -6,8 +6,9 @@ Scales and biases are arguments: those of a file arrive as constants of the grap
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
@@ -15,8 +16,31 @@ from torch.nn import functional
 from onnxviz.convert.operators.operation import Conversion, Converter, NotConvertible, Operation
 
 
+class StoredNormalisation(nn.Module):
+    """Batch normalisation by constants, as one multiplication and one addition. Source: ONNX BatchNormalization.
+
+    Not functional.batch_norm: on a CPU its gradient to the input is wrong (PyTorch 2.13) for one image whose gradient
+    comes from tokens, strided over channels.
+    """
+
+    factor: torch.Tensor
+    shift: torch.Tensor
+
+    def __init__(self, statistics: Sequence[np.ndarray], epsilon: float, rank: int) -> None:
+        super().__init__()
+        scale, bias, mean, variance = (np.asarray(array, np.float64) for array in statistics)
+        factor = scale / np.sqrt(variance + epsilon)
+        self.spread = (-1, *(1,) * (rank - 2))
+        for name, values in (("factor", factor), ("shift", bias - mean * factor)):
+            self.register_buffer(name, torch.from_numpy(values.astype(np.float32)).reshape(self.spread))
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        """Normalise [N, C, ...]."""
+        return torch.addcmul(self.shift, values, self.factor)
+
+
 class BatchNormalisation(nn.Module):
-    """Batch normalisation as it is after training. Source: ONNX BatchNormalization."""
+    """Batch normalisation by statistics that other nodes compute. Source: ONNX BatchNormalization."""
 
     def __init__(self, epsilon: float) -> None:
         super().__init__()
@@ -31,9 +55,9 @@ class BatchNormalisation(nn.Module):
         variance: torch.Tensor,
     ) -> torch.Tensor:
         """Normalise [N, C, ...] by statistics [C]; [N] is one channel."""
-        if values.dim() < 2:
-            return (values - mean) * (variance + self.epsilon).rsqrt() * scale + bias
-        return functional.batch_norm(values, mean, variance, scale, bias, eps=self.epsilon)
+        spread = (-1, *(1,) * (values.dim() - 2))
+        factor = (variance + self.epsilon).rsqrt() * scale
+        return torch.addcmul((bias - mean * factor).reshape(spread), values, factor.reshape(spread))
 
 
 class PlacewiseNormalisation(BatchNormalisation):
@@ -254,6 +278,11 @@ def convert_batch_normalisation(operation: Operation) -> Conversion:
     if training:
         module = TrainingNormalisation(_epsilon(operation), float(attributes.get("momentum", 0.9)), placewise, outputs)
     else:
+        stored = [operation.known(index) for index in range(1, 5)]
+        statistics = [array for array in stored if array is not None]
+        rank = operation.rank(0)
+        if outputs == 1 and not placewise and len(statistics) == 4 and rank is not None and rank >= 2:
+            return Conversion(StoredNormalisation(statistics, _epsilon(operation), rank))
         module = (PlacewiseNormalisation if placewise else BatchNormalisation)(_epsilon(operation))
         if outputs > 1:
             module = InferredStatistics(module, outputs)

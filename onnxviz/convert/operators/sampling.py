@@ -15,6 +15,7 @@ from onnxviz.convert.operators import regions
 from onnxviz.convert.operators.bounds import bounded
 from onnxviz.convert.operators.operation import Conversion, Converter, NotConvertible, Operation, as_numbers
 from onnxviz.convert.operators.windows import make_window
+from onnxviz.errors import ModelError
 
 _MODES = {"bilinear": "linear", "linear": "linear", "nearest": "nearest", "bicubic": "cubic", "cubic": "cubic"}
 _TAPS = {"nearest": (0,), "linear": (0, 1), "cubic": (-1, 0, 1, 2)}
@@ -211,7 +212,10 @@ class DeformedConvolution(nn.Module):
 
     def _places(self, kernel: Sequence[int], out: Sequence[int], moved: torch.Tensor) -> torch.Tensor:
         """Return where each sample of the kernel lies in the image, [batch, K, r, *out]."""
-        window = make_window("DeformConv", self.attributes, kernel)
+        try:
+            window = make_window("DeformConv", self.attributes, kernel)
+        except NotConvertible as fault:  # the kernel's size is known only now
+            raise ModelError(str(fault)) from fault
         axes = []
         for axis, (size, length) in enumerate(zip(kernel, out, strict=True)):
             rank = len(out)

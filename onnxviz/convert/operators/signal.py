@@ -14,6 +14,7 @@ from torch import nn
 from onnxviz.convert.element_types import CARRIERS
 from onnxviz.convert.operators.bounds import bounded
 from onnxviz.convert.operators.operation import Conversion, Converter, NotConvertible, Operation, as_numbers
+from onnxviz.errors import ModelError
 
 
 def _number(values: Any) -> int:
@@ -106,6 +107,8 @@ class ShortTimeFourierTransform(nn.Module):
         if count is None:
             count = signal.shape[1] if window is None else window.shape[0]
         taken = count if window is None else window.shape[0]
+        if hop < 1 or count < 1:
+            raise ModelError(f"STFT takes frames of {count} samples every {hop}")
         frames = (signal.shape[1] - count) // hop + 1
         bounded((signal.shape[0], frames, max(count, taken), 2), "STFT")
         # A window longer than a frame looks beyond it, and sees nothing behind the end.

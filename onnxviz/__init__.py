@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from onnxviz.errors import (
         AgreementError,
         AnalysisError,
+        BatchMixedError,
         DataError,
         ModelError,
         ModelFileError,
@@ -42,6 +43,7 @@ __all__ = [
     "AgreementError",
     "Analysis",
     "AnalysisError",
+    "BatchMixedError",
     "DataError",
     "GraphView",
     "Layer",

@@ -8,6 +8,7 @@
     │   └── AgreementError            the converted network differs from ONNX Runtime
     ├── SelectionError                a layer, unit or class that the model does not have
     ├── DataError                     images, labels or concept data that cannot be used
+    │   └── BatchMixedError           a layer whose tensor has no axis of images in front
     ├── OutputError                   the run folder cannot be written or read
     └── AnalysisError                 an analysis cannot do what it was asked
 

@@ -327,7 +327,9 @@ def _nothing_found(name: str, patterns: Sequence[str], base: Path) -> DataError:
     pattern = patterns[0] if patterns else ""
     folder = (base / Path(pattern)).parent
     hint = ""
-    if folder.is_dir():
+    if (base / Path(pattern)).is_dir():
+        hint = f"the folder holds no image: no file that ends in {', '.join(sorted(SUFFIXES))}"
+    elif folder.is_dir():
         beside = (entry.name for entry in itertools.islice(folder.iterdir(), 10_000))
         hint = nearest(Path(pattern).name, beside)
     listed = ", ".join(repr(shorten(entry)) for entry in patterns)

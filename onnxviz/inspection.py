@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from onnxviz import limits
 from onnxviz.analyses.base import Subject
-from onnxviz.errors import ModelError, SelectionError
+from onnxviz.errors import ModelError, SelectionError, shorten
 from onnxviz.graph import GraphView, open_model
 from onnxviz.graph.structure import reads
 from onnxviz.labels import read_labels
@@ -175,11 +175,13 @@ def _agreement(
         return proved, errors, f"on {PROOF_IMAGES} made-up images, preprocessed as {subject.preprocessing.name}"
     from onnxviz.agreement import made_up_inputs, prove_tensors
 
-    said = "on made-up inputs of the declared shapes, 1 for free dimensions"
+    said = "on made-up inputs of the declared shapes, 1 for free dimensions, 0 for whole numbers"
     try:
         return prove_tensors(model, layers, made_up_inputs(subject.view)), {}, said
     except ModelError as fault:
-        return (), dict.fromkeys(layers, fault.what), said
+        free = subject.view.free_dimensions
+        hint = f"; give its free dimensions sizes that fit: --size {free[0]}=..." if free else ""
+        return (), dict.fromkeys(layers, fault.what + hint), said
 
 
 def _probe(
@@ -197,12 +199,20 @@ def _probe(
 
     found = find_device(device)
     prepare_torch(found)
+    names = None if labels is None else read_labels(labels)
+    classes = view.logits.unit_count if _logits(view) else 0
+    if names is not None and classes and len(names) != classes:
+        raise SelectionError(
+            f"{len(names)} class names for a model of {classes} classes",
+            where=shorten(str(labels)),
+            remedy="give one name for each class, in the order of the scores",
+        )
     pictures = ImageFolder.find("images", [str(images)], Path(), limit=count)
     said = preprocess is not None or METADATA_KEY in view.metadata
     return probe(
         view,
         pictures,
-        labels=None if labels is None else read_labels(labels),
+        labels=names,
         declared=preprocessing_for(view, preprocess) if said else None,
         device=found,
         progress=progress,

@@ -48,5 +48,7 @@ CAFFE_VALUE_ELEMENTS = 1 << 31
 """Most numbers that one blob of a Caffe network may hold at the batch size that its file declares."""
 LOOP_TRIPS = 100_000
 """Most steps of all loops and recurrent layers of one call of a network."""
+LOOP_BYTES = 256 << 20
+"""Largest value that a loop carries from step to step, or collects over all of them."""
 BODY_BYTES = 512 << 20
 """Most that graphs within nodes may copy of the weights around them, all together."""

@@ -446,7 +446,7 @@ def _in_order(nodes: Sequence[NodeProto], visible: set[str], own: set[str]) -> l
         for name in wanted:
             if name not in maker and name not in visible:
                 raise ModelFileError(
-                    f"{node.op_type} {shorten(node.name)!r} reads {shorten(name)!r}, which nothing makes",
+                    f"{shorten(node.op_type)} {shorten(node.name)!r} reads {shorten(name)!r}, which nothing makes",
                     remedy="export the model again",
                 )
     waiting = [len({maker[name] for name in wanted if name in maker}) for wanted in needs]
@@ -459,7 +459,7 @@ def _in_order(nodes: Sequence[NodeProto], visible: set[str], own: set[str]) -> l
     if len(done) < len(nodes):
         stuck = nodes[min(set(range(len(nodes))) - set(done))]
         raise ModelFileError(
-            f"{stuck.op_type} {shorten(stuck.name)!r} is part of a cycle", remedy="export the model again"
+            f"{shorten(stuck.op_type)} {shorten(stuck.name)!r} is part of a cycle", remedy="export the model again"
         )
     return [nodes[index] for index in done]
 

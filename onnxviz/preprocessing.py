@@ -9,6 +9,8 @@ import typing
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from onnx import TensorProto
+
 from onnxviz.errors import SelectionError, nearest, shorten
 from onnxviz.values import PRESETS, ChannelOrder, Fit, Preprocessing
 
@@ -27,7 +29,8 @@ def preprocessing_for(view: GraphView, given: str | Preprocessing | Mapping[str,
         given: the name of a preset, a preprocessing, its fields as a mapping, or None to ask the model file.
 
     Returns:
-        What was given, or the file's own, or 0..1 with `declared=False`.
+        What was given, or the file's own, or a guess with `declared=False`: 0..1; for a model that takes whole numbers
+        0..255, or -128..127 if they have a sign.
 
     Raises:
         SelectionError: if the preset or a field does not exist, a value makes no sense, or the number of channels is
@@ -36,8 +39,7 @@ def preprocessing_for(view: GraphView, given: str | Preprocessing | Mapping[str,
     if given is None and METADATA_KEY in view.metadata:
         given = _from_metadata(view.metadata[METADATA_KEY])
     if given is None:
-        order: ChannelOrder = "GRAY" if view.input_channels == 1 else "RGB"
-        return Preprocessing(order, name="unit", declared=False)
+        return _guess(view)
     preprocessing = read_preprocessing(given)
     if view.input_channels in (1, 3) and preprocessing.channels != view.input_channels:
         wanted = "one of the presets gray_unit, gray_raw, gray_tf" if view.input_channels == 1 else "an RGB or BGR one"
@@ -48,6 +50,16 @@ def preprocessing_for(view: GraphView, given: str | Preprocessing | Mapping[str,
             remedy=f"choose {wanted}, or give channel_order, mean and scale",
         )
     return preprocessing
+
+
+def _guess(view: GraphView) -> Preprocessing:
+    order: ChannelOrder = "GRAY" if view.input_channels == 1 else "RGB"
+    element = view.types[view.input_name].element
+    if element == TensorProto.INT8:
+        return Preprocessing(order, (128.0,), (1.0,), declared=False)
+    if element in (TensorProto.UINT8, TensorProto.UINT16):  # 0..1 would leave nothing but 0 and 1
+        return Preprocessing(order, (0.0,), (1.0,), name="gray_raw" if order == "GRAY" else "raw", declared=False)
+    return Preprocessing(order, name="unit", declared=False)
 
 
 def read_preprocessing(given: str | Preprocessing | Mapping[str, Any]) -> Preprocessing:

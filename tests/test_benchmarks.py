@@ -113,8 +113,10 @@ def test_agreement(shared_data: Path, capsys: pytest.CaptureFixture[str], monkey
     options = ("--zoo", str(shared_data.parent), "--skip-accuracy", "--only", *names)
     found = {row[0]: row for row in rows(run("agreement", *options, capsys=capsys, monkeypatch=monkeypatch))}
     assert set(found) == set(names)
-    assert all(float(cell) < 1e-5 for cell in found["mnist.onnx"][-4:])
-    assert "takes no image" in found["iris_mlp_winml.onnx"][2]
+    for name in names:
+        assert all(float(cell) < 1e-5 for cell in found[name][-5:-1])
+        assert found[name][-1] == "reaches the input"
+    assert "ZipMap refused" in found["skl_digits_mlp_zipmap.onnx"][2]
 
 
 def test_gpu_checks_on_the_cpu(

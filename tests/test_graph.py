@@ -370,8 +370,8 @@ def test_cost_counts_products(view: GraphView) -> None:
 def test_the_card_says_what_is_known(view: GraphView) -> None:
     card = view.card("mine", PRESETS["caffe"])
     assert (card.alias, card.file, card.opset) == ("mine", "m.onnx", "ai.onnx 17")
-    assert card.inputs == ("image: float [?, 3, 16, 16]",)
-    assert card.outputs == ("probabilities: float [?, 5]",)
+    assert card.inputs == ("image: float [N, 3, 16, 16]",)
+    assert card.outputs == ("probabilities: float [N, 5]",)
     assert (
         card.preprocessing
         == "caffe: BGR, (0..255 minus 104/117/123) divided by 1, short side resized, centre 0.875 kept"

@@ -8,17 +8,25 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from onnx import TensorProto
 
 import onnxviz
 from onnxviz import builtin, limits
 from onnxviz.errors import DataError, SelectionError
+from onnxviz.graph.shapes import TensorType
 from onnxviz.labels import labels_in, read_labels
 from onnxviz.preprocessing import METADATA_KEY, preprocessing_for, read_preprocessing
 from onnxviz.values import PRESETS, Preprocessing
 
 
-def view(channels: int = 3, own: str | None = None) -> Any:
-    return SimpleNamespace(input_channels=channels, metadata={} if own is None else {METADATA_KEY: own}, file="m.onnx")
+def view(channels: int = 3, own: str | None = None, element: int = TensorProto.FLOAT) -> Any:
+    return SimpleNamespace(
+        input_channels=channels,
+        metadata={} if own is None else {METADATA_KEY: own},
+        file="m.onnx",
+        input_name="x",
+        types={"x": TensorType(element, (None, 3, 8, 8))},
+    )
 
 
 def test_presets_and_fields() -> None:
@@ -69,6 +77,20 @@ def test_the_number_of_channels_must_be_the_models() -> None:
         preprocessing_for(view(3), "gray_unit")
     assert preprocessing_for(view(1)) == Preprocessing("GRAY", name="unit", declared=False)
     assert preprocessing_for(view(3)) == Preprocessing("RGB", name="unit", declared=False)
+
+
+@pytest.mark.parametrize(
+    ("element", "channels", "mean", "name"),
+    [
+        (TensorProto.UINT8, 3, 0.0, "raw"),
+        (TensorProto.UINT8, 1, 0.0, "gray_raw"),
+        (TensorProto.UINT16, 3, 0.0, "raw"),
+        (TensorProto.INT8, 3, 128.0, "custom"),
+    ],
+)
+def test_whole_numbers_keep_their_range(element: int, channels: int, mean: float, name: str) -> None:
+    found = preprocessing_for(view(channels, element=element))
+    assert (found.mean, found.scale, found.name, found.declared) == ((mean,), (1.0,), name, False)
 
 
 def test_the_file_may_say_and_may_be_wrong() -> None:

@@ -16,6 +16,7 @@ PUBLIC = [
     "AgreementError",
     "Analysis",
     "AnalysisError",
+    "BatchMixedError",
     "DataError",
     "GraphView",
     "Layer",

@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import Field
 
 from onnxviz.analyses.base import Analysis, Bench, Job, Subject
-from onnxviz.errors import AnalysisError
+from onnxviz.errors import AnalysisError, SelectionError
 from onnxviz.findings import (
     Array,
     Caveat,
@@ -268,14 +268,28 @@ optimizer: {kind: adam, learning_rate: 0.03}
                 reason = f"{wanted - len(done)} of the {wanted} units asked for have no picture, because a job failed"
             yield Coverage(f"units of {name}", len(done), total, reason, f"coverage.{name}")
 
+    def _why_flat(self, subject: Subject) -> str:
+        """Say what may keep activations from rising: operators without a slope, where there are any."""
+        layers = dict.fromkeys(target.layer for target in resolve(self.targets, subject.view, subject.labels))
+        stops = dict.fromkeys(stop for name in layers for stop in subject.view.gradient_stops(subject.view.layer(name)))
+        if stops:
+            more = f" and {len(stops) - 2} more" if len(stops) > 2 else ""
+            return (
+                f"every path to the image ends in an operator without a slope ({', '.join(list(stops)[:2])}{more}), "
+                "so that gradients do not say how to change it. Layers before that can be driven."
+            )
+        return (
+            "it may be dead, or silent on the start image so that it has no gradient. More steps, another seed or the "
+            "layer before the activation function may help."
+        )
+
     def _caveats(self, rows: Sequence[Row], subject: Subject) -> Iterator[Caveat]:
         flat = [str(row[0]) for row in rows if not _number(row[_RISE]) > 0]
         if flat:
             shown = ", ".join(flat[:20]) + (f" and {len(flat) - 20} more (see the table)" if len(flat) > 20 else "")
             yield Caveat(
                 f"The activation did not rise for {len(flat)} of {len(rows)} pictures: {shown}. Such a picture shows "
-                "nothing about its unit: it may be dead, or silent on the start image so that it has no gradient. More "
-                "steps, another seed or the layer before the activation function may help.",
+                f"nothing about its unit: {self._why_flat(subject)}",
                 "did_not_rise",
             )
         for name in dict.fromkeys(target.layer for target in resolve(self.targets, subject.view, subject.labels)):
@@ -356,7 +370,10 @@ def _certainty(model: Model, images: np.ndarray, targets: Sequence[Target]) -> l
     """Return the probability that the model gives each image's class, and whether it is the first choice."""
     if all(target.unit is None for target in targets):
         return [(None, None)] * len(targets)
-    probabilities = model.probabilities(images)
+    try:
+        probabilities = model.probabilities(images)
+    except SelectionError:  # a segmentation or a detector: one class for each position, none for the picture
+        return [(None, None)] * len(targets)
     return [
         (float(line[target.unit]), int(line.argmax()) == target.unit)
         if target.unit is not None and target.unit < len(line)

@@ -357,11 +357,7 @@ iou: 0.04
 
 def _with_maps(layers: Sequence[Layer]) -> list[Layer]:
     """Return the layers whose units have a height and a width, and more than one position."""
-    return [
-        layer
-        for layer in layers
-        if layer.channel_axis is not None and len(layer.spatial_shape) == 2 and layer.spatial_shape != (1, 1)
-    ]
+    return [layer for layer in layers if layer.has_map]
 
 
 def _groups(layers: Sequence[Layer], images: int) -> Iterator[tuple[list[Layer], bool]]:
@@ -466,8 +462,9 @@ def _remarks(layers: dict[str, list[UnitResult]]) -> Iterator[Caveat]:
     """Say which units could not have a mask."""
     for remark, reason in (
         ("dead", "have the same activation at every position of every image and cannot be detectors"),
-        ("saturated", "reach their greatest activation so often that no position lies above their threshold"),
-    ):
+        ("saturated", "lie nowhere above their threshold, because it is their greatest activation: they reach that too "
+         "often, or there are too few positions"),
+    ):  # fmt: skip
         counts = {name: sum(unit.remark == remark for unit in units) for name, units in layers.items()}
         listed = [f"{shorten(name)} {count}" for name, count in counts.items() if count]
         if listed:

@@ -73,7 +73,7 @@ class GradCam(Analysis):
     )
 
     heading: ClassVar[str] = "Grad-CAM"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     cites: ClassVar[tuple[str, ...]] = ("Selvaraju et al. 2017, Grad-CAM, arXiv:1610.02391",)
     example: ClassVar[str] = "{kind: grad_cam, data: photos, layers: all_convs, classes: top:3}"
 
@@ -135,7 +135,7 @@ class GradCam(Analysis):
     def _coverage(self, subject: Subject, images: int) -> list[Finding]:
         source = find_source(self.data, subject.data)
         used, skipped = self._layers(subject.view)
-        reason = f"no two spatial dimensions: {_listed(skipped)}" if skipped else ""
+        reason = f"no rows and columns of the image: {_listed(skipped)}" if skipped else ""
         chosen = len(choose_images(source, self.images, self.limit))
         wanted = len(choose_images(source, self.images, len(source)))
         why_images = [f"`limit: {self.limit}`, spread evenly"] if chosen < wanted else []
@@ -158,11 +158,10 @@ class GradCam(Analysis):
         for layer in view.select(self.layers):
             own = layer.operator in _CONVOLUTIONS and self.value == "activation"
             shown = view.layer(f"{layer.name}:act") if own else layer
-            spatial = shown.spatial_shape
-            if shown.channel_axis is None or len(spatial) != 2 or all(size == 1 for size in spatial):
-                skipped.append(layer.name)
-            else:
+            if shown.has_map:
                 used.setdefault(shown.value, (layer.name, shown))
+            else:
+                skipped.append(layer.name)
         if not used:
             raise AnalysisError(
                 f"none of the selected layers has a map of positions: {_listed(skipped)}",
@@ -324,9 +323,10 @@ def _report(
                  _pointlike(titles, kept), id="coverage.maps"),
         _array(evidence, kept, columns, index, name),
         *_numbers(evidence, blank, places, job.parameters["own_class"]),
-        *_caveats(evidence, kept, columns, subject.view.gradient_stops(subject.view.logits)),
+        *_caveats(evidence, kept, columns, shown, subject.view.gradient_stops(subject.view.logits)),
     ]  # fmt: skip
-    said = _sentence(name, shown[0], _probability(evidence, 0), columns[-1], places[0])
+    reached = float(evidence.maps[0][kept[-1]].gradient.max()) > 0
+    said = _sentence(name, shown[0], _probability(evidence, 0), columns[-1], places[0], reached)
     findings.append(Note(said + _first_choice(evidence, subject)))
     return findings
 
@@ -374,12 +374,22 @@ def _in_words(place: tuple[str, float] | None) -> str:
     return "none" if place is None else f"{place[0]}, {place[1]:.0%} of the image"
 
 
-def _sentence(image: str, shown: str, probability: float | None, layer: str, place: tuple[str, float] | None) -> str:
+def _sentence(
+    image: str,
+    shown: str,
+    probability: float | None,
+    layer: str,
+    place: tuple[str, float] | None,
+    reached: bool,
+) -> str:
     certainty = "" if probability is None else f" (probability {probability:.0%})"
+    named = shorten(layer, 60)
+    if not reached:
+        return f"{image}: nothing can be said of {shown}{certainty} at {named}: the score has no gradient there."
     if place is None:
-        return f"{image}: nothing at {layer} speaks for {shown}{certainty}."
+        return f"{image}: nothing at {named} speaks for {shown}{certainty}."
     return (
-        f"{image}: the evidence for {shown}{certainty} at {layer} lies at the {place[0]} "
+        f"{image}: the evidence for {shown}{certainty} at {named} lies at the {place[0]} "
         f"and covers {place[1]:.0%} of the image."
     )
 
@@ -424,7 +434,9 @@ def _numbers(
     return found
 
 
-def _caveats(evidence: _Evidence, kept: list[int], columns: tuple[str, ...], stops: tuple[str, ...]) -> list[Finding]:
+def _caveats(
+    evidence: _Evidence, kept: list[int], columns: tuple[str, ...], shown: Sequence[str], stops: tuple[str, ...]
+) -> list[Finding]:
     """Say what a reader could take for a finding and is none; `stops` are the nodes that no gradient passes."""
     found: list[Finding] = []
     reached = np.array([[float(row[place].gradient.max()) > 0 for place in kept] for row in evidence.maps])
@@ -433,7 +445,13 @@ def _caveats(evidence: _Evidence, kept: list[int], columns: tuple[str, ...], sto
             Caveat(f"The gradient of the class score is zero at every layer ({_cause(stops)}): Grad-CAM cannot explain "
                    "this network, and its blank maps mean nothing.")
         )  # fmt: skip
-    elif not reached.all(axis=1).all():
+    else:
+        flat = [name for name, by_layer in zip(shown, reached.tolist(), strict=True) if not any(by_layer)]
+        if flat:
+            found.append(
+                Caveat(f"The score of {_listed(flat)} has a gradient of zero at every layer, as of a score that is cut "
+                       "off at its largest value; the class' blank maps mean nothing.")
+            )  # fmt: skip
         cut = [column for column, by_class in zip(columns, reached.T.tolist(), strict=True) if not any(by_class)]
         if cut:
             found.append(

@@ -204,17 +204,17 @@ class Weights(Analysis):
             else "one scale for the layer"
         )
         zero = "zero is mid-grey" if self.zero == "grey" else "black is the smallest weight, white the largest"
-        colours = f"in colour, as {layer.name} reads red, green and blue directly" if drawing.rgb else "in grey"
+        name = shorten(layer.name)
+        colours = f"in colour, as {name} reads red, green and blue directly" if drawing.rgb else "in grey"
         size = f"{drawing.kernels.shape[2]} x {drawing.kernels.shape[3]}"
         said = f"{count} kernels of {size}, {colours}; {scale}, {zero}."
         if not drawing.rgb and channels > 1:
             said += f" Input channels from left to right, top to bottom: {_listed(used)}"
             said += f", those of largest norm of {channels}." if len(used) < channels else "."
-        name = shorten(layer.name)
         sheet = Tile("all kernels", None, (_picture(_sheet(pictures[:shown]), f"{shown} kernels of {name}"),))
         findings: list[Finding] = [
-            TileGrid(f"sheet.{place}", f"{layer.name}: all kernels", (sheet,), said),
-            TileGrid(f"kernels.{place}", f"{layer.name}: kernel by kernel", tiles,
+            TileGrid(f"sheet.{place}", f"{name}: all kernels", (sheet,), said),
+            TileGrid(f"kernels.{place}", f"{name}: kernel by kernel", tiles,
                      f"Drawn as above, in {'colour' if drawing.rgb else 'grey'}.", tile_size=96),
         ]  # fmt: skip
         if not drawing.rgb:
@@ -303,15 +303,16 @@ class Weights(Analysis):
                 for number, values in zip(chosen, response, strict=True)
             ]
         bench.progress(len(images), len(images))
+        name = shorten(layer.name)
         how = "of largest norm" if isinstance(self.response_to.kernels, int) else "chosen by `response_to.kernels`"
         return [
             PictureMatrix(
-                f"response.{place}", f"{layer.name}: response of kernels to photographs",
+                f"response.{place}", f"{name}: response of kernels to photographs",
                 tuple(f"kernel {index}" for index in chosen), tuple(rows),
                 "The convolution's own output, its bias included, before any normalisation or activation.",
                 _RESPONSE_SCALE,
             ),
-            Table(f"ranges.{place}", f"{layer.name}: smallest and largest response", _RANGE_COLUMNS, tuple(ranges)),
+            Table(f"ranges.{place}", f"{name}: smallest and largest response", _RANGE_COLUMNS, tuple(ranges)),
             Coverage("kernels applied to photographs", len(chosen), len(array), f"those {how}",
                      id="coverage.response_kernels"),
             Coverage("photographs", len(images), len(source), "chosen by `response_to.images`"
@@ -369,7 +370,8 @@ class _Described:
         parts.append(f"{dead or 'none'} dead")
         if self.duplicates is not None:
             parts.append(f"{sum(twin is not None for twin in self.duplicates) or 'none'} repeating another one")
-        said = f"{layer.name}: of {count} {'units' if self.dense else 'kernels'} {'; '.join(filter(None, parts))}."
+        what = "units" if self.dense else "kernels"
+        said = f"{shorten(layer.name, 60)}: of {count} {what} {'; '.join(filter(None, parts))}."
         if self.spectrum is not None and first and numbers["noisy"] > (count - dead) / 2:
             said += " So many kernels like noise in a first layer point to too little training or over-fitting."
         return said
@@ -451,7 +453,7 @@ def _layer_table(layer: Layer, array: np.ndarray, described: _Described) -> Tabl
 def _histograms(layer: Layer, place: int, array: np.ndarray, described: _Described) -> list[Finding]:
     def histogram(key: str, values: np.ndarray, low: float, high: float, title: str, label: str, what: str) -> Finding:
         counts, edges = np.histogram(values, bins=_HISTOGRAM_BINS, range=(low, high) if high > low else None)
-        return Histogram(f"{key}.{place}", f"{layer.name}: {title}", tuple(edges.tolist()),
+        return Histogram(f"{key}.{place}", f"{shorten(layer.name)}: {title}", tuple(edges.tolist()),
                          tuple(float(count) for count in counts), label, what)  # fmt: skip
 
     reach = kernels.bound(array)

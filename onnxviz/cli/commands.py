@@ -30,6 +30,7 @@ from onnxviz.progress import PlainProgress, TerminalProgress, duration
 from onnxviz.recipe import Recipe, parse_recipe, read_recipe
 from onnxviz.recipe_schema import json_schema
 from onnxviz.run_folder import RUN, read_run, run_data
+from onnxviz.workers import MIXES_BATCH
 
 QUICKSTART = "quickstart.yaml"
 """The recipe of `onnxviz demo`, beside the package's modules."""
@@ -140,8 +141,13 @@ def inspect(
         str | None, typer.Option(help="Only these: a name, glob, Conv[3], all_convs, logits.", show_default=False)
     ] = None,
     agreement: Annotated[
-        bool, typer.Option("--agreement/--no-agreement", help="Compare every layer with ONNX Runtime.")
-    ] = True,
+        bool | None,
+        typer.Option(
+            "--agreement/--no-agreement",
+            help="Compare every layer with ONNX Runtime; done unless there are --images.",
+            show_default=False,
+        ),
+    ] = None,
     preprocess: Annotated[
         str | None, typer.Option(help="How images become its input: caffe, imagenet, tf, unit, ...", show_default=False)
     ] = None,
@@ -164,11 +170,12 @@ def inspect(
 ) -> None:
     """Show what a model is: its producer, input, layers, what does not convert, and how to feed it."""
     output, errors = consoles()
+    _refuse_idle_options(layers, agreement, images, labels)
     found = inspect_model(
         model,
         layers=layers,
         preprocess=preprocess,
-        agreement=agreement and images is None,
+        agreement=agreement is not False and images is None,
         images=images,
         labels=labels,
         count=count,
@@ -180,8 +187,21 @@ def inspect(
         show_inspection(output, found)
     elif found.probe is not None:
         show_probe(output, found)
-    if found.errors or any(not item.holds for item in found.card.agreement):
+    if any(why != MIXES_BATCH for _, why in found.errors) or any(not item.holds for item in found.card.agreement):
         raise typer.Exit(3)
+
+
+def _refuse_idle_options(layers: str | None, agreement: bool | None, images: Path | None, labels: Path | None) -> None:
+    """Refuse options that would do nothing: with pictures preprocessings are tried, without them layers are shown."""
+    if labels is not None and images is None:
+        raise SelectionError("--labels ranks preprocessings, and there are no pictures", remedy="add --images FOLDER")
+    if images is None:
+        return
+    for name, given in (("--agreement", agreement is True), ("--layers", layers is not None)):
+        if given:
+            raise SelectionError(
+                f"--images and {name} ask for different things", remedy="call `onnxviz inspect` once for each"
+            )
 
 
 def _sizes(given: list[str] | None) -> dict[str, int] | None:

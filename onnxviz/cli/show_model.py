@@ -12,6 +12,7 @@ from onnxviz.cli.show import make_table, number
 from onnxviz.errors import shorten
 from onnxviz.inspection import Inspection
 from onnxviz.values import PRESETS
+from onnxviz.workers import MIXES_BATCH
 
 if TYPE_CHECKING:  # it loads torch
     from onnxviz.probe import Probe, Trial
@@ -40,12 +41,18 @@ def _show_facts(console: Console, found: Inspection) -> None:
         ("class scores", found.logits or "none"),
         ("parameters", f"{card.parameters:,}"),
         ("multiply-adds", "unknown" if card.multiply_adds is None else f"{card.multiply_adds:,} for one image"),
-        ("preprocessing", card.preprocessing + ("" if card.preprocessing_declared else " (a guess: not declared)")),
+        ("preprocessing", _preprocessing(found)),
     )
     for name, value in facts:
         _line(console, name, value)
     for sentence in card.passes:
         _line(console, "importer", sentence)
+
+
+def _preprocessing(found: Inspection) -> str:
+    if found.layout == "other":
+        return "none: the input is no image; call it from Python with onnxviz.to_torch(path)"
+    return found.card.preprocessing + ("" if found.card.preprocessing_declared else " (a guess: not declared)")
 
 
 def _line(console: Console, name: str, value: str, style: str = "bold") -> None:
@@ -122,7 +129,7 @@ def _show_agreement(console: Console, found: Inspection) -> None:
     for why, layers in list(reasons.items())[:_LISTED]:
         more = f" and {len(layers) - 1} more" if len(layers) > 1 else ""
         text = f"not compared: {shorten(layers[0], 60)}{more}: {why}"
-        console.print(Text(shorten(text, 600), style="red"), soft_wrap=True)
+        console.print(Text(shorten(text, 600), style="" if why == MIXES_BATCH else "red"), soft_wrap=True)
 
 
 def trial_counter(console: Console) -> Callable[[int, int], None] | None:
@@ -187,8 +194,11 @@ def _show_advice(console: Console, result: Probe) -> None:
     if not result.clear:
         close = "give more pictures" + ("" if result.by_accuracy else ", or class names with --labels")
         _line(console, "verdict", f"too close to call between the first two: {close}", "bold yellow")
-    else:
+    elif result.by_accuracy:
         _line(console, "verdict", "the first is clearly ahead", "bold green")
+    else:
+        text = "the first is ahead, by confidence only: give class names with --labels to be sure"
+        _line(console, "verdict", text, "bold yellow")
     _line(console, "use", _usage(best))
 
 

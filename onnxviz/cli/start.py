@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from onnxviz.errors import shorten
+from onnxviz.errors import ModelError, shorten
 from onnxviz.graph import open_model
 from onnxviz.preprocessing import preprocessing_for
 from onnxviz.recipe import relative
@@ -20,7 +20,7 @@ title: {title}
 model:
   path: {path}
   # {facts}
-  preprocess: {preprocess}  # {advice}
+  preprocess: {preprocess}  # {advice}{sizing}
   # labels: labels.txt      # class names, one a line in the order of the scores
 
 # data:
@@ -49,14 +49,24 @@ def starting_recipe(model: Path, target: Path) -> str:
         target: where the recipe will lie, which its paths are relative to.
 
     Raises:
-        ModelError: if the file is refused.
+        ModelError: if the file is refused, or takes no images.
     """
     view = open_model(model)
+    if view.input_layout == "other":
+        raise ModelError(
+            "the model's input is no image, and recipes are about images",
+            where=shorten(view.file),
+            remedy="look at it with `onnxviz inspect`, or call it from Python with onnxviz.to_torch(path)",
+        )
     found = preprocessing_for(view)
     if found.declared:
         preprocess, advice = _plain(found.name), "as the model file says"
         if found.name not in PRESETS:
             preprocess, advice = "unit", "the model file declares its own; leave this line out to use it"
+    elif found.name != "unit":
+        fields = f"channel_order: {found.channel_order}, mean: {found.mean[0]:g}, scale: {found.scale[0]:g}"
+        preprocess = found.name if found.name in PRESETS else f"{{{fields}}}"
+        advice = "a guess from the whole numbers that the model takes"
     elif view.input_channels == 1:
         preprocess, advice = "gray_unit", "a guess; gray_raw: 0..255, gray_tf: -1..1. A wrong one makes wrong pictures"
     elif "caffe" in view.producer.lower():
@@ -64,6 +74,7 @@ def starting_recipe(model: Path, target: Path) -> str:
     else:
         preprocess, advice = "imagenet", "a guess; caffe, tf (-1..1), unit (0..1), raw (0..255). Ask who trained it"
     size = f"{view.input_size[0]}×{view.input_size[1]}" if view.input_size else "any size"
+    sizing = "" if view.input_size else "\n  size: [224, 224]  # height, width: a guess, the model leaves it free"
     facts = f"{shorten(view.producer or 'producer not said', 60)}, opset {view.opset}, {view.input_layout}, {size}"
     classes = view.logits.unit_count
     return _TEMPLATE.format(
@@ -73,6 +84,7 @@ def starting_recipe(model: Path, target: Path) -> str:
         facts=facts,
         preprocess=preprocess,
         advice=advice,
+        sizing=sizing,
         units=f"0-{min(classes, 4) - 1}" if classes > 1 else "0",
     )
 

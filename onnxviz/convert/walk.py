@@ -256,7 +256,7 @@ class _Walk:
         for name in node.output:
             sizes = [size for size in self.types.get(name, UNKNOWN).shape or () if isinstance(size, int)]
             if 4 * math.prod(sizes) > limits.TENSOR_BYTES:
-                raise NotConvertible(f"it makes more than {limits.TENSOR_BYTES:,} bytes: {sizes[:8]} numbers")
+                raise NotConvertible(f"it makes {sizes[:8]} numbers, above the bound of {limits.TENSOR_BYTES:,} bytes")
 
     def _place(self, node: NodeProto) -> tuple[str, int]:
         """Return a node's domain and the version of it; what could not be lifted lies in a domain `opset<N>`."""

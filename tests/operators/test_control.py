@@ -150,7 +150,7 @@ def test_loops_in_loops_share_one_bound(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_a_loop_that_doubles_what_it_carries_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "TENSOR_BYTES", 1 << 20)
+    monkeypatch.setattr(limits, "LOOP_BYTES", 1 << 20)
     text = """agraph (float[n] x, int64 m) => (float[k] y) <bool yes = {1}> {
         y = Loop (m, yes, x) <body = step (int64 i, bool go, float[a] v) => (bool on, float[b] w) {
             on = Identity(go)

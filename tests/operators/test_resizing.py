@@ -184,7 +184,7 @@ def test_what_would_fill_the_memory_is_refused(constant: bool) -> None:
         [image(1, 3, 4, 4), None, None, sizes(2**31, 2**31)],
     ):
         index = len(inputs) - 1
-        network = onnxviz.to_torch(one_node("Resize", inputs, opset=13, constants=[index] if constant else ()))
+        model = one_node("Resize", inputs, opset=13, constants=[index] if constant else ())
         given = [torch.from_numpy(value) for value in inputs if value is not None]
-        with pytest.raises(ModelError, match="Resize"):
-            network(*given[: 1 if constant else 2])
+        with pytest.raises(ModelError, match="Resize"):  # at conversion where the size is known by then
+            onnxviz.to_torch(model)(*given[: 1 if constant else 2])

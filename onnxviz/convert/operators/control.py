@@ -152,8 +152,8 @@ class _Collected:
                 f"the body of a loop makes {list(self.parts[0].shape)} at first and {list(values.shape)} later"
             )
         self.size += values.numel() * values.element_size()
-        if self.size > limits.TENSOR_BYTES:
-            raise ModelError(f"the results of a loop take more than {limits.TENSOR_BYTES:,} bytes, which is refused")
+        if self.size > limits.LOOP_BYTES:
+            raise ModelError(f"the results of a loop take more than {limits.LOOP_BYTES:,} bytes, which is refused")
         self.parts.append(values)
 
     def joined(self, like: torch.Tensor | None) -> torch.Tensor:
@@ -170,7 +170,7 @@ class _Collected:
 
 def _check_carried(values: Sequence[Any]) -> None:
     for value in values:
-        if value.numel() * value.element_size() > limits.TENSOR_BYTES:
+        if value.numel() * value.element_size() > limits.LOOP_BYTES:
             raise ModelError(f"a loop carries a tensor {list(value.shape)}, which is refused as too large")
 
 

@@ -15,12 +15,6 @@ import onnxviz
 RANDOM = np.random.default_rng(0)
 
 
-@pytest.fixture(autouse=True)
-def same_numbers_in_any_order() -> None:
-    """Begin each test with the same random numbers, whichever tests ran before."""
-    RANDOM.bit_generator.state = np.random.default_rng(0).bit_generator.state
-
-
 def normal(*shape: int) -> np.ndarray:
     return np.asarray(RANDOM.standard_normal(shape), np.float32)
 

@@ -129,7 +129,7 @@ def measure_agreement(subject: Subject, proof: Proof, device: Device) -> tuple[t
 
 
 def measure_agreement_of(model: Model, subject: Subject, proof: Proof) -> tuple[tuple[Agreement, ...], dict[str, str]]:
-    """Prove all layers at once; where that is impossible in halves, so that one odd layer costs only itself."""
+    """Prove all layers at once; where that is impossible one by one, so that one odd layer costs only itself."""
     import torch
 
     from onnxviz.agreement import prove
@@ -138,16 +138,16 @@ def measure_agreement_of(model: Model, subject: Subject, proof: Proof) -> tuple[
     images = torch.from_numpy(np.ascontiguousarray(pixels)).to(model.device)
     found: list[Agreement] = []
     errors: dict[str, str] = {}
-    parts = [tuple(proof.layers)]
-    while parts:
-        part = parts.pop(0)
-        try:
-            found += prove(model, part, images)
-        except Exception as error:  # an exotic operator may fail in any library: said for this layer, not for all
-            if len(part) > 1:  # in halves, so that one odd layer among hundreds does not cost a pass for each
-                parts[:0] = [part[: len(part) // 2], part[len(part) // 2 :]]
-            elif part:
-                errors[part[0]] = MIXES_BATCH if isinstance(error, BatchMixedError) else _one_line(error)
+    try:
+        found += prove(model, proof.layers, images)
+    except Exception:
+        for layer in proof.layers:
+            try:
+                found += prove(model, (layer,), images)
+            except BatchMixedError:
+                errors[layer] = MIXES_BATCH
+            except Exception as error:  # an exotic operator may fail in any library: said for this layer, not for all
+                errors[layer] = _one_line(error)
     return tuple(replace(item, note="; ".join(part for part in (item.note, note) if part)) for item in found), errors
 
 

@@ -16,7 +16,6 @@ from pathlib import Path
 import onnx
 
 from benchmarks.backend_tests import Outcome, node_tests, run
-from onnxviz.convert.bridge import TRUSTED
 from onnxviz.convert.operators import CONVERTERS
 from onnxviz.convert.refusals import REFUSALS
 
@@ -28,7 +27,7 @@ HEAD = """# Operators
 Written by `python -m benchmarks.operator_table` for onnx {version} (opset {opset}); do not edit.
 
 *own*: a converter in `onnxviz/convert/operators/`. *definition*: by the function body that the standard gives the
-operator. *onnx2torch*: by that package's converter. All versions of an operator are meant unless the text says
+operator. All versions of an operator are meant unless the text says
 otherwise; models older than opset 17 are lifted to it first. The last column counts the node tests of the onnx package
 in which the operator appears: passed / all; in the others it is refused, or stands beside something that is.
 
@@ -54,8 +53,6 @@ def way(key: str) -> str:
     if key in CONVERTERS:
         return "own"
     domain, _, operator = key.rpartition(":")
-    if not domain and operator in TRUSTED:
-        return "onnx2torch"
     schema = onnx.defs.get_schema(operator, domain=domain)
     if schema.deprecated:
         return "refused: deprecated, and no converter knows it"

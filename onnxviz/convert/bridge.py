@@ -19,31 +19,25 @@ import torch
 from onnx import ModelProto, NodeProto
 from torch import nn
 
-TRUSTED: dict[str, int] = {}
-"""The standard's operators that are left to onnx2torch, with the version of its converter: none, since each has one of
-ours. See docs/onnx2torch.md for what was wrong."""
-
-
 StockConverter = Callable[[Any, Any], Any]
 """Takes onnx2torch's node and graph."""
 
 
 def find(node: NodeProto, version: int) -> StockConverter | None:
-    """Return onnx2torch's converter for a node, or None if it has none or none that is trusted.
+    """Return onnx2torch's converter for a node, or None if it has none or the operator is the standard's.
 
     Args:
         node: the node.
         version: the opset version of its domain that the model imports.
     """
-    standard = node.domain in ("", "ai.onnx")
-    if standard and node.op_type not in TRUSTED:
+    if node.domain in ("", "ai.onnx"):
         return None
     get_converter, _ = _onnx2torch()
     try:
         converter: StockConverter = get_converter(
-            domain="" if standard else node.domain,
+            domain=node.domain,
             operation_type=node.op_type,
-            version=TRUSTED[node.op_type] if standard else version,
+            version=version,
         )
     except NotImplementedError:
         return None

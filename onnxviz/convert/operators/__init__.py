@@ -6,63 +6,40 @@ A converter gets an `Operation` and returns a `Conversion`; it knows nothing of 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib import import_module
 from types import ModuleType
 
-from onnxviz.convert.operators import (
-    activations,
-    arrangement,
-    attention,
-    casting,
-    classical,
-    contributed,
-    contributed_quantised,
-    control,
-    convolution,
-    early,
-    generation,
-    indexing,
-    linear,
-    logic,
-    losses,
-    normalisation,
-    pointwise,
-    pooling,
-    quantisation,
-    recurrent,
-    reductions,
-    resizing,
-    sampling,
-    searching,
-    signal,
-)
 from onnxviz.convert.operators.operation import Body, Conversion, Converter, NotConvertible, Operation, as_numbers
 
-FAMILIES: tuple[ModuleType, ...] = (
-    activations,
-    arrangement,
-    attention,
-    casting,
-    classical,
-    contributed,
-    contributed_quantised,
-    control,
-    convolution,
-    early,
-    generation,
-    indexing,
-    linear,
-    logic,
-    losses,
-    normalisation,
-    pointwise,
-    pooling,
-    quantisation,
-    recurrent,
-    reductions,
-    resizing,
-    sampling,
-    searching,
-    signal,
+FAMILIES: tuple[ModuleType, ...] = tuple(
+    import_module(f"{__name__}.{family}")
+    for family in (
+        "activations",
+        "arrangement",
+        "attention",
+        "casting",
+        "classical",
+        "contributed",
+        "contributed_quantised",
+        "control",
+        "convolution",
+        "early",
+        "generation",
+        "indexing",
+        "linear",
+        "logic",
+        "losses",
+        "normalisation",
+        "pointwise",
+        "pooling",
+        "quantisation",
+        "recurrent",
+        "reductions",
+        "resizing",
+        "sampling",
+        "searching",
+        "signal",
+    )
 )
 """Modules with a table `CONVERTERS`."""
 

@@ -129,7 +129,10 @@ def measure_agreement(subject: Subject, proof: Proof, device: Device) -> tuple[t
 
 
 def measure_agreement_of(model: Model, subject: Subject, proof: Proof) -> tuple[tuple[Agreement, ...], dict[str, str]]:
-    """Prove all layers at once; where that is impossible one by one, so that one odd layer costs only itself."""
+    """Prove layers at once, those apart that mix the batch; where that is impossible one by one.
+
+    An odd layer then costs only itself.
+    """
     import torch
 
     from onnxviz.agreement import prove
@@ -138,16 +141,20 @@ def measure_agreement_of(model: Model, subject: Subject, proof: Proof) -> tuple[
     images = torch.from_numpy(np.ascontiguousarray(pixels)).to(model.device)
     found: list[Agreement] = []
     errors: dict[str, str] = {}
-    try:
-        found += prove(model, proof.layers, images)
-    except Exception:
-        for layer in proof.layers:
-            try:
-                found += prove(model, (layer,), images)
-            except BatchMixedError:
-                errors[layer] = MIXES_BATCH
-            except Exception as error:  # an exotic operator may fail in any library: said for this layer, not for all
-                errors[layer] = _one_line(error)
+    mixing = [name for name in proof.layers if subject.view.layer(name).value in subject.view.mixed_batches]
+    apart = [name for name in proof.layers if name not in mixing]
+    for part in (apart, mixing):
+        try:
+            if part:
+                found += prove(model, part, images)
+        except Exception:
+            for layer in part:
+                try:
+                    found += prove(model, (layer,), images)
+                except BatchMixedError:
+                    errors[layer] = MIXES_BATCH
+                except Exception as error:  # an operator may fail in any library: said for this layer, not for all
+                    errors[layer] = _one_line(error)
     return tuple(replace(item, note="; ".join(part for part in (item.note, note) if part)) for item in found), errors
 
 

@@ -65,6 +65,7 @@ class GraphView:
         passes: what the importer did, one sentence each.
         refused_operators: operators outside the standard or its target opset, with the reason.
         metadata: the file's metadata properties.
+        mixed_batches: identifiers of values whose first axis is not simply the batch.
     """
 
     proto: ModelProto
@@ -85,6 +86,7 @@ class GraphView:
     metadata: dict[str, str]
     names: dict[str, str] = field(repr=False, default_factory=dict)
     types: dict[str, TensorType] = field(repr=False, default_factory=dict)
+    mixed_batches: frozenset[str] = field(repr=False, default=frozenset())
     ambiguous: dict[str, tuple[str, ...]] = field(repr=False, default_factory=dict)
     modules: dict[str, str] = field(repr=False, default_factory=dict)
     dimensions: dict[str, str] = field(repr=False, default_factory=dict)
@@ -517,6 +519,7 @@ def _look(loaded: LoadedModel, draft: Draft, passes: tuple[str, ...]) -> GraphVi
         metadata=loaded.metadata,
         names=draft.names,
         types=types,
+        mixed_batches=frozenset(draft.mixed_batches),
         ambiguous=listed.ambiguous,
         modules=listed.modules,
     )

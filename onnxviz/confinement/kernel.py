@@ -1,0 +1,49 @@
+"""System calls of Linux that Python has no functions for."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+
+_SET_NO_NEW_PRIVS = 38
+"""PR_SET_NO_NEW_PRIVS in `man 2 prctl`."""
+AUDIT_ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
+"""Architecture -> AUDIT_ARCH_... in linux/audit.h, by which a filter tells whose call numbers it sees."""
+
+
+def architecture() -> str:
+    """Return "x86_64" or "aarch64", or "" where calls and structures are not known here."""
+    if sys.platform != "linux" or sys.maxsize < 2**32:
+        return ""
+    machine = os.uname().machine
+    return machine if machine in AUDIT_ARCHITECTURES else ""
+
+
+def system_call(number: int, *arguments: int | ctypes.Array[ctypes.c_char] | None) -> int:
+    """Make a system call and return its result.
+
+    Raises:
+        OSError: as the kernel answers.
+    """
+    library = ctypes.CDLL(None, use_errno=True)
+    library.syscall.restype = ctypes.c_long
+    passed = (ctypes.c_long(a) if isinstance(a, int) else a for a in arguments)
+    result = int(library.syscall(ctypes.c_long(number), *passed))
+    if result < 0:
+        error = ctypes.get_errno()
+        raise OSError(error, os.strerror(error))
+    return result
+
+
+def forbid_new_privileges() -> None:
+    """Let no program that this process starts have more rights; Landlock and seccomp ask for it.
+
+    Raises:
+        OSError: if the kernel refuses.
+    """
+    library = ctypes.CDLL(None, use_errno=True)
+    zero = ctypes.c_ulong(0)
+    if library.prctl(_SET_NO_NEW_PRIVS, ctypes.c_ulong(1), zero, zero, zero) != 0:
+        error = ctypes.get_errno()
+        raise OSError(error, os.strerror(error))

@@ -12,7 +12,7 @@ Everything here is loaded when it is first used: `import onnxviz` loads neither 
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         AnalysisError,
         BatchMixedError,
         DataError,
+        MemoryLimitError,
         ModelError,
         ModelFileError,
         OnnxvizError,
@@ -38,6 +39,9 @@ if TYPE_CHECKING:
 
 __version__: str
 
+# ONNX Runtime's builds may send usage data, and keep an identifier of the machine in the home folder. Not from here.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
 __all__ = [
     "Agreement",
     "AgreementError",
@@ -47,6 +51,7 @@ __all__ = [
     "DataError",
     "GraphView",
     "Layer",
+    "MemoryLimitError",
     "Model",
     "ModelError",
     "ModelFileError",
@@ -79,7 +84,9 @@ _PLACES: dict[str, tuple[str, str]] = {
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
-        return importlib.metadata.version("onnxviz")
+        from importlib.metadata import version  # slow to load, and every worker process loads this file first
+
+        return version("onnxviz")
     if name not in _PLACES:
         raise AttributeError(f"module 'onnxviz' has no attribute {name!r}")
     module, attribute = _PLACES[name]

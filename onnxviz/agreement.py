@@ -11,13 +11,15 @@ import onnx
 import torch
 from onnx import ModelProto, TensorProto
 
+from onnxviz import limits
+from onnxviz.batches import as_images
 from onnxviz.conversion import to_torch
-from onnxviz.errors import AgreementError, DataError, ModelError, shorten
+from onnxviz.errors import AgreementError, BatchMixedError, DataError, ModelError, shorten
 from onnxviz.graph import GraphView
 from onnxviz.graph.shapes import FLOATS, type_of
-from onnxviz.graph.structure import initializers, producers, reads
-from onnxviz.model import Model, as_images, units_first
-from onnxviz.runtime import Session
+from onnxviz.graph.structure import ancestors, initializers, producers, reads
+from onnxviz.model import Model, units_first
+from onnxviz.runtime import Session, most_bytes
 from onnxviz.values import Agreement, Layer
 
 TOLERANCE = 1e-3
@@ -57,6 +59,36 @@ def prove(model: Model, layers: Sequence[Layer | str] | Layer | str, images: obj
         note of the latter says why the former is missing.
 
     Raises:
+        BatchMixedError: if the first axis of a layer is not the images.
+        DataError: if the images cannot be used.
+        UnsupportedOperatorError: if a layer needs operators that do not convert.
+    """
+    found, mixing = prove_comparable(model, layers, images)
+    if mixing:
+        raise BatchMixedError(
+            f"{shorten(mixing[0])} mixes the images of a batch, so that no image has values of its own",
+            where=shorten(model.view.file),
+            remedy="name another layer",
+        )
+    return found
+
+
+def prove_comparable(
+    model: Model, layers: Sequence[Layer | str] | Layer | str, images: object
+) -> tuple[tuple[Agreement, ...], tuple[str, ...]]:
+    """Compare as `prove` does, all layers but those that mix the batch.
+
+    Sessions and networks are not kept by the model: they are made for one comparison, and each may hold all weights.
+
+    Args:
+        model: the model.
+        layers: layers or their names.
+        images: as for `prove`.
+
+    Returns:
+        What `prove` returns, and the names of the layers whose first axis is not the images.
+
+    Raises:
         DataError: if the images cannot be used.
         UnsupportedOperatorError: if a layer needs operators that do not convert.
     """
@@ -65,9 +97,10 @@ def prove(model: Model, layers: Sequence[Layer | str] | Layer | str, images: obj
     if batch.shape[0] == 0:
         raise DataError("there are no images to prove the conversion with")
     result: list[Agreement] = []
+    mixing: list[str] = []
     for group in _groups(chosen):
-        result.extend(_prove_group(model, group, batch))
-    return tuple(result)
+        result.extend(_prove_group(model, group, batch, mixing))
+    return tuple(result), tuple(mixing)
 
 
 def prove_tensors(
@@ -93,7 +126,7 @@ def prove_tensors(
     try:
         with torch.no_grad():
             ours = network(*(torch.from_numpy(np.array(array)).to(model.device) for array in inputs))
-    except (RuntimeError, ValueError, TypeError, IndexError) as fault:
+    except (ArithmeticError, RuntimeError, ValueError, TypeError, IndexError) as fault:
         raise ModelError(
             f"the network fails on these inputs: {shorten(str(fault), 200)}",
             where=shorten(model.view.file),
@@ -234,7 +267,10 @@ def _groups(layers: Sequence[Layer]) -> Iterator[tuple[Layer, ...]]:
         yield tuple(group)
 
 
-def _prove_group(model: Model, layers: tuple[Layer, ...], images: torch.Tensor) -> Iterator[Agreement]:
+def _prove_group(
+    model: Model, layers: tuple[Layer, ...], images: torch.Tensor, mixing: list[str]
+) -> Iterator[Agreement]:
+    """Yield the agreement of each layer; those that mix the batch are added to `mixing` instead."""
     original = model.view.original
     made = producers(original.graph)
     in_file = [layer for layer in layers if layer.value in made]
@@ -245,16 +281,20 @@ def _prove_group(model: Model, layers: tuple[Layer, ...], images: torch.Tensor) 
             batch = _fixed_batch(original, model.view.input_name)
         except ModelError as fault:
             refusal = fault.what
-    rounded, frontier = _quantised(model), _frontier(model)
+    rounded, pair = _quantised(model), _Pair(model, layers, images.shape[2:])
+    mixed: set[str] = set()
     file = {layer.value: _Difference(part=_KEPT if layer.value in rounded else 1.0) for layer in in_file}
     float32 = {layer.value: _Difference(part=_KEPT if layer.value in rounded else 1.0) for layer in layers}
     step = model.view.batch or max(batch, 1)
     for start in range(0, len(images), step):
         part = images[start : start + step]
-        ours = _compute(model, part, layers, frontier)
-        theirs = model.measure(part.detach().cpu().numpy(), layers)
-        for layer in layers:
-            float32[layer.value].add(ours[layer.name], theirs[layer.name])
+        own, reference = pair.compute(part)
+        ours = dict(zip((layer.value for layer in layers), own, strict=True))
+        for layer, values in zip(layers, reference, strict=True):
+            if values.shape[:1] != (len(part),):
+                mixed.add(layer.value)
+            else:
+                float32[layer.value].add(ours[layer.value], units_first(values, layer.channel_axis))
         if session is None:
             continue
         try:
@@ -263,10 +303,14 @@ def _prove_group(model: Model, layers: tuple[Layer, ...], images: torch.Tensor) 
             session, refusal = None, fault.what
             continue
         for layer, values in zip(in_file, given, strict=True):
-            file[layer.value].add(ours[layer.name], units_first(values, layer.channel_axis))
+            if layer.value not in mixed:
+                file[layer.value].add(ours[layer.value], units_first(values, layer.channel_axis))
     half = is_half(original)
     note = f"the file itself does not run in ONNX Runtime: {refusal}" if refusal else ""
     for layer in layers:
+        if layer.value in mixed:
+            mixing.append(layer.name)
+            continue
         if layer.value in file and session is not None:
             yield file[layer.value].agreement(layer, HALF_TOLERANCE if half else TOLERANCE, "file", "")
         missing = "" if layer.value in file else "the file has no such value: importing made it"
@@ -280,7 +324,8 @@ def _run_file(model: Model, session: Session, images: torch.Tensor, batch: int) 
     count = len(encoded)
     if batch and count < batch:
         encoded = np.concatenate([encoded, np.repeat(encoded[:1], batch - count, axis=0)])
-    return [values[:count] for values in session.run({model.view.input_name: encoded})]
+    results = session.run({model.view.input_name: encoded})
+    return [values[:count] if values.ndim else values for values in results]
 
 
 def _fixed_batch(model: ModelProto, name: str) -> int:
@@ -291,18 +336,61 @@ def _fixed_batch(model: ModelProto, name: str) -> int:
     return 0
 
 
-def _compute(
-    model: Model, images: torch.Tensor, layers: Sequence[Layer], frontier: Sequence[str]
-) -> dict[str, np.ndarray]:
-    """Compute layers with the converted network, behind a quantisation from ONNX Runtime's rounded values."""
-    if not frontier:
-        return {name: values.cpu().numpy() for name, values in model.activations(images, layers).items()}
+class _Pair:
+    """Both computations of some layers: the converted network, and the float32 graph in ONNX Runtime.
+
+    Behind a quantisation the network computes from ONNX Runtime's rounded values.
+    """
+
+    def __init__(self, model: Model, layers: Sequence[Layer], size: Sequence[int]) -> None:
+        self._model = model
+        self._layers = layers
+        self._frontier = _frontier(model)
+        self._constants = _constants(model, layers)
+        if self._frontier:
+            self._rounding = Session(model.view.proto, self._frontier, exact=True)
+        if not self._frontier and not self._constants:
+            self._forward = model.unchecked(layers)
+        self._session = model.session([layer.value for layer in layers], any_size=tuple(size) != model.view.input_size)
+
+    def compute(self, images: torch.Tensor) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """Return each layer by the network, units first, and by ONNX Runtime, as it is."""
+        model = self._model
+        with torch.no_grad():
+            encoded = {model.view.input_name: model.encode(images).cpu().numpy()}
+            if self._frontier or self._constants:
+                rounded = self._rounding.run(encoded) if self._frontier else []
+                given = {name: torch.from_numpy(array) for name, array in zip(self._frontier, rounded, strict=True)}
+                ours = model.continued(images, self._layers, {**self._constants, **given})
+            else:
+                ours = self._forward(images)
+        return [values.cpu().numpy() for values in ours], self._session.run(encoded)
+
+
+def _constants(model: Model, layers: Sequence[Layer]) -> dict[str, torch.Tensor]:
+    """Return what layers are made from that depends on no image, computed once for all images, where it is small.
+
+    Importing folds small constants; a small one that is left is made from large ones.
+    """
+    graph = model.view.proto.graph
+    needed = ancestors(graph, [layer.value for layer in layers])
+    constant = set(initializers(graph))
+    made: set[str] = set()
+    wanted: set[str] = set()
+    for node in graph.node:
+        if any(name in needed for name in node.output):
+            if node.input and all(name in constant for name in reads(node)):
+                constant.update(node.output)
+                made.update(name for name in node.output if name)
+            else:
+                wanted.update(name for name in reads(node) if name in made)
+    names = sorted(name for name in wanted if model.network.has(name))
+    kinds = [model.view.types.get(name) for name in names]
+    if not names or sum(most_bytes(kind) for kind in kinds) > limits.FOLDED_BYTES:
+        return {}
     with torch.no_grad():
-        encoded = model.encode(images).cpu().numpy()
-    rounded = Session(model.view.proto, frontier, exact=True).run({model.view.input_name: encoded})
-    given = {value: torch.from_numpy(array) for value, array in zip(frontier, rounded, strict=True)}
-    results = model.continued(images, layers, given)
-    return {layer.name: values.cpu().numpy() for layer, values in zip(layers, results, strict=True)}
+        values = model.network.cut(names)(*[None] * len(model.inputs))
+    return dict(zip(names, values, strict=True))
 
 
 def _frontier(model: Model) -> list[str]:

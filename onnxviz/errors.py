@@ -11,6 +11,7 @@
     │   └── BatchMixedError           a layer whose tensor has no axis of images in front
     ├── OutputError                   the run folder cannot be written or read
     └── AnalysisError                 an analysis cannot do what it was asked
+        └── MemoryLimitError          it needs more memory than there is, even for one image
 
 Each message says what is wrong, where, and what to do about it. Raise the facts where they are
 known; add the place (the analysis, the file) once, further out.
@@ -122,6 +123,10 @@ class AnalysisError(OnnxvizError):
     """An analysis that cannot do what it was asked."""
 
 
+class MemoryLimitError(AnalysisError):
+    """Something that needs more memory than there is, even for one image at a time."""
+
+
 def nearest(word: str, candidates: Iterable[str], count: int = 3) -> str:
     """Return "did you mean 'a' or 'b'?" for the candidates closest to `word`, or "" if none is close."""
     pool = {candidate.lower(): candidate for candidate in candidates}
@@ -138,3 +143,11 @@ def shorten(text: str, length: int = 80) -> str:
         return shown
     half = (length - 3) // 2
     return f"{shown[:half]}...{text[-half:] if text[-half:].isprintable() else ''}"
+
+
+def one_line(error: Exception) -> str:
+    """Return what an error says on one line, for tables and logs; of an error that is not ours only the first line."""
+    if isinstance(error, OnnxvizError):
+        return "; ".join(" ".join(line.split()) for line in str(error).splitlines())
+    first = (str(error).strip().splitlines() or [""])[0]
+    return f"{type(error).__name__}: {shorten(first, 200)}"

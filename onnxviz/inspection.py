@@ -113,7 +113,7 @@ def inspect_model(
     unsupported: tuple[Unsupported, ...] | None = None
     unreachable: frozenset[str] = frozenset()
     if convert or agreement:
-        from onnxviz.workers import find_device, make_model, prepare_torch
+        from onnxviz.workers.torch_setup import find_device, make_model, prepare_torch
 
         found = find_device(device)
         prepare_torch(found)
@@ -169,7 +169,7 @@ def _agreement(
     if not layers:
         return (), {}, ""
     if subject.view.input_layout != "other" and len(model.inputs) == 1:
-        from onnxviz.workers import measure_agreement_of
+        from onnxviz.proof import measure_agreement_of
 
         proved, errors = measure_agreement_of(model, subject, Proof("", "model", layers, None))
         return proved, errors, f"on {PROOF_IMAGES} made-up images, preprocessed as {subject.preprocessing.name}"
@@ -195,7 +195,7 @@ def _probe(
 ) -> Probe:
     from onnxviz.images import ImageFolder
     from onnxviz.probe import probe
-    from onnxviz.workers import find_device, prepare_torch
+    from onnxviz.workers.torch_setup import find_device, prepare_torch
 
     found = find_device(device)
     prepare_torch(found)

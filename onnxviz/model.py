@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import fx
 
+from onnxviz.batches import as_images, choose_batch, layers_in_words, micro_batch, pass_bytes, room_for, run_batches
 from onnxviz.convert import Network, declared_elements
 from onnxviz.convert.element_types import integer_range
 from onnxviz.convert.operators import NotConvertible
@@ -19,8 +20,9 @@ from onnxviz.errors import BatchMixedError, DataError, ModelError, SelectionErro
 from onnxviz.graph import GraphView, open_model
 from onnxviz.graph.structure import ancestors, consumers
 from onnxviz.labels import labels_in, read_labels
+from onnxviz.memory import is_out_of_memory
 from onnxviz.preprocessing import preprocessing_for
-from onnxviz.runtime import Session
+from onnxviz.runtime import Session, folds_too_much
 from onnxviz.values import Layer, Preprocessing
 
 Forward = Callable[[torch.Tensor], tuple[torch.Tensor, ...]]
@@ -33,12 +35,8 @@ _NETWORKS = 8
 """How many truncated networks are kept; they share their weights."""
 _SESSIONS = 4
 """How many ONNX Runtime sessions are kept; each holds the weights it needs."""
-_WORKING_BYTES = 64 << 20
-"""What the activations of one micro-batch may take."""
 _FAULTS = (ArithmeticError, LookupError, MemoryError, NotConvertible, RuntimeError, TypeError, ValueError)
 """What modules raise for tensors that do not fit."""
-_LARGEST_BATCH = 16
-"""Images in a micro-batch: on a CPU more are not faster."""
 
 
 class Layers(Sequence[Layer]):
@@ -98,6 +96,9 @@ class Model:
         device: where the network runs.
         input_size: height and width in pixels that the model is made for.
         layers: the layers in topological order.
+        halvings: how often batches are halved from the start, because memory did not suffice before.
+        reduced: a sentence for each thing that took fewer images at a time than usual; whoever reports empties it.
+        fitting: what ran out of memory -> the number of images at a time that is tried since, and the sentence on it.
     """
 
     def __init__(
@@ -113,12 +114,18 @@ class Model:
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.input_size = view.input_size or preprocessing.size or _DEFAULT_SIZE
         self.layers = Layers(view.layers)
+        self.halvings = 0
+        self.reduced: list[str] = []
+        self.fitting: dict[str, tuple[int, str]] = {}
         self._network: Network | None = None
         self._forwards: OrderedDict[Any, Forward] = OrderedDict()
         self._sessions: OrderedDict[Any, Session] = OrderedDict()
         self._input_range = integer_range(view.types[view.input_name].element)
-        # ONNX Runtime's optimizer fuses quantised operators into others that round differently.
-        self._exact = any(node.op_type in ("QuantizeLinear", "DynamicQuantizeLinear") for node in view.proto.graph.node)
+        # ONNX Runtime's optimizer fuses quantised operators into others that round differently, and computes
+        # constants without a bound.
+        self._exact = any(
+            node.op_type in ("QuantizeLinear", "DynamicQuantizeLinear") for node in view.proto.graph.node
+        ) or folds_too_much(view.proto.graph, view.types)
         channels = preprocessing.channels
         self._mean = torch.tensor(preprocessing.mean).expand(channels).reshape(1, channels, 1, 1).to(self.device)
         self._scale = torch.tensor(preprocessing.scale).expand(channels).reshape(1, channels, 1, 1).to(self.device)
@@ -208,6 +215,10 @@ class Model:
         key = tuple(layer.value for layer in chosen)
         return _remember(self._forwards, key, _NETWORKS, lambda: self._make_forward(chosen))
 
+    def unchecked(self, layers: Sequence[Layer]) -> Forward:
+        """Return what `differentiable` returns, for the caller alone, and also of layers that mix the batch."""
+        return self._make_forward(tuple(layers)).compute
+
     def resolve(self, layers: Sequence[Layer | str] | Layer | str) -> tuple[Layer, ...]:
         """Turn names into layers.
 
@@ -217,7 +228,7 @@ class Model:
         named = [layers] if isinstance(layers, Layer | str) else list(layers)
         return tuple(self.view.layer(item) if isinstance(item, str) else item for item in named)
 
-    def _make_forward(self, chosen: tuple[Layer, ...]) -> Forward:
+    def _make_forward(self, chosen: tuple[Layer, ...]) -> _Forward:
         axes = {layer.value: layer.channel_axis for layer in chosen if layer.channel_axis not in (None, 1)}
         values = [layer.value for layer in chosen]
         whole = self.network
@@ -287,15 +298,26 @@ class Model:
         Raises:
             SelectionError: if a layer does not exist.
             DataError: if the images have different sizes or are no images.
+            MemoryLimitError: if memory does not suffice, even for one image at a time.
             UnsupportedOperatorError: if a layer needs operators that do not convert.
         """
         chosen = self.resolve(layers)
         batch = as_images(images)
         forward = self.differentiable(chosen)
-        parts: list[tuple[torch.Tensor, ...]] = []
-        with torch.no_grad():
-            parts.extend(forward(batch[start:stop]) for start, stop in self._micro_batches(batch.shape, chosen))
-        joined = parts[0] if len(parts) == 1 else tuple(torch.cat(pieces) for pieces in zip(*parts, strict=True))
+        joined: tuple[torch.Tensor, ...] = ()
+
+        def run(start: int, stop: int) -> None:
+            nonlocal joined
+            with torch.no_grad():
+                parts = forward(batch[start:stop])
+                if stop - start == len(batch):
+                    joined = parts
+                    return
+                joined = joined or tuple(room_for(part, len(batch)) for part in parts)
+                for whole, part in zip(joined, parts, strict=True):
+                    whole[start:stop] = part
+
+        self._in_batches(batch.shape, chosen, run)
         named = {layer.name: values for layer, values in zip(chosen, joined, strict=True)}
         return Activations(self.view, named)
 
@@ -312,6 +334,7 @@ class Model:
         Raises:
             SelectionError: if a layer does not exist.
             DataError: if the images cannot be used.
+            MemoryLimitError: if memory does not suffice, even for one image at a time.
             ModelError: if ONNX Runtime refuses the model or the size of the images.
         """
         chosen = self.resolve(layers)
@@ -323,24 +346,36 @@ class Model:
 
     def _measure(self, images: torch.Tensor, values: Sequence[str], layers: Sequence[Layer]) -> list[np.ndarray]:
         any_size = tuple(images.shape[2:]) != self.view.input_size
-        session = _remember(
-            self._sessions,
-            (tuple(values), any_size, torch.get_num_threads()),
-            _SESSIONS,
-            lambda: Session(self.view.proto, values, device=str(self.device), exact=self._exact, any_size=any_size),
-        )
+        key = (tuple(values), any_size, torch.get_num_threads())
         results: list[np.ndarray] = []
-        for start, stop in self._micro_batches(images.shape, layers):
+
+        def run(start: int, stop: int) -> None:
+            session = _remember(self._sessions, key, _SESSIONS, lambda: self.session(values, any_size=any_size))
             with torch.no_grad():
                 encoded = self.encode(images[start:stop]).cpu().numpy()
             parts = session.run({self.view.input_name: encoded})
             if not results:
                 for layer, part in zip(layers, parts, strict=True):
                     self._check_batch(part.shape, stop - start, images.shape[2:], layer.name)
-                results = [np.empty((images.shape[0], *part.shape[1:]), part.dtype) for part in parts]
+                # Copied also if they are all: while its own arrays live, the session keeps its working memory.
+                results.extend([np.empty((len(images), *part.shape[1:]), part.dtype) for part in parts])
             for result, part in zip(results, parts, strict=True):
                 result[start:stop] = part
+
+        self._in_batches(images.shape, layers, run)
         return results
+
+    def session(self, values: Sequence[str], *, any_size: bool = False) -> Session:
+        """Return what `measure` runs, for the caller alone: it is not kept.
+
+        Args:
+            values: identifiers of the values to compute.
+            any_size: accept images of any height and width.
+
+        Raises:
+            ModelError: if ONNX Runtime refuses the model.
+        """
+        return Session(self.view.proto, values, device=str(self.device), exact=self._exact, any_size=any_size)
 
     def probabilities(self, images: Any) -> np.ndarray:
         """Return class probabilities [N, classes]: the model's own if it ends in Softmax or Sigmoid, else the softmax.
@@ -387,30 +422,23 @@ class Model:
 
     # --- sizes ------------------------------------------------------------------------------------------------------
 
-    def _micro_batches(self, shape: Sequence[int], layers: Sequence[Layer]) -> Iterator[tuple[int, int]]:
-        """Split a batch so that the activations of a part stay small; in the model's own size where that is fixed."""
-        count, pixels = shape[0], shape[2] * shape[3]
+    def _in_batches(self, shape: Sequence[int], layers: Sequence[Layer], work: Callable[[int, int], None]) -> None:
+        """Work on a part of the images at a time, so that their activations stay small and fit in memory."""
+        count, fixed = shape[0], self.view.batch
         if count == 0:
             raise DataError("there are no images")
-        own = self.input_size[0] * self.input_size[1]
-        numbers = 6 * pixels  # the images and their encoding
-        for layer in layers:
-            size = 1
-            for length in layer.shape[1:]:
-                size *= length or 1
-            spatial_known = all(layer.spatial_shape) and layer.spatial_shape
-            numbers += (
-                size * max(pixels // own, 1) if spatial_known else size * (1 if not layer.spatial_shape else pixels)
-            )
-        step = self.view.batch or max(1, min(_LARGEST_BATCH, _WORKING_BYTES // (4 * numbers)))
-        if self.view.batch and count % self.view.batch:
+        if fixed and count % fixed:
             raise DataError(
-                f"the model takes exactly {self.view.batch} images at a time, {count} were given",
+                f"the model takes exactly {fixed} images at a time, {count} were given",
                 where=shorten(self.view.file),
-                remedy=f"give a multiple of {self.view.batch}",
+                remedy=f"give a multiple of {fixed}",
             )
-        for start in range(0, count, step):
-            yield start, min(start + step, count)
+        sizes = (self.view, self.input_size, shape[2:], layers)
+        what = layers_in_words(layers)
+        step = fixed or choose_batch(self, min(count, micro_batch(*sizes)), lambda: pass_bytes(*sizes), what)
+        # A session keeps the memory of its largest batch, in pieces that smaller ones may not fit into.
+        for _ in run_batches(self, count, step, work, what, fixed=bool(fixed), release=self._sessions.clear):
+            pass
 
     def _check_batch(self, shape: Sequence[int], count: int, size: Sequence[int], name: str) -> None:
         """Refuse a tensor whose first axis is not the batch: an image ran over into it, or the layer mixes it."""
@@ -457,6 +485,13 @@ class _Forward:
         self._arguments: list[torch.Tensor | None] = [None] * len(inputs)
 
     def __call__(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        results = self.compute(images)
+        for layer, result in zip(self._layers, results, strict=True):
+            self._model._check_batch(result.shape, images.shape[0], images.shape[2:], layer.name)
+        return results
+
+    def compute(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Return the layers' tensors as they are, also where their first axis is not the batch."""
         model = self._model
         if model.view.batch is not None and images.shape[0] != model.view.batch:
             raise DataError(
@@ -467,9 +502,9 @@ class _Forward:
         arguments[self._place] = model.encode(images)
         try:
             results: tuple[torch.Tensor, ...] = self._network(*arguments)
-        except torch.cuda.OutOfMemoryError:
-            raise  # less at a time may do
         except _FAULTS as fault:
+            if is_out_of_memory(fault):
+                raise  # less at a time may do
             if tuple(images.shape[2:]) == tuple(model.view.input_size or ()):
                 raise ModelError(
                     f"the network fails on an image of its own size: {shorten(str(fault), 160)}",
@@ -481,8 +516,6 @@ class _Forward:
                 where=shorten(model.view.file),
                 remedy=_other_size(model, images.shape[2:]),
             ) from fault
-        for layer, result in zip(self._layers, results, strict=True):
-            model._check_batch(result.shape, images.shape[0], images.shape[2:], layer.name)
         return results
 
 
@@ -522,38 +555,6 @@ def load(
             remedy="give one name for each logit, in their order",
         )
     return Model(view, preprocessing, names, device)
-
-
-def as_images(images: Any) -> torch.Tensor:
-    """Turn images of any common kind into float32 [N, 3, height, width] in 0..1.
-
-    Args:
-        images: a floating tensor or array [N, 3, height, width] in 0..1; or uint8 [height, width, 3], one or several,
-            as arrays, tensors or PIL images of one size.
-
-    Raises:
-        DataError: if they are no images or have different sizes.
-    """
-    if isinstance(images, torch.Tensor) and images.is_floating_point():
-        return images
-    if isinstance(images, np.ndarray) and images.dtype.kind == "f":
-        array = np.ascontiguousarray(images, dtype=np.float32)
-        return torch.from_numpy(array if array.flags.writeable else array.copy())
-    single = hasattr(images, "convert") or getattr(images, "ndim", 0) == 3
-    listed = [images] if single else list(images)
-    arrays = [np.asarray(item.convert("RGB") if hasattr(item, "convert") else item) for item in listed]
-    for array in arrays:
-        if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3:
-            raise DataError(
-                f"an image must be uint8 [height, width, 3] or floating [N, 3, height, width], "
-                f"not {array.dtype} {list(array.shape)}"
-            )
-    if len({array.shape for array in arrays}) != 1:
-        raise DataError(
-            "the images have different sizes" if arrays else "there are no images",
-            remedy="resize them: onnxviz.images.fit_image does it as the model wants it",
-        )
-    return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).to(torch.float32) / 255.0
 
 
 def units_first(array: np.ndarray, channel_axis: int | None) -> np.ndarray:

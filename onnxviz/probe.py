@@ -92,6 +92,7 @@ class Probe:
         by_accuracy: whether accuracy ranks.
         note: what else has to be said, or "".
         failed: preprocessings that the model could not be run with, and why.
+        skipped: files that were no pictures, and why.
     """
 
     trials: tuple[Trial, ...]
@@ -102,6 +103,7 @@ class Probe:
     by_accuracy: bool = False
     note: str = ""
     failed: tuple[tuple[str, str], ...] = ()
+    skipped: tuple[tuple[str, str], ...] = ()
 
     @property
     def clear(self) -> bool:
@@ -228,7 +230,15 @@ def probe(
         note = f"{note}; {size}" if note else size
     trials.sort(key=_by_accuracy if meaningful else _by_score, reverse=True)
     return Probe(
-        tuple(trials), len(images), max(images.found, len(images)), labelled, declared, meaningful, note, tuple(failed)
+        tuple(trials),
+        len(images),
+        max(images.found, len(images)),
+        labelled,
+        declared,
+        meaningful,
+        note,
+        tuple(failed),
+        images.skipped,
     )
 
 

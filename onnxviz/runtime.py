@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import torch
-from onnx import ModelProto
+from onnx import GraphProto, ModelProto, NodeProto
 
+from onnxviz import limits
 from onnxviz.convert import extract
 from onnxviz.errors import ModelError, shorten
+from onnxviz.graph.shapes import TensorType
+from onnxviz.graph.structure import attribute, reads
+from onnxviz.tensors import subgraphs
 
 _ONE_MESSAGE = 2_000_000_000
 """A serialised model above this many bytes does not fit into one protobuf message."""
@@ -86,6 +91,54 @@ class Session:
             raise ModelError(f"ONNX Runtime fails: {_first_line(fault)}") from fault
         by_value = dict(zip(dict.fromkeys(self.values), results, strict=True))
         return [np.asarray(by_value[value]) for value in self.values]
+
+
+def folds_too_much(graph: GraphProto, types: Mapping[str, TensorType]) -> bool:
+    """Whether ONNX Runtime's optimizer would compute constants of more than `limits.FOLDED_BYTES`, or of unknown size.
+
+    It computes what depends on constants only when a session is made, whatever it takes. Importing has folded what is
+    small already, so what is left of such nodes is the suspicious rest.
+
+    Args:
+        graph: a normalised graph, whose values have names of their own in all of its graphs.
+        types: type of each value of the main graph.
+    """
+    return _folded_bytes(graph, types, set()) > limits.FOLDED_BYTES
+
+
+def _folded_bytes(graph: GraphProto, types: Mapping[str, TensorType], constant: set[str]) -> float:
+    """Return the bytes of what the optimizer would compute; adds the graph's constants to `constant`."""
+    constant.update(tensor.name for tensor in graph.initializer)
+    total = 0.0
+    for node in graph.node:
+        total += sum(_folded_bytes(body, {}, constant) for body in subgraphs(node))
+        shape = _known_shape(node, types)
+        if not shape and (not node.input or any(name not in constant for name in reads(node))):
+            if node.op_type == "Constant":
+                constant.update(node.output)
+            continue
+        names = [name for name in node.output if name]
+        constant.update(names)
+        total += 0 if shape else sum(most_bytes(types.get(name)) for name in names)
+    return total
+
+
+def _known_shape(node: NodeProto, types: Mapping[str, TensorType]) -> bool:
+    """Whether a node asks for dimensions that the optimizer may know without computing the tensor."""
+    if node.op_type not in ("Shape", "Size"):
+        return False
+    kind = types.get(node.input[0])
+    if kind is None or kind.shape is None:
+        return True  # it may know more
+    start, end = attribute(node, "start", 0), attribute(node, "end", len(kind.shape))
+    return all(isinstance(size, int) for size in kind.shape[start:end])
+
+
+def most_bytes(kind: TensorType | None) -> float:
+    """Return what a tensor of a type may take; infinite if its size is not known."""
+    if kind is None or kind.fixed is None or any(size < 0 for size in kind.fixed):
+        return math.inf
+    return 8.0 * math.prod(kind.fixed)  # the widest element, so that the element type need not be known
 
 
 def providers(device: str) -> list[str | tuple[str, dict[str, str]]]:

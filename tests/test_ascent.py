@@ -18,7 +18,9 @@ from onnxviz.optimize.optimizers import Adam, GradientAscent, RmsProp
 from onnxviz.optimize.parameterization import Fourier, Pixel
 from onnxviz.optimize.regularizers import LpNorm, TotalVariation
 from onnxviz.optimize.transforms import Pad, Rotate
-from onnxviz.values import Target
+from onnxviz.values import Layer, Target
+
+LAYER = Layer("layer", "layer", "Conv", 0, (None, 4, 5, 5), 1)
 
 
 class SmallModel:
@@ -26,7 +28,8 @@ class SmallModel:
 
     device = torch.device("cpu")
     input_size = (12, 12)
-    view = SimpleNamespace(batch=None)
+    view = SimpleNamespace(batch=None, layers=(LAYER,), layer=lambda name: LAYER)
+    halvings = 0
 
     def __init__(self, network: nn.Module | None = None) -> None:
         generator = torch.Generator().manual_seed(0)
@@ -35,6 +38,8 @@ class SmallModel:
             parameter.data = torch.randn(parameter.shape, generator=generator) * 0.3
             parameter.requires_grad_(False)
         self.batches: list[int] = []
+        self.reduced: list[str] = []
+        self.fitting: dict[str, tuple[int, str]] = {}
 
     def differentiable(self, layers: Sequence[Any]) -> Callable[[Tensor], tuple[Tensor, ...]]:
         def run(images: Tensor) -> tuple[Tensor, ...]:

@@ -16,9 +16,10 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 import onnxviz.model
+from onnxviz.batches import as_images
 from onnxviz.conversion import to_torch
 from onnxviz.errors import DataError, ModelError, SelectionError
-from onnxviz.model import Model, as_images, load
+from onnxviz.model import Model, load
 from onnxviz.values import Preprocessing
 
 Write = Callable[..., Path]
@@ -259,7 +260,7 @@ def test_micro_batches_change_nothing(classifier: Path, monkeypatch: pytest.Monk
     model = load(classifier, "unit")
     whole = model.measure(photos(7).numpy(), ["relu"])["relu"]
     converted = model.activations(photos(7), ["relu"])["relu"]
-    monkeypatch.setattr(onnxviz.model, "_LARGEST_BATCH", 3)
+    monkeypatch.setattr(onnxviz.batches, "LARGEST_BATCH", 3)
     np.testing.assert_allclose(model.measure(photos(7).numpy(), ["relu"])["relu"], whole, atol=1e-6)
     torch.testing.assert_close(model.activations(photos(7), ["relu"])["relu"], converted)
 

@@ -20,6 +20,7 @@ PUBLIC = [
     "DataError",
     "GraphView",
     "Layer",
+    "MemoryLimitError",
     "Model",
     "ModelError",
     "ModelFileError",

@@ -11,7 +11,9 @@ import numpy as np
 from pydantic import Field, StrictInt, field_validator
 
 from onnxviz import colormap
+from onnxviz.analyses import storage
 from onnxviz.analyses.base import Analysis, Bench, Job, LayerSelector, Subject
+from onnxviz.batches import named_memory_limit
 from onnxviz.errors import AnalysisError, DataError, SelectionError, shorten
 from onnxviz.findings import (
     Array,
@@ -42,6 +44,7 @@ _TOP = re.compile(r"top:([1-9]\d{0,3})")
 _CONVOLUTIONS = ("Conv", "ConvTranspose")
 _SMALLEST_PICTURE, _LARGEST_PICTURE = 128, 256
 _LIMIT = 24
+_FEWER_LAYERS = "choose fewer layers: the maps of all come from one pass; or raise the memory limit"
 
 
 class GradCam(Analysis):
@@ -101,6 +104,7 @@ class GradCam(Analysis):
                 data=(self.data,),
                 cost=1.0 + 2.0 * count,
                 images=2 * count * len(used) + 1,
+                bytes=_stored_bytes(subject, [layer for _, layer in used], count),
             )
 
     def run(self, job: Job, bench: Bench) -> list[Finding]:
@@ -109,7 +113,8 @@ class GradCam(Analysis):
         source = find_source(self.data, bench.subject.data)
         used, _ = self._layers(bench.subject.view)
         titles = tuple(title for title, _ in used)
-        evidence = _explain(bench, source, index, [layer for _, layer in used], job.parameters["classes"])
+        with named_memory_limit(f"Grad-CAM at {len(used)} layers", remedy=_FEWER_LAYERS):
+            evidence = _explain(bench, source, index, [layer for _, layer in used], job.parameters["classes"])
         kept = [place for place, size in enumerate(evidence.sizes) if max(size) > 1]
         if not kept:
             raise AnalysisError(
@@ -184,6 +189,19 @@ class GradCam(Analysis):
                 )
             return unit_indices(own, subject.view.logits, subject.labels)
         return unit_indices(self.classes, subject.view.logits, subject.labels)
+
+
+def _stored_bytes(subject: Subject, layers: Sequence[Layer], classes: int) -> int:
+    """Estimate what one image takes: for each class the photograph, and for each layer two pictures and a map."""
+    height, width = subject.view.input_size or subject.preprocessing.size or (224, 224)
+    longest = max(height, width)
+    scale = -(-_SMALLEST_PICTURE // longest) if longest < _SMALLEST_PICTURE else min(1.0, _LARGEST_PICTURE / longest)
+    picture = storage.jpeg(round(scale * height), round(scale * width)) + storage.PICTURE_ROW
+    values = 0
+    for layer in layers:
+        sizes = [size for size in layer.spatial_shape if size]
+        values += sizes[0] * sizes[1] if len(sizes) == 2 else height * width // 16
+    return storage.RECORD + classes * ((2 * len(layers) + 1) * picture + storage.sparse(values))
 
 
 # --- what to explain ------------------------------------------------------------------------------------------------

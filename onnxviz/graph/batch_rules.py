@@ -39,8 +39,7 @@ def result_places(scene: Scene, node: NodeProto) -> Place | Sequence[Place]:
 def _source(scene: Scene, node: NodeProto) -> tuple[tuple[Dimension, ...], Place]:
     """Shape and batch of the first input, in which alone the batch may come."""
     place = scene.place(node.input[0])
-    assert place is not None
-    if any(scene.place(name) is not None for name in node.input[1:]):
+    if place is None or any(scene.place(name) is not None for name in node.input[1:]):
         raise Mixes("depends on the images in an unusual place")
     return scene.shape(node.input[0]), place
 

@@ -91,6 +91,7 @@ class GraphView:
     modules: dict[str, str] = field(repr=False, default_factory=dict)
     dimensions: dict[str, str] = field(repr=False, default_factory=dict)
     _fields: dict[tuple[int, int], dict[str, Field]] = field(repr=False, default_factory=dict, init=False)
+    _sized_types: dict[tuple[int, int], Mapping[str, TensorType]] = field(repr=False, default_factory=dict, init=False)
 
     @cached_property
     def logits(self) -> Layer:
@@ -301,9 +302,16 @@ class GraphView:
                 total += repeated.size if repeated is not None and repeated.dtype == np.float32 else 0
         return total
 
-    def multiply_adds(self, layer: Layer) -> int | None:
-        """Return the multiply-adds of a layer's node for one image; None if they cannot be known."""
-        return multiply_adds(self.node(layer), self.types)
+    def multiply_adds(self, layer: Layer, input_size: tuple[int, int] | None = None) -> int | None:
+        """Return the multiply-adds of a layer's node for one image; None if they cannot be known.
+
+        Args:
+            layer: one of this view's layers.
+            input_size: height and width in pixels where the model leaves them free.
+        """
+        if self.input_size is not None or input_size is None or self.input_layout == "other":
+            return multiply_adds(self.node(layer), self.types)
+        return multiply_adds(self.node(layer), self._types_at(input_size))
 
     def receptive_field(self, layer: Layer, input_size: tuple[int, int] | None = None) -> ReceptiveField | None:
         """Return what each position of a layer sees of the image, exactly.
@@ -331,18 +339,25 @@ class GraphView:
     def _follow_pixels(self, size: tuple[int, int]) -> dict[str, Field]:
         if self.input_layout == "other":
             return {}
-        types = self.types
-        if size != self.input_size:
+        types = self._types_at(size)
+        return receptive_fields(
+            list(self.proto.graph.node), types, self._initializers, self.input_name, self.input_layout, size
+        )
+
+    def _types_at(self, size: tuple[int, int]) -> Mapping[str, TensorType]:
+        """Return the types of all values for images of a size."""
+        if size == self.input_size:
+            return self.types
+        if size not in self._sized_types:
             sized = skeleton(self.proto)
             for value in sized.graph.input:
                 if value.name == self.input_name:
                     axes = (2, 3) if self.input_layout == "NCHW" else (1, 2)
                     for axis, length in zip(axes, size, strict=True):
                         value.type.tensor_type.shape.dim[axis].dim_value = length
-            types = {**infer(sized), **{t.name: self.types[t.name] for t in self.proto.graph.initializer}}
-        return receptive_fields(
-            list(self.proto.graph.node), types, self._initializers, self.input_name, self.input_layout, size
-        )
+            known = {t.name: self.types[t.name] for t in self.proto.graph.initializer}
+            self._sized_types[size] = {**infer(sized), **known}
+        return self._sized_types[size]
 
     def card(self, alias: str, preprocessing: Preprocessing, agreement: Sequence[Agreement] = ()) -> ModelCard:
         """Return what is known of the model before anything is analysed.
@@ -362,7 +377,7 @@ class GraphView:
                     operator=layer.operator,
                     shape=layer.shape,
                     parameters=self.parameters(layer),
-                    multiply_adds=self.multiply_adds(layer),
+                    multiply_adds=self.multiply_adds(layer, preprocessing.size),
                     receptive_field=reach.size if reach is not None and bounded else None,
                     units=layer.unit_count,
                 )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from onnxviz.batches import choose_batch, gradient_bytes, run_batches
 from onnxviz.errors import AnalysisError, shorten
 from onnxviz.optimize import transforms as views
 from onnxviz.optimize.objectives import objective, signs
@@ -97,30 +98,44 @@ def maximize(
         targets: what to maximise, all in one layer.
         seeds: one for each target.
         settings: the choices.
-        batch: how many images share a pass; chosen for the device if None.
+        batch: how many images share a pass, fewer if memory does not allow it; chosen for the device if None.
         told: told how many of all steps are done.
 
     Raises:
         AnalysisError: if the network gives no finite activation.
         DataError: if the network cannot be run at this size.
+        MemoryLimitError: if memory does not suffice, even for one image at a time.
         SelectionError: if a unit or position does not exist.
     """
     if len({target.layer for target in targets}) != 1 or len(targets) != len(seeds):
         raise ValueError("one layer and one seed for each target")
     fixed = model.view.batch
-    together = fixed or batch or micro_batch(model.device.type)
-    parts = []
-    for first in range(0, len(targets), together):
-        count = min(together, len(targets) - first)
-        # A network that takes exactly so many images gets the last one again and again; the copies are dropped.
-        chosen = [min(first + index, len(targets) - 1) for index in range(fixed or count)]
+    what = f"The ascent at {shorten(targets[0].layer, 60)}"
+    layer = targets[0].layer
 
-        def tell(step: int, done: int = first, count: int = count) -> None:
-            if told is not None:
-                told(done * settings.steps + count * step, len(targets) * settings.steps)
+    def image_bytes() -> int:
+        return gradient_bytes(model.view, model.input_size, settings.size, model.view.layer(layer))
+
+    usual = min(batch or micro_batch(model.device.type), len(targets))
+    together = fixed or choose_batch(model, usual, image_bytes, what)
+    most = 0
+
+    def climb(first: int, stop: int) -> list[np.ndarray]:
+        # A network that takes exactly so many images gets the last one again and again; the copies are dropped.
+        chosen = [min(first + index, len(targets) - 1) for index in range(fixed or stop - first)]
+
+        def tell(step: int) -> None:
+            nonlocal most
+            done = first * settings.steps + (stop - first) * step
+            if told is not None and done > most:  # steps that are repeated with fewer images are not told twice
+                most = done
+                told(done, len(targets) * settings.steps)
 
         made = _climb(model, [targets[i] for i in chosen], [seeds[i] for i in chosen], settings, tell)
-        parts.append([array[:count] for array in made])
+        return [array[: stop - first] for array in made]
+
+    batches = run_batches(model, len(targets), together, climb, what, fixed=bool(fixed))
+    parts = [arrays for _, _, arrays in batches]
     return Maximized(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
 
 

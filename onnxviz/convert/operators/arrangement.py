@@ -246,6 +246,8 @@ class Col2Im(nn.Module):
         rank = len(image)
         strides, dilations = self.strides or (1,) * rank, self.dilations or (1,) * rank
         pads = self.pads or (0,) * (2 * rank)
+        if min((*image, *block), default=0) < 1:
+            raise ValueError(f"Col2Im cannot fold blocks of {block} into an image of {image}")
         canvas = [size + pads[axis] + pads[rank + axis] for axis, size in enumerate(image)]
         bounded((columns.shape[0], columns.shape[1] // math.prod(block), *canvas), "Col2Im")
         if rank == 2:

@@ -224,6 +224,8 @@ class Resize(nn.Module):
             ]
         else:
             after = [int(size) for size in as_numbers(sizes)]
+            if min((*after, *(shape[axis] for axis in axes)), default=1) < 1:
+                raise ValueError(f"Resize cannot bring {list(shape)} to sizes of {after}")
             factors = [size / shape[axis] for axis, size in zip(axes, after, strict=True)]
             exact = [True] * len(axes)
             if self.policy != "stretch":

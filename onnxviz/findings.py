@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias, TypeVar
 
@@ -219,7 +219,7 @@ class Array:
 
     id: str
     title: str
-    arrays: dict[str, np.ndarray] = field(default_factory=dict)
+    arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
     path: str = ""
 
 
@@ -234,6 +234,8 @@ _TYPES: dict[str, type] = {
         Caveat, Coverage, Array, Picture, Unit,
     )
 }  # fmt: skip
+
+_WITHOUT_LEAVES = (Metric, Column, Table, Histogram, Bars, Series, Curve, Note, Caveat, Coverage, Unit, str, int, float)
 
 T = TypeVar("T")
 
@@ -254,6 +256,8 @@ def replace_leaves(value: T, replace: Callable[[Picture | Array], Picture | Arra
     """Return the same finding with every picture and array replaced, for storing them in files."""
     if isinstance(value, Picture | Array):
         return replace(value)  # type: ignore[return-value]
+    if isinstance(value, _WITHOUT_LEAVES):  # a table may have a million cells
+        return value
     if isinstance(value, tuple | list):
         return type(value)(replace_leaves(item, replace) for item in value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type | Unit):

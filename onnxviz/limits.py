@@ -26,6 +26,10 @@ RECIPE_BYTES = 1 << 20
 """Largest recipe."""
 RECIPE_DEPTH = 32
 """Deepest nesting of a recipe."""
+RECIPE_ENTRIES = {"models": 1_000, "data": 100, "analyses": 1_000}
+"""Most entries of a recipe's parts, those that a matrix makes counted: each costs an opened file, or jobs."""
+RECIPE_COPIES = 200_000
+"""Most values that a recipe's defaults and matrices may copy into its analyses."""
 IMAGE_BYTES = 100 << 20
 """Largest image file."""
 IMAGE_PIXELS = 64_000_000
@@ -36,6 +40,9 @@ FOLDED_TOTAL_BYTES = 512 << 20
 """Most that constant folding may make of one model, all tensors together."""
 KEPT_ACTIVATION_BYTES = 1 << 30
 """Most activations that dissection keeps in memory between its two passes; beyond, they are computed again."""
+SHARDED_BYTES = 1 << 30
+"""Most that dissection's shards of one group of layers keep for the job that merges them, unless a recipe says how
+large shards are; beyond, there are fewer and larger ones."""
 BATCH_ACTIVATION_BYTES = 256 << 20
 """Most activations of one batch of images; beyond, the batch gets smaller."""
 CAFFE_PROTOTXT_BYTES = 2 << 20
@@ -52,3 +59,7 @@ LOOP_BYTES = 256 << 20
 """Largest value that a loop carries from step to step, or collects over all of them."""
 BODY_BYTES = 512 << 20
 """Most that graphs within nodes may copy of the weights around them, all together."""
+ENTRIES_LOOKED_AT = 2_000_000
+"""Most files and folders that a pattern for images may lead through."""
+JOBS = 200_000
+"""Most jobs of a run; beyond, it should be several runs."""

@@ -133,8 +133,8 @@ def test_findings_survive_a_round_trip_and_the_seed_decides(
         assert found
         stored.append(found)
     first, second = ({p.name: p.read_bytes() for p in (store.jobs / key).iterdir()} for key in ("0" * 32, "1" * 32))
-    assert {name: data for name, data in first.items() if name != "findings.json"} == {
-        name: data for name, data in second.items() if name != "findings.json"
+    assert {name: data for name, data in first.items() if name != "findings.jsonl"} == {
+        name: data for name, data in second.items() if name != "findings.jsonl"
     }
     combined = made.combine([stored[0]], subject)
     data = [to_data(item) for item in combined if not (isinstance(item, Array) and not item.path)]

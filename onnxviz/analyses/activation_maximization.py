@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
+from onnxviz.analyses import storage
 from onnxviz.analyses.base import Analysis, Bench, Job, Subject
 from onnxviz.errors import AnalysisError, SelectionError
 from onnxviz.findings import (
@@ -128,8 +129,11 @@ optimizer: {kind: adam, learning_rate: 0.03}
                 remedy="use an analysis that needs no image",
             )
         resolved = resolve(self.targets, subject.view, subject.labels)
-        size = self._size(subject.view.input_size or subject.preprocessing.size or (224, 224))
+        own = subject.view.input_size or subject.preprocessing.size or (224, 224)
+        size = self._size(own)
+        larger = size[0] * size[1] / (own[0] * own[1])
         together = self.batch or max(1, min(16, 224 * 224 // (size[0] * size[1])))
+        picture_bytes = self._picture_bytes(size, 1 if subject.view.input_channels == 1 else 3)
         for layer in dict.fromkeys(target.layer for target in resolved):
             wanted = [
                 {"unit": t.unit, "position": t.position, "sign": t.sign, "label": t.label, "seed": subject.seed + seed}
@@ -144,8 +148,9 @@ optimizer: {kind: adam, learning_rate: 0.03}
                     name=f"{layer} {index + 1}/{count}",
                     parameters={"layer": layer, "pictures": part},
                     layers=(layer,),
-                    cost=float((3 * self.steps + 2) * len(part)),
+                    cost=float((3 * self.steps + 2) * len(part)) * larger,
                     images=len(part),
+                    bytes=storage.RECORD + len(part) * picture_bytes,
                 )
 
     def run(self, job: Job, bench: Bench) -> list[Finding]:
@@ -193,6 +198,12 @@ optimizer: {kind: adam, learning_rate: 0.03}
         if self.size is None:
             return default
         return (self.size, self.size) if isinstance(self.size, int) else self.size
+
+    def _picture_bytes(self, size: tuple[int, int], channels: int) -> int:
+        """Estimate what one picture takes: its file, its rows, the points of its curve, its numbers."""
+        picture = storage.png(*size) if max(size) < _SMALL else storage.jpeg(*size)
+        numbers = storage.dense(channels * size[0] * size[1]) if self.keep_arrays else 0
+        return picture + 2 * storage.PICTURE_ROW + 20 * min(self.steps, 256) + numbers
 
     def _settings(self, bench: Bench) -> Settings:
         grey = bench.subject.preprocessing.channels == 1 or bench.subject.view.input_channels == 1

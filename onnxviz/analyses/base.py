@@ -34,6 +34,11 @@ class Job:
         data: names of the data sets that the job reads.
         cost: estimated forward-pass equivalents (a forward and backward pass counts 3), for the plan and progress.
         images: number of pictures that the job makes or reads, for the plan.
+        needs: names of jobs of the same analysis that must be done before; `run` is given what they found. So an
+            analysis reduces over shards of a data set: a job for each shard, one that merges what they counted, jobs
+            that go on with the merged numbers. Each is stored, resumed and distributed like any other.
+        inner: what the job finds is only for the jobs that need it, and is not handed to `combine`.
+        bytes: estimated size of what it stores, for the plan.
     """
 
     name: str
@@ -42,6 +47,9 @@ class Job:
     data: tuple[str, ...] = ()
     cost: float = 1.0
     images: int = 0
+    needs: tuple[str, ...] = ()
+    inner: bool = False
+    bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -74,11 +82,19 @@ class Progress(Protocol):
 
 @dataclass(frozen=True)
 class Bench:
-    """What a job is run with: the subject, its differentiable model, and where to report progress."""
+    """What a job is run with.
+
+    Attributes:
+        subject: the model's network, data, labels and seed.
+        model: its differentiable form.
+        progress: where to report how far the job is.
+        found: what the jobs that this one needs have found, by their names; arrays with their numbers.
+    """
 
     subject: Subject
     model: Model
     progress: Progress
+    found: Mapping[str, list[Finding]] = field(default_factory=dict)
 
 
 class Analysis(BaseModel):
@@ -93,6 +109,9 @@ class Analysis(BaseModel):
     cites: ClassVar[tuple[str, ...]] = ()
     example: ClassVar[str] = ""
     """A YAML mapping that validates, shown by `onnxviz explain`."""
+
+    without_effect: ClassVar[frozenset[str]] = frozenset({"title"})
+    """Fields that change no result of a job, so that another value is no reason to do it again."""
 
     title: str | None = Field(None, description="Heading in the report; the analysis' own if not given.")
 

@@ -3,22 +3,33 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, cast
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, cast
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
 from onnxviz import limits
-from onnxviz.analyses.base import Analysis, Bench, Job, LayerSelector, Subject
-from onnxviz.dissection import Activations, Grid, Overlap, Passes, Thresholds, TopValues, count_overlap, upsample
-from onnxviz.dissection.pictures import show_at, show_mask, shown_size
-from onnxviz.dissection.summary import NO_CONCEPT, UNIT_COLUMNS, UnitResult, summarize
+from onnxviz.analyses.base import Analysis, Bench, Job, LayerSelector, Progress, Subject
+from onnxviz.dissection import (
+    Activations,
+    BestImages,
+    Grid,
+    Overlap,
+    Passes,
+    Thresholds,
+    TopValues,
+    count_overlap,
+)
+from onnxviz.dissection.caveats import caveats, listed, remarks
+from onnxviz.dissection.pictures import PICTURE_SIDE, maps_of, masked, shown, tile_of
+from onnxviz.dissection.sharding import Extent, layer_groups, map_size, shard_bounds
+from onnxviz.dissection.summary import UNIT_COLUMNS, UnitResult, summarize
 from onnxviz.errors import AnalysisError, DataError, shorten
-from onnxviz.findings import Array, Caveat, Coverage, Finding, Picture, Table, Tile, TileGrid, merge
-from onnxviz.images import Pixels, fit_labels, load_batch
+from onnxviz.findings import Array, Caveat, Coverage, Finding, Table, Tile, TileGrid, merge
+from onnxviz.images import fit_labels, load_batch
 from onnxviz.values import Layer, Preprocessing, Unit
 
 if TYPE_CHECKING:
@@ -26,11 +37,6 @@ if TYPE_CHECKING:
 
 Side = Annotated[int, Field(ge=1, le=2048)]
 
-_FEW_IMAGES = 10
-_FEW_VALUES = 10
-_SMALL_DATA = 100
-_LAYERS_IN_A_JOB = 8
-_PICTURE_SIDE = 240
 _STRETCH = Preprocessing(fit="stretch")
 
 
@@ -49,6 +55,7 @@ class Dissection(Analysis):
     kind: Literal["dissection"] = "dissection"
     heading: ClassVar[str] = "Network dissection"
     version: ClassVar[int] = 1
+    without_effect: ClassVar[frozenset[str]] = Analysis.without_effect | {"shard"}
     cites: ClassVar[tuple[str, ...]] = ("Bau, Zhou, Khosla, Oliva and Torralba 2017, arXiv:1704.05796",)
     example: ClassVar[str] = """\
 kind: dissection
@@ -74,9 +81,19 @@ iou: 0.04
     )
     best_units: int = Field(12, ge=0, le=10_000, description="Units of each layer that are shown in pictures.")
     best_images: int = Field(4, ge=1, le=64, description="Images shown for each unit: those that excite it most.")
+    shard: int | None = Field(
+        None,
+        ge=1,
+        description="Most images in one job: more are split into shards, which several workers can take at once, with "
+        "the same result; if not given about 1,000, or more where a layer's maps are very large.",
+    )
 
     def jobs(self, subject: Subject) -> Iterable[Job]:
-        """Split the layers into groups whose activations fit in memory together."""
+        """Split the layers into groups whose activations fit in memory together, and many images into shards.
+
+        With shards, a group takes two passes of jobs over the images: one for the largest activations of each shard,
+        which a job merges into thresholds, and one for its counts, which a job adds up.
+        """
         name, data = self._concepts(subject)
         layers = _with_maps(subject.view.select(self.layers))
         if not layers:
@@ -85,49 +102,166 @@ iou: 0.04
                 remedy="choose layers whose units have a height and a width, for example all_convs",
             )
         images = len(self._images(data))
-        groups = list(_groups(layers, images))
-        for number, (group, fits) in enumerate(groups):
-            yield Job(
+        map_sizes = {layer.name: map_size(subject.view, layer, subject.preprocessing.size) for layer in layers}
+        groups = layer_groups(layers, images, self.quantile, map_sizes)
+        for number, group in enumerate(groups):
+            names = [layer.name for layer in group]
+            extent = Extent(
+                units=tuple(layer.unit_count for layer in group),
+                positions=tuple(map_sizes[name] for name in names),
+                images=images,
+                quantile=self.quantile,
+                concepts=len(data.concepts),
+                categories=len(data.categories),
+                best_images=self.best_images,
+            )
+            fits = extent.activation_bytes <= limits.KEPT_ACTIVATION_BYTES
+            whole = Job(
                 name=f"layers {number + 1}/{len(groups)}",
-                parameters={"layers": [layer.name for layer in group]},
-                layers=tuple(layer.name for layer in group),
+                parameters={"layers": names},
+                layers=tuple(names),
                 data=(name,),
                 cost=float(images if fits else 2 * images),
                 images=images,
+                bytes=extent.result_bytes(self.best_units),
             )
+            count = extent.shards(self.shard)
+            if count == 1:
+                yield whole
+            else:
+                yield from self._shard_jobs(whole, extent, count)
+
+    def _shard_jobs(self, whole: Job, extent: Extent, count: int) -> Iterator[Job]:
+        """Yield the jobs that do a whole group's job in shards."""
+
+        def stage(kind: str, number: str, cost: float, images: int, size: int, **changes: Any) -> Job:
+            parameters = {**whole.parameters, "stage": kind, **changes.pop("parameters")}
+            name = f"{whole.name} {kind}{number}"
+            return replace(whole, name=name, parameters=parameters, cost=cost, images=images, bytes=size, **changes)
+
+        def shards(kind: str, size: Callable[[int], int], needs: tuple[str, ...] = ()) -> list[Job]:
+            return [
+                stage(
+                    kind,
+                    f" {number + 1}/{count}",
+                    float(stop - start),
+                    stop - start,
+                    size(stop - start),
+                    parameters={"images": [start, stop]},
+                    needs=needs,
+                    inner=True,
+                )
+                for number, (start, stop) in enumerate(shard_bounds(extent.images, count))
+            ]
+
+        parts = {"parameters": {"shards": count}}
+        top_values = shards("top values", extent.top_bytes)
+        needs = tuple(job.name for job in top_values)
+        # No pass over images, but not quite nothing.
+        thresholds = stage("thresholds", "", 1.0, 0, extent.merged_bytes, needs=needs, inner=True, **parts)
+        counts = shards("counts", lambda _: extent.count_bytes, (thresholds.name,))
+        needs = (thresholds.name, *(job.name for job in counts))
+        shown = min(extent.images, len(extent.units) * self.best_units * self.best_images)
+        yield from (*top_values, thresholds, *counts)
+        yield stage("units", "", float(max(1, shown)), shown, whole.bytes, needs=needs, **parts)
 
     def run(self, job: Job, bench: Bench) -> list[Finding]:
-        """Dissect a group of layers: one pass for the thresholds, one for the counts, then the pictures."""
+        """Dissect a group of layers, or do one stage of it on a shard: what `jobs` says."""
         _, data = self._concepts(bench.subject)
-        names = [str(name) for name in cast("list[str]", job.parameters["layers"])]
+        layers = tuple(bench.subject.view.layer(str(name)) for name in cast("list[str]", job.parameters["layers"]))
         images = self._images(data)
-        model = bench.model
-        preprocessing = replace(model.preprocessing, fit="stretch")
+        work = _Work(job, bench, layers, data, tuple(images[slice(*job.parameters.get("images", (None, None)))]))
+        stages = {"": self._whole, "top values": self._top_values, "thresholds": self._merge,
+                  "counts": self._counts, "units": self._join}  # fmt: skip
+        return stages[str(job.parameters.get("stage", ""))](work)
 
-        def measure(batch: Sequence[int]) -> Activations:
-            measured = model.measure(load_batch(data, batch, preprocessing, model.input_size), names)
-            return {name: measured[name] for name in names}
+    def _whole(self, work: _Work) -> list[Finding]:
+        """Dissect a group of layers on all images: one pass for the thresholds, one for the counts, the pictures."""
+        passes, steps = work.passes(keep=True), 2 * len(work.images)
+        tops, best = self._take_tops(work, passes, steps)
+        thresholds = {name: top.thresholds() for name, top in tops.items()}
+        overlaps = self._count(work, passes, thresholds, len(work.images), steps)
+        numbers = {name: images.images for name, images in best.items()}
+        return self._findings(work, thresholds, numbers, overlaps, passes.of, None)
 
-        passes = Passes(measure, images)
-        thresholds, peaks = self._thresholds(passes, images, bench)
-        overlaps = self._overlaps(passes, images, thresholds, data, bench)
-        picture_of = functools.cache(functools.partial(_shown, data))
+    def _top_values(self, work: _Work) -> list[Finding]:
+        """Keep the largest activations and the best images of a shard."""
+        tops, best = self._take_tops(work, work.passes(keep=False), len(work.images))
+        return [
+            work.array("top values", layer, {**tops[layer.name].arrays(), **best[layer.name].arrays()})
+            for layer in work.layers
+        ]
+
+    def _merge(self, work: _Work) -> list[Finding]:
+        """Make the thresholds of the whole data set, and find the images to show, from all shards."""
         findings: list[Finding] = []
-        for name in names:
-            layer = bench.subject.view.layer(name)
-            units = self._units(name, thresholds[name], overlaps[name], data)
-            findings.append(Table("units", "Units", UNIT_COLUMNS, tuple(unit.row() for unit in units)))
-            chosen = sorted((unit for unit in units if unit.iou > 0), key=lambda unit: -unit.iou)[: self.best_units]
+        for layer in work.layers:
+            first, *others = work.found("top values", layer)
+            top, best = TopValues.of(first, self.quantile), BestImages.of(first, self.best_images)
+            for part in others:
+                top.merge(TopValues.of(part, self.quantile))
+                best.merge(BestImages.of(part, self.best_images))
+            arrays = {**top.thresholds().arrays(), "best_images": best.images}
+            findings.append(work.array("thresholds", layer, arrays))
+        return findings
+
+    def _counts(self, work: _Work) -> list[Finding]:
+        """Count the pixels of a shard."""
+        thresholds = {layer.name: Thresholds.of(work.found("thresholds", layer)[0]) for layer in work.layers}
+        overlaps = self._count(work, work.passes(keep=False), thresholds, 0, len(work.images))
+        return [work.array("counts", layer, overlaps[layer.name].arrays()) for layer in work.layers]
+
+    def _join(self, work: _Work) -> list[Finding]:
+        """Add up the counts of all shards, and show the best units; only the images shown are computed again."""
+        merged = {layer.name: work.found("thresholds", layer)[0] for layer in work.layers}
+        overlaps = {}
+        for layer in work.layers:
+            parts = [Overlap.of(part) for part in work.found("counts", layer)]
+            overlaps[layer.name] = Overlap.empty(len(parts[0].both), parts[0].categories)
+            for part in parts:
+                overlaps[layer.name].merge(part)
+        thresholds = {name: Thresholds.of(arrays) for name, arrays in merged.items()}
+        best = {name: arrays["best_images"] for name, arrays in merged.items()}
+        return self._findings(
+            work, thresholds, best, overlaps, lambda image: work.measure((image,)), work.bench.progress
+        )
+
+    def _findings(
+        self,
+        work: _Work,
+        thresholds: Mapping[str, Thresholds],
+        best: Mapping[str, npt.NDArray[np.int64]],
+        overlaps: Mapping[str, Overlap],
+        measure: Callable[[int], Activations],
+        progress: Progress | None,
+    ) -> list[Finding]:
+        """Return tables, pictures and numbers of all layers; `measure` gives one image's activations."""
+        data = work.data
+        units = {name: self._units(name, thresholds[name], overlaps[name], data) for name in overlaps}
+        best_units = {
+            name: sorted((unit for unit in found if unit.iou > 0), key=lambda unit: -unit.iou)[: self.best_units]
+            for name, found in units.items()
+        }
+        chosen = {unit.unit: best[name][unit.unit.index].tolist() for name in best_units for unit in best_units[name]}
+        maps = maps_of(chosen, measure, progress)
+        picture_of = functools.cache(functools.partial(shown, data))
+        findings: list[Finding] = []
+        for layer in work.layers:
+            name = layer.name
+            findings.append(Table("units", "Units", UNIT_COLUMNS, tuple(unit.row() for unit in units[name])))
             ious = overlaps[name].iou()
             tiles = []
-            for unit in chosen:
-                order = np.argsort(-peaks[name][:, unit.unit.index], kind="stable")[: self.best_images]
-                best = [images[place] for place in order.tolist()]
-                masked = tuple(_masked(unit, image, data.names[image], picture_of(image), passes) for image in best)
-                tiles.append(_tile(unit, ious[unit.unit.index], data, masked, [data.names[image] for image in best]))
+            for unit in best_units[name]:
+                captions = [data.names[image] for image in chosen[unit.unit]]
+                pictures = tuple(
+                    masked(unit, data.names[image], picture_of(image), maps[unit.unit, image])
+                    for image in chosen[unit.unit]
+                )
+                tiles.append(tile_of(unit, ious[unit.unit.index], data, pictures, captions))
             findings.append(self._grid(tuple(tiles)))
             findings.append(_numbers(layer, thresholds[name], overlaps[name], data))
-        findings += self._caveats(overlaps[names[0]], data, thresholds)
+        first = overlaps[work.layers[0].name]
+        findings += caveats(data, len(self._images(data)), first, thresholds, self.quantile, self.iou)
         return findings
 
     def combine(self, parts: Sequence[list[Finding]], subject: Subject) -> list[Finding]:
@@ -152,7 +286,7 @@ iou: 0.04
         summary = summarize(layers, concepts, data.categories, self.iou)
         grids = [finding for finding in rest if isinstance(finding, TileGrid)]
         others = [finding for finding in rest if not isinstance(finding, TileGrid)]
-        return [*summary, *grids, units, *self._coverage(layers, subject), *_remarks(layers), *others]
+        return [*summary, *grids, units, *self._coverage(layers, subject), *remarks(layers), *others]
 
     def _concepts(self, subject: Subject) -> tuple[str, ConceptSet]:
         """Return the concept set's name and the set."""
@@ -188,15 +322,14 @@ iou: 0.04
             return size
         return max(1, round(112 * size[0] / max(size))), max(1, round(112 * size[1] / max(size)))
 
-    def _thresholds(
-        self, passes: Passes, images: Sequence[int], bench: Bench
-    ) -> tuple[dict[str, Thresholds], dict[str, npt.NDArray[np.float32]]]:
-        """Return each layer's thresholds, and its units' greatest activation in each image [images, units]."""
+    def _take_tops(self, work: _Work, passes: Passes, steps: int) -> tuple[dict[str, TopValues], dict[str, BestImages]]:
+        """Return what is kept of the job's images for each layer; `steps` are those of the whole job."""
+        images = len(self._images(work.data))
         tops = {
-            name: TopValues(units, len(images) * height * width, self.quantile)
+            name: TopValues(units, images * height * width, self.quantile)
             for name, (units, height, width) in passes.shapes.items()
         }
-        peaks: dict[str, list[npt.NDArray[np.float32]]] = {name: [] for name in tops}
+        best = {name: BestImages(shape[0], self.best_images) for name, shape in passes.shapes.items()}
         done = 0
         for batch, activations in passes:
             for name, values in activations.items():
@@ -204,29 +337,21 @@ iou: 0.04
                     tops[name].add(values)
                 except AnalysisError as fault:
                     raise AnalysisError(fault.what, where=shorten(name), remedy=fault.remedy) from fault
-                peaks[name].append(values.max(axis=(2, 3)))
+                best[name].add(values, batch)
             done += len(batch)
-            bench.progress(done, 2 * len(images), "thresholds")
-        return {name: top.thresholds() for name, top in tops.items()}, {
-            name: np.concatenate(parts) for name, parts in peaks.items()
-        }
+            work.bench.progress(done, steps, "thresholds")
+        return tops, best
 
-    def _overlaps(
-        self,
-        passes: Passes,
-        images: Sequence[int],
-        thresholds: dict[str, Thresholds],
-        data: ConceptSet,
-        bench: Bench,
+    def _count(
+        self, work: _Work, passes: Passes, thresholds: Mapping[str, Thresholds], done: int, steps: int
     ) -> dict[str, Overlap]:
-        """Return each layer's pixel counts."""
-        size = self._label_size(bench.model.input_size)
+        """Return each layer's pixel counts in the job's images; `done` of the job's `steps` are done before."""
+        data, size = work.data, self._label_size(work.bench.model.input_size)
         kinds = {category: number for number, category in enumerate(data.categories)}
         categories = np.array([kinds[concept.category] for concept in data.concepts], np.intp)
         numbers = _numbers_of(data)
         overlaps = {name: Overlap.empty(shape[0], categories) for name, shape in passes.shapes.items()}
         grids = {name: Grid.between(shape[1:], size) for name, shape in passes.shapes.items()}
-        done = len(images)
         for batch, activations in passes:
             labels = [_labels(data, image, numbers, size) for image in batch]
             for place in range(len(batch)):
@@ -234,7 +359,7 @@ iou: 0.04
                     part = values[place : place + 1]
                     count_overlap(overlaps[name], part, thresholds[name].values, labels[place], grids[name])
             done += len(batch)
-            bench.progress(done, 2 * len(images), "overlaps")
+            work.bench.progress(done, steps, "overlaps")
         return overlaps
 
     def _units(self, layer: str, thresholds: Thresholds, overlap: Overlap, data: ConceptSet) -> list[UnitResult]:
@@ -267,62 +392,8 @@ iou: 0.04
             tiles,
             f"The {self.best_units} units of highest IoU in each layer, each with the {self.best_images} images that "
             "excite it most. Dimmed: where the unit's activation is not above its threshold.",
-            tile_size=_PICTURE_SIDE,
+            tile_size=PICTURE_SIDE,
         )
-
-    def _caveats(self, overlap: Overlap, data: ConceptSet, thresholds: dict[str, Thresholds]) -> Iterator[Caveat]:
-        images = len(self._images(data))
-        if images < _SMALL_DATA:
-            yield Caveat(
-                f"The data set has {images} images, fewer than {_SMALL_DATA}: thresholds and IoUs of another sample "
-                "may differ much.",
-                id="small",
-            )
-        rare = [
-            f"{shorten(concept.name, 40)} ({count})"
-            for concept, count in zip(data.concepts, overlap.images.tolist(), strict=True)
-            if count < _FEW_IMAGES
-        ]
-        if rare:
-            yield Caveat(
-                f"Concepts in fewer than {_FEW_IMAGES} images, on which little can be said: {_listed(rare)}.",
-                id="rare",
-            )
-        yield from self._reach(overlap, data)
-        for name, values in thresholds.items():
-            if (above := values.positions * self.quantile) < _FEW_VALUES:
-                yield Caveat(
-                    f"{shorten(name)}: only {above:.2g} activations of each unit lie above its threshold, because "
-                    f"there are {values.positions} positions in all; give more images.",
-                    id=f"positions {name}",
-                )
-
-    def _reach(self, overlap: Overlap, data: ConceptSet) -> Iterator[Caveat]:
-        """Name the concepts that a mask of the usual area cannot reach, and those that it reaches by chance.
-
-        A mask of area q inside a concept of area s > q has IoU q / s; at random positions it has q s / (q + s - q s).
-        """
-        shares = (overlap.concept / np.maximum(1, overlap.pixels[overlap.categories])).tolist()
-        named = [
-            (f"{shorten(concept.name, 40)} ({share:.0%})", share)
-            for concept, share in zip(data.concepts, shares, strict=True)
-        ]
-        large = [name for name, share in named if share * self.iou > self.quantile]
-        if large:
-            yield Caveat(
-                f"A mask covers about {self.quantile:.1%} of all pixels, so a concept that covers more than "
-                f"{self.quantile / self.iou:.1%} of its images can hardly reach an IoU of {self.iou:g}: "
-                f"{_listed(large)}. Raise `quantile` and `iou` together to look for detectors of them.",
-                id="large",
-            )
-        q = self.quantile
-        chance = [name for name, share in named if share > 0 and q * share >= self.iou * (q + share - q * share)]
-        if chance:
-            yield Caveat(
-                f"A mask at random positions would reach an IoU of {self.iou:g} with {_listed(chance)}: `iou` is too "
-                "low for this `quantile`, and what is called a detector of them may be chance.",
-                id="chance",
-            )
 
     def _coverage(self, layers: dict[str, list[UnitResult]], subject: Subject) -> list[Finding]:
         _, data = self._concepts(subject)
@@ -344,7 +415,7 @@ iou: 0.04
             Coverage("images", used, there, reason if used < there else "", id="images"),
         ]
         if left_out:
-            names = _listed([shorten(name) for name in left_out])
+            names = listed([shorten(name) for name in left_out])
             findings.append(
                 Caveat(
                     f"{len(left_out)} of the chosen layers have no maps to compare with labels and were left out: "
@@ -355,25 +426,48 @@ iou: 0.04
         return findings
 
 
+@dataclass(frozen=True)
+class _Work:
+    """A job with its layers, its data and those of the data's images that it takes."""
+
+    job: Job
+    bench: Bench
+    layers: tuple[Layer, ...]
+    data: ConceptSet
+    images: tuple[int, ...]
+
+    def measure(self, batch: Sequence[int]) -> Activations:
+        """Return the activations of some images, numbered as in the data set."""
+        model = self.bench.model
+        pixels = load_batch(self.data, batch, replace(model.preprocessing, fit="stretch"), model.input_size)
+        measured = model.measure(pixels, [layer.name for layer in self.layers])
+        return {layer.name: measured[layer.name] for layer in self.layers}
+
+    def passes(self, *, keep: bool) -> Passes:
+        """Return the activations of all images of the job."""
+        return Passes(self.measure, self.images, keep=keep, model=self.bench.model)
+
+    def array(self, kind: str, layer: Layer, arrays: Mapping[str, npt.NDArray[Any]]) -> Array:
+        """Return a layer's numbers as a finding for the jobs that need this one."""
+        return Array(f"{kind}-{layer.position}", f"{kind} of {layer.name}", dict(arrays))
+
+    def found(self, kind: str, layer: Layer) -> list[Mapping[str, npt.NDArray[Any]]]:
+        """Return what the needed jobs of one stage found for a layer; none of them may be missing."""
+        wanted = 1 if kind == "thresholds" else self.job.parameters["shards"]
+        parts = [
+            finding.arrays
+            for name in self.job.needs
+            for finding in self.bench.found[name]
+            if isinstance(finding, Array) and finding.id == f"{kind}-{layer.position}"
+        ]
+        if len(parts) != wanted:
+            raise ValueError(f"{self.job.name}: {len(parts)} parts {kind!r} of {layer.name!r} were found of {wanted}")
+        return parts
+
+
 def _with_maps(layers: Sequence[Layer]) -> list[Layer]:
     """Return the layers whose units have a height and a width, and more than one position."""
     return [layer for layer in layers if layer.has_map]
-
-
-def _groups(layers: Sequence[Layer], images: int) -> Iterator[tuple[list[Layer], bool]]:
-    """Yield layers that one job takes together, and whether their activations can be kept between its passes."""
-    group: list[Layer] = []
-    total = 0
-    for layer in layers:
-        height, width = layer.spatial_shape
-        size = 4 * images * layer.unit_count * (height or 1) * (width or 1)
-        if group and (total + size > limits.KEPT_ACTIVATION_BYTES or len(group) == _LAYERS_IN_A_JOB):
-            yield group, total <= limits.KEPT_ACTIVATION_BYTES
-            group, total = [], 0
-        group.append(layer)
-        total += size
-    if group:
-        yield group, total <= limits.KEPT_ACTIVATION_BYTES
 
 
 def _numbers_of(data: ConceptSet) -> npt.NDArray[np.int32]:
@@ -397,50 +491,6 @@ def _labels(
     return np.asarray(numbers[labels][None], np.int32)
 
 
-def _shown(data: ConceptSet, image: int) -> Pixels:
-    """Return an image as it is shown."""
-    pixels = data.read(image)
-    return show_at(pixels, shown_size(pixels, _PICTURE_SIDE))
-
-
-def _masked(unit: UnitResult, image: int, name: str, pixels: Pixels, passes: Passes) -> Picture:
-    """Return an image with a unit's mask, upsampled to the picture's resolution."""
-    activation = passes.of(image)[unit.unit.layer][0, unit.unit.index]
-    size = (pixels.shape[0], pixels.shape[1])
-    values = upsample(activation, Grid.between((activation.shape[0], activation.shape[1]), size))
-    alt = f"{name}: dimmed outside the mask of unit {unit.unit.index} of {unit.unit.layer}"
-    # A plain Python number would be rounded to 32 bits before it is compared.
-    mask = values > np.float64(unit.threshold)
-    return Picture(show_mask(pixels, mask), alt=alt, format="jpeg")
-
-
-def _tile(
-    unit: UnitResult,
-    ious: npt.NDArray[np.float64],
-    data: ConceptSet,
-    pictures: tuple[Picture, ...],
-    captions: Sequence[str],
-) -> Tile:
-    """Return a unit's pictures with what it fits best and next best."""
-    others = [place for place in np.argsort(-ious, kind="stable").tolist()[1:4] if ious[place] > 0]
-    also = ", ".join(f"{shorten(data.concepts[place].name, 40)} {ious[place]:.3f}" for place in others)
-    return Tile(
-        title=f"{unit.concept} ({shorten(unit.unit.layer)}:{unit.unit.index})",
-        unit=unit.unit,
-        pictures=pictures,
-        facts=(
-            ("concept", unit.concept),
-            ("category", unit.category),
-            ("IoU", unit.iou),
-            ("detector", "yes" if unit.detector else "no"),
-            ("next best", also or NO_CONCEPT),
-            ("threshold", unit.threshold),
-            ("largest activation", unit.largest),
-        ),
-        captions=tuple(captions),
-    )
-
-
 def _numbers(layer: Layer, thresholds: Thresholds, overlap: Overlap, data: ConceptSet) -> Array:
     return Array(
         f"numbers-{layer.position}",
@@ -456,25 +506,6 @@ def _numbers(layer: Layer, thresholds: Thresholds, overlap: Overlap, data: Conce
             "categories": np.array([concept.category for concept in data.concepts]),
         },
     )
-
-
-def _remarks(layers: dict[str, list[UnitResult]]) -> Iterator[Caveat]:
-    """Say which units could not have a mask."""
-    for remark, reason in (
-        ("dead", "have the same activation at every position of every image and cannot be detectors"),
-        ("saturated", "lie nowhere above their threshold, because it is their greatest activation: they reach that too "
-         "often, or there are too few positions"),
-    ):  # fmt: skip
-        counts = {name: sum(unit.remark == remark for unit in units) for name, units in layers.items()}
-        listed = [f"{shorten(name)} {count}" for name, count in counts.items() if count]
-        if listed:
-            yield Caveat(f"{sum(counts.values())} units {reason}: {_listed(listed)}.", id=remark)
-
-
-def _listed(names: Sequence[str], most: int = 12) -> str:
-    """Return names in one line, and how many more there are."""
-    rest = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + rest
 
 
 def _iou_of(tile: Tile) -> float:

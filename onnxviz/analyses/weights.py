@@ -11,6 +11,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, StrictInt
 
 from onnxviz import colormap, kernels
+from onnxviz.analyses import storage
 from onnxviz.analyses.base import Analysis, Bench, Job, LayerSelector, Subject
 from onnxviz.errors import AnalysisError, SelectionError, shorten
 from onnxviz.findings import (
@@ -113,17 +114,22 @@ class Weights(Analysis):
         """Plan one job for each layer, and one more where kernels are applied to photographs."""
         layers, _ = self._layers(subject.view)
         for place, layer in enumerate(layers):
+            array = subject.view.weight(layer)
+            assert array is not None, "only layers with weights are selected"
             yield Job(f"kernels {place} {shorten(layer.name, 40)}", {"layer": place}, cost=0.1,
-                      images=min(self.limit, layer.unit_count) + 1)  # fmt: skip
+                      images=min(self.limit, layer.unit_count) + 1,
+                      bytes=storage.kernels(array.shape, self.limit, self.input_channels))  # fmt: skip
         if self.response_to is None:
             return
         images = choose_images(
             find_source(self.response_to.data, subject.data), self.response_to.images, self.response_to.limit
         )
+        size = subject.view.input_size or subject.preprocessing.size or (224, 224)
         for place, layer in self._applicable(subject.view):
             chosen = self._chosen_kernels(layer, _weight(subject.view, layer))
             yield Job(f"response {place} {shorten(layer.name, 40)}", {"layer": place, "images": images}, (layer.name,),
-                      (self.response_to.data,), float(len(images)), len(images) * (len(chosen) + 1))  # fmt: skip
+                      (self.response_to.data,), float(len(images)), len(images) * (len(chosen) + 1),
+                      bytes=storage.responses(size, len(images), layer.spatial_shape, len(chosen)))  # fmt: skip
 
     def run(self, job: Job, bench: Bench) -> list[Finding]:
         """Draw and describe one layer's kernels, or apply some of them to photographs."""

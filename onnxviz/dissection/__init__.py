@@ -4,9 +4,20 @@ Definitions after Bau, Zhou, Khosla, Oliva and Torralba 2017 (arXiv:1704.05796),
 quantile of all activations, upsampling is bilinear with half-pixel centres, and every count is an integer.
 """
 
+from onnxviz.dissection.best_images import BestImages
 from onnxviz.dissection.counting import Overlap, count_overlap
 from onnxviz.dissection.passes import Activations, Passes
 from onnxviz.dissection.thresholds import Thresholds, TopValues
 from onnxviz.dissection.upsampling import Grid, upsample
 
-__all__ = ["Activations", "Grid", "Overlap", "Passes", "Thresholds", "TopValues", "count_overlap", "upsample"]
+__all__ = [
+    "Activations",
+    "BestImages",
+    "Grid",
+    "Overlap",
+    "Passes",
+    "Thresholds",
+    "TopValues",
+    "count_overlap",
+    "upsample",
+]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from onnxviz.dissection.upsampling import Floats, Grid, Indices
 
 Counts = npt.NDArray[np.int64]
 
+_SUMS = ("both", "unit", "concept", "images", "pixels")
 _PIXELS_AT_ONCE = 1 << 18
 """Pixels interpolated in one step: large enough for numpy, small enough for the cache."""
 
@@ -49,6 +50,27 @@ class Overlap:
             np.zeros(concepts, np.int64),
             np.zeros(kinds, np.int64),
         )
+
+    def merge(self, other: Overlap) -> None:
+        """Add the counts of other images.
+
+        Raises:
+            ValueError: if they are counts of other units or concepts.
+        """
+        if self.both.shape != other.both.shape or (self.categories != other.categories).any():
+            raise ValueError(f"counts of {other.both.shape} units and concepts do not go with {self.both.shape}")
+        for name in _SUMS:
+            mine: Counts = getattr(self, name)
+            mine += getattr(other, name)
+
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """Return the counts as arrays, for storing them."""
+        return {"categories": self.categories.astype(np.int64), **{name: getattr(self, name) for name in _SUMS}}
+
+    @classmethod
+    def of(cls, arrays: Mapping[str, npt.NDArray[Any]]) -> Overlap:
+        """Undo `arrays`."""
+        return cls(arrays["categories"].astype(np.intp), **{name: arrays[name] for name in _SUMS})
 
     def iou(self) -> npt.NDArray[np.float64]:
         """Return intersection over union of every unit with every concept, float64 [units, concepts].

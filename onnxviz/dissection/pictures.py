@@ -1,13 +1,28 @@
-"""A unit's mask on a photograph."""
+"""Units shown: their masks on the photographs that excite them most."""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
+from onnxviz.dissection.passes import Activations
+from onnxviz.dissection.summary import NO_CONCEPT, UnitResult
+from onnxviz.dissection.upsampling import Grid, upsample
+from onnxviz.errors import shorten
+from onnxviz.findings import Picture, Tile
 from onnxviz.images import Pixels, fit_image
-from onnxviz.values import Preprocessing
+from onnxviz.values import Preprocessing, Unit
 
+if TYPE_CHECKING:
+    from onnxviz.concepts import ConceptSet
+
+Map = npt.NDArray[np.float32]
+
+PICTURE_SIDE = 240
+"""Longer side of a picture in pixels."""
 OUTLINE = (255, 221, 0)
 _DIMMED = 0.62
 """Dark enough for the mask to stand out, light enough for the scene to be recognised."""
@@ -53,3 +68,66 @@ def _grown(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
     grown[:, 1:] |= mask[:, :-1]
     grown[:, :-1] |= mask[:, 1:]
     return grown
+
+
+def maps_of(
+    chosen: Mapping[Unit, Sequence[int]],
+    measure: Callable[[int], Activations],
+    progress: Callable[[int, int, str], None] | None,
+) -> dict[tuple[Unit, int], Map]:
+    """Return the maps of some units on some images, float32 [height, width]; each image is computed once."""
+    units_on: dict[int, list[Unit]] = {}
+    for unit, images in chosen.items():
+        for image in images:
+            units_on.setdefault(image, []).append(unit)
+    maps = {}
+    for done, (image, units) in enumerate(units_on.items()):
+        activations = measure(image)
+        for unit in units:
+            maps[unit, image] = activations[unit.layer][0, unit.index].copy()
+        if progress is not None:
+            progress(done + 1, len(units_on), "pictures")
+    return maps
+
+
+def shown(data: ConceptSet, image: int) -> Pixels:
+    """Return an image as it is shown."""
+    pixels = data.read(image)
+    return show_at(pixels, shown_size(pixels, PICTURE_SIDE))
+
+
+def masked(unit: UnitResult, name: str, pixels: Pixels, activation: Map) -> Picture:
+    """Return an image with a unit's mask, upsampled to the picture's resolution."""
+    size = (pixels.shape[0], pixels.shape[1])
+    values = upsample(activation, Grid.between((activation.shape[0], activation.shape[1]), size))
+    alt = f"{name}: dimmed outside the mask of unit {unit.unit.index} of {unit.unit.layer}"
+    # A plain Python number would be rounded to 32 bits before it is compared.
+    mask = values > np.float64(unit.threshold)
+    return Picture(show_mask(pixels, mask), alt=alt, format="jpeg")
+
+
+def tile_of(
+    unit: UnitResult,
+    ious: npt.NDArray[np.float64],
+    data: ConceptSet,
+    pictures: tuple[Picture, ...],
+    captions: Sequence[str],
+) -> Tile:
+    """Return a unit's pictures with what it fits best and next best."""
+    others = [place for place in np.argsort(-ious, kind="stable").tolist()[1:4] if ious[place] > 0]
+    also = ", ".join(f"{shorten(data.concepts[place].name, 40)} {ious[place]:.3f}" for place in others)
+    return Tile(
+        title=f"{unit.concept} ({shorten(unit.unit.layer)}:{unit.unit.index})",
+        unit=unit.unit,
+        pictures=pictures,
+        facts=(
+            ("concept", unit.concept),
+            ("category", unit.category),
+            ("IoU", unit.iou),
+            ("detector", "yes" if unit.detector else "no"),
+            ("next best", also or NO_CONCEPT),
+            ("threshold", unit.threshold),
+            ("largest activation", unit.largest),
+        ),
+        captions=tuple(captions),
+    )

@@ -1,9 +1,14 @@
-"""The activation that a unit exceeds at a given share of all positions, exactly, from a stream of images."""
+"""The activation that a unit exceeds at a given share of all positions, exactly, from a stream of images.
+
+The stream may be split into shards: the largest values of a whole are among the largest of its parts.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -37,23 +42,48 @@ class Thresholds:
         """Which living units have their greatest activation as threshold, so that no position lies above it."""
         return np.asarray(~self.constant & (self.values >= self.largest))
 
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """Return everything as arrays, for storing it."""
+        return {
+            "values": self.values,
+            "smallest": self.smallest,
+            "largest": self.largest,
+            "positions": np.array(self.positions, np.int64),
+        }
+
+    @classmethod
+    def of(cls, arrays: Mapping[str, npt.NDArray[Any]]) -> Thresholds:
+        """Undo `arrays`."""
+        return cls(arrays["values"], arrays["smallest"], arrays["largest"], int(arrays["positions"]))
+
+
+def hazen_place(positions: int, quantile: float) -> float:
+    """Return the place of the threshold in the ascending order of all values, from 0, between two of them or on one.
+
+    Hazen's plotting position as numpy computes it, n * p + 1/2 - 1 (Hyndman and Fan 1996, definition 5).
+    """
+    return min(max(positions * (1 - quantile) + 0.5 - 1, 0.0), positions - 1)
+
+
+def kept_values(positions: int, quantile: float) -> int:
+    """Return how many of a unit's largest values the threshold of that many positions depends on."""
+    return positions - math.floor(hazen_place(positions, quantile))
+
 
 class TopValues:
     """Keeps the largest values of every unit, which is all that a high quantile depends on.
 
     Args:
         units: number of units.
-        positions: number of values that each unit will have in all.
+        positions: number of values that each unit will have in all, over all shards.
         quantile: the share of positions above the threshold, 0 < quantile <= 1.
     """
 
     def __init__(self, units: int, positions: int, quantile: float) -> None:
         self._positions = positions
-        # Hazen's position in the ascending order of n values, from 0, as numpy computes it: n * p + 1/2 - 1.
-        place = min(max(positions * (1 - quantile) + 0.5 - 1, 0.0), positions - 1)
-        self._lower = math.floor(place)
-        self._fraction = place - self._lower
-        self._kept = positions - self._lower
+        place = hazen_place(positions, quantile)
+        self._fraction = place - math.floor(place)
+        self._kept = kept_values(positions, quantile)
         self._top = np.empty((units, 0), np.float32)
         self._pending: list[npt.NDArray[np.float32]] = []
         self._seen = 0
@@ -74,7 +104,49 @@ class TopValues:
             )
         self._seen += values.shape[1]
         self._smallest = np.minimum(self._smallest, values.min(axis=1))
-        self._pending.append(_largest(values, self._kept))
+        self._take(_largest(values, self._kept))
+
+    def merge(self, other: TopValues) -> None:
+        """Take what another has kept of other images; in any order the result is that of one pass over all.
+
+        Raises:
+            ValueError: if it was announced other numbers of units or values, or another quantile.
+        """
+        if (self._positions, self._kept, self._fraction) != (other._positions, other._kept, other._fraction):
+            raise ValueError(f"kept {other._kept} values of {other._positions}, not {self._kept} of {self._positions}")
+        if len(self._smallest) != len(other._smallest):
+            raise ValueError(f"{len(other._smallest)} units do not go with {len(self._smallest)}")
+        other._settle()
+        self._seen += other._seen
+        self._smallest = np.minimum(self._smallest, other._smallest)
+        self._take(other._top)
+
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """Return what is kept as arrays: the largest values in ascending order, float32 [units, kept or fewer]."""
+        self._settle()
+        # Sorted, equal values lie side by side, and the file gets smaller.
+        return {
+            "top": np.sort(self._top, axis=1),
+            "smallest": self._smallest,
+            "seen": np.array(self._seen, np.int64),
+            "positions": np.array(self._positions, np.int64),
+        }
+
+    @classmethod
+    def of(cls, arrays: Mapping[str, npt.NDArray[Any]], quantile: float) -> TopValues:
+        """Undo `arrays`; `quantile` as it was given.
+
+        Raises:
+            ValueError: if the arrays do not fit it.
+        """
+        made = cls(len(arrays["top"]), int(arrays["positions"]), quantile)
+        made._top, made._smallest, made._seen = arrays["top"], arrays["smallest"], int(arrays["seen"])
+        if made._top.shape != (len(made._smallest), min(made._seen, made._kept)):
+            raise ValueError(f"{made._top.shape} values were kept of {made._seen}, of which {made._kept} are needed")
+        return made
+
+    def _take(self, largest: npt.NDArray[np.float32]) -> None:
+        self._pending.append(largest)
         if sum(part.shape[1] for part in self._pending) > self._kept:
             self._settle()
 
@@ -92,7 +164,9 @@ class TopValues:
         # The two forms are numpy's: exact at both ends of the interval.
         rise, fraction = high - low, self._fraction
         values = low + rise * fraction if fraction < 0.5 else high - rise * (1 - fraction)
-        return Thresholds(values, self._smallest, ordered[:, -1].astype(np.float32), self._positions)
+        # 0.0 and -0.0 are equal, so which of them is found depends on the order; adding 0 makes both 0.0.
+        largest = ordered[:, -1].astype(np.float32)
+        return Thresholds(values + 0.0, self._smallest + np.float32(0), largest + np.float32(0), self._positions)
 
     def _settle(self) -> None:
         self._top = _largest(np.concatenate([self._top, *self._pending], axis=1), self._kept)

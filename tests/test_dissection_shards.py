@@ -1,0 +1,410 @@
+"""Network dissection in shards: every split of the images gives the result of one pass, to the bit."""
+
+from __future__ import annotations
+
+import io
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import onnxviz.model
+from onnxviz import builtin, limits
+from onnxviz.analyses.base import Bench, Job, Subject
+from onnxviz.analyses.dissection import Dissection
+from onnxviz.cache import Store, encode_arrays, key_of
+from onnxviz.concepts import MaskFolder
+from onnxviz.dissection import BestImages, Grid, Overlap, Thresholds, TopValues, count_overlap, sharding
+from onnxviz.dissection.sharding import Extent, layer_groups, map_size, shard_bounds
+from onnxviz.findings import Array, Finding, Table, TileGrid
+from onnxviz.graph import open_model
+
+# --- the parts, on made-up activations ------------------------------------------------------------------------------
+
+COUNTS = ("both", "unit", "concept", "images", "pixels")
+
+
+@st.composite
+def split_activations(draw: st.DrawFn) -> tuple[np.ndarray, list[list[int]]]:
+    """Activations [images, units, h, w] of some kind, and their images' numbers in shards, in any order."""
+    images = draw(st.integers(1, 12))
+    shape = (images, draw(st.integers(1, 4)), draw(st.integers(1, 4)), draw(st.integers(1, 4)))
+    rng = np.random.default_rng(draw(st.integers(0, 1 << 32)))
+    values = rng.normal(size=shape).astype(np.float32)
+    kind = draw(st.sampled_from(["normal", "relu", "ties", "constant", "signed zeros"]))
+    if kind == "relu":
+        values = np.maximum(values - 1, 0)
+    elif kind == "ties":
+        values = np.round(values)
+    elif kind == "constant":
+        values = np.full(shape, 0.1, np.float32)
+    elif kind == "signed zeros":
+        values = np.where(values > 0, np.float32(0), np.float32(-0.0))
+    order = draw(st.permutations(range(images)))
+    cuts = sorted(draw(st.lists(st.integers(1, images), max_size=4)))
+    shards = [list(order[start:stop]) for start, stop in zip([0, *cuts], [*cuts, images], strict=True) if stop > start]
+    return values, shards
+
+
+def stored(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The arrays as they come back from a file."""
+    with np.load(io.BytesIO(encode_arrays(arrays)), allow_pickle=False) as archive:
+        return {name: archive[name] for name in archive.files}
+
+
+def same_bits(one: np.ndarray, other: np.ndarray) -> bool:
+    return one.dtype == other.dtype and one.shape == other.shape and one.tobytes() == other.tobytes()
+
+
+class TestMerging:
+    @given(split_activations(), st.sampled_from([0.005, 0.05, 0.3, 0.5, 0.95]))
+    def test_thresholds_of_any_split_are_those_of_one_pass(
+        self, made: tuple[np.ndarray, list[list[int]]], quantile: float
+    ) -> None:
+        values, shards = made
+        units = values.shape[1]
+        positions = values[:, 0].size
+        whole = TopValues(units, positions, quantile)
+        whole.add(values)
+        merged = TopValues(units, positions, quantile)
+        for shard in shards:
+            part = TopValues(units, positions, quantile)
+            for image in shard:
+                part.add(values[image : image + 1])
+            merged.merge(TopValues.of(stored(part.arrays()), quantile))
+        one, other = whole.thresholds(), Thresholds.of(stored(merged.thresholds().arrays()))
+        for name in ("values", "smallest", "largest"):
+            assert same_bits(getattr(one, name), getattr(other, name)), name
+        assert one.positions == other.positions == positions
+        expected = np.quantile(np.moveaxis(values, 1, 0).reshape(units, -1).astype(np.float64), 1 - quantile, axis=1,
+                               method="hazen")  # fmt: skip
+        assert (other.values == expected).all()
+
+    @given(split_activations(), st.integers(1, 5))
+    def test_best_images_of_any_split_are_those_of_one_pass(
+        self, made: tuple[np.ndarray, list[list[int]]], count: int
+    ) -> None:
+        values, shards = made
+        units = values.shape[1]
+        merged = BestImages(units, count)
+        for shard in shards:
+            part = BestImages(units, count)
+            part.add(values[shard], shard)
+            merged.merge(BestImages.of(stored(part.arrays()), count))
+        expected = np.argsort(-values.max(axis=(2, 3)), axis=0, kind="stable")[:count].T
+        assert (merged.images == expected).all()
+
+    @given(split_activations(), st.integers(0, 1 << 32))
+    @settings(max_examples=60)
+    def test_counts_of_any_split_are_those_of_one_pass(
+        self, made: tuple[np.ndarray, list[list[int]]], seed: int
+    ) -> None:
+        values, shards = made
+        images, units = values.shape[:2]
+        rng = np.random.default_rng(seed)
+        labels = np.asarray(rng.integers(0, 4, (images, 2, 6, 5)) * (rng.random((images, 1, 1, 1)) < 0.7), np.int32)
+        categories = np.array([0, 1, 0], np.intp)
+        thresholds = rng.normal(size=units)
+        grid = Grid.between((values.shape[2], values.shape[3]), (6, 5))
+        whole = Overlap.empty(units, categories)
+        count_overlap(whole, values, thresholds, labels, grid)
+        merged = Overlap.empty(units, categories)
+        for shard in shards:
+            part = Overlap.empty(units, categories)
+            count_overlap(part, values[shard], thresholds, labels[shard], grid)
+            merged.merge(Overlap.of(stored(part.arrays())))
+        for name in COUNTS:
+            assert same_bits(getattr(whole, name), getattr(merged, name)), name
+        assert same_bits(whole.iou(), merged.iou())
+
+    def test_a_shard_keeps_no_more_than_the_whole_needs(self) -> None:
+        part = TopValues(2, 10_000, 0.01)
+        part.add(np.random.default_rng(0).normal(size=(5, 2, 20, 20)).astype(np.float32))
+        assert part.arrays()["top"].shape == (2, 101)
+        small = TopValues(2, 10_000, 0.3)
+        small.add(np.zeros((5, 2, 20, 20), np.float32))
+        assert small.arrays()["top"].shape == (2, 2_000)
+
+    def test_what_does_not_go_together_is_refused(self) -> None:
+        with pytest.raises(ValueError, match="of 101, not 2 of 100"):
+            TopValues(1, 100, 0.01).merge(TopValues(1, 101, 0.01))
+        with pytest.raises(ValueError, match="2 units do not go with 1"):
+            TopValues(1, 100, 0.01).merge(TopValues(2, 100, 0.01))
+        with pytest.raises(ValueError, match="are needed"):
+            TopValues.of({**TopValues(1, 100, 0.5).arrays(), "seen": np.array(100)}, 0.5)
+        with pytest.raises(ValueError, match="4 images of 1 units"):
+            BestImages(1, 3).merge(BestImages(1, 4))
+        with pytest.raises(ValueError, match="of at most 1"):
+            BestImages.of({"peaks": np.zeros((1, 2), np.float32), "peak_images": np.zeros((1, 2), np.int64)}, 1)
+        with pytest.raises(ValueError, match="do not go with"):
+            Overlap.empty(1, np.array([0])).merge(Overlap.empty(1, np.array([0, 0])))
+        with pytest.raises(ValueError, match="do not go with"):
+            Overlap.empty(1, np.array([0, 0])).merge(Overlap.empty(1, np.array([0, 1])))
+
+
+# --- the analysis ---------------------------------------------------------------------------------------------------
+
+
+def dissect(
+    analysis: Dissection, subject: Subject, model: onnxviz.model.Model, folder: Path, *, last_first: bool = False
+) -> list[Finding]:
+    """Do the jobs in an order that their needs allow; what one hands to another goes through files."""
+    store = Store(folder)
+    jobs = list(analysis.jobs(subject))
+    keys = {job.name: key_of({"job": job.name}) for job in jobs}
+    assert len(keys) == len(jobs)
+    waiting = list(reversed(jobs)) if last_first else list(jobs)
+    done: set[str] = set()
+    while waiting:
+        job = next(job for job in waiting if done.issuperset(job.needs))
+        found = {name: loaded(store, keys[name]) for name in job.needs}
+        store.save(keys[job.name], analysis.run(job, Bench(subject, model, quiet, found)), {})
+        waiting.remove(job)
+        done.add(job.name)
+    parts = [store.load(keys[job.name]) or [] for job in jobs if not job.inner]
+    return analysis.combine(parts, subject)
+
+
+def quiet(done: int, total: int, note: str = "") -> None:
+    assert 0 < done <= total
+
+
+def loaded(store: Store, key: str) -> list[Finding]:
+    found = store.load(key, arrays=True)
+    assert found is not None
+    return found
+
+
+def content(findings: Sequence[Finding], folder: Path) -> list[Any]:
+    """The findings with the bytes of their pictures and arrays in place of the files' names."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, str) and value.startswith("jobs/"):
+            return (folder / value).read_bytes()
+        if isinstance(value, tuple):
+            return tuple(plain(item) for item in value)
+        if hasattr(value, "__dataclass_fields__"):
+            return type(value).__name__, {
+                name: plain(getattr(value, name)) for name in value.__dataclass_fields__ if name not in ("arrays",)
+            }
+        return repr(value) if isinstance(value, float) else value
+
+    return [plain(finding) for finding in findings]
+
+
+@pytest.fixture(scope="module")
+def model() -> onnxviz.model.Model:
+    known = builtin.MODELS["scenes"]
+    return onnxviz.model.load(known.path, preprocess=known.preprocessing)
+
+
+def subject_of(model: onnxviz.model.Model, images: int) -> Subject:
+    return Subject("m", model.view, model.preprocessing, None, {"scenes": builtin.scenes(images)}, 0)
+
+
+class TestTheSameToTheBit:
+    SETTINGS: ClassVar = {
+        "layers": ["conv2", "relu2", "conv6"],
+        "best_units": 2,
+        "quantile": 0.01,
+        "label_size": 32,
+    }
+
+    @pytest.mark.parametrize("layers_apart", [False, True])
+    def test_in_shards_of_any_size(
+        self,
+        model: onnxviz.model.Model,
+        tmp_path: Path,
+        layers_apart: bool,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        if layers_apart:
+            monkeypatch.setattr(sharding, "_LAYERS_IN_A_JOB", 2)
+        subject = subject_of(model, 51)
+        analysis = Dissection(**self.SETTINGS)
+        assert len(list(analysis.jobs(subject))) == 1 + layers_apart
+        results = {}
+        for shard in (None, 7, 50):
+            folder = tmp_path / str(shard)
+            split = analysis.model_copy(update={"shard": shard})
+            results[shard] = content(dissect(split, subject, model, folder, last_first=shard == 7), folder)
+        assert results[7] == results[None]
+        assert results[50] == results[None]
+        grids = [fields for kind, fields in results[None] if kind == "TileGrid"]
+        assert grids[0]["tiles"], "there are pictures to compare"
+        assert any(kind == "Array" for kind, _ in results[None])
+
+    def test_for_some_of_the_images_and_one_in_each_shard(self, model: onnxviz.model.Model, tmp_path: Path) -> None:
+        subject = subject_of(model, 23)
+        whole = Dissection(layers="conv6", images=9, best_units=2, best_images=2)
+        split = Dissection(layers="conv6", images=9, best_units=2, best_images=2, shard=1)
+        assert len(list(split.jobs(subject))) == 9 + 1 + 9 + 1
+        expected = content(dissect(whole, subject, model, tmp_path / "a"), tmp_path / "a")
+        assert content(dissect(split, subject, model, tmp_path / "b"), tmp_path / "b") == expected
+
+    @pytest.mark.zoo
+    @pytest.mark.parametrize(
+        ("file", "layers"),
+        # ONNX Runtime fuses operators of the second: a layer alone has other bits than with those around it.
+        [("squeezenet_fp16", ["conv1_1", "fire9/concat*"]), ("ultraface_rfb_320", ["Conv[0]", "Conv[1]", "Relu[1]"])],
+    )
+    def test_on_a_real_network_and_real_labels(
+        self, zoo: Path, shared_data: Path, tmp_path: Path, file: str, layers: list[str]
+    ) -> None:
+        model = onnxviz.model.load(zoo / f"onnx/{file}.onnx")
+        data = MaskFolder.find("street", "camvid", shared_data, limit=19)
+        subject = Subject("m", model.view, model.preprocessing, None, {"street": data}, 0)
+        results = []
+        for shard in (None, 7, 18):
+            folder = tmp_path / str(shard)
+            analysis = Dissection(layers=layers, label_size=56, best_units=2, shard=shard)
+            results.append(content(dissect(analysis, subject, model, folder), folder))
+            shutil.rmtree(folder)
+        assert results[1] == results[0]
+        assert results[2] == results[0]
+
+
+class TestJobs:
+    def test_few_images_are_one_job_as_before(self, model: onnxviz.model.Model) -> None:
+        (job,) = Dissection(layers="conv6").jobs(subject_of(model, sharding.SHARD_IMAGES))
+        assert (job.name, dict(job.parameters)) == ("layers 1/1", {"layers": ["conv6"]})
+        assert (job.needs, job.inner, job.cost) == ((), False, sharding.SHARD_IMAGES)
+
+    def test_many_images_are_split_unasked(self, model: onnxviz.model.Model) -> None:
+        subject = subject_of(model, 2 * sharding.SHARD_IMAGES + 1)
+        jobs = list(Dissection(layers=["conv1", "conv6"]).jobs(subject))
+        names = [job.name for job in jobs]
+        assert names == [
+            *(f"layers 1/1 top values {number}/3" for number in (1, 2, 3)),
+            "layers 1/1 thresholds",
+            *(f"layers 1/1 counts {number}/3" for number in (1, 2, 3)),
+            "layers 1/1 units",
+        ]
+        assert [job.inner for job in jobs] == [True] * 7 + [False]
+        assert [job.needs for job in jobs] == [(), (), (), tuple(names[:3]), *[(names[3],)] * 3, tuple(names[3:7])]
+        for shards in (jobs[:3], jobs[4:7]):
+            bounds = [job.parameters["images"] for job in shards]
+            assert bounds == [[0, 667], [667, 1334], [1334, 2001]]
+            assert [job.images for job in shards] == [stop - start for start, stop in bounds]
+            assert [job.cost for job in shards] == [stop - start for start, stop in bounds]
+        assert jobs[3].cost <= 1
+        assert all(job.layers == ("conv1", "conv6") and job.data == ("scenes",) for job in jobs)
+        assert jobs[-1].images == 2 * 12 * 4
+
+    def test_shards_are_even_and_none_is_larger_than_asked(self) -> None:
+        for images in (1, 7, 50, 51, 1001):
+            for size in (1, 7, 50, 2000):
+                count = Extent((1,), (1,), images, 0.1, 1, 1, 1).shards(size)
+                bounds = shard_bounds(images, count)
+                assert [start for start, _ in bounds] == [0, *(stop for _, stop in bounds[:-1])]
+                assert bounds[-1][1] == images
+                assert all(0 < stop - start <= size for start, stop in bounds)
+
+    def test_there_are_fewer_shards_where_they_would_keep_too_much(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def extent(units: int, concepts: int = 3) -> Extent:
+            return Extent((units,), (100,), 20_000, 0.005, concepts, 1, 4)
+
+        assert extent(8).shards(None) == 20
+        each = extent(64).top_bytes(20_000)
+        assert each == pytest.approx(64 * 20_000 * 100 * 0.005 * 4, rel=0.01)
+        monkeypatch.setattr(limits, "SHARDED_BYTES", 7 * each + 1)
+        assert extent(64).shards(None) == 7
+        assert extent(64).shards(1000) == 20, "a size that was asked for is kept"
+        assert extent(64, concepts=1_000_000).shards(None) == 1, "counts must fit too"
+
+    def test_the_sizes_are_about_what_is_stored(self, model: onnxviz.model.Model, tmp_path: Path) -> None:
+        subject = subject_of(model, 60)
+        analysis = Dissection(layers=["conv1", "conv4"], best_units=4, shard=20)
+        dissect(analysis, subject, model, tmp_path)
+        for job in analysis.jobs(subject):
+            folder = tmp_path / "jobs" / key_of({"job": job.name})
+            size = sum(path.stat().st_size for path in folder.iterdir())
+            most = 20 if "counts" in job.name else 2  # most counts are 0, and take no room
+            assert job.bytes / most < size < 1.5 * job.bytes + 3_000, job.name
+
+    def test_groups_do_not_depend_on_shards(self, model: onnxviz.model.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(sharding, "_LAYERS_IN_A_JOB", 2)
+        subject = subject_of(model, 40)
+
+        def groups(shard: int | None) -> list[tuple[str, ...]]:
+            jobs: list[Job] = list(Dissection(shard=shard).jobs(subject))
+            return list(dict.fromkeys(job.layers for job in jobs))
+
+        assert groups(None) == groups(1) == groups(39)
+        assert len(groups(None)) == 3
+
+    def test_maps_of_a_free_size_are_measured_for_many_images(
+        self, model: onnxviz.model.Model, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        layers = model.view.select("all_convs")
+        assert not all(layers[0].spatial_shape), "the built-in model takes images of any size"
+        sizes = {layer.name: map_size(model.view, layer, model.preprocessing.size) for layer in layers}
+        measured = model.measure(np.zeros((1, 3, *model.input_size), np.float32), layers)
+        assert sizes == {name: values.shape[2] * values.shape[3] for name, values in measured.items()}
+        one = 4 * layers[0].unit_count * sizes[layers[0].name]
+        monkeypatch.setattr(limits, "KEPT_ACTIVATION_BYTES", 1000 * one)
+        monkeypatch.setattr(limits, "SHARDED_BYTES", 0)
+        assert len(layer_groups(layers, 1000, 0.01, sizes)) == 1
+        assert layer_groups(layers, 1001, 0.01, sizes)[0] == [layers[0]]
+
+    def test_groups_of_many_images_are_as_large_as_their_shards_allow(self, model: onnxviz.model.Model) -> None:
+        layers = [replace(layer, shape=(1, 64, 64, 64)) for layer in model.view.select("all_convs")]
+        sizes = {layer.name: 64 * 64 for layer in layers}
+
+        def largest(images: int) -> int:
+            groups = layer_groups(layers, images, 0.005, sizes)
+            extent = Extent((64,) * len(groups[0]), (64 * 64,) * len(groups[0]), images, 0.005, 3, 1, 4)
+            kept = extent.shards(None) * extent.top_bytes(images)
+            assert kept <= limits.SHARDED_BYTES or extent.shards(None) == 1
+            return len(groups[0])
+
+        assert [largest(images) for images in (1_000, 2_000, 10_000, 40_000)] == [1, 6, 2, 1]
+
+    def test_a_part_that_is_missing_is_no_result(self, model: onnxviz.model.Model) -> None:
+        subject = subject_of(model, 12)
+        analysis = Dissection(layers="conv6", shard=6)
+        jobs = {job.name.removeprefix("layers 1/1 "): job for job in analysis.jobs(subject)}
+        first = analysis.run(jobs["top values 1/2"], Bench(subject, model, quiet))
+        found = {jobs["top values 1/2"].name: first}
+        with pytest.raises(KeyError, match="top values 2/2"):
+            analysis.run(jobs["thresholds"], Bench(subject, model, quiet, found))
+        with pytest.raises(ValueError, match="1 parts 'top values' of 'conv6' were found of 2"):
+            analysis.run(jobs["thresholds"], Bench(subject, model, quiet, {**found, jobs["top values 2/2"].name: []}))
+        found[jobs["top values 2/2"].name] = [
+            replace(item, arrays={**item.arrays, "seen": np.array(1), "top": item.arrays["top"][:, :1]})
+            for item in first
+            if isinstance(item, Array)
+        ]
+        with pytest.raises(ValueError, match="values were added of"):
+            analysis.run(jobs["thresholds"], Bench(subject, model, quiet, found))
+
+    def test_what_was_found_before_is_not_changed(self, model: onnxviz.model.Model) -> None:
+        """Jobs in one process may be handed the same arrays more than once."""
+        subject = subject_of(model, 12)
+        analysis = Dissection(layers="conv6", shard=6, best_units=1)
+        found: dict[str, list[Finding]] = {}
+        for job in analysis.jobs(subject):
+            findings = analysis.run(job, Bench(subject, model, quiet, found))
+            for item in findings:
+                for values in item.arrays.values() if isinstance(item, Array) else ():
+                    values.setflags(write=False)
+            found[job.name] = findings
+        assert any(isinstance(item, TileGrid) for item in findings)
+        assert sum(isinstance(item, Table) for item in findings) == 1
+
+
+@pytest.mark.zoo
+def test_sizes_of_maps_of_a_real_network_of_free_size(zoo: Path) -> None:
+    view = open_model(zoo / "onnx/yunet_n_dynamic.onnx")
+    network = onnxviz.model.load(zoo / "onnx/yunet_n_dynamic.onnx")
+    layers = [layer for layer in view.layers if layer.has_map]
+    measured = network.measure(np.zeros((1, 3, *network.input_size), np.float32), [layer.name for layer in layers])
+    for layer in layers:
+        values = measured[layer.name]
+        assert map_size(view, layer, None) == values.shape[2] * values.shape[3], layer.name

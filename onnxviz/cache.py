@@ -1,20 +1,23 @@
 """Results on disk: the key of a job, and the folder in which its presence means that it is done.
 
-Everything is written to a temporary name, flushed to the disk and renamed, so that a process killed at any moment
-leaves either a whole result or none. The same result is written as the same bytes.
+Everything is written to a temporary name and renamed, so that a process killed at any moment leaves either a whole
+result or none. The same result is written as the same bytes. Results are not flushed to the disk one by one, which
+would cost more than many a job: what a power cut leaves damaged is found by its digests, and made again.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import io
 import json
 import os
 import re
+import secrets
 import shutil
 import sys
-import tempfile
+import time
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -27,18 +30,22 @@ from PIL import Image
 from onnxviz.errors import OutputError, shorten
 from onnxviz.findings import Array, Finding, Picture, from_data, replace_leaves, to_data
 
-FORMAT = 1
+FORMAT = 3
 """Version of a stored result; part of every key."""
 KEY_LENGTH = 32
 """Hexadecimal digits of a key: 128 bits of SHA-256."""
-RECORD = "findings.json"
+KEY = re.compile(rf"[0-9a-f]{{{KEY_LENGTH}}}")
+RECORD = "findings.jsonl"
+"""Two lines: whose it is, with a digest of that and the second; and what was found."""
+CHECKED = ".checked.json"
+"""Which results were found whole."""
 LOCK = "run.lock"
 """Marks a run folder; locked while a run writes to it."""
 JPEG_QUALITY = 90
 
 
 def canonical(data: Any) -> bytes:
-    """Return JSON data as bytes that depend on its content only.
+    """Return JSON data as one line of bytes that depend on its content only.
 
     Raises:
         TypeError: if it is no JSON data.
@@ -133,13 +140,28 @@ class Store:
         """Whether a result is there; `load` says whether it is whole."""
         return (self.jobs / key / RECORD).is_file()
 
-    def save(self, key: str, findings: Sequence[Finding], about: Mapping[str, Any]) -> None:
+    def stored_keys(self) -> set[str]:
+        """Return the keys of all results that are there."""
+        try:
+            with os.scandir(self.jobs) as entries:
+                return {entry.name for entry in entries if KEY.fullmatch(entry.name)}
+        except OSError:
+            return set()
+
+    def save(
+        self,
+        key: str,
+        findings: Sequence[Finding],
+        about: Mapping[str, Any],
+        metrics: Mapping[str, float] | None = None,
+    ) -> None:
         """Store a result, pictures and arrays as files beside it.
 
         Args:
             key: the job's key.
             findings: what it found.
             about: JSON data kept with it, for people who look into the folder.
+            metrics: numbers that `expect:` can test, of findings that were put together.
 
         Raises:
             OutputError: if it cannot be written.
@@ -148,65 +170,87 @@ class Store:
         files: dict[str, bytes] = {}
         stored = [replace_leaves(finding, lambda leaf: _file_away(leaf, key, files)) for finding in findings]
         data = [to_data(finding) for finding in stored]
-        record = {
-            "format": FORMAT,
-            "about": dict(about),
+        record: dict[str, Any] = {
             "files": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
             "findings": data,
-            "digest": hashlib.sha256(canonical(data)).hexdigest(),
         }
-        files[RECORD] = (json.dumps(record, indent=1, allow_nan=False) + "\n").encode()
-        self._move_in(key, files)
+        if metrics is not None:
+            record["metrics"] = {name: to_data(value) for name, value in metrics.items()}
+        body = canonical(record)
+        head = {"format": FORMAT, "about": dict(about), "digest": _digest(key, about, body)}
+        files[RECORD] = canonical(head) + b"\n" + body + b"\n"
+        self.move_in(key, files)
 
-    def _move_in(self, key: str, files: Mapping[str, bytes]) -> None:
+    def move_in(self, key: str, files: Mapping[str, bytes]) -> None:
+        """Store the files of a result as they are, by name; `load` says whether they are whole.
+
+        Raises:
+            OutputError: if they cannot be written.
+        """
         try:
-            self.jobs.mkdir(parents=True, exist_ok=True)
-            temporary = Path(tempfile.mkdtemp(prefix=".tmp-", dir=self.jobs))
-            # Like any other folder, not private as mkdtemp makes it: reports are shared.
-            temporary.chmod(0o777 & ~_umask())
+            # Not by `tempfile`, whose folders are private: reports are shared.
+            temporary = self.jobs / f".tmp-{secrets.token_hex(8)}"
+            try:
+                temporary.mkdir()
+            except FileNotFoundError:
+                temporary.mkdir(parents=True)
         except OSError as error:
             raise cannot_write(self.jobs, error) from error
         try:
             for name, content in files.items():
                 with (temporary / name).open("wb") as stream:
                     stream.write(content)
-                    stream.flush()
-                    os.fsync(stream.fileno())
             final = self.jobs / key
-            if final.exists():
+            try:
+                temporary.rename(final)
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.EACCES):
+                    raise
                 shutil.rmtree(final)
-            temporary.rename(final)
-            _flush_folder(self.jobs)
+                temporary.rename(final)
         except OSError as error:
             raise cannot_write(self.jobs / key, error) from error
         finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+            if temporary.exists():
+                shutil.rmtree(temporary, ignore_errors=True)
 
     def load(self, key: str, *, arrays: bool = False) -> list[Finding] | None:
         """Return a stored result, or None if there is none.
 
         Args:
-            key: the job's key.
-            arrays: read the numbers of `Array` findings too.
+            key: the result's key.
+            arrays: give `Array` findings their numbers, which are read when they are asked for.
 
         Raises:
             DamagedError: if it is not whole.
         """
+        read = self._read(key, arrays)
+        return None if read is None else read[0]
+
+    def load_combined(self, key: str) -> tuple[list[Finding], dict[str, float]] | None:
+        """Return findings that were put together, and their metrics; None if there are none.
+
+        Raises:
+            DamagedError: if they are not whole.
+        """
+        return self._read(key, arrays=False)
+
+    def _read(self, key: str, arrays: bool) -> tuple[list[Finding], dict[str, float]] | None:
         folder = self.jobs / key
         if not folder.is_dir():
             return None
         try:
-            record = json.loads((folder / RECORD).read_bytes())
-            if (
-                record["format"] != FORMAT
-                or record["digest"] != hashlib.sha256(canonical(record["findings"])).hexdigest()
-            ):
-                raise DamagedError(key, f"{RECORD} was changed")
+            first, _, body = (folder / RECORD).read_bytes().partition(b"\n")
+            head, body = json.loads(first), body.removesuffix(b"\n")
+            if head["format"] != FORMAT or head["digest"] != _digest(key, head["about"], body):
+                raise DamagedError(key, f"{RECORD} was changed, or is that of another job")
+            record = json.loads(body)
             files = dict(record["files"])
             for name, digest in files.items():
                 _check_file(folder, key, name, digest)
-            findings = [from_data(finding) for finding in record["findings"]]
-            return [replace_leaves(item, lambda leaf: _fetch(leaf, folder, files, arrays)) for item in findings]
+            found = [from_data(finding) for finding in record["findings"]]
+            fetched = [replace_leaves(item, lambda leaf: _fetch(leaf, folder, files, arrays)) for item in found]
+            return fetched, {str(name): float(from_data(value)) for name, value in record.get("metrics", {}).items()}
         except FileNotFoundError as error:
             raise DamagedError(key, f"{Path(error.filename or RECORD).name} is missing") from error
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, zipfile.BadZipFile) as error:
@@ -225,12 +269,94 @@ class Store:
             shutil.rmtree(leftover, ignore_errors=True)
 
 
+class Checked:
+    """Remembers which results were found whole, so that a run in which all is done need not read every byte again.
+
+    A result counts as whole if each of its files has the size and the time of change that it had when its digest was
+    last compared, as version control systems do it. For whoever holds the folder's lock.
+
+    Args:
+        store: the results.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._file = store.folder / CHECKED
+        try:
+            data = json.loads(self._file.read_bytes())
+            self._known: dict[str, Any] = data if isinstance(data, dict) else {}
+        except (OSError, ValueError, RecursionError):
+            self._known = {}
+        self._changed = False
+
+    def require(self, key: str) -> None:
+        """Compare a result with its digests, unless nothing has changed since that was done.
+
+        Raises:
+            DamagedError: if it is not whole.
+        """
+        stamp = self._stamp(key)
+        if stamp is None or self._known.get(key) != stamp:
+            self._store.load(key)
+            self.note(key)
+
+    def note(self, key: str) -> None:
+        """Take note that a result is whole."""
+        self._known[key] = self._stamp(key)
+        self._changed = True
+
+    def forget(self) -> None:
+        """Drop all notes: everything is compared again next time."""
+        self._known = {}
+        self._changed = True
+
+    def write(self) -> None:
+        """Store the notes; what cannot be stored is compared again next time."""
+        if not self._changed:
+            return
+        there = self._store.stored_keys()
+        data = {key: stamp for key, stamp in self._known.items() if key in there}
+        with contextlib.suppress(OutputError):
+            write_bytes(self._file, json.dumps(data, separators=(",", ":")).encode())
+
+    def _stamp(self, key: str) -> list[list[Any]] | None:
+        try:
+            with os.scandir(self._store.jobs / key) as entries:
+                found = [(entry.name, entry.stat(follow_symlinks=False)) for entry in entries]
+        except OSError:
+            return None
+        return sorted([name, status.st_size, status.st_mtime_ns] for name, status in found)
+
+
+class StoredArrays(Mapping[str, np.ndarray]):
+    """The numbers of a stored `Array`, read from the disk whenever they are asked for: few are needed at a time."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        with np.load(self._file, allow_pickle=False) as archive:
+            return np.asarray(archive[name])
+
+    def __iter__(self) -> Iterator[str]:
+        with np.load(self._file, allow_pickle=False) as archive:
+            return iter(list(archive.files))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
 class DamagedError(OutputError):
     """A stored result that is not whole: something else wrote into the folder, or the disk failed."""
 
     def __init__(self, key: str, why: str) -> None:
         self.key = key
-        super().__init__(why, where=f"jobs/{key}", remedy="it is removed and made again")
+        super().__init__(why, where=f"jobs/{key}", remedy="run the same command again: it is removed and made again")
+
+
+def _digest(key: str, about: Mapping[str, Any], body: bytes) -> str:
+    """Return the digest of a record; with the key, so that one job's record is none of another's."""
+    return hashlib.sha256(b"\n".join((key.encode(), canonical(dict(about)), body))).hexdigest()
 
 
 def _file_away(leaf: Picture | Array, key: str, files: dict[str, bytes]) -> Picture | Array:
@@ -241,8 +367,8 @@ def _file_away(leaf: Picture | Array, key: str, files: dict[str, bytes]) -> Pict
         name = f"{len(files):04d}.{'jpg' if leaf.format == 'jpeg' else 'png'}"
         files[name] = encode_picture(leaf)
         return replace(leaf, pixels=None, path=f"jobs/{key}/{name}", width=leaf.width, height=leaf.height)
-    if leaf.path and not leaf.arrays:
-        return leaf
+    if leaf.path and (isinstance(leaf.arrays, StoredArrays) or not leaf.arrays):
+        return replace(leaf, arrays={})  # stored before, by another job
     name = f"{len(files):04d}-{plain_name(leaf.id)}.npz"
     files[name] = encode_arrays(leaf.arrays)
     return replace(leaf, arrays={}, path=f"jobs/{key}/{name}")
@@ -253,8 +379,7 @@ def _fetch(leaf: Picture | Array, folder: Path, files: Mapping[str, str], arrays
     if not re.fullmatch(rf"jobs/[0-9a-f]{{{KEY_LENGTH}}}/[A-Za-z0-9_.-]+", leaf.path):
         raise ValueError(f"the path {shorten(leaf.path)!r} is none of the store's")
     if isinstance(leaf, Array) and arrays and Path(leaf.path).name in files:
-        with np.load(folder / Path(leaf.path).name, allow_pickle=False) as archive:
-            return replace(leaf, arrays={name: archive[name] for name in archive.files})
+        return replace(leaf, arrays=StoredArrays(folder / Path(leaf.path).name))
     return leaf
 
 
@@ -269,23 +394,6 @@ def plain_name(text: str, length: int = 60) -> str:
     """Return text made fit to be part of a file's name on every system."""
     made = re.sub(r"[^A-Za-z0-9_-]+", "-", text).strip("-")[:length]
     return made or "unnamed"
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def _flush_folder(folder: Path) -> None:
-    """Make a rename survive a power cut; Windows has no such call."""
-    if sys.platform == "win32":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def is_run_folder(folder: Path) -> bool:
@@ -315,8 +423,12 @@ def check_folder(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[int]:
     """Make a run folder, or open it again, and keep other runs out while the context lasts.
+
+    Yields:
+        The descriptor of the lock. A process that inherits it keeps the folder locked as long as it lives: workers
+        that outlive a killed run keep the next one from beginning beside them.
 
     Raises:
         OutputError: if it cannot be written, is no run folder, or another process writes to it.
@@ -328,7 +440,7 @@ def locked(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise cannot_write(folder, error) from error
     with stream:
-        if not _lock(stream.fileno()):
+        if not _lock_patiently(stream.fileno()):
             stream.seek(0)
             owner = shorten(stream.readline().strip(), 60)
             raise OutputError(
@@ -346,11 +458,31 @@ def locked(folder: Path) -> Iterator[None]:
             probe.unlink()
         except OSError as error:
             raise cannot_write(folder, error) from error
-        yield
+        yield stream.fileno()
+
+
+def remove_empty(folder: Path) -> None:
+    """Remove a run folder in which there is nothing but the lock and the log."""
+    with contextlib.suppress(OSError):
+        if {entry.name for entry in folder.iterdir()} <= {LOCK, "log.txt"}:
+            shutil.rmtree(folder)
 
 
 _LOCKED_BYTE = 1 << 20
 """Windows' locks keep others from reading what is locked; this byte lies behind the text that says who holds it."""
+
+
+_LOCK_PATIENCE = 1.0
+"""Seconds; the workers of a run that was killed end within a moment."""
+
+
+def _lock_patiently(descriptor: int) -> bool:
+    end = time.monotonic() + _LOCK_PATIENCE
+    while not _lock(descriptor):
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.05)
+    return True
 
 
 def _lock(descriptor: int) -> bool:

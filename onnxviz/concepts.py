@@ -18,7 +18,7 @@ import numpy.typing as npt
 from onnxviz import limits
 from onnxviz.decode import Pixels, image_size, read_indices
 from onnxviz.errors import DataError, shorten
-from onnxviz.images import ImageFolder, ImageSource, fit_labels
+from onnxviz.images import ImageFolder, ImageSource, file_digests, fit_labels
 from onnxviz.source import parse_source, plain
 from onnxviz.values import Preprocessing
 
@@ -187,14 +187,16 @@ class MaskFolder:
     def digest(self) -> str:
         """SHA-256 over names and bytes of images and masks, and over the concepts."""
         total = hashlib.sha256(self.images.digest.encode())
-        for files in self.masks:
-            for file in files:
-                with file.open("rb") as stream:
-                    total.update(hashlib.file_digest(stream, "sha256").digest())
-            total.update(b"/")
+        for contents in self._contents:
+            total.update(b"".join(contents) + b"/")
         total.update(repr([(concept.index, concept.name, concept.category) for concept in self.concepts]).encode())
         total.update(self._numbers.tobytes())
         return total.hexdigest()
+
+    @cached_property
+    def _contents(self) -> tuple[tuple[bytes, ...], ...]:
+        """SHA-256 of each image's masks."""
+        return tuple(file_digests(files) for files in self.masks)
 
     def read(self, index: int) -> Pixels:
         """Return an image as uint8 [height, width, 3], RGB; raises DataError if it cannot be decoded."""
@@ -204,11 +206,15 @@ class MaskFolder:
         """Return an image's labels as int32 [layers, height, width], in the image's size.
 
         Raises:
-            DataError: if a mask cannot be decoded or holds a value that the class list lacks.
+            DataError: if a mask cannot be decoded, holds a value that the class list lacks, or has changed since
+                `digest` was asked for.
         """
+        files = self.masks[index]
+        known = self.__dict__.get("_contents")  # as for images
+        contents = (None,) * len(files) if known is None else known[index]
         labels = [
-            fit_labels(self._numbered(read_indices(path), path), _STRETCH, self.sizes[index])
-            for path in self.masks[index]
+            fit_labels(self._numbered(read_indices(path, content), path), _STRETCH, self.sizes[index])
+            for path, content in zip(files, contents, strict=True)
         ]
         return np.stack(labels)
 

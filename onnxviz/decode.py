@@ -6,11 +6,12 @@ decoder raises becomes a `DataError` that names the file.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import stat
 import warnings
 from pathlib import Path
-from typing import TypeAlias
+from typing import BinaryIO, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -36,18 +37,22 @@ _TURNS = {
 }
 
 
-def read_image(path: Path) -> Pixels:
+def read_image(path: Path, digest: bytes | None = None) -> Pixels:
     """Decode an image file to uint8 [height, width, 3], RGB.
 
     The first frame of an animation; EXIF orientation applied; transparency laid over white; 16-bit grey divided by
     257; CMYK and palettes converted; colour profiles ignored, as the networks' own training pipelines ignore them.
 
+    Args:
+        path: the file.
+        digest: SHA-256 of the bytes that it must have; any if None.
+
     Raises:
-        DataError: if the file is too large, not an image of a known format, or damaged.
+        DataError: if the file is too large, not an image of a known format, damaged, or another than it must be.
     """
     _require_regular(path)
     try:
-        with _open(path) as image:
+        with _open(path if digest is None else io.BytesIO(_bytes_of(path, digest))) as image:
             _require_bounded(image, path)
             orientation = _orientation(image)
             image.load()
@@ -105,18 +110,22 @@ def image_size(path: Path) -> tuple[int, int]:
         raise _damaged(path, fault) from fault
 
 
-def read_indices(path: Path) -> npt.NDArray[np.int32]:
+def read_indices(path: Path, digest: bytes | None = None) -> npt.NDArray[np.int32]:
     """Decode an image of indices: the raw values of a grey picture or the palette indices of a coloured one.
+
+    Args:
+        path: the file.
+        digest: SHA-256 of the bytes that it must have; any if None.
 
     Returns:
         int32 [height, width].
 
     Raises:
-        DataError: if the file is no such image, or stored with loss.
+        DataError: if the file is no such image, stored with loss, or another than it must be.
     """
     _require_regular(path)
     try:
-        with _open(path) as image:
+        with _open(path if digest is None else io.BytesIO(_bytes_of(path, digest))) as image:
             _require_bounded(image, path)
             if image.format in ("JPEG", "MPO", "WEBP"):
                 raise DataError("a mask in a format that may change values", where=_shown(path), remedy="use PNG")
@@ -133,7 +142,20 @@ def read_indices(path: Path) -> npt.NDArray[np.int32]:
         raise _damaged(path, fault) from fault
 
 
-def _open(path: Path) -> Image.Image:
+def _bytes_of(path: Path, digest: bytes) -> bytes:
+    """Read a file once, so that what is decoded is what was compared."""
+    with path.open("rb") as stream:
+        content = stream.read(limits.IMAGE_BYTES + 1)
+    if hashlib.sha256(content).digest() != digest:
+        raise DataError(
+            "was changed since the run was planned",
+            where=_shown(path),
+            remedy="run the same command again: what is done is kept",
+        )
+    return content
+
+
+def _open(path: Path | BinaryIO) -> Image.Image:
     with warnings.catch_warnings():
         # Pillow warns of damaged metadata, which is none of the reader's concern, and of very large images, which is.
         warnings.simplefilter("ignore")

@@ -2,73 +2,81 @@
 
 from __future__ import annotations
 
-import contextlib
 import html
 import inspect
 import re
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, TypedDict, Unpack
 
 from onnxviz import report
-from onnxviz.analyses.base import Analysis, Subject
-from onnxviz.cache import DamagedError, Store, check_folder, key_of, locked
+from onnxviz.analyses.base import Analysis
+from onnxviz.cache import Checked, DamagedError, Store, key_of, locked, remove_empty
+from onnxviz.devices import DeviceChoice, describe_device
+from onnxviz.dispatch import Dispatcher, Item, Observer
 from onnxviz.errors import OnnxvizError, OutputError, shorten
 from onnxviz.expectations import decide
-from onnxviz.findings import Array, Finding, Picture, pictures
-from onnxviz.images import ImageSource
-from onnxviz.plan import PROOF_COST, Plan, PlannedJob, analysis_kind, likely_device, make_plan
+from onnxviz.findings import Finding, pictures
+from onnxviz.plan import PROOF_COST, PlannedJob, analysis_kind
+from onnxviz.proof import read_agreement
 from onnxviz.recipe import Recipe, read_recipe
-from onnxviz.recipe_schema import BuiltinSettings
-from onnxviz.results import AnalysisResult, DataCard, FailedJob, Part, Provenance, RunResult
-from onnxviz.run_folder import Log, analysis_of, write_run
+from onnxviz.recipe_parts import chosen, restricted
+from onnxviz.results import AnalysisResult, FailedJob, Part, Provenance, RunResult
+from onnxviz.run_folder import RUN, Log, analysis_of, write_run
+from onnxviz.schedule import Schedule
 from onnxviz.values import Agreement
-from onnxviz.workers import InProcessWorker, Worker, describe_device, find_device, read_agreement
+from onnxviz.workers.engine import Engine, started
+from onnxviz.workers.tasks import CombineTask, JobTask, Outcome, ProofTask, Task
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from onnxviz.confinement import Limits
+
 RUNS = Path("runs")
 """Where run folders are made unless another place is named."""
 
-Status = Literal["done", "cached", "failed"]
 
+class Options(TypedDict, total=False):
+    """How a recipe is run; none of it changes what is found.
 
-class Observer(Protocol):
-    """Told how a run goes on."""
+    Attributes:
+        device: what to compute on; "auto" takes CUDA where it is.
+        workers: processes that do the jobs; one for each GPU, or one, if not given; 0 for this process.
+        engine: "local" for processes of this machine, "ray" for a Ray cluster.
+        limits: what each process that opens a model is limited to.
+        force: ids of analyses that are done again although they are done already; "all" for all.
+        only: ids of the only analyses to run; all if empty.
+        keep_going: whether the rest is done after a job has failed.
+        log_file: where the run's log is written too.
+    """
 
-    def planned(self, plan: Plan, cached: set[str]) -> None:
-        """The work is known; `cached` are the keys of what is done already."""
-
-    def started(self, name: str, cost: float) -> None:
-        """A job begins; `cost` is its estimated number of forward passes."""
-
-    def progressed(self, done: int, total: int, note: str = "") -> None:
-        """The job has done so many steps."""
-
-    def finished(self, name: str, cost: float, seconds: float, status: Status, error: str = "") -> None:
-        """The job has ended."""
-
-    def message(self, text: str) -> None:
-        """Something that the user should know."""
+    device: DeviceChoice
+    workers: int | None
+    engine: Literal["local", "ray"]
+    limits: Limits | None
+    force: Sequence[str]
+    only: Sequence[str]
+    keep_going: bool
+    log_file: Path | None
 
 
 class Silent:
     """An observer that says nothing."""
 
-    def planned(self, plan: Plan, cached: set[str]) -> None:
+    def planned(self, schedule: Schedule, cached: set[str]) -> None:
         """Say nothing."""
 
     def started(self, name: str, cost: float) -> None:
         """Say nothing."""
 
-    def progressed(self, done: int, total: int, note: str = "") -> None:
+    def progressed(self, name: str, done: int, total: int, note: str = "") -> None:
         """Say nothing."""
 
-    def finished(self, name: str, cost: float, seconds: float, status: Status, error: str = "") -> None:
+    def finished(self, name: str, cost: float, seconds: float, status: str, error: str = "") -> None:
         """Say nothing."""
 
     def message(self, text: str) -> None:
@@ -129,9 +137,9 @@ def run_file(
     out: Path | str | None = None,
     overrides: Sequence[str] = (),
     *,
-    device: Literal["auto", "cpu", "cuda"] = "auto",
     observer: Observer | None = None,
     command: str = "",
+    **options: Unpack[Options],
 ) -> Run:
     """Run a recipe and write its report.
 
@@ -139,9 +147,9 @@ def run_file(
         path: the recipe.
         out: the run folder; `runs/<name of the recipe>` if None.
         overrides: as for `--set`, for example ("classes.steps=64",).
-        device: what to compute on.
         observer: told how the run goes on.
         command: how the run was started, for the report.
+        options: how it is run: see `Options`.
 
     Raises:
         RecipeError: if the recipe, the model or the data are refused; nothing ran.
@@ -149,7 +157,7 @@ def run_file(
     """
     recipe = read_recipe(path, overrides, partly=True)
     folder = Path(out) if out is not None else default_folder(recipe)
-    return run(recipe, folder, device=device, observer=observer, command=command)
+    return run(recipe, folder, observer=observer, command=command, **options)
 
 
 def default_folder(recipe: Recipe) -> Path:
@@ -161,111 +169,208 @@ def run(
     recipe: Recipe,
     out: Path,
     *,
-    device: Literal["auto", "cpu", "cuda"] = "auto",
     observer: Observer | None = None,
     command: str = "",
+    **options: Unpack[Options],
 ) -> Run:
     """Run a recipe that was read: see `run_file`."""
-    watcher = observer or Silent()
-    check_folder(out)
-    plan = make_plan(recipe, likely_device() if device == "auto" else device)
-    actual = find_device(device)
-    if actual != plan.device:
-        plan = make_plan(recipe, actual)
-    with locked(out):
-        return _Execution(plan, out, watcher, command).run()
+    recipe = restricted(recipe, options.get("only", ()))
+    forced = chosen(recipe, options.get("force", ()), "--force")
+    fresh = not out.exists()
+    try:
+        with (
+            locked(out) as lock,
+            started(
+                recipe,
+                out,
+                lock,
+                device=options.get("device", "auto"),
+                workers=options.get("workers"),
+                engine=options.get("engine", "local"),
+                limits=options.get("limits"),
+            ) as engine,
+        ):
+            keep_going, log = options.get("keep_going", True), Log(out, options.get("log_file"))
+            return _Execution(recipe, engine, out, observer or Silent(), forced, keep_going, log).run(command)
+    except (OnnxvizError, KeyboardInterrupt):
+        if fresh and not (out / RUN).exists():
+            remove_empty(out)  # nothing ran, so nothing is left
+        raise
 
 
 class _Execution:
     """One run while it goes on."""
 
-    def __init__(self, plan: Plan, folder: Path, observer: Observer, command: str) -> None:
-        self.plan = plan
+    def __init__(
+        self,
+        recipe: Recipe,
+        engine: Engine,
+        folder: Path,
+        observer: Observer,
+        forced: set[str],
+        keep_going: bool,
+        log: Log,
+    ) -> None:
+        self.recipe = recipe
+        self.schedule = engine.schedule
+        self.pool = engine.pool
         self.folder = folder
         self.observer = observer
-        self.command = command
+        self.forced = forced
         self.store = Store(folder)
-        self.log = Log(folder)
+        self.checked = Checked(self.store)
+        self.log = log
+        self.dispatcher = Dispatcher(engine.pool, _Logged(observer, self.log), stop_on_failure=not keep_going)
         self.failed: dict[str, str] = {}
         self.seconds: dict[str, float] = {}
         self.cached: set[str] = set()
         self.agreement: dict[str, tuple[Agreement, ...]] = {}
         self.disagreeing: dict[str, dict[str, str]] = {}
+        self.combined: dict[tuple[str, str], str] = {}
+        self.loaded: dict[str, tuple[list[Finding], dict[str, float]]] = {}
+        self.uncombined: dict[tuple[str, str], str] = {}
 
-    def run(self) -> Run:
-        started, clock = time.strftime("%Y-%m-%dT%H:%M:%S%z"), time.monotonic()
-        self.log.write(f"run of {shorten(self.plan.recipe.name, 200)} on {self.plan.device}")
+    def run(self, command: str) -> Run:
+        started_at, clock = time.strftime("%Y-%m-%dT%H:%M:%S%z"), time.monotonic()
+        self.log.write(f"run of {shorten(self.recipe.name, 200)} on {self.schedule.device}, {self.pool.description}")
         try:
             self.store.clean()
-            self.cached = self.whole(self.plan.cached(self.store))
-            self.observer.planned(self.plan, self.cached)
-            self.work()
-            result = self.result(started, clock)
+            self.take_stock()
+            self.observer.planned(self.schedule, self.cached)
+            self.add_items()
+            self.dispatcher.run()
+            self.drop_inner()
+            result = self.result(started_at, clock, command)
             result = write_run(result, self.folder)
             page = report.write_report(result, self.folder)
         except KeyboardInterrupt:
             self.log.write("interrupted")
             raise
+        except OutputError as error:
+            self.log.write(str(error))
+            self.checked.forget()  # something may be damaged although it looks as it did: the next run reads all
+            raise
         except Exception as error:
             self.log.write("".join(traceback.format_exception(error)))
             raise
+        finally:
+            self.checked.write()
+            self.log.close()
         self.log.write(f"finished: {result.verdict}")
         return Run(result, self.folder, page)
 
-    def whole(self, keys: set[str]) -> set[str]:
-        """Return the keys whose results are whole; damaged ones are removed, to be made again."""
-        whole = set()
-        for key in sorted(keys):
-            if self.load(key) is not None:
-                whole.add(key)
-        return whole
+    # --- what is there ----------------------------------------------------------------------------------------------
 
-    def load(self, key: str, *, arrays: bool = False) -> list[Finding] | None:
+    def take_stock(self) -> None:
+        """Find out which results are there and whole; damaged ones and those to be forced are removed."""
+        there = self.schedule.cached(self.store)
+        again = {job.key for job in self.schedule.jobs if job.analysis in self.forced}
+        for key in self.schedule.all_keys:
+            if key not in there:
+                continue
+            if key in again:
+                self.store.discard(key)
+            elif self.is_whole(key):
+                self.cached.add(key)
+
+    def is_whole(self, key: str) -> bool:
+        """Whether a result is whole; a damaged one is removed, to be made again."""
+        return self.made_whole(key, lambda: self.checked.require(key))
+
+    def combined_is_there(self, key: str) -> bool:
+        """Read what was put together before, for the report; a damaged one is removed, to be made again."""
+
+        def load() -> None:
+            if (found := self.store.load_combined(key)) is not None:
+                self.loaded[key] = found
+
+        return self.made_whole(key, load) and key in self.loaded
+
+    def made_whole(self, key: str, read: Callable[[], object]) -> bool:
+        """Whether a result can be read; a damaged one is removed, to be made again."""
         try:
-            return self.store.load(key, arrays=arrays)
+            read()
         except DamagedError as error:
-            self.observer.message(f"{error.where} is damaged ({error.what}) and is made again")
+            text = f"{error.where} is damaged ({error.what}) and is made again"
+            self.observer.message(text)
+            self.dispatcher.events.append(text)
             self.log.write(str(error))
             self.store.discard(key)
+            return False
+        return True
+
+    # --- what is to do ----------------------------------------------------------------------------------------------
+
+    def add_items(self) -> None:
+        """Hand everything that is not done to the dispatcher, with what it waits for."""
+        wanted = self.wanted()
+        for alias in self.schedule.aliases:
+            proof = self.add_proof(alias)
+            items: dict[str, Item] = {}
+            of_analysis: dict[str, list[Item]] = {name: [] for name in self.recipe.analyses}
+            for job in self.schedule.jobs:
+                if job.alias != alias:
+                    continue
+                if job.key in self.cached or job.key not in wanted:
+                    self.cached.add(job.key)
+                    self.observer.finished(self.title(job), job.job.cost, 0.0, "cached")
+                    continue
+                item = Item(self.title(job), alias, job.job.cost, self.job_task(job), self.job_ended(job))
+                after = [items[key] for key in job.needs if key in items] + ([proof] if proof else [])
+                self.dispatcher.add(item, after)
+                items[job.key] = item
+                of_analysis[job.analysis].append(item)
+            for name, before in of_analysis.items():
+                task, ended = self.combine_task(alias, name), self.combine_ended(alias, name)
+                item = Item(f"{name}: putting the results together", alias, 0.0, task, ended, shown=False)
+                self.dispatcher.add(item, before or ([proof] if proof else []))
+
+    def wanted(self) -> set[str]:
+        """Return the keys of the jobs to do: those whose findings are missing, and what they need that is missing."""
+        wanted: set[str] = set()
+        for job in reversed(self.schedule.jobs):
+            missing = job.key not in self.cached
+            if missing and (not job.job.inner or job.key in wanted):
+                wanted.add(job.key)
+                wanted.update(job.needs)
+        return wanted
+
+    def title(self, job: PlannedJob) -> str:
+        return f"{job.alias}: {job.name}" if self.recipe.compares else job.name
+
+    def add_proof(self, alias: str) -> Item | None:
+        proof = self.schedule.proofs.get(alias)
+        if proof is None:
+            return None
+        name = f"{alias}: {_PROOF}" if self.recipe.compares else _PROOF
+        if proof.key in self.cached and not self.made_whole(proof.key, lambda: self.store.load(proof.key)):
+            self.cached.discard(proof.key)
+        if proof.key in self.cached:
+            self.observer.finished(name, PROOF_COST, 0.0, "cached")
+            self.read_proof(alias)
             return None
 
-    def work(self) -> None:
-        """Do every job that is not done, model by model."""
-        worker: Worker | None = None
-        for alias in self.plan.subjects:
-            jobs = [job for job in self.plan.jobs if job.alias == alias]
-            todo = [job for job in jobs if job.key not in self.cached]
-            proof = self.plan.proofs.get(alias)
-            needed = bool(todo) or (proof is not None and proof.key not in self.cached)
-            if worker is None and needed:
-                worker = InProcessWorker(self.plan.subjects, self.store, self.plan.device)
-            if proof is not None:
-                self.prove(alias, worker)
-            for job in jobs:
-                self.do(job, worker)
-            if worker is not None:
-                worker.release(alias)
-
-    def prove(self, alias: str, worker: Worker | None) -> None:
-        proof = self.plan.proofs[alias]
-        name = f"{alias}: agreement with ONNX Runtime" if self.plan.recipe.compares else "agreement with ONNX Runtime"
-        cost = PROOF_COST
-        if proof.key in self.cached:
-            self.observer.finished(name, cost, 0.0, "cached")
-        else:
-            assert worker is not None
-            with self.timed(proof.key, name, cost) as told:
-                outcome = worker.prove(proof)
-                told.append(outcome.error)
+        def ended(_: Item, outcome: Outcome) -> None:
+            self.seconds[proof.key] = outcome.seconds
             if outcome.error:
                 self.log.write(outcome.details)
                 self.disagreeing[alias] = dict.fromkeys(proof.layers, outcome.error)
-                return
-        findings = self.load(proof.key)
+            else:
+                self.read_proof(alias)
+
+        item = Item(name, alias, PROOF_COST, lambda _: ProofTask(proof), ended)
+        self.dispatcher.add(item)
+        return item
+
+    def read_proof(self, alias: str) -> None:
+        proof = self.schedule.proofs[alias]
+        findings = self.store.load(proof.key)
         assert findings is not None
         self.agreement[alias], errors = read_agreement(findings)
         if errors:  # not a result but a failure: tried again next time
             self.store.discard(proof.key)
+        else:
+            self.checked.note(proof.key)
         for item in self.agreement[alias]:
             if not item.holds:
                 reference = "the model file" if item.reference == "file" else "the float32 graph"
@@ -275,71 +380,111 @@ class _Execution:
                 )
         self.disagreeing[alias] = errors
 
-    def do(self, job: PlannedJob, worker: Worker | None) -> None:
-        """Do one job, unless it is done, or uses a layer that does not agree."""
-        name = f"{job.alias}: {job.name}" if self.plan.recipe.compares else job.name
+    def job_task(self, job: PlannedJob) -> Callable[[Item], Task | None]:
+        def task(item: Item) -> Task | None:
+            if error := self.hindrance(job):
+                self.dispatcher.end(item, error)
+                return None
+            return JobTask(job, item.halvings)
+
+        return task
+
+    def hindrance(self, job: PlannedJob) -> str:
+        """Return why a job cannot be done, or "": a layer that does not agree, or a job that failed before it."""
         broken = self.disagreeing.get(job.alias, {})
         wrong = [layer for layer in job.job.layers if layer in broken]
         if wrong:
             error = "; ".join(f"layer {shorten(layer)!r}: {broken[layer]}" for layer in wrong[:3])
-            error += f"; and {len(wrong) - 3} more layers" if len(wrong) > 3 else ""
-            self.failed[self.identity(job)] = error
-            self.observer.finished(name, job.job.cost, 0.0, "failed", error)
-        elif self.store.has(job.key):
-            self.cached.add(job.key)
-            self.observer.finished(name, job.job.cost, 0.0, "cached")
-        else:
-            assert worker is not None
-            with self.timed(self.identity(job), name, job.job.cost) as told:
-                outcome = worker.run(job, self.plan.analysis(job), self.observer.progressed)
-                told.append(outcome.error)
+            return error + (f"; and {len(wrong) - 3} more layers" if len(wrong) > 3 else "")
+        for name in job.job.needs:
+            if f"{job.alias}:{job.analysis}/{name}" in self.failed:
+                return f"the job {shorten(name)!r} failed, which it needs"
+        return ""
+
+    def job_ended(self, job: PlannedJob) -> Callable[[Item, Outcome], None]:
+        def ended(_: Item, outcome: Outcome) -> None:
+            identity = _identity(job)
+            self.seconds[identity] = outcome.seconds
             if outcome.error:
-                self.failed[self.identity(job)] = outcome.error
+                self.failed[identity] = outcome.error
+                self.log.write(f"{self.title(job)} failed\n{outcome.details}")
+            else:
+                self.checked.note(job.key)
+
+        return ended
+
+    def parts(self, alias: str, name: str) -> list[PlannedJob]:
+        """Return the jobs whose findings are put together, those that failed included."""
+        jobs = [job for job in self.schedule.jobs if job.alias == alias and job.analysis == name]
+        return [job for job in jobs if not job.job.inner]
+
+    def combine_task(self, alias: str, name: str) -> Callable[[Item], Task | None]:
+        def task(item: Item) -> Task | None:
+            jobs = self.parts(alias, name)
+            failed = [job.job.name for job in jobs if _identity(job) in self.failed]
+            done = tuple(job.key for job in jobs if _identity(job) not in self.failed)
+            if failed and not done:
+                self.dispatcher.end(item)
+                return None
+            analysis = self.recipe.analyses[name]
+            settings = analysis.model_dump(mode="json")
+            kind = [analysis_kind(analysis), type(analysis).version, settings]
+            card = next(card for card in self.schedule.models if card.alias == alias)
+            about = {"model": card.digest, "analysis": kind, "failed": failed, "versions": dict(self.schedule.versions)}
+            key = key_of({"combined": list(done), **about})
+            self.combined[alias, name] = key
+            if self.store.has(key) and name not in self.forced and self.combined_is_there(key):
+                self.dispatcher.end(item)
+                return None
+            return CombineTask(key, alias, name, done)
+
+        return task
+
+    def combine_ended(self, alias: str, name: str) -> Callable[[Item, Outcome], None]:
+        def ended(_: Item, outcome: Outcome) -> None:
+            if outcome.error:  # as for jobs: the other analyses are still worth a report
+                self.uncombined[alias, name] = outcome.error
                 self.log.write(f"{name} failed\n{outcome.details}")
 
-    @staticmethod
-    def identity(job: PlannedJob) -> str:
-        return f"{job.alias}:{job.name}"
+        return ended
 
-    @contextlib.contextmanager
-    def timed(self, identity: str, name: str, cost: float) -> Iterator[list[str]]:
-        """Tell the observer of a job; the caller adds its error, or an empty text, to the list."""
-        told: list[str] = []
-        self.observer.started(name, cost)
-        self.log.write(f"{name} begins")
-        clock = time.monotonic()
-        yield told
-        self.seconds[identity] = time.monotonic() - clock
-        error = told[0] if told else ""
-        self.observer.finished(name, cost, self.seconds[identity], "failed" if error else "done", error)
+    def drop_inner(self) -> None:
+        """Remove what jobs found for other jobs only, once all of those are done: it can be gigabytes."""
+        open_keys = {
+            key for job in self.schedule.jobs if _identity(job) in self.failed for key in (job.key, *job.needs)
+        }
+        there = self.store.stored_keys()
+        for job in self.schedule.jobs:
+            if job.job.inner and job.key in there and job.key not in open_keys:
+                self.store.discard(job.key)
 
-    def result(self, started: str, clock: float) -> RunResult:
-        plan, recipe = self.plan, self.plan.recipe
+    # --- what came out ----------------------------------------------------------------------------------------------
+
+    def result(self, started_at: str, clock: float, command: str) -> RunResult:
+        recipe, schedule = self.recipe, self.schedule
         analyses = tuple(self.analysis(name, analysis) for name, analysis in recipe.analyses.items())
         return RunResult(
             title=recipe.title,
             recipe=recipe.lock(self.folder),
-            models=tuple(
-                replace(
-                    subject.view.card(alias, subject.preprocessing, self.agreement.get(alias, ())),
-                    labels=len(subject.labels or ()),
-                )
-                for alias, subject in plan.subjects.items()
-            ),
-            data=tuple(data_card(recipe, name, source) for name, source in plan.data.items()),
+            models=tuple(replace(card, agreement=self.agreement.get(card.alias, ())) for card in schedule.models),
+            data=schedule.data,
             analyses=analyses,
             expectations=tuple(decide(recipe.expect, analyses)),
             provenance=Provenance(
                 seed=recipe.seed,
-                device=describe_device(plan.device),
-                versions=dict(plan.versions),
-                started=started,
+                device=describe_device(schedule.device),
+                versions=dict(schedule.versions),
+                started=started_at,
                 seconds=round(time.monotonic() - clock, 3),
-                jobs=len(plan.jobs),
-                cached=sum(job.key in self.cached for job in plan.jobs),
-                command=self.command,
+                jobs=len(schedule.jobs),
+                cached=sum(job.key in self.cached for job in schedule.jobs),
+                command=command,
+                engine=self.pool.description,
+                limits=self.pool.limits,
+                defences=self.pool.defences,
+                events=tuple(dict.fromkeys(self.dispatcher.events)),
             ),
-            not_comparable=tuple(reasons_against_comparing(list(plan.subjects.values()))),
+            not_comparable=schedule.not_comparable,
         )
 
     def analysis(self, name: str, analysis: Analysis) -> AnalysisResult:
@@ -354,89 +499,71 @@ class _Execution:
             description=description.strip(),
             cites=tuple(type(analysis).cites),
             settings=analysis.model_dump(mode="json"),
-            parts=tuple(self.part(name, analysis, subject) for subject in self.plan.subjects.values()),
+            parts=tuple(self.part(name, alias) for alias in self.schedule.aliases),
         )
 
-    def part(self, name: str, analysis: Analysis, subject: Subject) -> Part:
-        """Put the findings of an analysis' jobs on one model together."""
-        jobs = [job for job in self.plan.jobs if job.analysis == name and job.alias == subject.alias]
+    def part(self, name: str, alias: str) -> Part:
+        """Return what an analysis found in one model."""
+        jobs = [job for job in self.schedule.jobs if job.analysis == name and job.alias == alias]
+        identities = [_identity(job) for job in jobs]
         failed = [
-            FailedJob(job.job.name, self.failed[self.identity(job)])
-            for job in jobs
-            if self.identity(job) in self.failed
+            FailedJob(job.job.name, self.failed[identity])
+            for job, identity in zip(jobs, identities, strict=True)
+            if identity in self.failed
         ]
         findings: list[Finding] = []
         metrics: dict[str, float] = {}
-        # Read back even what was just made, so that a resumed run cannot differ from an uninterrupted one.
-        loaded = [self.load(job.key, arrays=True) for job in jobs if self.identity(job) not in self.failed]
-        parts = [found for found in loaded if found is not None]
-        known = {id(finding) for found in parts for finding in found if isinstance(finding, Array)}
-        try:
-            if parts or not failed:
-                findings = self.stored(analysis.combine(parts, subject), jobs, known)
-                metrics = {key: float(value) for key, value in analysis.metrics(findings).items()}
-        except OutputError:
-            raise
-        except Exception as error:  # as for jobs: the other analyses are still worth a report
-            findings = []
-            said = (
-                str(error) if isinstance(error, OnnxvizError) else f"{type(error).__name__}: {shorten(str(error), 200)}"
-            )
-            failed.append(FailedJob("putting the results together", " ".join(said.split())))
-            self.log.write(f"{name} failed\n" + "".join(traceback.format_exception(error)))
+        if error := self.uncombined.get((alias, name)):
+            failed.append(FailedJob("putting the results together", error))
+        elif (alias, name) in self.combined:
+            key = self.combined[alias, name]
+            loaded = self.loaded.get(key) or self.store.load_combined(key)
+            assert loaded is not None
+            findings, metrics = loaded
+            self.checked.note(key)
         return Part(
-            model=subject.alias,
+            model=alias,
             findings=tuple(findings),
             metrics=metrics,
             jobs=len(jobs),
             cached=sum(job.key in self.cached for job in jobs),
             failed=tuple(failed),
-            seconds=round(sum(self.seconds.get(self.identity(job), 0.0) for job in jobs), 3),
+            seconds=round(sum(self.seconds.get(identity, 0.0) for identity in identities), 3),
+            cost=sum(
+                job.job.cost
+                for job, identity in zip(jobs, identities, strict=True)
+                if identity in self.seconds and identity not in self.failed
+            ),
         )
 
-    def stored(self, findings: list[Finding], jobs: Sequence[PlannedJob], known: set[int]) -> list[Finding]:
-        """Store the pictures and arrays that were made when parts were put together; `known` are the others' ids."""
-        new = [
-            leaf for leaf in _leaves(findings) if not leaf.path or (isinstance(leaf, Array) and id(leaf) not in known)
-        ]
-        if not new:
-            return findings
-        key = key_of({"combined": [job.key for job in jobs], "failed": sorted(set(self.failed))})
-        self.store.save(key, findings, {"combined": [job.name for job in jobs]})
-        stored = self.load(key)
-        assert stored is not None
-        return stored
+
+_PROOF = "agreement with ONNX Runtime"
 
 
-def _leaves(findings: Sequence[Finding]) -> Iterator[Picture | Array]:
-    for finding in findings:
-        if isinstance(finding, Array):
-            yield finding
-        yield from pictures(finding)
+def _identity(job: PlannedJob) -> str:
+    return f"{job.alias}:{job.name}"
 
 
-def data_card(recipe: Recipe, name: str, source: ImageSource) -> DataCard:
-    """Return what the report says of a data set."""
-    settings = recipe.data[name]
-    kind = next(key for key in ("images", "concepts", "builtin") if hasattr(settings, key))
-    what = getattr(settings, kind)
-    shown = ", ".join(what) if isinstance(what, list) else str(what)
-    if isinstance(settings, BuiltinSettings):
-        shown = f"{shown}: {settings.count} generated images, {settings.size} pixels, seed {settings.seed}"
-    skipped = tuple((str(item), str(why)) for item, why in getattr(source, "skipped", ()))
-    notes = tuple((str(item), str(what)) for item, what in getattr(source, "notes", ()))
-    return DataCard(name, kind, shown, source.digest, len(source), skipped, notes)
+class _Logged:
+    """Passes everything on to an observer, and writes it into the run's log."""
 
+    def __init__(self, observer: Observer, log: Log) -> None:
+        self.observer = observer
+        self.log = log
 
-def reasons_against_comparing(subjects: Sequence[Subject]) -> Iterator[str]:
-    """Yield why models must not be set side by side; same images and seeds are given, being of one recipe."""
-    if len(subjects) < 2:
-        return
-    first = subjects[0]
-    for other in subjects[1:]:
-        pair = f"{first.alias} and {other.alias}"
-        classes = [subject.view.logits.unit_count for subject in (first, other)]
-        if classes[0] != classes[1]:
-            yield f"{pair} have {classes[0]} and {classes[1]} classes"
-        elif first.labels is not None and other.labels is not None and first.labels != other.labels:
-            yield f"{pair} have different class names, so the same class number means something else"
+    def planned(self, schedule: Schedule, cached: set[str]) -> None:
+        self.observer.planned(schedule, cached)
+
+    def started(self, name: str, cost: float) -> None:
+        self.log.write(f"{name} begins")
+        self.observer.started(name, cost)
+
+    def progressed(self, name: str, done: int, total: int, note: str = "") -> None:
+        self.observer.progressed(name, done, total, note)
+
+    def finished(self, name: str, cost: float, seconds: float, status: str, error: str = "") -> None:
+        self.observer.finished(name, cost, seconds, status, error)
+
+    def message(self, text: str) -> None:
+        self.log.write(text)
+        self.observer.message(text)

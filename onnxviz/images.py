@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import csv
-import glob
 import hashlib
 import io
 import itertools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -21,6 +20,7 @@ from PIL import Image
 from onnxviz import limits
 from onnxviz.decode import FORMATS, Pixels, check_image, read_image
 from onnxviz.errors import DataError, nearest, shorten
+from onnxviz.patterns import matches
 from onnxviz.values import Preprocessing
 
 __all__ = [
@@ -131,23 +131,25 @@ class ImageFolder:
         """Return an image as uint8 [height, width, 3], RGB.
 
         Raises:
-            DataError: if the file cannot be decoded.
+            DataError: if the file cannot be decoded, or has changed since `digest` was asked for.
         """
-        return read_image(self.paths[index])
+        # What is computed is stored under a key made of the digest: another image must not take this one's place.
+        known = self.__dict__.get("_contents")
+        return read_image(self.paths[index], None if known is None else known[index])
 
     @cached_property
     def digest(self) -> str:
         """SHA-256 over the names and the bytes of all files, in order."""
         total = hashlib.sha256()
-        for name, path in zip(self.names, self.paths, strict=True):
-            try:
-                with path.open("rb") as stream:
-                    content = hashlib.file_digest(stream, "sha256").digest()
-            except OSError as fault:
-                raise DataError(f"cannot be read: {fault.strerror}", where=shorten(name)) from fault
+        for name, content in zip(self.names, self._contents, strict=True):
             encoded = name.encode("utf-8", "surrogateescape")
             total.update(len(encoded).to_bytes(8, "big") + encoded + content)
         return total.hexdigest()
+
+    @cached_property
+    def _contents(self) -> tuple[bytes, ...]:
+        """SHA-256 of each file."""
+        return file_digests(self.paths)
 
     def class_of(self, index: int) -> str | None:
         """Return the class name of an image, or None if nothing says it.
@@ -175,6 +177,22 @@ class ImageFolder:
     @cached_property
     def _tables(self) -> dict[Path, dict[str, dict[str, str]]]:
         return {}
+
+
+def file_digests(paths: Iterable[Path]) -> tuple[bytes, ...]:
+    """Return the SHA-256 of each file.
+
+    Raises:
+        DataError: if one cannot be read.
+    """
+    found = []
+    for path in paths:
+        try:
+            with path.open("rb") as stream:
+                found.append(hashlib.file_digest(stream, "sha256").digest())
+        except OSError as fault:
+            raise DataError(f"cannot be read: {fault.strerror}", where=shorten(str(path), 200)) from fault
+    return tuple(found)
 
 
 def fit_image(pixels: Pixels, preprocessing: Preprocessing, size: tuple[int, int]) -> npt.NDArray[np.float32]:
@@ -288,7 +306,8 @@ def _match(patterns: Sequence[str], base: Path) -> tuple[list[Path], list[str]]:
         matched = False
         for file in _files_of(pattern, base):
             matched = True
-            files.setdefault(file.resolve(), Path(os.path.abspath(file)))  # noqa: PTH100 - keeps links' own names
+            real = Path(os.path.realpath(file))  # unlike Path.resolve, no exception where links lead in a circle
+            files.setdefault(real, Path(os.path.abspath(file)))  # noqa: PTH100 - keeps links' own names
         if not matched:
             unmatched.append(pattern)
     return list(files.values()), unmatched
@@ -304,15 +323,11 @@ def _files_of(pattern: str, base: Path) -> Iterator[Path]:
     if exists:
         yield from _images_below(literal) if literal.is_dir() else iter((literal,))
         return
-    # Path.glob refuses absolute patterns.
-    for match in sorted(glob.iglob(str(Path(pattern).expanduser()), root_dir=base, recursive=True)):  # noqa: PTH207
-        path = base / match
-        if path.is_dir():
-            # "photos/**" names folders too: their files are matched on their own.
-            if "**" not in pattern:
-                yield from _images_below(path)
-        else:
+    for path in sorted(matches(pattern, base)):
+        if not path.is_dir():
             yield path
+        elif "**" not in pattern:  # "photos/**" names folders too: their files are matched on their own
+            yield from _images_below(path)
 
 
 def _images_below(folder: Path) -> Iterator[Path]:

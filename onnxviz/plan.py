@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import ctypes
 import dataclasses
 import hashlib
 import importlib.metadata
-import importlib.util
+import itertools
+import json
 import re
-import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from onnxviz import builtin
+from onnxviz import builtin, limits
 from onnxviz.analyses.base import Analysis, Job, Subject
 from onnxviz.cache import Store, key_of
 from onnxviz.concepts import MaskFolder
-from onnxviz.errors import AnalysisError, Fault, OnnxvizError, RecipeError, SelectionError, nearest, shorten
+from onnxviz.devices import Device
+from onnxviz.errors import AnalysisError, DataError, Fault, OnnxvizError, RecipeError, SelectionError, nearest, shorten
 from onnxviz.graph import open_model
 from onnxviz.graph.view import GraphView
 from onnxviz.images import ImageFolder, ImageSource
@@ -29,7 +28,6 @@ from onnxviz.recipe import Recipe, ordered
 from onnxviz.recipe_schema import DATA_KINDS, BuiltinSettings, ConceptsSettings, PreprocessSettings, pair
 from onnxviz.source import Address, Entries, Place, find, plain, words
 
-Device = Literal["cpu", "cuda"]
 PROOF_IMAGES = 2
 """Images on which every layer that is used must agree with ONNX Runtime."""
 PROOF_COST = 2.0 * PROOF_IMAGES
@@ -45,13 +43,15 @@ class PlannedJob:
         key: what its result is stored under.
         alias: the model.
         analysis: the analysis' id.
-        job: what to do.
+        job: what to do; its parameters are as JSON gives them back.
+        needs: the keys of the jobs that it needs, in the order of `job.needs`.
     """
 
     key: str
     alias: str
     analysis: str
     job: Job
+    needs: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -125,6 +125,51 @@ def make_plan(recipe: Recipe, device: Device = "cpu") -> Plan:
     return plan
 
 
+def open_subject(
+    recipe: Recipe, alias: str, device: Device = "cpu", planned: Mapping[str, str] | None = None
+) -> Subject:
+    """Open one model of a recipe with the recipe's data, for whoever is given jobs that were planned elsewhere.
+
+    Args:
+        recipe: what names them.
+        alias: the model.
+        device: what it is opened for.
+        planned: what `digests_of` said when the keys of the jobs were made.
+
+    Raises:
+        RecipeError: if the model or the data are refused.
+        DataError: if they are not those that the jobs were planned for.
+    """
+    planner = _Planner(recipe, device)
+    subject = planner.open_subject(alias, planner.open_data())
+    if subject is None or planner.faults:
+        raise RecipeError(ordered(planner.faults))
+    if planned is not None:
+        # The results would be stored under the keys of what it was.
+        for name, digest in digests_of([subject]).items():
+            if planned.get(name) != digest:
+                raise DataError(
+                    "was changed since the run was planned",
+                    where=name,
+                    remedy="run the same command again: what is done is kept",
+                )
+    return subject
+
+
+def digests_of(subjects: Iterable[Subject]) -> dict[str, str]:
+    """Return digests of all files that results depend on, by what they are called in an error."""
+    found = {}
+    for subject in subjects:
+        found[f"model {subject.alias!r}"] = subject.view.digest
+        found[f"labels of model {subject.alias!r}"] = _labels_digest(subject) or ""
+        found |= {f"data {name!r}": source.digest for name, source in subject.data.items()}
+    return found
+
+
+def _labels_digest(subject: Subject) -> str | None:
+    return hashlib.sha256("\n".join(subject.labels).encode()).hexdigest() if subject.labels else None
+
+
 @cache
 def versions() -> Mapping[str, str]:
     """Return the versions of the installed libraries that results depend on."""
@@ -135,26 +180,6 @@ def versions() -> Mapping[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
-
-
-def likely_device() -> Device:
-    """Return what torch will most likely find here, without loading it: its build and the driver are looked at."""
-    spec = importlib.util.find_spec("torch")
-    if spec is None or spec.origin is None or sys.platform == "darwin":
-        return "cpu"
-    try:
-        build = Path(spec.origin).with_name("version.py").read_text(encoding="utf-8")
-    except OSError:
-        return "cpu"
-    if not re.search(r"^cuda\b[^=]*=\s*['\"]", build, re.MULTILINE):
-        return "cpu"
-    try:
-        driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
-        count = ctypes.c_int(0)
-        ready = driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0
-    except (OSError, AttributeError):
-        return "cpu"
-    return "cuda" if ready and count.value else "cpu"
 
 
 class _Known(dict[str, Any]):
@@ -199,7 +224,11 @@ class _Planner:
         jobs: list[PlannedJob] = []
         for alias, subject in subjects.items():
             for name, analysis in self.recipe.analyses.items():
-                jobs += self.split(alias, subject, name, analysis)
+                jobs += itertools.islice(self.split(alias, subject, name, analysis), limits.JOBS + 1 - len(jobs))
+                if len(jobs) > limits.JOBS:
+                    self.fault(f"with this the run has more than {limits.JOBS:,} jobs; make several runs of it",
+                               ("analyses", name))  # fmt: skip
+                    return Plan(self.recipe, {}, {}, (), {}, self.device, versions())
         proofs = {}
         for alias, subject in subjects.items():
             used = {layer for job in jobs if job.alias == alias for layer in job.job.layers}
@@ -280,43 +309,57 @@ class _Planner:
 
     def split(self, alias: str, subject: Subject, name: str, analysis: Analysis) -> Iterator[PlannedJob]:
         address: Address = ("analyses", name)
-        taken: set[str] = set()
+        keys: dict[str, str] = {}
         try:
+            start = self.start_of_keys(subject, analysis)
             for job in analysis.jobs(subject):
-                if job.name in taken:
-                    raise AnalysisError(
-                        f"two of its jobs are called {shorten(job.name)!r}", where=analysis_kind(analysis)
-                    )
-                taken.add(job.name)
-                yield PlannedJob(self.key(subject, analysis, job), alias, name, job)
+                fault = f"two of its jobs are called {shorten(job.name)!r}" if job.name in keys else ""
+                for needed in job.needs:
+                    if needed not in keys:
+                        fault = f"the job {shorten(job.name)!r} needs {shorten(needed)!r}, which is none before it"
+                if fault:
+                    raise AnalysisError(fault, where=analysis_kind(analysis))
+                planned = self.planned(start, subject, name, analysis, job, keys)
+                keys[job.name] = planned.key
+                yield planned
         except OnnxvizError as error:
             self.note(error, address, alias if self.recipe.compares else "")
 
-    def key(self, subject: Subject, analysis: Analysis, job: Job) -> str:
-        settings = analysis.model_dump(mode="json")
-        settings.pop("title", None)  # a heading changes no result
+    def planned(
+        self, start: str, subject: Subject, name: str, analysis: Analysis, job: Job, keys: Mapping[str, str]
+    ) -> PlannedJob:
         try:
-            return key_of(
-                {
-                    **self.context(subject),
-                    "analysis": [analysis_kind(analysis), type(analysis).version, settings],
-                    "job": [job.name, dict(job.parameters), list(job.layers)],
-                    "data": {name: subject.data[name].digest for name in job.data},
-                }
-            )
-        except TypeError as error:
+            # As they are after a way through JSON, so that a job is the same wherever it is done.
+            parameters = json.loads(json.dumps(dict(job.parameters), allow_nan=False))
+        except (TypeError, ValueError) as error:
             raise AnalysisError(
                 f"the job {shorten(job.name)!r} has parameters that are no JSON data: {error}",
                 where=analysis_kind(analysis),
             ) from error
+        needs = tuple(keys[needed] for needed in job.needs)
+        parts: dict[str, Any] = {
+            "start": start,
+            "job": [job.name, parameters, list(job.layers)],
+            "data": {name: subject.data[name].digest for name in job.data},
+        }
+        if needs:
+            parts["needs"] = list(needs)
+        return PlannedJob(key_of(parts), subject.alias, name, dataclasses.replace(job, parameters=parameters), needs)
+
+    def start_of_keys(self, subject: Subject, analysis: Analysis) -> str:
+        """Return what the keys of all jobs of an analysis on a model have in common."""
+        settings = analysis.model_dump(mode="json")
+        for name in type(analysis).without_effect:
+            settings.pop(name, None)
+        kind = analysis_kind(analysis)
+        return key_of({**self.context(subject), "analysis": [kind, type(analysis).version, settings]})
 
     def context(self, subject: Subject) -> dict[str, Any]:
         """Return what every result of a model depends on."""
-        labels = hashlib.sha256("\n".join(subject.labels).encode()).hexdigest() if subject.labels else None
         return {
             "model": subject.view.digest,
             "preprocessing": [dataclasses.asdict(dataclasses.replace(subject.preprocessing, name="", declared=True))],
-            "labels": labels,
+            "labels": _labels_digest(subject),
             "seed": subject.seed,
             "versions": dict(versions()),
             "device": self.device,
@@ -350,6 +393,8 @@ class _Planner:
             if value is None or isinstance(value, bool):
                 continue
             quoted = repr(shorten(value)) if isinstance(value, str) else str(value)
+            if quoted not in error.what:
+                continue
             found = re.search(rf"(?<![\w.]){re.escape(quoted)}(?![\w.])", error.what)
             if found and len(quoted) > length:
                 best, length = word.place, len(quoted)

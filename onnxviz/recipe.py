@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from onnxviz import limits
 from onnxviz.analyses import registry
 from onnxviz.analyses.base import Analysis
 from onnxviz.errors import Fault, RecipeError, nearest, shorten
@@ -21,6 +23,7 @@ from onnxviz.recipe_schema import (
     ID_PATTERN,
     DataSettings,
     ExpectationSettings,
+    LimitsSettings,
     ModelSettings,
     RecipeSettings,
 )
@@ -38,13 +41,14 @@ from onnxviz.source import (
     place_of,
     plain,
     read_source,
+    words,
 )
 
 SINGLE = "model"
 """Alias of the model where a recipe has only one."""
 METRIC_PATTERN = r"(?:([^:.]*):)?([^:.]*)\.(.+)"
 """`analysis_id.metric`, or `alias:analysis_id.metric` for one of several models."""
-_MOST_ANALYSES = 1_000
+_MOST_FAULTS = 1_000
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,7 @@ class Recipe:
         expect: metrics that must hold.
         tree: everything with its place, for faults that are found later.
         faults: what is wrong with it, where only its sound parts were asked for.
+        limits: for the processes that open the models, where it tightens them.
     """
 
     name: str
@@ -72,6 +77,7 @@ class Recipe:
     expect: tuple[ExpectationSettings, ...]
     tree: Entries = field(repr=False, compare=False)
     faults: tuple[Fault, ...] = ()
+    limits: LimitsSettings | None = None
 
     @property
     def compares(self) -> bool:
@@ -116,6 +122,8 @@ class Recipe:
             name: {"kind": analysis.model_dump(mode="json")["kind"]} | analysis.model_dump(mode="json")
             for name, analysis in self.analyses.items()
         }
+        if self.limits is not None:
+            locked["limits"] = self.limits.model_dump(mode="json", exclude_none=True)
         if self.expect:
             locked["expect"] = [item.model_dump(mode="json", exclude_none=True) for item in self.expect]
         return dump(locked)
@@ -164,10 +172,16 @@ def relative(path: Path, folder: Path) -> str:
 
 
 def ordered(faults: Sequence[Fault]) -> list[Fault]:
-    """Return the faults without repetitions, file by file in the order of the text, those of `--set` last."""
+    """Return the faults without repetitions, file by file in the order of the text, those of `--set` last.
+
+    Of more than a thousand the first are returned, with one that says how many others there are.
+    """
     names = dict.fromkeys(fault.file for fault in faults)
     files = {name: index for index, name in enumerate(sorted(names, key=lambda name: name.startswith("--set")))}
-    return sorted(dict.fromkeys(faults), key=lambda fault: (files[fault.file], fault.line, fault.column))
+    found = sorted(dict.fromkeys(faults), key=lambda fault: (files[fault.file], fault.line, fault.column))
+    if (more := len(found) - _MOST_FAULTS) > 0:
+        found[_MOST_FAULTS:] = [Fault(f"and {more:,} more fault{'s' * (more != 1)}", found[-1].file)]
+    return found
 
 
 def _relative_all(value: str | list[str], base: Path, folder: Path) -> str | list[str]:
@@ -212,6 +226,7 @@ class _Builder:
         self.tree = tree
         self.name = name
         self.faults: list[Fault] = []
+        self.copied = 0
 
     def build(self) -> Recipe | None:
         """Return the recipe, or what of it is sound if there are faults; None if no model is."""
@@ -237,6 +252,7 @@ class _Builder:
             analyses={key: value for key, value in analyses.items() if value is not None},
             expect=tuple(top.expect),
             tree=self.tree,
+            limits=top.limits,
         )
 
     def named(self, part: str) -> Entries | None:
@@ -248,6 +264,7 @@ class _Builder:
         if not isinstance(node, Entries):
             self.faults.append(node.place.fault(f"expected a mapping from names to their settings, not {form(node)}"))
             return None
+        self.count(part, len(node.entries), self.tree.keys[part])
         for key in node.entries:
             if not re.fullmatch(ID_PATTERN, key):
                 self.faults.append(
@@ -260,6 +277,21 @@ class _Builder:
             elif part == "models" and key == SINGLE:
                 self.faults.append(node.keys[key].fault(f"a model among several cannot be called {key!r}"))
         return node
+
+    def count(self, part: str, count: int, place: Place) -> None:
+        """Refuse a part of too many entries, at once: each costs an opened file, or jobs."""
+        most = limits.RECIPE_ENTRIES[part]
+        if count > most:
+            raise RecipeError(
+                [place.fault(f"{count:,} entries of `{part}` are too many; a recipe has {most:,} at most")]
+            )
+
+    def count_copies(self, size: int, place: Place) -> None:
+        """Refuse, at once, to copy more values for `defaults` and `matrix` than memory and time are for."""
+        self.copied += size
+        if self.copied > limits.RECIPE_COPIES:
+            text = f"defaults and matrices would make more than {limits.RECIPE_COPIES:,} values in this recipe"
+            raise RecipeError([place.fault(f"{text}; write several recipes")])
 
     def top(self) -> RecipeSettings | None:
         shallow = Entries(dict(self.tree.entries), dict(self.tree.keys), self.tree.place)
@@ -338,10 +370,12 @@ class _Builder:
                 self.fill_in(analyses, kind, settings, set(wrong))
 
     def fill_in(self, analyses: Entries, kind: str, settings: Entries, wrong: set[str]) -> None:
+        size = _size(settings)
         for analysis in analyses.entries.values():
             if not isinstance(analysis, Entries) or "kind" not in analysis.entries:
                 continue
             if plain(analysis.entries["kind"]) == kind:
+                self.count_copies(size, settings.place)
                 for key, value in settings.entries.items():
                     if key not in analysis.entries and key not in wrong:
                         analysis.put(key, copy(value), settings.keys[key])
@@ -372,8 +406,12 @@ class _Builder:
                 self.faults.append(values.place.fault(f"expected a list of values for {shorten(key)!r}"))
                 return
             axes.append([(key, word, value) for word, value in choices])
+        count = math.prod(map(len, axes))
+        self.count("analyses", len(analyses.entries) - 1 + count, fields.place)
+        longest = max(_size(item) for axis in axes for *_, item in axis)
+        self.count_copies(count * (_size(original) + len(axes) * longest), fields.place)
         made: dict[str, Entries] = {}
-        for combination in itertools.islice(itertools.product(*axes), _MOST_ANALYSES):
+        for combination in itertools.product(*axes):
             variant = copy(original)
             assert isinstance(variant, Entries)
             for key, _, value in combination:
@@ -436,6 +474,11 @@ class _Builder:
     def keys_of(self, part: str) -> Sequence[str]:
         node = self.tree.entries.get(part)
         return list(node.entries) if isinstance(node, Entries) else []
+
+
+def _size(node: Node) -> int:
+    """Return the number of words in a node, itself counted where it has none."""
+    return sum(1 for _ in words(node)) or 1
 
 
 def _choices(values: Node) -> Iterator[tuple[str, Node]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -45,7 +46,8 @@ def extended(tree: Entries, chain: tuple[Path, ...], faults: list[Fault]) -> Ent
         faults.append(fault)
         return tree
     base_file = place.folder / base_node.value
-    if base_file.resolve() in chain or len(chain) > _MOST_BASES:
+    real_file = Path(os.path.realpath(base_file))  # unlike Path.resolve, no exception where links lead in a circle
+    if real_file in chain or len(chain) > _MOST_BASES:
         faults.append(place.fault(f"recipes extend each other in a circle or more than {_MOST_BASES} deep"))
         return tree
     base, found = read_source(base_file)
@@ -56,7 +58,7 @@ def extended(tree: Entries, chain: tuple[Path, ...], faults: list[Fault]) -> Ent
         if base is not None:
             faults.append(base.place.fault("a recipe is a mapping that begins with 'version: 1'"))
         return tree
-    base = extended(base, (*chain, base_file.resolve()), faults)
+    base = extended(base, (*chain, real_file), faults)
     tree.drop("extends")
     return _merged(base, tree, ())
 

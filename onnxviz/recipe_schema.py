@@ -9,6 +9,7 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 
 from onnxviz.analyses import registry
 from onnxviz.errors import nearest
+from onnxviz.memory import parse_bytes
 from onnxviz.values import PRESETS, ChannelOrder, Fit, Preprocessing
 
 ID_PATTERN = r"[a-z0-9][a-z0-9_-]{0,63}"
@@ -161,6 +162,31 @@ class ExpectationSettings(Settings):
         return self
 
 
+class LimitsSettings(Settings):
+    """What each process that opens the models is limited to; a recipe can only tighten what the user allows."""
+
+    memory: int | str | None = Field(None, description="Memory of one process: 4GiB, 500 MB, or bytes.")
+    job_seconds: float | None = Field(None, gt=0, description="Time for one job in seconds.")
+    file_size: int | str | None = Field(None, description="Largest file that may be written: 1GiB, or bytes.")
+
+    @field_validator("memory", "file_size")
+    @classmethod
+    def _size(cls, value: int | str | None) -> int | str | None:
+        if value is not None and parse_bytes(value) < 1:
+            raise ValueError("a size is at least one byte")
+        return value
+
+    @property
+    def memory_bytes(self) -> int | None:
+        """The memory of one process in bytes."""
+        return None if self.memory is None else parse_bytes(self.memory)
+
+    @property
+    def file_bytes(self) -> int | None:
+        """The largest file in bytes."""
+        return None if self.file_size is None else parse_bytes(self.file_size)
+
+
 class RecipeSettings(Settings):
     """A recipe for onnxviz."""
 
@@ -177,6 +203,7 @@ class RecipeSettings(Settings):
     )
     analyses: dict[str, Any] = Field(description="What to find out, by a short id.")
     expect: list[ExpectationSettings] = Field([], description="Metrics that must hold, for the exit code.")
+    limits: LimitsSettings | None = Field(None, description="Limits for the processes that open the models.")
 
 
 def known_preset(name: str) -> str:

@@ -74,6 +74,8 @@ class Part:
     cached: int = 0
     failed: tuple[FailedJob, ...] = ()
     seconds: float = 0.0
+    cost: float = 0.0
+    """Estimated forward passes of the jobs that were done, so that the next plan knows how long one takes."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,23 @@ class DataCard:
 
 
 @dataclass(frozen=True)
+class Defence:
+    """One thing that a process which opens a stranger's model is kept from.
+
+    Attributes:
+        name: what is defended, for example "network".
+        active: whether it is.
+        how: by what, for example "seccomp".
+        reason: why it is not.
+    """
+
+    name: str
+    active: bool
+    how: str = ""
+    reason: str = ""
+
+
+@dataclass(frozen=True)
 class Provenance:
     """What is needed to repeat the run, and what it took."""
 
@@ -129,6 +148,14 @@ class Provenance:
     jobs: int
     cached: int
     command: str = ""
+    engine: str = "in this process"
+    """Who did the jobs, for example "2 worker processes"."""
+    limits: tuple[tuple[str, str], ...] = ()
+    """What the processes that opened the models were limited to, by name."""
+    defences: tuple[Defence, ...] = ()
+    """What kept the models' processes from the rest of the machine, and what could not."""
+    events: tuple[str, ...] = ()
+    """What a reader must know of how it went: workers that died, jobs done again, batches made smaller."""
 
 
 @dataclass(frozen=True)
@@ -163,7 +190,7 @@ class RunResult:
 
 def write(result: RunResult) -> Any:
     """Return the run as JSON data; pictures and arrays must have been stored."""
-    return _encode(result)
+    return encode(result)
 
 
 def read(data: Any) -> RunResult:
@@ -175,47 +202,52 @@ def read(data: Any) -> RunResult:
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         raise ValueError(f"not a run of format {FORMAT}")
     try:
-        result = _decode(data, RunResult)
+        result = decode(data, RunResult)
     except (KeyError, TypeError, AttributeError) as fault:
         raise ValueError(f"damaged run: {fault}") from fault
     assert isinstance(result, RunResult)
     return result
 
 
-def _encode(value: Any) -> Any:
+def encode(value: Any) -> Any:
+    """Return dataclasses, tuples and mappings of this module as JSON data."""
     if isinstance(value, Part):
         return {
             entry.name: [to_data(finding) for finding in value.findings]
             if entry.name == "findings"
-            else _encode(getattr(value, entry.name))
+            else encode(getattr(value, entry.name))
             for entry in dataclasses.fields(value)
         }
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {entry.name: _encode(getattr(value, entry.name)) for entry in dataclasses.fields(value)}
+        return {entry.name: encode(getattr(value, entry.name)) for entry in dataclasses.fields(value)}
     if isinstance(value, dict):
-        return {str(key): _encode(item) for key, item in value.items()}
+        return {str(key): encode(item) for key, item in value.items()}
     if isinstance(value, tuple | list):
-        return [_encode(item) for item in value]
+        return [encode(item) for item in value]
     return to_data(value)
 
 
-def _decode(data: Any, expected: Any) -> Any:
-    """Rebuild `expected` from JSON data, following the dataclasses' annotations."""
+def decode(data: Any, expected: Any) -> Any:
+    """Rebuild a value of type `expected` from JSON data, following the dataclasses' annotations.
+
+    Raises:
+        KeyError, TypeError, AttributeError, ValueError: if the data is of another form.
+    """
     origin = typing.get_origin(expected)
     if origin in (typing.Union, types.UnionType):
         if data is None:
             return None
         options = [option for option in typing.get_args(expected) if option is not type(None)]
-        return _decode(data, options[0]) if len(options) == 1 else from_data(data)
+        return decode(data, options[0]) if len(options) == 1 else from_data(data)
     if origin is tuple:
         arguments = typing.get_args(expected)
         if len(arguments) == 2 and arguments[1] is Ellipsis:
-            return tuple(_decode(item, arguments[0]) for item in data)
-        return tuple(_decode(item, argument) for item, argument in zip(data, arguments, strict=True))
+            return tuple(decode(item, arguments[0]) for item in data)
+        return tuple(decode(item, argument) for item, argument in zip(data, arguments, strict=True))
     if origin is dict:
         value_type = typing.get_args(expected)[1]
-        return {key: item if value_type is Any else _decode(item, value_type) for key, item in data.items()}
+        return {key: item if value_type is Any else decode(item, value_type) for key, item in data.items()}
     if dataclasses.is_dataclass(expected):
         hints = typing.get_type_hints(expected)
-        return typing.cast("Any", expected)(**{key: _decode(item, hints[key]) for key, item in data.items()})
+        return typing.cast("Any", expected)(**{key: decode(item, hints[key]) for key, item in data.items()})
     return from_data(data)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
@@ -11,6 +12,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import TextIO
 
 from onnxviz import results
 from onnxviz.cache import cannot_write, plain_name, write_bytes
@@ -158,19 +160,51 @@ def _written(folder: Path) -> set[str]:
 
 
 class Log:
-    """The run's log: what was done when, and the full tracebacks that messages leave out."""
+    """The run's log: what was done when, and the full tracebacks that messages leave out.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: the run folder.
+        also: another file that is given the same lines.
+    """
+
+    def __init__(self, folder: Path, also: Path | None = None) -> None:
         self.path = folder / LOG
+        self._streams: dict[Path, TextIO | None] = dict.fromkeys((self.path, *([also] if also else ())))
 
     def write(self, text: str) -> None:
         """Append a line or a traceback with the time; a log that cannot be written stops nobody."""
-        stamp = time.strftime("%Y-%m-%d %H:%M:%S")
-        try:
-            with self.path.open("a", encoding="utf-8", errors="backslashreplace") as stream:
-                stream.write(f"{stamp}  {text.rstrip()}\n")
-        except OSError:
-            return
+        for path in self._streams:
+            with contextlib.suppress(OSError):
+                append_log(self._opened(path), text)
+
+    def _opened(self, path: Path) -> TextIO:
+        stream = self._streams[path]
+        if stream is None:
+            stream = self._streams[path] = open_log(path)
+        return stream
+
+    def close(self) -> None:
+        """Close the files; they are opened again by the next line."""
+        for path, stream in self._streams.items():
+            if stream is not None:
+                with contextlib.suppress(OSError):
+                    stream.close()
+                self._streams[path] = None
+
+
+def open_log(path: Path) -> TextIO:
+    """Open a log to append to it, line by line, so that a killed run leaves all that was said.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path.open("a", encoding="utf-8", errors="backslashreplace", buffering=1)
+
+
+def append_log(stream: TextIO, text: str) -> None:
+    """Write a line or a traceback with the time."""
+    stream.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {text.rstrip()}\n")
 
 
 def analysis_of(result: RunResult, name: str) -> AnalysisResult:

@@ -43,3 +43,9 @@ def shared_data() -> Path:
 def one_thread_each() -> None:
     """Tests run in parallel processes: more threads than cores only make them slower."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def in_process() -> None:
+    """Runs do their jobs in the test's process unless a test asks for others, which take seconds to start."""
+    os.environ.setdefault("ONNXVIZ_WORKERS", "0")

@@ -64,10 +64,10 @@ def warm() -> None:
     import torch
 
     import onnxviz
-    import onnxviz.cli
+    import onnxviz.cli.commands
     import onnxviz.inspection
     import onnxviz.model
-    import onnxviz.workers  # noqa: F401
+    import onnxviz.workers.local  # noqa: F401
 
     torch.set_num_threads(1)
 
@@ -259,8 +259,8 @@ def bring(
         seconds: by the clock, after which a process is ended.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["onnxruntime", "torch", "onnxviz", "onnxviz.cli", "onnxviz.inspection",
-                                    "onnxviz.model", "onnxviz.workers"])  # fmt: skip
+    context.set_forkserver_preload(["onnxruntime", "torch", "onnxviz", "onnxviz.cli.commands", "onnxviz.inspection",
+                                    "onnxviz.model", "onnxviz.workers.local"])  # fmt: skip
     waiting = list(files)
     found: list[Outcome] = []
     while waiting:

@@ -16,8 +16,9 @@ import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = (
-    "agreement", "class_images", "dissection", "feature_visualization", "gpu", "grad_cam", "import_coverage",
-    "import_speed", "layer_names", "operator_table", "stock_onnx2torch",
+    "agreement", "class_images", "cluster_costs", "cluster_simulation", "dissection", "execution", "faults",
+    "feature_visualization", "fuzz", "gpu", "gpu_execution", "grad_cam", "import_coverage", "import_speed",
+    "layer_names", "operator_table", "ray_overhead", "stock_onnx2torch",
 )  # fmt: skip
 
 
@@ -159,10 +160,13 @@ def test_gpu_agreement_notices_another_network(monkeypatch: pytest.MonkeyPatch) 
     from benchmarks import gpu
 
     (on,) = gpu.subjects(torch.device("cpu"), None, quick=True)
-    differentiable = on.model.differentiable
-    monkeypatch.setattr(
-        on.model, "differentiable", lambda layers: lambda images: differentiable(layers)(images * 0.9)
-    )  # fmt: skip
+    for name in ("differentiable", "unchecked"):
+        made = getattr(on.model, name)
+
+        def another(layers: Any, made: Any = made) -> Any:
+            return lambda images: made(layers)(images * 0.9)
+
+        monkeypatch.setattr(on.model, name, another)
     for title in ("agreement with ONNX Runtime, every layer", "Grad-CAM maps on the CPU and on the device"):
         assert gpu.run_check(title, on).verdict == "failed"
 

@@ -89,13 +89,14 @@ def test_encodings_are_deterministic_and_exact() -> None:
 
 
 @pytest.mark.parametrize(
-    "damage", ["truncated", "no picture", "other picture", "other number", "not json", "no record"]
+    "damage",
+    ["truncated", "no picture", "other picture", "other number", "other job", "not its own", "not json", "no record"],
 )
 def test_damage_is_noticed_and_can_be_discarded(tmp_path: Path, damage: str) -> None:
     store = Store(tmp_path)
-    store.save(KEY, findings(), {})
+    store.save(KEY, findings(), {"job": "x"})
     folder = tmp_path / "jobs" / KEY
-    record = folder / "findings.json"
+    record = folder / "findings.jsonl"
     if damage == "truncated":
         record.write_bytes(record.read_bytes()[:-40])
     elif damage == "no picture":
@@ -104,6 +105,11 @@ def test_damage_is_noticed_and_can_be_discarded(tmp_path: Path, damage: str) -> 
         (folder / "0000.png").write_bytes((folder / "0001.jpg").read_bytes())
     elif damage == "other number":
         record.write_text(record.read_text().replace("0.1", "0.2", 1))
+    elif damage == "other job":
+        record.write_text(record.read_text().replace('"job":"x"', '"job":"y"', 1))
+    elif damage == "not its own":
+        store.save("1" * 32, findings(), {"job": "x"})
+        record.write_bytes((tmp_path / "jobs" / ("1" * 32) / record.name).read_bytes())
     elif damage == "not json":
         record.write_text("[" * 100_000)
     else:
@@ -117,18 +123,22 @@ def test_damage_is_noticed_and_can_be_discarded(tmp_path: Path, damage: str) -> 
 def test_a_record_cannot_name_files_elsewhere(tmp_path: Path) -> None:
     store = Store(tmp_path)
     store.save(KEY, [Note("x")], {})
-    record = tmp_path / "jobs" / KEY / "findings.json"
+    record = tmp_path / "jobs" / KEY / "findings.jsonl"
     (tmp_path / "secret.png").write_bytes(b"x")
-    data = json.loads(record.read_text())
-    data["findings"] = [{"type": "TileGrid", "id": "g", "title": "", "tiles": [
+    head, body = (json.loads(line) for line in record.read_bytes().splitlines())
+
+    def forge() -> None:
+        written = canonical(body)
+        forged = {**head, "digest": hashlib.sha256(KEY.encode() + b"\n{}\n" + written).hexdigest()}
+        record.write_bytes(canonical(forged) + b"\n" + written + b"\n")
+
+    body["findings"] = [{"type": "TileGrid", "id": "g", "title": "", "tiles": [
         {"type": "Tile", "title": "t", "pictures": [{"type": "Picture", "path": "../secret.png"}]}]}]  # fmt: skip
-    data["digest"] = hashlib.sha256(canonical(data["findings"])).hexdigest()
-    record.write_text(json.dumps(data))
+    forge()
     with pytest.raises(DamagedError, match="none of the store's"):
         store.load(KEY)
-    data["findings"], data["files"] = [], {"../../secret.png": hashlib.sha256(b"x").hexdigest()}
-    data["digest"] = hashlib.sha256(canonical([])).hexdigest()
-    record.write_text(json.dumps(data))
+    body["findings"], body["files"] = [], {"../../secret.png": hashlib.sha256(b"x").hexdigest()}
+    forge()
     with pytest.raises(DamagedError, match="outside"):
         store.load(KEY)
 
@@ -140,11 +150,12 @@ def test_a_killed_writer_leaves_nothing(tmp_path: Path) -> None:
         "from pathlib import Path\n"
         "from onnxviz import cache\n"
         "from onnxviz.findings import *\n"
-        "flush, calls = os.fsync, []\n"
-        "def dying(descriptor):\n"
-        "    calls.append(1); flush(descriptor)\n"
-        "    if len(calls) == 2: os._exit(9)\n"
-        "os.fsync = dying\n"
+        "opened, calls = Path.open, []\n"
+        "def dying(path, *mode):\n"
+        "    calls.append(1)\n"
+        "    if len(calls) == 3: os._exit(9)\n"
+        "    return opened(path, *mode)\n"
+        "Path.open = dying\n"
         "tiles = tuple(Tile('x', pictures=(Picture(np.zeros((4, 4, 3), np.uint8)),)) for _ in range(4))\n"
         f"cache.Store(Path(sys.argv[1])).save('{KEY}', [TileGrid('g', 'G', tiles)], {{}})\n"
     )

@@ -19,21 +19,22 @@ from PIL import Image
 from pydantic import Field
 from tiny_models import fill, save_model
 
-from onnxviz import agreement, execute, results, workers
+from onnxviz import agreement, devices, execute, results
 from onnxviz import recipe as recipe_module
 from onnxviz.analyses.base import Analysis, Bench, Job, LayerSelector, Subject
 from onnxviz.errors import AnalysisError, OutputError
 from onnxviz.execute import Run, Silent, run, run_file
 from onnxviz.expectations import decide, describe, holds
 from onnxviz.findings import Array, Column, Finding, Metric, Note, Picture, Table, Tile, TileGrid
+from onnxviz.proof import synthetic_photographs
 from onnxviz.recipe import parse_recipe, read_recipe
 from onnxviz.recipe_schema import ExpectationSettings
 from onnxviz.results import AnalysisResult, Part
 from onnxviz.run_folder import read_run
 from onnxviz.values import Agreement, Unit
-from onnxviz.workers import synthetic_photographs
 
 RAN: list[str] = []
+Proved = tuple[tuple[Agreement, ...], tuple[str, ...]]
 
 
 class Probe(Analysis):
@@ -136,7 +137,7 @@ def test_a_run_and_what_it_leaves(folder: Path) -> None:
     assert set(part.metrics) == {"mean_first", "mean_second"}
     assert made.report.is_file()
     assert {item.name for item in (folder / "run").iterdir()} == {
-        "run.lock", "run.json", "recipe.lock.yaml", "log.txt", "jobs", "tables", "arrays", "report",
+        "run.lock", ".checked.json", "run.json", "recipe.lock.yaml", "log.txt", "jobs", "tables", "arrays", "report",
     }  # fmt: skip
     assert results.write(read_run(folder / "run")) == results.write(result)
     assert {item.layer for item in result.models[0].agreement} == {"first", "second"}
@@ -236,10 +237,10 @@ def test_an_interrupted_run_goes_on(folder: Path) -> None:
 
 
 def test_layers_that_disagree_are_not_analysed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def prove(model: object, layers: Sequence[str], images: object) -> tuple[Agreement, ...]:
-        return tuple(Agreement(name, 0.5 if name == "second" else 0.0, 1.0, 1e-4) for name in layers)
+    def prove(model: object, layers: Sequence[str], images: object) -> Proved:
+        return tuple(Agreement(name, 0.5 if name == "second" else 0.0, 1.0, 1e-4) for name in layers), ()
 
-    monkeypatch.setattr(agreement, "prove", prove)
+    monkeypatch.setattr(agreement, "prove_comparable", prove)
     made = start(folder)
     assert RAN == ["first"]
     (failed,) = made.result.analyses[0].parts[0].failed
@@ -249,12 +250,12 @@ def test_layers_that_disagree_are_not_analysed(folder: Path, monkeypatch: pytest
 
 
 def test_one_layer_that_does_not_convert_costs_only_itself(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def prove(model: object, layers: Sequence[str], images: object) -> tuple[Agreement, ...]:
+    def prove(model: object, layers: Sequence[str], images: object) -> Proved:
         if "second" in layers:
             raise RuntimeError("no such operator")
-        return tuple(Agreement(name, 0.0, 0.0, 1e-4) for name in layers)
+        return tuple(Agreement(name, 0.0, 0.0, 1e-4) for name in layers), ()
 
-    monkeypatch.setattr(agreement, "prove", prove)
+    monkeypatch.setattr(agreement, "prove_comparable", prove)
     made = start(folder)
     assert RAN == ["first"]
     assert "no such operator" in made.result.analyses[0].parts[0].failed[0].error
@@ -353,7 +354,7 @@ def test_killed_and_started_again_it_ends_bit_identical(folder: Path, monkeypatc
     child.wait()
     assert not (killed / "run.json").exists()
     done = subprocess.run([*command, "--out", str(killed)], check=True, capture_output=True, text=True)
-    assert "kept" in done.stdout
+    assert "done before" in done.stdout
     assert results_of(killed) == results_of(whole)
     findings = [
         [
@@ -409,7 +410,7 @@ def test_expectations_name_what_was_not_produced() -> None:
     assert (second.model, second.value, second.holds) == ("y", None, False)
     assert (third.model, third.level, third.because) == ("y", "warn", "x")
     assert describe(items[1]) == "≥ 0 and ≤ 1"
-    assert workers.thread_count() >= 1
+    assert devices.thread_count() >= 1
 
 
 def test_what_was_used_but_not_as_it_is_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,16 +14,17 @@ import onnxviz
 PACKAGE = Path(onnxviz.__file__).parent
 
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("errors", "values", "limits", "findings", "results"),
+    ("errors", "memory", "devices", "confinement", "values", "limits", "findings", "results"),
     ("tensors", "source", "model_file", "labels", "colormap"),
     ("graph", "importing"),
-    ("preprocessing", "convert", "runtime", "model", "conversion", "agreement"),
-    ("decode", "images", "concepts", "targets", "image_choice", "probe", "builtin"),
+    ("preprocessing", "convert", "runtime", "batches", "model", "conversion", "agreement"),
+    ("decode", "patterns", "images", "concepts", "targets", "image_choice", "probe", "builtin"),
     ("optimize", "attribution", "kernels", "dissection"),
     ("analyses",),
-    ("recipe_schema", "recipe_faults", "recipe_layers", "recipe"),
+    ("recipe_schema", "recipe_faults", "recipe_layers", "recipe", "recipe_parts"),
     # The report sees only floor 0, so it may stand left of what calls it.
-    ("report", "cache", "plan", "workers", "expectations", "run_folder", "inspection", "execute"),
+    ("report", "cache", "plan", "proof", "schedule", "workers", "expectations", "run_folder", "inspection", "dispatch",
+     "execute", "estimate"),
     ("progress",),
     ("cli", "__main__", "__init__"),
 )

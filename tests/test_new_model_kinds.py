@@ -281,9 +281,9 @@ def test_options_that_would_do_nothing_are_refused(
 
 
 def test_a_failed_job_sets_what_is_wrong_apart_from_what_to_do() -> None:
-    from onnxviz.workers import _one_line
+    from onnxviz.errors import one_line
 
-    assert _one_line(ModelError("it broke", where="m.onnx", remedy="mend it")) == "m.onnx: it broke; mend it"
+    assert one_line(ModelError("it broke", where="m.onnx", remedy="mend it")) == "m.onnx: it broke; mend it"
 
 
 @pytest.mark.parametrize(("by_accuracy", "said"), [(True, "clearly ahead"), (False, "ahead, by confidence only")])

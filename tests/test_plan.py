@@ -10,8 +10,9 @@ from tiny_models import fill, save_model
 
 from onnxviz import plan as plan_module
 from onnxviz.cache import Store
+from onnxviz.devices import likely_device
 from onnxviz.errors import RecipeError
-from onnxviz.plan import Plan, likely_device, make_plan
+from onnxviz.plan import Plan, make_plan
 from onnxviz.recipe import parse_recipe, read_recipe
 
 

@@ -3,40 +3,76 @@
 from __future__ import annotations
 
 import json
-import os
-import shlex
-import sys
-import webbrowser
+from functools import partial
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any
 
 import typer
 from rich.text import Text
+from typer.core import TyperGroup
 
 from onnxviz import report
 from onnxviz.analyses import registry
-from onnxviz.cache import Store, locked, write_bytes
+from onnxviz.cache import locked, write_bytes
+from onnxviz.cli.browser import open_page
+from onnxviz.cli.confined import Confinement, MemoryOption, beside, confined, confinement
+from onnxviz.cli.ending import INTERRUPTED
 from onnxviz.cli.explain import explain_all, explain_kind
-from onnxviz.cli.show import consoles, safe, show_error, show_lines, show_plan, show_result
+from onnxviz.cli.run_options import (
+    NO_LIMIT,
+    DeviceOption,
+    OnlyOption,
+    OpenOption,
+    RunOptions,
+    limits_of,
+    require_named,
+    with_run_options,
+)
+from onnxviz.cli.running import EXIT_CODES, run_recipe
+from onnxviz.cli.show import consoles, show_error, show_lines, show_result
 from onnxviz.cli.show_model import show_inspection, show_probe, trial_counter
+from onnxviz.cli.show_plan import show_plan
 from onnxviz.cli.start import starting_recipe
+from onnxviz.devices import likely_device
 from onnxviz.errors import OnnxvizError, OutputError, SelectionError, nearest, shorten
-from onnxviz.execute import Observer, Run, Silent, default_folder
-from onnxviz.execute import run as execute
+from onnxviz.estimate import planned_work
+from onnxviz.execute import default_folder
 from onnxviz.inspection import inspect_model
-from onnxviz.plan import Device, likely_device, make_plan
-from onnxviz.progress import PlainProgress, TerminalProgress, duration
+from onnxviz.plan import make_plan
+from onnxviz.proof import MIXES_BATCH
 from onnxviz.recipe import Recipe, parse_recipe, read_recipe
+from onnxviz.recipe_parts import chosen as chosen_analyses
+from onnxviz.recipe_parts import restricted
 from onnxviz.recipe_schema import json_schema
 from onnxviz.run_folder import RUN, read_run, run_data
-from onnxviz.workers import MIXES_BATCH
+from onnxviz.schedule import schedule_of
+from onnxviz.workers.engine import worker_count
+from onnxviz.workers.processes import paths_of
 
 QUICKSTART = "quickstart.yaml"
 """The recipe of `onnxviz demo`, beside the package's modules."""
 
+
+class Commands(TyperGroup):
+    """The commands; an interruption is one line, whatever it interrupts."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Do a command.
+
+        Raises:
+            typer.Exit: if the user interrupts it.
+        """
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            consoles()[1].print(Text("\ninterrupted"), soft_wrap=True)
+            raise typer.Exit(INTERRUPTED) from None
+
+
 app = typer.Typer(
     name="onnxviz",
+    cls=Commands,
     help="What has this vision model learned, where does it look, can it be trusted? Any ONNX model, one recipe, "
     "one report.",
     no_args_is_help=True,
@@ -45,9 +81,6 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-DeviceOption = Annotated[
-    Literal["auto", "cpu", "cuda"], typer.Option("--device", help="What to compute on.", show_default=True)
-]
 RecipeArgument = Annotated[Path, typer.Argument(help="The recipe, a YAML file.", show_default=False)]
 SetOption = Annotated[
     list[str] | None,
@@ -57,12 +90,6 @@ OutOption = Annotated[
     Path | None, typer.Option("--out", "-o", help="The run folder; runs/<recipe> if not given.", show_default=False)
 ]
 SeedOption = Annotated[int | None, typer.Option("--seed", help="Another seed than the recipe's.", show_default=False)]
-QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Only errors and the path of the report.")]
-VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="More about what goes on.")]
-OpenOption = Annotated[
-    bool | None,
-    typer.Option("--open/--no-open", help="Open the report; by default in a desktop session.", show_default=False),
-]
 
 
 def _version(wanted: bool) -> None:
@@ -83,23 +110,17 @@ def options(
 
 
 @app.command()
+@with_run_options
 def run(
     recipe: RecipeArgument,
     overrides: SetOption = None,
     out: OutOption = None,
-    device: DeviceOption = "auto",
     seed: SeedOption = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and end.")] = False,
-    quiet: QuietOption = False,
-    verbose: VerboseOption = False,
-    open_report: OpenOption = None,
+    *,
+    options: RunOptions,
 ) -> None:
     """Run a recipe and write its report; what is done already is kept."""
-    loaded = read_recipe(recipe, _with_seed(overrides, seed), partly=True)
-    if dry_run:
-        _plan(loaded, out, device)
-        return
-    _run(loaded, out or default_folder(loaded), device, quiet, verbose, open_report)
+    _run(read_recipe(recipe, _with_seed(overrides, seed), partly=True), out, options)
 
 
 @app.command()
@@ -109,27 +130,40 @@ def plan(
     out: OutOption = None,
     device: DeviceOption = "auto",
     seed: SeedOption = None,
+    only: OnlyOption = None,
+    memory: MemoryOption = None,
 ) -> None:
-    """Show what a recipe would do: jobs, images, passes, and what is done already."""
-    _plan(read_recipe(recipe, _with_seed(overrides, seed), partly=True), out, device)
+    """Show what a recipe would do: jobs, images, time, space, and what is done already."""
+    loaded = read_recipe(recipe, _with_seed(overrides, seed), partly=True)
+    _plan(loaded, out, RunOptions(device=device, only=only, memory=memory))
 
 
 @app.command()
 def validate(
     recipes: Annotated[list[Path], typer.Argument(help="Recipes.", show_default=False)],
     overrides: SetOption = None,
+    memory: MemoryOption = None,
 ) -> None:
     """Check recipes, their models and their data, and list all faults."""
     output, errors = consoles()
     refused = False
+    device = likely_device()
+
+    def check(recipe: Recipe) -> None:
+        made = make_plan(recipe, device)
+        show_lines(output, [f"{path}: valid; {len(made.jobs)} job{'s' * (len(made.jobs) != 1)}"])
+
     for path in recipes:
         try:
-            made = make_plan(read_recipe(path, tuple(overrides or ()), partly=True), likely_device())
+            recipe = read_recipe(path, tuple(overrides or ()), partly=True)
+            confined(partial(check, recipe), _bounds(recipe, memory))
         except OnnxvizError as error:
             refused = True
             show_error(errors, error)
-        else:
-            show_lines(output, [f"{path}: valid; {len(made.jobs)} job{'s' * (len(made.jobs) != 1)}"])
+        except typer.Exit as end:
+            if end.exit_code != 2:
+                raise
+            refused = True
     if refused:
         raise typer.Exit(2)
 
@@ -167,28 +201,35 @@ def inspect(
         typer.Option("--size", metavar="NAME=NUMBER", help="A number for a free dimension: height=224."),
     ] = None,
     device: DeviceOption = "auto",
+    memory: MemoryOption = None,
 ) -> None:
     """Show what a model is: its producer, input, layers, what does not convert, and how to feed it."""
     output, errors = consoles()
     _refuse_idle_options(layers, agreement, images, labels)
-    found = inspect_model(
-        model,
-        layers=layers,
-        preprocess=preprocess,
-        agreement=agreement is not False and images is None,
-        images=images,
-        labels=labels,
-        count=count,
-        sizes=_sizes(sizes),
-        device=device,
-        progress=trial_counter(errors) if images is not None else None,
-    )
-    if images is None:
-        show_inspection(output, found)
-    elif found.probe is not None:
-        show_probe(output, found)
-    if any(why != MIXES_BATCH for _, why in found.errors) or any(not item.holds for item in found.card.agreement):
-        raise typer.Exit(3)
+    known = _sizes(sizes)
+
+    def work() -> None:
+        found = inspect_model(
+            model,
+            layers=layers,
+            preprocess=preprocess,
+            agreement=agreement is not False and images is None,
+            images=images,
+            labels=labels,
+            count=count,
+            sizes=known,
+            device=device,
+            progress=trial_counter(errors) if images is not None else None,
+        )
+        if images is None:
+            show_inspection(output, found)
+        elif found.probe is not None:
+            show_probe(output, found)
+        if any(why != MIXES_BATCH for _, why in found.errors) or any(not item.holds for item in found.card.agreement):
+            raise typer.Exit(3)
+
+    read = [*beside(model), *(path.resolve() for path in (images, labels) if path is not None)]
+    confined(work, confinement(model.name, read, memory, device, compute=True))
 
 
 def _refuse_idle_options(layers: str | None, agreement: bool | None, images: Path | None, labels: Path | None) -> None:
@@ -227,7 +268,7 @@ def rebuild(
     with locked(run_folder):  # read before, so that a folder without a run is not made one
         page = report.write_report(result, run_folder, single_file=single_file)
     typer.echo(page)
-    _open(page, open_report)
+    open_page(page, open_report)
 
 
 @app.command()
@@ -251,7 +292,10 @@ def compare(
         show_lines(output, [f"NOT COMPARABLE: {reason}"])
     show_result(output, merged)
     typer.echo(page)
-    _open(page, open_report)
+    open_page(page, open_report)
+    if any(item.level == "error" and not item.holds for item in merged.expectations):
+        raise typer.Exit(EXIT_CODES["failed"])
+    raise typer.Exit(EXIT_CODES[merged.verdict])
 
 
 @app.command()
@@ -284,28 +328,27 @@ def explain(
 
 
 @app.command()
+@with_run_options
 def demo(
     out: Annotated[Path, typer.Option("--out", "-o", help="The run folder.")] = Path("runs/quickstart"),
     overrides: SetOption = None,
-    device: DeviceOption = "auto",
-    quiet: QuietOption = False,
-    verbose: VerboseOption = False,
-    open_report: OpenOption = None,
+    *,
+    options: RunOptions,
 ) -> None:
     """Run the four core analyses on the built-in model: needs no files, takes about a minute."""
     text = resources.files("onnxviz").joinpath(QUICKSTART).read_text(encoding="utf-8")
-    recipe = parse_recipe(text, QUICKSTART, Path(), tuple(overrides or ()))
-    _run(recipe, out, device, quiet, verbose, open_report)
+    _run(parse_recipe(text, QUICKSTART, Path(), tuple(overrides or ())), out, options)
 
 
 @app.command()
 def init(
     model: Annotated[Path, typer.Argument(help="An ONNX file.", show_default=False)],
     out: Annotated[Path | None, typer.Option("--out", "-o", help="The recipe.", show_default=False)] = None,
+    memory: MemoryOption = None,
 ) -> None:
     """Write a recipe to start from, for a model."""
     target = out or Path(f"{model.stem}.yaml")
-    text = starting_recipe(model, target)
+    text = confined(lambda: starting_recipe(model, target), confinement(model.name, beside(model), memory))
     if target.exists():
         raise OutputError("exists already", where=shorten(str(target), 200), remedy="name another with --out")
     write_bytes(target, text.encode())
@@ -316,53 +359,32 @@ def _with_seed(overrides: list[str] | None, seed: int | None) -> tuple[str, ...]
     return (*(overrides or ()), *([f"seed={seed}"] if seed is not None else ()))
 
 
-def _plan(recipe: Recipe, out: Path | None, device: Literal["auto", "cpu", "cuda"]) -> None:
+def _run(recipe: Recipe, out: Path | None, options: RunOptions) -> None:
+    if not options.dry_run:
+        run_recipe(recipe, out or default_folder(recipe), options)
+    limits_of(options)
+    idle = {"--check": options.check, "--events": options.events, "--log-file": options.log_file}
+    if named := [name for name, value in idle.items() if value]:
+        raise SelectionError(f"nothing runs with --dry-run, so {named[0]} would do nothing", remedy="leave one out")
+    _plan(recipe, out, options)
+
+
+def _plan(recipe: Recipe, out: Path | None, options: RunOptions) -> None:
+    require_named(recipe, options)
     output, _ = consoles()
-    chosen: Device = likely_device() if device == "auto" else device
-    made = make_plan(recipe, chosen)
-    show_plan(output, made, made.cached(Store(out or default_folder(recipe))))
+    chosen = options.chosen_device
+    folder = out or default_folder(recipe)
+    recipe = restricted(recipe, options.only or ())
+    again = chosen_analyses(recipe, options.force or (), "--force")
+    workers = max(1, worker_count(options.workers, chosen))
+
+    def work() -> None:
+        schedule = schedule_of(make_plan(recipe, chosen))
+        show_plan(output, planned_work(schedule, folder, again, workers), recipe, folder)
+
+    confined(work, _bounds(recipe, None if options.memory == NO_LIMIT else options.memory, folder.resolve()))
 
 
-def _run(
-    recipe: Recipe,
-    out: Path,
-    device: Literal["auto", "cpu", "cuda"],
-    quiet: bool,
-    verbose: bool,
-    open_report: bool | None,
-) -> None:
-    output, errors = consoles()
-    try:
-        finished = _watched(recipe, out, device, quiet, verbose)
-    except KeyboardInterrupt:
-        errors.print(Text("\ninterrupted; the same command goes on where it was"), soft_wrap=True)
-        raise typer.Exit(130) from None
-    if not quiet:
-        show_result(output, finished.result)
-        seconds = duration(finished.result.provenance.seconds)
-        output.print(Text(f"{seconds}; the report:"), soft_wrap=True)
-    typer.echo(safe(str(finished.report)))
-    _open(finished.report, open_report)
-    raise typer.Exit({"passed": 0, "failed": 1, "incomplete": 3}[finished.result.verdict])
-
-
-def _watched(recipe: Recipe, out: Path, device: Literal["auto", "cpu", "cuda"], quiet: bool, verbose: bool) -> Run:
-    output, _ = consoles()
-    command = shlex.join(["onnxviz", *sys.argv[1:]])
-    if quiet:
-        return execute(recipe, out, device=device, observer=Silent(), command=command)
-    watcher = TerminalProgress(output, verbose=verbose) if output.is_terminal else PlainProgress(output)
-    with watcher:
-        observer: Observer = watcher
-        return execute(recipe, out, device=device, observer=observer, command=command)
-
-
-def _open(page: Path, wanted: bool | None) -> None:
-    """Open the report, if asked to, or if somebody sits in front of a desktop."""
-    desktop = sys.platform in ("win32", "darwin") or bool(
-        os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
-    )
-    if wanted is None:
-        wanted = desktop and sys.stdout.isatty() and "CI" not in os.environ
-    if wanted:
-        webbrowser.open(page.resolve().as_uri())
+def _bounds(recipe: Recipe, memory: str | None, *read: Path) -> Confinement:
+    most = recipe.limits.memory_bytes if recipe.limits is not None else None
+    return confinement(recipe.name, [*paths_of(recipe), *read], memory, most=most)

@@ -12,8 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from onnxviz.errors import OnnxvizError, RecipeError, shorten
-from onnxviz.plan import PROOF_COST, Plan
-from onnxviz.results import ExpectationResult, RunResult
+from onnxviz.results import ExpectationResult, Provenance, RunResult
 
 _PIPE_WIDTH = 160
 """Columns where there is no terminal: tables are not folded into a width that nobody has."""
@@ -58,41 +57,40 @@ def show_error(console: Console, error: OnnxvizError) -> None:
     console.print(Text.assemble(("error: ", "bold red"), safe(str(error))), soft_wrap=True)
 
 
-def show_plan(console: Console, plan: Plan, cached: set[str]) -> None:
-    """Show the jobs with their images, estimated passes, and whether they are done."""
-    table = make_table(("job", "left"), ("images", "right"), ("passes", "right"), ("", "left"), title=plan.recipe.title)
-    for alias in plan.subjects:
-        start = f"{alias}: " if plan.recipe.compares else ""
-        if alias in plan.proofs:
-            proof = plan.proofs[alias]
-            name = f"{start}agreement of {len(proof.layers)} layers with ONNX Runtime"
-            table.add_row(name, "", number(PROOF_COST), _kept(proof.key in cached))
-        for job in plan.jobs:
-            if job.alias == alias:
-                shown = f"{start}{shorten(job.name, 70)}"
-                images = str(job.job.images) if job.job.images else ""
-                table.add_row(Text(shown), images, number(job.job.cost), _kept(job.key in cached))
-    console.print(table)
-    total = sum(job.job.cost for job in plan.jobs if job.key not in cached)
-    done = sum(job.key in cached for job in plan.jobs)
-    line = f"{len(plan.jobs)} jobs, {done} done before; about {number(total)} forward passes to do on {plan.device}"
-    console.print(Text(line), soft_wrap=True)
-
-
 def show_result(console: Console, result: RunResult) -> None:
-    """Show the expectations and the verdict."""
+    """Show the failed jobs, the expectations and the verdict."""
+    failed_jobs(console, result)
+    show_expectations(console, result)
+    text, style = _VERDICTS[result.verdict]
+    if result.verdict == "passed" and not result.expectations:
+        text = "finished; the recipe expects nothing"
+    console.print(Text(text, style=style))
+
+
+def failed_jobs(console: Console, result: RunResult) -> None:
+    """Show the jobs that failed, each with its error."""
     for analysis in result.analyses:
         for part in analysis.parts:
             for job in part.failed:
                 text = f"failed  {analysis.id}/{job.job}: {job.error}"
                 console.print(Text(shorten(text, 800), style="red"), soft_wrap=True)
+
+
+def show_expectations(console: Console, result: RunResult, *, broken_only: bool = False) -> None:
+    """Show the expectations with what came out; with `broken_only` those that make the run fail."""
     several = len(result.models) > 1
     for item in result.expectations:
-        console.print(_expectation(item, several), soft_wrap=True)
-    text, style = _VERDICTS[result.verdict]
-    if result.verdict == "passed" and not result.expectations:
-        text = "finished; the recipe expects nothing"
-    console.print(Text(text, style=style))
+        if not broken_only or (item.level == "error" and not item.holds):
+            console.print(_expectation(item, several), soft_wrap=True)
+
+
+def show_confinement(console: Console, provenance: Provenance) -> None:
+    """Show who did the jobs, what they were limited to, and what kept them from the rest of the machine."""
+    limits = ", ".join(f"{name}: {value}" for name, value in provenance.limits)
+    show_lines(console, [f"{provenance.engine}{'; ' if limits else ''}{limits}"])
+    for defence in provenance.defences:
+        state = f"kept by {defence.how}" if defence.active else f"NOT kept: {defence.reason}"
+        show_lines(console, [f"  {defence.name}: {state}"])
 
 
 def show_lines(console: Console, lines: Iterable[str]) -> None:
@@ -125,10 +123,6 @@ def make_table(*columns: tuple[str, str], title: str = "") -> Table:
 def number(value: float) -> str:
     """Write a number with thousands apart, nothing for 0."""
     return f"{value:,.0f}" if value else ""
-
-
-def _kept(cached: bool) -> str:
-    return "done" if cached else ""
 
 
 def show_table(console: Console, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

@@ -11,8 +11,8 @@ from rich.text import Text
 from onnxviz.cli.show import make_table, number
 from onnxviz.errors import shorten
 from onnxviz.inspection import Inspection
+from onnxviz.proof import MIXES_BATCH
 from onnxviz.values import PRESETS
-from onnxviz.workers import MIXES_BATCH
 
 if TYPE_CHECKING:  # it loads torch
     from onnxviz.probe import Probe, Trial
@@ -147,13 +147,18 @@ def show_probe(console: Console, found: Inspection) -> None:
     """Show which preprocessing fits a model, and how to use it."""
     result = found.probe
     assert result is not None
-    spread = f", spread evenly over the {result.found} found" if result.found > result.images else ""
+    limited = result.found > result.images + len(result.skipped)
+    spread = f", spread evenly over the {result.found} found" if limited else ""
     _line(console, "file", f"{found.card.file}, {found.card.producer or 'producer not said'}")
     _line(console, "inputs", "; ".join(found.card.inputs) + f" ({found.layout})")
     ranked = (
         f"accuracy on the {result.labelled} with a known class" if result.by_accuracy else "steady confidence × variety"
     )
     _line(console, "tried on", f"{result.images} pictures{spread}; ranked by {ranked}")
+    for name, why in result.skipped[:_LISTED]:
+        _line(console, "left out", f"{name}: {why}", "yellow")
+    if len(result.skipped) > _LISTED:
+        _line(console, "left out", f"and {len(result.skipped) - _LISTED} files more", "yellow")
     if result.note:
         _line(console, "note", result.note, "bold yellow")
     _show_trials(console, result)

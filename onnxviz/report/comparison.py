@@ -240,6 +240,10 @@ def _merged_provenance(sources: Sequence[_Source]) -> Provenance:
         jobs=sum(provenance.jobs for provenance in all_of),
         cached=sum(provenance.cached for provenance in all_of),
         command=_commands(sources),
+        engine=_joined_value(sources, lambda provenance: provenance.engine),
+        limits=all_of[0].limits if all(item.limits == all_of[0].limits for item in all_of) else (),
+        defences=tuple(dict.fromkeys(defence for item in all_of for defence in item.defences)),
+        events=tuple(f"{source.name}: {event}" for source in sources for event in source.result.provenance.events),
     )
 
 

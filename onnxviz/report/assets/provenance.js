@@ -32,13 +32,28 @@ function codeBlock(title, text) {
   return make("div", { class: "recipe" }, make("div", { class: "recipe-head" }, make("h3", null, title), copyButton(text)), make("pre", { tabindex: "0" }, text));
 }
 
+// What went wrong on the way and was mended, and what the processes that opened the models were kept from.
+function happenings(events) {
+  if (!events || !events.length) return null;
+  return make("aside", { class: "caveats" }, make("h3", null, "On the way"), make("ul", null, events.slice(0, 50).map((event) => make("li", null, named(event, 400)))),
+    events.length > 50 ? make("p", { class: "quiet-text" }, `and ${integer(events.length - 50)} more, all in log.txt`) : null);
+}
+
+function confinementTable(limits, defences) {
+  const rows = [...(limits || []).map(([name, value]) => [name, value === "no limit" ? "not limited" : "limited", value]),
+    ...(defences || []).map((defence) => [defence.name, defence.active ? "closed" : "open", defence.active ? defence.how : defence.reason])];
+  if (!rows.length) return null;
+  const open = (defences || []).some((defence) => !defence.active);
+  return details("What the processes that opened the models were kept from", "method", () => dataTable([{ head: "what", kind: "text" }, { head: "state", kind: "text" }, { head: "by what, or why not", kind: "text" }], rows, { label: "Confinement", key: 0 }), open);
+}
+
 function provenanceSection() {
-  const { seed, device, versions, started, seconds, jobs, cached, command } = run.provenance;
-  const facts = [["started", moment(started)], ["took", duration(seconds)], ["seed", String(seed)], ["device", deviceText(device)], ["jobs", `${integer(jobs)}, ${integer(cached)} taken from the cache`],
+  const { seed, device, versions, started, seconds, jobs, cached, command, engine, limits, defences, events } = run.provenance;
+  const facts = [["started", moment(started)], ["took", duration(seconds)], ["seed", String(seed)], ["device", deviceText(device)], ["jobs", `${integer(jobs)}, ${integer(cached)} taken from the cache`], ["done by", shorten(engine || "unknown", 120)],
     ...Object.entries(versions).map(([name, version]) => [name, version])];
   const section = make("section", { class: "chapter" }, make("h2", { tabindex: "-1" }, "How to repeat this"),
     make("p", { class: "prose" }, "The same recipe, models, data, seed and versions give the same numbers and pictures. Save the recipe, then run the command."),
-    factList(facts, "facts wide-facts"), command ? codeBlock("Command", command) : null, run.recipe ? codeBlock("Recipe, with every default filled in", run.recipe) : null);
+    factList(facts, "facts wide-facts"), happenings(events), confinementTable(limits, defences), command ? codeBlock("Command", command) : null, run.recipe ? codeBlock("Recipe, with every default filled in", run.recipe) : null);
   places.set(route("provenance"), section);
   return section;
 }

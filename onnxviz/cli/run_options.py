@@ -1,0 +1,238 @@
+"""The options that all commands share which run something."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+import math
+import typing
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from onnxviz.confinement import Limits
+from onnxviz.devices import Device, likely_device
+from onnxviz.errors import RecipeError, SelectionError, shorten
+from onnxviz.memory import parse_bytes
+from onnxviz.recipe import Recipe
+from onnxviz.workers.engine import WORKERS, worker_count
+from onnxviz.workers.limits import default_limits
+
+DeviceOption = Annotated[
+    Literal["auto", "cpu", "cuda"], typer.Option("--device", help="What to compute on.", show_default=True)
+]
+OnlyOption = Annotated[
+    list[str] | None, typer.Option("--only", metavar="ID", help="Only this analysis; may be repeated.")
+]
+OpenOption = Annotated[
+    bool | None,
+    typer.Option("--open/--no-open", help="Open the report; by default in a desktop session.", show_default=False),
+]
+NO_LIMIT = "none"
+"""Takes a limit away."""
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How a recipe is run and what is said of it; the annotations are the command line's."""
+
+    device: DeviceOption = "auto"
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            "--workers",
+            min=0,
+            envvar=WORKERS,
+            metavar="N",
+            help="Processes that do the jobs: one for each GPU, or one, if not given; 0 runs everything in this "
+            "process, unconfined.",
+            show_default=False,
+        ),
+    ] = None
+    engine: Annotated[
+        Literal["local", "ray"], typer.Option("--engine", help="Processes of this machine, or a Ray cluster.")
+    ] = "local"
+    only: OnlyOption = None
+    force: Annotated[
+        list[str] | None,
+        typer.Option("--force", metavar="ID", help="Do this analysis again though it is done; may be repeated; `all`."),
+    ] = None
+    keep_going: Annotated[
+        bool, typer.Option("--keep-going/--stop-on-failure", help="Whether the rest is done after a job has failed.")
+    ] = True
+    memory: Annotated[
+        str | None,
+        typer.Option(
+            "--memory",
+            metavar="SIZE",
+            help="Memory of one process: 4GiB, 500MB, none; if not given, 80 % of the machine's for all together.",
+            show_default=False,
+        ),
+    ] = None
+    job_time: Annotated[
+        str | None,
+        typer.Option(
+            "--job-time", metavar="SECONDS", help="Time for one job, or none; two hours if not given.",
+            show_default=False,
+        ),
+    ] = None  # fmt: skip
+    file_size: Annotated[
+        str | None,
+        typer.Option(
+            "--file-size", metavar="SIZE", help="Largest file that may be written, or none; 4GiB if not given.",
+            show_default=False,
+        ),
+    ] = None  # fmt: skip
+    processes: Annotated[
+        int | None,
+        typer.Option(
+            "--processes", min=0, metavar="N", help="0: a model's process may start no others, as if not given.",
+            show_default=False,
+        ),
+    ] = None  # fmt: skip
+    network: Annotated[
+        bool | None,
+        typer.Option("--network/--no-network", help="Whether a model's process may use the network; it may not.",
+                     show_default=False),
+    ] = None  # fmt: skip
+    confine: Annotated[
+        bool | None,
+        typer.Option("--confine/--no-confine", help="Keep a model's process from files, network and other processes; "
+                     "it is kept.", show_default=False),
+    ] = None  # fmt: skip
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and end.")] = False
+    check: Annotated[bool, typer.Option("--check", help="Say only whether the recipe's expectations hold, for CI.")] = (
+        False
+    )
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only errors and the path of the report.")] = False
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="A line for every job, and how its process was confined.")
+    ] = False
+    log_file: Annotated[
+        Path | None, typer.Option("--log-file", metavar="PATH", help="Add the run's log to this file, too.",
+                                  show_default=False)
+    ] = None  # fmt: skip
+    events: Annotated[
+        str | None,
+        typer.Option(
+            "--events", metavar="PATH", help="Write what happens as JSON lines for other programs; - for standard "
+            "output.", show_default=False,
+        ),
+    ] = None  # fmt: skip
+    open_report: OpenOption = None
+
+    @property
+    def chosen_device(self) -> Device:
+        """The device that the run will most likely be on."""
+        return likely_device() if self.device == "auto" else self.device
+
+
+def with_run_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command all fields of `RunOptions` as options; it is called with them as `options`."""
+    hints = typing.get_type_hints(RunOptions, include_extras=True)
+    fields = dataclasses.fields(RunOptions)
+    own = [
+        parameter
+        for parameter in inspect.signature(command, eval_str=True).parameters.values()
+        if parameter.name != "options"
+    ]
+    shared = [
+        inspect.Parameter(
+            field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=hints[field.name]
+        )
+        for field in fields
+    ]
+
+    @functools.wraps(command)
+    def called(**given: Any) -> None:
+        options = RunOptions(**{field.name: given.pop(field.name) for field in fields})
+        command(**given, options=options)
+
+    signature = inspect.Signature([*own, *shared])
+    # Typer reads a command's options from here.
+    called.__signature__ = signature  # type: ignore[attr-defined]
+    called.__annotations__ = {name: parameter.annotation for name, parameter in signature.parameters.items()}
+    return called
+
+
+def limits_of(options: RunOptions) -> Limits | None:
+    """Return the limits that the options ask for, those of the machine where they say nothing; None if none does.
+
+    Raises:
+        SelectionError: if a size or time is none, or there is no process to be limited.
+    """
+    given: dict[str, Any] = {}
+    if options.memory is not None:
+        given["memory"] = _size("--memory", options.memory)
+    if options.job_time is not None:
+        given["seconds"] = _seconds(options.job_time)
+    if options.file_size is not None:
+        given["file_bytes"] = _size("--file-size", options.file_size)
+    for name in ("processes", "network", "confine"):
+        if (value := getattr(options, name)) is not None:
+            given[name] = value
+    if not given:
+        return None
+    if options.engine == "ray":
+        return dataclasses.replace(default_limits(max(1, options.workers or 1)), **given)
+    count = worker_count(options.workers, options.chosen_device)
+    if count == 0:
+        _require_a_process(options)
+    return dataclasses.replace(default_limits(count), **given)
+
+
+def require_named(recipe: Recipe, options: RunOptions) -> None:
+    """Refuse a recipe with faults where analyses are named, because what is named may be what is at fault.
+
+    Raises:
+        RecipeError: with the recipe's own faults.
+    """
+    if recipe.faults and (options.only or options.force):
+        raise RecipeError(recipe.faults)
+
+
+def _require_a_process(options: RunOptions) -> None:
+    """Refuse limits that nobody would keep."""
+    asked = {
+        "--memory": options.memory not in (None, NO_LIMIT),
+        "--job-time": options.job_time not in (None, NO_LIMIT),
+        "--file-size": options.file_size not in (None, NO_LIMIT),
+        "--processes": options.processes == 0,
+        "--no-network": options.network is False,
+        "--confine": options.confine is True,
+    }
+    if named := [name for name, wanted in asked.items() if wanted]:
+        raise SelectionError(
+            f"{' and '.join(named)}: with 0 workers the models are opened in this process, which is not limited",
+            remedy="use --workers 1 or more",
+        )
+
+
+def _size(option: str, text: str) -> int | None:
+    if text == NO_LIMIT:
+        return None
+    try:
+        size = parse_bytes(text)
+    except ValueError as fault:
+        raise SelectionError(f"{option}: {shorten(str(fault), 200)}") from None
+    if size < 1:
+        raise SelectionError(f"{option}: nothing works with 0 bytes", remedy=f"write {option} none for no limit")
+    return size
+
+
+def _seconds(text: str) -> float | None:
+    if text == NO_LIMIT:
+        return None
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not (seconds > 0 and math.isfinite(seconds)):
+        raise SelectionError(
+            f"--job-time: {shorten(text)!r} is no time", remedy="write a number of seconds such as 600, or none"
+        )
+    return seconds

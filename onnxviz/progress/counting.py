@@ -1,0 +1,238 @@
+"""What is known of a run while it goes on, and which lines are worth saying; nothing here draws."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from rich.text import Text
+
+from onnxviz.errors import shorten
+from onnxviz.schedule import Schedule
+
+FEW_JOBS = 30
+"""Up to so many jobs, each has its line."""
+LONG = 1.0
+"""Seconds; a job that took so long has its line in any case."""
+SUM_EVERY = 2.0
+"""Seconds between lines that sum up short jobs."""
+_MARKS: dict[str, tuple[str, str]] = {"done": ("done", "green"), "failed": ("FAILED", "red")}
+
+
+@dataclass(eq=False)
+class Running:
+    """A job while it runs.
+
+    Attributes:
+        name: of the job.
+        cost: its estimated forward passes.
+        begun: when it began, by the clock of the progression.
+        done: steps that are done.
+        total: all its steps; 0 if it does not say.
+        note: what it is at.
+        said: when something was last said of it.
+    """
+
+    name: str
+    cost: float
+    begun: float
+    done: int = 0
+    total: int = 0
+    note: str = ""
+    said: float = 0.0
+
+    @property
+    def part(self) -> float:
+        """Share that is done."""
+        return min(1.0, self.done / self.total) if self.total > 0 else 0.0
+
+    def rate(self, now: float) -> float:
+        """Return steps per second so far."""
+        return self.done / max(now - self.begun, 1e-9)
+
+
+class Progression:
+    """Counts the work, several jobs at a time, and says what time is left at the rate so far.
+
+    Work is counted in estimated forward passes, by the clock on the wall: with several workers at a time, passes per
+    second are those of all together. Proofs are left out, because they load the model and so say nothing of the rest.
+
+    Args:
+        clock: seconds that only grow.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.clock = clock
+        self.jobs = 0
+        self.ended = 0
+        self.cached = 0
+        self.failed = 0
+        self.running: dict[str, Running] = {}
+        self.begun = clock()
+        self._cost_total = 0.0
+        self._cost_done = 0.0
+        self._work_begun: float | None = None
+        self._titles: set[str] = set()
+
+    def plan(self, schedule: Schedule, cached: set[str]) -> None:
+        """Take note of all the work."""
+        self.begun = self.clock()
+        self.jobs = len(schedule.jobs) + len(schedule.proofs)
+        self._cost_total = sum(job.job.cost for job in schedule.jobs if job.key not in cached)
+        self._titles = {title for job in schedule.jobs for title in (job.name, f"{job.alias}: {job.name}")}
+
+    def is_job(self, name: str) -> bool:
+        """Whether it is a job, not a proof."""
+        return name in self._titles
+
+    def start(self, name: str, cost: float) -> Running:
+        """Take note of a job that begins."""
+        now = self.clock()
+        if not self.is_job(name):
+            cost = 0.0
+        elif self._work_begun is None:
+            self._work_begun = now
+        job = Running(name, cost, now, said=now)
+        self.running[name] = job
+        return job
+
+    def step(self, name: str, done: int, total: int, note: str) -> Running | None:
+        """Take note of steps; returns the job, or None if it has not begun."""
+        job = self.running.get(name)
+        if job is not None:
+            job.done, job.total = done, total
+            if note:
+                job.note = note
+        return job
+
+    def end(self, name: str, cost: float, status: str) -> None:
+        """Take note of a job that has ended."""
+        self.running.pop(name, None)
+        self.ended += 1
+        cost = cost if self.is_job(name) else 0.0
+        if status == "done":
+            self._cost_done += cost
+        elif status == "failed":
+            self.failed += 1
+            self._cost_total -= cost
+        else:
+            self.cached += 1
+
+    @property
+    def part(self) -> float:
+        """Share of the work that is done, what is running included."""
+        if self._cost_total <= 0:
+            return self.ended / self.jobs if self.jobs else 0.0
+        return min(1.0, self._passes_done() / self._cost_total)
+
+    def left(self) -> float | None:
+        """Return the seconds left, or None while nothing is known."""
+        if self._work_begun is None:
+            return None
+        done, spent = self._passes_done(), self.clock() - self._work_begun
+        if done <= 0 or spent <= 0:
+            return None
+        return max(0.0, self._cost_total - done) * spent / done
+
+    def _passes_done(self) -> float:
+        # A copy: the bars are drawn by another thread than the one that counts.
+        return self._cost_done + sum(job.cost * job.part for job in list(self.running.values()))
+
+
+class Lines:
+    """Decides what is said of jobs that have ended: short ones are summed up where there are many, none is dropped.
+
+    Args:
+        progression: the counts; told of a job before this is.
+        every_job: one line for each job, however many.
+    """
+
+    def __init__(self, progression: Progression, *, every_job: bool = False) -> None:
+        self._progression = progression
+        self._every_job = every_job
+        self._cached = self._proved = 0
+        self._short = 0
+        self._summed = progression.clock()
+
+    def plan(self) -> None:
+        """The number of jobs is known."""
+        self._every_job |= self._progression.jobs <= FEW_JOBS
+        self._summed = self._progression.clock()
+
+    def start(self) -> Iterator[Text]:
+        """A job begins: yield what is to be said before."""
+        yield from self._done_before()
+
+    def end(self, name: str, seconds: float, status: str, error: str) -> Iterator[Text]:
+        """A job has ended: yield what is to be said."""
+        if status == "cached":
+            self._cached += self._progression.is_job(name)
+            self._proved += not self._progression.is_job(name)
+            return
+        yield from self._done_before()
+        told = status == "failed" or seconds >= LONG or self._every_job
+        if not told:
+            self._short += 1
+        now = self._progression.clock()
+        if self._short and now - self._summed >= SUM_EVERY:
+            yield self._sum(now)
+        if told:
+            yield outcome_line(name, seconds, status, error)
+
+    def close(self) -> Iterator[Text]:
+        """The run is over: yield what was not said yet."""
+        yield from self._done_before()
+        if self._short:
+            yield self._sum(self._progression.clock())
+
+    def never_begun(self) -> Text | None:
+        """Return the line that says how many jobs were left out after a failure, if any were."""
+        count = self._progression.jobs - self._progression.ended
+        if count <= 0:
+            return None
+        return Text(f"{jobs(count)} {'was' if count == 1 else 'were'} not begun, because another failed", style="red")
+
+    def _done_before(self) -> Iterator[Text]:
+        named = [jobs(self._cached)] * (self._cached > 0) + [proofs(self._proved)] * (self._proved > 0)
+        if named:
+            plural = self._cached + self._proved > 1
+            self._cached = self._proved = 0
+            yield Text(f"{' and '.join(named)} {'were' if plural else 'was'} done before", style="cyan")
+
+    def _sum(self, now: float) -> Text:
+        line = Text.assemble((f"{'done':<6}", "green"), f" {jobs(self._short)} in {duration(now - self._summed)}")
+        self._short, self._summed = 0, now
+        return line
+
+
+def jobs(count: int) -> str:
+    """Return a number of jobs in words."""
+    return f"{count:,} job{'s' * (count != 1)}"
+
+
+def proofs(count: int) -> str:
+    """Return a number of proofs in words."""
+    return f"{count:,} comparison{'s' * (count != 1)} with ONNX Runtime"
+
+
+def outcome_line(name: str, seconds: float, status: str, error: str) -> Text:
+    """Return the line that says how a job ended."""
+    mark, style = _MARKS[status]
+    line = Text.assemble((f"{mark:<6}", style), f" {shorten(name, 100)}")
+    line.append(f"  {duration(seconds)}", style="dim")
+    if error:
+        line.append(f"\n         {shorten(error, 600)}", style="red")
+    return line
+
+
+def duration(seconds: float) -> str:
+    """Return a time as people say it: 0.4 s, 12 s, 3 min 05 s, 2 h 10 min."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

@@ -1,0 +1,210 @@
+"""What a run will do, as plain data: all that is known of it where no model is ever opened."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+from onnxviz import results
+from onnxviz.analyses.base import Job, Subject
+from onnxviz.cache import KEY, Store
+from onnxviz.devices import Device
+from onnxviz.images import ImageSource
+from onnxviz.plan import Plan, PlannedJob, Proof
+from onnxviz.recipe import Recipe
+from onnxviz.recipe_schema import BuiltinSettings
+from onnxviz.results import DataCard, ModelCard
+
+_JOB = tuple(entry.name for entry in dataclasses.fields(Job))
+_LISTS = ("layers", "data", "needs")
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Everything that a run will do.
+
+    Attributes:
+        models: what is known of each model before anything is analysed, in the order of the recipe.
+        data: the data sets.
+        jobs: in the order of the recipe, model by model; a job stands behind those it needs.
+        proofs: one for each model that needs one, by alias.
+        device: what it is planned for.
+        versions: of the libraries that results depend on.
+        not_comparable: why the models must not be set side by side.
+    """
+
+    models: tuple[ModelCard, ...]
+    data: tuple[DataCard, ...]
+    jobs: tuple[PlannedJob, ...]
+    proofs: Mapping[str, Proof]
+    device: Device
+    versions: Mapping[str, str]
+    not_comparable: tuple[str, ...] = ()
+
+    @property
+    def aliases(self) -> tuple[str, ...]:
+        """Names of the models, in the order of the recipe."""
+        return tuple(card.alias for card in self.models)
+
+    @property
+    def all_keys(self) -> list[str]:
+        """Return the keys of all jobs and proofs."""
+        return [job.key for job in self.jobs] + [proof.key for proof in self.proofs.values()]
+
+    def cached(self, store: Store) -> set[str]:
+        """Return the keys of what is done already."""
+        there = store.stored_keys()
+        return {key for key in self.all_keys if key in there}
+
+
+def schedule_of(plan: Plan) -> Schedule:
+    """Return a plan as plain data."""
+    cards = tuple(
+        replace(subject.view.card(alias, subject.preprocessing, ()), labels=len(subject.labels or ()))
+        for alias, subject in plan.subjects.items()
+    )
+    return Schedule(
+        models=cards,
+        data=tuple(data_card(plan.recipe, name, source) for name, source in plan.data.items()),
+        jobs=plan.jobs,
+        proofs=plan.proofs,
+        device=plan.device,
+        versions=plan.versions,
+        not_comparable=tuple(reasons_against_comparing(list(plan.subjects.values()))),
+    )
+
+
+def data_card(recipe: Recipe, name: str, source: ImageSource) -> DataCard:
+    """Return what the report says of a data set."""
+    settings = recipe.data[name]
+    kind = next(key for key in ("images", "concepts", "builtin") if hasattr(settings, key))
+    what = getattr(settings, kind)
+    shown = ", ".join(what) if isinstance(what, list) else str(what)
+    if isinstance(settings, BuiltinSettings):
+        shown = f"{shown}: {settings.count} generated images, {settings.size} pixels, seed {settings.seed}"
+    skipped = tuple((str(item), str(why)) for item, why in getattr(source, "skipped", ()))
+    notes = tuple((str(item), str(what)) for item, what in getattr(source, "notes", ()))
+    return DataCard(name, kind, shown, source.digest, len(source), skipped, notes)
+
+
+def reasons_against_comparing(subjects: Sequence[Subject]) -> Iterator[str]:
+    """Yield why models must not be set side by side; same images and seeds are given, being of one recipe."""
+    if len(subjects) < 2:
+        return
+    first = subjects[0]
+    for other in subjects[1:]:
+        pair = f"{first.alias} and {other.alias}"
+        classes = [subject.view.logits.unit_count for subject in (first, other)]
+        if classes[0] != classes[1]:
+            yield f"{pair} have {classes[0]} and {classes[1]} classes"
+        elif first.labels is not None and other.labels is not None and first.labels != other.labels:
+            yield f"{pair} have different class names, so the same class number means something else"
+
+
+def to_data(schedule: Schedule) -> dict[str, Any]:
+    """Return a schedule as JSON data."""
+    return {
+        "models": results.encode(schedule.models),
+        "data": results.encode(schedule.data),
+        "jobs": [job_data(job) for job in schedule.jobs],
+        "proofs": [proof_data(proof) for proof in schedule.proofs.values()],
+        "device": schedule.device,
+        "versions": dict(schedule.versions),
+        "not_comparable": list(schedule.not_comparable),
+    }
+
+
+def from_data(data: Any, recipe: Recipe) -> Schedule:
+    """Undo `to_data`, for a recipe; what the data claims is checked, because who sent it has read a stranger's file.
+
+    Raises:
+        ValueError: if it is no schedule of this recipe.
+    """
+    try:
+        jobs = tuple(job_from(item) for item in data["jobs"])
+        proofs = [proof_from(item) for item in data["proofs"]]
+        models = results.decode(data["models"], tuple[ModelCard, ...])
+        schedule = Schedule(
+            models=models,
+            data=results.decode(data["data"], tuple[DataCard, ...]),
+            jobs=jobs,
+            proofs={proof.alias: proof for proof in proofs},
+            device="cuda" if data["device"] == "cuda" else "cpu",
+            versions={str(name): str(version) for name, version in data["versions"].items()},
+            not_comparable=tuple(str(item) for item in data["not_comparable"]),
+        )
+    except (KeyError, TypeError, AttributeError) as fault:
+        raise ValueError(f"no schedule: {fault}") from fault
+    _check(schedule, recipe)
+    return schedule
+
+
+def _check(schedule: Schedule, recipe: Recipe) -> None:
+    if schedule.aliases != tuple(recipe.models) or not set(schedule.proofs) <= set(recipe.models):
+        raise ValueError("the models are not those of the recipe")
+    if {card.name for card in schedule.data} != set(recipe.data):
+        raise ValueError("the data sets are not those of the recipe")
+    known: set[str] = set()
+    for job in schedule.jobs:
+        if job.alias not in recipe.models or job.analysis not in recipe.analyses:
+            raise ValueError("a job of something that the recipe does not have")
+        if not known.issuperset(job.needs) or len(job.needs) != len(job.job.needs):
+            raise ValueError("a job needs one that is not before it")
+        known.add(job.key)
+    for key in schedule.all_keys:
+        if not KEY.fullmatch(key):  # keys become the names of folders
+            raise ValueError("a key that is none")
+
+
+def job_data(planned: PlannedJob) -> dict[str, Any]:
+    """Return a planned job as JSON data."""
+    job = {name: getattr(planned.job, name) for name in _JOB}
+    for name in _LISTS:
+        job[name] = list(job[name])
+    job["parameters"] = dict(job["parameters"])
+    return {
+        "key": planned.key,
+        "alias": planned.alias,
+        "analysis": planned.analysis,
+        "needs": list(planned.needs),
+        "job": job,
+    }
+
+
+def job_from(data: Mapping[str, Any]) -> PlannedJob:
+    """Undo `job_data`.
+
+    Raises:
+        KeyError, TypeError, ValueError: if it is no job.
+    """
+    given = data["job"]
+    lists = {name: tuple(str(item) for item in given[name]) for name in _LISTS}
+    job = Job(
+        name=str(given["name"]),
+        parameters=dict(given["parameters"]),
+        cost=float(given["cost"]),
+        images=int(given["images"]),
+        inner=bool(given["inner"]),
+        bytes=int(given["bytes"]),
+        **cast("dict[str, Any]", lists),
+    )
+    needs = tuple(str(key) for key in data["needs"])
+    return PlannedJob(str(data["key"]), str(data["alias"]), str(data["analysis"]), job, needs)
+
+
+def proof_data(proof: Proof) -> dict[str, Any]:
+    """Return a proof as JSON data."""
+    return {"key": proof.key, "alias": proof.alias, "layers": list(proof.layers), "data": proof.data}
+
+
+def proof_from(data: Mapping[str, Any]) -> Proof:
+    """Undo `proof_data`.
+
+    Raises:
+        KeyError, TypeError: if it is no proof.
+    """
+    name = data["data"]
+    layers = tuple(str(layer) for layer in data["layers"])
+    return Proof(str(data["key"]), str(data["alias"]), layers, None if name is None else str(name))

@@ -1,0 +1,1 @@
+"""Who does the jobs: this process, processes of this machine, or those of a cluster."""

@@ -1,0 +1,136 @@
+"""Does tasks in the process that it lives in: a worker's own, or the user's."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from onnxviz.analyses.base import Analysis, Bench, Progress, Subject
+from onnxviz.cache import Store
+from onnxviz.devices import Device
+from onnxviz.errors import AnalysisError, OnnxvizError, OutputError, one_line
+from onnxviz.memory import is_device_failure, is_out_of_memory
+from onnxviz.plan import analysis_kind
+from onnxviz.proof import agreement_table, measure_agreement_of
+from onnxviz.workers.tasks import CombineTask, JobTask, Outcome, OutcomeKind, ProofTask, Task
+from onnxviz.workers.torch_setup import make_model, prepare_torch, seed_everything
+
+if TYPE_CHECKING:
+    from onnxviz.findings import Finding
+    from onnxviz.model import Model
+
+_MODELS = 1
+"""Models kept at a time: tasks come model by model."""
+
+
+class LocalWorker:
+    """Does one task at a time.
+
+    Args:
+        subject: opens a model of the recipe, by alias.
+        analyses: the recipe's analyses by id.
+        store: where results go.
+        device: what to compute on.
+    """
+
+    def __init__(
+        self,
+        subject: Callable[[str], Subject],
+        analyses: Mapping[str, Analysis],
+        store: Store,
+        device: Device,
+    ) -> None:
+        self._subject = subject
+        self._analyses = analyses
+        self._store = store
+        self._device = device
+        self._models: dict[str, Model] = {}
+        self._prepared = False
+
+    def prepare(self) -> None:
+        """Load what tasks need, which takes seconds: once, with the first that needs it."""
+        if not self._prepared:
+            prepare_torch(self._device)
+            self._prepared = True
+
+    def do(self, task: Task, progress: Progress) -> Outcome:
+        """Do a task; whatever it raises is told, not raised.
+
+        Raises:
+            OutputError: if the result cannot be written, which concerns the whole run.
+        """
+        clock = time.monotonic()
+        try:
+            remarks = self._do(task, progress)
+        except (OutputError, KeyboardInterrupt):
+            raise
+        except Exception as error:  # any exporter's oddity: one failing job never takes the others down
+            return _failure(error, time.monotonic() - clock)
+        return Outcome(seconds=time.monotonic() - clock, remarks=remarks)
+
+    def _do(self, task: Task, progress: Progress) -> tuple[str, ...]:
+        if isinstance(task, CombineTask):
+            self._combine(task)
+            return ()
+        self.prepare()
+        if isinstance(task, ProofTask):
+            self._prove(task)
+            return ()
+        return self._run(task, progress)
+
+    def _prove(self, task: ProofTask) -> None:
+        proof = task.proof
+        proved, errors = measure_agreement_of(self._model(proof.alias), self._subject(proof.alias), proof)
+        about = {"proof": proof.alias, "images": proof.data or "synthetic"}
+        self._store.save(proof.key, [agreement_table(proved, errors)], about)
+
+    def _run(self, task: JobTask, progress: Progress) -> tuple[str, ...]:
+        planned = task.planned
+        analysis, subject = self._analyses[planned.analysis], self._subject(planned.alias)
+        found = {name: self._needed(name, key) for name, key in zip(planned.job.needs, planned.needs, strict=True)}
+        model = self._model(planned.alias)
+        model.halvings, model.reduced = task.halvings, []
+        try:
+            seed_everything(subject.seed, analysis_kind(analysis), planned.job.name)
+            findings = analysis.run(planned.job, Bench(subject, model, progress, found))
+            remarks = tuple(dict.fromkeys(model.reduced))
+        finally:
+            model.halvings, model.reduced = 0, []
+        about = {"model": planned.alias, "analysis": planned.analysis, "job": planned.job.name}
+        self._store.save(planned.key, findings, about)
+        return remarks
+
+    def _needed(self, name: str, key: str) -> list[Finding]:
+        found = self._store.load(key, arrays=True)
+        if found is None:
+            raise AnalysisError(
+                f"what the job {name!r} found is gone", remedy="run the recipe again: what is missing is made again"
+            )
+        return found
+
+    def _combine(self, task: CombineTask) -> None:
+        analysis, subject = self._analyses[task.analysis], self._subject(task.alias)
+        # Read back even what was just made, so that a resumed run cannot differ from an uninterrupted one.
+        loaded = [self._store.load(key, arrays=True) for key in task.parts]
+        findings = analysis.combine([found for found in loaded if found is not None], subject)
+        metrics = {name: float(value) for name, value in analysis.metrics(findings).items()}
+        self._store.save(task.key, findings, {"model": task.alias, "combined": task.analysis}, metrics)
+
+    def _model(self, alias: str) -> Model:
+        if alias not in self._models:
+            while len(self._models) >= _MODELS:
+                self._models.pop(next(iter(self._models)))
+            self._models[alias] = make_model(self._subject(alias), self._device)
+        return self._models[alias]
+
+
+def _failure(error: Exception, seconds: float) -> Outcome:
+    kind: OutcomeKind = "memory" if is_out_of_memory(error) else "device" if is_device_failure(error) else "error"
+    text = one_line(error)
+    if not isinstance(error, OnnxvizError):
+        text += "; the full traceback is in log.txt"
+    if isinstance(error, PermissionError):
+        text += "; worker processes are confined, which the report describes under how to repeat the run"
+    return Outcome(kind, text, "".join(traceback.format_exception(error)), seconds)

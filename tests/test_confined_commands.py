@@ -1,0 +1,329 @@
+"""Commands that read a stranger's model: limits hold, a crash is one message, and nothing else changes."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import hostile_models
+import onnx
+import pytest
+from onnx import helper
+from tiny_models import fill
+
+from onnxviz.cli import confined
+from onnxviz.confinement import landlock
+from onnxviz.errors import SelectionError
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are not copied here")
+landlocked = pytest.mark.skipif(
+    sys.platform != "linux" or landlock.version() < 1, reason="the kernel does not confine files"
+)
+LINUX = pytest.mark.skipif(sys.platform != "linux", reason="memory is bounded on Linux only")
+
+WORK = """\
+import os, signal, sys, time
+from pathlib import Path
+import typer
+from onnxviz.cli.confined import confined, confinement
+from onnxviz.cli.ending import exit_code
+
+def work():
+{work}
+
+def command():
+    print("got", repr(confined(work, confinement("m.onnx", [], "1GiB"))))
+
+sys.exit(exit_code(command))
+"""
+
+
+def script(work: str) -> list[str]:
+    return [sys.executable, "-c", WORK.format(work=textwrap.indent(textwrap.dedent(work), "    "))]
+
+
+def do(work: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        script(work), cwd=folder, capture_output=True, text=True, timeout=120, env={**os.environ, **environment}
+    )
+
+
+def onnxviz(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "onnxviz", *arguments], cwd=folder, capture_output=True, text=True, timeout=300
+    )
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = fill(tmp_path_factory.mktemp("models"))
+    (folder / "bomb.onnx").write_bytes(hostile_models._folded_often(18, 7 << 20))  # makes 500 MB of 2 kB
+    (folder / "r.yaml").write_text("version: 1\nmodel: {path: m.onnx}\nanalyses: {f: {kind: weights}}\n")
+    return folder
+
+
+# --- the commands -----------------------------------------------------------------------------------------------------
+
+
+@LINUX
+@pytest.mark.parametrize(
+    ("arguments", "limit"),
+    [
+        (("inspect", "bomb.onnx", "--memory", "1GiB"), "1.0 GiB"),
+        (("init", "bomb.onnx", "--memory", "400MiB"), "400.0 MiB"),
+        (("plan", "b.yaml", "--memory", "400MiB"), "400.0 MiB"),
+        (("validate", "b.yaml", "--memory", "400MiB"), "400.0 MiB"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, tuple) else "",
+)
+def test_a_bomb_ends_at_the_memory_limit(models: Path, arguments: tuple[str, ...], limit: str) -> None:
+    (models / "b.yaml").write_text("version: 1\nmodel: {path: bomb.onnx}\nanalyses: {f: {kind: weights}}\n")
+    done = onnxviz(models, *arguments)
+    assert done.returncode == 2, done.stderr
+    assert f"needed more than the memory limit of {limit}" in done.stderr
+    assert "--memory" in done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    assert not (models / "bomb.yaml").exists()
+
+
+@LINUX
+def test_the_smaller_limit_of_a_recipe_holds(models: Path) -> None:
+    recipe = "version: 1\nmodel: {path: bomb.onnx}\nlimits: {memory: 400MiB}\nanalyses: {f: {kind: weights}}\n"
+    (models / "l.yaml").write_text(recipe)
+    done = onnxviz(models, "validate", "l.yaml")
+    assert done.returncode == 2
+    assert "memory limit of 400.0 MiB" in done.stderr
+
+
+def test_commands_work_as_ever(models: Path) -> None:
+    done = onnxviz(models, "inspect", "m.onnx", "--device", "cpu")
+    assert done.returncode == 0, done.stderr
+    assert "second" in done.stdout
+    assert done.stderr == ""  # no library complains about the confinement
+    done = onnxviz(models, "plan", "r.yaml")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "0 done before" in done.stdout
+    done = onnxviz(models, "validate", "r.yaml", "absent.yaml")
+    assert done.returncode == 2
+    assert "r.yaml: valid" in done.stdout
+    done = onnxviz(models, "init", "m.onnx", "--out", "new.yaml")
+    assert (done.returncode, done.stdout) == (0, "new.yaml\n")
+    assert onnxviz(models, "validate", "new.yaml").returncode == 0
+    assert onnxviz(models, "init", "m.onnx", "--out", "new.yaml").returncode == 2  # it exists
+
+
+def test_external_data_is_read(models: Path, tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    model = onnx.load(models / "m.onnx")
+    onnx.save(model, tmp_path / "real" / "m.onnx", save_as_external_data=True, location="w.bin", size_threshold=0)
+    (tmp_path / "link.onnx").symlink_to("real/m.onnx")
+    for name in ("real/m.onnx", "link.onnx"):
+        done = onnxviz(tmp_path, "init", name, "--out", f"{Path(name).parent.name}x.yaml")
+        assert done.returncode == 0, done.stderr
+
+
+def test_exit_codes_come_through(models: Path) -> None:
+    # The only layer is made from a constant of 2 GB, which is not computed unasked.
+    nodes = [
+        helper.make_node("ConstantOfShape", ["s"], ["k"]),
+        helper.make_node("ReduceMax", ["k"], ["m"], keepdims=0),
+        helper.make_node("Add", ["x", "m"], ["y"]),
+    ]
+    (models / "large.onnx").write_bytes(hostile_models.content(nodes, [hostile_models.numbers("s", 1 << 29)]))
+    assert onnxviz(models, "inspect", "large.onnx", "--memory", "1GiB").returncode == 3
+    done = onnxviz(models, "inspect", "absent.onnx")
+    assert done.returncode == 2
+    assert done.stderr.count("error:") == 1
+
+
+@pytest.mark.parametrize("size", ["", "much", "-1", "0", "4GiBs", "nan"])
+def test_a_size_that_is_none_is_refused(size: str) -> None:
+    with pytest.raises(SelectionError, match="--memory"):
+        confined.confinement("m.onnx", [], size)
+
+
+def test_the_limit_is_most_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(confined, "total_memory", lambda: 10 << 30)
+    assert confined.confinement("m.onnx", [], None).memory == 8 << 30
+    assert confined.confinement("m.onnx", [], None, most=1 << 30).memory == 1 << 30
+    assert confined.confinement("m.onnx", [], "2GiB", most=4 << 30).memory == 2 << 30
+
+
+# --- ends -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        ("SIGSEGV", r"the libraries that read the model crashed on it \(signal 11\)"),
+        ("SIGFPE", r"crashed on it \(signal 8\)"),
+        ("SIGKILL", r"the system ended it \(signal 9\), most likely .* the memory limit of 1.0 GiB"),
+        ("SIGABRT", r"gave up \(signal 6\), most likely .* the memory limit of 1.0 GiB"),
+        ("SIGTERM", r"ended from outside \(signal 15\)"),
+    ],
+)
+def test_a_crash_is_one_message(tmp_path: Path, number: str, said: str) -> None:
+    # A process may send signals to itself; two threads of it share its number, so it is the whole process.
+    done = do(f"signal.signal(signal.{number}, signal.SIG_DFL) if '{number}' != 'SIGKILL' else None\n"
+              f"os.kill(os.getpid(), signal.{number})", tmp_path)  # fmt: skip
+    assert done.returncode == 2, done.stderr
+    assert re.search(said, done.stderr)
+    assert done.stderr.startswith("error: m.onnx: ")
+    assert "Traceback" not in done.stderr
+
+
+@LINUX
+def test_memory_in_any_words_names_the_limit(tmp_path: Path) -> None:
+    for work in ("bytearray(2 << 30)", "raise MemoryError", "raise RuntimeError('std::bad_alloc')"):
+        done = do(work, tmp_path)
+        assert done.returncode == 2
+        assert "needed more than the memory limit of 1.0 GiB" in done.stderr
+
+
+def test_what_the_copy_does_comes_through(tmp_path: Path) -> None:
+    assert do("return 'text é'", tmp_path).stdout == "got 'text é'\n"
+    assert do("print('said')", tmp_path).stdout == "said\ngot ''\n"
+    assert do("raise typer.Exit(3)", tmp_path).returncode == 3
+    assert do("sys.exit(4)", tmp_path).returncode == 4
+    done = do("raise KeyError('broken')", tmp_path)
+    assert done.returncode == 70
+    log = Path(done.stderr.split("details are in ")[1].split(";")[0])
+    assert "KeyError" in log.read_text()  # outlives the folder of temporary files
+    log.unlink()
+    log.parent.rmdir()
+
+
+def test_temporary_files_are_gone(tmp_path: Path) -> None:
+    made = tmp_path / "temporary"
+    made.mkdir()
+    work = "import tempfile; print(tempfile.mkdtemp()); Path(tempfile.mkstemp()[1]).write_text('x')"
+    done = do(work, tmp_path, TMPDIR=str(made))
+    assert done.stdout.startswith(str(made))
+    assert not list(made.iterdir())
+    assert do("os.kill(os.getpid(), signal.SIGKILL)", tmp_path, TMPDIR=str(made)).returncode == 2
+    assert not list(made.iterdir())
+
+
+def test_an_interrupt_ends_both(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        script("print(os.getpid(), flush=True); time.sleep(100)"),
+        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    copy = int(process.stdout.readline())
+    start = time.monotonic()
+    process.send_signal(signal.SIGINT)  # to the one that waits only, as `kill` does
+    _, complained = process.communicate(timeout=30)
+    assert time.monotonic() - start < 5  # a second, on a machine that does nothing else
+    assert process.returncode == 130
+    assert complained.strip() == "interrupted"
+    with pytest.raises(ProcessLookupError):
+        os.kill(copy, 0)
+
+
+@LINUX
+def test_the_copy_ends_with_the_command(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        script("print(os.getpid(), flush=True); time.sleep(100)"), cwd=tmp_path, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    copy = int(process.stdout.readline())
+    process.kill()
+    process.wait()
+    for _ in range(100):
+        if not _lives(copy):
+            return
+        time.sleep(0.1)
+    raise AssertionError("the copy goes on alone")
+
+
+def _lives(process: int) -> bool:
+    try:
+        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"
+
+
+def test_a_terminal_is_shared(models: Path) -> None:
+    """On a terminal: it is seen as one, and Ctrl-C typed there ends the command."""
+    said = _on_terminal(script("print(sys.stdout.isatty(), os.isatty(0))"))
+    assert "True True" in said[0]
+    text, code = _on_terminal(script("print('waiting', flush=True); time.sleep(100)"), type_at="waiting", keys=b"\x03")
+    assert code == 130
+    assert "interrupted" in text
+    assert "Traceback" not in text
+    text, code = _on_terminal([sys.executable, "-m", "onnxviz", "inspect", str(models / "m.onnx")])
+    assert (code, "second" in text) == (0, True)
+
+
+def _on_terminal(command: list[str], type_at: str = "", keys: bytes = b"") -> tuple[str, int]:
+    process, terminal = pty.fork()
+    if process == 0:
+        os.execv(command[0], command)
+    text = ""
+    while True:
+        try:
+            data = os.read(terminal, 4096)
+        except OSError:  # the last one has closed it
+            break
+        if not data:
+            break
+        text += data.decode("utf-8", "replace")
+        if keys and type_at in text:
+            os.write(terminal, keys)
+            keys = b""
+    os.close(terminal)
+    return text, os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+
+
+def test_nobody_reads_on(tmp_path: Path) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        script("print('x' * 100_000, flush=True)"), cwd=tmp_path, stdout=write, stderr=subprocess.PIPE, text=True
+    )
+    os.close(write)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+
+
+# --- confinement ------------------------------------------------------------------------------------------------------
+
+
+@landlocked
+def test_the_copy_cannot_write_or_read_secrets(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    (home / "work").mkdir(parents=True)
+    (home / "secret").write_text("secret")
+    for work in (
+        "Path('made').write_text('x')",
+        f"print(Path({str(home / 'secret')!r}).read_text())",
+        "import socket; socket.socket()",
+        "import subprocess; subprocess.run(['true'])",
+    ):
+        done = do(work, home / "work", HOME=str(home), TMPDIR=str(tmp_path))
+        assert done.returncode == 70, (work, done.stdout)
+        assert "PermissionError" in done.stderr
+    assert not (home / "work" / "made").exists()
+
+
+def test_secrets_of_the_environment_are_gone(tmp_path: Path) -> None:
+    work = "print(sorted(name for name in os.environ if 'TOKEN' in name), 'PATH' in os.environ)"
+    assert do(work, tmp_path, MY_TOKEN="x").stdout.startswith("[] True")
+
+
+def test_where_nothing_can_be_copied_it_runs_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    bounds = confined.confinement("m.onnx", [], None)
+    assert confined.confined(lambda: str(os.getpid()), bounds) == str(os.getpid())  # what is printed is captured here
+    monkeypatch.setattr(sys, "stdout", sys.__stdout__)
+    monkeypatch.setattr(sys, "stderr", sys.__stderr__)
+    monkeypatch.delattr(os, "fork")
+    assert confined.confined(lambda: str(os.getpid()), bounds) == str(os.getpid())

@@ -1,0 +1,163 @@
+"""What a plan says of time and space, against what runs take."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+from tiny_models import fill
+
+from onnxviz import estimate
+from onnxviz.analyses.base import Job
+from onnxviz.cli import show_plan as shown
+from onnxviz.estimate import Work, estimated, planned_work
+from onnxviz.execute import run
+from onnxviz.plan import PROOF_COST, PlannedJob, make_plan
+from onnxviz.recipe import Recipe, parse_recipe
+from onnxviz.schedule import Schedule, schedule_of
+
+TEXT = """\
+version: 1
+model: {builtin: scenes}
+data: {scenes: {builtin: scenes, count: 4}}
+analyses:
+  filters: {kind: weights, layers: all_convs, response_to: {data: scenes, kernels: 4, images: null, limit: 2}}
+  classes: {kind: activation_maximization, targets: [{layer: logits, units: 0-1}], steps: 40, size: 96}
+  bare: {kind: activation_maximization, targets: [{layer: logits, units: 0}], steps: 2, keep_arrays: false}
+  large: {kind: activation_maximization, targets: [{layer: first_conv, units: 0}], steps: 2, size: 160}
+  evidence: {kind: grad_cam, data: scenes, limit: 2, classes: "top:2"}
+"""
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Recipe, Path]:
+    folder = tmp_path_factory.mktemp("estimate")
+    recipe = parse_recipe(TEXT, "r.yaml", folder)
+    assert run(recipe, folder / "run", workers=0, device="cpu").result.verdict == "passed"
+    return recipe, folder / "run"
+
+
+def test_the_estimated_bytes_are_right_within_a_factor_of_two(finished: tuple[Recipe, Path]) -> None:
+    recipe, folder = finished
+    for job in make_plan(recipe).jobs:
+        stored = sum(file.stat().st_size for file in (folder / "jobs" / job.key).iterdir())
+        assert 0.5 < job.job.bytes / stored < 2, (job.name, job.job.bytes, stored)
+
+
+def test_time_comes_from_the_last_run_of_the_same_model_and_device(finished: tuple[Recipe, Path]) -> None:
+    recipe, folder = finished
+    work = planned_work(schedule_of(make_plan(recipe)), folder, set())
+    assert len(work.cached) == len(work.schedule.jobs) + 1
+    assert (work.seconds, work.bytes, work.basis) == (0.0, 0, ())
+    forced = planned_work(work.schedule, folder, {"classes"})
+    before = estimate.read_run(folder)
+    part = next(analysis for analysis in before.analyses if analysis.id == "classes").parts[0]
+    assert part.cost == 2 * (3 * 40 + 2) * (96 / 64) ** 2  # of images larger than the model's
+    assert forced.seconds == pytest.approx(part.seconds + estimate.START_SECONDS, rel=1e-3)
+    assert forced.basis == ("classes: as in the last run in this folder",)
+    twice = parse_recipe(TEXT.replace("steps: 40", "steps: 80"), "r.yaml", folder)
+    more = planned_work(schedule_of(make_plan(twice)), folder, set())
+    assert more.seconds is not None
+    assert (more.seconds - estimate.START_SECONDS) / part.seconds == pytest.approx(242 / 122, rel=1e-3)
+    # Two processes share the machine: each pass took them twice as long as it takes a run that has it to itself.
+    shared = dataclasses.replace(before.provenance, engine="2 worker processes")
+    half = estimated(work.schedule, forced.cached, 1, dataclasses.replace(before, provenance=shared))
+    assert half.seconds == pytest.approx(part.seconds / 2 + estimate.START_SECONDS, rel=1e-3)
+
+
+def test_a_run_elsewhere_or_of_another_model_says_nothing(finished: tuple[Recipe, Path]) -> None:
+    recipe, folder = finished
+    schedule, before = schedule_of(make_plan(recipe)), estimate.read_run(folder)
+    elsewhere = dataclasses.replace(before, provenance=dataclasses.replace(before.provenance, device="cpu (other)"))
+    other = dataclasses.replace(before, models=(dataclasses.replace(before.models[0], digest="0"),))
+    for run_before in (elsewhere, other, None):
+        basis = estimated(schedule, frozenset(), 1, run_before, lambda: 1e9).basis
+        assert len(basis) == 1
+        assert "multiply-adds at 0.42 billion a second" in basis[0]
+
+
+def test_time_by_multiply_adds() -> None:
+    schedule = schedule_of(make_plan(parse_recipe(TEXT, "r.yaml", Path())))
+    card = schedule.models[0]
+    assert card.multiply_adds is not None
+    work = estimated(schedule, frozenset(), 1, None, lambda: 2e9)
+    a_pass = card.multiply_adds / (2e9 * estimate.EFFICIENCY) + len(card.layers) * estimate.LAYER_SECONDS
+    job = next(job for job in schedule.jobs if job.analysis == "classes")
+    pictures = job.job.bytes * estimate.BYTE_SECONDS + job.job.images * estimate.IMAGE_SECONDS + estimate.JOB_SECONDS
+    assert work.job_seconds[job.key] == pytest.approx(job.job.cost * a_pass + pictures)
+    assert work.job_seconds[schedule.proofs["model"].key] == pytest.approx(PROOF_COST * a_pass)
+    assert work.seconds == pytest.approx(sum(work.job_seconds.values()) + estimate.START_SECONDS)
+    assert work.bytes == sum(job.job.bytes for job in schedule.jobs) + estimate.PROOF_BYTES
+    unknown = dataclasses.replace(schedule, models=(dataclasses.replace(card, multiply_adds=None),))
+    work = estimated(unknown, frozenset(), 1, None)
+    assert work.seconds is None
+    assert work.basis == (f"{card.file}: multiply-adds unknown, so its time cannot be estimated",)
+
+
+def test_gpus_by_their_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    schedule = dataclasses.replace(schedule_of(make_plan(parse_recipe(TEXT, "r.yaml", Path()))), device="cuda")
+    seconds = []
+    for names in (("NVIDIA H100 80GB HBM3",), ("Tesla T4",), ("some card",)):
+        monkeypatch.setattr(estimate, "gpu_names", lambda names=names: names)
+        one, two = (estimated(schedule, frozenset(), workers, None) for workers in (1, 2))
+        assert one.seconds is not None
+        assert two.seconds is not None
+        assert names[0] in one.basis[0]
+        assert two.seconds - estimate.START_SECONDS == pytest.approx((one.seconds - estimate.START_SECONDS) / 2)
+        seconds.append(one.seconds)
+    assert seconds[0] < seconds[2] < seconds[1]
+
+
+def test_the_speed_of_this_machine_is_plausible_and_measured_once() -> None:
+    estimate.cpu_speed.cache_clear()
+    assert 1e8 < estimate.cpu_speed() < 1e13
+    assert estimate.cpu_speed() == estimate.cpu_speed()
+
+
+# --- how it is shown ------------------------------------------------------------------------------------------------
+
+
+def show(tmp_path: Path, work: Work) -> str:
+    if not (tmp_path / "m.onnx").exists():
+        fill(tmp_path)
+    analyses = "  a: {kind: weights}\n  b: {kind: weights}\n"
+    text = f"version: 1\nmodel: {{path: m.onnx, preprocess: unit}}\nanalyses:\n{analyses}"
+    stream = io.StringIO()
+    shown.show_plan(Console(file=stream, width=160), work, parse_recipe(text, "r.yaml", tmp_path), tmp_path / "run")
+    return stream.getvalue()
+
+
+def many(count: int) -> Schedule:
+    jobs = tuple(
+        PlannedJob(f"{n:032x}", "model", "b" if n == 0 else "a", Job(f"unit {n}", cost=2.0, images=3, bytes=1 << 20))
+        for n in range(count)
+    )
+    (card,) = schedule_of(make_plan(parse_recipe(TEXT, "r.yaml", Path()))).models
+    return Schedule((card,), (), jobs, {}, "cpu", {})
+
+
+def test_ten_thousand_jobs_are_a_few_lines(tmp_path: Path) -> None:
+    schedule = many(10_001)
+    cached = frozenset(job.key for job in schedule.jobs[1:4])
+    said = show(tmp_path, estimated(schedule, cached, 2, None, lambda: 1e9))
+    assert len(said.splitlines()) < 20
+    assert "a/unit 3 " in said
+    assert "a/unit 4 " not in said
+    assert "b/unit 0 " in said
+    row = next(line for line in said.splitlines() if "a: and 9,997 more" in line).split()
+    assert row[4:6] == ["29,991", "19,994"]
+    assert row[-2:] == ["9.8", "GiB"]
+    assert "10,001 jobs, 3 done before; about 19,996 forward passes to do on cpu" in said
+    assert "with 2 workers; about 9.8 GiB to store, 29,994 images to read or make" in said
+
+
+def test_too_little_room_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage: Any = type("Usage", (), {"free": 1 << 20})
+    monkeypatch.setattr(shown.shutil, "disk_usage", lambda _: usage)
+    work = estimated(many(3), frozenset(), 1, None, lambda: 1e9)
+    assert "NOT ENOUGH ROOM: 1.0 MiB are free" in show(tmp_path, work)
+    assert "NOT ENOUGH ROOM" not in show(tmp_path, dataclasses.replace(work, bytes=1000))

@@ -1,0 +1,282 @@
+"""What is said of a run while it goes on: counts that add up, a time left that is right, and no cost to speak of."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from onnxviz.analyses.base import Job
+from onnxviz.dispatch import Observer
+from onnxviz.plan import PlannedJob, Proof
+from onnxviz.progress import EventStream, PlainProgress, Progression, TerminalProgress
+from onnxviz.schedule import Schedule
+
+
+def schedule(count: int, cost: float = 1.0, *, proof: bool = False) -> Schedule:
+    """A schedule of jobs "a/0", "a/1", ..."""
+    jobs = tuple(PlannedJob(f"{n:032x}", "m", "a", Job(str(n), cost=cost)) for n in range(count))
+    proofs = {"m": Proof("f" * 32, "m", ("x",), None)} if proof else {}
+    return Schedule((), (), jobs, proofs, "cpu", {})
+
+
+class Clock:
+    """A clock that is set by hand."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def plain(**options: Any) -> tuple[PlainProgress, io.StringIO]:
+    stream = io.StringIO()
+    return PlainProgress(Console(file=stream, width=200), **options), stream
+
+
+def do(observer: Observer, number: int, seconds: float = 0.001, status: str = "done", error: str = "") -> None:
+    observer.started(f"a/{number}", 1.0)
+    observer.finished(f"a/{number}", 1.0, seconds, status, error)
+
+
+# --- time left --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+def test_the_time_left_is_right_with_several_workers_at_a_time(workers: int) -> None:
+    clock = Clock()
+    progression = Progression(clock)
+    progression.plan(schedule(40, cost=10.0), set())
+    assert progression.left() is None
+    # Each job takes 2 seconds, so 40 of them take 80 seconds of one worker.
+    for first in range(0, 20, workers):
+        for number in range(first, first + workers):
+            progression.start(f"a/{number}", 10.0)
+        clock.now += 2.0
+        for number in range(first, first + workers):
+            progression.end(f"a/{number}", 10.0, "done")
+    assert progression.left() == pytest.approx(40.0 / workers)
+    for number in range(20, 20 + workers):
+        progression.start(f"a/{number}", 10.0)
+        progression.step(f"a/{number}", 5, 10, "halfway")
+    clock.now += 1.0
+    assert progression.left() == pytest.approx(40.0 / workers - 1.0)
+    assert progression.part == pytest.approx((20 + workers / 2) / 40)
+
+
+def test_a_failed_job_is_no_work_done_and_none_that_is_left() -> None:
+    clock = Clock()
+    progression = Progression(clock)
+    progression.plan(schedule(4), set())
+    for number, status in enumerate(("done", "failed")):
+        progression.start(f"a/{number}", 1.0)
+        clock.now += 3.0
+        progression.end(f"a/{number}", 1.0, status)
+    assert progression.left() == pytest.approx(2 * 6.0)  # 6 seconds for one that was done
+
+
+def test_the_proof_says_nothing_of_the_time_that_is_left() -> None:
+    clock = Clock()
+    progression = Progression(clock)
+    progression.plan(schedule(4, proof=True), set())
+    progression.start("agreement with ONNX Runtime", 4.0)
+    clock.now += 60.0  # the model was loaded meanwhile
+    progression.end("agreement with ONNX Runtime", 4.0, "done")
+    assert progression.left() is None
+    progression.start("a/0", 1.0)
+    clock.now += 1.0
+    progression.end("a/0", 1.0, "done")
+    assert progression.left() == pytest.approx(3.0)
+    assert (progression.ended, progression.jobs) == (2, 5)
+
+
+# --- lines ------------------------------------------------------------------------------------------------------------
+
+
+def test_few_jobs_have_a_line_each_and_those_done_before_one_together() -> None:
+    observer, stream = plain()
+    work = schedule(20)
+    with observer:
+        observer.planned(work, {job.key for job in work.jobs[:13]})
+        for job in work.jobs[:13]:
+            observer.finished(job.name, 1.0, 0.0, "cached")
+        for number in range(13, 20):
+            do(observer, number)
+    lines = stream.getvalue().splitlines()
+    assert lines[:2] == ["20 jobs on cpu", "[13/20] 13 jobs were done before"]
+    assert lines[2] == "[14/20] done   a/13  0.0 s"
+    assert len(lines) == 9
+
+
+def test_short_jobs_are_summed_up_and_the_counts_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    monkeypatch.setattr(Progression.__init__, "__defaults__", (clock,))
+    observer, stream = plain()
+    with observer:
+        observer.planned(schedule(1000), set())
+        for number in range(1000):
+            clock.now += 0.01
+            if number == 500:
+                do(observer, number, 1.5)
+            elif number in (7, 600):
+                do(observer, number, 0.001, "failed", "it [bold]broke[/bold]\x1b[2J")
+            else:
+                do(observer, number)
+    said = stream.getvalue()
+    assert "\x1b" not in said
+    assert said.count("FAILED a/7 ") == said.count("FAILED a/600 ") == 1
+    assert said.count("it [bold]broke[/bold]\\x1b[2J") == 2
+    assert said.count("done   a/500  1.5 s") == 1
+    sums = [line.split("done   ")[1] for line in said.splitlines() if " jobs in " in line]
+    assert sum(int(text.split()[0]) for text in sums) == 1000 - 3
+    assert sums[0] == "199 jobs in 2.0 s"
+    assert len(sums) == 5  # every 2 seconds
+
+
+def test_jobs_that_were_not_begun_are_said() -> None:
+    observer, stream = plain()
+    with observer:
+        observer.planned(schedule(5), set())
+        do(observer, 0, status="failed", error="no")
+    assert "4 jobs were not begun, because another failed" in stream.getvalue()
+
+
+def test_verbose_says_when_a_job_begins() -> None:
+    observer, stream = plain(verbose=True)
+    with observer:
+        observer.planned(schedule(100), set())
+        for number in range(100):
+            do(observer, number)
+    assert stream.getvalue().count(" begins\n") == stream.getvalue().count("done   a/") == 100
+
+
+def observers() -> dict[str, Callable[[], Any]]:
+    return {
+        "plain": lambda: plain()[0],
+        "terminal": lambda: TerminalProgress(Console(file=io.StringIO(), force_terminal=True, width=100)),
+        "events": lambda: EventStream(lambda: Path(os.devnull).open("w")),
+    }
+
+
+@pytest.mark.parametrize("kind", observers())
+def test_ten_thousand_tiny_jobs_cost_well_under_a_tenth_of_a_millisecond_each(kind: str) -> None:
+    observer = observers()[kind]()
+    work = schedule(10_000)
+    begun = time.process_time()
+    with observer if hasattr(observer, "__enter__") else contextlib.nullcontext():
+        observer.planned(work, set())
+        for job in work.jobs:
+            observer.started(job.name, 1.0)
+            observer.progressed(job.name, 1, 1)
+            observer.finished(job.name, 1.0, 0.0001, "done")
+    assert time.process_time() - begun < 10_000 * 1e-4
+
+
+# --- terminal ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_terminal_shows_a_bar_for_each_of_four_jobs_and_counts_the_others() -> None:
+    stream = io.StringIO()
+    console = Console(file=stream, force_terminal=True, width=100)
+    observer = TerminalProgress(console)
+    observer.planned(schedule(40), set())
+    for number in range(6):
+        observer.started(f"a/{number}", 1.0)
+        observer.progressed(f"a/{number}", number, 10, f"step \x1b[2J{number}")
+    console.print(observer._render())
+    said = stream.getvalue()
+    assert "0/40" in said
+    assert "3/10" in said
+    assert "step \\x1b[2J3" in said
+    assert "\x1b[2J" not in said
+    assert "a/4" not in said
+    assert "and 2 more" in said
+
+
+@pytest.mark.parametrize("width", [20, 40, 80, 200])
+def test_bars_fit_into_a_terminal(width: int) -> None:
+    stream = io.StringIO()
+    console = Console(file=stream, force_terminal=True, width=width, color_system=None)
+    observer = TerminalProgress(console)
+    observer.planned(schedule(4000), set())
+    for number in range(1000):
+        observer.started(f"a/{number}", 1.0)
+        observer.finished(f"a/{number}", 1.0, 0.0, "done")
+    observer.started("a/1000", 1.0)
+    observer.progressed("a/1000", 5, 160, "a long note " * 20)
+    stream.truncate(0)
+    console.print(observer._render())
+    lines = stream.getvalue().lstrip("\0").splitlines()
+    assert len(lines) == 2
+    assert width < 40 or ("1000/4000" in lines[0] and "left" in lines[0] and "5/160" in lines[1])
+    assert max(map(len, lines)) <= width
+
+
+# --- events -----------------------------------------------------------------------------------------------------------
+
+
+def read(stream: io.StringIO) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in stream.getvalue().splitlines()]
+
+
+def test_events_are_those_of_the_document() -> None:
+    stream, clock = io.StringIO(), Clock()
+    events = EventStream(lambda: stream, clock=clock)
+    work = schedule(3, proof=True)
+    events.planned(work, {work.jobs[0].key})
+    events.finished("a/0", 1.0, 0.0, "cached")
+    events.started("a/1", 1.0)
+    for step in range(100):
+        clock.now += 0.0625
+        events.progressed("a/1", step, 100, "n\x1b\u202e\n")
+    events.finished("a/1", 1.0, 6.25, "done")
+    events.message("text")
+    events.ended("interrupted", 130)
+    told = read(stream)
+    document = (Path(__file__).parent.parent / "docs" / "events.md").read_text()
+    for event in told:
+        section = document.split(f"## `{event['event']}`")[1].split("\n## ")[0]
+        for name in set(event) - {"event", "time"}:
+            assert f"`{name}`" in section, (event["event"], name)
+    assert told[0] == {
+        "event": "planned", "time": 100.0, "format": 1, "device": "cpu", "models": [], "jobs": 3, "proofs": 1,
+        "cached": 1, "cost": 6.0,
+    }  # fmt: skip
+    progress = [event for event in told if event["event"] == "progress"]
+    assert len(progress) == 13  # in 6.25 seconds
+    assert progress[0]["note"] == "n\x1b\u202e\n"
+    assert stream.getvalue().isascii()
+    assert told[-1] == {
+        "event": "verdict", "time": 106.25, "verdict": "interrupted", "exit_code": 130, "seconds": 6.25, "error": "",
+    }  # fmt: skip
+
+
+def test_a_reader_that_goes_away_ends_the_events_only() -> None:
+    receiving, sending = os.pipe()
+    events = EventStream(lambda: os.fdopen(sending, "w"))
+    events.message("one")
+    assert b"one" in os.read(receiving, 1000)
+    os.close(receiving)
+    events.message("two")
+    events.message("three")
+    events.close()
+    assert events.broken
+    assert events.fault == ""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_is_said() -> None:
+    events = EventStream(lambda: Path("/dev/full").open("w"))  # noqa: SIM115
+    events.message("one")
+    events.close()
+    assert events.broken
+    assert "space" in events.fault

@@ -1,0 +1,100 @@
+"""A schedule passes between processes unchanged, and one that a worker made up is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from onnxviz.plan import make_plan
+from onnxviz.recipe import Recipe, parse_recipe
+from onnxviz.schedule import from_data, schedule_of, to_data
+from onnxviz.workers.tasks import (
+    CombineTask,
+    JobTask,
+    Outcome,
+    ProofTask,
+    outcome_data,
+    outcome_from,
+    task_data,
+    task_from,
+)
+
+TEXT = """\
+version: 1
+model: {builtin: scenes}
+data: {scenes: {builtin: scenes, count: 9}}
+analyses:
+  filters: {kind: weights}
+  evidence: {kind: grad_cam, data: scenes}
+  classes: {kind: activation_maximization, targets: [{layer: conv1, units: [0], position: center}], seeds: 2}
+  concepts: {kind: dissection, data: scenes, shard: 4, layers: conv1}
+"""
+
+
+@pytest.fixture(scope="module")
+def recipe() -> Recipe:
+    return parse_recipe(TEXT, "r.yaml", Path())
+
+
+def through_json(data: Any) -> Any:
+    return json.loads(json.dumps(data))
+
+
+def test_a_schedule_survives_the_way(recipe: Recipe) -> None:
+    schedule = schedule_of(make_plan(recipe))
+    assert from_data(through_json(to_data(schedule)), recipe) == schedule
+    assert any(job.needs for job in schedule.jobs)
+    assert any(job.job.inner for job in schedule.jobs)
+
+
+def test_tasks_and_outcomes_survive_the_way(recipe: Recipe) -> None:
+    schedule = schedule_of(make_plan(recipe))
+    tasks = [JobTask(job, 2) for job in schedule.jobs] + [ProofTask(proof) for proof in schedule.proofs.values()]
+    for task in [*tasks, CombineTask("0" * 32, "model", "filters", ("1" * 32,))]:
+        assert task_from(through_json(task_data(task))) == task
+    outcome = Outcome("memory", "x", "y", 1.5, ("z",))
+    assert outcome_from(through_json(outcome_data(outcome))) == outcome
+
+
+def broken(data: dict[str, Any], change: str) -> None:
+    job = data["jobs"][0]
+    if change == "key":
+        job["key"] = "../../../../etc/cron.d/x"
+    elif change == "short key":
+        job["key"] = "ab"
+    elif change == "analysis":
+        job["analysis"] = "other"
+    elif change == "alias":
+        job["alias"] = "other"
+    elif change == "needs":
+        job["needs"] = [data["jobs"][-1]["key"]]
+    elif change == "model":
+        data["models"][0]["alias"] = "other"
+    elif change == "data":
+        data["data"] = []
+    elif change == "proof":
+        data["proofs"][0]["key"] = "x" * 32
+    elif change == "no jobs":
+        del data["jobs"]
+    else:
+        data["jobs"] = [1]
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["key", "short key", "analysis", "alias", "needs", "model", "data", "proof", "no jobs", "job"],
+)
+def test_a_schedule_that_is_none_of_the_recipe_is_refused(recipe: Recipe, change: str) -> None:
+    data = through_json(to_data(schedule_of(make_plan(recipe))))
+    broken(data, change)
+    with pytest.raises(ValueError, match=r"."):
+        from_data(data, recipe)
+
+
+@pytest.mark.parametrize("told", [{}, {"kind": "fine"}, {"kind": "done", "error": "", "details": "", "seconds": "x"}])
+def test_an_outcome_that_is_none_is_refused(told: dict[str, Any]) -> None:
+    with pytest.raises((KeyError, ValueError)):
+        outcome_from(told)

@@ -95,8 +95,9 @@ def _add(total: Row, one: Row) -> None:
 
 def disk(given: Setting) -> Iterator[Row]:
     """Fill the disk, and bound the size of files."""
-    yield fault_cases.full_disk(given.work / "full", levels=max(4, given.runs // 6))
-    yield fault_cases.small_files(given.work / "small", levels=max(3, given.runs // 12))
+    recipe, calm = fault_cases.write_disk_recipe(given.work / "recipe")
+    yield fault_cases.full_disk(given.work / "full", recipe, calm, levels=max(4, given.runs // 6))
+    yield fault_cases.small_files(given.work / "small", recipe, calm, levels=max(3, given.runs // 12))
 
 
 def memory(given: Setting) -> Iterator[Row]:

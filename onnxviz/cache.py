@@ -267,6 +267,10 @@ class Store:
         """Remove what killed runs left half-written. Only for whoever holds the folder's lock."""
         for leftover in self.jobs.glob(".tmp-*") if self.jobs.is_dir() else ():
             shutil.rmtree(leftover, ignore_errors=True)
+        for pattern in (".*.tmp", "tables/.*.tmp", "arrays/.*.tmp", "report/**/.*.tmp"):
+            for leftover in self.folder.glob(pattern):
+                with contextlib.suppress(OSError):
+                    leftover.unlink()
 
 
 class Checked:

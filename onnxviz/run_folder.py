@@ -63,7 +63,7 @@ def write_run(result: RunResult, folder: Path) -> RunResult:
 
 def run_data(result: RunResult) -> bytes:
     """Return what `run.json` holds."""
-    return (json.dumps(results.write(result), indent=1, allow_nan=False) + "\n").encode()
+    return (json.dumps(results.write(result), allow_nan=False) + "\n").encode()
 
 
 def read_run(folder: Path) -> RunResult:

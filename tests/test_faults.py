@@ -1,4 +1,4 @@
-"""A small version of each row of the table of faults (`benchmarks/faults.py`): nothing lost, nothing wrong, all named."""
+"""A small version of each row of the table of faults (`benchmarks/faults.py`): nothing lost or wrong, all named."""
 
 from __future__ import annotations
 
@@ -19,11 +19,16 @@ from fault_cases import (
     little_memory,
     odd_images,
     odd_masks,
+    pictures,
     small_files,
+    write_disk_recipe,
 )
-from fault_runs import Kill, Row, drawn_kills, kill_and_finish, run, table
+from fault_runs import Kill, Row, drawn_kills, kill_and_finish, table
+from faulty_images import write_concepts
 from stored_damage import DAMAGES, damaged_results
-from worker_runs import write_recipe
+
+from onnxviz.concepts import MaskFolder
+from onnxviz.errors import DataError
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="processes are watched through /proc")
 SAMPLE = ("Loop endless", "Tile-dynamic-2^40", "functions 60 deep", "broadcast sums")
@@ -38,19 +43,19 @@ def require(rows: Iterable[Row]) -> None:
     assert all(row.runs or "not tried" in table([row]) for row in found)
 
 
-def test_kills(tmp_path: Path) -> None:
-    recipe = write_recipe(tmp_path, "count: 4, size: 8, seconds: 0.1, chain: true", "count: 4, size: 20")
-    calm, row = tmp_path / "calm", Row("kills")
-    assert run(recipe, calm, 0).code == 0
-    plans = [
-        [Kill("worker", 1, 0.05), Kill("worker", 3, 0.0)],
-        [Kill("parent", 2, 0.03)],
-        [Kill("both", 4, 0.0)],
-    ]
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A recipe, and its run folder if nothing goes wrong."""
+    return write_disk_recipe(tmp_path_factory.mktemp("faults"))
+
+
+def test_kills(tmp_path: Path, recipe: tuple[Path, Path]) -> None:
+    row = Row("kills")
+    plans = [[Kill("worker", 1, 0.05), Kill("worker", 3, 0.0)], [Kill("both", 2, 0.03)]]
     for number, plan in enumerate(plans):
-        kill_and_finish(row, recipe, tmp_path / f"run-{number}", calm, 1 + number % 2, plan, number)
+        kill_and_finish(row, recipe[0], tmp_path / f"run-{number}", recipe[1], 1 + number % 2, plan, number)
     require([row])
-    assert row.remarks["parents killed"] == 2
+    assert row.remarks["parents killed"] == 1
     assert row.remarks["workers killed"] >= 3
 
 
@@ -63,26 +68,46 @@ def test_drawn_moments_are_repeatable_and_spread() -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root may mount a small disk")
-def test_full_disk(tmp_path: Path) -> None:
-    require([full_disk(tmp_path, levels=2)])
+def test_full_disk(tmp_path: Path, recipe: tuple[Path, Path]) -> None:
+    require([full_disk(tmp_path, *recipe, levels=1)])
 
 
-def test_small_files(tmp_path: Path) -> None:
-    require([small_files(tmp_path / "x", levels=1)])
+def test_small_files(tmp_path: Path, recipe: tuple[Path, Path]) -> None:
+    require([small_files(tmp_path / "x", *recipe, levels=1)])
 
 
 def test_odd_images(tmp_path: Path) -> None:
     require([odd_images(tmp_path)])
 
 
-@pytest.mark.slow
 def test_odd_masks(tmp_path: Path) -> None:
     require([odd_masks(tmp_path), *late_masks(tmp_path / "late")])
 
 
-@pytest.mark.parametrize("name", ["an image replaced", "the model replaced, then the worker killed"])
-def test_files_that_change_while_a_run_goes_on(tmp_path: Path, name: str) -> None:
-    require([changed_files(tmp_path / "x", name)])
+def test_a_model_that_changes_while_a_run_goes_on(tmp_path: Path) -> None:
+    require([changed_files(tmp_path / "x", "the model replaced, then the worker killed")])
+
+
+@pytest.mark.parametrize("how", ["other", "empty", "gone"])
+def test_a_picture_is_what_the_digest_was_made_of(tmp_path: Path, how: str) -> None:
+    scenes, masks, names = pictures(2)
+    write_concepts(tmp_path, scenes, masks, names)
+    found = MaskFolder.find("x", tmp_path, tmp_path)
+    assert found.digest
+    for name, read in {"images/good-1.png": found.read, "labels/good-1.png": found.read_labels}.items():
+        read(1)
+        content = (tmp_path / name).read_bytes()
+        if how == "gone":
+            (tmp_path / name).unlink()
+        else:
+            (tmp_path / name).write_bytes(
+                (tmp_path / name).with_name("good-0.png").read_bytes() if how == "other" else b""
+            )
+        with pytest.raises(DataError, match="good-1.png") as told:
+            read(1)
+        assert how != "other" or "was changed since the run was planned" in str(told.value)
+        (tmp_path / name).write_bytes(content)
+        read(1)
 
 
 @pytest.mark.slow

@@ -75,6 +75,9 @@ class ProcessPool:
         self._heard: queue.SimpleQueue[tuple[_Process, bytes | None]] = queue.SimpleQueue()
         self._processes: list[_Process | None] = [None] * size
         self._defences: dict[str, Defence] = {}
+        if lock is not None:  # nobody else is at this folder, so these are of runs that were killed
+            for leftover in self._folder.glob(".tmp-*"):
+                shutil.rmtree(leftover, ignore_errors=True)
         self._temporary = Path(tempfile.mkdtemp(prefix=".tmp-", dir=self._folder))
         self._looked = 0.0
         self.planned: dict[str, str] | None = None

@@ -2,6 +2,8 @@
 
 Times are those of the processor, which other work on the machine disturbs less than the clock on the wall. Each part
 runs in a process of its own, so that its peak of memory is its own.
+
+    python -m benchmarks.cluster_costs
 """
 
 from __future__ import annotations

@@ -5,6 +5,8 @@ file system's metadata) serves one at a time, first come, first served. What thi
 `benchmarks.cluster_costs`, and `--costs` reads its file; `--validate` sets the simulation against real runs.
 
 The speed of the GPU is not measured but assumed: `--unit-seconds` is what one picture of one unit takes on it.
+
+    python -m benchmarks.cluster_simulation
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 Tiny jobs show what a job costs beyond its work; the quickstart recipe what is left of that in a real run. The time
 until the first job has ended is listed by itself: planning, starting workers, loading PyTorch in each.
+
+    python -m benchmarks.ray_overhead
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ def read_image(path: Path, digest: bytes | None = None) -> Pixels:
             image.load()
             turned = image.transpose(_TURNS[orientation]) if orientation in _TURNS else image
             return np.array(_to_rgb(turned, path), dtype=np.uint8)
-    except DataError:
+    except (DataError, MemoryError):  # too little memory is no fault of the file
         raise
     except Exception as fault:  # a decoder on hostile bytes may raise anything
         raise _damaged(path, fault) from fault
@@ -83,7 +83,7 @@ def check_image(path: Path) -> str:
             if image.format == "PNG":
                 with _open(path) as again:  # verify() needs a file of which nothing has been read
                     again.verify()
-    except DataError:
+    except (DataError, MemoryError):  # too little memory is no fault of the file
         raise
     except Exception as fault:  # as in read_image
         raise _damaged(path, fault) from fault
@@ -104,7 +104,7 @@ def image_size(path: Path) -> tuple[int, int]:
             _require_bounded(image, path)
             width, height = image.size
             return (width, height) if _orientation(image) >= 5 else (height, width)
-    except DataError:
+    except (DataError, MemoryError):  # too little memory is no fault of the file
         raise
     except Exception as fault:  # as in read_image
         raise _damaged(path, fault) from fault
@@ -136,7 +136,7 @@ def read_indices(path: Path, digest: bytes | None = None) -> npt.NDArray[np.int3
                     remedy="store one number for each pixel: a grey or palette PNG",
                 )
             return np.asarray(image).astype(np.int32)
-    except DataError:
+    except (DataError, MemoryError):  # too little memory is no fault of the file
         raise
     except Exception as fault:  # as in read_image
         raise _damaged(path, fault) from fault

@@ -26,7 +26,7 @@ RECIPE_BYTES = 1 << 20
 """Largest recipe."""
 RECIPE_DEPTH = 32
 """Deepest nesting of a recipe."""
-RECIPE_ENTRIES = {"models": 1_000, "data": 100, "analyses": 1_000}
+RECIPE_ENTRIES = {"models": 100, "data": 100, "analyses": 1_000}
 """Most entries of a recipe's parts, those that a matrix makes counted: each costs an opened file, or jobs."""
 RECIPE_COPIES = 200_000
 """Most values that a recipe's defaults and matrices may copy into its analyses."""

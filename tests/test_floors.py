@@ -23,8 +23,20 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("analyses",),
     ("recipe_schema", "recipe_faults", "recipe_layers", "recipe", "recipe_parts"),
     # The report sees only floor 0, so it may stand left of what calls it.
-    ("report", "cache", "plan", "proof", "schedule", "workers", "expectations", "run_folder", "inspection", "dispatch",
-     "execute", "estimate"),
+    (
+        "report",
+        "cache",
+        "plan",
+        "proof",
+        "schedule",
+        "workers",
+        "expectations",
+        "run_folder",
+        "inspection",
+        "dispatch",
+        "execute",
+        "estimate",
+    ),
     ("progress",),
     ("cli", "__main__", "__init__"),
 )

@@ -320,7 +320,8 @@ def test_the_schema_for_editors() -> None:
     schema = json_schema()
     json.dumps(schema)
     assert set(schema["properties"]) == {
-        "version", "title", "seed", "extends", "model", "models", "data", "defaults", "matrix", "analyses", "expect", "limits",
+        "version", "title", "seed", "extends", "model", "models", "data", "defaults", "matrix", "analyses", "expect",
+        "limits",
     }  # fmt: skip
     assert schema["additionalProperties"] is False
     assert schema["$defs"]["Probe"]["required"] == ["kind"]

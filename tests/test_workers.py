@@ -22,7 +22,6 @@ CAUSES = {
     "mistake": "ZeroDivisionError: by zero",
     "killed": "killed (signal 9)",
     "crash": "SIGSEGV",
-    "abort": "SIGABRT",
     "leave": "exit code 3",
     "memory": "the memory limit of its process is 1.0 GiB",
     "grow": "memory limit of 1.0 GiB",

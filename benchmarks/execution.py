@@ -12,6 +12,7 @@ processor time of the command and its workers stands beside them, since that is 
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import resource
@@ -38,7 +39,7 @@ PICTURES = """\
 version: 1
 model: {builtin: scenes}
 analyses:
-  channels: {kind: activation_maximization, targets: [{layer: conv6, units: 0-15}], steps: 64, batch: 1}
+  channels: {kind: activation_maximization, targets: [{layer: conv6, units: 0-15}], steps: 400, batch: 1}
 """
 REPEATED = """\
 version: 1
@@ -161,10 +162,19 @@ def repeatable(folder: Path, given: object) -> None:
     print("\n| one thread against two | largest difference, of the largest value |\n|---|---|")
     for path in sorted((folder / "repeat-a/arrays").glob("*.npz")):
         print(f"| {path.stem} | {_difference(path, folder / 'repeat-c/arrays' / path.name):.1e} |")
+    for number in (0, 1):
+        both = [_activations(folder / f"repeat-{name}/tables/classes-activations.csv") for name in "ac"]
+        one, two = both[0][number], both[1][number]
+        print(f"| activation reached by class picture {number + 1} | {abs(one - two) / abs(one):.1e} |")
     metrics = [json.loads((folder / f"repeat-{name}/run.json").read_text())["analyses"] for name in "ac"]
     numbers = [[value for item in found for value in item["parts"][0]["metrics"].values()] for found in metrics]
     print(f"| metrics | {max(abs(x - y) for x, y in zip(*numbers, strict=True)):.1e} (absolute) |")
     shutil.rmtree(folder / "repeat-lock")
+
+
+def _activations(table: Path) -> list[float]:
+    with table.open(encoding="utf-8-sig", newline="") as stream:
+        return [float(row["after"]) for row in csv.DictReader(stream)]
 
 
 def _difference(one: Path, other: Path) -> float:

@@ -239,6 +239,7 @@ class _Execution:
             self.observer.planned(self.schedule, self.cached)
             self.add_items()
             self.dispatcher.run()
+            self.store.clean()  # what workers left that were killed while they wrote
             self.drop_inner()
             result = self.result(started_at, clock, command)
             result = write_run(result, self.folder)
@@ -433,7 +434,7 @@ class _Execution:
             about = {"model": card.digest, "analysis": kind, "failed": failed, "versions": dict(self.schedule.versions)}
             key = key_of({"combined": list(done), **about})
             self.combined[alias, name] = key
-            if self.store.has(key) and name not in self.forced and self.combined_is_there(key):
+            if name not in self.forced and self.combined_is_there(key):
                 self.dispatcher.end(item)
                 return None
             return CombineTask(key, alias, name, done)
@@ -482,7 +483,7 @@ class _Execution:
                 engine=self.pool.description,
                 limits=self.pool.limits,
                 defences=self.pool.defences,
-                events=tuple(dict.fromkeys(self.dispatcher.events)),
+                events=tuple(dict.fromkeys((*self.pool.events, *self.dispatcher.events))),
             ),
             not_comparable=schedule.not_comparable,
         )

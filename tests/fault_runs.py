@@ -175,7 +175,7 @@ def differences(folder: Path, reference: Path, also: Path | None = None) -> tupl
     wrong = [name for name in wanted.keys() & found.keys() if wanted[name] != found[name]]
     other = {} if also is None else results_of(also)
     for name in found.keys() - wanted.keys():
-        if name.startswith("jobs/") and found[name] == other.get(name):
+        if name.startswith("jobs/.tmp-") or (name.startswith("jobs/") and found[name] == other.get(name)):
             continue
         job = name.startswith("jobs/") and json.loads(
             (folder / name).parent.joinpath("findings.jsonl").open().readline()

@@ -24,7 +24,7 @@ CAUSES = {
     "crash": "SIGSEGV",
     "leave": "exit code 3",
     "memory": "the memory limit of its process is 1.0 GiB",
-    "grow": "memory limit of 1.0 GiB",
+    "grow": "1.0 GiB",
     "hang": "time limit of 10 s",
     "network": "PermissionError",
     "write": "PermissionError",
@@ -123,6 +123,20 @@ def test_a_run_that_ends_early_leaves_no_worker_and_goes_on(tmp_path: Path, sign
     assert provenance(tmp_path)["cached"] >= min(kept, 2)
     run(tmp_path, recipe, out="whole", ONNXVIZ_WORKERS="0")
     assert results_of(tmp_path / "run") == results_of(tmp_path / "whole")
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs /proc")
+def test_a_worker_that_dies_while_it_plans_is_replaced(tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path, "count: 2")
+    running = subprocess.Popen(
+        command(recipe, tmp_path / "run", "-q"), env=install(tmp_path), stdout=subprocess.DEVNULL
+    )
+    _wait_for(lambda: _children(running.pid))
+    os.kill(_children(running.pid)[0], signal.SIGKILL)
+    assert running.wait(60) == 0
+    (event,) = provenance(tmp_path)["events"]
+    assert event.startswith("planning: was killed (signal 9)")
+    assert part(tmp_path)["metrics"]
 
 
 def test_two_runs_exclude_each_other(tmp_path: Path) -> None:

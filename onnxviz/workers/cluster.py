@@ -134,6 +134,11 @@ class RayPool:
             raise
 
     @property
+    def events(self) -> tuple[str, ...]:
+        """What a reader must know of how the recipe was planned."""
+        return self._local.events
+
+    @property
     def size(self) -> int:
         """Number of workers, with the one in this machine's own pool, which is the last."""
         return len(self._slots) + 1
@@ -440,10 +445,8 @@ class RayPool:
     def _begin(self, slots: Sequence[_Slot]) -> None:
         neighbours = Counter(slot.about["node"] for slot in {*self._slots, *slots} if slot.lives)
         folder = str(self._folder) if self._way == "folder" else None
-        asked = [
-            slot.actor.begin.remote(self._recipe, folder, self._device, self._limits, neighbours[slot.about["node"]])
-            for slot in slots
-        ]
+        what = (self._recipe, folder, self._device, self._limits)
+        asked = [slot.actor.begin.remote(*what, neighbours[slot.about["node"]], self._local.planned) for slot in slots]
         for slot, said in zip(slots, self._ray.get(asked), strict=True):
             slot.limits = tuple((str(name), str(value)) for name, value in said)
 

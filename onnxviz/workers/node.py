@@ -81,7 +81,13 @@ class Node:
         return file_digests(paths)
 
     def begin(
-        self, recipe: Recipe, folder: str | None, device: Device, limits: Limits | None, neighbours: int
+        self,
+        recipe: Recipe,
+        folder: str | None,
+        device: Device,
+        limits: Limits | None,
+        neighbours: int,
+        planned: dict[str, str] | None = None,
     ) -> list[list[str]]:
         """Make ready for tasks; the process starts with the first.
 
@@ -91,6 +97,7 @@ class Node:
             device: what it computes on.
             limits: what it is limited to; as this machine suggests if None, or its memory if that is `SUGGESTED`.
             neighbours: how many workers this machine has.
+            planned: digests of the files that the run was planned for.
 
         Returns:
             The limits in words.
@@ -105,6 +112,7 @@ class Node:
         if limits.memory == SUGGESTED:
             limits = replace(limits, memory=suggested.memory)
         self._pool = ProcessPool(recipe, run_folder, device, limits, 1)
+        self._pool.planned = planned
         return [list(pair) for pair in self._pool.limits]
 
     def work(self, turn: int, order: Mapping[str, Any], needed: Files) -> dict[str, Any]:

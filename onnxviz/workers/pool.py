@@ -46,12 +46,14 @@ class Died:
         kind: what it was, as far as can be said.
         cause: the same in words.
         details: the last that it said, for the log.
+        by_limit: whether a limit ended it, so that it would end the same way again.
     """
 
     worker: int
     kind: DeathKind
     cause: str
     details: str = ""
+    by_limit: bool = False
 
 
 Message = Progressed | Finished | Died
@@ -75,6 +77,10 @@ class Pool(Protocol):
     @property
     def defences(self) -> tuple[Defence, ...]:
         """What keeps them from the rest of the machine."""
+
+    @property
+    def events(self) -> tuple[str, ...]:
+        """What a reader must know of how the recipe was planned."""
 
     def accepts(self, worker: int, task: Task) -> bool:
         """Whether a worker can do a task of this kind."""
@@ -107,6 +113,7 @@ class InProcessPool:
     size = 1
     description = "in this process"
     limits: tuple[tuple[str, str], ...] = ()
+    events: tuple[str, ...] = ()
     defences: tuple[Defence, ...] = (
         Defence("confinement", False, reason="everything ran in the process of the caller (workers: 0)"),
     )

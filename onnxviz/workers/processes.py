@@ -80,6 +80,7 @@ class ProcessPool:
                 shutil.rmtree(leftover, ignore_errors=True)
         self._temporary = Path(tempfile.mkdtemp(prefix=".tmp-", dir=self._folder))
         self._looked = 0.0
+        self.events: tuple[str, ...] = ()
         self.planned: dict[str, str] | None = None
         """Digests of the files that the run was planned for: workers refuse what was changed since then."""
 
@@ -105,33 +106,43 @@ class ProcessPool:
             RecipeError: if the recipe, its models or its data are refused.
             OnnxvizError: if reading them breaks a limit.
         """
+        for last in (False, True):
+            answer = self._ask_for_plan()
+            if not isinstance(answer, Died):
+                return self._planned(answer)
+            self.replace(0)
+            if last or answer.kind == "time" or answer.by_limit:
+                raise OnnxvizError(
+                    f"the process that reads the models {answer.cause}",
+                    remedy=f"{_remedy(answer.kind)}; the last that it said: {_last(answer.details)}",
+                )
+            self.events += (f"planning: {answer.cause}; done once more",)
+        raise AssertionError("the second try returns or raises")
+
+    def _ask_for_plan(self) -> dict[str, Any] | Died:
         process = self._start(0)
         process.tell({"do": "plan"})
-        end = None if self._limits.seconds is None else time.monotonic() + self._limits.seconds
+        process.tasks.append(time.monotonic())
         while True:
             self._look()
-            if end is not None and time.monotonic() > end:
-                raise OnnxvizError(f"planning took longer than the time limit of {self._limits.seconds:g} s")
             try:
-                _, line = self._heard.get(timeout=_LOOK_EVERY)
+                heard, line = self._heard.get(timeout=_LOOK_EVERY)
             except queue.Empty:
                 continue
+            if heard is not process:
+                continue  # the last words of the one before
             if line is None:
-                death = self._autopsy(process)
-                raise OnnxvizError(
-                    f"the process that reads the models {death.cause}",
-                    remedy=_remedy(death.kind) + (f"; the last that it said: {_last(death.details)}"),
-                )
+                return self._autopsy(process)
             try:
                 message = _parsed(line)
                 if "ready" not in message:
-                    return self._planned(message)
+                    process.end_task()
+                    process.grace = _START_SECONDS  # for what its first task loads
+                    return message
                 self._note_defences(message["ready"])
-            except (KeyError, TypeError, ValueError, AttributeError) as fault:
-                raise OnnxvizError(
-                    f"the process that reads the models sent what makes no sense: {shorten(str(fault), 200)}",
-                    remedy=_remedy("crash"),
-                ) from fault
+                process.loaded()
+            except (KeyError, TypeError, ValueError, AttributeError):
+                process.end("crash", f"sent a message that makes no sense: {shorten(repr(line), 80)}")
 
     def _planned(self, message: dict[str, Any]) -> Schedule:
         if "faults" in message:
@@ -146,9 +157,12 @@ class ProcessPool:
             )
         try:
             schedule = from_data(message["schedule"], self._recipe)
-        except (KeyError, ValueError) as fault:
-            raise OnnxvizError(f"the worker's plan makes no sense: {shorten(str(fault), 200)}") from fault
-        self.planned = {str(name): str(digest) for name, digest in message["digests"].items()}
+            self.planned = {str(name): str(digest) for name, digest in message["digests"].items()}
+        except (KeyError, TypeError, ValueError, AttributeError) as fault:
+            raise OnnxvizError(
+                f"the process that reads the models sent what makes no sense: {shorten(str(fault), 200)}",
+                remedy=_remedy("crash"),
+            ) from fault
         return schedule
 
     def accepts(self, worker: int, task: Task) -> bool:  # noqa: ARG002 - one interface
@@ -283,10 +297,10 @@ class ProcessPool:
         status, said = process.bury()
         index = process.index
         if process.ended_for is not None:
-            return Died(index, *process.ended_for, said)
+            return Died(index, *process.ended_for, said, by_limit=True)
         if any(sign in said for sign in _NO_MEMORY):
             limit = f" of {show_bytes(self._limits.memory)}" if self._limits.memory else ""
-            return Died(index, "memory", f"needed more than the memory limit{limit}", said)
+            return Died(index, "memory", f"needed more than the memory limit{limit}", said, by_limit=True)
         if status == -getattr(signal, "SIGKILL", 9):
             return Died(index, "memory", "was killed (signal 9), most likely because memory ran out", said)
         if status < 0:

@@ -160,7 +160,7 @@ def store_part(count: int) -> dict[str, float]:
         wall = time.monotonic()
         save, _ = timed(lambda: [store.save(key, found, {}) for key in keys])
         wall = time.monotonic() - wall
-        checked = Checked(store)
+        checked = Checked(store, 10_000)
         note, _ = timed(lambda: [checked.note(key) for key in keys])
         write, _ = timed(checked.write)
         listing, _ = timed(store.stored_keys)

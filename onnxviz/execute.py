@@ -218,7 +218,7 @@ class _Execution:
         self.observer = observer
         self.forced = forced
         self.store = Store(folder)
-        self.checked = Checked(self.store)
+        self.checked = Checked(self.store, len(self.schedule.all_keys))
         self.log = log
         self.dispatcher = Dispatcher(engine.pool, _Logged(observer, self.log), stop_on_failure=not keep_going)
         self.failed: dict[str, str] = {}

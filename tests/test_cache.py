@@ -16,6 +16,8 @@ from PIL import Image
 
 from onnxviz.cache import (
     LOCK,
+    MANY_RESULTS,
+    Checked,
     DamagedError,
     Store,
     canonical,
@@ -234,3 +236,25 @@ def test_a_folder_below_a_file(tmp_path: Path) -> None:
     (tmp_path / "f").write_text("")
     with pytest.raises(OutputError, match="cannot be written"), locked(tmp_path / "f" / "run"):
         pass
+
+
+@pytest.mark.parametrize("count", [2, MANY_RESULTS + 1])
+def test_of_many_results_those_that_look_as_before_are_not_read_again(tmp_path: Path, count: int) -> None:
+    store = Store(tmp_path)
+    store.save(KEY, findings(), {})
+    first = Checked(store, count)
+    first.require(KEY)
+    first.write()
+    picture = tmp_path / "jobs" / KEY / "0000.png"
+    content, status = bytearray(picture.read_bytes()), picture.stat()
+    content[-1] ^= 1
+    picture.write_bytes(content)
+    with pytest.raises(DamagedError):  # the time of change is another
+        Checked(store, count).require(KEY)
+    os.utime(picture, ns=(status.st_atime_ns, status.st_mtime_ns))
+    if count > MANY_RESULTS:
+        Checked(store, count).require(KEY)  # the known limit
+    else:
+        with pytest.raises(DamagedError):
+            Checked(store, count).require(KEY)
+    Checked(store, count).forget()

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import resource
 import shutil
 import subprocess
@@ -188,5 +187,4 @@ def _difference(one: Path, other: Path) -> float:
 
 
 if __name__ == "__main__":
-    os.environ.pop("ONNXVIZ_WORKERS", None)
     main()

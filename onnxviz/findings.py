@@ -235,6 +235,8 @@ _TYPES: dict[str, type] = {
     )
 }  # fmt: skip
 
+_PLAIN = frozenset({str, int, bool, type(None)})
+"""Types of cells that are JSON data as they are."""
 _WITHOUT_LEAVES = (Metric, Column, Table, Histogram, Bars, Series, Curve, Note, Caveat, Coverage, Unit, str, int, float)
 
 T = TypeVar("T")
@@ -276,6 +278,10 @@ def to_data(value: object) -> Any:
     Raises:
         TypeError: if a picture or an array has no path yet.
     """
+    if type(value) in _PLAIN:
+        return value
+    if isinstance(value, tuple | list):
+        return [item if type(item) in _PLAIN else to_data(item) for item in value]  # a table may have a million cells
     if isinstance(value, Picture | Array) and not value.path:
         raise TypeError(f"a {type(value).__name__} must be stored before it is written as data")
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -284,8 +290,6 @@ def to_data(value: object) -> Any:
             if entry.name not in ("pixels", "arrays"):
                 data[entry.name] = to_data(getattr(value, entry.name))
         return data
-    if isinstance(value, tuple | list):
-        return [to_data(item) for item in value]
     if isinstance(value, np.generic):
         return to_data(value.item())
     if isinstance(value, float) and not math.isfinite(value):
@@ -302,7 +306,7 @@ def from_data(data: Any) -> Any:
         ValueError: if the data names a type that is no finding or has fields that the type lacks.
     """
     if isinstance(data, list):
-        return tuple(from_data(item) for item in data)
+        return tuple([item if type(item) in _PLAIN or type(item) is float else from_data(item) for item in data])
     if not isinstance(data, dict):
         return data
     name = data.get("type")

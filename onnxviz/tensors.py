@@ -223,6 +223,9 @@ def _check_size(tensor: TensorProto) -> None:
 def _dense(sparse: onnx.SparseTensorProto, left: int) -> TensorProto:
     """Turn a sparse tensor into an ordinary one of at most `left` bytes; its size is checked first."""
     name = sparse.values.name
+    for half in (sparse.values, sparse.indices):
+        if half.data_type == TensorProto.UNDEFINED:
+            raise ModelFileError(f"sparse tensor {shorten(name)!r} has no numbers", remedy="export the model again")
     shell = TensorProto(name=name, data_type=sparse.values.data_type, dims=sparse.dims)
     if _declared_bytes(shell) > min(left, limits.FOLDED_BYTES):
         raise ModelFileError(f"sparse tensor {shorten(name)!r} is too large", remedy="store it as a dense tensor")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import math
 import re
@@ -234,6 +235,9 @@ class _Walk:
         key = f"{domain}:{node.op_type}" if domain else node.op_type
         if key in REFUSALS:
             raise NotConvertible(REFUSALS[key])
+        for place, formal in enumerate(_needed_inputs(node.op_type, domain, version)):
+            if formal and not (place < len(node.input) and node.input[place]):
+                raise NotConvertible(f"it has no input {formal!r}")
         converter = CONVERTERS.get(key)
         if converter is not None:
             try:
@@ -539,6 +543,19 @@ def _since(operator: str, domain: str, opset: int) -> int:
         return int(onnx.defs.get_schema(operator, opset, domain).since_version)
     except onnx.defs.SchemaError:
         return opset
+
+
+@lru_cache(maxsize=4096)
+def _needed_inputs(operator: str, domain: str, opset: int) -> tuple[str, ...]:
+    """Return the standard's name of each input that an operator must have, "" for those that it may do without."""
+    for version in (opset, onnx.defs.onnx_opset_version()):  # a file may use an operator before its time
+        with contextlib.suppress(onnx.defs.SchemaError):
+            schema = onnx.defs.get_schema(operator, version, domain)
+            break
+    else:
+        return ()
+    single = onnx.defs.OpSchema.FormalParameterOption.Single
+    return tuple(formal.name if formal.option == single else "" for formal in schema.inputs)
 
 
 @lru_cache(maxsize=4096)

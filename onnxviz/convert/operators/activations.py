@@ -214,7 +214,7 @@ class Dropout(nn.Module):
 
 def _flattened(values: torch.Tensor, axis: int) -> torch.Tensor:
     """Join the axes from `axis` on, which may be none, to one."""
-    axis = axis % values.dim() if axis < 0 else axis
+    axis = axis % max(values.dim(), 1) if axis < 0 else axis
     before = values.shape[:axis]
     return values.reshape(*before, math.prod(values.shape[axis:]))
 

@@ -136,7 +136,7 @@ class Slice(nn.Module):
         index = [slice(None)] * values.dim()
         flipped = []
         for axis, first, last, step in zip(places, begin, end, strides, strict=True):
-            place = axis % values.dim()
+            place = axis % max(values.dim(), 1)
             if step > 0:
                 index[place] = slice(first, last, step)
                 continue
@@ -171,7 +171,7 @@ class Tile(nn.Module):
         """Repeat."""
         counts = _integers(repeats)
         if self.one_axis:
-            place = _integers(axis)[0] % values.dim()
+            place = _integers(axis)[0] % max(values.dim(), 1)
             counts = tuple(counts[0] if index == place else 1 for index in range(values.dim()))
         bounded([size * count for size, count in zip(values.shape, counts, strict=True)], "Tile")
         return values.repeat(counts)

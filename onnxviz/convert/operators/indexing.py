@@ -41,7 +41,7 @@ class Gather(nn.Module):
             return values.select(self.axis, indices)
         if isinstance(indices, tuple):
             return torch.stack([values.select(self.axis, int(index)) for index in indices], self.axis)
-        axis = self.axis % values.dim()
+        axis = self.axis % max(values.dim(), 1)
         places = _within(indices, values.shape[axis])
         taken = values.index_select(axis, places.reshape(-1))
         return taken.reshape((*values.shape[:axis], *places.shape, *values.shape[axis + 1 :]))
@@ -61,7 +61,7 @@ class Take(nn.Module):
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
         """Take parts along an axis."""
-        axis = self.axis % values.dim()
+        axis = self.axis % max(values.dim(), 1)
         places = _within(self.indices, values.shape[axis]) if self.negative else self.indices
         taken = values.index_select(axis, places)
         if len(self.shape) == 1:
@@ -191,7 +191,7 @@ class TensorScatter(nn.Module):
     def forward(self, cache: torch.Tensor, update: torch.Tensor, start: torch.Tensor | None = None) -> torch.Tensor:
         """Write."""
         cache, update = _alike(cache, update)
-        axis = self.axis % cache.dim()
+        axis = self.axis % max(cache.dim(), 1)
         place = torch.arange(update.shape[axis], device=cache.device)
         place = place.reshape([-1 if index == axis else 1 for index in range(cache.dim())])
         if start is not None:

@@ -172,7 +172,7 @@ class LayerNormalisation(nn.Module):
 
     def forward(self, values: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
         """Normalise a tensor of any rank."""
-        shape = values.shape[self.axis % values.dim() :]
+        shape = values.shape[self.axis % max(values.dim(), 1) :]
         if scale.shape == shape and (bias is None or bias.shape == shape):
             return functional.layer_norm(values, shape, scale, bias, self.epsilon)
         made = functional.layer_norm(values, shape, None, None, self.epsilon) * scale
@@ -186,7 +186,7 @@ class LayerNormalisationWithStatistics(LayerNormalisation):
         self, values: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Normalise a tensor of any rank; the statistics keep the axes with size 1."""
-        axes = tuple(range(self.axis % values.dim(), values.dim()))
+        axes = tuple(range(self.axis % max(values.dim(), 1), values.dim()))
         variance, mean = torch.var_mean(values, axes, correction=0, keepdim=True)
         inverse = (variance + self.epsilon).rsqrt()
         made = (values - mean) * inverse * scale
@@ -203,7 +203,7 @@ class RootMeanSquareNormalisation(nn.Module):
 
     def forward(self, values: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
         """Normalise a tensor of any rank."""
-        shape = values.shape[self.axis % values.dim() :]
+        shape = values.shape[self.axis % max(values.dim(), 1) :]
         if scale.shape == shape:
             return functional.rms_norm(values, shape, scale, self.epsilon)
         return functional.rms_norm(values, shape, None, self.epsilon) * scale

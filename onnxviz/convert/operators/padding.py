@@ -36,7 +36,9 @@ class Pad(nn.Module):
     ) -> torch.Tensor:
         """Pad."""
         amounts = [int(amount) for amount in as_numbers(pads)]
-        places = range(values.dim()) if axes is None else [int(axis) % values.dim() for axis in as_numbers(axes)]
+        places = (
+            range(values.dim()) if axes is None else [int(axis) % max(values.dim(), 1) for axis in as_numbers(axes)]
+        )
         pairs = [(0, 0)] * values.dim()
         for index, axis in enumerate(places):
             pairs[axis] = (amounts[index], amounts[index + len(places)])

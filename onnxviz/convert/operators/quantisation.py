@@ -248,7 +248,7 @@ def spread(parameter: torch.Tensor, values: torch.Tensor, axis: int, block: int)
         return parameter.repeat_interleave(block, axis).narrow(axis, 0, values.shape[axis])
     if parameter.dim() > 1 or parameter.shape[0] == 1:
         return parameter.reshape(()) if parameter.numel() == 1 else parameter
-    return parameter.reshape(-1, *(1,) * (values.dim() - 1 - axis % values.dim()))
+    return parameter.reshape(-1, *(1,) * (values.dim() - 1 - axis % max(values.dim(), 1)))
 
 
 def as_rows(parameter: torch.Tensor, rows: bool) -> torch.Tensor:

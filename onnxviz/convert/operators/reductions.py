@@ -16,7 +16,7 @@ _Reduce = Callable[[torch.Tensor, tuple[int, ...], bool], torch.Tensor]
 
 
 def _product(values: torch.Tensor, axes: tuple[int, ...], keep: bool) -> torch.Tensor:
-    for axis in sorted((axis % values.dim() for axis in axes), reverse=True):
+    for axis in sorted((axis % max(values.dim(), 1) for axis in axes), reverse=True):
         values = values.prod(axis, keepdim=keep)
     return values
 
@@ -77,7 +77,7 @@ class Reduction(nn.Module):
 
     def _of_nothing(self, values: torch.Tensor, axes: tuple[int, ...]) -> torch.Tensor:
         """Return the extreme of no values: the smallest or largest that there is."""
-        reduced = [axis % values.dim() for axis in axes]
+        reduced = [axis % max(values.dim(), 1) for axis in axes]
         shape = [1 if axis in reduced else size for axis, size in enumerate(values.shape)]
         largest = self.operator == "ReduceMin"
         if values.dtype == torch.bool:

@@ -46,7 +46,7 @@ class FourierTransform(nn.Module):
 
     def forward(self, values: torch.Tensor, length: Any = None, axis: Any = None) -> torch.Tensor:
         """Transform [..., 1] or [..., 2] to [..., 2], or to [..., 1] for the inverse of one-sided frequencies."""
-        along = (_number(axis) if self.axis is None else self.axis) % values.dim()
+        along = (_number(axis) if self.axis is None else self.axis) % max(values.dim(), 1)
         size = values.shape[along]
         count = self.length if length is None else _number(length)
         if count is None:

@@ -1,0 +1,64 @@
+"""Nodes without an input that they must have, scalars where an axis is asked for, sparse tensors of nothing."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper
+
+import onnxviz
+from onnxviz.errors import ModelFileError, UnsupportedOperatorError
+
+
+def save(folder: Path, node: onnx.NodeProto, opset: int, shape: list[int] | None = None) -> Path:
+    image = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, 8, 8] if shape is None else shape)
+    result = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+    graph = helper.make_graph([node], "g", [image], [result])
+    path = folder / "m.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)]), path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("operator", "inputs", "missing", "opset"),
+    [
+        ("Add", ["x", ""], "B", 17),
+        ("BitwiseAnd", ["x"], "B", 18),
+        ("Where", ["", "x", "x"], "condition", 17),
+        ("RMSNormalization", ["x"], "scale", 23),
+        ("GatherElements", ["x"], "indices", 17),
+    ],
+)
+def test_a_missing_input_is_named(tmp_path: Path, operator: str, inputs: list[str], missing: str, opset: int) -> None:
+    path = save(tmp_path, helper.make_node(operator, inputs, ["y"]), opset)
+    with pytest.raises((UnsupportedOperatorError, ModelFileError)) as raised:
+        onnxviz.to_torch(path)
+    assert operator in str(raised.value)
+
+
+def test_inputs_that_an_operator_may_do_without(tmp_path: Path) -> None:
+    network = onnxviz.to_torch(save(tmp_path, helper.make_node("Clip", ["x", "", ""], ["y"]), 17))
+    assert torch.equal(network(torch.ones(1, 3, 8, 8))[0], torch.ones(1, 3, 8, 8))
+
+
+@pytest.mark.parametrize("operator", ["Softmax", "LayerNormalization", "ReduceSum"])
+def test_an_axis_of_a_scalar_is_refused_and_divides_by_nothing(tmp_path: Path, operator: str) -> None:
+    inputs = ["x", "x"] if operator == "LayerNormalization" else ["x"]
+    path = save(tmp_path, helper.make_node(operator, inputs, ["y"]), 17, [])
+    with contextlib.suppress(RuntimeError, IndexError, ValueError):  # torch may refuse it in its own words
+        onnxviz.to_torch(path)(torch.tensor(2.0))
+
+
+def test_a_sparse_tensor_of_nothing(tmp_path: Path) -> None:
+    path = save(tmp_path, helper.make_node("Add", ["x", "w"], ["y"]), 17)
+    model = onnx.load(path)
+    sparse = model.graph.sparse_initializer.add()
+    sparse.values.name = "w"
+    sparse.dims.append(3)
+    onnx.save(model, path)
+    with pytest.raises(ModelFileError, match="has no numbers"):
+        onnxviz.open_model(path)

@@ -93,13 +93,13 @@ def model_part(model: str) -> dict[str, float]:
     found["jobs"], found["plan_peak_mb"] = len(plan.jobs), memory()  # type: ignore[attr-defined]
     subject, proof = plan.subjects["model"], plan.proofs["model"]  # type: ignore[attr-defined]
     before = time.process_time()
-    from onnxviz.proof import measure_agreement_of
+    from onnxviz.proof import measure_agreement
     from onnxviz.workers.torch_setup import make_model, prepare_torch
 
     prepare_torch("cpu")
     found["torch_s"] = time.process_time() - before
     found["convert_s"], converted = timed(lambda: make_model(subject, "cpu"))
-    found["prove_s"], (_, errors) = timed(lambda: measure_agreement_of(converted, subject, proof))  # type: ignore[misc]
+    found["prove_s"], (_, errors) = timed(lambda: measure_agreement(converted, subject, proof))  # type: ignore[misc]
     found["unproved"] = len(errors)
     found["peak_mb"] = memory()
     return found

@@ -169,9 +169,9 @@ def _agreement(
     if not layers:
         return (), {}, ""
     if subject.view.input_layout != "other" and len(model.inputs) == 1:
-        from onnxviz.proof import measure_agreement_of
+        from onnxviz.proof import measure_agreement
 
-        proved, errors = measure_agreement_of(model, subject, Proof("", "model", layers, None))
+        proved, errors = measure_agreement(model, subject, Proof("", "model", layers, None))
         return proved, errors, f"on {PROOF_IMAGES} made-up images, preprocessed as {subject.preprocessing.name}"
     from onnxviz.agreement import made_up_inputs, prove_tensors
 

@@ -118,24 +118,9 @@ def resident_memory(pid: int | None = None) -> int | None:
     if found is not None or Path("/proc/self/status").exists():
         return found
     if sys.platform == "win32":
-        return _windows_process(pid)[0]
+        return _windows_process(pid)
     text = _output_of("ps", "-o", "rss=", "-p", str(os.getpid() if pid is None else pid)).strip()
     return int(text) << 10 if text.isdigit() else None
-
-
-def peak_memory(pid: int | None = None) -> int | None:
-    """Return the most bytes of a process that were in memory at once, this one's if `pid` is None; None if unknown."""
-    found = _status_of(pid).get("VmHWM")
-    if found is not None:
-        return found
-    if sys.platform == "win32":
-        return _windows_process(pid)[1]
-    if pid in (None, os.getpid()):
-        import resource
-
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak if sys.platform == "darwin" else peak << 10
-    return None
 
 
 def _machine() -> tuple[int, int]:
@@ -173,8 +158,8 @@ def _windows_machine() -> tuple[int, int]:
     return int(status.total), int(status.free)
 
 
-def _windows_process(pid: int | None) -> tuple[int | None, int | None]:
-    """Return the working set of a process and its peak."""
+def _windows_process(pid: int | None) -> int | None:
+    """Return the working set of a process."""
     import ctypes
 
     class Counters(ctypes.Structure):
@@ -191,8 +176,8 @@ def _windows_process(pid: int | None) -> tuple[int | None, int | None]:
     handle = ctypes.c_void_p(kernel.OpenProcess(0x1000, False, pid) if pid else kernel.GetCurrentProcess())
     try:
         if not kernel.K32GetProcessMemoryInfo(handle, ctypes.byref(counters), counters.length):
-            return None, None
-        return int(counters.size_1), int(counters.size_0)
+            return None
+        return int(counters.size_1)
     finally:
         if pid:
             kernel.CloseHandle(handle)

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from onnxviz.analyses.base import Subject
-from onnxviz.devices import Device
 from onnxviz.errors import one_line
 from onnxviz.findings import Column, Finding, Table
 from onnxviz.graph.structure import consumers
@@ -31,18 +30,7 @@ _MMAP_THRESHOLD = -3
 _COLUMNS = ("layer", "relative", "absolute", "tolerance", "reference", "note", "error")
 
 
-def measure_agreement(subject: Subject, proof: Proof, device: Device) -> tuple[tuple[Agreement, ...], dict[str, str]]:
-    """Compare a model's layers with ONNX Runtime.
-
-    Returns:
-        The agreement of each layer, and by layer why others could not be compared.
-    """
-    from onnxviz.model import Model
-
-    return measure_agreement_of(Model(subject.view, subject.preprocessing, subject.labels, device), subject, proof)
-
-
-def measure_agreement_of(model: Model, subject: Subject, proof: Proof) -> tuple[tuple[Agreement, ...], dict[str, str]]:
+def measure_agreement(model: Model, subject: Subject, proof: Proof) -> tuple[tuple[Agreement, ...], dict[str, str]]:
     """Prove layers at once; where that is impossible in halves, so that an odd layer does not cost a pass for each.
 
     What is computed from a layer that fails fails with it, and is not tried.

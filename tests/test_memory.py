@@ -144,10 +144,9 @@ def test_what_led_to_an_error_counts() -> None:
 
 
 def test_the_memory_of_processes() -> None:
-    own, peak = memory.resident_memory(), memory.peak_memory()
+    own = memory.resident_memory()
     assert own is not None
-    assert peak is not None
-    assert 1 << 20 < own <= peak + (1 << 20)
+    assert own > 1 << 20
     total = memory.total_memory()
     assert own < total
     assert 0 < memory.available_memory() <= total

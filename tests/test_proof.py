@@ -21,8 +21,9 @@ from onnxviz.graph import open_model
 from onnxviz.model import Model
 from onnxviz.plan import Proof
 from onnxviz.preprocessing import preprocessing_for
-from onnxviz.proof import MIXES_BATCH, agreement_table, measure_agreement, measure_agreement_of, read_agreement
+from onnxviz.proof import MIXES_BATCH, agreement_table, measure_agreement, read_agreement
 from onnxviz.values import Agreement
+from onnxviz.workers.torch_setup import make_model
 
 node = helper.make_node
 Parts = list[tuple[str, ...]]
@@ -71,7 +72,7 @@ def test_sound_layers_take_one_pass(chain: tuple[Subject, Model], monkeypatch: p
     subject, model = chain
     tried = fail_at(monkeypatch)
     layers = tuple(layer.name for layer in model.layers)
-    found, errors = measure_agreement_of(model, subject, Proof("", "model", layers, None))
+    found, errors = measure_agreement(model, subject, Proof("", "model", layers, None))
     assert (len(tried), errors) == (1, {})
     assert names(found) == set(layers)
     assert all(item.holds and "made-up images" in item.note for item in found)
@@ -83,7 +84,7 @@ def test_a_layer_that_fails_takes_what_reads_it_along(
     subject, model = chain
     tried = fail_at(monkeypatch, "b4")
     layers = tuple(layer.name for layer in model.layers)
-    found, errors = measure_agreement_of(model, subject, Proof("", "model", layers, None))
+    found, errors = measure_agreement(model, subject, Proof("", "model", layers, None))
     lost = {f"b{i}" for i in range(4, 20)} | {"y"}
     assert errors == dict.fromkeys(lost, "RuntimeError: b4 is broken")
     assert names(found) == set(layers) - lost
@@ -94,7 +95,7 @@ def test_two_independent_faults_are_both_told(chain: tuple[Subject, Model], monk
     subject, model = chain
     fail_at(monkeypatch, "b4", "c17")
     layers = tuple(layer.name for layer in model.layers)
-    found, errors = measure_agreement_of(model, subject, Proof("", "model", layers, None))
+    found, errors = measure_agreement(model, subject, Proof("", "model", layers, None))
     assert errors["b5"] == "RuntimeError: b4 is broken"
     assert errors["c18"] == "RuntimeError: c17 is broken"
     assert {"b3", "c16"} <= names(found)
@@ -120,7 +121,7 @@ def test_layers_that_mix_the_batch_cost_nothing(mixing: tuple[Subject, Model], m
     tried = fail_at(monkeypatch)
     layers = tuple(layer.name for layer in model.layers)
     assert "mixed" in layers
-    found, errors = measure_agreement_of(model, subject, Proof("", "model", layers, None))
+    found, errors = measure_agreement(model, subject, Proof("", "model", layers, None))
     assert len(tried) == 1
     assert errors["mixed"] == MIXES_BATCH
     assert {"before", "y"} <= names(found)
@@ -148,7 +149,7 @@ def test_a_wrong_network_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     save_model(tmp_path / "m.onnx")
     subject, model = opened(tmp_path / "m.onnx")
     proof = Proof("", "model", ("first", "relu", "dense"), None)
-    found, _ = measure_agreement(subject, proof, "cpu")
+    found, _ = measure_agreement(make_model(subject, "cpu"), subject, proof)
     assert all(item.holds for item in found)
     encode = Model.encode
     calls: list[int] = []
@@ -158,7 +159,7 @@ def test_a_wrong_network_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         return encode(self, images) + (0.5 if len(calls) % 3 == 2 else 0.0)
 
     monkeypatch.setattr(Model, "encode", shifted)
-    found, _ = measure_agreement_of(model, subject, proof)
+    found, _ = measure_agreement(model, subject, proof)
     assert not any(item.holds for item in found)
 
 
@@ -211,7 +212,7 @@ def test_an_impossible_request_is_told_for_each_layer(
         raise ModelError("no", where="m.onnx", remedy="mend it")
 
     monkeypatch.setattr(agreement, "prove_comparable", refused)
-    found, errors = measure_agreement_of(model, subject, Proof("", "model", ("a0", "a1"), None))
+    found, errors = measure_agreement(model, subject, Proof("", "model", ("a0", "a1"), None))
     assert found == ()
     assert errors == dict.fromkeys(("a0", "a1"), "m.onnx: no; mend it")
-    assert measure_agreement_of(model, subject, Proof("", "model", (), None)) == ((), {})
+    assert measure_agreement(model, subject, Proof("", "model", (), None)) == ((), {})

@@ -13,7 +13,7 @@ from onnxviz.devices import Device
 from onnxviz.errors import AnalysisError, OnnxvizError, OutputError, one_line
 from onnxviz.memory import is_device_failure, is_out_of_memory
 from onnxviz.plan import analysis_kind
-from onnxviz.proof import agreement_table, measure_agreement_of
+from onnxviz.proof import agreement_table, measure_agreement
 from onnxviz.workers.tasks import CombineTask, JobTask, Outcome, OutcomeKind, ProofTask, Task
 from onnxviz.workers.torch_setup import make_model, prepare_torch, seed_everything
 
@@ -82,7 +82,7 @@ class LocalWorker:
 
     def _prove(self, task: ProofTask) -> None:
         proof = task.proof
-        proved, errors = measure_agreement_of(self._model(proof.alias), self._subject(proof.alias), proof)
+        proved, errors = measure_agreement(self._model(proof.alias), self._subject(proof.alias), proof)
         about = {"proof": proof.alias, "images": proof.data or "synthetic"}
         self._store.save(proof.key, [agreement_table(proved, errors)], about)
 

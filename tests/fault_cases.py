@@ -32,6 +32,7 @@ from hostile_models import Build
 from worker_runs import results_of, write_recipe
 
 from onnxviz import builtin
+from onnxviz.cache import CHECKED
 from onnxviz.execute import run_file
 
 KILL_RECIPES = {"trial": "jobs that need each other", "real": "weights, class images, Grad-CAM, dissection"}
@@ -79,6 +80,9 @@ def write_disk_recipe(work: Path) -> tuple[Path, Path]:
     return recipe, calm
 
 
+_MADE_LAST = {"tables", "arrays", "report", "run.json", "recipe.lock.yaml", "log.txt", CHECKED}
+
+
 def full_disk(work: Path, recipe: Path, calm: Path, levels: int) -> Row:
     """Run on disks of different sizes, none of which suffices, then with more room."""
     row, disk = Row("disk full, at different moments"), work / "disk"
@@ -94,7 +98,7 @@ def full_disk(work: Path, recipe: Path, calm: Path, levels: int) -> Row:
         _mount(disk, f"size={size // 4096 * 4096}" + (",nr_inodes=24" if level == levels // 4 * 2 else ""))
         try:
             if done:
-                shutil.copytree(calm, disk / "run", ignore=lambda *_: {"tables", "arrays", "report", "run.json"})
+                shutil.copytree(calm, disk / "run", ignore=lambda *_: _MADE_LAST)
             _on_a_full_disk(row, recipe, disk, calm, f"{share:.0%} of the room{', jobs done' * done}")
         finally:
             subprocess.run(["umount", "-l", str(disk)], check=False)

@@ -151,7 +151,8 @@ class Dispatcher:
         for alias in self._order(worker):
             queue = self._ready[alias]
             for place, item in enumerate(queue):
-                task = None if self.stopped else item.task(item)
+                # What is done is put together even then: only jobs and proofs are shown.
+                task = None if self.stopped and item.shown else item.task(item)
                 if task is None:  # it ended without any work, or shall not begin any more
                     del queue[place]
                     if item.state is not _State.ENDED:
@@ -238,10 +239,9 @@ class Dispatcher:
             self._make_ready(items.pop(), first=True)
 
     def _again(self, item: Item, memory: bool, cause: str) -> bool:
-        item.tries += 1
-        if item.tries >= TRIES:
-            item.tries -= 1
+        if item.tries + 1 >= TRIES:
             return False
+        item.tries += 1
         item.halvings += memory
         how = "with half the batch" if memory else "once more"
         self._note(f"{item.name}: {cause}; done {how}")

@@ -218,6 +218,9 @@ class _Execution:
         self.observer = observer
         self.forced = forced
         self.store = Store(folder)
+        self.jobs: dict[tuple[str, str], list[PlannedJob]] = {}
+        for job in self.schedule.jobs:
+            self.jobs.setdefault((job.alias, job.analysis), []).append(job)
         self.checked = Checked(self.store, len(self.schedule.all_keys))
         self.log = log
         self.dispatcher = Dispatcher(engine.pool, _Logged(observer, self.log), stop_on_failure=not keep_going)
@@ -309,9 +312,7 @@ class _Execution:
             proof = self.add_proof(alias)
             items: dict[str, Item] = {}
             of_analysis: dict[str, list[Item]] = {name: [] for name in self.recipe.analyses}
-            for job in self.schedule.jobs:
-                if job.alias != alias:
-                    continue
+            for job in (job for name in self.recipe.analyses for job in self.jobs.get((alias, name), ())):
                 if job.key in self.cached or job.key not in wanted:
                     self.cached.add(job.key)
                     self.observer.finished(self.title(job), job.job.cost, 0.0, "cached")
@@ -416,8 +417,7 @@ class _Execution:
 
     def parts(self, alias: str, name: str) -> list[PlannedJob]:
         """Return the jobs whose findings are put together, those that failed included."""
-        jobs = [job for job in self.schedule.jobs if job.alias == alias and job.analysis == name]
-        return [job for job in jobs if not job.job.inner]
+        return [job for job in self.jobs.get((alias, name), ()) if not job.job.inner]
 
     def combine_task(self, alias: str, name: str) -> Callable[[Item], Task | None]:
         def task(item: Item) -> Task | None:
@@ -505,7 +505,7 @@ class _Execution:
 
     def part(self, name: str, alias: str) -> Part:
         """Return what an analysis found in one model."""
-        jobs = [job for job in self.schedule.jobs if job.analysis == name and job.alias == alias]
+        jobs = self.jobs.get((alias, name), [])
         identities = [_identity(job) for job in jobs]
         failed = [
             FailedJob(job.job.name, self.failed[identity])

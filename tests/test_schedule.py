@@ -98,3 +98,22 @@ def test_a_schedule_that_is_none_of_the_recipe_is_refused(recipe: Recipe, change
 def test_an_outcome_that_is_none_is_refused(told: dict[str, Any]) -> None:
     with pytest.raises((KeyError, ValueError)):
         outcome_from(told)
+
+
+def test_a_worker_keeps_one_model_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from onnxviz.workers import child
+
+    two = parse_recipe(TEXT.replace("model: {builtin", "models: {a: {builtin: scenes}, b: {builtin").replace(
+        "b: {builtin: scenes}", "b: {builtin: scenes}}"), "r.yaml", Path())  # fmt: skip
+    opened: list[str] = []
+
+    def opens(recipe: Recipe, alias: str, *_: object) -> str:
+        opened.append(alias)
+        return alias
+
+    monkeypatch.setattr(child, "open_subject", opens)
+    made = child._Child(two, tmp_path, "cpu", 1, None)
+    for alias in "aabba":
+        assert made.worker._subject(alias) == alias  # type: ignore[comparison-overlap]
+        assert list(made.subjects) == [alias]
+    assert opened == ["a", "b", "a"]

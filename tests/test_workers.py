@@ -253,3 +253,4 @@ def test_stop_on_failure(tmp_path: Path) -> None:
     found = part(tmp_path)
     assert len(found["failed"]) > 30
     assert "not begun, because another job failed" in found["failed"][-1]["error"]
+    assert set(found["metrics"]) == {"value_0"}

@@ -13,7 +13,6 @@ import signal
 import threading
 import time
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -84,7 +83,7 @@ class _Child:
         self.device = device
         self.writing = writing
         self.subjects: dict[str, Subject] = {}
-        self.worker = LocalWorker(cache(self.subject), recipe.analyses, Store(folder), device)
+        self.worker = LocalWorker(self.subject, recipe.analyses, Store(folder), device)
         self.said = 0.0
         self.loaded = False
 

@@ -12,6 +12,7 @@ import textwrap
 import time
 from pathlib import Path
 
+import hostile_bombs
 import hostile_models
 import onnx
 import pytest
@@ -64,7 +65,7 @@ def onnxviz(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = fill(tmp_path_factory.mktemp("models"))
-    (folder / "bomb.onnx").write_bytes(hostile_models._folded_often(18, 7 << 20))  # makes 500 MB of 2 kB
+    (folder / "bomb.onnx").write_bytes(hostile_bombs._folded_often(18, 7 << 20))  # makes 500 MB of 2 kB
     (folder / "r.yaml").write_text("version: 1\nmodel: {path: m.onnx}\nanalyses: {f: {kind: weights}}\n")
     return folder
 

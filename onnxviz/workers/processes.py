@@ -193,6 +193,8 @@ class ProcessPool:
                 continue
             if process is not self._processes[process.index]:
                 continue  # the last words of one that was replaced
+            if line is not None and process.ended_for is not None:
+                continue  # nor is one believed that was ended for what it said or took
             message = self._understood(process, line)
             if message is not None:
                 tell(message)

@@ -160,28 +160,44 @@ def test_a_folder_that_is_not_shared(cluster: Cluster, tmp_path: Path, monkeypat
     assert not actors()
 
 
-def test_a_worker_process_and_an_actor_are_killed(cluster: Cluster, tmp_path: Path) -> None:
-    """Neither of their jobs is lost; a job that crashes by itself, twice, fails alone."""
-    killed: list[int] = []
+class Killer(Watcher):
+    """Kills a worker process, then the other actor, while long jobs are at work and nothing else is.
 
-    def kill(name: str) -> None:
-        if name in ("t1/2", "t1/3") and not killed:
+    It waits until the job that crashes by itself has failed, or that would be killed instead; and between the two
+    until what was lost is done again, as a job that is hit twice would fail, as it should.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.killed: list[int] = []
+        self.ended: list[str] = []
+
+    def finished(self, name: str, cost: float, seconds: float, status: str, error: str = "") -> None:
+        self.ended.append(name)
+
+    def progressed(self, name: str, done: int, total: int, note: str = "") -> None:
+        if "t0/1" not in self.ended or not name.startswith("t1/"):
+            return
+        if not self.killed:
             actor, process = actors()[0]
             process.send_signal(signal.SIGKILL)
-            killed.append(actor.pid)
-        elif name in ("t1/4", "t1/5", "t1/6") and len(killed) == 1:
-            # The other one: a job that is hit twice would fail, as it should.
-            actor = next(actor for actor, _ in actors() if actor.pid != killed[0])
+            self.killed.append(actor.pid)
+            self.ended = ["t0/1"]
+        elif len(self.killed) == 1 and len(self.ended) > 4:
+            actor = next(actor for actor, _ in actors() if actor.pid != self.killed[0])
             actor.send_signal(signal.SIGKILL)
-            killed.append(actor.pid)
+            self.killed.append(actor.pid)
 
-    watcher = Watcher(kill)
-    trials = ("count: 3, trouble: crash, at: 1", "count: 7, seconds: 1.0, size: 8")
+
+def test_a_worker_process_and_an_actor_are_killed(cluster: Cluster, tmp_path: Path) -> None:
+    """Neither of their jobs is lost; a job that crashes by itself, twice, fails alone."""
+    watcher = Killer()
+    trials = ("count: 3, trouble: crash, at: 1", "count: 16, seconds: 1.0, size: 8")
     made = on_ray(tmp_path, worker_runs.write_recipe(tmp_path, *trials), watcher)
-    assert len(killed) == 2, "no progress was told"
+    assert len(watcher.killed) == 2, "no progress was told"
     crashing, whole = (analysis.parts[0] for analysis in made.result.analyses)
     assert not whole.failed
-    assert len(whole.metrics) == 7
+    assert len(whole.metrics) == 16
     (failed,) = crashing.failed
     assert "SIGSEGV" in failed.error
     assert set(crashing.metrics) == {"value_0", "value_2"}

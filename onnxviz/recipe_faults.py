@@ -76,11 +76,17 @@ def _locate(error: Any, root: Node) -> _Trouble:
         if error["type"] == "missing" and position == len(parts) - 1:
             break
         below = find(node, (part,))
-        if below is None:
+        if below is None or _is_tag(part, node, address, branches):
             branches.append((address, str(part)))
         else:
             address, node = (*address, part), below
     return _Trouble(address, tuple(branches), error)
+
+
+def _is_tag(part: str | int, node: Node, address: Address, branches: Sequence[tuple[Address, str]]) -> bool:
+    """Return whether a part of pydantic's location that is also a key here is the `kind` of a union's branch."""
+    tagged = isinstance(node, Entries) and "kind" in node.entries and plain(node.entries["kind"]) == part
+    return tagged and (address, part) not in branches
 
 
 def _grouped(troubles: Sequence[_Trouble]) -> Iterator[list[_Trouble]]:

@@ -1,0 +1,281 @@
+"""The contract of objectives: data that names what is wanted, bound once to tensors, then measured at every step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StrictInt
+
+from onnxviz.errors import AnalysisError, SelectionError, shorten
+from onnxviz.targets import has_class_units, unit_indices
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from onnxviz.graph.view import GraphView
+    from onnxviz.values import Layer
+
+LayerName = Annotated[str, Field(description="A layer name, `Conv[3]`, or a role such as last_conv or logits.")]
+UnitName = Annotated[StrictInt | str, Field(description="Index from 0, or a class name where the layer is the logits.")]
+Number = Annotated[float, Field(allow_inf_nan=False, ge=-1e9, le=1e9)]
+"""Small enough that its products with activations stay within float32."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What one step looks at.
+
+    Attributes:
+        images: RGB [N, 3, h, w] in 0..1, the views that the network is given.
+        activations: layer name -> [N, units, *spatial].
+    """
+
+    images: Tensor
+    activations: Mapping[str, Tensor]
+
+
+Measure = Callable[[Seen], "Tensor"]
+"""Takes what a step sees and returns [N], one number for each image, differentiable. Never waits for the device."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """What objectives are bound to before the first step.
+
+    Attributes:
+        device: where the tensors lie.
+        group: how many images are made together for one objective; they follow each other in the batch, which is as
+            long as a multiple of it.
+        shapes: layer name -> [units, *spatial] of one image at the size that is optimized.
+        layers: layer name -> what is known of it.
+        references: (picture, layer) -> the picture's activations [units, *spatial], for the pairs that
+            `Objective.references` names; (picture, None) -> the picture itself, RGB [3, h, w] in 0..1.
+    """
+
+    device: torch.device
+    group: int
+    shapes: Mapping[str, tuple[int, ...]]
+    layers: Mapping[str, Layer] = field(default_factory=dict)
+    references: Mapping[tuple[str, str | None], Tensor] = field(default_factory=dict)
+
+    def unit(self, layer: str, unit: int) -> int:
+        """Return the unit's index if the layer has it.
+
+        Raises:
+            SelectionError: if it has not.
+        """
+        units = self.units(layer)
+        if not 0 <= unit < units:
+            raise SelectionError(
+                f"layer {shorten(layer)!r} has {units} units, 0 to {units - 1}; there is no unit {unit}"
+            )
+        return unit
+
+    def units(self, layer: str) -> int:
+        """Return how many units a layer has.
+
+        Raises:
+            SelectionError: if it has none: one number for each image.
+        """
+        if not self.shapes[layer]:
+            raise SelectionError(f"layer {shorten(layer)!r} has no units", remedy="take the whole layer")
+        return self.shapes[layer][0]
+
+
+class Objective(BaseModel):
+    """What an image is driven to: one number for each image, to be made as large as it gets.
+
+    Objectives are data, so a recipe can name them, and they add and multiply: `a + 0.5 * b - c`.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    weight: Number = Field(1.0, description="What the value is multiplied by; negative: avoid.")
+
+    def layers(self) -> tuple[str, ...]:
+        """Return the names of the layers that it reads, each once."""
+        raise NotImplementedError(type(self).__name__)
+
+    def references(self) -> tuple[tuple[str, str | None], ...]:
+        """Return what must be known of given pictures: (picture, layer), or (picture, None) for the picture itself."""
+        return ()
+
+    def least_group(self) -> int:
+        """Return how many images it takes at least to mean anything: 2 for differences between images, else 1."""
+        return 1
+
+    def alike(self) -> Hashable:
+        """Return what two objectives must have in common to be bound together: all but units, positions, weights."""
+        raise NotImplementedError(type(self).__name__)
+
+    def bind(self, same: Sequence[Self], place: Place) -> Measure:
+        """Return the function that measures the images of a batch; without the weights.
+
+        Args:
+            same: an objective for each image of the batch, all `alike`; `self` is the first.
+            place: shapes, references and the device.
+
+        Raises:
+            SelectionError: if a unit or position does not exist.
+        """
+        raise NotImplementedError(type(self).__name__)
+
+    def resolved(self, view: GraphView, labels: Sequence[str] | None) -> Self:
+        """Return the same with layers by their full names and units by their numbers.
+
+        Raises:
+            SelectionError: if a layer, unit or class does not exist.
+        """
+        raise NotImplementedError(type(self).__name__)
+
+    def words(self) -> str:
+        """Say what it is, in a few words, without its weight: "fire5:3", "fire5:3 at the centre"."""
+        raise NotImplementedError(type(self).__name__)
+
+    def title(self) -> str:
+        """Say what it is, weight included: "- fire5:3", "0.5 x fire5:3"."""
+        from onnxviz.optimize.objectives.composition import sum_in_words
+
+        return sum_in_words((self,))
+
+    def __add__(self, other: Any) -> Objective:
+        from onnxviz.optimize.objectives.composition import added
+
+        return added(self, other) if isinstance(other, Objective) else NotImplemented
+
+    def __radd__(self, other: Any) -> Objective:
+        # Python's `sum` starts with 0.
+        return self if isinstance(other, int) and other == 0 else NotImplemented
+
+    def __sub__(self, other: Any) -> Objective:
+        return self + (-other) if isinstance(other, Objective) else NotImplemented
+
+    def __neg__(self) -> Self:
+        return self.model_copy(update={"weight": -self.weight})
+
+    def __truediv__(self, other: Any) -> Objective:
+        return self * (1 / other) if isinstance(other, int | float) else NotImplemented
+
+    def __mul__(self, other: Any) -> Objective:
+        from onnxviz.optimize.objectives.composition import multiplied
+
+        if isinstance(other, Objective):
+            return multiplied(self, other)
+        if isinstance(other, int | float):
+            return self.weighted(other)
+        return NotImplemented
+
+    __rmul__ = __mul__
+
+    def weighted(self, factor: float) -> Self:
+        """Return the same with its weight multiplied.
+
+        Raises:
+            ValueError: if the weight is then no number that can be calculated with.
+        """
+        weight = self.weight * factor
+        if not (math.isfinite(weight) and abs(weight) <= 1e9):
+            raise ValueError(f"a weight must lie between -1e9 and 1e9, not at {weight}")
+        return self.model_copy(update={"weight": weight})
+
+
+class OfLayer(Objective):
+    """An objective that reads one layer."""
+
+    layer: LayerName
+
+    def layers(self) -> tuple[str, ...]:
+        """Return the one layer."""
+        return (self.layer,)
+
+    def resolved(self, view: GraphView, labels: Sequence[str] | None) -> Self:
+        """Name the layer in full, and whatever else is named of it."""
+        layer = view.layer(self.layer)
+        return self.model_copy(update={"layer": layer.name, **self.fitted(layer, view, labels)})
+
+    def fitted(self, layer: Layer, view: GraphView, labels: Sequence[str] | None) -> dict[str, object]:  # noqa: ARG002
+        """Return the fields that change when the layer is known, and refuse those that do not fit it.
+
+        Raises:
+            SelectionError: if a unit, class or position does not exist.
+        """
+        return {}
+
+
+def unit_number(unit: int | str, layer: Layer, view: GraphView, labels: Sequence[str] | None) -> int:
+    """Return the index of the one unit that an index or a class name means.
+
+    Raises:
+        SelectionError: if there is none, or several are named.
+    """
+    named = labels if isinstance(unit, str) and has_class_units(layer, view) else None
+    found = unit_indices(unit, layer, named)
+    if len(found) != 1:
+        raise SelectionError(
+            f"{shorten(str(unit))!r} names {len(found)} units, and an objective is made of single ones",
+            where=f"layer {shorten(layer.name)!r}",
+            remedy="give one index, or add up several objectives",
+        )
+    return found[0]
+
+
+def bind(objectives: Sequence[Objective], place: Place) -> Measure:
+    """Return the function that measures a batch of images, each by its own objective, weights included.
+
+    Objectives that differ in their units only are measured together, whatever their order.
+
+    Args:
+        objectives: one for each image of the batch.
+        place: shapes, references and the device.
+
+    Raises:
+        AnalysisError: if images are to be compared that are not made together, or a picture cannot be used.
+        SelectionError: if a unit or position does not exist.
+    """
+    import torch
+
+    kinds: dict[Hashable, list[int]] = {}
+    alike = [objective.alike() for objective in objectives]
+    for index, kind in enumerate(alike):
+        kinds.setdefault(kind, []).append(index)
+    _check_groups(objectives, alike, place.group)
+    weights = torch.tensor([objective.weight for objective in objectives], device=place.device)
+    weighted = any(objective.weight != 1 for objective in objectives)
+    parts = [([objectives[i] for i in members], members) for members in kinds.values()]
+    measures = [same[0].bind(same, place) for same, _ in parts]
+    if len(parts) == 1:
+        (measure,) = measures
+        return (lambda seen: weights * measure(seen)) if weighted else measure
+    layers = [same[0].layers() for same, _ in parts]
+    chosen = [torch.tensor(members, device=place.device) for _, members in parts]
+    order = torch.cat(chosen).argsort()
+
+    def each(seen: Seen) -> Tensor:
+        values = [
+            measure(_subset(seen, index, read)) for measure, index, read in zip(measures, chosen, layers, strict=True)
+        ]
+        return weights * torch.cat(values)[order]
+
+    return each
+
+
+def _check_groups(objectives: Sequence[Objective], alike: Sequence[Hashable], group: int) -> None:
+    """Refuse comparisons between images that are not there; groups stay whole when a batch is split by kinds."""
+    for index, objective in enumerate(objectives):
+        if objective.least_group() > group:
+            raise AnalysisError(
+                f"it compares images that are made together, at least {objective.least_group()}, "
+                f"and here {group} is made at a time",
+                where=objective.words(),
+                remedy="make several images of the same objective",
+            )
+        if objective.least_group() > 1 and alike[index] != alike[index - index % group]:
+            raise ValueError("the images of one group need objectives of the same kind")
+
+
+def _subset(seen: Seen, index: Tensor, layers: Sequence[str]) -> Seen:
+    return Seen(seen.images[index], {layer: seen.activations[layer][index] for layer in layers})

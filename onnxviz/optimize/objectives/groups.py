@@ -1,0 +1,206 @@
+"""Objectives of images that are made together: to differ, to keep their parts in place, to lead from one to another.
+
+Each image has its own share, and the shares of a group add up to the objective of the whole group. Groups never see
+each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from typing import TYPE_CHECKING, Literal, Self
+
+from pydantic import Field, StrictInt
+
+from onnxviz.errors import shorten
+from onnxviz.optimize.objectives.base import (
+    LayerName,
+    Measure,
+    Objective,
+    OfLayer,
+    Place,
+    Seen,
+    UnitName,
+    unit_number,
+)
+from onnxviz.optimize.objectives.directions import at_positions
+from onnxviz.optimize.objectives.units import number, unit_in_words
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from onnxviz.graph.view import GraphView
+
+_LEAST_SQUARE = 1e-10
+
+
+class _Comparison(Objective):
+    def least_group(self) -> int:
+        """Return 2: one image cannot be compared."""
+        return 2
+
+
+class Diversity(_Comparison, OfLayer):
+    """Makes the images of a group different: minus the likeness of the correlations between units in a layer.
+
+    With G_i the Gram matrix of image i's activations, divided by its Frobenius norm, image i of g counts
+    -Σ_{j≠i} ⟨G_i, G_j⟩ / g. Sources: Olah et al. 2017 (diversity); lucid `objectives.py` (`diversity`), whose value,
+    to be subtracted there, is the sum over the group.
+    """
+
+    kind: Literal["diversity"] = "diversity"
+
+    def alike(self) -> Hashable:
+        """Return the layer."""
+        return (self.kind, self.layer)
+
+    def bind(self, same: Sequence[Self], place: Place) -> Measure:
+        """Compare each image with the others of its group."""
+        import torch
+
+        layer = self.layer
+        group = _whole_groups(len(same), place)
+        others = (1.0 - torch.eye(group, device=place.device)) / group
+
+        def measure(seen: Seen) -> Tensor:
+            features = at_positions(seen.activations[layer])
+            products = _gram_products(features.reshape(-1, group, *features.shape[1:]))
+            squares = products.diagonal(dim1=1, dim2=2).clamp(min=_LEAST_SQUARE)
+            cosines = products * squares.rsqrt().unsqueeze(1) * squares.rsqrt().unsqueeze(2)
+            return -(cosines * others).sum(dim=2).reshape(-1)
+
+        return measure
+
+    def words(self) -> str:
+        """Return the layer."""
+        return f"diversity in {shorten(self.layer, 60)}"
+
+
+class Alignment(_Comparison):
+    """Keeps neighbouring images of a group alike: minus the mean squared differences, in a layer or between pixels.
+
+    Image i counts -1/2 Σ_j mean((x_i - x_j)²) / decay^|i-j| over its neighbours up to `reach` images away. Source:
+    lucid `objectives.py` (`alignment`), whose value is the sum over the group.
+    """
+
+    kind: Literal["alignment"] = "alignment"
+    layer: LayerName | None = Field(None, description="Where images are compared; nothing for the images themselves.")
+    decay: float = Field(2.0, ge=1, le=1e3, description="How much less each further neighbour counts.")
+    reach: StrictInt = Field(4, ge=1, le=64, description="How many neighbours to each side count.")
+
+    def layers(self) -> tuple[str, ...]:
+        """Return the layer, if there is one."""
+        return (self.layer,) if self.layer is not None else ()
+
+    def resolved(self, view: GraphView, labels: Sequence[str] | None) -> Self:  # noqa: ARG002 - no unit is named
+        """Name the layer in full."""
+        return self if self.layer is None else self.model_copy(update={"layer": view.layer(self.layer).name})
+
+    def alike(self) -> Hashable:
+        """Return the layer, and who counts how much."""
+        return (self.kind, self.layer, self.decay, self.reach)
+
+    def bind(self, same: Sequence[Self], place: Place) -> Measure:
+        """Compare each image with its neighbours in its group."""
+        from torch.nn import functional
+
+        layer, decay = self.layer, self.decay
+        group = _whole_groups(len(same), place)
+        reach = min(self.reach, group - 1)
+
+        def measure(seen: Seen) -> Tensor:
+            values = seen.images if layer is None else seen.activations[layer]
+            values = values.float().reshape(-1, group, values[0].numel())
+            shares = []
+            for apart in range(1, reach + 1):
+                differences = (values[:, :-apart] - values[:, apart:]).square().mean(dim=2) / decay**apart
+                shares.append(functional.pad(differences, (0, apart)) + functional.pad(differences, (apart, 0)))
+            return sum(shares[1:], shares[0]).reshape(-1) / -2.0
+
+        return measure
+
+    def words(self) -> str:
+        """Return the layer."""
+        return f"alignment of {'the images' if self.layer is None else shorten(self.layer, 60)}"
+
+
+class ChannelInterpolation(_Comparison, OfLayer):
+    """Leads from one unit to another: image i of g has (1 - t) a + t b, with t = i / (g - 1).
+
+    a and b are the two units' means over all positions. Source: lucid `objectives.py` (`channel_interpolate`), whose
+    value is the sum over the group.
+    """
+
+    kind: Literal["channel_interpolation"] = "channel_interpolation"
+    unit: UnitName
+    to_unit: UnitName
+    to_layer: LayerName | None = Field(None, description="The layer of `to_unit`; the same if not given.")
+
+    def layers(self) -> tuple[str, ...]:
+        """Return the one layer or both."""
+        return tuple(dict.fromkeys((self.layer, self._other)))
+
+    @property
+    def _other(self) -> str:
+        return self.layer if self.to_layer is None else self.to_layer
+
+    def resolved(self, view: GraphView, labels: Sequence[str] | None) -> Self:
+        """Name the layers in full, and the units by their numbers."""
+        first, second = view.layer(self.layer), view.layer(self._other)
+        return self.model_copy(
+            update={
+                "layer": first.name,
+                "unit": unit_number(self.unit, first, view, labels),
+                "to_layer": second.name,
+                "to_unit": unit_number(self.to_unit, second, view, labels),
+            }
+        )
+
+    def alike(self) -> Hashable:
+        """Return the layers: units may differ."""
+        return (self.kind, self.layer, self._other)
+
+    def bind(self, same: Sequence[Self], place: Place) -> Measure:
+        """Read both units, and weigh them by the image's place in its group."""
+        import torch
+
+        first, second = self.layer, self._other
+        group = _whole_groups(len(same), place)
+        rows = torch.arange(len(same), device=place.device)
+        units = torch.tensor([place.unit(first, number(item.unit)) for item in same], device=place.device)
+        to_units = torch.tensor([place.unit(second, number(item.to_unit)) for item in same], device=place.device)
+        along = (rows % group) / (group - 1)
+
+        def measure(seen: Seen) -> Tensor:
+            start = seen.activations[first][rows, units].float().reshape(len(rows), -1).mean(dim=1)
+            end = seen.activations[second][rows, to_units].float().reshape(len(rows), -1).mean(dim=1)
+            return (1.0 - along) * start + along * end
+
+        return measure
+
+    def words(self) -> str:
+        """Return both units."""
+        return f"{unit_in_words(self.layer, self.unit)} to {unit_in_words(self._other, self.to_unit)}"
+
+
+def _whole_groups(count: int, place: Place) -> int:
+    """Return how many images are made together."""
+    if place.group < 2 or count % place.group:
+        raise ValueError(f"{count} images are no groups of {place.group}, or groups of one")
+    return place.group
+
+
+def _gram_products(features: Tensor) -> Tensor:
+    """Return [groups, g, g], the inner products ⟨G_i, G_j⟩ of the Gram matrices of a group's images.
+
+    Either as they are defined, or as |X_iᵀ X_j|², which is the same and takes less where positions are few.
+
+    Args:
+        features: [groups, g, units, positions].
+    """
+    groups, group, units, positions = features.shape
+    if group * positions < units:
+        columns = features.transpose(2, 3).reshape(groups, group * positions, units)
+        squares = (columns @ columns.transpose(1, 2)).square()
+        return squares.reshape(groups, group, positions, group, positions).sum(dim=(2, 4))
+    grams = (features @ features.transpose(2, 3)).reshape(groups, group, units * units)
+    return grams @ grams.transpose(1, 2)

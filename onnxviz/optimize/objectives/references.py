@@ -1,0 +1,210 @@
+"""Objectives that need a given picture: to look like it to a layer, to exaggerate it, to share its style, to leave it.
+
+A picture is named; whoever runs the objective gives its activations at the size that is optimized
+(`Objective.references`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Sequence
+from typing import TYPE_CHECKING, Annotated, Literal, Self
+
+from pydantic import Field
+
+from onnxviz.errors import AnalysisError, SelectionError, shorten
+from onnxviz.optimize.objectives.base import Measure, Objective, OfLayer, Place, Seen
+from onnxviz.optimize.objectives.directions import CosinePower, along, at_positions
+from onnxviz.optimize.objectives.positions import BOX, Box, box_in_words, mean_over
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from onnxviz.graph.view import GraphView
+
+PictureName = Annotated[str, Field(min_length=1, max_length=200, description="Name of the given picture.")]
+
+
+class _OfPicture(OfLayer):
+    picture: PictureName
+
+    def references(self) -> tuple[tuple[str, str | None], ...]:
+        """Return the picture in the layer."""
+        return ((self.picture, self.layer),)
+
+    def alike(self) -> Hashable:
+        """Return the layer: pictures may differ."""
+        return (self.kind, self.layer)  # type: ignore[attr-defined]
+
+    def _of(self) -> str:
+        return f"{shorten(self.picture, 60)} in {shorten(self.layer, 60)}"
+
+
+class FeatureInversion(_OfPicture):
+    """Shows what a layer keeps of a picture: minus |Φ(x) - Φ(x₀)|² / |Φ(x₀)|².
+
+    0 is a perfect match, and -1 is what a silent layer has. Source: Mahendran and Vedaldi 2015, section 2.
+    """
+
+    kind: Literal["feature_inversion"] = "feature_inversion"
+
+    def bind(self, same: Sequence[Self], place: Place) -> Measure:
+        """Compare each image's activations with those of its picture."""
+        layer = self.layer
+        targets = _stacked(same, layer, place).float()
+        norms = targets.square().sum(dim=(1, 2))
+        silent = [item.picture for item, norm in zip(same, norms.expand(len(same)).tolist(), strict=True) if norm == 0]
+        if silent:
+            raise AnalysisError(
+                f"layer {shorten(layer)!r} is silent for the picture {shorten(silent[0])!r}: nothing can be inverted",
+                remedy="take another layer or picture",
+            )
+
+        def measure(seen: Seen) -> Tensor:
+            return -(at_positions(seen.activations[layer]) - targets).square().sum(dim=(1, 2)) / norms
+
+        return measure
+
+    def words(self) -> str:
+        """Return picture and layer."""
+        return f"inversion of {self._of()}"
+
+
+class Caricature(_OfPicture):
+    """Exaggerates what a layer sees in a picture: the mean over all positions of x·y max(0.1, cos(x, y))^p.
+
+    x are the activations of all units at a position, y those of the picture there: each position has its own direction.
+    Sources: Olah et al. 2018 (building blocks); lucid `recipes/caricature.py` (`dot_compare`), which takes one sum
+    and one cosine over the whole layer; here the cosine is each position's, as in lucid's `objectives.direction`.
+    """
+
+    kind: Literal["caricature"] = "caricature"
+    cosine_power: CosinePower = Field(
+        0.0, description="How much more activations count that point where the picture's do."
+    )
+    box: Box | None = Field(None, description=BOX)
+
+    def alike(self) -> Hashable:
+        """Return layer and power: pictures may differ."""
+        return (self.kind, self.layer, self.cosine_power, self.box is None)
+
+    def bind(self, same: Sequence[Self], place: Place) -> Measure:
+        """Go along the picture's activations at every position."""
+        layer, power = self.layer, self.cosine_power
+        targets = _stacked(same, layer, place)
+        mean = mean_over(layer, [item.box for item in same], place)
+        return lambda seen: mean(along(at_positions(seen.activations[layer]), targets, power))
+
+    def words(self) -> str:
+        """Return picture and layer."""
+        return f"caricature of {self._of()}{box_in_words(self.box)}"
+
+
+class Style(_OfPicture):
+    """Takes over a picture's textures: minus Σ (G - A)² / (4 units² positions²), of Gram matrices.
+
+    G_ij = Σ_k F_ik F_jk over the positions k of the image's activations F, and A the same of the picture. Add up
+    several layers for a whole style. Source: Gatys, Ecker and Bethge 2015, equations 3 and 4.
+    """
+
+    kind: Literal["style"] = "style"
+
+    def bind(self, same: Sequence[Self], place: Place) -> Measure:
+        """Compare the Gram matrices."""
+        layer = self.layer
+        targets = _gram(_stacked(same, layer, place))
+
+        def measure(seen: Seen) -> Tensor:
+            features = at_positions(seen.activations[layer])
+            divisor = -4.0 * (features.shape[1] * features.shape[2]) ** 2
+            return (_gram(features) - targets).square().sum(dim=(1, 2)) / divisor
+
+        return measure
+
+    def words(self) -> str:
+        """Return picture and layer."""
+        return f"style of {self._of()}"
+
+
+class InputDifference(Objective):
+    """How far the image is from a picture: the root of the mean squared difference of the pixels, in 0..1.
+
+    A positive weight leads away from it, a negative one keeps it near. What is compared is what the network is given:
+    with random views a moved picture is another one. Source: lucid `objectives.py` (`input_diff`).
+    """
+
+    kind: Literal["input_difference"] = "input_difference"
+    picture: PictureName
+
+    def layers(self) -> tuple[str, ...]:
+        """Return none."""
+        return ()
+
+    def references(self) -> tuple[tuple[str, str | None], ...]:
+        """Return the picture itself."""
+        return ((self.picture, None),)
+
+    def resolved(self, view: GraphView, labels: Sequence[str] | None) -> Self:  # noqa: ARG002 - no layer is named
+        """Return the same."""
+        return self
+
+    def alike(self) -> Hashable:
+        """Return the kind: pictures may differ."""
+        return self.kind
+
+    def bind(self, same: Sequence[Self], place: Place) -> Measure:
+        """Compare the pixels."""
+        import torch
+
+        pictures = _pictures(same, None, place)
+        root = math.sqrt(pictures[0].numel())
+
+        def measure(seen: Seen) -> Tensor:
+            if seen.images.shape[1:] != pictures.shape[1:]:
+                raise _other_size("the picture", pictures, seen.images.shape[1:])
+            # A norm has a gradient at 0, where an image starts that is the picture; a root of squares has none.
+            difference: Tensor = torch.linalg.vector_norm((seen.images.float() - pictures).flatten(1), dim=1)
+            return difference / root
+
+        return measure
+
+    def words(self) -> str:
+        """Return the picture."""
+        return f"difference from {shorten(self.picture, 60)}"
+
+
+def _pictures(same: Sequence[_OfPicture] | Sequence[InputDifference], layer: str | None, place: Place) -> Tensor:
+    """Return what is known of each image's picture, [N, ...], or [1, ...] where all have the same."""
+    import torch
+
+    names = [item.picture for item in same]
+    for name in names:
+        if (name, layer) not in place.references:
+            raise SelectionError(
+                f"no picture called {shorten(name)!r} is given" + (f" for layer {shorten(layer)!r}" if layer else "")
+            )
+    distinct = list(dict.fromkeys(names))
+    known = torch.stack([place.references[name, layer].detach().to(place.device).float() for name in distinct])
+    if len(distinct) == 1:
+        return known
+    return known[torch.tensor([distinct.index(name) for name in names], device=place.device)]
+
+
+def _stacked(same: Sequence[_OfPicture], layer: str, place: Place) -> Tensor:
+    """Return the pictures' activations as [N or 1, units, positions]."""
+    known = _pictures(same, layer, place)
+    if tuple(known.shape[1:]) != tuple(place.shapes[layer]):
+        raise _other_size(f"layer {shorten(layer)!r} of the picture", known, place.shapes[layer])
+    place.units(layer)
+    return at_positions(known)
+
+
+def _other_size(what: str, known: Tensor, needed: Sequence[int]) -> AnalysisError:
+    return AnalysisError(
+        f"{what} has the shape {list(known.shape[1:])}, the image's has {list(needed)}",
+        remedy="give the picture at the size that is optimized",
+    )
+
+
+def _gram(features: Tensor) -> Tensor:
+    return features @ features.transpose(1, 2)

@@ -19,13 +19,21 @@ from onnxviz.cache import Store, key_of
 from onnxviz.concepts import MaskFolder
 from onnxviz.devices import Device
 from onnxviz.errors import AnalysisError, DataError, Fault, OnnxvizError, RecipeError, SelectionError, nearest, shorten
+from onnxviz.generator_file import GeneratorFile
 from onnxviz.graph import open_model
 from onnxviz.graph.view import GraphView
 from onnxviz.images import ImageFolder, ImageSource
 from onnxviz.labels import labels_in, read_labels
 from onnxviz.preprocessing import preprocessing_for
 from onnxviz.recipe import Recipe, ordered
-from onnxviz.recipe_schema import DATA_KINDS, BuiltinSettings, ConceptsSettings, PreprocessSettings, pair
+from onnxviz.recipe_schema import (
+    DATA_KINDS,
+    BuiltinSettings,
+    ConceptsSettings,
+    GeneratorSettings,
+    PreprocessSettings,
+    pair,
+)
 from onnxviz.source import Address, Entries, Place, find, plain, words
 
 PROOF_IMAGES = 2
@@ -254,6 +262,8 @@ class _Planner:
         base = self.recipe.base(name)
         if isinstance(settings, ConceptsSettings):
             return MaskFolder.find(name, settings.concepts, base, settings.limit)
+        if isinstance(settings, GeneratorSettings):
+            return GeneratorFile.open(name, base / settings.generator)
         patterns = [settings.images] if isinstance(settings.images, str) else settings.images
         return ImageFolder.find(name, patterns, base, settings.limit)
 
@@ -367,7 +377,7 @@ class _Planner:
 
     def proof(self, subject: Subject, used: set[str]) -> Proof:
         layers = tuple(layer.name for layer in subject.view.layers if layer.name in used)
-        data = next(iter(subject.data), None)
+        data = next((name for name, source in subject.data.items() if not isinstance(source, GeneratorFile)), None)
         digest = subject.data[data].digest if data is not None else None
         key = key_of({**self.context(subject), "proof": [list(layers), data, digest, PROOF_IMAGES]})
         return Proof(key, subject.alias, layers, data)

@@ -111,7 +111,7 @@ class Recipe:
         data: dict[str, Any] = {}
         for name, settings in self.data.items():
             data[name] = settings.model_dump(mode="json", exclude_none=True)
-            for key in ("images", "concepts"):
+            for key in ("images", "concepts", "generator"):
                 if key in data[name]:
                     data[name][key] = _relative_all(data[name][key], self.base(name), folder)
         locked: dict[str, Any] = {"version": 1, "title": self.title, "seed": self.seed}
@@ -325,7 +325,8 @@ class _Builder:
             if wrong and not sources:
                 self.faults += [unknown_key(key, list(DATA_KINDS), node.keys[key]) for key in wrong]
             else:
-                self.faults.append(node.place.fault("a data set has one of 'images', 'concepts' and 'builtin'"))
+                known = "'images', 'concepts', 'builtin' and 'generator'"
+                self.faults.append(node.place.fault(f"a data set has one of {known}"))
             return None
         settings, faults = check(DATA_KINDS[sources[0]], node)
         self.faults += faults
@@ -440,7 +441,7 @@ class _Builder:
             places += [("models", alias, "path"), ("models", alias, "labels")]
         data = self.tree.entries.get("data")
         for name in data.entries if isinstance(data, Entries) else ():
-            places += [("data", name, "images"), ("data", name, "concepts")]
+            places += [("data", name, "images"), ("data", name, "concepts"), ("data", name, "generator")]
         for address in places:
             node = find(self.tree, address)
             for item in node.items if isinstance(node, Items) and address[-1] == "images" else [node]:

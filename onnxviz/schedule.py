@@ -14,7 +14,7 @@ from onnxviz.devices import Device
 from onnxviz.images import ImageSource
 from onnxviz.plan import Plan, PlannedJob, Proof
 from onnxviz.recipe import Recipe
-from onnxviz.recipe_schema import BuiltinSettings
+from onnxviz.recipe_schema import DATA_KINDS, BuiltinSettings
 from onnxviz.results import DataCard, ModelCard
 
 _JOB = tuple(entry.name for entry in dataclasses.fields(Job))
@@ -79,7 +79,7 @@ def schedule_of(plan: Plan) -> Schedule:
 def data_card(recipe: Recipe, name: str, source: ImageSource) -> DataCard:
     """Return what the report says of a data set."""
     settings = recipe.data[name]
-    kind = next(key for key in ("images", "concepts", "builtin") if hasattr(settings, key))
+    kind = next(key for key in DATA_KINDS if hasattr(settings, key))
     what = getattr(settings, kind)
     shown = ", ".join(what) if isinstance(what, list) else str(what)
     if isinstance(settings, BuiltinSettings):

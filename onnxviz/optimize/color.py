@@ -32,17 +32,28 @@ def _matrix_on(device: torch.device) -> Tensor:
     return torch.from_numpy(correlation_matrix()).to(device)
 
 
-def correlate(planes: Tensor) -> Tensor:
+def correlate(planes: Tensor, matrix: Tensor | None = None) -> Tensor:
     """Turn decorrelated planes into colours: rgb = matrix · plane at every pixel.
 
     Args:
         planes: [N, 3, h, w], any unit.
+        matrix: [3, 3]; that of photographs if None.
 
     Returns:
         [N, 3, h, w], red, green and blue.
     """
-    rgb: Tensor = (_matrix_on(planes.device) @ planes.flatten(2)).view(planes.shape)
+    chosen = _matrix_on(planes.device) if matrix is None else matrix
+    rgb: Tensor = (chosen @ planes.flatten(2)).view(planes.shape)
     return rgb
+
+
+def decorrelated(colors: Tensor, matrix: Tensor | None = None) -> Tensor:
+    """Return the planes that `correlate` makes given colours of: the inverse matrix at every pixel."""
+    import torch
+
+    chosen = _matrix_on(colors.device) if matrix is None else matrix
+    planes: Tensor = torch.linalg.solve(chosen, colors.flatten(2)).view(colors.shape)
+    return planes
 
 
 def to_pixels(images: np.ndarray) -> np.ndarray:

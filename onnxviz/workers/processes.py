@@ -27,6 +27,7 @@ from onnxviz.devices import Device, thread_count, visible_gpus
 from onnxviz.errors import Fault, OnnxvizError, OutputError, RecipeError, shorten
 from onnxviz.memory import resident_memory, show_bytes
 from onnxviz.recipe import Recipe
+from onnxviz.recipe_schema import GeneratorSettings
 from onnxviz.results import Defence
 from onnxviz.schedule import Schedule, from_data
 from onnxviz.workers.limits import default_limits, in_words, tightened
@@ -427,6 +428,9 @@ def paths_of(recipe: Recipe) -> list[Path]:
             found.append(_real(recipe.resolve((*address, "labels"))))
     for name, settings in recipe.data.items():
         base = recipe.base(name)
+        if isinstance(settings, GeneratorSettings):
+            file = base / settings.generator
+            found += [file.absolute().parent, _real(file).parent]
         for key in ("images", "concepts"):
             value = getattr(settings, key, None)
             for pattern in [value] if isinstance(value, str) else value or []:

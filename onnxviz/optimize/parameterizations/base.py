@@ -1,0 +1,95 @@
+"""The contract of parameterizations: how numbers that are optimized become images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar, Protocol
+
+from pydantic import BaseModel, ConfigDict, Field
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from onnxviz.optimize.generators import GeneratorNetwork
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """What images are painted on.
+
+    Attributes:
+        channels: 3 for colour, 1 for grey.
+        size: height and width in pixels, margins included.
+        group: how many images are made together for one objective; they follow each other in the batch.
+        device: where the images are made.
+        colors: [3, 3], planes to colours (`color.correlate`); the published matrix of photographs if None.
+        magnitude: [3, h, w // 2 + 1], mean magnitudes of the spectrum of given photographs; a power law if None.
+        generators: name -> a generator, for learned priors.
+    """
+
+    channels: int
+    size: tuple[int, int]
+    group: int
+    device: torch.device
+    colors: Tensor | None = None
+    magnitude: Tensor | None = None
+    generators: Mapping[str, GeneratorNetwork] = field(default_factory=dict)
+
+
+class Painter(Protocol):
+    """Makes images from parameters, for one batch; pure: the same parameters give the same images.
+
+    Parameters are one tensor [rows, ...]: a row for each image, or for each group where images of a group share some.
+    Rows never influence each other, and no method waits for the device.
+    """
+
+    rate: float
+    """What the optimizer's step size is multiplied by, so that the usual one suits all parameterizations."""
+
+    def start(self, draws: Sequence[torch.Generator], pictures: Tensor | None) -> Tensor:
+        """Return the first parameters, float32 on the canvas' device.
+
+        Args:
+            draws: one generator for each image, on the CPU, so that the same seed starts alike alone and in a batch.
+            pictures: RGB [N, 3, h, w] in 0..1 to start from, on the canvas' device; from noise if None.
+
+        Raises:
+            AnalysisError: if it cannot start from a picture.
+        """
+
+    def paint(self, parameters: Tensor) -> Tensor:
+        """Return the images [N, 3, h, w] in 0..1, RGB; [N, 4, h, w] with opacity where they may be transparent.
+
+        One channel is repeated three times.
+        """
+
+    def penalty(self, parameters: Tensor) -> Tensor | None:
+        """Return [N], what makes parameters unlikely, to be held down relative to the activation; None if nothing."""
+
+    def keep(self, parameters: Tensor) -> Tensor:
+        """Return the parameters brought back to where they may be, after a step; most return them as they are."""
+
+
+class Parameterization(BaseModel):
+    """A way to write images."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    may_have_margin: ClassVar[bool] = True
+    """Whether what lies beyond the picture can be painted with it; a generator's image is whole, and nothing is cut."""
+
+    def painter(self, canvas: Canvas) -> Painter:
+        """Return what makes images of this canvas.
+
+        Raises:
+            AnalysisError: if it cannot make images of this size or kind.
+        """
+        raise NotImplementedError(type(self).__name__)
+
+
+class PlaneParameterization(Parameterization):
+    """A way to write images as planes, numbers without bounds, of which colours are made."""
+
+    decorrelate: bool = Field(True, description="Give the colours the correlations of photographs; no effect on grey.")

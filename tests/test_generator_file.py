@@ -1,0 +1,142 @@
+"""A generator among a recipe's data: found, digested, refused where it is none, and pictures made with it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import yaml
+from onnx import TensorProto, helper, numpy_helper
+
+from onnxviz import findings as f
+from onnxviz.errors import DataError, RecipeError
+from onnxviz.execute import run
+from onnxviz.generator_file import GeneratorFile
+from onnxviz.plan import digests_of, make_plan
+from onnxviz.recipe import parse_recipe
+from onnxviz.schedule import schedule_of
+from onnxviz.workers.processes import paths_of
+from tests.tiny_models import fill
+
+SETTINGS = "{kind: activation_maximization, targets: [{layer: scores, units: [1]}], steps: 30, transforms: [], "
+RECIPE = f"""\
+version: 1
+model: {{path: m.onnx, preprocess: unit}}
+data: {{prior: {{generator: made/g.onnx}}, photos: {{images: photos}}}}
+analyses:
+  a: {SETTINGS}parameterization: {{kind: generator, model: prior}}}}
+"""
+
+
+def save_generator(path: Path, seed: int = 0) -> None:
+    """Write a network that makes flat colours: sigmoid(W · code) over 8 × 8 pixels."""
+    weight = np.random.default_rng(seed).standard_normal((5, 3)).astype(np.float32)
+    nodes = [
+        helper.make_node("MatMul", ["code", "weight"], ["color"]),
+        helper.make_node("Sigmoid", ["color"], ["bright"]),
+        helper.make_node("Reshape", ["bright", "shape"], ["small"]),
+        helper.make_node("Expand", ["small", "size"], ["image"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "generator",
+        [helper.make_tensor_value_info("code", TensorProto.FLOAT, ["n", 5])],
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["n", 3, 8, 8])],
+        [
+            numpy_helper.from_array(weight, "weight"),
+            numpy_helper.from_array(np.array([-1, 3, 1, 1]), "shape"),
+            numpy_helper.from_array(np.array([1, 1, 8, 8]), "size"),
+        ],
+    )
+    path.parent.mkdir(exist_ok=True)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    fill(tmp_path)
+    save_generator(tmp_path / "made" / "g.onnx")
+    return tmp_path
+
+
+def test_pictures_are_made_with_a_generator(folder: Path) -> None:
+    result = run(parse_recipe(RECIPE, "r.yaml", folder), folder / "out", device="cpu", workers=0).result
+    (part,) = result.analyses[0].parts
+    (metric,) = (entry for entry in part.findings if isinstance(entry, f.Metric) and entry.name == "rise_fraction")
+    assert metric.value == 1.0
+    (array,) = (entry for entry in part.findings if isinstance(entry, f.Array))
+    (image,) = np.load(folder / "out" / array.path)["images"]
+    assert np.ptp(image, axis=(1, 2)).max() < 1e-5  # a flat colour, which is all that this generator makes
+    assert result.provenance.jobs >= 1
+    (card,) = (card for card in result.data if card.name == "prior")
+    assert (card.kind, card.description) == ("generator", "made/g.onnx")
+
+
+def test_the_generator_is_part_of_the_keys_and_of_nothing_else(folder: Path) -> None:
+    plan = make_plan(parse_recipe(RECIPE, "r.yaml", folder))
+    (job,) = plan.jobs
+    assert job.job.data == ("prior",)
+    assert plan.proofs["model"].data == "photos"  # agreement is proved on images
+    assert digests_of(plan.subjects.values())["data 'prior'"] == plan.data["prior"].digest
+    assert {card.kind for card in schedule_of(plan).data} == {"generator", "images"}
+    save_generator(folder / "made" / "g.onnx", seed=1)
+    (other,) = make_plan(parse_recipe(RECIPE, "r.yaml", folder)).jobs
+    assert other.key != job.key
+
+
+def test_a_locked_recipe_finds_the_generator_from_elsewhere(folder: Path) -> None:
+    recipe = parse_recipe(RECIPE, "r.yaml", folder)
+    (folder / "out").mkdir()
+    locked = recipe.lock(folder / "out")
+    assert yaml.safe_load(locked)["data"]["prior"] == {"generator": "../made/g.onnx"}
+    again = make_plan(parse_recipe(locked, "lock.yaml", folder / "out"))
+    assert [job.key for job in again.jobs] == [job.key for job in make_plan(recipe).jobs]
+
+
+def test_a_confined_process_may_read_the_generator(folder: Path) -> None:
+    assert folder / "made" in paths_of(parse_recipe(RECIPE, "r.yaml", folder))
+
+
+def test_a_generator_that_was_changed_is_not_used(folder: Path) -> None:
+    from onnxviz.analyses.activation_maximization import _open_generator
+    from onnxviz.analyses.base import Bench
+    from onnxviz.model import Model
+
+    plan = make_plan(parse_recipe(RECIPE, "r.yaml", folder))
+    subject = plan.subjects["model"]
+    bench = Bench(subject, Model(subject.view, subject.preprocessing), lambda done, total, note="": None)
+    assert _open_generator("prior", bench).size == (8, 8)
+    save_generator(folder / "made" / "g.onnx", seed=1)
+    with pytest.raises(DataError, match="was changed"):
+        _open_generator("prior", bench)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (("model: prior", "model: photos"), "'photos' is no generator"),
+        (("model: prior", "model: priro"), "did you mean 'prior'"),
+        (("made/g.onnx", "made/h.onnx"), "h.onnx"),
+        (("made/g.onnx", "labels.txt"), "labels.txt"),
+        (("steps: 30,", "steps: 30, data: prior,"), "holds no images"),
+        (("steps: 30,", "steps: 30, begin: {data: prior},"), "holds no images"),
+        (("{generator: made/g.onnx}", "{generator: 3}"), "expected text"),
+        (("{generator: made/g.onnx}", "{generator: made/g.onnx, limit: 3}"), "unknown key 'limit'"),
+        (("{generator: made/g.onnx}", "{generator: made/g.onnx, images: photos}"), "one of"),
+    ],
+)
+def test_what_is_no_generator_is_refused_at_its_place(folder: Path, change: tuple[str, str], words: str) -> None:
+    text = RECIPE.replace(*change)
+    assert text != RECIPE
+    with pytest.raises(RecipeError) as raised:
+        make_plan(parse_recipe(text, "r.yaml", folder))
+    assert words in str(raised.value)
+
+
+def test_a_generator_holds_no_images(folder: Path) -> None:
+    source = GeneratorFile.open("prior", folder / "made" / "g.onnx")
+    assert len(source) == 0
+    with pytest.raises(DataError, match="holds no image"):
+        source.read(0)

@@ -1,167 +1,194 @@
-"""Random views: known maps, borders, and independence of the batch."""
+"""The transforms that a recipe names: known maps, distributions, refused settings."""
 
 from __future__ import annotations
 
-import math
+import json
+import subprocess
+import sys
+from collections import Counter
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
-from onnxviz.optimize.transforms import Jitter, Pad, Rotate, Scale, cut, draw, margins, resample
+from onnxviz.optimize.transforms import (
+    Blur,
+    ColorJitter,
+    Crop,
+    Jitter,
+    Move,
+    Noise,
+    Pad,
+    Rotate,
+    Scale,
+    Transform,
+    margins,
+)
 
-STILL = (Jitter(share=0), Scale(minimum=1, maximum=1), Rotate(degrees=0))
-LIVELY = (Jitter(share=0.1), Scale(minimum=0.8, maximum=1.2), Rotate(degrees=15))
-
-
-def generators(*seeds: int) -> list[torch.Generator]:
-    return [torch.Generator().manual_seed(seed) for seed in seeds]
-
-
-def photograph(height: int = 12, width: int = 16) -> torch.Tensor:
-    return torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(0))
-
-
-@pytest.mark.parametrize("fill", ["reflect", "grey", "edge"])
-@pytest.mark.parametrize("size", [(12, 16), (7, 5)])
-def test_no_amount_is_the_identity(fill: str, size: tuple[int, int]) -> None:
-    images = photograph(*size)
-    maps = draw(STILL, size, 3, generators(0))
-    assert maps is not None
-    for step in range(3):
-        torch.testing.assert_close(resample(images, maps[step], images.shape[2:], fill), images, atol=2e-6, rtol=0)  # type: ignore[arg-type]
-    assert draw((), size, 3, generators(0)) is None
+SIZE = (20, 40)
 
 
-def test_jitter_shifts_by_whole_pixels() -> None:
-    images = photograph()
-    maps = draw((Jitter(share=0.25),), (12, 16), 20, generators(3))
-    assert maps is not None
-    seen = set()
-    for step in range(20):
-        x, y = float(maps[step, 0, 0, 2]) * 8, float(maps[step, 0, 1, 2]) * 6
-        assert x == pytest.approx(round(x), abs=1e-5)
-        assert y == pytest.approx(round(y), abs=1e-5)
-        dx, dy = round(x), round(y)
-        assert abs(dx) <= 4
-        assert abs(dy) <= 3
-        seen.add((dx, dy))
-        moved = resample(images, maps[step], (12, 16))
-        # Output (y, x) shows input (y + dy, x + dx) wherever that exists.
-        rows, columns = slice(max(0, -dy), 12 - max(0, dy)), slice(max(0, -dx), 16 - max(0, dx))
-        from_rows, from_columns = slice(rows.start + dy, rows.stop + dy), slice(columns.start + dx, columns.stop + dx)
-        torch.testing.assert_close(moved[..., rows, columns], images[..., from_rows, from_columns], atol=1e-5, rtol=0)
-    assert len(seen) > 10
+def uniform(count: int, numbers: int, seed: int = 0) -> torch.Tensor:
+    return torch.rand((count, numbers), generator=torch.Generator().manual_seed(seed))
 
 
-def test_scale_enlarges_about_the_centre() -> None:
-    images = torch.zeros(1, 3, 9, 9)
-    images[..., 3:6, 3:6] = 1
-    maps = draw((Scale(minimum=2, maximum=2),), (9, 9), 1, generators(0))
-    assert maps is not None
-    enlarged = resample(images, maps[0], (9, 9))
-    assert float(enlarged.sum() / images.sum()) == pytest.approx(4, rel=0.05)
-    torch.testing.assert_close(enlarged, enlarged.flip(2, 3), atol=1e-6, rtol=0)
+def matrices(move: Move, count: int = 1000, size: tuple[int, int] = SIZE) -> np.ndarray:
+    return np.asarray(move.matrices(uniform(count, move.numbers).double(), size))
 
 
-def test_rotation_by_a_right_angle_and_on_other_sides() -> None:
-    quarter = Rotate(degrees=90).matrices(torch.tensor([[1.0, 0.0], [0.5, 0.0]]))
+def test_rotation_by_a_right_angle_and_in_other_sides() -> None:
+    """Pixels are square, so lengths are kept in a picture that is not."""
+    quarter = Rotate(degrees=90).matrices(torch.tensor([[1.0], [0.5]]), SIZE)
     np.testing.assert_allclose(quarter[0], [[0, -1, 0], [1, 0, 0], [0, 0, 1]], atol=1e-6)
     np.testing.assert_allclose(quarter[1], np.eye(3), atol=1e-6)
-    # In an image that is not square, a rotation keeps lengths in pixels.
-    maps = draw((Rotate(degrees=40),), (20, 40), 5, generators(1))
-    assert maps is not None
-    for matrix in maps[:, 0, :, :2]:
-        pixels = np.diag([20.0, 10.0]) @ matrix.numpy() @ np.diag([1 / 20.0, 1 / 10.0])
-        np.testing.assert_allclose(pixels @ pixels.T, np.eye(2), atol=1e-5)
-        assert abs(math.degrees(math.atan2(pixels[1, 0], pixels[0, 0]))) <= 40
+    found = matrices(Rotate(degrees=40))
+    angles = np.degrees(np.arctan2(found[:, 1, 0], found[:, 0, 0]))
+    np.testing.assert_allclose(
+        found[:, :2, :2] @ found[:, :2, :2].transpose(0, 2, 1), np.eye(2) + 0 * found[:, :2, :2], atol=1e-12
+    )
+    assert -40 <= angles.min() < -39
+    assert 39 < angles.max() <= 40
 
 
-def test_pad_lets_views_look_past_the_edge() -> None:
-    """The picture is the middle of the canvas, and a shifted view shows the canvas and no mirror image."""
-    transforms = (Pad(share=0.25), Jitter(share=0.25))
-    assert margins(transforms, (12, 16)) == (3, 4)
-    assert margins((Jitter(share=0.25),), (12, 16)) == (0, 0)
-    canvas = photograph(18, 24)
-    assert torch.equal(cut(canvas, (3, 4)), canvas[:, :, 3:15, 4:20])
-    assert torch.equal(cut(canvas, (0, 0)), canvas)
-    maps = draw(transforms, (12, 16), 10, generators(5))
-    assert maps is not None
-    for step in range(10):
-        dx, dy = round(float(maps[step, 0, 0, 2]) * 12), round(float(maps[step, 0, 1, 2]) * 9)
-        expected = canvas[:, :, 3 + dy : 15 + dy, 4 + dx : 20 + dx]
-        torch.testing.assert_close(resample(canvas, maps[step], (12, 16)), expected, atol=1e-5, rtol=0)
-    assert draw((Pad(share=0.1),), (12, 16), 2, generators(0)) is None
+def test_scale_draws_factors_evenly() -> None:
+    found = matrices(Scale(minimum=0.5, maximum=2.0), 4000)
+    factors = 1 / found[:, 0, 0]
+    assert 0.5 <= factors.min() < 0.51
+    assert 1.99 < factors.max() <= 2
+    assert factors.mean() == pytest.approx(1.25, abs=0.02)
+    assert (found[:, 0, 0] == found[:, 1, 1]).all()
+    assert not found[:, [0, 0, 1, 1], [1, 2, 0, 2]].any()
 
 
-def test_several_transforms_are_the_product_of_their_maps() -> None:
-    """The fused map equals resampling coordinates one transform after the other."""
-    size = (24, 32)
-    maps = draw(LIVELY, size, 1, generators(9))
-    assert maps is not None
-    generator = generators(9)[0]
-    draws = torch.rand((1, 3, 2), generator=generator)
-    point = np.array([5.0, -3.0, 1.0])  # an output pixel, from the centre
-    place = point
-    for index in (2, 1, 0):  # the last transform's output is looked up first
-        matrix = LIVELY[index].matrices(draws[0, index][None])[0].numpy().astype(np.float64)
-        matrix[0, 2], matrix[1, 2] = round(matrix[0, 2] * 32), round(matrix[1, 2] * 24)
-        place = matrix @ place
-    fused = maps[0, 0].numpy() @ np.array([5.0 / 16, -3.0 / 12, 1.0])
-    np.testing.assert_allclose(fused, [place[0] / 16, place[1] / 12], atol=1e-5)
+@pytest.mark.parametrize(("jitter", "most"), [(Jitter(pixels=4), (4, 4)), (Jitter(share=0.1), (4, 2))])
+def test_jitter_shifts_by_each_number_of_whole_pixels_equally_often(jitter: Jitter, most: tuple[int, int]) -> None:
+    found = matrices(jitter, 18_000)
+    np.testing.assert_array_equal(found[:, :2, :2], np.broadcast_to(np.eye(2), (len(found), 2, 2)))
+    for axis, largest in enumerate(most):
+        counts = Counter(found[:, axis, 2])
+        assert set(counts) == set(range(-largest, largest + 1))
+        expected = len(found) / (2 * largest + 1)
+        assert all(abs(count - expected) < 5 * expected**0.5 for count in counts.values())
+    assert abs(np.corrcoef(found[:, 0, 2], found[:, 1, 2])[0, 1]) < 0.03
 
 
-@pytest.mark.parametrize("fill", ["reflect", "edge", "grey"])
-def test_borders_do_not_darken(fill: str) -> None:
-    level = 0.5 if fill == "grey" else 0.9
-    images = torch.full((1, 3, 32, 32), level)
-    maps = draw(LIVELY, (32, 32), 30, generators(4))
-    assert maps is not None
-    for step in range(30):
-        torch.testing.assert_close(resample(images, maps[step], images.shape[2:], fill), images, atol=1e-6, rtol=0)  # type: ignore[arg-type]
+def test_jitter_never_shifts_further_than_asked() -> None:
+    """Also for the largest and smallest number that `torch.rand` draws."""
+    ends = torch.tensor([[1 - 2.0**-24, 0.0]])
+    for most in range(200):
+        assert Jitter(pixels=most).matrices(ends, SIZE)[0, :2, 2].tolist() == [most, -most]
 
 
-def test_resampling_is_bilinear() -> None:
-    images = photograph(6, 6)
-    map_ = torch.tensor(
-        [[[1.0, 0.0, 2 * 0.25 / 6], [0.0, 1.0, 2 * 0.5 / 6]]]
-    )  # a quarter pixel right, half a pixel down
-    seen = resample(images, map_, (6, 6))
-    x = images[0, 1].numpy()
-    expected = 0.5 * (0.75 * x[2, 3] + 0.25 * x[2, 4]) + 0.5 * (0.75 * x[3, 3] + 0.25 * x[3, 4])
-    assert float(seen[0, 1, 2, 3]) == pytest.approx(expected, abs=1e-6)
+def test_listed_values_are_drawn_equally_often_and_repeated_ones_more_often() -> None:
+    """Lucid's `standard_transforms`: -10 to 10 degrees, and 0 five times more."""
+    angles = (*range(-10, 11), *[0] * 5)
+    found = matrices(Rotate(values=angles), 26_000)
+    counts = Counter(np.degrees(np.arctan2(found[:, 1, 0], found[:, 0, 0])).round().astype(int).tolist())
+    assert set(counts) == set(range(-10, 11))
+    assert counts[0] == pytest.approx(6000, abs=400)
+    assert all(count == pytest.approx(1000, abs=170) for angle, count in counts.items() if angle)
+    factors = tuple(1 + (i - 5) / 50 for i in range(11))
+    drawn = 1 / matrices(Scale(values=factors), 11_000)[:, 0, 0]
+    found_factors, times = np.unique(drawn.round(6), return_counts=True)
+    np.testing.assert_allclose(found_factors, factors, atol=1e-6)
+    assert (abs(times - 1000) < 170).all()
+    assert Scale(values=(2.0, 3.0)).matrices(torch.tensor([[1 - 2.0**-24]]), SIZE)[0, 0, 0] == pytest.approx(1 / 3)
 
 
-def test_draws_are_each_images_own() -> None:
-    batch = draw(LIVELY, (32, 32), 7, generators(1, 2, 3))
-    alone = draw(LIVELY, (32, 32), 7, generators(2))
-    assert batch is not None
-    assert alone is not None
-    assert batch.shape == (7, 3, 2, 3)
-    assert torch.equal(batch[:, 1:2], alone)
-    assert not torch.allclose(batch[:, 0], batch[:, 1])
-    assert not torch.allclose(batch[0], batch[1])
+def test_a_crop_lies_within_the_picture_and_anywhere_in_it() -> None:
+    found = matrices(Crop(minimum=0.4, maximum=0.9), 5000)
+    shares = found[:, 0, 0]
+    assert (found[:, 1, 1] == shares).all()
+    assert 0.4 <= shares.min() < 0.41
+    assert 0.89 < shares.max() <= 0.9
+    for axis, side in ((0, 40), (1, 20)):
+        shifts = found[:, axis, 2]
+        room = (1 - shares) * side / 2
+        assert (abs(shifts) <= room + 1e-9).all()
+        places = shifts / room  # of -1..1, evenly
+        np.testing.assert_allclose(
+            np.quantile(places, [0.01, 0.25, 0.5, 0.75, 0.99]), [-0.98, -0.5, 0, 0.5, 0.98], atol=0.06
+        )
 
 
-def test_the_gradient_of_a_view_is_its_transpose() -> None:
-    """⟨resample(x), y⟩ = ⟨x, gradient⟩ for a linear map; grey is added, so it cancels in the difference."""
-    x = photograph(9, 9).double().requires_grad_(True)
-    y = torch.rand(1, 3, 9, 9, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
-    maps = draw(LIVELY, (9, 9), 1, generators(0))
-    assert maps is not None
-    product = (resample(x, maps[0].double(), (9, 9)) * y).sum()
-    (gradient,) = torch.autograd.grad(product, x)
-    assert float((gradient * x).sum().detach()) == pytest.approx(float(product.detach()), rel=1e-9)
+def test_a_whole_crop_is_the_picture() -> None:
+    np.testing.assert_array_equal(matrices(Crop(minimum=1, maximum=1), 3), np.broadcast_to(np.eye(3), (3, 3, 3)))
 
 
-def test_refused_settings() -> None:
-    with pytest.raises(ValidationError, match="larger than maximum"):
-        Scale(minimum=1.2, maximum=0.9)
-    with pytest.raises(ValidationError):
-        Jitter(share=-0.1)
-    with pytest.raises(ValidationError):
-        Rotate(angle=3)  # type: ignore[call-arg]
+def test_blur_fades_evenly_to_its_last_step() -> None:
+    rows = Blur(minimum=2, maximum=2, final=0.25).rows(torch.rand(4, 3, 1))
+    np.testing.assert_allclose(rows[:, 1], [2, 1.5, 1, 0.5], rtol=1e-6)
+    assert Blur(minimum=1, maximum=3).rows(torch.tensor([[[0.5]]])).item() == 2
+
+
+def test_color_jitter_is_brightness_then_contrast_then_saturation() -> None:
+    """Against the three, one after the other, as torchvision defines them, but contrast about middle grey."""
+    jitter = ColorJitter(brightness=0.5, contrast=0.4, saturation=0.8)
+    draws = torch.rand(5, 2, 3, generator=torch.Generator().manual_seed(1))
+    images = torch.rand(2, 3, 4, 6, generator=torch.Generator().manual_seed(2))
+    rows = jitter.rows(draws)
+    for step in range(5):
+        made = jitter.apply(images, rows[step])
+        for index in range(2):
+            bright, contrast, saturation = (
+                1 + amount * (2 * float(u) - 1) for amount, u in zip((0.5, 0.4, 0.8), draws[step, index], strict=True)
+            )
+            expected = images[index].numpy() * bright
+            expected = (expected - 0.5) * contrast + 0.5
+            grey = (expected * np.array([0.299, 0.587, 0.114])[:, None, None]).sum(axis=0)
+            expected = grey + saturation * (expected - grey)
+            np.testing.assert_allclose(made[index], expected, atol=1e-6)
+    still = ColorJitter(brightness=0, contrast=0, saturation=0)
+    torch.testing.assert_close(still.apply(images, still.rows(draws)[0]), images, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"kind": "scale", "minimum": 1.2, "maximum": 0.9}, "larger than maximum"),
+        ({"kind": "crop", "minimum": 0.9, "maximum": 0.5}, "larger than maximum"),
+        ({"kind": "blur", "minimum": 3}, "larger than maximum"),
+        ({"kind": "jitter", "share": -0.1}, "greater than or equal"),
+        ({"kind": "jitter", "share": 0.1, "pixels": 4}, "exclude each other"),
+        ({"kind": "pad", "share": 0.2, "pixels": 4}, "exclude each other"),
+        ({"kind": "scale", "maximum": 2, "values": [1]}, "exclude each other"),
+        ({"kind": "rotate", "degrees": 5, "values": [1]}, "exclude each other"),
+        ({"kind": "rotate", "values": []}, "at least 1"),
+        ({"kind": "rotate", "angle": 3}, "Extra inputs"),
+        ({"kind": "crop", "maximum": 1.5}, "less than or equal"),
+        ({"kind": "noise", "deviation": float("nan")}, "than or equal"),
+        ({"kind": "shear"}, "does not match any of the expected tags"),
+    ],
+)
+def test_refused_settings(entry: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        TypeAdapter(Transform).validate_python(entry)
+
+
+@pytest.mark.parametrize(
+    "transform",
+    [
+        Pad(pixels=3),
+        Jitter(pixels=2),
+        Scale(values=(1.0, 2.0)),
+        Rotate(values=(3,)),
+        Crop(),
+        Blur(),
+        Noise(),
+        ColorJitter(),
+    ],
+)
+def test_what_was_stored_can_be_read_again(transform: Transform) -> None:
+    """Stored recipes have every default written out."""
+    read: object = TypeAdapter(Transform).validate_json(json.dumps(transform.model_dump(mode="json")))
+    assert read == transform
+
+
+def test_choices_load_without_torch() -> None:
+    code = "import sys, onnxviz.optimize.transforms, onnxviz.optimize.views; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 @pytest.mark.parametrize("length", [28, 32, 64, 96, 128, 224, 320])
@@ -179,3 +206,10 @@ def test_a_margin_makes_a_canvas_that_transforms_fast(length: int) -> None:
 
 def test_where_no_good_size_is_near_the_margin_is_what_was_asked_for() -> None:
     assert margins((Pad(share=0.1),), (227, 227)) == (23, 23)
+
+
+def test_margins_add_up_and_may_be_in_pixels() -> None:
+    assert margins((Pad(pixels=12),), (128, 104)) == (16, 12)  # 160 and 128: a canvas of 152 or 156 is slower
+    assert margins((Pad(share=0.25), Jitter(share=0.25)), (12, 16)) == (3, 4)
+    assert margins((Pad(pixels=1), Pad(pixels=2)), (12, 14)) == (3, 3)
+    assert margins((Jitter(share=0.25), Blur()), (12, 16)) == (0, 0)

@@ -1,119 +1,286 @@
 """Random views of the image: what is optimized has to excite the unit from each of them, which rules out noise.
 
-All transforms of a step are one affine map, so the image is resampled once. Each image of a batch has its own draws,
-made before the first step: nothing waits for the host inside the loop, and a picture is the same alone or in a batch.
-Source: Olah et al. 2017, section "Transformation Robustness"; amounts as in lucid `optvis/transform.py`.
+Source: Olah et al. 2017, section "Transformation Robustness"; amounts as in lucid `optvis/transform.py`. Places are
+moved by `Pad`, `Jitter`, `Scale`, `Rotate` and `Crop`, all in one resampling; then `Blur`, `Noise` and `ColorJitter`
+change the pixels of the view. Each takes uniform numbers that are drawn before the first step.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from onnxviz.optimize.parameterizations.planes import LUMA
+
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
 Fill = Literal["reflect", "grey", "edge"]
+Factor = Annotated[float, Field(gt=0.1, le=10)]
+Degrees = Annotated[float, Field(ge=-180, le=180)]
+_DEVIATIONS = 4.0
+"""How many standard deviations a Gaussian kernel reaches: 0.006 % lies beyond."""
+_Model = TypeVar("_Model", bound=BaseModel)
 
 
-class _Transform(BaseModel):
+class AnyTransform(BaseModel):
+    """What a view goes through."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    def matrices(self, draws: Tensor) -> Tensor:
+    numbers: ClassVar[int] = 0
+    """How many random numbers a view takes."""
+
+
+class _Range(AnyTransform):
+    """A number between a smallest and a largest one."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> _Range:
+        minimum, maximum = getattr(self, "minimum", 0.0), getattr(self, "maximum", 0.0)
+        if minimum > maximum:
+            raise ValueError(f"minimum {minimum:g} is larger than maximum {maximum:g}")
+        return self
+
+
+class Move(AnyTransform):
+    """Moves places: where in the picture a view's pixels come from."""
+
+    def matrices(self, draws: Tensor, size: tuple[int, int]) -> Tensor:
         """Return where the output's pixels come from.
 
         Args:
-            draws: uniform numbers of 0..1, [..., 2].
+            draws: uniform numbers of 0..1, [..., numbers].
+            size: height and width of the picture in pixels.
 
         Returns:
-            [..., 3, 3], acting on (x, y, 1) from the image's centre, output place to input place; the shift in the last
-            column is in shares of the width and height.
+            [..., 3, 3], acting on (x, y, 1) in pixels from the picture's centre, output place to input place.
         """
         raise NotImplementedError
 
 
-class Pad(_Transform):
+class Change(AnyTransform):
+    """Changes the pixels of a view."""
+
+    def rows(self, draws: Tensor) -> Tensor:
+        """Return what `apply` needs to know of each step.
+
+        Args:
+            draws: uniform numbers of 0..1, [steps, N, numbers].
+
+        Returns:
+            [steps, N, ...], any shape.
+        """
+        raise NotImplementedError
+
+    def apply(self, images: Tensor, row: Tensor) -> Tensor:
+        """Change views.
+
+        Args:
+            images: RGB [N, 3, h, w], about 0..1.
+            row: [N, ...], what `rows` says of this step.
+
+        Returns:
+            [N, 3, h, w]; values are not clipped to 0..1, where they would lose their gradient.
+        """
+        raise NotImplementedError
+
+
+class Pad(AnyTransform):
     """A margin that is optimized with the picture and cut off at the end, so that views can look past its edge."""
 
     kind: Literal["pad"] = "pad"
     share: float = Field(0.1, ge=0, le=1, description="Width of the margin as a share of the picture's side.")
+    pixels: int | None = Field(None, ge=0, le=4096, description="Width of the margin in pixels; instead of `share`.")
 
-    def matrices(self, draws: Tensor) -> Tensor:
-        """Leave the view as it is: the margin lies around it."""
-        return _linear(draws[..., 0] * 0 + 1, draws[..., 0] * 0)
+    @model_validator(mode="after")
+    def _one_unit(self) -> Pad:
+        return _refuse_both(self, "pixels", "share")
+
+    def width(self, side: int) -> int:
+        """Return the margin in pixels, for a side in pixels."""
+        return round(self.share * side) if self.pixels is None else self.pixels
 
 
-class Jitter(_Transform):
-    """Shifts by whole pixels in both directions."""
+class Jitter(Move):
+    """Shifts by whole pixels in both directions, each number of pixels as likely as any other."""
 
     kind: Literal["jitter"] = "jitter"
     share: float = Field(0.05, ge=0, le=1, description="Largest shift as a share of the image's side.")
+    pixels: int | None = Field(None, ge=0, le=4096, description="Largest shift in pixels; instead of `share`.")
 
-    def matrices(self, draws: Tensor) -> Tensor:
-        """Shift by at most `share` of the width and height."""
-        matrices = _linear(draws[..., 0] * 0 + 1, draws[..., 0] * 0)
-        matrices[..., :2, 2] = (draws * 2.0 - 1.0) * self.share
-        return matrices
+    numbers: ClassVar[int] = 2
+
+    @model_validator(mode="after")
+    def _one_unit(self) -> Jitter:
+        return _refuse_both(self, "pixels", "share")
+
+    def matrices(self, draws: Tensor, size: tuple[int, int]) -> Tensor:
+        """Shift by -p to p pixels; lucid's `jitter(d)` cuts d pixels off, which is p = d / 2."""
+        import torch
+
+        sides = size[::-1]
+        most = [round(self.share * side) if self.pixels is None else self.pixels for side in sides]
+        largest = torch.tensor(most, dtype=draws.dtype)
+        return _shifts((draws * (2 * largest + 1)).floor() - largest)
 
 
-class Scale(_Transform):
+class Scale(_Range, Move):
     """Enlarges or shrinks about the centre."""
 
     kind: Literal["scale"] = "scale"
-    minimum: float = Field(0.9, gt=0.1, le=10, description="Smallest factor.")
-    maximum: float = Field(1.1, gt=0.1, le=10, description="Largest factor.")
+    minimum: Factor = Field(0.9, description="Smallest factor.")
+    maximum: Factor = Field(1.1, description="Largest factor.")
+    values: Annotated[tuple[Factor, ...], Field(min_length=1, max_length=1000)] | None = Field(
+        None, description="Factors, each as likely as any other; instead of `minimum` and `maximum`."
+    )
+
+    numbers: ClassVar[int] = 1
 
     @model_validator(mode="after")
-    def _ordered(self) -> Scale:
-        if self.minimum > self.maximum:
-            raise ValueError(f"minimum {self.minimum:g} is larger than maximum {self.maximum:g}")
-        return self
+    def _one_choice(self) -> Scale:
+        return _refuse_both(self, "values", "minimum", "maximum")
 
-    def matrices(self, draws: Tensor) -> Tensor:
-        """Scale by a factor between `minimum` and `maximum`."""
-        factor = self.minimum + (self.maximum - self.minimum) * draws[..., 0]
+    def matrices(self, draws: Tensor, size: tuple[int, int]) -> Tensor:  # noqa: ARG002 - the same at every size
+        """Scale by a factor between `minimum` and `maximum`, or by one of `values`."""
+        factor = _between(draws[..., 0], self.minimum, self.maximum, self.values)
         return _linear(1.0 / factor, factor * 0)
 
 
-class Rotate(_Transform):
+class Rotate(Move):
     """Turns about the centre."""
 
     kind: Literal["rotate"] = "rotate"
     degrees: float = Field(10.0, ge=0, le=180, description="Largest angle, in both directions.")
+    values: Annotated[tuple[Degrees, ...], Field(min_length=1, max_length=1000)] | None = Field(
+        None, description="Angles in degrees, each as likely as any other; instead of `degrees`."
+    )
 
-    def matrices(self, draws: Tensor) -> Tensor:
-        """Rotate by an angle between -`degrees` and `degrees`."""
-        angle = (draws[..., 0] * 2.0 - 1.0) * math.radians(self.degrees)
+    numbers: ClassVar[int] = 1
+
+    @model_validator(mode="after")
+    def _one_choice(self) -> Rotate:
+        return _refuse_both(self, "values", "degrees")
+
+    def matrices(self, draws: Tensor, size: tuple[int, int]) -> Tensor:  # noqa: ARG002 - the same at every size
+        """Rotate by an angle between -`degrees` and `degrees`, or by one of `values`."""
+        angle = _between(draws[..., 0], -self.degrees, self.degrees, self.values) * (math.pi / 180.0)
         return _linear(angle * 0 + 1, angle)
 
 
-Transform = Annotated[Pad | Jitter | Scale | Rotate, Field(discriminator="kind")]
+class Crop(_Range, Move):
+    """Shows a part of the picture, at any place that lies within it, enlarged to the picture's size."""
+
+    kind: Literal["crop"] = "crop"
+    minimum: float = Field(0.7, gt=0.05, le=1, description="Smallest side of the part as a share of the picture's.")
+    maximum: float = Field(1.0, gt=0.05, le=1, description="Largest side of the part as a share of the picture's.")
+
+    numbers: ClassVar[int] = 3
+
+    def matrices(self, draws: Tensor, size: tuple[int, int]) -> Tensor:
+        """Draw the share and the place evenly; a part keeps the picture's shape."""
+        import torch
+
+        share = _between(draws[..., 0], self.minimum, self.maximum, None)
+        matrices = _linear(share, share * 0)
+        free = (1.0 - share)[..., None] * torch.tensor([size[1], size[0]], dtype=draws.dtype)
+        matrices[..., :2, 2] = (draws[..., 1:] - 0.5) * free
+        return matrices
 
 
-def _linear(factor: Tensor, angle: Tensor) -> Tensor:
-    """Return matrices [..., 3, 3] that multiply by `factor` and turn by `angle` in radians."""
-    cosine, sine = factor * angle.cos(), factor * angle.sin()
-    matrices = factor.new_zeros((*factor.shape, 3, 3))
-    matrices[..., 0, 0] = cosine
-    matrices[..., 0, 1] = -sine
-    matrices[..., 1, 0] = sine
-    matrices[..., 1, 1] = cosine
-    matrices[..., 2, 2] = 1.0
-    return matrices
+class Blur(_Range, Change):
+    """Blurs the view, strongly at first if asked for, so that large shapes come before small ones."""
+
+    kind: Literal["blur"] = "blur"
+    minimum: float = Field(0.0, ge=0, le=100, description="Smallest standard deviation of the Gaussian in pixels.")
+    maximum: float = Field(1.0, ge=0, le=100, description="Largest standard deviation of the Gaussian in pixels.")
+    final: float = Field(
+        1.0,
+        ge=0,
+        le=1,
+        description="What deviations are multiplied by in the last step: the factor falls evenly from 1.",
+    )
+
+    numbers: ClassVar[int] = 1
+
+    def rows(self, draws: Tensor) -> Tensor:
+        """Return the deviations, [steps, N]."""
+        import torch
+
+        fading = torch.linspace(1.0, self.final, len(draws), dtype=draws.dtype)
+        return _between(draws[..., 0], self.minimum, self.maximum, None) * fading[:, None]
+
+    def apply(self, images: Tensor, row: Tensor) -> Tensor:
+        """Blur by `row`'s deviations in pixels; the kernel is as wide as the largest one needs."""
+        from onnxviz.optimize.perturbations import gaussian_blur
+
+        return gaussian_blur(images, row, math.ceil(_DEVIATIONS * self.maximum))
 
 
-def margins(transforms: Sequence[Pad | Jitter | Scale | Rotate], size: tuple[int, int]) -> tuple[int, int]:
+class Noise(Change):
+    """Adds normal noise to every pixel and colour, new in every step."""
+
+    kind: Literal["noise"] = "noise"
+    deviation: float = Field(0.02, ge=0, le=1, description="Standard deviation; black to white is 1.")
+
+    numbers: ClassVar[int] = 2
+
+    def rows(self, draws: Tensor) -> Tensor:
+        """Return int32 [steps, N, 2], what names the noise of a view."""
+        import torch
+
+        return (draws * 2.0**24).to(torch.int32)
+
+    def apply(self, images: Tensor, row: Tensor) -> Tensor:
+        """Add noise."""
+        from onnxviz.optimize.perturbations import normal_noise
+
+        return images + self.deviation * normal_noise(row, (images.shape[2], images.shape[3])).to(images.dtype)
+
+
+class ColorJitter(Change):
+    """Changes brightness, contrast and saturation, each by a random factor of 1 - amount to 1 + amount."""
+
+    kind: Literal["color_jitter"] = "color_jitter"
+    brightness: float = Field(0.1, ge=0, le=1, description="Largest change of brightness: colours times a factor.")
+    contrast: float = Field(0.1, ge=0, le=1, description="Largest change of contrast: distances to middle grey.")
+    saturation: float = Field(0.1, ge=0, le=1, description="Largest change of saturation: distances to grey.")
+
+    numbers: ClassVar[int] = 3
+
+    def rows(self, draws: Tensor) -> Tensor:
+        """Return [steps, N, 3, 4], matrix and shift of saturation(contrast(brightness(rgb)))."""
+        import torch
+
+        amounts = torch.tensor([self.brightness, self.contrast, self.saturation], dtype=draws.dtype)
+        bright, contrast, saturation = (1.0 + (2.0 * draws - 1.0) * amounts).unbind(-1)
+        grey = torch.tensor(LUMA, dtype=draws.dtype).expand(3, 3)
+        mix = grey + saturation[..., None, None] * (torch.eye(3, dtype=draws.dtype) - grey)
+        shift = (0.5 - 0.5 * contrast)[..., None, None].expand(*contrast.shape, 3, 1)  # grey, which mixing keeps
+        return torch.cat([mix * (bright * contrast)[..., None, None], shift], dim=-1)
+
+    def apply(self, images: Tensor, row: Tensor) -> Tensor:
+        """Apply each image's matrix and shift."""
+        import torch
+
+        row = row.to(images.dtype)
+        return torch.baddbmm(row[..., 3:], row[..., :3], images.flatten(2)).view_as(images)
+
+
+Transform = Annotated[Pad | Jitter | Scale | Rotate | Crop | Blur | Noise | ColorJitter, Field(discriminator="kind")]
+
+
+def margins(transforms: Sequence[AnyTransform], size: tuple[int, int]) -> tuple[int, int]:
     """Return the pixels that `pad` adds above and below, and left and right of a picture of this size.
 
-    At least the share that was asked for: the canvas becomes as large as a Fourier transform likes, which is fast for
+    At least what was asked for: the canvas becomes as large as a Fourier transform likes, which is fast for
     lengths with small prime factors only (a canvas of 268 = 4 x 67 pixels took twice as long as one of 270).
     """
-    share = sum(transform.share for transform in transforms if transform.kind == "pad")
-    top, left = (_margin(round(share * length), length) for length in size)
+    pads = [transform for transform in transforms if isinstance(transform, Pad)]
+    top, left = (_margin(sum(pad.width(length) for pad in pads), length) for length in size)
     return top, left
 
 
@@ -131,65 +298,38 @@ def _is_smooth(number: int) -> bool:
     return number == 1
 
 
-def cut(canvas: Tensor, margin: tuple[int, int]) -> Tensor:
-    """Cut the margin off: [N, 3, h + 2 top, w + 2 left] to [N, 3, h, w]."""
-    top, left = margin
-    return canvas[:, :, top : canvas.shape[2] - top, left : canvas.shape[3] - left]
-
-
-def draw(
-    transforms: Sequence[Pad | Jitter | Scale | Rotate],
-    size: tuple[int, int],
-    steps: int,
-    generators: list[torch.Generator],
-) -> Tensor | None:
-    """Draw the affine map of every step for every image, each from the image's own generator.
-
-    Args:
-        transforms: applied first to last.
-        size: height and width of the view in pixels, the margin not counted.
-        steps: number of maps for each image.
-        generators: one for each image.
-
-    Returns:
-        float32 [steps, N, 2, 3], from the view to the canvas (picture with margin) in the normalised coordinates of
-        `torch.nn.functional.affine_grid` (align_corners=False); None if every view is the picture itself.
-    """
+def _between(draws: Tensor, minimum: float, maximum: float, values: tuple[float, ...] | None) -> Tensor:
+    """Return numbers between two ends, or of a list, each as likely as any other."""
     import torch
 
-    moving = [transform for transform in transforms if transform.kind != "pad"]
-    if not moving:
-        return None
-    draws = torch.stack([torch.rand((steps, len(moving), 2), generator=generator) for generator in generators], dim=1)
-    height, width = size
-    total = torch.eye(3).expand(steps, len(generators), 3, 3)
-    for index, transform in enumerate(moving):
-        matrices = transform.matrices(draws[:, :, index])
-        # Whole pixels: a shift alone must not blur.
-        matrices[..., :2, 2] = (matrices[..., :2, 2] * torch.tensor([width, height])).round()
-        total = total @ matrices
-    top, left = margins(transforms, size)
-    view = torch.tensor([width / 2.0, height / 2.0, 1.0])
-    canvas = torch.tensor([width / 2.0 + left, height / 2.0 + top, 1.0])
-    return (total * view[None, :] / canvas[:, None])[:, :, :2].contiguous()
+    if values is None:
+        return minimum + (maximum - minimum) * draws
+    return torch.tensor(values, dtype=draws.dtype)[(draws * len(values)).long()]
 
 
-def resample(images: Tensor, maps: Tensor, size: tuple[int, int], fill: Fill = "reflect") -> Tensor:
-    """Look at the images through affine maps, bilinearly.
+def _linear(factor: Tensor, angle: Tensor) -> Tensor:
+    """Return matrices [..., 3, 3] that multiply by `factor` and turn by `angle` in radians."""
+    cosine, sine = factor * angle.cos(), factor * angle.sin()
+    matrices = factor.new_zeros((*factor.shape, 3, 3))
+    matrices[..., 0, 0] = cosine
+    matrices[..., 0, 1] = -sine
+    matrices[..., 1, 0] = sine
+    matrices[..., 1, 1] = cosine
+    matrices[..., 2, 2] = 1.0
+    return matrices
 
-    Args:
-        images: [N, 3, H, W] in 0..1, margins included.
-        maps: [N, 2, 3] as `draw` makes them.
-        size: height and width of the view in pixels.
-        fill: what lies beyond the image's border: its mirror image, middle grey, or the border's own colour.
 
-    Returns:
-        [N, 3, h, w]; pixels at the border are as bright as those inside.
-    """
-    from torch.nn import functional
+def _shifts(shifts: Tensor) -> Tensor:
+    """Return matrices [..., 3, 3] that add shifts [..., 2]."""
+    matrices = _linear(shifts[..., 0] * 0 + 1, shifts[..., 0] * 0)
+    matrices[..., :2, 2] = shifts
+    return matrices
 
-    grid = functional.affine_grid(maps, [len(images), images.shape[1], *size], align_corners=False)
-    if fill == "grey":
-        return functional.grid_sample(images - 0.5, grid, "bilinear", "zeros", align_corners=False) + 0.5
-    mode = "reflection" if fill == "reflect" else "border"
-    return functional.grid_sample(images, grid, "bilinear", mode, align_corners=False)
+
+def _refuse_both(model: _Model, one: str, *others: str) -> _Model:
+    """Refuse two ways of saying the same; defaults that were written out, as stored recipes have them, say nothing."""
+    fields = type(model).model_fields
+    given = [other for other in others if getattr(model, other) != fields[other].default]
+    if getattr(model, one) is not None and given:
+        raise ValueError(f"`{one}` and `{given[0]}` exclude each other: keep one of them")
+    return model

@@ -1,69 +1,135 @@
-"""How the parameters follow the gradient. None of these lets one image of a batch influence another.
+"""How the parameters follow the gradient. None of these lets one row of the parameters influence another.
 
-The rules are a few lines each, and importing `torch.optim` takes longer than many a picture.
+A step has little time beside the network's own pass, and may be recorded as a CUDA graph. So state lies in tensors that
+are allocated before the first step and changed in place, numbers that differ from step to step lie in tables on the
+device, and nothing waits for it. `torch.optim` does not take one tensor of independent images, and importing it takes
+longer than many a picture.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from onnxviz.optimize.schedules import ScheduleKind, step_sizes
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-Rule = Callable[["Tensor"], "Tensor"]
-"""Takes the gradient [N, ...] of a loss and returns what to subtract from the parameters; remembers earlier steps."""
+_SMALLEST = 1e-12
+"""Keeps a gradient of zero at zero where it is divided by its own size."""
+
+
+class Rule(Protocol):
+    """Follows the gradient of one optimization; remembers earlier steps."""
+
+    def __call__(self, gradient: Tensor, parameters: Tensor, step: Tensor) -> Tensor:
+        """Return what to subtract from the parameters.
+
+        Args:
+            gradient: [rows, ...] of the loss; is not changed.
+            parameters: [rows, ...], where the gradient was taken; are not changed.
+            step: 0-dimensional int64 on the parameters' device, from 0.
+
+        Returns:
+            [rows, ...], which the next call may overwrite.
+        """
 
 
 class _Optimizer(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+    _name: ClassVar[str]
 
-    def rule(self, steps: int) -> Rule:
-        """Return the rule for one optimization of so many steps, before its first."""
-        raise NotImplementedError
+    learning_rate: float = Field(gt=0, allow_inf_nan=False, description="Step size.")
+    schedule: ScheduleKind = Field(
+        "constant",
+        description="`linear` and `cosine` let the steps fall to 0, which takes the last noise out.",
+    )
+    warm_up: int = Field(0, ge=0, description="Number of first steps over which the step size rises evenly.")
+
+    def rule(self, steps: int, like: Tensor) -> Rule:
+        """Return the rule for one optimization, before its first step.
+
+        Args:
+            steps: number of steps; fixes the schedule.
+            like: the parameters [rows, ...], for shape, type and device.
+        """
+        raise NotImplementedError(type(self).__name__)
+
+    def words(self) -> str:
+        """Say what it is, in a few words: "Adam at rate 0.03 falling to 0"."""
+        rising = f" rising over {self.warm_up} steps" if self.warm_up else ""
+        falling = {"constant": "", "linear": " falling to 0", "cosine": " falling to 0 as a cosine"}[self.schedule]
+        both = " and" if rising and falling else ""
+        more = "".join(f", {text}" for text in self._details())
+        return f"{self._name} at rate {self.learning_rate:g}{rising}{both}{falling}{more}"
+
+    def _details(self) -> list[str]:
+        return []
+
+    def _sizes(self, steps: int) -> list[float]:
+        return step_sizes(steps, self.learning_rate, self.schedule, self.warm_up)
 
 
 class Adam(_Optimizer):
     """Adam: steps of about the learning rate, whatever the gradient's size."""
 
+    _name: ClassVar[str] = "Adam"
+
     kind: Literal["adam"] = "adam"
     learning_rate: float = Field(
-        0.03, gt=0, description="Step size; lucid's 0.05 gives stronger, less natural colours."
+        0.03,
+        gt=0,
+        allow_inf_nan=False,
+        description="Step size; lucid's 0.05 gives stronger, less natural colours.",
     )
-    anneal: bool = Field(False, description="Let the steps fall evenly to 0, which takes the last noise out.")
     damping: float = Field(
         0.0,
         ge=0,
+        allow_inf_nan=False,
         description=(
             "Share of the image's mean gradient size that damps frequencies which hardly matter to the unit; 0 is "
             "plain Adam, which moves them as fast as the others, so that early layers show speckle."
         ),
     )
 
-    def rule(self, steps: int) -> Rule:
+    def _details(self) -> list[str]:
+        return [f"damping {self.damping:g}"] if self.damping else []
+
+    def rule(self, steps: int, like: Tensor) -> Rule:
         """Return Adam (Kingma and Ba 2015, algorithm 1) with β₁ = 0.9, β₂ = 0.999.
 
-        For each image, ε is 1e-8 + damping · √(mean of v̂ over the image's parameters). It grows with the gradient, so
-        the result stays independent of the activation's scale. With `anneal`, step t of n has the size
-        rate · (1 - (t - 1) / n).
+        For each row, ε is 1e-8 + damping · √(mean of v̂ over the row's parameters). It grows with the gradient, so
+        the result stays independent of the activation's scale. The corrections of both moments are taken out of the
+        fraction, as section 2 of the paper has it: α √(1-β₂ᵗ) / (1-β₁ᵗ) · m / (√v + ε √(1-β₂ᵗ)).
         """
-        first: Tensor | float = 0.0
-        second: Tensor | float = 0.0
-        step = 0
+        import torch
 
-        def change(gradient: Tensor) -> Tensor:
-            nonlocal first, second, step
-            fall = 1.0 - step / steps if self.anneal else 1.0
-            step += 1
-            first = 0.9 * first + 0.1 * gradient
-            second = 0.999 * second + 0.001 * gradient.square()
-            square = second / (1 - 0.999**step)
-            shared = square.flatten(1).mean(dim=1).sqrt().view(-1, *[1] * (gradient.dim() - 1))
-            return (
-                self.learning_rate * fall * (first / (1 - 0.9**step)) / (square.sqrt() + self.damping * shared + 1e-8)
-            )
+        roots = [math.sqrt(1 - 0.999**step) for step in range(1, steps + 1)]
+        scales = [
+            size * root / (1 - 0.9**step)
+            for step, (size, root) in enumerate(zip(self._sizes(steps), roots, strict=True), start=1)
+        ]
+        scale = _on_device(scales, like)
+        epsilon = _on_device([1e-8 * root for root in roots], like)
+        first, second, work = (torch.zeros_like(like) for _ in range(3))
+
+        def change(gradient: Tensor, parameters: Tensor, step: Tensor) -> Tensor:  # noqa: ARG001 - see Rule
+            now = step.view(1)
+            first.lerp_(gradient, 0.1)
+            second.mul_(0.999).addcmul_(gradient, gradient, value=0.001)
+            torch.sqrt(second, out=work)
+            least = epsilon.index_select(0, now)
+            if self.damping:
+                # The mean of v: its root has the correction √(1-β₂ᵗ) already, like that of v beside it.
+                shared = second.flatten(1).mean(dim=1).sqrt_()
+                work.add_(_as_rows(shared.mul_(self.damping).add_(least), work))
+            else:
+                work.add_(least)
+            return torch.div(first, work, out=work).mul_(scale.index_select(0, now))
 
         return change
 
@@ -71,45 +137,226 @@ class Adam(_Optimizer):
 class RmsProp(_Optimizer):
     """RMSprop: gradients divided by the root of their running mean square."""
 
+    _name: ClassVar[str] = "RMSprop"
+
     kind: Literal["rmsprop"] = "rmsprop"
-    learning_rate: float = Field(0.02, gt=0, description="Step size.")
+    learning_rate: float = Field(0.02, gt=0, allow_inf_nan=False, description="Step size.")
     decay: float = Field(0.9, ge=0, lt=1, description="How slowly the mean square follows the gradient.")
 
-    def rule(self, steps: int) -> Rule:  # noqa: ARG002 - its steps do not change
-        """Return RMSprop (Tieleman and Hinton 2012, lecture 6.5) with ε = 1e-8."""
-        second: Tensor | float = 0.0
+    def _details(self) -> list[str]:
+        return [f"decay {self.decay:g}"] if self.decay != RmsProp.model_fields["decay"].default else []
 
-        def change(gradient: Tensor) -> Tensor:
-            nonlocal second
-            second = self.decay * second + (1 - self.decay) * gradient.square()
-            return self.learning_rate * gradient / (second.sqrt() + 1e-8)
+    def rule(self, steps: int, like: Tensor) -> Rule:
+        """Return RMSprop (Tieleman and Hinton 2012, lecture 6.5) with ε = 1e-8."""
+        import torch
+
+        scale = _on_device(self._sizes(steps), like)
+        second, work = torch.zeros_like(like), torch.zeros_like(like)
+
+        def change(gradient: Tensor, parameters: Tensor, step: Tensor) -> Tensor:  # noqa: ARG001 - see Rule
+            second.mul_(self.decay).addcmul_(gradient, gradient, value=1 - self.decay)
+            torch.sqrt(second, out=work).add_(1e-8)
+            return torch.div(gradient, work, out=work).mul_(scale.index_select(0, step.view(1)))
 
         return change
 
 
 class GradientAscent(_Optimizer):
-    """Plain gradient ascent, with or without momentum."""
+    """Plain gradient ascent, with or without normalisation and momentum."""
+
+    _name: ClassVar[str] = "gradient ascent"
 
     kind: Literal["ascent"] = "ascent"
-    learning_rate: float = Field(0.03, gt=0, description="Step size.")
+    learning_rate: float = Field(0.03, gt=0, allow_inf_nan=False, description="Step size.")
     momentum: float = Field(0.0, ge=0, lt=1, description="Share of the last step that is added to the next.")
-    normalize: bool = Field(
-        True, description="Divide each image's gradient by its root mean square, so that one step size fits all units."
+    nesterov: bool = Field(False, description="Look ahead along the momentum; no effect without momentum.")
+    normalize: Literal["rms", "l2", "std", "mean_abs", False] = Field(
+        "rms",
+        description="What each image's gradient is divided by, so that one step size fits all units: its root mean "
+        "square (Keras blog), its length, its standard deviation, or the mean of its absolute values (DeepDream).",
     )
 
-    def rule(self, steps: int) -> Rule:  # noqa: ARG002 - its steps do not change
-        """Return learning rate × (gradient + momentum × what was last); a gradient of zero stays zero."""
-        moving: Tensor | float = 0.0
+    def _details(self) -> list[str]:
+        divided = {"rms": "root mean square", "l2": "length", "std": "standard deviation", "mean_abs": "mean size"}
+        by = f"gradients divided by their {divided[self.normalize]}" if self.normalize else "gradients as they are"
+        return [by, f"{'Nesterov ' if self.nesterov else ''}momentum {self.momentum:g}"] if self.momentum else [by]
 
-        def change(gradient: Tensor) -> Tensor:
-            nonlocal moving
-            if self.normalize:
-                size = gradient.flatten(1).square().mean(dim=1).sqrt()
-                gradient = gradient / (size + 1e-12).view(-1, *[1] * (gradient.dim() - 1))
-            moving = self.momentum * moving + gradient
-            return self.learning_rate * moving
+    def rule(self, steps: int, like: Tensor) -> Rule:
+        """Return learning rate × moving, where moving = gradient + momentum × moving; a gradient of zero stays zero.
+
+        With `nesterov`, learning rate × (gradient + momentum × moving) (Sutskever et al. 2013, section 2, in the
+        variable that PyTorch's SGD keeps). Normalisations: root mean square as Chollet 2016 ("How convolutional neural
+        networks see the world"), mean absolute value as Mordvintsev et al. 2015 (`dream.ipynb`, `make_step`), standard
+        deviation as TensorFlow's DeepDream tutorial; the mean is not taken away.
+        """
+        import torch
+
+        scale = _on_device(self._sizes(steps), like)
+        divisor = _divisor(self.normalize, like)
+        moving = torch.zeros_like(like) if self.momentum else None
+
+        def change(gradient: Tensor, parameters: Tensor, step: Tensor) -> Tensor:  # noqa: ARG001 - see Rule
+            size = scale.index_select(0, step.view(1))
+            if divisor is None:
+                slope = gradient
+            elif moving is None:
+                return gradient * _as_rows(size / (divisor(gradient) + _SMALLEST), gradient)
+            else:
+                slope = gradient / _as_rows(divisor(gradient) + _SMALLEST, gradient)
+            if moving is None:
+                return slope * size
+            moving.mul_(self.momentum).add_(slope)
+            ahead = torch.add(slope, moving, alpha=self.momentum) if self.nesterov else moving
+            return ahead * size
 
         return change
 
 
-Optimizer = Annotated[Adam | RmsProp | GradientAscent, Field(discriminator="kind")]
+class LBfgs(_Optimizer):
+    """L-BFGS: steps that know the curvature; for objectives that are the same at every step, so without random views.
+
+    There is no line search, which would take several passes a step and other numbers for each image. Instead a step is
+    never longer than `largest_step`, and pairs that show no positive curvature are not used.
+    """
+
+    _name: ClassVar[str] = "L-BFGS"
+
+    kind: Literal["lbfgs"] = "lbfgs"
+    learning_rate: float = Field(1.0, gt=0, allow_inf_nan=False, description="Share of the quasi-Newton step.")
+    history: int = Field(5, ge=1, le=100, description="Pairs of steps and gradient changes to remember.")
+    largest_step: float = Field(
+        0.05,
+        gt=0,
+        allow_inf_nan=False,
+        description="Largest root mean square of a step; the first step, which knows no curvature, has just this one.",
+    )
+
+    def _details(self) -> list[str]:
+        return [f"{self.history} pairs", f"steps of at most {self.largest_step:g}"]
+
+    def rule(self, steps: int, like: Tensor) -> Rule:
+        """Return L-BFGS (Nocedal and Wright 2006, algorithms 7.4 and 7.5), each row with a history of its own.
+
+        The step is H g by the two-loop recursion with H₀ = γ I, γ = s·y / y·y of the newest pair (equation 7.20). A
+        pair is kept if s·y > 1e-8 |s| |y|, otherwise the older ones stay. A row without pairs goes along its gradient.
+        """
+        import torch
+
+        rows = len(like)
+        scale = _on_device(self._sizes(steps), like)
+        past = _Pairs(like, self.history)
+        longest = self.largest_step * math.sqrt(like[0].numel())
+
+        def change(gradient: Tensor, parameters: Tensor, step: Tensor) -> Tensor:
+            slope = gradient.reshape(rows, -1)
+            past.remember(parameters.reshape(rows, -1), slope)
+            direction = past.newton(slope)
+            # Without a pair the direction is the gradient, whose length says nothing: it is given the largest step's.
+            length = torch.linalg.vector_norm(direction, dim=1) + _SMALLEST
+            factor = scale.index_select(0, step.view(1)).expand(rows)
+            known = torch.minimum(factor, longest / length)
+            unknown = torch.clamp(factor, max=1.0) * (longest / length)
+            return direction.mul_(torch.where(past.count > 0, known, unknown)[:, None]).view(like.shape)
+
+        return change
+
+
+class _Pairs:
+    """The last steps s and gradient changes y of each row, in rings that each row fills at its own pace."""
+
+    def __init__(self, like: Tensor, most: int) -> None:
+        """Allocate the rings.
+
+        Args:
+            like: parameters [rows, ...].
+            most: pairs to remember.
+        """
+        import torch
+
+        rows, size = len(like), like[0].numel()
+        self.most = most
+        # The slot after a ring's last takes the pairs that are not kept, so that nothing asks whether one is.
+        self.steps = like.new_zeros(rows * (most + 1), size)
+        self.changes = like.new_zeros(rows * (most + 1), size)
+        self.inverse = like.new_zeros(rows * (most + 1))
+        self.rings = torch.arange(rows, device=like.device) * (most + 1)
+        self.count = torch.zeros(rows, dtype=torch.int64, device=like.device)
+        self.gamma = like.new_ones(rows)
+        self.begun = torch.zeros((), dtype=torch.bool, device=like.device)
+        self.parameters = like.new_zeros(rows, size)
+        self.gradient = like.new_zeros(rows, size)
+
+    def remember(self, parameters: Tensor, gradient: Tensor) -> None:
+        """Take in where the rows are now, [rows, size], and their gradients there."""
+        import torch
+
+        moved = torch.sub(parameters, self.parameters, out=self.parameters)
+        turned = torch.sub(gradient, self.gradient, out=self.gradient)
+        product = _dot(moved, turned)
+        square = _dot(turned, turned)
+        kept = (product > 1e-8 * torch.sqrt(_dot(moved, moved) * square)) & self.begun
+        slot = self.rings + torch.where(kept, self.count.remainder(self.most), self.most)
+        self.steps.index_copy_(0, slot, moved)
+        self.changes.index_copy_(0, slot, turned)
+        self.inverse.index_copy_(0, slot, torch.where(kept, product.reciprocal(), 0.0))
+        self.gamma.copy_(torch.where(kept, product / square, self.gamma))
+        self.count.add_(kept)
+        self.begun.fill_(True)
+        self.parameters.copy_(parameters)
+        self.gradient.copy_(gradient)
+
+    def newton(self, gradient: Tensor) -> Tensor:
+        """Return the inverse curvature times the gradient, [rows, size]; of a row without pairs the gradient."""
+        import torch
+
+        direction = gradient.clone()
+        used = []
+        for back in range(1, self.most + 1):
+            slot = self.rings + (self.count - back).remainder(self.most)
+            moved, turned = self.steps.index_select(0, slot), self.changes.index_select(0, slot)
+            # A slot that was never filled has the inverse 0, and so no share.
+            inverse = self.inverse.index_select(0, slot)
+            share = inverse * _dot(moved, direction)
+            direction.addcmul_(share[:, None], turned, value=-1)
+            used.append((moved, turned, inverse, share))
+        direction.mul_(self.gamma[:, None])
+        for moved, turned, inverse, share in reversed(used):
+            direction.addcmul_((share - inverse * _dot(turned, direction))[:, None], moved)
+        return torch.where((self.count > 0)[:, None], direction, gradient)
+
+
+def _dot(first: Tensor, second: Tensor) -> Tensor:
+    """Return [rows], the products of [rows, size]."""
+    import torch
+
+    products: Tensor = torch.linalg.vecdot(first, second)
+    return products
+
+
+def _divisor(kind: str | bool, like: Tensor) -> Callable[[Tensor], Tensor] | None:
+    """Return what measures the gradients' sizes, [rows, ...] to [rows]; None for no normalisation."""
+    import torch
+
+    count = like[0].numel()
+    if kind == "rms":
+        return lambda gradient: torch.linalg.vector_norm(gradient.flatten(1), dim=1) / math.sqrt(count)
+    if kind == "l2":
+        return lambda gradient: torch.linalg.vector_norm(gradient.flatten(1), dim=1)
+    if kind == "std":
+        return lambda gradient: gradient.flatten(1).std(dim=1, correction=0)
+    if kind == "mean_abs":
+        return lambda gradient: torch.linalg.vector_norm(gradient.flatten(1), ord=1, dim=1) / count
+    return None
+
+
+def _on_device(values: list[float], like: Tensor) -> Tensor:
+    """Return numbers, one for each step, where the parameters lie."""
+    return like.new_tensor(values)
+
+
+def _as_rows(values: Tensor, like: Tensor) -> Tensor:
+    """Give one number for each row the shape that meets all its parameters."""
+    return values.view(-1, *[1] * (like.dim() - 1))
+
+
+Optimizer = Annotated[Adam | RmsProp | GradientAscent | LBfgs, Field(discriminator="kind")]

@@ -1,75 +1,50 @@
-"""The loop: images climb the activations of their targets, many at once and none influencing another."""
+"""Images climb the activations of their targets, many at once and none influencing another."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+import threading
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from onnxviz.batches import choose_batch, gradient_bytes, run_batches
-from onnxviz.errors import AnalysisError, shorten
-from onnxviz.optimize import transforms as views
-from onnxviz.optimize.objectives import objective, signs
-from onnxviz.optimize.optimizers import Adam, GradientAscent, RmsProp
-from onnxviz.optimize.parameterization import Fourier, Pixel, start
-from onnxviz.optimize.regularizers import LpNorm, TotalVariation
+from onnxviz.errors import AnalysisError, DataError, shorten
+from onnxviz.optimize.climb import Climber, climb, one_thread
+from onnxviz.optimize.lanes import PROBE_STEPS, agreeing, shares
+from onnxviz.optimize.objectives import Objective, objective_of
+from onnxviz.optimize.settings import DEFAULT_TRANSFORMS, Octaves, Settings
 from onnxviz.values import Target
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Generator, Tensor
 
     from onnxviz.model import Model
 
+__all__ = ["DEFAULT_TRANSFORMS", "Maximized", "Octaves", "Settings", "Told", "maximize"]
+
 Told = Callable[[int, int], None]
 """Called with the steps done and the steps in all, over all images."""
-
-DEFAULT_TRANSFORMS = (
-    views.Pad(share=0.1),
-    views.Jitter(share=0.08),
-    views.Scale(minimum=0.8, maximum=1.2),
-    views.Rotate(degrees=15.0),
-)
-"""Wider than lucid's: pictures made so are recognised by other networks too, which the narrow ones often are not."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """The choices of the loop, each independent of the others.
-
-    Attributes:
-        steps: number of steps.
-        size: height and width of the images in pixels.
-        channels: 3 for colour, 1 for grey.
-        parameterization: how an image is written.
-        transforms: the random views, applied first to last.
-        fill: what lies beyond the image's border.
-        regularizers: what holds the image back.
-        optimizer: how the parameters follow the gradient.
-    """
-
-    steps: int
-    size: tuple[int, int]
-    channels: int = 3
-    parameterization: Fourier | Pixel = field(default_factory=Fourier)
-    transforms: tuple[views.Pad | views.Jitter | views.Scale | views.Rotate, ...] = DEFAULT_TRANSFORMS
-    fill: views.Fill = "reflect"
-    regularizers: tuple[LpNorm | TotalVariation, ...] = ()
-    optimizer: Adam | RmsProp | GradientAscent = field(default_factory=Adam)
+References = Mapping[tuple[str, str | None], "Tensor"]
 
 
 @dataclass(frozen=True, eq=False)
 class Maximized:
-    """What the loop made, for each image; activations are without the target's sign.
+    """What the loop made, for each image; N is targets times group, and the images of a group follow each other.
+
+    Activations are the objective's value, without the target's sign.
 
     Attributes:
-        images: float32 [N, 3, h, w], RGB in 0..1.
+        images: float32 [N, 3, h, w], RGB in 0..1; [N, 4, h, w] with opacity where the parameterization has it.
         curves: float32 [N, steps], the activation in each step's view, before that step.
         before: float32 [N], the activation of the start image, seen as it is.
         after: float32 [N], the activation of the final image, seen as it is.
         louder: float32 [N], what a start that left its unit silent was multiplied by; 1 where it was not needed or
             did not help. `before` is the activation of the start that was not yet multiplied.
+        taken: int64 [N], steps that the image took before it was stopped.
     """
 
     images: np.ndarray
@@ -77,157 +52,329 @@ class Maximized:
     before: np.ndarray
     after: np.ndarray
     louder: np.ndarray
+    taken: np.ndarray
 
 
 def maximize(
     model: Model,
-    targets: Sequence[Target],
+    targets: Sequence[Target | Objective],
     seeds: Sequence[int],
     settings: Settings,
     *,
     batch: int | None = None,
     told: Told | None = None,
+    pictures: Mapping[str, np.ndarray] | None = None,
+    starts: Sequence[np.ndarray] | None = None,
 ) -> Maximized:
-    """Make an image for each target: maximise sign · a - |a| Σ weight · term over random views of the image.
+    """Make images for each target: maximise sign · a - |a| Σ weight · term over random views of the image.
 
-    The same target, seed, settings and device give the same picture, whatever else is made with it (exactly with the
-    same `batch`; between batch sizes as exactly as the network's own arithmetic).
+    The same target, seed, settings and device give the same picture, whatever else is made with it: on a CPU bit for
+    bit, however many threads there are (see `lanes`); elsewhere pictures share passes, and it holds exactly with the
+    same `batch`, else as exactly as the network's own arithmetic.
 
     Args:
         model: the network; its preprocessing is part of the way from the image to the activation.
-        targets: what to maximise, all in one layer.
+        targets: what to maximise, all of the same layers.
         seeds: one for each target.
         settings: the choices.
-        batch: how many images share a pass, fewer if memory does not allow it; chosen for the device if None.
+        batch: how many targets share a pass, fewer if memory does not allow it; chosen for the device if None.
         told: told how many of all steps are done.
+        pictures: name -> RGB [3, h, w] in 0..1, for objectives that compare with a picture.
+        starts: RGB [3, h, w] in 0..1 to start from, one for each target; from noise or grey if None.
 
     Raises:
-        AnalysisError: if the network gives no finite activation.
-        DataError: if the network cannot be run at this size.
+        AnalysisError: if the network gives no finite activation, or the choices do not go together.
+        DataError: if the network cannot be run at this size, or a picture is missing.
         MemoryLimitError: if memory does not suffice, even for one image at a time.
         SelectionError: if a unit or position does not exist.
     """
-    if len({target.layer for target in targets}) != 1 or len(targets) != len(seeds):
-        raise ValueError("one layer and one seed for each target")
-    fixed = model.view.batch
-    what = f"The ascent at {shorten(targets[0].layer, 60)}"
-    layer = targets[0].layer
+    wanted = [_Wanted.of(target) for target in targets]
+    if len({item.objective.layers() for item in wanted}) != 1 or len(targets) != len(seeds):
+        raise ValueError("the same layers and one seed for each target")
+    if starts is not None and len(starts) != len(targets):
+        raise ValueError("one picture to start from for each target")
+    _require_sound(wanted, settings)
+    maker = _Maker(model, wanted, seeds, settings, _Pictures(model, pictures or {}), starts)
+    return maker.make(batch, told)
 
-    def image_bytes() -> int:
-        return gradient_bytes(model.view, model.input_size, settings.size, model.view.layer(layer))
 
-    usual = min(batch or micro_batch(model.device.type), len(targets))
-    together = fixed or choose_batch(model, usual, image_bytes, what)
-    most = 0
+@dataclass(frozen=True)
+class _Wanted:
+    objective: Objective
+    sign: float
+    what: str
 
-    def climb(first: int, stop: int) -> list[np.ndarray]:
-        # A network that takes exactly so many images gets the last one again and again; the copies are dropped.
-        chosen = [min(first + index, len(targets) - 1) for index in range(fixed or stop - first)]
+    @classmethod
+    def of(cls, target: Target | Objective) -> _Wanted:
+        if isinstance(target, Objective):
+            return cls(target, 1.0, target.words())
+        unit = "the layer" if target.unit is None else f"unit {target.unit}"
+        return cls(objective_of(target), float(target.sign), unit)
+
+
+class _Maker:
+    """Makes the images of a call, so many at a time."""
+
+    def __init__(
+        self,
+        model: Model,
+        wanted: Sequence[_Wanted],
+        seeds: Sequence[int],
+        settings: Settings,
+        pictures: _Pictures,
+        starts: Sequence[np.ndarray] | None,
+    ) -> None:
+        self.model, self.wanted, self.seeds, self.settings = model, wanted, seeds, settings
+        self.pictures, self.starts = pictures, starts
+        self.layers = wanted[0].objective.layers()
+        self.stopped = threading.Event()
+
+    def make(self, batch: int | None, told: Told | None) -> Maximized:
+        """Make all images; see `maximize`."""
+        import torch
+
+        model, count = self.model, len(self.wanted)
+        fixed = model.view.batch
+        if fixed and fixed % self.settings.group:
+            raise AnalysisError(
+                f"the model takes exactly {fixed} images at a time, which groups of {self.settings.group} do not fill",
+                where=shorten(self.layers[0]),
+                remedy=f"give a group that divides {fixed}",
+            )
+        # On a CPU threads make images of their own; elsewhere images share passes.
+        lanes = torch.get_num_threads() if batch is None and not fixed and model.device.type == "cpu" else 0
+        what = f"The ascent at {shorten(self.layers[0], 60)}"
+        steps = _Steps(count, self.settings.steps, told)
+        parts: list[list[np.ndarray]] = []
+        for start, end in self._alike() if lanes else [(0, count)]:
+            sizes = self._sizes(start) if lanes else ()
+            usual = lanes * sizes[0] if lanes else batch or micro_batch(model.device.type)
+            filled = fixed // self.settings.group if fixed else 0
+            usual = max(1, min(usual, end - start))
+            together = filled or choose_batch(model, usual, self._bytes, what)
+            # Where memory is so short that images go one by one, there is none to fill a pass with either.
+            work = self._work(lanes, (1,) if together == 1 < usual else sizes, filled, end, steps)
+            made = run_batches(model, end, together, work, what, start=start, fixed=bool(fixed))
+            parts += [arrays for _, _, arrays in made]
+        result = Maximized(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+        self._require_finite(result)
+        return result
+
+    def _work(
+        self, lanes: int, sizes: Sequence[int], filled: int, end: int, steps: _Steps
+    ) -> Callable[[int, int], list[np.ndarray]]:
+        """Return what makes the targets from one number to before another."""
+
+        def work(first: int, stop: int) -> list[np.ndarray]:
+            if lanes:
+                return self._side_by_side(first, stop - first, lanes, sizes, steps)
+            # A network that takes exactly so many images gets the last one again and again; the copies are dropped.
+            chosen = [min(first + index, end - 1) for index in range(filled or stop - first)]
+            made = self._climb(chosen, steps.of(first, stop - first))
+            return [array[: (stop - first) * self.settings.group] for array in made]
+
+        return work
+
+    def _alike(self) -> list[tuple[int, int]]:
+        """Return where targets that are alike follow each other; others in a pass would change the last bits."""
+        kinds = [item.objective.alike() for item in self.wanted]
+        starts = [place for place in range(len(kinds)) if place == 0 or kinds[place] != kinds[place - 1]]
+        return list(zip(starts, [*starts[1:], len(kinds)], strict=True))
+
+    def _bytes(self) -> int:
+        """Estimate what one target takes."""
+        view, last = self.model.view, max(self.layers, key=lambda name: self.model.view.layer(name).position)
+        one = gradient_bytes(view, self.model.input_size, self.settings.size, view.layer(last))
+        return one * self.settings.group
+
+    def _sizes(self, place: int) -> tuple[int, ...]:
+        """Return how many targets like one may share a pass on a CPU; tried once for a model and its settings."""
+        known = _AGREEING.setdefault(self.model, {})
+        quick = replace(self.settings, steps=PROBE_STEPS, redirect=min(1, self.settings.redirect), octaves=None)
+        key = (self.layers, repr(quick), self.wanted[place].objective.alike())
+        if key not in known:
+            starts = None if self.starts is None else [self.starts[place]]
+            probe = _Maker(self.model, [self.wanted[place]], [0], quick, self.pictures, starts)
+
+            def make(size: int) -> list[np.ndarray]:
+                with one_thread():
+                    return probe._climb([0] * size, _unheard, range(size))
+
+            known[key] = agreeing(make)
+        return known[key]
+
+    def _side_by_side(
+        self, first: int, count: int, lanes: int, sizes: Sequence[int], steps: _Steps
+    ) -> list[np.ndarray]:
+        """Make some targets in threads of their own; PyTorch lets go of Python's lock while it computes."""
+        group = self.settings.group
+
+        def one(part: range, filled: int) -> list[np.ndarray]:
+            with one_thread():
+                try:
+                    chosen = [first + min(part.start + index, part[-1]) for index in range(filled)]
+                    made = self._climb(chosen, steps.of(chosen[0], len(part)))
+                except BaseException:
+                    self.stopped.set()
+                    raise
+            return [array[: len(part) * group] for array in made]
+
+        self.stopped.clear()
+        parts = shares(count, lanes, sizes)
+        if len(parts) == 1:
+            return one(*parts[0])
+        self.model.differentiable(self.layers)  # made once, not by each thread
+        with one_thread(), ThreadPoolExecutor(lanes) as pool:
+            futures = [pool.submit(one, *part) for part in parts]
+        faults = [fault for future in futures if (fault := future.exception()) is not None]
+        if faults:
+            raise next((fault for fault in faults if not isinstance(fault, _StoppedError)), faults[0])
+        made = [future.result() for future in futures]
+        return [np.concatenate(arrays) for arrays in zip(*made, strict=True)]
+
+    def _climb(
+        self, chosen: Sequence[int], tell: Callable[[int], None], seeds: Sequence[int] | None = None
+    ) -> list[np.ndarray]:
+        """Optimize the images of some targets as one batch, by seeds of their own if none are given."""
+        import torch
+
+        group, device = self.settings.group, self.model.device
+        drawn = [self.seeds[place] for place in chosen] if seeds is None else seeds
+        images = [place for place in chosen for _ in range(group)]
+        starts = None
+        if self.starts is not None:
+            starts = torch.stack([torch.from_numpy(np.ascontiguousarray(self.starts[i])).float() for i in images])
+            starts = starts.to(device)
+
+        def told(step: int) -> None:
+            if self.stopped.is_set():
+                raise _StoppedError
+            tell(step)
+
+        made = climb(
+            Climber(
+                self.model,
+                [self.wanted[place].objective for place in images],
+                torch.tensor([self.wanted[place].sign for place in images], device=device),
+                [_generator(seed, member) for seed in drawn for member in range(group)],
+                self.settings,
+                starts,
+                lambda size: self.pictures.references(self.wanted, size),
+            ),
+            told,
+        )
+        tensors = (made.images, made.curves, made.before, made.after, made.louder)
+        return [*(tensor.float().cpu().numpy() for tensor in tensors), made.taken.cpu().numpy()]
+
+    def _require_finite(self, made: Maximized) -> None:
+        sound = np.isfinite(made.before) & np.isfinite(made.after) & np.isfinite(made.images).all(axis=(1, 2, 3))
+        for index in np.flatnonzero(~sound).tolist():
+            raise AnalysisError(
+                f"the activation of {self.wanted[index // self.settings.group].what} is not a number, so it cannot be "
+                "maximised",
+                where=shorten(self.layers[0]),
+                remedy="look at the preprocessing, or lower the learning rate",
+            )
+
+
+_AGREEING: WeakKeyDictionary[Model, dict[Hashable, tuple[int, ...]]] = WeakKeyDictionary()
+"""How many targets may share a pass, as tried."""
+
+
+def _unheard(step: int) -> None:
+    """Tell nobody of a step."""
+
+
+class _StoppedError(Exception):
+    """Another image's thread has failed; what it failed with is what is told."""
+
+
+class _Steps:
+    """Adds up the steps of images that are made side by side; steps that are repeated are not told twice."""
+
+    def __init__(self, count: int, steps: int, told: Told | None) -> None:
+        self._done = np.zeros(count, dtype=np.int64)
+        self._steps, self._told = steps, told
+        self._most = 0
+        self._lock = threading.Lock()
+
+    def of(self, first: int, count: int) -> Callable[[int], None]:
+        """Return what is told the steps that some images have done."""
 
         def tell(step: int) -> None:
-            nonlocal most
-            done = first * settings.steps + (stop - first) * step
-            if told is not None and done > most:  # steps that are repeated with fewer images are not told twice
-                most = done
-                told(done, len(targets) * settings.steps)
+            if self._told is None:
+                return
+            with self._lock:
+                self._done[first : first + count] = step
+                done = int(self._done.sum())
+                if done > self._most:
+                    self._most = done
+                    self._told(done, len(self._done) * self._steps)
 
-        made = _climb(model, [targets[i] for i in chosen], [seeds[i] for i in chosen], settings, tell)
-        return [array[: stop - first] for array in made]
+        return tell
 
-    batches = run_batches(model, len(targets), together, climb, what, fixed=bool(fixed))
-    parts = [arrays for _, _, arrays in batches]
-    return Maximized(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+
+class _Pictures:
+    """Given pictures, and what the network makes of them at the sizes that are optimized."""
+
+    def __init__(self, model: Model, pictures: Mapping[str, np.ndarray]) -> None:
+        self._model, self._pictures = model, pictures
+        self._known: dict[tuple[str, str | None, tuple[int, int]], Tensor] = {}
+        self._lock = threading.Lock()
+
+    def references(self, wanted: Sequence[_Wanted], size: tuple[int, int]) -> References:
+        """Return what the objectives need to know of pictures, at one size."""
+        pairs = dict.fromkeys(pair for item in wanted for pair in item.objective.references())
+        with self._lock:
+            return {pair: self._reference(*pair, size) for pair in pairs}
+
+    def _reference(self, name: str, layer: str | None, size: tuple[int, int]) -> Tensor:
+        import torch
+        from torch.nn import functional
+
+        if (name, layer, size) in self._known:
+            return self._known[name, layer, size]
+        if name not in self._pictures:
+            raise DataError(
+                f"the objective compares with a picture {shorten(name)!r}, which is not given",
+                remedy=f"there are {', '.join(map(shorten, self._pictures)) or 'none'}",
+            )
+        if layer is None:
+            array = torch.from_numpy(np.ascontiguousarray(self._pictures[name])).float()[None].to(self._model.device)
+            made = functional.interpolate(array, size, mode="bilinear", align_corners=False, antialias=True)[0]
+        else:
+            picture = self._reference(name, None, size)[None]
+            batch = self._model.view.batch or 1
+            with torch.no_grad():
+                made = self._model.differentiable((layer,))(picture.expand(batch, -1, -1, -1))[0][0].clone()
+        self._known[name, layer, size] = made
+        return made
 
 
 def micro_batch(device: str) -> int:
-    """Return how many images share a pass.
-
-    On a CPU a batch saves little (0.68 to 1.2 times the speed of one by one, by network and machine), and one by one
-    every picture is bit for bit the same whatever else is made.
-    """
+    """Return how many targets share a pass where a pass is shared."""
     return 1 if device == "cpu" else 32
 
 
-def _climb(
-    model: Model, targets: Sequence[Target], seeds: Sequence[int], settings: Settings, tell: Callable[[int], None]
-) -> tuple[np.ndarray, ...]:
-    """Optimize one batch; nothing in the loop waits for the device."""
+def _generator(seed: int, member: int) -> Generator:
+    """Return an image's own source of random numbers; the first of a group draws what it would draw alone."""
     import torch
 
-    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    margin = views.margins(settings.transforms, settings.size)
-    canvas = (settings.size[0] + 2 * margin[0], settings.size[1] + 2 * margin[1])
-    parameters = start(settings.parameterization, settings.channels, canvas, generators).to(model.device)
-    maps = views.draw(settings.transforms, settings.size, settings.steps, generators)
-    maps = None if maps is None else maps.to(model.device)
-    sign = torch.tensor(signs(targets), device=model.device)
-    network = model.differentiable((targets[0].layer,))
-
-    def paint(parameters: Tensor) -> Tensor:
-        return settings.parameterization.images(parameters, canvas)
-
-    def measure(images: Tensor) -> Tensor:
-        return objective(network(images)[0], targets)
-
-    with torch.no_grad():
-        before = measure(views.cut(paint(parameters), margin))
-        asleep = (before == 0) & (sign > 0)
-        louder = _wake(parameters, asleep, lambda start: measure(views.cut(paint(start), margin)))
-        parameters = parameters * _as_factors(louder, parameters)
-    rule = settings.optimizer.rule(settings.steps)
-    curve = []
-    for step in range(settings.steps):
-        parameters = parameters.detach().requires_grad_(True)
-        images = paint(parameters)
-        picture = views.cut(images, margin)
-        seen = picture if maps is None else views.resample(images, maps[step], settings.size, settings.fill)
-        activation = measure(seen)
-        loss = -(sign * activation)
-        if settings.regularizers:
-            terms = [regularizer.weight * regularizer.term(picture) for regularizer in settings.regularizers]
-            loss = loss + activation.detach().abs() * torch.stack(terms).sum(dim=0)
-        (gradient,) = torch.autograd.grad(loss.sum(), parameters)
-        parameters = parameters.detach() - rule(gradient)
-        curve.append(activation.detach())
-        tell(step + 1)
-    with torch.no_grad():
-        final = views.cut(paint(parameters), margin)
-        after = measure(final)
-    tensors = (final, torch.stack(curve, dim=1), before, after, louder)
-    result = tuple(tensor.float().cpu().numpy() for tensor in tensors)
-    _require_finite(result, targets)
-    return result
+    return torch.Generator().manual_seed(seed if member == 0 else (seed + 0x9E3779B97F4A7C15 * member) % 2**63)
 
 
-def _wake(parameters: Tensor, asleep: Tensor, measure: Callable[[Tensor], Tensor]) -> Tensor:
-    """Return [N], by how much to multiply each start: four times 4 at most while it leaves its unit silent.
-
-    Behind a ReLU a unit that is exactly 0 has no gradient to follow. A start that stays silent is left as it was.
-    """
-    import torch
-
-    factors = torch.ones(len(parameters), device=parameters.device)
-    silent = asleep
-    for _ in range(4):
-        if not bool(silent.any()):
-            break
-        factors = torch.where(silent, 4.0 * factors, factors)
-        silent = silent & (measure(parameters * _as_factors(factors, parameters)) == 0)
-    return torch.where(silent, torch.ones_like(factors), factors)
-
-
-def _as_factors(values: Tensor, parameters: Tensor) -> Tensor:
-    """Give one number for each image the shape that multiplies all its parameters."""
-    return values.view(-1, *[1] * (parameters.dim() - 1))
-
-
-def _require_finite(result: tuple[np.ndarray, ...], targets: Sequence[Target]) -> None:
-    images, _, before, after, _ = result
-    for index, target in enumerate(targets):
-        if not (np.isfinite(before[index]) and np.isfinite(after[index]) and np.isfinite(images[index]).all()):
-            what = "the layer" if target.unit is None else f"unit {target.unit}"
-            raise AnalysisError(
-                f"the activation of {what} is not a number, so it cannot be maximised",
-                where=shorten(target.layer),
-                remedy="look at the preprocessing, or lower the learning rate",
-            )
+def _require_sound(wanted: Sequence[_Wanted], settings: Settings) -> None:
+    """Refuse choices that do not go together."""
+    least = max(item.objective.least_group() for item in wanted)
+    if settings.group < least:
+        raise AnalysisError(
+            f"the objective compares images of a group, which needs {least} of them, not {settings.group}",
+            remedy=f"give `group: {least}` or more",
+        )
+    form = settings.parameterization
+    if settings.edits and not (form.kind == "pixel" and form.squash == "none"):
+        raise AnalysisError(
+            f"edits ({', '.join(edit.kind for edit in settings.edits)}) change pixels, and a {form.kind} "
+            "parameterization has none that are free",
+            remedy="give `parameterization: {kind: pixel, squash: none}`",
+        )

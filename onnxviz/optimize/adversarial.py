@@ -1,0 +1,507 @@
+"""Pictures that a network takes for something else: gradient descent from a photograph, inside a small ball around it.
+
+Everything is counted in levels of 8 bits, 0 to 255, and the network is shown pictures of whole levels only, at every
+step: what is found is a picture that can be stored, not one that rounding repairs. The real-valued change that the
+gradients add up to is kept beside it, so that steps smaller than a level are not lost, as weights are kept beside their
+binary form by Courbariaux et al. 2015 (BinaryConnect, section 2.3).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from onnxviz.batches import choose_batch, gradient_bytes, run_batches
+from onnxviz.errors import AnalysisError, shorten
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from onnxviz.model import Forward, Model
+
+Norm = Literal["linf", "l2"]
+Told = Callable[[int, int], None]
+"""Called with the steps done and the steps in all, over all pictures; those that are not needed count as done."""
+
+_LEVELS = 255.0
+_LOOK = 8
+"""Every so many steps it is asked whether any picture is still to be changed, as a GPU has to be waited for."""
+_TIMES = 4
+"""How often a search is repeated with a larger lead, where ONNX Runtime does not take the picture for what the
+differentiable network takes it for. Their numbers differ by rounding, which in quantised networks is coarse."""
+_NOISE = 1e-3
+"""The first lead of such a repetition, as a share of the largest logit."""
+_LEAST_STEP = 0.6
+"""In levels, for linf: with less, the first steps would change no whole level."""
+
+
+@dataclass(frozen=True)
+class Attack:
+    """How a picture is searched for.
+
+    Attributes:
+        norm: of the change: its largest value, or its length.
+        radii: of the balls to search, ascending, in levels of 0..255.
+        halvings: how often the gap between the largest ball without a picture and the smallest with one is halved; the
+            search there starts from the picture that was found.
+        steps: gradient steps in each ball, from each start.
+        step_size: in levels; 2.5 · radius / steps if None, for linf at least 0.6.
+        restarts: further starts, at random in the ball, where the one from the picture itself finds nothing.
+        confidence: lead in logits over every other class, at which a picture is done.
+    """
+
+    norm: Norm
+    radii: tuple[float, ...]
+    halvings: int = 0
+    steps: int = 40
+    step_size: float | None = None
+    restarts: int = 1
+    confidence: float = 0.0
+
+    @property
+    def most_steps(self) -> int:
+        """The steps that a picture takes at most."""
+        return self.steps * ((1 + self.restarts) * len(self.radii) + self.halvings)
+
+
+@dataclass(frozen=True, eq=False)
+class Attacked:
+    """What was found for one picture.
+
+    Attributes:
+        picture: uint8 [channels, h, w]; where nothing was found, what came closest.
+        radius: of the smallest ball in which a picture was found, else None.
+        steps: taken in that ball, from the start that led there; all of them if nothing was found.
+        margins: float32 [steps + 1], lead of the class to leave over the class to reach in logits, at each step.
+        flat: whether the margin's gradient was zero at some step, so that it said nothing.
+        scale: the largest logit's size, for the first picture of the search.
+    """
+
+    picture: np.ndarray
+    radius: float | None
+    steps: int
+    margins: np.ndarray
+    flat: bool
+    scale: float
+
+
+def attack(
+    model: Model,
+    pictures: np.ndarray,
+    left: Sequence[int],
+    wanted: Sequence[int | None],
+    seeds: Sequence[int],
+    rules: Attack,
+    told: Told | None = None,
+) -> list[Attacked]:
+    """Search for pictures near given ones that the network takes for another class.
+
+    Projected gradient descent (Madry et al. 2018, section 2.1) on a margin of logits: the largest other class minus the
+    wanted one (Carlini and Wagner 2017, section V-A, f₆ without its cut at 0), or the class to leave minus the largest
+    other. Steps go along the gradient's signs (linf) or the gradient divided by its length (l2).
+
+    Args:
+        model: the network; its preprocessing is part of the way from the picture to the logits.
+        pictures: uint8 [N, channels, h, w], one channel for grey and three for RGB.
+        left: the class to leave, for each picture; it counts where no class is wanted.
+        wanted: the class to reach, or None for any other than `left`.
+        seeds: one for each picture, for its random starts.
+        rules: how to search.
+        told: told how many of all steps are done.
+
+    Returns:
+        One for each picture; none influences another.
+
+    Raises:
+        AnalysisError: if the logits are not finite.
+        MemoryLimitError: if memory does not suffice, even for one picture at a time.
+    """
+    search = _Search(model, pictures, left, wanted, seeds, rules, told)
+    for radius in rules.radii:
+        search.enter({place: radius for place, found in enumerate(search.found) if not _reached(found)})
+    for _ in range(rules.halvings):
+        search.narrow()
+    search.tell_all()
+    return [found for found in search.found if found is not None]
+
+
+def distance(change: np.ndarray, norm: Norm) -> float:
+    """Return the size of a change in whole levels."""
+    values = change.astype(np.float64).ravel()
+    return float(np.abs(values).max(initial=0.0)) if norm == "linf" else float(np.linalg.norm(values))
+
+
+class _Search:
+    """Pictures with the smallest balls in which something was found for them."""
+
+    def __init__(
+        self,
+        model: Model,
+        pictures: np.ndarray,
+        left: Sequence[int],
+        wanted: Sequence[int | None],
+        seeds: Sequence[int],
+        rules: Attack,
+        told: Told | None,
+    ) -> None:
+        self.model, self.pictures, self.rules, self.seeds = model, pictures, rules, seeds
+        self.left, self.wanted, self.told = left, wanted, told
+        self.found: list[Attacked | None] = [None] * len(pictures)
+        self.empty = [0.0] * len(pictures)
+        self.lead = [rules.confidence] * len(pictures)
+        self.done = 0
+        self.forward = model.differentiable(model.view.logits)
+
+    def enter(self, radii: dict[int, float]) -> None:
+        """Search in a ball for each of some pictures, from the picture itself and then from random starts."""
+        before = self.done
+        for start in range(1 + self.rules.restarts):
+            self._descend({place: radius for place, radius in radii.items() if not self._in(place, radius)}, start)
+        self._note_empty(radii)
+        self._tell(before + len(self.pictures) * self.rules.steps * (1 + self.rules.restarts))
+
+    def narrow(self) -> None:
+        """Search half-way between the largest empty ball and the found picture, from that picture drawn in."""
+        before, radii = self.done, {}
+        for place, found in enumerate(self.found):
+            if found is None or found.radius is None:
+                continue
+            reached = distance(self._change(place), self.rules.norm)
+            middle = (self.empty[place] + reached) / 2
+            middle = float(math.floor(middle)) if self.rules.norm == "linf" else middle
+            if reached - self.empty[place] > 1 and middle >= 1:  # there is a level between
+                radii[place] = middle
+        self._descend(radii, None)
+        self._note_empty(radii)
+        self._tell(before + len(self.pictures) * self.rules.steps)
+
+    def tell_all(self) -> None:
+        """Count the steps that were not needed."""
+        self._tell(len(self.pictures) * self.rules.most_steps)
+
+    def _in(self, place: int, radius: float) -> bool:
+        found = self.found[place]
+        return found is not None and found.radius is not None and found.radius <= radius
+
+    def _note_empty(self, radii: dict[int, float]) -> None:
+        for place, radius in radii.items():
+            if not self._in(place, radius):
+                self.empty[place] = radius
+
+    def _change(self, place: int) -> np.ndarray:
+        found = self.found[place]
+        assert found is not None
+        change: np.ndarray = found.picture.astype(np.int16) - self.pictures[place]
+        return change
+
+    def _descend(self, radii: dict[int, float], start: int | None) -> None:
+        """Search from one start: the number of a random one, 0 for the picture itself, None for what was found."""
+        begun = self.done
+        for _ in range(1 + _TIMES):
+            if not radii:
+                return
+            made = self._made(radii, start, begun)
+            taken = self._taken({place: now.picture for place, now in made.items() if now.radius is not None})
+            for place, now in made.items():
+                self._keep(place, now if taken.get(place, True) else replace(now, radius=None))
+                if not taken.get(place, True):
+                    self.lead[place] = 2.0 * max(self.lead[place], -float(now.margins.min()), _NOISE * now.scale)
+            radii = {place: radius for place, radius in radii.items() if not taken.get(place, True)}
+
+    def _taken(self, pictures: dict[int, np.ndarray]) -> dict[int, bool]:
+        """Say of each picture whether ONNX Runtime takes it for what is wanted."""
+        if not pictures:
+            return {}
+        choices = measured_logits(self.model, np.stack(list(pictures.values()))).argmax(axis=1).tolist()
+        said = {}
+        for place, choice in zip(pictures, choices, strict=True):
+            wanted = self.wanted[place]
+            said[place] = choice != self.left[place] if wanted is None else choice == wanted
+        return said
+
+    def _made(self, radii: dict[int, float], start: int | None, begun: int) -> dict[int, Attacked]:
+        """Run what is searched for through the network, some pictures at a time."""
+        places, model, fixed = list(radii), self.model, self.model.view.batch
+        size = self.pictures.shape[2:]
+
+        def image_bytes() -> int:
+            return gradient_bytes(model.view, model.input_size, (size[0], size[1]), model.view.logits)
+
+        what = "The search for adversarial pictures"
+        usual = min(len(places), _together(model.device.type, size))
+        together = fixed or choose_batch(model, usual, image_bytes, what)
+
+        def work(first: int, stop: int) -> list[Attacked]:
+            # A network that takes exactly so many images gets the last one again and again; the copies are dropped.
+            chosen = [places[min(first + index, len(places) - 1)] for index in range(fixed or stop - first)]
+            done = begun + first * self.rules.steps
+
+            def tell(step: int) -> None:
+                self._tell(done + step * (stop - first))
+
+            return self._batch(chosen, [radii[place] for place in chosen], start, tell)[: stop - first]
+
+        batches = run_batches(model, len(places), together, work, what, fixed=bool(fixed))
+        return dict(zip(places, [found for _, _, made in batches for found in made], strict=True))
+
+    def _keep(self, place: int, now: Attacked) -> None:
+        """Take what was found in a smaller ball, or what came closer where nothing was."""
+        best = self.found[place]
+        if best is None:
+            self.found[place] = now
+            return
+        closer = best.radius is None and float(now.margins.min()) < float(best.margins.min())
+        chosen = now if now.radius is not None or closer else best
+        self.found[place] = replace(chosen, flat=best.flat or now.flat)
+
+    def _batch(
+        self, places: Sequence[int], radii: Sequence[float], start: int | None, tell: Callable[[int], None]
+    ) -> list[Attacked]:
+        """Descend from one start for one batch."""
+        import torch
+
+        device = self.model.device
+        pictures = torch.from_numpy(self.pictures[list(places)]).to(device, torch.float32)
+        ball = _Ball(self.rules.norm, pictures, torch.tensor(radii, device=device))
+        change = torch.zeros_like(pictures)
+        if start is None:
+            found = np.stack([self._change(place) for place in places])
+            change = ball.project(torch.from_numpy(found).to(change))
+        elif start > 0:
+            change = ball.draw([_generator(self.seeds[place], start) for place in places])
+        margin = _Margin([self.left[p] for p in places], [self.wanted[p] for p in places], device)
+        lead = torch.tensor([self.lead[place] for place in places], device=device)
+        descent = _Descent(self.forward, ball, margin, self.rules, change, lead)
+        descent.run(tell)
+        return self._read(descent, radii)
+
+    def _read(self, descent: _Descent, radii: Sequence[float]) -> list[Attacked]:
+        """Bring what was found to the host."""
+        pictures = descent.best.to("cpu").numpy().astype(np.uint8)
+        margins = descent.margins.cpu().numpy()
+        steps, won, flat = descent.taken.tolist(), descent.won.tolist(), descent.flat.tolist()
+        scales = descent.scale.tolist()
+        if not all(np.isfinite(line[: count + 1]).all() for line, count in zip(margins, steps, strict=True)):
+            raise AnalysisError(
+                "the logits of a picture near a photograph are not finite numbers",
+                where=shorten(self.model.view.logits.name),
+                remedy="check the model's preprocessing; a smaller radius may help",
+            )
+        return [
+            Attacked(
+                pictures[i],
+                radius if won[i] else None,
+                steps[i],
+                margins[i, : steps[i] + 1].copy(),
+                flat[i],
+                scales[i],
+            )
+            for i, radius in enumerate(radii)
+        ]
+
+    def _tell(self, done: int) -> None:
+        total = len(self.pictures) * self.rules.most_steps
+        if done > self.done:
+            self.done = min(done, total)
+            if self.told is not None:
+                self.told(self.done, total)
+
+
+class _Descent:
+    """Projected gradient descent for one batch from one start; waits for the device only now and then."""
+
+    def __init__(
+        self, forward: Forward, ball: _Ball, margin: _Margin, rules: Attack, change: Tensor, lead: Tensor
+    ) -> None:
+        import torch
+
+        self.forward, self.ball, self.margin, self.rules = forward, ball, margin, rules
+        count, device = len(ball.pictures), ball.pictures.device
+        self.change, self.lead = change, lead
+        self.best = ball.pictures.clone()
+        self.least = torch.full((count,), math.inf, device=device)
+        self.margins = torch.zeros((count, rules.steps + 1), device=device)
+        self.won = torch.zeros(count, dtype=torch.bool, device=device)
+        self.taken = torch.zeros(count, dtype=torch.int64, device=device)
+        self.flat = torch.zeros(count, dtype=torch.bool, device=device)
+        self.scale = torch.zeros(count, device=device)
+        self.rate = ball.radius * (2.5 / rules.steps)
+        if ball.norm == "linf":
+            self.rate = self.rate.clamp_min(_LEAST_STEP)
+        if rules.step_size is not None:
+            self.rate = torch.full_like(ball.radius, rules.step_size)
+
+    def run(self, tell: Callable[[int], None]) -> None:
+        """Do the steps; pictures that are found are not changed any more."""
+        import torch
+
+        for step in range(self.rules.steps + 1):
+            last = step == self.rules.steps
+            picture = (self.ball.pictures + self.ball.rounded(self.change)).requires_grad_(not last)
+            with torch.set_grad_enabled(not last):
+                logits = _logits(self.forward, picture)
+                value = self.margin.of(logits)
+            if step == 0:
+                self.scale = logits.detach().abs().amax(dim=1)
+            self._look(step, picture.detach(), value.detach())
+            if last or (step % _LOOK == 0 and bool(self.won.all())):
+                break
+            (gradient,) = torch.autograd.grad(value.sum(), picture)
+            moving = ~self.won
+            self.flat |= moving & ~gradient.flatten(1).any(dim=1)
+            self.taken += moving
+            rate = _as_rows(self.rate * moving, gradient)
+            self.change = self.ball.project(self.change - rate * self.ball.direction(gradient))
+            tell(step + 1)
+
+    def _look(self, step: int, picture: Tensor, value: Tensor) -> None:
+        """Keep the pictures with the smallest margins; those that are found already stay."""
+        import torch
+
+        self.margins[:, step] = value
+        # Compared this way round, a margin that is not a number is kept as well, and reported.
+        better = ~self.won & ~(value >= self.least)
+        self.best = torch.where(_as_rows(better, picture), picture, self.best)
+        self.least = torch.where(better, value, self.least)
+        self.won = self.won | (value < -self.lead)
+
+
+class _Margin:
+    """How far a picture is from being taken for another class."""
+
+    def __init__(self, left: Sequence[int], wanted: Sequence[int | None], device: torch.device) -> None:
+        import torch
+
+        targeted = [number is not None for number in wanted]
+        own = [left[i] if number is None else number for i, number in enumerate(wanted)]
+        self._own = torch.tensor(own, device=device)[:, None]
+        self._sign = torch.tensor([-1.0 if aimed else 1.0 for aimed in targeted], device=device)
+
+    def of(self, logits: Tensor) -> Tensor:
+        """Return [N], the margin of logits [N, classes]: below 0 where the picture is found."""
+        own = logits.gather(1, self._own)[:, 0]
+        others = logits.scatter(1, self._own, -math.inf).amax(dim=1)
+        margins: Tensor = self._sign * (own - others)
+        return margins
+
+
+class _Ball:
+    """The pictures near a picture: of whole levels from 0 to 255, and no further than the radius."""
+
+    def __init__(self, norm: Norm, pictures: Tensor, radius: Tensor) -> None:
+        self.norm, self.pictures, self.radius = norm, pictures, radius
+        self._low, self._high = -pictures, _LEVELS - pictures
+
+    def direction(self, gradient: Tensor) -> Tensor:
+        """Return the steepest direction of size 1; zero for a gradient of zero."""
+        if self.norm == "linf":
+            return gradient.sign()
+        return gradient / _as_rows(_length(gradient).clamp_min(1e-30), gradient)
+
+    def project(self, change: Tensor) -> Tensor:
+        """Return the change brought back into the ball, and the picture into 0 to 255."""
+        radius = _as_rows(self.radius, change)
+        if self.norm == "linf":
+            change = change.clamp(-radius, radius)
+        else:
+            # A little less, or float32 could let the squared length be one more than the radius allows.
+            inside = (1 - 1e-6) * self.radius / _length(change).clamp_min(1e-30)
+            change = change * _as_rows(inside.clamp(max=1.0), change)
+        return change.clamp(self._low, self._high)
+
+    def rounded(self, change: Tensor) -> Tensor:
+        """Return a change in whole levels that is inside the ball as well.
+
+        The nearest levels may be further away than the change itself. With linf they are kept within the radius rounded
+        down. With l2 they are round(s · change) with the largest s for which they are not longer than the change; among
+        changes in whole levels that are no longer than these, none has a larger product with the change: n = round(s c)
+        maximises 2 s n·c - n·n.
+        """
+        if self.norm == "linf":
+            whole = _as_rows(self.radius.floor(), change)
+            return self._levels(change).clamp(-whole, whole)
+        length, numbers = _length(change), change[0].numel()
+        # round(s · change) is at least as long as s · change less half a level in every place.
+        low, high = length.new_zeros(len(length)), 1.01 + 0.51 * math.sqrt(numbers) / length.clamp_min(1e-30)
+        for _ in range(16):
+            middle = (low + high) / 2
+            fits = _length(self._levels(change * _as_rows(middle, change))) <= length
+            low, high = low.where(~fits, middle), high.where(fits, middle)
+        return self._levels(change * _as_rows(low, change))
+
+    def draw(self, generators: Sequence[torch.Generator]) -> Tensor:
+        """Return random changes in the ball, evenly spread over it, each from its own generator on the CPU."""
+        import torch
+
+        shape = self.pictures.shape[1:]
+        if self.norm == "linf":
+            drawn = [torch.rand(shape, generator=generator) * 2.0 - 1.0 for generator in generators]
+        else:
+            drawn = []
+            for generator in generators:
+                way = torch.randn(shape, generator=generator)
+                share = torch.rand((), generator=generator) ** (1.0 / way.numel())
+                drawn.append(way * (share / way.norm()))
+        change = torch.stack(drawn).to(self.pictures.device)
+        return self.project(change * _as_rows(self.radius, change))
+
+    def _levels(self, change: Tensor) -> Tensor:
+        return change.round().clamp(self._low, self._high)
+
+
+def as_images(levels: np.ndarray) -> np.ndarray:
+    """Return pictures, uint8 [N, 1 or 3, h, w], as the network is given them: float32 [N, 3, h, w] in 0..1."""
+    return np.broadcast_to(levels.astype(np.float32) / np.float32(_LEVELS), (len(levels), 3, *levels.shape[2:]))
+
+
+def measured_logits(model: Model, levels: np.ndarray) -> np.ndarray:
+    """Return the logits [N, classes] of pictures, uint8 [N, 1 or 3, h, w], by ONNX Runtime."""
+    images = as_images(filled(model, levels))
+    logits = model.measure(images, model.view.logits)[model.view.logits.name]
+    return logits.reshape(len(images), -1)[: len(levels)]
+
+
+def filled(model: Model, levels: np.ndarray) -> np.ndarray:
+    """Return pictures with copies of the last, until they are as many as the network takes."""
+    fill = -len(levels) % (model.view.batch or 1)
+    return np.concatenate([levels, np.repeat(levels[-1:], fill, axis=0)]) if fill else levels
+
+
+def _logits(forward: Forward, pictures: Tensor) -> Tensor:
+    """Return [N, classes] of pictures in levels, with one or three channels."""
+    images = (pictures / _LEVELS).expand(-1, 3, -1, -1)
+    (logits,) = forward(images)
+    return logits.reshape(len(logits), logits.shape[1], -1).mean(dim=2).float()
+
+
+def _length(change: Tensor) -> Tensor:
+    import torch
+
+    lengths: Tensor = torch.linalg.vector_norm(change.flatten(1), dim=1)
+    return lengths
+
+
+def _as_rows(values: Tensor, like: Tensor) -> Tensor:
+    return values.view(-1, *[1] * (like.dim() - 1))
+
+
+def _reached(found: Attacked | None) -> bool:
+    return found is not None and found.radius is not None
+
+
+def _together(device: str, size: Sequence[int]) -> int:
+    """Return how many pictures share a pass: on a CPU several of small ones only, whose passes are mostly overhead."""
+    return 32 if device != "cpu" else max(1, min(16, 16 * 1024 // (size[0] * size[1])))
+
+
+def _generator(seed: int, start: int) -> torch.Generator:
+    """Return the draws of one start of one picture, the same whatever else is searched for."""
+    import torch
+
+    mixed = np.random.SeedSequence([seed & 0xFFFFFFFFFFFFFFFF, start]).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(mixed) & 0x7FFFFFFFFFFFFFFF)

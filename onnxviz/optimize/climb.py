@@ -1,0 +1,379 @@
+"""One batch of images climbs: the loop itself. Nothing in it waits for the device, but to stop early."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from onnxviz.optimize.capture import captured
+from onnxviz.optimize.objectives import Measure, Objective, Place, Seen, bind
+from onnxviz.optimize.parameterizations import Canvas, Painter
+from onnxviz.optimize.settings import Settings
+from onnxviz.optimize.transforms import margins
+from onnxviz.optimize.views import Views
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from onnxviz.model import Forward, Model
+    from onnxviz.optimize.stopping import Watch
+
+
+_ASKED_EVERY = 16
+"""Steps after which the device is asked whether all images have stopped: an answer has to be waited for."""
+
+
+@dataclass(frozen=True, eq=False)
+class Climber:
+    """What a batch is made from.
+
+    Attributes:
+        model: the network.
+        objectives: one for each image, all of the same layers.
+        signs: [N], 1 to maximise and -1 to minimise.
+        draws: one generator for each image, on the CPU.
+        settings: the choices.
+        starts: RGB [N, 3, h, w] to start from, of any one size; noise or grey if None.
+        references: what is known of given pictures at one size, asked for with that size.
+    """
+
+    model: Model
+    objectives: Sequence[Objective]
+    signs: Tensor
+    draws: Sequence[torch.Generator]
+    settings: Settings
+    starts: Tensor | None
+    references: Callable[[tuple[int, int]], Mapping[tuple[str, str | None], Tensor]]
+
+
+@dataclass(frozen=True, eq=False)
+class Climbed:
+    """What came out of a batch; N images, all on the device.
+
+    Attributes:
+        images: [N, 3, h, w], or [N, 4, h, w] with opacity.
+        curves: [N, steps].
+        before: [N].
+        after: [N].
+        louder: [N].
+        taken: [N], steps that each image took.
+    """
+
+    images: Tensor
+    curves: Tensor
+    before: Tensor
+    after: Tensor
+    louder: Tensor
+    taken: Tensor
+
+
+def climb(climber: Climber, tell: Callable[[int], None]) -> Climbed:
+    """Optimize one batch, from its smallest size to its own.
+
+    Args:
+        climber: the batch.
+        tell: told how many steps are done.
+    """
+    import torch
+
+    settings = climber.settings
+    done, canvas, parts = 0, None, []
+    for size, steps in octaves(settings):
+        now = replace(climber, settings=replace(settings, size=size, steps=steps))
+        offset = done
+        made, canvas = _climb_at(now, canvas, lambda step, offset=offset: tell(offset + step))  # type: ignore[misc]
+        parts.append(made)
+        done += steps
+    first, last = parts[0], parts[-1]
+    return Climbed(
+        last.images,
+        torch.cat([part.curves for part in parts], dim=1),
+        first.before,
+        last.after,
+        first.louder,
+        torch.stack([part.taken for part in parts]).sum(dim=0),
+    )
+
+
+def octaves(settings: Settings) -> list[tuple[tuple[int, int], int]]:
+    """Return the sizes from small to large, each with its share of the steps."""
+    chosen = settings.octaves
+    count = min(chosen.count, settings.steps) if chosen else 1
+    scale = chosen.scale if chosen else 1.0
+    height, width = settings.size
+    found = []
+    for index in range(count):
+        factor = scale ** (count - 1 - index)
+        steps = settings.steps * (index + 1) // count - settings.steps * index // count
+        found.append(((max(1, round(height / factor)), max(1, round(width / factor))), steps))
+    return found
+
+
+def _climb_at(climber: Climber, smaller: Tensor | None, tell: Callable[[int], None]) -> tuple[Climbed, Tensor]:
+    """Optimize at one size; also returns the whole canvas, for the next."""
+    import torch
+
+    settings, model = climber.settings, climber.model
+    transforms = settings.transforms
+    if not settings.parameterization.may_have_margin:
+        transforms = tuple(transform for transform in transforms if transform.kind != "pad")
+    margin = margins(transforms, settings.size)
+    canvas_size = (settings.size[0] + 2 * margin[0], settings.size[1] + 2 * margin[1])
+    painter = settings.parameterization.painter(_canvas(settings, canvas_size, model.device))
+    pictures = _first(climber, margin, canvas_size) if smaller is None else _resized(smaller, canvas_size)
+    parameters = painter.start(climber.draws, pictures)
+    views = Views(transforms, settings.size, settings.steps, climber.draws, model.device, settings.fill)
+    network = _Network(model, climber, settings)
+    ascent = _Ascent(climber, settings, views, painter, network, parameters)
+    with torch.no_grad():
+        before = ascent.as_it_is()
+        louder = torch.ones_like(before)
+        if pictures is None:
+            louder = ascent.wake(before)
+    taken = ascent.run(tell)
+    with torch.no_grad():
+        final = painter.paint(ascent.parameters).clamp(0.0, 1.0)
+        after = ascent.as_it_is()
+    return Climbed(views.cut(final), ascent.curves, before, after, louder, taken), final
+
+
+class _Network:
+    """The network as the loop sees it: views in, the objectives' values out."""
+
+    def __init__(self, model: Model, climber: Climber, settings: Settings) -> None:
+        layers = climber.objectives[0].layers()
+        self._layers = layers
+        self._bfloat = settings.precision == "bfloat16"
+        self._device = model.device.type
+        self.usual = model.differentiable(layers)
+        self.redirected = model.differentiable(layers, redirected=True) if settings.redirect else self.usual
+        self._climber, self._settings, self._model = climber, settings, model
+        self._measure: Measure | None = None
+
+    def __call__(self, views: Tensor, forward: Forward | None = None) -> Tensor:
+        """Return [N], the objectives of views RGB [N, 3, h, w]."""
+        import torch
+
+        forward = forward or self.usual
+        with torch.autocast(self._device, torch.bfloat16) if self._bfloat else contextlib.nullcontext():
+            found = dict(zip(self._layers, forward(views), strict=True))
+        if self._measure is None:  # the first pass tells the shapes
+            self._measure = self._bind({layer: tuple(values.shape[1:]) for layer, values in found.items()})
+        return self._measure(Seen(views, found))
+
+    def _bind(self, shapes: dict[str, tuple[int, ...]]) -> Measure:
+        view = self._model.view
+        place = Place(
+            self._model.device,
+            self._settings.group,
+            shapes,
+            {layer: view.layer(layer) for layer in self._layers},
+            self._climber.references(self._settings.size),
+        )
+        return bind(self._climber.objectives, place)
+
+
+class _Ascent:
+    """The state of the loop at one size: parameters, curves, the step; all are changed in place."""
+
+    def __init__(
+        self,
+        climber: Climber,
+        settings: Settings,
+        views: Views,
+        painter: Painter,
+        network: _Network,
+        parameters: Tensor,
+    ) -> None:
+        import torch
+
+        self.settings, self.views, self.painter, self.network = settings, views, painter, network
+        self.parameters = parameters.contiguous()
+        self.signs = climber.signs
+        count, device = len(climber.objectives), parameters.device
+        self.curves = torch.zeros((count, settings.steps), device=device)
+        self.step = torch.zeros((), dtype=torch.int64, device=device)
+        self.watch: Watch | None = settings.stopping.watch(count, settings.steps, device) if settings.stopping else None
+        self.rows = count // len(self.parameters)  # images that share a row of parameters
+        self.backgrounds = getattr(painter, "backgrounds", None)
+
+    def as_it_is(self) -> Tensor:
+        """Return [N], the objectives of the pictures themselves, colours clipped as they are shown."""
+        return self.network(self._opaque(self.views.cut(self.painter.paint(self.parameters)).clamp(0.0, 1.0)))
+
+    def wake(self, before: Tensor) -> Tensor:
+        """Multiply starts that leave their unit silent by 4, up to four times; return [N], by how much.
+
+        Behind a ReLU a unit that is exactly 0 has no gradient to follow, unless redirected gradients reach the image.
+        A start that stays silent is left as it was.
+        """
+        import torch
+
+        factors, start = torch.ones_like(before), self.parameters
+        silent = (before == 0) & (self.signs > 0)
+        if self.rows > 1 or not bool(silent.any()):
+            return factors
+        if self.settings.redirect:
+            silent = silent & ~self._reaches_the_image()
+        for _ in range(4):
+            if not bool(silent.any()):
+                break
+            factors = torch.where(silent, 4.0 * factors, factors)
+            self.parameters = start * _as_factors(factors, start)
+            silent = silent & (self.as_it_is() == 0)
+        factors = torch.where(silent, torch.ones_like(factors), factors)
+        self.parameters = start * _as_factors(factors, start)
+        return factors
+
+    def _reaches_the_image(self) -> Tensor:
+        """Return [N], whether redirected gradients tell how to change the start."""
+        import torch
+
+        with torch.enable_grad():
+            leaf = self.parameters.detach().requires_grad_(True)
+            picture = self._opaque(self.views.cut(self.painter.paint(leaf)))
+            (gradient,) = torch.autograd.grad(-self.network(picture, self.network.redirected).sum(), leaf)
+        return gradient.flatten(1).any(dim=1)
+
+    def run(self, tell: Callable[[int], None]) -> Tensor:
+        """Do the steps; return [N], how many each image took."""
+        import torch
+
+        steps, redirect = self.settings.steps, self.settings.redirect
+        self.rule = self.settings.optimizer.rule(steps, self.parameters)
+        advance, done = self._stepper(self.network.redirected, min(redirect, steps)), 0
+        while done < steps:
+            if done == redirect:
+                advance = self._stepper(self.network.usual, steps - done)
+            advance()
+            done += 1
+            self._edit(done)
+            tell(done)
+            if self.watch is not None and done % _ASKED_EVERY == 0 and self.watch.all_done():
+                break
+        if self.watch is not None:
+            tell(steps)
+            taken = self.watch.taken()
+            # What was not done is shown as it was at the end, not as 0.
+            last = self.curves.gather(1, (taken - 1).clamp_(min=0)[:, None])
+            later = torch.arange(steps, device=taken.device) >= taken[:, None]
+            self.curves = torch.where(later, last, self.curves)
+            return taken
+        return torch.full((len(self.signs),), done, device=self.parameters.device)
+
+    def _stepper(self, forward: Forward, count: int) -> Callable[[], None]:
+        """Return what does one step; on a GPU a graph of it, where a step is the same kernels every time."""
+
+        def advance() -> None:
+            self._advance(forward)
+
+        fixed = not self.settings.edits and self.watch is None and self.views.repeatable
+        return captured(advance, count) if self.parameters.is_cuda and fixed else advance
+
+    def _advance(self, forward: Forward) -> None:
+        import torch
+
+        leaf = self.parameters.detach().requires_grad_(True)
+        images = self.painter.paint(leaf)
+        value = self.network(self.views.look(self._opaque(images), self.step), forward)
+        loss = -(self.signs * value)
+        held = self._held_back(images, leaf)
+        if held is not None:
+            loss = loss + value.detach().abs() * held
+        (self.gradient,) = torch.autograd.grad(loss.sum(), leaf)
+        with torch.no_grad():
+            change = self.rule(self.gradient, self.parameters, self.step)
+            if self.watch is not None:
+                moving = self.watch.still(value.detach() * self.signs, self.step)
+                moving = moving.view(-1, self.rows).any(dim=1) if self.rows > 1 else moving
+                change = change * _as_factors(moving, change)
+            self.parameters.sub_(change, alpha=self.painter.rate)
+            kept = self.painter.keep(self.parameters)
+            if kept is not self.parameters:
+                self.parameters.copy_(kept)
+            self.curves.index_copy_(1, self.step.view(1), value.detach().view(-1, 1))
+            self.step += 1
+
+    def _held_back(self, images: Tensor, parameters: Tensor) -> Tensor | None:
+        """Return [N], the weighted terms that hold images back; None if there are none."""
+        terms = []
+        if self.settings.regularizers:
+            picture = self.views.cut(images)[:, :3]
+            terms = [regularizer.weight * regularizer.term(picture) for regularizer in self.settings.regularizers]
+        penalty = self.painter.penalty(parameters)
+        if penalty is not None:
+            terms.append(penalty)
+        return sum(terms[1:], terms[0]) if terms else None
+
+    def _opaque(self, images: Tensor) -> Tensor:
+        """Put images with opacity on the backgrounds of this step."""
+        if images.shape[1] == 3:
+            return images
+        from onnxviz.optimize.parameterizations.alpha import composite
+
+        assert self.backgrounds is not None
+        backgrounds = self.backgrounds(self.step)
+        if backgrounds.shape[-2:] != images.shape[-2:]:
+            backgrounds = self.views.cut(backgrounds)
+        return composite(images, backgrounds)
+
+    def _edit(self, done: int) -> None:
+        import torch
+
+        if self.settings.edits:
+            with torch.no_grad():
+                for edit in self.settings.edits:
+                    self.parameters.copy_(edit.apply(self.parameters, -self.gradient, done))
+
+
+def _canvas(settings: Settings, size: tuple[int, int], device: torch.device) -> Canvas:
+    import torch
+
+    colors = None if settings.colors is None else torch.from_numpy(settings.colors).float().to(device)
+    magnitude = None if settings.magnitude is None else torch.from_numpy(settings.magnitude).float().to(device)
+    return Canvas(settings.channels, size, settings.group, device, colors, magnitude, settings.generators)
+
+
+def _first(climber: Climber, margin: tuple[int, int], size: tuple[int, int]) -> Tensor | None:
+    """Return what the first octave starts from: given pictures with a margin that mirrors them, grey, or None."""
+    import torch
+    from torch.nn import functional
+
+    settings = climber.settings
+    if climber.starts is not None:
+        pictures = _resized(climber.starts, settings.size)
+        top, left = margin
+        kind = "reflect" if top < settings.size[0] and left < settings.size[1] else "replicate"
+        return functional.pad(pictures, (left, left, top, top), kind)
+    if settings.begin == "grey":
+        return torch.full((len(climber.objectives), 3, *size), 0.5, device=climber.model.device)
+    return None
+
+
+def _resized(images: Tensor, size: tuple[int, int]) -> Tensor:
+    from torch.nn import functional
+
+    if tuple(images.shape[-2:]) == size:
+        return images
+    return functional.interpolate(images, size, mode="bilinear", align_corners=False, antialias=True)
+
+
+def _as_factors(values: Tensor, parameters: Tensor) -> Tensor:
+    """Give one number for each row the shape that multiplies all its parameters."""
+    return values.to(parameters.dtype).view(-1, *[1] * (parameters.dim() - 1))
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute with one thread in this block: the same bits however many threads there are, and no waiting for them."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,57 @@
+"""How images share a CPU: in several threads, a few at a time, and every picture the same bits as if made alone.
+
+Threads that each make their own images are faster than threads that share every operator, and what one thread computes
+does not depend on how many there are. A few images in a pass are faster than one: weights are brought into the form
+that a kernel likes at each pass. But the library may choose another kernel for another number of images, with other
+last bits, from which an ascent arrives at another picture. So it is tried which numbers of images give the same bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+SIZES = (4, 2, 1)
+"""Numbers of images in a pass that are tried: beyond 4 nothing is gained (times of 8 and 16 were those of 4)."""
+PROBE_STEPS = 3
+"""Steps that are compared: the first moves by signs alone with some optimizers, which shows no last bits."""
+
+
+def agreeing(make: Callable[[int], Sequence[np.ndarray]]) -> tuple[int, ...]:
+    """Return the numbers of images that may share a pass, from large to small: all give an image the same bits.
+
+    Args:
+        make: makes so many images, the first ones always the same, and returns arrays [images, ...].
+
+    Returns:
+        (1,) if no number agrees with a smaller one.
+    """
+    made = {size: make(size) for size in SIZES}
+    largest = made[SIZES[0]]
+    same = tuple(
+        size
+        for size in SIZES
+        if all(np.array_equal(one[:size], two[:size]) for one, two in zip(made[size], largest, strict=True))
+    )
+    return same if len(same) > 1 else (1,)
+
+
+def shares(count: int, lanes: int, sizes: Sequence[int]) -> list[tuple[range, int]]:
+    """Split images among threads.
+
+    Args:
+        count: number of images.
+        lanes: number of threads.
+        sizes: numbers of images that may share a pass.
+
+    Returns:
+        Images and the number that is to share their pass, which may be larger: the last image is then repeated.
+    """
+    upward = sorted(sizes)
+    each = next((size for size in upward if size * lanes >= count), upward[-1])
+    found = []
+    for first in range(0, count, each):
+        part = range(first, min(first + each, count))
+        found.append((part, next(size for size in upward if size >= len(part))))
+    return found

@@ -1,0 +1,87 @@
+"""The choices of the loop, each independent of the others."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from onnxviz.optimize import transforms as views
+from onnxviz.optimize.edits import Edit
+from onnxviz.optimize.optimizers import Adam, Optimizer
+from onnxviz.optimize.parameterizations import Fourier, ParameterizationChoice
+from onnxviz.optimize.regularizers import Regularizer
+from onnxviz.optimize.stopping import EarlyStopping
+
+if TYPE_CHECKING:
+    from onnxviz.optimize.generators import GeneratorNetwork
+
+DEFAULT_TRANSFORMS = (
+    views.Pad(share=0.1),
+    views.Jitter(share=0.08),
+    views.Scale(minimum=0.8, maximum=1.2),
+    views.Rotate(degrees=15.0),
+)
+"""Wider than lucid's: pictures made so are recognised by other networks too, which the narrow ones often are not."""
+
+Precision = Literal["float32", "bfloat16"]
+
+
+class Octaves(BaseModel):
+    """From small to large: the picture is made at a fraction of its size first, enlarged, and worked on again.
+
+    Source: Mordvintsev, Olah and Tyka 2015 (DeepDream).
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    count: int = Field(3, ge=1, le=10, description="Number of sizes; each gets its share of the steps.")
+    scale: float = Field(1.4, gt=1, le=4, description="Each size is so many times the one before.")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The choices of the loop.
+
+    Attributes:
+        steps: number of steps, over all octaves.
+        size: height and width of the images in pixels.
+        channels: 3 for colour, 1 for grey.
+        group: how many images are made together for one target.
+        parameterization: how an image is written.
+        begin: what the start image is where none is given.
+        transforms: the random views, applied first to last.
+        fill: what lies beyond the image's border.
+        regularizers: what holds the image back.
+        edits: what is done to the pixels after a step.
+        optimizer: how the parameters follow the gradient.
+        stopping: when to stop before the last step; never if None.
+        octaves: sizes from small to large; one size if None.
+        redirect: for how many steps gradients pass ReLUs that would stop them all.
+        precision: in what the network computes; bfloat16 halves the time on a GPU.
+        colors: float32 [3, 3], the colours' matrix as measured; the published one if None.
+        magnitude: float32 [3, h, w // 2 + 1], the spectrum's magnitudes as measured; a power law if None.
+        generators: name -> generator, for learned priors.
+    """
+
+    steps: int
+    size: tuple[int, int]
+    channels: int = 3
+    group: int = 1
+    parameterization: ParameterizationChoice = field(default_factory=Fourier)
+    begin: Literal["noise", "grey"] = "noise"
+    transforms: tuple[views.Transform, ...] = DEFAULT_TRANSFORMS
+    fill: views.Fill = "reflect"
+    regularizers: tuple[Regularizer, ...] = ()
+    edits: tuple[Edit, ...] = ()
+    optimizer: Optimizer = field(default_factory=Adam)
+    stopping: EarlyStopping | None = None
+    octaves: Octaves | None = None
+    redirect: int = 16
+    precision: Precision = "float32"
+    colors: np.ndarray | None = None
+    magnitude: np.ndarray | None = None
+    generators: Mapping[str, GeneratorNetwork] = field(default_factory=dict)

@@ -1,0 +1,581 @@
+"""Adversarial pictures: photographs changed by a little, until the network takes them for something else."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+import numpy as np
+from pydantic import Field, StrictInt, model_validator
+
+from onnxviz.analyses import storage
+from onnxviz.analyses.base import Analysis, Bench, Job, Subject
+from onnxviz.errors import AnalysisError, SelectionError, shorten
+from onnxviz.findings import (
+    Caveat,
+    Cell,
+    Column,
+    Coverage,
+    Curve,
+    Finding,
+    Metric,
+    Note,
+    Picture,
+    Series,
+    Table,
+    Tile,
+    TileGrid,
+    merge,
+)
+from onnxviz.image_choice import ImageChoice, choose_images, find_source, own_class
+from onnxviz.images import ImageSource, load_batch
+from onnxviz.optimize.adversarial import Attack, Attacked, as_images, attack, distance, filled, measured_logits
+from onnxviz.targets import unit_indices
+
+if TYPE_CHECKING:
+    from onnxviz.graph.view import GraphView
+    from onnxviz.model import Model
+
+Radius = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+_LIMIT = 12
+_SMALL = 128
+"""Pictures with shorter sides are enlarged in whole steps."""
+_KINDS = ("second", "least_likely", "untargeted")
+
+_COLUMNS = (
+    Column("search", description="The photograph, and the target where the recipe names several."),
+    Column("photograph", description="Its name in the data set."),
+    Column("true class", description="What the data set says that it shows; empty if nothing says it."),
+    Column("class before", description="The model's first choice for the photograph."),
+    Column("probability before", "percent", "What the model gives that class before."),
+    Column("wanted", description="The class that was driven up."),
+    Column("class after", description="The model's first choice for the changed picture."),
+    Column("probability after", "percent", "What the model gives the class after, on the changed picture."),
+    Column("success", description="Whether the changed picture is taken for what was wanted."),
+    Column("L2", "number", "Length of the change, over all pixels and colours, in levels of 0 to 255."),
+    Column("Linf", "integer", "Largest change of any pixel and colour, in levels of 0 to 255."),
+    Column("radius", "number", "Of the smallest ball that was searched with success, in levels of 0 to 255."),
+    Column("steps", "integer", "Gradient steps in that ball; in the largest where there was no success."),
+    Column("gradient", description="`vanished` where it was zero at some step."),
+)
+_SEARCH, _NAME, _TRUE, _BEFORE, _P_BEFORE, _WANTED, _AFTER, _P_AFTER, _SUCCESS, _L2, _LINF, _RADIUS, _STEPS = range(13)
+_GRADIENT = 13
+
+Row = tuple[Cell, ...]
+
+
+class Adversarial(Analysis):
+    """How little a photograph must change for the network to take it for something else.
+
+    The optimization that draws what a unit looks for, seen from the other side: it starts from a photograph, the image
+    may not leave a small ball around it, and a wrong class is driven up until it is the first choice. Ordinary networks
+    give way to changes that nobody sees; that their margins are thin says more about them than any single picture.
+
+    Pictures are searched in whole levels of 8 bits, from 0 to 255. Classes, probabilities and distances are those of
+    the stored picture, measured by ONNX Runtime after the search. A picture that is not found is no proof that there is
+    none: the search follows gradients, and a network can hide them without being robust.
+    """
+
+    kind: Literal["adversarial"] = "adversarial"
+    data: str = Field(description="The data set with the photographs.")
+    images: ImageChoice = None
+    limit: int = Field(_LIMIT, ge=1, description="Most images to use, spread evenly over those chosen.")
+    target: StrictInt | str | list[StrictInt | str] = Field(
+        "second",
+        description="What to drive a photograph to: `second` for the class of second highest logit, `least_likely` for "
+        "that of the lowest, `untargeted` for whichever other class is nearest, a class name or index, or a list of "
+        "these.",
+    )
+    norm: Literal["linf", "l2"] = Field(
+        "linf", description="How a change is measured: its largest value (linf), or its length over all pixels (l2)."
+    )
+    radius: Radius | Annotated[list[Radius], Field(min_length=1, max_length=50)] | None = Field(
+        None,
+        description="Largest change, in levels of 0 to 255; of several, the smallest that succeeds is found. If not "
+        "given 8 for linf, and for l2 a root mean square of 2 levels.",
+    )
+    bisect: int = Field(
+        0, ge=0, le=30, description="How often the gap between the last failure and the first success is halved."
+    )
+    steps: int = Field(40, ge=1, le=10_000, description="Gradient steps from each start in each ball.")
+    step_size: float | None = Field(
+        None,
+        gt=0,
+        allow_inf_nan=False,
+        description="In levels of 0 to 255; if not given 2.5 x radius / steps, for linf at least 0.6.",
+    )
+    restarts: int = Field(
+        1, ge=0, le=100, description="Random starts in the ball, where the start from the photograph finds nothing."
+    )
+    confidence: float = Field(
+        0.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="Lead in logits at which the search ends; 0 takes the first picture that succeeds.",
+    )
+
+    heading: ClassVar[str] = "Adversarial pictures"
+    version: ClassVar[int] = 1
+    cites: ClassVar[tuple[str, ...]] = (
+        "Szegedy et al. 2014, Intriguing properties of neural networks, arXiv:1312.6199",
+        "Madry et al. 2018, Towards Deep Learning Models Resistant to Adversarial Attacks, arXiv:1706.06083",
+        "Carlini and Wagner 2017, Towards Evaluating the Robustness of Neural Networks, arXiv:1608.04644",
+        "Athalye, Carlini and Wagner 2018, Obfuscated Gradients Give a False Sense of Security, arXiv:1802.00420",
+    )
+    example: ClassVar[str] = "{kind: adversarial, data: photos, target: second, norm: linf, radius: [1, 2, 4, 8]}"
+
+    @model_validator(mode="after")
+    def _require_whole_levels(self) -> Adversarial:
+        if min(self._radii(1)) < 1:
+            raise ValueError("a radius below 1 level leaves a picture of 8 bits as it is")
+        return self
+
+    def jobs(self, subject: Subject) -> Iterable[Job]:
+        """Plan a job for every few photographs."""
+        source = find_source(self.data, subject.data)
+        _require_classes(subject.view)
+        chosen = choose_images(source, self.images, self.limit)
+        height, width = subject.view.input_size or subject.preprocessing.size or (224, 224)
+        together = max(4, min(32, 224 * 224 // (height * width)))
+        targets = self._targets(subject)
+        steps = self._attack(1).most_steps
+        picture = storage.png(height, width) + 2 * storage.PICTURE_ROW
+        count = math.ceil(len(chosen) / together)
+        for index in range(count):
+            part = chosen[index * together : (index + 1) * together]
+            known = [_known_class(source, image, subject) for image in part]
+            made = len(part) * len(targets)
+            yield Job(
+                name=f"{index + 1}/{count}",
+                parameters={"images": part, "known": known, "targets": targets},
+                layers=(subject.view.logits.name,),
+                data=(self.data,),
+                # Most networks give way long before the last step.
+                cost=1.5 * steps * made,
+                images=3 * made,
+                bytes=storage.RECORD + made * (3 * picture + 700 + 20 * min(self.steps, _POINTS)),
+            )
+
+    def run(self, job: Job, bench: Bench) -> list[Finding]:
+        """Change the photographs of one job."""
+        images, known = list(job.parameters["images"]), list(job.parameters["known"])
+        source = find_source(self.data, bench.subject.data)
+        levels = _levels(bench, source, images)
+        before = _Seen.of(bench.model, levels)
+        goals = list(job.parameters["targets"])
+        asked = [
+            _Asked(place, image, goal, own, _wanted(goal, before.logits[place], own), len(goals) == 1)
+            for place, (image, own) in enumerate(zip(images, known, strict=True))
+            for goal in goals
+        ]
+        asked = [entry for entry in asked if entry.wanted != before.best(entry.place)]
+        if not asked:
+            return []
+        rules = self._attack(levels[0].size)
+        made = attack(
+            bench.model,
+            levels[[entry.place for entry in asked]],
+            [before.best(entry.place) for entry in asked],
+            [entry.wanted for entry in asked],
+            [_seed(bench.subject.seed, entry.image) for entry in asked],
+            rules,
+            told=lambda done, total: bench.progress(done, total, "steps"),
+        )
+        after = _Seen.of(bench.model, np.stack([found.picture for found in made]))
+        rows, tiles = [], []
+        for index, (entry, found) in enumerate(zip(asked, made, strict=True)):
+            name = source.names[entry.image]
+            row = _row(name, entry, found, before, after, index, levels[entry.place], bench.subject.labels)
+            rows.append(row)
+            tiles.append(_tile(row, levels[entry.place], found))
+        return [
+            TileGrid("pictures", "Photographs before and after", tuple(tiles)),
+            Table("attacks", "What each photograph was taken for", _COLUMNS, tuple(rows)),
+        ]
+
+    def combine(self, parts: Sequence[list[Finding]], subject: Subject) -> list[Finding]:
+        """Join the photographs, count the successes, and say what they mean."""
+        merged = merge(parts)
+        tables = [finding for finding in merged if isinstance(finding, Table)]
+        grids = [finding for finding in merged if isinstance(finding, TileGrid)]
+        coverage = self._coverage(tables[0].rows if tables else (), subject)
+        if not tables or not grids:
+            return [Note("Every photograph is taken for the class that was asked for as it is.", "summary"), *coverage]
+        rows, tiles = tables[0].rows, grids[0].tiles
+        grid = dataclasses.replace(grids[0], description=self._description(subject), tile_size=_tile_size(tiles))
+        found: list[Finding] = [Note(self._summary(rows), "summary"), *self._caveats(rows, subject), grid]
+        return [*found, *_metrics(rows), *self._curve(rows), *coverage, tables[0]]
+
+    # --- the recipe's words -----------------------------------------------------------------------------------------
+
+    def _radii(self, numbers: int) -> tuple[float, ...]:
+        """Return the radii, ascending; of a picture of so many numbers where the recipe gives none."""
+        if self.radius is None:
+            return (8.0,) if self.norm == "linf" else (2.0 * math.sqrt(numbers),)
+        given = self.radius if isinstance(self.radius, list) else [self.radius]
+        return tuple(sorted(dict.fromkeys(given)))
+
+    def _attack(self, numbers: int) -> Attack:
+        return Attack(
+            self.norm, self._radii(numbers), self.bisect, self.steps, self.step_size, self.restarts, self.confidence
+        )
+
+    def _targets(self, subject: Subject) -> list[str | int]:
+        """Return the targets with classes by their numbers; a class of that name comes before a word of ours."""
+        found: dict[str | int, None] = {}
+        for item in self.target if isinstance(self.target, list) else [self.target]:
+            if item in _KINDS and item not in (subject.labels or ()):
+                found[item] = None
+            else:
+                found.update(dict.fromkeys(unit_indices(item, subject.view.logits, subject.labels)))
+        return list(found)
+
+    # --- what is said -----------------------------------------------------------------------------------------------
+
+    def _description(self, subject: Subject) -> str:
+        rules, (height, width) = self._attack(1), subject.view.input_size or subject.preprocessing.size or (224, 224)
+        numbers = height * width * (1 if _is_grey(subject) else 3)
+        radii = ", ".join(f"{radius:g}" for radius in self._radii(numbers))
+        size = "2.5 x radius / steps" if rules.step_size is None else _count(rules.step_size, "level")
+        halved = f", the gap to the next smaller one halved {self.bisect} times" if self.bisect else ""
+        return (
+            "Each photograph as the network sees it, the changed one, and the change times the factor said, where grey "
+            f"is no change. Projected gradient descent, {self.steps} steps of {size} from the photograph and "
+            f"{_count(self.restarts, 'random start')}, {_NORMS[self.norm]} {radii} levels of 0 to 255{halved}. The "
+            "curve is the lead in logits of the class to leave: the search ends when it falls below 0."
+        )
+
+    def _summary(self, rows: Sequence[Row]) -> str:
+        won = [row for row in rows if row[_SUCCESS] == "yes"]
+        words = f"{len(won)} of {len(rows)} searches found a picture that is taken for what was wanted"
+        if not won:
+            return f"{words}, within the radius searched."
+        linf, l2 = _median(won, _LINF), _median(won, _L2)
+        most = f"at most {_count(linf, 'level')} of 255 in any pixel, of length {l2:.4g}"
+        return f"{words}. It took changes of {most} (medians)."
+
+    def _curve(self, rows: Sequence[Row]) -> Iterator[Curve]:
+        """Draw how many photographs give way as the ball grows, where several were searched."""
+        radii = sorted({_number(row[_RADIUS]) for row in rows if row[_RADIUS] is not None} | set(self._radii(1)))
+        if self.radius is None or len(radii) < 2:
+            return
+        shares = [
+            sum(row[_SUCCESS] == "yes" and _number(row[_RADIUS]) <= radius for row in rows) / len(rows)
+            for radius in radii
+        ]
+        yield Curve(
+            "success_by_radius",
+            "Photographs that give way, by radius",
+            (Series("success rate", (0.0, *radii), (0.0, *shares)),),
+            f"radius in levels of 0 to 255, {self.norm}",
+            "share",
+            "At each radius the share for which a picture was found in a ball of that size or a smaller one.",
+        )
+
+    def _coverage(self, rows: Sequence[Row], subject: Subject) -> list[Finding]:
+        source = find_source(self.data, subject.data)
+        chosen = choose_images(source, self.images, self.limit)
+        wanted = len(choose_images(source, self.images, len(source)))
+        why = [f"`limit: {self.limit}`, spread evenly"] if len(chosen) < wanted else []
+        why += ["chosen by `images`"] if wanted < len(source) else []
+        searches = len(chosen) * len(self._targets(subject))
+        done = len({row[_NAME] for row in rows})
+        why += [f"{len(chosen) - done} taken for the class wanted as they are, or their job failed"][
+            : len(chosen) - done
+        ]
+        left = "" if len(rows) == searches else "the rest is taken for the class wanted as it is, or its job failed"
+        return [
+            Coverage("images", done, len(source), "; ".join(why), "coverage.images"),
+            Coverage("searches (image, target)", len(rows), searches, left, "coverage.searches"),
+        ]
+
+    def _caveats(self, rows: Sequence[Row], subject: Subject) -> Iterator[Caveat]:
+        lost = [row for row in rows if row[_SUCCESS] != "yes"]
+        if lost:
+            yield Caveat(
+                f"For {len(lost)} of {len(rows)} nothing was found. This is no proof that there is nothing: more "
+                "steps, more restarts or another method may find it.",
+                "no_proof",
+            )
+        flat = [str(row[_SEARCH]) for row in rows if row[_GRADIENT] == "vanished"]
+        if flat:
+            cause = "a saturated activation or an operator without a slope; it looks like robustness and is none"
+            if stops := subject.view.gradient_stops(subject.view.logits):
+                cause = f"every path to the image ends in an operator without a slope: {', '.join(stops[:2])}"
+            yield Caveat(
+                f"The gradient was zero at some step for {len(flat)} of {len(rows)}: {_listed(flat)} ({cause}). Where "
+                "nothing was found there, nothing can be said.",
+                "vanished_gradients",
+            )
+        wrong = [row for row in rows if row[_TRUE] is not None and row[_TRUE] != row[_BEFORE]]
+        if wrong:
+            yield Caveat(
+                f"{len(wrong)} of {len(rows)} searches start from a photograph that is taken for a wrong class as it "
+                "is; it is driven on from that class, and counts as wrong in the accuracy under attack.",
+                "wrong_before",
+            )
+        quantised = {node.op_type for node in subject.view.proto.graph.node} & _ROUNDING
+        if quantised:
+            yield Caveat(
+                f"The network rounds its values ({', '.join(sorted(quantised))}). Gradients pass the rounding as if it "
+                "were not there, so a search finds less than it could; what it finds is measured with the rounding.",
+                "quantised",
+            )
+        if _is_grey(subject):
+            yield Caveat(
+                "The network sees grey only: photographs are grey pictures of 8 bits, and distances are over one "
+                "channel.",
+                "grey",
+            )
+        if not subject.preprocessing.declared:
+            yield Caveat(
+                "Nobody said how images become this model's input. With the wrong preprocessing the classes before are "
+                "wrong, and so is everything that is searched for from there.",
+                "preprocessing",
+            )
+
+
+_POINTS = 256
+"""A line a few hundred pixels wide needs no more points."""
+_NORMS = {"linf": "no pixel and colour changed by more than", "l2": "the length of the change at most"}
+_ROUNDING = frozenset({"QuantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger"})
+
+
+# --- classes --------------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class _Asked:
+    """One search of a job.
+
+    Attributes:
+        place: of the photograph among the job's.
+        image: its index in the data set.
+        goal: the target, as the recipe has it; classes by their numbers.
+        known: the class that the photograph is known to show, or None.
+        wanted: the class to reach, or None for any other.
+        alone: whether there is no other target.
+    """
+
+    place: int
+    image: int
+    goal: str | int
+    known: int | None
+    wanted: int | None
+    alone: bool
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Seen:
+    """What ONNX Runtime makes of pictures: logits and probabilities [N, classes]."""
+
+    logits: np.ndarray
+    probabilities: np.ndarray
+
+    @classmethod
+    def of(cls, model: Model, levels: np.ndarray) -> _Seen:
+        """Run pictures, uint8 [N, 1 or 3, h, w]."""
+        probabilities = model.probabilities(as_images(filled(model, levels)))[: len(levels)]
+        return cls(measured_logits(model, levels), probabilities)
+
+    def best(self, index: int) -> int:
+        """Return the first choice for one picture."""
+        return int(self.logits[index].argmax())
+
+    def probability(self, index: int, number: int) -> float:
+        """Return the probability of one class for one picture."""
+        return float(self.probabilities[index, number])
+
+
+def _wanted(goal: str | int, logits: np.ndarray, known: int | None) -> int | None:
+    """Return the class to reach, or None for any other; never the one that the photograph shows, unless it is named."""
+    if isinstance(goal, int):
+        return goal
+    if goal == "untargeted":
+        return None
+    first = int(logits.argmax())
+    order = [int(number) for number in np.argsort(-logits, kind="stable") if number not in (first, known)]
+    order = order or [int(number) for number in np.argsort(-logits, kind="stable") if number != first]
+    return order[0] if goal == "second" else order[-1]
+
+
+def _require_classes(view: GraphView) -> None:
+    logits = view.logits
+    if view.input_layout == "other":
+        raise AnalysisError("the model's input is no image", remedy="use an analysis that needs no image")
+    sizes = [size for size in logits.spatial_shape if size != 1]
+    if logits.channel_axis is None or sizes:
+        raise AnalysisError(
+            "the model gives no class for the whole image, so there is none to change",
+            where=shorten(logits.name),
+            remedy="use a model that classifies images",
+        )
+    if logits.unit_count == 1:
+        raise AnalysisError(
+            "the model has a single logit, so there is no other class to drive a photograph to",
+            where=shorten(logits.name),
+            remedy="use a model with a logit for each class",
+        )
+
+
+def _known_class(source: ImageSource, index: int, subject: Subject) -> int | None:
+    """Return the class that an image is known to show, or None; here a class that the model lacks is no fault."""
+    try:
+        found = own_class(source, index, subject.labels)
+    except SelectionError:
+        return None
+    return found if found is None or found < (subject.view.logits.unit_count or found + 1) else None
+
+
+def _class_name(number: int, labels: Sequence[str] | None) -> str:
+    """Return a name that no other class has: two of ImageNet's are called crane."""
+    if not labels or number >= len(labels):
+        return f"class {number}"
+    return labels[number] if labels.count(labels[number]) == 1 else f"{labels[number]} ({number})"
+
+
+# --- pictures -------------------------------------------------------------------------------------------------------
+
+
+def _is_grey(subject: Subject) -> bool:
+    return subject.preprocessing.channels == 1 or subject.view.input_channels == 1
+
+
+def _levels(bench: Bench, source: ImageSource, images: Sequence[int]) -> np.ndarray:
+    """Return photographs as the network sees them, uint8 [N, 3, h, w]; [N, 1, h, w] where it sees grey only."""
+    batch = load_batch(source, images, bench.subject.preprocessing, bench.model.input_size)
+    if _is_grey(bench.subject):
+        batch = (batch * np.array((0.299, 0.587, 0.114), np.float32)[:, None, None]).sum(axis=1, keepdims=True)
+    return np.asarray(np.rint(np.clip(batch, 0.0, 1.0) * 255.0), dtype=np.uint8)
+
+
+def _seed(seed: int, image: int) -> int:
+    return (seed * 1_000_003 + image) & 0xFFFFFFFF
+
+
+def _row(
+    name: str,
+    asked: _Asked,
+    found: Attacked,
+    before: _Seen,
+    after: _Seen,
+    index: int,
+    levels: np.ndarray,
+    labels: Sequence[str] | None,
+) -> Row:
+    """Return one line of the table; all of it is measured on the picture that is stored."""
+    left, now = before.best(asked.place), after.best(index)
+    goal = asked.goal.replace("_", " ") if isinstance(asked.goal, str) else _class_name(asked.goal, labels)
+    wanted = "any other class" if asked.wanted is None else _class_name(asked.wanted, labels)
+    success = now != left if asked.wanted is None else now == asked.wanted
+    change = found.picture.astype(np.int16) - levels.astype(np.int16)
+    return (
+        name if asked.alone else f"{name} → {goal}",
+        name,
+        None if asked.known is None else _class_name(asked.known, labels),
+        _class_name(left, labels),
+        before.probability(asked.place, left),
+        wanted,
+        _class_name(now, labels),
+        after.probability(index, now),
+        "yes" if success else "no",
+        distance(change, "l2"),
+        int(distance(change, "linf")),
+        found.radius if success else None,
+        found.steps,
+        "vanished" if found.flat else "",
+    )
+
+
+def _tile(row: Row, levels: np.ndarray, found: Attacked) -> Tile:
+    """Return the tile of one photograph: before, after, and the change."""
+    change = found.picture.astype(np.int16) - levels.astype(np.int16)
+    factor = max(1, int(127 // max(1, np.abs(change).max())))
+    name = shorten(str(row[_NAME]))
+    pictures = (
+        _picture(levels, f"{name} as the network sees it"),
+        _picture(found.picture, f"{name}, changed"),
+        _picture(np.clip(128 + factor * change, 0, 255).astype(np.uint8), f"the change to {name}"),
+    )
+    captions = (
+        f"{row[_BEFORE]} {_percent(row[_P_BEFORE])}",
+        f"{row[_AFTER]} {_percent(row[_P_AFTER])}",
+        f"change x {factor}" if change.any() else "no change",
+    )
+    facts: tuple[tuple[str, Cell], ...] = (
+        ("wanted", row[_WANTED]),
+        ("success", row[_SUCCESS]),
+        ("largest change", f"{row[_LINF]} of 255"),
+        ("length", round(_number(row[_L2]), 2)),
+        ("steps", row[_STEPS]),
+    )
+    thin = found.margins[:: max(1, math.ceil(len(found.margins) / _POINTS))]
+    curve = tuple(float(value) for value in thin)
+    return Tile(str(row[_SEARCH]), None, pictures, facts, curve, "lead of the class to leave, in logits", captions)
+
+
+def _picture(levels: np.ndarray, alt: str) -> Picture:
+    """Return uint8 [1 or 3, h, w] as a picture without loss: with a loss it would be another one to the network."""
+    pixels = np.ascontiguousarray(np.broadcast_to(levels, (3, *levels.shape[1:])).transpose(1, 2, 0))
+    return Picture(pixels, alt=alt, format="png", pixelated=max(pixels.shape[:2]) < _SMALL)
+
+
+def _tile_size(tiles: Sequence[Tile]) -> int:
+    """Return the width at which small pictures are shown, a whole multiple of theirs; 0 leaves it to the report."""
+    width = max((picture.width for tile in tiles for picture in tile.pictures), default=0)
+    return width * max(1, round(160 / width)) if 0 < width < _SMALL else 0
+
+
+# --- numbers --------------------------------------------------------------------------------------------------------
+
+
+def _metrics(rows: Sequence[Row]) -> Iterator[Metric]:
+    won = [row for row in rows if row[_SUCCESS] == "yes"]
+    yield Metric(
+        "success_rate", len(won) / len(rows), "Success rate",
+        "Share of the searches that ended with a picture taken for what was wanted.", "percent", "lower",
+    )  # fmt: skip
+    if won:
+        words = "of the change where it succeeded, in levels of 0 to 255; median."
+        yield Metric("median_l2", _median(won, _L2), "Length of the change", f"Length {words}", better="higher")
+        yield Metric("median_linf", _median(won, _LINF), "Largest change", f"Largest value {words}", better="higher")
+    # One search for each photograph is counted, or a photograph with several targets would count more than others.
+    known: dict[str, list[Row]] = {}
+    for row in rows:
+        if row[_TRUE] is not None:
+            known.setdefault(str(row[_NAME]), []).append(row)
+    if known:
+        right = [found for found in known.values() if found[0][_TRUE] == found[0][_BEFORE]]
+        still = [found for found in right if all(row[_AFTER] == row[_TRUE] for row in found)]
+        yield Metric(
+            "accuracy", len(right) / len(known), "Accuracy before",
+            "Share of the photographs with a known class that are taken for it.", "percent", "higher",
+        )  # fmt: skip
+        yield Metric(
+            "accuracy_under_attack", len(still) / len(known), "Accuracy under attack",
+            "Share that is taken for its class before, and after every search too.", "percent", "higher",
+        )  # fmt: skip
+
+
+def _median(rows: Sequence[Row], column: int) -> float:
+    return float(np.median([_number(row[column]) for row in rows]))
+
+
+def _number(cell: Any) -> float:
+    return float(cell) if isinstance(cell, int | float) else math.nan
+
+
+def _count(number: float, thing: str) -> str:
+    return f"{number:g} {thing}{'' if number == 1 else 's'}"
+
+
+def _percent(cell: Cell) -> str:
+    return f"{_number(cell):.1%}"
+
+
+def _listed(names: Sequence[str], most: int = 6) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(shorten(name, 60) for name in names[:most]) + more

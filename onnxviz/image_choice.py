@@ -34,6 +34,12 @@ def find_source(name: str, data: Mapping[str, Source]) -> Source:
             where="data",
             remedy=nearest(name, data) or f"the recipe has {', '.join(sorted(data)) or 'none'}",
         )
+    if not len(data[name]):
+        raise DataError(
+            f"the data set {shorten(name)!r} holds no images",
+            where="data",
+            remedy="name one of images, not a generator",
+        )
     return data[name]
 
 

@@ -135,11 +135,18 @@ class BuiltinSettings(Settings):
     )
 
 
-DataSettings = ImagesSettings | ConceptsSettings | BuiltinSettings
-DATA_KINDS: dict[str, type[ImagesSettings | ConceptsSettings | BuiltinSettings]] = {
+class GeneratorSettings(Settings):
+    """A model that makes images from codes, for pictures that are made with what it has learned."""
+
+    generator: str = Field(description="ONNX file of a decoder or generator, relative to the recipe.")
+
+
+DataSettings = ImagesSettings | ConceptsSettings | BuiltinSettings | GeneratorSettings
+DATA_KINDS: dict[str, type[ImagesSettings | ConceptsSettings | BuiltinSettings | GeneratorSettings]] = {
     "images": ImagesSettings,
     "concepts": ConceptsSettings,
     "builtin": BuiltinSettings,
+    "generator": GeneratorSettings,
 }
 
 
@@ -193,7 +200,9 @@ class RecipeSettings(Settings):
     version: Literal[1] = Field(description="Version of the recipe format.")
     title: str = Field("", description="Heading of the report; the file's name if not given.")
     seed: int = Field(0, ge=0, lt=2**63, description="Same seed, same results.")
-    extends: str | None = Field(None, description="Another recipe that this one changes, relative to this file.")
+    extends: str | list[str] | None = Field(
+        None, description="Another recipe that this one changes, relative to this file; or several, later over earlier."
+    )
     model: ModelSettings | None = Field(None, description="The model.")
     models: dict[str, ModelSettings] | None = Field(None, description="Several models, compared, by a short name.")
     data: dict[str, DataSettings] = Field({}, description="Images and labelled data sets, by a short name.")

@@ -18,6 +18,7 @@ from onnxviz import findings as f
 from onnxviz.analyses import registry
 from onnxviz.analyses.activation_maximization import ActivationMaximization
 from onnxviz.analyses.base import Bench, Job, Subject
+from onnxviz.analyses.picture_findings import figure
 from onnxviz.errors import DataError, SelectionError
 from onnxviz.values import Unit
 
@@ -196,10 +197,24 @@ def test_findings_say_what_was_made(place: Bench) -> None:
     assert len(set(identities)) == len(identities)
 
 
-def test_a_louder_start_is_told(tmp_path: Path) -> None:
+def test_a_silent_unit_is_woken_by_redirected_gradients(tmp_path: Path) -> None:
     """With this threshold, the ReLU lets nothing through of the edges in the usual start."""
+    place = bench(detectors(tmp_path / "d.onnx", threshold=0.3))
+    entry: dict[str, Any] = {"targets": [{"layer": "relu", "units": [1, 3]}], "steps": 24, "optimizer": FAST}
+    awake, dead = only(analyse(place, **entry), f.Table).rows
+    assert awake[5] == 0.0
+    assert awake[6] > 0.1  # type: ignore[operator]
+    assert awake[10] == 1.0
+    assert dead[6] == 0.0
+
+
+def test_a_louder_start_is_told(tmp_path: Path) -> None:
+    """Without redirected gradients, the same unit needs a start that it is not silent on."""
     found = analyse(
-        bench(detectors(tmp_path / "d.onnx", threshold=0.3)), targets=[{"layer": "relu", "units": [1, 3]}], steps=2
+        bench(detectors(tmp_path / "d.onnx", threshold=0.3)),
+        targets=[{"layer": "relu", "units": [1, 3]}],
+        steps=2,
+        redirect=0,
     )
     loud, dead = only(found, f.TileGrid).tiles
     times = only(found, f.Table).rows[0][10]
@@ -215,9 +230,7 @@ def test_a_louder_start_is_told(tmp_path: Path) -> None:
     ("value", "words"), [(1416.2, "1416"), (-250.4, "-250"), (1.4e8, "1.4e+08"), (2.3456, "2.35"), (0.0, "0")]
 )
 def test_figures_are_readable(value: float, words: str) -> None:
-    from onnxviz.analyses.activation_maximization import _figure
-
-    assert _figure(value) == words
+    assert figure(value) == words
 
 
 def test_what_does_not_rise_is_shown_and_said(place: Bench) -> None:

@@ -53,7 +53,7 @@ def rows(text: str) -> list[list[str]]:
 
 
 def test_every_script_is_tested() -> None:
-    helpers = {"__init__", "architectures", "backend_tests", "measure", "stock_faults"}
+    helpers = {"__init__", "architectures", "backend_tests", "lucent_peer", "measure", "stock_faults"}
     assert {path.stem for path in (ROOT / "benchmarks").glob("*.py")} - helpers == set(SCRIPTS)
 
 
@@ -100,12 +100,103 @@ def test_dissection(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Monk
 
 
 def test_feature_visualization(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    options = ("--model", "builtin", "--layers", "Conv[1]", "logits", "--steps", "3", "--rounds", "1")
+    options = ("--ladder", "--model", "builtin", "--layers", "Conv[1]", "logits", "--steps", "3", "--rounds", "1")
     found = rows(run("feature_visualization", *options, capsys=capsys, monkeypatch=monkeypatch))
     assert [row[0] for row in found] == ["Conv[1]", "logits"]
     for row in found:
         bare, full, parts = float(row[1]), float(row[2]), sum(map(float, row[4:8]))
         assert full - bare == pytest.approx(parts, abs=0.3)  # the parts are the whole
+
+
+@pytest.mark.slow
+def test_feature_visualization_beside_lucent(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("lucent")
+    options = ("--networks", "resnet18", "--side", "32", "--steps", "2", "--rounds", "1")
+    found = rows(run("feature_visualization", *options, capsys=capsys, monkeypatch=monkeypatch))
+    timed = {row[0]: float(row[1]) for row in found[:12]}
+    wall, processor = found[12:]
+    assert float(wall[2]) == min(value for key, value in timed.items() if key.startswith("bare"))
+    assert float(wall[6]) == min(timed["Lucent, 8 in one call"], timed["Lucent, one a call"])
+    for row in (wall, processor):
+        assert float(row[5]) == pytest.approx(float(row[4]) / float(row[2]), rel=0.02)
+        assert float(row[8]) == pytest.approx(float(row[6]) / float(row[4]), rel=0.02)
+
+
+@pytest.mark.parametrize(("texts", "units"), [(["0:100:20", "20", "7"], [0, 20, 40, 60, 80, 7]), (["999"], [999])])
+def test_class_numbers(texts: list[str], units: list[int]) -> None:
+    from benchmarks.class_images import units_of
+
+    assert units_of(texts) == units
+    with pytest.raises(SystemExit, match="0 to 999"):
+        units_of([*texts, "1000"])
+
+
+def test_a_class_that_the_judge_gives_nothing_has_no_rank_among_the_first() -> None:
+    from benchmarks.class_images import rank_of
+
+    given = np.array([0.0, 0.5, 0.25, 0.25, 0.0])
+    assert [rank_of(given, place) for place in range(5)] == [5, 1, 3, 3, 5]
+
+
+def test_the_interval_of_a_rate() -> None:
+    """Wilson's, by the equation that it solves: (p - rate)² = z² p (1 - p) / n."""
+    from benchmarks.class_images import interval
+
+    for hits, count in ((0, 50), (33, 50), (50, 50)):
+        for bound in interval(hits, count):
+            assert (bound - hits / count) ** 2 == pytest.approx(1.959964**2 * bound * (1 - bound) / count, abs=1e-12)
+
+
+def test_a_preset_is_what_its_recipe_says(tmp_path: Path) -> None:
+    from benchmarks.class_images import analysis_of, digest_of
+
+    recipe = tmp_path / "two.yaml"
+    kind = "{kind: activation_maximization, targets: [{layer: conv3, units: 5}], steps: 7, "
+    recipe.write_text(
+        f"version: 1\nmodel: {{path: x.onnx}}\nanalyses:\n  a: {kind}border: grey}}\n  b: {kind}border: reflect}}\n"
+        f"  c: {{kind: weights, layers: all}}\n"
+    )
+    assert analysis_of(f"{recipe}:a", ()).border == "grey"  # type: ignore[attr-defined]
+    assert analysis_of(f"{recipe}:a", ("border=edge",)).border == "edge"  # type: ignore[attr-defined]
+    with pytest.raises(SystemExit, match="a, b: say"):
+        analysis_of(str(recipe), ())
+    with pytest.raises(SystemExit, match="no preset"):
+        analysis_of("nothing_of_that_name", ())
+    same = digest_of(f"{recipe}:a", ("steps=9", "targets=[{layer: logits}]"))
+    assert digest_of(f"{recipe}:a", ()) == same  # targets and steps are the sweep's
+    assert len({same, digest_of(f"{recipe}:b", ()), digest_of(f"{recipe}:a", ("border=edge",))}) == 3
+
+
+@pytest.mark.zoo
+def test_class_images_go_on_where_they_were(
+    tmp_path: Path, shared_data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from benchmarks import class_images
+
+    def sweep(*classes: str) -> str:
+        options = ("--zoo", str(shared_data.parent), "--models", "mobilenet", "--presets", "default", "--steps", "2")
+        monkeypatch.setattr(
+            sys, "argv", ["class_images", *options, "--jobs", "1", "--out", str(tmp_path), "--classes", *classes]
+        )
+        threads = torch.get_num_threads()
+        class_images.main()
+        torch.set_num_threads(threads)
+        return capsys.readouterr().out
+
+    assert "1 of 1 images to make" in sweep("20")
+    with (tmp_path / "results.jsonl").open("a") as results:
+        results.write('{"model": "mobilenet", "pre')  # interrupted while it was written
+    text = sweep("20", "40")
+    assert "1 of 2 images to make" in text
+    assert [row[:2] + row[3:6] for row in rows(text)] == [["mobilenet", "default", "2", "0", "2"]]
+    assert "to make" not in sweep("20", "40")
+    results = tmp_path / "results.jsonl"
+    results.write_text(results.read_text().replace("coral_mobilenet_v2_1.0_224_qdq.onnx", "another.onnx"))
+    assert "0 of 2 images to make" in sweep("20", "40")
+    assert len(list(tmp_path.glob("*/*.png"))) == 2
+    assert len(list(tmp_path.glob("*.png"))) == 1
 
 
 @pytest.mark.zoo

@@ -18,7 +18,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("tensors", "source", "model_file", "labels", "colormap"),
     ("graph", "importing"),
     ("preprocessing", "convert", "runtime", "batches", "model", "conversion", "agreement"),
-    ("decode", "patterns", "images", "concepts", "targets", "image_choice", "probe", "builtin"),
+    ("decode", "patterns", "images", "concepts", "targets", "image_choice", "generator_file", "probe", "builtin"),
     ("optimize", "attribution", "kernels", "dissection"),
     ("analyses",),
     ("recipe_schema", "recipe_faults", "recipe_layers", "recipe", "recipe_parts"),

@@ -236,6 +236,24 @@ def test_extends_lays_one_recipe_over_another(tmp_path: Path) -> None:
     assert found.base("p") == tmp_path / "base"
 
 
+def test_extends_lays_several_recipes_over_each_other(tmp_path: Path) -> None:
+    (tmp_path / "one.yaml").write_text(HEAD + "analyses: {a: {kind: probe, steps: 3}, b: {kind: probe, steps: 4}}\n")
+    (tmp_path / "two.yaml").write_text(HEAD + "analyses: {b: {kind: probe, steps: 5}, c: {kind: probe, steps: 6}}\n")
+    path = tmp_path / "r.yaml"
+    path.write_text("version: 1\nextends: [one.yaml, two.yaml]\nanalyses: {c: {steps: 7}}\n")
+    found = read_recipe(path)
+    assert found.analyses == {"a": Probe(steps=3), "b": Probe(steps=5), "c": Probe(steps=7)}
+    path.write_text("version: 1\nextends: [one.yaml, r.yaml]\nanalyses: {c: {steps: 7}}\n")
+    with pytest.raises(RecipeError, match="circle"):
+        read_recipe(path)
+    path.write_text("version: 1\nextends: [one.yaml, 3]\nanalyses: {c: {steps: 7}}\n")
+    with pytest.raises(RecipeError, match="extends"):
+        read_recipe(path)
+    path.write_text(f"version: 1\nextends: [{', '.join(['one.yaml'] * 33)}]\nanalyses: {{a: {{steps: 7}}}}\n")
+    with pytest.raises(RecipeError, match="more than 32"):
+        read_recipe(path)
+
+
 def test_faults_of_a_base_are_at_their_place_there(tmp_path: Path) -> None:
     (tmp_path / "b.yaml").write_text(HEAD + "analyses:\n  a: {kind: probe, stepz: 1}\n")
     (tmp_path / "r.yaml").write_text("version: 1\nextends: b.yaml\ntitel: x\n")

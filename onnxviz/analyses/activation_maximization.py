@@ -3,62 +3,62 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from onnxviz.analyses import picture_findings as shown
 from onnxviz.analyses import storage
 from onnxviz.analyses.base import Analysis, Bench, Job, Subject
-from onnxviz.errors import AnalysisError, SelectionError
-from onnxviz.findings import (
-    Array,
-    Caveat,
-    Cell,
-    Column,
-    Coverage,
-    Finding,
-    Metric,
-    Note,
-    Picture,
-    Table,
-    Tile,
-    TileGrid,
-    merge,
+from onnxviz.analyses.picture_goals import DiversityTerm, Goal, ObjectiveEntry, goals, picture_of, reference_data
+from onnxviz.analyses.picture_photographs import PHOTOGRAPHS, MeasuredPhotographs, Photographs, measured_photographs
+from onnxviz.analyses.picture_settings import how_made, kinds_in, regularizer_words
+from onnxviz.analyses.real_activations import (
+    STAGE,
+    Measurer,
+    RealActivations,
+    RealImages,
+    key_of_goal,
+    measurable,
+    measure_job,
+    real_activations,
+    real_jobs,
+    reference_pictures,
+    standing,
 )
-from onnxviz.optimize.ascent import DEFAULT_TRANSFORMS, Maximized, Settings, maximize
-from onnxviz.optimize.color import to_pixels
+from onnxviz.errors import AnalysisError, DataError, SelectionError, shorten
+from onnxviz.findings import Array, Caveat, Coverage, Finding, Note, Table, TileGrid, merge
+from onnxviz.generator_file import generator_file
+from onnxviz.image_choice import choose_images, find_source
+from onnxviz.images import load_batch
+from onnxviz.optimize.ascent import Maximized, maximize
+from onnxviz.optimize.edits import Edit
 from onnxviz.optimize.optimizers import Adam, Optimizer
-from onnxviz.optimize.parameterization import Fourier, Parameterization
+from onnxviz.optimize.parameterizations import Fourier, ParameterizationChoice
 from onnxviz.optimize.regularizers import Regularizer
+from onnxviz.optimize.settings import DEFAULT_TRANSFORMS, Octaves, Precision, Settings
+from onnxviz.optimize.stopping import EarlyStopping
 from onnxviz.optimize.transforms import Fill, Transform
-from onnxviz.targets import TargetSelector, has_class_units, resolve
-from onnxviz.values import Target, Unit
+from onnxviz.targets import TargetSelector, has_class_units
 
 if TYPE_CHECKING:
-    from onnxviz.model import Model
+    from onnxviz.optimize.generators import GeneratorNetwork
 
 Side = Annotated[int, Field(ge=8, le=4096)]
 
-_COLUMNS = (
-    Column("picture", description="Target, direction and seed."),
-    Column("unit", "unit"),
-    Column("target", description="What was optimized."),
-    Column("direction", description="Whether the activation was driven up or down."),
-    Column("seed", "integer"),
-    Column("before", "number", "Activation of the start image, seen without transforms."),
-    Column("after", "number", "Activation of the final image, seen without transforms."),
-    Column("rise", "number", "Difference in the direction asked for; below or at 0 the optimization failed."),
-    Column("class probability", "percent", "What the model itself gives the final image; only for classes."),
-    Column("top class", description="Whether that is the model's first choice; only for classes."),
-    Column(
-        "louder start", "number", "What the start was multiplied by, because its unit was silent on it; 1: nothing."
-    ),
-)
-_UNIT, _TARGET, _DIRECTION, _SEED, _BEFORE, _AFTER, _RISE, _PROBABILITY, _TOP, _LOUDER = range(1, 11)
+_DIVERSE = 4
+"""Pictures in a group that is to be diverse, if the recipe gives no number."""
 
-Row = tuple[Cell, ...]
+
+class BeginPicture(BaseModel):
+    """A picture to start from."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    data: str = Field(description="The data set with the picture.")
+    image: int | str = Field(0, description="Its index from 0, or its name.")
 
 
 class ActivationMaximization(Analysis):
@@ -66,14 +66,15 @@ class ActivationMaximization(Analysis):
 
     Gradient ascent changes the image, never the network, until the activation of the target is as large as it gets over
     random shifts, sizes and angles. Targets are single neurons, channels, whole layers or class logits, driven up or
-    down. The picture shows what is sufficient to excite the unit, which can be more exaggerated and more varied than
-    anything in a photograph: read it beside real images that excite the same unit. Several seeds show several of the
-    things that a unit looks for.
+    down; objectives are sums and products of these and of others, such as directions, styles and differences. The
+    picture shows what is sufficient to excite the unit, which can be more exaggerated and more varied than anything in
+    a photograph: give `data`, and each picture stands beside the real images that excite the same unit, with its place
+    among all of them. Several seeds, or a group that is kept diverse, show several of the things that a unit looks for.
     """
 
     kind: Literal["activation_maximization"] = "activation_maximization"
     heading: ClassVar[str] = "What units look for"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     cites: ClassVar[tuple[str, ...]] = (
         "Erhan, Bengio, Courville and Vincent 2009, Visualizing Higher-Layer Features of a Deep Network",
         "Simonyan, Vedaldi and Zisserman 2013, arXiv:1312.6034",
@@ -87,6 +88,12 @@ targets:
   - {layer: logits, units: [0, 1, 2]}
   - {layer: last_conv, units: 0-7, sign: both}
   - {layer: first_conv, units: 3, position: center}
+objectives:
+  - {kind: channel, layer: last_conv, unit: 4}
+  - {title: two units at once, objective: {kind: sum, terms: [
+      {kind: channel, layer: last_conv, unit: 4}, {kind: channel, layer: last_conv, unit: 5, weight: 0.5}]}}
+data: photos            # real images: where each picture stands among them, and those that excite the unit most
+examples: 4
 steps: 160
 seeds: 2
 parameterization: {kind: fourier, decorrelate: true}
@@ -99,84 +106,305 @@ regularizers: [{kind: total_variation, weight: 0.1}, {kind: lp_norm, p: 6, weigh
 optimizer: {kind: adam, learning_rate: 0.03}
 """
 
-    targets: Annotated[tuple[TargetSelector, ...], Field(min_length=1)] = Field(
-        description="What to make pictures for: layers with units, direction and position."
+    targets: tuple[TargetSelector, ...] = Field(
+        (), description="What to make pictures for: layers with units, direction and position."
     )
+    objectives: tuple[ObjectiveEntry, ...] = Field(
+        (), description="What else to make pictures for: objectives, or {title, objective}."
+    )
+    data: str | None = Field(
+        None, description="A data set of real images, on which every target is measured for comparison."
+    )
+    limit: int | None = Field(
+        None, ge=1, description="Most real images to measure, spread evenly over the data set; all if not given."
+    )
+    examples: int = Field(4, ge=0, le=64, description="Real images beside each picture: those that excite it most.")
     steps: int = Field(160, ge=1, le=100_000, description="Optimization steps for each picture.")
     size: Side | tuple[Side, Side] | None = Field(
         None, description="Side of the pictures in pixels, or [height, width]; the model's input size if not given."
     )
     seeds: int = Field(1, ge=1, le=100, description="Pictures for each target, each from a start of its own.")
-    parameterization: Parameterization = Field(
+    group: int | None = Field(
+        None,
+        ge=1,
+        le=64,
+        description="Pictures made together for each target and seed, which objectives may compare; 4 if they are to "
+        "be diverse, else 1.",
+    )
+    diversity: DiversityTerm | None = Field(
+        None, description="Keep the pictures of a group different; `{}` for the usual weight."
+    )
+    begin: Literal["noise", "grey"] | BeginPicture = Field(
+        "noise", description="What the pictures start from: noise, grey, or an image of a data set."
+    )
+    parameterization: ParameterizationChoice = Field(
         default_factory=Fourier, description="How an image is written while it is optimized."
+    )
+    colors: Photographs | None = Field(
+        None, description="Take the colours' correlations from these photographs; the published ones if not given."
+    )
+    magnitude: Photographs | None = Field(
+        None, description="Take the magnitudes of the `maco` parameterization from these photographs."
     )
     transforms: tuple[Transform, ...] = Field(
         DEFAULT_TRANSFORMS, description="Random views that the target has to like, applied first to last; may be empty."
     )
     border: Fill = Field("reflect", description="What the views show beyond the image's border.")
     regularizers: tuple[Regularizer, ...] = Field((), description="What holds the image back; often not needed.")
+    edits: tuple[Edit, ...] = Field(
+        (), description="What is done to the pixels after a step; for `{kind: pixel, squash: none}` only."
+    )
     optimizer: Optimizer = Field(default_factory=Adam, description="How the image follows the gradient.")
+    stopping: EarlyStopping | None = Field(
+        None, description="Stop pictures that no longer rise; `{}` for the usual limits. Never if not given."
+    )
+    octaves: Octaves | None = Field(None, description="Work from small to large; at one size if not given.")
+    redirect: int = Field(
+        16, ge=0, description="Steps in which gradients pass ReLUs that would stop them all, so that dead units start."
+    )
+    precision: Precision = Field("float32", description="In what the network computes; bfloat16 is faster on a GPU.")
     batch: int | None = Field(
         None, ge=1, le=1024, description="Pictures in one job; chosen by their size if not given. Raise it on a GPU."
     )
     keep_arrays: bool = Field(True, description="Also store the images as 32-bit floats, for other programs.")
 
+    @model_validator(mode="after")
+    def _sound(self) -> ActivationMaximization:
+        """Refuse choices that do not go together."""
+        form = self.parameterization
+        if not self.targets and not self.objectives:
+            raise ValueError("give `targets`, `objectives` or both: there is nothing to make pictures for")
+        if self.edits and not (form.kind == "pixel" and form.squash == "none"):
+            names = ", ".join(edit.kind for edit in self.edits)
+            raise ValueError(
+                f"edits ({names}) change pixels, and this parameterization has none that are free; "
+                "give `parameterization: {kind: pixel, squash: none}`"
+            )
+        if self.diversity is not None and self.together < 2:
+            raise ValueError("a group of one picture cannot be diverse; give `group: 2` or more")
+        if self.magnitude is not None and "maco" not in kinds_in(form):
+            raise ValueError("`magnitude` needs `parameterization: {kind: maco}`")
+        return self
+
+    @property
+    def _generators(self) -> tuple[str, ...]:
+        """Names of the data that pictures are made with, where they are made by a generator."""
+        form = self.parameterization
+        return (form.model,) if form.kind == "generator" else ()
+
+    @property
+    def together(self) -> int:
+        """How many pictures are made together for each target and seed."""
+        return self.group or (1 if self.diversity is None else _DIVERSE)
+
+    # --- jobs -------------------------------------------------------------------------------------------------------
+
     def jobs(self, subject: Subject) -> Iterable[Job]:
-        """Split the pictures into jobs of a few, each within one layer."""
+        """Split the pictures into jobs of a few, each of the same layers; before them, what is measured on images."""
         if subject.view.input_layout == "other":
             raise AnalysisError(
                 "the model's input is no image, so no picture can be made for it",
                 remedy="use an analysis that needs no image",
             )
-        resolved = resolve(self.targets, subject.view, subject.labels)
-        own = subject.view.input_size or subject.preprocessing.size or (224, 224)
-        size = self._size(own)
+        found = self._goals(subject)
+        for name in self._generators:
+            generator_file(name, subject.data)
+        needs: list[str] = []
+        measured = MeasuredPhotographs(self.colors, self.magnitude, self._size(_own_size(subject)))
+        for job in measured.jobs(subject):
+            needs.append(job.name)
+            yield job
+        places: dict[str, tuple[list[str], int, tuple[int, int]]] = {}
+        images = self._real_images(subject)
+        for job, keys in () if images is None else real_jobs(found, images, subject):
+            yield job
+            for column, key in enumerate(keys):
+                names, _, _ = places.setdefault(key, ([], column, job.parameters["size"]))
+                names.append(job.name)
+        yield from self._picture_jobs(found, places, needs, subject)
+
+    def _picture_jobs(
+        self,
+        found: Sequence[Goal],
+        places: Mapping[str, tuple[list[str], int, tuple[int, int]]],
+        needs: Sequence[str],
+        subject: Subject,
+    ) -> Iterator[Job]:
+        own, size = _own_size(subject), self._size(_own_size(subject))
         larger = size[0] * size[1] / (own[0] * own[1])
-        together = self.batch or max(1, min(16, 224 * 224 // (size[0] * size[1])))
+        pictures = self.batch or max(1, min(16, 224 * 224 // (size[0] * size[1])))
+        together = max(1, pictures // self.together)
         picture_bytes = self._picture_bytes(size, 1 if subject.view.input_channels == 1 else 3)
-        for layer in dict.fromkeys(target.layer for target in resolved):
+        layers_of = {id(goal): goal.layers for goal in found}
+        for layers in dict.fromkeys(layers_of.values()):
             wanted = [
-                {"unit": t.unit, "position": t.position, "sign": t.sign, "label": t.label, "seed": subject.seed + seed}
-                for t in resolved
-                if t.layer == layer
+                (goal, {**goal.to_data(), "seed": subject.seed + seed, "examples": self.examples if seed == 0 else 0})
+                for goal in found
+                if layers_of[id(goal)] == layers
                 for seed in range(self.seeds)
             ]
             count = math.ceil(len(wanted) / together)
             for index in range(count):
                 part = wanted[index * together : (index + 1) * together]
+                real = {key: places[key] for goal, _ in part if (key := key_of_goal(goal)) in places}
+                names = dict.fromkeys((*needs, *(name for place in real.values() for name in place[0])))
+                made = len(part) * self.together
+                shown_bytes = sum(entry["examples"] for _, entry in part) * (picture_bytes if real else 0)
                 yield Job(
-                    name=f"{layer} {index + 1}/{count}",
-                    parameters={"layer": layer, "pictures": part},
-                    layers=(layer,),
-                    cost=float((3 * self.steps + 2) * len(part)) * larger,
-                    images=len(part),
-                    bytes=storage.RECORD + len(part) * picture_bytes,
+                    name=f"{' + '.join(layers)} {index + 1}/{count}",
+                    parameters={"layer": layers[0], "pictures": [entry for _, entry in part], "real": real},
+                    layers=layers,
+                    data=self._data_of([goal for goal, _ in part], subject, real=bool(real)),
+                    cost=float((3 * self.steps + 2) * made) * larger,
+                    images=made,
+                    needs=tuple(names),
+                    bytes=storage.RECORD + made * picture_bytes + shown_bytes,
                 )
 
+    def _data_of(self, found: Sequence[Goal], subject: Subject, *, real: bool) -> tuple[str, ...]:
+        names = list(reference_data(found, subject.data))
+        if isinstance(self.begin, BeginPicture):
+            names.append(self._begin_picture(subject)[0])
+        if real and self.data is not None:
+            names.append(self.data)
+        names += self._generators
+        return tuple(dict.fromkeys(names))
+
+    def _begin_picture(self, subject: Subject) -> tuple[str, Any, int]:
+        assert isinstance(self.begin, BeginPicture)
+        return picture_of(f"{self.begin.data}/{self.begin.image}", subject.data)
+
+    def _real_images(self, subject: Subject) -> RealImages | None:
+        if self.data is None:
+            return None
+        source = find_source(self.data, subject.data)
+        own = _own_size(subject)
+        chosen = choose_images(source, None, self.limit or len(source))
+        return RealImages(self.data, tuple(chosen), len(source), own, self._size(own))
+
+    def _goals(self, subject: Subject) -> list[Goal]:
+        return goals(self.targets, self.objectives, self.diversity, self.together, subject)
+
+    def _size(self, default: tuple[int, int]) -> tuple[int, int]:
+        if self.size is None:
+            return default
+        return (self.size, self.size) if isinstance(self.size, int) else self.size
+
+    def _picture_bytes(self, size: tuple[int, int], channels: int) -> int:
+        """Estimate what one picture takes: its file, its rows, the points of its curve, its numbers."""
+        picture = storage.png(*size) if max(size) < shown.SMALL else storage.jpeg(*size)
+        numbers = storage.dense(channels * size[0] * size[1]) if self.keep_arrays else 0
+        return picture + 2 * storage.PICTURE_ROW + 20 * min(self.steps, 256) + numbers
+
+    # --- work -------------------------------------------------------------------------------------------------------
+
     def run(self, job: Job, bench: Bench) -> list[Finding]:
-        """Make the pictures of one job."""
-        layer, pictures = job.parameters["layer"], job.parameters["pictures"]
-        targets = [_target(layer, entry) for entry in pictures]
-        seeds = [int(entry["seed"]) for entry in pictures]
-        settings = self._settings(bench)
-        made = maximize(
-            bench.model, targets, seeds, settings, told=lambda done, total: bench.progress(done, total, "steps")
-        )
-        classes = has_class_units(bench.subject.view.layer(layer), bench.subject.view)
-        certainty = _certainty(bench.model, made.images, targets) if classes else [(None, None)] * len(targets)
-        rows = tuple(
-            _row(target, seed, float(made.before[i]), float(made.after[i]), float(made.louder[i]), *certainty[i])
-            for i, (target, seed) in enumerate(zip(targets, seeds, strict=True))
-        )
-        pixels = to_pixels(made.images)
-        tiles = tuple(_tile(row, pixels[i], made.curves[i]) for i, row in enumerate(rows))
+        """Make the pictures of one job, or measure images for it."""
+        stage = job.parameters.get("stage")
+        if stage == STAGE:
+            return measure_job(job, bench)
+        if stage == PHOTOGRAPHS:
+            return MeasuredPhotographs(self.colors, self.magnitude, self._size(bench.model.input_size)).run(job, bench)
+        entries = job.parameters["pictures"]
+        found, seeds = [Goal.of(entry) for entry in entries], [int(entry["seed"]) for entry in entries]
+        made = self._make(found, seeds, bench)
+        rows_of = [(place, member) for place in range(len(found)) for member in range(self.together)]
+        results = self._results(made, found, seeds, job, bench)
+        pixels = shown.shown_pixels(made.images)
+        real = real_activations(bench, job.parameters.get("real", {}))
+        tiles = []
+        for index, (place, member) in enumerate(rows_of):
+            goal = found[place]
+            beside = self._examples(goal, real, entries[place], bench) if member == 0 else []
+            tiles.append(shown.tile(results[index], pixels[index], goal.factor * made.curves[index], beside))
         findings: list[Finding] = [
-            TileGrid("pictures", "Pictures", tiles),
-            Table("activations", "Activation before and after", _COLUMNS, rows),
+            TileGrid("pictures", "Pictures", tuple(tiles)),
+            Table("activations", "Activation before and after", shown.COLUMNS, tuple(made.row() for made in results)),
         ]
         if self.keep_arrays:
-            findings.append(_array(job.name, made, targets, seeds))
+            findings.append(_array(job.name, made, results))
         return findings
+
+    def _make(self, found: Sequence[Goal], seeds: Sequence[int], bench: Bench) -> Maximized:
+        """Run the loop."""
+        settings = self._settings(bench)
+        starts = None
+        if isinstance(self.begin, BeginPicture):
+            _, source, index = self._begin_picture(bench.subject)
+            start = load_batch(source, [index], bench.model.preprocessing, settings.size)[0]
+            starts = [start] * len(found)
+        return maximize(
+            bench.model,
+            [goal.optimized for goal in found],
+            seeds,
+            settings,
+            told=lambda done, total: bench.progress(done, total, "steps"),
+            pictures=reference_pictures(found, bench, settings.size),
+            starts=starts,
+        )
+
+    def _results(
+        self, made: Maximized, found: Sequence[Goal], seeds: Sequence[int], job: Job, bench: Bench
+    ) -> list[shown.Made]:
+        """Return the numbers of every picture."""
+        each = [goal for goal in found for _ in range(self.together)]
+        images = shown.opaque(made.images)
+        certainty = _certainty(images, each, bench)
+        real = real_activations(bench, job.parameters.get("real", {}))
+        activations = _activations(images, each, real, bench)
+        results = []
+        for index, goal in enumerate(each):
+            known, value = real.get(key_of_goal(goal)), activations[index]
+            results.append(
+                shown.Made(
+                    goal=goal,
+                    seed=seeds[index // self.together],
+                    member=(index % self.together + 1, self.together) if self.together > 1 else None,
+                    before=goal.factor * float(made.before[index]),
+                    after=goal.factor * float(made.after[index]),
+                    louder=float(made.louder[index]),
+                    steps=int(made.taken[index]),
+                    certainty=certainty[index],
+                    activation=value,
+                    standing=None if known is None or value is None else standing(value, known.values, goal.sign),
+                )
+            )
+        return results
+
+    def _examples(
+        self, goal: Goal, real: Mapping[str, RealActivations], entry: Mapping[str, Any], bench: Bench
+    ) -> list[Any]:
+        known = real.get(key_of_goal(goal))
+        if known is None or self.data is None or not entry["examples"]:
+            return []
+        source = find_source(self.data, bench.subject.data)
+        return shown.real_pictures(goal, known, source, bench.subject, int(entry["examples"]))
+
+    def _settings(self, bench: Bench) -> Settings:
+        grey = bench.subject.preprocessing.channels == 1 or bench.subject.view.input_channels == 1
+        measured = measured_photographs(bench)
+        return Settings(
+            steps=self.steps,
+            size=self._size(bench.model.input_size),
+            channels=1 if grey else 3,
+            group=self.together,
+            parameterization=self.parameterization,
+            begin="grey" if self.begin == "grey" else "noise",
+            transforms=self.transforms,
+            fill=self.border,
+            regularizers=self.regularizers,
+            edits=self.edits,
+            optimizer=self.optimizer,
+            stopping=self.stopping,
+            octaves=self.octaves,
+            redirect=self.redirect,
+            precision=self.precision,
+            colors=measured.get("colors"),
+            magnitude=measured.get("magnitude"),
+            generators={name: _open_generator(name, bench) for name in self._generators},
+        )
+
+    # --- findings ---------------------------------------------------------------------------------------------------
 
     def combine(self, parts: Sequence[list[Finding]], subject: Subject) -> list[Finding]:
         """Put the pictures of one target side by side and say in words what came out."""
@@ -187,316 +415,122 @@ optimizer: {kind: adam, learning_rate: 0.03}
         if not grids or not tables:
             return merged
         rows, tiles = tables[0].rows, grids[0].tiles
+        asked = self._goals(subject)
+        more = (("regularizers", regularizer_words(self.regularizers)),)
         grid = TileGrid(
-            "pictures", "Pictures", tuple(self._joined(rows, tiles)), self._description(subject), _tile_size(tiles)
+            "pictures",
+            "Pictures",
+            tuple(shown.joined(rows, tiles, more)),
+            self._description(subject),
+            shown.tile_size(tiles),
         )
-        table = Table("activations", "Activation before and after", _COLUMNS, rows, _TABLE_DESCRIPTION)
-        found: list[Finding] = [Note(_summary(rows), "summary"), *self._caveats(rows, subject)]
-        return [*found, grid, *self._coverage(rows, subject), *_metrics(rows), table, *arrays]
+        table = Table("activations", "Activation before and after", shown.COLUMNS, rows, shown.TABLE_DESCRIPTION)
+        found: list[Finding] = [Note(shown.summary(rows), "summary"), *shown.caveats(rows, asked, subject)]
+        found += self._unmeasured(asked)
+        coverage = [*shown.coverage(rows, asked, subject), *self._coverage(subject)]
+        return [*found, grid, *coverage, *shown.metrics(rows), table, *arrays]
 
-    def _size(self, default: tuple[int, int]) -> tuple[int, int]:
-        if self.size is None:
-            return default
-        return (self.size, self.size) if isinstance(self.size, int) else self.size
-
-    def _picture_bytes(self, size: tuple[int, int], channels: int) -> int:
-        """Estimate what one picture takes: its file, its rows, the points of its curve, its numbers."""
-        picture = storage.png(*size) if max(size) < _SMALL else storage.jpeg(*size)
-        numbers = storage.dense(channels * size[0] * size[1]) if self.keep_arrays else 0
-        return picture + 2 * storage.PICTURE_ROW + 20 * min(self.steps, 256) + numbers
-
-    def _settings(self, bench: Bench) -> Settings:
-        grey = bench.subject.preprocessing.channels == 1 or bench.subject.view.input_channels == 1
-        return Settings(
-            steps=self.steps,
-            size=self._size(bench.model.input_size),
-            channels=1 if grey else 3,
-            parameterization=self.parameterization,
-            transforms=self.transforms,
-            fill=self.border,
-            regularizers=self.regularizers,
-            optimizer=self.optimizer,
-        )
-
-    def _joined(self, rows: Sequence[Row], tiles: Sequence[Tile]) -> Iterator[Tile]:
-        """Join the tiles of one target: its seeds and directions side by side, curves averaged over seeds."""
-        groups: dict[tuple[Cell, Cell], list[int]] = {}
-        for index, row in enumerate(rows):
-            groups.setdefault((row[_UNIT], row[_TARGET]), []).append(index)
-        for members in groups.values():
-            # The curve and the figures are those of the direction asked for first.
-            lead = [i for i in members if rows[i][_DIRECTION] == rows[members[0]][_DIRECTION]]
-            curve = np.mean([tiles[i].curve for i in lead], axis=0)
-            several = len(lead) > 1
-            yield Tile(
-                title=tiles[members[0]].title,
-                unit=tiles[members[0]].unit,
-                pictures=tuple(picture for i in members for picture in tiles[i].pictures),
-                captions=tuple(caption for i in members for caption in tiles[i].captions),
-                facts=(*_facts([rows[i] for i in lead]), ("regularizers", self._regularizer_words())),
-                curve=tuple(float(value) for value in curve),
-                curve_title=f"activation at each step{', mean over seeds' if several else ''}",
-            )
+    def _coverage(self, subject: Subject) -> Iterator[Coverage]:
+        images = self._real_images(subject)
+        if images is not None:
+            reason = f"`limit: {self.limit}`, spread evenly" if len(images.chosen) < images.found else ""
+            name = f"real images of {shorten(images.data)}"
+            yield Coverage(name, len(images.chosen), images.found, reason, "coverage.real_images")
 
     def _description(self, subject: Subject) -> str:
-        height, width = self._size(subject.view.input_size or subject.preprocessing.size or (0, 0))
-        transforms = ", ".join(_transform_words(transform) for transform in self.transforms) or "no random views"
-        colours = ", decorrelated colours" if self.parameterization.decorrelate else ""
-        pixels = f" of {height} x {width} pixels" if height else ""
+        size = subject.view.input_size or subject.preprocessing.size
+        text = how_made(self, None if self.size is None and size is None else self._size(size or (0, 0)))
+        images = self._real_images(subject)
+        if images is None:
+            return text
         return (
-            f"{self.steps} steps of {self._optimizer_words()} "
-            f"on images{pixels}, {self.parameterization.kind} parameterization{colours}; views: {transforms}; "
-            f"regularizers: {self._regularizer_words()}. A channel's activation is its mean over all positions, "
-            "a whole layer's the mean of squares; a tile's figures are means over its seeds."
+            f"{text} Real images: {len(images.chosen):,} of {shorten(images.data)}, seen by the network at "
+            f"{images.own[0]} x {images.own[1]} pixels, positions and objectives at the pictures' size; beside the "
+            f"pictures the {self.examples} that excite it most, or least where it is driven down."
         )
 
-    def _optimizer_words(self) -> str:
-        optimizer, name = self.optimizer, _OPTIMIZERS[self.optimizer.kind]
-        if optimizer.kind != "adam":
-            return f"{name} at rate {optimizer.learning_rate:g}"
-        falling = " falling to 0" if optimizer.anneal else ""
-        damped = f", damping {optimizer.damping:g}," if optimizer.damping else ""
-        return f"{name} at rate {optimizer.learning_rate:g}{falling}{damped}"
-
-    def _regularizer_words(self) -> str:
-        words = [
-            f"L{entry.p:g} norm x {entry.weight:g}"
-            if entry.kind == "lp_norm"
-            else f"total variation^{entry.exponent:g} x {entry.weight:g}"
-            for entry in self.regularizers
-        ]
-        return ", ".join(words) or "none"
-
-    def _coverage(self, rows: Sequence[Row], subject: Subject) -> Iterator[Coverage]:
-        """Say for every layer how many of its units have a picture."""
-        asked = resolve(self.targets, subject.view, subject.labels)
-        for name in dict.fromkeys(target.layer for target in asked if target.unit is not None):
-            done = {row[_UNIT] for row in rows if isinstance(row[_UNIT], Unit) and row[_UNIT].layer == name}  # type: ignore[union-attr]
-            total = subject.view.layer(name).unit_count or len(done)
-            wanted = len({target.unit for target in asked if target.layer == name and target.unit is not None})
-            reason = "" if wanted == total else "the recipe names these units"
-            if len(done) < wanted:
-                reason = f"{wanted - len(done)} of the {wanted} units asked for have no picture, because a job failed"
-            yield Coverage(f"units of {name}", len(done), total, reason, f"coverage.{name}")
-
-    def _why_flat(self, subject: Subject) -> str:
-        """Say what may keep activations from rising: operators without a slope, where there are any."""
-        layers = dict.fromkeys(target.layer for target in resolve(self.targets, subject.view, subject.labels))
-        stops = dict.fromkeys(stop for name in layers for stop in subject.view.gradient_stops(subject.view.layer(name)))
-        if stops:
-            more = f" and {len(stops) - 2} more" if len(stops) > 2 else ""
-            return (
-                f"every path to the image ends in an operator without a slope ({', '.join(list(stops)[:2])}{more}), "
-                "so that gradients do not say how to change it. Layers before that can be driven."
+    def _unmeasured(self, asked: Sequence[Goal]) -> Iterator[Caveat]:
+        """Say which objectives have no value on a single real image."""
+        names = [goal.title for goal in asked if not measurable(goal)]
+        if self.data is not None and names:
+            yield Caveat(
+                f"{', '.join(names)}: compares the pictures of a group with each other, so there is no value on a "
+                "single real image to compare with.",
+                "unmeasured",
             )
-        return (
-            "it may be dead, or silent on the start image so that it has no gradient. More steps, another seed or the "
-            "layer before the activation function may help."
+
+
+def _open_generator(name: str, bench: Bench) -> GeneratorNetwork:
+    """Open a generator of the recipe's data, if it is still the one that the results are stored under."""
+    from onnxviz.model import load
+    from onnxviz.optimize.generators import open_generator
+
+    file = generator_file(name, bench.subject.data)
+    model = load(file.path, device=bench.model.device)
+    if model.view.digest != file.digest:
+        raise DataError(
+            "was changed since the run was planned",
+            where=f"data {shorten(name)!r}",
+            remedy="run the same command again: what is done is kept",
         )
-
-    def _caveats(self, rows: Sequence[Row], subject: Subject) -> Iterator[Caveat]:
-        flat = [str(row[0]) for row in rows if not _number(row[_RISE]) > 0]
-        if flat:
-            shown = ", ".join(flat[:20]) + (f" and {len(flat) - 20} more (see the table)" if len(flat) > 20 else "")
-            yield Caveat(
-                f"The activation did not rise for {len(flat)} of {len(rows)} pictures: {shown}. Such a picture shows "
-                f"nothing about its unit: {self._why_flat(subject)}",
-                "did_not_rise",
-            )
-        for name in dict.fromkeys(target.layer for target in resolve(self.targets, subject.view, subject.labels)):
-            layer = subject.view.layer(name)
-            if layer.operator == "Softmax" and has_class_units(layer, subject.view):
-                yield Caveat(
-                    f"{name} is a softmax: its output also rises when other classes fall, and its gradient vanishes "
-                    "where it is near 0 or 1. The layer `logits` usually gives clearer pictures.",
-                    "softmax_target",
-                )
-        if not subject.preprocessing.declared:
-            yield Caveat(
-                "Nobody said how images become this model's input. With the wrong preprocessing, colours and contrast "
-                "of these pictures are wrong too.",
-                "preprocessing",
-            )
+    return open_generator(model)
 
 
-_SMALL = 128
-"""Pictures with shorter sides are stored exactly and enlarged in whole steps."""
-
-_OPTIMIZERS = {"adam": "Adam", "rmsprop": "RMSprop", "ascent": "plain gradient ascent"}
-_TABLE_DESCRIPTION = "One line for each picture; activations are of the picture as it is, without random views."
+def _own_size(subject: Subject) -> tuple[int, int]:
+    return subject.view.input_size or subject.preprocessing.size or (224, 224)
 
 
-def _transform_words(transform: Transform) -> str:
-    if transform.kind == "scale":
-        return f"scaled {transform.minimum:g} to {transform.maximum:g}"
-    if transform.kind == "rotate":
-        return f"turned ±{transform.degrees:g}°"
-    return f"{'shifted ±' if transform.kind == 'jitter' else 'margin '}{transform.share:.0%}"
-
-
-def _target(layer: str, entry: dict[str, Any]) -> Target:
-    position = entry["position"]
-    return Target(layer, entry["unit"], None if position is None else tuple(position), entry["sign"], entry["label"])
-
-
-def _title(target: Target) -> str:
-    """Return how a target is called: class name, unit, neuron or layer."""
-    if target.unit is None:
-        return f"{target.layer} (whole layer)"
-    name = target.label or f"{target.layer}:{target.unit}"
-    if target.position is None:
-        return name
-    return f"{name} at {'the centre' if not target.position else list(target.position)}"
-
-
-def _row(
-    target: Target,
-    seed: int,
-    before: float,
-    after: float,
-    louder: float,
-    probability: float | None,
-    top: bool | None,
-) -> tuple[Cell, ...]:
-    title, direction = _title(target), "up" if target.sign > 0 else "down"
-    name = f"{title}, {'' if target.sign > 0 else 'negative, '}seed {seed}"
-    unit = None if target.unit is None else Unit(target.layer, target.unit)
-    shown = None if top is None else ("yes" if top else "no")
-    return (
-        name,
-        unit,
-        title,
-        direction,
-        seed,
-        before,
-        after,
-        target.sign * (after - before),
-        probability,
-        shown,
-        louder,
-    )
-
-
-def _certainty(model: Model, images: np.ndarray, targets: Sequence[Target]) -> list[tuple[float | None, bool | None]]:
+def _certainty(images: np.ndarray, found: Sequence[Goal], bench: Bench) -> list[tuple[float | None, bool | None]]:
     """Return the probability that the model gives each image's class, and whether it is the first choice."""
-    if all(target.unit is None for target in targets):
-        return [(None, None)] * len(targets)
+    view = bench.subject.view
+    classes = [
+        goal.unit.index if goal.unit is not None and has_class_units(view.layer(goal.unit.layer), view) else None
+        for goal in found
+    ]
+    if all(number is None for number in classes):
+        return [(None, None)] * len(found)
     try:
-        probabilities = model.probabilities(images)
+        probabilities = bench.model.probabilities(_filled(images, bench))[: len(images)]
     except SelectionError:  # a segmentation or a detector: one class for each position, none for the picture
-        return [(None, None)] * len(targets)
+        return [(None, None)] * len(found)
     return [
-        (float(line[target.unit]), int(line.argmax()) == target.unit)
-        if target.unit is not None and target.unit < len(line)
+        (float(line[number]), int(line.argmax()) == number)
+        if number is not None and number < len(line)
         else (None, None)
-        for line, target in zip(probabilities, targets, strict=True)
+        for line, number in zip(probabilities, classes, strict=True)
     ]
 
 
-def _tile_size(tiles: Sequence[Tile]) -> int:
-    """Return the width at which small pictures are shown, a whole multiple of theirs; 0 leaves it to the report."""
-    width = max((picture.width for tile in tiles for picture in tile.pictures), default=0)
-    return width * max(1, round(192 / width)) if 0 < width < _SMALL else 0
+def _filled(images: np.ndarray, bench: Bench) -> np.ndarray:
+    """Repeat the last image until a model that takes so many at a time has enough."""
+    missing = -len(images) % (bench.model.view.batch or 1)
+    return np.concatenate([images, np.repeat(images[-1:], missing, axis=0)]) if missing else images
 
 
-def _tile(row: Row, pixels: np.ndarray, curve: np.ndarray) -> Tile:
-    """Return the tile of one picture; `combine` joins those of one target."""
-    small = max(pixels.shape[:2]) < _SMALL
-    picture = Picture(pixels, alt=f"optimized picture: {row[0]}", format="png" if small else "jpeg", pixelated=small)
-    unit = row[_UNIT]
-    assert unit is None or isinstance(unit, Unit)
-    sure = "" if row[_PROBABILITY] is None else f", {_number(row[_PROBABILITY]):.1%}"
-    arrow = "" if row[_DIRECTION] == "up" else "driven down, "
-    loud = "" if row[_LOUDER] == 1 else f"; start x {_number(row[_LOUDER]):g}"
-    caption = f"{arrow}seed {row[_SEED]}: {_figure(row[_BEFORE])} to {_figure(row[_AFTER])}{sure}{loud}"
-    # A line a few hundred pixels wide needs no more points.
-    thin = curve[:: max(1, math.ceil(len(curve) / 256))]
-    return Tile(str(row[_TARGET]), unit, (picture,), curve=tuple(float(v) for v in thin), captions=(caption,))
+def _activations(
+    images: np.ndarray, found: Sequence[Goal], real: Mapping[str, RealActivations], bench: Bench
+) -> list[float | None]:
+    """Return every picture's own activation, measured as on real images; None where those were not measured."""
+    wanted = {key: goal for goal in found if (key := key_of_goal(goal)) in real}
+    if not wanted:
+        return [None] * len(found)
+    values = Measurer(bench, list(wanted.values()), (images.shape[2], images.shape[3]))(images)
+    columns = {key: column for column, key in enumerate(wanted)}
+    places = [columns.get(key_of_goal(goal)) for goal in found]
+    return [None if column is None else float(values[index, column]) for index, column in enumerate(places)]
 
 
-def _facts(rows: Sequence[Row]) -> tuple[tuple[str, Cell], ...]:
-    """Return the figures of one target and direction, over its seeds."""
-
-    def mean(column: int) -> float:
-        return math.fsum(_number(row[column]) for row in rows) / len(rows)
-
-    facts: list[tuple[str, Cell]] = [
-        ("direction", rows[0][_DIRECTION]),
-        ("before", mean(_BEFORE)),
-        ("after", mean(_AFTER)),
-    ]
-    if rows[0][_PROBABILITY] is not None:
-        facts.append(("class probability", mean(_PROBABILITY)))
-    seeds = [row[_SEED] for row in rows]
-    facts.append(("seed", seeds[0]) if len(seeds) == 1 else ("seeds", ", ".join(map(str, seeds))))
-    loud = [_number(row[_LOUDER]) for row in rows if row[_LOUDER] != 1]
-    if loud:
-        facts.append(("louder start", f"x {max(loud):g}, silent on the usual one"))
-    if any(not _number(row[_RISE]) > 0 for row in rows):
-        facts.append(("did not rise", "the picture shows nothing about this unit"))
-    return tuple(facts)
-
-
-def _metrics(rows: Sequence[Row]) -> Iterator[Metric]:
-    rose = [_number(row[_RISE]) > 0 for row in rows]
-    yield Metric(
-        "rise_fraction", sum(rose) / len(rose), "pictures that rose",
-        "Share of pictures whose activation moved in the direction asked for.", "percent", "higher", "rise_fraction",
-    )  # fmt: skip
-    classes = [row for row in rows if row[_PROBABILITY] is not None and row[_DIRECTION] == "up"]
-    if classes:
-        mean = math.fsum(_number(row[_PROBABILITY]) for row in classes) / len(classes)
-        yield Metric(
-            "mean_class_probability", mean, "class probability",
-            "Mean of what the model gives its class pictures.", "percent", "higher", "mean_class_probability",
-        )  # fmt: skip
-        yield Metric(
-            "top1_rate", sum(row[_TOP] == "yes" for row in classes) / len(classes),
-            "recognised by the model",
-            "Share of class pictures whose class is the model's first choice.", "percent", "higher", "top1_rate",
-        )  # fmt: skip
-
-
-def _summary(rows: Sequence[Row]) -> str:
-    """Say in words what was made and whether it worked."""
-    count, targets = len(rows), len({(row[_UNIT], row[_TARGET]) for row in rows})
-    rose = sum(_number(row[_RISE]) > 0 for row in rows)
-    made = f"{count} picture{'s' * (count != 1)} of {targets} target{'s' * (targets != 1)}"
-    if rose == count:
-        outcome = "the activation moved in the direction asked for" + (" in every one" if count > 1 else "")
-    else:
-        outcome = f"the activation moved in the direction asked for in {rose}, not in {count - rose}"
-    text = f"{made}; {outcome}."
-    if count <= 6:
-        each = [f"{row[0]}: {_figure(row[_BEFORE])} to {_figure(row[_AFTER])}" for row in rows]
-        text += f" Activation before and after: {'; '.join(each)}."
-    classes = [row for row in rows if row[_TOP] is not None and row[_DIRECTION] == "up"]
-    if classes:
-        known = sum(row[_TOP] == "yes" for row in classes)
-        text += f" The model itself names the class first for {known} of {len(classes)} class pictures."
-    return text
-
-
-def _array(name: str, made: Maximized, targets: Sequence[Target], seeds: Sequence[int]) -> Array:
+def _array(name: str, made: Maximized, results: Sequence[shown.Made]) -> Array:
+    units = [result.goal.unit for result in results]
     arrays = {
         "images": made.images,
         "curves": made.curves,
         "before": made.before,
         "after": made.after,
         "louder": made.louder,
-        "unit": np.asarray([-1 if target.unit is None else target.unit for target in targets], dtype=np.int64),
-        "sign": np.asarray([target.sign for target in targets], dtype=np.int64),
-        "seed": np.asarray(seeds, dtype=np.int64),
+        "taken": made.taken,
+        "unit": np.asarray([-1 if unit is None else unit.index for unit in units], dtype=np.int64),
+        "sign": np.asarray([result.goal.sign for result in results], dtype=np.int64),
+        "seed": np.asarray([result.seed for result in results], dtype=np.int64),
     }
     return Array(f"images.{name}", f"Pictures of {name} as floats", arrays)
-
-
-def _number(cell: Cell) -> float:
-    assert isinstance(cell, int | float)
-    return float(cell)
-
-
-def _figure(cell: Cell) -> str:
-    """Write an activation with three digits, and without an exponent unless it is very large or small."""
-    value = _number(cell)
-    return f"{value:.0f}" if 100 <= abs(value) < 1e7 else f"{value:.3g}"

@@ -1,39 +1,268 @@
-"""Feature visualization: what a step of our loop costs beyond the network's own forward and backward pass.
+"""Feature visualization: an image-step of ours beside Lucent's and beside the bare network.
 
-    python -m benchmarks.feature_visualization --layers fire5/concat_1 fire9/concat_1 logits
+    OMP_NUM_THREADS=1 python -m benchmarks.feature_visualization
+    OMP_NUM_THREADS=1 python -m benchmarks.feature_visualization --ladder --layers fire5/concat_1 logits
 
-Bare is the truncated network forward and backward to the image, and nothing else. Then the loop's parts are added one
-after the other: the loop on pixels with plain gradient ascent, the Fourier parameterization with decorrelated colours,
-the random views with their margin, and Adam, which is the default. Times are those of single steps inside
-`optimize.maximize`, between two of its progress calls, so its start and end do not count.
+Eight channels of a middle layer of torchvision's ResNet-18 and VGG-16 (random weights, which take the same time), at
+128 pixels, everything in turns in one run:
+
+- bare: the network cut behind the layer, frozen, forward and backward to the image, no parameterization, no views, no
+  optimizer; torchvision's module, plain and channels last, and ours from the exported ONNX file, one image and eight at
+  a time. The fastest of them is what ours is compared with;
+- ours: `optimize.maximize` with default settings, the time between two of its progress calls. In the first steps
+  gradients are redirected past ReLUs, so these stand apart; what is compared is their mean over 512 steps. `batch: 8`
+  is not the default on a CPU, and only shown;
+- Lucent: `render_vis` with its defaults, between two steps of its optimizer: eight images in one call, one image a
+  call, and the same with the network's weights frozen, which its users have to think of themselves. The fastest with
+  the weights as they are is what ours is compared with.
+
+`--ladder` adds the loop's parts one after the other instead: the loop on pixels with plain gradient ascent, the Fourier
+parameterization with decorrelated colours, the random views with their margin, and Adam, which is the default.
 """
 
 from __future__ import annotations
 
+import argparse
+import copy
 import itertools
+import statistics
+import tempfile
 import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
+from torch import nn
 
+from benchmarks.architectures import Architecture, make
+from benchmarks.lucent_peer import render_channels
 from benchmarks.measure import arguments, markdown, medians, open_subject, prepare, spread
-from onnxviz.model import Model
-from onnxviz.optimize.ascent import DEFAULT_TRANSFORMS, Settings, maximize
-from onnxviz.optimize.objectives import objective
+from onnxviz.model import Forward, Model, load
+from onnxviz.optimize.ascent import maximize
 from onnxviz.optimize.optimizers import Adam, GradientAscent
-from onnxviz.optimize.parameterization import Fourier, Pixel
+from onnxviz.optimize.parameterizations import Fourier, Pixel
+from onnxviz.optimize.settings import DEFAULT_TRANSFORMS, Settings
 from onnxviz.values import Target
 
-PIXELS = Pixel(decorrelate=False)
+NETWORKS = {"resnet18": ("ResNet-18 layer3", "layer3"), "vgg16": ("VGG-16 conv4_1", "features.18")}
+"""torchvision's name -> heading, module behind which the network is cut. Lucent's `features_17` is the same tensor as
+`features_18`: the ReLU behind the convolution works in place."""
+PEERS = {
+    "Lucent, 8 in one call": (True, True),
+    "Lucent, one a call": (False, True),
+    "Lucent, one a call, frozen": (False, False),
+}
+"""What `render_vis` is timed on -> whether all images are made in one call, whether weights require gradients."""
+UNITS = tuple(range(8))
+STEPS = 512
+"""Of a usual picture; the first ones, with redirected gradients, count as their share of it."""
+FIRST, LATER, TOGETHER = "ours, first steps", "ours, later steps", "ours, later steps, batch 8"
 
 
-def ladder(steps: int, size: tuple[int, int]) -> dict[str, Settings]:
-    """Return the settings that add one part after the other."""
-    ascent = GradientAscent()
+# --- samples ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Samples:
+    """Seconds for each image-step, on the wall and of the processor."""
+
+    wall: list[float] = field(default_factory=list)
+    processor: list[float] = field(default_factory=list)
+
+    def add(self, marks: Sequence[Mark], images: int) -> None:
+        """Add the times between marks, between which so many image-steps are done."""
+        for before, after in itertools.pairwise(marks):
+            self.wall.append((after.wall - before.wall) / images)
+            self.processor.append((after.processor - before.processor) / images)
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A moment."""
+
+    wall: float = field(default_factory=time.perf_counter)
+    processor: float = field(default_factory=time.process_time)
+
+
+# --- the three kinds of work ------------------------------------------------------------------------------------------
+
+
+Bare = tuple[Callable[[], None], int]
+"""A pass forward and backward, and its number of images."""
+
+
+def cut(module: nn.Module, path: str) -> nn.Sequential:
+    """Return a network that runs its children in order up to the one at a dotted path, with a copy of the weights."""
+    first, _, rest = path.partition(".")
+    kept: list[nn.Module] = []
+    for name, child in module.named_children():
+        kept.append(cut(child, rest) if name == first and rest else copy.deepcopy(child))
+        if name == first:
+            return nn.Sequential(*kept).eval().requires_grad_(False)
+    raise ValueError(f"there is no {path}")
+
+
+def bare_pass(forward: Callable[[torch.Tensor], torch.Tensor], count: int, side: int, last: bool) -> Callable[[], None]:
+    """Return a forward pass of so many images, and the backward pass from a channel of each."""
+    images = torch.rand(count, 3, side, side, generator=torch.Generator().manual_seed(0))
+    images = images.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
+    rows, units = torch.arange(count), torch.tensor(UNITS[:count])
+
+    def once() -> None:
+        leaf = images.detach().requires_grad_()
+        torch.autograd.grad(forward(leaf)[rows, units].mean(dim=(1, 2)).sum(), leaf)
+
+    return once
+
+
+def passes(once: Callable[[], None], count: int) -> list[Mark]:
+    """Do so many passes and return the moments at which each was done."""
+    marks = []
+    for _ in range(count):
+        once()
+        marks.append(Mark())
+    return marks
+
+
+def bare_works(network: nn.Module, path: str, converted: Forward, side: int) -> dict[str, Bare]:
+    """Return the bare passes by name, each with its number of images."""
+    plain = cut(network, path)
+    last = copy.deepcopy(plain).to(memory_format=torch.channels_last)
+    works: dict[str, Bare] = {}
+    for count in (1, len(UNITS)):
+        works[f"bare, torchvision, batch {count}"] = bare_pass(plain, count, side, False), count
+        works[f"bare, torchvision, batch {count}, channels last"] = bare_pass(last, count, side, True), count
+        works[f"bare, converted, batch {count}"] = bare_pass(lambda leaf: converted(leaf)[0], count, side, True), count
+    return works
+
+
+def ours(model: Model, layer: str, turn: int, side: int, later: int, samples: dict[str, Samples]) -> None:
+    """Time the steps of as many images as are made side by side: other channels in every turn."""
+    together = torch.get_num_threads() if model.device.type == "cpu" else len(UNITS)
+    units = [UNITS[(turn * together + index) % len(UNITS)] for index in range(together)]
+    marks: list[Mark] = []
+    settings = Settings(steps=Settings.redirect + later, size=(side, side))
+    targets = [Target(layer, unit) for unit in units]
+    maximize(model, targets, list(range(together)), settings, told=lambda *_: marks.append(Mark()))
+    each = len(marks) // settings.steps  # progress calls in a step of all images
+    begin = each * settings.redirect
+    samples[FIRST].add(marks[each - 1 : begin : each], together)
+    samples[LATER].add(marks[begin + each - 1 :: each], together)  # the first of them comes behind a change of networks
+
+
+def ours_together(model: Model, layer: str, side: int, samples: Samples) -> None:
+    """Time steps of eight images in one batch, as `batch: 8` asks for, without the redirected gradients."""
+    marks: list[Mark] = []
+    settings = Settings(steps=4, size=(side, side), redirect=0)
+    targets, seeds = [Target(layer, unit) for unit in UNITS], list(UNITS)
+    maximize(model, targets, seeds, settings, batch=len(UNITS), told=lambda *_: marks.append(Mark()))
+    samples.add(marks, len(UNITS))
+
+
+def lucent(network: nn.Module, layer: str, units: Sequence[int], steps: int, samples: Samples, together: bool) -> None:
+    """Time the steps of `render_vis`, but the first."""
+    marks: list[Mark] = []
+    render_channels(network, layer, list(units), steps, lambda: marks.append(Mark()), together=together)
+    samples.add(marks, len(units))
+
+
+# --- comparison -------------------------------------------------------------------------------------------------------
+
+
+def export(network: nn.Module, folder: Path) -> Path:
+    """Write a network as ONNX at its usual input size, as its user has it."""
+    path = folder / "network.onnx"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that this exporter is the old one
+        torch.onnx.export(
+            network, (torch.rand(1, 3, 224, 224),), path, opset_version=17, dynamo=False,
+            input_names=["image"], output_names=["logits"], dynamic_axes={"image": {0: "n"}},
+        )  # fmt: skip
+    return path
+
+
+def measure(name: str, given: argparse.Namespace) -> dict[str, Samples]:
+    """Time everything on one network, in turns."""
+    _, path = NETWORKS[name]
+    network, _ = make(Architecture("torchvision", name, 224))
+    with tempfile.TemporaryDirectory(prefix="onnxviz-visualization-") as folder:
+        model = load(export(network, Path(folder)), "imagenet", device="cpu")
+        layer = model.view.layer(path).name
+        works = bare_works(network, path, model.differentiable(layer), given.side)
+    peers = {} if given.without_lucent else PEERS
+    samples = {key: Samples() for key in (*works, FIRST, LATER, TOGETHER, *peers)}
+    for turn in range(given.rounds):
+        for key, (once, count) in works.items():
+            samples[key].add(passes(once, 2 + given.steps // count), count)
+        ours(model, layer, turn, given.side, given.steps, samples)
+        if turn < given.batched_rounds:
+            ours_together(model, layer, given.side, samples[TOGETHER])
+        for key, (together, weights) in peers.items():
+            if together and turn >= given.batched_rounds:
+                continue
+            network.requires_grad_(weights)
+            units = UNITS if together else (UNITS[turn % len(UNITS)],)
+            lucent(network, path.replace(".", "_"), units, 3, samples[key], together)
+    return samples
+
+
+def mean_step(samples: dict[str, Samples], clock: str) -> float:
+    """Return the mean step of a usual picture of ours."""
+    first, later = (statistics.median(getattr(samples[key], clock)) for key in (FIRST, LATER))
+    share = Settings.redirect / STEPS
+    return share * first + (1 - share) * later
+
+
+def outcome(name: str, samples: dict[str, Samples], clock: str) -> list[object]:
+    """Return what is claimed of one network, by one clock."""
+
+    def fastest(kind: str) -> tuple[float, str]:
+        keys = [key for key in samples if key.startswith(kind) and "frozen" not in key]
+        return min((statistics.median(getattr(samples[key], clock)), key) for key in keys)
+
+    bare, which = fastest("bare")
+    mine = mean_step(samples, clock)
+    row = [NETWORKS[name][0], {"wall": "wall", "processor": "CPU"}[clock], f"{1000 * bare:.3g}", which[6:],
+           f"{1000 * mine:.3g}", f"{mine / bare:.2f}"]  # fmt: skip
+    if not any(key.startswith("Lucent") for key in samples):
+        return [*row, "-", "-", "-"]
+    peer, which = fastest("Lucent")
+    return [*row, f"{1000 * peer:.3g}", which[8:], f"{peer / mine:.2f}"]
+
+
+def compare(given: argparse.Namespace) -> None:
+    """Print the tables of the comparison."""
+    found = {}
+    for name in given.networks:
+        found[name] = measure(name, given)
+        print(f"{NETWORKS[name][0]}, {given.side} pixels, ms an image-step\n")
+        rows = [
+            [key, f"{1000 * statistics.median(some.wall):.3g}", spread(some.wall),
+             f"{1000 * statistics.median(some.processor):.3g}", spread(some.processor), len(some.wall)]
+            for key, some in found[name].items()
+        ]  # fmt: skip
+        head = ["what", "wall, median", "smallest-largest", "CPU, median", "smallest-largest", "samples"]
+        print(markdown(head, rows) + "\n")
+    print(f"Medians; ours is the mean step of a picture of {STEPS} steps\n")
+    head = ["layer", "clock", "bare", "which", "ours", "ours / bare", "Lucent", "which", "Lucent / ours"]
+    print(markdown(head, [outcome(name, found[name], clock) for name in found for clock in ("wall", "processor")]))
+
+
+# --- ladder -----------------------------------------------------------------------------------------------------------
+
+
+def rungs(steps: int, size: tuple[int, int]) -> dict[str, Settings]:
+    """Return the settings that add one part after the other, all without the redirected gradients of first steps."""
+    ascent, pixels = GradientAscent(), Pixel(decorrelate=False)
     return {
-        "loop": Settings(steps, size, parameterization=PIXELS, transforms=(), optimizer=ascent),
-        "parameterization": Settings(steps, size, parameterization=Fourier(), transforms=(), optimizer=ascent),
-        "transforms": Settings(steps, size, transforms=DEFAULT_TRANSFORMS, optimizer=ascent),
-        "optimizer": Settings(steps, size, optimizer=Adam()),
+        "loop": Settings(steps, size, parameterization=pixels, transforms=(), optimizer=ascent, redirect=0),
+        "parameterization": Settings(
+            steps, size, parameterization=Fourier(), transforms=(), optimizer=ascent, redirect=0
+        ),
+        "transforms": Settings(steps, size, transforms=DEFAULT_TRANSFORMS, optimizer=ascent, redirect=0),
+        "optimizer": Settings(steps, size, optimizer=Adam(), redirect=0),
     }
 
 
@@ -44,51 +273,59 @@ def steps_of(model: Model, target: Target, settings: Settings) -> list[float]:
     return [after - before for before, after in itertools.pairwise(times)]
 
 
-def bare(model: Model, target: Target, size: tuple[int, int], steps: int) -> list[float]:
+def bare_steps(model: Model, target: Target, size: tuple[int, int], steps: int) -> list[float]:
     """Return the CPU time of forward and backward passes without anything else."""
     forward = model.differentiable(target.layer)
     image = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0)).requires_grad_()
     times = []
     for _ in range(steps):
         before = time.process_time()
-        torch.autograd.grad(objective(forward(image)[0], [target]).sum(), image)
+        torch.autograd.grad(forward(image)[0][:, target.unit].mean(), image)
         times.append(time.process_time() - before)
     return times[1:]
 
 
-def main() -> None:
-    parser = arguments(__doc__)
-    parser.add_argument("--model", default="squeezenet", help="squeezenet, resnet20 or builtin")
-    parser.add_argument("--layers", nargs="+", default=["fire5/concat_1", "fire9/concat_1", "logits"])
-    parser.add_argument("--steps", type=int, default=9, help="steps in a row")
-    parser.add_argument("--rounds", type=int, default=4, help="turns of that many steps")
-    given = parser.parse_args()
-    prepare(given)
+def ladder(given: argparse.Namespace) -> None:
+    """Print what each part of the loop costs."""
     model, _ = open_subject(given.model, given.zoo)
     size = model.input_size
-    rows = []
+    print(f"{given.model}, {size[0]}x{size[1]} pixels, batch 1, ms of CPU time an image-step (median)\n")
+    head = ["layer", "bare", "ours", "ours / bare", "loop", "parameterization", "transforms", "optimizer"]
+    print(markdown([*head, "bare, smallest-largest", "ours, smallest-largest"], list(_rows(model, size, given))))
+
+
+def _rows(model: Model, size: tuple[int, int], given: argparse.Namespace) -> Iterator[list[object]]:
     for name in given.layers:
         target = Target(model.view.layer(name).name, unit=0)
-        works = ladder(given.steps, size)
+        works = rungs(given.steps, size)
         seconds: dict[str, list[float]] = {key: [] for key in ("bare", *works)}
         for _ in range(given.rounds):
-            seconds["bare"] += bare(model, target, size, given.steps)
+            seconds["bare"] += bare_steps(model, target, size, given.steps)
             for key, settings in works.items():
                 seconds[key] += steps_of(model, target, settings)
         middle = medians(seconds)
-        before = middle["bare"]
-        shares = []
-        for key in works:
-            shares.append(f"{1000 * (middle[key] - before):+.2f}")
-            before = middle[key]
-        full = middle["optimizer"]
-        rows.append(
-            [name, f"{1000 * middle['bare']:.3g}", f"{1000 * full:.3g}", f"{full / middle['bare']:.2f}", *shares,
-             spread(seconds["bare"]), spread(seconds["optimizer"])]
-        )  # fmt: skip
-    print(f"{given.model}, {size[0]}x{size[1]} pixels, batch 1, ms of CPU time an image-step (median)\n")
-    head = ["layer", "bare", "ours", "ours / bare", "loop", "parameterization", "transforms", "optimizer"]
-    print(markdown([*head, "bare, smallest-largest", "ours, smallest-largest"], rows))
+        parts = [f"{1000 * (middle[key] - middle[before]):+.2f}" for before, key in itertools.pairwise(middle)]
+        bare, full = middle["bare"], middle["optimizer"]
+        yield [
+            name, f"{1000 * bare:.3g}", f"{1000 * full:.3g}", f"{full / bare:.2f}", *parts,
+            spread(seconds["bare"]), spread(seconds["optimizer"]),
+        ]  # fmt: skip
+
+
+def main() -> None:
+    parser = arguments(__doc__)
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
+    parser.add_argument("--side", type=int, default=128, help="pixels asked for, of ours and of the bare network")
+    parser.add_argument("--steps", type=int, default=8, help="steps in a row that are timed")
+    parser.add_argument("--rounds", type=int, default=8, help="turns")
+    parser.add_argument("--batched-rounds", type=int, default=3, help="turns with 8 images in one call")
+    parser.add_argument("--without-lucent", action="store_true", help="leave Lucent out")
+    parser.add_argument("--ladder", action="store_true", help="add the loop's parts one after the other")
+    parser.add_argument("--model", default="squeezenet", help="for the ladder: squeezenet, resnet20 or builtin")
+    parser.add_argument("--layers", nargs="+", default=["fire5/concat_1", "fire9/concat_1", "logits"])
+    given = parser.parse_args()
+    prepare(given)
+    (ladder if given.ladder else compare)(given)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import torch
+from onnxviz.optimize.parameterization import start
 
 from onnxviz import builtin
 from onnxviz.agreement import prove
@@ -34,10 +35,9 @@ from onnxviz.dissection import Grid, Overlap, TopValues, count_overlap
 from onnxviz.errors import shorten
 from onnxviz.images import ImageFolder, fit_labels, load_batch
 from onnxviz.model import Model, load
-from onnxviz.optimize import transforms as views
 from onnxviz.optimize.ascent import DEFAULT_TRANSFORMS, Maximized, Settings, maximize
 from onnxviz.optimize.objectives import objective
-from onnxviz.optimize.parameterization import start
+from onnxviz.optimize.views import Views
 from onnxviz.runtime import Session
 from onnxviz.values import Layer, Preprocessing, Target
 
@@ -311,15 +311,14 @@ def identical(on: Context) -> Figures:
 
 
 def _resampling_repeats(on: Context) -> bool:
-    """Whether the backward pass of `resample` gives the same bits each of ten times."""
+    """Whether the backward pass of the views gives the same bits each of ten times."""
     generators = [torch.Generator().manual_seed(seed) for seed in range(4)]
     size = on.model.input_size
-    maps = views.draw(DEFAULT_TRANSFORMS, size, 1, generators)
-    assert maps is not None
-    top, left = views.margins(DEFAULT_TRANSFORMS, size)
+    views = Views(DEFAULT_TRANSFORMS, size, 1, generators, on.device)
+    top, left = views.margin
     canvas = torch.rand(4, 3, size[0] + 2 * top, size[1] + 2 * left, generator=generators[0]).to(on.device)
     canvas.requires_grad_()
-    seen = views.resample(canvas, maps[0].to(on.device), size)
+    seen = views.look(canvas, torch.zeros((), dtype=torch.int64, device=on.device))
     weights = torch.rand(seen.shape, generator=generators[0]).to(on.device)
     first = torch.autograd.grad(seen, canvas, weights, retain_graph=True)[0]
     return all(
@@ -346,20 +345,19 @@ def step_does_not_wait(on: Context) -> Figures:
     on.require_cuda()
     settings = settings_for(on, 1)
     generators = [torch.Generator().manual_seed(0)]
-    top, left = views.margins(settings.transforms, settings.size)
+    views = Views(settings.transforms, settings.size, 1, generators, on.device, settings.fill)
+    step = torch.zeros((), dtype=torch.int64, device=on.device)
+    top, left = views.margin
     canvas = (settings.size[0] + 2 * top, settings.size[1] + 2 * left)
     parameters = start(settings.parameterization, 3, canvas, generators).to(on.device).requires_grad_()
-    maps = views.draw(settings.transforms, settings.size, 1, generators)
-    assert maps is not None
-    maps = maps.to(on.device)
     forward = on.model.differentiable(on.target.layer)
     rule = settings.optimizer.rule(settings.steps)
     painted = settings.parameterization.images(parameters, canvas)
-    seen = views.resample(painted, maps[0], settings.size, settings.fill)
+    seen = views.look(painted, step)
     score = objective(forward(seen)[0], [on.target]).sum()
     parts: dict[str, Callable[[], object]] = {
         "parameterization": lambda: settings.parameterization.images(parameters, canvas),
-        "random views": lambda: views.resample(painted, maps[0], settings.size, settings.fill),
+        "random views": lambda: views.look(painted, step),
         "network and objective": lambda: objective(forward(seen)[0], [on.target]),
         "backward": lambda: torch.autograd.grad(score, parameters, retain_graph=True),
         "optimizer": lambda: rule(parameters.detach()),

@@ -26,30 +26,53 @@ from onnxviz.source import (
 _NAMED = ("analyses", "data", "models", "defaults", "matrix")
 _MODEL_SOURCES = ("path", "builtin")
 _MOST_BASES = 8
+_MOST_OPENED = 32
+"""Recipes that are read for one: lists of lists would be exponentially many."""
 
 
 def extended(tree: Entries, chain: tuple[Path, ...], faults: list[Fault]) -> Entries:
-    """Return the tree laid over the recipe that it extends.
+    """Return the tree laid over the recipe that it extends, or over several: later ones over earlier ones.
 
     Args:
         tree: the recipe.
         chain: the files that led here, to notice circles.
         faults: where to add what is wrong.
     """
-    base_node = tree.entries.get("extends")
-    if base_node is None:
-        return tree
-    if not (isinstance(base_node, Word) and isinstance(base_node.value, str)):
-        return tree  # the schema says what is wrong with it
-    place = base_node.place
-    if fault := not_a_path(base_node.value, place):
+    return _extended(tree, chain, faults, [])
+
+
+def _extended(tree: Entries, chain: tuple[Path, ...], faults: list[Fault], opened: list[Path]) -> Entries:
+    named = tree.entries.get("extends")
+    words = named.items if isinstance(named, Items) else [named]
+    if not words or not all(isinstance(word, Word) and isinstance(word.value, str) for word in words):
+        return tree  # there is none, or the schema says what is wrong with it
+    below: Entries | None = None
+    for word in words:
+        assert isinstance(word, Word)
+        base = _base(word, chain, faults, opened)
+        if base is None:
+            return tree
+        below = base if below is None else _merged(below, base, ())
+    assert below is not None
+    tree.drop("extends")
+    return _merged(below, tree, ())
+
+
+def _base(word: Word, chain: tuple[Path, ...], faults: list[Fault], opened: list[Path]) -> Entries | None:
+    """Read one recipe that is extended, with all that it extends itself; None if there is something wrong with it."""
+    place = word.place
+    if fault := not_a_path(str(word.value), place):
         faults.append(fault)
-        return tree
-    base_file = place.folder / base_node.value
+        return None
+    base_file = place.folder / str(word.value)
     real_file = Path(os.path.realpath(base_file))  # unlike Path.resolve, no exception where links lead in a circle
     if real_file in chain or len(chain) > _MOST_BASES:
         faults.append(place.fault(f"recipes extend each other in a circle or more than {_MOST_BASES} deep"))
-        return tree
+        return None
+    opened.append(real_file)
+    if len(opened) > _MOST_OPENED:
+        faults.append(place.fault(f"more than {_MOST_OPENED} recipes are extended"))
+        return None
     base, found = read_source(base_file)
     faults += found
     if base is None and not found:
@@ -57,10 +80,8 @@ def extended(tree: Entries, chain: tuple[Path, ...], faults: list[Fault]) -> Ent
     if not isinstance(base, Entries):
         if base is not None:
             faults.append(base.place.fault("a recipe is a mapping that begins with 'version: 1'"))
-        return tree
-    base = extended(base, (*chain, real_file), faults)
-    tree.drop("extends")
-    return _merged(base, tree, ())
+        return None
+    return _extended(base, (*chain, real_file), faults, opened)
 
 
 def _merged(base: Entries, over: Entries, address: Address) -> Entries:

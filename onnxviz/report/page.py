@@ -27,7 +27,7 @@ from onnxviz.results import RunResult
 
 SCRIPTS = (
     "text.js", "dom.js", "data.js", "pictures.js", "tables.js", "charts.js", "tiles.js", "findings.js",
-    "overview.js", "models.js", "provenance.js", "units.js", "navigation.js",
+    "side_by_side.js", "overview.js", "models.js", "provenance.js", "units.js", "navigation.js",
 )  # fmt: skip
 """The script's parts, in the order in which they are joined."""
 STYLES = ("page.css", "findings.css")

@@ -10,7 +10,7 @@ let reportScroll = 0;
 function contentsList() {
   const entry = (address, label) => make("li", null, link(address, label));
   const entries = [entry(route(""), "Overview"), entry(route("models"), several ? "The models" : "The model"),
-    run.analyses.length ? make("li", { class: "nav-group" }, make("span", null, "Analyses"), make("ul", null, run.analyses.map((analysis) => entry(route("analysis", analysis.id), named(analysis.title || analysis.id, 60))))) : null,
+    run.analyses.length ? make("li", { class: "nav-group" }, make("span", null, "Analyses"), make("ul", null, places.has(route(SIDE_BY_SIDE)) ? entry(route(SIDE_BY_SIDE), "Side by side") : null, run.analyses.map((analysis) => entry(route("analysis", analysis.id), named(analysis.title || analysis.id, 60))))) : null,
     run.data.length ? entry(route("data"), "The data") : null, entry(route("provenance"), "How to repeat this")];
   const fold = make("details", { class: "contents-fold" }, make("summary", null, make("span", { class: "wordmark" }, "onnxviz"), make("span", { class: "contents-word" }, "Contents")), make("ul", { class: "contents-list" }, entries));
   const wide = matchMedia("(min-width: 1080px)");
@@ -84,8 +84,9 @@ function decoded(part) {
 
 function start() {
   const first = overview();
+  const beside = sideBySideSection();
   places.set(route(""), first);
-  addTo(reportBody, [first, modelsSection(), run.analyses.length ? make("section", { class: "chapter" }, make("h2", null, "What was analysed"), run.analyses.map(analysisSection)) : null, dataSection(), provenanceSection(),
+  addTo(reportBody, [first, modelsSection(), run.analyses.length ? make("section", { class: "chapter" }, make("h2", null, "What was analysed"), beside, run.analyses.map(analysisSection)) : null, dataSection(), provenanceSection(),
     make("footer", { class: "colophon" }, "Made by onnxviz", run.provenance.versions && Object.hasOwn(run.provenance.versions, "onnxviz") ? ` ${shorten(run.provenance.versions.onnxviz, 20)}` : "", ". This page loads nothing from the network.")]);
   contents.replaceChildren(contentsList());
   main.replaceChildren(reportBody, unitBody);

@@ -1,7 +1,9 @@
-"""Everything that needs a GPU, checked and measured in one run; needs this repository and no other file.
+"""What needs a GPU, checked and measured in one run; needs this repository and no other file.
 
     python -m benchmarks.gpu --out FOLDER
     python -m benchmarks.gpu --out FOLDER --device cpu --quick
+
+Feature visualization has a script of its own, `benchmarks.gpu_feature_visualization`.
 
 Runs on the built-in model and the built-in scenes; with --zoo FOLDER also on SqueezeNet. Each check stands alone: one
 that fails is reported and the others go on. Writes FOLDER/gpu.json and FOLDER/gpu.md. The exit code is 1 if a check
@@ -19,14 +21,13 @@ import statistics
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
 import torch
-from onnxviz.optimize.parameterization import start
 
 from onnxviz import builtin
 from onnxviz.agreement import prove
@@ -35,11 +36,8 @@ from onnxviz.dissection import Grid, Overlap, TopValues, count_overlap
 from onnxviz.errors import shorten
 from onnxviz.images import ImageFolder, fit_labels, load_batch
 from onnxviz.model import Model, load
-from onnxviz.optimize.ascent import DEFAULT_TRANSFORMS, Maximized, Settings, maximize
-from onnxviz.optimize.objectives import objective
-from onnxviz.optimize.views import Views
 from onnxviz.runtime import Session
-from onnxviz.values import Layer, Preprocessing, Target
+from onnxviz.values import Layer, Preprocessing
 
 Figures = dict[str, float | int | str]
 
@@ -87,11 +85,6 @@ class Context:
         found = [view.layer(f"{layer.name}:act") for layer in view.select("all_convs")]
         return [layer for layer in dict.fromkeys(found) if layer.spatial_shape not in ((), (1, 1))]
 
-    @property
-    def target(self) -> Target:
-        """A channel of the last convolution with a map."""
-        return Target(self.layers[-1].name, unit=0)
-
     def require_cuda(self) -> None:
         """Skip what only CUDA can do."""
         if self.device.type != "cuda":
@@ -107,11 +100,11 @@ Check = Callable[[Context], Figures]
 CHECKS: dict[str, Check] = {}
 
 
-def check(title: str) -> Callable[[Check], Check]:
-    """Add a function to the checks."""
+def check(title: str, among: dict[str, Check] = CHECKS) -> Callable[[Check], Check]:
+    """Add a function to checks."""
 
     def add(function: Check) -> Check:
-        CHECKS[title] = function
+        among[title] = function
         return function
 
     return add
@@ -232,100 +225,6 @@ def maps_agree(on: Context) -> Figures:
     return figures
 
 
-def settings_for(on: Context, steps: int, *, moving: bool = True) -> Settings:
-    return Settings(steps, on.model.input_size, transforms=DEFAULT_TRANSFORMS if moving else ())
-
-
-def make(on: Context, count: int, steps: int, *, moving: bool = True) -> Maximized:
-    units = [Target(on.target.layer, unit=index % on.layers[-1].unit_count) for index in range(count)]
-    return maximize(on.model, units, range(count), settings_for(on, steps, moving=moving), batch=count)
-
-
-@check("activation maximization, image-steps/s")
-def throughput(on: Context) -> Figures:
-    """The loop against the bare network, without its start and end: the difference of two lengths."""
-    short, long = (2, 5) if on.quick else (8, 72)
-    forward = on.model.differentiable(on.target.layer)
-    figures: Figures = {"layer": shorten(on.target.layer)}
-    kinds = {"float32": contextlib.nullcontext, "TF32": lambda: tf32(True), "bf16": lambda: autocast(on.device)}
-    if on.device.type == "cuda" and not torch.cuda.is_bf16_supported():
-        del kinds["bf16"]
-    if on.device.type != "cuda":
-        del kinds["TF32"]
-    for kind, surroundings in kinds.items():
-        for count in (1, 4) if on.quick else (1, 2, 4, 8, 16, 32, 64):
-            images = on.pictures(count).requires_grad_()
-
-            def bare(images: torch.Tensor = images, count: int = count) -> torch.Tensor:
-                score = objective(forward(images)[0], [on.target] * count).sum()
-                return torch.autograd.grad(score, images)[0]
-
-            with tf32(False), surroundings():
-                alone = seconds_of(bare, on)
-                whole = [
-                    seconds_of(lambda steps=steps, count=count: make(on, count, steps), on, 3)
-                    for steps in (short, long)
-                ]
-            step = (whole[1] - whole[0]) / (long - short)
-            figures[f"{kind}, batch {count}"] = round(count / step) if step > 0 else "too noisy to say"
-            figures[f"{kind}, batch {count}, bare"] = round(count / alone)
-            figures[f"{kind}, batch {count}, ours / bare"] = round(step / alone, 2)
-    return figures
-
-
-def autocast(device: torch.device) -> torch.autocast:
-    return torch.autocast(device.type, dtype=torch.bfloat16)
-
-
-@check("activation maximization in bf16 climbs as in float32")
-def climbs_in_bf16(on: Context) -> Figures:
-    if on.device.type == "cuda" and not torch.cuda.is_bf16_supported():
-        raise CannotCheckError("the device has no bf16")
-    steps = 16 if on.quick else 128
-    full = make(on, 2, steps)
-    with autocast(on.device):
-        half = make(on, 2, steps)
-    ratio = float((half.after / np.where(full.after == 0, 1, full.after)).mean())
-    if not np.isfinite(half.images).all() or ratio < 0.8:
-        on.faults.append("in bf16 the pictures do not reach 0.8 of the activation")
-    return {"steps": steps, "activation in bf16 / in float32": ratio}
-
-
-@check("bit-identity of two runs with the same seed")
-def identical(on: Context) -> Figures:
-    steps = 6 if on.quick else 64
-    figures: Figures = {"steps": steps}
-    before = torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
-    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
-    try:
-        for label, moving in (("with random views", True), ("without random views", False)):
-            one, two = (make(on, 4, steps, moving=moving) for _ in range(2))
-            same = bool((one.images == two.images).all() and (one.curves == two.curves).all())
-            figures[label] = "identical" if same else f"differ by {np.abs(one.images - two.images).max():.2g}"
-            if not same:
-                on.faults.append(f"two runs differ {label}")
-        figures["backward of the random views alone"] = "identical" if _resampling_repeats(on) else "differs"
-    finally:
-        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = before
-    return figures
-
-
-def _resampling_repeats(on: Context) -> bool:
-    """Whether the backward pass of the views gives the same bits each of ten times."""
-    generators = [torch.Generator().manual_seed(seed) for seed in range(4)]
-    size = on.model.input_size
-    views = Views(DEFAULT_TRANSFORMS, size, 1, generators, on.device)
-    top, left = views.margin
-    canvas = torch.rand(4, 3, size[0] + 2 * top, size[1] + 2 * left, generator=generators[0]).to(on.device)
-    canvas.requires_grad_()
-    seen = views.look(canvas, torch.zeros((), dtype=torch.int64, device=on.device))
-    weights = torch.rand(seen.shape, generator=generators[0]).to(on.device)
-    first = torch.autograd.grad(seen, canvas, weights, retain_graph=True)[0]
-    return all(
-        bool((torch.autograd.grad(seen, canvas, weights, retain_graph=True)[0] == first).all()) for _ in range(10)
-    )
-
-
 @check("no host synchronisation in the network, forward and backward")
 def network_does_not_wait(on: Context) -> Figures:
     on.require_cuda()
@@ -337,43 +236,6 @@ def network_does_not_wait(on: Context) -> Figures:
         *_, logits = forward(images)
         torch.autograd.grad(logits.flatten(1)[:, 0].sum(), images)
     return {"layers": len(on.layers) + 1, "batch": 4}
-
-
-@check("no host synchronisation in a step of the loop")
-def step_does_not_wait(on: Context) -> Figures:
-    """Each part by itself, so that the one that waits is named."""
-    on.require_cuda()
-    settings = settings_for(on, 1)
-    generators = [torch.Generator().manual_seed(0)]
-    views = Views(settings.transforms, settings.size, 1, generators, on.device, settings.fill)
-    step = torch.zeros((), dtype=torch.int64, device=on.device)
-    top, left = views.margin
-    canvas = (settings.size[0] + 2 * top, settings.size[1] + 2 * left)
-    parameters = start(settings.parameterization, 3, canvas, generators).to(on.device).requires_grad_()
-    forward = on.model.differentiable(on.target.layer)
-    rule = settings.optimizer.rule(settings.steps)
-    painted = settings.parameterization.images(parameters, canvas)
-    seen = views.look(painted, step)
-    score = objective(forward(seen)[0], [on.target]).sum()
-    parts: dict[str, Callable[[], object]] = {
-        "parameterization": lambda: settings.parameterization.images(parameters, canvas),
-        "random views": lambda: views.look(painted, step),
-        "network and objective": lambda: objective(forward(seen)[0], [on.target]),
-        "backward": lambda: torch.autograd.grad(score, parameters, retain_graph=True),
-        "optimizer": lambda: rule(parameters.detach()),
-    }
-    figures: Figures = {}
-    for name, work in parts.items():
-        work()
-        wait(on.device)
-        try:
-            with no_synchronisation():
-                work()
-            figures[name] = "does not wait"
-        except RuntimeError as fault:
-            figures[name] = f"waits: {_first_line(fault)}"
-            on.faults.append(f"{name} makes the host wait")
-    return figures
 
 
 @check("torch.compile of the converted network")
@@ -397,35 +259,6 @@ def compiles(on: Context) -> Figures:
     if not max(differences) <= 1e-3:
         on.faults.append("the compiled network gives other numbers")
     return figures
-
-
-@check("CUDA graph of a forward and backward pass")
-def captured(on: Context) -> Figures:
-    on.require_cuda()
-    images = on.pictures(8).requires_grad_()
-    forward = on.model.differentiable(on.target.layer)
-
-    def step() -> torch.Tensor:
-        return torch.autograd.grad(objective(forward(images)[0], [on.target] * 8).sum(), images)[0]
-
-    with tf32(False):
-        expected = step().cpu().numpy()
-        side = torch.cuda.Stream(on.device)
-        side.wait_stream(torch.cuda.current_stream(on.device))
-        with torch.cuda.stream(side):
-            for _ in range(3):
-                step()
-        torch.cuda.current_stream(on.device).wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            gradient = step()
-        graph.replay()
-        wait(on.device)
-        difference = relative(gradient.cpu().numpy(), expected)
-        eager, replayed = seconds_of(step, on, 21), seconds_of(graph.replay, on, 21)
-    if not difference <= 1e-3:
-        on.faults.append("the captured step gives other numbers")
-    return {"difference": difference, "eager us": 1e6 * eager, "replayed us": 1e6 * replayed}
 
 
 @check("Grad-CAM maps/s, all layers")
@@ -535,24 +368,25 @@ def subjects(device: torch.device, zoo: Path | None, quick: bool) -> Iterator[Co
     yield Context("SqueezeNet", model, reference, photographs, quick)
 
 
-def run_check(title: str, on: Context) -> Outcome:
-    """Run one check; whatever it raises is its outcome."""
+def run_check(title: str, on: Context, work: Check | None = None) -> Outcome:
+    """Run one check, one of `CHECKS` if no other is given; whatever it raises is its outcome."""
     before = time.perf_counter()
     on.faults = []
     figures: Figures = {}
     try:
-        figures = CHECKS[title](on)
+        figures = (work or CHECKS[title])(on)
         verdict, remark = ("failed", "; ".join(on.faults)) if on.faults else ("passed", "")
     except CannotCheckError as reason:
         verdict, remark = "skipped", str(reason)
     except Exception as fault:
         place = traceback.extract_tb(fault.__traceback__)[-1]
         where = f"{Path(place.filename).name}:{place.lineno}"
-        verdict, remark = "failed", f"{type(fault).__name__} at {where}: {_first_line(fault)}"
+        verdict, remark = "failed", f"{type(fault).__name__} at {where}: {first_line(fault)}"
     return Outcome(title, on.name, verdict, remark, figures, round(time.perf_counter() - before, 2))
 
 
-def _first_line(fault: BaseException) -> str:
+def first_line(fault: BaseException) -> str:
+    """Return the first line of what an error says."""
     return (str(fault).strip().splitlines() or [""])[0][:300]
 
 
@@ -573,33 +407,65 @@ def summary(outcomes: list[Outcome], when: str) -> str:
     return "\n".join(lines)
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where gpu.json and gpu.md go")
+def arguments(description: str | None, name: str) -> argparse.ArgumentParser:
+    """Return a parser with the options that scripts of checks have; results go to NAME.json and NAME.md."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help=f"where {name}.json and {name}.md go")
     parser.add_argument("--device", default="cuda", help="cuda, cuda:1, ... or cpu")
     parser.add_argument("--quick", action="store_true", help="small batches and few steps: tries the checks themselves")
-    parser.add_argument("--zoo", type=Path, metavar="FOLDER", help="folder with zoo/ and data/: also SqueezeNet")
     parser.add_argument("--only", nargs="*", default=[], metavar="WORD", help="checks whose title has one of the words")
-    given = parser.parse_args()
+    return parser
+
+
+def device_of(parser: argparse.ArgumentParser, given: argparse.Namespace) -> torch.device:
+    """Return the device that was asked for, or end."""
     device = torch.device(given.device)
     if device.type == "cuda" and not torch.cuda.is_available():
         parser.exit(2, "PyTorch sees no CUDA device; use --device cpu --quick to try the checks themselves\n")
-    chosen = [title for title in CHECKS if not given.only or any(word in title for word in given.only)]
-    if not chosen:
-        parser.exit(2, f"no check has any of those words in its title: {', '.join(CHECKS)}\n")
+    return device
+
+
+def run_checks(
+    name: str, contexts: Iterable[tuple[Context, dict[str, Check]]], given: argparse.Namespace, known: Iterable[str]
+) -> int:
+    """Run checks, print and write what each finds, and return the exit code.
+
+    Args:
+        name: of the files.
+        contexts: what is checked, each with its checks.
+        given: the options of `arguments`.
+        known: titles of all checks.
+    """
+    if not any(_is_chosen(title, given.only) for title in known):
+        raise SystemExit(f"no check has any of those words in its title: {', '.join(known)}")
     given.out.mkdir(parents=True, exist_ok=True)
     when = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
     outcomes: list[Outcome] = []
-    for on in subjects(device, given.zoo, given.quick):
-        for title in chosen:
-            outcome = run_check(title, on)
+    for on, checks in contexts:
+        for title, work in checks.items():
+            if not _is_chosen(title, given.only):
+                continue
+            outcome = run_check(title, on, work)
             outcomes.append(outcome)
             print(f"{outcome.verdict:8} {outcome.seconds:7.1f} s  {title}, {on.name}  {outcome.remark}", flush=True)
             # After every check: what was found is kept, whatever happens to the machine.
             found = {"date": when, "quick": given.quick, "outcomes": [asdict(each) for each in outcomes]}
-            (given.out / "gpu.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
-            (given.out / "gpu.md").write_text(summary(outcomes, when), encoding="utf-8")
+            (given.out / f"{name}.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
+            (given.out / f"{name}.md").write_text(summary(outcomes, when), encoding="utf-8")
     return int(any(outcome.verdict == "failed" for outcome in outcomes))
+
+
+def _is_chosen(title: str, words: Sequence[str]) -> bool:
+    return not words or any(word in title for word in words)
+
+
+def main() -> int:
+    parser = arguments(__doc__, "gpu")
+    parser.add_argument("--zoo", type=Path, metavar="FOLDER", help="folder with zoo/ and data/: also SqueezeNet")
+    given = parser.parse_args()
+    device = device_of(parser, given)
+    contexts = ((on, CHECKS) for on in subjects(device, given.zoo, given.quick))
+    return run_checks("gpu", contexts, given, list(CHECKS))
 
 
 if __name__ == "__main__":

@@ -81,7 +81,14 @@ def clocked(clock: Callable[[], None]) -> Callable[[Any], torch.optim.Adam]:
 
 
 def render_channels(
-    network: torch.nn.Module, layer: str, units: list[int], steps: int, clock: Callable[[], None], *, together: bool
+    network: torch.nn.Module,
+    layer: str,
+    units: list[int],
+    steps: int,
+    clock: Callable[[], None],
+    *,
+    together: bool,
+    side: int = SIDE,
 ) -> None:
     """Let `render_vis` make an image for each unit of a layer, with its defaults.
 
@@ -93,13 +100,14 @@ def render_channels(
         clock: called after every step.
         together: all images in one batch with the sum of their objectives, as Lucent's tutorials do for several
             images; otherwise one call an image.
+        side: of the images in pixels.
     """
     render, objectives, param = (optvis(name) for name in ("render", "objectives", "param"))
     options = {"thresholds": (steps,), "progress": False, "show_image": False, "optimizer": clocked(clock)}
     if together:
         parts = [objectives.channel(layer, unit, batch=place) for place, unit in enumerate(units)]
         total = objectives.Objective.sum(parts)
-        render.render_vis(network, total, lambda: param.image(SIDE, batch=len(units)), **options)
+        render.render_vis(network, total, lambda: param.image(side, batch=len(units)), **options)
         return
     for unit in units:
-        render.render_vis(network, objectives.channel(layer, unit), lambda: param.image(SIDE), **options)
+        render.render_vis(network, objectives.channel(layer, unit), lambda: param.image(side), **options)

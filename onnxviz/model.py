@@ -130,6 +130,7 @@ class Model:
         channels = preprocessing.channels
         self._mean = torch.tensor(preprocessing.mean).expand(channels).reshape(1, channels, 1, 1).to(self.device)
         self._scale = torch.tensor(preprocessing.scale).expand(channels).reshape(1, channels, 1, 1).to(self.device)
+        self._luma = torch.tensor((0.299, 0.587, 0.114), device=self.device).reshape(1, 3, 1, 1)
 
     def __repr__(self) -> str:
         height, width = self.input_size
@@ -183,8 +184,7 @@ class Model:
         if self.preprocessing.channel_order == "BGR":
             values = values.flip(1)
         elif self.preprocessing.channel_order == "GRAY":
-            luma = torch.tensor((0.299, 0.587, 0.114), device=self.device).reshape(1, 3, 1, 1)
-            values = (values * luma).sum(1, keepdim=True)
+            values = (values * self._luma).sum(1, keepdim=True)
         values = (values * 255.0 - self._mean) / self._scale
         if self._input_range is not None:
             values = values + (values.detach().round().clamp(*self._input_range) - values.detach())

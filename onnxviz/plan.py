@@ -298,7 +298,7 @@ class _Planner:
             preprocessing = preprocessing.with_size(*wanted)
         if len(self.faults) > before:
             return None
-        return Subject(alias, view, preprocessing, labels, data, self.recipe.seed)
+        return Subject(alias, view, preprocessing, labels, data, self.recipe.seed, self.device)
 
     def labels(self, alias: str, view: GraphView | None, own: Sequence[str] | None) -> tuple[str, ...] | None:
         settings, address = self.recipe.models[alias], (*self.recipe.address(alias), "labels")

@@ -17,8 +17,8 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = (
     "agreement", "class_images", "cluster_costs", "cluster_simulation", "dissection", "execution", "faults",
-    "feature_visualization", "fuzz", "gpu", "gpu_execution", "grad_cam", "import_coverage", "import_speed",
-    "layer_names", "operator_table", "ray_overhead", "stock_onnx2torch",
+    "feature_visualization", "fuzz", "gpu", "gpu_execution", "gpu_feature_visualization", "grad_cam", "import_coverage",
+    "import_speed", "layer_names", "operator_table", "ray_overhead", "stock_onnx2torch",
 )  # fmt: skip
 
 
@@ -53,7 +53,7 @@ def rows(text: str) -> list[list[str]]:
 
 
 def test_every_script_is_tested() -> None:
-    helpers = {"__init__", "architectures", "backend_tests", "lucent_peer", "measure", "stock_faults"}
+    helpers = {"__init__", "architectures", "backend_tests", "gpu_choices", "lucent_peer", "measure", "stock_faults"}
     assert {path.stem for path in (ROOT / "benchmarks").glob("*.py")} - helpers == set(SCRIPTS)
 
 
@@ -218,7 +218,7 @@ def test_gpu_checks_on_the_cpu(
     run("gpu", *options, capsys=capsys, monkeypatch=monkeypatch)
     outcomes = json.loads((tmp_path / "gpu.json").read_text("utf-8"))["outcomes"]
     skipped = {outcome["check"] for outcome in outcomes if outcome["verdict"] == "skipped"}
-    assert len(skipped) == 3
+    assert skipped == {"no host synchronisation in the network, forward and backward"}
     assert all("needs CUDA" in outcome["remark"] for outcome in outcomes if outcome["check"] in skipped)
     assert all(outcome["figures"] for outcome in outcomes if outcome["check"] not in skipped)
     page = (tmp_path / "gpu.md").read_text("utf-8")
@@ -260,6 +260,67 @@ def test_gpu_agreement_notices_another_network(monkeypatch: pytest.MonkeyPatch) 
         monkeypatch.setattr(on.model, name, another)
     for title in ("agreement with ONNX Runtime, every layer", "Grad-CAM maps on the CPU and on the device"):
         assert gpu.run_check(title, on).verdict == "failed"
+
+
+def test_feature_visualization_checks_on_the_cpu(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = (
+        "--out",
+        str(tmp_path),
+        "--device",
+        "cpu",
+        "--quick",
+        "--only",
+        "micro",
+        "channels",
+        "redirected",
+        "waits",
+    )
+    run("gpu_feature_visualization", *options, capsys=capsys, monkeypatch=monkeypatch)
+    outcomes = json.loads((tmp_path / "gpu_feature_visualization.json").read_text("utf-8"))["outcomes"]
+    assert len(outcomes) == 3
+    assert all(outcome["figures"] and outcome["verdict"] == "passed" for outcome in outcomes)
+    speed = outcomes[1]["figures"]
+    rate, bare = speed["float32, batch 2, ours"], speed["float32, batch 2, bare"]
+    assert speed["float32, batch 2, ours / bare in time"] == pytest.approx(bare / rate)
+    best = max(speed[f"float32, batch {count}, ours"] for count in (1, 2))
+    done, peak = speed["GFLOP an image-step"] * best / 1e3, speed["float32, peak TFLOP/s, matrix product here"]
+    assert speed["float32, best, share of matrix product here"] == pytest.approx(done / peak)
+
+
+@pytest.mark.slow
+def test_all_feature_visualization_checks_on_the_cpu(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("lucent")
+    options = ("--out", str(tmp_path), "--device", "cpu", "--quick", "--networks", "resnet18")
+    run("gpu_feature_visualization", *options, capsys=capsys, monkeypatch=monkeypatch)
+    outcomes = json.loads((tmp_path / "gpu_feature_visualization.json").read_text("utf-8"))["outcomes"]
+    assert {outcome["verdict"] for outcome in outcomes} == {"passed", "skipped"}
+    (beside,) = [each for each in outcomes if "Lucent" in each["check"] and each["verdict"] == "passed"]
+    assert any("Lucent, 8 in one call" in name for name in beside["figures"])
+
+
+def test_gpu_checks_leave_no_choice_out_and_notice_another_picture() -> None:
+    from benchmarks import gpu, gpu_choices
+    from benchmarks import gpu_feature_visualization as visualization
+    from onnxviz.optimize.objectives import ObjectiveChoice
+    from onnxviz.optimize.optimizers import Optimizer
+
+    (on,) = gpu.subjects(torch.device("cpu"), None, quick=True)
+    layer = on.layers[-1].name
+    objectives = gpu_choices.objectives(layer, on.layers[-2].name)
+    assert set(objectives) == {kind.model_fields["kind"].default for kind in gpu_choices.kinds(ObjectiveChoice)}
+    assert {kind.model_fields["kind"].default for kind in gpu_choices.kinds(Optimizer)} <= set(
+        gpu_choices.optimizers(torch.device("cpu"))
+    )
+    names = gpu_choices.settings_by_name(on.model, steps=1)
+    found: gpu.Figures = {}
+    pair = names["border grey"], names["border edge"]
+    visualization._compare_a_step(on, "another border", pair, None, found)
+    assert on.faults
+    assert "another border" in on.faults[0]
 
 
 def test_in_turns_times_each_round_and_leaves_the_first_out() -> None:

@@ -99,6 +99,20 @@ def test_a_confined_process_may_read_the_generator(folder: Path) -> None:
     assert folder / "made" in paths_of(parse_recipe(RECIPE, "r.yaml", folder))
 
 
+def test_only_a_worker_opens_the_generator(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What this process must not open it cannot open; the worker has modules of its own."""
+
+    def refused(path: object) -> None:
+        raise AssertionError(f"{path} was opened in the process of the caller")
+
+    for module in ("onnxviz.generator_file", "onnxviz.plan", "onnxviz.model"):
+        monkeypatch.setattr(f"{module}.open_model", refused)
+    result = run(parse_recipe(RECIPE, "r.yaml", folder), folder / "out", device="cpu", workers=1).result
+    (part,) = result.analyses[0].parts
+    assert not part.failed
+    assert any(isinstance(entry, f.Array) for entry in part.findings)
+
+
 def test_a_generator_that_was_changed_is_not_used(folder: Path) -> None:
     from onnxviz.analyses.activation_maximization import _open_generator
     from onnxviz.analyses.base import Bench

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from onnxviz.optimize.resampling import RepeatableSampling, Resampling, places, spread
+from onnxviz.optimize.resampling import RepeatableSampling, Resampling, _in_any_order, places, spread
 from onnxviz.optimize.transforms import Fill
 
 FILLS = ("reflect", "grey", "edge")
@@ -172,3 +173,20 @@ def test_many_view_pixels_may_come_from_one_image_pixel() -> None:
     found = spread(torch.full((1, 1, 1024, 1024), 3.0), maps, xs, ys, (4, 4), "edge")
     assert float(found[0, 0, 0, 0]) == 3.0 * 2**20
     assert float(found.sum()) == 3.0 * 2**20
+
+
+def test_the_deterministic_mode_is_as_it_was() -> None:
+    """It is left for sums of whole numbers only, also where they fail."""
+    xs, ys = (each.float() for each in centres((6, 6)))
+    before = torch.get_deterministic_debug_mode()
+    torch.set_deterministic_debug_mode("warn")
+    try:
+        one = spread(torch.ones(1, 3, 6, 6), torch.eye(2, 3)[None], xs, ys, (6, 6), "edge")
+        assert torch.get_deterministic_debug_mode() == 1
+        with contextlib.suppress(KeyError), _in_any_order():
+            assert torch.get_deterministic_debug_mode() == 0
+            raise KeyError
+        assert torch.get_deterministic_debug_mode() == 1
+    finally:
+        torch.set_deterministic_debug_mode(before)
+    assert torch.equal(one, spread(torch.ones(1, 3, 6, 6), torch.eye(2, 3)[None], xs, ys, (6, 6), "edge"))

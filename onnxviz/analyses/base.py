@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from onnxviz.devices import Device
 from onnxviz.findings import Finding, Metric, merge
 from onnxviz.values import Preprocessing
 
@@ -63,6 +64,7 @@ class Subject:
         labels: class names in logit order, or None.
         data: the recipe's data sets by name.
         seed: the run's seed.
+        device: what the jobs will run on; results of different devices have different keys anyway.
     """
 
     alias: str
@@ -71,6 +73,7 @@ class Subject:
     labels: tuple[str, ...] | None
     data: Mapping[str, ImageFolder | ConceptSet]
     seed: int
+    device: Device = "cpu"
 
 
 class Progress(Protocol):

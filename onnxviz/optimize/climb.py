@@ -1,4 +1,7 @@
-"""One batch of images climbs: the loop itself. Nothing in it waits for the device, but to stop early."""
+"""One batch of images climbs: the loop itself. No step waits for the device.
+
+Every few steps the host waits for it: for an answer, where images may stop early, and to stay near it.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from onnxviz.optimize.capture import captured
+from onnxviz.optimize.capture import captured, paced
 from onnxviz.optimize.objectives import Measure, Objective, Place, Seen, bind
 from onnxviz.optimize.parameterizations import Canvas, Painter
 from onnxviz.optimize.settings import Settings
@@ -23,7 +26,7 @@ if TYPE_CHECKING:
 
 
 _ASKED_EVERY = 16
-"""Steps after which the device is asked whether all images have stopped: an answer has to be waited for."""
+"""Steps after which the host waits: for where the device was so many steps before, and whether all images stopped."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -245,15 +248,20 @@ class _Ascent:
         steps, redirect = self.settings.steps, self.settings.redirect
         self.rule = self.settings.optimizer.rule(steps, self.parameters)
         advance, done = self._stepper(self.network.redirected, min(redirect, steps)), 0
+        wait = paced(self.parameters.device)
         while done < steps:
             if done == redirect:
                 advance = self._stepper(self.network.usual, steps - done)
             advance()
             done += 1
             self._edit(done)
+            if done % _ASKED_EVERY == 0:
+                wait()
             tell(done)
             if self.watch is not None and done % _ASKED_EVERY == 0 and self.watch.all_done():
                 break
+        wait()
+        wait()  # for all that was begun: a graph is not given up while it runs
         if self.watch is not None:
             tell(steps)
             taken = self.watch.taken()
@@ -265,13 +273,16 @@ class _Ascent:
         return torch.full((len(self.signs),), done, device=self.parameters.device)
 
     def _stepper(self, forward: Forward, count: int) -> Callable[[], None]:
-        """Return what does one step; on a GPU a graph of it, where a step is the same kernels every time."""
+        """Return what does one step; on a GPU a graph of it, where a step is the same kernels every time.
+
+        What edits do is left out: they differ from step to step, and read the gradient that the graph has refreshed.
+        """
 
         def advance() -> None:
             self._advance(forward)
 
-        fixed = not self.settings.edits and self.watch is None and self.views.repeatable
-        return captured(advance, count) if self.parameters.is_cuda and fixed else advance
+        device = self.parameters.device
+        return captured(advance, count, device) if device.type == "cuda" and self.views.repeatable else advance
 
     def _advance(self, forward: Forward) -> None:
         import torch

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -125,9 +127,21 @@ def spread(slopes: Tensor, maps: Tensor, xs: Tensor, ys: Tensor, size: tuple[int
     for line, part in ((0, slopes - low), (width, low)):
         end = part * right[:, None]
         for offset, share in ((line, part - end), (line + 1, end)):
-            sums.scatter_add_(2, (first + offset).expand(-1, colors, -1), share.flatten(2).to(torch.int64))
+            with _in_any_order():
+                sums.scatter_add_(2, (first + offset).expand(-1, colors, -1), share.flatten(2).to(torch.int64))
     inner = sums.view(count, colors, height, width)[:, :, 1:-2, 1:-2]
     return inner.to(slopes.dtype) * (largest / _UNIT)
+
+
+@contextlib.contextmanager
+def _in_any_order() -> Iterator[None]:
+    """Let sums be added up in any order, as is sound for whole numbers: the deterministic mode would sort them all."""
+    before = torch.get_deterministic_debug_mode()
+    torch.set_deterministic_debug_mode("default")
+    try:
+        yield
+    finally:
+        torch.set_deterministic_debug_mode(before)
 
 
 def _between(line: Tensor, xs: Tensor, ys: Tensor, length: int, fill: Fill) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -55,7 +56,15 @@ def to_planes(pictures: Tensor, canvas: Canvas, decorrelate: bool) -> Tensor:
 
 def grey(pictures: Tensor) -> Tensor:
     """Return the brightness of pictures: RGB [N, 3, h, w] to [N, 1, h, w]."""
-    return (pictures * pictures.new_tensor(LUMA).view(1, 3, 1, 1)).sum(dim=1, keepdim=True)
+    return (pictures * _luma_on(pictures.device)).sum(dim=1, keepdim=True)
+
+
+@functools.lru_cache(maxsize=8)
+def _luma_on(device: torch.device) -> Tensor:
+    """Keep the weights on the device: copying them there would make every step wait for the device."""
+    import torch
+
+    return torch.tensor(LUMA, device=device).view(1, 3, 1, 1)
 
 
 class PlanePainter:

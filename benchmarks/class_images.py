@@ -27,7 +27,7 @@ import math
 import multiprocessing
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -56,6 +56,10 @@ LABELS = "imagenet_1000.txt"
 LUCENT = {"lucent": SIDE, "lucent_224": 224}
 KIND = "activation_maximization"
 PLAIN = f"version: 1\nmodel: {{path: any.onnx}}\nanalyses:\n  classes: {{kind: {KIND}, targets: [{{layer: logits}}]}}\n"
+
+
+TOGETHER = 4
+"""Images of one call: so many share a pass on a CPU."""
 
 
 class Judge:
@@ -138,9 +142,9 @@ def _kind(analysis: Analysis) -> str:
     return str(analysis.model_dump()["kind"])
 
 
-def _for_unit(analysis: Analysis, unit: int, steps: int, size: int | None) -> Analysis:
-    """Return the analysis for one class, everything else as it was."""
-    target = {"layer": "logits", "units": unit}
+def _for_units(analysis: Analysis, units: list[int], steps: int, size: int | None) -> Analysis:
+    """Return the analysis for some classes, everything else as it was."""
+    target = {"layer": "logits", "units": units}
     own = {"targets": [target], "objectives": (), "steps": steps, "size": size, "seeds": 1, "keep_arrays": True}
     return type(analysis).model_validate(analysis.model_dump() | own)
 
@@ -149,7 +153,7 @@ def digest_of(preset: str, settings: tuple[str, ...], size: int | None = None) -
     """Return a few letters that say whether two presets of one name are the same."""
     if preset in LUCENT:
         return "peer"
-    text = _for_unit(analysis_of(preset, settings), 0, 1, size).model_dump_json()
+    text = _for_units(analysis_of(preset, settings), [0], 1, size).model_dump_json()
     return hashlib.sha256(text.encode()).hexdigest()[:6]
 
 
@@ -167,27 +171,29 @@ def _judge(path: Path, threads: int) -> Judge:
     return Judge(path, threads)
 
 
-def picture_of(task: Task, sweep: Sweep) -> np.ndarray:
-    """Make one image: uint8 [height, width, 3]."""
-    model = _opened(task.model, sweep.zoo)
-    if task.preset in LUCENT:
-        image = class_image(model, task.unit, LUCENT[task.preset], task.steps, task.seed)
+def pictures_of(tasks: Sequence[Task], sweep: Sweep) -> list[np.ndarray]:
+    """Make images that differ in their classes only: uint8 [height, width, 3] each."""
+    first = tasks[0]
+    model = _opened(first.model, sweep.zoo)
+    if first.preset in LUCENT:
+        side = LUCENT[first.preset]
+        images = [class_image(model, task.unit, side, task.steps, task.seed) for task in tasks]
     else:
-        analysis = _for_unit(analysis_of(task.preset, sweep.settings), task.unit, task.steps, sweep.size)
-        subject = Subject("model", model.view, model.preprocessing, model.labels, {}, task.seed)
-        image = _made(analysis, subject, model)
-    return np.rint(255 * image.clip(0, 1)).astype(np.uint8).transpose(1, 2, 0)
+        units = [task.unit for task in tasks]
+        analysis = _for_units(analysis_of(first.preset, sweep.settings), units, first.steps, sweep.size)
+        subject = Subject("model", model.view, model.preprocessing, model.labels, {}, first.seed)
+        images = _made(analysis, subject, model)
+    return [np.rint(255 * image.clip(0, 1)).astype(np.uint8).transpose(1, 2, 0) for image in images]
 
 
-def _made(analysis: Analysis, subject: Subject, model: Model) -> np.ndarray:
-    """Run the jobs of an analysis as a run does and return the image that they store."""
+def _made(analysis: Analysis, subject: Subject, model: Model) -> list[np.ndarray]:
+    """Run the jobs of an analysis as a run does and return the images that they store."""
     found: dict[str, Any] = {}
     for job in analysis.jobs(subject):
         needed = {name: found[name] for name in job.needs}
         found[job.name] = analysis.run(job, Bench(subject, model, lambda *_: None, needed))
     stored = [finding.arrays for parts in found.values() for finding in parts if isinstance(finding, Array)]
-    (image,) = next(arrays["images"] for arrays in stored if "images" in arrays)
-    return np.asarray(image)
+    return [image for arrays in stored if "images" in arrays for image in arrays["images"]]
 
 
 def rank_of(probabilities: np.ndarray, place: int) -> int:
@@ -198,19 +204,27 @@ def rank_of(probabilities: np.ndarray, place: int) -> int:
     return int((probabilities >= probabilities[place]).sum())
 
 
-def work(task: Task, sweep: Sweep, made: Path | None) -> tuple[dict[str, Any], np.ndarray]:
-    """Make and judge one image, or judge one that is made: what is found, and the picture."""
+def work(tasks: Sequence[Task], sweep: Sweep, made: Path | None) -> list[tuple[dict[str, Any], np.ndarray]]:
+    """Make and judge some images, or judge one that is made: what is found, and the picture, of each."""
     torch.set_num_threads(sweep.threads)
     before = time.process_time()
-    picture = picture_of(task, sweep) if made is None else np.asarray(Image.open(made))
-    seconds = {} if made is not None else {"seconds": time.process_time() - before}
+    pictures = pictures_of(tasks, sweep) if made is None else [np.asarray(Image.open(made))]
+    seconds = {} if made is not None else {"seconds": (time.process_time() - before) / len(tasks)}
+    return [
+        (asdict(task) | judged(task, sweep, picture) | seconds, picture)
+        for task, picture in zip(tasks, pictures, strict=True)
+    ]
+
+
+def judged(task: Task, sweep: Sweep, picture: np.ndarray) -> dict[str, Any]:
+    """Return what the judge and the model itself see in a picture."""
     model = _opened(task.model, sweep.zoo)
     given = _judge(sweep.judge, sweep.threads).probabilities(picture)
     own = model.probabilities(resized(picture, model.input_size))[0]
     place = task.unit + sweep.offset
     assert model.labels is not None
     best = int(given.argmax()) - sweep.offset
-    line = asdict(task) | {
+    return {
         "judge": sweep.judge.name,
         "label": model.labels[task.unit],
         "probability": float(given[place]),
@@ -219,7 +233,6 @@ def work(task: Task, sweep: Sweep, made: Path | None) -> tuple[dict[str, Any], n
         "own_probability": float(own[task.unit]),
         "own_rank": rank_of(own, task.unit),
     }
-    return line | seconds, picture
 
 
 # --- all images -------------------------------------------------------------------------------------------------------
@@ -239,16 +252,30 @@ def sweep_all(tasks: Sequence[Task], sweep: Sweep, jobs: int, out: Path) -> None
     start = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(jobs, start) as pool, (out / "results.jsonl").open("a", encoding="utf-8") as results:
         files = {task: out / task.group / f"{task.unit:04}.png" for task in left}
-        waiting = {pool.submit(work, task, sweep, files[task] if task in made else None): task for task in left}
+        waiting = {
+            pool.submit(work, tasks, sweep, files[tasks[0]] if tasks[0] in made else None): tasks
+            for tasks in _together(left, made)
+        }
         for ended in as_completed(waiting):
-            line, picture = ended.result()
-            task = waiting[ended]
-            if task not in made:
-                files[task].parent.mkdir(exist_ok=True)
-                Image.fromarray(picture).save(files[task])
-            results.write(_text({"seconds": made.get(task)} | line))
-            results.flush()
-            print(f"{task.group} {line['label']}: rank {line['rank']}, seen as {line['seen_as']}", flush=True)
+            for task, (line, picture) in zip(waiting[ended], ended.result(), strict=True):
+                if task not in made:
+                    files[task].parent.mkdir(exist_ok=True)
+                    Image.fromarray(picture).save(files[task])
+                results.write(_text({"seconds": made.get(task)} | line))
+                results.flush()
+                print(f"{task.group} {line['label']}: rank {line['rank']}, seen as {line['seen_as']}", flush=True)
+
+
+def _together(tasks: Sequence[Task], made: Mapping[Task, float]) -> Iterator[list[Task]]:
+    """Split tasks into those that are worked on in one call; images that are there are judged one by one."""
+    groups: dict[str, list[Task]] = {}
+    for task in tasks:
+        if task in made:
+            yield [task]
+        else:
+            groups.setdefault(task.group, []).append(task)
+    parts = [same[first : first + TOGETHER] for same in groups.values() for first in range(0, len(same), TOGETHER)]
+    yield from parts
 
 
 def _text(line: dict[str, Any]) -> str:

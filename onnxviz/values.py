@@ -93,6 +93,7 @@ class Target:
         position: spatial position of a single neuron; None for all positions.
         sign: 1 to maximise, -1 to minimise.
         label: what to call it: a class name, or "".
+        focus: how much the unit should stand out among those of its layer: `objectives.Channel.focus`.
     """
 
     layer: str
@@ -100,6 +101,7 @@ class Target:
     position: tuple[int, ...] | None = None
     sign: Literal[1, -1] = 1
     label: str = ""
+    focus: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -263,6 +264,16 @@ def test_jobs_are_small_and_say_what_they_cost(place: Bench) -> None:
     assert {job.images for job in large.jobs(place.subject)} == {1}
     chosen = ActivationMaximization.model_validate(entry | {"size": [64, 96], "batch": 7})
     assert {job.images for job in chosen.jobs(place.subject)} == {7, 6}
+
+
+@pytest.mark.parametrize(("side", "most"), [(8, 64), (224, 64), (448, 16), (4096, 1)])
+def test_jobs_fill_a_gpu(place: Bench, side: int, most: int) -> None:
+    analysis = ActivationMaximization.model_validate(
+        {"targets": [{"layer": "conv", "units": "all"}], "steps": 10, "seeds": 50, "size": side}
+    )
+    jobs = list(analysis.jobs(replace(place.subject, device="cuda")))
+    assert max(job.images for job in jobs) == most
+    assert sum(job.images for job in jobs) == 4 * 50
 
 
 def test_a_job_may_travel_as_json(place: Bench) -> None:

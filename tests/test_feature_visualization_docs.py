@@ -1,8 +1,9 @@
-"""The recipes of docs/feature_visualization.md are recipes, and it leaves no choice out."""
+"""The recipes of docs/feature_visualization.md and of recipes/ are recipes, and the page leaves no choice out."""
 
 from __future__ import annotations
 
 import re
+import shlex
 import typing
 from pathlib import Path
 
@@ -10,7 +11,9 @@ import pytest
 import yaml
 
 from onnxviz.analyses.activation_maximization import ActivationMaximization
+from onnxviz.errors import RecipeError
 from onnxviz.optimize.objectives import ObjectiveChoice
+from onnxviz.plan import make_plan
 from onnxviz.recipe import parse_recipe, read_recipe
 from tests.conftest import ROOT
 
@@ -30,6 +33,48 @@ def test_every_recipe_is_valid(block: str, tmp_path: Path) -> None:
     given["data"] = {"photos": {"images": "x"}, **given.get("data", {})}
     recipe = parse_recipe(yaml.safe_dump(given), "r.yaml", Path())
     assert all(isinstance(analysis, ActivationMaximization) for analysis in recipe.analyses.values())
+
+
+RECIPES = sorted((ROOT / "recipes").rglob("*.yaml"))
+BASE = ROOT / "recipes" / "presets" / "units.yaml"
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=[path.relative_to(ROOT).as_posix() for path in RECIPES])
+def test_every_recipe_of_the_repository_is_valid(path: Path) -> None:
+    """As far as their files are not asked for; what presets extend has no analyses of its own."""
+    if path == BASE:
+        with pytest.raises(RecipeError, match="analyses"):
+            read_recipe(path)
+        return
+    assert read_recipe(path).analyses
+
+
+PRESETS = [path for path in RECIPES if path.parent.name == "presets" and path != BASE]
+
+
+@pytest.mark.parametrize("path", PRESETS, ids=[path.stem for path in PRESETS])
+def test_a_preset_is_said_can_be_planned_and_stands_beside_the_others(path: Path) -> None:
+    assert f"`{path.stem}`" in PAGE
+    recipe = read_recipe(path)
+    assert list(recipe.analyses) == [path.stem]
+    assert make_plan(recipe).jobs
+    together = read_recipe(ROOT / "recipes" / "presets.yaml").analyses
+    assert together[path.stem] == recipe.analyses[path.stem]
+    assert set(together) == {preset.stem for preset in PRESETS} | {"default"}
+
+
+COMMENTS = "\n".join(re.sub(r"^# *", "", path.read_text("utf-8"), flags=re.MULTILINE) for path in RECIPES)
+COMMANDS = re.findall(r"^onnxviz \w+ (recipes/\S+\.yaml)((?:.*\\\n)*.*)$", f"{PAGE}\n{COMMENTS}", re.MULTILINE)
+SETS = [(file, options) for file, options in COMMANDS if "--set" in options]
+
+
+@pytest.mark.parametrize(("file", "options"), SETS, ids=[str(number) for number in range(len(SETS))])
+def test_every_command_with_a_preset_is_valid(file: str, options: str) -> None:
+    """What `--set` changes is part of the recipe; files are not asked for."""
+    words = shlex.split(options.replace("\\\n", " "))
+    changes = [words[index + 1] for index, word in enumerate(words) if word == "--set"]
+    assert changes
+    assert read_recipe(ROOT / file, changes).analyses
 
 
 def kinds(annotation: object) -> set[str]:

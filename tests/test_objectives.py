@@ -761,3 +761,32 @@ def test_tokens_of_a_real_transformer(zoo: Path) -> None:
     whole = bind([Channel(layer=layer.name, unit=1, box=(0, 0, 1, 1))], where)(look)
     patches = values[0, 1, grid.before : grid.before + grid.height * grid.width]
     assert float(whole) == pytest.approx(float(patches.mean()), rel=1e-4)
+
+
+@pytest.mark.parametrize("power", [1.0, 2.5])
+@pytest.mark.parametrize("layer", ["flat", "map"])
+def test_a_channel_in_focus_has_its_own_value_and_the_slope_of_lucids_direction(layer: str, power: float) -> None:
+    """The slope is that of a · max(0.1, cos)^p, by finite differences, at each position by the cosine's power there."""
+    shape = SHAPES[layer]
+    values = np.random.default_rng(4).normal(size=(3, *shape))
+    values[0, 2] = np.abs(values[0, 2]) + 0.5  # stands out
+    values[1, 2] = -np.abs(values[1, 2]) - 0.1  # is driven down by others: there only its own slope counts
+    activations = torch.from_numpy(values).requires_grad_()
+    targets = [Target(layer, 2, focus=power)] * 3
+    measure = bind([objective_of(target) for target in targets], place())
+    found = measure(Seen(torch.zeros(3, 3, 6, 8), {layer: activations.float()}))
+    np.testing.assert_allclose(found.detach(), values[:, 2].reshape(3, -1).mean(axis=1), rtol=1e-5)
+    (slope,) = torch.autograd.grad(found.sum(), activations)
+
+    def cosines(given: np.ndarray) -> np.ndarray:
+        return np.maximum(given[2] / (np.sqrt((given**2).sum(axis=0)) + 1e-4), 0.1)
+
+    for image in range(3):
+        before = cosines(values[image])
+        for index in np.ndindex(*shape):
+            up, down = values[image].copy(), values[image].copy()
+            up[index] += 1e-5
+            down[index] -= 1e-5
+            rise = [np.mean(given[2] * (cosines(given) / before) ** power) for given in (up, down)]
+            assert slope[(image, *index)].item() == pytest.approx((rise[0] - rise[1]) / 2e-5, abs=2e-4)
+    assert objective_of(Target(layer, 2)).alike() != objective_of(targets[0]).alike()

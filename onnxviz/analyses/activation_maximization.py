@@ -28,6 +28,7 @@ from onnxviz.analyses.real_activations import (
     reference_pictures,
     standing,
 )
+from onnxviz.devices import Device
 from onnxviz.errors import AnalysisError, DataError, SelectionError, shorten
 from onnxviz.findings import Array, Caveat, Coverage, Finding, Note, Table, TileGrid, merge
 from onnxviz.generator_file import generator_file
@@ -35,10 +36,18 @@ from onnxviz.image_choice import choose_images, find_source
 from onnxviz.images import load_batch
 from onnxviz.optimize.ascent import Maximized, maximize
 from onnxviz.optimize.edits import Edit
-from onnxviz.optimize.optimizers import Adam, Optimizer
+from onnxviz.optimize.optimizers import Optimizer
 from onnxviz.optimize.parameterizations import Fourier, ParameterizationChoice
 from onnxviz.optimize.regularizers import Regularizer
-from onnxviz.optimize.settings import DEFAULT_TRANSFORMS, Octaves, Precision, Settings
+from onnxviz.optimize.settings import (
+    DEFAULT_FOCUS,
+    DEFAULT_OPTIMIZER,
+    DEFAULT_REGULARIZERS,
+    DEFAULT_TRANSFORMS,
+    Octaves,
+    Precision,
+    Settings,
+)
 from onnxviz.optimize.stopping import EarlyStopping
 from onnxviz.optimize.transforms import Fill, Transform
 from onnxviz.targets import TargetSelector, has_class_units
@@ -98,12 +107,12 @@ steps: 160
 seeds: 2
 parameterization: {kind: fourier, decorrelate: true}
 transforms:
-  - {kind: pad, share: 0.1}
-  - {kind: jitter, share: 0.08}
-  - {kind: scale, minimum: 0.8, maximum: 1.2}
-  - {kind: rotate, degrees: 15}
-regularizers: [{kind: total_variation, weight: 0.1}, {kind: lp_norm, p: 6, weight: 0.1}]
-optimizer: {kind: adam, learning_rate: 0.03}
+  - {kind: jitter, share: 0.15}
+  - {kind: scale, minimum: 0.6, maximum: 1.3}
+  - {kind: rotate, degrees: 25}
+regularizers: [{kind: total_variation, weight: 0.5}, {kind: lp_norm, p: 6, weight: 0.1}]
+optimizer: {kind: adam, learning_rate: 0.03, schedule: linear}
+focus: 1
 """
 
     targets: tuple[TargetSelector, ...] = Field(
@@ -119,7 +128,7 @@ optimizer: {kind: adam, learning_rate: 0.03}
         None, ge=1, description="Most real images to measure, spread evenly over the data set; all if not given."
     )
     examples: int = Field(4, ge=0, le=64, description="Real images beside each picture: those that excite it most.")
-    steps: int = Field(160, ge=1, le=100_000, description="Optimization steps for each picture.")
+    steps: int = Field(256, ge=1, le=100_000, description="Optimization steps for each picture.")
     size: Side | tuple[Side, Side] | None = Field(
         None, description="Side of the pictures in pixels, or [height, width]; the model's input size if not given."
     )
@@ -133,6 +142,13 @@ optimizer: {kind: adam, learning_rate: 0.03}
     )
     diversity: DiversityTerm | None = Field(
         None, description="Keep the pictures of a group different; `{}` for the usual weight."
+    )
+    focus: float | None = Field(
+        None,
+        ge=0,
+        le=16,
+        description="How much a target should stand out among the units of its layer (see the objective `channel`); "
+        f"{DEFAULT_FOCUS:g} for classes and 0 for other units if not given.",
     )
     begin: Literal["noise", "grey"] | BeginPicture = Field(
         "noise", description="What the pictures start from: noise, grey, or an image of a data set."
@@ -150,11 +166,11 @@ optimizer: {kind: adam, learning_rate: 0.03}
         DEFAULT_TRANSFORMS, description="Random views that the target has to like, applied first to last; may be empty."
     )
     border: Fill = Field("reflect", description="What the views show beyond the image's border.")
-    regularizers: tuple[Regularizer, ...] = Field((), description="What holds the image back; often not needed.")
+    regularizers: tuple[Regularizer, ...] = Field(DEFAULT_REGULARIZERS, description="What holds the image back.")
     edits: tuple[Edit, ...] = Field(
         (), description="What is done to the pixels after a step; for `{kind: pixel, squash: none}` only."
     )
-    optimizer: Optimizer = Field(default_factory=Adam, description="How the image follows the gradient.")
+    optimizer: Optimizer = Field(DEFAULT_OPTIMIZER, description="How the image follows the gradient.")
     stopping: EarlyStopping | None = Field(
         None, description="Stop pictures that no longer rise; `{}` for the usual limits. Never if not given."
     )
@@ -164,7 +180,7 @@ optimizer: {kind: adam, learning_rate: 0.03}
     )
     precision: Precision = Field("float32", description="In what the network computes; bfloat16 is faster on a GPU.")
     batch: int | None = Field(
-        None, ge=1, le=1024, description="Pictures in one job; chosen by their size if not given. Raise it on a GPU."
+        None, ge=1, le=1024, description="Pictures in one job; chosen by their size and the device if not given."
     )
     keep_arrays: bool = Field(True, description="Also store the images as 32-bit floats, for other programs.")
 
@@ -232,7 +248,7 @@ optimizer: {kind: adam, learning_rate: 0.03}
     ) -> Iterator[Job]:
         own, size = _own_size(subject), self._size(_own_size(subject))
         larger = size[0] * size[1] / (own[0] * own[1])
-        pictures = self.batch or max(1, min(16, 224 * 224 // (size[0] * size[1])))
+        pictures = self.batch or _pictures_in_a_job(size, subject.device)
         together = max(1, pictures // self.together)
         picture_bytes = self._picture_bytes(size, 1 if subject.view.input_channels == 1 else 3)
         layers_of = {id(goal): goal.layers for goal in found}
@@ -283,7 +299,7 @@ optimizer: {kind: adam, learning_rate: 0.03}
         return RealImages(self.data, tuple(chosen), len(source), own, self._size(own))
 
     def _goals(self, subject: Subject) -> list[Goal]:
-        return goals(self.targets, self.objectives, self.diversity, self.together, subject)
+        return goals(self.targets, self.objectives, self.diversity, self.together, self.focus, subject)
 
     def _size(self, default: tuple[int, int]) -> tuple[int, int]:
         if self.size is None:
@@ -474,6 +490,12 @@ def _open_generator(name: str, bench: Bench) -> GeneratorNetwork:
             remedy="run the same command again: what is done is kept",
         )
     return open_generator(model)
+
+
+def _pictures_in_a_job(size: tuple[int, int], device: Device) -> int:
+    """Return how many pictures of this size a job makes: few, so that little is lost, but enough to fill a GPU."""
+    usual = 224 * 224 / (size[0] * size[1])
+    return max(1, min(64, int(64 * usual)) if device == "cuda" else min(16, int(usual)))
 
 
 def _own_size(subject: Subject) -> tuple[int, int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,7 +14,8 @@ from onnxviz.image_choice import choose_images, find_source
 from onnxviz.images import ImageSource
 from onnxviz.optimize.objectives import Objective, ObjectiveChoice, objective_of
 from onnxviz.optimize.objectives.diverse import KeptDifferent
-from onnxviz.targets import TargetSelector, resolve
+from onnxviz.optimize.settings import DEFAULT_FOCUS
+from onnxviz.targets import TargetSelector, has_class_units, resolve
 from onnxviz.values import Target, Unit
 
 if TYPE_CHECKING:
@@ -123,6 +124,7 @@ class Goal:
             position = None if target.position is None else list(target.position)
             data |= {"layer": target.layer, "unit": target.unit, "position": position, "sign": target.sign}
             data |= {"label": target.label} if target.label else {}
+            data |= {"focus": target.focus} if target.focus else {}
         else:
             assert self.objective is not None
             data["objective"] = self.objective.model_dump(mode="json")
@@ -144,6 +146,7 @@ class Goal:
             None if position is None else tuple(position),
             data["sign"],
             data.get("label", ""),
+            data.get("focus", 0.0),
         )
         return cls(target, None, data["title"], target.sign, diversity)
 
@@ -158,6 +161,7 @@ def goals(
     objectives: Sequence[NamedObjective | Objective],
     diversity: DiversityTerm | None,
     together: int,
+    focus: float | None,
     subject: Subject,
 ) -> list[Goal]:
     """Return what a recipe's targets and objectives mean on a model, in their order.
@@ -167,6 +171,7 @@ def goals(
         objectives: what else is wanted.
         diversity: what keeps the pictures of a group different; nothing if None.
         together: pictures in a group.
+        focus: how much targets should stand out among the units of their layer; `DEFAULT_FOCUS` for classes if None.
         subject: the model.
 
     Raises:
@@ -176,7 +181,8 @@ def goals(
     found = []
     for target in resolve(targets, subject.view, subject.labels):
         within = _diverse(target.layer, diversity, subject)
-        found.append(Goal(target, None, _title(target), target.sign, within))
+        focused = replace(target, focus=_focus(target, focus, subject))
+        found.append(Goal(focused, None, _title(target), target.sign, within))
     taken = {goal.title for goal in found}
     for entry in objectives:
         title, objective = (entry.title, entry.objective) if isinstance(entry, NamedObjective) else (None, entry)
@@ -186,6 +192,14 @@ def goals(
         _require_sound(resolved, name, together)
         found.append(Goal(None, resolved, name, 1, _diverse(resolved.layers()[-1], diversity, subject)))
     return found
+
+
+def _focus(target: Target, focus: float | None, subject: Subject) -> float:
+    if target.unit is None or target.position is not None:
+        return 0.0
+    if focus is not None:
+        return focus
+    return DEFAULT_FOCUS if has_class_units(subject.view.layer(target.layer), subject.view) else 0.0
 
 
 def _require_sound(objective: Objective, name: str, together: int) -> None:

@@ -198,7 +198,8 @@ class _Maker:
 
             def make(size: int) -> list[np.ndarray]:
                 with one_thread():
-                    return probe._climb([0] * size, _unheard, range(size))
+                    made = probe._climb([0] * size, _unheard)
+                return [array.reshape(size, self.settings.group, *array.shape[1:]) for array in made]
 
             known[key] = agreeing(make)
         return known[key]
@@ -232,14 +233,11 @@ class _Maker:
         made = [future.result() for future in futures]
         return [np.concatenate(arrays) for arrays in zip(*made, strict=True)]
 
-    def _climb(
-        self, chosen: Sequence[int], tell: Callable[[int], None], seeds: Sequence[int] | None = None
-    ) -> list[np.ndarray]:
-        """Optimize the images of some targets as one batch, by seeds of their own if none are given."""
+    def _climb(self, chosen: Sequence[int], tell: Callable[[int], None]) -> list[np.ndarray]:
+        """Optimize the images of some targets as one batch."""
         import torch
 
         group, device = self.settings.group, self.model.device
-        drawn = [self.seeds[place] for place in chosen] if seeds is None else seeds
         images = [place for place in chosen for _ in range(group)]
         starts = None
         if self.starts is not None:
@@ -256,7 +254,7 @@ class _Maker:
                 self.model,
                 [self.wanted[place].objective for place in images],
                 torch.tensor([self.wanted[place].sign for place in images], device=device),
-                [_generator(seed, member) for seed in drawn for member in range(group)],
+                [_generator(self.seeds[place], member) for place in chosen for member in range(group)],
                 self.settings,
                 starts,
                 lambda size: self.pictures.references(self.wanted, size),

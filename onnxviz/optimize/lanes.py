@@ -22,19 +22,29 @@ def agreeing(make: Callable[[int], Sequence[np.ndarray]]) -> tuple[int, ...]:
     """Return the numbers of images that may share a pass, from large to small: all give an image the same bits.
 
     Args:
-        make: makes so many images, the first ones always the same, and returns arrays [images, ...].
+        make: makes so many images, all of them the same one, and returns arrays [images, ...]. So it is seen too if
+            the place in the batch matters, as it does to matrix products with few rows.
 
     Returns:
-        (1,) if no number agrees with a smaller one.
+        The largest number and those that agree with it; (1,) if a picture alone would need a pass of more than two.
     """
-    made = {size: make(size) for size in SIZES}
-    largest = made[SIZES[0]]
-    same = tuple(
-        size
-        for size in SIZES
-        if all(np.array_equal(one[:size], two[:size]) for one, two in zip(made[size], largest, strict=True))
-    )
-    return same if len(same) > 1 else (1,)
+    first: Sequence[np.ndarray] = ()
+    found = []
+    for size in SIZES:
+        made = make(size)
+        if not first and all(_one_for_all(array) for array in made):
+            first = [array[0] for array in made]
+        if first and all(np.array_equal(array, _repeated(one, size)) for array, one in zip(made, first, strict=True)):
+            found.append(size)
+    return tuple(found) if found and min(found) <= 2 else (1,)
+
+
+def _one_for_all(array: np.ndarray) -> bool:
+    return np.array_equal(array, _repeated(array[0], len(array)))
+
+
+def _repeated(one: np.ndarray, size: int) -> np.ndarray:
+    return np.broadcast_to(one, (size, *one.shape))
 
 
 def shares(count: int, lanes: int, sizes: Sequence[int]) -> list[tuple[range, int]]:

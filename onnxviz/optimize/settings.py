@@ -13,19 +13,25 @@ from onnxviz.optimize import transforms as views
 from onnxviz.optimize.edits import Edit
 from onnxviz.optimize.optimizers import Adam, Optimizer
 from onnxviz.optimize.parameterizations import Fourier, ParameterizationChoice
-from onnxviz.optimize.regularizers import Regularizer
+from onnxviz.optimize.regularizers import Regularizer, TotalVariation
 from onnxviz.optimize.stopping import EarlyStopping
 
 if TYPE_CHECKING:
     from onnxviz.optimize.generators import GeneratorNetwork
 
 DEFAULT_TRANSFORMS = (
-    views.Pad(share=0.1),
-    views.Jitter(share=0.08),
-    views.Scale(minimum=0.8, maximum=1.2),
-    views.Rotate(degrees=15.0),
+    views.Jitter(share=0.15),
+    views.Scale(minimum=0.6, maximum=1.3),
+    views.Rotate(degrees=25.0),
 )
-"""Wider than lucid's: pictures made so are recognised by other networks too, which the narrow ones often are not."""
+"""Much wider than lucid's: pictures made so are recognised by other networks too, which those of narrow views often are
+not (benchmarks/RESULTS.md). There is no margin: beyond the border views see the picture's mirror image."""
+DEFAULT_REGULARIZERS = (TotalVariation(weight=0.5),)
+"""Takes out speckle that the network answers to and nobody sees; much more of it makes shapes disappear as well."""
+DEFAULT_OPTIMIZER = Adam(learning_rate=0.03, schedule="linear")
+"""Steps that fall to 0 let a picture settle."""
+DEFAULT_FOCUS = 1.0
+"""How much a class is to stand out among the others; a unit of another layer is excited whatever its neighbours do."""
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -75,9 +81,9 @@ class Settings:
     begin: Literal["noise", "grey"] = "noise"
     transforms: tuple[views.Transform, ...] = DEFAULT_TRANSFORMS
     fill: views.Fill = "reflect"
-    regularizers: tuple[Regularizer, ...] = ()
+    regularizers: tuple[Regularizer, ...] = DEFAULT_REGULARIZERS
     edits: tuple[Edit, ...] = ()
-    optimizer: Optimizer = field(default_factory=Adam)
+    optimizer: Optimizer = DEFAULT_OPTIMIZER
     stopping: EarlyStopping | None = None
     octaves: Octaves | None = None
     redirect: int = 16

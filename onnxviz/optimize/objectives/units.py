@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, Self
 from pydantic import Field
 
 from onnxviz.errors import SelectionError, shorten
-from onnxviz.optimize.objectives.base import Measure, OfLayer, Place, UnitName, unit_number
+from onnxviz.optimize.objectives.base import Measure, OfLayer, Place, Seen, UnitName, unit_number
 from onnxviz.optimize.objectives.positions import (
     BOX,
     Box,
@@ -31,6 +31,14 @@ if TYPE_CHECKING:
 __all__ = ["Channel", "Neuron", "WholeLayer", "centre", "objective_of"]
 
 
+FOCUS = (
+    "How much the unit should stand out among those of its layer, as a power of the cosine between its axis and all "
+    "activations; 0: not at all."
+)
+_LEAST_COSINE = 0.1
+_EPSILON = 1e-4
+
+
 class _OfUnit(OfLayer):
     unit: UnitName
 
@@ -44,25 +52,46 @@ class Channel(_OfUnit):
 
     So it is a class logit too, where the layer is the logits. Sources: Olah et al. 2017 (channel); Simonyan et al. 2013
     (class logit).
+
+    With `focus` p, the slope is that of a · max(0.1, cos)^p, where cos is the unit's share a / |x| in all activations
+    x of its layer at the position, as lucid's directions have it (`objectives_util.py`, `_dot_cossim`); the value is a
+    all the same. Otherwise the fastest way up is often one that excites the unit's neighbours as well: a picture of a
+    dog that has something of all dogs.
     """
 
     kind: Literal["channel"] = "channel"
+    focus: float = Field(0.0, ge=0, le=16, description=FOCUS)
     box: Box | None = Field(None, description=BOX)
 
     def alike(self) -> Hashable:
-        """Return the layer: units may differ."""
-        return (self.kind, self.layer, self.box is None)
+        """Return the layer and the focus: units may differ."""
+        return (self.kind, self.layer, self.box is None, self.focus)
 
     def bind(self, same: Sequence[Self], place: Place) -> Measure:
         """Read each image's own unit."""
-        layer = self.layer
+        layer, power = self.layer, self.focus
         rows, units = rows_and_units(same, layer, place)
         mean = mean_over(layer, [item.box for item in same], place)
-        return lambda seen: mean(seen.activations[layer][rows, units].float())
+
+        def measure(seen: Seen) -> Tensor:
+            activations = seen.activations[layer]
+            own = activations[rows, units].float()
+            return mean(own * _standing_out(own, activations.float(), power) if power else own)
+
+        return measure
 
     def words(self) -> str:
         """Return layer and unit."""
         return unit_in_words(self.layer, self.unit) + box_in_words(self.box)
+
+
+def _standing_out(own: Tensor, activations: Tensor, power: float) -> Tensor:
+    """Return 1 with the relative slope of max(0.1, cos)^power: [N, ...], of units [N, ...] among [N, units, ...]."""
+    import torch
+
+    cosines = (own / (torch.linalg.vector_norm(activations, dim=1) + _EPSILON)).clamp(min=_LEAST_COSINE)
+    standing: Tensor = (cosines / cosines.detach()).pow(power)
+    return standing
 
 
 class Neuron(_OfUnit):
@@ -127,7 +156,7 @@ def objective_of(target: Target) -> Objective:
     if target.unit is None:
         return WholeLayer(layer=target.layer)
     if target.position is None:
-        return Channel(layer=target.layer, unit=target.unit)
+        return Channel(layer=target.layer, unit=target.unit, focus=target.focus)
     return Neuron(layer=target.layer, unit=target.unit, position=target.position or "center")
 
 

@@ -155,7 +155,7 @@ def test_plain_ascent_with_momentum_and_raw_gradients() -> None:
     made = climb(
         model, channels(0), [3], steps=3, size=(4, 4), transforms=(),
         optimizer=GradientAscent(learning_rate=0.1, momentum=0.5, normalize=False),
-        parameterization=Pixel(decorrelate=False),
+        parameterization=Pixel(decorrelate=False), regularizers=(),
     )  # fmt: skip
     value = torch.randn((3, 4, 4), generator=torch.Generator().manual_seed(3)).numpy() * 0.02
     moving = np.zeros_like(value)

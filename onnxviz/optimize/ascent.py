@@ -11,8 +11,9 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from onnxviz.batches import choose_batch, gradient_bytes, run_batches
+from onnxviz.batches import choose_batch, empty, gradient_bytes, run_batches
 from onnxviz.errors import AnalysisError, DataError, shorten
+from onnxviz.memory import is_out_of_memory
 from onnxviz.optimize.climb import Climber, climb, one_thread
 from onnxviz.optimize.lanes import PROBE_STEPS, agreeing, shares
 from onnxviz.optimize.objectives import Objective, objective_of
@@ -188,7 +189,10 @@ class _Maker:
         return one * self.settings.group
 
     def _sizes(self, place: int) -> tuple[int, ...]:
-        """Return how many targets like one may share a pass on a CPU; tried once for a model and its settings."""
+        """Return how many targets like one may share a pass on a CPU; tried once for a model and its settings.
+
+        Only one where memory does not suffice to try.
+        """
         known = _AGREEING.setdefault(self.model, {})
         quick = replace(self.settings, steps=PROBE_STEPS, redirect=min(1, self.settings.redirect), octaves=None)
         key = (self.layers, repr(quick), self.wanted[place].objective.alike())
@@ -201,7 +205,13 @@ class _Maker:
                     made = probe._climb([0] * size, _unheard)
                 return [array.reshape(size, self.settings.group, *array.shape[1:]) for array in made]
 
-            known[key] = agreeing(make)
+            try:
+                known[key] = agreeing(make)
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                known[key] = (1,)
+            empty(self.model.device)
         return known[key]
 
     def _side_by_side(

@@ -38,7 +38,7 @@ def test_few_images_are_spread_over_the_threads() -> None:
 def test_sizes_agree_where_an_image_has_the_same_bits_at_every_place() -> None:
     def tried(four: list[float], two: list[float], one: list[float]) -> tuple[int, ...]:
         made = {4: four, 2: two, 1: one}
-        return agreeing(lambda size: [np.array(made[size]), np.ones((size, 3))])
+        return agreeing(lambda size: [np.array(made[size]), np.ones((size, 3))], (4, 2, 1))
 
     assert tried([1, 1, 1, 1], [1, 1], [1]) == (4, 2, 1)
     assert tried([1, 1, 1, 1], [1, 1], [2]) == (4, 2)

@@ -15,7 +15,7 @@ from onnxviz.batches import choose_batch, empty, gradient_bytes, run_batches
 from onnxviz.errors import AnalysisError, DataError, shorten
 from onnxviz.memory import is_out_of_memory
 from onnxviz.optimize.climb import Climber, climb, one_thread
-from onnxviz.optimize.lanes import PROBE_STEPS, agreeing, shares
+from onnxviz.optimize.lanes import PROBE_STEPS, agreeing, shares, tried_sizes
 from onnxviz.optimize.objectives import Objective, objective_of
 from onnxviz.optimize.settings import DEFAULT_TRANSFORMS, Octaves, Settings
 from onnxviz.values import Target
@@ -206,7 +206,7 @@ class _Maker:
                 return [array.reshape(size, self.settings.group, *array.shape[1:]) for array in made]
 
             try:
-                known[key] = agreeing(make)
+                known[key] = agreeing(make, tried_sizes(self.settings.size[0] * self.settings.size[1]))
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise

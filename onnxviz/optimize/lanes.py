@@ -12,25 +12,31 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-SIZES = (4, 2, 1)
-"""Numbers of images in a pass that are tried: beyond 4 nothing is gained (times of 8 and 16 were those of 4)."""
-PROBE_STEPS = 3
+PROBE_STEPS = 2
 """Steps that are compared: the first moves by signs alone with some optimizers, which shows no last bits."""
+_SMALL = 160 * 160
+"""Pixels of images of which 8 in a pass are faster than 4; 8 of 224 x 224 were slower."""
 
 
-def agreeing(make: Callable[[int], Sequence[np.ndarray]]) -> tuple[int, ...]:
+def tried_sizes(pixels: int) -> tuple[int, ...]:
+    """Return the numbers of images in a pass that are tried for images of so many pixels, from large to small."""
+    return (8, 4, 2, 1) if pixels <= _SMALL else (4, 2, 1)
+
+
+def agreeing(make: Callable[[int], Sequence[np.ndarray]], tried: Sequence[int]) -> tuple[int, ...]:
     """Return the numbers of images that may share a pass, from large to small: all give an image the same bits.
 
     Args:
         make: makes so many images, all of them the same one, and returns arrays [images, ...]. So it is seen too if
             the place in the batch matters, as it does to matrix products with few rows.
+        tried: numbers of images, from large to small.
 
     Returns:
         The largest number and those that agree with it; (1,) if a picture alone would need a pass of more than two.
     """
     first: Sequence[np.ndarray] = ()
     found = []
-    for size in SIZES:
+    for size in tried:
         made = make(size)
         if not first and all(_one_for_all(array) for array in made):
             first = [array[0] for array in made]

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 import math
+import operator
 from collections.abc import Hashable, Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from onnxviz.optimize.objectives.base import Measure, Objective, Place, Seen, bind
+from onnxviz.optimize.objectives.base import Measure, Objective, Place, bind
 from onnxviz.optimize.objectives.directions import Direction, NeuronDirection
 from onnxviz.optimize.objectives.groups import Alignment, ChannelInterpolation, Diversity
 from onnxviz.optimize.objectives.references import Caricature, FeatureInversion, InputDifference, Style
 from onnxviz.optimize.objectives.units import Channel, Neuron, WholeLayer
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from onnxviz.graph.view import GraphView
 
 MOST_TERMS = 64
@@ -80,15 +80,8 @@ class Sum(_Composition):
 
     def bind(self, same: Sequence[Self], place: Place) -> Measure:
         """Add up the parts' values."""
-        first, *others = self._measures(same, place)
-
-        def measure(seen: Seen) -> Tensor:
-            value = first(seen)
-            for other in others:
-                value = value + other(seen)
-            return value
-
-        return measure
+        measures = self._measures(same, place)
+        return lambda seen: functools.reduce(operator.add, [measure(seen) for measure in measures])
 
     def words(self) -> str:
         """Return the terms with their weights."""
@@ -109,15 +102,8 @@ class Product(_Composition):
 
     def bind(self, same: Sequence[Self], place: Place) -> Measure:
         """Multiply the parts' values."""
-        first, *others = self._measures(same, place)
-
-        def measure(seen: Seen) -> Tensor:
-            value = first(seen)
-            for other in others:
-                value = value * other(seen)
-            return value
-
-        return measure
+        measures = self._measures(same, place)
+        return lambda seen: functools.reduce(operator.mul, [measure(seen) for measure in measures])
 
     def words(self) -> str:
         """Return the factors; their weights stand in front."""

@@ -1,16 +1,23 @@
-"""Gaussian blur of images, as scipy does it."""
+"""Gaussian blur of images, as scipy does it; each image may have its own width."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+DEVIATIONS = 4.0
+"""Kernels end at so many standard deviations."""
 
-def gaussian_blur(images: Tensor, sigma: float) -> Tensor:
+_Weights = Sequence[Any]
+"""A kernel's middle and what follows on each side of it: numbers for all images, or [N, 1, 1, 1] for each its own."""
+
+
+def gaussian_blur(images: Tensor, sigma: float | Tensor, reach: int | None = None) -> Tensor:
     """Blur images; nothing waits for the device, and the same images give the same bits.
 
     Sums of shifted images: a tenth of the time of a convolution with one channel on a CPU, and its float32 is never
@@ -18,14 +25,38 @@ def gaussian_blur(images: Tensor, sigma: float) -> Tensor:
 
     Args:
         images: [N, channels, h, w].
-        sigma: standard deviation in pixels.
+        sigma: standard deviation in pixels, or [N], each image's own; of these 0 leaves an image as it is.
+        reach: how far the kernel reaches in pixels, in both directions; 4 sigma if None. It must be given for tensors,
+            whose values nothing waits for, and the cost is in proportion to it.
 
     Returns:
-        The same shape. As `scipy.ndimage.gaussian_filter` with its defaults: the kernel ends at 4 sigma, and beyond the
-        border the image is mirrored, its last row and column included.
+        The same shape. As `scipy.ndimage.gaussian_filter` with its defaults: beyond the border the image is mirrored,
+        its last row and column included.
     """
-    blurred: Tensor = _blur().apply(images, sigma)
+    if reach is None:
+        if not isinstance(sigma, float | int):
+            raise TypeError("a kernel of unknown width has no reach of its own: give `reach`")
+        reach = int(DEVIATIONS * sigma + 0.5)
+    weights = _weights(sigma, reach) if isinstance(sigma, float | int) else _own_weights(sigma, reach, images)
+    blurred: Tensor = _blur().apply(images, weights)
     return blurred
+
+
+def _weights(sigma: float, reach: int) -> _Weights:
+    weights = [math.exp(-0.5 * (offset / sigma) ** 2) for offset in range(reach + 1)]
+    whole = weights[0] + 2.0 * sum(weights[1:])
+    return [weight / whole for weight in weights]
+
+
+def _own_weights(sigma: Tensor, reach: int, images: Tensor) -> _Weights:
+    import torch
+
+    # At a deviation of 0.001 neighbours already weigh nothing.
+    precisions = -0.5 / sigma.to(images.dtype).clamp_min(1e-3).square()
+    squares = torch.arange(reach + 1, dtype=images.dtype, device=images.device).square()
+    weights = (precisions[:, None] * squares).exp()
+    weights = weights / (2.0 * weights.sum(dim=1, keepdim=True) - weights[:, :1])
+    return weights[:, :, None, None, None].unbind(dim=1)
 
 
 @cache
@@ -37,28 +68,30 @@ def _blur() -> Any:
         """With mirrored borders the blur is a symmetric matrix: its gradient is the blurred gradient."""
 
         @staticmethod
-        def forward(ctx: Any, images: Tensor, sigma: float) -> Tensor:
-            ctx.sigma = sigma
-            return _along(_along(images, sigma, 2), sigma, 3)
+        def forward(ctx: Any, images: Tensor, weights: _Weights) -> Tensor:
+            ctx.weights = weights
+            return _along(_along(images, weights, 2), weights, 3)
 
         @staticmethod
         def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-            return gaussian_blur(gradient, ctx.sigma), None
+            return _blur().apply(gradient, ctx.weights), None
 
     return Blur
 
 
-def _along(images: Tensor, sigma: float, axis: int) -> Tensor:
+def _along(images: Tensor, weights: _Weights, axis: int) -> Tensor:
     """Blur along one axis."""
-    radius = int(4.0 * sigma + 0.5)
-    weights = [math.exp(-0.5 * (offset / sigma) ** 2) for offset in range(radius + 1)]
-    whole = weights[0] + 2.0 * sum(weights[1:])
-    length = images.shape[axis]
-    wide = _mirrored(images, radius, axis)
-    blurred = images * (weights[0] / whole)
+    import torch
+
+    reach, length = len(weights) - 1, images.shape[axis]
+    wide = _mirrored(images, reach, axis)
+    blurred: Tensor = images * weights[0]
     for offset, weight in enumerate(weights[1:], start=1):
-        pair = wide.narrow(axis, radius - offset, length) + wide.narrow(axis, radius + offset, length)
-        blurred.add_(pair, alpha=weight / whole)
+        pair = wide.narrow(axis, reach - offset, length) + wide.narrow(axis, reach + offset, length)
+        if isinstance(weight, torch.Tensor):
+            blurred.addcmul_(pair, weight)
+        else:
+            blurred.add_(pair, alpha=weight)
     return blurred
 
 

@@ -215,7 +215,7 @@ class Blur(_Range, Change):
 
     def apply(self, images: Tensor, row: Tensor) -> Tensor:
         """Blur by `row`'s deviations in pixels; the kernel is as wide as the largest one needs."""
-        from onnxviz.optimize.perturbations import gaussian_blur
+        from onnxviz.optimize.gaussian import gaussian_blur
 
         return gaussian_blur(images, row, math.ceil(_DEVIATIONS * self.maximum))
 
@@ -236,7 +236,7 @@ class Noise(Change):
 
     def apply(self, images: Tensor, row: Tensor) -> Tensor:
         """Add noise."""
-        from onnxviz.optimize.perturbations import normal_noise
+        from onnxviz.optimize.noise import normal_noise
 
         return images + self.deviation * normal_noise(row, (images.shape[2], images.shape[3])).to(images.dtype)
 

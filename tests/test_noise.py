@@ -1,54 +1,12 @@
-"""Blur and noise of views, against slow versions and statistics."""
+"""Noise of views, against a slow version and statistics."""
 
 from __future__ import annotations
 
 import numpy as np
-import pytest
 import torch
 from scipy import stats
 
-from onnxviz.optimize.perturbations import gaussian_blur, normal_noise
-
-
-def photographs(count: int, height: int, width: int) -> torch.Tensor:
-    return torch.rand(count, 3, height, width, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-
-
-def slow_blur(image: np.ndarray, deviation: float, reach: int) -> np.ndarray:
-    """Weighted means of all pixels that are near enough, one pixel after the other."""
-    height, width = image.shape
-    rows, columns = np.mgrid[:height, :width]
-    blurred = np.empty_like(image)
-    for i in range(height):
-        for j in range(width):
-            weights = np.exp(-((rows - i) ** 2 + (columns - j) ** 2) / (2 * deviation**2))
-            weights[(abs(rows - i) > reach) | (abs(columns - j) > reach)] = 0
-            blurred[i, j] = (weights * image).sum() / weights.sum()
-    return blurred
-
-
-@pytest.mark.parametrize("reach", [0, 3, 100])
-def test_blur_is_the_gaussian_mean_of_each_images_own_deviation(reach: int) -> None:
-    images, deviations = photographs(4, 9, 14), torch.tensor([0.4, 1.0, 3.0, 40.0])
-    blurred = gaussian_blur(images, deviations, reach)
-    for index, deviation in enumerate(deviations.double().tolist()):
-        for color in range(3):
-            expected = slow_blur(images[index, color].numpy(), deviation, reach)
-            np.testing.assert_allclose(blurred[index, color], expected, rtol=1e-9)
-
-
-def test_no_blur_changes_nothing_and_no_blur_darkens() -> None:
-    images = photographs(1, 9, 14).float()
-    assert torch.equal(gaussian_blur(images, torch.zeros(1), 5), images)
-    flat = torch.full((3, 3, 20, 31), 0.7)
-    torch.testing.assert_close(gaussian_blur(flat, torch.tensor([0.3, 2.0, 90.0]), 8), flat, atol=1e-6, rtol=0)
-
-
-def test_gradient_of_blur_is_its_transpose() -> None:
-    x, y = photographs(2, 7, 8).requires_grad_(True), torch.randn(2, 3, 7, 8, dtype=torch.float64)
-    seen = gaussian_blur(x, torch.tensor([0.8, 2.5]), 4)
-    (gradient,) = torch.autograd.grad((seen * y).sum(), x)
-    assert float((gradient * x).sum().detach()) == pytest.approx(float((seen * y).sum().detach()), rel=1e-9)
+from onnxviz.optimize.noise import normal_noise
 
 
 def pcg3d(x: int, y: int, z: int) -> tuple[int, int, int]:

@@ -16,11 +16,14 @@ from pydantic import ValidationError
 
 import onnxviz.model
 from onnxviz import findings as f
-from onnxviz.analyses import registry
+from onnxviz.analyses import activation_maximization, registry
 from onnxviz.analyses.activation_maximization import ActivationMaximization
 from onnxviz.analyses.base import Bench, Job, Subject
 from onnxviz.analyses.picture_findings import figure
 from onnxviz.errors import DataError, SelectionError
+from onnxviz.optimize.ascent import maximize
+from onnxviz.optimize.parameterizations import Fourier
+from onnxviz.optimize.settings import Settings
 from onnxviz.values import Unit
 
 Found = TypeVar("Found")
@@ -150,6 +153,65 @@ def test_a_neuron_changes_what_its_receptive_field_sees(place: Bench) -> None:
     assert np.unravel_index(change.argmax(), change.shape) == (3, 6)  # the kernel's middle lies one further in
     assert float(np.median(change)) < 0.05
     assert only(found, f.TileGrid).tiles[0].title == "conv:0 at [2, 5]"
+
+
+@pytest.mark.parametrize(
+    ("layer", "settings", "blur"),
+    [
+        ("logits", {}, 32 / 224),
+        ("logits", {"size": [300, 448]}, 1.0),
+        ("logits", {"parameterization": {"kind": "fourier", "blur": 2}}, 2.0),
+        ("logits", {"parameterization": {"kind": "fourier", "blur": 0}}, 0.0),
+        ("first_conv", {}, 0.0),
+        ("first_conv", {"parameterization": {"kind": "fourier", "blur": 0.5}}, 0.5),
+    ],
+)
+def test_pictures_of_classes_are_blurred_unless_the_recipe_says_how_much(
+    place: Bench, monkeypatch: pytest.MonkeyPatch, layer: str, settings: dict[str, Any], blur: float
+) -> None:
+    used = []
+
+    def spy(model: Any, wanted: Any, seeds: Any, chosen: Settings, **others: Any) -> Any:
+        used.append(chosen)
+        return maximize(model, wanted, seeds, chosen, **others)
+
+    monkeypatch.setattr(activation_maximization, "maximize", spy)
+    found = analyse(place, targets=[{"layer": layer, "units": 0}], steps=1, redirect=0, transforms=[], **settings)
+    (chosen,) = used
+    assert isinstance(chosen.parameterization, Fourier)
+    assert chosen.parameterization.blur == pytest.approx(blur)
+    grid = only(found, f.TileGrid)
+    given = settings.get("parameterization", {}).get("blur")
+    words = {
+        None: f"classes blurred by {min(1.0, min(chosen.size) / 224):.2g} pixels",
+        0: "decorrelated colours, begun",
+    }
+    assert words.get(given, f"blurred by {given} pixels") in grid.description
+
+
+def test_pixels_that_matter_little_fade(place: Bench) -> None:
+    """A neuron of the centre cares about its receptive field: the rest is a chequerboard, in every picture."""
+    target = {"layer": "first_conv", "units": 0, "position": "center"}
+    settings: dict[str, Any] = {"targets": [target], "steps": 8, "transforms": []}
+    found = analyse(place, opacity=100, **settings)
+    (whole,) = only(analyse(place, **settings), f.TileGrid).tiles
+    (faded,) = only(found, f.TileGrid).tiles
+    differs = (faded.pictures[0].pixels != whole.pictures[0].pixels).any(axis=-1)
+    middle = np.zeros((SIDE, SIDE), dtype=bool)
+    middle[SIDE // 2 - 1 : SIDE // 2 + 2, SIDE // 2 - 1 : SIDE // 2 + 2] = True
+    assert not differs[SIDE // 2, SIDE // 2]
+    assert differs[~middle].mean() > 0.95
+    (stored,) = (finding.arrays for finding in found if isinstance(finding, f.Array))
+    assert stored["importance"].shape == (1, SIDE, SIDE)
+    assert stored["images"].shape == (1, 3, SIDE, SIDE)
+    assert "faded" in only(found, f.TileGrid).description
+
+
+def test_opacity_is_refused_where_pictures_have_their_own() -> None:
+    with pytest.raises(ValidationError, match="which `alpha` has"):
+        ActivationMaximization.model_validate(
+            {"targets": [{"layer": "logits"}], "opacity": 80, "parameterization": {"kind": "alpha"}}
+        )
 
 
 def test_grey_models_get_grey_pictures(tmp_path: Path) -> None:

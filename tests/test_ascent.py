@@ -372,3 +372,22 @@ def test_one_layer_and_one_seed_for_each_target() -> None:
     with pytest.raises(ValueError, match="one seed"):
         climb(SmallModel(), channels(0, 1), [0])
     assert DEFAULT_TRANSFORMS
+
+
+@pytest.mark.parametrize("regularizers", [(), (TotalVariation(weight=3.0),)])
+def test_importance_is_what_the_slopes_add_up_to(regularizers: tuple[Any, ...]) -> None:
+    """A linear unit has the same slope in every step; what holds the picture back is no part of it."""
+    network = nn.Conv2d(3, 4, 12)
+    model = SmallModel(network)
+    made = climb(model, channels(1, 2), [0, 0], regularizers=regularizers, transforms=(), importance=True)
+    expected = 5 * network.weight.abs().mean(dim=1)[[1, 2]].numpy()
+    np.testing.assert_allclose(made.importance, expected, rtol=1e-5)
+    plain = climb(model, channels(1, 2), [0, 0], regularizers=regularizers, transforms=())
+    assert plain.importance.shape == (2, 0, 0)
+    np.testing.assert_array_equal(plain.images, made.images)
+
+
+def test_importance_is_of_the_picture_without_its_margin() -> None:
+    made = climb(SmallModel(), channels(1), [0], transforms=(Pad(pixels=3), Rotate(degrees=20.0)), importance=True)
+    assert made.importance.shape == (1, 12, 12)
+    assert (made.importance > 0).all()

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from pydantic import TypeAdapter, ValidationError
+from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from onnxviz.errors import AnalysisError
@@ -83,8 +84,8 @@ def pictures(count: int, size: tuple[int, int]) -> Tensor:
     return (torch.rand((count, 3, *size), generator=torch.Generator().manual_seed(3)) * 1.2 - 0.1).clamp(0, 1)
 
 
-def slow_planes(spectrum: np.ndarray, height: int, width: int, decay: float) -> np.ndarray:
-    """Sum the waves of one half spectrum one by one: irfft2(√(hw) / max(f, 1/max(h, w))^decay · z) / 4."""
+def slow_planes(spectrum: np.ndarray, height: int, width: int, decay: float, blur: float = 0.0) -> np.ndarray:
+    """Sum the waves of one half spectrum one by one: irfft2(√(hw) / max(f, 1/max(h, w))^decay · z) / 4, blurred."""
     y, x = np.meshgrid(np.arange(height), np.arange(width), indexing="ij")
     plane = np.zeros((height, width))
     for row in range(height):
@@ -92,6 +93,7 @@ def slow_planes(spectrum: np.ndarray, height: int, width: int, decay: float) -> 
         for column in range(width // 2 + 1):
             fx = column / width
             scale = np.sqrt(height * width) / max(np.hypot(fy, fx), 1.0 / max(height, width)) ** decay
+            scale *= max(np.exp(-2.0 * np.pi**2 * blur**2 * (fx**2 + fy**2)), 1e-4)
             wave = np.exp(2j * np.pi * (row * y / height + column * x / width))
             value = (spectrum[row, column] * scale * wave).real
             # The other half of the spectrum is the mirror image; the edge columns have none.
@@ -122,17 +124,17 @@ def sigmoid(values: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("size", [(8, 8), (7, 9), (6, 11), (9, 6), (1, 5)])
-@pytest.mark.parametrize("decay", [1.0, 0.5])
-def test_the_spectrum_becomes_the_image_of_the_formula(size: tuple[int, int], decay: float) -> None:
+@pytest.mark.parametrize(("decay", "blur"), [(1.0, None), (0.5, None), (1.0, 0.8), (0.5, 3.0)])
+def test_the_spectrum_becomes_the_image_of_the_formula(size: tuple[int, int], decay: float, blur: float | None) -> None:
     generator = np.random.default_rng(0)
-    painter = Fourier(decay=decay).painter(canvas(size))
+    painter = Fourier(decay=decay, blur=blur).painter(canvas(size))
     parameters = generator.normal(size=(2, *painter.shape))
     ours = painter.planes(torch.tensor(parameters, dtype=torch.float32)).numpy()
     assert ours.shape == (2, 3, *size)
     for image in range(2):
         for plane in range(3):
             pairs = parameters[image, plane]
-            expected = slow_planes(pairs[..., 0] + 1j * pairs[..., 1], *size, decay)
+            expected = slow_planes(pairs[..., 0] + 1j * pairs[..., 1], *size, decay, blur or 0.0)
             np.testing.assert_allclose(ours[image, plane], expected, atol=1e-6 * max(1.0, np.abs(expected).max()))
 
 
@@ -142,6 +144,21 @@ def test_the_scale_at_known_frequencies() -> None:
     assert scale[0, 0] == pytest.approx(np.sqrt(32) * 8)  # f = 0 counts as 1 / max(h, w)
     assert scale[0, 4] == pytest.approx(np.sqrt(32) * 2)  # half a cycle per pixel
     assert scale[1, 2] == pytest.approx(np.sqrt(32) / np.hypot(0.25, 0.25))
+
+
+def test_a_blurred_spectrum_is_the_same_picture_behind_a_lens() -> None:
+    size = (48, 41)
+    sharp, soft = (Fourier(blur=width, decorrelate=False).painter(canvas(size)) for width in (None, 1.5))
+    parameters = torch.tensor(np.random.default_rng(0).normal(size=(2, *sharp.shape)), dtype=torch.float32)
+    expected = gaussian_filter(sharp.planes(parameters).numpy(), 1.5, axes=(2, 3), mode="wrap", truncate=8.0)
+    np.testing.assert_allclose(soft.planes(parameters).numpy(), expected, atol=1e-3 * np.abs(expected).max())
+
+
+def test_a_picture_to_start_from_is_not_blurred() -> None:
+    painter = Fourier(blur=3.0).painter(canvas((32, 32)))
+    picture = torch.rand((1, 3, 32, 32), generator=torch.Generator().manual_seed(0)) * 0.8 + 0.1
+    again = painter.paint(painter.start([torch.Generator()], picture))
+    torch.testing.assert_close(again, picture, atol=2e-3, rtol=0)
 
 
 def test_the_colour_matrix_is_the_published_one() -> None:

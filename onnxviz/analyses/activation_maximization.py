@@ -38,6 +38,7 @@ from onnxviz.optimize.ascent import Maximized, maximize
 from onnxviz.optimize.edits import Edit
 from onnxviz.optimize.optimizers import Optimizer
 from onnxviz.optimize.parameterizations import Fourier, ParameterizationChoice
+from onnxviz.optimize.parameterizations.maco import opacity_from_gradients
 from onnxviz.optimize.regularizers import Regularizer
 from onnxviz.optimize.settings import (
     DEFAULT_FOCUS,
@@ -47,6 +48,7 @@ from onnxviz.optimize.settings import (
     Octaves,
     Precision,
     Settings,
+    usual_blur,
 )
 from onnxviz.optimize.stopping import EarlyStopping
 from onnxviz.optimize.transforms import Fill, Transform
@@ -55,6 +57,7 @@ from onnxviz.targets import TargetSelector, has_class_units
 if TYPE_CHECKING:
     from onnxviz.optimize.generators import GeneratorNetwork
 
+Percentile = Annotated[float, Field(gt=0, le=100)]
 Side = Annotated[int, Field(ge=8, le=4096)]
 
 _DIVERSE = 4
@@ -83,7 +86,7 @@ class ActivationMaximization(Analysis):
 
     kind: Literal["activation_maximization"] = "activation_maximization"
     heading: ClassVar[str] = "What units look for"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     cites: ClassVar[tuple[str, ...]] = (
         "Erhan, Bengio, Courville and Vincent 2009, Visualizing Higher-Layer Features of a Deep Network",
         "Simonyan, Vedaldi and Zisserman 2013, arXiv:1312.6034",
@@ -105,14 +108,14 @@ data: photos            # real images: where each picture stands among them, and
 examples: 4
 steps: 160
 seeds: 2
-parameterization: {kind: fourier, decorrelate: true}
+parameterization: {kind: fourier, decorrelate: true, blur: 0.5}
 transforms:
   - {kind: jitter, share: 0.15}
   - {kind: scale, minimum: 0.6, maximum: 1.3}
   - {kind: rotate, degrees: 25}
 regularizers: [{kind: total_variation, weight: 0.5}, {kind: lp_norm, p: 6, weight: 0.1}]
 optimizer: {kind: adam, learning_rate: 0.03, schedule: linear}
-focus: 1
+focus: 2
 """
 
     targets: tuple[TargetSelector, ...] = Field(
@@ -178,6 +181,12 @@ focus: 1
     redirect: int = Field(
         16, ge=0, description="Steps in which gradients pass ReLUs that would stop them all, so that dead units start."
     )
+    opacity: Percentile | None = Field(
+        None,
+        description="Let pixels fade that the target cared little about while the picture was made, as MaCo shows "
+        "them: those whose slopes, added up, reach this percentile of the picture's are opaque; 80 there. All are if "
+        "not given.",
+    )
     precision: Precision = Field("float32", description="In what the network computes; bfloat16 is faster on a GPU.")
     batch: int | None = Field(
         None, ge=1, le=1024, description="Pictures in one job; chosen by their size and the device if not given."
@@ -198,6 +207,8 @@ focus: 1
             )
         if self.diversity is not None and self.together < 2:
             raise ValueError("a group of one picture cannot be diverse; give `group: 2` or more")
+        if self.opacity is not None and "alpha" in kinds_in(form):
+            raise ValueError("`opacity` is for parameterizations without an opacity of their own, which `alpha` has")
         if self.magnitude is not None and "maco" not in kinds_in(form):
             raise ValueError("`magnitude` needs `parameterization: {kind: maco}`")
         return self
@@ -309,7 +320,8 @@ focus: 1
     def _picture_bytes(self, size: tuple[int, int], channels: int) -> int:
         """Estimate what one picture takes: its file, its rows, the points of its curve, its numbers."""
         picture = storage.png(*size) if max(size) < shown.SMALL else storage.jpeg(*size)
-        numbers = storage.dense(channels * size[0] * size[1]) if self.keep_arrays else 0
+        planes = channels + (self.opacity is not None)
+        numbers = storage.dense(planes * size[0] * size[1]) if self.keep_arrays else 0
         return picture + 2 * storage.PICTURE_ROW + 20 * min(self.steps, 256) + numbers
 
     # --- work -------------------------------------------------------------------------------------------------------
@@ -326,7 +338,7 @@ focus: 1
         made = self._make(found, seeds, bench)
         rows_of = [(place, member) for place in range(len(found)) for member in range(self.together)]
         results = self._results(made, found, seeds, job, bench)
-        pixels = shown.shown_pixels(made.images)
+        pixels = shown.shown_pixels(made.images if self.opacity is None else self._faded(made))
         real = real_activations(bench, job.parameters.get("real", {}))
         tiles = []
         for index, (place, member) in enumerate(rows_of):
@@ -341,9 +353,15 @@ focus: 1
             findings.append(_array(job.name, made, results))
         return findings
 
+    def _faded(self, made: Maximized) -> np.ndarray:
+        """Return the pictures with the opacity that their pixels' importance gives them, [N, 4, h, w]."""
+        assert self.opacity is not None
+        opacity = opacity_from_gradients(made.importance, self.opacity)
+        return np.concatenate([made.images, opacity[:, None]], axis=1)
+
     def _make(self, found: Sequence[Goal], seeds: Sequence[int], bench: Bench) -> Maximized:
         """Run the loop."""
-        settings = self._settings(bench)
+        settings = self._settings(found[0].layers, bench)
         starts = None
         if isinstance(self.begin, BeginPicture):
             _, source, index = self._begin_picture(bench.subject)
@@ -396,7 +414,16 @@ focus: 1
         source = find_source(self.data, bench.subject.data)
         return shown.real_pictures(goal, known, source, bench.subject, int(entry["examples"]))
 
-    def _settings(self, bench: Bench) -> Settings:
+    def _written(self, layers: Sequence[str], bench: Bench) -> ParameterizationChoice:
+        """Return the parameterization with the blur that suits the layers, if the recipe gives none."""
+        form = self.parameterization
+        if form.kind != "fourier" or form.blur is not None:
+            return form
+        view = bench.subject.view
+        classes = any(has_class_units(view.layer(layer), view) for layer in layers)
+        return form.model_copy(update={"blur": usual_blur(self._size(bench.model.input_size), classes=classes)})
+
+    def _settings(self, layers: Sequence[str], bench: Bench) -> Settings:
         grey = bench.subject.preprocessing.channels == 1 or bench.subject.view.input_channels == 1
         measured = measured_photographs(bench)
         return Settings(
@@ -404,7 +431,7 @@ focus: 1
             size=self._size(bench.model.input_size),
             channels=1 if grey else 3,
             group=self.together,
-            parameterization=self.parameterization,
+            parameterization=self._written(layers, bench),
             begin="grey" if self.begin == "grey" else "noise",
             transforms=self.transforms,
             fill=self.border,
@@ -415,6 +442,7 @@ focus: 1
             octaves=self.octaves,
             redirect=self.redirect,
             precision=self.precision,
+            importance=self.opacity is not None,
             colors=measured.get("colors"),
             magnitude=measured.get("magnitude"),
             generators={name: _open_generator(name, bench) for name in self._generators},
@@ -555,4 +583,6 @@ def _array(name: str, made: Maximized, results: Sequence[shown.Made]) -> Array:
         "sign": np.asarray([result.goal.sign for result in results], dtype=np.int64),
         "seed": np.asarray([result.seed for result in results], dtype=np.int64),
     }
+    if made.importance.size:
+        arrays["importance"] = made.importance
     return Array(f"images.{name}", f"Pictures of {name} as floats", arrays)

@@ -9,6 +9,7 @@ from pydantic import BaseModel
 
 from onnxviz.errors import shorten
 from onnxviz.optimize.regularizers import Regularizer
+from onnxviz.optimize.settings import usual_blur
 from onnxviz.optimize.transforms import Transform
 
 if TYPE_CHECKING:
@@ -25,24 +26,32 @@ def how_made(analysis: ActivationMaximization, size: tuple[int, int] | None) -> 
     pixels = f" of {size[0]} x {size[1]} pixels" if size else ""
     further = "".join(f"; {part}" for part in _further(analysis))
     return (
-        f"{analysis.steps} steps of {analysis.optimizer.words()} on images{pixels}, {_form(analysis)}; views: "
+        f"{analysis.steps} steps of {analysis.optimizer.words()} on images{pixels}, {_form(analysis, size)}; views: "
         f"{transform_words(analysis.transforms)}; regularizers: {regularizer_words(analysis.regularizers)}"
         f"{further}. A channel's activation is its mean over all positions, a whole layer's the mean of "
         "squares; a tile's figures are means over its pictures."
     )
 
 
-def _form(analysis: ActivationMaximization) -> str:
+def _form(analysis: ActivationMaximization, size: tuple[int, int] | None) -> str:
     form = analysis.parameterization
     text = f"{form.kind.replace('_', ' ')} parameterization"
     if getattr(form, "decorrelate", False):
         text += ", decorrelated colours"
+    if form.kind == "fourier" and form.blur != 0:
+        text += f", {_blur(form.blur, size)}"
     if analysis.colors is not None:
         text += f", colours as in {shorten(analysis.colors.data)}"
     if analysis.magnitude is not None:
         text += f", magnitudes as in {shorten(analysis.magnitude.data)}"
     begin = analysis.begin
     return f"{text}, begun with {begin if isinstance(begin, str) else shorten(f'{begin.data}/{begin.image}')}"
+
+
+def _blur(blur: float | None, size: tuple[int, int] | None) -> str:
+    if blur is not None:
+        return f"blurred by {blur:g} pixels"
+    return "classes blurred" + (f" by {usual_blur(size, classes=True):.2g} pixels" if size else "")
 
 
 def _further(analysis: ActivationMaximization) -> Iterator[str]:
@@ -56,6 +65,8 @@ def _further(analysis: ActivationMaximization) -> Iterator[str]:
     if analysis.stopping is not None:
         rise = f"{analysis.stopping.rise:.2%} within {analysis.stopping.patience} steps"
         yield f"stopped where the activation no longer rose by {rise}"
+    if analysis.opacity is not None:
+        yield f"faded where the target cared less than at the {analysis.opacity:g}th percentile of pixels"
     if analysis.precision != "float32":
         yield f"computed in {analysis.precision}"
 

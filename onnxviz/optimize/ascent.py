@@ -46,6 +46,8 @@ class Maximized:
         louder: float32 [N], what a start that left its unit silent was multiplied by; 1 where it was not needed or
             did not help. `before` is the activation of the start that was not yet multiplied.
         taken: int64 [N], steps that the image took before it was stopped.
+        importance: float32 [N, h, w], how much the objective cared about each pixel: Σ over the steps (of the last
+            octave) of the mean over colours of |∂ activation / ∂ pixel|; [N, 0, 0] unless `Settings.importance`.
     """
 
     images: np.ndarray
@@ -54,6 +56,7 @@ class Maximized:
     after: np.ndarray
     louder: np.ndarray
     taken: np.ndarray
+    importance: np.ndarray
 
 
 def maximize(
@@ -272,7 +275,8 @@ class _Maker:
             told,
         )
         tensors = (made.images, made.curves, made.before, made.after, made.louder)
-        return [*(tensor.float().cpu().numpy() for tensor in tensors), made.taken.cpu().numpy()]
+        arrays = [tensor.float().cpu().numpy() for tensor in tensors]
+        return [*arrays, made.taken.cpu().numpy(), made.importance.cpu().numpy()]
 
     def _require_finite(self, made: Maximized) -> None:
         sound = np.isfinite(made.before) & np.isfinite(made.after) & np.isfinite(made.images).all(axis=(1, 2, 3))

@@ -63,6 +63,7 @@ class Climbed:
         after: [N].
         louder: [N].
         taken: [N], steps that each image took.
+        importance: [N, h, w], what the loop added up for `Settings.importance`; [N, 0, 0] if it was not to.
     """
 
     images: Tensor
@@ -71,6 +72,7 @@ class Climbed:
     after: Tensor
     louder: Tensor
     taken: Tensor
+    importance: Tensor
 
 
 def climb(climber: Climber, tell: Callable[[int], None]) -> Climbed:
@@ -98,6 +100,7 @@ def climb(climber: Climber, tell: Callable[[int], None]) -> Climbed:
         last.after,
         first.louder,
         torch.stack([part.taken for part in parts]).sum(dim=0),
+        last.importance,
     )
 
 
@@ -140,7 +143,8 @@ def _climb_at(climber: Climber, smaller: Tensor | None, tell: Callable[[int], No
     with torch.no_grad():
         final = painter.paint(ascent.parameters).clamp(0.0, 1.0)
         after = ascent.as_it_is()
-    return Climbed(views.cut(final), ascent.curves, before, after, louder, taken), final
+    importance = views.cut(ascent.importance[:, None])[:, 0] if settings.importance else ascent.importance
+    return Climbed(views.cut(final), ascent.curves, before, after, louder, taken, importance), final
 
 
 class _Network:
@@ -199,6 +203,8 @@ class _Ascent:
         count, device = len(climber.objectives), parameters.device
         self.curves = torch.zeros((count, settings.steps), device=device)
         self.step = torch.zeros((), dtype=torch.int64, device=device)
+        canvas = [length + 2 * margin for length, margin in zip(settings.size, views.margin, strict=True)]
+        self.importance = torch.zeros((count, *(canvas if settings.importance else (0, 0))), device=device)
         self.watch: Watch | None = settings.stopping.watch(count, settings.steps, device) if settings.stopping else None
         self.rows = count // len(self.parameters)  # images that share a row of parameters
         self.backgrounds = getattr(painter, "backgrounds", None)
@@ -289,13 +295,17 @@ class _Ascent:
 
         leaf = self.parameters.detach().requires_grad_(True)
         images = self.painter.paint(leaf)
-        value = self.network(self.views.look(self._opaque(images), self.step), forward)
+        # What holds images back is not computed from these: their slopes are the objective's alone.
+        seen = self._opaque(images).view_as(images[:, :3])
+        value = self.network(self.views.look(seen, self.step), forward)
         loss = -(self.signs * value)
         held = self._held_back(images, leaf)
         if held is not None:
             loss = loss + value.detach().abs() * held
-        (self.gradient,) = torch.autograd.grad(loss.sum(), leaf)
+        self.gradient, *slopes = torch.autograd.grad(loss.sum(), (leaf, seen) if self.settings.importance else (leaf,))
         with torch.no_grad():
+            if slopes:
+                self.importance.add_(slopes[0].abs().mean(dim=1))
             change = self.rule(self.gradient, self.parameters, self.step)
             if self.watch is not None:
                 moving = self.watch.still(value.detach() * self.signs, self.step)

@@ -30,8 +30,26 @@ DEFAULT_REGULARIZERS = (TotalVariation(weight=0.5),)
 """Takes out speckle that the network answers to and nobody sees; much more of it makes shapes disappear as well."""
 DEFAULT_OPTIMIZER = Adam(learning_rate=0.03, schedule="linear")
 """Steps that fall to 0 let a picture settle."""
-DEFAULT_FOCUS = 1.0
+DEFAULT_FOCUS = 2.0
 """How much a class is to stand out among the others; a unit of another layer is excited whatever its neighbours do."""
+
+DEFAULT_BLUR = 1.0
+"""Pixels of the Gaussian that class pictures are written with: detail finer than photographs of this size have is what
+one network answers to and another does not (benchmarks/RESULTS.md). Blurred views do the opposite of it: the picture
+makes up for them."""
+_SIDE = 224
+"""From this side on, pictures are blurred by all of `DEFAULT_BLUR`; a pixel of smaller ones shows more of the scene."""
+
+
+def usual_blur(size: tuple[int, int], *, classes: bool) -> float:
+    """Return the standard deviation in pixels by which pictures are blurred if nobody says.
+
+    Args:
+        size: height and width of the pictures in pixels.
+        classes: whether they are of classes; units of other layers may look for fine detail.
+    """
+    return min(DEFAULT_BLUR, min(size) / _SIDE) if classes else 0.0
+
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -68,6 +86,7 @@ class Settings:
         octaves: sizes from small to large; one size if None.
         redirect: for how many steps gradients pass ReLUs that would stop them all.
         precision: in what the network computes; bfloat16 halves the time on a GPU.
+        importance: whether to add up how much the objective cares about each pixel.
         colors: float32 [3, 3], the colours' matrix as measured; the published one if None.
         magnitude: float32 [3, h, w // 2 + 1], the spectrum's magnitudes as measured; a power law if None.
         generators: name -> generator, for learned priors.
@@ -88,6 +107,7 @@ class Settings:
     octaves: Octaves | None = None
     redirect: int = 16
     precision: Precision = "float32"
+    importance: bool = False
     colors: np.ndarray | None = None
     magnitude: np.ndarray | None = None
     generators: Mapping[str, GeneratorNetwork] = field(default_factory=dict)

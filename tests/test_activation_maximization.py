@@ -23,7 +23,14 @@ from onnxviz.analyses.picture_findings import figure
 from onnxviz.errors import DataError, SelectionError
 from onnxviz.optimize.ascent import maximize
 from onnxviz.optimize.parameterizations import Fourier
-from onnxviz.optimize.settings import Settings
+from onnxviz.optimize.settings import (
+    CLASS_OPTIMIZER,
+    CLASS_REGULARIZERS,
+    CLASS_TRANSFORMS,
+    DEFAULT_OPTIMIZER,
+    DEFAULT_TRANSFORMS,
+    Settings,
+)
 from onnxviz.values import Unit
 
 Found = TypeVar("Found")
@@ -181,12 +188,33 @@ def test_pictures_of_classes_are_blurred_unless_the_recipe_says_how_much(
     assert isinstance(chosen.parameterization, Fourier)
     assert chosen.parameterization.blur == pytest.approx(blur)
     grid = only(found, f.TileGrid)
-    given = settings.get("parameterization", {}).get("blur")
-    words = {
-        None: f"classes blurred by {min(1.0, min(chosen.size) / 224):.2g} pixels",
-        0: "decorrelated colours, begun",
-    }
-    assert words.get(given, f"blurred by {given} pixels") in grid.description
+    words = f"blurred by {blur:.2g} pixels" if blur else "not blurred"
+    assert f"decorrelated colours, {words}, begun" in grid.description
+
+
+def test_classes_are_seen_in_wider_views_than_other_units(place: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    used: dict[str, Settings] = {}
+
+    def spy(model: Any, wanted: Any, seeds: Any, chosen: Settings, **others: Any) -> Any:
+        used[wanted[0].layer] = chosen
+        return maximize(model, wanted, seeds, chosen, **others)
+
+    monkeypatch.setattr(activation_maximization, "maximize", spy)
+    view = place.subject.view
+    targets = [{"layer": "logits", "units": 0}, {"layer": "first_conv", "units": 0}]
+    found = analyse(place, targets=targets, steps=1)
+    classes, units = used[view.logits.name], used["conv"]
+    assert (classes.transforms, classes.regularizers) == (CLASS_TRANSFORMS, CLASS_REGULARIZERS)
+    assert (units.transforms, units.regularizers) == (DEFAULT_TRANSFORMS, ())
+    assert (classes.optimizer, units.optimizer) == (CLASS_OPTIMIZER, DEFAULT_OPTIMIZER)
+    text = only(found, f.TileGrid).description
+    assert "turned ±25° for classes" in text
+    assert "turned ±10° for other units" in text
+    assert "total variation^2 x 0.5 for classes, none for other units" in text
+    given: dict[str, Any] = {"transforms": [], "regularizers": [], "optimizer": {"kind": "rmsprop"}}
+    analyse(place, targets=targets, steps=1, **given)
+    assert {(chosen.transforms, chosen.regularizers) for chosen in used.values()} == {((), ())}
+    assert {chosen.optimizer.kind for chosen in used.values()} == {"rmsprop"}
 
 
 def test_pixels_that_matter_little_fade(place: Bench) -> None:
@@ -319,7 +347,10 @@ def test_jobs_are_small_and_say_what_they_cost(place: Bench) -> None:
     entry = {"targets": [{"layer": ["conv", "logits"], "units": "all"}], "steps": 10, "seeds": 5}
     jobs = list(ActivationMaximization.model_validate(entry).jobs(place.subject))
     assert sum(job.images for job in jobs) == 2 * 4 * 5
-    assert all(job.cost == job.images * 32 for job in jobs)
+    view = place.subject.view
+    for job in jobs:
+        share = view.share_of_work([view.layer(job.layers[0])])
+        assert job.cost == pytest.approx(job.images * 32 * (0.2 + 0.8 * share))
     assert all(len(job.layers) == 1 and job.images <= 16 for job in jobs)
     assert len({job.name for job in jobs}) == len(jobs)
     large = ActivationMaximization.model_validate(entry | {"size": 224})

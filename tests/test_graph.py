@@ -367,6 +367,13 @@ def test_cost_counts_products(view: GraphView) -> None:
     assert view.parameters(view.layer("fc")) == 45
 
 
+def test_the_share_of_work_is_that_of_all_layers_before(view: GraphView) -> None:
+    costs = [4 * 8 * 8 * 3 * 3 * 3, 8 * 8 * 8 * 2, 5 * 8]
+    assert view.share_of_work([view.layer("first")]) == costs[0] / sum(costs)
+    assert view.share_of_work([view.layer("pool"), view.layer("first")]) == sum(costs[:2]) / sum(costs)
+    assert view.share_of_work([view.layer("fc")]) == 1.0
+
+
 def test_the_card_says_what_is_known(view: GraphView) -> None:
     card = view.card("mine", PRESETS["caffe"])
     assert (card.alias, card.file, card.opset) == ("mine", "m.onnx", "ai.onnx 17")

@@ -14,7 +14,7 @@ from onnxviz.analyses import storage
 from onnxviz.analyses.base import Analysis, Bench, Job, Subject
 from onnxviz.analyses.picture_goals import DiversityTerm, Goal, ObjectiveEntry, goals, picture_of, reference_data
 from onnxviz.analyses.picture_photographs import PHOTOGRAPHS, MeasuredPhotographs, Photographs, measured_photographs
-from onnxviz.analyses.picture_settings import how_made, kinds_in, regularizer_words
+from onnxviz.analyses.picture_settings import held_by, how_made, kinds_in
 from onnxviz.analyses.real_activations import (
     STAGE,
     Measurer,
@@ -41,14 +41,12 @@ from onnxviz.optimize.parameterizations import Fourier, ParameterizationChoice
 from onnxviz.optimize.parameterizations.maco import opacity_from_gradients
 from onnxviz.optimize.regularizers import Regularizer
 from onnxviz.optimize.settings import (
-    DEFAULT_FOCUS,
-    DEFAULT_OPTIMIZER,
-    DEFAULT_REGULARIZERS,
-    DEFAULT_TRANSFORMS,
+    CLASS_FOCUS,
     Octaves,
     Precision,
     Settings,
-    usual_blur,
+    Usual,
+    usual,
 )
 from onnxviz.optimize.stopping import EarlyStopping
 from onnxviz.optimize.transforms import Fill, Transform
@@ -60,6 +58,8 @@ if TYPE_CHECKING:
 Percentile = Annotated[float, Field(gt=0, le=100)]
 Side = Annotated[int, Field(ge=8, le=4096)]
 
+_BESIDE = 0.2
+"""Share of a step through a whole network that views, parameterization and optimizer take, however deep it is run."""
 _DIVERSE = 4
 """Pictures in a group that is to be diverse, if the recipe gives no number."""
 
@@ -151,7 +151,7 @@ focus: 2
         ge=0,
         le=16,
         description="How much a target should stand out among the units of its layer (see the objective `channel`); "
-        f"{DEFAULT_FOCUS:g} for classes and 0 for other units if not given.",
+        f"{CLASS_FOCUS:g} for classes and 0 for other units if not given.",
     )
     begin: Literal["noise", "grey"] | BeginPicture = Field(
         "noise", description="What the pictures start from: noise, grey, or an image of a data set."
@@ -165,15 +165,26 @@ focus: 2
     magnitude: Photographs | None = Field(
         None, description="Take the magnitudes of the `maco` parameterization from these photographs."
     )
-    transforms: tuple[Transform, ...] = Field(
-        DEFAULT_TRANSFORMS, description="Random views that the target has to like, applied first to last; may be empty."
+    transforms: tuple[Transform, ...] | None = Field(
+        None,
+        description="Random views that the target has to like, applied first to last; may be empty. If not given, wide "
+        "ones for classes (shifted ±15%, scaled 0.6 to 1.3, turned ±25°) and narrow ones for other units (±5%, 0.9 to "
+        "1.1, ±10°).",
     )
     border: Fill = Field("reflect", description="What the views show beyond the image's border.")
-    regularizers: tuple[Regularizer, ...] = Field(DEFAULT_REGULARIZERS, description="What holds the image back.")
+    regularizers: tuple[Regularizer, ...] | None = Field(
+        None,
+        description="What holds the image back; may be empty. If not given, total variation x 0.5 for classes and "
+        "nothing for other units.",
+    )
     edits: tuple[Edit, ...] = Field(
         (), description="What is done to the pixels after a step; for `{kind: pixel, squash: none}` only."
     )
-    optimizer: Optimizer = Field(DEFAULT_OPTIMIZER, description="How the image follows the gradient.")
+    optimizer: Optimizer | None = Field(
+        None,
+        description="How the image follows the gradient. If not given, Adam with steps that fall to 0, from 0.03 for "
+        "classes and from 0.05 for other units.",
+    )
     stopping: EarlyStopping | None = Field(
         None, description="Stop pictures that no longer rise; `{}` for the usual limits. Never if not given."
     )
@@ -271,6 +282,8 @@ focus: 2
                 for seed in range(self.seeds)
             ]
             count = math.ceil(len(wanted) / together)
+            share = subject.view.share_of_work([subject.view.layer(layer) for layer in layers], own)
+            depth = _BESIDE + (1.0 - _BESIDE) * share
             for index in range(count):
                 part = wanted[index * together : (index + 1) * together]
                 real = {key: places[key] for goal, _ in part if (key := key_of_goal(goal)) in places}
@@ -282,7 +295,7 @@ focus: 2
                     parameters={"layer": layers[0], "pictures": [entry for _, entry in part], "real": real},
                     layers=layers,
                     data=self._data_of([goal for goal, _ in part], subject, real=bool(real)),
-                    cost=float((3 * self.steps + 2) * made) * larger,
+                    cost=float((3 * self.steps + 2) * made) * larger * depth,
                     images=made,
                     needs=tuple(names),
                     bytes=storage.RECORD + made * picture_bytes + shown_bytes,
@@ -414,30 +427,33 @@ focus: 2
         source = find_source(self.data, bench.subject.data)
         return shown.real_pictures(goal, known, source, bench.subject, int(entry["examples"]))
 
-    def _written(self, layers: Sequence[str], bench: Bench) -> ParameterizationChoice:
-        """Return the parameterization with the blur that suits the layers, if the recipe gives none."""
+    def _suits(self, subject: Subject, size: tuple[int, int]) -> dict[str, Usual]:
+        """Return what suits each kind of target that there is."""
+        kinds = {_are_classes(goal.layers, subject) for goal in self._goals(subject)}
+        return {"classes" if kind else "other units": usual(size, classes=kind) for kind in sorted(kinds, reverse=True)}
+
+    def _written(self, blur: float) -> ParameterizationChoice:
+        """Return the parameterization, blurred as usual if the recipe does not say how much."""
         form = self.parameterization
-        if form.kind != "fourier" or form.blur is not None:
-            return form
-        view = bench.subject.view
-        classes = any(has_class_units(view.layer(layer), view) for layer in layers)
-        return form.model_copy(update={"blur": usual_blur(self._size(bench.model.input_size), classes=classes)})
+        return form.model_copy(update={"blur": blur}) if form.kind == "fourier" and form.blur is None else form
 
     def _settings(self, layers: Sequence[str], bench: Bench) -> Settings:
         grey = bench.subject.preprocessing.channels == 1 or bench.subject.view.input_channels == 1
         measured = measured_photographs(bench)
+        size = self._size(bench.model.input_size)
+        suits = usual(size, classes=_are_classes(layers, bench.subject))
         return Settings(
             steps=self.steps,
-            size=self._size(bench.model.input_size),
+            size=size,
             channels=1 if grey else 3,
             group=self.together,
-            parameterization=self._written(layers, bench),
+            parameterization=self._written(suits.blur),
             begin="grey" if self.begin == "grey" else "noise",
-            transforms=self.transforms,
+            transforms=suits.transforms if self.transforms is None else self.transforms,
             fill=self.border,
-            regularizers=self.regularizers,
+            regularizers=suits.regularizers if self.regularizers is None else self.regularizers,
             edits=self.edits,
-            optimizer=self.optimizer,
+            optimizer=self.optimizer or suits.optimizer,
             stopping=self.stopping,
             octaves=self.octaves,
             redirect=self.redirect,
@@ -460,7 +476,7 @@ focus: 2
             return merged
         rows, tiles = tables[0].rows, grids[0].tiles
         asked = self._goals(subject)
-        more = (("regularizers", regularizer_words(self.regularizers)),)
+        more = (("regularizers", held_by(self, self._suits(subject, _own_size(subject)))),)
         grid = TileGrid(
             "pictures",
             "Pictures",
@@ -483,7 +499,8 @@ focus: 2
 
     def _description(self, subject: Subject) -> str:
         size = subject.view.input_size or subject.preprocessing.size
-        text = how_made(self, None if self.size is None and size is None else self._size(size or (0, 0)))
+        known = None if self.size is None and size is None else self._size(size or (0, 0))
+        text = how_made(self, known, self._suits(subject, known or _own_size(subject)))
         images = self._real_images(subject)
         if images is None:
             return text
@@ -524,6 +541,10 @@ def _pictures_in_a_job(size: tuple[int, int], device: Device) -> int:
     """Return how many pictures of this size a job makes: few, so that little is lost, but enough to fill a GPU."""
     usual = 224 * 224 / (size[0] * size[1])
     return max(1, min(64, int(64 * usual)) if device == "cuda" else min(16, int(usual)))
+
+
+def _are_classes(layers: Sequence[str], subject: Subject) -> bool:
+    return any(has_class_units(subject.view.layer(layer), subject.view) for layer in layers)
 
 
 def _own_size(subject: Subject) -> tuple[int, int]:

@@ -14,7 +14,7 @@ from onnxviz.image_choice import choose_images, find_source
 from onnxviz.images import ImageSource
 from onnxviz.optimize.objectives import Objective, ObjectiveChoice, objective_of
 from onnxviz.optimize.objectives.diverse import KeptDifferent
-from onnxviz.optimize.settings import DEFAULT_FOCUS
+from onnxviz.optimize.settings import CLASS_FOCUS
 from onnxviz.targets import TargetSelector, has_class_units, resolve
 from onnxviz.values import Target, Unit
 
@@ -171,7 +171,7 @@ def goals(
         objectives: what else is wanted.
         diversity: what keeps the pictures of a group different; nothing if None.
         together: pictures in a group.
-        focus: how much targets should stand out among the units of their layer; `DEFAULT_FOCUS` for classes if None.
+        focus: how much targets should stand out among the units of their layer; `CLASS_FOCUS` for classes if None.
         subject: the model.
 
     Raises:
@@ -199,7 +199,7 @@ def _focus(target: Target, focus: float | None, subject: Subject) -> float:
         return 0.0
     if focus is not None:
         return focus
-    return DEFAULT_FOCUS if has_class_units(subject.view.layer(target.layer), subject.view) else 0.0
+    return CLASS_FOCUS if has_class_units(subject.view.layer(target.layer), subject.view) else 0.0
 
 
 def _require_sound(objective: Objective, name: str, together: int) -> None:

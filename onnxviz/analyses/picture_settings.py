@@ -2,44 +2,62 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
 from onnxviz.errors import shorten
 from onnxviz.optimize.regularizers import Regularizer
-from onnxviz.optimize.settings import usual_blur
+from onnxviz.optimize.settings import Usual
 from onnxviz.optimize.transforms import Transform
 
 if TYPE_CHECKING:
     from onnxviz.analyses.activation_maximization import ActivationMaximization
 
 
-def how_made(analysis: ActivationMaximization, size: tuple[int, int] | None) -> str:
+def how_made(analysis: ActivationMaximization, size: tuple[int, int] | None, suits: Mapping[str, Usual]) -> str:
     """Return the sentences that say how pictures were made.
 
     Args:
         analysis: its choices.
         size: height and width of the pictures in pixels, if that is known.
+        suits: kind of targets -> what suits them, where the recipe says nothing.
     """
     pixels = f" of {size[0]} x {size[1]} pixels" if size else ""
     further = "".join(f"; {part}" for part in _further(analysis))
+    climb = _of_each(suits, lambda usual: (analysis.optimizer or usual.optimizer).words())
+    chosen = analysis.transforms
+    looks = _of_each(suits, lambda usual: transform_words(usual.transforms if chosen is None else chosen))
     return (
-        f"{analysis.steps} steps of {analysis.optimizer.words()} on images{pixels}, {_form(analysis, size)}; views: "
-        f"{transform_words(analysis.transforms)}; regularizers: {regularizer_words(analysis.regularizers)}"
-        f"{further}. A channel's activation is its mean over all positions, a whole layer's the mean of "
-        "squares; a tile's figures are means over its pictures."
+        f"{analysis.steps} steps of {climb} on images{pixels}, {_form(analysis, suits)}; views: {looks}; regularizers: "
+        f"{held_by(analysis, suits)}{further}. A channel's activation is its mean over all positions, "
+        "a whole layer's the mean of squares; a tile's figures are means over its pictures."
     )
 
 
-def _form(analysis: ActivationMaximization, size: tuple[int, int] | None) -> str:
+def held_by(analysis: ActivationMaximization, suits: Mapping[str, Usual]) -> str:
+    """Return what holds the pictures back: what the recipe says, or what suits each kind of targets."""
+    given = analysis.regularizers
+    return _of_each(suits, lambda usual: regularizer_words(usual.regularizers if given is None else given))
+
+
+def _of_each(suits: Mapping[str, Usual], words: Callable[[Usual], str]) -> str:
+    """Return what holds for all kinds of targets, or for each: "±25° for classes, ±10° for other units"."""
+    found = {kind: words(usual) for kind, usual in suits.items()}
+    if len(set(found.values())) == 1:
+        return next(iter(found.values()))
+    return ", ".join(f"{text} for {kind}" for kind, text in found.items())
+
+
+def _form(analysis: ActivationMaximization, suits: Mapping[str, Usual]) -> str:
     form = analysis.parameterization
     text = f"{form.kind.replace('_', ' ')} parameterization"
     if getattr(form, "decorrelate", False):
         text += ", decorrelated colours"
-    if form.kind == "fourier" and form.blur != 0:
-        text += f", {_blur(form.blur, size)}"
+    if form.kind == "fourier":
+        given = form.blur
+        text += f", {_of_each(suits, lambda usual: _blurred(usual.blur if given is None else given))}"
     if analysis.colors is not None:
         text += f", colours as in {shorten(analysis.colors.data)}"
     if analysis.magnitude is not None:
@@ -48,10 +66,8 @@ def _form(analysis: ActivationMaximization, size: tuple[int, int] | None) -> str
     return f"{text}, begun with {begin if isinstance(begin, str) else shorten(f'{begin.data}/{begin.image}')}"
 
 
-def _blur(blur: float | None, size: tuple[int, int] | None) -> str:
-    if blur is not None:
-        return f"blurred by {blur:g} pixels"
-    return "classes blurred" + (f" by {usual_blur(size, classes=True):.2g} pixels" if size else "")
+def _blurred(blur: float) -> str:
+    return f"blurred by {blur:.2g} pixels" if blur else "not blurred"
 
 
 def _further(analysis: ActivationMaximization) -> Iterator[str]:

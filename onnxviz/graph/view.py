@@ -91,6 +91,7 @@ class GraphView:
     modules: dict[str, str] = field(repr=False, default_factory=dict)
     dimensions: dict[str, str] = field(repr=False, default_factory=dict)
     _fields: dict[tuple[int, int], dict[str, Field]] = field(repr=False, default_factory=dict, init=False)
+    _work: dict[tuple[int, int] | None, list[int | None]] = field(repr=False, default_factory=dict, init=False)
     _sized_types: dict[tuple[int, int], Mapping[str, TensorType]] = field(repr=False, default_factory=dict, init=False)
 
     @cached_property
@@ -312,6 +313,23 @@ class GraphView:
         if self.input_size is not None or input_size is None or self.input_layout == "other":
             return multiply_adds(self.node(layer), self.types)
         return multiply_adds(self.node(layer), self._types_at(input_size))
+
+    def share_of_work(self, layers: Sequence[Layer], input_size: tuple[int, int] | None = None) -> float:
+        """Return the share of the network's multiply-adds that is done when some layers are; 1 if it cannot be known.
+
+        Args:
+            layers: of this view's.
+            input_size: height and width in pixels where the model leaves them free.
+        """
+        size = input_size if self.input_size is None else None
+        if size not in self._work:
+            self._work[size] = [self.multiply_adds(layer, size) for layer in self.layers]
+        costs, last = self._work[size], max(layer.position for layer in layers)
+        known = [cost for cost in costs if cost is not None]
+        if len(known) < len(costs) or not sum(known):
+            return 1.0
+        done = sum(cost for layer, cost in zip(self.layers, known, strict=True) if layer.position <= last)
+        return done / sum(known)
 
     def receptive_field(self, layer: Layer, input_size: tuple[int, int] | None = None) -> ReceptiveField | None:
         """Return what each position of a layer sees of the image, exactly.

@@ -20,35 +20,63 @@ if TYPE_CHECKING:
     from onnxviz.optimize.generators import GeneratorNetwork
 
 DEFAULT_TRANSFORMS = (
+    views.Jitter(share=0.05),
+    views.Scale(minimum=0.9, maximum=1.1),
+    views.Rotate(degrees=10.0),
+)
+"""There is no margin: beyond the border views see the picture's mirror image."""
+CLASS_TRANSFORMS = (
     views.Jitter(share=0.15),
     views.Scale(minimum=0.6, maximum=1.3),
     views.Rotate(degrees=25.0),
 )
-"""Much wider than lucid's: pictures made so are recognised by other networks too, which those of narrow views often are
-not (benchmarks/RESULTS.md). There is no margin: beyond the border views see the picture's mirror image."""
-DEFAULT_REGULARIZERS = (TotalVariation(weight=0.5),)
-"""Takes out speckle that the network answers to and nobody sees; much more of it makes shapes disappear as well."""
-DEFAULT_OPTIMIZER = Adam(learning_rate=0.03, schedule="linear")
+"""Much wider: class pictures made so are recognised by other networks too, which those of narrow views often are not
+(benchmarks/RESULTS.md). A unit within the network often is about one direction or size, and wide views hide it."""
+CLASS_REGULARIZERS = (TotalVariation(weight=0.5),)
+"""Takes out speckle that the network answers to and nobody sees; much more of it makes shapes disappear as well. Other
+units have none: speckle may be what they look for, and what excites them little would be held back by it."""
+DEFAULT_OPTIMIZER = Adam(learning_rate=0.05, schedule="linear")
 """Steps that fall to 0 let a picture settle."""
-DEFAULT_FOCUS = 2.0
+CLASS_OPTIMIZER = Adam(learning_rate=0.03, schedule="linear")
+CLASS_FOCUS = 2.0
 """How much a class is to stand out among the others; a unit of another layer is excited whatever its neighbours do."""
-
-DEFAULT_BLUR = 1.0
+CLASS_BLUR = 1.0
 """Pixels of the Gaussian that class pictures are written with: detail finer than photographs of this size have is what
 one network answers to and another does not (benchmarks/RESULTS.md). Blurred views do the opposite of it: the picture
-makes up for them."""
+makes up for them. Units of other layers may look for fine detail."""
 _SIDE = 224
-"""From this side on, pictures are blurred by all of `DEFAULT_BLUR`; a pixel of smaller ones shows more of the scene."""
+"""From this side on, class pictures are blurred by all of `CLASS_BLUR`; a pixel of smaller ones shows more of the
+scene."""
 
 
-def usual_blur(size: tuple[int, int], *, classes: bool) -> float:
-    """Return the standard deviation in pixels by which pictures are blurred if nobody says.
+@dataclass(frozen=True)
+class Usual:
+    """What suits targets of one kind, if nobody says anything else.
+
+    Attributes:
+        transforms: the random views.
+        regularizers: what holds the image back.
+        optimizer: how parameters follow the gradient.
+        blur: of the Fourier parameterization, in pixels.
+    """
+
+    transforms: tuple[views.Transform, ...]
+    regularizers: tuple[Regularizer, ...]
+    optimizer: Optimizer
+    blur: float
+
+
+def usual(size: tuple[int, int], *, classes: bool) -> Usual:
+    """Return what suits the pictures of classes, or of other units.
 
     Args:
         size: height and width of the pictures in pixels.
-        classes: whether they are of classes; units of other layers may look for fine detail.
+        classes: whether they are of classes.
     """
-    return min(DEFAULT_BLUR, min(size) / _SIDE) if classes else 0.0
+    if classes:
+        blur = min(CLASS_BLUR, min(size) / _SIDE)
+        return Usual(CLASS_TRANSFORMS, CLASS_REGULARIZERS, CLASS_OPTIMIZER, blur)
+    return Usual(DEFAULT_TRANSFORMS, (), DEFAULT_OPTIMIZER, 0.0)
 
 
 Precision = Literal["float32", "bfloat16"]
@@ -100,7 +128,7 @@ class Settings:
     begin: Literal["noise", "grey"] = "noise"
     transforms: tuple[views.Transform, ...] = DEFAULT_TRANSFORMS
     fill: views.Fill = "reflect"
-    regularizers: tuple[Regularizer, ...] = DEFAULT_REGULARIZERS
+    regularizers: tuple[Regularizer, ...] = ()
     edits: tuple[Edit, ...] = ()
     optimizer: Optimizer = DEFAULT_OPTIMIZER
     stopping: EarlyStopping | None = None

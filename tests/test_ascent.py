@@ -302,7 +302,7 @@ class Sleeper(nn.Module):
 
 
 def test_a_silent_unit_is_woken_by_a_louder_start() -> None:
-    made = climb(SmallModel(Sleeper()), channels(0, 1), [0, 0], steps=10)
+    made = climb(SmallModel(Sleeper()), channels(0, 1), [0, 0], steps=10, redirect=0)
     assert made.before.tolist() == [0.0, 0.0]
     assert made.after[0] > 0.001
     assert made.after[1] == 0.0
@@ -310,6 +310,24 @@ def test_a_silent_unit_is_woken_by_a_louder_start() -> None:
     assert made.louder[1] == 1.0
     # What cannot be woken stays the start image, which is nearly grey.
     assert float(np.abs(made.images[1] - 0.5).max()) < 0.05
+
+
+class Distant(nn.Module):
+    """Unit 0 is brightness; unit 1 is silent until the image is much bluer than any start is."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        colors = images.mean(dim=(2, 3))
+        return torch.stack([colors.mean(dim=1), colors[:, 2] - 0.8], dim=1).relu()
+
+
+def test_gradients_are_redirected_until_a_unit_wakes() -> None:
+    """Also when it takes longer than the first steps, and to no other image's difference."""
+    choices: dict[str, Any] = {"steps": 60, "redirect": 4, "transforms": (), "parameterization": Pixel()}
+    together = climb(SmallModel(Distant()), channels(0, 1), [0, 0], **choices)
+    assert together.curves[1, :8].tolist() == [0.0] * 8
+    assert together.after[1] > 0.05
+    alone = climb(SmallModel(Distant()), channels(0), [0], **choices)
+    np.testing.assert_array_equal(alone.images[0], together.images[0])
 
 
 def test_a_silent_unit_is_not_woken_to_be_driven_down() -> None:

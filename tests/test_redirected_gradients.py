@@ -96,6 +96,18 @@ def test_an_image_gets_the_same_gradient_alone_or_in_a_batch() -> None:
             assert torch.equal(through(clip, values[one], gradient[one])[0], together[index])
 
 
+def test_images_that_are_left_out_have_the_usual_gradients() -> None:
+    values, gradient = mixed()
+    chosen = torch.tensor([True, False, True, False])
+    for clip, _, _ in CLIPS.values():
+        leaf = values.clone().requires_grad_(True)
+        (result,) = redirected(lambda images, clip=clip: (clip(images),))(leaf, chosen)  # type: ignore[misc]
+        made = torch.autograd.grad(result, leaf, gradient)[0]
+        usual = torch.autograd.grad(clip(leaf), leaf, gradient)[0]
+        assert torch.equal(made[chosen], through(clip, values, gradient)[chosen])
+        assert torch.equal(made[~chosen], usual[~chosen])
+
+
 def test_what_is_left_as_it_is() -> None:
     """Tensors whose first axis is not the images, computed limits, numbers that have no gradients."""
     leaf = -torch.ones(2, 3, 4, requires_grad=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch.nn import functional
@@ -47,9 +47,17 @@ _READERS: Mapping[Any, Callable[..., _Limits]] = {
 """PyTorch's functions that clip -> what reads the limits from their arguments behind the first."""
 
 
-def redirected(
-    forward: Callable[[torch.Tensor], tuple[torch.Tensor, ...]],
-) -> Callable[[torch.Tensor], tuple[torch.Tensor, ...]]:
+class Redirected(Protocol):
+    """A function from images to tensors, with redirected gradients for some of the images."""
+
+    def __call__(self, images: torch.Tensor, only: torch.Tensor | None = None) -> tuple[torch.Tensor, ...]:
+        """Compute tensors of images [N, 3, height, width]; only, [N] booleans, says for which gradients are redirected.
+
+        All are if it is None; the others have the usual gradients, bit for bit.
+        """
+
+
+def redirected(forward: Callable[[torch.Tensor], tuple[torch.Tensor, ...]]) -> Redirected:
     """Return a function that computes the same and redirects gradients.
 
     It is for losses that are minimised: a negative gradient pushes a value up. For each image and each place in the
@@ -63,8 +71,8 @@ def redirected(
         forward: images [N, 3, height, width] to tensors.
     """
 
-    def run(images: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        with _Redirection(images.shape[0]):
+    def run(images: torch.Tensor, only: torch.Tensor | None = None) -> tuple[torch.Tensor, ...]:
+        with _Redirection(images.shape[0], only):
             return forward(images)
 
     return run
@@ -75,11 +83,12 @@ class _Redirection(TorchFunctionMode):
 
     Args:
         images: how many images are computed together.
+        only: for which of them gradients are redirected; all if None.
     """
 
-    def __init__(self, images: int) -> None:
+    def __init__(self, images: int, only: torch.Tensor | None = None) -> None:
         super().__init__()
-        self.images = images
+        self.images, self.only = images, only
 
     def __torch_function__(
         self,
@@ -97,7 +106,8 @@ class _Redirection(TorchFunctionMode):
                 low = -math.inf if low is None else low
                 high = math.inf if high is None else high
                 # `clamp` passes gradients to a value that lies on a limit; the others do not.
-                return _Clip.apply(args[0], low, high, reader is _clamp_limits)  # type: ignore[no-untyped-call]
+                closed = reader is _clamp_limits
+                return _Clip.apply(args[0], low, high, closed, self.only)  # type: ignore[no-untyped-call]
         return function(*args, **kwargs)
 
     def _has_gradients(self, values: Any) -> bool:
@@ -115,17 +125,19 @@ class _Clip(torch.autograd.Function):
     """Clipping to constant limits; `closed` if a value on a limit passes gradients."""
 
     @staticmethod
-    def forward(ctx: Any, values: torch.Tensor, low: float, high: float, closed: bool) -> torch.Tensor:
+    def forward(
+        ctx: Any, values: torch.Tensor, low: float, high: float, closed: bool, only: torch.Tensor | None
+    ) -> torch.Tensor:
         """Clip."""
         result = functional.relu(values) if (low, high) == (0, math.inf) else values.clamp(low, high)
-        ctx.limits, ctx.closed = (low, high), closed
+        ctx.limits, ctx.closed, ctx.only = (low, high), closed, only
         # Where values on a limit get no gradient either, the result tells enough, and the next layer keeps it anyway.
         ctx.save_for_backward(values if closed else result)
         return result
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None, None, None]:
         """Redirect the gradients of the images to which none would pass."""
         (values,), (low, high), closed = ctx.saved_tensors, ctx.limits, ctx.closed
         if closed:
@@ -135,10 +147,12 @@ class _Clip(torch.autograd.Function):
         else:
             usual = torch.ops.aten.hardtanh_backward(gradient, values, low, high)
         dead = usual.abs().amax(dim=tuple(range(1, usual.dim())), keepdim=True) == 0
+        if ctx.only is not None:
+            dead = dead & ctx.only.view(-1, *[1] * (usual.dim() - 1))
         if dead.device.type == "cpu" and not bool(dead.any()):
-            return usual, None, None, None  # there nobody waits for a look, and selecting takes longest
+            return usual, None, None, None, None  # there nobody waits for a look, and selecting takes longest
         # Between the limits a dead image has no gradient to begin with.
         result = torch.where(dead & (values < low if closed else values <= low), gradient.clamp(max=0.0), usual)
         if high != math.inf:
             result = torch.where(dead & (values > high if closed else values >= high), gradient.clamp(min=0.0), result)
-        return result, None, None, None
+        return result, None, None, None, None

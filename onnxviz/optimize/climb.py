@@ -148,15 +148,24 @@ def _climb_at(climber: Climber, smaller: Tensor | None, tell: Callable[[int], No
 
 
 class _Network:
-    """The network as the loop sees it: views in, the objectives' values out."""
+    """The network as the loop sees it: views in, the objectives' values out.
+
+    Attributes:
+        usual: with the usual gradients.
+        redirected: with those that wake silent units.
+        silent: [N], whether an image's unit may be silent; changed in place, as a captured step reads it.
+    """
 
     def __init__(self, model: Model, climber: Climber, settings: Settings) -> None:
+        import torch
+
         layers = climber.objectives[0].layers()
         self._layers = layers
         self._bfloat = settings.precision == "bfloat16"
         self._device = model.device.type
         self.usual = model.differentiable(layers)
-        self.redirected = model.differentiable(layers, redirected=True) if settings.redirect else self.usual
+        self.silent = torch.ones(len(climber.objectives), dtype=torch.bool, device=model.device)
+        self.redirected = self._redirected() if settings.redirect else self.usual
         self._climber, self._settings, self._model = climber, settings, model
         self._measure: Measure | None = None
 
@@ -170,6 +179,13 @@ class _Network:
         if self._measure is None:  # the first pass tells the shapes
             self._measure = self._bind({layer: tuple(values.shape[1:]) for layer, values in found.items()})
         return self._measure(Seen(views, found))
+
+    def _redirected(self) -> Forward:
+        """Return the network with redirected gradients for the images whose unit is silent."""
+        from onnxviz.convert.redirected_gradients import redirected  # loads torch
+
+        forward = redirected(self.usual)
+        return lambda views: forward(views, self.silent)
 
     def _bind(self, shapes: dict[str, tuple[int, ...]]) -> Measure:
         view = self._model.view
@@ -253,11 +269,13 @@ class _Ascent:
 
         steps, redirect = self.settings.steps, self.settings.redirect
         self.rule = self.settings.optimizer.rule(steps, self.parameters)
-        advance, done = self._stepper(self.network.redirected, min(redirect, steps)), 0
+        first, count = (self.network.redirected, min(redirect, steps)) if redirect else (self.network.usual, steps)
+        advance, done = self._stepper(first, count), 0
         wait = paced(self.parameters.device)
+        redirecting = redirect > 0
         while done < steps:
-            if done == redirect:
-                advance = self._stepper(self.network.usual, steps - done)
+            if redirecting and done % redirect == 0 and done and not self._is_silent(done - redirect, done):
+                advance, redirecting = self._stepper(self.network.usual, steps - done), False
             advance()
             done += 1
             self._edit(done)
@@ -277,6 +295,14 @@ class _Ascent:
             self.curves = torch.where(later, last, self.curves)
             return taken
         return torch.full((len(self.signs),), done, device=self.parameters.device)
+
+    def _is_silent(self, first: int, end: int) -> bool:
+        """Return whether there are units that were exactly 0 in all these steps; only they are redirected from now on.
+
+        It is the only look at numbers of the device, at most once in `redirect` steps and while there are such units.
+        """
+        self.network.silent &= (self.curves[:, first:end] == 0).all(dim=1) & (self.signs > 0)
+        return bool(self.network.silent.any())
 
     def _stepper(self, forward: Forward, count: int) -> Callable[[], None]:
         """Return what does one step; on a GPU a graph of it, where a step is the same kernels every time.

@@ -190,7 +190,10 @@ focus: 2
     )
     octaves: Octaves | None = Field(None, description="Work from small to large; at one size if not given.")
     redirect: int = Field(
-        16, ge=0, description="Steps in which gradients pass ReLUs that would stop them all, so that dead units start."
+        16,
+        ge=0,
+        description="Steps in which gradients pass ReLUs that would stop them all, so that dead units start; further "
+        "ones follow for units that are still silent.",
     )
     opacity: Percentile | None = Field(
         None,

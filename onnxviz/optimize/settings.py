@@ -112,7 +112,7 @@ class Settings:
         optimizer: how the parameters follow the gradient.
         stopping: when to stop before the last step; never if None.
         octaves: sizes from small to large; one size if None.
-        redirect: for how many steps gradients pass ReLUs that would stop them all.
+        redirect: for how many steps gradients pass ReLUs that would stop them all; as many again for silent units.
         precision: in what the network computes; bfloat16 halves the time on a GPU.
         importance: whether to add up how much the objective cares about each pixel.
         colors: float32 [3, 3], the colours' matrix as measured; the published one if None.

@@ -12,7 +12,15 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from onnxviz.analyses import picture_findings as shown
 from onnxviz.analyses import storage
 from onnxviz.analyses.base import Analysis, Bench, Job, Subject
-from onnxviz.analyses.picture_goals import DiversityTerm, Goal, ObjectiveEntry, goals, picture_of, reference_data
+from onnxviz.analyses.picture_goals import (
+    DiversityTerm,
+    Goal,
+    ObjectiveEntry,
+    are_classes,
+    goals,
+    picture_of,
+    reference_data,
+)
 from onnxviz.analyses.picture_photographs import PHOTOGRAPHS, MeasuredPhotographs, Photographs, measured_photographs
 from onnxviz.analyses.picture_settings import held_by, how_made, kinds_in
 from onnxviz.analyses.real_activations import (
@@ -366,7 +374,7 @@ focus: 2
             Table("activations", "Activation before and after", shown.COLUMNS, tuple(made.row() for made in results)),
         ]
         if self.keep_arrays:
-            findings.append(_array(job.name, made, results))
+            findings.append(shown.array(job.name, made, results))
         return findings
 
     def _faded(self, made: Maximized) -> np.ndarray:
@@ -432,7 +440,7 @@ focus: 2
 
     def _suits(self, subject: Subject, size: tuple[int, int]) -> dict[str, Usual]:
         """Return what suits each kind of target that there is."""
-        kinds = {_are_classes(goal.layers, subject) for goal in self._goals(subject)}
+        kinds = {are_classes(goal.layers, subject) for goal in self._goals(subject)}
         return {"classes" if kind else "other units": usual(size, classes=kind) for kind in sorted(kinds, reverse=True)}
 
     def _written(self, blur: float) -> ParameterizationChoice:
@@ -444,7 +452,7 @@ focus: 2
         grey = bench.subject.preprocessing.channels == 1 or bench.subject.view.input_channels == 1
         measured = measured_photographs(bench)
         size = self._size(bench.model.input_size)
-        suits = usual(size, classes=_are_classes(layers, bench.subject))
+        suits = usual(size, classes=are_classes(layers, bench.subject))
         return Settings(
             steps=self.steps,
             size=size,
@@ -546,10 +554,6 @@ def _pictures_in_a_job(size: tuple[int, int], device: Device) -> int:
     return max(1, min(64, int(64 * usual)) if device == "cuda" else min(16, int(usual)))
 
 
-def _are_classes(layers: Sequence[str], subject: Subject) -> bool:
-    return any(has_class_units(subject.view.layer(layer), subject.view) for layer in layers)
-
-
 def _own_size(subject: Subject) -> tuple[int, int]:
     return subject.view.input_size or subject.preprocessing.size or (224, 224)
 
@@ -592,21 +596,3 @@ def _activations(
     columns = {key: column for column, key in enumerate(wanted)}
     places = [columns.get(key_of_goal(goal)) for goal in found]
     return [None if column is None else float(values[index, column]) for index, column in enumerate(places)]
-
-
-def _array(name: str, made: Maximized, results: Sequence[shown.Made]) -> Array:
-    units = [result.goal.unit for result in results]
-    arrays = {
-        "images": made.images,
-        "curves": made.curves,
-        "before": made.before,
-        "after": made.after,
-        "louder": made.louder,
-        "taken": made.taken,
-        "unit": np.asarray([-1 if unit is None else unit.index for unit in units], dtype=np.int64),
-        "sign": np.asarray([result.goal.sign for result in results], dtype=np.int64),
-        "seed": np.asarray([result.seed for result in results], dtype=np.int64),
-    }
-    if made.importance.size:
-        arrays["importance"] = made.importance
-    return Array(f"images.{name}", f"Pictures of {name} as floats", arrays)

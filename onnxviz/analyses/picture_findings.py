@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxviz.analyses.real_activations import Standing
-from onnxviz.findings import Caveat, Cell, Column, Coverage, Metric, Picture, Tile
+from onnxviz.findings import Array, Caveat, Cell, Column, Coverage, Metric, Picture, Tile
 from onnxviz.images import load_batch
 from onnxviz.optimize.color import to_pixels
 from onnxviz.targets import has_class_units
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from onnxviz.analyses.picture_goals import Goal
     from onnxviz.analyses.real_activations import RealActivations
     from onnxviz.images import ImageSource
+    from onnxviz.optimize.ascent import Maximized
 
 COLUMNS = (
     Column("picture", description="Target, direction and seed."),
@@ -221,6 +222,25 @@ def joined(rows: Sequence[Row], tiles: Sequence[Tile], more: tuple[tuple[str, Ce
             curve=tuple(float(value) for value in curve),
             curve_title=f"activation at each step{', mean over pictures' if len(lead) > 1 else ''}",
         )
+
+
+def array(name: str, made: Maximized, results: Sequence[Made]) -> Array:
+    """Return a job's pictures and figures as numbers, for other programs."""
+    units = [result.goal.unit for result in results]
+    arrays = {
+        "images": made.images,
+        "curves": made.curves,
+        "before": made.before,
+        "after": made.after,
+        "louder": made.louder,
+        "taken": made.taken,
+        "unit": np.asarray([-1 if unit is None else unit.index for unit in units], dtype=np.int64),
+        "sign": np.asarray([result.goal.sign for result in results], dtype=np.int64),
+        "seed": np.asarray([result.seed for result in results], dtype=np.int64),
+    }
+    if made.importance.size:
+        arrays["importance"] = made.importance
+    return Array(f"images.{name}", f"Pictures of {name} as floats", arrays)
 
 
 def tile_size(tiles: Sequence[Tile]) -> int:

@@ -194,6 +194,11 @@ def goals(
     return found
 
 
+def are_classes(layers: Sequence[str], subject: Subject) -> bool:
+    """Return whether the units of any of some layers are the model's classes."""
+    return any(has_class_units(subject.view.layer(layer), subject.view) for layer in layers)
+
+
 def _focus(target: Target, focus: float | None, subject: Subject) -> float:
     if target.unit is None or target.position is not None:
         return 0.0

@@ -202,7 +202,7 @@ def test_classes_are_seen_in_wider_views_than_other_units(place: Bench, monkeypa
     monkeypatch.setattr(activation_maximization, "maximize", spy)
     view = place.subject.view
     targets = [{"layer": "logits", "units": 0}, {"layer": "first_conv", "units": 0}]
-    found = analyse(place, targets=targets, steps=1)
+    found = analyse(place, targets=targets, steps=256)
     classes, units = used[view.logits.name], used["conv"]
     assert (classes.transforms, classes.regularizers) == (CLASS_TRANSFORMS, CLASS_REGULARIZERS)
     assert (units.transforms, units.regularizers) == (DEFAULT_TRANSFORMS, ())
@@ -211,6 +211,9 @@ def test_classes_are_seen_in_wider_views_than_other_units(place: Bench, monkeypa
     assert "turned ±25° for classes" in text
     assert "turned ±10° for other units" in text
     assert "total variation^2 x 0.5 for classes, none for other units" in text
+    for steps, rates in ((300, (0.03, 0.05)), (128, (0.06, 0.1)), (1, (0.12, 0.12))):
+        analyse(place, targets=targets, steps=steps)
+        assert [used[name].optimizer.learning_rate for name in (view.logits.name, "conv")] == pytest.approx(rates)
     given: dict[str, Any] = {"transforms": [], "regularizers": [], "optimizer": {"kind": "rmsprop"}}
     analyse(place, targets=targets, steps=1, **given)
     assert {(chosen.transforms, chosen.regularizers) for chosen in used.values()} == {((), ())}

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
 import yaml
 from onnx import TensorProto, helper, numpy_helper
 
@@ -114,17 +115,13 @@ def test_only_a_worker_opens_the_generator(folder: Path, monkeypatch: pytest.Mon
 
 
 def test_a_generator_that_was_changed_is_not_used(folder: Path) -> None:
-    from onnxviz.analyses.activation_maximization import _open_generator
-    from onnxviz.analyses.base import Bench
-    from onnxviz.model import Model
+    from onnxviz.analyses.picture_generator import opened_generator
 
-    plan = make_plan(parse_recipe(RECIPE, "r.yaml", folder))
-    subject = plan.subjects["model"]
-    bench = Bench(subject, Model(subject.view, subject.preprocessing), lambda done, total, note="": None)
-    assert _open_generator("prior", bench).size == (8, 8)
+    data, device = make_plan(parse_recipe(RECIPE, "r.yaml", folder)).subjects["model"].data, torch.device("cpu")
+    assert opened_generator("prior", data, device).size == (8, 8)
     save_generator(folder / "made" / "g.onnx", seed=1)
     with pytest.raises(DataError, match="was changed"):
-        _open_generator("prior", bench)
+        opened_generator("prior", data, device)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from onnxviz.analyses import picture_findings as shown
 from onnxviz.analyses import storage
 from onnxviz.analyses.base import Analysis, Bench, Job, Subject
+from onnxviz.analyses.picture_generator import opened_generator
 from onnxviz.analyses.picture_goals import (
     DiversityTerm,
     Goal,
@@ -37,7 +38,7 @@ from onnxviz.analyses.real_activations import (
     standing,
 )
 from onnxviz.devices import Device
-from onnxviz.errors import AnalysisError, DataError, SelectionError, shorten
+from onnxviz.errors import AnalysisError, SelectionError, shorten
 from onnxviz.findings import Array, Caveat, Coverage, Finding, Note, Table, TileGrid, merge
 from onnxviz.generator_file import generator_file
 from onnxviz.image_choice import choose_images, find_source
@@ -59,9 +60,6 @@ from onnxviz.optimize.settings import (
 from onnxviz.optimize.stopping import EarlyStopping
 from onnxviz.optimize.transforms import Fill, Transform
 from onnxviz.targets import TargetSelector, has_class_units
-
-if TYPE_CHECKING:
-    from onnxviz.optimize.generators import GeneratorNetwork
 
 Percentile = Annotated[float, Field(gt=0, le=100)]
 Side = Annotated[int, Field(ge=8, le=4096)]
@@ -191,7 +189,7 @@ focus: 2
     optimizer: Optimizer | None = Field(
         None,
         description="How the image follows the gradient. If not given, Adam with steps that fall to 0, from 0.03 for "
-        "classes and from 0.05 for other units.",
+        "classes and from 0.05 for other units; from more where there are fewer than 256, up to 0.12.",
     )
     stopping: EarlyStopping | None = Field(
         None, description="Stop pictures that no longer rise; `{}` for the usual limits. Never if not given."
@@ -440,8 +438,9 @@ focus: 2
 
     def _suits(self, subject: Subject, size: tuple[int, int]) -> dict[str, Usual]:
         """Return what suits each kind of target that there is."""
-        kinds = {are_classes(goal.layers, subject) for goal in self._goals(subject)}
-        return {"classes" if kind else "other units": usual(size, classes=kind) for kind in sorted(kinds, reverse=True)}
+        found = {are_classes(goal.layers, subject) for goal in self._goals(subject)}
+        kinds = {True: "classes", False: "other units"}
+        return {kinds[kind]: usual(size, self.steps, classes=kind) for kind in sorted(found, reverse=True)}
 
     def _written(self, blur: float) -> ParameterizationChoice:
         """Return the parameterization, blurred as usual if the recipe does not say how much."""
@@ -452,7 +451,7 @@ focus: 2
         grey = bench.subject.preprocessing.channels == 1 or bench.subject.view.input_channels == 1
         measured = measured_photographs(bench)
         size = self._size(bench.model.input_size)
-        suits = usual(size, classes=are_classes(layers, bench.subject))
+        suits = usual(size, self.steps, classes=are_classes(layers, bench.subject))
         return Settings(
             steps=self.steps,
             size=size,
@@ -472,7 +471,9 @@ focus: 2
             importance=self.opacity is not None,
             colors=measured.get("colors"),
             magnitude=measured.get("magnitude"),
-            generators={name: _open_generator(name, bench) for name in self._generators},
+            generators={
+                name: opened_generator(name, bench.subject.data, bench.model.device) for name in self._generators
+            },
         )
 
     # --- findings ---------------------------------------------------------------------------------------------------
@@ -530,22 +531,6 @@ focus: 2
                 "single real image to compare with.",
                 "unmeasured",
             )
-
-
-def _open_generator(name: str, bench: Bench) -> GeneratorNetwork:
-    """Open a generator of the recipe's data, if it is still the one that the results are stored under."""
-    from onnxviz.model import load
-    from onnxviz.optimize.generators import open_generator
-
-    file = generator_file(name, bench.subject.data)
-    model = load(file.path, device=bench.model.device)
-    if model.view.digest != file.digest:
-        raise DataError(
-            "was changed since the run was planned",
-            where=f"data {shorten(name)!r}",
-            remedy="run the same command again: what is done is kept",
-        )
-    return open_generator(model)
 
 
 def _pictures_in_a_job(size: tuple[int, int], device: Device) -> int:

@@ -66,17 +66,26 @@ class Usual:
     blur: float
 
 
-def usual(size: tuple[int, int], *, classes: bool) -> Usual:
+_STEPS = 256
+_LARGEST_RATE = 0.12
+
+
+def usual(size: tuple[int, int], steps: int, *, classes: bool) -> Usual:
     """Return what suits the pictures of classes, or of other units.
+
+    Fewer than 256 steps are larger, so that a picture gets as far as with 256, down to 64 of them for classes.
 
     Args:
         size: height and width of the pictures in pixels.
+        steps: how many there are.
         classes: whether they are of classes.
     """
+    optimizer = CLASS_OPTIMIZER if classes else DEFAULT_OPTIMIZER
+    rate = min(_LARGEST_RATE, optimizer.learning_rate * max(1.0, _STEPS / steps))
+    optimizer = optimizer.model_copy(update={"learning_rate": rate})
     if classes:
-        blur = min(CLASS_BLUR, min(size) / _SIDE)
-        return Usual(CLASS_TRANSFORMS, CLASS_REGULARIZERS, CLASS_OPTIMIZER, blur)
-    return Usual(DEFAULT_TRANSFORMS, (), DEFAULT_OPTIMIZER, 0.0)
+        return Usual(CLASS_TRANSFORMS, CLASS_REGULARIZERS, optimizer, min(CLASS_BLUR, min(size) / _SIDE))
+    return Usual(DEFAULT_TRANSFORMS, (), optimizer, 0.0)
 
 
 Precision = Literal["float32", "bfloat16"]

@@ -13,6 +13,7 @@ import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
+from onnxviz.convert.redirected_gradients import redirected
 from onnxviz.model import Model
 from onnxviz.optimize import objectives as o
 from onnxviz.optimize.edits import Edit
@@ -144,7 +145,7 @@ def optimizers(device: torch.device) -> dict[str, float]:
 def gradients_of_a_dead_image(model: Model, layer: str) -> np.ndarray | None:
     """Return the redirected gradients of a grey image for a unit that is silent on it; None if there is none."""
     image = torch.full((1, 3, *model.input_size), 0.5, device=model.device, requires_grad=True)
-    values = model.differentiable(layer, redirected=True)(image)[0]
+    values = redirected(model.differentiable(layer))(image)[0]
     silent = (values[0].flatten(1) == 0).all(dim=1).nonzero().flatten().tolist()
     if not silent:
         return None

@@ -16,7 +16,6 @@ from onnxviz.batches import as_images, choose_batch, layers_in_words, micro_batc
 from onnxviz.convert import Network, declared_elements
 from onnxviz.convert.element_types import integer_range
 from onnxviz.convert.operators import NotConvertible
-from onnxviz.convert.redirected_gradients import redirected as with_redirected_gradients
 from onnxviz.errors import BatchMixedError, DataError, ModelError, SelectionError, shorten
 from onnxviz.graph import GraphView, open_model
 from onnxviz.graph.structure import ancestors, consumers
@@ -193,7 +192,7 @@ class Model:
 
     # --- with gradients ---------------------------------------------------------------------------------------------
 
-    def differentiable(self, layers: Sequence[Layer | str] | Layer | str, *, redirected: bool = False) -> Forward:
+    def differentiable(self, layers: Sequence[Layer | str] | Layer | str) -> Forward:
         """Return a function from images to the activations of some layers, through which gradients flow.
 
         The function takes RGB images [N, 3, height, width] in 0..1 and returns one tensor for each layer, in the order
@@ -204,8 +203,6 @@ class Model:
 
         Args:
             layers: layers or their names.
-            redirected: let gradients of a loss that is minimised through to an image where a ReLU would stop all of
-                them (`convert.redirected_gradients`). The activations are the same.
 
         Returns:
             The function; kept for the next call with the same layers.
@@ -216,8 +213,7 @@ class Model:
         """
         chosen = self.resolve(layers)
         key = tuple(layer.value for layer in chosen)
-        forward = _remember(self._forwards, key, _NETWORKS, lambda: self._make_forward(chosen))
-        return with_redirected_gradients(forward) if redirected else forward
+        return _remember(self._forwards, key, _NETWORKS, lambda: self._make_forward(chosen))
 
     def unchecked(self, layers: Sequence[Layer]) -> Forward:
         """Return what `differentiable` returns, for the caller alone, and also of layers that mix the batch."""

@@ -42,7 +42,7 @@ class SmallModel:
         self.reduced: list[str] = []
         self.fitting: dict[str, tuple[int, str]] = {}
 
-    def differentiable(self, layers: Sequence[Any], redirected: bool = False) -> Callable[[Tensor], tuple[Tensor, ...]]:
+    def differentiable(self, layers: Sequence[Any]) -> Callable[[Tensor], tuple[Tensor, ...]]:
         def run(images: Tensor) -> tuple[Tensor, ...]:
             self.batches.append(len(images))
             return (self.network(images),)
@@ -313,15 +313,16 @@ def test_a_silent_unit_is_woken_by_a_louder_start() -> None:
 
 
 class Distant(nn.Module):
-    """Unit 0 is brightness; unit 1 is silent until the image is much bluer than any start is."""
+    """Unit 0 is brightness and blueness beyond any start; unit 1 is the latter alone, and silent at first."""
 
     def forward(self, images: Tensor) -> Tensor:
         colors = images.mean(dim=(2, 3))
-        return torch.stack([colors.mean(dim=1), colors[:, 2] - 0.8], dim=1).relu()
+        blueness = (colors[:, 2:] - 0.8).relu()
+        return torch.cat([colors.mean(dim=1, keepdim=True) + blueness, blueness], dim=1)
 
 
 def test_gradients_are_redirected_until_a_unit_wakes() -> None:
-    """Also when it takes longer than the first steps, and to no other image's difference."""
+    """Also when it takes longer than the first steps; not for an image beside it, part of whose network is silent."""
     choices: dict[str, Any] = {"steps": 60, "redirect": 4, "transforms": (), "parameterization": Pixel()}
     together = climb(SmallModel(Distant()), channels(0, 1), [0, 0], **choices)
     assert together.curves[1, :8].tolist() == [0.0] * 8

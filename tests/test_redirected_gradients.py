@@ -209,7 +209,7 @@ def greys(count: int = 2, size: tuple[int, int] = (8, 8)) -> Tensor:
 def test_dead_units_of_a_network_rise(tmp_path: Path, activation: str) -> None:
     """Wherever the ReLU hides; the usual network of the same model stays as it is."""
     model = load(network(tmp_path, activation), "unit", device="cpu")
-    usual, other = model.differentiable(["mean"]), model.differentiable(["mean"], redirected=True)
+    usual, other = model.differentiable(["mean"]), redirected(model.differentiable(["mean"]))
     images = greys()
     for forward, reaches in ((usual, False), (other, True), (usual, False)):
         (values,) = forward(images)
@@ -230,7 +230,7 @@ def test_dead_units_of_a_network_rise(tmp_path: Path, activation: str) -> None:
 def test_weights_and_networks_are_shared(tmp_path: Path) -> None:
     model = load(network(tmp_path, "Relu"), "unit", device="cpu")
     usual = model.differentiable(["mean"])
-    model.differentiable(["mean"], redirected=True)
+    redirected(model.differentiable(["mean"]))
     assert model.differentiable(["mean"]) is usual
     assert len(model._forwards) == 1
 
@@ -256,8 +256,9 @@ def test_where_no_relu_is_dead_nothing_changes(zoo: Path, name: str) -> None:
     generator = torch.Generator().manual_seed(0)
     images = torch.rand((2, 3, *SIZES.get(name, model.input_size)), generator=generator, requires_grad=True)
     found = []
-    for redirect in (False, True):
-        (logits,) = model.differentiable(model.view.logits, redirected=redirect)(images)
+    forward = model.differentiable(model.view.logits)
+    for way in (forward, redirected(forward)):
+        (logits,) = way(images)
         weight = torch.randn(logits.shape, generator=torch.Generator().manual_seed(1))
         found.append((logits, torch.autograd.grad((logits * weight).sum(), images)[0]))
     (usual, usual_gradient), (other, gradient) = found
@@ -282,7 +283,7 @@ def scores(forward: Callable[[Tensor], tuple[Tensor, ...]], images: Tensor, unit
 def test_dead_channels_of_real_models_rise(zoo: Path, name: str, preprocess: str, layer: str) -> None:
     """Channels without a gradient on a grey image have one, and are active after 16 steps along it."""
     model = load(zoo / "onnx" / f"{name}.onnx", preprocess, device="cpu")
-    usual, other = model.differentiable(layer), model.differentiable(layer, redirected=True)
+    usual, other = model.differentiable(layer), redirected(model.differentiable(layer))
     start = greys(1, (64, 64)).detach()
     silent = [unit for unit, values in enumerate(usual(start)[0][0]) if float(values.max()) <= 0][:4]
     assert len(silent) == 4

@@ -436,34 +436,40 @@ focus: 2
         source = find_source(self.data, bench.subject.data)
         return shown.real_pictures(goal, known, source, bench.subject, int(entry["examples"]))
 
-    def _suits(self, subject: Subject, size: tuple[int, int]) -> dict[str, Usual]:
-        """Return what suits each kind of target that there is."""
-        found = {are_classes(goal.layers, subject) for goal in self._goals(subject)}
-        kinds = {True: "classes", False: "other units"}
-        return {kinds[kind]: usual(size, self.steps, classes=kind) for kind in sorted(found, reverse=True)}
+    def _suits(self, size: tuple[int, int], *, classes: bool) -> Usual:
+        """Return what the recipe says of views, regularizers, optimizer and blur, or else what is usual."""
+        suits, form = usual(size, self.steps, classes=classes), self.parameterization
+        return Usual(
+            suits.transforms if self.transforms is None else self.transforms,
+            suits.regularizers if self.regularizers is None else self.regularizers,
+            self.optimizer or suits.optimizer,
+            form.blur if form.kind == "fourier" and form.blur is not None else suits.blur,
+        )
 
-    def _written(self, blur: float) -> ParameterizationChoice:
-        """Return the parameterization, blurred as usual if the recipe does not say how much."""
-        form = self.parameterization
-        return form.model_copy(update={"blur": blur}) if form.kind == "fourier" and form.blur is None else form
+    def _suits_kinds(self, asked: Sequence[Goal], subject: Subject) -> dict[str, Usual]:
+        """Return the same for each kind of targets that there is."""
+        found = {are_classes(goal.layers, subject) for goal in asked}
+        kinds, size = {True: "classes", False: "other units"}, self._size(_own_size(subject))
+        return {kinds[kind]: self._suits(size, classes=kind) for kind in sorted(found, reverse=True)}
 
     def _settings(self, layers: Sequence[str], bench: Bench) -> Settings:
         grey = bench.subject.preprocessing.channels == 1 or bench.subject.view.input_channels == 1
         measured = measured_photographs(bench)
         size = self._size(bench.model.input_size)
-        suits = usual(size, self.steps, classes=are_classes(layers, bench.subject))
+        suits = self._suits(size, classes=are_classes(layers, bench.subject))
+        form = self.parameterization
         return Settings(
             steps=self.steps,
             size=size,
             channels=1 if grey else 3,
             group=self.together,
-            parameterization=self._written(suits.blur),
+            parameterization=form.model_copy(update={"blur": suits.blur}) if form.kind == "fourier" else form,
             begin="grey" if self.begin == "grey" else "noise",
-            transforms=suits.transforms if self.transforms is None else self.transforms,
+            transforms=suits.transforms,
             fill=self.border,
-            regularizers=suits.regularizers if self.regularizers is None else self.regularizers,
+            regularizers=suits.regularizers,
             edits=self.edits,
-            optimizer=self.optimizer or suits.optimizer,
+            optimizer=suits.optimizer,
             stopping=self.stopping,
             octaves=self.octaves,
             redirect=self.redirect,
@@ -488,12 +494,13 @@ focus: 2
             return merged
         rows, tiles = tables[0].rows, grids[0].tiles
         asked = self._goals(subject)
-        more = (("regularizers", held_by(self, self._suits(subject, _own_size(subject)))),)
+        suits = self._suits_kinds(asked, subject)
+        more = (("regularizers", held_by(suits)),)
         grid = TileGrid(
             "pictures",
             "Pictures",
             tuple(shown.joined(rows, tiles, more)),
-            self._description(subject),
+            self._description(subject, suits),
             shown.tile_size(tiles),
         )
         table = Table("activations", "Activation before and after", shown.COLUMNS, rows, shown.TABLE_DESCRIPTION)
@@ -509,10 +516,10 @@ focus: 2
             name = f"real images of {shorten(images.data)}"
             yield Coverage(name, len(images.chosen), images.found, reason, "coverage.real_images")
 
-    def _description(self, subject: Subject) -> str:
+    def _description(self, subject: Subject, suits: Mapping[str, Usual]) -> str:
         size = subject.view.input_size or subject.preprocessing.size
         known = None if self.size is None and size is None else self._size(size or (0, 0))
-        text = how_made(self, known, self._suits(subject, known or _own_size(subject)))
+        text = how_made(self, known, suits)
         images = self._real_images(subject)
         if images is None:
             return text

@@ -22,24 +22,22 @@ def how_made(analysis: ActivationMaximization, size: tuple[int, int] | None, sui
     Args:
         analysis: its choices.
         size: height and width of the pictures in pixels, if that is known.
-        suits: kind of targets -> what suits them, where the recipe says nothing.
+        suits: kind of targets -> what the recipe says of them, or what suits them.
     """
     pixels = f" of {size[0]} x {size[1]} pixels" if size else ""
     further = "".join(f"; {part}" for part in _further(analysis))
-    climb = _of_each(suits, lambda usual: (analysis.optimizer or usual.optimizer).words())
-    chosen = analysis.transforms
-    looks = _of_each(suits, lambda usual: transform_words(usual.transforms if chosen is None else chosen))
+    climb = _of_each(suits, lambda usual: usual.optimizer.words())
+    looks = _of_each(suits, lambda usual: transform_words(usual.transforms))
     return (
         f"{analysis.steps} steps of {climb} on images{pixels}, {_form(analysis, suits)}; views: {looks}; regularizers: "
-        f"{held_by(analysis, suits)}{further}. A channel's activation is its mean over all positions, "
+        f"{held_by(suits)}{further}. A channel's activation is its mean over all positions, "
         "a whole layer's the mean of squares; a tile's figures are means over its pictures."
     )
 
 
-def held_by(analysis: ActivationMaximization, suits: Mapping[str, Usual]) -> str:
-    """Return what holds the pictures back: what the recipe says, or what suits each kind of targets."""
-    given = analysis.regularizers
-    return _of_each(suits, lambda usual: regularizer_words(usual.regularizers if given is None else given))
+def held_by(suits: Mapping[str, Usual]) -> str:
+    """Return what holds the pictures of each kind of targets back."""
+    return _of_each(suits, lambda usual: regularizer_words(usual.regularizers))
 
 
 def _of_each(suits: Mapping[str, Usual], words: Callable[[Usual], str]) -> str:
@@ -56,8 +54,7 @@ def _form(analysis: ActivationMaximization, suits: Mapping[str, Usual]) -> str:
     if getattr(form, "decorrelate", False):
         text += ", decorrelated colours"
     if form.kind == "fourier":
-        given = form.blur
-        text += f", {_of_each(suits, lambda usual: _blurred(usual.blur if given is None else given))}"
+        text += f", {_of_each(suits, lambda usual: _blurred(usual.blur))}"
     if analysis.colors is not None:
         text += f", colours as in {shorten(analysis.colors.data)}"
     if analysis.magnitude is not None:

@@ -274,8 +274,11 @@ class _Ascent:
         wait = paced(self.parameters.device)
         redirecting = redirect > 0
         while done < steps:
-            if redirecting and done % redirect == 0 and done and not self._is_silent(done - redirect, done):
-                advance, redirecting = self._stepper(self.network.usual, steps - done), False
+            if redirecting and done and done % redirect == 0:
+                redirecting = self._is_silent(done - redirect, done)
+                if not redirecting or done == redirect:  # from there on it may be many steps, worth a graph
+                    forward = self.network.redirected if redirecting else self.network.usual
+                    advance = self._stepper(forward, steps - done)
             advance()
             done += 1
             self._edit(done)

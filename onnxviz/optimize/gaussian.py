@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 DEVIATIONS = 4.0
-"""Kernels end at so many standard deviations."""
+"""Kernels end at so many standard deviations: 0.006 % lies beyond."""
 
 _Weights = Sequence[Any]
 """A kernel's middle and what follows on each side of it: numbers for all images, or [N, 1, 1, 1] for each its own."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from onnxviz.optimize.gaussian import DEVIATIONS, gaussian_blur
 from onnxviz.optimize.parameterizations.planes import LUMA
 
 if TYPE_CHECKING:
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
 Fill = Literal["reflect", "grey", "edge"]
 Factor = Annotated[float, Field(gt=0.1, le=10)]
 Degrees = Annotated[float, Field(ge=-180, le=180)]
-_DEVIATIONS = 4.0
-"""How many standard deviations a Gaussian kernel reaches: 0.006 % lies beyond."""
 _Model = TypeVar("_Model", bound=BaseModel)
 
 
@@ -215,9 +214,7 @@ class Blur(_Range, Change):
 
     def apply(self, images: Tensor, row: Tensor) -> Tensor:
         """Blur by `row`'s deviations in pixels; the kernel is as wide as the largest one needs."""
-        from onnxviz.optimize.gaussian import gaussian_blur
-
-        return gaussian_blur(images, row, math.ceil(_DEVIATIONS * self.maximum))
+        return gaussian_blur(images, row, math.ceil(DEVIATIONS * self.maximum))
 
 
 class Noise(Change):

@@ -204,7 +204,8 @@ def test_classes_are_seen_in_wider_views_than_other_units(place: Bench, monkeypa
     targets = [{"layer": "logits", "units": 0}, {"layer": "first_conv", "units": 0}]
     found = analyse(place, targets=targets, steps=256)
     classes, units = used[view.logits.name], used["conv"]
-    assert (classes.transforms, classes.regularizers) == (CLASS_TRANSFORMS, CLASS_REGULARIZERS)
+    # This model's only weights read the image: there are no features to keep usual.
+    assert (classes.transforms, classes.regularizers) == (CLASS_TRANSFORMS, CLASS_REGULARIZERS[:1])
     assert (units.transforms, units.regularizers) == (DEFAULT_TRANSFORMS, ())
     assert (classes.optimizer, units.optimizer) == (CLASS_OPTIMIZER, DEFAULT_OPTIMIZER)
     text = only(found, f.TileGrid).description

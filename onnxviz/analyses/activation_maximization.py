@@ -49,16 +49,10 @@ from onnxviz.optimize.optimizers import Optimizer
 from onnxviz.optimize.parameterizations import Fourier, ParameterizationChoice
 from onnxviz.optimize.parameterizations.maco import opacity_from_gradients
 from onnxviz.optimize.regularizers import Regularizer
-from onnxviz.optimize.settings import (
-    CLASS_FOCUS,
-    Octaves,
-    Precision,
-    Settings,
-    Usual,
-    usual,
-)
+from onnxviz.optimize.settings import CLASS_FOCUS, Octaves, Precision, Settings, Usual, usual
 from onnxviz.optimize.stopping import EarlyStopping
 from onnxviz.optimize.transforms import Fill, Transform
+from onnxviz.optimize.unusual_features import restrained_layers, without_features
 from onnxviz.targets import TargetSelector, has_class_units
 
 Percentile = Annotated[float, Field(gt=0, le=100)]
@@ -92,7 +86,7 @@ class ActivationMaximization(Analysis):
 
     kind: Literal["activation_maximization"] = "activation_maximization"
     heading: ClassVar[str] = "What units look for"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     cites: ClassVar[tuple[str, ...]] = (
         "Erhan, Bengio, Courville and Vincent 2009, Visualizing Higher-Layer Features of a Deep Network",
         "Simonyan, Vedaldi and Zisserman 2013, arXiv:1312.6034",
@@ -180,8 +174,8 @@ focus: 2
     border: Fill = Field("reflect", description="What the views show beyond the image's border.")
     regularizers: tuple[Regularizer, ...] | None = Field(
         None,
-        description="What holds the image back; may be empty. If not given, total variation x 0.5 for classes and "
-        "nothing for other units.",
+        description="What holds the image back; may be empty. If not given, total variation x 0.5 and unusual features "
+        "x 0.1 for classes and nothing for other units.",
     )
     edits: tuple[Edit, ...] = Field(
         (), description="What is done to the pixels after a step; for `{kind: pixel, squash: none}` only."
@@ -254,6 +248,8 @@ focus: 2
                 remedy="use an analysis that needs no image",
             )
         found = self._goals(subject)
+        for layers in dict.fromkeys(goal.layers for goal in found):
+            restrained_layers(subject.view, layers, self.regularizers or ())
         for name in self._generators:
             generator_file(name, subject.data)
         needs: list[str] = []
@@ -436,27 +432,29 @@ focus: 2
         source = find_source(self.data, bench.subject.data)
         return shown.real_pictures(goal, known, source, bench.subject, int(entry["examples"]))
 
-    def _suits(self, size: tuple[int, int], *, classes: bool) -> Usual:
+    def _suits(self, layers: Sequence[str], size: tuple[int, int], subject: Subject) -> Usual:
         """Return what the recipe says of views, regularizers, optimizer and blur, or else what is usual."""
-        suits, form = usual(size, self.steps, classes=classes), self.parameterization
+        form = self.parameterization
+        suits = usual(size, self.steps, classes=are_classes(layers, subject))
+        held = without_features(suits.regularizers, subject.view, layers)
         return Usual(
             suits.transforms if self.transforms is None else self.transforms,
-            suits.regularizers if self.regularizers is None else self.regularizers,
+            held if self.regularizers is None else self.regularizers,
             self.optimizer or suits.optimizer,
             form.blur if form.kind == "fourier" and form.blur is not None else suits.blur,
         )
 
     def _suits_kinds(self, asked: Sequence[Goal], subject: Subject) -> dict[str, Usual]:
         """Return the same for each kind of targets that there is."""
-        found = {are_classes(goal.layers, subject) for goal in asked}
+        found = {are_classes(goal.layers, subject): goal.layers for goal in asked}
         kinds, size = {True: "classes", False: "other units"}, self._size(_own_size(subject))
-        return {kinds[kind]: self._suits(size, classes=kind) for kind in sorted(found, reverse=True)}
+        return {kinds[kind]: self._suits(found[kind], size, subject) for kind in sorted(found, reverse=True)}
 
     def _settings(self, layers: Sequence[str], bench: Bench) -> Settings:
         grey = bench.subject.preprocessing.channels == 1 or bench.subject.view.input_channels == 1
         measured = measured_photographs(bench)
         size = self._size(bench.model.input_size)
-        suits = self._suits(size, classes=are_classes(layers, bench.subject))
+        suits = self._suits(layers, size, bench.subject)
         form = self.parameterization
         return Settings(
             steps=self.steps,

@@ -14,10 +14,11 @@ import numpy as np
 from onnxviz.batches import choose_batch, empty, gradient_bytes, run_batches
 from onnxviz.errors import AnalysisError, DataError, shorten
 from onnxviz.memory import is_out_of_memory
-from onnxviz.optimize.climb import Climber, climb, one_thread
-from onnxviz.optimize.lanes import PROBE_STEPS, agreeing, shares, tried_sizes
+from onnxviz.optimize.climb import Climber, climb
+from onnxviz.optimize.lanes import PROBE_STEPS, agreeing, one_thread, shares, tried_sizes
 from onnxviz.optimize.objectives import Objective, objective_of
 from onnxviz.optimize.settings import DEFAULT_TRANSFORMS, Octaves, Settings
+from onnxviz.optimize.unusual_features import layers_read
 from onnxviz.values import Target
 
 if TYPE_CHECKING:
@@ -131,6 +132,7 @@ class _Maker:
         self.model, self.wanted, self.seeds, self.settings = model, wanted, seeds, settings
         self.pictures, self.starts = pictures, starts
         self.layers = wanted[0].objective.layers()
+        self.read = layers_read(model.view, self.layers, settings.regularizers)
         self.stopped = threading.Event()
 
     def make(self, batch: int | None, told: Told | None) -> Maximized:
@@ -237,7 +239,7 @@ class _Maker:
         parts = shares(count, lanes, sizes)
         if len(parts) == 1:
             return one(*parts[0])
-        self.model.differentiable(self.layers)  # made once, not by each thread
+        self.model.differentiable(self.read)  # made once, not by each thread
         with one_thread(), ThreadPoolExecutor(lanes) as pool:
             futures = [pool.submit(one, *part) for part in parts]
         faults = [fault for future in futures if (fault := future.exception()) is not None]

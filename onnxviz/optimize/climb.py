@@ -6,15 +6,17 @@ Every few steps the host waits for it: for an answer, where images may stop earl
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from onnxviz.optimize.capture import captured, paced
 from onnxviz.optimize.objectives import Measure, Objective, Place, Seen, bind
 from onnxviz.optimize.parameterizations import Canvas, Painter
+from onnxviz.optimize.regularizers import UnusualFeatures
 from onnxviz.optimize.settings import Settings
 from onnxviz.optimize.transforms import margins
+from onnxviz.optimize.unusual_features import layers_read, restraint
 from onnxviz.optimize.views import Views
 
 if TYPE_CHECKING:
@@ -160,6 +162,8 @@ class _Network:
         import torch
 
         layers = climber.objectives[0].layers()
+        self._restraint = restraint(model, layers, settings.regularizers, settings.size)
+        layers = layers_read(model.view, layers, settings.regularizers)
         self._layers = layers
         self._bfloat = settings.precision == "bfloat16"
         self._device = model.device.type
@@ -169,8 +173,8 @@ class _Network:
         self._climber, self._settings, self._model = climber, settings, model
         self._measure: Measure | None = None
 
-    def __call__(self, views: Tensor, forward: Forward | None = None) -> Tensor:
-        """Return [N], the objectives of views RGB [N, 3, h, w]."""
+    def __call__(self, views: Tensor, forward: Forward | None = None) -> tuple[Tensor, Tensor | None]:
+        """Return [N], the objectives of views RGB [N, 3, h, w]; and [N], what their features hold back, if anything."""
         import torch
 
         forward = forward or self.usual
@@ -178,7 +182,7 @@ class _Network:
             found = dict(zip(self._layers, forward(views), strict=True))
         if self._measure is None:  # the first pass tells the shapes
             self._measure = self._bind({layer: tuple(values.shape[1:]) for layer, values in found.items()})
-        return self._measure(Seen(views, found))
+        return self._measure(Seen(views, found)), self._restraint(found) if self._restraint else None
 
     def _redirected(self) -> Forward:
         """Return the network with redirected gradients for the images whose unit is silent."""
@@ -227,7 +231,7 @@ class _Ascent:
 
     def as_it_is(self) -> Tensor:
         """Return [N], the objectives of the pictures themselves, colours clipped as they are shown."""
-        return self.network(self._opaque(self.views.cut(self.painter.paint(self.parameters)).clamp(0.0, 1.0)))
+        return self.network(self._opaque(self.views.cut(self.painter.paint(self.parameters)).clamp(0.0, 1.0)))[0]
 
     def wake(self, before: Tensor) -> Tensor:
         """Multiply starts that leave their unit silent by 4, up to four times; return [N], by how much.
@@ -260,7 +264,8 @@ class _Ascent:
         with torch.enable_grad():
             leaf = self.parameters.detach().requires_grad_(True)
             picture = self._opaque(self.views.cut(self.painter.paint(leaf)))
-            (gradient,) = torch.autograd.grad(-self.network(picture, self.network.redirected).sum(), leaf)
+            value, _ = self.network(picture, self.network.redirected)
+            (gradient,) = torch.autograd.grad(-value.sum(), leaf)
         return gradient.flatten(1).any(dim=1)
 
     def run(self, tell: Callable[[int], None]) -> Tensor:
@@ -326,9 +331,9 @@ class _Ascent:
         images = self.painter.paint(leaf)
         # What holds images back is not computed from these: their slopes are the objective's alone.
         seen = self._opaque(images).view_as(images[:, :3])
-        value = self.network(self.views.look(seen, self.step), forward)
+        value, unusual = self.network(self.views.look(seen, self.step), forward)
         loss = -(self.signs * value)
-        held = self._held_back(images, leaf)
+        held = self._held_back(images, leaf, unusual)
         if held is not None:
             loss = loss + value.detach().abs() * held
         self.gradient, *slopes = torch.autograd.grad(loss.sum(), (leaf, seen) if self.settings.importance else (leaf,))
@@ -347,12 +352,13 @@ class _Ascent:
             self.curves.index_copy_(1, self.step.view(1), value.detach().view(-1, 1))
             self.step += 1
 
-    def _held_back(self, images: Tensor, parameters: Tensor) -> Tensor | None:
-        """Return [N], the weighted terms that hold images back; None if there are none."""
-        terms = []
-        if self.settings.regularizers:
+    def _held_back(self, images: Tensor, parameters: Tensor, unusual: Tensor | None) -> Tensor | None:
+        """Return [N], the weighted terms that hold images back, those of their features given; None if none do."""
+        terms = [] if unusual is None else [unusual]
+        of_picture = [entry for entry in self.settings.regularizers if not isinstance(entry, UnusualFeatures)]
+        if of_picture:
             picture = self.views.cut(images)[:, :3]
-            terms = [regularizer.weight * regularizer.term(picture) for regularizer in self.settings.regularizers]
+            terms += [regularizer.weight * regularizer.term(picture) for regularizer in of_picture]
         penalty = self.painter.penalty(parameters)
         if penalty is not None:
             terms.append(penalty)
@@ -414,16 +420,3 @@ def _resized(images: Tensor, size: tuple[int, int]) -> Tensor:
 def _as_factors(values: Tensor, parameters: Tensor) -> Tensor:
     """Give one number for each row the shape that multiplies all its parameters."""
     return values.to(parameters.dtype).view(-1, *[1] * (parameters.dim() - 1))
-
-
-@contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """Compute with one thread in this block: the same bits however many threads there are, and no waiting for them."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -8,7 +8,8 @@ last bits, from which an ascent arrives at another picture. So it is tried which
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -71,3 +72,16 @@ def shares(count: int, lanes: int, sizes: Sequence[int]) -> list[tuple[range, in
         part = range(first, min(first + each, count))
         found.append((part, next(size for size in upward if size >= len(part))))
     return found
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute with one thread in this block: the same bits however many threads there are, and no waiting for them."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

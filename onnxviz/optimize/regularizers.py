@@ -1,8 +1,8 @@
-"""What holds an image back while it is optimized: terms that grow with extreme and with rough images.
+"""What holds an image back while it is optimized: terms that grow with extreme, rough and strange images.
 
 Weights are relative to the activation: the loop maximises a - |a| Σ weight · term, with |a| held constant. Activations
-differ by orders of magnitude between layers, and so the same weight means the same everywhere. All terms see the image
-scaled to v = 2 x - 1, from black at -1 to white at 1, and are means over it, so that its size does not matter either.
+differ by orders of magnitude between layers, and so the same weight means the same everywhere. Terms of the image see
+it scaled to v = 2 x - 1, from black at -1 to white at 1, and are means over it, so that its size does not matter.
 """
 
 from __future__ import annotations
@@ -23,12 +23,14 @@ _FLAT = 1e-8
 class _Regularizer(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+
+class _PictureRegularizer(_Regularizer):
     def term(self, images: Tensor) -> Tensor:
         """Return the term of each image: images [N, 3, h, w] in 0..1 to [N], not yet weighted."""
         raise NotImplementedError
 
 
-class LpNorm(_Regularizer):
+class LpNorm(_PictureRegularizer):
     """Keeps values near middle grey: the mean of |v|^p; with p = 2 it is L2 decay as a term."""
 
     kind: Literal["lp_norm"] = "lp_norm"
@@ -54,7 +56,7 @@ class LpNorm(_Regularizer):
         return _power(scaled.square().sum(dim=1), self.p).mean(dim=(1, 2))
 
 
-class TotalVariation(_Regularizer):
+class TotalVariation(_PictureRegularizer):
     """Keeps neighbouring pixels alike, by the differences Δx and Δy to the right and the lower neighbour."""
 
     kind: Literal["total_variation"] = "total_variation"
@@ -84,7 +86,7 @@ class TotalVariation(_Regularizer):
         return _mean(_power(squares, self.exponent))
 
 
-class HighFrequency(_Regularizer):
+class HighFrequency(_PictureRegularizer):
     """Takes out fine detail: the mean square of what a Gaussian blur takes away."""
 
     kind: Literal["high_frequency"] = "high_frequency"
@@ -107,6 +109,18 @@ class HighFrequency(_Regularizer):
         return (scaled - gaussian_blur(scaled, self.sigma)).square().mean(dim=(1, 2, 3))
 
 
+class UnusualFeatures(_Regularizer):
+    """Keeps the features that a class is computed from near what pictures of scenes excite; see `unusual_features`."""
+
+    kind: Literal["unusual_features"] = "unusual_features"
+    layer: str | None = Field(
+        None,
+        description="The layer whose features count: its name, `Conv[3]` or a role. If not given, the one that the "
+        "last weights before the target read.",
+    )
+    weight: float = Field(0.1, ge=0, description="Weight relative to the activation.")
+
+
 def _power(squares: Tensor, exponent: float) -> Tensor:
     """Return squares^(exponent / 2), with finite gradients at 0."""
     return (squares if exponent >= 2.0 else squares + _FLAT).pow(exponent / 2.0)
@@ -117,4 +131,4 @@ def _mean(values: Tensor) -> Tensor:
     return values.sum(dim=(1, 2, 3)) / max(1, values[0].numel())
 
 
-Regularizer = Annotated[LpNorm | TotalVariation | HighFrequency, Field(discriminator="kind")]
+Regularizer = Annotated[LpNorm | TotalVariation | HighFrequency | UnusualFeatures, Field(discriminator="kind")]

@@ -13,7 +13,7 @@ from onnxviz.optimize import transforms as views
 from onnxviz.optimize.edits import Edit
 from onnxviz.optimize.optimizers import Adam, Optimizer
 from onnxviz.optimize.parameterizations import Fourier, ParameterizationChoice
-from onnxviz.optimize.regularizers import Regularizer, TotalVariation
+from onnxviz.optimize.regularizers import Regularizer, TotalVariation, UnusualFeatures
 from onnxviz.optimize.stopping import EarlyStopping
 
 if TYPE_CHECKING:
@@ -32,9 +32,10 @@ CLASS_TRANSFORMS = (
 )
 """Much wider: class pictures made so are recognised by other networks too, which those of narrow views often are not
 (benchmarks/RESULTS.md). A unit within the network often is about one direction or size, and wide views hide it."""
-CLASS_REGULARIZERS = (TotalVariation(weight=0.5),)
-"""Takes out speckle that the network answers to and nobody sees; much more of it makes shapes disappear as well. Other
-units have none: speckle may be what they look for, and what excites them little would be held back by it."""
+CLASS_REGULARIZERS: tuple[Regularizer, ...] = (TotalVariation(weight=0.5), UnusualFeatures(weight=0.1))
+"""Total variation takes out speckle that the network answers to and nobody sees; much more of it makes shapes disappear
+as well. Features held to what scenes excite have to agree on a class, where else a few of them do (RESULTS.md). Other
+units have neither: speckle may be what they look for, and what excites them little would be held back."""
 DEFAULT_OPTIMIZER = Adam(learning_rate=0.05, schedule="linear")
 """Steps that fall to 0 let a picture settle."""
 CLASS_OPTIMIZER = Adam(learning_rate=0.03, schedule="linear")

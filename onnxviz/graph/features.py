@@ -1,0 +1,60 @@
+"""The features that a layer is a weighted sum of: what the last weights before it read."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from onnxviz.graph.structure import producers, reads
+
+if TYPE_CHECKING:
+    from onnx import GraphProto, NodeProto
+
+    from onnxviz.graph.view import GraphView
+    from onnxviz.values import Layer
+
+_WEIGHTED = frozenset(
+    ("Conv", "ConvTranspose", "Gemm", "MatMul", "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger")
+)
+
+
+def features_before(view: GraphView, layer: Layer) -> Layer | None:
+    """Return the layer whose units the weights right before another layer read.
+
+    For a classifier's logits these are what it knows of the image when it decides: the pooled features, or the last
+    feature map where pooling comes after the weights.
+
+    Args:
+        view: the network.
+        layer: the layer that is computed from the weights, with nothing but activations, pooling, biases and changes
+            of form between.
+
+    Returns:
+        The layer, or None if several values are brought together before weights are met, or the weights read the image.
+    """
+    graph = view.proto.graph
+    made_by, layers = producers(graph), {other.value: other for other in view.layers}
+    moving = _moving(graph, view.input_name)
+    value, weighted = layer.value, False
+    while (node := made_by.get(value)) is not None:
+        inputs = list(dict.fromkeys(name for name in reads(node) if name in moving))
+        if len(inputs) != 1:
+            return None
+        (value,) = inputs
+        weighted = weighted or _has_weights(node)
+        found = layers.get(value)
+        if weighted and found is not None and found.channel_axis is not None and found.unit_count > 1:
+            return found
+    return None
+
+
+def _has_weights(node: NodeProto) -> bool:
+    return not node.domain and node.op_type in _WEIGHTED
+
+
+def _moving(graph: GraphProto, image: str) -> set[str]:
+    """Return the values that depend on the image."""
+    found = {image}
+    for node in graph.node:
+        if any(name in found for name in reads(node)):
+            found.update(node.output)
+    return found

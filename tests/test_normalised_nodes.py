@@ -25,6 +25,7 @@ from onnxviz.model_file import from_proto
 
 DATA = Path(onnx.__file__).parent / "backend" / "test" / "data"
 HALF = ("float16", "bfloat16")
+DRAWING = ("Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike")
 
 
 @cache
@@ -116,8 +117,16 @@ def readable(draft: Draft) -> ModelProto:
     return model
 
 
+def draws(model: ModelProto) -> bool:
+    """Whether each run gives other numbers, which may be the wanted ones by chance."""
+    drawing = [node for node in model.graph.node if node.op_type in DRAWING]
+    return not all(any(entry.name == "seed" for entry in node.attribute) for node in drawing)
+
+
 def outcome(case: Any) -> str:
     model, inputs, wanted = data_of(case)
+    if draws(model):
+        return "not evaluated"
     loaded = from_proto(model)
     check_nodes(loaded)
     draft, _ = normalise(loaded)

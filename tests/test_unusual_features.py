@@ -30,9 +30,9 @@ from onnxviz.optimize.unusual_features import (
     UsualFeatures,
     layers_read,
     restraint,
+    suiting,
     unusualness,
     usual_features,
-    without_features,
 )
 from onnxviz.plan import make_plan
 from onnxviz.recipe import Recipe, parse_recipe
@@ -98,6 +98,24 @@ def test_the_features_of_real_classifiers(zoo: Path, file: str, features: str | 
     if features is not None:
         assert found is not None
         assert found.name == features
+
+
+@pytest.mark.zoo
+@pytest.mark.parametrize(
+    ("file", "held"),
+    [
+        ("squeezenet_fp16.onnx", True),
+        ("fer2013_mini_XCEPTION.102-0.66.onnx", True),
+        ("stm_mobilenet_v1_0.25_224_imagenet.onnx", False),
+        ("cifar10_resnet20_ts17.onnx", False),
+        ("caffe_lenet.onnx", False),
+        ("ultraface_rfb_320.onnx", False),
+    ],
+)
+def test_maps_of_features_are_held_and_pooled_ones_are_not(zoo: Path, file: str, held: bool) -> None:
+    view = open_model(zoo / "onnx" / file)
+    found = suiting(CLASS_REGULARIZERS, view, (view.logits.name,))
+    assert found == (CLASS_REGULARIZERS if held else CLASS_REGULARIZERS[:1])
 
 
 def test_features_of_an_inner_layer_are_what_its_weights_read(scenes: Model) -> None:
@@ -244,9 +262,9 @@ def test_a_class_that_reads_the_image_has_no_features_to_hold(tmp_path: Path) ->
     model = featureless(tmp_path / "m.onnx")
     logits = (model.view.logits.name,)
     assert features_before(model.view, model.view.logits) is None
-    assert without_features(CLASS_REGULARIZERS, model.view, logits) == CLASS_REGULARIZERS[:1]
+    assert suiting(CLASS_REGULARIZERS, model.view, logits) == CLASS_REGULARIZERS[:1]
     named = (UnusualFeatures(layer="conv"), TotalVariation())
-    assert without_features(named, model.view, logits) == named
+    assert suiting(named, model.view, logits) == named
     with pytest.raises(AnalysisError, match=r"(?s)no features .*leave `unusual_features` out"):
         maximize(model, [Target(logits[0], 0)], [0], Settings(steps=1, size=(16, 16), regularizers=CLASS_REGULARIZERS))
 
@@ -297,14 +315,33 @@ def recipe(target: str, settings: str) -> Recipe:
     return parse_recipe(textwrap.dedent(text), "r.yaml", Path())
 
 
-def test_classes_are_held_near_usual_features_and_the_report_says_so(scenes: Model) -> None:
-    analysis = recipe("{layer: logits, units: 0}, {layer: first_conv, units: 0}", "size: 32").analyses["classes"]
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ("size: 32", "total variation^2 x 0.5 for classes, none for other units"),
+        ("size: 32, regularizers: [{kind: unusual_features, layer: logits}]", "unusual features (layer logits) x 0.1."),
+    ],
+)
+def test_the_report_says_what_held_pictures_back(scenes: Model, settings: str, words: str) -> None:
+    """The features of this model are pooled."""
+    assert words in described(scenes, settings)
+
+
+@pytest.mark.zoo
+def test_classes_told_from_a_map_are_held_near_usual_features_and_the_report_says_so(zoo: Path) -> None:
+    model = onnxviz.load(zoo / "onnx" / "squeezenet_fp16.onnx", preprocess="caffe", device="cpu")
+    words = "total variation^2 x 0.5, unusual features x 0.1 for classes, none for other units"
+    assert words in described(model, "size: 64")
+
+
+def described(model: Model, settings: str) -> str:
+    analysis = recipe("{layer: logits, units: 0}, {layer: first_conv, units: 0}", settings).analyses["classes"]
     assert isinstance(analysis, ActivationMaximization)
-    subject = Subject("scenes", scenes.view, scenes.preprocessing, scenes.labels, {}, 0)
-    place = Bench(subject, scenes, lambda done, total, note="": None)
+    subject = Subject("model", model.view, model.preprocessing, model.labels, {}, 0)
+    place = Bench(subject, model, lambda done, total, note="": None)
     parts = [analysis.run(job, place) for job in analysis.jobs(subject)]
     (grid,) = (finding for finding in analysis.combine(parts, subject) if isinstance(finding, TileGrid))
-    assert "total variation^2 x 0.5, unusual features x 0.1 for classes, none for other units" in grid.description
+    return grid.description
 
 
 @pytest.mark.parametrize(

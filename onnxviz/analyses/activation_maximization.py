@@ -52,7 +52,7 @@ from onnxviz.optimize.regularizers import Regularizer
 from onnxviz.optimize.settings import CLASS_FOCUS, Octaves, Precision, Settings, Usual, usual
 from onnxviz.optimize.stopping import EarlyStopping
 from onnxviz.optimize.transforms import Fill, Transform
-from onnxviz.optimize.unusual_features import restrained_layers, without_features
+from onnxviz.optimize.unusual_features import restrained_layers, suiting
 from onnxviz.targets import TargetSelector, has_class_units
 
 Percentile = Annotated[float, Field(gt=0, le=100)]
@@ -174,8 +174,8 @@ focus: 2
     border: Fill = Field("reflect", description="What the views show beyond the image's border.")
     regularizers: tuple[Regularizer, ...] | None = Field(
         None,
-        description="What holds the image back; may be empty. If not given, total variation x 0.5 and unusual features "
-        "x 0.1 for classes and nothing for other units.",
+        description="What holds the image back; may be empty. If not given, nothing for units other than classes; for "
+        "classes total variation x 0.5 and, where weights read a feature map to tell them, unusual features x 0.1.",
     )
     edits: tuple[Edit, ...] = Field(
         (), description="What is done to the pixels after a step; for `{kind: pixel, squash: none}` only."
@@ -436,7 +436,7 @@ focus: 2
         """Return what the recipe says of views, regularizers, optimizer and blur, or else what is usual."""
         form = self.parameterization
         suits = usual(size, self.steps, classes=are_classes(layers, subject))
-        held = without_features(suits.regularizers, subject.view, layers)
+        held = suiting(suits.regularizers, subject.view, layers)
         return Usual(
             suits.transforms if self.transforms is None else self.transforms,
             held if self.regularizers is None else self.regularizers,

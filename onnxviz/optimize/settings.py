@@ -34,8 +34,9 @@ CLASS_TRANSFORMS = (
 (benchmarks/RESULTS.md). A unit within the network often is about one direction or size, and wide views hide it."""
 CLASS_REGULARIZERS: tuple[Regularizer, ...] = (TotalVariation(weight=0.5), UnusualFeatures(weight=0.1))
 """Total variation takes out speckle that the network answers to and nobody sees; much more of it makes shapes disappear
-as well. Features held to what scenes excite have to agree on a class, where else a few of them do (RESULTS.md). Other
-units have neither: speckle may be what they look for, and what excites them little would be held back."""
+as well. Features held to what scenes excite have to agree on a class, where else a few of them do; only maps of them
+need it (benchmarks/RESULTS.md). Other units have neither: speckle may be what they look for, and what excites them
+little would be held back."""
 DEFAULT_OPTIMIZER = Adam(learning_rate=0.05, schedule="linear")
 """Steps that fall to 0 let a picture settle."""
 CLASS_OPTIMIZER = Adam(learning_rate=0.03, schedule="linear")

@@ -101,13 +101,26 @@ def features_read(view: GraphView, layers: Sequence[str]) -> Layer | None:
     return features_before(view, max((view.layer(name) for name in layers), key=lambda layer: layer.position))
 
 
-def without_features(
-    regularizers: Sequence[Regularizer], view: GraphView, layers: Sequence[str]
-) -> tuple[Regularizer, ...]:
-    """Return the regularizers without unusual features of no layer, if there are none before some layers."""
-    if features_read(view, layers) is not None:
+def suiting(regularizers: Sequence[Regularizer], view: GraphView, layers: Sequence[str]) -> tuple[Regularizer, ...]:
+    """Return the usual regularizers that suit some layers: unusual features only where features are a map.
+
+    Pooled ones stay within what photographs excite without being held (benchmarks/RESULTS.md).
+
+    Args:
+        regularizers: what is usual; unusual features of a layer that is named are kept.
+        view: the network.
+        layers: names of the layers that are maximised.
+    """
+    features = features_read(view, layers)
+    if features is not None and _is_map(features):
         return tuple(regularizers)
     return tuple(entry for entry in regularizers if not isinstance(entry, UnusualFeatures) or entry.layer)
+
+
+def _is_map(layer: Layer) -> bool:
+    """Return whether a layer's units have several positions, or as many as the picture's size makes."""
+    positions = [length for axis, length in enumerate(layer.shape) if axis not in (0, layer.channel_axis)]
+    return any(length != 1 for length in positions)
 
 
 def restrained_layers(view: GraphView, layers: Sequence[str], regularizers: Sequence[Regularizer]) -> tuple[str, ...]:

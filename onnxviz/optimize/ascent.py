@@ -189,7 +189,7 @@ class _Maker:
 
     def _bytes(self) -> int:
         """Estimate what one target takes."""
-        view, last = self.model.view, max(self.layers, key=lambda name: self.model.view.layer(name).position)
+        view, last = self.model.view, max(self.read, key=lambda name: self.model.view.layer(name).position)
         one = gradient_bytes(view, self.model.input_size, self.settings.size, view.layer(last))
         return one * self.settings.group
 

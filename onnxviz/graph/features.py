@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from onnxviz.graph.structure import producers, reads
+from onnxviz.graph.structure import image_dependent, producers, reads
 
 if TYPE_CHECKING:
-    from onnx import GraphProto, NodeProto
+    from onnx import NodeProto
 
     from onnxviz.graph.view import GraphView
     from onnxviz.values import Layer
@@ -33,10 +33,10 @@ def features_before(view: GraphView, layer: Layer) -> Layer | None:
     """
     graph = view.proto.graph
     made_by, layers = producers(graph), {other.value: other for other in view.layers}
-    moving = _moving(graph, view.input_name)
+    dependent = image_dependent(graph)
     value, weighted = layer.value, False
     while (node := made_by.get(value)) is not None:
-        inputs = list(dict.fromkeys(name for name in reads(node) if name in moving))
+        inputs = list(dict.fromkeys(name for name in reads(node) if name in dependent))
         if len(inputs) != 1:
             return None
         (value,) = inputs
@@ -49,12 +49,3 @@ def features_before(view: GraphView, layer: Layer) -> Layer | None:
 
 def _has_weights(node: NodeProto) -> bool:
     return not node.domain and node.op_type in _WEIGHTED
-
-
-def _moving(graph: GraphProto, image: str) -> set[str]:
-    """Return the values that depend on the image."""
-    found = {image}
-    for node in graph.node:
-        if any(name in found for name in reads(node)):
-            found.update(node.output)
-    return found

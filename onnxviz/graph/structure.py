@@ -59,6 +59,16 @@ def reads(node: NodeProto) -> Iterator[str]:
             yield from reads(inner)
 
 
+def image_dependent(graph: GraphProto) -> set[str]:
+    """Return values that depend on the content, not only on the shape, of an input that is no initializer."""
+    constant = {tensor.name for tensor in graph.initializer}
+    found = {value.name for value in graph.input} - constant
+    for node in graph.node:
+        if node.op_type not in ("Shape", "Size") and any(name in found for name in reads(node)):
+            found.update(name for name in node.output if name)
+    return found
+
+
 def producers(graph: GraphProto) -> dict[str, NodeProto]:
     """Map each value to the node that makes it."""
     return {name: node for node in graph.node for name in node.output if name}

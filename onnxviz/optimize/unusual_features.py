@@ -76,7 +76,8 @@ class Restraint:
 def unusualness(features: Tensor, usual: UsualFeatures) -> Tensor:
     """Return how far features are from the usual ones: the mean over the statistics of h((s - mean) / deviation).
 
-    h(z) is z² / 2 up to 3 and 3 |z| - 4.5 beyond (Huber 1964). Scenes have about 0.1, photographs 0.5 or less.
+    h(z) is z² / 2 up to 3 and 3 |z| - 4.5 beyond (Huber 1964). Scenes have about 0.1, photographs
+    1.2 at SqueezeNet's fire9 and 0.8 at MobileNet's pooled features (means over 52, no more than 2.9).
 
     Args:
         features: [N, units, *spatial].

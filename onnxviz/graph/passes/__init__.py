@@ -13,7 +13,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
 from onnxviz.errors import ModelError
 from onnxviz.graph.shapes import TensorType, infer
-from onnxviz.graph.structure import producers, reads, replace_initializers, replace_nodes
+from onnxviz.graph.structure import image_dependent, producers, reads, replace_initializers, replace_nodes
 from onnxviz.model_file import LoadedModel
 
 BATCH = "batch"
@@ -103,7 +103,7 @@ class Draft:
         """Remove constants that nothing reads, and nodes that serve only them or that compute nothing but shapes."""
         kept: list[NodeProto] = []
         needed = {value.name for value in self.graph.output}
-        live = _image_dependent(self.graph)
+        live = image_dependent(self.graph)
         for node in reversed(self.graph.node):
             if any(name in needed or name in live for name in node.output):
                 kept.append(node)
@@ -113,16 +113,6 @@ class Draft:
         used = [tensor for tensor in self.graph.initializer if tensor.name in needed]
         if len(used) < len(self.graph.initializer):
             replace_initializers(self.graph, used)
-
-
-def _image_dependent(graph: GraphProto) -> set[str]:
-    """Return values that depend on the content, not only on the shape, of an input that is no initializer."""
-    constant = {tensor.name for tensor in graph.initializer}
-    found = {value.name for value in graph.input} - constant
-    for node in graph.node:
-        if node.op_type not in ("Shape", "Size") and any(name in found for name in reads(node)):
-            found.update(name for name in node.output if name)
-    return found
 
 
 Pass = Callable[[Draft], str]

@@ -209,7 +209,7 @@ def test_classes_are_seen_in_wider_views_than_other_units(place: Bench, monkeypa
     assert (units.transforms, units.regularizers) == (DEFAULT_TRANSFORMS, ())
     assert (classes.optimizer, units.optimizer) == (CLASS_OPTIMIZER, DEFAULT_OPTIMIZER)
     text = only(found, f.TileGrid).description
-    assert "turned ±25° for classes" in text
+    assert "turned ±25°, scenes mixed in, 0% to 30% for classes" in text
     assert "turned ±10° for other units" in text
     assert "total variation^2 x 0.5 for classes, none for other units" in text
     for steps, rates in ((300, (0.03, 0.05)), (128, (0.06, 0.1)), (1, (0.12, 0.12))):

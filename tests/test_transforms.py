@@ -13,7 +13,10 @@ import pytest
 import torch
 from pydantic import TypeAdapter, ValidationError
 
+from onnxviz.optimize.dead_leaves import SCENES, dead_leaves
+from onnxviz.optimize.scenes import scenes
 from onnxviz.optimize.transforms import (
+    Admix,
     Blur,
     ColorJitter,
     Crop,
@@ -144,9 +147,39 @@ def test_color_jitter_is_brightness_then_contrast_then_saturation() -> None:
     torch.testing.assert_close(still.apply(images, still.rows(draws)[0]), images, atol=1e-6, rtol=0)
 
 
+def test_admix_lets_each_scene_shine_through_now_and_then() -> None:
+    admix = Admix(minimum=0.1, maximum=0.4)
+    rows = admix.rows(torch.rand(400, 3, 2, generator=torch.Generator().manual_seed(0)))
+    assert rows[..., 0].unique().tolist() == list(range(SCENES))
+    np.testing.assert_allclose(
+        np.quantile(rows[..., 1], [0, 0.25, 0.5, 0.75, 1]), [0.1, 0.175, 0.25, 0.325, 0.4], atol=0.01
+    )
+    last = 1 - 2.0**-24
+    np.testing.assert_allclose(admix.rows(torch.tensor([[[0.0, 0.0], [last, last]]])), [[[0, 0.1], [SCENES - 1, 0.4]]])
+    images = torch.rand(3, 3, 16, 24, generator=torch.Generator().manual_seed(1), requires_grad=True)
+    mixed = admix.apply(images, rows[7])
+    (slopes,) = torch.autograd.grad(mixed.sum(), images)
+    for image, made, slope, (number, share) in zip(images, mixed, slopes, rows[7].tolist(), strict=True):
+        expected = (1 - share) * image.detach().numpy() + share * dead_leaves(int(number), (16, 24))
+        np.testing.assert_allclose(made.detach(), expected, atol=1e-6)
+        np.testing.assert_allclose(slope, np.full((3, 16, 24), 1 - share), rtol=1e-6)
+
+
+def test_scenes_of_large_pictures_are_made_smaller_and_enlarged() -> None:
+    number = torch.tensor([5])
+    small, large = scenes(number, (320, 160)), scenes(number, (640, 320))
+    np.testing.assert_array_equal(small[0], dead_leaves(5, (320, 160)))
+    assert large.shape == (1, 3, 640, 320)
+    shrunk = torch.nn.functional.avg_pool2d(large, 2)
+    assert float((shrunk - small).abs().mean()) < 0.02
+    assert scenes(number, (1, 2000)).shape == (1, 3, 1, 2000)
+
+
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
+        ({"kind": "admix", "maximum": 1}, "less than or equal"),
+        ({"kind": "admix", "minimum": 0.4}, "larger than maximum"),
         ({"kind": "scale", "minimum": 1.2, "maximum": 0.9}, "larger than maximum"),
         ({"kind": "crop", "minimum": 0.9, "maximum": 0.5}, "larger than maximum"),
         ({"kind": "blur", "minimum": 3}, "larger than maximum"),
@@ -178,6 +211,7 @@ def test_refused_settings(entry: dict[str, Any], message: str) -> None:
         Blur(),
         Noise(),
         ColorJitter(),
+        Admix(),
     ],
 )
 def test_what_was_stored_can_be_read_again(transform: Transform) -> None:

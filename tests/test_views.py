@@ -11,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from onnxviz.optimize.resampling import Resampling
 from onnxviz.optimize.transforms import (
+    Admix,
     AnyTransform,
     Blur,
     ColorJitter,
@@ -25,7 +26,7 @@ from onnxviz.optimize.transforms import (
 from onnxviz.optimize.views import Views, fused
 
 LIVELY = (Pad(share=0.1), Jitter(share=0.1), Scale(minimum=0.8, maximum=1.2), Rotate(degrees=15), Crop(minimum=0.8))
-EVERYTHING = (*LIVELY, Blur(minimum=0.3, maximum=1.5, final=0.5), Noise(deviation=0.05), ColorJitter())
+EVERYTHING = (*LIVELY, Blur(minimum=0.3, maximum=1.5, final=0.5), Noise(deviation=0.05), ColorJitter(), Admix())
 LUCID = (
     Jitter(pixels=4),
     Scale(values=tuple(1 + (i - 5) / 50 for i in range(11))),
@@ -68,7 +69,7 @@ def test_without_transforms_a_view_is_the_picture() -> None:
 def test_no_amount_is_the_identity() -> None:
     still = (
         Jitter(share=0), Scale(minimum=1, maximum=1), Rotate(degrees=0), Crop(minimum=1), Blur(maximum=0),
-        Noise(deviation=0), ColorJitter(brightness=0, contrast=0, saturation=0),
+        Noise(deviation=0), ColorJitter(brightness=0, contrast=0, saturation=0), Admix(maximum=0),
     )  # fmt: skip
     images = canvases(2, (12, 16))
     looked = views(still, (12, 16), 3, 0, 1)
@@ -116,11 +117,11 @@ def test_several_moves_are_the_product_of_their_maps() -> None:
 
 
 def test_a_view_is_all_transforms_one_after_the_other() -> None:
-    """Moves in one resampling, then blur, noise and colours in the order given."""
+    """Moves in one resampling, then blur, noise, colours and scenes in the order given."""
     size, count = (16, 20), 3
     looked = views(EVERYTHING, size, 4, 7, 8, 9, fill="edge")
     canvas = canvases(count, size, looked.margin)
-    draws = torch.stack([torch.rand((4, 13), generator=one) for one in generators(7, 8, 9)], dim=1)
+    draws = torch.stack([torch.rand((4, 15), generator=one) for one in generators(7, 8, 9)], dim=1)
     splits = dict(zip(EVERYTHING, draws.split([each.numbers for each in EVERYTHING], dim=2), strict=True))
     for step in range(4):
         moves = [(move, splits[move][step].double()) for move in LIVELY[1:]]
@@ -200,7 +201,7 @@ def test_looking_waits_for_nothing() -> None:
 def test_at_extreme_settings_views_and_gradients_are_finite() -> None:
     wild = (
         Jitter(share=1), Scale(minimum=0.11, maximum=10), Rotate(degrees=180), Crop(minimum=0.06),
-        Blur(maximum=100), Noise(deviation=1), ColorJitter(brightness=1, contrast=1, saturation=1),
+        Blur(maximum=100), Noise(deviation=1), ColorJitter(brightness=1, contrast=1, saturation=1), Admix(maximum=0.95),
     )  # fmt: skip
     for fill in ("reflect", "grey", "edge"):
         looked = views(wild, (9, 11), 20, 1, 2, fill=fill)  # type: ignore[arg-type]

@@ -86,7 +86,7 @@ class ActivationMaximization(Analysis):
 
     kind: Literal["activation_maximization"] = "activation_maximization"
     heading: ClassVar[str] = "What units look for"
-    version: ClassVar[int] = 4
+    version: ClassVar[int] = 5
     cites: ClassVar[tuple[str, ...]] = (
         "Erhan, Bengio, Courville and Vincent 2009, Visualizing Higher-Layer Features of a Deep Network",
         "Simonyan, Vedaldi and Zisserman 2013, arXiv:1312.6034",

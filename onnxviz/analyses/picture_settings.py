@@ -132,6 +132,8 @@ def _transform(transform: Transform) -> str:
             return f"scaled {transform.minimum:g} to {transform.maximum:g}"
         case "rotate" if transform.values is None:
             return f"turned ±{transform.degrees:g}°"
+        case "admix":
+            return f"scenes mixed in, {transform.minimum:.0%} to {transform.maximum:.0%}"
     return words_of(transform)
 
 

@@ -13,6 +13,8 @@ _COVERED = 6.0
 _COLOR, _TEXTURE, _SHADE = 0.9, (0.05, 0.5), 0.25
 """Standard deviation of a shape's colour, range of its texture's and of what it changes by from side to side."""
 _CONTRAST = 1.2
+SCENES = 32
+"""How many pictures, of the seeds from 0 on, stand for all scenes."""
 
 
 def dead_leaves(seed: int, size: tuple[int, int]) -> np.ndarray:

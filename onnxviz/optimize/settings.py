@@ -29,9 +29,11 @@ CLASS_TRANSFORMS = (
     views.Jitter(share=0.15),
     views.Scale(minimum=0.6, maximum=1.3),
     views.Rotate(degrees=25.0),
+    views.Admix(minimum=0.0, maximum=0.3),
 )
-"""Much wider: class pictures made so are recognised by other networks too, which those of narrow views often are not
-(benchmarks/RESULTS.md). A unit within the network often is about one direction or size, and wide views hide it."""
+"""Much wider, and with scenes that shine through: class pictures made so are recognised by other networks too, which
+those of narrow views often are not (benchmarks/RESULTS.md). A unit within the network often is about one direction or
+size, and wide views hide it."""
 CLASS_REGULARIZERS: tuple[Regularizer, ...] = (TotalVariation(weight=0.5), UnusualFeatures(weight=0.1))
 """Total variation takes out speckle that the network answers to and nobody sees; much more of it makes shapes disappear
 as well. Features held to what scenes excite have to agree on a class, where else a few of them do; only maps of them

@@ -1,8 +1,8 @@
 """Random views of the image: what is optimized has to excite the unit from each of them, which rules out noise.
 
 Source: Olah et al. 2017, section "Transformation Robustness"; amounts as in lucid `optvis/transform.py`. Places are
-moved by `Pad`, `Jitter`, `Scale`, `Rotate` and `Crop`, all in one resampling; then `Blur`, `Noise` and `ColorJitter`
-change the pixels of the view. Each takes uniform numbers that are drawn before the first step.
+moved by `Pad`, `Jitter`, `Scale`, `Rotate` and `Crop`, all in one resampling; then `Blur`, `Noise`, `ColorJitter`
+and `Admix` change the pixels of the view. Each takes uniform numbers that are drawn before the first step.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from onnxviz.optimize.dead_leaves import SCENES
 from onnxviz.optimize.gaussian import DEVIATIONS, gaussian_blur
 from onnxviz.optimize.parameterizations.planes import LUMA
 
@@ -267,7 +268,38 @@ class ColorJitter(Change):
         return torch.baddbmm(row[..., 3:], row[..., :3], images.flatten(2)).view_as(images)
 
 
-Transform = Annotated[Pad | Jitter | Scale | Rotate | Crop | Blur | Noise | ColorJitter, Field(discriminator="kind")]
+class Admix(_Range, Change):
+    """Lets a scene shine through, another one in every step: the target has to be there in spite of it.
+
+    Source: Wang et al. 2021 (Admix, arXiv:2102.00436), who mix photographs into pictures that are to convince networks
+    other than the one they are made on. Scenes of dead leaves need no photographs.
+    """
+
+    kind: Literal["admix"] = "admix"
+    minimum: float = Field(0.0, ge=0, le=0.95, description="Smallest share of the scene in the view.")
+    maximum: float = Field(0.3, ge=0, le=0.95, description="Largest share of the scene in the view.")
+
+    numbers: ClassVar[int] = 2
+
+    def rows(self, draws: Tensor) -> Tensor:
+        """Return [steps, N, 2], the number of the scene and its share."""
+        import torch
+
+        share = _between(draws[..., 1], self.minimum, self.maximum, None)
+        return torch.stack([(draws[..., 0] * SCENES).floor(), share], dim=-1)
+
+    def apply(self, images: Tensor, row: Tensor) -> Tensor:
+        """Mix each image with its scene."""
+        from onnxviz.optimize.scenes import scenes  # loads torch
+
+        share = row[:, 1, None, None, None].to(images.dtype)
+        scene = scenes(row[:, 0].long(), (images.shape[2], images.shape[3])).to(images.dtype)
+        return images * (1.0 - share) + scene * share
+
+
+Transform = Annotated[
+    Pad | Jitter | Scale | Rotate | Crop | Blur | Noise | ColorJitter | Admix, Field(discriminator="kind")
+]
 
 
 def margins(transforms: Sequence[AnyTransform], size: tuple[int, int]) -> tuple[int, int]:

@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary
 
 from onnxviz.errors import AnalysisError, shorten
 from onnxviz.graph.features import features_before
-from onnxviz.optimize.dead_leaves import dead_leaves
+from onnxviz.optimize.dead_leaves import SCENES
 from onnxviz.optimize.lanes import one_thread
 from onnxviz.optimize.regularizers import Regularizer, UnusualFeatures
 
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from onnxviz.model import Model
     from onnxviz.values import Layer
 
-_SCENES = 32
-"""Pictures of dead leaves that are measured: a few hundredths of the passes of one picture."""
 _WIDER = 2.5
 """Features of 206 photographs vary about so many times as much as those of dead leaves (1.4 to 2.9, at the last and at
 middle layers of SqueezeNet and MobileNet)."""
@@ -202,12 +200,14 @@ _LOCK = threading.Lock()
 def _measured(model: Model, layer: str, size: tuple[int, int]) -> UsualFeatures:
     import torch
 
+    from onnxviz.optimize.scenes import scenes  # loads torch
+
     forward = model.differentiable((layer,))
     batch = model.view.batch or 1  # one at a time gives the same bits whatever is made with it
     found = []
     with torch.no_grad(), one_thread() if model.device.type == "cpu" else contextlib.nullcontext():
-        for seed in range(_SCENES):
-            scene = torch.from_numpy(dead_leaves(seed, size))[None].to(model.device)
+        for number in range(SCENES):  # a few hundredths of the passes of one picture
+            scene = scenes(torch.tensor([number], device=model.device), size)
             found.append(_statistics(forward(scene.expand(batch, -1, -1, -1))[0][:1]))
         statistics = torch.cat(found)
         deviation = _WIDER * statistics.std(dim=0)

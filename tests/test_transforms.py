@@ -155,7 +155,8 @@ def test_admix_lets_each_scene_shine_through_now_and_then() -> None:
         np.quantile(rows[..., 1], [0, 0.25, 0.5, 0.75, 1]), [0.1, 0.175, 0.25, 0.325, 0.4], atol=0.01
     )
     last = 1 - 2.0**-24
-    np.testing.assert_allclose(admix.rows(torch.tensor([[[0.0, 0.0], [last, last]]])), [[[0, 0.1], [SCENES - 1, 0.4]]])
+    ends = admix.rows(torch.tensor([[[0.0, 0.0], [0.0, last], [last, 0.0]]]))
+    np.testing.assert_allclose(ends, [[[0, 0.1], [0, 0.4], [SCENES - 1, 0.1]]], rtol=1e-6)
     images = torch.rand(3, 3, 16, 24, generator=torch.Generator().manual_seed(1), requires_grad=True)
     mixed = admix.apply(images, rows[7])
     (slopes,) = torch.autograd.grad(mixed.sum(), images)

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 import onnxviz
 from onnxviz.optimize.ascent import Settings, maximize
 from onnxviz.optimize.lanes import agreeing, shares
-from onnxviz.optimize.settings import CLASS_REGULARIZERS
+from onnxviz.optimize.parameterizations import Fourier
+from onnxviz.optimize.settings import CLASS_FOCUS, usual
 from onnxviz.values import Target
 
 
@@ -56,6 +57,8 @@ def test_sizes_agree_where_an_image_has_the_same_bits_at_every_place() -> None:
     [
         ("mlperf_tiny_resnet8_cifar10.onnx", "raw", "Conv[5]", 32),
         ("squeezenet_fp16.onnx", "caffe", "Conv[12]", 64),
+        ("mlperf_tiny_resnet8_cifar10.onnx", "raw", "logits", 32),
+        ("squeezenet_fp16.onnx", "caffe", "logits", 64),
         ("vnn_vit_cifar10_pgd_2_3_16.onnx", "unit", "logits", 32),
         ("coral_mobilenet_v1_0.25_128_float.onnx", "tf", "logits", 128),
     ],
@@ -66,16 +69,25 @@ def test_a_unit_of_a_real_model_gets_the_same_bits_among_32_in_any_number_of_thr
     model = onnxviz.load(zoo / "onnx" / file, preprocess=preset, device="cpu")
     name = model.view.layer(layer).name
     count = min(32, model.view.layer(layer).unit_count)
-    regularizers = CLASS_REGULARIZERS if layer == "logits" else ()
-    settings = Settings(steps=18, size=(size, size), regularizers=regularizers)  # two steps behind the redirected ones
+    classes, steps = layer == "logits", 18  # two steps behind the redirected ones
+    suits = usual((size, size), steps, classes=classes)
+    settings = Settings(
+        steps=steps,
+        size=(size, size),
+        parameterization=Fourier(blur=suits.blur),
+        transforms=suits.transforms,
+        regularizers=suits.regularizers,
+        optimizer=suits.optimizer,
+    )
+    focus = CLASS_FOCUS if classes else 0.0
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(2)
         units = list(range(count))
-        many = maximize(model, [Target(name, unit) for unit in units], units, settings)
+        many = maximize(model, [Target(name, unit, focus=focus) for unit in units], units, settings)
         torch.set_num_threads(1)
         for unit in (0, count - 1):
-            alone = maximize(model, [Target(name, unit)], [unit], settings)
+            alone = maximize(model, [Target(name, unit, focus=focus)], [unit], settings)
             for field in ("images", "curves", "before", "after"):
                 assert np.array_equal(getattr(alone, field)[0], getattr(many, field)[unit]), (unit, field)
         assert torch.get_num_threads() == 1

@@ -203,7 +203,8 @@ class _Maker:
         key = (self.layers, repr(quick), self.wanted[place].objective.alike())
         if key not in known:
             starts = None if self.starts is None else [self.starts[place]]
-            probe = _Maker(self.model, [self.wanted[place]], [0], quick, self.pictures, starts)
+            dense = replace(self.wanted[place], objective=self.wanted[place].objective.densest())
+            probe = _Maker(self.model, [dense], [0], quick, self.pictures, starts)
 
             def make(size: int) -> list[np.ndarray]:
                 with one_thread():

@@ -12,7 +12,7 @@ from torch.nn import functional
 from onnxviz.optimize.dead_leaves import SCENES, dead_leaves
 
 _SIDE = 320
-"""Pixels of a side beyond which scenes are made smaller and enlarged: all of them stay in memory, 39 MB at most."""
+"""Pixels of a side beyond which scenes are made smaller and enlarged: all stay in memory, 39 MB for a size at most."""
 _LOCK = Lock()
 
 

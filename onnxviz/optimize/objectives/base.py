@@ -112,6 +112,13 @@ class Objective(BaseModel):
         """Return what two objectives must have in common to be bound together: all but units, positions, weights."""
         raise NotImplementedError(type(self).__name__)
 
+    def densest(self) -> Objective:
+        """Return this, or where its slope may reach all units of a layer later only, what reaches them at once.
+
+        The last bits of sums over all units may depend on how many images share a pass, which is tried with this.
+        """
+        return self
+
     def bind(self, same: Sequence[Self], place: Place) -> Measure:
         """Return the function that measures the images of a batch; without the weights.
 

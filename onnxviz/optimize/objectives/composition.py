@@ -60,6 +60,10 @@ class _Composition(Objective):
         """Return what the parts must have in common, one by one."""
         return (self._parts, *(part.alike() for part in self.parts))
 
+    def densest(self) -> Objective:
+        """Return the composition of what the parts return."""
+        return self.model_copy(update={self._parts: tuple(part.densest() for part in self.parts)})
+
     def resolved(self, view: GraphView, labels: Sequence[str] | None) -> Self:
         """Resolve every part."""
         return self.model_copy(update={self._parts: tuple(part.resolved(view, labels) for part in self.parts)})

@@ -67,6 +67,10 @@ class Channel(_OfUnit):
         """Return the layer and the focus: units may differ."""
         return (self.kind, self.layer, self.box is None, self.focus)
 
+    def densest(self) -> Objective:
+        """Add the whole layer to a unit that is to stand out: below the least cosine its neighbours do not count."""
+        return self + WholeLayer(layer=self.layer, box=self.box) if self.focus else self
+
     def bind(self, same: Sequence[Self], place: Place) -> Measure:
         """Read each image's own unit."""
         layer, power = self.layer, self.focus

@@ -92,6 +92,7 @@ def settings_by_name(model: Model, steps: int) -> dict[str, Settings]:
         found["octaves"] = {"octaves": Octaves(count=2), "parameterization": Fourier()}
         found["usual"] = {"transforms": Settings(1, (1, 1)).transforms, "optimizer": Adam()}
         found |= {f"optimizer {_kind(kind)}": {"optimizer": kind()} for kind in kinds(Optimizer)}
+        found["averaged"] = {"optimizer": Adam(average=0.5)}
     return {name: replace(plain, **changes) for name, changes in found.items()}
 
 

@@ -212,9 +212,13 @@ def test_classes_are_seen_in_wider_views_than_other_units(place: Bench, monkeypa
     assert "turned ±25°, scenes mixed in, 0% to 30% for classes" in text
     assert "turned ±10° for other units" in text
     assert "total variation^2 x 0.5 for classes, none for other units" in text
-    for steps, rates in ((300, (0.03, 0.05)), (128, (0.06, 0.1)), (1, (0.12, 0.12))):
+    assert "Adam at rate 0.05, averaged over the last 50% of the steps for classes" in text
+    assert "Adam at rate 0.05 falling to 0 for other units" in text
+    for steps, rate in ((300, 0.05), (128, 0.1), (1, 0.12)):
         analyse(place, targets=targets, steps=steps)
-        assert [used[name].optimizer.learning_rate for name in (view.logits.name, "conv")] == pytest.approx(rates)
+        optimizers = [used[name].optimizer for name in (view.logits.name, "conv")]
+        assert [each.learning_rate for each in optimizers] == pytest.approx([rate, rate])
+        assert [(each.average, each.schedule) for each in optimizers] == [(0.5, "constant"), (0.0, "linear")]
     given: dict[str, Any] = {"transforms": [], "regularizers": [], "optimizer": {"kind": "rmsprop"}}
     analyse(place, targets=targets, steps=1, **given)
     assert {(chosen.transforms, chosen.regularizers) for chosen in used.values()} == {((), ())}

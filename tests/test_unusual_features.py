@@ -183,7 +183,7 @@ def test_scenes_are_usual_and_what_excites_all_features_is_not(scenes: Model) ->
 def restrained(model: Model) -> str:
     held = restraint(model, (model.view.logits.name,), CLASS_REGULARIZERS, (SIDE, SIDE))
     assert held is not None
-    assert held.weights == (0.1,)
+    assert held.weights == (0.3,)
     (name,) = held.layers
     return name
 
@@ -319,7 +319,7 @@ def recipe(target: str, settings: str) -> Recipe:
     ("settings", "words"),
     [
         ("size: 32", "total variation^2 x 0.5 for classes, none for other units"),
-        ("size: 32, regularizers: [{kind: unusual_features, layer: logits}]", "unusual features (layer logits) x 0.1."),
+        ("size: 32, regularizers: [{kind: unusual_features, layer: logits}]", "unusual features (layer logits) x 0.3."),
     ],
 )
 def test_the_report_says_what_held_pictures_back(scenes: Model, settings: str, words: str) -> None:
@@ -330,7 +330,7 @@ def test_the_report_says_what_held_pictures_back(scenes: Model, settings: str, w
 @pytest.mark.zoo
 def test_classes_told_from_a_map_are_held_near_usual_features_and_the_report_says_so(zoo: Path) -> None:
     model = onnxviz.load(zoo / "onnx" / "squeezenet_fp16.onnx", preprocess="caffe", device="cpu")
-    words = "total variation^2 x 0.5, unusual features x 0.1 for classes, none for other units"
+    words = "total variation^2 x 0.5, unusual features x 0.3 for classes, none for other units"
     assert words in described(model, "size: 64")
 
 

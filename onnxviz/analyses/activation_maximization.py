@@ -86,7 +86,7 @@ class ActivationMaximization(Analysis):
 
     kind: Literal["activation_maximization"] = "activation_maximization"
     heading: ClassVar[str] = "What units look for"
-    version: ClassVar[int] = 5
+    version: ClassVar[int] = 6
     cites: ClassVar[tuple[str, ...]] = (
         "Erhan, Bengio, Courville and Vincent 2009, Visualizing Higher-Layer Features of a Deep Network",
         "Simonyan, Vedaldi and Zisserman 2013, arXiv:1312.6034",
@@ -114,7 +114,7 @@ transforms:
   - {kind: scale, minimum: 0.6, maximum: 1.3}
   - {kind: rotate, degrees: 25}
 regularizers: [{kind: total_variation, weight: 0.5}, {kind: lp_norm, p: 6, weight: 0.1}]
-optimizer: {kind: adam, learning_rate: 0.03, schedule: linear}
+optimizer: {kind: adam, learning_rate: 0.05, average: 0.5}
 focus: 2
 """
 
@@ -175,15 +175,15 @@ focus: 2
     regularizers: tuple[Regularizer, ...] | None = Field(
         None,
         description="What holds the image back; may be empty. If not given, nothing for units other than classes; for "
-        "classes total variation x 0.5 and, where weights read a feature map to tell them, unusual features x 0.1.",
+        "classes total variation x 0.5 and, where weights read a feature map to tell them, unusual features x 0.3.",
     )
     edits: tuple[Edit, ...] = Field(
         (), description="What is done to the pixels after a step; for `{kind: pixel, squash: none}` only."
     )
     optimizer: Optimizer | None = Field(
         None,
-        description="How the image follows the gradient. If not given, Adam with steps that fall to 0, from 0.03 for "
-        "classes and from 0.05 for other units; from more where there are fewer than 256, up to 0.12.",
+        description="How the image follows the gradient. If not given, Adam at rate 0.05: for classes averaged over "
+        "the last half of the steps, for other units falling to 0; larger where there are fewer than 256, up to 0.12.",
     )
     stopping: EarlyStopping | None = Field(
         None, description="Stop pictures that no longer rise; `{}` for the usual limits. Never if not given."

@@ -226,6 +226,7 @@ class _Ascent:
         canvas = [length + 2 * margin for length, margin in zip(settings.size, views.margin, strict=True)]
         self.importance = torch.zeros((count, *(canvas if settings.importance else (0, 0))), device=device)
         self.watch: Watch | None = settings.stopping.watch(count, settings.steps, device) if settings.stopping else None
+        self.moving: Tensor | None = None  # [rows], those that the last step changed; all if None
         self.rows = count // len(self.parameters)  # images that share a row of parameters
         self.backgrounds = getattr(painter, "backgrounds", None)
 
@@ -273,7 +274,9 @@ class _Ascent:
         import torch
 
         steps, redirect = self.settings.steps, self.settings.redirect
-        self.rule = self.settings.optimizer.rule(steps, self.parameters)
+        optimizer = self.settings.optimizer
+        self.rule = optimizer.rule(steps, self.parameters)
+        self.averaging = optimizer.averaging(steps, self.parameters)
         first, count = (self.network.redirected, min(redirect, steps)) if redirect else (self.network.usual, steps)
         advance, done = self._stepper(first, count), 0
         wait = paced(self.parameters.device)
@@ -292,6 +295,8 @@ class _Ascent:
             tell(done)
             if self.watch is not None and done % _ASKED_EVERY == 0 and self.watch.all_done():
                 break
+        if self.averaging is not None:
+            self.parameters = self.painter.keep(self.averaging.mean)
         wait()
         wait()  # for all that was begun: a graph is not given up while it runs
         if self.watch is not None:
@@ -343,14 +348,21 @@ class _Ascent:
             change = self.rule(self.gradient, self.parameters, self.step)
             if self.watch is not None:
                 moving = self.watch.still(value.detach() * self.signs, self.step)
-                moving = moving.view(-1, self.rows).any(dim=1) if self.rows > 1 else moving
-                change = change * _as_factors(moving, change)
+                self.moving = moving.view(-1, self.rows).any(dim=1) if self.rows > 1 else moving
+                change = change * _as_factors(self.moving, change)
             self.parameters.sub_(change, alpha=self.painter.rate)
             kept = self.painter.keep(self.parameters)
             if kept is not self.parameters:
                 self.parameters.copy_(kept)
             self.curves.index_copy_(1, self.step.view(1), value.detach().view(-1, 1))
             self.step += 1
+            if not self.settings.edits:
+                self._average()
+
+    def _average(self) -> None:
+        """Take the parameters after a step into their mean, if there is one; edits belong to the step."""
+        if self.averaging is not None:
+            self.averaging.follow(self.parameters, self.step - 1, self.moving)
 
     def _held_back(self, images: Tensor, parameters: Tensor, unusual: Tensor | None) -> Tensor | None:
         """Return [N], the weighted terms that hold images back, those of their features given; None if none do."""
@@ -383,6 +395,7 @@ class _Ascent:
             with torch.no_grad():
                 for edit in self.settings.edits:
                     self.parameters.copy_(edit.apply(self.parameters, -self.gradient, done))
+                self._average()
 
 
 def _canvas(settings: Settings, size: tuple[int, int], device: torch.device) -> Canvas:

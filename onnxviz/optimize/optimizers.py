@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from onnxviz.optimize.averaging import Averaging
 from onnxviz.optimize.schedules import ScheduleKind, step_sizes
 
 if TYPE_CHECKING:
@@ -49,6 +50,15 @@ class _Optimizer(BaseModel):
         description="`linear` and `cosine` let the steps fall to 0, which takes the last noise out.",
     )
     warm_up: int = Field(0, ge=0, description="Number of first steps over which the step size rises evenly.")
+    average: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description=(
+            "Share of the steps, the last ones, whose parameters are averaged: each random view pulls its own way, and "
+            "the mean keeps what they agree on. 0: the picture is that of the last step."
+        ),
+    )
 
     def rule(self, steps: int, like: Tensor) -> Rule:
         """Return the rule for one optimization, before its first step.
@@ -59,12 +69,22 @@ class _Optimizer(BaseModel):
         """
         raise NotImplementedError(type(self).__name__)
 
+    def averaging(self, steps: int, parameters: Tensor) -> Averaging | None:
+        """Return what averages the last parameters of one optimization; None if the last step's are wanted.
+
+        Args:
+            steps: number of steps.
+            parameters: [rows, ...], before the first step.
+        """
+        return Averaging(self.average, steps, parameters) if self.average else None
+
     def words(self) -> str:
         """Say what it is, in a few words: "Adam at rate 0.03 falling to 0"."""
         rising = f" rising over {self.warm_up} steps" if self.warm_up else ""
         falling = {"constant": "", "linear": " falling to 0", "cosine": " falling to 0 as a cosine"}[self.schedule]
         both = " and" if rising and falling else ""
-        more = "".join(f", {text}" for text in self._details())
+        mean = [f"averaged over the last {self.average:.0%} of the steps"] if self.average else []
+        more = "".join(f", {text}" for text in self._details() + mean)
         return f"{self._name} at rate {self.learning_rate:g}{rising}{both}{falling}{more}"
 
     def _details(self) -> list[str]:

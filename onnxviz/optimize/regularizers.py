@@ -118,7 +118,7 @@ class UnusualFeatures(_Regularizer):
         description="The layer whose features count: its name, `Conv[3]` or a role. If not given, the one that the "
         "last weights before the target read.",
     )
-    weight: float = Field(0.1, ge=0, description="Weight relative to the activation.")
+    weight: float = Field(0.3, ge=0, description="Weight relative to the activation.")
 
 
 def _power(squares: Tensor, exponent: float) -> Tensor:

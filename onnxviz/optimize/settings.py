@@ -34,14 +34,16 @@ CLASS_TRANSFORMS = (
 """Much wider, and with scenes that shine through: class pictures made so are recognised by other networks too, which
 those of narrow views often are not (benchmarks/RESULTS.md). A unit within the network often is about one direction or
 size, and wide views hide it."""
-CLASS_REGULARIZERS: tuple[Regularizer, ...] = (TotalVariation(weight=0.5), UnusualFeatures(weight=0.1))
+CLASS_REGULARIZERS: tuple[Regularizer, ...] = (TotalVariation(weight=0.5), UnusualFeatures(weight=0.3))
 """Total variation takes out speckle that the network answers to and nobody sees; much more of it makes shapes disappear
 as well. Features held to what scenes excite have to agree on a class, where else a few of them do; only maps of them
 need it (benchmarks/RESULTS.md). Other units have neither: speckle may be what they look for, and what excites them
 little would be held back."""
 DEFAULT_OPTIMIZER = Adam(learning_rate=0.05, schedule="linear")
 """Steps that fall to 0 let a picture settle."""
-CLASS_OPTIMIZER = Adam(learning_rate=0.03, schedule="linear")
+CLASS_OPTIMIZER = Adam(learning_rate=0.05, average=0.5)
+"""Wide views pull a picture to and fro. The mean of its last half is as settled as steps that fall to 0 would make it,
+but goes on as far as whole steps do: more contrast, and shapes that other networks know (benchmarks/RESULTS.md)."""
 CLASS_FOCUS = 2.0
 """How much a class is to stand out among the others; a unit of another layer is excited whatever its neighbours do."""
 CLASS_BLUR = 1.0

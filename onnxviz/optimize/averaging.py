@@ -16,8 +16,8 @@ def shares_in_mean(share: float, steps: int) -> list[float]:
     """Return the share that the parameters after each step have in the mean as it is then.
 
     1 up to the first step that counts, then 1/2, 1/3, ...: after each step the mean is that of all counted so far, and
-    before any is, the parameters as they are. Sources: Polyak and Juditsky 1992, equation 2; Izmailov et al. 2018
-    (stochastic weight averaging), whose optima are flat: what is near to them is good as well, for other networks too.
+    before any is, the parameters as they are. Sources: Polyak and Juditsky 1992; Izmailov et al. 2018
+    (stochastic weight averaging, algorithm 1), who average weights; the optima are flat: what is near is good as well.
 
     Args:
         share: of the steps, the last ones, that count; at least one does.

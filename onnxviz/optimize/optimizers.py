@@ -56,7 +56,8 @@ class _Optimizer(BaseModel):
         le=1,
         description=(
             "Share of the steps, the last ones, whose parameters are averaged: each random view pulls its own way, and "
-            "the mean keeps what they agree on. 0: the picture is that of the last step."
+            "the mean keeps what they agree on. A picture that is stopped before them is that of its last step; so are "
+            "all with 0."
         ),
     )
 

@@ -42,8 +42,8 @@ little would be held back."""
 DEFAULT_OPTIMIZER = Adam(learning_rate=0.05, schedule="linear")
 """Steps that fall to 0 let a picture settle."""
 CLASS_OPTIMIZER = Adam(learning_rate=0.05, average=0.5)
-"""Wide views pull a picture to and fro. The mean of its last half is as settled as steps that fall to 0 would make it,
-but goes on as far as whole steps do: more contrast, and shapes that other networks know (benchmarks/RESULTS.md)."""
+"""Wide views pull a picture to and fro, and what they agree on is in the mean. So steps may be larger than ones that
+fall to 0, and get further: more contrast, and more of what other networks know the class by (benchmarks/RESULTS.md)."""
 CLASS_FOCUS = 2.0
 """How much a class is to stand out among the others; a unit of another layer is excited whatever its neighbours do."""
 CLASS_BLUR = 1.0

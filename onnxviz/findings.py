@@ -49,7 +49,12 @@ class Picture:
 
 @dataclass(frozen=True)
 class Metric:
-    """One number that stands for a result; `expect:` can test it by name."""
+    """One number that stands for a result; `expect:` can test it by name.
+
+    Attributes:
+        total: how many things the number rests on, for example images; 0 if it is no share or mean of anything.
+        interval: where the true value lies with a confidence of 95 %, or empty.
+    """
 
     name: str
     value: float
@@ -58,6 +63,8 @@ class Metric:
     format: Literal["number", "integer", "percent", "scientific"] = "number"
     better: Literal["higher", "lower", "neither"] = "neither"
     id: str = ""
+    total: int = 0
+    interval: tuple[float, float] | tuple[()] = ()
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import onnxviz
 PACKAGE = Path(onnxviz.__file__).parent
 
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("errors", "memory", "devices", "confinement", "values", "limits", "findings", "results"),
+    ("errors", "memory", "devices", "confinement", "values", "limits", "shares", "findings", "results"),
     ("tensors", "source", "model_file", "labels", "colormap"),
     ("graph", "importing"),
     ("preprocessing", "convert", "runtime", "batches", "model", "conversion", "agreement"),

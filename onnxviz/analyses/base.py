@@ -112,6 +112,8 @@ class Analysis(BaseModel):
     cites: ClassVar[tuple[str, ...]] = ()
     example: ClassVar[str] = ""
     """A YAML mapping that validates, shown by `onnxviz explain`."""
+    metric_names: ClassVar[Mapping[str, str]] = {}
+    """Every metric that `expect:` can test -> what it is; `*` stands for what depends on the model or the data."""
 
     without_effect: ClassVar[frozenset[str]] = frozenset({"title"})
     """Fields that change no result of a job, so that another value is no reason to do it again."""

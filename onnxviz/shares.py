@@ -1,0 +1,90 @@
+"""Shares of counts with their intervals, and whether two shares on the same things differ."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from statistics import NormalDist
+
+LEVEL = 0.95
+"""Confidence level of every interval that is reported."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """So many of so many.
+
+    Attributes:
+        count: how many have the property, from 0 to `total`.
+        total: how many there are.
+    """
+
+    count: int
+    total: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.count <= self.total:
+            raise ValueError(f"{self.count} of {self.total} is no share")
+
+    @property
+    def value(self) -> float:
+        """The share in 0..1; NaN of nothing."""
+        return self.count / self.total if self.total else math.nan
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The interval of confidence `LEVEL` (`wilson`)."""
+        return wilson(self.count, self.total)
+
+    def __str__(self) -> str:
+        """Write as "70.0 % (14 of 20; 48 to 85 %)"."""
+        if not self.total:
+            return "unknown (0 of 0)"
+        low, high = self.interval
+        return f"{self.value:.1%} ({self.count:,} of {self.total:,}; {100 * low:.0f} to {high:.0%})".replace("%", " %")
+
+
+def wilson(count: int, total: int, level: float = LEVEL) -> tuple[float, float]:
+    """Return the score interval of a share.
+
+    Wilson 1927, J. Am. Stat. Assoc. 22, 209: (p + z²/2n ± z √(p(1-p)/n + z²/4n²)) / (1 + z²/n).
+
+    Args:
+        count: how many have the property, from 0 to `total`.
+        total: how many there are.
+        level: confidence, above 0 and below 1.
+
+    Returns:
+        Lower and upper end in 0..1; (0, 1) where nothing was counted.
+    """
+    if not total:
+        return 0.0, 1.0
+    z = NormalDist().inv_cdf(0.5 + level / 2)
+    share, square = count / total, z * z / total
+    centre = share + square / 2
+    spread = z * math.sqrt(share * (1 - share) / total + square / (4 * total))
+    return max(0.0, (centre - spread) / (1 + square)), min(1.0, (centre + spread) / (1 + square))
+
+
+def mcnemar(only_first: int, only_second: int) -> float:
+    """Return how probable so uneven a split is where two things succeed equally often on the same trials.
+
+    The exact test of McNemar 1947, Psychometrika 12, 153: among the trials where just one of them succeeds, each is as
+    likely as the other to be the one.
+
+    Args:
+        only_first: trials where only the first succeeds.
+        only_second: trials where only the second succeeds.
+
+    Returns:
+        The two-sided probability in 0..1; 1 where they never differ.
+    """
+    total, fewer = only_first + only_second, min(only_first, only_second)
+    if not total:
+        return 1.0
+    tail = sum(math.exp(_log_binomial(total, count) - total * math.log(2)) for count in range(fewer + 1))
+    return min(1.0, 2 * tail)
+
+
+def _log_binomial(total: int, count: int) -> float:
+    return math.lgamma(total + 1) - math.lgamma(count + 1) - math.lgamma(total - count + 1)

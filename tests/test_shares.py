@@ -1,0 +1,50 @@
+"""Intervals of shares and tests of their difference, against published values and slow enumeration."""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+from itertools import product
+
+import pytest
+
+from onnxviz.shares import Share, mcnemar, wilson
+
+
+@pytest.mark.parametrize(
+    ("count", "total", "low", "high"),
+    # Newcombe 1998, Stat. Med. 17, 857, table I, method 3 (score without continuity correction).
+    [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)],
+)
+def test_intervals_are_those_that_were_published(count: int, total: int, low: float, high: float) -> None:
+    assert wilson(count, total) == pytest.approx((low, high), abs=5e-5)
+
+
+def test_an_interval_of_nothing_is_everything() -> None:
+    assert wilson(0, 0) == (0.0, 1.0)
+    assert math.isnan(Share(0, 0).value)
+    assert str(Share(0, 0)) == "unknown (0 of 0)"
+
+
+def test_all_and_none_keep_an_interval() -> None:
+    assert wilson(10, 10)[0] == pytest.approx(0.7225, abs=5e-5)
+    assert wilson(10, 10)[1] == 1.0
+
+
+@pytest.mark.parametrize("pair", [(0, 0), (3, 3), (1, 7), (0, 6), (9, 4)])
+def test_mcnemar_is_the_share_of_coin_throws_at_least_as_uneven(pair: tuple[int, int]) -> None:
+    total = sum(pair)
+    throws = list(product((0, 1), repeat=total))
+    uneven = [throw for throw in throws if min(sum(throw), total - sum(throw)) <= min(pair)]
+    assert mcnemar(*pair) == pytest.approx(float(Fraction(len(uneven), len(throws))))
+
+
+def test_mcnemar_of_many_trials_is_finite() -> None:
+    assert mcnemar(5_000, 5_000) == pytest.approx(1.0)
+    assert mcnemar(6_000, 4_000) < 1e-80
+
+
+def test_a_share_says_what_it_is_of() -> None:
+    assert str(Share(14, 20)) == "70.0 % (14 of 20; 48 to 85 %)"
+    with pytest.raises(ValueError, match="no share"):
+        Share(3, 2)

@@ -375,7 +375,16 @@ class Model:
         Raises:
             ModelError: if ONNX Runtime refuses the model.
         """
-        return Session(self.view.proto, values, device=str(self.device), exact=self._exact, any_size=any_size)
+        view, device = self.view, str(self.device)
+        return Session(
+            view.proto,
+            values,
+            device=device,
+            exact=self._exact,
+            any_size=any_size,
+            types=view.types,
+            names=view.names,
+        )
 
     def probabilities(self, images: Any) -> np.ndarray:
         """Return class probabilities [N, classes]: the model's own if it ends in Softmax or Sigmoid, else the softmax.

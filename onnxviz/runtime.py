@@ -5,19 +5,19 @@ from __future__ import annotations
 import math
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import torch
-from onnx import GraphProto, ModelProto, NodeProto
+from onnx import GraphProto, ModelProto, NodeProto, ValueInfoProto
 
 from onnxviz import limits
 from onnxviz.convert import extract
 from onnxviz.errors import ModelError, shorten
-from onnxviz.graph.shapes import TensorType
+from onnxviz.graph.shapes import UNKNOWN, TensorType, infer, skeleton
 from onnxviz.graph.structure import attribute, reads
 from onnxviz.tensors import subgraphs
 
@@ -34,6 +34,8 @@ class Session:
         device: "cuda" to run on a GPU where PyTorch sees one; everything else runs on the CPU.
         exact: no graph optimizations, so that every value is what the file says it is.
         any_size: accept images of any height and width, whatever the file declares.
+        types: type of each value, where somebody has inferred them already; not used for images of any size.
+        names: identifier of a value -> what messages call it.
 
     Raises:
         ModelError: if ONNX Runtime refuses the model.
@@ -47,13 +49,18 @@ class Session:
         device: str = "cpu",
         exact: bool = False,
         any_size: bool = False,
+        types: Mapping[str, TensorType] | None = None,
+        names: Mapping[str, str] | None = None,
     ) -> None:
         import onnxruntime
 
         self.values = tuple(values)
+        types = _types_at_any_size(model) if any_size else infer(model) if types is None else types
+        self._expected = {value: types.get(value, UNKNOWN) for value in self.values}
+        self._names = names or {}
         wanted = extract(model, list(dict.fromkeys(self.values)))
         if any_size:
-            _free_sizes(wanted)
+            _free_sizes(wanted.graph.input)
         self.inputs = {
             value.name: np.dtype(onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type))
             for value in wanted.graph.input
@@ -79,7 +86,8 @@ class Session:
         """Compute the values for one batch.
 
         Raises:
-            ModelError: if ONNX Runtime fails, for example because the images have the wrong size.
+            ModelError: if ONNX Runtime fails, for example because the images have the wrong size, or if what it
+                computes has not the shape that the graph gives the value.
         """
         given = {name: _as_type(array, self.inputs[name]) for name, array in inputs.items() if name in self.inputs}
         missing = sorted(set(self.inputs) - set(given))
@@ -90,7 +98,25 @@ class Session:
         except Exception as fault:
             raise ModelError(f"ONNX Runtime fails: {_first_line(fault)}") from fault
         by_value = dict(zip(dict.fromkeys(self.values), results, strict=True))
+        for value, result in by_value.items():
+            self._check_shape(value, np.shape(result))
         return [np.asarray(by_value[value]) for value in self.values]
+
+    def _check_shape(self, value: str, shape: tuple[int, ...]) -> None:
+        """Never hand out another tensor than the one asked for."""
+        expected = self._expected[value].shape
+        if expected is None:
+            return
+        sizes = [size if isinstance(size, int) else None for size in expected]
+        if len(sizes) != len(shape) or any(
+            size not in (None, length) for size, length in zip(sizes, shape, strict=True)
+        ):
+            shown = " × ".join("?" if size is None else str(size) for size in sizes)
+            raise ModelError(
+                f"ONNX Runtime gives {shorten(self._names.get(value, value))} the shape "
+                f"{' × '.join(map(str, shape))}, where the graph says {shown}",
+                remedy="name another layer; if the file is valid, this is a fault of onnxviz: please report it",
+            )
 
 
 def folds_too_much(graph: GraphProto, types: Mapping[str, TensorType]) -> bool:
@@ -170,8 +196,16 @@ def _open(model: ModelProto, options: object, chosen: list[str | tuple[str, dict
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _free_sizes(model: ModelProto) -> None:
-    for value in model.graph.input:
+def _types_at_any_size(model: ModelProto) -> dict[str, TensorType]:
+    constant = {tensor.name for tensor in model.graph.initializer}
+    given = {value.name for value in model.graph.input} - constant
+    bones = skeleton(model)
+    _free_sizes(value for value in bones.graph.input if value.name in given)
+    return infer(bones)
+
+
+def _free_sizes(inputs: Iterable[ValueInfoProto]) -> None:
+    for value in inputs:
         dimensions = value.type.tensor_type.shape.dim
         if len(dimensions) == 4:
             for axis, dimension in enumerate(dimensions):

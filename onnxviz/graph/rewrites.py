@@ -335,13 +335,16 @@ def _resize(scene: Scene, node: NodeProto) -> list[NodeProto] | None:
 
 
 def _batch_normalization(scene: Scene, node: NodeProto) -> list[NodeProto] | None:
-    """Inference is the same in all versions but for `spatial`; what training alone made is gone by now."""
+    """Inference is the same in all versions but for `spatial`; training is, as far as it only gives the result."""
     if not attribute(node, "spatial", 1):
         return None
-    if scene.source < 14:
+    if scene.source < 14 and len(node.output) > 1:
         if any(node.output[1:]):
             return None
-        del node.output[1:]
+        trains = not attribute(node, "is_test", 0)
+        node.output[1:] = [scene.draft.new_value(node.output[0]) for _ in range(2)] if trains else []
+        if trains:
+            set_integer(node, "training_mode", 1)
     remove_attribute(node, "spatial", "is_test", "consumed_inputs")
     return [node]
 

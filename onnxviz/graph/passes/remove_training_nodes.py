@@ -1,8 +1,9 @@
 """Nodes and outputs that only training needs.
 
-Statistics of a BatchNormalization and masks of a Dropout are made for training; who reads a graph for inference need
-not know them. A Dropout that is told to drop (its input `training_mode` is true, or is not known beforehand) stays:
-without it the graph would be another function.
+Masks of a Dropout and statistics that a BatchNormalization hands on are made for training; who reads a graph for
+inference need not know them. A Dropout that is told to drop (its input `training_mode` is true, or is not known
+beforehand) stays, and so does a BatchNormalization that trains: without it the graph would be another function.
+Before opset 14 one trains if it has the outputs of training, and ONNX Runtime does so.
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ from onnxviz.graph.structure import (
     replace_nodes,
     to_array,
 )
+
+_TRAINING_MODE = 14
+"""The opset from which on an attribute of a BatchNormalization says whether it trains."""
 
 
 def run(draft: Draft) -> str:
@@ -52,19 +56,25 @@ def run(draft: Draft) -> str:
                 draft.aliases.setdefault(source, []).append(draft.names.get(node.output[0], ""))
                 draft.aliases[source].append(draft.node_names.get(node.name, ""))
         else:
-            if (
-                node.op_type == "BatchNormalization"
-                and len(node.output) > 1
-                and not attribute(node, "training_mode", 0)
-            ):
-                removed["statistics output"] += len(node.output) - 1
-                del node.output[1:]
+            if node.op_type == "BatchNormalization" and len(node.output) > 1:
+                if not _trains(node, draft.opset):
+                    removed["statistics output"] += len(node.output) - 1
+                    del node.output[1:]
+                elif draft.opset < _TRAINING_MODE:
+                    node.output[1:] = [""] * (len(node.output) - 1)  # that there are any is what makes it train
             kept.append(node)
     if not +removed:
         return ""
     rename_reads(kept, renamed)
     replace_nodes(graph, kept)
     return "removed " + ", ".join(f"{count} {what}" for what, count in sorted((+removed).items()))
+
+
+def _trains(node: NodeProto, opset: int) -> bool:
+    """Whether a BatchNormalization with several outputs normalises by the statistics of the batch at hand."""
+    if opset < _TRAINING_MODE:
+        return not attribute(node, "is_test", 0)
+    return bool(attribute(node, "training_mode", 0))
 
 
 def _drops(node: NodeProto, constants: Mapping[str, TensorProto]) -> bool:

@@ -19,6 +19,7 @@ from onnxviz.convert import extract
 from onnxviz.errors import ModelError, shorten
 from onnxviz.graph.shapes import UNKNOWN, TensorType, infer, skeleton
 from onnxviz.graph.structure import attribute, reads
+from onnxviz.runtime_versions import make_readable
 from onnxviz.tensors import subgraphs
 
 _ONE_MESSAGE = 2_000_000_000
@@ -59,6 +60,7 @@ class Session:
         self._expected = {value: types.get(value, UNKNOWN) for value in self.values}
         self._names = names or {}
         wanted = extract(model, list(dict.fromkeys(self.values)))
+        make_readable(wanted)
         if any_size:
             _free_sizes(wanted.graph.input)
         self.inputs = {

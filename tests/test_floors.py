@@ -17,7 +17,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors", "memory", "devices", "confinement", "values", "limits", "shares", "findings", "results"),
     ("tensors", "source", "model_file", "labels", "colormap"),
     ("graph", "importing"),
-    ("preprocessing", "convert", "runtime", "batches", "model", "conversion", "agreement"),
+    ("preprocessing", "convert", "runtime_versions", "runtime", "batches", "model", "conversion", "agreement"),
     ("decode", "patterns", "images", "concepts", "targets", "image_choice", "generator_file", "probe", "builtin"),
     ("optimize", "attribution", "kernels", "dissection"),
     ("analyses",),

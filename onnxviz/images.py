@@ -18,13 +18,14 @@ import numpy.typing as npt
 from PIL import Image
 
 from onnxviz import limits
-from onnxviz.decode import FORMATS, Pixels, check_image, read_image
+from onnxviz.decode import FORMATS, Pixels, check_image, image_size, read_image
 from onnxviz.errors import DataError, nearest, shorten
 from onnxviz.patterns import matches
-from onnxviz.values import Preprocessing
+from onnxviz.values import CROP_FRACTION, Preprocessing
 
 __all__ = [
-    "ImageFolder", "ImageSource", "Pixels", "fit_box", "fit_image", "fit_labels", "load_batch", "read_image",
+    "ImageFolder", "ImageSource", "Pixels", "fit_box", "fit_image", "fit_labels", "kept_fraction", "load_batch",
+    "read_image",
 ]  # fmt: skip
 
 SUFFIXES = frozenset({
@@ -138,6 +139,11 @@ class ImageFolder:
         return read_image(self.paths[index], None if known is None else known[index])
 
     @cached_property
+    def sizes(self) -> tuple[tuple[int, int], ...]:
+        """Height and width of each image in pixels, from its header."""
+        return tuple(image_size(path) for path in self.paths)
+
+    @cached_property
     def digest(self) -> str:
         """SHA-256 over the names and the bytes of all files, in order."""
         total = hashlib.sha256()
@@ -248,8 +254,8 @@ def fit_box(
 ) -> tuple[float, float, float, float]:
     """Return the part of an image that becomes the model's input: top, left, bottom, right in image pixels.
 
-    With "crop" the image is thought resized so that it just covers size / crop_fraction (for a square input: its short
-    side becomes that long, rounded), and the centre is cut out. Computing the box first gives the same pixels as
+    With "crop" the image is thought resized so that it just covers size / `kept_fraction` (for a square input: its
+    short side becomes that long, rounded), and the centre is cut out. Computing the box first gives the same pixels as
     resizing the whole image, and bounds the work for images of an extreme aspect ratio.
 
     Raises:
@@ -263,11 +269,29 @@ def fit_box(
         )
     if preprocessing.fit != "crop":
         return 0.0, 0.0, float(height), float(width)
-    scale = max(size[0] / preprocessing.crop_fraction / height, size[1] / preprocessing.crop_fraction / width)
+    fraction = kept_fraction(image, preprocessing, size)
+    scale = max(size[0] / fraction / height, size[1] / fraction / width)
     resized = max(size[0], round(height * scale)), max(size[1], round(width * scale))
     top, left = round((resized[0] - size[0]) / 2), round((resized[1] - size[1]) / 2)
     down, across = height / resized[0], width / resized[1]
     return top * down, left * across, (top + size[0]) * down, (left + size[1]) * across
+
+
+def kept_fraction(image: tuple[int, int], preprocessing: Preprocessing, size: tuple[int, int]) -> float:
+    """Return which part of an image's resized short side a crop keeps.
+
+    That is what the user says. Where nobody says, it is `CROP_FRACTION` of an image that covers size / `CROP_FRACTION`
+    as it is, and all of a smaller one: cropping that would enlarge it, and cut off what the model was made to see.
+
+    Args:
+        image: height and width of the image in pixels.
+        preprocessing: says how much to keep, if anybody does.
+        size: height and width of the model's input in pixels.
+    """
+    if preprocessing.crop_fraction is not None:
+        return preprocessing.crop_fraction
+    large = image[0] * CROP_FRACTION >= size[0] and image[1] * CROP_FRACTION >= size[1]
+    return CROP_FRACTION if large else 1.0
 
 
 def load_batch(

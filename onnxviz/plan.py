@@ -368,7 +368,9 @@ class _Planner:
         """Return what every result of a model depends on."""
         return {
             "model": subject.view.digest,
-            "preprocessing": [dataclasses.asdict(dataclasses.replace(subject.preprocessing, name="", declared=True))],
+            "preprocessing": [
+                dataclasses.asdict(dataclasses.replace(subject.preprocessing, name="", origin="declared"))
+            ],
             "labels": _labels_digest(subject),
             "seed": subject.seed,
             "versions": dict(versions()),

@@ -29,8 +29,8 @@ def preprocessing_for(view: GraphView, given: str | Preprocessing | Mapping[str,
         given: the name of a preset, a preprocessing, its fields as a mapping, or None to ask the model file.
 
     Returns:
-        What was given, or the file's own, or a guess with `declared=False`: 0..1; for a model that takes whole numbers
-        0..255, or -128..127 if they have a sign.
+        What was given, or the file's own, or a guess with the origin "guess": 0..1; for a model that takes whole
+        numbers 0..255, or -128..127 if they have a sign.
 
     Raises:
         SelectionError: if the preset or a field does not exist, a value makes no sense, or the number of channels is
@@ -56,10 +56,10 @@ def _guess(view: GraphView) -> Preprocessing:
     order: ChannelOrder = "GRAY" if view.input_channels == 1 else "RGB"
     element = view.types[view.input_name].element
     if element == TensorProto.INT8:
-        return Preprocessing(order, (128.0,), (1.0,), declared=False)
+        return Preprocessing(order, (128.0,), (1.0,), origin="guess")
     if element in (TensorProto.UINT8, TensorProto.UINT16):  # 0..1 would leave nothing but 0 and 1
-        return Preprocessing(order, (0.0,), (1.0,), name="gray_raw" if order == "GRAY" else "raw", declared=False)
-    return Preprocessing(order, name="unit", declared=False)
+        return Preprocessing(order, (0.0,), (1.0,), name="gray_raw" if order == "GRAY" else "raw", origin="guess")
+    return Preprocessing(order, name="unit", origin="guess")
 
 
 def read_preprocessing(given: str | Preprocessing | Mapping[str, Any]) -> Preprocessing:
@@ -82,7 +82,7 @@ def read_preprocessing(given: str | Preprocessing | Mapping[str, Any]) -> Prepro
     fields = dict(given)
     preset = fields.pop("preset", None)
     base = read_preprocessing(str(preset)) if preset is not None else Preprocessing()
-    known = {field.name for field in dataclasses.fields(Preprocessing)} - {"declared"}
+    known = {field.name for field in dataclasses.fields(Preprocessing)} - {"origin"}
     for key in fields:
         if key not in known:
             raise SelectionError(
@@ -134,7 +134,7 @@ def _checked(preprocessing: Preprocessing) -> Preprocessing:
     if 0 in preprocessing.scale:
         raise SelectionError("the scale of a preprocessing cannot be 0")
     fraction, size = preprocessing.crop_fraction, preprocessing.size
-    if not (_is_number(fraction) and 0 < fraction <= 1):
+    if fraction is not None and not (_is_number(fraction) and 0 < fraction <= 1):
         raise SelectionError("crop_fraction must be above 0 and at most 1")
     if size is not None and not (len(size) == 2 and all(type(side) is int and 0 < side <= 8192 for side in size)):
         raise SelectionError("size must be height and width in pixels, from 1 to 8192")

@@ -144,7 +144,7 @@ def candidates(view: GraphView, declared: Preprocessing | None = None) -> Iterat
         for name, (means, scales) in RANGES.items():
             pairs += [(name, "RGB", means, scales), (name, "BGR", means[::-1], scales[::-1])]
     for name, order, shift, factor in pairs:
-        tried = replace(geometry, channel_order=order, mean=shift, scale=factor, declared=True)
+        tried = replace(geometry, channel_order=order, mean=shift, scale=factor, origin="declared")
         preset = next((key for key, preset in PRESETS.items() if same_values(preset, tried)), "custom")
         made.append(replace(tried, name=preset))
         yield name, made[-1]

@@ -38,8 +38,18 @@ class PreprocessSettings(Settings):
     scale: ColorNumbers | None = Field(
         None, description="Divided by, in 0..255, in the model's channel order; one number stands for all."
     )
-    fit: Fit | None = Field(None, description="How an image is brought to size: crop, stretch, or none.")
-    crop_fraction: float | None = Field(None, gt=0, le=1, description="Part of the short side that the crop keeps.")
+    fit: Fit | None = Field(
+        None,
+        description="How an image is brought to size: crop (resize until the short side is size / crop_fraction, cut "
+        "out the centre), stretch (all of it, its aspect ratio changed), or none (only images of the right size).",
+    )
+    crop_fraction: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="Part of the resized short side that the crop keeps. Not given: 0.875 of photographs that are "
+        "large enough to need no enlarging for it, and all of smaller images, such as those of the input's own size.",
+    )
 
     @field_validator("preset")
     @classmethod

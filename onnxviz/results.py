@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from onnxviz.findings import Finding, from_data, to_data
-from onnxviz.values import Agreement
+from onnxviz.values import Agreement, Origin
 
-FORMAT = 1
+FORMAT = 2
 """Version of `run.json`; raise it when a reader of the old form would be wrong."""
 
 
@@ -42,7 +42,7 @@ class ModelCard:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     preprocessing: str
-    preprocessing_declared: bool
+    preprocessing_origin: Origin
     geometry: str
     """How images are cut and resized, colours left out: models are compared on the same pixels only."""
     layers: tuple[LayerRow, ...]
@@ -53,6 +53,8 @@ class ModelCard:
     """What the importer did to the graph, one sentence each."""
     refused_operators: tuple[tuple[str, str], ...] = ()
     labels: int = 0
+    seen: tuple[tuple[str, str], ...] = ()
+    """For each data set by name, which part of its images becomes the input."""
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,8 @@ from onnxviz.plan import Plan, PlannedJob, Proof
 from onnxviz.recipe import Recipe
 from onnxviz.recipe_schema import DATA_KINDS, BuiltinSettings
 from onnxviz.results import DataCard, ModelCard
+from onnxviz.values import Preprocessing
+from onnxviz.visible_part import part_seen
 
 _JOB = tuple(entry.name for entry in dataclasses.fields(Job))
 _LISTS = ("layers", "data", "needs")
@@ -62,7 +64,11 @@ class Schedule:
 def schedule_of(plan: Plan) -> Schedule:
     """Return a plan as plain data."""
     cards = tuple(
-        replace(subject.view.card(alias, subject.preprocessing, ()), labels=len(subject.labels or ()))
+        replace(
+            subject.view.card(alias, subject.preprocessing, ()),
+            labels=len(subject.labels or ()),
+            seen=seen_of(subject, subject.preprocessing),
+        )
         for alias, subject in plan.subjects.items()
     )
     return Schedule(
@@ -74,6 +80,17 @@ def schedule_of(plan: Plan) -> Schedule:
         versions=plan.versions,
         not_comparable=tuple(reasons_against_comparing(list(plan.subjects.values()))),
     )
+
+
+def seen_of(subject: Subject, preprocessing: Preprocessing) -> tuple[tuple[str, str], ...]:
+    """Return for each data set with images, by name, which part of them the model sees."""
+    size = subject.view.input_size or preprocessing.size
+    if size is None:
+        return ()
+    found = (
+        (name, part_seen(getattr(source, "sizes", ()), preprocessing, size)) for name, source in subject.data.items()
+    )
+    return tuple((name, sentence) for name, sentence in found if sentence)
 
 
 def data_card(recipe: Recipe, name: str, source: ImageSource) -> DataCard:

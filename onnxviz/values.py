@@ -7,6 +7,8 @@ from typing import Literal
 
 ChannelOrder = Literal["RGB", "BGR", "GRAY"]
 Fit = Literal["crop", "stretch", "none"]
+Origin = Literal["declared", "trial", "guess"]
+"""Where a preprocessing comes from: somebody said it, it was the best of those tried on images, or nobody knows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +106,10 @@ class Target:
     focus: float = 0.0
 
 
+CROP_FRACTION = 0.875
+"""What photographs are cropped to unless somebody says otherwise: 224 of 256 pixels, as in ImageNet's evaluation."""
+
+
 @dataclass(frozen=True, slots=True)
 class Preprocessing:
     """How an RGB image becomes a model's input: x = (255 * image - mean) / scale, in the model's channel order.
@@ -114,25 +120,31 @@ class Preprocessing:
         scale: divided by, in units of 0..255, in the model's channel order; one number stands for all.
         fit: "crop" resizes the short side to size / crop_fraction and cuts out the centre, "stretch" ignores the
             aspect ratio, "none" requires images of the right size.
-        crop_fraction: the part of the resized short side that the crop keeps.
+        crop_fraction: the part of the resized short side that the crop keeps; None for `CROP_FRACTION` of an image
+            that is large enough to need no enlarging for it, and for all (1) of a smaller one.
         size: height and width in pixels, where the model leaves them free.
         name: the preset's name, or "custom".
-        declared: False if nobody said how to preprocess, so that reports can warn.
+        origin: whether it was said, or found by trial, or guessed, so that reports can warn.
     """
 
     channel_order: ChannelOrder = "RGB"
     mean: tuple[float, ...] = (0.0,)
     scale: tuple[float, ...] = (255.0,)
     fit: Fit = "crop"
-    crop_fraction: float = 0.875
+    crop_fraction: float | None = None
     size: tuple[int, int] | None = None
     name: str = "custom"
-    declared: bool = True
+    origin: Origin = "declared"
 
     @property
     def channels(self) -> int:
         """Number of channels of the model's input."""
         return 1 if self.channel_order == "GRAY" else 3
+
+    @property
+    def declared(self) -> bool:
+        """Whether somebody said how to preprocess."""
+        return self.origin == "declared"
 
     def with_size(self, height: int, width: int) -> Preprocessing:
         """Return the same preprocessing for another input size in pixels."""

@@ -123,7 +123,7 @@ def model_card(alias: str, names: tuple[str, ...] = PLAIN) -> ModelCard:
     return ModelCard(
         alias=alias, file=f"{alias[:40]}.onnx", digest="0" * 64, bytes=1000, producer=names[0], opset="17",
         inputs=(names[0],), outputs=(names[0],), preprocessing="unit", geometry="crop 0.875 to 64 x 64",
-        preprocessing_declared=True, layers=layers, parameters=40, multiply_adds=400, agreement=agreement,
+        preprocessing_origin="declared", layers=layers, parameters=40, multiply_adds=400, agreement=agreement,
         passes=(names[0],), refused_operators=((names[0], names[0]),), labels=10,
     )  # fmt: skip
 

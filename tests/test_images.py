@@ -14,10 +14,10 @@ from PIL import Image
 from onnxviz import limits
 from onnxviz.decode import check_image, image_size
 from onnxviz.errors import DataError
-from onnxviz.images import ImageFolder, fit_box, fit_image, fit_labels, load_batch, read_image
+from onnxviz.images import ImageFolder, fit_box, fit_image, fit_labels, kept_fraction, load_batch, read_image
 from onnxviz.values import PRESETS, Preprocessing
 
-CROP = Preprocessing(fit="crop")
+CROP = Preprocessing(fit="crop", crop_fraction=0.875)
 STRETCH = Preprocessing(fit="stretch")
 
 
@@ -296,6 +296,32 @@ class TestGeometry:
         top, left, bottom, right = fit_box((256, 512), CROP, (224, 224))
         assert (top, bottom) == (16, 240)
         assert (left, right) == (144, 368)
+
+    @pytest.mark.parametrize(
+        ("image", "said", "kept"),
+        [
+            ((32, 32), None, 1.0),  # the input's own size
+            ((28, 28), None, 1.0),  # smaller
+            ((36, 400), None, 1.0),  # a crop of 0.875 would enlarge it
+            ((37, 400), None, 0.875),  # 32 / 0.875 = 36.6 pixels are there
+            ((400, 36), None, 1.0),
+            ((480, 640), None, 0.875),
+            ((32, 32), 0.875, 0.875),  # what somebody says is obeyed
+            ((480, 640), 1.0, 1.0),
+        ],
+    )
+    def test_only_what_is_larger_than_the_input_is_cropped(
+        self, image: tuple[int, int], said: float | None, kept: float
+    ) -> None:
+        preprocessing = Preprocessing(fit="crop", crop_fraction=said)
+        assert kept_fraction(image, preprocessing, (32, 32)) == kept
+        top, left, bottom, right = fit_box(image, preprocessing, (32, 32))
+        assert min(bottom - top, right - left) == pytest.approx(kept * min(image), abs=1.01 * min(image) / 32)
+
+    def test_an_image_of_the_inputs_size_is_taken_as_it_is(self) -> None:
+        pixels = noise(32, 32)
+        for preset in PRESETS.values():
+            assert (fit_image(pixels, preset, (32, 32)) == pixels.astype(np.float32) / 255).all()
 
     def test_stretch_keeps_every_pixel(self) -> None:
         pixels = noise(30, 50)

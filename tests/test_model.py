@@ -351,7 +351,7 @@ def test_a_model_can_bring_its_own_preprocessing(write: Write) -> None:
     assert load(path, "caffe").preprocessing.name == "caffe"
     assert load(path).preprocessing.declared
     guess = load(write([node], ["relu"])).preprocessing
-    assert (guess.name, guess.declared) == ("unit", False)
+    assert (guess.name, guess.origin) == ("unit", "guess")
 
 
 def test_to_torch_keeps_the_files_order_and_layout(channels_last_net: Path, write: Write) -> None:

@@ -75,8 +75,8 @@ def test_the_number_of_channels_must_be_the_models() -> None:
         preprocessing_for(view(1), "caffe")
     with pytest.raises(SelectionError, match="the model takes 3"):
         preprocessing_for(view(3), "gray_unit")
-    assert preprocessing_for(view(1)) == Preprocessing("GRAY", name="unit", declared=False)
-    assert preprocessing_for(view(3)) == Preprocessing("RGB", name="unit", declared=False)
+    assert preprocessing_for(view(1)) == Preprocessing("GRAY", name="unit", origin="guess")
+    assert preprocessing_for(view(3)) == Preprocessing("RGB", name="unit", origin="guess")
 
 
 @pytest.mark.parametrize(

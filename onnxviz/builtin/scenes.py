@@ -288,6 +288,11 @@ class SceneSet:
     def __len__(self) -> int:
         return self.count
 
+    @property
+    def sizes(self) -> tuple[tuple[int, int], ...]:
+        """Height and width of each scene in pixels."""
+        return ((self.size, self.size),) * self.count
+
     def read(self, index: int) -> NDArray[np.uint8]:
         """Return the picture of one scene, RGB [H, W, 3]; raises DataError for an index out of range."""
         picture = np.clip(self._scene(index).picture, 0, 1)

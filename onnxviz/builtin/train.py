@@ -244,7 +244,7 @@ def export(model: nn.Sequential, path: Path, name: str) -> None:
     proto.graph.name = name
     _rename(proto)
     preprocessing = asdict(PREPROCESSING)
-    del preprocessing["declared"]  # that the file has it is the declaration
+    del preprocessing["origin"]  # that the file has it is the declaration
     for key, value in (("onnxviz.preprocessing", preprocessing), ("onnxviz.labels", list(CLASSES))):
         proto.metadata_props.add(key=key, value=json.dumps(value))
     onnx.checker.check_model(proto, full_check=True)

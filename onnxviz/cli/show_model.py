@@ -52,7 +52,9 @@ def _show_facts(console: Console, found: Inspection) -> None:
 def _preprocessing(found: Inspection) -> str:
     if found.layout == "other":
         return "none: the input is no image; call it from Python with onnxviz.to_torch(path)"
-    return found.card.preprocessing + ("" if found.card.preprocessing_declared else " (a guess: not declared)")
+    return found.card.preprocessing + (
+        "" if found.card.preprocessing_origin == "declared" else " (a guess: not declared)"
+    )
 
 
 def _line(console: Console, name: str, value: str, style: str = "bold") -> None:

@@ -34,7 +34,7 @@ from onnxviz.graph.structure import (
 )
 from onnxviz.model_file import LoadedModel
 from onnxviz.results import LayerRow, ModelCard
-from onnxviz.values import Agreement, Layer, Preprocessing
+from onnxviz.values import CROP_FRACTION, Agreement, Layer, Preprocessing
 
 _PASSED_THROUGH = frozenset(
     ["Reshape", "Flatten", "Squeeze", "Unsqueeze", "Cast", "Identity", "Dropout", "QuantizeLinear", "DequantizeLinear"]
@@ -412,7 +412,7 @@ class GraphView:
             inputs=tuple(self._describe(value) for value in self._original_inputs()),
             outputs=tuple(self._describe(value) for value in self.original.graph.output),
             preprocessing=describe(preprocessing),
-            preprocessing_declared=preprocessing.declared,
+            preprocessing_origin=preprocessing.origin,
             geometry=self._geometry(preprocessing),
             layers=tuple(rows),
             parameters=sum(math.prod(tensor.dims) for tensor in floats),
@@ -424,7 +424,9 @@ class GraphView:
 
     def _geometry(self, preprocessing: Preprocessing) -> str:
         size = self.input_size or preprocessing.size
-        fit = f"crop {preprocessing.crop_fraction:g}" if preprocessing.fit == "crop" else preprocessing.fit
+        fraction = preprocessing.crop_fraction
+        kept = f"{CROP_FRACTION:g} of large images" if fraction is None else f"{fraction:g}"
+        fit = f"crop {kept}" if preprocessing.fit == "crop" else preprocessing.fit
         return f"{fit} to {size[0]} x {size[1]}" if size else fit
 
     @property
@@ -462,7 +464,11 @@ def describe(preprocessing: Preprocessing) -> str:
     def listed(numbers: tuple[float, ...]) -> str:
         return "/".join(f"{number:g}" for number in numbers)
 
-    fit = {"crop": f"short side resized, centre {preprocessing.crop_fraction:g} kept", "stretch": "stretched to size",
+    fraction = preprocessing.crop_fraction
+    kept = f"centre {CROP_FRACTION:g} kept of images that are large enough" if fraction is None else (
+        f"centre {fraction:g} kept" if fraction < 1 else "centre kept"
+    )  # fmt: skip
+    fit = {"crop": f"short side resized, {kept}", "stretch": "stretched to size",
            "none": "not resized"}[preprocessing.fit]  # fmt: skip
     return (
         f"{preprocessing.name}: {preprocessing.channel_order}, (0..255 minus {listed(preprocessing.mean)}) divided by "

@@ -48,6 +48,11 @@ function modelsSection() {
   return section;
 }
 
+function originTag(model) {
+  const words = { trial: "chosen by trial, not declared", guess: "not declared: a guess" }[model.preprocessing_origin];
+  return words ? make("div", null, make("span", { class: "tag warn" }, words)) : null;
+}
+
 function modelFacts() {
   const lines = [
     ["file", (model) => [named(model.file, 120), " ", make("span", { class: "quiet-text" }, bytes(model.bytes))]],
@@ -55,7 +60,8 @@ function modelFacts() {
     ["made by", (model) => [named(model.producer || "unknown", 100), `, opset ${shorten(model.opset, 60)}`]],
     ["inputs", (model) => model.inputs.map((input) => make("div", null, make("code", null, named(input, 160))))],
     ["outputs", (model) => model.outputs.map((output) => make("div", null, make("code", null, named(output, 160))))],
-    ["preprocessing", (model) => [named(model.preprocessing, 300), model.preprocessing_declared ? null : make("div", null, make("span", { class: "tag warn" }, "not declared: a guess"))]],
+    ["preprocessing", (model) => [named(model.preprocessing, 300), originTag(model)]],
+    ["part of each image seen", (model) => model.seen.map(([data, sentence]) => make("div", null, named(data, 60), `: ${shorten(sentence, 400)}`))],
     ["parameters", (model) => integer(model.parameters)],
     ["multiply-adds", (model) => (model.multiply_adds === null ? "unknown" : magnitude(model.multiply_adds))],
     ["class names", (model) => (model.labels ? integer(model.labels) : "none given")],

@@ -93,7 +93,7 @@ function coverageBlock() {
 
 function caveatBlock() {
   const rows = run.analyses.map((analysis) => ({ analysis, found: groups(analysis, (finding) => finding.type === "Caveat") })).filter((row) => row.found.length);
-  const undeclared = run.models.filter((model) => !model.preprocessing_declared);
+  const undeclared = run.models.filter((model) => model.preprocessing_origin === "guess");
   const lost = island.missing.length;
   const skipped = run.data.filter((data) => data.skipped.length);
   if (!rows.length && !undeclared.length && !lost && !skipped.length) return null;

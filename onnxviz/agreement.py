@@ -12,7 +12,6 @@ import torch
 from onnx import ModelProto, TensorProto
 
 from onnxviz import limits
-from onnxviz.batches import as_images
 from onnxviz.conversion import to_torch
 from onnxviz.errors import AgreementError, BatchMixedError, DataError, ModelError, shorten
 from onnxviz.graph import GraphView
@@ -93,7 +92,7 @@ def prove_comparable(
         UnsupportedOperatorError: if a layer needs operators that do not convert.
     """
     chosen = model.resolve(layers)
-    batch = as_images(images)
+    batch = model.prepare(images)
     if batch.shape[0] == 0:
         raise DataError("there are no images to prove the conversion with")
     result: list[Agreement] = []

@@ -10,11 +10,9 @@ from __future__ import annotations
 import contextlib
 import gc
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
-import numpy as np
-
-from onnxviz.errors import DataError, MemoryLimitError, shorten
+from onnxviz.errors import MemoryLimitError, shorten
 from onnxviz.memory import available_memory, chain, is_out_of_memory, show_bytes
 
 if TYPE_CHECKING:
@@ -264,41 +262,7 @@ def _numbers(layer: Layer, size: tuple[int, int], image: Sequence[int]) -> int:
     return count * (max(pixels // (size[0] * size[1]), 1) if all(layer.spatial_shape) else pixels)
 
 
-# --- what images look like ------------------------------------------------------------------------------------------
-
-
-def as_images(images: Any) -> torch.Tensor:
-    """Turn images of any common kind into float32 [N, 3, height, width] in 0..1.
-
-    Args:
-        images: a floating tensor or array [N, 3, height, width] in 0..1; or uint8 [height, width, 3], one or several,
-            as arrays, tensors or PIL images of one size.
-
-    Raises:
-        DataError: if they are no images or have different sizes.
-    """
-    import torch
-
-    if isinstance(images, torch.Tensor) and images.is_floating_point():
-        return images
-    if isinstance(images, np.ndarray) and images.dtype.kind == "f":
-        array = np.ascontiguousarray(images, dtype=np.float32)
-        return torch.from_numpy(array if array.flags.writeable else array.copy())
-    single = hasattr(images, "convert") or getattr(images, "ndim", 0) == 3
-    listed = [images] if single else list(images)
-    arrays = [np.asarray(item.convert("RGB") if hasattr(item, "convert") else item) for item in listed]
-    for array in arrays:
-        if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3:
-            raise DataError(
-                f"an image must be uint8 [height, width, 3] or floating [N, 3, height, width], "
-                f"not {array.dtype} {list(array.shape)}"
-            )
-    if len({array.shape for array in arrays}) != 1:
-        raise DataError(
-            "the images have different sizes" if arrays else "there are no images",
-            remedy="resize them: onnxviz.images.fit_image does it as the model wants it",
-        )
-    return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).to(torch.float32) / 255.0
+# --- what tensors look like -----------------------------------------------------------------------------------------
 
 
 def room_for(tensor: torch.Tensor, count: int) -> torch.Tensor:

@@ -54,14 +54,33 @@ def read_image(path: Path, digest: bytes | None = None) -> Pixels:
     try:
         with _open(path if digest is None else io.BytesIO(_bytes_of(path, digest))) as image:
             _require_bounded(image, path)
-            orientation = _orientation(image)
-            image.load()
-            turned = image.transpose(_TURNS[orientation]) if orientation in _TURNS else image
-            return np.array(_to_rgb(turned, path), dtype=np.uint8)
+            return _decoded(image, path)
     except (DataError, MemoryError):  # too little memory is no fault of the file
         raise
     except Exception as fault:  # a decoder on hostile bytes may raise anything
         raise _damaged(path, fault) from fault
+
+
+def image_pixels(image: Image.Image) -> Pixels:
+    """Return an image that Pillow has opened or made as `read_image` returns its file.
+
+    Raises:
+        DataError: if its pixels cannot be used.
+    """
+    place = Path(str(getattr(image, "filename", "")) or "a PIL image")
+    try:
+        return _decoded(image, place)
+    except (DataError, MemoryError):
+        raise
+    except Exception as fault:  # as in read_image
+        raise _damaged(place, fault) from fault
+
+
+def _decoded(image: Image.Image, path: Path) -> Pixels:
+    orientation = _orientation(image)
+    image.load()
+    turned = image.transpose(_TURNS[orientation]) if orientation in _TURNS else image
+    return np.array(_to_rgb(turned, path), dtype=np.uint8)
 
 
 def check_image(path: Path) -> str:

@@ -6,20 +6,22 @@ import html
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, overload
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import fx
 
-from onnxviz.batches import as_images, choose_batch, layers_in_words, micro_batch, pass_bytes, room_for, run_batches
+from onnxviz.batches import choose_batch, layers_in_words, micro_batch, pass_bytes, room_for, run_batches
 from onnxviz.convert import Network, declared_elements
 from onnxviz.convert.element_types import integer_range
 from onnxviz.convert.operators import NotConvertible
 from onnxviz.errors import BatchMixedError, DataError, ModelError, SelectionError, shorten
+from onnxviz.given_images import as_images, require_no_bytes, require_range
 from onnxviz.graph import GraphView, open_model
 from onnxviz.graph.structure import ancestors, consumers
 from onnxviz.labels import labels_in, read_labels
+from onnxviz.layer_table import Layers
 from onnxviz.memory import is_out_of_memory
 from onnxviz.preprocessing import preprocessing_for
 from onnxviz.runtime import Session, folds_too_much
@@ -37,36 +39,6 @@ _SESSIONS = 4
 """How many ONNX Runtime sessions are kept; each holds the weights it needs."""
 _FAULTS = (ArithmeticError, LookupError, MemoryError, NotConvertible, RuntimeError, TypeError, ValueError)
 """What modules raise for tensors that do not fit."""
-
-
-class Layers(Sequence[Layer]):
-    """A model's layers in topological order; shows itself as a table in a notebook."""
-
-    def __init__(self, layers: Sequence[Layer]) -> None:
-        self._layers = tuple(layers)
-
-    @overload
-    def __getitem__(self, index: int) -> Layer: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Layer]: ...
-    def __getitem__(self, index: int | slice) -> Layer | Sequence[Layer]:
-        return Layers(self._layers[index]) if isinstance(index, slice) else self._layers[index]
-
-    def __len__(self) -> int:
-        return len(self._layers)
-
-    def __repr__(self) -> str:
-        rows = [f"{shorten(layer.name):40} {layer.operator:20} {_shape_text(layer)}" for layer in self._layers]
-        return "\n".join(rows)
-
-    def _repr_html_(self) -> str:
-        head = "<tr><th>layer</th><th>operator</th><th>shape</th><th>units</th></tr>"
-        rows = "".join(
-            f"<tr><td>{html.escape(shorten(layer.name))}</td><td>{html.escape(shorten(layer.operator))}</td>"
-            f"<td>{html.escape(_shape_text(layer))}</td><td>{layer.unit_count or ''}</td></tr>"
-            for layer in self._layers
-        )
-        return f"<table>{head}{rows}</table>"
 
 
 class Activations(dict[str, _Values]):
@@ -155,6 +127,22 @@ class Model:
 
     # --- images to input --------------------------------------------------------------------------------------------
 
+    def prepare(self, images: Any) -> torch.Tensor:
+        """Bring images to the model's input size as a recipe's run does, bit by bit: resized, cropped, RGB in 0..1.
+
+        Args:
+            images: paths of files, PIL images, or uint8 [height, width, 3] (grey: [height, width]) as arrays or
+                tensors; one or several, of any sizes. Floating images [N, 3, height, width] in 0..1 are taken as
+                prepared already and returned as they are.
+
+        Returns:
+            float32 [N, 3, height, width] in 0..1, of `input_size`; what every other call computes with.
+
+        Raises:
+            DataError: if they are no images, cannot be read, or are floating and not in 0..1.
+        """
+        return as_images(images, self.preprocessing, self.input_size)
+
     def encode(self, images: torch.Tensor) -> torch.Tensor:
         """Turn images into the network's input: x = (255 image - mean) / scale; differentiable, no resizing.
 
@@ -166,9 +154,15 @@ class Model:
             straight through to gradients, where the model takes integers.
 
         Raises:
-            DataError: if the images have another shape or are not floating.
+            DataError: if the images have another shape, are not floating or not in 0..1.
             ModelError: if the model's input is no image of one or three channels.
         """
+        if images.is_floating_point():
+            require_range(images)
+        return self._encode(images)
+
+    def _encode(self, images: torch.Tensor) -> torch.Tensor:
+        """Encode without a look at the values, for which a GPU would have to be waited for at each step."""
         if images.dim() != 4 or images.shape[1] != 3 or not images.is_floating_point():
             raise DataError(
                 f"images must be floating [N, 3, height, width] in 0..1, not {images.dtype} {list(images.shape)}"
@@ -254,7 +248,7 @@ class Model:
             given=list(given),
         )
         arguments: list[torch.Tensor | None] = [None] * len(self.inputs)
-        arguments[self.inputs.index(self.view.input_name)] = self.encode(images)
+        arguments[self.inputs.index(self.view.input_name)] = self._encode(images)
         with torch.no_grad():
             results: tuple[torch.Tensor, ...] = network(
                 *arguments, *(value.to(self.device) for value in given.values())
@@ -288,8 +282,8 @@ class Model:
         """Return the activations of some layers, by the converted network, without gradients.
 
         Args:
-            images: RGB, [N, 3, height, width] floating in 0..1 (a tensor or an array), or uint8 images
-                [height, width, 3] of one size (arrays or PIL images, one or a sequence).
+            images: whatever `prepare` takes: paths, PIL images and uint8 arrays of any sizes, which are brought to
+                `input_size`; floating images [N, 3, height, width] in 0..1 are taken as they are.
             layers: layers or their names.
 
         Returns:
@@ -297,12 +291,12 @@ class Model:
 
         Raises:
             SelectionError: if a layer does not exist.
-            DataError: if the images have different sizes or are no images.
+            DataError: if they are no images, cannot be read, or are floating and not in 0..1.
             MemoryLimitError: if memory does not suffice, even for one image at a time.
             UnsupportedOperatorError: if a layer needs operators that do not convert.
         """
         chosen = self.resolve(layers)
-        batch = as_images(images)
+        batch = self.prepare(images)
         forward = self.differentiable(chosen)
         joined: tuple[torch.Tensor, ...] = ()
 
@@ -321,11 +315,11 @@ class Model:
         named = {layer.name: values for layer, values in zip(chosen, joined, strict=True)}
         return Activations(self.view, named)
 
-    def measure(self, images: np.ndarray, layers: Sequence[Layer | str] | Layer | str) -> Activations[np.ndarray]:
+    def measure(self, images: Any, layers: Sequence[Layer | str] | Layer | str) -> Activations[np.ndarray]:
         """Return the activations of some layers by ONNX Runtime: on a CPU the fast way without gradients.
 
         Args:
-            images: RGB, float32, [N, 3, height, width], 0..1; computed in micro-batches.
+            images: as for `activations`; computed in micro-batches.
             layers: layers or their names.
 
         Returns:
@@ -338,7 +332,7 @@ class Model:
             ModelError: if ONNX Runtime refuses the model or the size of the images.
         """
         chosen = self.resolve(layers)
-        values = self._measure(as_images(images), [layer.value for layer in chosen], chosen)
+        values = self._measure(self.prepare(images), [layer.value for layer in chosen], chosen)
         named = {
             layer.name: units_first(array, layer.channel_axis) for layer, array in zip(chosen, values, strict=True)
         }
@@ -352,7 +346,7 @@ class Model:
         def run(start: int, stop: int) -> None:
             session = _remember(self._sessions, key, _SESSIONS, lambda: self.session(values, any_size=any_size))
             with torch.no_grad():
-                encoded = self.encode(images[start:stop]).cpu().numpy()
+                encoded = self._encode(images[start:stop]).cpu().numpy()
             parts = session.run({self.view.input_name: encoded})
             if not results:
                 for layer, part in zip(layers, parts, strict=True):
@@ -395,7 +389,7 @@ class Model:
         Raises:
             SelectionError: if the model gives no class for the whole image.
         """
-        batch = as_images(images)
+        batch = self.prepare(images)
         logits = self.view.logits
         final = self._final(logits)
         if final is not None:
@@ -494,6 +488,7 @@ class _Forward:
         self._arguments: list[torch.Tensor | None] = [None] * len(inputs)
 
     def __call__(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        require_no_bytes(images)
         results = self.compute(images)
         for layer, result in zip(self._layers, results, strict=True):
             self._model._check_batch(result.shape, images.shape[0], images.shape[2:], layer.name)
@@ -508,7 +503,7 @@ class _Forward:
                 where=shorten(model.view.file),
             )
         arguments = list(self._arguments)
-        arguments[self._place] = model.encode(images)
+        arguments[self._place] = model._encode(images)
         try:
             results: tuple[torch.Tensor, ...] = self._network(*arguments)
         except _FAULTS as fault:
@@ -583,8 +578,3 @@ def _remember(kept: OrderedDict[Any, _Item], key: Any, most: int, make: Callable
     while len(kept) > most:
         kept.popitem(last=False)
     return made
-
-
-def _shape_text(layer: Layer) -> str:
-    return " × ".join("N" if axis == 0 and size is None else "?" if size is None else str(size)
-                      for axis, size in enumerate(layer.shape))  # fmt: skip

@@ -16,7 +16,6 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 import onnxviz.model
-from onnxviz.batches import as_images
 from onnxviz.conversion import to_torch
 from onnxviz.errors import DataError, ModelError, SelectionError
 from onnxviz.model import Model, load
@@ -123,19 +122,6 @@ def test_encode_is_differentiable_and_refuses_what_is_no_image(classifier: Path)
     for wrong in (torch.zeros(2, 1, 8, 8), torch.zeros(3, 8, 8), torch.zeros(2, 3, 8, 8, dtype=torch.uint8)):
         with pytest.raises(DataError):
             model.encode(wrong)
-
-
-def test_images_of_every_common_kind_are_read() -> None:
-    array = np.random.default_rng(0).integers(0, 256, (6, 5, 3), np.uint8)
-    expected = torch.from_numpy(array).permute(2, 0, 1)[None] / 255.0
-    for given in (array, [array], Image.fromarray(array), [Image.fromarray(array)], array[None], torch.tensor(array)):
-        torch.testing.assert_close(as_images(given), expected)
-    with pytest.raises(DataError, match="different sizes"):
-        as_images([array, array[:4]])
-    with pytest.raises(DataError, match="no images"):
-        as_images([])
-    with pytest.raises(DataError, match="int64"):
-        as_images(np.zeros((1, 6, 5, 3), np.int64))
 
 
 # --- gradients ----------------------------------------------------------------------------------------------------

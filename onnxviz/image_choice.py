@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from pathlib import PurePosixPath
 from typing import Annotated, TypeVar
 
@@ -120,6 +120,18 @@ def own_class(source: ImageSource, index: int, labels: Sequence[str] | None) -> 
         if number is not None and number < len(labels) and _fits(name, labels[number]):
             return number
         raise
+
+
+def class_count(sources: Iterable[object]) -> int | None:
+    """Return how many classes the images' own class numbers count, from 0 to the highest; None if none has one."""
+    highest = -1
+    for source in sources:
+        number_of: Callable[[int], int | None] | None = getattr(source, "class_index_of", None)
+        if number_of is not None and isinstance(source, Sized):
+            highest = max(
+                highest, *(number if number is not None else -1 for number in map(number_of, range(len(source)))), -1
+            )
+    return highest + 1 if highest >= 0 else None
 
 
 def _fits(name: str, label: str) -> bool:

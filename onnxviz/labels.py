@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ from onnxviz import limits
 from onnxviz.errors import DataError, SelectionError, shorten
 
 if TYPE_CHECKING:
+    from onnxviz.graph.model_output import OutputKind
     from onnxviz.graph.view import GraphView
 
 
@@ -18,16 +20,77 @@ METADATA_KEY = "onnxviz.labels"
 
 
 def labels_in(view: GraphView) -> tuple[str, ...] | None:
-    """Return the class names that a model brings in its metadata, or None if it has none that fit its logits."""
+    """Return the class names that a model brings in its metadata, or None if it has none that fit its classes."""
+    return with_labels(view, None)[1]
+
+
+def with_labels(
+    view: GraphView,
+    names: Sequence[str] | None,
+    kinds: OutputKind | Mapping[str, OutputKind] | None = None,
+    numbers: int | None = None,
+) -> tuple[GraphView, tuple[str, ...] | None]:
+    """Return a view with what is said of its outputs, and the class names in the order of the classes.
+
+    Args:
+        view: the model.
+        names: class names; None for those that the file brings, if they fit.
+        kinds: what the outputs are, as for `GraphView.with_output`.
+        numbers: how many classes the images' own class numbers count; None if they have none.
+
+    Returns:
+        The view; the names, "not NAME" put before where there are two classes and the second has the only name.
+
+    Raises:
+        SelectionError: if there are more or fewer names than classes, or an output cannot be what it is said to be.
+    """
+    if names is None and (own := _in_file(view)):
+        try:
+            return with_labels(view, own, kinds, numbers)
+        except SelectionError:
+            pass  # what is wrong with `kinds` is said below; names that do not fit are not used
+    told = view.with_output(kinds, None if names is None else len(names), numbers)
+    if names is None:
+        return told, None
+    _require_fit(told, len(names))
+    main = told.main_head
+    if main is not None and main.kind == "binary" and len(names) == 1:
+        return told, (f"not {names[0]}", names[0])
+    return told, tuple(names)
+
+
+def _require_fit(view: GraphView, count: int) -> None:
+    main = view.main_head
+    if main is None or main.named or (main.source == "declared" and not main.has_classes):
+        return  # the names can still be those of a layer that an analysis is told to explain
+    if not main.choices:
+        return
+    if main.has_classes:
+        raise SelectionError(
+            f"{count} class names for a model of {main.classes} classes",
+            where=shorten(view.file),
+            remedy="give one name for each class, in the order of the scores",
+        )
+    positions = " at each position" if main.has_positions else ""
+    raise SelectionError(
+        f"{count} class names, and the output {shorten(main.name, 60)!r} has {main.choices} "
+        f"number{'' if main.choices == 1 else 's'}{positions}",
+        where=shorten(view.file),
+        remedy="give one name for each class, in the order of the scores; or say what it is, such as `output: boxes`: "
+        "the names are then those of the layer that an analysis explains as its `score:`",
+    )
+
+
+def _in_file(view: GraphView) -> tuple[str, ...] | None:
+    """Return the class names that a model brings in its metadata, or None if it has none."""
     text = view.metadata.get(METADATA_KEY, "")
     if not text or len(text) > limits.LABELS_BYTES:
         return None
     try:
         names = json.loads(text)
-        count = view.logits.unit_count
-    except (ValueError, RecursionError, SelectionError):
+    except (ValueError, RecursionError):
         return None
-    if not isinstance(names, list) or len(names) != count or not all(isinstance(name, str) for name in names):
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
         return None
     return tuple(names)
 

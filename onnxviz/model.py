@@ -19,11 +19,12 @@ from onnxviz.convert.operators import NotConvertible
 from onnxviz.errors import BatchMixedError, DataError, ModelError, SelectionError, shorten
 from onnxviz.given_images import as_images, require_no_bytes, require_range
 from onnxviz.graph import GraphView, open_model
-from onnxviz.graph.structure import ancestors, consumers
-from onnxviz.labels import labels_in, read_labels
+from onnxviz.graph.model_output import Head, OutputKind
+from onnxviz.labels import read_labels, with_labels
 from onnxviz.layer_table import Layers
 from onnxviz.memory import is_out_of_memory
 from onnxviz.preprocessing import preprocessing_for
+from onnxviz.probabilities import probabilities_of, require_probabilities
 from onnxviz.runtime import Session, folds_too_much
 from onnxviz.values import Layer, Preprocessing
 
@@ -64,7 +65,7 @@ class Model:
     Attributes:
         view: the network's layers, weights and receptive fields.
         preprocessing: how an RGB image in 0..1 becomes the network's input.
-        labels: class names in logit order, or None.
+        labels: class names in the order of the classes, or None.
         device: where the network runs.
         input_size: height and width in pixels that the model is made for.
         layers: the layers in topological order.
@@ -119,6 +120,7 @@ class Model:
             "input": f"{height} × {width} pixels, {self.view.input_layout}",
             "preprocessing": self.preprocessing.name
             + ("" if self.preprocessing.declared else " (a guess: not declared)"),
+            "output": "; ".join(f"{shorten(head.name)}: {head.in_words}" for head in self.view.heads),
             "classes": str(len(self.labels)) if self.labels else "no names",
             "device": str(self.device),
         }
@@ -380,48 +382,46 @@ class Model:
             names=view.names,
         )
 
-    def probabilities(self, images: Any) -> np.ndarray:
-        """Return class probabilities [N, classes]: the model's own if it ends in Softmax or Sigmoid, else the softmax.
+    def probabilities(self, images: Any, head: Head | None = None) -> np.ndarray:
+        """Return probabilities [N, classes] of a head: those that the file computes, or that are declared.
+
+        A softmax or sigmoid that the file does not have is used only where somebody says that the outputs are scores of
+        classes: `load(..., output="classes")`, or as many class names as outputs. With one score for two classes they
+        are those of class 0 and class 1; labels that do not exclude each other have probabilities of their own.
 
         Args:
             images: as for `activations`.
+            head: one of `view.heads`; the main one if None.
 
         Raises:
-            SelectionError: if the model gives no class for the whole image.
+            SelectionError: if the model gives no class for the whole image, or nothing makes probabilities of its
+                scores.
         """
-        batch = self.prepare(images)
-        logits = self.view.logits
-        final = self._final(logits)
-        if final is not None:
-            values = self._measure(batch, [final.value], [final])[0]
-            probabilities = np.exp(values) if final.operator == "LogSoftmax" else values
-        else:
-            values = units_first(self._measure(batch, [logits.value], [logits])[0], logits.channel_axis)
-            raised = np.exp(values - values.max(axis=1, keepdims=True))
-            probabilities = raised / raised.sum(axis=1, keepdims=True)
-        if probabilities[0].size != logits.unit_count:
+        head = require_probabilities(head or self.view.main_head, self.view.file)
+        if head.final is None:
+            return probabilities_of(head, self.scores(images, head))
+        return probabilities_of(head, self._measure(self.prepare(images), [head.final.value], [head.final])[0])
+
+    def scores(self, images: Any, head: Head | None = None) -> np.ndarray:
+        """Return a head's scores [N, units], before any softmax or sigmoid, by ONNX Runtime.
+
+        Args:
+            images: as for `activations`.
+            head: one of `view.heads`; the main one if None.
+
+        Raises:
+            SelectionError: if no output depends on the image, or there are scores for positions.
+        """
+        layer = self.view.logits if head is None or head.scores is None else head.scores
+        values = units_first(self._measure(self.prepare(images), [layer.value], [layer])[0], layer.channel_axis)
+        flat = values.reshape(len(values), -1)
+        if layer.unit_count and flat.shape[1] != layer.unit_count:
             raise SelectionError(
-                f"{shorten(logits.name)} gives {probabilities[0].size} numbers for {logits.unit_count} classes",
+                f"{shorten(layer.name)} gives {flat.shape[1]} numbers for {layer.unit_count} units",
                 where=shorten(self.view.file),
                 remedy="use `measure` for a model that classifies positions, not images",
             )
-        return probabilities.reshape(len(probabilities), -1)
-
-    def _final(self, logits: Layer) -> Layer | None:
-        """Return the Softmax or Sigmoid behind the logits that leads to an output."""
-        graph = self.view.proto.graph
-        readers = consumers(graph)
-        leading = ancestors(graph, [value.name for value in graph.output])
-        by_value = {layer.value: layer for layer in self.view.layers}
-        value = logits.value
-        while value not in {output.name for output in graph.output}:
-            onward = [node for node in readers.get(value, ()) if node.output[0] in leading]
-            if not onward:
-                return None
-            value = onward[0].output[0]
-            if onward[0].op_type in ("Softmax", "LogSoftmax", "Sigmoid"):
-                return by_value.get(value)
-        return None
+        return flat
 
     # --- sizes ------------------------------------------------------------------------------------------------------
 
@@ -528,6 +528,7 @@ def load(
     preprocess: str | Preprocessing | Mapping[str, Any] | None = None,
     labels: Path | str | Sequence[str] | None = None,
     device: torch.device | str | None = None,
+    output: OutputKind | Mapping[str, OutputKind] | None = None,
 ) -> Model:
     """Open an ONNX model from any exporter.
 
@@ -537,27 +538,23 @@ def load(
             fields as a mapping; what the file says, else 0..1, if None.
         labels: class names in logit order, or a text file of them, one a line; those in the file's metadata if None.
         device: "cpu", "cuda", ...; a GPU where there is one if None.
+        output: what the model gives, where its file does not say it: "classes", "binary", "multilabel",
+            "map_of_classes", "regression", "embedding", "boxes", "image" or "unknown"; or a mapping from the names of
+            its outputs to these.
 
     Returns:
         The model; it is converted when gradients or activations are first asked for.
 
     Raises:
         ModelFileError: if the file cannot be read or is refused as unsafe.
-        SelectionError: if the preset does not exist, or there are more or fewer labels than logits.
+        SelectionError: if the preset does not exist, or there are more or fewer labels than classes, or an output
+            cannot be what it is said to be.
         DataError: if the labels cannot be read.
     """
     view = open_model(path)
     preprocessing = preprocessing_for(view, preprocess)
-    if labels is None:
-        names = labels_in(view)
-    else:
-        names = read_labels(labels) if isinstance(labels, str | Path) else tuple(labels)
-    if names is not None and view.logits.unit_count and len(names) != view.logits.unit_count:
-        raise SelectionError(
-            f"{len(names)} class names for {view.logits.unit_count} logits",
-            where=shorten(view.file),
-            remedy="give one name for each logit, in their order",
-        )
+    given = read_labels(labels) if isinstance(labels, str | Path) else labels
+    view, names = with_labels(view, given, output)
     return Model(view, preprocessing, names, device)
 
 

@@ -22,8 +22,9 @@ from onnxviz.errors import AnalysisError, DataError, Fault, OnnxvizError, Recipe
 from onnxviz.generator_file import GeneratorFile
 from onnxviz.graph import open_model
 from onnxviz.graph.view import GraphView
+from onnxviz.image_choice import class_count
 from onnxviz.images import ImageFolder, ImageSource
-from onnxviz.labels import labels_in, read_labels
+from onnxviz.labels import read_labels, with_labels
 from onnxviz.preprocessing import preprocessing_for
 from onnxviz.recipe import Recipe, ordered
 from onnxviz.recipe_schema import (
@@ -281,9 +282,15 @@ class _Planner:
             view = open_model(own.path if own else self.recipe.resolve((*address, "path")))
         except OnnxvizError as error:
             self.note(error, (*address, "builtin" if own else "path"))
-            self.labels(alias, None, None)
+            self.labels(alias, None)
             return None
-        labels = self.labels(alias, view, own.labels if own else None)
+        names = self.labels(alias, own.labels if own else None)
+        if len(self.faults) > before:
+            return None
+        told = self.told(alias, view, names, data)
+        if told is None:
+            return None
+        view, labels = told
         given = settings.preprocess
         chosen = given.resolve() if isinstance(given, PreprocessSettings) else given
         try:
@@ -300,22 +307,33 @@ class _Planner:
             return None
         return Subject(alias, view, preprocessing, labels, data, self.recipe.seed, self.device)
 
-    def labels(self, alias: str, view: GraphView | None, own: Sequence[str] | None) -> tuple[str, ...] | None:
+    def labels(self, alias: str, own: Sequence[str] | None) -> tuple[str, ...] | None:
         settings, address = self.recipe.models[alias], (*self.recipe.address(alias), "labels")
         if settings.labels is None:
-            return tuple(own) if own is not None else labels_in(view) if view is not None else None
-        if isinstance(settings.labels, str):
-            try:
-                names = read_labels(self.recipe.resolve(address))
-            except OnnxvizError as error:
-                self.note(error, address)
-                return None
-        else:
-            names = tuple(settings.labels)
-        classes = view.logits.unit_count if view is not None else 0
-        if classes and len(names) != classes:
-            self.fault(f"{len(names)} class names for a model of {classes} classes", address)
-        return names
+            return tuple(own) if own is not None else None
+        if not isinstance(settings.labels, str):
+            return tuple(settings.labels)
+        try:
+            return read_labels(self.recipe.resolve(address))
+        except OnnxvizError as error:
+            self.note(error, address)
+            return None
+
+    def told(
+        self, alias: str, view: GraphView, names: tuple[str, ...] | None, data: _Known
+    ) -> tuple[GraphView, tuple[str, ...] | None] | None:
+        """Return the view with what the recipe says of its outputs, and the class names."""
+        settings, address = self.recipe.models[alias], self.recipe.address(alias)
+        try:
+            view.with_output(settings.output)
+        except OnnxvizError as error:
+            self.note(error, (*address, "output"))
+            return None
+        try:
+            return with_labels(view, names, settings.output, class_count(data.values()))
+        except OnnxvizError as error:
+            self.fault("; ".join(part for part in (error.what, error.remedy) if part), (*address, "labels"))
+            return None
 
     def split(self, alias: str, subject: Subject, name: str, analysis: Analysis) -> Iterator[PlannedJob]:
         address: Address = ("analyses", name)
@@ -372,6 +390,10 @@ class _Planner:
                 dataclasses.asdict(dataclasses.replace(subject.preprocessing, name="", origin="declared"))
             ],
             "labels": _labels_digest(subject),
+            "outputs": [
+                [list(head.outputs), head.kind, head.scores.name if head.scores else "", head.probability]
+                for head in subject.view.heads
+            ],
             "seed": subject.seed,
             "versions": dict(versions()),
             "device": self.device,

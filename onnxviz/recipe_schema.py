@@ -9,6 +9,7 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 
 from onnxviz.analyses import registry
 from onnxviz.errors import nearest
+from onnxviz.graph.model_output import OutputKind
 from onnxviz.memory import parse_bytes
 from onnxviz.values import PRESETS, ChannelOrder, Fit, Preprocessing
 
@@ -95,6 +96,12 @@ class ModelSettings(Settings):
     )
     labels: str | list[str] | None = Field(
         None, description="Class names in logit order: a text file with one a line, relative to the recipe, or a list."
+    )
+    output: OutputKind | dict[str, OutputKind] | None = Field(
+        None,
+        description="What the model gives, where its file does not say it: classes (scores, one for each), binary (one "
+        "score for two classes), multilabel (a score for each label), map_of_classes (scores at each position), "
+        "regression, embedding, boxes, image, unknown; or a mapping from the names of outputs to these.",
     )
     size: Size | None = Field(
         None, description="Input size in pixels, one number or [height, width], where the model leaves it free."

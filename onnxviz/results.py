@@ -30,6 +30,22 @@ class LayerRow:
 
 
 @dataclass(frozen=True)
+class HeadRow:
+    """What one of the model's outputs is, and who says so."""
+
+    outputs: tuple[str, ...]
+    kind: str
+    words: str
+    reason: str
+    source: str
+    """graph, declared, labels, images or nothing."""
+    scores: str
+    """Name of the layer of its scores; "" if there is none."""
+    main: bool
+    """Whether it is what analyses explain where nothing else is named."""
+
+
+@dataclass(frozen=True)
 class ModelCard:
     """What is known of a model before anything is analysed. All names come from the file."""
 
@@ -55,6 +71,7 @@ class ModelCard:
     labels: int = 0
     seen: tuple[tuple[str, str], ...] = ()
     """For each data set by name, which part of its images becomes the input."""
+    heads: tuple[HeadRow, ...] = ()
 
 
 @dataclass(frozen=True)

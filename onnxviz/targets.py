@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictInt
 
 from onnxviz.errors import SelectionError, nearest, shorten
+from onnxviz.graph.model_output import Head, OutputKind, says_what
 from onnxviz.values import Layer, Target
 
 if TYPE_CHECKING:
@@ -60,13 +63,16 @@ def resolve(selectors: Sequence[TargetSelector], view: GraphView, labels: Sequen
     for selector in selectors:
         for layer in view.select(selector.layer):
             names = labels if has_class_units(layer, view) else None
-            for unit in _units(selector.units, layer, names):
+            for unit, towards in _units(selector.units, layer, names, labels if is_binary(layer, view) else None):
                 for sign in _SIGNS[selector.sign]:
-                    label = names[unit] if names is not None and unit is not None and unit < len(names) else ""
-                    found[Target(layer.name, unit, _position(selector, layer), sign, label)] = None
+                    way = sign if towards > 0 else _OPPOSITE[sign]
+                    number = class_of(layer, unit, way, view)
+                    label = labels[number] if labels and number is not None and number < len(labels) else ""
+                    found[Target(layer.name, unit, _position(selector, layer), way, label)] = None
     return tuple(found)
 
 
+_OPPOSITE: dict[Literal[1, -1], Literal[1, -1]] = {1: -1, -1: 1}
 _SIGNS: dict[str, tuple[Literal[1, -1], ...]] = {"positive": (1,), "negative": (-1,), "both": (1, -1)}
 
 
@@ -126,17 +132,145 @@ def class_index(name: str, labels: Sequence[str] | None) -> int:
 
 
 def has_class_units(layer: Layer, view: GraphView) -> bool:
-    """Return whether a layer's units are the classes: the logits, or a softmax or reshape behind them."""
-    logits = view.logits
-    if layer.name == logits.name:
+    """Return whether a layer's units are known to be classes: the scores of classes, or a softmax behind them."""
+    head = view.main_head
+    return head is not None and head.has_classes and head.classes == layer.unit_count and is_behind_scores(layer, view)
+
+
+def is_binary(layer: Layer, view: GraphView) -> bool:
+    """Return whether a layer holds the one score of two classes, or the sigmoid behind it."""
+    head = view.main_head
+    return head is not None and head.kind == "binary" and is_behind_scores(layer, view)
+
+
+def class_of(layer: Layer, unit: int | None, sign: int, view: GraphView) -> int | None:
+    """Return the class that a unit stands for, driven up or down; None if it stands for none.
+
+    One score of two classes stands for the second where it is driven up, and for the first where it is driven down.
+    """
+    if unit is None:
+        return None
+    if is_binary(layer, view):
+        return int(sign > 0)
+    return unit if has_class_units(layer, view) else None
+
+
+def is_behind_scores(layer: Layer, view: GraphView) -> bool:
+    """Return whether a layer's units are those of the main head, whatever they mean: its scores, or behind them."""
+    head = view.main_head
+    if head is None or head.scores is None:
+        return False
+    scores = head.scores
+    if layer.name == scores.name:
         return True
-    return bool(layer.position > logits.position and layer.unit_count == logits.unit_count > 0)
+    return bool(layer.position > scores.position and layer.unit_count == scores.unit_count > 0)
+
+
+def class_indices(choice: UnitChoice | Sequence[UnitChoice], head: Head, names: Sequence[str] | None) -> list[int]:
+    """Return the indices of the classes, or of the units of what has none, that a choice names, each once.
+
+    Args:
+        choice: index, range "0-15", class name, "all", or a list of these.
+        head: whose classes they are; it has scores.
+        names: the model's class names, or None.
+
+    Raises:
+        SelectionError: if a class does not exist, or a name is unknown or ambiguous.
+    """
+    assert head.scores is not None
+    own = names if names and head.fits(names) else None
+    if not head.is_two_from_one and head.scores.channel_axis is not None:
+        return unit_indices(choice, head.scores, own)
+    # One score stands for two classes, and a score without an axis of units for itself.
+    return unit_indices(choice, replace(head.scores, shape=(None, head.choices), channel_axis=1), own)
+
+
+def resolve_head(view: GraphView, score: str | None, names: Sequence[str] | None) -> Head:
+    """Return what an analysis explains: the main head, an output, or any layer.
+
+    Args:
+        view: the network.
+        score: the name of an output, or of a layer, whose units are then explained as they are; None for the main head.
+        names: the model's class names: a layer of as many units is taken for scores of these classes.
+
+    Raises:
+        SelectionError: if there is no such output or layer, or no score to explain.
+    """
+    if score is None:
+        return _main_head(view)
+    for head in view.heads:
+        if score in head.outputs:
+            return _explainable(head)
+    layer = view.layer(score)
+    for head in view.heads:
+        if head.scores == layer:
+            return _explainable(head)
+    shown = f"layer {shorten(layer.name, 60)!r}"
+    head = Head((layer.name,), scores=layer, source="declared", reason=f"{shown}, named as the score")
+    if names and layer.unit_count == len(names) > 1:
+        kind: OutputKind = "map_of_classes" if head.has_positions else "classes"
+        reason = f"{shown}, taken for class scores because there are {len(names)} class names"
+        head = Head((layer.name,), kind, layer, len(names), "labels", reason, named=True)
+    return _explainable(head)
+
+
+def _main_head(view: GraphView) -> Head:
+    head = view.main_head
+    if head is None:
+        raise SelectionError(
+            "the model has no output that could be explained", remedy="name a layer to explain with `score:`"
+        )
+    if not says_what(view.heads):
+        listed = "; ".join(f"{shorten(other.name, 40)!r}: {other.in_words}" for other in view.heads[:12])
+        more = f"; and {len(view.heads) - 12} more" if len(view.heads) > 12 else ""
+        raise SelectionError(
+            f"none of the model's outputs is known to be of classes, and it is not known which number to explain "
+            f"({listed}{more})",
+            remedy="name an output or a layer with `score:`, or say what the model gives, such as "
+            f"`model: {{output: {{{plain_key(head.name)}: {'map_of_classes' if head.has_positions else 'classes'}}}}}`",
+        )
+    return _explainable(head)
+
+
+def plain_key(name: str) -> str:
+    """Return an output's name as a key of a mapping in a recipe."""
+    return name if re.fullmatch(r"[A-Za-z_][\w.-]{0,60}", name) else json.dumps(shorten(name, 60))
+
+
+def _explainable(head: Head) -> Head:
+    layer = head.scores
+    if layer is None:
+        raise SelectionError(
+            f"the output {shorten(head.name, 60)!r} has no layer with scores ({head.reason})",
+            remedy="name a layer to explain with `score:`",
+        )
+    if layer.channel_axis is None and len(layer.shape) != 1:
+        raise SelectionError(
+            "no axis of classes or units is known there, so there is no single number to explain",
+            where=shorten(layer.name),
+            remedy="name another layer with `score:`",
+        )
+    return head
 
 
 def _units(
-    choice: UnitChoice | list[UnitChoice] | None, layer: Layer, names: Sequence[str] | None
-) -> Sequence[int | None]:
-    return [None] if choice is None else unit_indices(choice, layer, names)
+    choice: UnitChoice | list[UnitChoice] | None,
+    layer: Layer,
+    names: Sequence[str] | None,
+    two: Sequence[str] | None,
+) -> Sequence[tuple[int | None, int]]:
+    """Return the units that a choice names, each with the way towards it; `two` names the classes of a single score."""
+    if choice is None:
+        return [(None, 1)]
+    if not two:
+        return [(unit, 1) for unit in unit_indices(choice, layer, names)]
+    found: list[tuple[int | None, int]] = []
+    for item in choice if isinstance(choice, list) else [choice]:
+        if isinstance(item, str) and item.strip().lower() != "all" and not _INDEX.fullmatch(item):
+            found.append((0, 1 if class_index(item, two) else -1))
+        else:
+            found += [(unit, 1) for unit in unit_indices(item, layer, None)]
+    return found
 
 
 def _indices(item: UnitChoice, layer: Layer, names: Sequence[str] | None) -> Sequence[int]:

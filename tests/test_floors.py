@@ -19,6 +19,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("graph", "importing"),
     (
         "preprocessing",
+        "probabilities",
         "decode",
         "patterns",
         "images",

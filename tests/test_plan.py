@@ -98,7 +98,7 @@ analyses:
     [
         ("model.path=none.onnx", "no such file"),
         ("model.labels=none.txt", "cannot be read"),
-        ("model.labels=[a, b]", "2 class names for a model of 4 classes"),
+        ("model.labels=[a, b]", "2 class names, and the output 'scores' has 4 numbers"),
         ("model.preprocess=gray_unit", "channel"),
         ("model.size=32", "cannot be changed"),
         ("model.builtin=scene", "did you mean 'scenes'"),

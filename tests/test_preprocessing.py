@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,10 +10,12 @@ from typing import Any
 
 import pytest
 from onnx import TensorProto
+from tiny_models import save_model
 
 import onnxviz
 from onnxviz import builtin, limits
 from onnxviz.errors import DataError, SelectionError
+from onnxviz.graph import open_model
 from onnxviz.graph.shapes import TensorType
 from onnxviz.labels import labels_in, read_labels
 from onnxviz.preprocessing import METADATA_KEY, preprocessing_for, read_preprocessing
@@ -131,9 +134,12 @@ def test_class_names_that_cannot_be_used(tmp_path: Path) -> None:
         ("", None),
     ],
 )
-def test_class_names_in_metadata_are_taken_only_if_they_fit(text: str, expected: tuple[str, ...] | None) -> None:
-    model: Any = SimpleNamespace(metadata={"onnxviz.labels": text}, logits=SimpleNamespace(unit_count=2))
-    assert labels_in(model) == expected
+def test_class_names_in_metadata_are_taken_only_if_they_fit(
+    text: str, expected: tuple[str, ...] | None, tmp_path: Path
+) -> None:
+    save_model(tmp_path / "m.onnx", classes=2)
+    view = dataclasses.replace(open_model(tmp_path / "m.onnx"), metadata={"onnxviz.labels": text})
+    assert labels_in(view) == expected
 
 
 def test_the_built_in_model_knows_its_classes() -> None:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from onnxviz.errors import SelectionError
+from onnxviz.graph.model_output import Head
 from onnxviz.targets import CENTRE, TargetSelector, class_index, resolve, unit_indices
 from onnxviz.values import Layer, Target
 
@@ -30,6 +31,10 @@ class View:
 
     layers: tuple[Layer, ...] = (CONV, LOGITS, SOFTMAX, FREE, SCALAR)
     logits: Layer = LOGITS
+
+    @property
+    def main_head(self) -> Head:
+        return Head(("y",), "classes", self.logits, self.logits.unit_count, "graph")
 
     def layer(self, name: str) -> Layer:
         return next(layer for layer in self.layers if layer.name == name)

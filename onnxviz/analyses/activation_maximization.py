@@ -53,7 +53,7 @@ from onnxviz.optimize.settings import CLASS_FOCUS, Octaves, Precision, Settings,
 from onnxviz.optimize.stopping import EarlyStopping
 from onnxviz.optimize.transforms import Fill, Transform
 from onnxviz.optimize.unusual_features import restrained_layers, suiting
-from onnxviz.targets import TargetSelector, has_class_units
+from onnxviz.targets import TargetSelector, class_of
 
 Percentile = Annotated[float, Field(gt=0, le=100)]
 Side = Annotated[int, Field(ge=8, le=4096)]
@@ -552,17 +552,18 @@ def _certainty(images: np.ndarray, found: Sequence[Goal], bench: Bench) -> list[
     """Return the probability that the model gives each image's class, and whether it is the first choice."""
     view = bench.subject.view
     classes = [
-        goal.unit.index if goal.unit is not None and has_class_units(view.layer(goal.unit.layer), view) else None
+        None if goal.unit is None else class_of(view.layer(goal.unit.layer), goal.unit.index, goal.sign, view)
         for goal in found
     ]
     if all(number is None for number in classes):
         return [(None, None)] * len(found)
     try:
         probabilities = bench.model.probabilities(_filled(images, bench))[: len(images)]
-    except SelectionError:  # a segmentation or a detector: one class for each position, none for the picture
+    except SelectionError:  # one class for each position, none for the picture; or scores without probabilities
         return [(None, None)] * len(found)
+    chooses = view.main_head is not None and view.main_head.has_choice
     return [
-        (float(line[number]), int(line.argmax()) == number)
+        (float(line[number]), int(line.argmax()) == number if chooses else None)
         if number is not None and number < len(line)
         else (None, None)
         for line, number in zip(probabilities, classes, strict=True)

@@ -11,10 +11,10 @@ import numpy as np
 from pydantic import Field, StrictInt, field_validator
 
 from onnxviz import colormap
-from onnxviz.analyses import storage
+from onnxviz.analyses import explained_score, storage
 from onnxviz.analyses.base import Analysis, Bench, Job, LayerSelector, Subject
 from onnxviz.batches import named_memory_limit
-from onnxviz.errors import AnalysisError, DataError, SelectionError, shorten
+from onnxviz.errors import AnalysisError, DataError, shorten
 from onnxviz.findings import (
     Array,
     Caveat,
@@ -31,13 +31,14 @@ from onnxviz.findings import (
 )
 from onnxviz.image_choice import ImageChoice, choose_images, find_source, own_class
 from onnxviz.images import ImageSource, load_batch
-from onnxviz.targets import unit_indices
+from onnxviz.targets import class_indices, resolve_head
 from onnxviz.values import Layer
 
 if TYPE_CHECKING:
     import torch
 
     from onnxviz.attribution import EvidenceMap
+    from onnxviz.graph.model_output import Head
     from onnxviz.graph.view import GraphView
 
 _TOP = re.compile(r"top:([1-9]\d{0,3})")
@@ -75,8 +76,17 @@ class GradCam(Analysis):
         "class names and indices.",
     )
 
+    score: str | None = Field(
+        None,
+        description="What is explained: an output by its name, or any layer, whose units are then the scores; the "
+        "model's own classes if not given. `classes` counts its classes or units.",
+    )
+    positions: explained_score.Positions = Field(
+        "mean", description="Where a score has positions: their mean (a segmentation), or the highest (a detector)."
+    )
+
     heading: ClassVar[str] = "Grad-CAM"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     cites: ClassVar[tuple[str, ...]] = ("Selvaraju et al. 2017, Grad-CAM, arXiv:1610.02391",)
     example: ClassVar[str] = "{kind: grad_cam, data: photos, layers: all_convs, classes: top:3}"
 
@@ -93,14 +103,19 @@ class GradCam(Analysis):
         """Plan one job for each image."""
         source = find_source(self.data, subject.data)
         used, _ = self._layers(subject.view)
-        _require_logits(subject.view)
+        head = self._head(subject)
+        score = explained_score.layer_of(head)
         for index in choose_images(source, self.images, self.limit):
-            classes = self._classes(source, index, subject)
+            classes = self._classes(source, index, subject, head)
             count = classes if isinstance(classes, int) else len(classes)
             yield Job(
                 name=f"{index} {shorten(source.names[index], 40)}",
-                parameters={"image": index, "classes": classes, "own_class": _known_class(source, index, subject)},
-                layers=tuple(dict.fromkeys((*(layer.name for _, layer in used), subject.view.logits.name))),
+                parameters={
+                    "image": index,
+                    "classes": classes,
+                    "own_class": explained_score.known_class(source, index, subject, head),
+                },
+                layers=tuple(dict.fromkeys((*(layer.name for _, layer in used), score.name))),
                 data=(self.data,),
                 cost=1.0 + 2.0 * count,
                 images=2 * count * len(used) + 1,
@@ -114,14 +129,15 @@ class GradCam(Analysis):
         used, _ = self._layers(bench.subject.view)
         titles = tuple(title for title, _ in used)
         with named_memory_limit(f"Grad-CAM at {len(used)} layers", remedy=_FEWER_LAYERS):
-            evidence = _explain(bench, source, index, [layer for _, layer in used], job.parameters["classes"])
+            layers, head = [layer for _, layer in used], self._head(bench.subject)
+            evidence = _explain(bench, source, index, layers, job.parameters["classes"], head, self.positions)
         kept = [place for place, size in enumerate(evidence.sizes) if max(size) > 1]
         if not kept:
             raise AnalysisError(
                 "no selected layer has a map of positions at this image size",
                 remedy="select convolutions before the global pooling, for example `layers: all_convs`",
             )
-        return _report(evidence, kept, titles, source.names[index], job, bench.subject)
+        return _report(evidence, kept, titles, source.names[index], job, bench.subject, self.positions)
 
     def combine(self, parts: Sequence[list[Finding]], subject: Subject) -> list[Finding]:
         """Join the images; average the numbers; say what was left out."""
@@ -131,11 +147,10 @@ class GradCam(Analysis):
                 if isinstance(finding, Metric):
                     numbers.setdefault(finding.name, []).append(finding)
         rest: list[list[Finding]] = [[finding for finding in part if not isinstance(finding, Metric)] for part in parts]
-        metrics = [
-            dataclasses.replace(found[0], value=sum(metric.value for metric in found) / len(found))
-            for found in numbers.values()
-        ]
-        return [*metrics, *super().combine(rest, subject), *self._coverage(subject, len(parts)), *_blank(metrics)]
+        metrics = [explained_score.joined(found) for found in numbers.values()]
+        said = explained_score.in_words(self._head(subject), subject.view)
+        joined = super().combine(rest, subject)
+        return [*metrics, *said, *joined, *self._coverage(subject, len(parts)), *_blank(metrics)]
 
     def _coverage(self, subject: Subject, images: int) -> list[Finding]:
         source = find_source(self.data, subject.data)
@@ -148,12 +163,17 @@ class GradCam(Analysis):
         why_images += [f"{chosen - images} failed"] if images < chosen else []
         classes = self.classes if isinstance(self.classes, list) else [self.classes]
         per_image = int(match[1]) if (match := _TOP.fullmatch(str(classes[0]))) else len(classes)
-        total = max(subject.view.logits.unit_count, 1)
-        why_classes = "the highest logits of each image" if match else "chosen by `classes`"
+        head, heads = self._head(subject), subject.view.heads
+        total = head.choices or per_image
+        why_classes = "the highest scores of each image" if match else "chosen by `classes`"
+        what = "classes" if head.has_classes else "units of the score"
+        explained = f"explained: {shorten(head.name, 60)!r}; another one by `score:`"
+        others = [Coverage("outputs of the model", 1, len(heads), explained, id="coverage.outputs")]
         return [
+            *(others if len(heads) > 1 and head in heads else []),
             Coverage("layers", len(used), len(used) + len(skipped), reason, id="coverage.layers"),
             Coverage("images", images, len(source), "; ".join(why_images), id="coverage.images"),
-            Coverage("classes", min(per_image, total), total, why_classes, id="coverage.classes"),
+            Coverage(what, min(per_image, total), total, why_classes, id="coverage.classes"),
         ]
 
     def _layers(self, view: GraphView) -> tuple[list[tuple[str, Layer]], list[str]]:
@@ -175,10 +195,13 @@ class GradCam(Analysis):
             )
         return list(used.values()), skipped
 
-    def _classes(self, source: ImageSource, index: int, subject: Subject) -> list[int] | int:
-        """Return class indices, or how many of the highest logits to take."""
+    def _head(self, subject: Subject) -> Head:
+        return resolve_head(subject.view, self.score, subject.labels)
+
+    def _classes(self, source: ImageSource, index: int, subject: Subject, head: Head) -> list[int] | int:
+        """Return indices of classes or units, or how many of the highest scores to take."""
         if isinstance(self.classes, str) and (match := _TOP.fullmatch(self.classes)):
-            return min(int(match[1]), max(subject.view.logits.unit_count, 1))
+            return min(int(match[1]), head.choices or int(match[1]))
         if self.classes == "label":
             own = own_class(source, index, subject.labels)
             if own is None:
@@ -187,8 +210,8 @@ class GradCam(Analysis):
                     where=shorten(source.names[index]),
                     remedy="put a labels.csv with the columns file,class_index,name beside the images, or name classes",
                 )
-            return unit_indices(own, subject.view.logits, subject.labels)
-        return unit_indices(self.classes, subject.view.logits, subject.labels)
+            return class_indices(own, head, subject.labels)
+        return class_indices(self.classes, head, subject.labels)
 
 
 def _stored_bytes(subject: Subject, layers: Sequence[Layer], classes: int) -> int:
@@ -204,22 +227,6 @@ def _stored_bytes(subject: Subject, layers: Sequence[Layer], classes: int) -> in
     return storage.RECORD + classes * ((2 * len(layers) + 1) * picture + storage.sparse(values))
 
 
-# --- what to explain ------------------------------------------------------------------------------------------------
-
-
-def _known_class(source: ImageSource, index: int, subject: Subject) -> int | None:
-    """Return the class that an image is known to show, or None; here a class that the model lacks is no fault."""
-    try:
-        return own_class(source, index, subject.labels)
-    except SelectionError:
-        return None
-
-
-def _require_logits(view: GraphView) -> None:
-    if view.logits.channel_axis is None and len(view.logits.shape) > 1:
-        raise AnalysisError("the model's output has no axis of classes", where=shorten(view.logits.name))
-
-
 # --- the computation ------------------------------------------------------------------------------------------------
 
 
@@ -229,21 +236,23 @@ class _Evidence:
 
     Attributes:
         image: float32 [3, H, W], as the network sees it.
-        classes: indices of the classes.
-        scores: one logit for each class.
-        probabilities: [all classes], or None if the model's output is none.
-        best: index of the class of highest logit.
+        head: what is explained.
+        classes: indices of its classes or units.
+        scores: one for each of them; of classes the logit.
+        probabilities: [all classes], or None if nothing makes any.
+        best: index of the highest score.
         maps: for each class one map for each layer.
-        averaged: positions that each logit is the mean of; 1 for a classifier.
+        placed: positions that each score is of; 1 for a classifier.
     """
 
     image: torch.Tensor
+    head: Head
     classes: tuple[int, ...]
     scores: tuple[float, ...]
     probabilities: np.ndarray | None
     best: int
     maps: tuple[tuple[EvidenceMap, ...], ...]
-    averaged: int
+    placed: int
 
     @property
     def sizes(self) -> list[tuple[int, ...]]:
@@ -251,7 +260,13 @@ class _Evidence:
 
 
 def _explain(
-    bench: Bench, source: ImageSource, index: int, layers: Sequence[Layer], classes: Sequence[int] | int
+    bench: Bench,
+    source: ImageSource,
+    index: int,
+    layers: Sequence[Layer],
+    classes: Sequence[int] | int,
+    head: Head,
+    positions: explained_score.Positions,
 ) -> _Evidence:
     """Run one forward pass, and one backward pass for each class."""
     import torch
@@ -261,15 +276,14 @@ def _explain(
     subject, model = bench.subject, bench.model
     batch = load_batch(source, [index], subject.preprocessing, model.input_size)
     image = torch.from_numpy(batch).to(model.device).requires_grad_()
-    logits_layer = subject.view.logits
-    wanted = list(dict.fromkeys((*layers, logits_layer)))
+    score_layer = explained_score.layer_of(head)
+    wanted = list(dict.fromkeys((*layers, score_layer)))
     outputs = dict(zip(wanted, model.differentiable(wanted)(image), strict=True))
-    raw = outputs[logits_layer]
-    logits = raw.reshape(raw.shape[0], raw.shape[1] if raw.ndim > 1 else 1, -1)
-    averaged = int(logits.shape[2])
-    scores = logits.mean(dim=2)
+    raw = outputs[score_layer]
+    placed = explained_score.score_at_positions(raw, head)
+    scores = placed.mean(dim=2) if positions == "mean" else placed.amax(dim=2)
     activations = [outputs[layer] for layer in layers]
-    for layer, activation in zip([*layers, logits_layer], [*activations, raw], strict=True):
+    for layer, activation in zip([*layers, score_layer], [*activations, raw], strict=True):
         if not bool(torch.isfinite(activation).all()):
             raise AnalysisError("the activations are not finite for this image", where=shorten(layer.name))
     if isinstance(classes, int):
@@ -278,38 +292,33 @@ def _explain(
         chosen = sorted(classes, key=lambda number: -float(scores.detach()[0, number]))
     maps = []
     for done, number in enumerate(chosen):
-        bench.progress(done, len(chosen), f"class {number}")
+        bench.progress(done, len(chosen), head.title(number, None))
         maps.append(grad_cam(scores[:, number], activations, keep_tape=done + 1 < len(chosen)))
     bench.progress(len(chosen), len(chosen))
     values = scores.detach()[0]
     return _Evidence(
         image.detach()[0],
+        head,
         tuple(chosen),
         tuple(float(values[number]) for number in chosen),
-        _probabilities(bench, batch, int(values.numel())),
+        explained_score.probabilities(bench.model, batch, head, int(values.numel())),
         int(values.argmax()),
         tuple(maps),
-        averaged,
+        int(placed.shape[2]),
     )
-
-
-def _probabilities(bench: Bench, batch: np.ndarray, count: int) -> np.ndarray | None:
-    """Return the model's own probabilities, or None where its output is not one number for each class in 0..1."""
-    try:
-        found = np.asarray(bench.model.probabilities(batch), np.float64)[0]
-    except SelectionError:
-        return None
-    if found.shape != (count,) or not np.isfinite(found).all() or found.min() < -1e-6 or found.max() > 1 + 1e-6:
-        return None
-    clipped: np.ndarray = np.clip(found, 0.0, 1.0)
-    return clipped
 
 
 # --- what to say and show -------------------------------------------------------------------------------------------
 
 
 def _report(
-    evidence: _Evidence, kept: list[int], titles: tuple[str, ...], name: str, job: Job, subject: Subject
+    evidence: _Evidence,
+    kept: list[int],
+    titles: tuple[str, ...],
+    name: str,
+    job: Job,
+    subject: Subject,
+    positions: explained_score.Positions,
 ) -> list[Finding]:
     """Turn one image's maps into findings."""
     index = int(job.parameters["image"])
@@ -317,12 +326,14 @@ def _report(
     photograph = _photograph(evidence.image, subject.preprocessing.channel_order == "GRAY")
     pictures = [[_pictures(row[place].values, photograph) for place in kept] for row in evidence.maps]
     blank = [[float(row[place].values.max()) <= 0 for place in kept] for row in evidence.maps]
-    shown = [_class_name(number, subject.labels) for number in evidence.classes]
+    head = evidence.head
+    shown = [head.title(number, subject.labels) for number in evidence.classes]
     places = [_where(row[kept[-1]].values, photograph.shape[:2]) for row in evidence.maps]
     rows, table = [], []
     for place, number in enumerate(evidence.classes):
         logit, probability = evidence.scores[place], _probability(evidence, place)
-        facts: list[tuple[str, Cell]] = [("class", number), ("logit", round(logit, 4))]
+        words = ("class", "logit") if head.has_classes else ("output", "value")
+        facts: list[tuple[str, Cell]] = [(words[0], number), (words[1], round(logit, 4))]
         facts += [("probability", round(probability, 4))] if probability is not None else []
         facts += [("evidence at the last layer", _in_words(places[place]))]
         empty = [columns[k] for k, is_blank in enumerate(blank[place]) if is_blank]
@@ -336,16 +347,31 @@ def _report(
         PictureMatrix(
             f"maps.{index}", f"{name}: {_columns_in_words(columns)}", columns, tuple(rows), scale=_SCALE
         ),
-        Table("evidence", "Evidence at the last layer", _COLUMNS, tuple(table), _TABLE),
+        Table("evidence", "Evidence at the last layer", explained_score.columns(head) + _COLUMNS, tuple(table), _TABLE),
         Coverage("maps (layer, image, class)", len(kept) * len(rows), len(titles) * len(rows),
                  _pointlike(titles, kept), id="coverage.maps"),
         _array(evidence, kept, columns, index, name),
         *_numbers(evidence, blank, places, job.parameters["own_class"]),
-        *_caveats(evidence, kept, columns, shown, subject.view.gradient_stops(subject.view.logits)),
+        *_caveats(evidence, kept, columns, shown, subject.view.gradient_stops(explained_score.layer_of(head))),
+        *explained_score.about_positions(head, evidence.placed, positions),
     ]  # fmt: skip
     reached = float(evidence.maps[0][kept[-1]].gradient.max()) > 0
-    said = _sentence(name, shown[0], _probability(evidence, 0), columns[-1], places[0], reached)
-    findings.append(Note(said + _first_choice(evidence, subject)))
+    said = _sentence(
+        name,
+        shown[0],
+        explained_score.certainty(head, _probability(evidence, 0), evidence.scores[0]),
+        columns[-1],
+        places[0],
+        reached,
+    )
+    findings.append(
+        Note(
+            said
+            + explained_score.first_choice(
+                head, evidence.best, evidence.classes, evidence.probabilities, subject.labels
+            )
+        )
+    )
     return findings
 
 
@@ -354,11 +380,9 @@ _TABLE = (
     "Position: the centre of what reaches half of the map's maximum at the last layer. Extent: how much of the image "
     "that is. Layers without positive evidence: their map is zero everywhere."
 )
+
+
 _COLUMNS = (
-    Column("image and class"),
-    Column("class", "integer"),
-    Column("logit", "number"),
-    Column("probability", "percent"),
     Column("position"),
     Column("extent", "percent"),
     Column("layers without positive evidence", "integer"),
@@ -395,12 +419,11 @@ def _in_words(place: tuple[str, float] | None) -> str:
 def _sentence(
     image: str,
     shown: str,
-    probability: float | None,
+    certainty: str,
     layer: str,
     place: tuple[str, float] | None,
     reached: bool,
 ) -> str:
-    certainty = "" if probability is None else f" (probability {probability:.0%})"
     named = shorten(layer, 60)
     if not reached:
         return f"{image}: nothing can be said of {shown}{certainty} at {named}: the score has no gradient there."
@@ -412,55 +435,40 @@ def _sentence(
     )
 
 
-def _first_choice(evidence: _Evidence, subject: Subject) -> str:
-    """Say what the model takes the image for where none of the classes looked at is its first choice."""
-    if evidence.best in evidence.classes:
-        return ""
-    name = _class_name(evidence.best, subject.labels)
-    sure = "" if evidence.probabilities is None else f" ({evidence.probabilities[evidence.best]:.0%})"
-    return f" The model's first choice is another class, {name}{sure}."
-
-
 def _numbers(
     evidence: _Evidence, blank: list[list[bool]], places: Sequence[tuple[str, float] | None], own: int | None
 ) -> list[Finding]:
     """Return one image's share of the metrics; `combine` averages them over the images."""
-    found: list[Finding] = []
-    if own is not None:
-        found.append(
-            Metric("top1_accuracy", float(own == evidence.best), "images named right",
-                   "Share of the images whose own class has the highest logit, where their class is known; far below "
-                   "what is known of the model, it points to wrong preprocessing.", "percent", "higher")
-        )  # fmt: skip
-    if evidence.probabilities is not None:
-        found.append(
-            Metric("top1_confidence", float(evidence.probabilities[evidence.best]), "confidence",
-                   "Mean probability of the class of highest logit.", "percent")
-        )  # fmt: skip
+    found: list[Finding] = [*explained_score.choice_metrics(evidence.head, evidence.best, evidence.probabilities, own)]
     extents = [place[1] for place in places if place is not None]
     if extents:
         found.append(
             Metric("last_layer_extent", sum(extents) / len(extents), "extent of the evidence",
                    "Mean share of the image where the last layer's map reaches half of its maximum; blank maps left "
-                   "out.", "percent")
+                   "out.", "percent", total=1)
         )  # fmt: skip
     flat = [is_blank for row in blank for is_blank in row]
     found.append(
         Metric("blank_fraction", sum(flat) / len(flat), "maps without positive evidence",
-               "Share of the maps (layer, image, class) that are zero everywhere.", "percent", "lower")
+               "Share of the maps (layer, image, class) that are zero everywhere.", "percent", "lower",
+               total=len(flat))
     )  # fmt: skip
     return found
 
 
 def _caveats(
-    evidence: _Evidence, kept: list[int], columns: tuple[str, ...], shown: Sequence[str], stops: tuple[str, ...]
+    evidence: _Evidence,
+    kept: list[int],
+    columns: tuple[str, ...],
+    shown: Sequence[str],
+    stops: tuple[str, ...],
 ) -> list[Finding]:
     """Say what a reader could take for a finding and is none; `stops` are the nodes that no gradient passes."""
     found: list[Finding] = []
     reached = np.array([[float(row[place].gradient.max()) > 0 for place in kept] for row in evidence.maps])
     if not reached.any():
         found.append(
-            Caveat(f"The gradient of the class score is zero at every layer ({_cause(stops)}): Grad-CAM cannot explain "
+            Caveat(f"The gradient of the score is zero at every layer ({_cause(stops)}): Grad-CAM cannot explain "
                    "this network, and its blank maps mean nothing.")
         )  # fmt: skip
     else:
@@ -473,14 +481,9 @@ def _caveats(
         cut = [column for column, by_class in zip(columns, reached.T.tolist(), strict=True) if not any(by_class)]
         if cut:
             found.append(
-                Caveat(f"The class score's gradient is zero at {_listed(cut)}: the score does not depend on these "
+                Caveat(f"The score's gradient is zero at {_listed(cut)}: the score does not depend on these "
                        "layers, or every path to it is cut; their blank maps mean nothing.")
             )  # fmt: skip
-    if evidence.averaged > 1:
-        found.append(
-            Caveat("The model gives one logit for each class and position; the score explained is their mean over "
-                   f"{evidence.averaged} positions.")
-        )  # fmt: skip
     return found
 
 
@@ -543,10 +546,6 @@ def _pictures(values: torch.Tensor, photograph: np.ndarray) -> tuple[np.ndarray,
 def _cell(pair: tuple[np.ndarray, np.ndarray], shown: str, column: str) -> tuple[Picture, Picture]:
     alt = f"Grad-CAM of {shorten(shown, 40)} at {shorten(column, 40)}"
     return Picture(pair[0], alt=alt, format="jpeg"), Picture(pair[1], alt=f"{alt}, over the image", format="jpeg")
-
-
-def _class_name(number: int, labels: Sequence[str] | None) -> str:
-    return labels[number] if labels and number < len(labels) else f"class {number}"
 
 
 def _probability(evidence: _Evidence, place: int) -> float | None:

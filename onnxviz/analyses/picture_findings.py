@@ -292,8 +292,10 @@ def metrics(rows: Sequence[Row]) -> Iterator[Metric]:
             "mean_class_probability", mean, "class probability",
             "Mean of what the model gives its class pictures.", "percent", "higher", "mean_class_probability",
         )  # fmt: skip
+    chosen = [row for row in classes if row[_TOP] is not None]
+    if chosen:
         yield _share(
-            "top1_rate", [row[_TOP] == "yes" for row in classes], "recognised by the model",
+            "top1_rate", [row[_TOP] == "yes" for row in chosen], "recognised by the model",
             "Share of class pictures whose class is the model's first choice.",
         )  # fmt: skip
     quantiles = [number(row[_QUANTILE]) for row in rows if row[_QUANTILE] is not None]

@@ -15,7 +15,7 @@ from onnxviz.images import ImageSource
 from onnxviz.optimize.objectives import Objective, ObjectiveChoice, objective_of
 from onnxviz.optimize.objectives.diverse import KeptDifferent
 from onnxviz.optimize.settings import CLASS_FOCUS
-from onnxviz.targets import TargetSelector, has_class_units, resolve
+from onnxviz.targets import TargetSelector, is_behind_scores, resolve
 from onnxviz.values import Target, Unit
 
 if TYPE_CHECKING:
@@ -195,8 +195,8 @@ def goals(
 
 
 def are_classes(layers: Sequence[str], subject: Subject) -> bool:
-    """Return whether the units of any of some layers are the model's classes."""
-    return any(has_class_units(subject.view.layer(layer), subject.view) for layer in layers)
+    """Return whether the units of any of some layers are the model's scores, such as those of classes."""
+    return any(is_behind_scores(subject.view.layer(layer), subject.view) for layer in layers)
 
 
 def _focus(target: Target, focus: float | None, subject: Subject) -> float:
@@ -204,7 +204,7 @@ def _focus(target: Target, focus: float | None, subject: Subject) -> float:
         return 0.0
     if focus is not None:
         return focus
-    return CLASS_FOCUS if has_class_units(subject.view.layer(target.layer), subject.view) else 0.0
+    return CLASS_FOCUS if is_behind_scores(subject.view.layer(target.layer), subject.view) else 0.0
 
 
 def _require_sound(objective: Objective, name: str, together: int) -> None:

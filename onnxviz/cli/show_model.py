@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -38,7 +38,7 @@ def _show_facts(console: Console, found: Inspection) -> None:
         ("opset", card.opset),
         ("inputs", "; ".join(card.inputs) + f" ({found.layout})"),
         ("outputs", "; ".join(card.outputs)),
-        ("class scores", found.logits or "none"),
+        *_heads(found),
         ("parameters", f"{card.parameters:,}"),
         ("multiply-adds", "unknown" if card.multiply_adds is None else f"{card.multiply_adds:,} for one image"),
         ("preprocessing", _preprocessing(found)),
@@ -47,6 +47,18 @@ def _show_facts(console: Console, found: Inspection) -> None:
         _line(console, name, value)
     for sentence in card.passes:
         _line(console, "importer", sentence)
+
+
+def _heads(found: Inspection) -> Iterator[tuple[str, str]]:
+    """Say of each output what it gives, how that is known, and which one analyses explain."""
+    for place, head in enumerate(found.card.heads[:_LISTED]):
+        name = f"{', '.join(shorten(name, 40) for name in head.outputs)}: " if len(found.card.heads) > 1 else ""
+        guess = {"nothing": ": not declared", "labels": ": a guess", "images": ": a guess"}.get(head.source, "")
+        scores = f"; scores: {shorten(head.scores, 60)}" if head.scores else ""
+        main = "; explained where no other is named" if head.main and len(found.card.heads) > 1 else ""
+        yield "" if place else "gives", f"{name}{head.words} ({head.reason}{guess}){scores}{main}"
+    if len(found.card.heads) > _LISTED:
+        yield "", f"and {len(found.card.heads) - _LISTED} outputs more"
 
 
 def _preprocessing(found: Inspection) -> str:
@@ -86,7 +98,7 @@ def _show_gradient(console: Console, found: Inspection) -> None:
     if not found.logits or found.logits in found.unreachable:
         return
     if not found.gradient_stops:
-        _line(console, "gradient", "reaches the input from the class scores")
+        _line(console, "gradient", "reaches the input from the scores")
         return
     listed = ", ".join(found.gradient_stops[:3])
     more = f" and {len(found.gradient_stops) - 3} more" if len(found.gradient_stops) > 3 else ""

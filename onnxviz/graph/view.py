@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -19,6 +19,7 @@ from onnxviz.graph.cost import multiply_adds
 from onnxviz.graph.gradient_path import stops
 from onnxviz.graph.inputs import InputLayout, find_input, input_layout
 from onnxviz.graph.layers import make_layers
+from onnxviz.graph.model_output import Head, OutputKind, find_heads, main_of, says_what, tell
 from onnxviz.graph.passes import Draft, normalise
 from onnxviz.graph.receptive_field import Field, ReceptiveField, receptive_fields
 from onnxviz.graph.selection import Selector
@@ -33,13 +34,9 @@ from onnxviz.graph.structure import (
     to_array,
 )
 from onnxviz.model_file import LoadedModel
-from onnxviz.results import LayerRow, ModelCard
+from onnxviz.results import HeadRow, LayerRow, ModelCard
 from onnxviz.values import CROP_FRACTION, Agreement, Layer, Preprocessing
 
-_PASSED_THROUGH = frozenset(
-    ["Reshape", "Flatten", "Squeeze", "Unsqueeze", "Cast", "Identity", "Dropout", "QuantizeLinear", "DequantizeLinear"]
-)
-_FINAL = frozenset(["Softmax", "LogSoftmax", "Sigmoid"])
 _ASSUMED_SIZE = (512, 512)
 """Input size for receptive fields where neither the model nor the caller gives one."""
 
@@ -65,6 +62,7 @@ class GraphView:
         passes: what the importer did, one sentence each.
         refused_operators: operators outside the standard or its target opset, with the reason.
         metadata: the file's metadata properties.
+        told_heads: what the outputs are, where somebody said more of them than the graph does.
         mixed_batches: identifiers of values whose first axis is not simply the batch.
     """
 
@@ -90,21 +88,51 @@ class GraphView:
     ambiguous: dict[str, tuple[str, ...]] = field(repr=False, default_factory=dict)
     modules: dict[str, str] = field(repr=False, default_factory=dict)
     dimensions: dict[str, str] = field(repr=False, default_factory=dict)
+    told_heads: tuple[Head, ...] = field(repr=False, default=())
     _fields: dict[tuple[int, int], dict[str, Field]] = field(repr=False, default_factory=dict, init=False)
     _work: dict[tuple[int, int] | None, list[int | None]] = field(repr=False, default_factory=dict, init=False)
     _sized_types: dict[tuple[int, int], Mapping[str, TensorType]] = field(repr=False, default_factory=dict, init=False)
 
     @cached_property
+    def heads(self) -> tuple[Head, ...]:
+        """What the outputs are, in their order: as the graph says, or as `with_output` was told."""
+        return self.told_heads or find_heads(self.proto.graph, self.layers, self.types, self.names)
+
+    @property
+    def main_head(self) -> Head | None:
+        """The head that analyses explain where none is named; None if no output depends on the image."""
+        return main_of(self.heads)
+
+    @property
     def logits(self) -> Layer:
-        """What enters the final Softmax, LogSoftmax or Sigmoid, or the output itself.
+        """The scores of the main head: what enters its final Softmax or Sigmoid, or the output itself.
 
         Raises:
             SelectionError: if no output of the model depends on the image.
         """
-        found = self._find_logits()
-        if found is None:
+        head = self.main_head
+        if head is None or head.scores is None:
             raise SelectionError("the model has no output that could be its logits", remedy="name a layer")
-        return found
+        return head.scores
+
+    def with_output(
+        self,
+        kinds: OutputKind | Mapping[str, OutputKind] | None = None,
+        names: int | None = None,
+        numbers: int | None = None,
+    ) -> GraphView:
+        """Return the same view with what is said of its outputs.
+
+        Args:
+            kinds: what each output is, by its name; one kind for all of them; None if nobody says.
+            names: how many class names there are; None if there are none.
+            numbers: how many classes the images' own class numbers count; None if they have none.
+
+        Raises:
+            SelectionError: if there is no such output, or it cannot be what it is said to be.
+        """
+        inferred = find_heads(self.proto.graph, self.layers, self.types, self.names)
+        return replace(self, told_heads=tell(inferred, kinds, names, numbers))
 
     def layer(self, name: str) -> Layer:
         """Return the layer of this name, alias or role; also `Conv[3]` and `conv1:act`.
@@ -124,8 +152,9 @@ class GraphView:
 
     @cached_property
     def _selector(self) -> Selector:
+        main = self.main_head
         return Selector(
-            self.proto.graph, self.layers, self._find_logits(), ambiguous=self.ambiguous, modules=self.modules
+            self.proto.graph, self.layers, main.scores if main else None, ambiguous=self.ambiguous, modules=self.modules
         )
 
     @cached_property
@@ -151,55 +180,6 @@ class GraphView:
         """
         found = stops(self.proto.graph, self.input_name, layer.value)
         return tuple(f"{node.op_type} {shorten(self.names.get(node.output[0], ''), 60)}".strip() for node in found)
-
-    def _find_logits(self) -> Layer | None:
-        """Walk up from the outputs, in their order, to a final Softmax and through it, or to the first layer.
-
-        An output behind a Softmax comes before one that is behind nothing: detectors give boxes beside scores.
-        """
-        plain: Layer | None = None
-        for output in self.proto.graph.output:
-            last = self._up(output.name, self._by_value.__contains__)
-            value = self._up(output.name, lambda _: False)
-            node = self._producers.get(value)
-            final = node.op_type if node is not None and not node.domain and node.op_type in _FINAL else ""
-            if node is not None and final:
-                last = self._up(node.input[0], lambda value: self._has_classes(self._by_value.get(value)))
-            if last in self._by_value:
-                found = self._before_rounding(self._by_value[last])
-                if final in ("Softmax", "LogSoftmax"):
-                    return found
-                plain = plain or found
-        return plain
-
-    def _before_rounding(self, layer: Layer) -> Layer:
-        """Return what a quantised layer was rounded from: rounding clips the highest scores, and with them the slope.
-
-        A quantised network is calibrated on typical images, so that a sure class' score is often cut off; its gradient
-        is zero then.
-        """
-        value, rounded = layer.value, False
-        while (node := self._producers.get(value)) is not None and not node.domain:
-            if node.op_type not in _PASSED_THROUGH:
-                break
-            rounded |= node.op_type == "QuantizeLinear"
-            value = node.input[0]
-        origin = self._by_value.get(value)
-        return origin if rounded and origin is not None and origin.unit_count == layer.unit_count else layer
-
-    def _up(self, value: str, wanted: Callable[[str], bool]) -> str:
-        """Go up through operators that only change form, until a value is wanted or none is left."""
-        while not wanted(value):
-            node = self._producers.get(value)
-            if node is None or node.domain or node.op_type not in _PASSED_THROUGH:
-                break
-            value = node.input[0]
-        return value
-
-    @staticmethod
-    def _has_classes(layer: Layer | None) -> bool:
-        """Whether a tensor has an axis of classes beside the batch."""
-        return layer is not None and layer.channel_axis is not None and layer.unit_count > 1
 
     # --- weights ----------------------------------------------------------------------------------------------------
 
@@ -420,6 +400,19 @@ class GraphView:
             agreement=tuple(agreement),
             passes=self.passes,
             refused_operators=self.refused_operators,
+            heads=tuple(self._head_row(head) for head in self.heads),
+        )
+
+    def _head_row(self, head: Head) -> HeadRow:
+        scores = head.scores.name if head.scores is not None else ""
+        return HeadRow(
+            head.outputs,
+            head.kind,
+            head.in_words,
+            head.reason,
+            head.source,
+            scores,
+            head is self.main_head and says_what(self.heads),
         )
 
     def _geometry(self, preprocessing: Preprocessing) -> str:

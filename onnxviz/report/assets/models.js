@@ -62,6 +62,7 @@ function modelFacts() {
     ["outputs", (model) => model.outputs.map((output) => make("div", null, make("code", null, named(output, 160))))],
     ["preprocessing", (model) => [named(model.preprocessing, 300), originTag(model)]],
     ["part of each image seen", (model) => model.seen.map(([data, sentence]) => make("div", null, named(data, 60), `: ${shorten(sentence, 400)}`))],
+    ["what they give", (model) => model.heads.map((head) => headText(model, head))],
     ["parameters", (model) => integer(model.parameters)],
     ["multiply-adds", (model) => (model.multiply_adds === null ? "unknown" : magnitude(model.multiply_adds))],
     ["class names", (model) => (model.labels ? integer(model.labels) : "none given")],
@@ -70,6 +71,15 @@ function modelFacts() {
   return make("div", { class: "scroll" }, make("table", { class: `model-facts models-${Math.min(run.models.length, 4)}` },
     several ? make("thead", null, make("tr", null, make("td"), run.models.map((model) => make("th", { scope: "col" }, modelChip(model.alias))))) : null,
     make("tbody", null, lines.map(([name, value]) => make("tr", null, make("th", { scope: "row" }, name), run.models.map((model) => make("td", null, value(model))))))));
+}
+
+/* What an output is, who says so, and whether that is a guess. */
+function headText(model, head) {
+  const known = head.source === "graph" || head.source === "declared";
+  return make("div", { class: "head" }, model.heads.length > 1 ? [make("code", null, named(head.outputs.join(", "), 100)), ": "] : null, named(head.words, 200),
+    make("span", { class: "quiet-text" }, " (", named(head.reason, 200), head.scores ? ["; scores: ", make("code", null, named(head.scores, 60))] : null, ")"),
+    known ? null : make("div", null, make("span", { class: "tag warn" }, head.source === "nothing" ? "not declared: unknown" : "not declared: a guess")),
+    head.main && model.heads.length > 1 ? make("div", { class: "quiet-text" }, "explained where an analysis names no other") : null);
 }
 
 function agreementText(model) {

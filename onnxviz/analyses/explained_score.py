@@ -1,0 +1,168 @@
+"""The score that an analysis explains or changes: how it is computed, and what may be said of it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from onnxviz.errors import SelectionError, shorten
+from onnxviz.findings import Caveat, Column, Finding, Metric, Note
+from onnxviz.image_choice import own_class
+from onnxviz.shares import Share
+
+if TYPE_CHECKING:
+    import torch
+
+    from onnxviz.analyses.base import Subject
+    from onnxviz.graph.model_output import Head
+    from onnxviz.graph.view import GraphView
+    from onnxviz.images import ImageSource
+    from onnxviz.model import Model
+    from onnxviz.values import Layer
+
+Positions = Literal["mean", "highest"]
+
+
+# --- numbers --------------------------------------------------------------------------------------------------------
+
+
+def layer_of(head: Head) -> Layer:
+    """Return the layer of the scores of a head that `resolve_head` gave."""
+    assert head.scores is not None, "resolve_head refuses what has no scores"
+    return head.scores
+
+
+def score_at_positions(raw: torch.Tensor, head: Head) -> torch.Tensor:
+    """Return the scores of each class or unit as [N, choices, positions].
+
+    Args:
+        raw: the layer of the scores, [N, units, *spatial] or [N].
+        head: whose scores they are. One that stands for two classes speaks for the second, and its negative for the
+            first.
+    """
+    import torch
+
+    placed = raw.reshape(raw.shape[0], raw.shape[1] if raw.ndim > 1 else 1, -1)
+    return torch.cat([-placed, placed], dim=1) if head.is_two_from_one else placed
+
+
+def probabilities(model: Model, batch: np.ndarray, head: Head, count: int) -> np.ndarray | None:
+    """Return a head's probabilities of the first image, or None where nothing makes one in 0..1 for each class."""
+    if not head.probability:
+        return None
+    try:
+        found = np.asarray(model.probabilities(batch, head), np.float64)[0]
+    except SelectionError:
+        return None
+    if found.shape != (count,) or not np.isfinite(found).all() or found.min() < -1e-6 or found.max() > 1 + 1e-6:
+        return None
+    clipped: np.ndarray = np.clip(found, 0.0, 1.0)
+    return clipped
+
+
+def known_class(source: ImageSource, index: int, subject: Subject, head: Head) -> int | None:
+    """Return the class that an image is known to show, or None; here a class that the model lacks is no fault.
+
+    Labels that do not exclude each other, numbers that are no classes, and maps have no class for the image.
+    """
+    if not head.has_choice and (head.kind != "unknown" or head.has_positions or head.choices == 1):
+        return None
+    try:
+        own = own_class(source, index, subject.labels)
+    except SelectionError:
+        return None
+    return own if own is not None and (head.choices == 0 or own < head.choices) else None
+
+
+def choice_metrics(head: Head, best: int, sure: np.ndarray | None, own: int | None) -> Iterator[Metric]:
+    """Yield one image's share of what is said of the model's choices; `joined` averages them."""
+    if own is not None:
+        unsaid = "" if head.has_choice else " Nothing says that the model's outputs are classes."
+        yield Metric(
+            "top1_accuracy", float(own == best), "images named right",
+            "Share of the images whose own class has the highest score, where their class is known; far below what is "
+            f"known of the model, it points to wrong preprocessing.{unsaid}", "percent", "higher", total=1,
+        )  # fmt: skip
+    if sure is not None and head.has_choice:
+        yield Metric(
+            "top1_confidence", float(sure[best]), "confidence", "Mean probability of the class of highest score.",
+            "percent", total=1,
+        )  # fmt: skip
+
+
+def joined(parts: Sequence[Metric]) -> Metric:
+    """Return the mean over the images, with how many things it rests on; a share of images has its interval too."""
+    total = sum(part.total for part in parts)
+    value = sum(part.value * part.total for part in parts) / total
+    share = Share(round(value * total), total) if parts[0].name == "top1_accuracy" else None
+    return dataclasses.replace(parts[0], value=value, total=total, interval=share.interval if share else ())
+
+
+# --- words ----------------------------------------------------------------------------------------------------------
+
+
+def in_words(head: Head, view: GraphView) -> Iterator[Finding]:
+    """Yield which output is looked at where there are several, and a caveat where its meaning is not known."""
+    name = shorten(head.name, 60)
+    if len(view.heads) > 1 or head not in view.heads:
+        yield Note(f"Explained is {name!r}: {head.in_words} ({head.reason}).", "score")
+    if head.source in ("labels", "images"):
+        made = ", and its probabilities are by a softmax or sigmoid that it does not have" if head.probability else ""
+        yield Caveat(
+            f"The file does not say that {name!r} holds scores of classes{made}: it is {head.reason}. "
+            "If that is right, declare it with `output:` in the recipe's model.",
+            "output_guessed",
+        )
+    elif head.kind == "unknown":
+        yield Caveat(
+            f"Nothing says what {name!r} is ({head.reason}): its numbers are not called classes here, and have no "
+            "probabilities. `output:` in the recipe's model says what they are.",
+            "output_unknown",
+        )
+    if head.probability and head.final is None and head.source == "declared":
+        yield Caveat(
+            f"Probabilities are by a {head.probability} that the file does not have, as {name!r} is declared to hold "
+            "scores of classes.",
+            "probabilities_declared",
+        )
+
+
+def columns(head: Head) -> tuple[Column, ...]:
+    """Return the columns that name what is explained, its score and its probability."""
+    what, score = ("class", "logit") if head.has_classes else ("output", "value")
+    return (
+        Column(f"image and {what}"),
+        Column(what, "integer"),
+        Column(score, "number"),
+        Column("probability", "percent", "" if head.probability else "Nothing in the file or the recipe makes any."),
+    )
+
+
+def certainty(head: Head, probability: float | None, score: float) -> str:
+    """Return in brackets how sure the model is of what is explained, or the number where it is no class."""
+    if probability is not None:
+        return f" (probability {probability:.0%})"
+    return "" if head.has_classes else f" (value {score:.4g})"
+
+
+def first_choice(
+    head: Head, best: int, explained: Sequence[int], sure: np.ndarray | None, names: Sequence[str] | None
+) -> str:
+    """Say what the model takes an image for where none of the classes looked at is its first choice."""
+    if best in explained or head.kind not in ("classes", "binary", "unknown"):
+        return ""
+    name = head.title(best, names)
+    if not head.has_choice:
+        return f" The highest is another one, {name}."
+    return f" The model's first choice is another class, {name}{'' if sure is None else f' ({sure[best]:.0%})'}."
+
+
+def about_positions(head: Head, count: int, positions: Positions) -> Iterator[Caveat]:
+    """Yield how the scores at several positions become one."""
+    if count > 1:
+        each = "class and position" if head.has_classes else "position"
+        kind = "the highest of" if positions == "highest" else "their mean over"
+        yield Caveat(f"The model gives one score for each {each}; the one explained is {kind} {count} positions.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,16 @@ def shared_data() -> Path:
 def one_thread_each() -> None:
     """Tests run in parallel processes: more threads than cores only make them slower."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def interruptible_children() -> None:
+    """What tests start can be interrupted, even where the tests run in the background of a script.
+
+    Such a shell starts them with SIGINT ignored, their children inherit that, and Python then installs no handler.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import hostile_models as attacks
 import numpy as np
-from fault_runs import PATIENCE, Begun, Row, check, children, failed_jobs, leftovers, run, told, wait_for
+from fault_runs import Begun, Row, check, children, failed_jobs, leftovers, run, told, wait_for
 from faulty_images import (
     BAD_MASKS,
     GOOD,
@@ -29,7 +29,7 @@ from faulty_images import (
     write_photographs,
 )
 from hostile_models import Build
-from worker_runs import results_of, write_recipe
+from worker_runs import PATIENCE, results_of, write_recipe
 
 from onnxviz import builtin
 from onnxviz.cache import CHECKED

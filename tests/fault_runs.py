@@ -17,10 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from worker_runs import command, install, results_of
+from worker_runs import PATIENCE, command, install, results_of
 
-PATIENCE = 300.0
-"""Seconds by the clock after which a run hangs; machines are shared."""
 Victim = Literal["worker", "workers", "parent", "both"]
 
 
@@ -249,7 +247,7 @@ def alive(pid: int) -> bool:
         return False
 
 
-def wait_for(condition: Callable[[], object], seconds: float = 120.0) -> bool:
+def wait_for(condition: Callable[[], object], seconds: float = PATIENCE) -> bool:
     """Wait until something is so; False if it has not become so."""
     end = time.monotonic() + seconds
     while not condition():
@@ -339,7 +337,7 @@ def kill_and_finish(
         row.faults.append(f"{label}: never finished")
         row.lost += 1
         return
-    row.expect(wait_for(lambda: not any(map(alive, seen)), 5), f"{label}: a worker has survived")
+    row.expect(wait_for(lambda: not any(map(alive, seen))), f"{label}: a worker has survived")
     row.expect(not leftovers(out), f"{label}: {leftovers(out)} were left")
     row.compare(out, reference, label)
 

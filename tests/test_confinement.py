@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from worker_runs import PATIENCE
 
 from onnxviz.confinement import Limits, confine_calls, landlock, seccomp
 from onnxviz.confinement.kernel import architecture
@@ -87,7 +88,7 @@ class Place:
             capture_output=True,
             stdin=subprocess.DEVNULL,
             text=True,
-            timeout=60,
+            timeout=PATIENCE,
             cwd=base,
             env={
                 "PATH": os.defpath,

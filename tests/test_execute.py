@@ -18,6 +18,7 @@ import pytest
 from PIL import Image
 from pydantic import Field
 from tiny_models import fill, save_model
+from worker_runs import PATIENCE
 
 from onnxviz import agreement, devices, execute, results
 from onnxviz import recipe as recipe_module
@@ -347,7 +348,7 @@ def test_killed_and_started_again_it_ends_bit_identical(folder: Path, monkeypatc
     whole, killed = folder / "whole", folder / "killed"
     subprocess.run([*command, "--out", str(whole)], check=True, capture_output=True)
     child = subprocess.Popen([*command, "--out", str(killed)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE
     while len(list(killed.glob("jobs/[0-9a-f]*"))) < 4 and child.poll() is None and time.monotonic() < deadline:
         time.sleep(0.005)
     os.kill(child.pid, signal.SIGKILL)

@@ -25,6 +25,7 @@ from hostile_child import ALL, Outcome, bring
 from hostile_models import NAMES, TERA, Build, expected, floats, named
 from onnx import ModelProto, TensorProto, helper
 from tiny_models import fill
+from worker_runs import PATIENCE
 
 import onnxviz
 from onnxviz import limits
@@ -312,7 +313,7 @@ def test_the_command_line_survives(tmp_path: Path) -> None:
             "from onnxviz.cli import main; sys.argv[0] = 'onnxviz'; main()"
         )
         done = subprocess.run(
-            [sys.executable, "-c", script, "inspect", str(path)], capture_output=True, text=True, timeout=120
+            [sys.executable, "-c", script, "inspect", str(path)], capture_output=True, text=True, timeout=PATIENCE
         )
         assert done.returncode in (0, 2, 3), (name, done.stderr)  # 3: some layers are not compared
         assert "Traceback" not in done.stdout + done.stderr

@@ -161,10 +161,9 @@ def test_a_folder_that_is_not_shared(cluster: Cluster, tmp_path: Path, monkeypat
 
 
 class Killer(Watcher):
-    """Kills a worker process, then the other actor, while long jobs are at work and nothing else is.
+    """Kills a worker process, then the other actor, while jobs are at work.
 
-    It waits until the job that crashes by itself has failed, or that would be killed instead; and between the two
-    until what was lost is done again, as a job that is hit twice would fail, as it should.
+    Between the two it waits until what was lost is done again, as a job that is hit twice would fail, as it should.
     """
 
     def __init__(self) -> None:
@@ -176,37 +175,44 @@ class Killer(Watcher):
         self.ended.append(name)
 
     def progressed(self, name: str, done: int, total: int, note: str = "") -> None:
-        if "t0/1" not in self.ended or not name.startswith("t1/"):
-            return
         if not self.killed:
             actor, process = actors()[0]
             process.send_signal(signal.SIGKILL)
             self.killed.append(actor.pid)
-            self.ended = ["t0/1"]
-        elif len(self.killed) == 1 and len(self.ended) > 4:
+            self.ended.clear()
+        elif len(self.killed) == 1 and len(self.ended) > 3:
             actor = next(actor for actor, _ in actors() if actor.pid != self.killed[0])
             actor.send_signal(signal.SIGKILL)
             self.killed.append(actor.pid)
 
 
 def test_a_worker_process_and_an_actor_are_killed(cluster: Cluster, tmp_path: Path) -> None:
-    """Neither of their jobs is lost; a job that crashes by itself, twice, fails alone."""
+    """Neither of their jobs is lost."""
     watcher = Killer()
-    trials = ("count: 3, trouble: crash, at: 1", "count: 16, seconds: 1.0, size: 8")
-    made = on_ray(tmp_path, worker_runs.write_recipe(tmp_path, *trials), watcher)
+    made = on_ray(tmp_path, worker_runs.write_recipe(tmp_path, "count: 16, seconds: 1.0, size: 8"), watcher)
     assert len(watcher.killed) == 2, "no progress was told"
-    crashing, whole = (analysis.parts[0] for analysis in made.result.analyses)
+    (whole,) = (analysis.parts[0] for analysis in made.result.analyses)
     assert not whole.failed
     assert len(whole.metrics) == 16
-    (failed,) = crashing.failed
-    assert "SIGSEGV" in failed.error
-    assert set(crashing.metrics) == {"value_0", "value_2"}
     told = " ".join(watcher.messages)
     assert "was killed (signal 9)" in told
     assert "was lost with the actor" in told
-    alone = run_file(tmp_path / "trial.yaml", tmp_path / "built-in", device="cpu", workers=0, only=["t1"])
+    alone = run_file(tmp_path / "trial.yaml", tmp_path / "built-in", device="cpu", workers=0)
     expected = {name: data for name, data in worker_runs.results_of(alone.folder).items() if "/." not in name}
     assert expected.items() <= worker_runs.results_of(made.folder).items()
+    assert not leftovers(made.folder)
+
+
+def test_a_job_that_crashes_by_itself_fails_alone(cluster: Cluster, tmp_path: Path) -> None:
+    """Though it is tried twice, by two workers, and both are replaced."""
+    trials = ("count: 3, trouble: crash, at: 1", "count: 4, size: 8")
+    made = on_ray(tmp_path, worker_runs.write_recipe(tmp_path, *trials))
+    crashing, whole = (analysis.parts[0] for analysis in made.result.analyses)
+    (failed,) = crashing.failed
+    assert "SIGSEGV" in failed.error
+    assert set(crashing.metrics) == {"value_0", "value_2"}
+    assert not whole.failed
+    assert len(whole.metrics) == 4
     assert not leftovers(made.folder)
 
 
@@ -214,7 +220,9 @@ def test_the_command_line(cluster: Cluster, environment: dict[str, str], tmp_pat
     path = worker_runs.write_recipe(tmp_path, "count: 2")
     environment = {**environment, "RAY_ADDRESS": cluster.nodes.address}
     told = worker_runs.command(path, tmp_path / "run", "--engine", "ray", "--workers", "1", "--device", "cpu")
-    done = subprocess.run(told, env=environment, capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(
+        told, env=environment, capture_output=True, text=True, check=False, timeout=worker_runs.PATIENCE
+    )
     assert done.returncode == 0, done.stderr
     assert worker_runs.provenance(tmp_path)["engine"] == "Ray, 1 worker on 1 node"
     assert "Traceback" not in done.stderr
@@ -239,20 +247,20 @@ def test_a_node_is_lost(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_an_interruption_leaves_nothing_running(environment: dict[str, str], tmp_path: Path) -> None:
-    """With a Ray of its own, as on a laptop."""
-    path = worker_runs.write_recipe(tmp_path, "count: 40, seconds: 1.0")
+    """With a Ray of its own, as on a laptop; the job that is at work would go on for ever."""
+    path = worker_runs.write_recipe(tmp_path, "count: 40")
     script = (
         "import sys\nfrom onnxviz.execute import run_file\n"
         "run_file(sys.argv[1], sys.argv[2], device='cpu', engine='ray', workers=1)\n"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", script, str(path), str(tmp_path / "run")],
-        env={**environment, "RAY_ADDRESS": "local"},
+        env={**environment, "RAY_ADDRESS": "local", worker_runs.HELD: "2"},
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
     )
-    end = time.monotonic() + 90
+    end = time.monotonic() + worker_runs.PATIENCE
     jobs = tmp_path / "run" / "jobs"
     while len(list(jobs.glob(f"*/{RECORD}"))) < 2:
         assert time.monotonic() < end
@@ -261,17 +269,15 @@ def test_an_interruption_leaves_nothing_running(environment: dict[str, str], tmp
     family = psutil.Process(process.pid).children(recursive=True)
     (worker,) = [item for item in family if "begin.py" in " ".join(item.cmdline()) and "ray" in item.parent().name()]
     os.killpg(process.pid, signal.SIGINT)
-    clock = time.monotonic()
-    psutil.wait_procs([worker], timeout=5)
+    psutil.wait_procs([worker], timeout=worker_runs.PATIENCE)
     assert not worker.is_running()
-    assert time.monotonic() - clock < 1.5
-    said = process.communicate(timeout=30)[1]
+    said = process.communicate(timeout=worker_runs.PATIENCE)[1]
     assert "KeyboardInterrupt" in said
-    _, running = psutil.wait_procs(family, timeout=5)
+    _, running = psutil.wait_procs(family, timeout=worker_runs.PATIENCE)
     assert not running
     assert not leftovers(tmp_path / "run")
     done = len(list(jobs.glob(f"*/{RECORD}")))
-    assert 2 <= done < 40
+    assert done == 2
     with locked(tmp_path / "run"):  # nobody holds it any more, so that the run can go on
         pass
 

@@ -7,12 +7,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 from test_cli import TEXT, call
 from tiny_models import fill
+from worker_runs import PATIENCE
 
 from onnxviz.cli.run_options import RunOptions, limits_of
 from onnxviz.errors import SelectionError
@@ -252,20 +252,26 @@ def test_events_on_standard_output_leave_it_to_other_programs(
 def test_a_worker_process_a_reader_that_goes_away_and_an_interruption(folder: Path) -> None:
     """As a user would: with a process that does the jobs, in a pipe, and with Ctrl-C."""
     command = [sys.executable, "-m", "onnxviz", *RUN, "--workers", "1", "--memory", "8GiB", "--events", "-"]
-    command += ["--only", "filters"]  # needs no proof, which takes seconds
+    short = ["--only", "filters"]  # needs no proof, which takes seconds
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    process = subprocess.Popen(
+        [*command, *short], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    )
     assert process.stdout is not None
     assert process.stderr is not None
     assert json.loads(process.stdout.readline())["event"] == "planned"
     process.stdout.close()
     said = process.stderr.read()
-    assert process.wait(60) == 0, said
+    assert process.wait(PATIENCE) == 0, said
     assert "Traceback" not in said
     assert "BrokenPipe" not in said
     limits = dict(json.loads(Path("runs/r/run.json").read_text())["provenance"]["limits"])
     assert limits["memory"] == "8.0 GiB"
 
+    start = TEXT.split("analyses:")[0]
+    endless = "analyses:\n  c: {kind: activation_maximization, targets: [{layer: second, units: all}], steps: 100000}\n"
+    Path("endless.yaml").write_text(start + endless)
+    command = ["endless.yaml" if word == "r.yaml" else word for word in command]
     process = subprocess.Popen(
         [*command, "--out", "runs/new"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
     )
@@ -273,9 +279,7 @@ def test_a_worker_process_a_reader_that_goes_away_and_an_interruption(folder: Pa
     assert process.stderr is not None
     assert json.loads(process.stdout.readline())["event"] == "planned"
     process.send_signal(signal.SIGINT)
-    begun = time.monotonic()
-    assert process.wait(60) == 130
-    assert time.monotonic() - begun < 5  # a second, on a machine that has nothing else to do
+    assert process.wait(PATIENCE) == 130
     events = [json.loads(line) for line in process.stdout.read().splitlines()]
     assert events[-1]["verdict"] == "interrupted"
     said = process.stderr.read()

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from worker_runs import PATIENCE
 
 from onnxviz import builtin
 
@@ -33,7 +34,7 @@ def start(folder: Path, *models: Path) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "ONNXVIZ_WORKERS": "0"}
     return subprocess.run(
         [*command, "--option=--device=cpu"],
-        cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=240,
+        cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=PATIENCE,
     )  # fmt: skip
 
 

@@ -17,6 +17,7 @@ import yaml
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from pydantic import ValidationError
+from worker_runs import PATIENCE
 
 import onnxviz.model
 from onnxviz import findings as f
@@ -506,7 +507,7 @@ assert len(list(Weights(response_to={{"data": "photos"}}).jobs(subject))) == 2
 assert len(list(GradCam(data="photos").jobs(subject))) == 2
 assert "torch" not in sys.modules
 """
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=PATIENCE)
 
 
 @pytest.mark.zoo

@@ -9,6 +9,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+PATIENCE = 600.0
+"""Seconds by the clock after which something hangs, and for nothing else: machines are shared, and some are slow."""
+HELD = "ONNXVIZ_TRIAL_HELD"
+"""Environment variable: from this number on, jobs of the trial analysis never end by themselves."""
 PLUGINS = Path(__file__).parent / "plugins"
 BASE = """\
 version: 1
@@ -42,7 +46,7 @@ def command(recipe: Path, out: Path, *options: str) -> list[str]:
 
 
 def run(
-    folder: Path, recipe: Path, *options: str, out: str = "run", timeout: float = 120, **environment: str
+    folder: Path, recipe: Path, *options: str, out: str = "run", timeout: float = PATIENCE, **environment: str
 ) -> subprocess.CompletedProcess[str]:
     """Run a recipe to its end."""
     return subprocess.run(

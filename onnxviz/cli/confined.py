@@ -226,7 +226,8 @@ def _read_text(path: Path) -> str:
 def _be_the_copy(call: Callable[[], str | None], bounds: Confinement, folder: Path) -> NoReturn:
     code = INTERNAL
     try:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # who waits says that it was interrupted
+        if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # in the background of a script it stays ignored
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # who waits says that it was interrupted
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
         _end_with_parent()
         _change_environment(bounds, folder)

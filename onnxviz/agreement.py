@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -13,24 +13,16 @@ from onnx import ModelProto, TensorProto
 
 from onnxviz import limits
 from onnxviz.conversion import to_torch
-from onnxviz.errors import AgreementError, BatchMixedError, DataError, ModelError, shorten
+from onnxviz.differences import HALF_TOLERANCE, KEPT, TOLERANCE, Difference
+from onnxviz.errors import AgreementError, BatchMixedError, DataError, ModelError, OnnxvizError, one_line, shorten
 from onnxviz.graph import GraphView
 from onnxviz.graph.shapes import FLOATS, type_of
 from onnxviz.graph.structure import ancestors, initializers, producers, reads
+from onnxviz.judge import Case, Verdict, judge
 from onnxviz.model import Model, units_first
 from onnxviz.runtime import Session, most_bytes
 from onnxviz.values import Agreement, Layer
 
-TOLERANCE = 1e-3
-"""Largest difference, relative to the layer's largest value, between two float32 computations of one layer."""
-HALF_TOLERANCE = 3e-2
-"""The same where the file computes in half precision: its own rounding, 2^-11 an operation, lies in the difference."""
-_KEPT = 0.999
-"""Part of the values that counts behind a quantisation. Where float32 sums in another order fall to the other side of a
-half, a value moves by a whole step. Such flips are rare, but the layers behind make more of them, until two right
-computations have little in common. So each layer is computed from ONNX Runtime's own quantised values."""
-_TINY = 1e-12
-"""A layer whose largest value is below this is silent: its difference is judged as it is, not relative to nothing."""
 _LAYER_BYTES = 256 << 20
 """What the activations of one group of layers may take for one image."""
 
@@ -142,18 +134,39 @@ def prove_tensors(
     except ModelError as fault:
         refusal = fault.what
     float32 = Session(model.view.proto, values, exact=True).run(given)
-    half = is_half(model.view.original)
+    tolerance = HALF_TOLERANCE if is_half(model.view.original) else TOLERANCE
+    rows = {layer.value: own.cpu().numpy() for layer, own in zip(chosen, ours, strict=True)}
+    by_file = _judged_tensors(model, model.view.original, given, rows, file, tolerance)
+    by_graph = _judged_tensors(model, model.view.proto, given, rows, dict(zip(rows, float32, strict=True)), TOLERANCE)
     result: list[Agreement] = []
-    for layer, own, theirs in zip(chosen, ours, float32, strict=True):
-        difference = _Difference()
-        if layer.value in file:
-            difference.add(own.cpu().numpy(), file[layer.value])
-            result.append(difference.agreement(layer, HALF_TOLERANCE if half else TOLERANCE, "file", ""))
-        difference = _Difference()
-        difference.add(own.cpu().numpy(), theirs)
-        missing = "" if layer.value in file else refusal or "the file has no such value: importing made it"
-        result.append(difference.agreement(layer, TOLERANCE, "float32", missing))
+    for layer, theirs in zip(chosen, float32, strict=True):
+        value = layer.value
+        if value in file:
+            found = _agreement(_apart(rows[value], file[value]), layer, tolerance, "file", "")
+            result.append(_with_verdict(model, found, by_file.get(value)))
+        missing = "" if value in file else refusal or "the file has no such value: importing made it"
+        found = _agreement(_apart(rows[value], theirs), layer, TOLERANCE, "float32", missing)
+        result.append(_with_verdict(model, found, by_graph.get(value)))
     return tuple(result)
+
+
+def _apart(ours: np.ndarray, theirs: np.ndarray) -> Difference:
+    difference = Difference()
+    difference.add(ours, theirs)
+    return difference
+
+
+def _judged_tensors(
+    model: Model,
+    graph: ModelProto,
+    inputs: Mapping[str, np.ndarray],
+    ours: Mapping[str, np.ndarray],
+    theirs: Mapping[str, np.ndarray],
+    tolerance: float,
+) -> dict[str, Verdict]:
+    """Let a third computation decide on the layers that differ on tensors."""
+    suspects = {value: ours[value] for value in theirs if not _apart(ours[value], theirs[value]).relative <= tolerance}
+    return _decided(Case(model, graph, inputs, suspects, {}, tolerance)) if suspects else {}
 
 
 def _run_rows(model: Model, session: Session, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
@@ -203,6 +216,7 @@ def require(agreements: Sequence[Agreement]) -> None:
         listed = "; ".join(
             f"{shorten(item.layer)} differs by {item.relative:.2g} of its largest value"
             f" (tolerance {item.tolerance:.2g}, against the {'file' if item.reference == 'file' else 'float32 graph'})"
+            + (f"; {item.verdict}" if item.verdict else "")
             for item in broken[:5]
         )
         more = f"; and {len(broken) - 5} more" if len(broken) > 5 else ""
@@ -212,41 +226,11 @@ def require(agreements: Sequence[Agreement]) -> None:
         )
 
 
-@dataclass
-class _Difference:
-    """Largest difference and largest reference value so far; NaN once either side has one that the other has not."""
-
-    absolute: float = 0.0
-    largest: float = 0.0
-    part: float = 1.0
-    """Which part of the values `relative` is the largest difference of."""
-    counted: float = 0.0
-
-    def add(self, ours: np.ndarray, theirs: np.ndarray) -> None:
-        if ours.shape != theirs.shape:
-            self.absolute = float("nan")
-            return
-        ours, theirs = ours.astype(np.float64), theirs.astype(np.float64)
-        with np.errstate(invalid="ignore"):
-            # Equal infinities, and NaN in the same place, are agreement; an infinity on one side only is none.
-            same = (ours == theirs) | (np.isnan(ours) & np.isnan(theirs))
-            difference = np.where(same, 0.0, np.abs(ours - theirs))
-        finite = np.abs(theirs[np.isfinite(theirs)])
-        # np.maximum keeps a NaN, Python's max may lose it.
-        self.absolute = float(np.maximum(self.absolute, difference.max(initial=0.0)))
-        self.largest = max(self.largest, float(finite.max(initial=0.0)))
-        if self.part < 1 and difference.size:
-            index = int(self.part * (difference.size - 1))
-            self.counted = float(np.maximum(self.counted, np.partition(difference, index, axis=None)[index]))
-
-    def agreement(self, layer: Layer, tolerance: float, reference: Reference, note: str) -> Agreement:
-        difference = self.absolute
-        if self.part < 1 and not np.isnan(difference):
-            difference = self.counted
-            said = f"quantised: computed from ONNX Runtime's rounded values, of which {self.part:.1%} count"
-            note = f"{note}; {said}" if note else said
-        relative = difference / self.largest if self.largest > _TINY else difference
-        return Agreement(layer.name, relative, self.absolute, tolerance, reference, note)
+def _agreement(found: Difference, layer: Layer, tolerance: float, reference: Reference, note: str) -> Agreement:
+    if found.part < 1 and not np.isnan(found.absolute):
+        said = f"quantised: computed from ONNX Runtime's rounded values, of which {found.part:.1%} count"
+        note = f"{note}; {said}" if note else said
+    return Agreement(layer.name, found.relative, found.absolute, tolerance, reference, note)
 
 
 def _groups(layers: Sequence[Layer]) -> Iterator[tuple[Layer, ...]]:
@@ -282,8 +266,9 @@ def _prove_group(
             refusal = fault.what
     rounded, pair = _quantised(model), _Pair(model, layers, images.shape[2:])
     mixed: set[str] = set()
-    file = {layer.value: _Difference(part=_KEPT if layer.value in rounded else 1.0) for layer in in_file}
-    float32 = {layer.value: _Difference(part=_KEPT if layer.value in rounded else 1.0) for layer in layers}
+    file = {layer.value: Difference(part=KEPT if layer.value in rounded else 1.0) for layer in in_file}
+    float32 = {layer.value: Difference(part=KEPT if layer.value in rounded else 1.0) for layer in layers}
+    apart = {layer.value: Difference() for layer in layers if layer.value in rounded}
     step = model.view.batch or max(batch, 1)
     for start in range(0, len(images), step):
         part = images[start : start + step]
@@ -293,7 +278,10 @@ def _prove_group(
             if values.shape[:1] != (len(part),):
                 mixed.add(layer.value)
             else:
-                float32[layer.value].add(ours[layer.value], units_first(values, layer.channel_axis))
+                float32[layer.value].add(ours[layer.value], units_first(values, layer.channel_axis), start)
+        for layer, own_way, values in zip(layers, pair.end_to_end(part), reference, strict=False):
+            if layer.value in apart and layer.value not in mixed:
+                apart[layer.value].add(own_way, units_first(values, layer.channel_axis))
         if session is None:
             continue
         try:
@@ -303,17 +291,85 @@ def _prove_group(
             continue
         for layer, values in zip(in_file, given, strict=True):
             if layer.value not in mixed:
-                file[layer.value].add(ours[layer.value], units_first(values, layer.channel_axis))
-    half = is_half(original)
+                file[layer.value].add(ours[layer.value], units_first(values, layer.channel_axis), start)
+    tolerance = HALF_TOLERANCE if is_half(original) else TOLERANCE
+    if session is None:
+        file = {}
+    by_file = _judged(pair, original, images, file, tolerance, step)
+    by_graph = _judged(pair, model.view.proto, images, float32, TOLERANCE, model.view.batch or 1, by_file)
     note = f"the file itself does not run in ONNX Runtime: {refusal}" if refusal else ""
     for layer in layers:
-        if layer.value in mixed:
+        value = layer.value
+        if value in mixed:
             mixing.append(layer.name)
             continue
-        if layer.value in file and session is not None:
-            yield file[layer.value].agreement(layer, HALF_TOLERANCE if half else TOLERANCE, "file", "")
-        missing = "" if layer.value in file else "the file has no such value: importing made it"
-        yield float32[layer.value].agreement(layer, TOLERANCE, "float32", note or missing)
+        end_to_end = apart[value].relative if value in apart and pair.rounds else None
+        if value in file:
+            found = _agreement(file[value], layer, tolerance, "file", "")
+            yield _with_verdict(model, replace(found, end_to_end=end_to_end), by_file.get(value))
+        missing = "" if value in made else "the file has no such value: importing made it"
+        found = _agreement(float32[value], layer, TOLERANCE, "float32", note or missing)
+        yield _with_verdict(model, replace(found, end_to_end=end_to_end), by_graph.get(value))
+
+
+def _judged(
+    pair: _Pair,
+    graph: ModelProto,
+    images: torch.Tensor,
+    differences: Mapping[str, Difference],
+    tolerance: float,
+    count: int,
+    known: Mapping[str, Verdict] | None = None,
+) -> dict[str, Verdict]:
+    """Let a third computation decide on the layers that differ, each on the images at which it differs most.
+
+    Args:
+        pair: computes the layers by the network.
+        graph: what ONNX Runtime computed.
+        images: all images.
+        differences: identifier of a layer's value -> how far it is from ONNX Runtime's.
+        tolerance: the largest difference that needs no third computation.
+        count: how many images the graph takes at a time.
+        known: verdicts that hold here too.
+    """
+    found: dict[str, Verdict] = {}
+    suspects: dict[int, list[str]] = {}
+    for value, difference in differences.items():
+        if difference.relative <= tolerance:
+            continue
+        if known and value in known:
+            found[value] = known[value]
+        else:
+            suspects.setdefault(difference.at, []).append(value)
+    model, axes = pair.model, {layer.value: layer.channel_axis for layer in pair.layers}
+    for start, values in suspects.items():
+        part = images[start : start + count]
+        part = torch.cat([part, part[:1].expand(count - len(part), *part.shape[1:])])
+        own = dict(zip(axes, pair.compute(part)[0], strict=True))
+        with torch.no_grad():
+            inputs = {model.view.input_name: model.encode(part).cpu().numpy()}
+        any_size = graph is model.view.proto and tuple(images.shape[2:]) != model.view.input_size
+        ours = {value: own[value] for value in values}
+        case = Case(model, graph, inputs, ours, axes, tolerance, _quantised(model), _frontier(model), any_size)
+        found.update(_decided(case))
+    return found
+
+
+def _decided(case: Case) -> dict[str, Verdict]:
+    """Judge, or say why that is impossible."""
+    try:
+        return judge(case)
+    except (OnnxvizError, ArithmeticError, LookupError, MemoryError, RuntimeError, TypeError, ValueError) as fault:
+        how = f"there is no third computation: {shorten(one_line(fault), 200)}"
+        return {value: Verdict("unknown", np.nan, np.nan, value, how) for value in case.ours}
+
+
+def _with_verdict(model: Model, found: Agreement, verdict: Verdict | None) -> Agreement:
+    if verdict is None or found.relative <= found.tolerance:
+        return found
+    layer = next((layer.name for layer in model.layers if layer.value == verdict.origin), "")
+    origin = layer or model.view.names.get(verdict.origin, verdict.origin)
+    return replace(found, off=verdict.off, ours=verdict.ours, theirs=verdict.theirs, origin=origin, judged=verdict.how)
 
 
 def _run_file(model: Model, session: Session, images: torch.Tensor, batch: int) -> list[np.ndarray]:
@@ -342,28 +398,35 @@ class _Pair:
     """
 
     def __init__(self, model: Model, layers: Sequence[Layer], size: Sequence[int]) -> None:
-        self._model = model
-        self._layers = layers
+        self.model = model
+        self.layers = layers
         self._frontier = _frontier(model)
         self._constants = _constants(model, layers)
         if self._frontier:
             self._rounding = Session(model.view.proto, self._frontier, exact=True)
         if not self._frontier and not self._constants:
             self._forward = model.unchecked(layers)
+        self.rounds = bool(self._frontier)
         self._session = model.session([layer.value for layer in layers], any_size=tuple(size) != model.view.input_size)
 
     def compute(self, images: torch.Tensor) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """Return each layer by the network, units first, and by ONNX Runtime, as it is."""
-        model = self._model
+        model = self.model
         with torch.no_grad():
             encoded = {model.view.input_name: model.encode(images).cpu().numpy()}
             if self._frontier or self._constants:
                 rounded = self._rounding.run(encoded) if self._frontier else []
                 given = {name: torch.from_numpy(array) for name, array in zip(self._frontier, rounded, strict=True)}
-                ours = model.continued(images, self._layers, {**self._constants, **given})
+                ours = model.continued(images, self.layers, {**self._constants, **given})
             else:
                 ours = self._forward(images)
         return [values.cpu().numpy() for values in ours], self._session.run(encoded)
+
+    def end_to_end(self, images: torch.Tensor) -> list[np.ndarray]:
+        """Return each layer by the network from the images alone, where that is not what `compute` returns anyway."""
+        if not self.rounds:
+            return []
+        return [values.cpu().numpy() for values in self.model.continued(images, self.layers, self._constants)]
 
 
 def _constants(model: Model, layers: Sequence[Layer]) -> dict[str, torch.Tensor]:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -27,7 +27,8 @@ MIXES_BATCH = "its tensor mixes the images of a batch with something else, so th
 """Why a layer cannot be compared, which says nothing against the model."""
 _MMAP_THRESHOLD = -3
 """`M_MMAP_THRESHOLD` of glibc's malloc.h."""
-_COLUMNS = ("layer", "relative", "absolute", "tolerance", "reference", "note", "error")
+_COLUMNS = (*(entry.name for entry in dataclasses.fields(Agreement)), "error")
+_NUMBERS = ("relative", "absolute", "tolerance", "ours", "theirs", "end_to_end")
 
 
 def measure_agreement(model: Model, subject: Subject, proof: Proof) -> tuple[tuple[Agreement, ...], dict[str, str]]:
@@ -116,8 +117,8 @@ class _Failed:
 def agreement_table(proved: tuple[Agreement, ...], errors: dict[str, str]) -> Table:
     """Return what `read_agreement` reads: the agreement of each layer, and why others could not be compared."""
     rows = [(*dataclasses.astuple(item), "") for item in proved]
-    rows += [(layer, 0.0, 0.0, 0.0, "file", "", error) for layer, error in errors.items()]
-    columns = (Column(name, "scientific" if name in _COLUMNS[1:4] else "text") for name in _COLUMNS)
+    rows += [(*dataclasses.astuple(Agreement(layer, 0.0, 0.0, 0.0)), error) for layer, error in errors.items()]
+    columns = (Column(name, "scientific" if name in _NUMBERS else "text") for name in _COLUMNS)
     return Table("agreement", "Agreement with ONNX Runtime", tuple(columns), tuple(rows))
 
 
@@ -126,12 +127,14 @@ def read_agreement(findings: list[Finding]) -> tuple[tuple[Agreement, ...], dict
     (table,) = findings
     assert isinstance(table, Table)
     found, errors = [], {}
-    for layer, relative, absolute, tolerance, reference, note, error in table.rows:
-        if error:
-            errors[str(layer)] = str(error)
+    for row in table.rows:
+        cells = dict(zip((column.name for column in table.columns), row, strict=True))
+        if error := cells.pop("error"):
+            errors[str(cells["layer"])] = str(error)
             continue
-        kind: Literal["file", "float32"] = "float32" if reference == "float32" else "file"
-        found.append(Agreement(str(layer), _float(relative), _float(absolute), _float(tolerance), kind, str(note)))
+        numbers = {name: _float(cells[name]) for name in _NUMBERS if cells[name] is not None}
+        texts = {name: str(cell) for name, cell in cells.items() if name not in _NUMBERS}
+        found.append(Agreement(**texts, **numbers))  # type: ignore[arg-type]
     return tuple(found), errors
 
 

@@ -6,6 +6,7 @@ import math
 import shutil
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +120,24 @@ class Session:
                 f"{' × '.join(map(str, shape))}, where the graph says {shown}",
                 remedy="name another layer; if the file is valid, this is a fault of onnxviz: please report it",
             )
+
+
+@lru_cache(maxsize=1)
+def saturates() -> bool:
+    """Whether ONNX Runtime's sums of uint8 times int8 saturate on this processor: x86 without VNNI.
+
+    Pairs of products are added in 16 bits there (the instruction VPMADDUBSW); see "session.x64quantprecision" in ONNX
+    Runtime's session options.
+    """
+    value = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.UINT8, [1, 64])
+    weight = onnx.numpy_helper.from_array(np.full((64, 16), 127, np.int8), "w")
+    node = onnx.helper.make_node("MatMulInteger", ["x", "w"], ["y"])
+    result = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.INT32, [1, 16])
+    graph = onnx.helper.make_graph([node], "graph", [value], [result], [weight])
+    opsets = [onnx.helper.make_opsetid("", 17)]
+    session = Session(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=8), ["y"], exact=True)
+    (found,) = session.run({"x": np.full((1, 64), 255, np.uint8)})
+    return bool((found != 255 * 127 * 64).any())
 
 
 def folds_too_much(graph: GraphProto, types: Mapping[str, TensorType]) -> bool:

@@ -180,6 +180,17 @@ class Agreement:
         absolute: max |ours - theirs|.
         tolerance: the largest `relative` that is accepted.
         reference: "file" for the model as given, "float32" for the normalised graph.
+        note: what else there is to know.
+        off: who is outside the tolerance by a third computation, where the two differ by more: "runtime" for ONNX
+            Runtime, "ours" for the converted network, "both", "neither"; "unknown" where there is none; "" where
+            they do not differ.
+        ours: error of the converted network by that computation, relative to the layer's largest value.
+        theirs: error of ONNX Runtime.
+        origin: name of the layer or node at which the error arises.
+        judged: how that was found, in words.
+        effect: what ONNX Runtime's error does to the model's output, in words; told with one of the layers.
+        end_to_end: `relative` where both compute all from the image, roundings to integers included; None where
+            `relative` is that itself.
     """
 
     layer: str
@@ -188,8 +199,30 @@ class Agreement:
     tolerance: float
     reference: Literal["file", "float32"] = "file"
     note: str = field(default="", compare=False)
+    off: Literal["", "runtime", "ours", "both", "neither", "unknown"] = ""
+    ours: float = 0.0
+    theirs: float = 0.0
+    origin: str = ""
+    judged: str = field(default="", compare=False)
+    effect: str = field(default="", compare=False)
+    end_to_end: float | None = None
 
     @property
     def holds(self) -> bool:
-        """Whether the difference is within the tolerance; a NaN is not."""
+        """Whether the converted network is right within the tolerance; a NaN is not."""
+        if self.off in ("runtime", "neither"):
+            return self.ours <= self.tolerance
         return self.relative <= self.tolerance
+
+    @property
+    def verdict(self) -> str:
+        """Who is off, in words; "" where the two agree."""
+        who = {
+            "runtime": f"ONNX Runtime is off by {self.theirs:.2g}, the converted network by {self.ours:.2g}",
+            "ours": f"the converted network is off by {self.ours:.2g}, ONNX Runtime by {self.theirs:.2g}",
+            "both": f"the converted network is off by {self.ours:.2g} and ONNX Runtime by {self.theirs:.2g}",
+            "neither": f"both are within the tolerance, off by {self.ours:.2g} and {self.theirs:.2g}",
+            "unknown": "who is off could not be found",
+        }.get(self.off, "")
+        place = f"; it arises at {self.origin}" if who and self.origin and self.origin != self.layer else ""
+        return f"{who}{place} ({self.judged})" if who and self.judged else who + place

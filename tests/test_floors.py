@@ -32,6 +32,9 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "layer_table",
         "model",
         "conversion",
+        "differences",
+        "reference",
+        "judge",
         "agreement",
     ),
     ("concepts", "targets", "image_choice", "generator_file", "probe", "builtin"),
@@ -59,7 +62,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
 """A module may import from lower floors, and from what stands left of it on its own."""
 
 TORCH = {"torch", "onnx2torch"}
-WITH_TORCH = {"convert", "model", "conversion", "agreement", "runtime", "probe", "optimize", "attribution"}
+WITH_TORCH = {"convert", "model", "conversion", "judge", "agreement", "runtime", "probe", "optimize", "attribution"}
 """Parts that may load torch when they are imported; who imports them is seen by starting Python, below."""
 
 

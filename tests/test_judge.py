@@ -1,0 +1,206 @@
+"""Where ONNX Runtime and the converted network differ, a third computation says who is off."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import faulty_runtime
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+
+import onnxviz.convert.operators
+from onnxviz import judge as judge_module
+from onnxviz.agreement import prove, prove_tensors, require
+from onnxviz.convert.operators import Conversion
+from onnxviz.errors import AgreementError
+from onnxviz.model import Model, load
+from onnxviz.reference import Allowance
+from onnxviz.values import Agreement
+
+IMAGES = np.random.default_rng(3).uniform(size=(2, 3, 8, 8)).astype(np.float32)
+
+
+def save(path: Path, nodes: list[onnx.NodeProto], tensors: list[onnx.TensorProto], output: str) -> Path:
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["n", 3, 8, 8])],
+        [helper.make_tensor_value_info(output, TensorProto.FLOAT, None)],
+        tensors,
+    )
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=8), path)
+    return path
+
+
+def integer_network(path: Path) -> Path:
+    """Pixels to 0..255, times weights of ±127, scaled to class scores: what saturates on x86 without VNNI."""
+    rng = np.random.default_rng(0)
+    weight = np.where(rng.random((192, 5)) < 0.8, 127, -127).astype(np.int8)
+    nodes = [
+        helper.make_node("Flatten", ["image"], ["flat"], "flat"),
+        helper.make_node("QuantizeLinear", ["flat", "s", "z"], ["q"], "quantise"),
+        helper.make_node("MatMulInteger", ["q", "w", "z"], ["sums"], "product"),
+        helper.make_node("Cast", ["sums"], ["cast"], "cast", to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["cast", "s"], ["scaled"], "scaled"),
+        helper.make_node("Add", ["scaled", "b"], ["scores"], "scores"),
+    ]
+    tensors = [numpy_helper.from_array(weight, "w"), numpy_helper.from_array(np.ones(5, np.float32), "b")]
+    tensors += [numpy_helper.from_array(np.float32(1 / 255), "s"), numpy_helper.from_array(np.uint8(0), "z")]
+    return save(path, nodes, tensors, "scores")
+
+
+def float_network(path: Path) -> Path:
+    rng = np.random.default_rng(1)
+    nodes = [
+        helper.make_node("Conv", ["image", "w"], ["conv"], "conv", pads=[1, 1, 1, 1]),
+        helper.make_node("InstanceNormalization", ["conv", "g", "b"], ["norm"], "norm"),
+        helper.make_node("Relu", ["norm"], ["relu"], "relu"),
+        helper.make_node("Softmax", ["relu"], ["soft"], "soft", axis=1),
+        helper.make_node("GlobalAveragePool", ["relu"], ["pool"], "pool"),
+        helper.make_node("Flatten", ["pool"], ["scores"], "scores"),
+    ]
+    tensors = [
+        numpy_helper.from_array(rng.standard_normal((4, 3, 3, 3)).astype(np.float32), "w"),
+        numpy_helper.from_array(np.array([1, 2, 3, 4], np.float32), "g"),
+        numpy_helper.from_array(np.array([0, 1, 0, 1], np.float32), "b"),
+    ]
+    return save(path, nodes, tensors, "scores")
+
+
+def verdicts(found: tuple[Agreement, ...], reference: str = "file") -> dict[str, Agreement]:
+    return {item.layer: item for item in found if item.reference == reference}
+
+
+def garbage(_node: object, _inputs: object, right: np.ndarray) -> np.ndarray:
+    return np.random.default_rng(0).standard_normal(right.shape).astype(right.dtype)
+
+
+def slightly(_node: object, _inputs: object, right: np.ndarray) -> np.ndarray:
+    """Off by less than the tolerance, which the layers behind may make more of."""
+    return (right * np.float32(1 + 4e-4)).astype(right.dtype)
+
+
+def test_saturated_sums_are_laid_at_onnx_runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = load(integer_network(tmp_path / "m.onnx"), "unit")
+    right = model.activations(IMAGES, ["scaled", "scores"])
+    faulty_runtime.install(monkeypatch, {"MatMulInteger": faulty_runtime.saturated})
+    found = verdicts(prove(model, model.layers, IMAGES))
+    assert found["flat"].off == ""
+    for name in ("cast", "scaled", "scores"):
+        item = found[name]
+        assert item.off == "runtime"
+        assert item.holds
+        assert item.relative > item.tolerance
+        assert item.ours <= 1e-6
+        assert item.theirs > 0.01
+        assert "exact integers" in item.judged
+        assert item.origin == "sums"
+        assert "ONNX Runtime is off by" in item.verdict
+    require(tuple(found.values()))
+    session = judge_module.Session(model.view.proto, [model.view.layer("scores").value], exact=True)
+    (faulty,) = session.run({model.view.input_name: IMAGES})
+    assert np.abs(faulty - right["scores"].numpy()).max() > 1, "the stand-in does saturate"
+
+
+@pytest.mark.parametrize("layer", ["norm", "soft"])
+def test_a_layer_that_onnx_runtime_gets_wrong_holds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layer: str
+) -> None:
+    model = load(float_network(tmp_path / "m.onnx"), "unit")
+    value = model.view.layer(layer).value
+    faulty_runtime.install(monkeypatch, {value: garbage})
+    found = verdicts(prove(model, model.layers, IMAGES))
+    behind = {"norm": {"norm", "relu", "soft", "pool", "scores"}, "soft": {"soft"}}[layer]
+    assert {name for name, item in found.items() if item.off == "runtime"} == behind
+    assert {item.origin for item in found.values() if item.off} == {layer}
+    assert all(item.holds for item in found.values())
+    assert "standard's definition" in found[layer].judged
+
+
+def test_our_own_mistake_is_stopped_whoever_else_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The wrong converter agrees with itself in double precision, which must not clear it."""
+    monkeypatch.setitem(
+        onnxviz.convert.operators.CONVERTERS,  # type: ignore[arg-type]
+        "Softmax",
+        lambda operation: Conversion(torch.nn.Softmax(int(operation.attributes["axis"]) + 1)),
+    )
+    model = load(float_network(tmp_path / "m.onnx"), "unit")
+    found = verdicts(prove(model, model.layers, IMAGES))
+    assert {name: item.off for name, item in found.items() if item.off} == {"soft": "ours"}
+    assert not found["soft"].holds
+    assert found["soft"].ours > 0.01
+    assert found["soft"].theirs < 1e-6
+    with pytest.raises(AgreementError, match=r"the converted network is off by .*standard's definition"):
+        require(tuple(found.values()))
+    faulty_runtime.install(monkeypatch, {model.view.layer("soft").value: garbage})
+    both = verdicts(prove(model, model.layers, IMAGES))["soft"]
+    assert (both.off, both.holds) == ("both", False)
+
+
+def test_a_wrong_weight_is_ours_although_every_node_is_right_elsewhere(tmp_path: Path) -> None:
+    model = load(float_network(tmp_path / "m.onnx"), "unit")
+    model.activations(IMAGES, ["conv"])
+    weight = next(part for part in onnxviz.to_torch(model).parameters() if part.dim() == 4)
+    with torch.no_grad():
+        weight[1, 0, 0, 0] += 0.5
+    found = verdicts(prove(model, ["conv", "relu"], IMAGES))
+    assert {name: (item.off, item.origin, item.holds) for name, item in found.items()} == {
+        "conv": ("ours", "conv", False),
+        "relu": ("ours", "conv", False),
+    }
+
+
+def test_what_has_no_third_computation_is_stopped_as_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = load(float_network(tmp_path / "m.onnx"), "unit")
+    faulty_runtime.install(monkeypatch, {model.view.layer("norm").value: garbage})
+    monkeypatch.setattr(judge_module, "Allowance", lambda: Allowance(10))
+    found = verdicts(prove(model, ["norm", "pool"], IMAGES))
+    for item in found.values():
+        assert (item.off, item.holds, item.origin) == ("unknown", False, "norm")
+        assert "takes too long" in item.judged
+    with pytest.raises(AgreementError, match="could not be found"):
+        require(tuple(found.values()))
+
+
+def test_small_errors_that_grow_are_laid_where_they_arise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The normalisation is off by less than the tolerance; a difference of large numbers behind it makes more of it."""
+    rng = np.random.default_rng(1)
+    nodes = [
+        helper.make_node("Conv", ["image", "w"], ["conv"], "conv"),
+        helper.make_node("Add", ["conv", "offset"], ["far"], "far"),
+        helper.make_node("Sub", ["far", "offset"], ["near"], "near"),
+        helper.make_node("ReduceMean", ["near"], ["scores"], "scores", axes=[2, 3], keepdims=0),
+    ]
+    tensors = [
+        numpy_helper.from_array(rng.standard_normal((4, 3, 3, 3)).astype(np.float32), "w"),
+        numpy_helper.from_array(np.float32(100), "offset"),
+    ]
+    model = load(save(tmp_path / "m.onnx", nodes, tensors, "scores"), "unit")
+    faulty_runtime.install(monkeypatch, {model.view.layer("far").value: slightly})
+    found = verdicts(prove(model, model.layers, IMAGES))
+    assert found["far"].relative < found["far"].tolerance
+    assert found["far"].off == ""
+    for name in ("near", "scores"):
+        assert (found[name].off, found[name].origin, found[name].holds) == ("runtime", "far", True)
+        assert found[name].theirs > found[name].tolerance > found[name].ours
+    assert "double precision" in found["near"].judged
+
+
+def test_tensors_are_judged_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = load(float_network(tmp_path / "m.onnx"), "unit")
+    faulty_runtime.install(monkeypatch, {model.view.layer("norm").value: garbage})
+    found = verdicts(prove_tensors(model, ["conv", "norm", "scores"], [IMAGES]))
+    assert {name: item.off for name, item in found.items()} == {"conv": "", "norm": "runtime", "scores": "runtime"}
+
+
+def test_layers_that_agree_cost_nothing_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def called(_case: object) -> None:
+        raise AssertionError("there is nothing to judge")
+
+    model: Model = load(float_network(tmp_path / "m.onnx"), "unit")
+    monkeypatch.setattr("onnxviz.agreement.judge", called)
+    assert all(item.off == "" for item in prove(model, model.layers, IMAGES))

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch.nn import functional
+
+from onnxviz.maps import to_map
+from onnxviz.values import Layer
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,7 +27,10 @@ class EvidenceMap:
 
 
 def grad_cam(
-    score: torch.Tensor, activations: Sequence[torch.Tensor], keep_tape: bool = False
+    score: torch.Tensor,
+    activations: Sequence[torch.Tensor],
+    keep_tape: bool = False,
+    layers: Sequence[Layer] | None = None,
 ) -> tuple[EvidenceMap, ...]:
     """Compute the Grad-CAM maps of several layers in one backward pass.
 
@@ -37,6 +44,8 @@ def grad_cam(
         score: [N], one number for each image, before any softmax, on the same tape as the activations.
         activations: [N, channels, h, w] each, from one forward pass; a later one may depend on an earlier one.
         keep_tape: whether another backward pass will follow.
+        layers: whose activations these are, where some are no maps as they stand but [N, channels, *spatial] with a
+            grid, such as the tokens of a transformer; positions that are no patches have no part in the weights.
 
     Returns:
         One map for each of the activations, in their order; all zero where the score does not depend on a layer.
@@ -44,20 +53,25 @@ def grad_cam(
     Raises:
         ValueError: if an activation is not [N, channels, h, w].
     """
-    for activation in activations:
+    as_maps: Sequence[Callable[[torch.Tensor], torch.Tensor]] = (
+        [lambda values: values] * len(activations) if layers is None else [partial(to_map, layer) for layer in layers]
+    )
+    for as_map, given in zip(as_maps, activations, strict=True):
+        activation = as_map(given)
         if activation.ndim != 4 or activation.shape[0] != score.shape[0]:
             raise ValueError(f"Grad-CAM needs activations [{score.shape[0]}, channels, h, w], not {activation.shape}")
     if not score.requires_grad:
-        return tuple(_no_evidence(activation) for activation in activations)
+        return tuple(_no_evidence(as_map(given)) for as_map, given in zip(as_maps, activations, strict=True))
     # An activation off the tape (it depends on nothing that has a gradient) cannot be asked for its gradient.
     taped = [activation for activation in activations if activation.requires_grad]
     gradients = iter(
         torch.autograd.grad(score.sum(), taped, retain_graph=keep_tape, allow_unused=True) if taped else ()
     )
     found = []
-    for activation in activations:
-        gradient = next(gradients) if activation.requires_grad else None
-        found.append(_no_evidence(activation) if gradient is None else _map(activation.detach(), gradient))
+    for as_map, given in zip(as_maps, activations, strict=True):
+        gradient = next(gradients) if given.requires_grad else None
+        activation = as_map(given.detach())
+        found.append(_no_evidence(activation) if gradient is None else _map(activation, as_map(gradient)))
     return tuple(found)
 
 

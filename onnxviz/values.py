@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -31,6 +32,38 @@ class Tokens:
 
 
 @dataclass(frozen=True, slots=True)
+class Grid:
+    """How the positions of a layer become rows and columns, where they are not simply its last two axes.
+
+    Attributes:
+        sizes: the factors of each axis beside the units.
+        order: which of all these factors makes up the rows, then the columns, the outermost first.
+        rows: how many of them make up the rows.
+        tokens: which of the axes beside the units has tokens that are no patches.
+        before: how many of them stand in front of the patches: class, distillation and register tokens.
+        behind: how many behind.
+    """
+
+    sizes: tuple[tuple[int | None, ...], ...]
+    order: tuple[int, ...]
+    rows: int
+    tokens: int = 0
+    before: int = 0
+    behind: int = 0
+
+    @property
+    def shape(self) -> tuple[int | None, int | None]:
+        """Height and width of the map; None where they are free."""
+        flat = [size for sizes in self.sizes for size in sizes]
+        ordered = [flat[place] for place in self.order]
+        height, width = (
+            None if None in part else math.prod(size for size in part if size is not None)
+            for part in (ordered[: self.rows], ordered[self.rows :])
+        )
+        return height, width
+
+
+@dataclass(frozen=True, slots=True)
 class Layer:
     """A node of the network with its first output.
 
@@ -40,9 +73,11 @@ class Layer:
         operator: ONNX operator type, for example "Conv".
         position: index in topological order.
         shape: the tensor's shape, batch included; None where a dimension is free.
-        channel_axis: the axis of the units, or None if the tensor has none (a scalar per image).
+        channel_axis: the axis of the units, or None if the tensor has none (a scalar per image) or it is not known.
         aliases: other names users may give (node name, value name, exporter scope).
         tokens: the axes that run over patches of the image; two for a map of attention, of queries and of keys.
+        grid: how its positions become rows and columns; None where those are simply the two axes beside the units.
+        unplaced: why it has no units or no map of positions; "" if it has both.
     """
 
     name: str
@@ -53,6 +88,8 @@ class Layer:
     channel_axis: int | None
     aliases: tuple[str, ...] = ()
     tokens: tuple[Tokens, ...] = ()
+    grid: Grid | None = None
+    unplaced: str = ""
 
     @property
     def unit_count(self) -> int:
@@ -67,14 +104,23 @@ class Layer:
         return tuple(size for axis, size in enumerate(self.shape) if axis not in (0, self.channel_axis))
 
     @property
+    def map_shape(self) -> tuple[int | None, int | None] | None:
+        """Height and width of what `onnxviz.maps.to_map` makes of the layer; None if it has no rows and columns."""
+        if self.channel_axis is None or self.unplaced:
+            return None
+        if self.grid is not None:
+            return self.grid.shape
+        spatial = self.spatial_shape
+        return (spatial[0], spatial[1]) if len(spatial) == 2 and not self.tokens else None
+
+    @property
     def has_map(self) -> bool:
         """Whether the units have rows and columns of the image, more than one position.
 
         Two dimensions beside the units need not be those: attention has one row for each query and one column for each
-        key, a layer split into heads one column for each feature of a head.
+        key, a layer split into heads one column for each feature of a head. Tokens of a grid of patches are a map.
         """
-        spatial = self.spatial_shape
-        return self.channel_axis is not None and len(spatial) == 2 and spatial != (1, 1) and not self.tokens
+        return self.map_shape not in (None, (1, 1))
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "runtime",
         "batches",
         "layer_table",
+        "maps",
         "model",
         "conversion",
         "differences",

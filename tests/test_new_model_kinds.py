@@ -20,7 +20,8 @@ from onnxviz.cli import show_model
 from onnxviz.errors import BatchMixedError, DataError, ModelError
 from onnxviz.execute import Silent
 from onnxviz.execute import run as execute
-from onnxviz.findings import Caveat, Note, PictureMatrix
+from onnxviz.findings import Array, Caveat, Note, PictureMatrix
+from onnxviz.graph import open_model
 from onnxviz.model import load
 from onnxviz.probe import Probe, Trial
 from onnxviz.recipe import parse_recipe
@@ -159,8 +160,16 @@ model: {{path: {zoo}/onnx/vnn_vit_cifar10_pgd_2_3_16.onnx, preprocess: {{preset:
 data: {{photos: {{images: {shared_data}/cifar10_test/cat, limit: 1}}}}
 analyses: {{evidence: {{kind: grad_cam, layers: "*", data: photos, classes: "top:1"}}}}
 """
-    drawn = [item for item in findings_of(run(text, tmp_path), 0) if isinstance(item, PictureMatrix)]
-    assert [item.columns for item in drawn] == [("/0/projection/Conv",)]
+    found = findings_of(run(text, tmp_path), 0)
+    (drawn,) = [item for item in found if isinstance(item, PictureMatrix)]
+    view = open_model(zoo / "onnx" / "vnn_vit_cifar10_pgd_2_3_16.onnx")
+    shown = [view.layer(name) for name in drawn.columns]
+    assert len(shown) > 10
+    assert {layer.map_shape for layer in shown} == {(2, 2)}
+    assert "Softmax" not in {layer.operator for layer in shown}
+    assert min(layer.unit_count for layer in shown) >= 48, "channels, not heads"
+    (arrays,) = [item.arrays for item in found if isinstance(item, Array)]
+    assert {values.shape for name, values in arrays.items() if name.startswith("class")} == {(2, 2)}
 
 
 # --- one class for each position ------------------------------------------------------------------------------------

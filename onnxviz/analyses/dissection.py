@@ -30,6 +30,7 @@ from onnxviz.dissection.summary import UNIT_COLUMNS, UnitResult, summarize
 from onnxviz.errors import AnalysisError, DataError, shorten
 from onnxviz.findings import Array, Caveat, Coverage, Finding, Table, Tile, TileGrid, merge
 from onnxviz.images import fit_labels, load_batch
+from onnxviz.maps import to_map
 from onnxviz.values import Layer, Preprocessing, Unit
 
 if TYPE_CHECKING:
@@ -437,11 +438,11 @@ class _Work:
     images: tuple[int, ...]
 
     def measure(self, batch: Sequence[int]) -> Activations:
-        """Return the activations of some images, numbered as in the data set."""
+        """Return the maps of some images, numbered as in the data set."""
         model = self.bench.model
         pixels = load_batch(self.data, batch, replace(model.preprocessing, fit="stretch"), model.input_size)
         measured = model.measure(pixels, [layer.name for layer in self.layers])
-        return {layer.name: measured[layer.name] for layer in self.layers}
+        return {layer.name: np.ascontiguousarray(to_map(layer, measured[layer.name])) for layer in self.layers}
 
     def passes(self, *, keep: bool) -> Passes:
         """Return the activations of all images of the job."""

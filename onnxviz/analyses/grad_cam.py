@@ -222,8 +222,8 @@ def _stored_bytes(subject: Subject, layers: Sequence[Layer], classes: int) -> in
     picture = storage.jpeg(round(scale * height), round(scale * width)) + storage.PICTURE_ROW
     values = 0
     for layer in layers:
-        sizes = [size for size in layer.spatial_shape if size]
-        values += sizes[0] * sizes[1] if len(sizes) == 2 else height * width // 16
+        rows, columns = layer.map_shape or (None, None)
+        values += rows * columns if rows and columns else height * width // 16
     return storage.RECORD + classes * ((2 * len(layers) + 1) * picture + storage.sparse(values))
 
 
@@ -293,7 +293,7 @@ def _explain(
     maps = []
     for done, number in enumerate(chosen):
         bench.progress(done, len(chosen), head.title(number, None))
-        maps.append(grad_cam(scores[:, number], activations, keep_tape=done + 1 < len(chosen)))
+        maps.append(grad_cam(scores[:, number], activations, keep_tape=done + 1 < len(chosen), layers=layers))
     bench.progress(len(chosen), len(chosen))
     values = scores.detach()[0]
     return _Evidence(

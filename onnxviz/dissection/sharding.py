@@ -33,7 +33,7 @@ def map_size(view: GraphView, layer: Layer, size: tuple[int, int] | None) -> int
     Returns:
         Height times width; where the network does not say, at most that: the image's own.
     """
-    height, width = layer.spatial_shape
+    height, width = layer.map_shape or (None, None)
     if height and width:
         return height * width
     rows, columns = view.input_size or size or _ASSUMED_SIZE

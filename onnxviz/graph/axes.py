@@ -1,71 +1,83 @@
 """What each axis of a value runs over: units, rows and columns of a map, the tokens of a grid of patches, heads.
 
-Meanings are carried from the image through the graph, in its order. Reshapes are followed by their sizes: axes that are
-merged or split are matched from the left where the batch stays the first axis, else from the right. Where a meaning
-cannot be followed it is dropped, and found again where a sum or product joins the value with one that has it, as the
-residuals around the windows of a Swin transformer do.
+Meanings are carried from the image through the graph, in its order, by what the standard says of each operator, and
+changes of form are followed factor by factor (`factors`). Where a meaning cannot be followed the axis is unknown. It is
+found again where a sum or product joins the value with one that has it, and from behind: what a layer normalisation, a
+convolution or a product with weights reads has its units where they need them. What is not found so stays unknown.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import dataclass
 
 import numpy as np
 from onnx import GraphProto, NodeProto, TensorProto
 
+from onnxviz.graph.axis_rules import (
+    Shape,
+    end_to_end,
+    mixed_places,
+    of_length,
+    product_with_weights,
+    remaining,
+    resized,
+    total,
+    unfolded,
+    with_units,
+    without_channels,
+)
 from onnxviz.graph.batch import axes_of
+from onnxviz.graph.factors import (
+    PLACES,
+    Axis,
+    Meaning,
+    either,
+    fresh,
+    grid_of,
+    has_channels,
+    is_unknown,
+    kinds,
+    reshaped,
+    simplified,
+    tokens_of,
+    units_of,
+)
 from onnxviz.graph.inputs import InputLayout
-from onnxviz.graph.operators import CHANNELS_AT_ONE
+from onnxviz.graph.operators import CHANNELS_AT_ONE, POINTWISE
 from onnxviz.graph.shapes import TensorType
-from onnxviz.graph.structure import attribute, consumers, initializers, integers, reads, to_array
-from onnxviz.values import Tokens
+from onnxviz.graph.structure import attribute, initializers, integers, reads, text, to_array
+from onnxviz.values import Grid, Tokens
 
-CHANNELS_FIRST = CHANNELS_AT_ONE | {"ConvInteger", "DeformConv", "QLinearConv"}
+_CONVOLUTIONS = frozenset(["Conv", "ConvInteger", "ConvTranspose", "DeformConv", "QLinearConv"])
+_CHANNELS_FIRST = CHANNELS_AT_ONE | _CONVOLUTIONS
 """Operators whose first input and output have their channels at axis 1, as the ONNX standard says."""
+_NORMALISATIONS = frozenset(["BatchNormalization", "GroupNormalization", "InstanceNormalization", "LRN"])
+_LAST_NORMALISED = frozenset(["LayerNormalization", "RMSNormalization"])
+_AS_FIRST_INPUT = _NORMALISATIONS | _LAST_NORMALISED | frozenset(
+    ["Bernoulli", "CumSum", "DequantizeLinear", "Hardmax", "LogSoftmax", "LpNormalization", "MeanVarianceNormalization",
+     "QuantizeLinear", "RotaryEmbedding", "ScatterElements", "ScatterND", "Softmax", "Trilu"]
+)  # fmt: skip
+"""Operators whose first output has the axes of their first input."""
 _FORM_ONLY = frozenset(["Reshape", "Flatten", "Squeeze", "Unsqueeze"])
-
-Shape = tuple[object, ...]
-
-
-@dataclass(frozen=True)
-class Meaning:
-    """What an axis runs over.
-
-    Attributes:
-        kind: "head" is the first and "part" another of the axes that the units were split into.
-        tokens: the grid of a "tokens" axis; its `axis` means nothing here.
-        unknown: where tokens were added whose number is not known yet.
-    """
-
-    kind: Literal["row", "column", "tokens", "channel", "head", "part"]
-    tokens: Tokens | None = None
-    unknown: Literal["", "before", "behind"] = ""
-
-    def of_length(self, length: object) -> Meaning | None:
-        """Return the same for an axis whose length is now known; None if that is too short for the grid."""
-        if not self.unknown or self.tokens is None or not isinstance(length, int):
-            return self
-        extra = length - self.tokens.height * self.tokens.width - self.tokens.before - self.tokens.behind
-        if extra < 0:
-            return None
-        grid = replace(self.tokens, **{self.unknown: getattr(self.tokens, self.unknown) + extra})
-        return Meaning("tokens", grid)
-
-
-Meanings = tuple[Meaning | None, ...]
-_CHANNEL, _ROW, _COLUMN = Meaning("channel"), Meaning("row"), Meaning("column")
-_UNITS = ("channel", "head", "part")
+_RIGHT_OPERAND = {"MatMul": 1, "MatMulInteger": 1, "QLinearMatMul": 3}
 
 
 @dataclass(frozen=True)
 class Axes:
-    """Where the units of each value are, and which of its axes run over tokens."""
+    """Where the units of each value are, and how its positions lie on the image.
+
+    Attributes:
+        channel: the axis of the units, None where there is none or it is unknown.
+        tokens: the axes that run over tokens, where there are any.
+        grid: how the positions become rows and columns, where they are not simply the two axes beside the units.
+        unplaced: why a value has no units or no map.
+    """
 
     channel: dict[str, int | None]
     tokens: dict[str, tuple[Tokens, ...]]
+    grid: dict[str, Grid]
+    unplaced: dict[str, str]
 
 
 def find_axes(
@@ -86,73 +98,104 @@ def find_axes(
         input_name: the image.
         layout: NCHW, NHWC or other.
     """
-    walk = _Walk(types, initializers(graph), {}, mixed)
-    readers = consumers(graph)
-    axes = Axes({}, {})
-    image: Meanings = {
-        "NCHW": (None, _CHANNEL, _ROW, _COLUMN),
-        "NHWC": (None, _ROW, _COLUMN, _CHANNEL),
-    }.get(layout, ())
-    steps = [(input_name, image)]
-    for value, given in steps:
-        _settle(walk, axes, value, given, readers.get(value, ()))
-    for node in graph.node:
-        for value in node.output:
-            if value in dependent:
-                _settle(walk, axes, value, walk.meanings(node, value), readers.get(value, ()))
+    constants = initializers(graph)
+    walk = _Walk(types, constants, dependent, {}, {})
+    image = _image(walk.shape(input_name), layout)
+    for _ in range(2):
+        walk.known.clear()
+        walk.settle(input_name, image)
+        for node in graph.node:
+            for value in node.output:
+                if value in dependent:
+                    walk.settle(value, walk.meaning(node, value))
+        if not _look_back(graph, walk):
+            break
+    axes = Axes({}, {}, {}, {})
+    for value in dependent:
+        _place(axes, value, walk.shape(value), walk.known.get(value), value in mixed)
     return axes
 
 
-def _settle(walk: _Walk, axes: Axes, value: str, found: Meanings, readers: Sequence[NodeProto]) -> None:
-    """Decide which axis holds the units, and note the tokens."""
-    shape = walk.shape(value)
-    if shape is None:
-        axes.channel[value] = None
+def _image(shape: Shape | None, layout: InputLayout) -> Meaning | None:
+    if shape is None or layout not in ("NCHW", "NHWC"):
+        return None
+    order = ("image", "channel", "row", "column") if layout == "NCHW" else ("image", "row", "column", "channel")
+    return tuple(fresh(kind, size) for kind, size in zip(order, shape, strict=True))  # type: ignore[arg-type]
+
+
+def _place(axes: Axes, value: str, shape: Shape | None, found: Meaning | None, mixed: bool) -> None:
+    """Decide which axis holds the units, and whether what is beside it is a map."""
+    axes.channel[value] = None
+    if shape is None or len(shape) < 2:
+        axes.unplaced[value] = "its shape is not known" if shape is None else "it is one number for each image"
         return
-    rank = len(shape)
-    meanings = list(found) if len(found) == rank else [None] * rank
-    meanings = [meaning and meaning.of_length(size) for meaning, size in zip(meanings, shape, strict=True)]
-    if rank > 1 and any(node.op_type in CHANNELS_FIRST and node.input[0] == value for node in readers):
-        meanings = [None if meaning is not None and meaning.kind in _UNITS else meaning for meaning in meanings]
-        meanings[1] = _CHANNEL
-    walk.known[value] = tuple(meanings)
-    if rank < 2 or value in walk.mixed:
-        axes.channel[value] = None
+    if found is None:
+        found = tuple(fresh("", size) for size in shape)
+    if mixed:
+        axes.unplaced[value] = "its first axis runs over more than the images, as over the windows of an image"
         return
-    chosen = _units(meanings)
-    if chosen is None:
-        # Nothing to go by: vectors have their units at axis 1, sequences last, maps as ONNX's operators want them.
-        order = [2, 1] if rank == 3 else [1, *range(rank - 1, 1, -1)]
-        chosen = next((axis for axis in order if meanings[axis] is None), order[0])
-        if meanings[chosen] is None:
-            meanings[chosen] = _CHANNEL
-            walk.known[value] = tuple(meanings)
-    axes.channel[value] = chosen
-    tokens = tuple(
-        replace(meaning.tokens, axis=axis)
-        for axis, meaning in enumerate(meanings)
-        if meaning is not None and meaning.tokens is not None and not meaning.unknown and axis != chosen
-    )
-    if tokens:
+    units = 1 if len(shape) == 2 else units_of(found)  # the numbers of a vector are its units
+    if units is None:
+        axes.unplaced[value] = "which of its axes holds the units cannot be worked out"
+        return
+    axes.channel[value] = units
+    if tokens := tokens_of(found, units):
         axes.tokens[value] = tokens
+    grid = grid_of(found, units)
+    if isinstance(grid, str):
+        axes.unplaced[value] = grid
+    elif not _is_plain(grid):
+        axes.grid[value] = grid
 
 
-def _units(meanings: Sequence[Meaning | None]) -> int | None:
-    for kind in ("channel", "head", "part"):
-        for axis, meaning in enumerate(meanings):
-            if axis and meaning is not None and meaning.kind == kind:
-                return axis
-    return None
+def _is_plain(grid: Grid) -> bool:
+    """Whether rows and columns are simply the two axes beside the units."""
+    return (
+        len(grid.sizes) == 2
+        and grid.rows == len(grid.sizes[0])
+        and list(grid.order) == sorted(grid.order)
+        and max(map(len, grid.sizes)) <= 1
+        and not (grid.before or grid.behind)
+    )
+
+
+def _look_back(graph: GraphProto, walk: _Walk) -> bool:
+    """Note what unknown axes must run over because of what reads them; return whether anything was found."""
+    walk.needed.clear()
+    for node in reversed(graph.node):
+        if node.domain:
+            continue
+        for name, meaning in walk.demanded(node):
+            known = walk.known.get(name)
+            if known is None or len(known) != len(meaning):
+                continue
+            has_units = any(map(has_channels, known))
+            better = tuple(
+                new if is_unknown(old) and not is_unknown(new) and not (has_units and has_channels(new)) else old
+                for old, new in zip(known, meaning, strict=True)
+            )
+            if better != known:
+                walk.known[name] = walk.needed[name] = better
+    return bool(walk.needed)
 
 
 @dataclass(frozen=True)
 class _Walk:
-    """What is known when a node is reached."""
+    """What is known when a node is reached.
+
+    Attributes:
+        types: of all values.
+        constants: the initializers.
+        dependent: values that depend on the image.
+        known: what their axes run over.
+        needed: what unknown axes run over, from what reads them.
+    """
 
     types: Mapping[str, TensorType]
     constants: Mapping[str, TensorProto]
-    known: dict[str, Meanings]
-    mixed: set[str]
+    dependent: set[str]
+    known: dict[str, Meaning]
+    needed: dict[str, Meaning]
 
     def shape(self, value: str) -> Shape | None:
         return self.types.get(value, TensorType(0, None)).shape
@@ -161,276 +204,289 @@ class _Walk:
         name = node.input[index] if index < len(node.input) else ""
         return to_array(self.constants[name]) if name in self.constants else None
 
-    def meanings(self, node: NodeProto, value: str) -> Meanings:
-        """Return what the axes of one output of a node run over."""
+    def settle(self, value: str, found: Meaning | None) -> None:
+        """Keep what was found, where it can be true of the value's shape, and what readers need where nothing was."""
+        shape = self.shape(value)
+        if shape is None:
+            return
+        given = found if found is not None and len(found) == len(shape) else tuple(fresh("", size) for size in shape)
+        axes = [of_length(axis, size) for axis, size in zip(given, shape, strict=True)]
+        if value in self.needed:
+            axes = [new if is_unknown(old) else old for old, new in zip(axes, self.needed[value], strict=True)]
+        self.known[value] = simplified(axes)
+
+    # --- operators --------------------------------------------------------------------------------------------------
+
+    def meaning(self, node: NodeProto, value: str) -> Meaning | None:
+        """Return what the axes of one output of a node run over, None if nothing is known."""
         out = self.shape(value)
-        source = next((name for name in reads(node) if name in self.known), None)
-        if out is None or source is None or node.domain:
-            return ()
-        before, given = self.shape(source), self.known[source]
-        if before is None or len(given) != len(before):
-            return ()
-        if node.op_type in CHANNELS_FIRST:
-            return self._windowed(given, before, out)
-        if node.op_type in ("MatMul", "Gemm"):
+        if out is None or node.domain:
+            return None
+        if node.op_type in POINTWISE or node.op_type == "Expand":
+            return self._joined(node, out)
+        source = next((name for name in node.input if name in self.known), None)
+        given = self.known.get(source or "")
+        before = self.shape(source or "")
+        if given is None or before is None:
+            return None
+        if node.op_type == "Einsum":
+            return self._einsum(node, out)
+        if node.op_type in _RIGHT_OPERAND:
             return self._product(node, out)
-        if node.op_type == "Transpose":
-            return tuple(given[axis] for axis in integers(node, "perm", range(len(before) - 1, -1, -1)))
-        if node.op_type in ("Squeeze", "Unsqueeze") and (named := self._named(node, max(len(before), len(out)))):
-            if node.op_type == "Squeeze":
-                return tuple(meaning for axis, meaning in enumerate(given) if axis not in named)
-            rest = iter(given)
-            return tuple(None if axis in named else next(rest, None) for axis in range(len(out)))
-        if node.op_type in _FORM_ONLY:
-            return reshaped(given, before, out)
         if node.op_type == "Concat":
             return self._concatenated(node, out)
-        if node.op_type in ("Slice", "Split", "Gather", "Pad"):
-            return self._cut(node, value, given, before, out)
+        if node.input[0] != source:
+            return None  # what it is made of is constant: only how it is arranged depends on the image
+        if node.op_type == "Transpose":
+            return tuple(given[axis] for axis in integers(node, "perm", range(len(before) - 1, -1, -1)))
+        if node.op_type in _FORM_ONLY:
+            return self._reformed(node, given, before, out)
+        if node.op_type == "Gather":
+            return self._gathered(node, given, before, out)
+        if node.op_type == "Gemm":
+            return given[1 if attribute(node, "transA", 0) else 0], fresh("channel", out[1])
+        if node.op_type == "GridSample":
+            return (*given[:2], *(fresh("position", size) for size in out[2:]))
+        if node.op_type in _CONVOLUTIONS:
+            return self._convolved(node, given, before, out)
+        if node.op_type in _AS_FIRST_INPUT:
+            return self._normalised(node, given, out)
+        if node.op_type in CHANNELS_AT_ONE:
+            return self._pooled(given, before, out)
         if node.op_type.startswith("Reduce") or node.op_type in ("ArgMax", "ArgMin"):
             return self._reduced(node, given, before, out)
-        if node.op_type == "Einsum":
-            return (*([None] * (len(out) - 1)), _CHANNEL)
-        return self._joined(node, out)
+        if node.op_type in ("Slice", "Split", "Pad", "Resize", "Upsample", "Tile"):
+            return self._cut(node, value, given, before, out)
+        return None
 
-    def _named(self, node: NodeProto, rank: int) -> set[int]:
-        named = axes_of(node, lambda index: self.constant(node, index))
-        return {axis % rank for axis in named or ()}
+    def _reformed(self, node: NodeProto, given: Meaning, before: Shape, out: Shape) -> Meaning:
+        if node.op_type in ("Squeeze", "Unsqueeze"):
+            listed = axes_of(node, lambda index: self.constant(node, index))
+            rank = max(len(before), len(out))
+            named = {axis % rank for axis in listed or ()}
+            if named and node.op_type == "Squeeze":
+                return tuple(axis for place, axis in enumerate(given) if place not in named)
+            if named:
+                rest = iter(given)
+                return tuple(() if place in named else next(rest, ()) for place in range(len(out)))
+        return reshaped(given, out)
 
-    def _windowed(self, given: Meanings, before: Shape, out: Shape) -> Meanings:
+    def _normalised(self, node: NodeProto, given: Meaning, out: Shape) -> Meaning:
+        """Normalisation keeps all axes; over the last one alone, or with one weight for each channel, it names them."""
+        place = None
+        if node.op_type in _NORMALISATIONS:
+            place = 1
+        elif node.op_type in _LAST_NORMALISED and int(attribute(node, "axis", -1)) in (-1, len(out) - 1):
+            place = len(out) - 1
+        return with_units(given, place, out)
+
+    def _convolved(self, node: NodeProto, given: Meaning, before: Shape, out: Shape) -> Meaning:
+        """A convolution makes channels at axis 1 of what it reads there, and keeps rows and columns."""
+        if len(out) != len(before) or len(out) < 3:
+            return tuple(fresh("", size) for size in out)
+        kernel = integers(node, "kernel_shape")
+        weights = next((self.shape(name) for name in node.input[1:2] if name), None)
+        sides = kernel or tuple(size for size in (weights or ())[2:] if isinstance(size, int))
+        spatial = [resized(axis, was, size) for axis, was, size in zip(given[2:], before[2:], out[2:], strict=True)]
+        if len(spatial) == 2 and all(map(is_unknown, given[2:])) and len(sides) == 2 and min(sides) > 1:
+            spatial = [fresh("row", out[2]), fresh("column", out[3])]  # it mixes neighbours: they lie on a grid
+        made = mixed_places(given[1], spatial, out[1])
+        if made is None:
+            made, spatial = fresh("channel", out[1]), [without_channels(axis) for axis in spatial]
+        return (given[0], made, *spatial)
+
+    def _pooled(self, given: Meaning, before: Shape, out: Shape) -> Meaning:
         if len(out) != len(before):
-            return (None, _CHANNEL, *([None] * (len(out) - 2)))
-        kept = (
-            None if meaning is None or (meaning.tokens is not None and size != was) else meaning
-            for meaning, was, size in zip(given[2:], before[2:], out[2:], strict=True)
-        )
-        return (None, _CHANNEL, *(meaning if meaning in (_ROW, _COLUMN) or _is_tokens(meaning) else None
-                                  for meaning in kept))  # fmt: skip
+            return tuple(fresh("", size) for size in out)
+        spatial = [resized(axis, was, size) for axis, was, size in zip(given[2:], before[2:], out[2:], strict=True)]
+        channels = given[1] if out[1] == before[1] else fresh("channel", out[1])
+        return with_units((given[0], channels, *spatial), 1, out)
 
-    def _product(self, node: NodeProto, out: Shape) -> Meanings:
-        """Weights put units at the last axis; a product of two activations has rows of one and columns of the other."""
+    def _product(self, node: NodeProto, out: Shape) -> Meaning | None:
+        """Weights make units of what they sum over; two activations give rows of the one and columns of the other."""
         rank = len(out)
-        left, right = (self._aligned(name, rank) for name in node.input[:2])
-        if node.op_type == "Gemm":
-            return (None, _CHANNEL)
-        if right is None and left is not None and rank > 1:
-            positions = tuple(None if _is_units(meaning) else meaning for meaning in left[:-1])
-            return (*positions, _CHANNEL)
-        if left is None and right is not None and rank > 1:  # weights from the left mix what the rows of the right are
-            return (*right[:-2], None, right[-1])
-        if left is None or right is None or rank < 2:
-            return ()
-        outer = tuple(a or b for a, b in zip(left[:-2], right[:-2], strict=True))
-        return (*outer, left[-2], right[-1])
+        names = node.input[0], node.input[_RIGHT_OPERAND[node.op_type]]
+        if rank < 2 or any(len(self.shape(name) or (0, 0)) < 2 for name in names):
+            return None
+        left, right = (self._aligned(name, rank) for name in names)
+        if left is not None and right is None:
+            return product_with_weights(left, len(left) - 1, len(left) - 1, out)
+        if right is not None and left is None:
+            return product_with_weights(right, len(right) - 2, len(right) - 2, out)
+        if left is None or right is None:
+            return None
+        outer = tuple(either(a, b) for a, b in zip(left[:-2], right[:-2], strict=True))
+        alone = not left[-2] and has_channels(left[-1]) and bool(right[-1]) and kinds(right[-1]) <= PLACES
+        return (*outer, left[-2], fresh("key", out[-1]) if alone else right[-1])
 
-    def _aligned(self, name: str, rank: int) -> Meanings | None:
-        """The meanings of an operand, aligned on the right as broadcasting does."""
+    def _einsum(self, node: NodeProto, out: Shape) -> Meaning | None:
+        """Each letter runs over one thing; one that only weights have is made by them."""
+        equation = text(node, "equation").replace(" ", "")
+        if "." in equation or "->" not in equation:
+            return None
+        terms, result = equation.split("->")
+        letters: dict[str, Axis] = {}
+        for term, name in zip(terms.split(","), node.input, strict=False):
+            for letter, axis in zip(term, self.known.get(name, ()), strict=False):
+                letters[letter] = either(letters[letter], axis) if letter in letters else axis
+        made = [letter for letter in result if letter not in letters]
+        summed = [axis for letter, axis in letters.items() if letter not in result]
+        kept = [letters.get(letter, ()) for letter in result]
+        if len(made) == 1:
+            place = result.index(made[0])
+            contracted = next((axis for axis in summed if has_channels(axis)), summed[0] if summed else ())
+            letters[made[0]] = mixed_places(contracted, kept, out[place]) or fresh("channel", out[place])
+        return tuple(letters.get(letter, fresh("", size)) for letter, size in zip(result, out, strict=True))
+
+    def _aligned(self, name: str, rank: int) -> Meaning | None:
+        """The meaning of an operand, aligned on the right as broadcasting does."""
         given = self.known.get(name)
         if given is None or len(given) > rank:
             return None
-        return (*([None] * (rank - len(given))), *given)
+        return (*([()] * (rank - len(given))), *given)
 
-    def _joined(self, node: NodeProto, out: Shape) -> Meanings:
-        """Pointwise operators with broadcasting, and everything that keeps the shape."""
-        found: list[Meaning | None] = [None] * len(out)
-        for name in reads(node):
-            shape = self.shape(name)
-            given = self._aligned(name, len(out))
-            if given is None or shape is None:
+    def _joined(self, node: NodeProto, out: Shape) -> Meaning:
+        """Pointwise operators with broadcasting; a constant that varies along one axis alone has one number a unit."""
+        found: list[Axis] = [()] * len(out)
+        varies: list[int] = []
+        for name in dict.fromkeys(reads(node)):
+            shape, given = self.shape(name), self._aligned(name, len(out))
+            if shape is None or len(shape) > len(out):
                 continue
             sizes = (*([1] * (len(out) - len(shape))), *shape)
-            for axis, (meaning, size) in enumerate(zip(given, sizes, strict=True)):
-                if meaning is not None and found[axis] is None and (size == out[axis] or size != 1):
-                    kept = size == out[axis] or meaning.tokens is None or bool(meaning.unknown)
-                    found[axis] = meaning if kept else None
-        return _once(found)
-
-    def _concatenated(self, node: NodeProto, out: Shape) -> Meanings:
-        axis = int(attribute(node, "axis", 1)) % len(out)
-        parts = [(name, self.known.get(name, ()), self.shape(name)) for name in node.input]
-        wide: list[Meaning | None] = [None] * len(out)
-        for _, given, _ in parts:
-            for place, meaning in enumerate(given[: len(out)]):
-                if place != axis:
-                    wide[place] = wide[place] or meaning
-        along = [given[axis] if len(given) == len(out) else None for _, given, _ in parts]
-        positions = [index for index, meaning in enumerate(along) if _is_tokens(meaning)]
-        sizes = [shape[axis] if shape is not None and axis < len(shape) else None for _, _, shape in parts]
-        if len(positions) == 1:
-            place = positions[0]
-            meaning = along[place]
-            assert meaning is not None
-            assert meaning.tokens is not None
-            before, behind = _total(sizes[:place]), _total(sizes[place + 1 :])
-            if not meaning.unknown and (before is not None or behind is not None):
-                grid = replace(
-                    meaning.tokens,
-                    before=meaning.tokens.before + (before or 0),
-                    behind=meaning.tokens.behind + (behind or 0),
-                )
-                wide[axis] = Meaning("tokens", grid, "before" if before is None else "behind" if behind is None else "")
-        elif along and all(_is_units(meaning) for meaning in along):
-            wide[axis] = along[0]
-        elif along and all(meaning in (_ROW, _COLUMN) and meaning == along[0] for meaning in along):
-            wide[axis] = along[0]  # as in a shift that puts the first rows behind the last: still rows
-        return _once(wide)
-
-    def _cut(self, node: NodeProto, value: str, given: Meanings, before: Shape, out: Shape) -> Meanings:
-        """Slices, splits and pads keep rows, columns and units; of tokens it is known which are left."""
-        if node.op_type == "Gather":
-            return self._gathered(node, given, before, out)
-        if len(out) != len(before):
-            return ()
-        starts = self._starts(node, value, before)
-        found = list(given)
-        for axis, meaning in enumerate(given):
-            if meaning is None or meaning.tokens is None or (out[axis] == before[axis] and out[axis] is not None):
+            if given is None:
+                wide = [axis for axis, size in enumerate(sizes) if size != 1]
+                varies += wide if len(wide) == 1 and name in self.constants else []
                 continue
-            start, length = starts.get(axis), out[axis]
-            found[axis] = None
-            if isinstance(start, int) and isinstance(length, int) and not meaning.unknown:
-                found[axis] = _remaining(meaning.tokens, start, length)
+            for axis, (factors, size) in enumerate(zip(given, sizes, strict=True)):
+                if size == out[axis] or (size != 1 and factors):
+                    found[axis] = either(found[axis], factors)
+        whole: Meaning = tuple(
+            axis or (() if size == 1 else fresh("", size)) for axis, size in zip(found, out, strict=True)
+        )
+        place = varies[0] if len(set(varies)) == 1 and varies[0] > 0 else None
+        return with_units(whole, place, out)
+
+    def _concatenated(self, node: NodeProto, out: Shape) -> Meaning:
+        axis = int(attribute(node, "axis", 1)) % len(out)
+        parts = [(self.known.get(name), self.shape(name)) for name in node.input]
+        known = [given for given, _ in parts if given is not None and len(given) == len(out)]
+        wide: list[Axis] = [fresh("", size) for size in out]
+        for place in range(len(out)):
+            for given in known:
+                wide[place] = either(wide[place], given[place])
+        sizes = [shape[axis] if shape is not None and axis < len(shape) else None for _, shape in parts]
+        along = [
+            given[axis] if given is not None and len(given) == len(out) else fresh("", size)
+            for (given, _), size in zip(parts, sizes, strict=True)
+        ]
+        wide[axis] = end_to_end(along, sizes, out[axis])
+        return tuple(wide)
+
+    def _cut(self, node: NodeProto, value: str, given: Meaning, before: Shape, out: Shape) -> Meaning | None:
+        """What is left where slices, splits and pads take away or add; of tokens it is known which are left."""
+        if len(out) != len(before):
+            return None
+        starts, steps = self._ranges(node, value, before, out)
+        found = list(given)
+        for axis, factors in enumerate(given):
+            if (out[axis] == before[axis] and out[axis] is not None and steps.get(axis, 1) == 1) or not factors:
+                continue
+            found[axis] = remaining(factors, before[axis], out[axis], starts.get(axis), steps.get(axis, 1))
+            if node.op_type in ("Resize", "Upsample", "Pad"):
+                found[axis] = resized(factors, before[axis], out[axis])
         return tuple(found)
 
-    def _starts(self, node: NodeProto, value: str, before: Shape) -> dict[int, int]:
-        """Return where along each axis a Slice or Split begins; only steps of one."""
+    def _ranges(self, node: NodeProto, value: str, before: Shape, out: Shape) -> tuple[dict[int, int], dict[int, int]]:
+        """Return where along each axis a Slice or Split begins, and its steps; a step of 0 is unknown."""
         rank = len(before)
         if node.op_type == "Split":
             axis = int(attribute(node, "axis", 0)) % rank
             earlier = [self.shape(name) for name in node.output[: list(node.output).index(value)]]
-            total = _total([shape[axis] if shape is not None else None for shape in earlier])
-            return {} if total is None else {axis: total}
+            begin = total([shape[axis] if shape is not None else None for shape in earlier])
+            return ({} if begin is None else {axis: begin}), {}
         if node.op_type != "Slice":
-            return {}
-        starts, axes, steps = (self.constant(node, index) for index in (1, 3, 4))
-        if starts is None or (steps is not None and (steps != 1).any()):
-            return {}
-        named = [int(axis) % rank for axis in axes.reshape(-1)] if axes is not None else range(starts.size)
+            return {}, {}
+        starts, ends, axes, steps = (self.constant(node, index) for index in (1, 2, 3, 4))
+        bounds = starts if starts is not None else ends
+        if bounds is None or (len(node.input) > 3 and node.input[3] and axes is None):
+            return {}, dict.fromkeys(range(rank), 0)
+        named = [int(axis) % rank for axis in axes.reshape(-1)] if axes is not None else list(range(bounds.size))
         found = {}
-        for axis, start in zip(named, starts.reshape(-1), strict=False):
-            length = before[axis]
-            if isinstance(length, int):
-                found[axis] = max(int(start) + length, 0) if start < 0 else min(int(start), length)
-        return found
+        for axis, bound in zip(named, bounds.reshape(-1), strict=False):
+            size, left = before[axis], out[axis]
+            if isinstance(size, int) and starts is not None:
+                found[axis] = max(int(bound) + size, 0) if bound < 0 else min(int(bound), size)
+            elif isinstance(size, int) and isinstance(left, int) and bound >= size:
+                found[axis] = size - left  # it goes to the end
+        if len(node.input) > 4 and node.input[4]:
+            strides = (
+                dict.fromkeys(named, 0)
+                if steps is None
+                else dict(zip(named, map(int, steps.reshape(-1)), strict=False))
+            )
+            return found, strides
+        return found, {}
 
-    def _gathered(self, node: NodeProto, given: Meanings, before: Shape, out: Shape) -> Meanings:
+    def _gathered(self, node: NodeProto, given: Meaning, before: Shape, out: Shape) -> Meaning | None:
         axis = int(attribute(node, "axis", 0)) % len(before)
         if len(out) == len(before) - 1:
             return (*given[:axis], *given[axis + 1 :])
+        if len(out) == len(before) + 1 and (kernel := self.constant(node, 1)) is not None and kernel.ndim == 2:
+            return (*given[:axis], *unfolded(given[axis], kernel), *given[axis + 1 :])
         if len(out) == len(before):
-            kept = given[axis] if given[axis] is not None and _is_units(given[axis]) else None
+            along = given[axis]
+            kept = fresh("channel" if kinds(along) == {"channel"} else "position" if kinds(along) <= PLACES else "",
+                         out[axis])  # fmt: skip
             return (*given[:axis], kept, *given[axis + 1 :])
-        return ()
+        return None
 
-    def _reduced(self, node: NodeProto, given: Meanings, before: Shape, out: Shape) -> Meanings:
+    def _reduced(self, node: NodeProto, given: Meaning, before: Shape, out: Shape) -> Meaning | None:
         if node.op_type in ("ArgMax", "ArgMin"):
             named: Sequence[int] | None = [int(attribute(node, "axis", 0))]
         else:
             named = axes_of(node, lambda index: self.constant(node, index))
         if named is None:
-            return ()
+            return None
         gone = {axis % len(before) for axis in named} or set(range(len(before)))
         if len(out) == len(before):
-            return tuple(None if axis in gone else meaning for axis, meaning in enumerate(given))
-        return tuple(meaning for axis, meaning in enumerate(given) if axis not in gone)
+            return tuple(() if axis in gone else factors for axis, factors in enumerate(given))
+        return tuple(factors for axis, factors in enumerate(given) if axis not in gone)
 
+    # --- from behind ------------------------------------------------------------------------------------------------
 
-def _is_tokens(meaning: Meaning | None) -> bool:
-    return meaning is not None and meaning.tokens is not None
-
-
-def _is_units(meaning: Meaning | None) -> bool:
-    return meaning is not None and meaning.kind in _UNITS
-
-
-def _once(found: Sequence[Meaning | None]) -> Meanings:
-    """Rows, columns and units are one axis each: what is found twice contradicts itself, and is dropped."""
-    once = (_ROW, _COLUMN, _CHANNEL)
-    return tuple(None if meaning in once and list(found).count(meaning) > 1 else meaning for meaning in found)
-
-
-def _total(sizes: Sequence[object]) -> int | None:
-    return sum(size for size in sizes if isinstance(size, int)) if all(isinstance(s, int) for s in sizes) else None
-
-
-def _remaining(grid: Tokens, start: int, length: int) -> Meaning | None:
-    """What is left of an axis of tokens; None where the grid is cut into."""
-    first, last = grid.before, grid.before + grid.height * grid.width
-    if start > first or start + length < last:
-        return None
-    return Meaning("tokens", replace(grid, before=first - start, behind=start + length - last))
-
-
-# --- reshaping ------------------------------------------------------------------------------------------------------
-
-
-def reshaped(given: Meanings, before: Shape, out: Shape) -> Meanings:
-    """Follow axes through a change of form.
-
-    Rows and columns that are merged become tokens, tokens of a whole grid become rows and columns again, and units that
-    are split become heads and parts, which merge to units again.
-    """
-    free_before, free_out = ([axis for axis, size in enumerate(s) if not isinstance(size, int)] for s in (before, out))
-    found: list[Meaning | None] = [None] * len(out)
-    if free_before in ([], [0]) and free_out in ([], [0]):
-        same = _size(before[1:]) == _size(out[1:]) and (before[:1] == out[:1] or bool(free_before))
-        if before and out and same and bool(free_before) == bool(free_out):
-            _match(given, before, out, list(range(1, len(before))), list(range(1, len(out))), found)
-        else:
-            backwards = list(range(len(before) - 1, 0, -1)), list(range(len(out) - 1, 0, -1))
-            _match(given, before, out, *backwards, found)
-    return tuple(found)
-
-
-def _size(sizes: Shape) -> int:
-    return math.prod(size for size in sizes if isinstance(size, int))
-
-
-def _match(
-    given: Meanings, before: Shape, out: Shape, old: list[int], new: list[int], found: list[Meaning | None]
-) -> None:
-    """Walk along both shapes, and relate each smallest group of axes of the same size."""
-    left, right = 0, 0
-    while left < len(old) and right < len(new):
-        group_old, group_new = [old[left]], [new[right]]
-        left, right = left + 1, right + 1
-        sizes = [int(str(before[group_old[0]])), int(str(out[group_new[0]]))]
-        while sizes[0] != sizes[1]:
-            if sizes[0] < sizes[1]:
-                if left == len(old):
-                    return
-                group_old.append(old[left])
-                sizes[0] *= int(str(before[old[left]]))
-                left += 1
-            else:
-                if right == len(new):
-                    return
-                group_new.append(new[right])
-                sizes[1] *= int(str(out[new[right]]))
-                right += 1
-        _relate(given, before, out, sorted(group_old), sorted(group_new), found)
-
-
-def _relate(
-    given: Meanings, before: Shape, out: Shape, old: list[int], new: list[int], found: list[Meaning | None]
-) -> None:
-    """Say what the axes of a group run over, from what they ran over before; axes of size 1 do not count."""
-    wide_old = [axis for axis in old if before[axis] != 1] or old[:1]
-    wide_new = [axis for axis in new if out[axis] != 1] or new[:1]
-    meanings = [given[axis] for axis in wide_old]
-    kinds = [meaning.kind if meaning is not None else "" for meaning in meanings]
-    if len(wide_old) == len(wide_new) == 1:
-        found[wide_new[0]] = meanings[0]
-    elif kinds == ["row", "column"] and len(wide_new) == 1:
-        height, width = before[wide_old[0]], before[wide_old[1]]
-        found[wide_new[0]] = Meaning("tokens", Tokens(0, int(str(height)), int(str(width))))
-    elif kinds == ["tokens"] and len(wide_new) == 2:
-        grid = meanings[0].tokens if meanings[0] is not None else None
-        if grid is not None and (grid.height, grid.width) == tuple(out[axis] for axis in wide_new):
-            found[wide_new[0]], found[wide_new[1]] = _ROW, _COLUMN
-    elif kinds[0] in ("channel", "head", "part") and len(wide_old) == 1:
-        for place, axis in enumerate(wide_new):
-            found[axis] = Meaning("head" if place == 0 and kinds[0] != "part" else "part")
-    elif (len(wide_new) == 1 and all(kind in ("head", "part") for kind in kinds)) or set(kinds) == {"channel", "part"}:
-        for axis in wide_new:
-            found[axis] = _CHANNEL if len(wide_new) == 1 else None
+    def demanded(self, node: NodeProto) -> list[tuple[str, Meaning]]:
+        """Return what the inputs of a node must run over because of what it does, or of what its result runs over."""
+        name = node.input[0] if node.input else ""
+        shape = self.shape(name)
+        if shape is None or name not in self.known:
+            name, shape = "", ()
+        blank = [fresh("", size) for size in shape]
+        if len(shape) > 1 and node.op_type in _CHANNELS_FIRST:
+            blank[1] = fresh("channel", shape[1])
+        if (
+            len(shape) > 1
+            and node.op_type in _LAST_NORMALISED
+            and int(attribute(node, "axis", -1)) in (-1, len(shape) - 1)
+        ):
+            blank[-1] = fresh("channel", shape[-1])
+        if (
+            len(shape) > 1
+            and node.op_type in _RIGHT_OPERAND
+            and node.input[_RIGHT_OPERAND[node.op_type]] in self.constants
+        ):
+            blank[-1] = fresh("channel", shape[-1])
+        found = [(name, tuple(blank))] if name and not all(map(is_unknown, blank)) else []
+        out = self.known.get(node.output[0])
+        if out is None:
+            return found
+        if node.op_type == "Transpose" and name and len(out) == len(shape):
+            order = integers(node, "perm", range(len(shape) - 1, -1, -1))
+            found.append((name, tuple(out[order.index(axis)] for axis in range(len(shape)))))
+        elif node.op_type in _FORM_ONLY and name:
+            found.append((name, reshaped(out, shape)))
+        elif node.op_type in _AS_FIRST_INPUT and name:
+            found.append((name, out))
+        elif node.op_type in POINTWISE:
+            found += [(other, out) for other in node.input if self.shape(other) == self.shape(node.output[0])]
+        return found

@@ -11,7 +11,8 @@ from onnxviz.graph.axes import find_axes
 from onnxviz.graph.inputs import InputLayout
 from onnxviz.graph.layer_names import name_layers
 from onnxviz.graph.passes import Draft
-from onnxviz.graph.shapes import TensorType
+from onnxviz.graph.passes.resolve_shapes import types_with
+from onnxviz.graph.shapes import UNKNOWN, TensorType
 from onnxviz.graph.structure import reads
 from onnxviz.values import Layer
 
@@ -40,10 +41,40 @@ def image_dependent(graph: GraphProto, input_name: str) -> set[str]:
     return found
 
 
+def _without_needless_freedom(
+    draft: Draft, types: Mapping[str, TensorType], dependent: set[str], input_name: str
+) -> Mapping[str, TensorType]:
+    """Return the types with the sizes that are the same for any number of images, where inference left them free.
+
+    Exporters compute sizes from the batch, as the target of a reshape [batch, -1, channels]; they are found from the
+    shapes for two and for three images.
+    """
+    shape = types[input_name].shape or ()
+    if not any(None in _sizes(types[value])[1:] for value in dependent if value in types):
+        return types
+    if not shape or isinstance(shape[0], int) or not all(isinstance(size, int) for size in shape[1:]):
+        return types
+    two, three = (types_with(draft, input_name, batch) for batch in (2, 3))
+    found = dict(types)
+    for value in dependent:
+        known, a, b = (kinds.get(value, UNKNOWN).shape for kinds in (types, two, three))
+        if known is None or a is None or b is None or not len(known) == len(a) == len(b):
+            continue
+        same = (one if one == other and isinstance(one, int) else None for one, other in zip(a, b, strict=True))
+        sizes = tuple(size if isinstance(size, int) else fixed or size for size, fixed in zip(known, same, strict=True))
+        found[value] = TensorType(types[value].element, sizes)
+    return found
+
+
+def _sizes(kind: TensorType) -> tuple[int | None, ...]:
+    return tuple(size if isinstance(size, int) else None for size in kind.shape or ())
+
+
 def make_layers(draft: Draft, types: Mapping[str, TensorType], input_name: str, layout: InputLayout) -> LayerList:
     """List every float tensor that depends on the image and is made by a node, in topological order."""
     graph = draft.graph
     dependent = image_dependent(graph, input_name)
+    types = _without_needless_freedom(draft, types, dependent, input_name)
     axes = find_axes(graph, types, dependent, draft.mixed_batches, input_name, layout)
     listed: list[tuple[NodeProto, str]] = [
         (node, value)
@@ -54,8 +85,7 @@ def make_layers(draft: Draft, types: Mapping[str, TensorType], input_name: str, 
     names = name_layers(draft, listed, dependent)
     layers = []
     for position, ((node, value), name) in enumerate(zip(listed, names.shown, strict=True)):
-        shape = types[value].shape
-        dimensions = () if shape is None else tuple(size if isinstance(size, int) else None for size in shape)
+        dimensions = _sizes(types[value])
         layers.append(
             Layer(
                 name,
@@ -66,6 +96,8 @@ def make_layers(draft: Draft, types: Mapping[str, TensorType], input_name: str, 
                 axes.channel.get(value),
                 names.aliases.get(value, ()),
                 axes.tokens.get(value, ()),
+                axes.grid.get(value),
+                axes.unplaced.get(value, ""),
             )
         )
     shown = {layer.value: layer.name for layer in layers}

@@ -17,11 +17,12 @@ import onnx
 from onnx import NodeProto, TensorProto
 
 from onnxviz.graph.passes import Draft
-from onnxviz.graph.shapes import TensorType, skeleton
+from onnxviz.graph.shapes import UNKNOWN, Dimension, TensorType, skeleton
 from onnxviz.graph.structure import attribute, initializers, integers, replace_nodes, to_array
 
 _LONGEST = 64
 """Shapes are short; longer integer tensors are data."""
+_KINDS: dict[int, type[np.generic]] = {TensorProto.INT32: np.int32, TensorProto.BOOL: np.bool_}
 _ROUNDS = 12
 """A Reshape that becomes constant makes the shapes behind it known, and so on."""
 
@@ -66,7 +67,7 @@ def types_with(draft: Draft, value: str, batch: int) -> dict[str, TensorType]:
 
 def _round(draft: Draft) -> int:
     graph = draft.graph
-    types = draft.types()
+    types = dict(draft.types())
     constants = initializers(graph)
     known: dict[str, np.ndarray] = {}
     outputs = {value.name for value in graph.output}
@@ -78,10 +79,12 @@ def _round(draft: Draft) -> int:
             known[node.output[0]] = result
             if all(isinstance(entry, int) for entry in result.reshape(-1)) and node.output[0] not in outputs:
                 element = types.get(node.output[0], TensorType(TensorProto.INT64, None)).element
-                kind = np.int32 if element == TensorProto.INT32 else np.int64
+                kind = _KINDS.get(element, np.int64)
                 graph.initializer.append(onnx.numpy_helper.from_array(result.astype(kind), node.output[0]))
                 changed += 1
                 continue
+        if node.op_type == "Expand" and not node.domain and node.input[1] in known:
+            types[node.output[0]] = _expanded(types.get(node.output[0]), types.get(node.input[0]), known[node.input[1]])
         if node.op_type == "Reshape" and not node.domain and len(node.input) > 1 and node.input[1] not in constants:
             target = _target(node, known.get(node.input[1]), types)
             if target is not None:
@@ -115,6 +118,27 @@ def _target(node: NodeProto, entries: np.ndarray | None, types: dict[str, Tensor
     if target.count(-1) > 1:
         return None
     return np.asarray(target, np.int64)
+
+
+def _expanded(result: TensorType | None, before: TensorType | None, entries: np.ndarray) -> TensorType:
+    """Return the type of what Expand makes, where its inputs' sizes say more than shape inference knows."""
+    result = result or UNKNOWN
+    shape, target = (() if before is None else before.shape), list(entries.reshape(-1))
+    if shape is None or len(shape) > len(target):
+        return result
+    own = [1] * (len(target) - len(shape)) + list(shape)
+    sizes = [_wider(size, entry) for size, entry in zip(own, target, strict=True)]
+    return TensorType(result.element, tuple(sizes))
+
+
+def _wider(size: Dimension, entry: Any) -> Dimension:
+    if entry == 1 or (isinstance(size, int) and size != 1):
+        return size
+    if size != 1:
+        return None
+    if isinstance(entry, Multiple):
+        return entry.symbols[0] if entry.factor == 1 and len(entry.symbols) == 1 else None
+    return int(entry) if isinstance(entry, int) else None
 
 
 # --- integers of which some are free dimensions ---------------------------------------------------------------------
@@ -157,13 +181,13 @@ def _read(name: str, known: dict[str, np.ndarray], constants: dict[str, TensorPr
     if name in known:
         return known[name]
     tensor = constants.get(name)
-    if tensor is None or tensor.data_type not in (TensorProto.INT64, TensorProto.INT32):
+    if tensor is None or tensor.data_type not in (TensorProto.INT64, TensorProto.INT32, TensorProto.BOOL):
         return None
     if math.prod(tensor.dims) > _LONGEST:
         return None
     array = to_array(tensor)
     result = np.empty(array.shape, object)
-    result.reshape(-1)[:] = [int(entry) for entry in array.reshape(-1)]
+    result.reshape(-1)[:] = array.reshape(-1).tolist()
     return result
 
 
@@ -248,6 +272,24 @@ def _plus(sign: int) -> Callable[[Any, Any], Any]:
     return add
 
 
+def _equal(a: Any, b: Any) -> Any:
+    if isinstance(a, int) and isinstance(b, int):
+        return a == b
+    if isinstance(a, int) or isinstance(b, int):  # no free dimension is negative, as the -1 of `expand(batch, -1, -1)`
+        return False if any(isinstance(entry, int) and entry < 0 for entry in (a, b)) else None
+    return True if a == b and a is not None else None
+
+
+def _where(_: NodeProto, inputs: list[np.ndarray]) -> np.ndarray:
+    condition, one, other = np.broadcast_arrays(*inputs)
+    result = np.empty(condition.shape, object)
+    result.reshape(-1)[:] = [
+        None if wanted is None else a if wanted else b
+        for wanted, a, b in zip(condition.reshape(-1), one.reshape(-1), other.reshape(-1), strict=True)
+    ]
+    return result
+
+
 def _by_entry(combine: Callable[[Any, Any], Any]) -> Callable[[NodeProto, list[np.ndarray]], np.ndarray]:
     def rule(_: NodeProto, inputs: list[np.ndarray]) -> np.ndarray:
         left, right = np.broadcast_arrays(*inputs[:2])
@@ -270,5 +312,7 @@ _RULES: dict[str, Callable[[NodeProto, list[np.ndarray]], np.ndarray | None]] = 
     "Mul": _by_entry(_times),
     "Div": _by_entry(_over),
     "Add": _by_entry(_plus(1)),
+    "Equal": _by_entry(_equal),
+    "Where": _where,
     "Sub": _by_entry(_plus(-1)),
 }

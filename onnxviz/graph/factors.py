@@ -1,0 +1,298 @@
+"""What an axis runs over, as factors: rows and columns of the image, channels, heads, windows, tokens.
+
+An axis of height * width patches is the factors (row, column), one of windows (image, row and column of the window). A
+change of form splits and merges factors, a transpose moves them, so that windows, heads and merged patches are followed
+exactly through any sequence of both. What a factor is of is known or it is not: nothing here guesses.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Literal
+
+from onnxviz.values import Grid, Tokens
+
+Kind = Literal["image", "row", "column", "channel", "position", "key", "tokens", ""]
+
+
+@dataclass(frozen=True)
+class Factor:
+    """One factor of an axis.
+
+    Attributes:
+        kind: what it counts. "position" counts places that cannot be followed back to rows and columns, "key" what a
+            single query weighs, "tokens" a grid with more tokens around it, "" is unknown.
+        size: how many there are, None where that is free.
+        stride: how many of its kind one step passes.
+        whole: how many of its kind there are in all its factors together.
+        grid: the factors of a "tokens" between the tokens that are no patches.
+        before: tokens in front of the grid.
+        behind: tokens behind it.
+        open: on which side tokens were added whose number is not known yet.
+    """
+
+    kind: Kind
+    size: int | None
+    stride: int = 1
+    whole: int | None = None
+    grid: tuple[Factor, ...] = ()
+    before: int = 0
+    behind: int = 0
+    open: Literal["", "before", "behind"] = ""
+
+    def split(self, inner: int) -> tuple[Factor, Factor]:
+        """Return the outer and the inner factor, which is of that size; a grid with more around it is lost."""
+        assert self.size is not None
+        if self.kind == "tokens":
+            return Factor("", self.size // inner), Factor("", inner)
+        return replace(self, size=self.size // inner, stride=self.stride * inner), replace(self, size=inner)
+
+
+Axis = tuple[Factor, ...]
+"""The factors of an axis, the slowest first; none where its size is 1."""
+Meaning = tuple[Axis, ...]
+"""What each axis of a value runs over."""
+PLACES = frozenset(["row", "column", "tokens", "position", "key"])
+
+
+def fresh(kind: Kind, size: object) -> Axis:
+    """Return an axis of one factor that is all there is of its kind."""
+    known = size if isinstance(size, int) else None
+    return () if known == 1 else (Factor(kind, known, 1, known),)
+
+
+def kinds(axis: Axis) -> set[str]:
+    """Return what the factors of an axis are of."""
+    return {factor.kind for factor in axis}
+
+
+def has_channels(axis: Axis) -> bool:
+    """Whether an axis runs over channels, or over some of their factors."""
+    return "channel" in kinds(axis)
+
+
+def is_unknown(axis: Axis) -> bool:
+    """Whether nothing is known of an axis."""
+    return bool(axis) and kinds(axis) == {""}
+
+
+def length(axis: Axis) -> int | None:
+    """Return an axis' size as its factors have it."""
+    sizes = [factor.size for factor in axis]
+    return math.prod(size for size in sizes if size is not None) if None not in sizes else None
+
+
+def simplified(given: Sequence[Axis]) -> Meaning:
+    """Merge neighbours that are one, and count strides in steps of the finest factor that is left."""
+    merged = [_merged(axis) for axis in given]
+    for kind in ("row", "column", "channel"):
+        strides = [factor.stride for axis in merged for factor in _inside(axis) if factor.kind == kind]
+        step = min(strides, default=1)
+        if step > 1 and all(stride % step == 0 for stride in strides):
+            merged = [tuple(_coarser(factor, kind, step) for factor in axis) for axis in merged]
+    return tuple(merged)
+
+
+def _inside(axis: Axis) -> Iterator[Factor]:
+    for factor in axis:
+        yield from factor.grid if factor.kind == "tokens" else (factor,)
+
+
+def _coarser(factor: Factor, kind: str, step: int) -> Factor:
+    if factor.kind == "tokens":
+        return replace(factor, grid=tuple(_coarser(part, kind, step) for part in factor.grid))
+    if factor.kind != kind:
+        return factor
+    whole = None if factor.whole is None else -(-factor.whole // step)
+    return replace(factor, stride=factor.stride // step, whole=whole)
+
+
+def _merged(axis: Axis) -> Axis:
+    found: list[Factor] = []
+    for factor in axis:
+        last = found[-1] if found else None
+        if last is not None and last.kind == factor.kind and None not in (last.size, factor.size):
+            assert last.size is not None
+            assert factor.size is not None
+            if factor.kind in ("", "position") or (
+                factor.kind in ("row", "column", "channel") and last.stride == factor.stride * factor.size
+            ):
+                found[-1] = replace(factor, size=last.size * factor.size)
+                continue
+        found.append(factor)
+    return tuple(found)
+
+
+def either(one: Axis, other: Axis) -> Axis:
+    """Return what an axis runs over when two values that are joined place by place say it; unknown if they disagree."""
+    if one == other or not other or is_unknown(other):
+        return one or other
+    if not one or is_unknown(one):
+        return other
+    if kinds(one) == kinds(other) == {"channel"}:
+        return max(one, other, key=lambda axis: axis[0].stride)
+    if kinds(one) == {"position"} and kinds(other) <= PLACES:
+        return other
+    if kinds(other) == {"position"} and kinds(one) <= PLACES:
+        return one
+    if kinds(one) == kinds(other):
+        return one if not any(factor.open for factor in one) else other
+    return fresh("", length(one))
+
+
+# --- changes of form ------------------------------------------------------------------------------------------------
+
+
+def reshaped(given: Meaning, out: Sequence[object]) -> Meaning:
+    """Follow axes through a change of form: factors keep their order, and are split where an axis ends inside of one.
+
+    Args:
+        given: what the axes run over.
+        out: the new sizes; what is not a number is free.
+    """
+    queue = [factor for axis in given for factor in axis]
+    found: list[Axis] = [fresh("", size) for size in out]
+    if any(factor.size == 0 for factor in queue) or 0 in out:
+        return tuple(found)
+    start, stop = 0, len(out)
+    free = [place for place, size in enumerate(out) if not isinstance(size, int)]
+    if free and free[0] == 0 and len(free) > 1 and queue and queue[0].kind == "image" and queue[0].size is None:
+        found[0], queue, start = (queue[0],), queue[1:], 1
+        free = free[1:]
+    while stop > (free[-1] + 1 if free else start):
+        size = out[stop - 1]
+        taken = None if not isinstance(size, int) else _take(queue, size)
+        if taken is None:
+            if stop - 1 == start == 0 and len(queue) == 1 and queue[0].kind == "image":
+                found[0] = (queue[0],)  # a free batch that the form fixes
+            return tuple(found)
+        stop -= 1
+        found[stop] = taken
+    queue.reverse()
+    while free and start < free[0]:
+        size = out[start]
+        taken = None if not isinstance(size, int) else _take(queue, size, forwards=True)
+        if taken is None:
+            return tuple(found)
+        found[start] = taken
+        start += 1
+    queue.reverse()
+    if free and len(free) == 1:
+        found[free[0]] = tuple(queue)
+    return simplified(found)
+
+
+def _take(queue: list[Factor], size: int, *, forwards: bool = False) -> Axis | None:
+    """Take the factors of an axis of this size from the end of a queue; None if they do not make one up.
+
+    Args:
+        queue: factors; what is taken is gone from it.
+        size: of the axis.
+        forwards: whether the queue is reversed, so that the outer factors are at its end.
+    """
+    taken: list[Factor] = []
+    while size > 1:
+        if not queue or queue[-1].size is None:
+            return None
+        factor = queue.pop()
+        assert factor.size is not None
+        if size % factor.size == 0:
+            size //= factor.size
+        elif factor.size % size == 0:
+            outer, inner = factor.split(factor.size // size if forwards else size)
+            rest, factor = (inner, outer) if forwards else (outer, inner)
+            queue.append(rest)
+            size = 1
+        else:
+            return None
+        taken.append(factor)
+    return tuple(taken) if forwards else tuple(reversed(taken))
+
+
+# --- what it all makes ----------------------------------------------------------------------------------------------
+
+
+def units_of(given: Meaning) -> int | None:
+    """Return the axis of the units: that of the channels, or of the outermost factor that they are split into."""
+    best: tuple[int, int] | None = None
+    for axis, factors in enumerate(given):
+        strides = [factor.stride for factor in factors if factor.kind == "channel"]
+        if axis and strides and (best is None or max(strides) > best[0]):
+            best = max(strides), axis
+    if best is not None:
+        return best[1]
+    single = [axis for axis, factors in enumerate(given) if axis and not factors]
+    return single[0] if single else None
+
+
+def tokens_of(given: Meaning, units: int | None) -> tuple[Tokens, ...]:
+    """Return the axes beside the units that run over a whole grid of patches, row by row."""
+    found = []
+    for axis, factors in enumerate(given):
+        if axis in (0, units) or not factors or any(factor.open for factor in factors):
+            continue
+        around = (
+            factors[0] if factors[0].kind == "tokens" and len(factors) == 1 else Factor("tokens", None, grid=factors)
+        )
+        if [factor.kind for factor in around.grid] != ["row", "column"] or not all(map(_is_whole, around.grid)):
+            continue
+        rows, columns = (factor.size for factor in around.grid)
+        found.append(Tokens(axis, rows or 0, columns or 0, around.before, around.behind))
+    return tuple(found)
+
+
+def _is_whole(factor: Factor) -> bool:
+    return factor.size is not None and factor.stride == 1 and factor.size == factor.whole
+
+
+def grid_of(given: Meaning, units: int) -> Grid | str:
+    """Return how the positions of a value, units first, become rows and columns; or why they do not.
+
+    Args:
+        given: what its axes run over.
+        units: the axis of the units.
+    """
+    spatial = [axis for axis in range(len(given)) if axis not in (0, units)]
+    first = given[0][1:] if given[0] and given[0][0].kind == "image" else given[0]
+    around = [
+        (index, factors[0])
+        for index, axis in enumerate(spatial)
+        if (factors := given[axis]) and factors[0].kind == "tokens"
+    ]
+    if first:
+        return "its first axis runs over more than the images"
+    parts = [tuple(_inside(given[axis])) for axis in spatial]
+    flat = [factor for part in parts for factor in part]
+    if not flat:
+        return "its units are single numbers: there are no positions"
+    if any(factor.kind == "key" or (flat.count(factor) > 1 and factor.kind in ("row", "column")) for factor in flat):
+        return "it weighs keys for each query: attention, no map of positions"
+    if any(factor.kind == "channel" for factor in flat):
+        return "its channels are split over several axes, as into heads"
+    if not {factor.kind for factor in flat} <= {"row", "column"}:
+        return "its positions cannot be followed back to rows and columns of the image"
+    if len(around) > 1 or any(factor.open or len(given[spatial[index]]) > 1 for index, factor in around):
+        return "which of its tokens are patches of the image is not known"
+    places = range(len(flat))
+    rows, columns = (
+        sorted((place for place in places if flat[place].kind == kind), key=lambda place: -flat[place].stride)
+        for kind in ("row", "column")
+    )
+    if not all(_chain([flat[place] for place in order]) for order in (rows, columns)):
+        return "only some of the rows and columns of the image are left, or not in their order"
+    sizes = tuple(tuple(factor.size for factor in part) for part in parts)
+    index, extra = around[0] if around else (0, Factor("", None))
+    return Grid(sizes, (*rows, *columns), len(rows), index, extra.before, extra.behind)
+
+
+def _chain(factors: Sequence[Factor]) -> bool:
+    """Whether factors, the outermost first, count everything of their kind, but for what a step of the last passes."""
+    if not factors:
+        return True
+    if any(factor.size is None for factor in factors):
+        return len(factors) == 1 and factors[0].whole is None
+    steps = all(a.stride == b.stride * (b.size or 0) for a, b in pairwise(factors))
+    return steps and factors[0].stride * (factors[0].size or 0) == factors[0].whole

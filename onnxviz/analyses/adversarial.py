@@ -4,37 +4,35 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field, StrictInt, model_validator
 
-from onnxviz.analyses import storage
+from onnxviz.analyses import adversarial_counts as counts
+from onnxviz.analyses import explained_score, storage
 from onnxviz.analyses.base import Analysis, Bench, Job, Subject
-from onnxviz.errors import AnalysisError, SelectionError, shorten
+from onnxviz.errors import AnalysisError, shorten
 from onnxviz.findings import (
     Caveat,
     Cell,
-    Column,
     Coverage,
-    Curve,
     Finding,
-    Metric,
     Note,
     Picture,
-    Series,
     Table,
     Tile,
     TileGrid,
     merge,
 )
-from onnxviz.image_choice import ImageChoice, choose_images, find_source, own_class
+from onnxviz.image_choice import ImageChoice, choose_images, find_source
 from onnxviz.images import ImageSource, load_batch
 from onnxviz.optimize.adversarial import Attack, Attacked, as_images, attack, distance, filled, measured_logits
-from onnxviz.targets import unit_indices
+from onnxviz.targets import class_indices, resolve_head
 
 if TYPE_CHECKING:
+    from onnxviz.graph.model_output import Head
     from onnxviz.graph.view import GraphView
     from onnxviz.model import Model
 
@@ -44,27 +42,6 @@ _LIMIT = 12
 _SMALL = 128
 """Pictures with shorter sides are enlarged in whole steps."""
 _KINDS = ("second", "least_likely", "untargeted")
-
-_COLUMNS = (
-    Column("search", description="The photograph, and the target where the recipe names several."),
-    Column("photograph", description="Its name in the data set."),
-    Column("true class", description="What the data set says that it shows; empty if nothing says it."),
-    Column("class before", description="The model's first choice for the photograph."),
-    Column("probability before", "percent", "What the model gives that class before."),
-    Column("wanted", description="The class that was driven up."),
-    Column("class after", description="The model's first choice for the changed picture."),
-    Column("probability after", "percent", "What the model gives the class after, on the changed picture."),
-    Column("success", description="Whether the changed picture is taken for what was wanted."),
-    Column("L2", "number", "Length of the change, over all pixels and colours, in levels of 0 to 255."),
-    Column("Linf", "integer", "Largest change of any pixel and colour, in levels of 0 to 255."),
-    Column("radius", "number", "Of the smallest ball that was searched with success, in levels of 0 to 255."),
-    Column("steps", "integer", "Gradient steps in that ball; in the largest where there was no success."),
-    Column("gradient", description="`vanished` where it was zero at some step."),
-)
-_SEARCH, _NAME, _TRUE, _BEFORE, _P_BEFORE, _WANTED, _AFTER, _P_AFTER, _SUCCESS, _L2, _LINF, _RADIUS, _STEPS = range(13)
-_GRADIENT = 13
-
-Row = tuple[Cell, ...]
 
 
 class Adversarial(Analysis):
@@ -83,11 +60,14 @@ class Adversarial(Analysis):
     data: str = Field(description="The data set with the photographs.")
     images: ImageChoice = None
     limit: int = Field(_LIMIT, ge=1, description="Most images to use, spread evenly over those chosen.")
+    score: str | None = Field(
+        None, description="The output whose classes are meant, by its name; the model's own classes if not given."
+    )
     target: StrictInt | str | list[StrictInt | str] = Field(
         "second",
         description="What to drive a photograph to: `second` for the class of second highest logit, `least_likely` for "
-        "that of the lowest, `untargeted` for whichever other class is nearest, a class name or index, or a list of "
-        "these.",
+        "that of the lowest (of a photograph that the model has wrong, both take the next one instead of the true "
+        "class), `untargeted` for whichever other class is nearest, a class name or index, or a list of these.",
     )
     norm: Literal["linf", "l2"] = Field(
         "linf", description="How a change is measured: its largest value (linf), or its length over all pixels (l2)."
@@ -97,8 +77,12 @@ class Adversarial(Analysis):
         description="Largest change, in levels of 0 to 255; of several, the smallest that succeeds is found. If not "
         "given 8 for linf, and for l2 a root mean square of 2 levels.",
     )
-    bisect: int = Field(
-        0, ge=0, le=30, description="How often the gap between the last failure and the first success is halved."
+    bisect: int | None = Field(
+        None,
+        ge=0,
+        le=30,
+        description="How often the gap between the last failure and the first success is halved. If not given until it "
+        "is a single level, for l2 or 2 % of the change; with 0 a change is only one that suffices, not a smallest.",
     )
     steps: int = Field(40, ge=1, le=10_000, description="Gradient steps from each start in each ball.")
     step_size: float | None = Field(
@@ -118,7 +102,8 @@ class Adversarial(Analysis):
     )
 
     heading: ClassVar[str] = "Adversarial pictures"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
+    metric_names: ClassVar[Mapping[str, str]] = counts.METRICS
     cites: ClassVar[tuple[str, ...]] = (
         "Szegedy et al. 2014, Intriguing properties of neural networks, arXiv:1312.6199",
         "Madry et al. 2018, Towards Deep Learning Models Resistant to Adversarial Attacks, arXiv:1706.06083",
@@ -136,7 +121,8 @@ class Adversarial(Analysis):
     def jobs(self, subject: Subject) -> Iterable[Job]:
         """Plan a job for every few photographs."""
         source = find_source(self.data, subject.data)
-        _require_classes(subject.view)
+        head = _require_classes(self._head(subject), subject.view)
+        own = explained_score.OwnClasses.of(source, subject, head)
         chosen = choose_images(source, self.images, self.limit)
         height, width = subject.view.input_size or subject.preprocessing.size or (224, 224)
         together = max(4, min(32, 224 * 224 // (height * width)))
@@ -146,12 +132,12 @@ class Adversarial(Analysis):
         count = math.ceil(len(chosen) / together)
         for index in range(count):
             part = chosen[index * together : (index + 1) * together]
-            known = [_known_class(source, image, subject) for image in part]
+            known = [own.get(image) for image in part]
             made = len(part) * len(targets)
             yield Job(
                 name=f"{index + 1}/{count}",
                 parameters={"images": part, "known": known, "targets": targets},
-                layers=(subject.view.logits.name,),
+                layers=(explained_score.layer_of(head).name,),
                 data=(self.data,),
                 # Most networks give way long before the last step.
                 cost=1.5 * steps * made,
@@ -164,7 +150,8 @@ class Adversarial(Analysis):
         images, known = list(job.parameters["images"]), list(job.parameters["known"])
         source = find_source(self.data, bench.subject.data)
         levels = _levels(bench, source, images)
-        before = _Seen.of(bench.model, levels)
+        head = self._head(bench.subject)
+        before = _Seen.of(bench.model, levels, head)
         goals = list(job.parameters["targets"])
         asked = [
             _Asked(place, image, goal, own, _wanted(goal, before.logits[place], own), len(goals) == 1)
@@ -183,17 +170,19 @@ class Adversarial(Analysis):
             [_seed(bench.subject.seed, entry.image) for entry in asked],
             rules,
             told=lambda done, total: bench.progress(done, total, "steps"),
+            head=head,
         )
-        after = _Seen.of(bench.model, np.stack([found.picture for found in made]))
+        after = _Seen.of(bench.model, np.stack([found.picture for found in made]), head)
+        titles = _Titles(head, bench.subject.labels)
         rows, tiles = [], []
         for index, (entry, found) in enumerate(zip(asked, made, strict=True)):
             name = source.names[entry.image]
-            row = _row(name, entry, found, before, after, index, levels[entry.place], bench.subject.labels)
+            row = _row(name, entry, found, before, after, index, levels[entry.place], titles)
             rows.append(row)
             tiles.append(_tile(row, levels[entry.place], found))
         return [
             TileGrid("pictures", "Photographs before and after", tuple(tiles)),
-            Table("attacks", "What each photograph was taken for", _COLUMNS, tuple(rows)),
+            Table("attacks", "What each photograph was taken for", counts.COLUMNS, tuple(rows)),
         ]
 
     def combine(self, parts: Sequence[list[Finding]], subject: Subject) -> list[Finding]:
@@ -205,11 +194,21 @@ class Adversarial(Analysis):
         if not tables or not grids:
             return [Note("Every photograph is taken for the class that was asked for as it is.", "summary"), *coverage]
         rows, tiles = tables[0].rows, grids[0].tiles
+        radii = () if self.radius is None else self._radii(1)
         grid = dataclasses.replace(grids[0], description=self._description(subject), tile_size=_tile_size(tiles))
-        found: list[Finding] = [Note(self._summary(rows), "summary"), *self._caveats(rows, subject), grid]
-        return [*found, *_metrics(rows), *self._curve(rows), *coverage, tables[0]]
+        said = explained_score.in_words(self._head(subject), subject.view)
+        found: list[Finding] = [
+            Note(counts.summary(rows, self.norm), "summary"),
+            *said,
+            *self._caveats(rows, subject),
+            grid,
+        ]
+        return [*found, *counts.metrics(rows, self.norm), *counts.curve(rows, radii, self.norm), *coverage, tables[0]]
 
     # --- the recipe's words -----------------------------------------------------------------------------------------
+
+    def _head(self, subject: Subject) -> Head:
+        return resolve_head(subject.view, self.score, subject.labels)
 
     def _radii(self, numbers: int) -> tuple[float, ...]:
         """Return the radii, ascending; of a picture of so many numbers where the recipe gives none."""
@@ -219,8 +218,11 @@ class Adversarial(Analysis):
         return tuple(sorted(dict.fromkeys(given)))
 
     def _attack(self, numbers: int) -> Attack:
+        halvings = self.bisect
+        if halvings is None:  # the gap to halve is at most the largest radius, and is done at a level
+            halvings = math.ceil(math.log2(max(self._radii(max(numbers, 64 * 64))[-1], 2.0)))
         return Attack(
-            self.norm, self._radii(numbers), self.bisect, self.steps, self.step_size, self.restarts, self.confidence
+            self.norm, self._radii(numbers), halvings, self.steps, self.step_size, self.restarts, self.confidence
         )
 
     def _targets(self, subject: Subject) -> list[str | int]:
@@ -230,7 +232,7 @@ class Adversarial(Analysis):
             if item in _KINDS and item not in (subject.labels or ()):
                 found[item] = None
             else:
-                found.update(dict.fromkeys(unit_indices(item, subject.view.logits, subject.labels)))
+                found.update(dict.fromkeys(class_indices(item, self._head(subject), subject.labels)))
         return list(found)
 
     # --- what is said -----------------------------------------------------------------------------------------------
@@ -239,50 +241,26 @@ class Adversarial(Analysis):
         rules, (height, width) = self._attack(1), subject.view.input_size or subject.preprocessing.size or (224, 224)
         numbers = height * width * (1 if _is_grey(subject) else 3)
         radii = ", ".join(f"{radius:g}" for radius in self._radii(numbers))
-        size = "2.5 x radius / steps" if rules.step_size is None else _count(rules.step_size, "level")
-        halved = f", the gap to the next smaller one halved {self.bisect} times" if self.bisect else ""
+        size = "2.5 x radius / steps" if rules.step_size is None else counts.count_of(rules.step_size, "level")
+        often = f"{self.bisect} times" if self.bisect else "until it is a level (for l2 or 2 %)"
+        halved = (
+            "" if self.bisect == 0 else f", the gap between the smallest success and the largest failure halved {often}"
+        )
         return (
             "Each photograph as the network sees it, the changed one, and the change times the factor said, where grey "
             f"is no change. Projected gradient descent, {self.steps} steps of {size} from the photograph and "
-            f"{_count(self.restarts, 'random start')}, {_NORMS[self.norm]} {radii} levels of 0 to 255{halved}. The "
-            "curve is the lead in logits of the class to leave: the search ends when it falls below 0."
+            f"{counts.count_of(self.restarts, 'random start')}, {_NORMS[self.norm]} {radii} levels of 0 to 255"
+            f"{halved}. The curve is the lead in logits of the class to leave: the search ends when it falls below 0."
         )
 
-    def _summary(self, rows: Sequence[Row]) -> str:
-        won = [row for row in rows if row[_SUCCESS] == "yes"]
-        words = f"{len(won)} of {len(rows)} searches found a picture that is taken for what was wanted"
-        if not won:
-            return f"{words}, within the radius searched."
-        linf, l2 = _median(won, _LINF), _median(won, _L2)
-        most = f"at most {_count(linf, 'level')} of 255 in any pixel, of length {l2:.4g}"
-        return f"{words}. It took changes of {most} (medians)."
-
-    def _curve(self, rows: Sequence[Row]) -> Iterator[Curve]:
-        """Draw how many photographs give way as the ball grows, where several were searched."""
-        radii = sorted({_number(row[_RADIUS]) for row in rows if row[_RADIUS] is not None} | set(self._radii(1)))
-        if self.radius is None or len(radii) < 2:
-            return
-        shares = [
-            sum(row[_SUCCESS] == "yes" and _number(row[_RADIUS]) <= radius for row in rows) / len(rows)
-            for radius in radii
-        ]
-        yield Curve(
-            "success_by_radius",
-            "Photographs that give way, by radius",
-            (Series("success rate", (0.0, *radii), (0.0, *shares)),),
-            f"radius in levels of 0 to 255, {self.norm}",
-            "share",
-            "At each radius the share for which a picture was found in a ball of that size or a smaller one.",
-        )
-
-    def _coverage(self, rows: Sequence[Row], subject: Subject) -> list[Finding]:
+    def _coverage(self, rows: Sequence[counts.Row], subject: Subject) -> list[Finding]:
         source = find_source(self.data, subject.data)
         chosen = choose_images(source, self.images, self.limit)
         wanted = len(choose_images(source, self.images, len(source)))
         why = [f"`limit: {self.limit}`, spread evenly"] if len(chosen) < wanted else []
         why += ["chosen by `images`"] if wanted < len(source) else []
         searches = len(chosen) * len(self._targets(subject))
-        done = len({row[_NAME] for row in rows})
+        done = len({row[counts.NAME] for row in rows})
         why += [f"{len(chosen) - done} taken for the class wanted as they are, or their job failed"][
             : len(chosen) - done
         ]
@@ -292,30 +270,36 @@ class Adversarial(Analysis):
             Coverage("searches (image, target)", len(rows), searches, left, "coverage.searches"),
         ]
 
-    def _caveats(self, rows: Sequence[Row], subject: Subject) -> Iterator[Caveat]:
-        lost = [row for row in rows if row[_SUCCESS] != "yes"]
+    def _caveats(self, rows: Sequence[counts.Row], subject: Subject) -> Iterator[Caveat]:
+        lost = [row for row in rows if row[counts.SUCCESS] != "yes"]
         if lost:
             yield Caveat(
                 f"For {len(lost)} of {len(rows)} nothing was found. This is no proof that there is nothing: more "
                 "steps, more restarts or another method may find it.",
                 "no_proof",
             )
-        flat = [str(row[_SEARCH]) for row in rows if row[_GRADIENT] == "vanished"]
+        flat = [str(row[counts.SEARCH]) for row in rows if row[counts.GRADIENT] == "vanished"]
         if flat:
             cause = "a saturated activation or an operator without a slope; it looks like robustness and is none"
-            if stops := subject.view.gradient_stops(subject.view.logits):
+            if stops := subject.view.gradient_stops(explained_score.layer_of(self._head(subject))):
                 cause = f"every path to the image ends in an operator without a slope: {', '.join(stops[:2])}"
             yield Caveat(
                 f"The gradient was zero at some step for {len(flat)} of {len(rows)}: {_listed(flat)} ({cause}). Where "
                 "nothing was found there, nothing can be said.",
                 "vanished_gradients",
             )
-        wrong = [row for row in rows if row[_TRUE] is not None and row[_TRUE] != row[_BEFORE]]
+        wrong = [row for row in rows if row[counts.TRUE] is not None and not counts.is_right(row)]
         if wrong:
             yield Caveat(
                 f"{len(wrong)} of {len(rows)} searches start from a photograph that is taken for a wrong class as it "
-                "is; it is driven on from that class, and counts as wrong in the accuracy under attack.",
+                "is; they do not count for the success rate, and count as wrong in the robust accuracy.",
                 "wrong_before",
+            )
+        if not any(row[counts.TRUE] is not None for row in rows):
+            yield Caveat(
+                "Nothing says what the photographs show, so a changed choice may be one that was wrong, and there is "
+                "no success rate and no robust accuracy.",
+                "no_true_classes",
             )
         quantised = {node.op_type for node in subject.view.proto.graph.node} & _ROUNDING
         if quantised:
@@ -370,24 +354,26 @@ class _Asked:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Seen:
-    """What ONNX Runtime makes of pictures: logits and probabilities [N, classes]."""
+    """What ONNX Runtime makes of pictures: logits and probabilities [N, classes]; None where nothing makes any."""
 
     logits: np.ndarray
-    probabilities: np.ndarray
+    probabilities: np.ndarray | None
 
     @classmethod
-    def of(cls, model: Model, levels: np.ndarray) -> _Seen:
+    def of(cls, model: Model, levels: np.ndarray, head: Head) -> _Seen:
         """Run pictures, uint8 [N, 1 or 3, h, w]."""
-        probabilities = model.probabilities(as_images(filled(model, levels)))[: len(levels)]
-        return cls(measured_logits(model, levels), probabilities)
+        made = None
+        if head.probability:
+            made = model.probabilities(as_images(filled(model, levels)), head)[: len(levels)]
+        return cls(measured_logits(model, levels, head), made)
 
     def best(self, index: int) -> int:
         """Return the first choice for one picture."""
         return int(self.logits[index].argmax())
 
-    def probability(self, index: int, number: int) -> float:
+    def probability(self, index: int, number: int) -> float | None:
         """Return the probability of one class for one picture."""
-        return float(self.probabilities[index, number])
+        return None if self.probabilities is None else float(self.probabilities[index, number])
 
 
 def _wanted(goal: str | int, logits: np.ndarray, known: int | None) -> int | None:
@@ -402,39 +388,37 @@ def _wanted(goal: str | int, logits: np.ndarray, known: int | None) -> int | Non
     return order[0] if goal == "second" else order[-1]
 
 
-def _require_classes(view: GraphView) -> None:
-    logits = view.logits
+def _require_classes(head: Head, view: GraphView) -> Head:
+    """Return a head whose highest score is the model's choice for the whole image."""
+    where = f"output {shorten(head.name, 60)!r}"
     if view.input_layout == "other":
         raise AnalysisError("the model's input is no image", remedy="use an analysis that needs no image")
-    sizes = [size for size in logits.spatial_shape if size != 1]
-    if logits.channel_axis is None or sizes:
+    if head.has_positions or head.kind not in ("classes", "binary", "unknown"):
         raise AnalysisError(
-            "the model gives no class for the whole image, so there is none to change",
-            where=shorten(logits.name),
-            remedy="use a model that classifies images",
+            f"the model gives no class for the whole image, so there is none to change: {head.in_words}",
+            where=where,
+            remedy="use a model that classifies images, or name another output with `score:`",
         )
-    if logits.unit_count == 1:
+    if head.kind == "unknown" and head.choices == 1:
         raise AnalysisError(
-            "the model has a single logit, so there is no other class to drive a photograph to",
-            where=shorten(logits.name),
-            remedy="use a model with a logit for each class",
+            "the model has a single number, so there is no other class to drive a photograph to",
+            where=where,
+            remedy="if it is the score of two classes, say so: `output: binary` in the recipe's model",
         )
+    return head
 
 
-def _known_class(source: ImageSource, index: int, subject: Subject) -> int | None:
-    """Return the class that an image is known to show, or None; here a class that the model lacks is no fault."""
-    try:
-        found = own_class(source, index, subject.labels)
-    except SelectionError:
-        return None
-    return found if found is None or found < (subject.view.logits.unit_count or found + 1) else None
+@dataclasses.dataclass(frozen=True)
+class _Titles:
+    """What classes are called; no other class has the same name: two of ImageNet's are called crane."""
 
+    head: Head
+    labels: Sequence[str] | None
 
-def _class_name(number: int, labels: Sequence[str] | None) -> str:
-    """Return a name that no other class has: two of ImageNet's are called crane."""
-    if not labels or number >= len(labels):
-        return f"class {number}"
-    return labels[number] if labels.count(labels[number]) == 1 else f"{labels[number]} ({number})"
+    def of(self, number: int) -> str:
+        """Return one class' name."""
+        name = self.head.title(number, self.labels)
+        return name if not self.labels or self.labels.count(name) <= 1 else f"{name} ({number})"
 
 
 # --- pictures -------------------------------------------------------------------------------------------------------
@@ -464,57 +448,61 @@ def _row(
     after: _Seen,
     index: int,
     levels: np.ndarray,
-    labels: Sequence[str] | None,
-) -> Row:
+    titles: _Titles,
+) -> counts.Row:
     """Return one line of the table; all of it is measured on the picture that is stored."""
     left, now = before.best(asked.place), after.best(index)
-    goal = asked.goal.replace("_", " ") if isinstance(asked.goal, str) else _class_name(asked.goal, labels)
-    wanted = "any other class" if asked.wanted is None else _class_name(asked.wanted, labels)
+    goal = asked.goal.replace("_", " ") if isinstance(asked.goal, str) else titles.of(asked.goal)
+    wanted = "any other class" if asked.wanted is None else titles.of(asked.wanted)
     success = now != left if asked.wanted is None else now == asked.wanted
     change = found.picture.astype(np.int16) - levels.astype(np.int16)
     return (
         name if asked.alone else f"{name} → {goal}",
         name,
-        None if asked.known is None else _class_name(asked.known, labels),
-        _class_name(left, labels),
+        None if asked.known is None else titles.of(asked.known),
+        titles.of(left),
         before.probability(asked.place, left),
         wanted,
-        _class_name(now, labels),
+        titles.of(now),
         after.probability(index, now),
         "yes" if success else "no",
         distance(change, "l2"),
         int(distance(change, "linf")),
         found.radius if success else None,
+        found.empty,
         found.steps,
         "vanished" if found.flat else "",
     )
 
 
-def _tile(row: Row, levels: np.ndarray, found: Attacked) -> Tile:
+def _tile(row: counts.Row, levels: np.ndarray, found: Attacked) -> Tile:
     """Return the tile of one photograph: before, after, and the change."""
     change = found.picture.astype(np.int16) - levels.astype(np.int16)
     factor = max(1, int(127 // max(1, np.abs(change).max())))
-    name = shorten(str(row[_NAME]))
+    name = shorten(str(row[counts.NAME]))
     pictures = (
         _picture(levels, f"{name} as the network sees it"),
         _picture(found.picture, f"{name}, changed"),
         _picture(np.clip(128 + factor * change, 0, 255).astype(np.uint8), f"the change to {name}"),
     )
     captions = (
-        f"{row[_BEFORE]} {_percent(row[_P_BEFORE])}",
-        f"{row[_AFTER]} {_percent(row[_P_AFTER])}",
+        f"{row[counts.BEFORE]} {_percent(row[counts.P_BEFORE])}".strip(),
+        f"{row[counts.AFTER]} {_percent(row[counts.P_AFTER])}".strip(),
         f"change x {factor}" if change.any() else "no change",
     )
     facts: tuple[tuple[str, Cell], ...] = (
-        ("wanted", row[_WANTED]),
-        ("success", row[_SUCCESS]),
-        ("largest change", f"{row[_LINF]} of 255"),
-        ("length", round(_number(row[_L2]), 2)),
-        ("steps", row[_STEPS]),
+        ("wanted", row[counts.WANTED]),
+        ("success", row[counts.SUCCESS]),
+        ("largest change", f"{row[counts.LINF]} of 255"),
+        ("none within", row[counts.EMPTY]),
+        ("length", round(counts.number(row[counts.L2]), 2)),
+        ("steps", row[counts.STEPS]),
     )
     thin = found.margins[:: max(1, math.ceil(len(found.margins) / _POINTS))]
     curve = tuple(float(value) for value in thin)
-    return Tile(str(row[_SEARCH]), None, pictures, facts, curve, "lead of the class to leave, in logits", captions)
+    return Tile(
+        str(row[counts.SEARCH]), None, pictures, facts, curve, "lead of the class to leave, in logits", captions
+    )
 
 
 def _picture(levels: np.ndarray, alt: str) -> Picture:
@@ -529,51 +517,8 @@ def _tile_size(tiles: Sequence[Tile]) -> int:
     return width * max(1, round(160 / width)) if 0 < width < _SMALL else 0
 
 
-# --- numbers --------------------------------------------------------------------------------------------------------
-
-
-def _metrics(rows: Sequence[Row]) -> Iterator[Metric]:
-    won = [row for row in rows if row[_SUCCESS] == "yes"]
-    yield Metric(
-        "success_rate", len(won) / len(rows), "Success rate",
-        "Share of the searches that ended with a picture taken for what was wanted.", "percent", "lower",
-    )  # fmt: skip
-    if won:
-        words = "of the change where it succeeded, in levels of 0 to 255; median."
-        yield Metric("median_l2", _median(won, _L2), "Length of the change", f"Length {words}", better="higher")
-        yield Metric("median_linf", _median(won, _LINF), "Largest change", f"Largest value {words}", better="higher")
-    # One search for each photograph is counted, or a photograph with several targets would count more than others.
-    known: dict[str, list[Row]] = {}
-    for row in rows:
-        if row[_TRUE] is not None:
-            known.setdefault(str(row[_NAME]), []).append(row)
-    if known:
-        right = [found for found in known.values() if found[0][_TRUE] == found[0][_BEFORE]]
-        still = [found for found in right if all(row[_AFTER] == row[_TRUE] for row in found)]
-        yield Metric(
-            "accuracy", len(right) / len(known), "Accuracy before",
-            "Share of the photographs with a known class that are taken for it.", "percent", "higher",
-        )  # fmt: skip
-        yield Metric(
-            "accuracy_under_attack", len(still) / len(known), "Accuracy under attack",
-            "Share that is taken for its class before, and after every search too.", "percent", "higher",
-        )  # fmt: skip
-
-
-def _median(rows: Sequence[Row], column: int) -> float:
-    return float(np.median([_number(row[column]) for row in rows]))
-
-
-def _number(cell: Any) -> float:
-    return float(cell) if isinstance(cell, int | float) else math.nan
-
-
-def _count(number: float, thing: str) -> str:
-    return f"{number:g} {thing}{'' if number == 1 else 's'}"
-
-
 def _percent(cell: Cell) -> str:
-    return f"{_number(cell):.1%}"
+    return "" if cell is None else f"{counts.number(cell):.1%}"
 
 
 def _listed(names: Sequence[str], most: int = 6) -> str:

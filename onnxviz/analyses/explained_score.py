@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from onnxviz.errors import SelectionError, shorten
+from onnxviz.errors import DataError, SelectionError, shorten
 from onnxviz.findings import Caveat, Column, Finding, Metric, Note
-from onnxviz.image_choice import own_class
+from onnxviz.graph.model_output import UNSAID
+from onnxviz.image_choice import class_count, own_class
 from onnxviz.shares import Share
 
 if TYPE_CHECKING:
@@ -63,18 +64,71 @@ def probabilities(model: Model, batch: np.ndarray, head: Head, count: int) -> np
     return clipped
 
 
-def known_class(source: ImageSource, index: int, subject: Subject, head: Head) -> int | None:
-    """Return the class that an image is known to show, or None; here a class that the model lacks is no fault.
+@dataclasses.dataclass(frozen=True)
+class OwnClasses:
+    """Which classes of a head the images of a data set are known to show.
 
-    Labels that do not exclude each other, numbers that are no classes, and maps have no class for the image.
+    Attributes:
+        source: the images.
+        names: the model's class names, or None.
+        head: whose classes.
+        fits: whether the classes that the images have may be the model's.
     """
-    if not head.has_choice and (head.kind != "unknown" or head.has_positions or head.choices == 1):
-        return None
-    try:
-        own = own_class(source, index, subject.labels)
-    except SelectionError:
-        return None
-    return own if own is not None and (head.choices == 0 or own < head.choices) else None
+
+    source: ImageSource
+    names: Sequence[str] | None
+    head: Head
+    fits: bool
+
+    @classmethod
+    def of(cls, source: ImageSource, subject: Subject, head: Head) -> OwnClasses:
+        """Look at a data set: where its images count more classes than the model, their numbers are not the model's."""
+        count = class_count([source])
+        names = subject.labels if subject.labels and head.fits(subject.labels) else None
+        named = names is not None and len(source) > 0 and getattr(source, "class_of", lambda _: None)(0) is not None
+        fits = named or not head.choices or count is None or count <= head.choices
+        return cls(source, names, head, fits)
+
+    def require(self, index: int) -> int:
+        """Return the class that an image shows.
+
+        Raises:
+            DataError: if nothing says it, or the numbers of the images' classes are not the model's.
+            SelectionError: if the model has no class of that name.
+        """
+        where = shorten(self.source.names[index])
+        if not self.head.has_classes and self.head.kind != "unknown":
+            raise DataError(f"{shorten(self.head.name)!r} has no classes: {self.head.in_words}", where=where,
+                            remedy="leave `classes` out, or name units by their numbers")  # fmt: skip
+        if not self.fits:
+            raise DataError(
+                f"the images' class numbers count more classes than the {self.head.choices} of the model",
+                where=where,
+                remedy="give the model `labels:`, so that classes are found by their names",
+            )
+        own = own_class(self.source, index, self.names)
+        if own is None:
+            raise DataError(
+                "nothing says which class the image shows",
+                where=where,
+                remedy="put a labels.csv with the columns file,class_index,name beside the images, or name classes",
+            )
+        return own
+
+    def get(self, index: int) -> int | None:
+        """Return the class that an image shows, or None; here a class that the model lacks is no fault.
+
+        Labels that do not exclude each other, numbers that are no classes, and maps have no class for the image.
+        """
+        head = self.head
+        has_choice = head.has_choice or (head.kind == "unknown" and not head.has_positions and head.choices != 1)
+        if not has_choice or not self.fits:
+            return None
+        try:
+            own = own_class(self.source, index, self.names)
+        except SelectionError:
+            return None
+        return own if own is not None and (not self.head.choices or own < self.head.choices) else None
 
 
 def choice_metrics(head: Head, best: int, sure: np.ndarray | None, own: int | None) -> Iterator[Metric]:
@@ -117,8 +171,9 @@ def in_words(head: Head, view: GraphView) -> Iterator[Finding]:
             "output_guessed",
         )
     elif head.kind == "unknown":
+        why = f" ({head.reason})" if head.reason != UNSAID else ""
         yield Caveat(
-            f"Nothing says what {name!r} is ({head.reason}): its numbers are not called classes here, and have no "
+            f"Nothing says what {name!r} is{why}: its numbers are not called classes here, and have no "
             "probabilities. `output:` in the recipe's model says what they are.",
             "output_unknown",
         )

@@ -14,7 +14,7 @@ from onnxviz import colormap
 from onnxviz.analyses import explained_score, storage
 from onnxviz.analyses.base import Analysis, Bench, Job, LayerSelector, Subject
 from onnxviz.batches import named_memory_limit
-from onnxviz.errors import AnalysisError, DataError, shorten
+from onnxviz.errors import AnalysisError, shorten
 from onnxviz.findings import (
     Array,
     Caveat,
@@ -29,7 +29,7 @@ from onnxviz.findings import (
     PictureMatrix,
     Table,
 )
-from onnxviz.image_choice import ImageChoice, choose_images, find_source, own_class
+from onnxviz.image_choice import ImageChoice, choose_images, find_source
 from onnxviz.images import ImageSource, load_batch
 from onnxviz.targets import class_indices, resolve_head
 from onnxviz.values import Layer
@@ -104,16 +104,16 @@ class GradCam(Analysis):
         source = find_source(self.data, subject.data)
         used, _ = self._layers(subject.view)
         head = self._head(subject)
-        score = explained_score.layer_of(head)
+        score, own = explained_score.layer_of(head), explained_score.OwnClasses.of(source, subject, head)
         for index in choose_images(source, self.images, self.limit):
-            classes = self._classes(source, index, subject, head)
+            classes = self._classes(own, index, subject, head)
             count = classes if isinstance(classes, int) else len(classes)
             yield Job(
                 name=f"{index} {shorten(source.names[index], 40)}",
                 parameters={
                     "image": index,
                     "classes": classes,
-                    "own_class": explained_score.known_class(source, index, subject, head),
+                    "own_class": own.get(index),
                 },
                 layers=tuple(dict.fromkeys((*(layer.name for _, layer in used), score.name))),
                 data=(self.data,),
@@ -198,19 +198,12 @@ class GradCam(Analysis):
     def _head(self, subject: Subject) -> Head:
         return resolve_head(subject.view, self.score, subject.labels)
 
-    def _classes(self, source: ImageSource, index: int, subject: Subject, head: Head) -> list[int] | int:
+    def _classes(self, own: explained_score.OwnClasses, index: int, subject: Subject, head: Head) -> list[int] | int:
         """Return indices of classes or units, or how many of the highest scores to take."""
         if isinstance(self.classes, str) and (match := _TOP.fullmatch(self.classes)):
             return min(int(match[1]), head.choices or int(match[1]))
         if self.classes == "label":
-            own = own_class(source, index, subject.labels)
-            if own is None:
-                raise DataError(
-                    "nothing says which class the image shows",
-                    where=shorten(source.names[index]),
-                    remedy="put a labels.csv with the columns file,class_index,name beside the images, or name classes",
-                )
-            return class_indices(own, head, subject.labels)
+            return class_indices(own.require(index), head, subject.labels)
         return class_indices(self.classes, head, subject.labels)
 
 

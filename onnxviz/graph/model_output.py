@@ -18,6 +18,7 @@ OutputKind = Literal[
 ]
 Source = Literal["graph", "declared", "labels", "images", "nothing"]
 
+UNSAID = "nothing in the file says what it is"
 WITH_CLASSES: frozenset[str] = frozenset(["classes", "binary", "multilabel", "map_of_classes"])
 
 PASSED_THROUGH = frozenset(
@@ -54,7 +55,7 @@ class Head:
     scores: Layer | None = None
     classes: int = 0
     source: Source = "nothing"
-    reason: str = "nothing in the file says what it is"
+    reason: str = UNSAID
     probability: Literal["softmax", "sigmoid", ""] = ""
     final: Layer | None = None
     named: bool = False

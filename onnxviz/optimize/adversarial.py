@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from onnxviz.model import Forward, Model
+    from onnxviz.graph.model_output import Head
+    from onnxviz.model import Model
 
 Norm = Literal["linf", "l2"]
 Told = Callable[[int, int], None]
@@ -36,6 +37,8 @@ _TIMES = 4
 differentiable network takes it for. Their numbers differ by rounding, which in quantised networks is coarse."""
 _NOISE = 1e-3
 """The first lead of such a repetition, as a share of the largest logit."""
+_CLOSE = 0.02
+"""Share of a length at which halving ends: the search itself is no nearer to the smallest one."""
 _LEAST_STEP = 0.6
 """In levels, for linf: with less, the first steps would change no whole level."""
 
@@ -80,6 +83,7 @@ class Attacked:
         margins: float32 [steps + 1], lead of the class to leave over the class to reach in logits, at each step.
         flat: whether the margin's gradient was zero at some step, so that it said nothing.
         scale: the largest logit's size, for the first picture of the search.
+        empty: radius of the largest ball that was searched without finding any; 0 if there is none.
     """
 
     picture: np.ndarray
@@ -88,6 +92,7 @@ class Attacked:
     margins: np.ndarray
     flat: bool
     scale: float
+    empty: float = 0.0
 
 
 def attack(
@@ -98,6 +103,7 @@ def attack(
     seeds: Sequence[int],
     rules: Attack,
     told: Told | None = None,
+    head: Head | None = None,
 ) -> list[Attacked]:
     """Search for pictures near given ones that the network takes for another class.
 
@@ -113,6 +119,7 @@ def attack(
         seeds: one for each picture, for its random starts.
         rules: how to search.
         told: told how many of all steps are done.
+        head: whose classes are meant; the model's main one if None.
 
     Returns:
         One for each picture; none influences another.
@@ -121,13 +128,17 @@ def attack(
         AnalysisError: if the logits are not finite.
         MemoryLimitError: if memory does not suffice, even for one picture at a time.
     """
-    search = _Search(model, pictures, left, wanted, seeds, rules, told)
+    head = head or model.view.main_head
+    if head is None or head.scores is None:
+        raise AnalysisError("the model has no scores of classes", where=shorten(model.view.file))
+    search = _Search(model, head, pictures, left, wanted, seeds, rules, told)
     for radius in rules.radii:
         search.enter({place: radius for place, found in enumerate(search.found) if not _reached(found)})
     for _ in range(rules.halvings):
-        search.narrow()
+        if not search.narrow():
+            break
     search.tell_all()
-    return [found for found in search.found if found is not None]
+    return [replace(found, empty=search.empty[place]) for place, found in enumerate(search.found) if found is not None]
 
 
 def distance(change: np.ndarray, norm: Norm) -> float:
@@ -142,6 +153,7 @@ class _Search:
     def __init__(
         self,
         model: Model,
+        head: Head,
         pictures: np.ndarray,
         left: Sequence[int],
         wanted: Sequence[int | None],
@@ -149,13 +161,15 @@ class _Search:
         rules: Attack,
         told: Told | None,
     ) -> None:
-        self.model, self.pictures, self.rules, self.seeds = model, pictures, rules, seeds
+        self.model, self.head, self.pictures, self.rules, self.seeds = model, head, pictures, rules, seeds
         self.left, self.wanted, self.told = left, wanted, told
         self.found: list[Attacked | None] = [None] * len(pictures)
         self.empty = [0.0] * len(pictures)
         self.lead = [rules.confidence] * len(pictures)
         self.done = 0
-        self.forward = model.differentiable(model.view.logits)
+        assert head.scores is not None
+        self.layer = head.scores
+        self.forward = model.differentiable(self.layer)
 
     def enter(self, radii: dict[int, float]) -> None:
         """Search in a ball for each of some pictures, from the picture itself and then from random starts."""
@@ -165,8 +179,12 @@ class _Search:
         self._note_empty(radii)
         self._tell(before + len(self.pictures) * self.rules.steps * (1 + self.rules.restarts))
 
-    def narrow(self) -> None:
-        """Search half-way between the largest empty ball and the found picture, from that picture drawn in."""
+    def narrow(self) -> bool:
+        """Search half-way between the largest empty ball and the found picture, from that picture drawn in.
+
+        Returns:
+            Whether there was anything between: more than a level, or for l2 than a fiftieth of the change.
+        """
         before, radii = self.done, {}
         for place, found in enumerate(self.found):
             if found is None or found.radius is None:
@@ -174,11 +192,13 @@ class _Search:
             reached = distance(self._change(place), self.rules.norm)
             middle = (self.empty[place] + reached) / 2
             middle = float(math.floor(middle)) if self.rules.norm == "linf" else middle
-            if reached - self.empty[place] > 1 and middle >= 1:  # there is a level between
+            least = 1.0 if self.rules.norm == "linf" else max(1.0, _CLOSE * reached)
+            if reached - self.empty[place] > least and middle >= 1:
                 radii[place] = middle
         self._descend(radii, None)
         self._note_empty(radii)
         self._tell(before + len(self.pictures) * self.rules.steps)
+        return bool(radii)
 
     def tell_all(self) -> None:
         """Count the steps that were not needed."""
@@ -217,7 +237,7 @@ class _Search:
         """Say of each picture whether ONNX Runtime takes it for what is wanted."""
         if not pictures:
             return {}
-        choices = measured_logits(self.model, np.stack(list(pictures.values()))).argmax(axis=1).tolist()
+        choices = measured_logits(self.model, np.stack(list(pictures.values())), self.head).argmax(axis=1).tolist()
         said = {}
         for place, choice in zip(pictures, choices, strict=True):
             wanted = self.wanted[place]
@@ -230,7 +250,7 @@ class _Search:
         size = self.pictures.shape[2:]
 
         def image_bytes() -> int:
-            return gradient_bytes(model.view, model.input_size, (size[0], size[1]), model.view.logits)
+            return gradient_bytes(model.view, model.input_size, (size[0], size[1]), self.layer)
 
         what = "The search for adversarial pictures"
         usual = min(len(places), _together(model.device.type, size))
@@ -276,9 +296,17 @@ class _Search:
             change = ball.draw([_generator(self.seeds[place], start) for place in places])
         margin = _Margin([self.left[p] for p in places], [self.wanted[p] for p in places], device)
         lead = torch.tensor([self.lead[place] for place in places], device=device)
-        descent = _Descent(self.forward, ball, margin, self.rules, change, lead)
+        descent = _Descent(self._logits, ball, margin, self.rules, change, lead)
         descent.run(tell)
         return self._read(descent, radii)
+
+    def _logits(self, pictures: Tensor) -> Tensor:
+        """Return [N, classes] of pictures in levels, with one or three channels."""
+        import torch
+
+        (raw,) = self.forward((pictures / _LEVELS).expand(-1, 3, -1, -1))
+        scores = raw.reshape(len(raw), raw.shape[1] if raw.ndim > 1 else 1, -1).mean(dim=2).float()
+        return torch.cat([torch.zeros_like(scores), scores], dim=1) if self.head.is_two_from_one else scores
 
     def _read(self, descent: _Descent, radii: Sequence[float]) -> list[Attacked]:
         """Bring what was found to the host."""
@@ -289,7 +317,7 @@ class _Search:
         if not all(np.isfinite(line[: count + 1]).all() for line, count in zip(margins, steps, strict=True)):
             raise AnalysisError(
                 "the logits of a picture near a photograph are not finite numbers",
-                where=shorten(self.model.view.logits.name),
+                where=shorten(self.layer.name),
                 remedy="check the model's preprocessing; a smaller radius may help",
             )
         return [
@@ -316,11 +344,17 @@ class _Descent:
     """Projected gradient descent for one batch from one start; waits for the device only now and then."""
 
     def __init__(
-        self, forward: Forward, ball: _Ball, margin: _Margin, rules: Attack, change: Tensor, lead: Tensor
+        self,
+        logits: Callable[[Tensor], Tensor],
+        ball: _Ball,
+        margin: _Margin,
+        rules: Attack,
+        change: Tensor,
+        lead: Tensor,
     ) -> None:
         import torch
 
-        self.forward, self.ball, self.margin, self.rules = forward, ball, margin, rules
+        self.logits, self.ball, self.margin, self.rules = logits, ball, margin, rules
         count, device = len(ball.pictures), ball.pictures.device
         self.change, self.lead = change, lead
         self.best = ball.pictures.clone()
@@ -344,7 +378,7 @@ class _Descent:
             last = step == self.rules.steps
             picture = (self.ball.pictures + self.ball.rounded(self.change)).requires_grad_(not last)
             with torch.set_grad_enabled(not last):
-                logits = _logits(self.forward, picture)
+                logits = self.logits(picture)
                 value = self.margin.of(logits)
             if step == 0:
                 self.scale = logits.detach().abs().amax(dim=1)
@@ -459,24 +493,19 @@ def as_images(levels: np.ndarray) -> np.ndarray:
     return np.broadcast_to(levels.astype(np.float32) / np.float32(_LEVELS), (len(levels), 3, *levels.shape[2:]))
 
 
-def measured_logits(model: Model, levels: np.ndarray) -> np.ndarray:
-    """Return the logits [N, classes] of pictures, uint8 [N, 1 or 3, h, w], by ONNX Runtime."""
-    images = as_images(filled(model, levels))
-    logits = model.measure(images, model.view.logits)[model.view.logits.name]
-    return logits.reshape(len(images), -1)[: len(levels)]
+def measured_logits(model: Model, levels: np.ndarray, head: Head) -> np.ndarray:
+    """Return the logits [N, classes] of pictures, uint8 [N, 1 or 3, h, w], by ONNX Runtime.
+
+    One score that stands for two classes is the second's; the first's is 0, so that their difference is the score.
+    """
+    scores = model.scores(as_images(filled(model, levels)), head)[: len(levels)]
+    return np.concatenate([np.zeros_like(scores), scores], axis=1) if head.is_two_from_one else scores
 
 
 def filled(model: Model, levels: np.ndarray) -> np.ndarray:
     """Return pictures with copies of the last, until they are as many as the network takes."""
     fill = -len(levels) % (model.view.batch or 1)
     return np.concatenate([levels, np.repeat(levels[-1:], fill, axis=0)]) if fill else levels
-
-
-def _logits(forward: Forward, pictures: Tensor) -> Tensor:
-    """Return [N, classes] of pictures in levels, with one or three channels."""
-    images = (pictures / _LEVELS).expand(-1, 3, -1, -1)
-    (logits,) = forward(images)
-    return logits.reshape(len(logits), logits.shape[1], -1).mean(dim=2).float()
 
 
 def _length(change: Tensor) -> Tensor:

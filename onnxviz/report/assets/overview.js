@@ -94,13 +94,11 @@ function coverageBlock() {
 function caveatBlock() {
   const rows = run.analyses.map((analysis) => ({ analysis, found: groups(analysis, (finding) => finding.type === "Caveat") })).filter((row) => row.found.length);
   const undeclared = run.models.filter((model) => model.preprocessing_origin === "guess");
-  const unsaid = run.models.filter((model) => [model.heads.find((head) => head.main) || model.heads[0]].some((head) => head && head.source !== "graph" && head.source !== "declared"));
   const lost = island.missing.length;
   const skipped = run.data.filter((data) => data.skipped.length);
-  if (!rows.length && !undeclared.length && !unsaid.length && !lost && !skipped.length) return null;
+  if (!rows.length && !undeclared.length && !lost && !skipped.length) return null;
   return make("section", { class: "block" }, make("aside", { class: "caveats" }, make("h3", null, "Know before believing"), make("ul", null,
     undeclared.map((model) => make("li", null, "Nobody said how images become the input of ", named(model.alias, 60), ". If the guess is wrong, so is everything below.")),
-    unsaid.map((model) => { const head = model.heads.find((item) => item.main) || model.heads[0]; return make("li", null, "Nobody said what ", named(model.alias, 60), " gives: ", named(head.words, 160), " (", named(head.reason, 200), "). ", make("code", null, "output:"), " in the recipe's model says it."); }),
     lost ? make("li", null, `${plural(lost, "picture")} of the run could not be found and ${lost === 1 ? "is" : "are"} missing here.`) : null,
     skipped.map((data) => make("li", null, `${plural(data.skipped.length, "file")} of `, named(data.name, 60), ` ${data.skipped.length === 1 ? "was" : "were"} skipped; `, link(route("data"), "which, and why"), ".")),
     rows.flatMap(({ analysis, found }) => found.map((group) => { const item = sentence(group); addTo(item, [" ", make("span", { class: "quiet-text" }, "(", link(route("analysis", analysis.id), named(analysis.title || analysis.id, 60)), ")")]); return item; })))));

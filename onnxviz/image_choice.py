@@ -11,6 +11,7 @@ from typing import Annotated, TypeVar
 from pydantic import Field, StrictInt
 
 from onnxviz.errors import DataError, SelectionError, nearest, shorten
+from onnxviz.ground_truth import is_wordnet_id
 from onnxviz.images import ImageSource
 from onnxviz.targets import class_index
 
@@ -102,24 +103,49 @@ def _matching(source: ImageSource, item: int | str) -> list[int]:
 def own_class(source: ImageSource, index: int, labels: Sequence[str] | None) -> int | None:
     """Return the index of the class that an image shows, or None if nothing says it.
 
-    The class's name decides where the model has labels, because data sets number their classes in their own ways; the
-    number decides between classes of the same name, and where there are no labels.
+    The class's names decide where the model has labels, because data sets number their classes in their own ways; the
+    number decides between classes of the same name, and where there are no labels or no names. A folder whose name is
+    none of the labels says nothing: it may be called anything.
 
     Raises:
-        SelectionError: if the name is none of the labels.
+        SelectionError: if somebody wrote the class down and it is none of the labels.
     """
-    name: str | None = source.class_of(index) if hasattr(source, "class_of") else None
     number: int | None = source.class_index_of(index) if hasattr(source, "class_index_of") else None
-    if name is not None and number is not None and name.strip() == str(number):
-        name = None
-    if name is None or not labels:
+    if not labels:
         return number
+    names = _names(source, index)
+    fault: SelectionError | None = None
+    for name in names:
+        try:
+            return _index_of(name, labels)
+        except SelectionError as error:
+            fault = fault or error
+    named = [name for name in names if name != str(number)]
+    if number is not None and (
+        not named or (number < len(labels) and any(_fits(name, labels[number]) for name in named))
+    ):
+        return number
+    if fault is not None and (not hasattr(source, "class_is_stated") or source.class_is_stated(index)):
+        raise fault
+    return None
+
+
+def _names(source: ImageSource, index: int) -> tuple[str, ...]:
+    if hasattr(source, "class_names_of"):
+        return tuple(source.class_names_of(index))
+    name = source.class_of(index) if hasattr(source, "class_of") else None
+    return () if name is None else (name,)
+
+
+def _index_of(name: str, labels: Sequence[str]) -> int:
+    """Return the index of a class by its label, a synonym, or the WordNet id that the label begins with."""
     try:
         return class_index(name, labels)
     except SelectionError:
-        if number is not None and number < len(labels) and _fits(name, labels[number]):
-            return number
-        raise
+        found = [index for index, label in enumerate(labels) if is_wordnet_id(name) and label.startswith(f"{name} ")]
+        if len(found) != 1:
+            raise
+        return found[0]
 
 
 def class_count(sources: Iterable[object]) -> int | None:

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import itertools
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from onnxviz import limits
 from onnxviz.decode import FORMATS, Pixels, check_image, image_size, read_image
 from onnxviz.errors import DataError, nearest, shorten
+from onnxviz.ground_truth import TABLE, class_in, folder_classes, folder_numbers, read_table, wordnet_id
 from onnxviz.patterns import matches
 from onnxviz.values import CROP_FRACTION, Preprocessing
 
@@ -70,6 +68,7 @@ class ImageFolder:
         skipped: what was left out, with the reason.
         notes: what was used but not as a plain photograph, with the reason (animations).
         found: number of files that the patterns found, before `limit`.
+        classes: pattern that finds each image's class in its name (`ground_truth.class_pattern`); None for none.
     """
 
     name: str
@@ -78,9 +77,12 @@ class ImageFolder:
     skipped: tuple[tuple[str, str], ...] = ()
     notes: tuple[tuple[str, str], ...] = ()
     found: int = 0
+    classes: str | None = None
 
     @classmethod
-    def find(cls, name: str, patterns: Sequence[str], base: Path, limit: int | None = None) -> ImageFolder:
+    def find(
+        cls, name: str, patterns: Sequence[str], base: Path, limit: int | None = None, classes: str | None = None
+    ) -> ImageFolder:
         """Find the images that patterns name; those that cannot be used are skipped and listed.
 
         Args:
@@ -88,6 +90,7 @@ class ImageFolder:
             patterns: files, folders (all images in them and below) or globs; `**` stands for any depth.
             base: the folder that relative patterns start from.
             limit: use at most this many, spread evenly over the sorted list.
+            classes: pattern that finds each image's class in its name, such as "{class}_*.jpg".
 
         Returns:
             The images sorted by name, each file once even if several patterns match it.
@@ -123,7 +126,7 @@ class ImageFolder:
                 remedy=f"give images in one of these formats: {', '.join(FORMATS)}",
             )
         names, paths = zip(*used, strict=True)
-        return cls(name, names, paths, tuple(skipped), tuple(notes), len(files))
+        return cls(name, names, paths, tuple(skipped), tuple(notes), len(files), classes)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -158,31 +161,58 @@ class ImageFolder:
         return file_digests(self.paths)
 
     def class_of(self, index: int) -> str | None:
-        """Return the class name of an image, or None if nothing says it.
+        """Return what an image is said to show, to be displayed, or None if nothing says it."""
+        names = self.class_names_of(index)
+        number = None if names else self.class_index_of(index)
+        return names[0] if names else None if number is None else str(number)
 
-        It is the column `name` (or else `class_index`) of a `labels.csv` beside the image, matched by its column
-        `file`; without such a line the name of the image's folder, where the images lie in several folders.
+    def class_names_of(self, index: int) -> tuple[str, ...]:
+        """Return the names that the class of an image goes by, the likeliest first.
+
+        They come from the file's name where `classes` is a pattern; else from the columns `name` and `wnid` of a
+        `labels.csv` beside the image, matched by its column `file`; else from the image's folder, where the images lie
+        in several folders of one depth, and from the WordNet id that the file's name begins with.
         """
+        if self.classes is not None:
+            found = class_in(self.names[index], self.classes)
+            return () if found is None else (found,)
         row = self._labels(self.paths[index])
-        if row is not None and (row.get("name") or row.get("class_index")):
-            return row.get("name") or row.get("class_index")
-        parent = PurePosixPath(self.names[index]).parent.name
-        return parent or None
+        if row is not None:
+            return tuple(name for key in ("name", "wnid") if (name := row.get(key, "").strip()))
+        found = self._folders[index]
+        own = wordnet_id(self.names[index])
+        return tuple(name for name in (found, own) if name is not None)
 
     def class_index_of(self, index: int) -> int | None:
-        """Return the class index that a `labels.csv` beside the image states, or None."""
-        row = self._labels(self.paths[index])
-        text = (row or {}).get("class_index", "").strip()
+        """Return the class index that a `labels.csv` or folders called 0, 1, 2 ... state, or None."""
+        if self.classes is not None:
+            text = class_in(self.names[index], self.classes) or ""
+        elif (row := self._labels(self.paths[index])) is not None:
+            text = row.get("class_index", "").strip()
+        else:
+            return self._numbers[index]
         return int(text) if text.isdecimal() and len(text) < 10 else None
+
+    def class_is_stated(self, index: int) -> bool:
+        """Whether somebody wrote down what an image shows; a folder's name may mean something else."""
+        return self.classes is not None or self._labels(self.paths[index]) is not None
 
     def _labels(self, path: Path) -> dict[str, str] | None:
         if path.parent not in self._tables:
-            self._tables[path.parent] = _read_labels(path.parent / "labels.csv")
+            self._tables[path.parent] = read_table(path.parent / TABLE)
         return self._tables[path.parent].get(path.name)
 
     @cached_property
     def _tables(self) -> dict[Path, dict[str, dict[str, str]]]:
         return {}
+
+    @cached_property
+    def _folders(self) -> tuple[str | None, ...]:
+        return folder_classes(self.names)
+
+    @cached_property
+    def _numbers(self) -> tuple[int | None, ...]:
+        return folder_numbers(self._folders)
 
 
 def file_digests(paths: Iterable[Path]) -> tuple[bytes, ...]:
@@ -378,30 +408,3 @@ def _nothing_found(name: str, patterns: Sequence[str], base: Path) -> DataError:
         remedy=hint
         or "paths are relative to the recipe's folder; name a file, a folder or a glob such as photos/*.jpg",
     )
-
-
-def _read_labels(path: Path) -> dict[str, dict[str, str]]:
-    """Return the lines of a labels.csv by file name; empty if there is none."""
-    if not path.is_file():
-        return {}
-    if path.stat().st_size > limits.LABELS_BYTES:
-        raise DataError(f"larger than {limits.LABELS_BYTES >> 20} MiB", where=shorten(str(path), 200))
-    try:
-        rows = list(csv.DictReader(io.StringIO(path.read_text("utf-8-sig"))))
-    except (OSError, UnicodeDecodeError, csv.Error) as fault:
-        raise DataError(
-            f"cannot be read as a table: {fault}",
-            where=shorten(str(path), 200),
-            remedy="save it as UTF-8 with the columns file,class_index,name",
-        ) from fault
-    if rows and "file" not in rows[0]:
-        raise DataError(
-            "has no column 'file'",
-            where=shorten(str(path), 200),
-            remedy="the first line must name the columns: file,class_index,name",
-        )
-    return {
-        row["file"]: {key: value for key, value in row.items() if isinstance(key, str) and isinstance(value, str)}
-        for row in rows
-        if row["file"]
-    }

@@ -266,7 +266,7 @@ class _Planner:
         if isinstance(settings, GeneratorSettings):
             return GeneratorFile.open(name, base / settings.generator)
         patterns = [settings.images] if isinstance(settings.images, str) else settings.images
-        return ImageFolder.find(name, patterns, base, settings.limit)
+        return ImageFolder.find(name, patterns, base, settings.limit, settings.classes)
 
     def open_subject(self, alias: str, data: _Known) -> Subject | None:
         settings, address = self.recipe.models[alias], self.recipe.address(alias)

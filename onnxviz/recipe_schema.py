@@ -10,6 +10,7 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from onnxviz.analyses import registry
 from onnxviz.errors import nearest
 from onnxviz.graph.model_output import OutputKind
+from onnxviz.ground_truth import class_pattern
 from onnxviz.memory import parse_bytes
 from onnxviz.values import PRESETS, ChannelOrder, Fit, Preprocessing
 
@@ -131,6 +132,19 @@ class ImagesSettings(Settings):
 
     images: str | list[str] = Field(description="Glob patterns or folders, relative to the recipe.")
     limit: int | None = Field(None, ge=1, description="Use at most so many images, spread evenly over the sorted list.")
+    classes: str | None = Field(
+        None,
+        description="Where the class of each image stands in its file's name: `{class}_*.jpg`; names, numbers or "
+        "WordNet ids as in the model's labels. Not given: a labels.csv beside the images (file,class_index,name), else "
+        "one folder for each class.",
+    )
+
+    @field_validator("classes")
+    @classmethod
+    def _readable(cls, value: str | None) -> str | None:
+        if value is not None:
+            class_pattern(value)
+        return value
 
 
 class ConceptsSettings(Settings):

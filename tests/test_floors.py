@@ -22,6 +22,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "probabilities",
         "decode",
         "patterns",
+        "ground_truth",
         "images",
         "visible_part",
         "given_images",

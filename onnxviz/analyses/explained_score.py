@@ -11,6 +11,7 @@ import numpy as np
 from onnxviz.errors import DataError, SelectionError, shorten
 from onnxviz.findings import Caveat, Column, Finding, Metric, Note
 from onnxviz.graph.model_output import UNSAID
+from onnxviz.ground_truth import HOW
 from onnxviz.image_choice import class_count, own_class
 from onnxviz.shares import Share
 
@@ -111,7 +112,7 @@ class OwnClasses:
             raise DataError(
                 "nothing says which class the image shows",
                 where=where,
-                remedy="put a labels.csv with the columns file,class_index,name beside the images, or name classes",
+                remedy=f"{HOW}; or name classes",
             )
         return own
 

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from onnxviz.cli.show import make_table, number
 from onnxviz.errors import shorten
+from onnxviz.ground_truth import HOW as GROUND_TRUTH
 from onnxviz.inspection import Inspection
 from onnxviz.proof import MIXES_BATCH
 from onnxviz.values import PRESETS
@@ -17,6 +18,7 @@ from onnxviz.values import PRESETS
 if TYPE_CHECKING:  # it loads torch
     from onnxviz.probe import Probe, Trial
 
+_MORE_PICTURES = "give more pictures with --count"
 _LISTED = 20
 """Lines of a kind that are printed in full; the rest are counted."""
 
@@ -165,9 +167,7 @@ def show_probe(console: Console, found: Inspection) -> None:
     spread = f", spread evenly over the {result.found} found" if limited else ""
     _line(console, "file", f"{found.card.file}, {found.card.producer or 'producer not said'}")
     _line(console, "inputs", "; ".join(found.card.inputs) + f" ({found.layout})")
-    ranked = (
-        f"accuracy on the {result.labelled} with a known class" if result.by_accuracy else "steady confidence × variety"
-    )
+    ranked = f"accuracy on the {result.labelled} with a known class" if result.by_accuracy else "steadiness × variety"
     _line(console, "tried on", f"{result.images} pictures{spread}; ranked by {ranked}")
     for name, why in result.skipped[:_LISTED]:
         _line(console, "left out", f"{name}: {why}", "yellow")
@@ -182,24 +182,31 @@ def show_probe(console: Console, found: Inspection) -> None:
 
 
 def _show_trials(console: Console, result: Probe) -> None:
-    columns = [("", "right"), ("preset", "left"), ("channels", "left"), ("pixels become", "left")]
+    columns = [("", "right"), ("preset", "left"), ("channels", "left"), ("pixels become", "left"), ("size by", "left")]
     if result.by_accuracy:
         columns += [("top-1", "right"), ("top-5", "right")]
-    columns += [("steady", "right"), ("variety", "right"), ("score", "right"), ("confidence", "right")]
+    columns += [
+        ("steady", "right"),
+        ("variety", "right"),
+        ("score", "right"),
+        ("by chance", "right"),
+        ("alike", "right"),
+    ]
     table = make_table(*columns)
     for place, trial in enumerate(result.trials, start=1):
         preset = trial.preprocessing.name if trial.preprocessing.name in PRESETS else ""
-        cells = [str(place), preset, trial.preprocessing.channel_order, trial.range]
+        cells = [str(place), preset, trial.preprocessing.channel_order, trial.range, trial.geometry]
         if result.by_accuracy:
             cells += [f"{trial.top1 or 0.0:.1%}", f"{trial.top5 or 0.0:.1%}"]
-        cells += [f"{trial.steady:.2f}", f"{trial.variety:.2f}", f"{trial.score:.2f}", f"{trial.confidence:.2f}"]
+        cells += [f"{trial.steady:.2f}", f"{trial.variety:.2f}", f"{trial.score:.2f}"]
+        cells += ["", ""] if place == 1 else [f"{trial.chance:.2f}", f"{trial.alike:.0%}"]
         table.add_row(*(Text(cell) for cell in cells), style="bold" if place == 1 else "")
     console.print(table)
     console.print(
         Text(
-            "steady: mean of the largest probability that a picture, its mirror image and a paler one all give one "
-            "class; variety: entropy of the mean prediction, 0 if all get the same class; "
-            "confidence alone proves nothing"
+            "steady: part of the pictures whose mirror image and paler variant get the same class; variety: entropy of "
+            "the classes given, 0 if all get the same one; by chance: how probable it is that it is as good as the "
+            "first; alike: pictures that get the same class as with the first"
         ),
         soft_wrap=True,
     )
@@ -210,21 +217,24 @@ def _show_advice(console: Console, result: Probe) -> None:
     if result.contradicted and result.declared is not None:
         text = f"the declared preprocessing {result.declared.name!r} is clearly worse than the first: check it"
         _line(console, "WARNING", text, "bold red")
-    if not result.clear:
-        close = "give more pictures" + ("" if result.by_accuracy else ", or class names with --labels")
-        _line(console, "verdict", f"too close to call between the first two: {close}", "bold yellow")
-    elif result.by_accuracy:
-        _line(console, "verdict", "the first is clearly ahead", "bold green")
-    else:
-        text = "the first is ahead, by confidence only: give class names with --labels to be sure"
-        _line(console, "verdict", text, "bold yellow")
+    good = result.clear and result.by_accuracy
+    more = "" if good else f"; {_MORE_PICTURES if result.by_accuracy or result.labelled else GROUND_TRUTH}"
+    _line(console, "verdict", result.verdict + more, "bold green" if good else "bold yellow")
     _line(console, "use", _usage(best))
 
 
 def _usage(trial: Trial) -> str:
     preprocessing = trial.preprocessing
-    if preprocessing.name in PRESETS:
+    preset = preprocessing.name in PRESETS
+    usual = preprocessing.fit == "crop" and preprocessing.crop_fraction is None
+    if preset and usual:
         return f"preprocess: {preprocessing.name}   (in a recipe; or --preprocess {preprocessing.name})"
     mean, scale = (", ".join(f"{value:g}" for value in values) for values in (preprocessing.mean, preprocessing.scale))
-    fields = f"channel_order: {preprocessing.channel_order}, mean: [{mean}], scale: [{scale}]"
-    return f"preprocess: {{{fields}}}   (in a recipe)"
+    fields = [f"channel_order: {preprocessing.channel_order}", f"mean: [{mean}]", f"scale: [{scale}]"]
+    if preset:
+        fields = [f"preset: {preprocessing.name}"]
+    if not usual:
+        fields.append(f"fit: {preprocessing.fit}")
+    if preprocessing.fit == "crop" and preprocessing.crop_fraction is not None:
+        fields.append(f"crop_fraction: {preprocessing.crop_fraction:g}")
+    return f"preprocess: {{{', '.join(fields)}}}   (in a recipe)"

@@ -1,0 +1,113 @@
+"""What images show is taken from a table, folders or file names, and from nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from onnxviz.errors import RecipeError, SelectionError
+from onnxviz.ground_truth import class_in
+from onnxviz.image_choice import own_class
+from onnxviz.images import ImageFolder
+from onnxviz.recipe import parse_recipe
+
+LABELS = ("tench", "great white shark", "goldfish")
+WORDNET = ("n01440764", "n01484850", "n01443537")
+
+
+def images(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(folder / name)
+
+
+def classes(folder: Path, labels: tuple[str, ...] | None, pattern: str | None = None) -> list[int | None]:
+    source = ImageFolder.find("x", ["."], folder, classes=pattern)
+    return [own_class(source, index, labels) for index in range(len(source))]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "name", "found"),
+    [
+        ("{class}_*.jpg", "n01484850_12.jpg", "n01484850"),
+        ("{class}_*.jpg", "great_white_shark_12.jpg", "great"),
+        ("{class}_[0-9]*.jpg", "great_white_shark_12.jpg", "great_white_shark"),
+        ("*-{class}.png", "7-tench.png", "tench"),
+        ("{class}_*.jpg", "deep/er/tench_1.jpg", "tench"),
+        ("{class}/*/*.jpg", "tench/er/1.jpg", "tench"),
+        ("{class}_*.jpg", "tench.jpg", None),
+        ("{class}.(jpg)", "tench.(jpg)", "tench"),
+        ("{class}.(jpg)", "tench.jpg", None),
+    ],
+)
+def test_a_pattern_finds_the_class(pattern: str, name: str, found: str | None) -> None:
+    assert class_in(name, pattern) == found
+
+
+@pytest.mark.parametrize("pattern", ["*.jpg", "{class}{class}", "{class}" + "*a" * 5, "{class}" + "a" * 200])
+def test_a_pattern_that_cannot_be_used_is_refused_in_the_recipe(pattern: str, tmp_path: Path) -> None:
+    text = (
+        "version: 1\nmodel: {builtin: scenes}\nanalyses: {a: {kind: weights}}\n"
+        f"data: {{d: {{images: photos, classes: '{pattern}'}}}}\n"
+    )
+    with pytest.raises(RecipeError, match="pattern of classes"):
+        parse_recipe(text, "r.yaml", tmp_path)
+
+
+def test_stars_do_not_take_forever() -> None:
+    assert class_in("a" * 250, "*a*a*a*{class}b") is None
+
+
+def test_file_names(tmp_path: Path) -> None:
+    images(tmp_path, "great_white_shark_1.png", "tench_2.png", "unknown.png")
+    assert classes(tmp_path, LABELS, "{class}_[0-9].png") == [1, 0, None]
+    assert classes(tmp_path, LABELS) == [None, None, None]
+    with pytest.raises(SelectionError, match="none of the 3 classes is called 'white_shark'"):
+        classes(tmp_path, LABELS, "great_{class}_1.png")
+
+
+def test_numbers_in_file_names(tmp_path: Path) -> None:
+    images(tmp_path, "7_0.png", "2_1.png")
+    assert classes(tmp_path, None, "{class}_*") == [2, 7]
+    assert classes(tmp_path, LABELS, "{class}_*") == [2, 7]
+
+
+def test_wordnet_ids(tmp_path: Path) -> None:
+    images(tmp_path, "n01484850_1.png", "n01443537_77.png")
+    both = tuple(f"{number} {label}" for number, label in zip(WORDNET, LABELS, strict=True))
+    assert classes(tmp_path, WORDNET) == classes(tmp_path, both) == [2, 1]
+    assert classes(tmp_path, WORDNET, "{class}_*") == [2, 1]
+    assert classes(tmp_path, LABELS) == [None, None]
+
+
+def test_a_table_may_hold_names_and_wordnet_ids(tmp_path: Path) -> None:
+    images(tmp_path, "a.png", "b.png")
+    table = "file,class_index,wnid,name\na.png,55,n01484850,great white shark\nb.png,56,n01440764,tench\n"
+    (tmp_path / "labels.csv").write_text(table)
+    assert classes(tmp_path, LABELS) == classes(tmp_path, WORDNET) == [1, 0]
+    assert classes(tmp_path, None) == [55, 56]
+
+
+def test_one_folder_for_each_class(tmp_path: Path) -> None:
+    images(tmp_path, "tench/1.png", "great_white_shark/1.png", "rubbish/1.png")
+    assert classes(tmp_path, LABELS) == [1, None, 0]  # sorted: great, rubbish, tench
+
+
+def test_folders_that_are_numbers(tmp_path: Path) -> None:
+    images(tmp_path, "0/1.png", "2/1.png")
+    assert classes(tmp_path, LABELS) == classes(tmp_path, None) == [0, 2]
+    images(tmp_path / "years", "2020/1.png", "2021/1.png")
+    assert classes(tmp_path / "years", None) == [None, None]
+
+
+@pytest.mark.parametrize(
+    "names", [("photos/1.png", "photos/2.png"), ("photos/1.png", "2.png"), ("a/b/1.png", "c/2.png")]
+)
+def test_any_folder_is_no_class(tmp_path: Path, names: tuple[str, ...]) -> None:
+    images(tmp_path, *names)
+    source = ImageFolder.find("x", ["."], tmp_path)
+    assert [source.class_of(index) for index in range(2)] == [None, None]
+    assert classes(tmp_path, LABELS) == [None, None]

@@ -6,6 +6,7 @@ import csv
 import hashlib
 import io
 import os
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,9 +24,11 @@ from onnxviz.source import parse_source, plain
 from onnxviz.values import Preprocessing
 
 VOID_NAMES = frozenset(
-    {"void", "background", "unlabelled", "unlabeled", "ignore", "ignored", "unknown", "none", "__background__", ""}
-)
-"""Names, in lower case, of labels that are no concept."""
+    {"void", "background", "bg", "backgroundclass", "unlabelled", "unlabeled", "unlabel", "notlabelled", "notlabeled",
+     "nolabel", "unannotated", "unassigned", "undefined", "unclassified", "unknown", "ignore", "ignored", "ignorelabel",
+     "dontcare", "donotcare", "outofroi", "none", "null", "nil", "na", "nan", "nothing", "noobject", "invalid", ""}
+)  # fmt: skip
+"""Names, their letters and digits in lower case, of labels that are no concept."""
 DEFAULT_CATEGORY = "object"
 MASK_SUFFIXES = (".png", ".bmp", ".gif", ".tif", ".tiff", ".pgm")
 LARGEST_VALUE = 65_535
@@ -83,8 +86,8 @@ class MaskFolder:
         classes.txt              line i (from 0) names value i
         concepts.csv             instead: index,name,category for each value (or concepts.yaml, a list of the same)
 
-    Values called void, background, unlabelled or the like are no concept. A mask of another size than its image is
-    brought to the image's size by taking the nearest value.
+    Values called void, background, unlabelled, null, n/a or the like (`is_void`) are no concept. A mask of another size
+    than its image is brought to the image's size by taking the nearest value.
 
     Attributes:
         images: the images that have masks.
@@ -230,6 +233,16 @@ class MaskFolder:
         return numbers
 
 
+def is_void(name: str) -> bool:
+    """Return whether a label's name says that it is no concept: `__background__`, N/A, "unlabelled or void"."""
+
+    def plain_name(part: str) -> str:
+        return "".join(character for character in part.casefold() if character.isalnum())
+
+    parts = [part for part in re.split(r"[/,;|()]|\bor\b|\band\b", name.casefold()) if plain_name(part)]
+    return plain_name(name) in VOID_NAMES or all(plain_name(part) in VOID_NAMES for part in parts)
+
+
 def read_concepts(root: Path) -> tuple[tuple[Concept, ...], npt.NDArray[np.int32]]:
     """Read a concept folder's class list: concepts.csv, concepts.yaml or classes.txt, the first that is there.
 
@@ -273,7 +286,7 @@ def _number(rows: Sequence[tuple[str, str, str]]) -> tuple[tuple[Concept, ...], 
     numbers = np.full(max(values, default=-1) + 1, -1, np.int32)
     concepts: dict[tuple[str, str], Concept] = {}
     for number, (name, category) in sorted(values.items()):
-        if name.lower() in VOID_NAMES:
+        if is_void(name):
             numbers[number] = 0
             continue
         concept = concepts.setdefault((name, category), Concept(len(concepts) + 1, name, category))

@@ -54,6 +54,7 @@ class Metric:
     Attributes:
         total: how many things the number rests on, for example images; 0 if it is no share or mean of anything.
         interval: where the true value lies with a confidence of 95 %, or empty.
+        chance: the least and the most that is found by chance, counted the same way; empty if that is unknown.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Metric:
     id: str = ""
     total: int = 0
     interval: tuple[float, float] | tuple[()] = ()
+    chance: tuple[float, float] | tuple[()] = ()
 
 
 @dataclass(frozen=True)
@@ -162,7 +164,7 @@ class Histogram:
 
 @dataclass(frozen=True)
 class Bars:
-    """A number for each category, for example detectors for each concept category."""
+    """A number for each category, for example detectors for each concept category; with what chance gives, or none."""
 
     id: str
     title: str
@@ -170,6 +172,8 @@ class Bars:
     values: tuple[float, ...]
     y_label: str = ""
     description: str = ""
+    chance: tuple[tuple[float, float], ...] = ()
+    """For each category the least and the most that is found by chance."""
 
 
 @dataclass(frozen=True)

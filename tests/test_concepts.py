@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from onnxviz import limits
-from onnxviz.concepts import Concept, ConceptSet, MaskFolder, read_concepts
+from onnxviz.concepts import Concept, ConceptSet, MaskFolder, is_void, read_concepts
 from onnxviz.errors import DataError
 
 
@@ -196,3 +196,21 @@ def test_camvid(shared_data: Path) -> None:
     assert labels.shape == (1, 360, 480)
     # Sky is above the road in a street scene.
     assert np.nonzero(labels[0] == 1)[0].mean() < np.nonzero(labels[0] == 4)[0].mean()
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["null", "NULL", "N/A", "n.a.", "_background_", "__Background__", "bg", "nothing", "un-labelled", "Unlabeled",
+     "no label", "don't care", "out of ROI", "-", "?", "", "unlabelled or void", "background (void)"],
+)  # fmt: skip
+def test_a_name_of_nothing_is_no_concept(folder: Path, name: str) -> None:
+    assert is_void(name)
+    (folder / "concepts.csv").write_text(f'index,name\n0,"{name}"\n1,road\n2,sky\n')
+    concepts, numbers = read_concepts(folder)
+    assert [concept.name for concept in concepts] == ["road", "sky"]
+    assert numbers.tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("name", ["other", "0", "nullah", "knot", "road or path", "empty", "mask", "N", "背景板"])
+def test_what_may_be_a_concept_is_one(name: str) -> None:
+    assert not is_void(name)

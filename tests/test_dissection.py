@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,7 +24,7 @@ from onnxviz.dissection import Grid, Overlap, Passes, TopValues, count_overlap, 
 from onnxviz.dissection.counting import round_down
 from onnxviz.dissection.pictures import OUTLINE, show_mask
 from onnxviz.errors import AnalysisError
-from onnxviz.findings import Array, Caveat, Coverage, Finding, Note, Table, TileGrid, from_data, to_data
+from onnxviz.findings import Array, Caveat, Coverage, Finding, Metric, Note, Table, TileGrid, from_data, to_data
 from onnxviz.images import ImageFolder, fit_image, fit_labels
 from onnxviz.values import Preprocessing, Unit
 
@@ -366,13 +367,16 @@ class TestEndToEnd:
         assert [row[0] for row in rows] == [Unit("active", index) for index in range(4)]
         assert rows[0][1:5] == ("red", "colour", 1.0, "yes")
         assert rows[1][1:5] == ("green", "colour", 1.0, "yes")
-        assert (rows[2][1], rows[2][3], rows[2][4], rows[2][7]) == ("none", 0.0, "no", "dead")
+        assert (rows[2][1], rows[2][3], rows[2][4], rows[2][-1]) == ("none", 0.0, "no", "dead")
         assert rows[3][4] == "no"
         metrics = Dissection(**self.SETTINGS).metrics(findings)
         assert metrics == {
             "detectors": 2.0, "unique_detectors": 2.0, "detector_fraction": 0.5, "best_iou": 1.0, "dead_units": 1.0,
+            "detectors_by_iou": 2.0, "unique_detectors_by_iou": 2.0, "saturated_units": 1.0,
         }  # fmt: skip
-        assert "2 of 4 units detect 2 of 3 concepts: green 1, red 1" in only(findings, Note).text
+        assert set(metrics) == set(Dissection.metric_names)
+        wanted = "2 of 4 units detect 2 of the 3 concepts that are in at least 10 images, by chance 0: green 1, red 1."
+        assert wanted in only(findings, Note).text
         by_category = {item.id: item for item in findings if getattr(item, "id", "").endswith("by_category")}
         assert by_category["detectors_by_category"].values == (0.0, 2.0)
         assert by_category["unique_by_category"].values == (0.0, 2.0)
@@ -493,3 +497,30 @@ def test_squeezenet_on_street_scenes_equals_the_slow_version(zoo: Path, shared_d
     assert (arrays["intersection"][units] == intersections).all()
     assert (arrays["iou"][units] == intersections / np.maximum(unions, 1)).all()
     assert math.isclose(max(row[3] for row in only(findings, Table, "units").rows), arrays["iou"].max())
+
+
+@pytest.mark.zoo
+def test_only_the_right_masks_make_detectors(zoo: Path, shared_data: Path, tmp_path: Path) -> None:
+    model = onnxviz.model.load(zoo / "onnx/squeezenet_fp16.onnx", preprocess="caffe")
+    images = sorted((shared_data / "camvid/images").iterdir())
+    for folder in ("images", "labels"):
+        (tmp_path / folder).mkdir()
+    shutil.copy(shared_data / "camvid/classes.txt", tmp_path)
+    others = [images[place] for place in np.random.default_rng(5).permutation(len(images))]
+    for image, other in zip(others, [*others[1:], others[0]], strict=True):
+        shutil.copy(image, tmp_path / "images")
+        shutil.copy(shared_data / f"camvid/labels/{other.stem}.png", tmp_path / f"labels/{image.stem}.png")
+    found = {}
+    for folder in (shared_data / "camvid", tmp_path):
+        data = MaskFolder.find("street", folder, shared_data)
+        subject = Subject("m", model.view, model.preprocessing, None, {"street": data}, 0)
+        analysis = Dissection(layers=["fire8/concat*", "fire9/concat*"], label_size=56, best_units=0)
+        findings = dissect(analysis, subject, model)
+        found[folder] = analysis.metrics(findings)
+        chance = next(item.chance for item in findings if isinstance(item, Metric) and item.name == "detectors")
+        assert chance[1] <= 5
+    right, wrong = found.values()
+    assert right["detectors"] >= 100
+    assert right["unique_detectors"] >= 4
+    assert wrong["detectors"] <= 5
+    assert wrong["unique_detectors"] <= 2

@@ -21,7 +21,7 @@ from onnxviz.analyses.dissection import Dissection
 from onnxviz.cache import Store, encode_arrays, key_of
 from onnxviz.concepts import MaskFolder
 from onnxviz.dissection import BestImages, Grid, Overlap, Thresholds, TopValues, count_overlap, sharding
-from onnxviz.dissection.sharding import Extent, layer_groups, map_size, shard_bounds
+from onnxviz.dissection.sharding import Extent, counts_size, layer_groups, map_size, shard_bounds
 from onnxviz.findings import Array, Finding, Table, TileGrid
 from onnxviz.graph import open_model
 
@@ -300,7 +300,7 @@ class TestJobs:
     def test_shards_are_even_and_none_is_larger_than_asked(self) -> None:
         for images in (1, 7, 50, 51, 1001):
             for size in (1, 7, 50, 2000):
-                count = Extent((1,), (1,), images, 0.1, 1, 1, 1).shards(size)
+                count = Extent((1,), (1,), images, 0.1, 1, 1, 1, 0).shards(size)
                 bounds = shard_bounds(images, count)
                 assert [start for start, _ in bounds] == [0, *(stop for _, stop in bounds[:-1])]
                 assert bounds[-1][1] == images
@@ -308,7 +308,7 @@ class TestJobs:
 
     def test_there_are_fewer_shards_where_they_would_keep_too_much(self, monkeypatch: pytest.MonkeyPatch) -> None:
         def extent(units: int, concepts: int = 3) -> Extent:
-            return Extent((units,), (100,), 20_000, 0.005, concepts, 1, 4)
+            return Extent((units,), (100,), 20_000, 0.005, concepts, 1, 4, 3)
 
         assert extent(8).shards(None) == 20
         each = extent(64).top_bytes(20_000)
@@ -348,18 +348,20 @@ class TestJobs:
         measured = model.measure(np.zeros((1, 3, *model.input_size), np.float32), layers)
         assert sizes == {name: values.shape[2] * values.shape[3] for name, values in measured.items()}
         one = 4 * layers[0].unit_count * sizes[layers[0].name]
+        counts = dict.fromkeys(sizes, 0)
         monkeypatch.setattr(limits, "KEPT_ACTIVATION_BYTES", 1000 * one)
         monkeypatch.setattr(limits, "SHARDED_BYTES", 0)
-        assert len(layer_groups(layers, 1000, 0.01, sizes)) == 1
-        assert layer_groups(layers, 1001, 0.01, sizes)[0] == [layers[0]]
+        assert len(layer_groups(layers, 1000, 0.01, sizes, counts)) == 1
+        assert layer_groups(layers, 1001, 0.01, sizes, counts)[0] == [layers[0]]
 
     def test_groups_of_many_images_are_as_large_as_their_shards_allow(self, model: onnxviz.model.Model) -> None:
         layers = [replace(layer, shape=(1, 64, 64, 64)) for layer in model.view.select("all_convs")]
         sizes = {layer.name: 64 * 64 for layer in layers}
+        counts = {layer.name: counts_size(64, 3, 1, 3) for layer in layers}
 
         def largest(images: int) -> int:
-            groups = layer_groups(layers, images, 0.005, sizes)
-            extent = Extent((64,) * len(groups[0]), (64 * 64,) * len(groups[0]), images, 0.005, 3, 1, 4)
+            groups = layer_groups(layers, images, 0.005, sizes, counts)
+            extent = Extent((64,) * len(groups[0]), (64 * 64,) * len(groups[0]), images, 0.005, 3, 1, 4, 3)
             kept = extent.shards(None) * extent.top_bytes(images)
             assert kept <= limits.SHARDED_BYTES or extent.shards(None) == 1
             return len(groups[0])
@@ -396,7 +398,7 @@ class TestJobs:
                     values.setflags(write=False)
             found[job.name] = findings
         assert any(isinstance(item, TileGrid) for item in findings)
-        assert sum(isinstance(item, Table) for item in findings) == 1
+        assert [item.id for item in findings if isinstance(item, Table)] == ["units", "chance", "present"]
 
 
 @pytest.mark.zoo

@@ -16,29 +16,34 @@ from onnxviz.analyses.base import Analysis, Bench, Job, LayerSelector, Progress,
 from onnxviz.dissection import (
     Activations,
     BestImages,
+    Chance,
     Grid,
+    Labels,
     Overlap,
     Passes,
+    ShuffledOverlap,
     Thresholds,
     TopValues,
-    count_overlap,
+    count_image,
+    label_owners,
+    shuffled_order,
 )
-from onnxviz.dissection.caveats import caveats, listed, remarks
+from onnxviz.dissection.caveats import caveats, listed, remarks, rivals
+from onnxviz.dissection.labels import categories_of
+from onnxviz.dissection.naming import chance_rows, counted_concepts, named_units
 from onnxviz.dissection.pictures import PICTURE_SIDE, maps_of, masked, shown, tile_of
-from onnxviz.dissection.sharding import Extent, layer_groups, map_size, shard_bounds
-from onnxviz.dissection.summary import UNIT_COLUMNS, UnitResult, summarize
-from onnxviz.errors import AnalysisError, DataError, shorten
-from onnxviz.findings import Array, Caveat, Coverage, Finding, Table, Tile, TileGrid, merge
-from onnxviz.images import fit_labels, load_batch
+from onnxviz.dissection.sharding import Extent, counts_size, layer_groups, map_size, shard_bounds
+from onnxviz.dissection.summary import CHANCE_COLUMNS, UNIT_COLUMNS, ByChance, ChanceRow, Summary, UnitResult
+from onnxviz.errors import AnalysisError, shorten
+from onnxviz.findings import Array, Caveat, Column, Coverage, Finding, Table, Tile, TileGrid, merge
+from onnxviz.images import load_batch
 from onnxviz.maps import to_map
-from onnxviz.values import Layer, Preprocessing, Unit
+from onnxviz.values import Layer
 
 if TYPE_CHECKING:
     from onnxviz.concepts import ConceptSet
 
 Side = Annotated[int, Field(ge=1, le=2048)]
-
-_STRETCH = Preprocessing(fit="stretch")
 
 
 class Dissection(Analysis):
@@ -48,14 +53,17 @@ class Dissection(Analysis):
     the layer's own resolution. Its activation map is enlarged to the resolution of the labels, and cut at the
     threshold: the unit's mask. The mask is compared with the pixels of every labelled concept over the whole data set
     by intersection over union (IoU), in the images that have a label of the concept's category. A unit is named
-    after the concept of highest IoU and is a detector of it if that IoU reaches the limit; the number of
-    different concepts that are detected is the number of unique detectors. Images are stretched to the model's input,
-    not cropped, so that no labelled pixel is lost. A unit without a concept may detect something that nobody labelled.
+    after the concept of highest IoU, of those that are in enough images. It is a detector of it if that IoU reaches
+    the limit and is above the unit's chance level: the highest IoU that it has with any of these concepts when each
+    image has the labels of another image, in several shuffles. The number of different concepts that are detected is
+    the number of unique detectors. Beside each number stands what is counted the same way in the shuffles. Images are
+    stretched to the model's input, not cropped, so that no labelled pixel is lost. A unit without a concept may detect
+    something that nobody labelled.
     """
 
     kind: Literal["dissection"] = "dissection"
     heading: ClassVar[str] = "Network dissection"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     without_effect: ClassVar[frozenset[str]] = Analysis.without_effect | {"shard"}
     cites: ClassVar[tuple[str, ...]] = ("Bau, Zhou, Khosla, Oliva and Torralba 2017, arXiv:1704.05796",)
     example: ClassVar[str] = """\
@@ -65,13 +73,34 @@ data: scenes
 quantile: 0.005
 iou: 0.04
 """
+    metric_names: ClassVar[Mapping[str, str]] = {
+        "detectors": "units that detect a concept: the IoU reaches the limit and is above the unit's chance level",
+        "unique_detectors": "concepts that at least one unit detects, above chance",
+        "detector_fraction": "share of detectors among the units that were dissected",
+        "detectors_by_iou": "units whose IoU reaches the limit, by chance or not",
+        "unique_detectors_by_iou": "concepts for which a unit's IoU reaches the limit, by chance or not",
+        "best_iou": "IoU of the best unit",
+        "dead_units": "units with the same activation at every position of every image",
+        "saturated_units": "units whose threshold is their greatest activation",
+    }
 
     layers: LayerSelector = Field("all_convs", description="Layers to dissect; their units must have maps.")
     data: str | None = Field(
         None, description="A data set with labelled concepts; the recipe's first such set if not given."
     )
     quantile: float = Field(0.005, gt=0, lt=1, description="The share of a unit's activations above its threshold.")
-    iou: float = Field(0.04, gt=0, le=1, description="From this IoU on a unit is a detector of its best concept.")
+    iou: float = Field(
+        0.04, gt=0, le=1, description="A unit detects its best concept from this IoU on, if above chance."
+    )
+    least_images: int = Field(
+        10, ge=1, description="A concept in fewer of the images that are used is left out: no unit is named after it."
+    )
+    shuffles: int = Field(
+        20,
+        ge=1,
+        le=1000,
+        description="How often the images get the labels of other images, to see what a unit fits by chance.",
+    )
     label_size: Side | tuple[Side, Side] | None = Field(
         None,
         description="Side in pixels at which masks and labels are compared, or [height, width]; if not given 112 for "
@@ -104,7 +133,11 @@ iou: 0.04
             )
         images = len(self._images(data))
         map_sizes = {layer.name: map_size(subject.view, layer, subject.preprocessing.size) for layer in layers}
-        groups = layer_groups(layers, images, self.quantile, map_sizes)
+        count_bytes = {
+            layer.name: counts_size(layer.unit_count, len(data.concepts), len(data.categories), self._shuffles(data))
+            for layer in layers
+        }
+        groups = layer_groups(layers, images, self.quantile, map_sizes, count_bytes)
         for number, group in enumerate(groups):
             names = [layer.name for layer in group]
             extent = Extent(
@@ -115,6 +148,7 @@ iou: 0.04
                 concepts=len(data.concepts),
                 categories=len(data.categories),
                 best_images=self.best_images,
+                shuffles=self._shuffles(data),
             )
             fits = extent.activation_bytes <= limits.KEPT_ACTIVATION_BYTES
             whole = Job(
@@ -170,8 +204,9 @@ iou: 0.04
         """Dissect a group of layers, or do one stage of it on a shard: what `jobs` says."""
         _, data = self._concepts(bench.subject)
         layers = tuple(bench.subject.view.layer(str(name)) for name in cast("list[str]", job.parameters["layers"]))
-        images = self._images(data)
-        work = _Work(job, bench, layers, data, tuple(images[slice(*job.parameters.get("images", (None, None)))]))
+        order = shuffled_order(self._images(data), bench.subject.seed)
+        start, stop = job.parameters.get("images", (0, len(order)))
+        work = _Work(job, bench, layers, data, order, start, stop)
         stages = {"": self._whole, "top values": self._top_values, "thresholds": self._merge,
                   "counts": self._counts, "units": self._join}  # fmt: skip
         return stages[str(job.parameters.get("stage", ""))](work)
@@ -210,17 +245,23 @@ iou: 0.04
         """Count the pixels of a shard."""
         thresholds = {layer.name: Thresholds.of(work.found("thresholds", layer)[0]) for layer in work.layers}
         overlaps = self._count(work, work.passes(keep=False), thresholds, 0, len(work.images))
-        return [work.array("counts", layer, overlaps[layer.name].arrays()) for layer in work.layers]
+        return [
+            work.array("counts", layer, {**own.arrays(), **shuffled.arrays()})
+            for layer in work.layers
+            for own, shuffled in [overlaps[layer.name]]
+        ]
 
     def _join(self, work: _Work) -> list[Finding]:
         """Add up the counts of all shards, and show the best units; only the images shown are computed again."""
         merged = {layer.name: work.found("thresholds", layer)[0] for layer in work.layers}
         overlaps = {}
         for layer in work.layers:
-            parts = [Overlap.of(part) for part in work.found("counts", layer)]
-            overlaps[layer.name] = Overlap.empty(len(parts[0].both), parts[0].categories)
+            parts = work.found("counts", layer)
+            own, shuffled = self._no_counts(work.data, layer.unit_count)
             for part in parts:
-                overlaps[layer.name].merge(part)
+                own.merge(Overlap.of(part))
+                shuffled.merge(ShuffledOverlap.of(part))
+            overlaps[layer.name] = own, shuffled
         thresholds = {name: Thresholds.of(arrays) for name, arrays in merged.items()}
         best = {name: arrays["best_images"] for name, arrays in merged.items()}
         return self._findings(
@@ -232,13 +273,19 @@ iou: 0.04
         work: _Work,
         thresholds: Mapping[str, Thresholds],
         best: Mapping[str, npt.NDArray[np.int64]],
-        overlaps: Mapping[str, Overlap],
+        overlaps: Mapping[str, tuple[Overlap, ShuffledOverlap]],
         measure: Callable[[int], Activations],
         progress: Progress | None,
     ) -> list[Finding]:
         """Return tables, pictures and numbers of all layers; `measure` gives one image's activations."""
         data = work.data
-        units = {name: self._units(name, thresholds[name], overlaps[name], data) for name in overlaps}
+        first, _ = overlaps[work.layers[0].name]
+        counted = counted_concepts(first, self.least_images)
+        chances = {name: Chance.of(shuffled, own, counted) for name, (own, shuffled) in overlaps.items()}
+        units = {
+            name: named_units(name, data.concepts, thresholds[name], own, chances[name], counted, self.iou)
+            for name, (own, _) in overlaps.items()
+        }
         best_units = {
             name: sorted((unit for unit in found if unit.iou > 0), key=lambda unit: -unit.iou)[: self.best_units]
             for name, found in units.items()
@@ -250,7 +297,10 @@ iou: 0.04
         for layer in work.layers:
             name = layer.name
             findings.append(Table("units", "Units", UNIT_COLUMNS, tuple(unit.row() for unit in units[name])))
-            ious = overlaps[name].iou()
+            rows = chance_rows(name, data.concepts, chances[name], self.iou)
+            findings.append(Table("chance", "Named by chance", CHANCE_COLUMNS, tuple(rows)))
+            own, _ = overlaps[name]
+            ious = np.where(counted, own.iou(), 0.0)
             tiles = []
             for unit in best_units[name]:
                 captions = [data.names[image] for image in chosen[unit.unit]]
@@ -260,9 +310,9 @@ iou: 0.04
                 )
                 tiles.append(tile_of(unit, ious[unit.unit.index], data, pictures, captions))
             findings.append(self._grid(tuple(tiles)))
-            findings.append(_numbers(layer, thresholds[name], overlaps[name], data))
-        first = overlaps[work.layers[0].name]
-        findings += caveats(data, len(self._images(data)), first, thresholds, self.quantile, self.iou)
+            findings.append(_numbers(layer, thresholds[name], own, chances[name], data))
+        findings.append(_present(data, first))
+        findings += caveats(data, len(work.order), first, counted, thresholds, self.quantile, self.iou)
         return findings
 
     def combine(self, parts: Sequence[list[Finding]], subject: Subject) -> list[Finding]:
@@ -270,6 +320,8 @@ iou: 0.04
         _, data = self._concepts(subject)
         joined = merge(parts)
         layers: dict[str, list[UnitResult]] = {}
+        images: dict[tuple[str, str], int] = {}
+        by_chance: list[ChanceRow] = []
         rest: list[Finding] = []
         for finding in joined:
             if isinstance(finding, Table) and finding.id == "units":
@@ -277,17 +329,23 @@ iou: 0.04
                 for row in finding.rows:
                     result = UnitResult.of(row)
                     layers.setdefault(result.unit.layer, []).append(result)
+            elif isinstance(finding, Table) and finding.id == "chance":
+                by_chance += [ChanceRow(*cast("Any", row)) for row in finding.rows]
+            elif isinstance(finding, Table) and finding.id == "present":
+                images.update({(str(row[1]), str(row[0])): int(cast("int", row[2])) for row in finding.rows})
             elif isinstance(finding, TileGrid):
                 rest.append(replace(finding, tiles=tuple(sorted(finding.tiles, key=_iou_of, reverse=True))))
             else:
                 rest.append(finding)
         if not layers:
             return joined
-        concepts = [concept.name for concept in data.concepts]
-        summary = summarize(layers, concepts, data.categories, self.iou)
+        counted = {key: count for key, count in images.items() if count >= self.least_images}
+        chance = ByChance(by_chance, self._shuffles(data))
+        summary = Summary(layers, chance, counted, data.categories, self.iou, self.least_images).findings()
         grids = [finding for finding in rest if isinstance(finding, TileGrid)]
         others = [finding for finding in rest if not isinstance(finding, TileGrid)]
-        return [*summary, *grids, units, *self._coverage(layers, subject), *remarks(layers), *others]
+        said = (*remarks(layers, subject.view), *rivals(layers))
+        return [*summary, *grids, units, *self._coverage(layers, images, subject), *said, *others]
 
     def _concepts(self, subject: Subject) -> tuple[str, ConceptSet]:
         """Return the concept set's name and the set."""
@@ -345,46 +403,30 @@ iou: 0.04
 
     def _count(
         self, work: _Work, passes: Passes, thresholds: Mapping[str, Thresholds], done: int, steps: int
-    ) -> dict[str, Overlap]:
+    ) -> dict[str, tuple[Overlap, ShuffledOverlap]]:
         """Return each layer's pixel counts in the job's images; `done` of the job's `steps` are done before."""
-        data, size = work.data, self._label_size(work.bench.model.input_size)
-        kinds = {category: number for number, category in enumerate(data.categories)}
-        categories = np.array([kinds[concept.category] for concept in data.concepts], np.intp)
-        numbers = _numbers_of(data)
-        overlaps = {name: Overlap.empty(shape[0], categories) for name, shape in passes.shapes.items()}
+        size, shuffles = self._label_size(work.bench.model.input_size), self._shuffles(work.data)
+        labels = Labels(work.data, size, shuffles + 1)
+        overlaps = {name: self._no_counts(work.data, shape[0]) for name, shape in passes.shapes.items()}
         grids = {name: Grid.between(shape[1:], size) for name, shape in passes.shapes.items()}
+        place = work.start
         for batch, activations in passes:
-            labels = [_labels(data, image, numbers, size) for image in batch]
-            for place in range(len(batch)):
+            for row in range(len(batch)):
+                own_and_others = [labels.of(image) for image in label_owners(work.order, place + row, shuffles)]
                 for name, values in activations.items():
-                    part = values[place : place + 1]
-                    count_overlap(overlaps[name], part, thresholds[name].values, labels[place], grids[name])
+                    count_image(*overlaps[name], values[row], thresholds[name].values, own_and_others, grids[name])
+            place += len(batch)
             done += len(batch)
             work.bench.progress(done, steps, "overlaps")
         return overlaps
 
-    def _units(self, layer: str, thresholds: Thresholds, overlap: Overlap, data: ConceptSet) -> list[UnitResult]:
-        """Return what each unit of a layer fits best; of equal concepts the first."""
-        ious = overlap.iou()
-        best = ious.argmax(axis=1)
-        results = []
-        for index, choice in enumerate(best):
-            iou = float(ious[index, choice])
-            concept = data.concepts[choice] if iou > 0 else None
-            remark = "dead" if thresholds.constant[index] else "saturated" if thresholds.saturated[index] else ""
-            results.append(
-                UnitResult(
-                    Unit(layer, index),
-                    concept.name if concept else "",
-                    concept.category if concept else "",
-                    iou,
-                    iou >= self.iou,
-                    float(thresholds.values[index]),
-                    float(thresholds.largest[index]),
-                    remark,
-                )
-            )
-        return results
+    def _no_counts(self, data: ConceptSet, units: int) -> tuple[Overlap, ShuffledOverlap]:
+        categories = categories_of(data)
+        return Overlap.empty(units, categories), ShuffledOverlap.empty(self._shuffles(data), units, categories)
+
+    def _shuffles(self, data: ConceptSet) -> int:
+        """Return the number of shuffles: of few images there are fewer in which none has its own labels."""
+        return min(self.shuffles, len(self._images(data)) - 1)
 
     def _grid(self, tiles: tuple[Tile, ...]) -> TileGrid:
         return TileGrid(
@@ -392,11 +434,14 @@ iou: 0.04
             "Units that fit a concept best",
             tiles,
             f"The {self.best_units} units of highest IoU in each layer, each with the {self.best_images} images that "
-            "excite it most. Dimmed: where the unit's activation is not above its threshold.",
+            "excite it most. Dimmed: where the unit's activation is not above its threshold. By chance: the unit fits "
+            "the labels of other images as well.",
             tile_size=PICTURE_SIDE,
         )
 
-    def _coverage(self, layers: dict[str, list[UnitResult]], subject: Subject) -> list[Finding]:
+    def _coverage(
+        self, layers: dict[str, list[UnitResult]], images: dict[tuple[str, str], int], subject: Subject
+    ) -> list[Finding]:
         _, data = self._concepts(subject)
         chosen = subject.view.select(self.layers)
         left_out = [layer.name for layer in chosen if layer not in _with_maps(chosen)]
@@ -414,6 +459,14 @@ iou: 0.04
                 id="units",
             ),
             Coverage("images", used, there, reason if used < there else "", id="images"),
+            Coverage(
+                "concepts",
+                sum(count >= self.least_images for count in images.values()),
+                len(data.concepts),
+                f"{sum(count > 0 for count in images.values())} occur in the images used, and those in at least "
+                f"{self.least_images} count (`least_images`)",
+                id="concepts",
+            ),
         ]
         if left_out:
             names = listed([shorten(name) for name in left_out])
@@ -429,13 +482,20 @@ iou: 0.04
 
 @dataclass(frozen=True)
 class _Work:
-    """A job with its layers, its data and those of the data's images that it takes."""
+    """A job with its layers, its data, all images in the order of `shuffled_order`, and which of them it takes."""
 
     job: Job
     bench: Bench
     layers: tuple[Layer, ...]
     data: ConceptSet
-    images: tuple[int, ...]
+    order: tuple[int, ...]
+    start: int
+    stop: int
+
+    @property
+    def images(self) -> tuple[int, ...]:
+        """The images that the job takes, numbered as in the data set: a part of the order."""
+        return self.order[self.start : self.stop]
 
     def measure(self, batch: Sequence[int]) -> Activations:
         """Return the maps of some images, numbered as in the data set."""
@@ -471,28 +531,15 @@ def _with_maps(layers: Sequence[Layer]) -> list[Layer]:
     return [layer for layer in layers if layer.has_map]
 
 
-def _numbers_of(data: ConceptSet) -> npt.NDArray[np.int32]:
-    """Return for each label value the column of its concept, counted from 1; 0 for none, -1 for an unknown value."""
-    numbers = np.full(max(concept.index for concept in data.concepts) + 1, -1, np.int32)
-    numbers[0] = 0
-    for column, concept in enumerate(data.concepts):
-        numbers[concept.index] = column + 1
-    return numbers
+def _present(data: ConceptSet, overlap: Overlap) -> Table:
+    """Return in how many images each concept is, for `combine`."""
+    columns = (Column("concept"), Column("category"), Column("images", "integer"))
+    concepts = zip(data.concepts, overlap.images.tolist(), strict=True)
+    rows = tuple((concept.name, concept.category, count) for concept, count in concepts)
+    return Table("present", "Concepts in the images", columns, rows)
 
 
-def _labels(
-    data: ConceptSet, image: int, numbers: npt.NDArray[np.int32], size: tuple[int, int]
-) -> npt.NDArray[np.int32]:
-    """Return an image's labels as columns, int32 [1, layers, h, w]."""
-    labels = fit_labels(data.read_labels(image), _STRETCH, size)
-    if labels.min(initial=0) < 0 or labels.max(initial=0) >= len(numbers) or numbers[labels].min(initial=0) < 0:
-        raise DataError(
-            "holds a label that is none of the data set's concepts", where=f"{data.name}: {shorten(data.names[image])}"
-        )
-    return np.asarray(numbers[labels][None], np.int32)
-
-
-def _numbers(layer: Layer, thresholds: Thresholds, overlap: Overlap, data: ConceptSet) -> Array:
+def _numbers(layer: Layer, thresholds: Thresholds, overlap: Overlap, chance: Chance, data: ConceptSet) -> Array:
     return Array(
         f"numbers-{layer.position}",
         f"Thresholds and overlaps of {layer.name}",
@@ -505,6 +552,8 @@ def _numbers(layer: Layer, thresholds: Thresholds, overlap: Overlap, data: Conce
             "concept_images": overlap.images,
             "concepts": np.array([concept.name for concept in data.concepts]),
             "categories": np.array([concept.category for concept in data.concepts]),
+            "chance_iou": chance.iou,
+            "chance_concept": chance.concept,
         },
     )
 

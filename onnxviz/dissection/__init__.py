@@ -5,7 +5,9 @@ quantile of all activations, upsampling is bilinear with half-pixel centres, and
 """
 
 from onnxviz.dissection.best_images import BestImages
-from onnxviz.dissection.counting import Overlap, count_overlap
+from onnxviz.dissection.chance import Chance, label_owners, shuffled_order
+from onnxviz.dissection.counting import Overlap, ShuffledOverlap, count_image, count_overlap
+from onnxviz.dissection.labels import Labels
 from onnxviz.dissection.passes import Activations, Passes
 from onnxviz.dissection.thresholds import Thresholds, TopValues
 from onnxviz.dissection.upsampling import Grid, upsample
@@ -13,11 +15,17 @@ from onnxviz.dissection.upsampling import Grid, upsample
 __all__ = [
     "Activations",
     "BestImages",
+    "Chance",
     "Grid",
+    "Labels",
     "Overlap",
     "Passes",
+    "ShuffledOverlap",
     "Thresholds",
     "TopValues",
+    "count_image",
     "count_overlap",
+    "label_owners",
+    "shuffled_order",
     "upsample",
 ]

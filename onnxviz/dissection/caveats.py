@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import statistics
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from onnxviz.dissection.counting import Overlap
 from onnxviz.dissection.summary import UnitResult
@@ -15,14 +18,26 @@ from onnxviz.findings import Caveat
 
 if TYPE_CHECKING:
     from onnxviz.concepts import ConceptSet
+    from onnxviz.graph.view import GraphView
 
-_FEW_IMAGES = 10
 _FEW_VALUES = 10
 _SMALL_DATA = 100
+_DOUBTFUL_NAMES = frozenset(
+    {"other", "others", "misc", "miscellaneous", "rest", "clutter", "stuff", "default", "empty"}
+)
+"""Names, in lower case, that may be a concept's and often are not."""
+_SATURATED_LAYER = 0.1
+"""From this share of saturated units on a layer is better dissected before its activation."""
 
 
 def caveats(
-    data: ConceptSet, images: int, overlap: Overlap, thresholds: Mapping[str, Thresholds], quantile: float, iou: float
+    data: ConceptSet,
+    images: int,
+    overlap: Overlap,
+    counted: npt.NDArray[np.bool_],
+    thresholds: Mapping[str, Thresholds],
+    quantile: float,
+    iou: float,
 ) -> Iterator[Caveat]:
     """Say for which concepts and layers there is too little data, and which concepts the settings do not suit.
 
@@ -30,6 +45,7 @@ def caveats(
         data: the concepts.
         images: number of images that were used.
         overlap: the counts of any layer.
+        counted: bool [concepts], which are in enough images to count.
         thresholds: those of each layer.
         quantile: the share of positions above a threshold.
         iou: from this IoU on a unit is a detector.
@@ -40,17 +56,37 @@ def caveats(
             "may differ much.",
             id="small",
         )
+    if images < 2:
+        yield Caveat(
+            "There is no other image whose labels could be taken, so the chance level is unknown and no unit is called "
+            "a detector.",
+            id="no_chance",
+        )
     rare = [
         f"{shorten(concept.name, 40)} ({count})"
-        for concept, count in zip(data.concepts, overlap.images.tolist(), strict=True)
-        if count < _FEW_IMAGES
+        for concept, count, enough in zip(data.concepts, overlap.images.tolist(), counted.tolist(), strict=True)
+        if count and not enough
     ]
+    absent = int((overlap.images == 0).sum())
     if rare:
         yield Caveat(
-            f"Concepts in fewer than {_FEW_IMAGES} images, on which little can be said: {listed(rare)}.",
+            f"{len(rare)} of {len(data.concepts)} concepts are in too few of the images and left out, so that no unit "
+            f"is named after them (`least_images`; number of images in brackets): {listed(rare)}."
+            + (f" {absent} are in none." if absent else ""),
             id="rare",
         )
-    yield from _reach(data, overlap, quantile, iou)
+    doubtful = [
+        shorten(concept.name, 40)
+        for concept, enough in zip(data.concepts, counted.tolist(), strict=True)
+        if enough and (concept.name.casefold() in _DOUBTFUL_NAMES or concept.name.isdecimal())
+    ]
+    if doubtful:
+        yield Caveat(
+            f"{listed(doubtful)} {'counts as a concept' if len(doubtful) == 1 else 'count as concepts'}, though such "
+            "names often stand for what nobody labelled; if so, name it void in the class list.",
+            id="doubtful",
+        )
+    yield from _reach(data, overlap, counted, quantile, iou)
     for name, values in thresholds.items():
         if (above := values.positions * quantile) < _FEW_VALUES:
             yield Caveat(
@@ -60,7 +96,9 @@ def caveats(
             )
 
 
-def _reach(data: ConceptSet, overlap: Overlap, quantile: float, iou: float) -> Iterator[Caveat]:
+def _reach(
+    data: ConceptSet, overlap: Overlap, counted: npt.NDArray[np.bool_], quantile: float, iou: float
+) -> Iterator[Caveat]:
     """Name the concepts that a mask of the usual area cannot reach, and those that it reaches by chance.
 
     A mask of area q inside a concept of area s > q has IoU q / s; at random positions it has q s / (q + s - q s).
@@ -68,7 +106,8 @@ def _reach(data: ConceptSet, overlap: Overlap, quantile: float, iou: float) -> I
     shares = (overlap.concept / np.maximum(1, overlap.pixels[overlap.categories])).tolist()
     named = [
         (f"{shorten(concept.name, 40)} ({share:.0%})", share)
-        for concept, share in zip(data.concepts, shares, strict=True)
+        for concept, share, enough in zip(data.concepts, shares, counted.tolist(), strict=True)
+        if enough
     ]
     large = [name for name, share in named if share * iou > quantile]
     if large:
@@ -84,25 +123,65 @@ def _reach(data: ConceptSet, overlap: Overlap, quantile: float, iou: float) -> I
     if chance:
         yield Caveat(
             f"A mask at random positions would reach an IoU of {iou:g} with {listed(chance)}: `iou` is too "
-            "low for this `quantile`, and what is called a detector of them may be chance.",
+            "low for this `quantile`, and only the chance level tells detectors of them from others.",
             id="chance",
         )
 
 
-def remarks(layers: Mapping[str, Sequence[UnitResult]]) -> Iterator[Caveat]:
-    """Say which units could not have a mask."""
+def remarks(layers: Mapping[str, Sequence[UnitResult]], view: GraphView) -> Iterator[Caveat]:
+    """Say which units could not have a mask, and which layer to take in place of one with many saturated ones."""
     for remark, reason in (
         ("dead", "have the same activation at every position of every image and cannot be detectors"),
         ("saturated", "lie nowhere above their threshold, because it is their greatest activation: they reach that too "
          "often, or there are too few positions"),
     ):  # fmt: skip
         counts = {name: sum(unit.remark == remark for unit in units) for name, units in layers.items()}
-        concerned = [f"{shorten(name)} {count}" for name, count in counts.items() if count]
+        concerned = [f"{shorten(name)} {count} of {len(layers[name])}" for name, count in counts.items() if count]
         if concerned:
             yield Caveat(f"{sum(counts.values())} units {reason}: {listed(concerned)}.", id=remark)
+        if remark == "saturated":
+            ceilings = [name for name, count in counts.items() if count > _SATURATED_LAYER * len(layers[name])]
+            instead = {name: view.before_ceiling(view.layer(name)) for name in ceilings}
+            offers = [
+                f"{shorten(layer.name)!r} in place of {shorten(name)!r}"
+                for name, layer in instead.items()
+                if layer is not None and layer.has_map
+            ]
+            if offers:
+                yield Caveat(
+                    "An activation with a ceiling hides which of these positions are the strongest; what enters it "
+                    f"does not. In `layers`, name {listed(offers)}.",
+                    id="ceiling",
+                )
 
 
-def listed(names: Sequence[str], most: int = 12) -> str:
+def rivals(layers: Mapping[str, Sequence[UnitResult]]) -> Iterator[Caveat]:
+    """Say which concepts have detectors whose masks lie more on another concept of the same category."""
+    named: dict[tuple[str, str], list[UnitResult]] = {}
+    for unit in (unit for units in layers.values() for unit in units if unit.detector):
+        named.setdefault((unit.category, unit.concept), []).append(unit)
+    told = []
+    for (_, concept), units in sorted(named.items(), key=lambda item: -len(item[1])):
+        astray = [unit for unit in units if unit.rival]
+        if not astray:
+            continue
+        (rival, _), *_ = Counter(unit.rival for unit in astray).most_common(1)
+        alike = [unit for unit in astray if unit.rival == rival]
+        own = statistics.fmean(unit.precision or 0.0 for unit in alike)
+        other = statistics.fmean(unit.rival_share or 0.0 for unit in alike)
+        told.append(
+            f"{shorten(concept, 40)}, {len(alike)} of {len(units)}: {own:.0%} of the mask on it, {other:.0%} on "
+            f"{shorten(rival, 40)}"
+        )
+    if told:
+        yield Caveat(
+            "Detectors are named after the concept that their mask fits best, which need not be the one that it lies "
+            f"on. Of these another one covers more of the mask: {listed(told, separator='; ')}.",
+            id="rivals",
+        )
+
+
+def listed(names: Sequence[str], most: int = 12, separator: str = ", ") -> str:
     """Return names in one line, and how many more there are."""
     rest = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + rest
+    return separator.join(names[:most]) + rest

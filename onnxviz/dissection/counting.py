@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,8 @@ from onnxviz.dissection.upsampling import Floats, Grid, Indices
 Counts = npt.NDArray[np.int64]
 
 _SUMS = ("both", "unit", "concept", "images", "pixels")
+_BINCOUNT_FROM = 8
+"""Counting all places at once is faster from one in so many on that is named."""
 _PIXELS_AT_ONCE = 1 << 18
 """Pixels interpolated in one step: large enough for numpy, small enough for the cache."""
 
@@ -78,8 +80,90 @@ class Overlap:
         Bau et al. 2017, equation 1: both sums run over the images that have a label of the concept's category; a
         pair without any pixel has 0.
         """
-        union = self.unit[:, self.categories] + self.concept - self.both
-        return np.asarray(np.divide(self.both, union, out=np.zeros(self.both.shape), where=union > 0))
+        return iou(self.both, self.unit[:, self.categories] + self.concept - self.both)
+
+    def precision(self) -> npt.NDArray[np.float64]:
+        """Return the share of every unit's mask that carries each concept, float64 [units, concepts].
+
+        Of the mask in the images that have a label of the concept's category, as for `iou`; 0 where there is no mask.
+        """
+        return iou(self.both, self.unit[:, self.categories])
+
+
+@dataclass(eq=False)
+class ShuffledOverlap:
+    """Pixel counts of the same units against the labels of other images, in several shuffles.
+
+    The labels of every image are some image's in each shuffle, so what counts labels alone is as in `Overlap`.
+
+    Attributes:
+        both: int64 [shuffles, units, concepts], pixels inside the unit's mask that carry the concept.
+        unit: int64 [shuffles, units, categories], pixels of the mask in images whose labels have the category.
+    """
+
+    both: Counts
+    unit: Counts
+
+    @classmethod
+    def empty(cls, shuffles: int, units: int, categories: npt.NDArray[np.intp]) -> ShuffledOverlap:
+        """Return zero counts for numbers of shuffles and units and the categories of the concepts."""
+        kinds = int(categories.max(initial=-1)) + 1
+        return cls(np.zeros((shuffles, units, len(categories)), np.int64), np.zeros((shuffles, units, kinds), np.int64))
+
+    def merge(self, other: ShuffledOverlap) -> None:
+        """Add the counts of other images.
+
+        Raises:
+            ValueError: if they are counts of other shuffles, units or concepts.
+        """
+        if self.both.shape != other.both.shape or self.unit.shape != other.unit.shape:
+            raise ValueError(f"counts of {other.both.shape} shuffles, units and concepts do not go with "
+                             f"{self.both.shape}")  # fmt: skip
+        self.both += other.both
+        self.unit += other.unit
+
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """Return the counts as arrays, for storing them."""
+        return {"shuffled_both": self.both, "shuffled_unit": self.unit}
+
+    @classmethod
+    def of(cls, arrays: Mapping[str, npt.NDArray[Any]]) -> ShuffledOverlap:
+        """Undo `arrays`."""
+        return cls(arrays["shuffled_both"], arrays["shuffled_unit"])
+
+    def ious(self, overlap: Overlap) -> Iterator[npt.NDArray[np.float64]]:
+        """Yield for each shuffle what `Overlap.iou` is, float64 [units, concepts]; `overlap` is of all images."""
+        for both, unit in zip(self.both, self.unit, strict=True):
+            yield iou(both, unit[:, overlap.categories] + overlap.concept - both)
+
+
+def iou(both: Counts, union: Counts) -> npt.NDArray[np.float64]:
+    """Return intersection over union, elementwise; 0 where the union is empty."""
+    return np.asarray(np.divide(both, union, out=np.zeros(both.shape), where=union > 0))
+
+
+@dataclass(frozen=True, eq=False)
+class PixelLabels:
+    """The labels of one image, ready to be counted.
+
+    Attributes:
+        columns: int64 [layers, pixels]; 0 is no concept, c is column c - 1 of the counts; a pixel has none twice.
+        area: int64 [concepts], the pixels that carry each concept.
+        has: int64 [categories], 1 where the image has a label of the category.
+    """
+
+    columns: Counts
+    area: Counts
+    has: Counts
+
+    @classmethod
+    def of(cls, labels: npt.NDArray[np.integer[Any]], categories: npt.NDArray[np.intp]) -> PixelLabels:
+        """Prepare labels, integers [layers, H, W]; `categories` gives the category of each concept, from 0."""
+        columns = _without_repeats(labels.reshape(len(labels), -1).astype(np.int64))
+        area = np.bincount(columns.ravel(), minlength=len(categories) + 1)[1:]
+        has = np.zeros(int(categories.max(initial=-1)) + 1, np.int64)
+        has[categories[area > 0]] = 1
+        return cls(columns, area, has)
 
 
 def count_overlap(
@@ -98,18 +182,53 @@ def count_overlap(
         labels: integers [images, layers, H, W]; 0 is no concept, c is column c - 1 of the counts.
         grid: from (h, w) to (H, W).
     """
+    nothing = ShuffledOverlap.empty(0, len(overlap.both), overlap.categories)
+    for image, own in enumerate(labels):
+        prepared = PixelLabels.of(own, overlap.categories)
+        count_image(overlap, nothing, activations[image], thresholds, (prepared,), grid)
+
+
+def count_image(
+    overlap: Overlap,
+    shuffled: ShuffledOverlap,
+    activations: Floats,
+    thresholds: npt.NDArray[np.float64],
+    labels: Sequence[PixelLabels],
+    grid: Grid,
+) -> None:
+    """Add one image to the counts, with its own labels and with those of other images: its masks are found once.
+
+    Args:
+        overlap: the counts with the image's own labels, changed in place.
+        shuffled: the counts with other images' labels, changed in place.
+        activations: float32 [units, h, w].
+        thresholds: float64 [units]; a pixel belongs to the mask if its upsampled activation is above.
+        labels: the image's own, then for each shuffle another image's.
+        grid: from (h, w) to (H, W).
+    """
     units, concepts = overlap.both.shape
-    images, layers = labels.shape[:2]
-    flat = _without_repeats(labels.reshape(images, layers, -1).astype(np.int64))
-    has_category = _count_concepts(overlap, flat)
-    areas = np.zeros(images * units, np.int64)
-    both = np.zeros(units * (concepts + 1), np.int64)
-    for image, unit, pixel in _mask_pixels(activations, round_down(thresholds), grid):
-        areas += np.bincount(image * units + unit, minlength=len(areas))
-        for layer in range(layers):
-            both += np.bincount(unit * (concepts + 1) + flat[image, layer, pixel], minlength=len(both))
-    overlap.both += both.reshape(units, concepts + 1)[:, 1:]
-    overlap.unit += areas.reshape(images, units).T @ has_category
+    area = np.zeros(units, np.int64)
+    sums = [counts.reshape(-1) for counts in (overlap.both, *shuffled.both)]
+    for _, unit, pixel in _mask_pixels(activations[None], round_down(thresholds), grid):
+        area += np.bincount(unit, minlength=units)
+        first = unit * concepts - 1
+        for counts, own in zip(sums, labels, strict=True):
+            for columns in own.columns:
+                column = columns[pixel]
+                _add_ones(counts, (first + column)[column > 0])
+    for areas, own in zip((overlap.unit, *shuffled.unit), labels, strict=True):
+        areas += area[:, None] * own.has
+    overlap.concept += labels[0].area
+    overlap.images += labels[0].area > 0
+    overlap.pixels += labels[0].has * labels[0].columns.shape[1]
+
+
+def _add_ones(counts: Counts, places: Counts) -> None:
+    """Add 1 at every place, as often as it is named."""
+    if _BINCOUNT_FROM * len(places) > len(counts):
+        counts += np.bincount(places, minlength=len(counts))
+    else:
+        np.add.at(counts, places, 1)
 
 
 def round_down(thresholds: npt.NDArray[np.float64]) -> Floats:
@@ -118,25 +237,12 @@ def round_down(thresholds: npt.NDArray[np.float64]) -> Floats:
     return np.where(near > thresholds, np.nextafter(near, np.float32(-np.inf)), near)
 
 
-def _without_repeats(flat: Counts) -> Counts:
-    """Clear labels that a pixel already carries in an earlier layer."""
-    for layer in range(1, flat.shape[1]):
+def _without_repeats(columns: Counts) -> Counts:
+    """Clear labels, [layers, pixels], that a pixel already carries in an earlier layer."""
+    for layer in range(1, len(columns)):
         for earlier in range(layer):
-            flat[:, layer][flat[:, layer] == flat[:, earlier]] = 0
-    return flat
-
-
-def _count_concepts(overlap: Overlap, flat: Counts) -> Counts:
-    """Add the labels to the counts; return 1 where an image has a label of a category, [images, categories]."""
-    concepts = len(overlap.categories)
-    has_category = np.zeros((len(flat), overlap.unit.shape[1]), np.int64)
-    for index, labels in enumerate(flat):
-        area = np.bincount(labels.ravel(), minlength=concepts + 1)[1:]
-        overlap.concept += area
-        overlap.images += area > 0
-        has_category[index, overlap.categories[area > 0]] = 1
-    overlap.pixels += has_category.sum(axis=0) * flat.shape[2]
-    return has_category
+            columns[layer][columns[layer] == columns[earlier]] = 0
+    return columns
 
 
 def _mask_pixels(activations: Floats, thresholds: Floats, grid: Grid) -> Iterator[tuple[Indices, Indices, Indices]]:

@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxviz.dissection.passes import Activations
-from onnxviz.dissection.summary import NO_CONCEPT, UnitResult
+from onnxviz.dissection.summary import BY_CHANCE, NO_CONCEPT, UnitResult
 from onnxviz.dissection.upsampling import Grid, upsample
 from onnxviz.errors import shorten
-from onnxviz.findings import Picture, Tile
+from onnxviz.findings import Cell, Picture, Tile
 from onnxviz.images import Pixels, fit_image
 from onnxviz.values import Preprocessing, Unit
 
@@ -113,21 +113,30 @@ def tile_of(
     pictures: tuple[Picture, ...],
     captions: Sequence[str],
 ) -> Tile:
-    """Return a unit's pictures with what it fits best and next best."""
+    """Return a unit's pictures with what it fits best and next best; `ious` are 0 where a concept does not count."""
     others = [place for place in np.argsort(-ious, kind="stable").tolist()[1:4] if ious[place] > 0]
     also = ", ".join(f"{shorten(data.concepts[place].name, 40)} {ious[place]:.3f}" for place in others)
+    facts: list[tuple[str, Cell]] = [
+        ("concept", unit.concept),
+        ("category", unit.category),
+        ("IoU", unit.iou),
+        ("detector", unit.verdict),
+        ("chance level", "unknown" if unit.chance is None else unit.chance),
+    ]
+    if unit.precision is not None:
+        facts.append(("on the concept", f"{unit.precision:.0%} of the mask"))
+    if unit.rival and unit.rival_share is not None:
+        facts.append(("more of it on", f"{shorten(unit.rival, 40)} ({unit.rival_share:.0%})"))
+    facts += [
+        ("next best", also or NO_CONCEPT),
+        ("threshold", unit.threshold),
+        ("largest activation", unit.largest),
+    ]
+    marked = " by chance" if unit.verdict == BY_CHANCE else ""
     return Tile(
-        title=f"{unit.concept} ({shorten(unit.unit.layer)}:{unit.unit.index})",
+        title=f"{unit.concept}{marked} ({shorten(unit.unit.layer)}:{unit.unit.index})",
         unit=unit.unit,
         pictures=pictures,
-        facts=(
-            ("concept", unit.concept),
-            ("category", unit.category),
-            ("IoU", unit.iou),
-            ("detector", "yes" if unit.detector else "no"),
-            ("next best", also or NO_CONCEPT),
-            ("threshold", unit.threshold),
-            ("largest activation", unit.largest),
-        ),
+        facts=tuple(facts),
         captions=tuple(captions),
     )

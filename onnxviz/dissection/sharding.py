@@ -42,8 +42,17 @@ def map_size(view: GraphView, layer: Layer, size: tuple[int, int] | None) -> int
     return (height or rows) * (width or columns)
 
 
+def counts_size(units: int, concepts: int, categories: int, shuffles: int) -> int:
+    """Return the bytes of a layer's counts, with the images' own labels and with those of each shuffle."""
+    return 8 * ((1 + shuffles) * units * (concepts + categories) + 2 * concepts + categories)
+
+
 def layer_groups(
-    layers: Sequence[Layer], images: int, quantile: float, map_sizes: Mapping[str, int]
+    layers: Sequence[Layer],
+    images: int,
+    quantile: float,
+    map_sizes: Mapping[str, int],
+    count_bytes: Mapping[str, int],
 ) -> list[list[Layer]]:
     """Return the layers that are computed together.
 
@@ -59,22 +68,26 @@ def layer_groups(
         images: number of images.
         quantile: the share of positions above a threshold.
         map_sizes: by layer name the number of positions.
+        count_bytes: by layer name the size of its counts, of which each shard keeps its own.
     """
     many = images > SHARD_IMAGES
     room = float(limits.KEPT_ACTIVATION_BYTES)
+    counts_room = limits.SHARDED_BYTES / math.ceil(images / SHARD_IMAGES)
     if many:
-        kept = math.ceil(images / SHARD_IMAGES) * images * quantile
-        room = max(room / SHARD_IMAGES, limits.SHARDED_BYTES / kept)
+        values = math.ceil(images / SHARD_IMAGES) * images * quantile
+        room = max(room / SHARD_IMAGES, limits.SHARDED_BYTES / values)
     groups: list[list[Layer]] = []
-    total = 0
+    total = counts = 0
     for layer in layers:
         declared = math.prod(length or 1 for length in layer.spatial_shape)
         size = 4 * layer.unit_count * (map_sizes[layer.name] if many else images * declared)
-        if not groups or total + size > room or len(groups[-1]) == _LAYERS_IN_A_JOB:
+        kept = count_bytes[layer.name]
+        full = total + size > room or counts + kept > counts_room
+        if not groups or full or len(groups[-1]) == _LAYERS_IN_A_JOB:
             groups.append([])
-            total = 0
+            total = counts = 0
         groups[-1].append(layer)
-        total += size
+        total, counts = total + size, counts + kept
     return groups
 
 
@@ -95,6 +108,7 @@ class Extent:
         concepts: number of concepts.
         categories: number of their categories.
         best_images: number of images kept for each unit.
+        shuffles: number of shuffles of the labels.
     """
 
     units: tuple[int, ...]
@@ -104,6 +118,7 @@ class Extent:
     concepts: int
     categories: int
     best_images: int
+    shuffles: int
 
     @property
     def activation_bytes(self) -> int:
@@ -138,12 +153,13 @@ class Extent:
     @property
     def count_bytes(self) -> int:
         """What one shard's counts take."""
-        return 8 * (sum(self.units) * (self.concepts + self.categories) + 2 * self.concepts + self.categories)
+        return sum(counts_size(units, self.concepts, self.categories, self.shuffles) for units in self.units)
 
     def result_bytes(self, best_units: int) -> int:
         """Return what the group's tables, arrays and pictures take."""
         pictures = sum(min(best_units, units) for units in self.units) * min(self.images, self.best_images)
-        numbers = self.count_bytes + 8 * sum(self.units) * (self.concepts + 1)
+        counts = sum(counts_size(units, self.concepts, self.categories, 0) for units in self.units)
+        numbers = counts + 8 * sum(self.units) * (self.concepts + 1 + 2 * self.shuffles)
         return numbers + _ROW_BYTES * sum(self.units) + _PICTURE_BYTES * pictures
 
     @property

@@ -1,10 +1,13 @@
-"""What the units' best concepts add up to: detectors for each layer, category and concept."""
+"""What the units' best concepts add up to: detectors for each layer, category and concept, and how many by chance."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Sequence
+import operator
+import statistics
+from collections import Counter, defaultdict
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from onnxviz.errors import shorten
 from onnxviz.findings import Bars, Cell, Column, Curve, Finding, Histogram, Metric, Note, Series, Table
@@ -15,46 +18,185 @@ UNIT_COLUMNS = (
     Column("concept", description="The concept whose pixels the unit's mask fits best."),
     Column("category"),
     Column("IoU", "number", "Intersection over union of mask and concept, over the whole data set."),
-    Column("detector", description="Whether the IoU reaches the limit."),
+    Column("detector", description="yes: the IoU reaches the limit and is above the chance level. by chance: it "
+           "reaches the limit, but not more than with the labels of other images."),
+    Column("chance level", "number", "The highest IoU that the unit has with any concept when each image has the "
+           "labels of another one."),
+    Column("precision", "percent", "Share of the unit's mask that lies on the concept."),
+    Column("more of it on", description="The concept of the same category that covers most of the mask, where that "
+           "is another one."),
+    Column("share there", "percent", "Share of the unit's mask that lies on that other concept."),
     Column("threshold", "number", "The unit's mask is where its activation is above."),
     Column("largest", "number", "The unit's greatest activation."),
     Column("remark", description="dead: the same activation everywhere. saturated: nothing lies above the threshold."),
+)  # fmt: skip
+CHANCE_COLUMNS = (
+    Column("layer"),
+    Column("shuffle", "integer"),
+    Column("concept"),
+    Column("category"),
+    Column("reach the limit", "integer"),
+    Column("above chance", "integer"),
+    Column("best IoU", "number"),
 )
 NO_CONCEPT = "none"
+DETECTS, BY_CHANCE, UNKNOWN, DETECTS_NOT = "yes", "by chance", "unknown", "no"
 _LONG_LIST = 40
 _BINS = 20
 
 
 @dataclass(frozen=True, slots=True)
 class UnitResult:
-    """A line of the units table: what one unit fits best."""
+    """A line of the units table: what one unit fits best.
+
+    Attributes:
+        unit: the unit.
+        concept: the concept that it fits best, "" if none.
+        category: that concept's.
+        iou: intersection over union of the two.
+        verdict: `DETECTS`, `BY_CHANCE`, `DETECTS_NOT`, or `UNKNOWN` where the chance level is.
+        chance: the unit's chance level, None if it is unknown.
+        precision: share of the mask that lies on the concept, None without a concept.
+        rival: the concept of the same category that covers more of the mask than the named one, "" if none does.
+        rival_share: share of the mask that lies on that one.
+        threshold: the mask is where the activation is above.
+        largest: the greatest activation.
+        remark: why the unit has no mask.
+    """
 
     unit: Unit
     concept: str
     category: str
     iou: float
-    detector: bool
+    verdict: str
+    chance: float | None
+    precision: float | None
+    rival: str
+    rival_share: float | None
     threshold: float
     largest: float
     remark: str = ""
 
+    @property
+    def detector(self) -> bool:
+        """Whether the IoU reaches the limit and is above chance."""
+        return self.verdict == DETECTS
+
+    @property
+    def reaches(self) -> bool:
+        """Whether the IoU reaches the limit: a detector by the paper's rule."""
+        return self.verdict != DETECTS_NOT
+
     def row(self) -> tuple[Cell, ...]:
         """Return the cells under `UNIT_COLUMNS`."""
-        verdict = "yes" if self.detector else "no"
-        values = (self.iou, verdict, self.threshold, self.largest, self.remark)
-        return (self.unit, self.concept or NO_CONCEPT, self.category, *values)
+        name = self.concept or NO_CONCEPT
+        judged = (self.verdict, self.chance, self.precision, self.rival, self.rival_share)
+        return (self.unit, name, self.category, self.iou, *judged, self.threshold, self.largest, self.remark)
 
     @classmethod
     def of(cls, row: Sequence[Cell]) -> UnitResult:
         """Undo `row`."""
-        unit, concept, category, iou, verdict, threshold, largest, remark = row
+        unit, concept, category, iou, verdict, chance, precision, rival, share, threshold, largest, remark = row
         assert isinstance(unit, Unit)
-        assert isinstance(iou, float | int)
-        assert isinstance(threshold, float | int)
-        assert isinstance(largest, float | int)
-        name = "" if not category else str(concept)
-        detects = verdict == "yes"
-        return cls(unit, name, str(category), float(iou), detects, float(threshold), float(largest), str(remark))
+        return cls(
+            unit,
+            str(concept) if category else "",
+            str(category),
+            _number(iou),
+            str(verdict),
+            None if chance is None else _number(chance),
+            None if precision is None else _number(precision),
+            str(rival),
+            None if share is None else _number(share),
+            _number(threshold),
+            _number(largest),
+            str(remark),
+        )
+
+
+class ChanceRow(NamedTuple):
+    """What a layer's units are named in one shuffle, under `CHANCE_COLUMNS`.
+
+    Attributes:
+        layer: the layer's name.
+        shuffle: the shuffle, from 0.
+        concept: the concept.
+        category: its category.
+        reaching: units that fit it best and reach the limit.
+        exceeding: those of them that are above what they reach in the other shuffles.
+        best: the highest IoU of a unit that fits it best.
+    """
+
+    layer: str
+    shuffle: int
+    concept: str
+    category: str
+    reaching: int
+    exceeding: int
+    best: float
+
+
+_LAYER: Callable[[ChanceRow], Hashable] = operator.attrgetter("layer")
+_CONCEPT: Callable[[ChanceRow], Hashable] = operator.attrgetter("category", "concept")
+_CATEGORY: Callable[[ChanceRow], Hashable] = operator.attrgetter("category")
+
+
+def _number(cell: Cell) -> float:
+    assert isinstance(cell, float | int)
+    return float(cell)
+
+
+class ByChance:
+    """How many of anything there are in each shuffle.
+
+    Args:
+        rows: what the units of all layers are named in the shuffles.
+        shuffles: number of shuffles, some of which may have no row.
+    """
+
+    def __init__(self, rows: Iterable[ChanceRow], shuffles: int) -> None:
+        self._by_shuffle: list[list[ChanceRow]] = [[] for _ in range(shuffles)]
+        for row in rows:
+            self._by_shuffle[row.shuffle].append(row)
+
+    def span(self, count: Callable[[list[ChanceRow]], float]) -> tuple[float, float] | tuple[()]:
+        """Return the least and the most of what a function makes of a shuffle's rows; nothing without shuffles."""
+        found = [count(rows) for rows in self._by_shuffle]
+        return (float(min(found)), float(max(found))) if found else ()
+
+    def grouped(self, key: Callable[[ChanceRow], Hashable]) -> Mapping[Hashable, ByChance]:
+        """Return the same of the rows of each key apart; of a key that no row has, of none."""
+        shuffles = len(self._by_shuffle)
+        rows: dict[Hashable, list[ChanceRow]] = {}
+        for row in (row for rows in self._by_shuffle for row in rows):
+            rows.setdefault(key(row), []).append(row)
+        apart = {name: ByChance(found, shuffles) for name, found in rows.items()}
+        return defaultdict(lambda: ByChance((), shuffles), apart)
+
+    @property
+    def reaching(self) -> tuple[float, float] | tuple[()]:
+        """Units that reach the limit."""
+        return self.span(lambda rows: sum(row.reaching for row in rows))
+
+    @property
+    def detectors(self) -> tuple[float, float] | tuple[()]:
+        """Units that reach the limit and are above what they reach in the other shuffles."""
+        return self.span(lambda rows: sum(row.exceeding for row in rows))
+
+    @property
+    def unique_reached(self) -> tuple[float, float] | tuple[()]:
+        """Concepts for which a unit reaches the limit."""
+        return self.span(lambda rows: len({(row.category, row.concept) for row in rows if row.reaching}))
+
+    @property
+    def unique_detectors(self) -> tuple[float, float] | tuple[()]:
+        """Concepts with a detector."""
+        return self.span(lambda rows: len({(row.category, row.concept) for row in rows if row.exceeding}))
+
+    @property
+    def best(self) -> tuple[float, float] | tuple[()]:
+        """The highest IoU."""
+        return self.span(lambda rows: max((row.best for row in rows), default=0.0))
 
 
 def detectors_of(units: Iterable[UnitResult]) -> list[UnitResult]:
@@ -74,151 +216,239 @@ def in_words(counts: Counter[str], most: int = 6) -> str:
     return ", ".join(words) + (f" and {len(ordered) - most} more" if len(ordered) > most else "")
 
 
-def summarize(
-    layers: dict[str, list[UnitResult]], concepts: Sequence[str], categories: Sequence[str], limit: float
-) -> list[Finding]:
-    """Return notes, metrics, tables and charts over all layers.
+def span_in_words(span: Sequence[float], nothing: str = "unknown") -> str:
+    """Return "17 to 36", "0", or what stands for nothing."""
+    if not span:
+        return nothing
+    low, high = span
+    return f"{low:g}" if low == high else f"{low:g} to {high:g}"
 
-    Args:
+
+@dataclass(frozen=True)
+class Summary:
+    """What is said over all layers.
+
+    Attributes:
         layers: the units of each layer, in the network's order.
-        concepts: names of all concepts of the data set.
-        categories: their categories, in the data set's order.
-        limit: the IoU from which on a unit is a detector.
+        chance: what the units are named in the shuffles.
+        concept_images: for each concept that counts, as (category, name), the number of images that it is in.
+        categories: the concepts' categories, in the data set's order.
+        limit: the IoU from which on a unit may be a detector.
+        least_images: what a concept must be in to count.
     """
-    units = [unit for layer in layers.values() for unit in layer]
-    found: list[Finding] = [*_notes(layers, len(concepts)), *_metrics(units), _layer_table(layers)]
-    found += _by_category(units, categories)
-    found.append(_by_concept(units))
-    if len(layers) > 1:
-        found.append(_by_depth(layers, categories))
-    found += [_ranked(layers, limit), _spread(units, limit)]
-    return found
 
+    layers: Mapping[str, Sequence[UnitResult]]
+    chance: ByChance
+    concept_images: Mapping[tuple[str, str], int]
+    categories: Sequence[str]
+    limit: float
+    least_images: int
 
-def _notes(layers: dict[str, list[UnitResult]], concepts: int) -> Iterable[Note]:
-    units = [unit for layer in layers.values() for unit in layer]
-    if len(layers) > 1:
-        yield Note(_sentence(f"{len(layers)} layers", units, concepts), id="all")
-    best = sorted(layers, key=lambda name: -len(unique_concepts(layers[name])))[:3]
-    for name in (name for name in layers if name in best):
-        yield Note(_sentence(shorten(name), layers[name], concepts), id=f"layer {name}")
+    @property
+    def units(self) -> list[UnitResult]:
+        """The units of all layers."""
+        return [unit for layer in self.layers.values() for unit in layer]
 
+    def findings(self) -> list[Finding]:
+        """Return notes, metrics, tables and charts over all layers."""
+        found: list[Finding] = [*self._notes(), *self._metrics(), self._layer_table(), self._concept_table()]
+        found += self._by_category()
+        found.append(self._by_concept())
+        if len(self.layers) > 1:
+            found.append(_by_depth(self.layers, self.categories))
+        found += [_ranked(self.layers, self.limit), _spread(self.units, self.limit)]
+        return found
 
-def _sentence(where: str, units: Sequence[UnitResult], concepts: int) -> str:
-    detectors = detectors_of(units)
-    if not detectors:
-        best = max(units, key=lambda unit: unit.iou)
-        return (
-            f"{where}: none of {len(units)} units detects a concept; the best is unit {best.unit.index} of "
-            f"{shorten(best.unit.layer)} with {shorten(best.concept or NO_CONCEPT)}, IoU {best.iou:.3f}."
-        )
-    unique = len(unique_concepts(units))
-    verb = "unit detects" if len(detectors) == 1 else "units detect"
-    counts = in_words(Counter(unit.concept for unit in detectors))
-    return f"{where}: {len(detectors)} of {len(units)} {verb} {unique} of {concepts} concepts: {counts}."
+    def _notes(self) -> Iterable[Note]:
+        if len(self.layers) > 1:
+            yield Note(self._sentence(f"{len(self.layers)} layers", self.units, self.chance), id="all")
+        best = sorted(self.layers, key=lambda name: -len(unique_concepts(self.layers[name])))[:3]
+        chance = self.chance.grouped(_LAYER)
+        for name in (name for name in self.layers if name in best):
+            yield Note(self._sentence(shorten(name), self.layers[name], chance[name]), id=f"layer {name}")
 
-
-def _metrics(units: Sequence[UnitResult]) -> list[Metric]:
-    detectors = detectors_of(units)
-    dead = sum(unit.remark == "dead" for unit in units)
-    return [
-        Metric("detectors", float(len(detectors)), "detectors", "Units that detect a concept.", "integer", "higher"),
-        Metric(
-            "unique_detectors",
-            float(len(unique_concepts(units))),
-            "unique detectors",
-            "Concepts that at least one unit detects.",
-            "integer",
-            "higher",
-        ),
-        Metric(
-            "detector_fraction",
-            len(detectors) / max(1, len(units)),
-            "share of detectors",
-            "Detectors among the units that were dissected.",
-            "percent",
-            "higher",
-        ),
-        Metric("best_iou", max((u.iou for u in units), default=0.0), "best IoU", "IoU of the best unit."),
-        Metric(
-            "dead_units",
-            float(dead),
-            "dead units",
-            "Units with the same activation at every position of every image.",
-            "integer",
-            "lower",
-        ),
-    ]
-
-
-def _layer_table(layers: dict[str, list[UnitResult]]) -> Table:
-    rows = []
-    for name, units in layers.items():
+    def _sentence(self, where: str, units: Sequence[UnitResult], chance: ByChance) -> str:
         detectors = detectors_of(units)
-        rows.append((
-            name,
-            len(units),
-            len(detectors),
-            len(detectors) / max(1, len(units)),
-            len(unique_concepts(units)),
-            max((unit.iou for unit in units), default=0.0),
-            sum(unit.remark == "dead" for unit in units),
-            in_words(Counter(unit.concept for unit in detectors)) or NO_CONCEPT,
-        ))  # fmt: skip
-    columns = (
-        Column("layer"),
-        Column("units", "integer"),
-        Column("detectors", "integer"),
-        Column("share", "percent", "Detectors among the layer's units."),
-        Column("unique detectors", "integer", "Concepts that at least one unit of the layer detects."),
-        Column("best IoU", "number"),
-        Column("dead", "integer", "Units with the same activation everywhere."),
-        Column("concepts", description="Number of detectors of each concept, most frequent first."),
-    )
-    return Table("layers", "Detectors in each layer", columns, tuple(rows))
+        reaching = sum(unit.reaches for unit in units)
+        total, concepts = len(units), len(self.concept_images)
+        if not concepts:
+            return f"{where}: no unit could be named, because no concept is in at least {self.least_images} images."
+        if not reaching:
+            best = max(units, key=lambda unit: unit.iou)
+            return (
+                f"{where}: none of {total} units detects a concept; the best is unit {best.unit.index} of "
+                f"{shorten(best.unit.layer)} with {shorten(best.concept or NO_CONCEPT)}, IoU {best.iou:.3f}."
+            )
+        rule = (
+            f"{reaching} of {total} units reach an IoU of {self.limit:g} with their best concept, "
+            f"{span_in_words(chance.reaching, 'an unknown number')} with the labels of other images"
+        )
+        if not detectors:
+            judged = "the chance level is unknown" if not chance.reaching else "none is above its chance level"
+            return f"{where}: no unit detects a concept: {rule}, and {judged}."
+        verb = "unit detects" if len(detectors) == 1 else "units detect"
+        counts = in_words(Counter(unit.concept for unit in detectors))
+        more = f" ({rule[0].upper()}{rule[1:]}.)" if reaching > len(detectors) else ""
+        return (
+            f"{where}: {len(detectors)} of {total} {verb} {len(unique_concepts(units))} of the {concepts} concepts "
+            f"that are in at least {self.least_images} images, by chance {span_in_words(chance.detectors)}: {counts}."
+            f"{more}"
+        )
 
+    def _metrics(self) -> list[Metric]:
+        units, chance = self.units, self.chance
+        detectors, total = detectors_of(units), len(units)
+        reaching = [unit for unit in units if unit.reaches]
 
-def _by_category(units: Sequence[UnitResult], categories: Sequence[str]) -> list[Finding]:
-    if len(categories) < 2:
-        return []
-    detectors = Counter(unit.category for unit in detectors_of(units))
-    unique = Counter(category for category, _ in unique_concepts(units))
-    return [
-        Bars(
-            "detectors_by_category",
-            "Detectors of each category",
-            tuple(categories),
-            tuple(float(detectors[category]) for category in categories),
+        def count(name: str, number: int, title: str, text: str, span: tuple[float, float] | tuple[()]) -> Metric:
+            return Metric(name, float(number), title, text, "integer", "higher", total=total, chance=span)
+
+        def remarked(remark: str, text: str) -> Metric:
+            found = float(sum(unit.remark == remark for unit in units))
+            return Metric(f"{remark}_units", found, f"{remark} units", text, "integer", "lower", total=total)
+
+        share = tuple(bound / max(1, total) for bound in chance.detectors)
+        return [
+            count("detectors", len(detectors), "detectors",
+                  "Units that detect a concept: the IoU reaches the limit and is above the unit's chance level.",
+                  chance.detectors),
+            count("unique_detectors", len(unique_concepts(units)), "unique detectors",
+                  "Concepts that at least one unit detects, above chance.", chance.unique_detectors),
+            Metric("detector_fraction", len(detectors) / max(1, total), "share of detectors",
+                   "Detectors among the units that were dissected.", "percent", "higher", total=total,
+                   chance=(share[0], share[1]) if share else ()),
+            count("detectors_by_iou", len(reaching), "units that reach the IoU",
+                  "Detectors by the paper's rule alone: the IoU reaches the limit, by chance or not.",
+                  chance.reaching),
+            count("unique_detectors_by_iou", len({(unit.category, unit.concept) for unit in reaching}),
+                  "concepts reached", "Concepts that at least one unit reaches the limit for, by chance or not.",
+                  chance.unique_reached),
+            Metric("best_iou", max((u.iou for u in units), default=0.0), "best IoU", "IoU of the best unit.",
+                   chance=chance.best),
+            remarked("dead", "Units with the same activation at every position of every image."),
+            remarked("saturated", "Units whose threshold is their greatest activation, so that they have no mask."),
+        ]  # fmt: skip
+
+    def _layer_table(self) -> Table:
+        rows = []
+        by_chance = self.chance.grouped(_LAYER)
+        for name, units in self.layers.items():
+            detectors = detectors_of(units)
+            chance = by_chance[name]
+            rows.append((
+                name,
+                len(units),
+                len(detectors),
+                len(detectors) / max(1, len(units)),
+                span_in_words(chance.detectors),
+                len(unique_concepts(units)),
+                sum(unit.reaches for unit in units),
+                span_in_words(chance.reaching),
+                max((unit.iou for unit in units), default=0.0),
+                sum(unit.remark == "dead" for unit in units),
+                sum(unit.remark == "saturated" for unit in units),
+                in_words(Counter(unit.concept for unit in detectors)) or NO_CONCEPT,
+            ))  # fmt: skip
+        columns = (
+            Column("layer"),
+            Column("units", "integer"),
+            Column("detectors", "integer", "Units whose IoU reaches the limit and is above their chance level."),
+            Column("share", "percent", "Detectors among the layer's units."),
+            Column("by chance", description="Detectors, counted the same way, with the labels of other images."),
+            Column("unique detectors", "integer", "Concepts that at least one unit of the layer detects."),
+            Column("reach the IoU", "integer", "Units whose IoU reaches the limit, by chance or not."),
+            Column("reach it by chance", description="The same with the labels of other images."),
+            Column("best IoU", "number"),
+            Column("dead", "integer", "Units with the same activation everywhere."),
+            Column("saturated", "integer", "Units whose threshold is their greatest activation: they have no mask."),
+            Column("concepts", description="Number of detectors of each concept, most frequent first."),
+        )
+        return Table("layers", "Detectors in each layer", columns, tuple(rows))
+
+    def _concept_table(self) -> Table:
+        columns = (
+            Column("concept"),
+            Column("category"),
+            Column("images", "integer", "Images that have a pixel of the concept."),
+            Column("detectors", "integer", "Units named after it whose IoU reaches the limit and is above chance."),
+            Column("by chance", description="Detectors, counted the same way, with the labels of other images."),
+            Column("reach the IoU", "integer", "Units named after it whose IoU reaches the limit, by chance or not."),
+            Column("reach it by chance", description="The same with the labels of other images."),
+            Column("best IoU", "number", "The highest IoU of a unit that is named after it."),
+            Column("precision", "percent", "Median over the detectors: the share of their masks on the concept."),
+        )
+        named: dict[tuple[str, str], list[UnitResult]] = {}
+        for unit in self.units:
+            named.setdefault((unit.category, unit.concept), []).append(unit)
+        rows = []
+        by_chance = self.chance.grouped(_CONCEPT)
+        for key, images in self.concept_images.items():
+            units = named.get(key, [])
+            chance = by_chance[key]
+            precisions = [unit.precision for unit in detectors_of(units) if unit.precision is not None]
+            rows.append((
+                key[1],
+                key[0],
+                images,
+                len(precisions),
+                span_in_words(chance.detectors),
+                sum(unit.reaches for unit in units),
+                span_in_words(chance.reaching),
+                max((unit.iou for unit in units), default=None),
+                statistics.median(precisions) if precisions else None,
+            ))  # fmt: skip
+        rows.sort(key=lambda row: -row[3])
+        text = "Concepts that are in fewer images are left out: no unit is named after them."
+        return Table("concepts", f"Concepts in at least {self.least_images} images", columns, tuple(rows), text)
+
+    def _by_category(self) -> list[Finding]:
+        if len(self.categories) < 2:
+            return []
+        detectors = Counter(unit.category for unit in detectors_of(self.units))
+        unique = Counter(category for category, _ in unique_concepts(self.units))
+        by_chance = self.chance.grouped(_CATEGORY)
+        chance = [by_chance[category] for category in self.categories]
+        return [
+            Bars(
+                "detectors_by_category",
+                "Detectors of each category",
+                tuple(self.categories),
+                tuple(float(detectors[category]) for category in self.categories),
+                "units",
+                "Units that detect a concept of that category, in all layers.",
+                tuple(span for part in chance if (span := part.detectors)),
+            ),
+            Bars(
+                "unique_by_category",
+                "Unique detectors of each category",
+                tuple(self.categories),
+                tuple(float(unique[category]) for category in self.categories),
+                "concepts",
+                "Concepts of that category that at least one unit detects.",
+                tuple(span for part in chance if (span := part.unique_detectors)),
+            ),
+        ]
+
+    def _by_concept(self) -> Bars:
+        counts = Counter((unit.category, unit.concept) for unit in detectors_of(self.units))
+        ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+        shown = ordered[:_LONG_LIST]
+        rest = f" The {_LONG_LIST} most frequent of {len(ordered)} are shown." if len(ordered) > _LONG_LIST else ""
+        chance = self.chance.grouped(_CONCEPT)
+        spans = [chance[key].detectors for key, _ in shown]
+        alike = Counter(name for (_, name), _ in ordered)
+        return Bars(
+            "detectors_by_concept",
+            "Detectors of each concept",
+            tuple(name if alike[name] == 1 else f"{name} ({category})" for (category, name), _ in shown),
+            tuple(float(count) for _, count in shown),
             "units",
-            "Units whose best concept is of that category and reaches the limit, in all layers.",
-        ),
-        Bars(
-            "unique_by_category",
-            "Unique detectors of each category",
-            tuple(categories),
-            tuple(float(unique[category]) for category in categories),
-            "concepts",
-            "Concepts of that category that at least one unit detects.",
-        ),
-    ]
+            f"Several units may detect one concept; concepts without a detector are left out.{rest}",
+            tuple(span for span in spans if span),
+        )
 
 
-def _by_concept(units: Sequence[UnitResult]) -> Bars:
-    counts = Counter(unit.concept for unit in detectors_of(units))
-    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    shown = ordered[:_LONG_LIST]
-    rest = f" The {_LONG_LIST} most frequent of {len(ordered)} are shown." if len(ordered) > _LONG_LIST else ""
-    return Bars(
-        "detectors_by_concept",
-        "Detectors of each concept",
-        tuple(name for name, _ in shown),
-        tuple(float(count) for _, count in shown),
-        "units",
-        f"Several units may detect one concept; concepts without a detector are left out.{rest}",
-    )
-
-
-def _by_depth(layers: dict[str, list[UnitResult]], categories: Sequence[str]) -> Curve:
+def _by_depth(layers: Mapping[str, Sequence[UnitResult]], categories: Sequence[str]) -> Curve:
     depth = tuple(float(index + 1) for index in range(len(layers)))
     series = []
     for category in categories:
@@ -235,7 +465,7 @@ def _by_depth(layers: dict[str, list[UnitResult]], categories: Sequence[str]) ->
     )
 
 
-def _ranked(layers: dict[str, list[UnitResult]], limit: float) -> Curve:
+def _ranked(layers: Mapping[str, Sequence[UnitResult]], limit: float) -> Curve:
     series = []
     for name, units in layers.items():
         ious = sorted((unit.iou for unit in units), reverse=True)
@@ -247,7 +477,7 @@ def _ranked(layers: dict[str, list[UnitResult]], limit: float) -> Curve:
         tuple(series),
         "share of the layer's units",
         "IoU with the best concept",
-        f"A unit is a detector from {limit:g} on.",
+        f"A unit may be a detector from {limit:g} on.",
     )
 
 
@@ -266,5 +496,5 @@ def _spread(units: Sequence[UnitResult], limit: float) -> Histogram:
         tuple(float(counts[index]) for index in range(len(edges) - 1)),
         "IoU with the best concept",
         "units",
-        f"A unit is a detector from {limit:g} on.",
+        f"A unit may be a detector from {limit:g} on.",
     )

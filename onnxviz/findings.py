@@ -234,21 +234,38 @@ class Array:
     path: str = ""
 
 
+@dataclass(frozen=True)
+class Outcomes:
+    """For each image whether it has what a metric is the share of: not shown, but compared image by image.
+
+    Attributes:
+        id: the metric's name.
+        images: the images' names; the data set is the analysis' own.
+        holds: whether each has it.
+    """
+
+    id: str
+    images: tuple[str, ...]
+    holds: tuple[bool, ...]
+
+
 Finding: TypeAlias = (
-    Metric | Table | TileGrid | PictureMatrix | Histogram | Bars | Curve | Note | Caveat | Coverage | Array
+    Metric | Table | TileGrid | PictureMatrix | Histogram | Bars | Curve | Note | Caveat | Coverage | Array | Outcomes
 )
 
 _TYPES: dict[str, type] = {
     cls.__name__: cls
     for cls in (
         Metric, Column, Table, Tile, TileGrid, MatrixRow, PictureMatrix, Histogram, Bars, Series, Curve, Note,
-        Caveat, Coverage, Array, Picture, Unit,
+        Caveat, Coverage, Array, Outcomes, Picture, Unit,
     )
 }  # fmt: skip
 
 _PLAIN = frozenset({str, int, bool, type(None)})
 """Types of cells that are JSON data as they are."""
-_WITHOUT_LEAVES = (Metric, Column, Table, Histogram, Bars, Series, Curve, Note, Caveat, Coverage, Unit, str, int, float)
+_WITHOUT_LEAVES = (
+    Metric, Column, Table, Histogram, Bars, Series, Curve, Note, Caveat, Coverage, Outcomes, Unit, str, int, float,
+)  # fmt: skip
 
 T = TypeVar("T")
 
@@ -333,14 +350,14 @@ def from_data(data: Any) -> Any:
     return cls(**given)
 
 
-_JOINED = {"TileGrid": "tiles", "Table": "rows", "PictureMatrix": "rows"}
+_JOINED = {"TileGrid": ("tiles",), "Table": ("rows",), "PictureMatrix": ("rows",), "Outcomes": ("images", "holds")}
 
 
 def merge(parts: Sequence[Sequence[Finding]]) -> list[Finding]:
     """Join what several jobs of one analysis reported.
 
-    Grids, tables and matrices with the same id become one, in job order; coverage of the same kind is added up;
-    sentences that are said twice are kept once; everything else is kept as it is.
+    Grids, tables, matrices and outcomes with the same id become one, in job order; coverage of the same kind is added
+    up; sentences that are said twice are kept once; everything else is kept as it is.
     """
     merged: list[Finding] = []
     places: dict[tuple[str, str], int] = {}
@@ -359,11 +376,8 @@ def merge(parts: Sequence[Sequence[Finding]]) -> list[Finding]:
             continue
         first = merged[place]
         if kind in _JOINED:
-            entry = _JOINED[kind]
-            merged[place] = dataclasses.replace(
-                first,
-                **{entry: getattr(first, entry) + getattr(finding, entry)},
-            )
+            entries = {name: getattr(first, name) + getattr(finding, name) for name in _JOINED[kind]}
+            merged[place] = dataclasses.replace(first, **entries)
         elif isinstance(first, Coverage) and isinstance(finding, Coverage):
             merged[place] = dataclasses.replace(
                 first, done=first.done + finding.done, total=first.total + finding.total

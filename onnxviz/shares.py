@@ -66,6 +66,30 @@ def wilson(count: int, total: int, level: float = LEVEL) -> tuple[float, float]:
     return max(0.0, (centre - spread) / (1 + square)), min(1.0, (centre + spread) / (1 + square))
 
 
+def difference(
+    first: float, of_first: tuple[float, float], second: float, of_second: tuple[float, float]
+) -> tuple[float, float]:
+    """Return the interval of the second value minus the first, from their own intervals.
+
+    Newcombe 1998, Stat. Med. 17, 873, method 10, for score intervals of shares; for others Zou and Donner 2008, Stat.
+    Med. 27, 1693, equation 8. The values are taken as independent: where both rest on the same images, which makes
+    them alike, the interval is too wide.
+
+    Args:
+        first: a value.
+        of_first: lower and upper end of its interval.
+        second: the other value.
+        of_second: lower and upper end of its interval.
+
+    Returns:
+        Lower and upper end, of the same confidence as the two.
+    """
+    centre = second - first
+    below = math.hypot(second - of_second[0], of_first[1] - first)
+    above = math.hypot(of_second[1] - second, first - of_first[0])
+    return centre - below, centre + above
+
+
 def mcnemar(only_first: int, only_second: int) -> float:
     """Return how probable so uneven a split is where two things succeed equally often on the same trials.
 

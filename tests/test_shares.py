@@ -8,7 +8,7 @@ from itertools import product
 
 import pytest
 
-from onnxviz.shares import Share, mcnemar, wilson
+from onnxviz.shares import Share, difference, mcnemar, wilson
 
 
 @pytest.mark.parametrize(
@@ -48,3 +48,16 @@ def test_a_share_says_what_it_is_of() -> None:
     assert str(Share(14, 20)) == "70.0 % (14 of 20; 48 to 85 %)"
     with pytest.raises(ValueError, match="no share"):
         Share(3, 2)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "low", "high"),
+    # Newcombe 1998, Stat. Med. 17, 873, table II, method 10; there the first minus the second.
+    [((48, 80), (56, 70), 0.0524, 0.3339), ((3, 10), (9, 10), 0.1705, 0.8090), ((2, 7), (6, 7), 0.0582, 0.8062),
+     ((0, 29), (5, 56), -0.0381, 0.1926)],
+)  # fmt: skip
+def test_intervals_of_differences_are_those_that_were_published(
+    first: tuple[int, int], second: tuple[int, int], low: float, high: float
+) -> None:
+    one, other = Share(*first), Share(*second)
+    assert difference(one.value, one.interval, other.value, other.interval) == pytest.approx((low, high), abs=5e-5)

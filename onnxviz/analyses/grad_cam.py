@@ -25,6 +25,7 @@ from onnxviz.findings import (
     MatrixRow,
     Metric,
     Note,
+    Outcomes,
     Picture,
     PictureMatrix,
     Table,
@@ -344,6 +345,7 @@ def _report(
         Coverage("maps (layer, image, class)", len(kept) * len(rows), len(titles) * len(rows),
                  _pointlike(titles, kept), id="coverage.maps"),
         _array(evidence, kept, columns, index, name),
+        *_outcome(name, evidence.best, job.parameters["own_class"]),
         *_numbers(evidence, blank, places, job.parameters["own_class"]),
         *_caveats(evidence, kept, columns, shown, subject.view.gradient_stops(explained_score.layer_of(head))),
         *explained_score.about_positions(head, evidence.placed, positions),
@@ -553,3 +555,8 @@ def _pointlike(titles: Sequence[str], kept: Sequence[int]) -> str:
 def _listed(names: Sequence[str], most: int = 8) -> str:
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(shorten(name, 40) for name in names[:most]) + more
+
+
+def _outcome(name: str, best: int, own: int | None) -> list[Finding]:
+    """Return whether an image of known class is named right, so that models can be compared image by image."""
+    return [] if own is None else [Outcomes("top1_accuracy", (name,), (own == best,))]

@@ -15,6 +15,7 @@ from onnxviz.analyses.real_activations import Standing
 from onnxviz.findings import Array, Caveat, Cell, Column, Coverage, Metric, Picture, Tile
 from onnxviz.images import load_batch
 from onnxviz.optimize.color import to_pixels
+from onnxviz.shares import Share
 from onnxviz.targets import has_class_units
 from onnxviz.values import Unit
 
@@ -291,6 +292,7 @@ def metrics(rows: Sequence[Row]) -> Iterator[Metric]:
         yield Metric(
             "mean_class_probability", mean, "class probability",
             "Mean of what the model gives its class pictures.", "percent", "higher", "mean_class_probability",
+            total=len(classes),
         )  # fmt: skip
     chosen = [row for row in classes if row[_TOP] is not None]
     if chosen:
@@ -307,12 +309,15 @@ def metrics(rows: Sequence[Row]) -> Iterator[Metric]:
         yield Metric(
             "median_quantile", float(np.median(quantiles)), "quantile among real images",
             "Median over the pictures: the share of real images that excite the unit less.",
-            "percent", "higher", "median_quantile",
+            "percent", "higher", "median_quantile", total=len(quantiles),
         )  # fmt: skip
 
 
 def _share(name: str, holds: Sequence[bool], title: str, description: str) -> Metric:
-    return Metric(name, sum(holds) / len(holds), title, description, "percent", "higher", name)
+    share = Share(sum(holds), len(holds))
+    return Metric(
+        name, share.value, title, description, "percent", "higher", name, total=share.total, interval=share.interval
+    )
 
 
 def summary(rows: Sequence[Row]) -> str:

@@ -478,19 +478,20 @@ def _metrics(rows: Sequence[Sequence[Cell]]) -> list[Finding]:
     shares = [row[5] for row in rows if isinstance(row[5], float)]
     looks = [row[7] for row in rows if row[5] is not None]
 
-    def add(name: str, value: float, title: str, description: str) -> None:
-        found.append(Metric(name, value, title, description, "percent", "lower"))
+    def add(name: str, value: float, total: int, title: str, description: str) -> None:
+        # All kernels of the layers are looked at, so there is no sample and no interval.
+        found.append(Metric(name, value, title, description, "percent", "lower", total=total))
 
     if dead:
-        add("dead_fraction", sum(dead) / len(dead), "dead kernels",
+        add("dead_fraction", sum(dead) / len(dead), len(dead), "dead kernels",
             "Share of kernels that are zero or have a norm below a thousandth of their layer's median.")  # fmt: skip
     if twins:
-        add("duplicate_fraction", sum(twins) / len(twins), "duplicate kernels",
+        add("duplicate_fraction", sum(twins) / len(twins), len(twins), "duplicate kernels",
             "Share of kernels with |cosine| above 0.99 to another one that reads the same channels.")  # fmt: skip
     if shares:
-        add("high_frequency_share", statistics.fmean(shares), "high-frequency share",
+        add("high_frequency_share", statistics.fmean(shares), len(shares), "high-frequency share",
             "Mean share of the kernels' energy above half the Nyquist frequency; white noise has 80 %.")  # fmt: skip
-        add("noisy_fraction", looks.count("noisy") / len(looks), "noise-like kernels",
+        add("noisy_fraction", looks.count("noisy") / len(looks), len(looks), "noise-like kernels",
             "Share of kernels, dead ones left out, whose spectrum cannot be told from white noise.")  # fmt: skip
     return found
 

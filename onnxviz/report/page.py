@@ -22,6 +22,8 @@ from markupsafe import Markup
 
 from onnxviz import results
 from onnxviz.errors import OutputError
+from onnxviz.findings import Metric
+from onnxviz.report.differences import count_of, differences
 from onnxviz.report.files import content_name, find_file, is_array, picture_kind, place, write_text
 from onnxviz.results import RunResult
 
@@ -181,10 +183,24 @@ def _island(result: RunResult, files: _Files) -> dict[str, Any]:
     run = results.write(result)
     for analysis in run["analyses"]:
         for part in analysis["parts"]:
-            part["findings"] = [_with_files(finding, files) for finding in part["findings"]]
+            part["findings"] = [
+                _with_files(finding, files) for finding in part["findings"] if finding["type"] != "Outcomes"
+            ]
+    _add_counts(run, result)
     run["verdict"] = result.verdict
     missing = sorted(name for name, place_ in files.places.items() if files.sources[place_] is None)
-    return {"run": run, "sources": files.sources, "missing": missing}
+    judged = [results.encode(difference) for difference in differences(result)]
+    return {"run": run, "sources": files.sources, "missing": missing, "differences": judged}
+
+
+def _add_counts(run: Any, result: RunResult) -> None:
+    """Say of each number that is the share of so many how many they are."""
+    for analysis, found in zip(run["analyses"], result.analyses, strict=True):
+        for part, made in zip(analysis["parts"], found.parts, strict=True):
+            metrics = [finding for finding in made.findings if isinstance(finding, Metric)]
+            written = [finding for finding in part["findings"] if finding["type"] == "Metric"]
+            for data, metric in zip(written, metrics, strict=True):
+                data["count"] = count_of(metric)
 
 
 def _with_files(data: Any, files: _Files) -> Any:

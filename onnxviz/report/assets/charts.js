@@ -172,22 +172,22 @@ function barsFinding(group) {
   const categories = new Map();
   group.entries.forEach(({ model, finding }) => finding.categories.forEach((category, place) => {
     if (!categories.has(category)) categories.set(category, []);
-    categories.get(category).push({ model, value: numeric(finding.values[place]) });
+    categories.get(category).push({ model, value: numeric(finding.values[place]), chance: finding.chance[place] ?? null });
   }));
   const values = [...categories.values()].flat().map((entry) => entry.value).filter(Number.isFinite);
   const low = Math.min(0, ...values);
   const high = Math.max(0, ...values);
   const reach = high - low || 1;
-  const bar = ({ model, value }) => {
+  const bar = ({ model, value, chance }) => {
     const node = make("span", { class: `bar ${several ? modelClass(model) : "model-0"}` });
     const finite = Number.isFinite(value) ? value : 0;
     node.style.setProperty("margin-inline-start", `${(100 * (Math.min(0, finite) - low)) / reach}%`);
     node.style.setProperty("width", `${(100 * Math.abs(finite)) / reach}%`);
     return make("span", { class: "bar-line" }, make("span", { class: "bar-room" }, node),
-      make("span", { class: "bar-value" }, several ? make("span", { class: "unseen" }, named(model, 40), " ") : null, formatNumber(value)));
+      make("span", { class: "bar-value" }, several ? make("span", { class: "unseen" }, named(model, 40), " ") : null, formatNumber(value), chance ? make("span", { class: "quiet-text" }, ` (by chance ${spanText(chance, formatNumber)})`) : null));
   };
   const rows = [...categories].map(([category, entries]) => make("li", null, make("span", { class: "bar-name" }, named(category, 80)), make("span", { class: "bar-lines" }, entries.map(bar))));
-  const list = paged(rows, rows.length > 40 ? 30 : 40, (shown) => make("ul", { class: "bar-list" }, shown), "bars");
+  const list = paged(rows, rows.length > 40 ? 30 : 40, (shown) => make("ul", { class: `bar-list${first.chance.length ? " with-chance" : ""}` }, shown), "bars");
   return make("div", { class: "chart-block" }, first.y_label ? make("p", { class: "y-label" }, shorten(first.y_label, 200)) : null, list,
     several ? legend(group.entries.map(({ model }) => ({ model, name: "", className: modelClass(model) }))) : null);
 }

@@ -22,21 +22,23 @@ function arrayFinding(group) {
     make("span", { class: "quiet-text" }, " ", make("code", null, named(finding.path, 120))))));
 }
 
-function metricBlock(entries) {
+function metricBlock(analysis, entries) {
   if (!entries.length) return null;
   if (!several) return make("dl", { class: "metrics" }, entries.map((group) => metricCard(group.entries[0].finding)));
   const models = run.models.map((model) => model.alias);
   const two = models.length === 2;
   const rows = entries.map((group) => {
     const { finding } = group.entries[0];
-    const values = models.map((alias) => group.entries.find((entry) => entry.model === alias)?.finding.value ?? null);
-    const [before, after] = values.map(numeric);
+    const found = models.map((alias) => group.entries.find((entry) => entry.model === alias)?.finding ?? null);
+    const [before, after] = found.map((metric) => (metric ? numeric(metric.value) : null));
     const difference = two && before !== null && after !== null ? after - before : null;
+    const judged = two ? island.differences.find((item) => item.analysis === analysis.id && item.metric === (finding.id || finding.name)) : null;
     return make("tr", null, make("th", { scope: "row" }, named(finding.title || finding.name, 80),
       finding.description ? make("div", { class: "quiet-text" }, prose(shorten(finding.description, 400))) : null),
-      values.map((value) => make("td", { class: "numeric" }, value === null ? "–" : formatNumber(value, finding.format))),
-      two ? make("td", { class: `numeric ${goodness(difference, finding.better)}` }, difference === null ? "–" : formatDifference(difference, finding.format)) : null,
-      two ? make("td", { class: goodness(difference, finding.better) }, verdictWord(difference, finding.better)) : null);
+      found.map((metric) => make("td", { class: "numeric" }, metric ? [formatNumber(metric.value, metric.format), basisNode(metric)] : "–")),
+      two ? make("td", { class: `numeric ${goodness(judged)}` }, difference === null ? "–" : formatDifference(difference, finding.format),
+        judged?.interval.length ? make("div", { class: "quiet-text" }, spanText(judged.interval, (value) => formatDifference(numeric(value), finding.format))) : null) : null,
+      two ? make("td", { class: goodness(judged) }, verdictNode(judged, difference)) : null);
   });
   const table = make("table", { class: "metric-table" }, make("thead", null, make("tr", null, make("td"),
     models.map((alias) => make("th", { scope: "col", class: "numeric" }, modelChip(alias))), two ? make("th", { scope: "col", class: "numeric" }, "difference") : null, two ? make("td") : null)), make("tbody", null, rows));
@@ -44,21 +46,43 @@ function metricBlock(entries) {
   return make("div", { class: "scroll" }, table);
 }
 
-function goodness(difference, better) {
-  if (!difference || better === "neither") return "";
-  return (difference > 0) === (better === "higher") ? "good-text" : "bad-text";
+function goodness(judged) {
+  return { better: "good-text", worse: "bad-text" }[judged?.verdict] ?? "";
 }
 
-function verdictWord(difference, better) {
-  const word = goodness(difference, better);
-  return word ? make("span", { class: "verdict-word" }, word === "good-text" ? "better" : "worse") : null;
+// Better or worse is said only of what chance hardly explains.
+function verdictNode(judged, difference) {
+  if (!judged || judged.verdict === "unknown") return judged?.reason ? make("div", { class: "quiet-text" }, prose(judged.reason)) : null;
+  const word = judged.verdict === "none" ? (difference ? "no difference can be told" : "no difference") : judged.verdict;
+  return [make("span", { class: "verdict-word" }, word), judged.reason ? make("div", { class: "quiet-text" }, prose(shorten(judged.reason, 300))) : null];
+}
+
+function spanText(bounds, write) {
+  const [low, high] = bounds.map(write);
+  return low === high ? low : `${low} to ${high}`;
+}
+
+// What a number rests on: of how many, its interval, and what chance gives.
+function basisText(metric) {
+  const write = (value) => formatNumber(value, metric.format);
+  const parts = [];
+  if (metric.count !== null) parts.push(`${integer(metric.count)} of ${integer(metric.total)}`);
+  else if (metric.total) parts.push(metric.format === "integer" ? `of ${integer(metric.total)}` : `n = ${integer(metric.total)}`);
+  if (metric.interval.length) parts.push(`95${THIN}% within ${spanText(metric.interval, write)}`);
+  if (metric.chance.length) parts.push(`by chance ${spanText(metric.chance, write)}`);
+  return parts.join("; ");
+}
+
+function basisNode(metric) {
+  const text = basisText(metric);
+  return text ? make("div", { class: "basis" }, text) : null;
 }
 
 function metricCard(metric) {
   const value = numeric(metric.value);
   const direction = metric.better === "higher" ? "higher is better" : metric.better === "lower" ? "lower is better" : "";
   return make("div", { class: "metric" }, make("dt", null, named(metric.title || metric.name, 80)),
-    make("dd", { class: `metric-value${Number.isNaN(value) ? " bad-text" : ""}` }, formatNumber(value, metric.format)),
+    make("dd", { class: `metric-value${Number.isNaN(value) ? " bad-text" : ""}` }, formatNumber(value, metric.format), basisNode(metric)),
     metric.description || direction ? make("dd", { class: "metric-text" }, prose([metric.description && shorten(metric.description, 400), direction && `(${direction})`].filter(Boolean).join(" "))) : null,
     make("dd", { class: "metric-name" }, make("code", null, named(metric.name, 80))));
 }
@@ -128,7 +152,7 @@ function analysisSection(analysis) {
     failed.length ? failedBox(failed, `${plural(failed.length, "job")} of this analysis failed`) : null,
     found ? null : make("p", { class: "nothing" }, failed.length ? "Nothing was found, because every job that would have found it failed." : "This analysis reported nothing."),
     notes.length ? make("ul", { class: "notes" }, notes.map(sentence)) : null,
-    metricBlock(metrics),
+    metricBlock(analysis, metrics),
     caveatBox(of("Caveat")),
     reading ? make("p", { class: "reading" }, make("strong", null, "How to read the pictures. "), reading) : null,
     rest.map((group) => findingBlock(analysis, group)),

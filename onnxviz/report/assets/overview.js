@@ -79,7 +79,7 @@ function highlightCards() {
           : make("p", { class: "quiet-text" }, shorten(analysis.summary, 300)),
         failed ? make("p", { class: "bad-text" }, `${plural(failed, "job")} failed.`) : null,
         metrics.length ? make("dl", { class: "mini" }, metrics.map((group) => make("div", null, make("dt", null, named(group.entries[0].finding.title || group.entries[0].finding.name, 160)),
-          group.entries.map((entry) => make("dd", null, several ? [make("span", { class: `swatch ${modelClass(entry.model)}`, title: shorten(entry.model, 100) }), " "] : null, formatNumber(entry.finding.value, entry.finding.format)))))) : null));
+          group.entries.map((entry) => make("dd", null, several ? [make("span", { class: `swatch ${modelClass(entry.model)}`, title: shorten(entry.model, 100) }), " "] : null, formatNumber(entry.finding.value, entry.finding.format), basisNode(entry.finding)))))) : null));
   });
   return cards.length ? make("div", { class: "highlights" }, cards) : null;
 }

@@ -445,13 +445,14 @@ def locked(folder: Path) -> Iterator[int]:
     check_folder(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        stream = (folder / LOCK).open("a+", encoding="ascii")
+        # Without a buffer, which would be written again, and fail again, when the file is closed on a full disk.
+        stream = (folder / LOCK).open("a+b", buffering=0)
     except OSError as error:
         raise cannot_write(folder, error) from error
     with stream:
         if not _lock_patiently(stream.fileno()):
             stream.seek(0)
-            owner = shorten(stream.readline().strip(), 60)
+            owner = shorten(stream.readline().decode("ascii", "replace").strip(), 60)
             raise OutputError(
                 f"another run{f' ({owner})' if owner else ''} is writing to this folder",
                 where=shorten(str(folder), 200),
@@ -460,8 +461,7 @@ def locked(folder: Path) -> Iterator[int]:
         try:
             stream.seek(0)
             stream.truncate()
-            stream.write(f"process {os.getpid()}\n")
-            stream.flush()
+            stream.write(f"process {os.getpid()}\n".encode())
             probe = folder / f".write-{os.getpid()}.tmp"
             probe.write_bytes(b"")
             probe.unlink()

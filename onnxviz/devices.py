@@ -12,8 +12,33 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
+from onnxviz.errors import OnnxvizError
+
 Device = Literal["cpu", "cuda"]
 DeviceChoice = Literal["auto", "cpu", "cuda"]
+
+
+def require_device(choice: DeviceChoice) -> Device:
+    """Return the device that a choice means on this machine, found out without loading torch.
+
+    Raises:
+        OnnxvizError: if CUDA is asked for and torch will not find it.
+    """
+    if choice != "cuda":
+        return likely_device() if choice == "auto" else choice
+    if not gpu_names():
+        raise OnnxvizError(
+            "there is no CUDA device here that the driver shows to this process",
+            where="--device cuda",
+            remedy="leave --device out, or write --device cpu; `nvidia-smi` lists what the driver sees",
+        )
+    if not _torch_has_cuda():
+        raise OnnxvizError(
+            "the installed PyTorch is built without CUDA",
+            where="--device cuda",
+            remedy="install a build with CUDA (https://pytorch.org), or write --device cpu",
+        )
+    return "cuda"
 
 
 def likely_device() -> Device:

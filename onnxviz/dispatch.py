@@ -9,7 +9,9 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from onnxviz.errors import OnnxvizError
+from onnxviz.memory import more_memory, parse_bytes
 from onnxviz.schedule import Schedule
+from onnxviz.workers.limits import NO_LIMIT
 from onnxviz.workers.pool import Died, Finished, Message, Pool, Progressed
 from onnxviz.workers.tasks import Outcome, Task
 
@@ -209,12 +211,16 @@ class Dispatcher:
         if outcome.kind in ("memory", "device"):
             if self._again(item, outcome.kind == "memory", outcome.error):
                 return
-            outcome = replace(outcome, error=outcome.error + self._limit_named(outcome) + _tried(item))
+            limit = self._limit_named(outcome.error) if outcome.kind == "memory" else ""
+            outcome = replace(outcome, error=outcome.error + limit + _tried(item))
         self._end(item, outcome)
 
-    def _limit_named(self, outcome: Outcome) -> str:
-        limit = dict(self._pool.limits).get("memory") if outcome.kind == "memory" else None
-        return f"; the memory limit of its process is {limit}" if limit else ""
+    def _limit_named(self, error: str) -> str:
+        """Return the limit on a process' memory, and what to do about it, if there is one."""
+        limit = dict(self._pool.limits).get("memory", NO_LIMIT)
+        if limit == NO_LIMIT or "GPU" in error:
+            return ""
+        return f"; the memory limit of its process is {limit}: {more_memory(parse_bytes(limit), error)}"
 
     def _died(self, message: Died) -> None:
         items = self._sent[message.worker]
@@ -229,7 +235,8 @@ class Dispatcher:
         if item is None:
             self._note(f"worker {message.worker} {message.cause}; another took its place")
         elif message.kind == "time" or not self._again(item, message.kind == "memory", message.cause):
-            self._end(item, Outcome("error", f"its process {message.cause}{_tried(item)}", message.details))
+            cause = message.cause + (self._limit_named("") if message.kind == "memory" else "")
+            self._end(item, Outcome("error", f"its process {cause}{_tried(item)}", message.details))
         self._pool.replace(message.worker)
 
     def _take_back(self, worker: int) -> None:

@@ -7,10 +7,10 @@ import inspect
 import re
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
 
 from onnxviz import report
 from onnxviz.analyses.base import Analysis
@@ -22,11 +22,11 @@ from onnxviz.expectations import decide
 from onnxviz.findings import Finding, pictures
 from onnxviz.plan import PROOF_COST, PlannedJob, analysis_kind
 from onnxviz.proof import read_agreement
-from onnxviz.recipe import Recipe, read_recipe
+from onnxviz.recipe import Recipe, read_recipe, recipe_from
 from onnxviz.recipe_parts import chosen, restricted
 from onnxviz.results import AnalysisResult, FailedJob, Part, Provenance, RunResult
 from onnxviz.run_folder import RUN, Log, analysis_of, write_run
-from onnxviz.schedule import Schedule
+from onnxviz.schedule import Schedule, left_out
 from onnxviz.values import Agreement
 from onnxviz.workers.engine import Engine, started
 from onnxviz.workers.tasks import CombineTask, JobTask, Outcome, ProofTask, Task
@@ -123,7 +123,7 @@ class Run:
     def _repr_html_(self) -> str:
         """Show the verdict, the expectations and where the report is, in a notebook."""
         result = self.result
-        lines = [f"<b>{html.escape(result.title)}</b>: {html.escape(result.verdict)}"]
+        lines = [f"<b>{html.escape(result.title)}</b>: {_VERDICTS[result.verdict]}"]
         for item in result.expectations:
             sign = "✓" if item.holds else "✗"
             value = "not produced" if item.value is None else f"{item.value:.4g}"
@@ -133,7 +133,7 @@ class Run:
 
 
 def run_file(
-    path: Path | str,
+    recipe: Path | str | Mapping[str, Any],
     out: Path | str | None = None,
     overrides: Sequence[str] = (),
     *,
@@ -144,8 +144,9 @@ def run_file(
     """Run a recipe and write its report.
 
     Args:
-        path: the recipe.
-        out: the run folder; `runs/<name of the recipe>` if None.
+        recipe: a YAML file, or a recipe's parts as a mapping of plain values, such as
+            `{"version": 1, "model": {"path": "m.onnx"}, "analyses": {...}}`, whose paths start in the working folder.
+        out: the run folder; `runs/<name of the recipe>` if None, `runs/recipe` for a mapping.
         overrides: as for `--set`, for example ("classes.steps=64",).
         observer: told how the run goes on.
         command: how the run was started, for the report.
@@ -155,9 +156,12 @@ def run_file(
         RecipeError: if the recipe, the model or the data are refused; nothing ran.
         OutputError: if the folder cannot be written.
     """
-    recipe = read_recipe(path, overrides, partly=True)
-    folder = Path(out) if out is not None else default_folder(recipe)
-    return run(recipe, folder, observer=observer, command=command, **options)
+    if isinstance(recipe, Mapping):
+        read = recipe_from(recipe, overrides)
+    else:
+        read = read_recipe(recipe, overrides, partly=True)
+    folder = Path(out) if out is not None else default_folder(read)
+    return run(read, folder, observer=observer, command=command, **options)
 
 
 def default_folder(recipe: Recipe) -> Path:
@@ -240,6 +244,8 @@ class _Execution:
             self.store.clean()
             self.take_stock()
             self.observer.planned(self.schedule, self.cached)
+            for sentence in left_out(self.schedule.data, most=1):
+                self.observer.message(sentence)
             self.add_items()
             self.dispatcher.run()
             self.store.clean()  # what workers left that were killed while they wrote
@@ -538,6 +544,12 @@ class _Execution:
         )
 
 
+_VERDICTS = {
+    "passed": "passed",
+    "failed": "failed",
+    "incomplete": "incomplete",
+    "finished": "finished; nothing was tested",
+}
 _PROOF = "agreement with ONNX Runtime"
 
 

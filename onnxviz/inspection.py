@@ -13,7 +13,7 @@ from onnxviz.analyses.base import Subject
 from onnxviz.errors import ModelError, SelectionError, shorten
 from onnxviz.graph import GraphView, open_model
 from onnxviz.graph.structure import reads
-from onnxviz.labels import read_labels
+from onnxviz.labels import labels_in, read_labels
 from onnxviz.plan import PROOF_IMAGES, Proof
 from onnxviz.preprocessing import METADATA_KEY, preprocessing_for
 from onnxviz.results import LayerRow, ModelCard
@@ -56,6 +56,8 @@ class Inspection:
         errors: layers that could not be compared with ONNX Runtime, with the reason.
         said: what the agreement was measured on.
         probe: the preprocessings that were tried on pictures; None if there were none.
+        classes: names of the classes in the order of the scores, where they are known.
+        class_count: how many classes there are; 0 if that is not known.
     """
 
     card: ModelCard
@@ -68,6 +70,8 @@ class Inspection:
     errors: tuple[tuple[str, str], ...] = ()
     said: str = ""
     probe: Probe | None = None
+    classes: tuple[str, ...] = ()
+    class_count: int = 0
 
 
 def inspect_model(
@@ -140,7 +144,27 @@ def inspect_model(
         tuple(errors.items()),
         said,
         _probe(view, preprocess, images, labels, count, device, progress) if images is not None else None,
+        *_classes(view, labels),
     )
+
+
+def _classes(view: GraphView, labels: Path | None) -> tuple[tuple[str, ...], int]:
+    """Return the names of the classes, and how many there are."""
+    count = view.logits.unit_count if _logits(view) else 0
+    return _names(view, labels) or labels_in(view) or (), count
+
+
+def _names(view: GraphView, labels: Path | None) -> tuple[str, ...] | None:
+    """Return the class names of a file, one for each class."""
+    names = None if labels is None else read_labels(labels)
+    classes = view.logits.unit_count if _logits(view) else 0
+    if names is not None and classes and len(names) != classes:
+        raise SelectionError(
+            f"{len(names)} class names for a model of {classes} classes",
+            where=shorten(str(labels)),
+            remedy="give one name for each class, in the order of the scores",
+        )
+    return names
 
 
 def _logits(view: GraphView) -> str:
@@ -199,14 +223,7 @@ def _probe(
 
     found = find_device(device)
     prepare_torch(found)
-    names = None if labels is None else read_labels(labels)
-    classes = view.logits.unit_count if _logits(view) else 0
-    if names is not None and classes and len(names) != classes:
-        raise SelectionError(
-            f"{len(names)} class names for a model of {classes} classes",
-            where=shorten(str(labels)),
-            remedy="give one name for each class, in the order of the scores",
-        )
+    names = _names(view, labels)
     pictures = ImageFolder.find("images", [str(images)], Path(), limit=count)
     said = preprocess is not None or METADATA_KEY in view.metadata
     return probe(

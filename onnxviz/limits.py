@@ -63,3 +63,5 @@ ENTRIES_LOOKED_AT = 2_000_000
 """Most files and folders that a pattern for images may lead through."""
 JOBS = 200_000
 """Most jobs of a run; beyond, it should be several runs."""
+EXPORTER_SECONDS = 600.0
+"""What another framework may take to write an ONNX file, unless the user says otherwise."""

@@ -42,6 +42,12 @@ _OUT_OF_MEMORY = (
     "cublas_status_not_initialized when calling `cublascreate",  # no room for cuBLAS' own workspace
 )
 """Parts of messages, in lower case."""
+_ASKED = re.compile(
+    r"(?:allocate|requested buffer of size|requested bytes of|requested bytes)\s*:?\s*"
+    r"(\d+(?:\.\d+)?)\s*([KMGT]iB|bytes|)",
+    re.IGNORECASE,
+)
+"""How NumPy ("Unable to allocate 16.0 TiB"), PyTorch and ONNX Runtime name what they asked for."""
 _ARENA_FULL = ("available memory of", "is smaller than requested bytes")
 """ONNX Runtime's arena at its own limit says both."""
 _NO_PRIMITIVE = re.compile(r"could not create a primitive(?! descriptor)")
@@ -280,6 +286,47 @@ def is_out_of_memory(error: BaseException) -> bool:
         if _NO_PRIMITIVE.search(said):
             return True
     return False
+
+
+def describe_shortage(error: BaseException) -> str:
+    """Return in a sentence how much memory was asked for, and how much the process had, as far as that is known.
+
+    What libraries say of it is often nothing ("MemoryError: "), and never what would have sufficed.
+    """
+    asked = max((size for fault in chain(error) for size in _asked_for(str(fault))), default=0)
+    if any(name in str(fault).lower() for fault in chain(error) for name in _DEVICES):
+        return "the GPU's memory ran out" + (f": {show_bytes(asked)} more were asked for" if asked else "")
+    used = resident_memory()
+    had = f" when the process had {show_bytes(used)}" if used else ""
+    if not asked:
+        return f"memory ran out{had}"
+    needed = f", so that it needs at least {show_bytes(asked + used)}" if used else ""
+    return f"memory ran out: {show_bytes(asked)} more were asked for{had}{needed}"
+
+
+def _asked_for(text: str) -> Iterator[int]:
+    """Yield the sizes that a message says could not be allocated."""
+    for number, unit in _ASKED.findall(text):
+        with contextlib.suppress(ValueError):
+            yield parse_bytes(f"{number} {'' if unit.lower().startswith('byte') else unit}")
+
+
+def more_memory(limit: int, error: str = "") -> str:
+    """Return what to do about a limit that did not suffice, with a size that is worth a try.
+
+    Args:
+        limit: in bytes.
+        error: what `describe_shortage` said, for the size that is needed at least.
+    """
+    needed = re.search(r"needs at least ([\d.]+ [KMGT]?i?B)", error)
+    wanted = max(2 * limit, int(1.1 * parse_bytes(needed[1])) if needed else 0)
+    size = 1 << 28
+    while size < wanted:
+        size *= 2
+    if size > total_memory():
+        return f"that is more than this machine's {show_bytes(total_memory())} allow, so make the work smaller"
+    said = f"{size >> 30}GiB" if size >= 1 << 30 else f"{size >> 20}MiB"
+    return f"give it more, for example --memory {said} (and more in `limits:`, where the recipe sets it)"
 
 
 def is_device_failure(error: BaseException) -> bool:

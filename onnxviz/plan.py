@@ -26,7 +26,7 @@ from onnxviz.image_choice import class_count
 from onnxviz.images import ImageFolder, ImageSource
 from onnxviz.labels import read_labels, with_labels
 from onnxviz.preprocessing import preprocessing_for
-from onnxviz.recipe import Recipe, ordered
+from onnxviz.recipe import Recipe, declared_as, ordered
 from onnxviz.recipe_schema import (
     DATA_KINDS,
     BuiltinSettings,
@@ -338,6 +338,7 @@ class _Planner:
     def split(self, alias: str, subject: Subject, name: str, analysis: Analysis) -> Iterator[PlannedJob]:
         address: Address = ("analyses", name)
         keys: dict[str, str] = {}
+        made: list[Job] = []
         try:
             start = self.start_of_keys(subject, analysis)
             for job in analysis.jobs(subject):
@@ -349,9 +350,21 @@ class _Planner:
                     raise AnalysisError(fault, where=analysis_kind(analysis))
                 planned = self.planned(start, subject, name, analysis, job, keys)
                 keys[job.name] = planned.key
+                made.append(job)
                 yield planned
+            self.expectations(alias, subject, name, analysis, made)
         except OnnxvizError as error:
-            self.note(error, address, alias if self.recipe.compares else "")
+            self.note(_with_unknown(error, subject.view), address, alias if self.recipe.compares else "")
+
+    def expectations(self, alias: str, subject: Subject, name: str, analysis: Analysis, jobs: Sequence[Job]) -> None:
+        """Refuse what is expected of metrics that these jobs will not produce, before they have run for hours."""
+        unproduced = analysis.unproduced(jobs, subject)
+        for place, metric in self.recipe.expected(alias, name):
+            declared = declared_as(metric, type(analysis).metric_names)
+            if declared is not None and declared in unproduced:
+                of = f" for model {alias!r}" if self.recipe.compares else ""
+                text = f"the metric {shorten(metric)!r} will not be produced{of}: {unproduced[declared]}"
+                self.faults.append(place.fault(text))
 
     def planned(
         self, start: str, subject: Subject, name: str, analysis: Analysis, job: Job, keys: Mapping[str, str]
@@ -433,6 +446,16 @@ class _Planner:
             if found and len(quoted) > length:
                 best, length = word.place, len(quoted)
         return best or self.recipe.place(address, key=address[0] == "analyses")
+
+
+def _with_unknown(error: OnnxvizError, view: GraphView) -> OnnxvizError:
+    """Add to an error of a layer that it stands behind an unknown operator, which may well be the cause."""
+    named = f"{error.where} {error.what}"
+    for name, cause in view.unknown.items():
+        if cause not in named and re.search(rf"(?<![\w.]){re.escape(shorten(name))}(?![\w.])", named):
+            error.what += f" (its form is not known, because it stands behind {cause})"
+            break
+    return error
 
 
 def analysis_kind(analysis: Analysis) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import fnmatch
 import itertools
 import math
 import os
@@ -105,6 +106,17 @@ class Recipe:
         first = node.items[0] if isinstance(node, Items) and node.items else node
         return first.place.folder if first is not None else Path()
 
+    def expected(self, alias: str, analysis: str) -> Iterator[tuple[Place, str]]:
+        """Yield the metrics of an analysis on a model that are expected to hold, with their places."""
+        node = find(self.tree, ("expect",))
+        for item in node.items if isinstance(node, Items) else ():
+            word, level = find(item, ("metric",)), find(item, ("level",))
+            if not isinstance(word, Word) or (level is not None and plain(level) == "off"):
+                continue
+            match = re.fullmatch(METRIC_PATTERN, str(word.value))
+            if match is not None and match[1] in (None, alias) and match[2] == analysis:
+                yield word.place, match[3]
+
     def lock(self, folder: Path) -> str:
         """Return a recipe, as YAML, that repeats this one from inside `folder`, with all defaults filled in."""
         models = {alias: self._locked_model(alias, folder) for alias in self.models}
@@ -161,6 +173,41 @@ def parse_recipe(text: str, name: str, folder: Path, overrides: Sequence[str] = 
     """
     tree, faults = parse_source(text, name, folder)
     return _build(tree, faults, name, folder / name, overrides)
+
+
+def recipe_from(parts: Mapping[str, Any], overrides: Sequence[str] = ()) -> Recipe:
+    """Make a recipe of a mapping, as a program writes it; its paths start in the working folder.
+
+    Args:
+        parts: what a recipe's file would hold: mappings, lists, tuples, text, numbers, paths, true, false and None.
+        overrides: as for `read_recipe`.
+
+    Raises:
+        RecipeError: with every fault that can be seen without opening the model.
+    """
+    try:
+        text = dump(_plain_values(parts))
+    except (TypeError, RecursionError) as error:
+        why = "it contains itself" if isinstance(error, RecursionError) else str(error)
+        raise RecipeError([Fault(f"no recipe can be made of this mapping: {why}", "recipe")]) from None
+    return parse_recipe(text, "recipe", Path(), overrides)
+
+
+def _plain_values(value: Any) -> Any:
+    """Return what YAML can hold.
+
+    Raises:
+        TypeError: if a part is nothing that a recipe may say.
+    """
+    if isinstance(value, Mapping):
+        return {str(key): _plain_values(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain_values(item) for item in value]
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise TypeError(f"{shorten(repr(value))} is {type(value).__name__}, not text, a number, a list or a mapping")
 
 
 def relative(path: Path, folder: Path) -> str:
@@ -471,10 +518,34 @@ class _Builder:
             if name not in analyses:
                 hint = nearest(name, analyses) or f"known are {', '.join(map(shorten, analyses))}"
                 self.faults.append(node.place.fault(f"no analysis is called {shorten(name)!r}; {hint}"))
+            else:
+                self.metric(node, name)
+
+    def metric(self, node: Word, analysis: str) -> None:
+        """Check that the kind of an analysis produces the metric that is expected of it."""
+        found = find(self.tree, ("analyses", analysis, "kind"))
+        kind = "" if found is None else str(plain(found))
+        cls = registry().get(kind)
+        match = re.fullmatch(METRIC_PATTERN, str(node.value))
+        if cls is None or match is None or declared_as(match[3], cls.metric_names) is not None:
+            return
+        hint = nearest(match[3], cls.metric_names) or f"it has {', '.join(cls.metric_names)}"
+        text = f"{kind!r} has no metric {shorten(match[3])!r}; {hint}"
+        self.faults.append(node.place.fault(text))
 
     def keys_of(self, part: str) -> Sequence[str]:
         node = self.tree.entries.get(part)
         return list(node.entries) if isinstance(node, Entries) else []
+
+
+def declared_as(metric: str, names: Mapping[str, str]) -> str | None:
+    """Return the name by which an analysis declares a metric, `*` standing for anything; None if it does not.
+
+    Of an analysis that declares nothing every metric is taken as declared.
+    """
+    if not names:
+        return metric
+    return next((name for name in names if fnmatch.fnmatchcase(metric, name.replace("[", "[[]"))), None)
 
 
 def _size(node: Node) -> int:

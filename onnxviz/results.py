@@ -199,12 +199,18 @@ class RunResult:
         return sum(len(part.failed) for analysis in self.analyses for part in analysis.parts)
 
     @property
-    def verdict(self) -> Literal["passed", "failed", "incomplete"]:
-        """Say "incomplete" if jobs failed, "failed" if an expectation of level error is broken, else "passed"."""
+    def verdict(self) -> Literal["passed", "failed", "incomplete", "finished"]:
+        """Say what came of the run.
+
+        "incomplete" if jobs failed, "failed" if an expectation of level error is broken, "passed" if expectations were
+        tested and none is, and "finished" where nothing was tested.
+        """
         if self.failed:
             return "incomplete"
-        broken = any(item.level == "error" and not item.holds for item in self.expectations)
-        return "failed" if broken else "passed"
+        tested = [item for item in self.expectations if item.level != "off"]
+        if any(item.level == "error" and not item.holds for item in tested):
+            return "failed"
+        return "passed" if tested else "finished"
 
 
 def write(result: RunResult) -> Any:

@@ -11,6 +11,7 @@ from onnxviz import results
 from onnxviz.analyses.base import Job, Subject
 from onnxviz.cache import KEY, Store
 from onnxviz.devices import Device
+from onnxviz.errors import shorten
 from onnxviz.images import ImageSource
 from onnxviz.plan import Plan, PlannedJob, Proof
 from onnxviz.recipe import Recipe
@@ -104,6 +105,21 @@ def data_card(recipe: Recipe, name: str, source: ImageSource) -> DataCard:
     skipped = tuple((str(item), str(why)) for item, why in getattr(source, "skipped", ()))
     notes = tuple((str(item), str(what)) for item, what in getattr(source, "notes", ()))
     return DataCard(name, kind, shown, source.digest, len(source), skipped, notes)
+
+
+def left_out(data: Sequence[DataCard], most: int = 3) -> Iterator[str]:
+    """Yield a sentence on each data set of which files cannot be used, with the first of them and why."""
+    for card in data:
+        count = len(card.skipped)
+        if not count:
+            continue
+        listed = "; ".join(f"{shorten(name, 60)}: {shorten(why, 160)}" for name, why in card.skipped[:most])
+        more = f"; and {count - most:,} more" if count > most else ""
+        total = f" of {count + card.used:,}" if card.used else ""
+        yield (
+            f"data {card.name!r}: {count:,}{total} file{'s' * (count + card.used != 1)} cannot be used and "
+            f"{'is' if count == 1 else 'are'} left out: {listed}{more}"
+        )
 
 
 def reasons_against_comparing(subjects: Sequence[Subject]) -> Iterator[str]:

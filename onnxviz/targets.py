@@ -127,7 +127,7 @@ def class_index(name: str, labels: Sequence[str] | None) -> int:
     advice = nearest(" ".join(name.replace("_", " ").split()), sorted(words))
     raise SelectionError(
         f"none of the {len(labels)} classes is called {shorten(name)!r}",
-        remedy=advice or "`onnxviz inspect` lists the model's classes",
+        remedy=advice or "`onnxviz inspect MODEL --classes` lists them; names of your own: --labels FILE",
     )
 
 

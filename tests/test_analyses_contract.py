@@ -18,7 +18,7 @@ from onnxviz.analyses.base import Analysis, Bench, Job, Subject
 from onnxviz.cache import Store, canonical
 from onnxviz.findings import Array, Metric, from_data, to_data
 from onnxviz.graph import open_model
-from onnxviz.recipe import parse_recipe
+from onnxviz.recipe import declared_as, parse_recipe
 from onnxviz.recipe_schema import json_schema
 
 KINDS = sorted(registry().items())
@@ -142,3 +142,13 @@ def test_findings_survive_a_round_trip_and_the_seed_decides(
     metrics = made.metrics(combined)
     assert all(isinstance(value, float) for value in metrics.values())
     assert {item.name for item in combined if isinstance(item, Metric)} <= set(metrics)
+    assert cls.metric_names, "declare the metrics, so that a misspelt expectation is refused"
+    undeclared = [name for name in metrics if declared_as(name, cls.metric_names) is None]
+    assert not undeclared, f"{cls.__name__}.metric_names lacks {undeclared}"
+    assert not set(made.unproduced([job], subject)) - set(cls.metric_names)
+    assert not set(made.unproduced([job], subject)) & set(metrics), "it is produced"
+
+
+@each_kind
+def test_metrics_are_described_in_sentences(kind: str, cls: type[Analysis]) -> None:
+    assert all(text.strip().endswith(".") and len(text) > 10 for text in cls.metric_names.values())

@@ -92,8 +92,8 @@ def test_exit_codes_of_expectations_and_failures(
     assert "BROKEN" in said
     assert "reasons" in said
     assert Path("runs/r/report/index.html").is_file()
-    assert call(monkeypatch, *run, "expect=[{metric: filters.dead_fractoin, min: 0, level: warn}]") == 0
-    assert "did you mean 'dead_fraction'" in capsys.readouterr().out
+    assert call(monkeypatch, *run, "expect=[{metric: filters.dead_fractoin, min: 0, level: warn}]") == 2
+    assert "did you mean 'dead_fraction'" in capsys.readouterr().err
 
     from onnxviz.analyses.weights import Weights
 
@@ -164,7 +164,7 @@ def test_a_fault_in_onnxviz_is_one_line_and_a_log(
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("oops")
 
-    monkeypatch.setattr(commands, "make_plan", broken)
+    monkeypatch.setattr("onnxviz.plan.make_plan", broken)
     assert call(monkeypatch, "plan", "r.yaml") == INTERNAL
     text = capsys.readouterr().err
     assert "RuntimeError: oops" in text

@@ -37,7 +37,7 @@ analyses:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Recipe, Path]:
     folder = tmp_path_factory.mktemp("estimate")
     recipe = parse_recipe(TEXT, "r.yaml", folder)
-    assert run(recipe, folder / "run", workers=0, device="cpu").result.verdict == "passed"
+    assert run(recipe, folder / "run", workers=0, device="cpu").result.verdict == "finished"
     return recipe, folder / "run"
 
 

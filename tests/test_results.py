@@ -49,7 +49,14 @@ def expectation(level: str, holds: bool) -> results.ExpectationResult:
 
 @pytest.mark.parametrize(
     ("expectations", "verdict"),
-    [([], "passed"), ([("error", True)], "passed"), ([("error", False)], "failed"), ([("warn", False)], "passed")],
+    [
+        ([], "finished"),
+        ([("off", True), ("off", False)], "finished"),
+        ([("error", True)], "passed"),
+        ([("error", False)], "failed"),
+        ([("warn", False)], "passed"),
+        ([("off", False), ("warn", True)], "passed"),
+    ],
 )
 def test_verdict_follows_expectations(expectations: list[tuple[str, bool]], verdict: str) -> None:
     run = dataclasses.replace(RUN, expectations=tuple(expectation(*item) for item in expectations))

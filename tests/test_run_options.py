@@ -79,7 +79,10 @@ def test_a_limit_that_nobody_would_keep_is_refused() -> None:
         (("--dry-run", "--job-time", "soon"), "--job-time: 'soon' is no time"),
         (("--check", "--set", "expect=[]"), "the recipe has no `expect:`"),
         (("--check", "--only", "evidence"), "--only leaves out all 1 expectation"),
-        (("--check", "--set", "expect=[{metric: filters.x, max: 1, level: off}]"), "all expectations are of level off"),
+        (
+            ("--check", "--set", "expect=[{metric: filters.dead_fraction, max: 1, level: off}]"),
+            "all expectations are of level off",
+        ),
         (("--events", "r.yaml"), "--events r.yaml: exists already and is something else"),
         (("--events", "runs/r/e.jsonl"), "lies in the run folder"),
         (("--log-file", "m.onnx"), "--log-file m.onnx: exists already and is something else"),
@@ -116,7 +119,7 @@ def test_only_force_and_dry_run(
     assert "3 jobs, 0 done before" in said
     assert "filters" not in said
     assert call(monkeypatch, *RUN, "--only", "evidence") == 0
-    assert "finished; the recipe expects nothing" in capsys.readouterr().out
+    assert "finished; nothing was tested" in capsys.readouterr().out
     assert call(monkeypatch, *RUN) == 0
     said = capsys.readouterr().out
     assert "[4/5] 3 jobs and 1 comparison with ONNX Runtime were done before" in said
@@ -296,8 +299,8 @@ def test_an_interruption_at_any_time_is_one_line(
         raise KeyboardInterrupt
 
     for where, arguments in (
-        ("onnxviz.cli.commands.read_recipe", RUN),
-        ("onnxviz.cli.commands.make_plan", ("plan", "r.yaml")),
+        ("onnxviz.recipe.read_recipe", RUN),
+        ("onnxviz.plan.make_plan", ("plan", "r.yaml")),
         ("onnxviz.workers.pool.make_plan", RUN),
         ("onnxviz.cli._main", RUN),
     ):

@@ -94,6 +94,7 @@ class ActivationMaximization(Analysis):
         "Mordvintsev, Pezzotti, Schubert and Olah 2018, Differentiable Image Parameterizations",
         "Olah, Mordvintsev and Schubert 2017, Feature Visualization, doi:10.23915/distill.00007",
     )
+    metric_names: ClassVar[Mapping[str, str]] = shown.METRICS
     example: ClassVar[str] = """\
 kind: activation_maximization
 targets:
@@ -305,6 +306,11 @@ focus: 2
                     needs=tuple(names),
                     bytes=storage.RECORD + made * picture_bytes + shown_bytes,
                 )
+
+    def unproduced(self, jobs: Sequence[Job], subject: Subject) -> Mapping[str, str]:
+        """Say which metrics need classes or real images, where there are none."""
+        classes = any(are_classes(job.layers, subject) for job in jobs if "pictures" in job.parameters)
+        return shown.unproduced(classes=classes, real=self.data is not None)
 
     def _data_of(self, found: Sequence[Goal], subject: Subject, *, real: bool) -> tuple[str, ...]:
         names = list(reference_data(found, subject.data))

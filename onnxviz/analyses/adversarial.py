@@ -145,6 +145,13 @@ class Adversarial(Analysis):
                 bytes=storage.RECORD + made * (3 * picture + 700 + 20 * min(self.steps, _POINTS)),
             )
 
+    def unproduced(self, jobs: Sequence[Job], subject: Subject) -> Mapping[str, str]:  # noqa: ARG002 - one interface
+        """Say what cannot be counted where classes of photographs are known, and where none is."""
+        if any(number is not None for job in jobs for number in job.parameters["known"]):
+            return {"changed_rate": f"classes of {self.data!r} are known, so what was right is counted: success_rate"}
+        why = f"the class of no photograph of {self.data!r} is known"
+        return dict.fromkeys(("success_rate", "accuracy", "accuracy_under_attack"), why)
+
     def run(self, job: Job, bench: Bench) -> list[Finding]:
         """Change the photographs of one job."""
         images, known = list(job.parameters["images"]), list(job.parameters["known"])

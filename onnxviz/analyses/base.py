@@ -113,8 +113,8 @@ class Analysis(BaseModel):
     example: ClassVar[str] = ""
     """A YAML mapping that validates, shown by `onnxviz explain`."""
     metric_names: ClassVar[Mapping[str, str]] = {}
-    """Every metric that `expect:` can test -> what it is; `*` stands for what depends on the model or the data."""
-
+    """Every metric that `expect:` can test -> what it is; `*` stands for what depends on the model or the data. Where
+    it is empty, recipes may expect anything, and what was not produced is said at the end."""
     without_effect: ClassVar[frozenset[str]] = frozenset({"title"})
     """Fields that change no result of a job, so that another value is no reason to do it again."""
 
@@ -136,6 +136,10 @@ class Analysis(BaseModel):
     def combine(self, parts: Sequence[list[Finding]], subject: Subject) -> list[Finding]:  # noqa: ARG002 - for subclasses
         """Make one list of findings from those of all jobs; pictures are stored by now. No torch."""
         return merge(parts)
+
+    def unproduced(self, jobs: Sequence[Job], subject: Subject) -> Mapping[str, str]:  # noqa: ARG002 - for subclasses
+        """Return which of `metric_names` these jobs will certainly not produce -> why not. No torch."""
+        return {}
 
     def metrics(self, findings: Sequence[Finding]) -> dict[str, float]:
         """Return the numbers that `expect:` can test."""

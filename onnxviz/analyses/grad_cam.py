@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
@@ -89,6 +89,12 @@ class GradCam(Analysis):
     heading: ClassVar[str] = "Grad-CAM"
     version: ClassVar[int] = 3
     cites: ClassVar[tuple[str, ...]] = ("Selvaraju et al. 2017, Grad-CAM, arXiv:1610.02391",)
+    metric_names: ClassVar[Mapping[str, str]] = {
+        "top1_accuracy": "Share of the images whose own class has the highest logit, where their class is known.",
+        "top1_confidence": "Mean probability of the class of highest logit.",
+        "last_layer_extent": "Mean share of the image where the last layer's map reaches half of its maximum.",
+        "blank_fraction": "Share of the maps (layer, image, class) that are zero everywhere.",
+    }
     example: ClassVar[str] = "{kind: grad_cam, data: photos, layers: all_convs, classes: top:3}"
 
     @field_validator("classes")
@@ -122,6 +128,11 @@ class GradCam(Analysis):
                 images=2 * count * len(used) + 1,
                 bytes=_stored_bytes(subject, [layer for _, layer in used], count),
             )
+
+    def unproduced(self, jobs: Sequence[Job], subject: Subject) -> Mapping[str, str]:  # noqa: ARG002 - one interface
+        """Say that no accuracy is to be had where the class of no image is known."""
+        known = any(job.parameters["own_class"] is not None for job in jobs)
+        return {} if known else {"top1_accuracy": f"the class of no image of {self.data!r} is known"}
 
     def run(self, job: Job, bench: Bench) -> list[Finding]:
         """Explain the classes of one image at every layer."""

@@ -280,6 +280,24 @@ def _facts(rows: Sequence[Row]) -> tuple[tuple[str, Cell], ...]:
 # --- numbers and words ----------------------------------------------------------------------------------------------
 
 
+METRICS = {
+    "rise_fraction": "Share of pictures whose activation moved in the direction asked for.",
+    "mean_class_probability": "Mean of what the model gives its class pictures.",
+    "top1_rate": "Share of class pictures whose class is the model's first choice.",
+    "beyond_real_fraction": "Share of pictures whose activation exceeds that of every real image.",
+    "median_quantile": "Median over the pictures: the share of real images that excite the unit less.",
+}
+
+
+def unproduced(*, classes: bool, real: bool) -> dict[str, str]:
+    """Return the metrics that there are not without classes or without real images, with the reason."""
+    found = {} if classes else dict.fromkeys(("mean_class_probability", "top1_rate"), "no target is a class")
+    if not real:
+        why = "no real images are measured: name a data set with `data:`"
+        found |= dict.fromkeys(("beyond_real_fraction", "median_quantile"), why)
+    return found
+
+
 def metrics(rows: Sequence[Row]) -> Iterator[Metric]:
     """Yield what `expect:` can test."""
     yield _share(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -108,6 +108,12 @@ class Weights(Analysis):
         "Krizhevsky et al. 2012, ImageNet classification with deep convolutional neural networks, figure 3",
         "Zeiler and Fergus 2013, Visualizing and understanding convolutional networks, arXiv:1311.2901",
     )
+    metric_names: ClassVar[Mapping[str, str]] = {
+        "dead_fraction": "Share of kernels that are zero or almost.",
+        "duplicate_fraction": "Share of kernels that another one of the layer repeats.",
+        "high_frequency_share": "Mean share of the kernels' energy above half the Nyquist frequency.",
+        "noisy_fraction": "Share of kernels whose spectrum cannot be told from white noise.",
+    }
     example: ClassVar[str] = "{kind: weights, layers: first_conv, response_to: {data: photos, kernels: 8}}"
 
     def jobs(self, subject: Subject) -> Iterable[Job]:

@@ -1,24 +1,17 @@
-"""The commands, each a thin layer over the package."""
+"""The commands, each a thin layer over the package, which it loads when it is called: `--help` waits for nothing."""
 
 from __future__ import annotations
 
-import json
 from functools import partial
-from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.text import Text
 from typer.core import TyperGroup
 
-from onnxviz import report
-from onnxviz.analyses import registry
-from onnxviz.cache import locked, write_bytes
 from onnxviz.cli.browser import open_page
 from onnxviz.cli.confined import Confinement, MemoryOption, beside, confined, confinement
 from onnxviz.cli.ending import INTERRUPTED
-from onnxviz.cli.explain import explain_all, explain_kind
 from onnxviz.cli.run_options import (
     NO_LIMIT,
     DeviceOption,
@@ -29,26 +22,11 @@ from onnxviz.cli.run_options import (
     require_named,
     with_run_options,
 )
-from onnxviz.cli.running import EXIT_CODES, run_recipe
-from onnxviz.cli.show import consoles, show_error, show_lines, show_result
-from onnxviz.cli.show_model import show_inspection, show_probe, trial_counter
-from onnxviz.cli.show_plan import show_plan
-from onnxviz.cli.start import starting_recipe
 from onnxviz.devices import likely_device
 from onnxviz.errors import OnnxvizError, OutputError, SelectionError, nearest, shorten
-from onnxviz.estimate import planned_work
-from onnxviz.execute import default_folder
-from onnxviz.inspection import inspect_model
-from onnxviz.plan import make_plan
-from onnxviz.proof import MIXES_BATCH
-from onnxviz.recipe import Recipe, parse_recipe, read_recipe
-from onnxviz.recipe_parts import chosen as chosen_analyses
-from onnxviz.recipe_parts import restricted
-from onnxviz.recipe_schema import json_schema
-from onnxviz.run_folder import RUN, read_run, run_data
-from onnxviz.schedule import schedule_of
-from onnxviz.workers.engine import worker_count
-from onnxviz.workers.processes import paths_of
+
+if TYPE_CHECKING:
+    from onnxviz.recipe import Recipe
 
 QUICKSTART = "quickstart.yaml"
 """The recipe of `onnxviz demo`, beside the package's modules."""
@@ -66,6 +44,10 @@ class Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
+            from rich.text import Text
+
+            from onnxviz.cli.show import consoles
+
             consoles()[1].print(Text("\ninterrupted"), soft_wrap=True)
             raise typer.Exit(INTERRUPTED) from None
 
@@ -77,6 +59,7 @@ app = typer.Typer(
     "one report.",
     no_args_is_help=True,
     add_completion=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
@@ -120,6 +103,8 @@ def run(
     options: RunOptions,
 ) -> None:
     """Run a recipe and write its report; what is done already is kept."""
+    from onnxviz.recipe import read_recipe
+
     _run(read_recipe(recipe, _with_seed(overrides, seed), partly=True), out, options)
 
 
@@ -134,6 +119,8 @@ def plan(
     memory: MemoryOption = None,
 ) -> None:
     """Show what a recipe would do: jobs, images, time, space, and what is done already."""
+    from onnxviz.recipe import read_recipe
+
     loaded = read_recipe(recipe, _with_seed(overrides, seed), partly=True)
     _plan(loaded, out, RunOptions(device=device, only=only, memory=memory))
 
@@ -145,13 +132,19 @@ def validate(
     memory: MemoryOption = None,
 ) -> None:
     """Check recipes, their models and their data, and list all faults."""
+    from onnxviz.cli.show import consoles, show_error, show_lines
+    from onnxviz.plan import make_plan
+    from onnxviz.recipe import read_recipe
+    from onnxviz.schedule import left_out, schedule_of
+
     output, errors = consoles()
     refused = False
     device = likely_device()
 
     def check(recipe: Recipe) -> None:
-        made = make_plan(recipe, device)
+        made = schedule_of(make_plan(recipe, device))
         show_lines(output, [f"{path}: valid; {len(made.jobs)} job{'s' * (len(made.jobs) != 1)}"])
+        show_lines(output, (f"  {sentence}" for sentence in left_out(made.data)))
 
     for path in recipes:
         try:
@@ -193,9 +186,15 @@ def inspect(
     ] = None,
     labels: Annotated[
         Path | None,
-        typer.Option(help="The model's class names, one a line: rank by accuracy.", show_default=False),
+        typer.Option(
+            help="The model's class names, one a line: to rank by accuracy, or for --classes.", show_default=False
+        ),
     ] = None,
     count: Annotated[int, typer.Option(min=2, help="Most photographs to try them on.")] = 40,
+    classes: Annotated[
+        bool,
+        typer.Option("--classes", help="List the classes with their numbers, and with names where they are known."),
+    ] = False,
     sizes: Annotated[
         list[str] | None,
         typer.Option("--size", metavar="NAME=NUMBER", help="A number for a free dimension: height=224."),
@@ -204,8 +203,13 @@ def inspect(
     memory: MemoryOption = None,
 ) -> None:
     """Show what a model is: its producer, input, layers, what does not convert, and how to feed it."""
+    from onnxviz.cli.show import consoles
+    from onnxviz.cli.show_model import show_classes, show_inspection, show_probe, trial_counter
+    from onnxviz.inspection import inspect_model
+    from onnxviz.proof import MIXES_BATCH
+
     output, errors = consoles()
-    _refuse_idle_options(layers, agreement, images, labels)
+    _refuse_idle_options(layers, agreement, images, labels, classes=classes)
     known = _sizes(sizes)
 
     def work() -> None:
@@ -213,7 +217,8 @@ def inspect(
             model,
             layers=layers,
             preprocess=preprocess,
-            agreement=agreement is not False and images is None,
+            convert=not classes,
+            agreement=agreement is not False and images is None and not classes,
             images=images,
             labels=labels,
             count=count,
@@ -221,7 +226,9 @@ def inspect(
             device=device,
             progress=trial_counter(errors) if images is not None else None,
         )
-        if images is None:
+        if classes:
+            show_classes(output, found)
+        elif images is None:
             show_inspection(output, found)
         elif found.probe is not None:
             show_probe(output, found)
@@ -229,13 +236,23 @@ def inspect(
             raise typer.Exit(3)
 
     read = [*beside(model), *(path.resolve() for path in (images, labels) if path is not None)]
-    confined(work, confinement(model.name, read, memory, device, compute=True))
+    confined(work, confinement(model.name, read, memory, device, compute=not classes))
 
 
-def _refuse_idle_options(layers: str | None, agreement: bool | None, images: Path | None, labels: Path | None) -> None:
+def _refuse_idle_options(
+    layers: str | None, agreement: bool | None, images: Path | None, labels: Path | None, *, classes: bool
+) -> None:
     """Refuse options that would do nothing: with pictures preprocessings are tried, without them layers are shown."""
-    if labels is not None and images is None:
-        raise SelectionError("--labels ranks preprocessings, and there are no pictures", remedy="add --images FOLDER")
+    for name, given in (("--images", images is not None), ("--agreement", agreement), ("--layers", layers is not None)):
+        if classes and given:
+            raise SelectionError(
+                f"--classes and {name} ask for different things", remedy="call `onnxviz inspect` once for each"
+            )
+    if labels is not None and images is None and not classes:
+        raise SelectionError(
+            "--labels ranks preprocessings, and there are no pictures",
+            remedy="add --images FOLDER, or --classes to list the classes",
+        )
     if images is None:
         return
     for name, given in (("--agreement", agreement is True), ("--layers", layers is not None)):
@@ -264,6 +281,10 @@ def rebuild(
     open_report: OpenOption = None,
 ) -> None:
     """Write the report of a finished run again."""
+    from onnxviz import report
+    from onnxviz.cache import locked
+    from onnxviz.run_folder import read_run
+
     result = read_run(run_folder)
     with locked(run_folder):  # read before, so that a folder without a run is not made one
         page = report.write_report(result, run_folder, single_file=single_file)
@@ -280,6 +301,12 @@ def compare(
     open_report: OpenOption = None,
 ) -> None:
     """Set finished runs side by side in one report."""
+    from onnxviz import report
+    from onnxviz.cache import locked, write_bytes
+    from onnxviz.cli.running import EXIT_CODES
+    from onnxviz.cli.show import consoles, show_lines, show_result
+    from onnxviz.run_folder import RUN, read_run, run_data
+
     output, _ = consoles()
     if len(runs) < 2:
         raise OutputError("a comparison needs two runs or more", remedy="onnxviz compare runs/a runs/b")
@@ -303,6 +330,11 @@ def schema(
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Write it there.", show_default=False)] = None,
 ) -> None:
     """Print the JSON schema of recipes, for completion and checks in editors."""
+    import json
+
+    from onnxviz.cache import write_bytes
+    from onnxviz.recipe_schema import json_schema
+
     text = json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n"
     if out is None:
         typer.echo(text, nl=False)
@@ -313,18 +345,42 @@ def schema(
 
 @app.command()
 def explain(
-    kind: Annotated[str | None, typer.Argument(help="A kind of analysis.", show_default=False)] = None,
+    subject: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[KIND|PART]",
+            help="A kind of analysis, or a part of recipes: model, preprocess, data, expect, matrix, ...",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
-    """Explain the analyses, or one of them with its fields, defaults, example and sources."""
-    output, _ = consoles()
-    kinds = registry()
-    if kind is None:
-        explain_all(output, kinds)
+    """Explain an analysis or a part of recipes, with fields, defaults, metrics and examples; or list them."""
+    from onnxviz.cli.explain import explain as show
+    from onnxviz.cli.show import consoles
+
+    show(consoles()[0], subject)
+
+
+@app.command("help")
+def explain_command(
+    context: typer.Context,
+    command: Annotated[str | None, typer.Argument(help="A command.", show_default=False)] = None,
+) -> None:
+    """Show what commands there are, or the arguments and options of one."""
+    whole = context.find_root()
+    assert isinstance(whole.command, TyperGroup)
+    if command is None:
+        typer.echo(whole.get_help())
         return
-    if kind not in kinds:
-        hint = nearest(kind, kinds) or f"known are {', '.join(kinds)}"
-        raise SelectionError(f"no analysis is of kind {shorten(kind)!r}", remedy=hint)
-    explain_kind(output, kind, kinds[kind])
+    found = whole.command.get_command(whole, command)
+    if found is None:
+        known = whole.command.list_commands(whole)
+        raise SelectionError(
+            f"no command is called {shorten(command)!r}",
+            remedy=nearest(command, known) or f"known are {', '.join(known)}",
+        )
+    with typer.Context(found, info_name=command, parent=whole) as inner:
+        typer.echo(found.get_help(inner))
 
 
 @app.command()
@@ -336,6 +392,10 @@ def demo(
     options: RunOptions,
 ) -> None:
     """Run the four core analyses on the built-in model: needs no files, takes about a minute."""
+    from importlib import resources
+
+    from onnxviz.recipe import parse_recipe
+
     text = resources.files("onnxviz").joinpath(QUICKSTART).read_text(encoding="utf-8")
     _run(parse_recipe(text, QUICKSTART, Path(), tuple(overrides or ())), out, options)
 
@@ -347,6 +407,9 @@ def init(
     memory: MemoryOption = None,
 ) -> None:
     """Write a recipe to start from, for a model."""
+    from onnxviz.cache import write_bytes
+    from onnxviz.cli.start import starting_recipe
+
     target = out or Path(f"{model.stem}.yaml")
     text = confined(lambda: starting_recipe(model, target), confinement(model.name, beside(model), memory))
     if target.exists():
@@ -360,6 +423,9 @@ def _with_seed(overrides: list[str] | None, seed: int | None) -> tuple[str, ...]
 
 
 def _run(recipe: Recipe, out: Path | None, options: RunOptions) -> None:
+    from onnxviz.cli.running import run_recipe
+    from onnxviz.execute import default_folder
+
     if not options.dry_run:
         run_recipe(recipe, out or default_folder(recipe), options)
     limits_of(options)
@@ -370,6 +436,16 @@ def _run(recipe: Recipe, out: Path | None, options: RunOptions) -> None:
 
 
 def _plan(recipe: Recipe, out: Path | None, options: RunOptions) -> None:
+    from onnxviz.cli.show import consoles
+    from onnxviz.cli.show_plan import show_plan
+    from onnxviz.estimate import planned_work
+    from onnxviz.execute import default_folder
+    from onnxviz.plan import make_plan
+    from onnxviz.recipe_parts import chosen as chosen_analyses
+    from onnxviz.recipe_parts import restricted
+    from onnxviz.schedule import schedule_of
+    from onnxviz.workers.engine import worker_count
+
     require_named(recipe, options)
     output, _ = consoles()
     chosen = options.chosen_device
@@ -386,5 +462,7 @@ def _plan(recipe: Recipe, out: Path | None, options: RunOptions) -> None:
 
 
 def _bounds(recipe: Recipe, memory: str | None, *read: Path) -> Confinement:
+    from onnxviz.workers.processes import paths_of
+
     most = recipe.limits.memory_bytes if recipe.limits is not None else None
     return confinement(recipe.name, [*paths_of(recipe), *read], memory, most=most)

@@ -20,14 +20,12 @@ from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
-from rich.text import Text
 
 from onnxviz.cli.ending import INTERNAL, INTERRUPTED, exit_code
-from onnxviz.cli.show import consoles
 from onnxviz.confinement import Limits, clean_environment, confine_calls, confine_start
-from onnxviz.devices import DeviceChoice, likely_device
+from onnxviz.devices import DeviceChoice, require_device
 from onnxviz.errors import Fault, MemoryLimitError, ModelError, RecipeError, SelectionError, shorten
-from onnxviz.memory import is_out_of_memory, parse_bytes, show_bytes, total_memory
+from onnxviz.memory import is_out_of_memory, more_memory, parse_bytes, show_bytes, total_memory
 
 MemoryOption = Annotated[
     str | None,
@@ -188,10 +186,14 @@ def _judge(code: int, bounds: Confinement) -> None:
     if code == 0:
         return
     if code in (-signal.SIGINT, INTERRUPTED):
+        from rich.text import Text
+
+        from onnxviz.cli.show import consoles
+
         consoles()[1].print(Text("\ninterrupted"), soft_wrap=True)
         raise typer.Exit(INTERRUPTED)
     limit = f"the memory limit of {show_bytes(bounds.memory)}"
-    more = "give it more with --memory, for example --memory 16GiB, if you trust the file"
+    more = f"{more_memory(bounds.memory)}, if you trust the file"
     if code == _NO_MEMORY:
         raise MemoryLimitError(f"needed more than {limit}", where=bounds.place, remedy=more)
     if code > 0:
@@ -256,7 +258,7 @@ def _change_environment(bounds: Confinement, folder: Path) -> None:
 def _work(call: Callable[[], str | None], bounds: Confinement, folder: Path) -> None:
     limits = Limits(memory=bounds.memory)
     try:
-        device = likely_device() if bounds.device == "auto" else bounds.device
+        device = require_device(bounds.device)
         confine_start(limits, write=[folder], read=bounds.read, device=device)
         if bounds.compute:
             _load_libraries()

@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import errno
+import sys
 import tempfile
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 
 import typer
-from rich.text import Text
 
-from onnxviz.cli.show import consoles, safe, show_error
-from onnxviz.errors import OnnxvizError
+from onnxviz.errors import OnnxvizError, OutputError, shorten
 
 REFUSED = 2
 INTERNAL = 70
 INTERRUPTED = 130
 
 
+_NO_ROOM = {
+    errno.ENOSPC: "the disk is full: make room, or name another place",
+    errno.EDQUOT: "the quota of disk space is used up: make room, or name another place",
+    errno.EROFS: "the disk cannot be written to: name another place",
+}
+"""What the system says where there is no room, whatever was to be written -> what to do."""
+
+
 def exit_code(call: Callable[[], object]) -> int:
     """Do a command's work and return its exit code; a user's mistake is one message, never a traceback."""
-    _, errors = consoles()
+    replace_unknown_signs()
     try:
         call()
     except typer.Exit as end:
@@ -30,17 +38,47 @@ def exit_code(call: Callable[[], object]) -> int:
     except BrokenPipeError:
         raise
     except OnnxvizError as error:
-        show_error(errors, error)
-        return REFUSED
+        return _refused(error)
     except Exception as error:
-        first = (str(error).strip().splitlines() or [""])[0]
-        log = _write_traceback(error)
-        text = f"onnxviz has a fault: {type(error).__name__}: {first}"
-        errors.print(Text(safe(text), style="bold red"), soft_wrap=True)
-        if log is not None:
-            errors.print(Text(f"  the details are in {log}; please report them"), soft_wrap=True)
-        return INTERNAL
+        if isinstance(error, OSError) and error.errno in _NO_ROOM:
+            return _refused(_without_room(error))
+        return _fault(error)
     return 0
+
+
+def replace_unknown_signs() -> None:
+    """Let signs that the encoding of standard output lacks be replaced, not fatal."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+
+
+def _refused(error: OnnxvizError) -> int:
+    from onnxviz.cli.show import consoles, show_error
+
+    show_error(consoles()[1], error)
+    return REFUSED
+
+
+def _without_room(error: OSError) -> OnnxvizError:
+    where = error.filename2 or error.filename or ""
+    text = f"{'cannot' if where else 'something cannot'} be written: {error.strerror}"
+    return OutputError(text, where=shorten(str(where), 200), remedy=_NO_ROOM[error.errno or 0])
+
+
+def _fault(error: Exception) -> int:
+    from rich.text import Text
+
+    from onnxviz.cli.show import consoles, safe
+
+    _, errors = consoles()
+    first = (str(error).strip().splitlines() or [""])[0]
+    log = _write_traceback(error)
+    text = f"onnxviz has a fault: {type(error).__name__}: {first}"
+    errors.print(Text(safe(text), style="bold red"), soft_wrap=True)
+    if log is not None:
+        errors.print(Text(f"  the details are in {log}; please report them"), soft_wrap=True)
+    return INTERNAL
 
 
 def _write_traceback(error: BaseException) -> Path | None:

@@ -1,4 +1,4 @@
-"""`onnxviz explain`: what an analysis does and what it can be told, from its own declaration."""
+"""`onnxviz explain`: what analyses do and what recipes may say, from their own declarations."""
 
 from __future__ import annotations
 
@@ -7,10 +7,21 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from pydantic import BaseModel
 from rich.console import Console
 
+from onnxviz.analyses import registry
 from onnxviz.analyses.base import Analysis
 from onnxviz.cli.show import show_lines, show_table
+from onnxviz.errors import SelectionError, nearest, shorten
+from onnxviz.recipe_schema import (
+    DATA_KINDS,
+    ExpectationSettings,
+    LimitsSettings,
+    ModelSettings,
+    PreprocessSettings,
+    RecipeSettings,
+)
 
 _TYPES = {
     "string": "text",
@@ -19,30 +30,135 @@ _TYPES = {
     "boolean": "true or false",
     "null": "nothing",
 }
+_SETTINGS: dict[str, tuple[type[BaseModel], ...]] = {
+    "model": (ModelSettings,),
+    "models": (ModelSettings,),
+    "preprocess": (PreprocessSettings,),
+    "data": tuple(DATA_KINDS.values()),
+    "expect": (ExpectationSettings,),
+    "limits": (LimitsSettings,),
+}
+"""Part of a recipe -> what stands in it."""
+_EXAMPLES = {
+    "model": """\
+model: {path: squeezenet.onnx, preprocess: caffe, labels: imagenet.txt}
+""",
+    "models": """\
+models:
+  first: {path: first.onnx, preprocess: imagenet}
+  second: {path: second.onnx, preprocess: imagenet}
+""",
+    "preprocess": """\
+model:
+  path: m.onnx
+  preprocess: {preset: imagenet, fit: stretch}    # or only a name: preprocess: imagenet
+""",
+    "data": """\
+data:
+  photos: {images: "photos/*.jpg", limit: 100}
+  scenes: {concepts: scenes/}    # images/, labels/ with one mask each, classes.txt
+""",
+    "defaults": """\
+defaults:
+  grad_cam: {data: photos, limit: 20}    # for every analysis of this kind that does not say otherwise
+""",
+    "matrix": """\
+analyses:
+  classes: {kind: activation_maximization, targets: [{layer: logits, units: 0-9}]}
+matrix:
+  classes: {steps: [64, 512], size: [128, 256]}    # four analyses: classes-64-128, classes-64-256, ...
+""",
+    "analyses": """\
+analyses:
+  filters: {kind: weights, layers: first_conv}    # `onnxviz explain` lists the kinds
+""",
+    "expect": """\
+expect:
+  - {metric: filters.dead_fraction, max: 0.05, because: dead filters point to broken training}
+  - {metric: evidence.top1_accuracy, min: 0.7, level: warn}    # `onnxviz explain grad_cam` lists its metrics
+""",
+    "limits": """\
+limits: {memory: 4GiB, job_seconds: 600}
+""",
+    "extends": """\
+extends: base.yaml
+analyses:
+  classes: {steps: 64}    # everything else is as in base.yaml
+""",
+}
+"""Part of a recipe -> how it may look; a test reads each."""
+
+
+def explain(console: Console, subject: str | None) -> None:
+    """Explain a kind of analysis or a part of recipes; list what can be explained if nothing is named.
+
+    Raises:
+        SelectionError: if there is no such kind or part.
+    """
+    kinds = registry()
+    if subject is None:
+        explain_all(console, kinds)
+    elif subject in kinds:
+        explain_kind(console, subject, kinds[subject])
+    elif subject in parts():
+        explain_part(console, subject)
+    else:
+        known = [*kinds, *parts()]
+        hint = nearest(subject, known) or f"known are {', '.join(known)}"
+        raise SelectionError(f"no analysis and no part of recipes is called {shorten(subject)!r}", remedy=hint)
+
+
+def parts() -> dict[str, str]:
+    """Return the parts of recipes that can be explained -> what they are for."""
+    described = {name: field.description or "" for name, field in RecipeSettings.model_fields.items()}
+    plain = {name: described[name] for name in (*_SETTINGS, *_EXAMPLES) if name in described}
+    return {"recipe": "All parts of a recipe.", **plain, "preprocess": summary(PreprocessSettings)}
 
 
 def explain_all(console: Console, kinds: Mapping[str, type[Analysis]]) -> None:
-    """List every analysis with its first sentence."""
+    """List every analysis with its first sentence, and the parts of recipes."""
     rows = [(kind, summary(cls)) for kind, cls in kinds.items()]
     show_table(console, ("kind", "what it finds out"), rows)
-    show_lines(console, ["`onnxviz explain KIND` says more about one."])
+    show_table(console, ("part", "of a recipe"), parts().items())
+    show_lines(console, ["`onnxviz explain KIND` or `onnxviz explain PART` says more about one."])
 
 
 def explain_kind(console: Console, kind: str, cls: type[Analysis]) -> None:
-    """Show an analysis: description, fields with defaults, example, sources."""
+    """Show an analysis: description, fields with defaults, metrics, example, sources."""
     text = inspect.cleandoc(cls.__doc__ or "")
     show_lines(console, [f"{kind}: {text}", ""])
-    schema = cls.model_json_schema()
-    rows = [row for row in fields(schema, schema.get("$defs", {})) if row[0] not in ("kind", "title")]
-    show_table(console, ("field", "value", "default", "meaning"), rows)
-    if cls.example:
-        show_lines(console, ["Example", "", *(f"    {line}" for line in cls.example.strip().splitlines()), ""])
+    _show_fields(console, cls)
+    if cls.metric_names:
+        show_table(console, ("metric", "what `expect:` can test"), cls.metric_names.items())
+    _show_example(console, cls.example)
     if cls.cites:
         show_lines(console, ["After", "", *(f"    {source}" for source in cls.cites)])
 
 
-def summary(cls: type[Analysis]) -> str:
-    """Return the first line of an analysis' description."""
+def explain_part(console: Console, part: str) -> None:
+    """Show a part of recipes: what it is for, its fields with defaults, an example."""
+    settings = (RecipeSettings,) if part == "recipe" else _SETTINGS.get(part, ())
+    show_lines(console, [f"{part}: {parts()[part]}", ""])
+    for cls in settings:
+        if len(settings) > 1:
+            show_lines(console, [f"{summary(cls)}", ""])
+        _show_fields(console, cls)
+    _show_example(console, _EXAMPLES.get(part, ""))
+
+
+def _show_fields(console: Console, cls: type[BaseModel]) -> None:
+    schema = cls.model_json_schema()
+    rows = [row for row in fields(schema, schema.get("$defs", {})) if row[0] not in ("kind", "title")]
+    show_table(console, ("field", "value", "default", "meaning"), rows)
+
+
+def _show_example(console: Console, example: str) -> None:
+    if example:
+        show_lines(console, ["Example", "", *(f"    {line}" for line in example.strip().splitlines()), ""])
+
+
+def summary(cls: type[BaseModel]) -> str:
+    """Return the first line of a class' description."""
     return inspect.cleandoc(cls.__doc__ or "").partition("\n")[0]
 
 

@@ -4,27 +4,30 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.text import Text
 
-from onnxviz.cli.show import consoles, safe
 from onnxviz.errors import ModelError, shorten
-from onnxviz.importing import Imported, import_model
-from onnxviz.importing.importer import TIMEOUT
+from onnxviz.limits import EXPORTER_SECONDS
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from onnxviz.importing import Imported
 
 EPILOG = (
-    'Keras and SavedModel need TensorFlow: pip install "onnxviz[keras]", here or in another environment that '
-    '--python names. PyTorch .pt2 needs onnxscript: pip install "onnxviz[pytorch]". PyTorch checkpoints (.pt, .pth, '
-    ".ckpt) are pickles, which can run any code, and are never loaded: make a .pt2 with torch.export.save, or call "
+    "Keras and SavedModel need TensorFlow: pip install tensorflow keras tf-keras tf2onnx, here or in another "
+    "environment that --python names. PyTorch .pt2 needs onnxscript: pip install onnxscript. PyTorch checkpoints "
+    "(.pt, .pth, .ckpt) are pickles, which can run any code, and are never loaded: make a .pt2 with torch.export.save, "
+    "or call "
     "onnxviz.importing.from_torch(module, (example,), 'model.onnx'). A SavedModel's graph is run in parts when it is "
     "loaded: import only folders that you would run. Without --output the file is named after the source, in the "
     "working folder."
 )
 
 
+_CAFFE_WEIGHTS = ".caffemodel"
 _NOTES = 20
 """Remarks of a converter that are printed; all of them are in the file's metadata."""
 
@@ -38,6 +41,13 @@ def import_command(
             show_default=False,
         ),
     ],
+    second: Annotated[
+        Path | None,
+        typer.Argument(
+            help="The .caffemodel of a Caffe network, before or after its .prototxt; found by itself beside it.",
+            show_default=False,
+        ),
+    ] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="The ONNX file.", show_default=False)] = None,
     weights: Annotated[
         Path | None,
@@ -54,10 +64,15 @@ def import_command(
         str | None,
         typer.Option(metavar="N,H,W,C", help="Shape of the input where the model leaves it free.", show_default=False),
     ] = None,
-    timeout: Annotated[float, typer.Option(min=1.0, help="Seconds that the exporter may take.")] = TIMEOUT,
+    timeout: Annotated[float, typer.Option(min=1.0, help="Seconds that the exporter may take.")] = EXPORTER_SECONDS,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the output.")] = False,
 ) -> None:
     """Turn a Keras, TensorFlow, PyTorch or Caffe model into an ONNX file."""
+    from onnxviz.cli.show import consoles
+    from onnxviz.importing import import_model
+
+    if second is not None:
+        source, weights = _caffe_pair(source, second, weights)
     shape = None if input_shape is None else _shape(input_shape)
     made = import_model(
         source,
@@ -73,6 +88,26 @@ def import_command(
     _show(console, made)
 
 
+def _caffe_pair(first: Path, second: Path, weights: Path | None) -> tuple[Path, Path]:
+    """Return a Caffe network's description and weights, in whichever order they were given.
+
+    Raises:
+        ModelError: if they are not one of each, or weights are given twice.
+    """
+    pair = sorted((first, second), key=lambda path: path.suffix.lower() == _CAFFE_WEIGHTS)
+    if [path.suffix.lower() == _CAFFE_WEIGHTS for path in pair] != [False, True]:
+        raise ModelError(
+            "two files are imported together only as a Caffe network's .prototxt and .caffemodel",
+            where=shorten(f"{first} {second}", 200),
+            remedy="import one model at a time; name the ONNX file with --output",
+        )
+    if weights is not None:
+        raise ModelError(
+            "the weights are given twice", where=shorten(f"{pair[1]}, --weights {weights}", 200), remedy="leave one out"
+        )
+    return pair[0], pair[1]
+
+
 def _shape(text: str) -> list[int]:
     try:
         return [int(part) for part in text.replace("x", ",").split(",")]
@@ -83,6 +118,10 @@ def _shape(text: str) -> list[int]:
 
 
 def _show(console: Console, made: Imported) -> None:
+    from rich.text import Text
+
+    from onnxviz.cli.show import safe
+
     view = made.view
     size = "any size" if view.input_size is None else "{}×{} pixels".format(*view.input_size)
     batch = "any batch" if view.batch is None else f"batch {view.batch} only"

@@ -10,17 +10,18 @@ import typing
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from onnxviz.confinement import Limits
-from onnxviz.devices import Device, likely_device
+from onnxviz.devices import Device, require_device
 from onnxviz.errors import RecipeError, SelectionError, shorten
 from onnxviz.memory import parse_bytes
-from onnxviz.recipe import Recipe
-from onnxviz.workers.engine import WORKERS, worker_count
-from onnxviz.workers.limits import default_limits
+from onnxviz.workers import WORKERS
+
+if TYPE_CHECKING:
+    from onnxviz.confinement import Limits
+    from onnxviz.recipe import Recipe
 
 DeviceOption = Annotated[
     Literal["auto", "cpu", "cuda"], typer.Option("--device", help="What to compute on.", show_default=True)
@@ -127,8 +128,12 @@ class RunOptions:
 
     @property
     def chosen_device(self) -> Device:
-        """The device that the run will most likely be on."""
-        return likely_device() if self.device == "auto" else self.device
+        """The device that the run will most likely be on.
+
+        Raises:
+            OnnxvizError: if it is not there; the nodes of a cluster may have what this machine has not.
+        """
+        return self.device if self.engine == "ray" and self.device != "auto" else require_device(self.device)
 
 
 def with_run_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -165,6 +170,9 @@ def limits_of(options: RunOptions) -> Limits | None:
     Raises:
         SelectionError: if a size or time is none, or there is no process to be limited.
     """
+    from onnxviz.workers.engine import worker_count
+    from onnxviz.workers.limits import default_limits
+
     given: dict[str, Any] = {}
     if options.memory is not None:
         given["memory"] = _size("--memory", options.memory)

@@ -30,7 +30,7 @@ from onnxviz.recipe import Recipe
 from onnxviz.recipe_parts import restricted
 from onnxviz.run_folder import append_log, open_log
 
-EXIT_CODES = {"passed": 0, "failed": 1, "incomplete": 3}
+EXIT_CODES = {"passed": 0, "finished": 0, "failed": 1, "incomplete": 3}
 _STANDARD_OUTPUT = "-"
 _OWN_LOG = re.compile(rb"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d  ")
 _OWN_EVENTS = re.compile(rb'\{"event": "')

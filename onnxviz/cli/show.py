@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from onnxviz.cli.ending import replace_unknown_signs
 from onnxviz.errors import OnnxvizError, RecipeError, shorten
-from onnxviz.results import ExpectationResult, Provenance, RunResult
+
+if TYPE_CHECKING:
+    from onnxviz.results import ExpectationResult, Provenance, RunResult
 
 _PIPE_WIDTH = 160
 """Columns where there is no terminal: tables are not folded into a width that nobody has."""
 _VERDICTS = {
     "passed": ("all expectations hold", "bold green"),
+    "finished": ("finished; nothing was tested", "bold"),
     "failed": ("an expectation does not hold", "bold red"),
     "incomplete": ("some jobs failed", "bold red"),
 }
@@ -25,9 +29,7 @@ _VERDICTS = {
 
 def consoles() -> tuple[Console, Console]:
     """Return the consoles of standard output and error; what their encoding lacks is replaced, not fatal."""
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")
+    replace_unknown_signs()
     made = (Console(highlight=False, markup=False), Console(highlight=False, markup=False, stderr=True))
     for console in made:
         if not console.is_terminal and "COLUMNS" not in os.environ:
@@ -62,9 +64,15 @@ def show_result(console: Console, result: RunResult) -> None:
     failed_jobs(console, result)
     show_expectations(console, result)
     text, style = _VERDICTS[result.verdict]
-    if result.verdict == "passed" and not result.expectations:
-        text = "finished; the recipe expects nothing"
+    if result.verdict == "passed" and (warned := sum(not item.holds for item in _tested(result))):
+        text, style = f"no expectation fails, {warned} warn{'s' * (warned == 1)}", "bold yellow"
+    if result.verdict == "finished" and result.expectations:
+        text = "finished; nothing was tested, because all expectations are of level off"
     console.print(Text(text, style=style))
+
+
+def _tested(result: RunResult) -> list[ExpectationResult]:
+    return [item for item in result.expectations if item.level != "off"]
 
 
 def failed_jobs(console: Console, result: RunResult) -> None:

@@ -32,6 +32,24 @@ def show_inspection(console: Console, found: Inspection) -> None:
     _show_agreement(console, found)
 
 
+def show_classes(console: Console, found: Inspection) -> None:
+    """List a model's classes: number and, where it is known, name."""
+    if not found.class_count:
+        text = "the model has no scores of classes" if not found.logits else "the number of classes is not known"
+        _line(console, "classes", f"none to list: {text}")
+        return
+    if not found.classes:
+        text = (
+            f"{found.class_count:,}, numbered from 0; the file has no names: give them with --labels FILE, one a line"
+        )
+        _line(console, "classes", text)
+        return
+    table = make_table(("class", "right"), ("name", "left"))
+    for number_, name in enumerate(found.classes):
+        table.add_row(str(number_), Text(shorten(name, 120)))
+    console.print(table)
+
+
 def _show_facts(console: Console, found: Inspection) -> None:
     card = found.card
     facts = (

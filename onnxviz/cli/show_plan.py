@@ -18,6 +18,7 @@ from onnxviz.memory import show_bytes
 from onnxviz.plan import PROOF_COST, PlannedJob
 from onnxviz.progress import duration
 from onnxviz.recipe import Recipe
+from onnxviz.schedule import left_out
 
 _FEW = 30
 """Up to so many jobs, each has its row."""
@@ -56,7 +57,7 @@ def show_plan(console: Console, work: Work, recipe: Recipe, folder: Path) -> Non
             if len(shown) < len(found):
                 _rest(table, f"{start}{shorten(analysis, 40)}", found[len(shown) :], work)
     console.print(table)
-    for line in _sums(work, folder):
+    for line in (*_sums(work, folder), *left_out(schedule.data)):
         console.print(Text(line), soft_wrap=True)
 
 

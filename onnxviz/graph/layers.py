@@ -13,7 +13,8 @@ from onnxviz.graph.layer_names import name_layers
 from onnxviz.graph.passes import Draft
 from onnxviz.graph.passes.resolve_shapes import types_with
 from onnxviz.graph.shapes import UNKNOWN, TensorType
-from onnxviz.graph.structure import reads
+from onnxviz.graph.structure import producers, reads
+from onnxviz.graph.unknown import behind_unknown, describe
 from onnxviz.values import Layer
 
 
@@ -25,11 +26,13 @@ class LayerList:
         layers: in topological order.
         ambiguous: name that several layers could go by -> their names.
         modules: identifier of a value -> the innermost module of the exporter's that made it, "" if unknown.
+        unknown: name in the file of a node or value of unknown type or shape -> the operator that it stands behind.
     """
 
     layers: tuple[Layer, ...]
     ambiguous: dict[str, tuple[str, ...]]
     modules: dict[str, str]
+    unknown: dict[str, str]
 
 
 def image_dependent(graph: GraphProto, input_name: str) -> set[str]:
@@ -102,4 +105,16 @@ def make_layers(draft: Draft, types: Mapping[str, TensorType], input_name: str, 
         )
     shown = {layer.value: layer.name for layer in layers}
     ambiguous = {name: tuple(shown[value] for value in values) for name, values in names.ambiguous.items()}
-    return LayerList(tuple(layers), ambiguous, names.modules)
+    return LayerList(tuple(layers), ambiguous, names.modules, _unknown(draft, types, dependent))
+
+
+def _unknown(draft: Draft, types: Mapping[str, TensorType], dependent: set[str]) -> dict[str, str]:
+    found = behind_unknown(draft.model.graph, types, dependent)
+    makers = producers(draft.model.graph)
+    unknown: dict[str, str] = {}
+    for value, cause in found.items():
+        text = describe(cause, draft.node_names.get(cause.name, ""))
+        for name in (draft.node_names.get(makers[value].name, ""), draft.names.get(value, "")):
+            if name:
+                unknown.setdefault(name, text)
+    return unknown

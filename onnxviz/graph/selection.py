@@ -27,6 +27,7 @@ class Selector:
         logits: the layer of the role of that name, or None.
         ambiguous: name that several layers could go by -> their names.
         modules: identifier of a value -> the innermost module of the exporter's that made it.
+        unknown: name of what is no layer, its type being unknown -> the operator that it stands behind.
     """
 
     def __init__(
@@ -37,7 +38,9 @@ class Selector:
         *,
         ambiguous: Mapping[str, tuple[str, ...]] | None = None,
         modules: Mapping[str, str] | None = None,
+        unknown: Mapping[str, str] | None = None,
     ) -> None:
+        self._unknown = unknown or {}
         self._layers = layers
         self._logits = logits
         self._ambiguous = ambiguous or {}
@@ -87,6 +90,12 @@ class Selector:
             raise SelectionError(
                 f"{shorten(selector)!r} could mean several layers, or a module with several results",
                 remedy=f"name one of them: {shown}{' ...' if len(several) > 4 else ''}",
+            )
+        if not found and (cause := self._unknown.get(selector.removesuffix(_ACT))):
+            raise SelectionError(
+                f"{shorten(selector)!r} cannot be analysed: it stands behind {cause}, of which nobody here knows what "
+                "it makes",
+                remedy="choose layers before it, or register a converter with onnx2torch",
             )
         if not found:
             raise SelectionError(f"no layer is called {shorten(selector)!r}", remedy=self._advice(selector))

@@ -92,6 +92,7 @@ class GraphView:
     mixed_batches: frozenset[str] = field(repr=False, default=frozenset())
     ambiguous: dict[str, tuple[str, ...]] = field(repr=False, default_factory=dict)
     modules: dict[str, str] = field(repr=False, default_factory=dict)
+    unknown: dict[str, str] = field(repr=False, default_factory=dict)
     dimensions: dict[str, str] = field(repr=False, default_factory=dict)
     told_heads: tuple[Head, ...] = field(repr=False, default=())
     _fields: dict[tuple[int, int], dict[str, Field]] = field(repr=False, default_factory=dict, init=False)
@@ -159,7 +160,12 @@ class GraphView:
     def _selector(self) -> Selector:
         main = self.main_head
         return Selector(
-            self.proto.graph, self.layers, main.scores if main else None, ambiguous=self.ambiguous, modules=self.modules
+            self.proto.graph,
+            self.layers,
+            main.scores if main else None,
+            ambiguous=self.ambiguous,
+            modules=self.modules,
+            unknown=self.unknown,
         )
 
     @cached_property
@@ -573,6 +579,7 @@ def _look(loaded: LoadedModel, draft: Draft, passes: tuple[str, ...]) -> GraphVi
         mixed_batches=frozenset(draft.mixed_batches),
         ambiguous=listed.ambiguous,
         modules=listed.modules,
+        unknown=listed.unknown,
     )
 
 

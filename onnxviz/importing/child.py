@@ -17,13 +17,10 @@ from onnxviz.errors import ModelError, ModelFileError, shorten
 
 _KEPT_BYTES = 4 << 20
 """Most of a failed exporter's output that is kept."""
+_KERAS = 'pip install "tensorflow>=2.16" "keras>=3.5" "tf-keras>=2.16" "tf2onnx>=1.16.1"'
 _INSTALL = {
-    "tensorflow": 'pip install "onnxviz[keras]"',
-    "keras": 'pip install "onnxviz[keras]"',
-    "tf_keras": 'pip install "onnxviz[keras]"',
-    "tf2onnx": 'pip install "onnxviz[keras]"',
-    "h5py": 'pip install "onnxviz[keras]"',
-    "onnxscript": 'pip install "onnxviz[pytorch]"',
+    **dict.fromkeys(("tensorflow", "keras", "tf_keras", "tf2onnx", "h5py"), _KERAS),
+    "onnxscript": 'pip install "onnxscript>=0.5"',
 }
 
 

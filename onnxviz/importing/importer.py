@@ -22,8 +22,6 @@ from onnxviz.importing.source_kind import SourceKind, source_kind
 if TYPE_CHECKING:
     from onnxviz.graph import GraphView
 
-TIMEOUT = 600.0
-"""Seconds that an exporter may take, if the user does not say."""
 KINDS: dict[SourceKind, str] = {
     "caffe": "Caffe network",
     "keras": "Keras archive",
@@ -62,7 +60,7 @@ def import_model(
     python: Path | str | None = None,
     signature: str | None = None,
     input_shape: Sequence[int] | None = None,
-    timeout: float = TIMEOUT,
+    timeout: float = limits.EXPORTER_SECONDS,
     force: bool = False,
 ) -> Imported:
     """Turn a model of another format into an ONNX file.

@@ -139,7 +139,7 @@ def _need_onnxscript(place: str) -> None:
     import importlib.util
 
     if importlib.util.find_spec("onnxscript") is None:
-        raise ModelError("onnxscript is not installed", where=place, remedy='pip install "onnxviz[pytorch]"')
+        raise ModelError("onnxscript is not installed", where=place, remedy='pip install "onnxscript>=0.5"')
 
 
 def _first(fault: BaseException) -> str:

@@ -33,6 +33,8 @@ SCRIPTS = (
 )  # fmt: skip
 """The script's parts, in the order in which they are joined."""
 STYLES = ("page.css", "findings.css")
+_LOCKED = "recipe.lock.yaml"
+"""The recipe with all defaults filled in, in the folder of every run but a comparison of several."""
 
 _ASSET = re.compile(r"[0-9a-f]{20}\.(png|jpg|npz)\Z")
 _ESCAPES = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
@@ -188,6 +190,7 @@ def _island(result: RunResult, files: _Files) -> dict[str, Any]:
             ]
     _add_counts(run, result)
     run["verdict"] = result.verdict
+    run["repeat"] = _command_to_repeat(result) if (files.folder / _LOCKED).is_file() else ""
     missing = sorted(name for name, place_ in files.places.items() if files.sources[place_] is None)
     judged = [results.encode(difference) for difference in differences(result)]
     return {"run": run, "sources": files.sources, "missing": missing, "differences": judged}
@@ -201,6 +204,12 @@ def _add_counts(run: Any, result: RunResult) -> None:
             written = [finding for finding in part["findings"] if finding["type"] == "Metric"]
             for data, metric in zip(written, metrics, strict=True):
                 data["count"] = count_of(metric)
+
+
+def _command_to_repeat(result: RunResult) -> str:
+    """Return the command that does a run again from inside its folder, where the paths of the locked recipe start."""
+    device = "cuda" if result.provenance.device.startswith("cuda") else "cpu"
+    return f"onnxviz run {_LOCKED} --device {device} --out ../again"
 
 
 def _with_files(data: Any, files: _Files) -> Any:

@@ -10,17 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from onnxviz.cache import Store
-from onnxviz.devices import DeviceChoice, likely_device, visible_gpus
+from onnxviz.devices import DeviceChoice, require_device, visible_gpus
 from onnxviz.errors import OnnxvizError
 from onnxviz.recipe import Recipe
 from onnxviz.schedule import Schedule
+from onnxviz.workers import WORKERS
 from onnxviz.workers.pool import InProcessPool, Pool
 
 if TYPE_CHECKING:
     from onnxviz.confinement import Limits
-
-WORKERS = "ONNXVIZ_WORKERS"
-"""Environment variable with the number of workers where none is given."""
 
 
 @dataclass(frozen=True)
@@ -55,9 +53,10 @@ def started(
 
     Raises:
         RecipeError: if the recipe, its models or its data are refused.
-        OnnxvizError: if no worker can be started, or reading the models breaks a limit.
+        OnnxvizError: if no worker can be started, the device is not there, or reading the models breaks a limit.
     """
-    chosen = likely_device() if device == "auto" else device
+    # The nodes of a cluster may have what this machine has not.
+    chosen = require_device(device) if engine == "local" or device == "auto" else device
     count = worker_count(workers, chosen)
     store = Store(folder)
     if count == 0 and engine == "local":

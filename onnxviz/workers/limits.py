@@ -16,6 +16,8 @@ MEMORY_SHARE = 0.8
 JOB_SECONDS = 2 * 3600.0
 """A job that takes longer hangs, or was meant to be several."""
 FILE_BYTES = 4 << 30
+NO_LIMIT = "no limit"
+"""How a limit that there is not is called."""
 
 
 def default_limits(workers: int = 1) -> Limits:
@@ -50,7 +52,7 @@ def _smaller(given: Number | None, wanted: Number | None) -> Number | None:
 def in_words(limits: Limits) -> tuple[tuple[str, str], ...]:
     """Return the limits by name, for the report."""
     return (
-        ("memory", "no limit" if limits.memory is None else show_bytes(limits.memory)),
-        ("time for a job", "no limit" if limits.seconds is None else f"{limits.seconds:g} s"),
-        ("size of a file", "no limit" if limits.file_bytes is None else show_bytes(limits.file_bytes)),
+        ("memory", NO_LIMIT if limits.memory is None else show_bytes(limits.memory)),
+        ("time for a job", NO_LIMIT if limits.seconds is None else f"{limits.seconds:g} s"),
+        ("size of a file", NO_LIMIT if limits.file_bytes is None else show_bytes(limits.file_bytes)),
     )

@@ -11,7 +11,7 @@ from onnxviz.analyses.base import Analysis, Bench, Progress, Subject
 from onnxviz.cache import Store
 from onnxviz.devices import Device
 from onnxviz.errors import AnalysisError, OnnxvizError, OutputError, one_line
-from onnxviz.memory import is_device_failure, is_out_of_memory
+from onnxviz.memory import describe_shortage, is_device_failure, is_out_of_memory
 from onnxviz.plan import analysis_kind
 from onnxviz.proof import agreement_table, measure_agreement
 from onnxviz.workers.tasks import CombineTask, JobTask, Outcome, OutcomeKind, ProofTask, Task
@@ -129,7 +129,9 @@ class LocalWorker:
 def _failure(error: Exception, seconds: float) -> Outcome:
     kind: OutcomeKind = "memory" if is_out_of_memory(error) else "device" if is_device_failure(error) else "error"
     text = one_line(error)
-    if not isinstance(error, OnnxvizError):
+    if kind == "memory" and not isinstance(error, OnnxvizError):
+        text = f"{describe_shortage(error)}; the full traceback is in log.txt"
+    elif not isinstance(error, OnnxvizError):
         text += "; the full traceback is in log.txt"
     if isinstance(error, PermissionError):
         text += "; worker processes are confined, which the report describes under how to repeat the run"

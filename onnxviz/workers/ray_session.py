@@ -30,7 +30,7 @@ def import_ray() -> Any:
     try:
         import ray
     except ImportError as error:
-        raise OnnxvizError("--engine ray needs Ray", remedy='pip install "onnxviz[ray]"') from error
+        raise OnnxvizError("--engine ray needs Ray", remedy='pip install "ray>=2.40"') from error
     finally:
         if quiet:
             del os.environ[_SKIPPED]

@@ -8,9 +8,9 @@ import signal
 import socket
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -29,6 +29,7 @@ class Trial(Analysis):
     """Draws numbers from its seed; one of its jobs goes wrong."""
 
     kind: Literal["trial"] = "trial"
+    metric_names: ClassVar[Mapping[str, str]] = {"value_*": "What the job of this number has drawn."}
     count: int = Field(4, description="Number of jobs.")
     seconds: float = Field(0.0, description="What each takes.")
     size: int = Field(0, description="Side of the picture that each makes; none if 0.")

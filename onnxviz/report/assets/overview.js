@@ -23,13 +23,13 @@ function verdictBlock(failed) {
   const wanted = run.expectations.filter((item) => item.level !== "off");
   const broken = wanted.filter((item) => item.level === "error" && !item.holds);
   const warned = wanted.filter((item) => item.level === "warn" && !item.holds);
-  const words = new Map([["passed", ["Passed", "good", "✓"]], ["failed", ["Failed", "bad", "✕"]], ["incomplete", ["Incomplete", "bad", "!"]]]);
+  const words = new Map([["passed", ["Passed", "good", "✓"]], ["failed", ["Failed", "bad", "✕"]], ["incomplete", ["Incomplete", "bad", "!"]], ["finished", ["Finished, not tested", "", "–"]]]);
   const [word, tone, sign] = words.get(run.verdict) ?? ["Unknown", "bad", "?"];
   const jobs = plural(run.provenance.jobs, "job");
   const sentences = [];
   if (failed.length) sentences.push(`${integer(failed.length)} of ${jobs} failed: parts of this report are missing.`);
   if (broken.length) sentences.push(wanted.length === 1 ? "The only expectation does not hold." : `${integer(broken.length)} of ${integer(wanted.length)} expectations ${broken.length === 1 ? "does" : "do"} not hold.`);
-  if (!wanted.length) sentences.push(failed.length ? "No expectations were set." : `All ${jobs} finished. No expectations were set, so nothing was put to the test.`);
+  if (!wanted.length) sentences.push(failed.length ? "No expectations were set." : `All ${jobs} finished. No expectations were ${run.expectations.length ? "tested" : "set"}, so nothing was put to the test.`);
   else if (!broken.length) sentences.push(`${warned.length ? "No expectation fails" : `${wanted.length === 1 ? "The only expectation holds" : `All ${integer(wanted.length)} expectations hold`}`}${failed.length ? "" : `, and all ${jobs} finished`}.`);
   if (warned.length) sentences.push(`${plural(warned.length, "warning")}.`);
   return make("div", { class: `verdict ${tone}` }, make("p", { class: "verdict-word-large" }, make("span", { class: "sign", "aria-hidden": "true" }, sign), word), make("p", { class: "verdict-text" }, sentences.join(" ")));

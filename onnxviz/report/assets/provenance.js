@@ -52,8 +52,9 @@ function provenanceSection() {
   const facts = [["started", moment(started)], ["took", duration(seconds)], ["seed", String(seed)], ["device", deviceText(device)], ["jobs", `${integer(jobs)}, ${integer(cached)} taken from the cache`], ["done by", shorten(engine || "unknown", 120)],
     ...Object.entries(versions).map(([name, version]) => [name, version])];
   const section = make("section", { class: "chapter" }, make("h2", { tabindex: "-1" }, "How to repeat this"),
-    make("p", { class: "prose" }, "The same recipe, models, data, seed and versions give the same numbers and pictures. Save the recipe, then run the command."),
-    factList(facts, "facts wide-facts"), happenings(events), confinementTable(limits, defences), command ? codeBlock("Command", command) : null, run.recipe ? codeBlock("Recipe, with every default filled in", run.recipe) : null);
+    make("p", { class: "prose" }, "The same recipe, models, data, seed and versions give the same numbers and pictures.", run.repeat ? " The recipe, with every default filled in, lies in the run folder as recipe.lock.yaml, and its paths start there: run the command in that folder." : null),
+    factList(facts, "facts wide-facts"), happenings(events), confinementTable(limits, defences), run.repeat ? codeBlock("Command, in the run folder", run.repeat) : null,
+    run.recipe ? codeBlock(run.repeat ? "The recipe, recipe.lock.yaml in the run folder" : "The recipes, each of its own run folder", run.recipe) : null, command ? codeBlock("What this run was started by", command) : null);
   places.set(route("provenance"), section);
   return section;
 }

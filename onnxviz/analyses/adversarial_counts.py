@@ -93,12 +93,12 @@ def metrics(rows: Sequence[Row], norm: str) -> Iterator[Metric]:
 
 
 METRICS = {
-    "success_rate": "share of the searches from photographs that were right, which ended as wanted",
-    "changed_rate": "share of the searches that ended as wanted, where no true class is known",
-    "median_l2": "length of the change where it succeeded",
-    "median_linf": "largest value of the change where it succeeded",
-    "accuracy": "share of the photographs with a known class that are taken for it",
-    "accuracy_under_attack": "robust accuracy: share that is taken for its class before and after every search",
+    "success_rate": "Share of the searches from photographs that were right, which ended as wanted.",
+    "changed_rate": "Share of the searches that ended as wanted, where no true class is known.",
+    "median_l2": "Length of the change where it succeeded.",
+    "median_linf": "Largest value of the change where it succeeded.",
+    "accuracy": "Share of the photographs with a known class that are taken for it.",
+    "accuracy_under_attack": "Robust accuracy: share that is taken for its class before and after every search.",
 }
 
 

@@ -74,14 +74,14 @@ quantile: 0.005
 iou: 0.04
 """
     metric_names: ClassVar[Mapping[str, str]] = {
-        "detectors": "units that detect a concept: the IoU reaches the limit and is above the unit's chance level",
-        "unique_detectors": "concepts that at least one unit detects, above chance",
-        "detector_fraction": "share of detectors among the units that were dissected",
-        "detectors_by_iou": "units whose IoU reaches the limit, by chance or not",
-        "unique_detectors_by_iou": "concepts for which a unit's IoU reaches the limit, by chance or not",
-        "best_iou": "IoU of the best unit",
-        "dead_units": "units with the same activation at every position of every image",
-        "saturated_units": "units whose threshold is their greatest activation",
+        "detectors": "Units that detect a concept: the IoU reaches the limit and is above the unit's chance level.",
+        "unique_detectors": "Concepts that at least one unit detects, above chance.",
+        "detector_fraction": "Share of detectors among the units that were dissected.",
+        "detectors_by_iou": "Units whose IoU reaches the limit, by chance or not.",
+        "unique_detectors_by_iou": "Concepts for which a unit's IoU reaches the limit, by chance or not.",
+        "best_iou": "IoU of the best unit.",
+        "dead_units": "Units with the same activation at every position of every image.",
+        "saturated_units": "Units whose threshold is their greatest activation.",
     }
 
     layers: LayerSelector = Field("all_convs", description="Layers to dissect; their units must have maps.")

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
-import onnx
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto
 
 from onnxviz.errors import ModelFileError, SelectionError, shorten
@@ -33,6 +31,7 @@ from onnxviz.graph.structure import (
     repeated_number,
     to_array,
 )
+from onnxviz.graph.unknown import foreign_operators
 from onnxviz.model_file import LoadedModel
 from onnxviz.results import HeadRow, LayerRow, ModelCard
 from onnxviz.values import CROP_FRACTION, Agreement, Layer, Preprocessing
@@ -572,7 +571,7 @@ def _look(loaded: LoadedModel, draft: Draft, passes: tuple[str, ...]) -> GraphVi
         opset=opset,
         passes=passes,
         dimensions=loaded.dimensions,
-        refused_operators=(*draft.refused, *_foreign(draft.model)),
+        refused_operators=(*draft.refused, *foreign_operators(draft.model)),
         metadata=loaded.metadata,
         names=draft.names,
         types=types,
@@ -581,21 +580,3 @@ def _look(loaded: LoadedModel, draft: Draft, passes: tuple[str, ...]) -> GraphVi
         modules=listed.modules,
         unknown=listed.unknown,
     )
-
-
-def _foreign(model: ModelProto) -> list[tuple[str, str]]:
-    """List operators that are none of the standard's in the opset of the normalised graph."""
-    counts: Counter[tuple[str, str]] = Counter((node.domain, node.op_type) for node in model.graph.node)
-    versions = {entry.domain: entry.version for entry in model.opset_import}
-    listed = []
-    for (domain, operator), count in counts.items():
-        if domain.startswith("opset"):
-            continue  # listed by the pass that put it there
-        if domain:
-            listed.append((operator, f"{count} of domain {domain}"))
-        else:
-            try:
-                onnx.defs.get_schema(operator, versions.get("", 1), "")
-            except onnx.defs.SchemaError:
-                listed.append((operator, f"{count}, not an operator of opset {versions.get('', 1)}"))
-    return listed

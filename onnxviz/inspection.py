@@ -13,7 +13,7 @@ from onnxviz.analyses.base import Subject
 from onnxviz.errors import ModelError, SelectionError, shorten
 from onnxviz.graph import GraphView, open_model
 from onnxviz.graph.structure import reads
-from onnxviz.labels import labels_in, read_labels
+from onnxviz.labels import labels_in, read_labels, with_labels
 from onnxviz.plan import PROOF_IMAGES, Proof
 from onnxviz.preprocessing import METADATA_KEY, preprocessing_for
 from onnxviz.results import LayerRow, ModelCard
@@ -156,15 +156,16 @@ def _classes(view: GraphView, labels: Path | None) -> tuple[tuple[str, ...], int
 
 def _names(view: GraphView, labels: Path | None) -> tuple[str, ...] | None:
     """Return the class names of a file, one for each class."""
-    names = None if labels is None else read_labels(labels)
-    classes = view.logits.unit_count if _logits(view) else 0
-    if names is not None and classes and len(names) != classes:
-        raise SelectionError(
-            f"{len(names)} class names for a model of {classes} classes",
-            where=shorten(str(labels)),
-            remedy="give one name for each class, in the order of the scores",
-        )
-    return names
+    return None if labels is None else _with_names(view, labels)[1]
+
+
+def _with_names(view: GraphView, labels: Path) -> tuple[GraphView, tuple[str, ...] | None]:
+    """Return the model as one with the class names of a file."""
+    try:
+        return with_labels(view, read_labels(labels))
+    except SelectionError as fault:
+        fault.where = shorten(str(labels))
+        raise
 
 
 def _logits(view: GraphView) -> str:
@@ -223,7 +224,9 @@ def _probe(
 
     found = find_device(device)
     prepare_torch(found)
-    names = _names(view, labels)
+    names = None
+    if labels is not None:
+        view, names = _with_names(view, labels)
     pictures = ImageFolder.find("images", [str(images)], Path(), limit=count)
     said = preprocess is not None or METADATA_KEY in view.metadata
     return probe(

@@ -18,9 +18,11 @@ import numpy.typing as npt
 from onnxviz.convert.element_types import integer_range
 from onnxviz.errors import ModelError, SelectionError, shorten
 from onnxviz.graph import GraphView
+from onnxviz.graph.model_output import Head
 from onnxviz.image_choice import own_class
 from onnxviz.images import ImageSource, fit_box, load_batch
 from onnxviz.model import Model
+from onnxviz.probabilities import softmax
 from onnxviz.shares import mcnemar
 from onnxviz.values import CROP_FRACTION, PRESETS, ChannelOrder, Preprocessing
 
@@ -255,8 +257,9 @@ def probe(
     """
     if view.input_layout == "other":
         raise ModelError("the model takes no image, so there is no preprocessing to find", where=shorten(view.file))
+    head = _head(view)
     chosen = range(len(images)) if indices is None else indices
-    truth = np.array([-1 if found is None else found for found in _truth(view, images, chosen, labels)], dtype=np.int64)
+    truth = np.array([-1 if found is None else found for found in _truth(head, images, chosen, labels)], dtype=np.int64)
     trier = _Trier(view, images, chosen, truth, labels, device, progress)
     kept = declared or geometry
     colours = list(candidates(view, declared if declared is not None else geometry))
@@ -266,7 +269,7 @@ def probe(
     outcomes = [outcome for name, preprocessing in colours if (outcome := trier.run(name, preprocessing))]
     if not outcomes:
         raise ModelError(f"the model runs with no preprocessing: {trier.failed[0][1]}", where=shorten(view.file))
-    meaningful = _better_than_chance(outcomes, truth, view)
+    meaningful = _better_than_chance(outcomes, truth, head)
     best = max(outcomes, key=lambda outcome: outcome.rank(meaningful))
     note = ""
     if kept is None:
@@ -277,7 +280,7 @@ def probe(
                 tried.append(other)
                 others += [outcome] if (outcome := trier.run(best.trial.range, other)) else []
         outcomes += others
-        meaningful = _better_than_chance(outcomes, truth, view)
+        meaningful = _better_than_chance(outcomes, truth, head)
         best, note = _best_geometry(best, others, meaningful)
     return _result(
         best, outcomes, images, trier, meaningful, declared, _notes(view, trier, truth, meaningful, kept, note)
@@ -304,7 +307,7 @@ class _Trier:
         device: str,
         progress: Callable[[int, int], None] | None,
     ) -> None:
-        self.view, self.images, self.indices = view, images, indices
+        self.view, self.head, self.images, self.indices = view, _head(view), images, indices
         self.truth, self.labels, self.device, self.progress = truth, labels, device, progress
         self.failed: list[tuple[str, str]] = []
         self.total = self.done = 0
@@ -321,7 +324,7 @@ class _Trier:
         model = Model(self.view, preprocessing, self.labels, self.device)
         self._size = model.input_size
         try:
-            variants = [_probabilities(model, variant) for variant in _variants(self._pictures(model))]
+            variants = [_probabilities(model, self.head, variant) for variant in _variants(self._pictures(model))]
         except SelectionError as fault:
             raise ModelError(
                 f"the probe needs a model that gives one class to an image: {fault.what}",
@@ -407,12 +410,12 @@ def _best_geometry(best: _Outcome, others: Sequence[_Outcome], by_accuracy: bool
     return best, ""
 
 
-def _better_than_chance(outcomes: Sequence[_Outcome], truth: npt.NDArray[np.int64], view: GraphView) -> bool:
+def _better_than_chance(outcomes: Sequence[_Outcome], truth: npt.NDArray[np.int64], head: Head) -> bool:
     """Whether the best accuracy is more than four standard deviations above what needs no look at the pictures."""
     known = truth[truth >= 0]
     if not len(known):
         return False
-    share = max(float(np.bincount(known).max()) / len(known), 1 / max(view.logits.unit_count or 1, 1))
+    share = max(float(np.bincount(known).max()) / len(known), 1 / max(head.choices, 1))
     most = max(int(outcome.right.sum()) for outcome in outcomes)
     return most > len(known) * share + 4 * float(np.sqrt(len(known) * share * (1 - share)))
 
@@ -426,6 +429,8 @@ def _notes(
     geometry: str,
 ) -> str:
     notes = [geometry] if geometry else []
+    if trier.head.kind == "unknown":
+        notes.append(f"nothing says that {shorten(trier.head.name, 60)!r} holds scores of classes: taken for them here")
     if (truth >= 0).any() and not meaningful:
         notes.append(
             "no preprocessing is better than chance on the pictures' classes, so these are not used: there are too few "
@@ -460,13 +465,24 @@ def _result(
     return Probe(tuple(trials), used, found, labelled, declared, meaningful, note, tuple(trier.failed), skipped)
 
 
-def _truth(
-    view: GraphView, images: ImageSource, indices: Sequence[int], labels: Sequence[str] | None
-) -> list[int | None]:
-    try:
-        count = view.logits.unit_count or 0
-    except SelectionError as fault:
-        raise ModelError(f"the probe needs a classifier: {fault.what}", where=shorten(view.file)) from fault
+def _head(view: GraphView) -> Head:
+    """Return the output whose choices rank the preprocessings."""
+    head = view.main_head
+    if head is None or head.has_positions or head.choices == 1 or head.kind not in _RANKED:
+        found = "no output depends on the image" if head is None else f"{shorten(head.name, 60)!r}: {head.in_words}"
+        raise ModelError(
+            f"the probe needs a model that gives one class to an image ({found})",
+            where=shorten(view.file),
+            remedy="say how to preprocess with --preprocess, or `preprocess:` in a recipe",
+        )
+    return head
+
+
+_RANKED = ("classes", "binary", "multilabel", "unknown")
+
+
+def _truth(head: Head, images: ImageSource, indices: Sequence[int], labels: Sequence[str] | None) -> list[int | None]:
+    count = head.choices
     found: list[int | None] = []
     for index in indices:
         try:
@@ -484,14 +500,17 @@ def _variants(batch: npt.NDArray[np.float32]) -> Iterator[npt.NDArray[np.float32
     yield ((batch - 0.5) * _CONTRAST + 0.5).astype(np.float32)
 
 
-def _probabilities(model: Model, batch: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+def _probabilities(model: Model, head: Head, batch: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    """Return the head's probabilities; where nothing makes any the softmax of its scores, which only ranks."""
+
+    def some(images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        return model.probabilities(images, head) if head.probability else softmax(model.scores(images, head))
+
     step = model.view.batch or _BATCH
     fill = -len(batch) % (model.view.batch or 1)
     filled = np.concatenate([batch, np.repeat(batch[-1:], fill, axis=0)]) if fill else batch
-    parts = [model.probabilities(filled[start : start + step]) for start in range(0, len(filled), step)]
+    parts = [some(filled[start : start + step]) for start in range(0, len(filled), step)]
     values = np.nan_to_num(np.concatenate(parts)[: len(batch)].astype(np.float64), posinf=0.0)
-    if values.shape[1] == 1:  # one sigmoid: the probability of the second of two classes
-        values = np.concatenate([1 - values, values], axis=1)
     # Outputs of a Sigmoid, or quantised ones, need not add up to one.
     shares: npt.NDArray[np.float64] = values / np.maximum(values.sum(axis=1, keepdims=True), 1e-12)
     return shares

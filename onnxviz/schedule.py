@@ -129,9 +129,14 @@ def reasons_against_comparing(subjects: Sequence[Subject]) -> Iterator[str]:
     first = subjects[0]
     for other in subjects[1:]:
         pair = f"{first.alias} and {other.alias}"
-        classes = [subject.view.logits.unit_count for subject in (first, other)]
+        heads = [subject.view.main_head for subject in (first, other)]
+        classes = [head.choices if head is not None else 0 for head in heads]
+        kinds = [head.kind if head is not None else "unknown" for head in heads]
         if classes[0] != classes[1]:
-            yield f"{pair} have {classes[0]} and {classes[1]} classes"
+            what = "classes" if all(head is not None and head.has_classes for head in heads) else "outputs"
+            yield f"{pair} have {classes[0]} and {classes[1]} {what}"
+        elif kinds[0] != kinds[1] and "unknown" not in kinds:
+            yield f"{pair} give different things: {kinds[0]} and {kinds[1]}"
         elif first.labels is not None and other.labels is not None and first.labels != other.labels:
             yield f"{pair} have different class names, so the same class number means something else"
 

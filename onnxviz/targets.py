@@ -206,11 +206,11 @@ def resolve_head(view: GraphView, score: str | None, names: Sequence[str] | None
         if head.scores == layer:
             return _explainable(head)
     shown = f"layer {shorten(layer.name, 60)!r}"
-    head = Head((layer.name,), scores=layer, source="declared", reason=f"{shown}, named as the score")
+    head = Head((layer.name,), scores=layer, source="declared", reason=f"{shown}, named as the score", is_layer=True)
     if names and layer.unit_count == len(names) > 1:
         kind: OutputKind = "map_of_classes" if head.has_positions else "classes"
         reason = f"{shown}, taken for class scores because there are {len(names)} class names"
-        head = Head((layer.name,), kind, layer, len(names), "labels", reason, named=True)
+        head = Head((layer.name,), kind, layer, len(names), "labels", reason, named=True, is_layer=True)
     return _explainable(head)
 
 

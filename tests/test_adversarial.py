@@ -379,7 +379,6 @@ def test_metrics_are_counted_from_the_table(photos: ImageFolder, tmp_path: Path)
     assert len(counted) < len(won)  # what was wrong or unknown from the start does not count
     expected = {
         "success_rate": len(counted) / len(right), "accuracy": len(right) / 4, "accuracy_under_attack": len(still) / 4,
-        "median_l2": float(np.median([row["L2"] for row in counted])),
         "median_linf": float(np.median([row["Linf"] for row in counted])),
     }  # fmt: skip
     assert numbers(found) == pytest.approx(expected)

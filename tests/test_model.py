@@ -260,7 +260,9 @@ def test_probabilities_are_the_models_own_or_the_softmax_of_its_logits(write: Wr
         helper.make_node("GlobalAveragePool", ["image"], ["pool"], "pool"),
         helper.make_node("Flatten", ["pool"], ["flat"], "flat"),
     ]
-    bare = load(write(nodes, ["flat"]), "unit")
+    with pytest.raises(SelectionError, match="output: classes"):
+        load(write(nodes, ["flat"]), "unit").probabilities(photos())
+    bare = load(write(nodes, ["flat"]), "unit", output="classes")
     means = photos().numpy().mean((2, 3))
     np.testing.assert_allclose(
         bare.probabilities(photos()), np.exp(means) / np.exp(means).sum(1, keepdims=True), rtol=1e-5
@@ -271,7 +273,7 @@ def test_probabilities_are_the_models_own_or_the_softmax_of_its_logits(write: Wr
 
 def test_a_map_of_classes_has_no_class_for_the_image(write: Write) -> None:
     node = helper.make_node("Conv", ["image", "w"], ["conv"], "conv")
-    with pytest.raises(SelectionError, match="positions"):
+    with pytest.raises(SelectionError, match="at each position"):
         load(write([node], ["conv"], initializers=[tensor("w", CONV)]), "unit").probabilities(photos())
 
 
@@ -325,7 +327,7 @@ def test_preprocessing_and_labels_are_checked(classifier: Path, tmp_path: Path) 
     labels.write_text("a\nb\nc\nd\ne\n", "utf-8")
     assert load(classifier, "unit", labels).labels == ("a", "b", "c", "d", "e")
     assert load(classifier, "unit", list("abcde")).labels == tuple("abcde")
-    with pytest.raises(SelectionError, match="4 class names for 5 logits"):
+    with pytest.raises(SelectionError, match="4 class names for a model of 5 classes"):
         load(classifier, "unit", list("abcd"))
 
 

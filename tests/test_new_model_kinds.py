@@ -135,7 +135,7 @@ analyses:
     assert any("an operator without a slope (Sign " in said for said in flat), flat
     blank = [item.text for item in findings_of(result, 1) if isinstance(item, Caveat | Note)]
     assert any("Grad-CAM cannot explain this network" in said and "without a slope: Sign " in said for said in blank)
-    assert any("nothing can be said of class" in said for said in blank)
+    assert any("nothing can be said of output" in said for said in blank)
     assert not any("speaks for" in said for said in blank)
 
 
@@ -282,7 +282,7 @@ def test_options_that_would_do_nothing_are_refused(
         (("--labels", "labels.txt"), "--labels ranks preprocessings, and there are no pictures"),
         (("--images", "photos", "--agreement"), "--images and --agreement ask for different things"),
         (("--images", "photos", "--layers", "first"), "--images and --layers ask for different things"),
-        (("--images", "photos", "--labels", "many.txt"), "8 class names for a model of 4 classes"),
+        (("--images", "photos", "--labels", "many.txt"), "8 class names, and the output 'scores' has 4 numbers"),
         (("--images", "empty"), "the folder holds no image"),
     ):
         assert call(monkeypatch, "inspect", "m.onnx", *arguments) == 2

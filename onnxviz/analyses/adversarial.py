@@ -28,7 +28,7 @@ from onnxviz.findings import (
 )
 from onnxviz.image_choice import ImageChoice, choose_images, find_source
 from onnxviz.images import ImageSource, load_batch
-from onnxviz.optimize.adversarial import Attack, Attacked, as_images, attack, distance, filled, measured_logits
+from onnxviz.optimize.adversarial import Attack, Attacked, Norm, as_images, attack, distance, filled, measured_logits
 from onnxviz.targets import class_indices, resolve_head
 
 if TYPE_CHECKING:
@@ -184,9 +184,9 @@ class Adversarial(Analysis):
         rows, tiles = [], []
         for index, (entry, found) in enumerate(zip(asked, made, strict=True)):
             name = source.names[entry.image]
-            row = _row(name, entry, found, before, after, index, levels[entry.place], titles)
+            row = _row(name, entry, found, before, after, index, levels[entry.place], titles, self.norm)
             rows.append(row)
-            tiles.append(_tile(row, levels[entry.place], found))
+            tiles.append(_tile(row, levels[entry.place], found, self.norm))
         return [
             TileGrid("pictures", "Photographs before and after", tuple(tiles)),
             Table("attacks", "What each photograph was taken for", counts.COLUMNS, tuple(rows)),
@@ -456,6 +456,7 @@ def _row(
     index: int,
     levels: np.ndarray,
     titles: _Titles,
+    norm: Norm,
 ) -> counts.Row:
     """Return one line of the table; all of it is measured on the picture that is stored."""
     left, now = before.best(asked.place), after.best(index)
@@ -475,14 +476,14 @@ def _row(
         "yes" if success else "no",
         distance(change, "l2"),
         int(distance(change, "linf")),
-        found.radius if success else None,
+        min(found.radius, distance(change, norm)) if success and found.radius is not None else None,
         found.empty,
         found.steps,
         "vanished" if found.flat else "",
     )
 
 
-def _tile(row: counts.Row, levels: np.ndarray, found: Attacked) -> Tile:
+def _tile(row: counts.Row, levels: np.ndarray, found: Attacked, norm: Norm) -> Tile:
     """Return the tile of one photograph: before, after, and the change."""
     change = found.picture.astype(np.int16) - levels.astype(np.int16)
     factor = max(1, int(127 // max(1, np.abs(change).max())))
@@ -497,12 +498,14 @@ def _tile(row: counts.Row, levels: np.ndarray, found: Attacked) -> Tile:
         f"{row[counts.AFTER]} {_percent(row[counts.P_AFTER])}".strip(),
         f"change x {factor}" if change.any() else "no change",
     )
+    size: tuple[str, Cell] = ("largest change", f"{row[counts.LINF]} of 255")
+    if norm == "l2":
+        size = ("length", round(counts.number(row[counts.L2]), 2))
     facts: tuple[tuple[str, Cell], ...] = (
         ("wanted", row[counts.WANTED]),
         ("success", row[counts.SUCCESS]),
-        ("largest change", f"{row[counts.LINF]} of 255"),
-        ("none within", row[counts.EMPTY]),
-        ("length", round(counts.number(row[counts.L2]), 2)),
+        size,
+        ("none within", round(counts.number(row[counts.EMPTY]), 2)),
         ("steps", row[counts.STEPS]),
     )
     thin = found.margins[:: max(1, math.ceil(len(found.margins) / _POINTS))]

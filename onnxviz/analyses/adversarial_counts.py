@@ -21,9 +21,17 @@ COLUMNS = (
     Column("class after", description="The model's first choice for the changed picture."),
     Column("probability after", "percent", "What the model gives the class after, on the changed picture."),
     Column("success", description="Whether the changed picture is taken for what was wanted."),
-    Column("L2", "number", "Length of the change, over all pixels and colours, in levels of 0 to 255."),
-    Column("Linf", "integer", "Largest change of any pixel and colour, in levels of 0 to 255."),
-    Column("radius", "number", "Of the smallest ball that was searched with success, in levels of 0 to 255."),
+    Column(
+        "L2",
+        "number",
+        "Length of the change, over all pixels and colours, in levels of 0 to 255; made small with norm l2 only.",
+    ),
+    Column(
+        "Linf",
+        "integer",
+        "Largest change of any pixel and colour, in levels of 0 to 255; made small with norm linf only.",
+    ),
+    Column("radius", "number", "Of the smallest ball in which a picture was found, in levels of 0 to 255."),
     Column("none within", "number", "Radius of the largest ball that was searched without success; 0 if none was."),
     Column("steps", "integer", "Gradient steps in that ball; in the largest where there was no success."),
     Column("gradient", description="`vanished` where it was zero at some step."),
@@ -70,13 +78,9 @@ def metrics(rows: Sequence[Row], norm: str) -> Iterator[Metric]:
         interval = share.interval if single else ()
         yield Metric(name, share.value, title, words, "percent", "lower", total=share.total, interval=interval)
     if won:
-        words = "of the change where it succeeded, in levels of 0 to 255; median."
-        left = "The search made the largest value small, not this."
-        for key, column, title, what in (
-            ("median_l2", L2, "Length of the change", f"Length {words} {left if norm == 'linf' else ''}"),
-            ("median_linf", LINF, "Largest change", f"Largest value {words}"),
-        ):
-            yield Metric(key, median(won, column), title, what.strip(), better="higher", total=len(won))
+        key, column, title, what = _SIZES[norm]
+        words = f"{what} of the smallest change found where the search succeeded, in levels of 0 to 255; median."
+        yield Metric(key, median(won, column), title, words, better="higher", total=len(won))
     if known:
         right = [found for found in known if is_right(found[0])]
         still = [found for found in right if all(row[AFTER] == row[TRUE] for row in found)]
@@ -92,11 +96,16 @@ def metrics(rows: Sequence[Row], norm: str) -> Iterator[Metric]:
             )
 
 
+_SIZES = {
+    "linf": ("median_linf", LINF, "Largest change", "Largest value"),
+    "l2": ("median_l2", L2, "Length of the change", "Length"),
+}
+"""What each norm's search makes small; the other size is whatever the steps left it at, and no margin."""
 METRICS = {
     "success_rate": "Share of the searches from photographs that were right, which ended as wanted.",
     "changed_rate": "Share of the searches that ended as wanted, where no true class is known.",
-    "median_l2": "Length of the change where it succeeded.",
-    "median_linf": "Largest value of the change where it succeeded.",
+    "median_l2": "With norm l2: length of the smallest change found.",
+    "median_linf": "With norm linf: largest value of the smallest change found.",
     "accuracy": "Share of the photographs with a known class that are taken for it.",
     "accuracy_under_attack": "Robust accuracy: share that is taken for its class before and after every search.",
 }

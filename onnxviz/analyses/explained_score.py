@@ -163,15 +163,16 @@ def in_words(head: Head, view: GraphView) -> Iterator[Finding]:
     """Yield which output is looked at where there are several, and a caveat where its meaning is not known."""
     name = shorten(head.name, 60)
     if len(view.heads) > 1 or head not in view.heads:
-        yield Note(f"Explained is {name!r}: {head.in_words} ({head.reason}).", "score")
-    if head.source in ("labels", "images"):
+        words = f"{head.choices} numbers" if head.is_layer and not head.has_classes else head.in_words
+        yield Note(f"The scores are those of {name!r}: {words} ({head.reason}).", "score")
+    if head.source in ("labels", "images") and not head.is_layer:
         made = ", and its probabilities are by a softmax or sigmoid that it does not have" if head.probability else ""
         yield Caveat(
             f"The file does not say that {name!r} holds scores of classes{made}: it is {head.reason}. "
             "If that is right, declare it with `output:` in the recipe's model.",
             "output_guessed",
         )
-    elif head.kind == "unknown":
+    elif head.kind == "unknown" and not head.is_layer:
         why = f" ({head.reason})" if head.reason != UNSAID else ""
         yield Caveat(
             f"Nothing says what {name!r} is{why}: its numbers are not called classes here, and have no "
@@ -188,7 +189,7 @@ def in_words(head: Head, view: GraphView) -> Iterator[Finding]:
 
 def columns(head: Head) -> tuple[Column, ...]:
     """Return the columns that name what is explained, its score and its probability."""
-    what, score = ("class", "logit") if head.has_classes else ("output", "value")
+    what, score = head.unit, "logit" if head.has_classes else "value"
     return (
         Column(f"image and {what}"),
         Column(what, "integer"),

@@ -337,7 +337,7 @@ def _report(
     rows, table = [], []
     for place, number in enumerate(evidence.classes):
         logit, probability = evidence.scores[place], _probability(evidence, place)
-        words = ("class", "logit") if head.has_classes else ("output", "value")
+        words = (head.unit, "logit" if head.has_classes else "value")
         facts: list[tuple[str, Cell]] = [(words[0], number), (words[1], round(logit, 4))]
         facts += [("probability", round(probability, 4))] if probability is not None else []
         facts += [("evidence at the last layer", _in_words(places[place]))]
@@ -353,7 +353,7 @@ def _report(
             f"maps.{index}", f"{name}: {_columns_in_words(columns)}", columns, tuple(rows), scale=_SCALE
         ),
         Table("evidence", "Evidence at the last layer", explained_score.columns(head) + _COLUMNS, tuple(table), _TABLE),
-        Coverage("maps (layer, image, class)", len(kept) * len(rows), len(titles) * len(rows),
+        Coverage(f"maps (layer, image, {head.unit})", len(kept) * len(rows), len(titles) * len(rows),
                  _pointlike(titles, kept), id="coverage.maps"),
         _array(evidence, kept, columns, index, name),
         *_outcome(name, evidence.best, job.parameters["own_class"]),

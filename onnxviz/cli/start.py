@@ -22,6 +22,7 @@ model:
   # {facts}
   preprocess: {preprocess}  # {advice}{sizing}
   # labels: labels.txt      # class names, one a line in the order of the scores
+{output}
 
 # data:
 #   photos: {{images: "photos/*.jpg"}}    # what the model is used on
@@ -76,7 +77,16 @@ def starting_recipe(model: Path, target: Path) -> str:
     size = f"{view.input_size[0]}×{view.input_size[1]}" if view.input_size else "any size"
     sizing = "" if view.input_size else "\n  size: [224, 224]  # height, width: a guess, the model leaves it free"
     facts = f"{shorten(view.producer or 'producer not said', 60)}, opset {view.opset}, {view.input_layout}, {size}"
-    classes = view.logits.unit_count
+    head = view.main_head
+    classes = 0 if head is None else view.logits.unit_count
+    if head is None or head.kind == "unknown":
+        said = "unknown" if head is None else _comment(head.in_words)
+        output = (
+            f"  # output: classes         # nothing says what it gives ({said}): classes, binary,\n"
+            "  #                           multilabel, map_of_classes, regression, embedding, boxes, image"
+        )
+    else:
+        output = f"  # It gives {_comment(head.in_words)}; `output:` says otherwise"
     return _TEMPLATE.format(
         recipe=shorten(target.name, 100),
         title=_plain(shorten(model.stem, 80)),
@@ -85,8 +95,14 @@ def starting_recipe(model: Path, target: Path) -> str:
         preprocess=preprocess,
         advice=advice,
         sizing=sizing,
+        output=output,
         units=f"0-{min(classes, 4) - 1}" if classes > 1 else "0",
     )
+
+
+def _comment(text: str) -> str:
+    """Return text that stays within one line of a comment."""
+    return shorten(" ".join(text.split()), 120)
 
 
 def _plain(text: str) -> str:

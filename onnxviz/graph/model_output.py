@@ -48,6 +48,7 @@ class Head:
         probability: what makes probabilities of the scores; "" if nothing does.
         final: the layer that holds the probabilities, or their logarithms, in the graph; None if it has none.
         named: whether the model's class names are this head's.
+        is_layer: whether it is no output, but a layer that somebody named as the score.
     """
 
     outputs: tuple[str, ...]
@@ -59,6 +60,7 @@ class Head:
     probability: Literal["softmax", "sigmoid", ""] = ""
     final: Layer | None = None
     named: bool = False
+    is_layer: bool = False
 
     @property
     def name(self) -> str:
@@ -107,8 +109,13 @@ class Head:
         if self.has_classes:
             return names[number] if names and self.fits(names) else f"class {number}"
         if self.choices == 1:
-            return f"output {shorten(self.name, 60)!r}"
-        return f"output {number}"
+            return f"{self.unit} {shorten(self.name, 60)!r}"
+        return f"{self.unit} {number}"
+
+    @property
+    def unit(self) -> str:
+        """What one of its classes or numbers is called."""
+        return "class" if self.has_classes else "unit" if self.is_layer else "output"
 
     @property
     def in_words(self) -> str:

@@ -1,0 +1,495 @@
+"""What outputs are: read from the graph, declared, or unknown; and what analyses may say of each kind."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import NodeProto, TensorProto, helper, numpy_helper
+from PIL import Image
+from typer.testing import CliRunner
+
+from onnxviz import findings as f
+from onnxviz.analyses.adversarial import Adversarial
+from onnxviz.analyses.base import Analysis, Bench, Subject
+from onnxviz.analyses.grad_cam import GradCam
+from onnxviz.cli import app
+from onnxviz.errors import AnalysisError, DataError, SelectionError
+from onnxviz.graph import GraphView, open_model
+from onnxviz.graph.model_output import Head
+from onnxviz.images import ImageFolder
+from onnxviz.model import Model, load
+from onnxviz.shares import wilson
+from onnxviz.targets import TargetSelector, class_of, resolve, resolve_head
+
+SIDE = 16
+RNG = np.random.default_rng(0)
+
+
+def write(path: Path, nodes: Sequence[NodeProto], outputs: Mapping[str, Any], **weights: Any) -> Path:
+    """Write a network for images of 16 pixels: outputs are names with their shapes, int64 if called int_..."""
+    made = [
+        helper.make_tensor_value_info(name, TensorProto.INT64 if name.startswith("int_") else TensorProto.FLOAT, shape)
+        for name, shape in outputs.items()
+    ]
+    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, ["n", 3, SIDE, SIDE])
+    constants = [numpy_helper.from_array(np.asarray(value), name) for name, value in weights.items()]
+    graph = helper.make_graph(list(nodes), "g", [image], made, constants)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    return path
+
+
+def node(operator: str, inputs: str, outputs: str, **attributes: Any) -> NodeProto:
+    return helper.make_node(operator, inputs.split(), outputs.split(), outputs.split()[0], **attributes)
+
+
+BODY = [
+    node("Conv", "image w", "conv", pads=[1, 1, 1, 1]),
+    node("Relu", "conv", "maps"),
+    node("GlobalAveragePool", "maps", "pool"),
+    node("Flatten", "pool", "flat"),
+    node("Gemm", "flat d", "scores"),
+]
+
+
+def weights(units: int) -> dict[str, np.ndarray]:
+    return {
+        "w": RNG.standard_normal((6, 3, 3, 3)).astype(np.float32),
+        "d": RNG.standard_normal((6, units)).astype(np.float32),
+    }
+
+
+def view_of(
+    tmp_path: Path, tail: Sequence[NodeProto], outputs: Mapping[str, Any], units: int, **more: Any
+) -> GraphView:
+    return open_model(write(tmp_path / "m.onnx", [*BODY, *tail], outputs, **weights(units), **more))
+
+
+ONE = np.array([1], np.int64)
+VECTORS: dict[str, tuple[list[NodeProto], dict[str, Any], int, tuple[str, str, str, str]]] = {
+    "softmax": ([node("Softmax", "scores", "y")], {"y": ["n", 5]}, 5, ("classes", "scores", "softmax", "y")),
+    "logarithms": ([node("LogSoftmax", "scores", "y")], {"y": ["n", 5]}, 5, ("classes", "scores", "softmax", "y")),
+    "softmax written out": (
+        [node("ReduceMax", "scores", "most", axes=[1], keepdims=1), node("Sub", "scores most", "shifted"),
+         node("Exp", "shifted", "raised"), node("ReduceSum", "raised one", "sum", keepdims=1),
+         node("Div", "raised sum", "y")], {"y": ["n", 5]}, 5, ("classes", "scores", "softmax", "y"),
+    ),
+    "one sigmoid": ([node("Sigmoid", "scores", "y")], {"y": ["n", 1]}, 1, ("binary", "scores", "sigmoid", "y")),
+    "one sigmoid, squeezed": (
+        [node("Squeeze", "scores one", "s"), node("Sigmoid", "s", "y")], {"y": ["n"]}, 1,
+        ("binary", "scores", "sigmoid", "y"),
+    ),
+    "sigmoids": ([node("Sigmoid", "scores", "y")], {"y": ["n", 5]}, 5, ("multilabel", "scores", "sigmoid", "y")),
+    "argmax": ([node("ArgMax", "scores", "int_y", axis=1)], {"int_y": ["n", 1]}, 5, ("classes", "scores", "", "")),
+    "argmax of a softmax": (
+        [node("Softmax", "scores", "p"), node("ArgMax", "p", "int_y", axis=-1, keepdims=0)], {"int_y": ["n"]}, 5,
+        ("classes", "scores", "softmax", "p"),
+    ),
+    "argmax and a table": (
+        [node("ArgMax", "scores", "k", axis=1, keepdims=0), node("Gather", "table k", "int_y")], {"int_y": ["n"]}, 5,
+        ("classes", "scores", "", ""),
+    ),
+    "top three": (
+        [node("TopK", "scores three", "v int_k", axis=1)], {"v": ["n", 3], "int_k": ["n", 3]}, 5,
+        ("classes", "scores", "", ""),
+    ),
+    "hardmax": ([node("Hardmax", "scores", "y", axis=1)], {"y": ["n", 5]}, 5, ("classes", "scores", "", "")),
+    "numbers": ([], {"scores": ["n", 5]}, 5, ("unknown", "scores", "", "")),
+    "a number": ([], {"scores": ["n", 1]}, 1, ("unknown", "scores", "", "")),
+    "of length one": ([node("LpNormalization", "scores", "y", axis=1)], {"y": ["n", 5]}, 5, ("embedding", "y", "", "")),
+    "softmax of one": ([node("Softmax", "scores", "y")], {"y": ["n", 1]}, 1, ("unknown", "scores", "", "")),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", VECTORS)
+def test_what_the_graph_says_of_a_vector(case: str, tmp_path: Path) -> None:
+    tail, outputs, units, expected = VECTORS[case]
+    more = {"one": ONE, "three": np.array([3], np.int64), "table": np.arange(5, dtype=np.int64) + 100}
+    used = {name for item in tail for name in item.input}
+    view = view_of(tmp_path, tail, outputs, units, **{name: more[name] for name in used & set(more)})
+    (head,) = view.heads
+    assert (head.kind, head.scores and head.scores.name, head.probability) == expected[:3]
+    assert (head.final.name if head.final else "") == expected[3]
+    assert head.outputs == tuple(outputs)
+    assert view.logits == head.scores
+    assert head.choices == (2 if head.kind == "binary" else units)
+    assert head.source == ("graph" if head.kind != "unknown" else "nothing")
+
+
+MAPS = [*BODY[:2], node("Conv", "maps v", "scores")]
+
+
+@pytest.mark.parametrize(
+    ("tail", "outputs", "kind"),
+    [
+        ([node("Softmax", "scores", "y", axis=1)], {"y": ["n", 4, SIDE, SIDE]}, "map_of_classes"),
+        ([node("ArgMax", "scores", "int_y", axis=1, keepdims=0)], {"int_y": ["n", SIDE, SIDE]}, "map_of_classes"),
+        (
+            [node("Transpose", "scores", "t", perm=[0, 2, 3, 1]), node("Softmax", "t", "y")],
+            {"y": ["n", SIDE, SIDE, 4]},
+            "map_of_classes",
+        ),
+        ([node("Softmax", "scores", "y", axis=3)], {"y": ["n", 4, SIDE, SIDE]}, "unknown"),  # over the columns
+        ([node("ArgMax", "scores", "int_y", axis=3)], {"int_y": ["n", 4, SIDE, 1]}, "unknown"),  # where, not what
+        ([node("Sigmoid", "scores", "y")], {"y": ["n", 4, SIDE, SIDE]}, "unknown"),  # masks, boxes, an image
+        ([], {"scores": ["n", 4, SIDE, SIDE]}, "unknown"),
+        (  # the best of all positions, as a detector keeps them
+            [node("Flatten", "scores", "row"), node("TopK", "row three", "v int_k")],
+            {"v": ["n", 3], "int_k": ["n", 3]},
+            "unknown",
+        ),
+    ],
+)
+def test_what_the_graph_says_of_a_map(
+    tail: list[NodeProto], outputs: dict[str, Any], kind: str, tmp_path: Path
+) -> None:
+    more = {"v": RNG.standard_normal((4, 6, 1, 1)).astype(np.float32), "w": weights(1)["w"]}
+    if any("three" in item.input for item in tail):
+        more["three"] = np.array([3], np.int64)
+    view = open_model(write(tmp_path / "m.onnx", [*MAPS, *tail], outputs if "v" not in outputs else
+                            {"v_": ["n", 3], "int_k": ["n", 3]}, **more)) if "v" not in outputs else open_model(
+        write(tmp_path / "m.onnx", [*MAPS, tail[0], node("TopK", "row three", "best int_k")],
+              {"best": ["n", 3], "int_k": ["n", 3]}, **more))  # fmt: skip
+    assert {head.kind for head in view.heads} == {kind}
+    if kind == "unknown":
+        with pytest.raises(SelectionError, match="`score:`"):
+            resolve_head(view, None, None)
+    else:
+        assert resolve_head(view, None, None).classes == 4
+
+
+def test_what_a_suppression_chooses_is_boxes(tmp_path: Path) -> None:
+    tail = [
+        node("Reshape", "flat boxes_shape", "boxes"),
+        node("Reshape", "flat scores_shape", "each"),
+        node("NonMaxSuppression", "boxes each", "int_y"),
+    ]
+    shapes = {"boxes_shape": np.array([1, -1, 4], np.int64), "scores_shape": np.array([1, 1, -1], np.int64)}
+    (head,) = view_of(tmp_path, tail, {"int_y": ["k", 3]}, 4, **shapes).heads
+    assert head.kind == "boxes"
+
+
+# --- declared and counted -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("units", "kind", "words"),
+    [
+        (1, "classes", "one number"), (5, "binary", "5 numbers"), (5, "map_of_classes", "no positions"),
+        (1, "multilabel", "one number"),
+    ],
+)  # fmt: skip
+def test_what_an_output_cannot_be(units: int, kind: Any, words: str, tmp_path: Path) -> None:
+    view = view_of(tmp_path, [], {"scores": ["n", units]}, units)
+    with pytest.raises(SelectionError, match=words):
+        view.with_output(kind)
+    with pytest.raises(SelectionError, match="scores"):
+        view.with_output({"score": "regression"})
+
+
+@pytest.mark.parametrize(
+    ("units", "kind", "made"),
+    [(1, "binary", "sigmoid"), (5, "classes", "softmax"), (5, "multilabel", "sigmoid"), (5, "embedding", "")],
+)
+def test_declared_kinds_make_probabilities_of_classes_only(units: int, kind: Any, made: str, tmp_path: Path) -> None:
+    (head,) = view_of(tmp_path, [], {"scores": ["n", units]}, units).with_output(kind).heads
+    assert (head.kind, head.probability, head.final, head.source) == (kind, made, None, "declared")
+
+
+def test_class_names_say_that_numbers_are_scores_and_a_wrong_count_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "m.onnx", BODY, {"scores": ["n", 3]}, **weights(3))
+    plain, named = load(path, "unit", device="cpu"), load(path, "unit", ["a", "b", "c"], device="cpu")
+    images = RNG.random((2, 3, SIDE, SIDE)).astype(np.float32)
+    with pytest.raises(SelectionError, match="output: classes"):
+        plain.probabilities(images)
+    scores = plain.scores(images)
+    expected = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(named.probabilities(images), expected, rtol=1e-5)
+    head = named.view.main_head
+    assert head is not None
+    assert (head.source, head.title(1, named.labels)) == ("labels", "b")
+    assert plain.view.main_head is not None
+    assert plain.view.main_head.title(1, None) == "output 1"
+    with pytest.raises(SelectionError, match="4 class names, and the output 'scores' has 3 numbers"):
+        load(path, "unit", list("abcd"), device="cpu")
+    assert load(path, "unit", list("abcd"), device="cpu", output="embedding").labels == tuple("abcd")
+
+
+def test_class_numbers_of_the_images_count_as_names_do(tmp_path: Path) -> None:
+    view = view_of(tmp_path, [], {"scores": ["n", 3]}, 3)
+    assert [head.source for head in view.with_output(None, None, 3).heads] == ["images"]
+    assert [head.probability for head in view.with_output(None, None, 3).heads] == [""]
+    assert [head.kind for head in view.with_output(None, None, 4).heads] == ["unknown"]
+
+
+# --- what analyses say ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def squares(tmp_path: Path) -> ImageFolder:
+    """Red and blue squares in one corner, with their classes: blue is 0."""
+    folder = tmp_path / "squares"
+    folder.mkdir()
+    rows = ["file,class_index,name"]
+    for index in range(6):
+        pixels = np.zeros((SIDE, SIDE, 3), np.uint8)
+        pixels[2:8, 2:8, 0 if index % 2 else 2] = 200 + index
+        Image.fromarray(pixels).save(folder / f"{index}.png")
+        rows.append(f"{index}.png,{index % 2},{'red' if index % 2 else 'blue'}")
+    (folder / "labels.csv").write_text("\n".join(rows) + "\n")
+    return ImageFolder.find("squares", [str(folder)], tmp_path)
+
+
+def colours(path: Path, tail: Sequence[NodeProto], outputs: Mapping[str, Any], rows: Sequence[Sequence[float]]) -> Path:
+    """A network whose maps are red, green and blue, and whose scores weigh their means."""
+    eye = np.eye(3, dtype=np.float32)[:, :, None, None]
+    dense = np.asarray(rows, np.float32).T.copy()
+    body = [node("Conv", "image w", "conv"), *BODY[1:]]
+    return write(path, [*body, *tail], outputs, w=eye, d=dense)
+
+
+def found_by(analysis: Analysis, model: Model, data: ImageFolder) -> list[f.Finding]:
+    subject = Subject("m", model.view, model.preprocessing, model.labels, {"d": data}, 0)
+    parts = [analysis.run(job, Bench(subject, model, lambda *_: None)) for job in analysis.jobs(subject)]
+    return analysis.combine(parts, subject)
+
+
+def numbers(found: Sequence[f.Finding]) -> dict[str, f.Metric]:
+    return {item.name: item for item in found if isinstance(item, f.Metric)}
+
+
+def said(found: Sequence[f.Finding]) -> str:
+    """Return everything that a reader would read, but for the images' names."""
+    words: list[str] = []
+    for item in found:
+        if isinstance(item, f.Note | f.Caveat):
+            words.append(item.text)
+        elif isinstance(item, f.PictureMatrix):
+            words += [f"{row.title} {[name for name, _ in row.facts]}" for row in item.rows]
+        elif isinstance(item, f.Coverage):
+            words.append(item.what)
+        elif isinstance(item, f.Table):
+            words += [column.name for column in item.columns] + [str(row[0]) for row in item.rows]
+        elif isinstance(item, f.TileGrid):
+            words += [" ".join(tile.captions) for tile in item.tiles]
+    return "\n".join(words)
+
+
+BINARY = [[10.0, 0.0, -10.0]]
+
+
+@pytest.fixture
+def binary(tmp_path: Path) -> Model:
+    path = colours(tmp_path / "b.onnx", [node("Sigmoid", "scores", "y")], {"y": ["n", 1]}, BINARY)
+    return load(path, {"preset": "unit", "fit": "stretch"}, device="cpu")
+
+
+@pytest.mark.parametrize("classes", ["top:1", "label"])
+def test_a_perfect_binary_classifier_is_right_and_blue_is_seen_in_blue(
+    classes: str, binary: Model, squares: ImageFolder
+) -> None:
+    found = found_by(GradCam(data="d", layers=["maps"], classes=classes), binary, squares)
+    accuracy = numbers(found)["top1_accuracy"]
+    assert (accuracy.value, accuracy.total, accuracy.interval) == (1.0, 6, wilson(6, 6))
+    (table,) = (item for item in found if isinstance(item, f.Table))
+    assert [row[1] for row in table.rows] == [0, 1, 0, 1, 0, 1]
+    for index, row in enumerate(table.rows):
+        (array,) = (item for item in found if isinstance(item, f.Array) and item.id == f"arrays.{index}")
+        heat = array.arrays[f"class{index % 2}_layer000"]
+        assert heat[2:8, 2:8].min() > 0  # the square, whatever its colour
+        assert heat.sum() == pytest.approx(heat[2:8, 2:8].sum())
+        mean = (200 + index) / 255 * 36 / SIDE**2
+        assert row[2] == pytest.approx(10 * mean, rel=1e-4)  # the score of its own class, positive for both
+        assert row[3] == pytest.approx(1 / (1 + np.exp(-10 * mean)), rel=1e-4)
+
+
+def test_both_classes_of_one_score_can_be_named_drawn_and_reached(binary: Model, squares: ImageFolder) -> None:
+    view, names = binary.view, ("blue", "red")
+    layer = view.logits
+    (blue,) = resolve([TargetSelector(layer="logits", units=["blue"])], view, names)
+    assert (blue.unit, blue.sign, blue.label) == (0, -1, "blue")
+    both = resolve([TargetSelector(layer="logits", units=0, sign="both")], view, names)
+    assert [(target.sign, target.label) for target in both] == [(1, "red"), (-1, "blue")]
+    assert (class_of(layer, 0, 1, view), class_of(layer, 0, -1, view)) == (1, 0)
+    images = RNG.random((3, 3, SIDE, SIDE)).astype(np.float32)
+    shares = binary.probabilities(images)
+    np.testing.assert_allclose(shares[:, 1], 1 / (1 + np.exp(-binary.scores(images)[:, 0])), rtol=1e-5)
+    np.testing.assert_allclose(shares.sum(axis=1), 1, rtol=1e-6)
+    found = found_by(Adversarial(data="d", radius=255, restarts=0), binary, squares)
+    assert numbers(found)["success_rate"].value == 1
+    assert numbers(found)["accuracy"].value == 1
+    assert numbers(found)["accuracy_under_attack"].value == 0
+    (grid,) = (item for item in found if isinstance(item, f.TileGrid))
+    for index, tile in enumerate(grid.tiles):
+        mean = (200 + index) / 255 * 36 / SIDE**2
+        assert tile.curve[0] == pytest.approx(10 * mean, rel=1e-4)  # the lead is the score itself
+
+
+@pytest.mark.parametrize(
+    ("output", "rows", "title"),
+    [(None, [[1.0, 2.0, 3.0]], "output 'scores'"), ("regression", [[1.0, 2.0, 3.0]], "output 'scores'"),
+     (None, [[1.0, 2.0, 3.0]] * 7, "output "), ("embedding", [[1.0, 2.0, 3.0]] * 7, "output ")],
+)  # fmt: skip
+def test_numbers_are_no_classes_and_have_no_probabilities(
+    output: Any, rows: list[list[float]], title: str, squares: ImageFolder, tmp_path: Path
+) -> None:
+    path = colours(tmp_path / "n.onnx", [], {"scores": ["n", len(rows)]}, rows)
+    model = load(path, {"preset": "unit", "fit": "stretch"}, device="cpu", output=output)
+    found = found_by(GradCam(data="d", layers=["maps"], classes="top:2"), model, squares)
+    assert title in said(found)
+    assert "class 0" not in said(found)
+    assert "(probability" not in said(found)
+    assert "top1_confidence" not in numbers(found)
+    (table,) = (item for item in found if isinstance(item, f.Table))
+    assert all(row[3] is None for row in table.rows)
+    assert ("top1_accuracy" in numbers(found)) == (output is None and len(rows) > 1)
+    with pytest.raises((AnalysisError, SelectionError, DataError)) if len(rows) == 1 or output else _no_fault():
+        list(Adversarial(data="d").jobs(Subject("m", model.view, model.preprocessing, None, {"d": squares}, 0)))
+
+
+class _no_fault:  # noqa: N801 - reads like pytest.raises
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+def test_labels_that_do_not_exclude_each_other_have_no_first_choice(squares: ImageFolder, tmp_path: Path) -> None:
+    rows = [[9.0, 0.0, 0.0], [0.0, 9.0, 0.0], [0.0, 0.0, 9.0]]
+    path = colours(tmp_path / "l.onnx", [node("Sigmoid", "scores", "y")], {"y": ["n", 3]}, rows)
+    model = load(path, {"preset": "unit", "fit": "stretch"}, device="cpu")
+    found = found_by(GradCam(data="d", layers=["maps"], classes=[1]), model, squares)
+    assert not {"top1_accuracy", "top1_confidence"} & set(numbers(found))
+    assert "first choice" not in said(found)
+    (table,) = (item for item in found if isinstance(item, f.Table))
+    assert all(row[3] == pytest.approx(0.5) for row in table.rows)  # its own sigmoid of 0
+    with pytest.raises(AnalysisError, match="no class for the whole image"):
+        found_by(Adversarial(data="d"), model, squares)
+
+
+@pytest.mark.parametrize(
+    ("tail", "outputs"),
+    [
+        ([node("ArgMax", "scores", "int_y", axis=1)], {"int_y": ["n", 1]}),
+        ([node("ArgMax", "scores", "int_y", axis=1, keepdims=0)], {"int_y": ["n"]}),
+        ([node("Softmax", "scores", "p"), node("ArgMax", "p", "int_y", axis=1)], {"int_y": ["n", 1]}),
+    ],
+)
+def test_what_ends_in_a_choice_is_explained_by_the_scores_chosen_among(
+    tail: list[NodeProto], outputs: dict[str, Any], squares: ImageFolder, tmp_path: Path
+) -> None:
+    path = colours(tmp_path / "a.onnx", tail, outputs, [[0.0, 0.0, 8.0], [8.0, 0.0, 0.0]])
+    model = load(path, {"preset": "unit", "fit": "stretch"}, device="cpu")
+    found = found_by(GradCam(data="d", layers=["maps"], classes="top:1"), model, squares)
+    assert numbers(found)["top1_accuracy"].value == 1
+    assert ("top1_confidence" in numbers(found)) == (len(tail) == 2)
+
+
+def test_of_several_heads_each_can_be_explained_and_the_report_says_which(squares: ImageFolder, tmp_path: Path) -> None:
+    tail = [
+        node("Gemm", "flat e", "sort"), node("Softmax", "sort", "kind"), node("Gemm", "flat e", "deep"),
+        node("Sigmoid", "deep", "tags"),
+    ]  # fmt: skip
+    body = [node("Conv", "image w", "conv"), *BODY[1:]]
+    eye = np.eye(3, dtype=np.float32)
+    path = write(
+        tmp_path / "h.onnx", [*body, *tail], {"scores": ["n", 1], "kind": ["n", 3], "tags": ["n", 3]},
+        w=eye[:, :, None, None], d=np.ones((3, 1), np.float32), e=eye * 8,
+    )  # fmt: skip
+    model = load(path, {"preset": "unit", "fit": "stretch"}, device="cpu", output={"scores": "regression"})
+    kinds = {head.name: head.kind for head in model.view.heads}
+    assert kinds == {"scores": "regression", "kind": "classes", "tags": "multilabel"}
+    for score, layer, words in ((None, "sort", "'kind'"), ("scores", "scores", "'scores'"), ("tags", "deep", "'tags'")):
+        analysis = GradCam(data="d", layers=["maps"], classes="top:1", score=score)
+        (job, *_) = analysis.jobs(Subject("m", model.view, model.preprocessing, None, {"d": squares}, 0))
+        assert job.layers[-1] == layer
+        found = found_by(analysis, model, squares)
+        assert f"The scores are those of {words}" in said(found)
+        (heads,) = (item for item in found if isinstance(item, f.Coverage) and item.id == "coverage.outputs")
+        assert (heads.done, heads.total) == (1, 3)
+        assert words in heads.reason
+    with pytest.raises(SelectionError, match="no layer is called"):
+        list(
+            GradCam(data="d", score="kin_").jobs(Subject("m", model.view, model.preprocessing, None, {"d": squares}, 0))
+        )
+
+
+def test_a_part_of_a_detector_is_explained_where_it_is_named(squares: ImageFolder, tmp_path: Path) -> None:
+    """Box geometry and class scores share a tensor: nothing is explained unasked, and class names go to the score."""
+    nodes = [
+        node("Conv", "image w", "maps"),
+        node("Conv", "maps v", "head"),
+        node("Split", "head sizes", "boxes kinds", axis=1),
+        node("Sigmoid", "kinds", "sure"),
+        node("Concat", "boxes sure", "y", axis=1),
+    ]
+    eye = np.eye(3, dtype=np.float32)[:, :, None, None]
+    kinds = np.concatenate([np.ones((4, 3, 1, 1), np.float32), eye[[2, 0]]])
+    path = write(
+        tmp_path / "d.onnx", nodes, {"y": ["n", 6, SIDE, SIDE]}, w=eye, v=kinds, sizes=np.array([4, 2], np.int64)
+    )
+    preset = {"preset": "unit", "fit": "stretch"}
+    with pytest.raises(SelectionError, match="2 class names, and the output 'y' has 6 numbers at each position"):
+        load(path, preset, ["blue", "red"], device="cpu")
+    model = load(path, preset, ["blue", "red"], device="cpu", output="boxes")
+    with pytest.raises(SelectionError, match="'y': boxes of a detector"):
+        found_by(GradCam(data="d", layers=["maps"]), model, squares)
+    for positions, of in (("highest", "the highest of 256"), ("mean", "their mean over 256")):
+        analysis = GradCam(data="d", layers=["maps"], classes="top:1", score="kinds", positions=positions)
+        found = found_by(analysis, model, squares)
+        (table,) = (item for item in found if isinstance(item, f.Table))
+        assert [str(row[0]).split(": ")[1] for row in table.rows] == ["blue", "red"] * 3
+        assert of in said(found)
+        assert "top1_accuracy" not in numbers(found)
+
+
+def test_numbers_of_more_classes_than_the_model_has_are_not_the_model_s(tmp_path: Path) -> None:
+    folder = tmp_path / "many"
+    folder.mkdir()
+    for index in range(3):
+        Image.fromarray(np.full((SIDE, SIDE, 3), 40 * index, np.uint8)).save(folder / f"{index}.png")
+    (folder / "labels.csv").write_text("file,class_index,name\n0.png,0,\n1.png,1,\n2.png,700,\n")
+    images = ImageFolder.find("many", [str(folder)], tmp_path)
+    tail = [node("Softmax", "scores", "y")]
+    path = colours(tmp_path / "s.onnx", tail, {"y": ["n", 2]}, [[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
+    model = load(path, {"preset": "unit", "fit": "stretch"}, device="cpu")
+    assert "top1_accuracy" not in numbers(found_by(GradCam(data="d", layers=["maps"]), model, images))
+    with pytest.raises(DataError, match="more classes than the 2"):
+        found_by(GradCam(data="d", layers=["maps"], classes="label"), model, images)
+
+
+# --- the recipe and the commands ------------------------------------------------------------------------------------
+
+
+def run(arguments: list[str]) -> tuple[int, str]:
+    result = CliRunner().invoke(app, arguments)
+    return result.exit_code, " ".join((result.output + (result.stderr if result.stderr_bytes else "")).split())
+
+
+@pytest.mark.parametrize(
+    ("output", "words"),
+    [("binary", "it has 3 numbers"), ("{score: regression}", "no output 'score'"), ("clases", "output")],
+)
+def test_a_wrong_declaration_is_a_fault_at_its_place(output: str, words: str, tmp_path: Path) -> None:
+    write(tmp_path / "m.onnx", BODY, {"scores": ["n", 3]}, **weights(3))
+    text = f"version: 1\nmodel:\n  path: m.onnx\n  output: {output}\nanalyses:\n  w: {{kind: weights}}\n"
+    (tmp_path / "r.yaml").write_text(text)
+    code, told = run(["validate", str(tmp_path / "r.yaml")])
+    assert code == 2
+    assert "r.yaml:4:" in told
+    assert words in told
+
+
+def test_inspect_says_what_outputs_are_and_how_it_knows(tmp_path: Path) -> None:
+    path = write(tmp_path / "m.onnx", [*BODY, node("Sigmoid", "scores", "y")], {"y": ["n", 1]}, **weights(1))
+    code, told = run(["inspect", "--no-agreement", str(path)])
+    assert code == 0
+    assert "one of 2 classes from one score" in told
+    assert "Sigmoid 'y'" in told
+
+
+def test_the_card_of_the_report_has_every_head() -> None:
+    assert Head(("a",)).in_words == "unknown: an unknown number of numbers"

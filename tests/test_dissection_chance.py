@@ -17,7 +17,9 @@ from onnxviz.analyses.dissection import Dissection
 from onnxviz.concepts import Concept
 from onnxviz.dissection import Chance, Grid, Overlap, ShuffledOverlap, count_overlap, label_owners, shuffled_order
 from onnxviz.dissection.counting import PixelLabels, count_image
+from onnxviz.dissection.summary import ByChance, ChanceRow, UnitResult, detected, span_in_words
 from onnxviz.findings import Bars, Caveat, Coverage, Finding, Metric, Note, Table, TileGrid
+from onnxviz.values import Unit
 
 
 class TestShuffles:
@@ -244,3 +246,39 @@ class TestDetectors:
         findings = self.dissect(tmp_path, Discs(), ceiling=6, layers="colours", quantile=0.005)
         assert self.metric(findings, "saturated_units").value == 0
         assert self.said(findings, "ceiling") == ""
+
+
+def chance_row(shuffle: int, concept: str, exceeding: int, reaching: int | None = None, layer: str = "a") -> ChanceRow:
+    return ChanceRow(layer, shuffle, concept, "object", exceeding if reaching is None else reaching, exceeding, 0.1)
+
+
+class TestByChance:
+    def test_a_concept_needs_more_detectors_than_in_any_shuffle(self) -> None:
+        chance = ByChance([chance_row(0, "star", 3), chance_row(2, "star", 1, 9), chance_row(2, "hole", 2)], 4)
+        assert chance.reaching == (0, 11)
+        assert chance.detectors == (0, 3)
+        assert chance.best == (0, 0.1)
+        assert chance.unique_reached == (0, 2)
+        assert chance.unique_detectors == (0, 1)
+
+        def units(**counts: int) -> list[UnitResult]:
+            return [
+                UnitResult(Unit("a", 0), name, "object", 0.1, "yes", 0.05, 0.5, "", None, 1, 2)
+                for name, count in counts.items()
+                for _ in range(count)
+            ]
+
+        assert detected(units(star=3, hole=3, moon=1), chance) == {("object", "hole"), ("object", "moon")}
+        assert detected(units(star=4, hole=2), chance) == {("object", "star")}
+
+    def test_layers_are_judged_apart(self) -> None:
+        chance = ByChance([chance_row(0, "star", 3), chance_row(0, "star", 1, layer="b")], 2).grouped(
+            lambda row: row.layer
+        )
+        assert (chance["a"].detectors, chance["b"].detectors, chance["none"].detectors) == ((0, 3), (0, 1), (0, 0))
+
+    def test_without_shuffles_nothing_is_known(self) -> None:
+        assert ByChance([], 0).detectors == ByChance([], 0).unique_detectors == ()
+        assert span_in_words(()) == "unknown"
+        assert span_in_words((2.0, 2.0)) == "2"
+        assert span_in_words((0.0, 36.0)) == "0 to 36"

@@ -55,10 +55,10 @@ class Dissection(Analysis):
     by intersection over union (IoU), in the images that have a label of the concept's category. A unit is named
     after the concept of highest IoU, of those that are in enough images. It is a detector of it if that IoU reaches
     the limit and is above the unit's chance level: the highest IoU that it has with any of these concepts when each
-    image has the labels of another image, in several shuffles. The number of different concepts that are detected is
-    the number of unique detectors. Beside each number stands what is counted the same way in the shuffles. Images are
-    stretched to the model's input, not cropped, so that no labelled pixel is lost. A unit without a concept may detect
-    something that nobody labelled.
+    image has the labels of another image, in several shuffles. The number of concepts with more detectors than in any
+    shuffle is the number of unique detectors. Beside each number stands what is counted the same way in the shuffles.
+    Images are stretched to the model's input, not cropped, so that no labelled pixel is lost. A unit without a concept
+    may detect something that nobody labelled.
     """
 
     kind: Literal["dissection"] = "dissection"
@@ -75,7 +75,7 @@ iou: 0.04
 """
     metric_names: ClassVar[Mapping[str, str]] = {
         "detectors": "Units that detect a concept: the IoU reaches the limit and is above the unit's chance level.",
-        "unique_detectors": "Concepts that at least one unit detects, above chance.",
+        "unique_detectors": "Concepts that more units detect than by chance.",
         "detector_fraction": "Share of detectors among the units that were dissected.",
         "detectors_by_iou": "Units whose IoU reaches the limit, by chance or not.",
         "unique_detectors_by_iou": "Concepts for which a unit's IoU reaches the limit, by chance or not.",

@@ -68,8 +68,7 @@ class Chance:
 
     def exceeding(self) -> npt.NDArray[np.bool_]:
         """Return bool [shuffles, units]: where a shuffle would be above chance, if the others were its chance level."""
-        found = np.zeros(self.iou.shape, bool)
-        for shuffle in range(len(found)):
-            others = np.delete(self.iou, shuffle, axis=0)
-            found[shuffle] = self.iou[shuffle] > others.max(axis=0, initial=0) if len(others) else False
-        return found
+        if len(self.iou) < 2:
+            return np.zeros(self.iou.shape, bool)
+        best = (self.iou == self.iou.max(axis=0)) & (self.iou > 0)
+        return np.asarray(best & (best.sum(axis=0) == 1))

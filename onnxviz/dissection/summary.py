@@ -7,7 +7,8 @@ import statistics
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import cached_property
+from typing import NamedTuple, TypeAlias
 
 from onnxviz.errors import shorten
 from onnxviz.findings import Bars, Cell, Column, Curve, Finding, Histogram, Metric, Note, Series, Table
@@ -114,6 +115,10 @@ class UnitResult:
         )
 
 
+Concept: TypeAlias = tuple[str, str]
+"""A concept's category and name."""
+
+
 class ChanceRow(NamedTuple):
     """What a layer's units are named in one shuffle, under `CHANCE_COLUMNS`.
 
@@ -190,8 +195,25 @@ class ByChance:
 
     @property
     def unique_detectors(self) -> tuple[float, float] | tuple[()]:
-        """Concepts with a detector."""
-        return self.span(lambda rows: len({(row.category, row.concept) for row in rows if row.exceeding}))
+        """Concepts with more detectors than in any of the other shuffles."""
+        counts = self._detectors_of_concepts
+        most = {concept: self.most(concept) for count in counts for concept in count}
+        alone = {concept for concept, top in most.items() if sum(count[concept] == top for count in counts) == 1}
+        found = [sum(count[concept] == most[concept] > 0 for concept in alone) for count in counts]
+        return (float(min(found)), float(max(found))) if found else ()
+
+    @cached_property
+    def _detectors_of_concepts(self) -> list[Counter[Concept]]:
+        """For each shuffle the number of detectors of each concept."""
+        counts: list[Counter[Concept]] = [Counter() for _ in self._by_shuffle]
+        for count, rows in zip(counts, self._by_shuffle, strict=True):
+            for row in rows:
+                count[row.category, row.concept] += row.exceeding
+        return counts
+
+    def most(self, concept: Concept) -> int:
+        """Return the most detectors that a concept has in a shuffle."""
+        return max((count[concept] for count in self._detectors_of_concepts), default=0)
 
     @property
     def best(self) -> tuple[float, float] | tuple[()]:
@@ -204,9 +226,13 @@ def detectors_of(units: Iterable[UnitResult]) -> list[UnitResult]:
     return [unit for unit in units if unit.detector]
 
 
-def unique_concepts(units: Iterable[UnitResult]) -> set[tuple[str, str]]:
-    """Return the concepts, as (category, name), that have a detector: their number is that of unique detectors."""
-    return {(unit.category, unit.concept) for unit in units if unit.detector}
+def detected(units: Iterable[UnitResult], chance: ByChance) -> set[Concept]:
+    """Return the concepts that have more detectors than in any shuffle: their number is that of unique detectors.
+
+    Of many units some exceed their own chance level by chance, and those that are alike do so together.
+    """
+    counts = Counter((unit.category, unit.concept) for unit in detectors_of(units))
+    return {concept for concept, count in counts.items() if count > chance.most(concept)}
 
 
 def in_words(counts: Counter[str], most: int = 6) -> str:
@@ -214,6 +240,13 @@ def in_words(counts: Counter[str], most: int = 6) -> str:
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     words = [f"{shorten(name, 40)} {count}" for name, count in ordered[:most]]
     return ", ".join(words) + (f" and {len(ordered) - most} more" if len(ordered) > most else "")
+
+
+def _names(counts: Mapping[Concept, int]) -> Counter[str]:
+    names: Counter[str] = Counter()
+    for (_, name), count in counts.items():
+        names[name] += count
+    return names
 
 
 def span_in_words(span: Sequence[float], nothing: str = "unknown") -> str:
@@ -255,15 +288,15 @@ class Summary:
         found += self._by_category()
         found.append(self._by_concept())
         if len(self.layers) > 1:
-            found.append(_by_depth(self.layers, self.categories))
+            found.append(_by_depth(self.layers, self.chance.grouped(_LAYER), self.categories))
         found += [_ranked(self.layers, self.limit), _spread(self.units, self.limit)]
         return found
 
     def _notes(self) -> Iterable[Note]:
         if len(self.layers) > 1:
             yield Note(self._sentence(f"{len(self.layers)} layers", self.units, self.chance), id="all")
-        best = sorted(self.layers, key=lambda name: -len(unique_concepts(self.layers[name])))[:3]
         chance = self.chance.grouped(_LAYER)
+        best = sorted(self.layers, key=lambda name: -len(detected(self.layers[name], chance[name])))[:3]
         for name in (name for name in self.layers if name in best):
             yield Note(self._sentence(shorten(name), self.layers[name], chance[name]), id=f"layer {name}")
 
@@ -286,22 +319,27 @@ class Summary:
         if not detectors:
             judged = "the chance level is unknown" if not chance.reaching else "none is above its chance level"
             return f"{where}: no unit detects a concept: {rule}, and {judged}."
+        certain = detected(units, chance)
+        counts = Counter((unit.category, unit.concept) for unit in detectors)
+        told = in_words(_names({concept: counts[concept] for concept in certain})) or NO_CONCEPT
+        rest = in_words(_names({concept: counts[concept] for concept in counts.keys() - certain}))
+        more = f"; no more than by chance: {rest}" if rest else ""
         verb = "unit detects" if len(detectors) == 1 else "units detect"
-        counts = in_words(Counter(unit.concept for unit in detectors))
-        more = f" ({rule[0].upper()}{rule[1:]}.)" if reaching > len(detectors) else ""
         return (
-            f"{where}: {len(detectors)} of {total} {verb} {len(unique_concepts(units))} of the {concepts} concepts "
-            f"that are in at least {self.least_images} images, by chance {span_in_words(chance.detectors)}: {counts}."
-            f"{more}"
+            f"{where}: {len(detectors)} of {total} {verb} {len(certain)} of the {concepts} concepts that are in at "
+            f"least {self.least_images} images, by chance {span_in_words(chance.detectors)}: {told}{more}."
+            + (f" ({rule[0].upper()}{rule[1:]}.)" if reaching > len(detectors) else "")
         )
 
     def _metrics(self) -> list[Metric]:
         units, chance = self.units, self.chance
-        detectors, total = detectors_of(units), len(units)
+        detectors, total, concepts = detectors_of(units), len(units), len(self.concept_images)
         reaching = [unit for unit in units if unit.reaches]
 
-        def count(name: str, number: int, title: str, text: str, span: tuple[float, float] | tuple[()]) -> Metric:
-            return Metric(name, float(number), title, text, "integer", "higher", total=total, chance=span)
+        def count(
+            name: str, number: int, of: int, title: str, text: str, span: tuple[float, float] | tuple[()]
+        ) -> Metric:
+            return Metric(name, float(number), title, text, "integer", "higher", total=of, chance=span)
 
         def remarked(remark: str, text: str) -> Metric:
             found = float(sum(unit.remark == remark for unit in units))
@@ -309,18 +347,18 @@ class Summary:
 
         share = tuple(bound / max(1, total) for bound in chance.detectors)
         return [
-            count("detectors", len(detectors), "detectors",
+            count("detectors", len(detectors), total, "detectors",
                   "Units that detect a concept: the IoU reaches the limit and is above the unit's chance level.",
                   chance.detectors),
-            count("unique_detectors", len(unique_concepts(units)), "unique detectors",
-                  "Concepts that at least one unit detects, above chance.", chance.unique_detectors),
+            count("unique_detectors", len(detected(units, chance)), concepts, "unique detectors",
+                  "Concepts that more units detect than by chance.", chance.unique_detectors),
             Metric("detector_fraction", len(detectors) / max(1, total), "share of detectors",
                    "Detectors among the units that were dissected.", "percent", "higher", total=total,
                    chance=(share[0], share[1]) if share else ()),
-            count("detectors_by_iou", len(reaching), "units that reach the IoU",
+            count("detectors_by_iou", len(reaching), total, "units that reach the IoU",
                   "Detectors by the paper's rule alone: the IoU reaches the limit, by chance or not.",
                   chance.reaching),
-            count("unique_detectors_by_iou", len({(unit.category, unit.concept) for unit in reaching}),
+            count("unique_detectors_by_iou", len({(unit.category, unit.concept) for unit in reaching}), concepts,
                   "concepts reached", "Concepts that at least one unit reaches the limit for, by chance or not.",
                   chance.unique_reached),
             Metric("best_iou", max((u.iou for u in units), default=0.0), "best IoU", "IoU of the best unit.",
@@ -341,7 +379,7 @@ class Summary:
                 len(detectors),
                 len(detectors) / max(1, len(units)),
                 span_in_words(chance.detectors),
-                len(unique_concepts(units)),
+                len(detected(units, chance)),
                 sum(unit.reaches for unit in units),
                 span_in_words(chance.reaching),
                 max((unit.iou for unit in units), default=0.0),
@@ -355,7 +393,7 @@ class Summary:
             Column("detectors", "integer", "Units whose IoU reaches the limit and is above their chance level."),
             Column("share", "percent", "Detectors among the layer's units."),
             Column("by chance", description="Detectors, counted the same way, with the labels of other images."),
-            Column("unique detectors", "integer", "Concepts that at least one unit of the layer detects."),
+            Column("unique detectors", "integer", "Concepts that more units of the layer detect than by chance."),
             Column("reach the IoU", "integer", "Units whose IoU reaches the limit, by chance or not."),
             Column("reach it by chance", description="The same with the labels of other images."),
             Column("best IoU", "number"),
@@ -372,6 +410,7 @@ class Summary:
             Column("images", "integer", "Images that have a pixel of the concept."),
             Column("detectors", "integer", "Units named after it whose IoU reaches the limit and is above chance."),
             Column("by chance", description="Detectors, counted the same way, with the labels of other images."),
+            Column("above chance", description="Whether there are more detectors than in any shuffle."),
             Column("reach the IoU", "integer", "Units named after it whose IoU reaches the limit, by chance or not."),
             Column("reach it by chance", description="The same with the labels of other images."),
             Column("best IoU", "number", "The highest IoU of a unit that is named after it."),
@@ -392,6 +431,7 @@ class Summary:
                 images,
                 len(precisions),
                 span_in_words(chance.detectors),
+                "yes" if len(precisions) > chance.most(key) else "no",
                 sum(unit.reaches for unit in units),
                 span_in_words(chance.reaching),
                 max((unit.iou for unit in units), default=None),
@@ -405,7 +445,7 @@ class Summary:
         if len(self.categories) < 2:
             return []
         detectors = Counter(unit.category for unit in detectors_of(self.units))
-        unique = Counter(category for category, _ in unique_concepts(self.units))
+        unique = Counter(category for category, _ in detected(self.units, self.chance))
         by_chance = self.chance.grouped(_CATEGORY)
         chance = [by_chance[category] for category in self.categories]
         return [
@@ -424,7 +464,7 @@ class Summary:
                 tuple(self.categories),
                 tuple(float(unique[category]) for category in self.categories),
                 "concepts",
-                "Concepts of that category that at least one unit detects.",
+                "Concepts of that category that more units detect than by chance.",
                 tuple(span for part in chance if (span := part.unique_detectors)),
             ),
         ]
@@ -448,18 +488,21 @@ class Summary:
         )
 
 
-def _by_depth(layers: Mapping[str, Sequence[UnitResult]], categories: Sequence[str]) -> Curve:
+def _by_depth(
+    layers: Mapping[str, Sequence[UnitResult]], chance: Mapping[Hashable, ByChance], categories: Sequence[str]
+) -> Curve:
+    found = [detected(units, chance[name]) for name, units in layers.items()]
     depth = tuple(float(index + 1) for index in range(len(layers)))
     series = []
     for category in categories:
-        counts = [sum(kind == category for kind, _ in unique_concepts(units)) for units in layers.values()]
+        counts = [sum(kind == category for kind, _ in concepts) for concepts in found]
         series.append(Series(category, depth, tuple(float(count) for count in counts)))
     return Curve(
         "by_depth",
         "Unique detectors from the first to the last layer",
         tuple(series),
         "layer, in the network's order",
-        "concepts with a detector",
+        "concepts that more units detect than by chance",
         "Layers in the order of the table above. Low layers tend to detect colours and textures, high ones parts and "
         "objects.",
     )

@@ -189,7 +189,8 @@ def test_pictures_of_classes_are_blurred_unless_the_recipe_says_how_much(
     assert chosen.parameterization.blur == pytest.approx(blur)
     grid = only(found, f.TileGrid)
     words = f"blurred by {blur:.2g} pixels" if blur else "not blurred"
-    assert f"decorrelated colours, {words}, begun" in grid.description
+    moved = "" if layer == "logits" else ", mean colour moved 8 times as far"
+    assert f"decorrelated colours, {words}{moved}, begun" in grid.description
 
 
 def test_classes_are_seen_in_wider_views_than_other_units(place: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -74,7 +74,7 @@ def test_a_unit_of_a_real_model_gets_the_same_bits_among_32_in_any_number_of_thr
     settings = Settings(
         steps=steps,
         size=(size, size),
-        parameterization=Fourier(blur=suits.blur),
+        parameterization=suits.written(Fourier()),
         transforms=suits.transforms,
         regularizers=suits.regularizers,
         optimizer=suits.optimizer,

@@ -32,9 +32,12 @@ from onnxviz.optimize.parameterizations.low_resolution import Enlarged
 from onnxviz.optimize.parameterizations.pixel import PIXEL_GAIN, PixelPainter
 from onnxviz.optimize.parameterizations.planes import grey
 from onnxviz.optimize.parameterizations.shared import mixing_weights
+from onnxviz.optimize.schedules import step_sizes
+from onnxviz.optimize.settings import usual
 
 PLANE_FORMS: tuple[Fourier | Pixel | LaplacianPyramid, ...] = (
     Fourier(),
+    Fourier(mean_color=8),
     Fourier(decay=0.5, decorrelate=False),
     Pixel(),
     Pixel(decorrelate=False),
@@ -152,6 +155,46 @@ def test_a_blurred_spectrum_is_the_same_picture_behind_a_lens() -> None:
     parameters = torch.tensor(np.random.default_rng(0).normal(size=(2, *sharp.shape)), dtype=torch.float32)
     expected = gaussian_filter(sharp.planes(parameters).numpy(), 1.5, axes=(2, 3), mode="wrap", truncate=8.0)
     np.testing.assert_allclose(soft.planes(parameters).numpy(), expected, atol=1e-3 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("channels", [3, 1])
+@pytest.mark.parametrize("decorrelate", [True, False])
+def test_the_mean_colour_moves_as_far_as_asked_and_nothing_else_does(channels: int, decorrelate: bool) -> None:
+    place = canvas((12, 9), channels)
+    usual, free = (Fourier(decorrelate=decorrelate, mean_color=g).painter(place) for g in (0, 5))
+    parameters = torch.randn(2, *usual.shape, generator=torch.Generator().manual_seed(1))
+    before, after = usual.planes(parameters), free.planes(parameters)
+    lengths = np.linalg.norm(correlation_matrix(), axis=0) if decorrelate and channels == 3 else np.ones(channels)
+    factors = torch.from_numpy(5 / lengths).float()
+    torch.testing.assert_close(after.mean((2, 3)), before.mean((2, 3)) * factors, rtol=1e-4, atol=1e-5)
+    own = [planes - planes.mean((2, 3), keepdim=True) for planes in (before, after)]
+    torch.testing.assert_close(own[1], own[0], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("corner", [(r, g, b) for r in (-1, 1) for g in (-1, 1) for b in (-1, 1)])
+@pytest.mark.parametrize("steps", [64, 256])
+def test_usual_steps_lead_to_every_plain_colour(corner: tuple[int, int, int], steps: int) -> None:
+    """The longest way that Adam goes is the sum of its step sizes, along each parameter."""
+    suits = usual((32, 32), steps, classes=False)
+    way = sum(step_sizes(steps, suits.optimizer.learning_rate, "linear", 0))
+    wanted = (torch.tensor(corner, dtype=torch.float32)[None, :, None, None].expand(1, 3, 32, 32) + 1) / 2
+
+    def missing(form: Fourier) -> float:
+        painter = form.painter(canvas((32, 32)))
+        parameters = painter.solve(painter.planes_of(wanted)).clamp(-way, way)
+        return float((painter.paint(parameters) - wanted).abs().max())
+
+    written = suits.written(Fourier())
+    assert isinstance(written, Fourier)
+    assert missing(written) < 0.02
+    assert missing(Fourier()) > 0.2
+
+
+def test_photographs_without_colour_leave_the_mean_colour_finite() -> None:
+    grey = torch.tensor([[1.0, 0.0, 0.0]] * 3)
+    painter = Fourier(mean_color=8).painter(canvas((6, 5), colors=grey))
+    images = painter.paint(torch.randn(1, *painter.shape, generator=torch.Generator().manual_seed(0)))
+    assert bool(images.isfinite().all())
 
 
 def test_a_picture_to_start_from_is_not_blurred() -> None:

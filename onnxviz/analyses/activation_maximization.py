@@ -86,7 +86,7 @@ class ActivationMaximization(Analysis):
 
     kind: Literal["activation_maximization"] = "activation_maximization"
     heading: ClassVar[str] = "What units look for"
-    version: ClassVar[int] = 6
+    version: ClassVar[int] = 7
     cites: ClassVar[tuple[str, ...]] = (
         "Erhan, Bengio, Courville and Vincent 2009, Visualizing Higher-Layer Features of a Deep Network",
         "Simonyan, Vedaldi and Zisserman 2013, arXiv:1312.6034",
@@ -448,6 +448,7 @@ focus: 2
             held if self.regularizers is None else self.regularizers,
             self.optimizer or suits.optimizer,
             form.blur if form.kind == "fourier" and form.blur is not None else suits.blur,
+            form.mean_color if form.kind == "fourier" and form.mean_color is not None else suits.mean_color,
         )
 
     def _suits_kinds(self, asked: Sequence[Goal], subject: Subject) -> dict[str, Usual]:
@@ -467,7 +468,7 @@ focus: 2
             size=size,
             channels=1 if grey else 3,
             group=self.together,
-            parameterization=form.model_copy(update={"blur": suits.blur}) if form.kind == "fourier" else form,
+            parameterization=suits.written(form),
             begin="grey" if self.begin == "grey" else "noise",
             transforms=suits.transforms,
             fill=self.border,

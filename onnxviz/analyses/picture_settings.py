@@ -55,6 +55,8 @@ def _form(analysis: ActivationMaximization, suits: Mapping[str, Usual]) -> str:
         text += ", decorrelated colours"
     if form.kind == "fourier":
         text += f", {_of_each(suits, lambda usual: _blurred(usual.blur))}"
+        if any(usual.mean_color for usual in suits.values()):
+            text += f", {_of_each(suits, lambda usual: _mean_color(usual.mean_color))}"
     if analysis.colors is not None:
         text += f", colours as in {shorten(analysis.colors.data)}"
     if analysis.magnitude is not None:
@@ -65,6 +67,10 @@ def _form(analysis: ActivationMaximization, suits: Mapping[str, Usual]) -> str:
 
 def _blurred(blur: float) -> str:
     return f"blurred by {blur:.2g} pixels" if blur else "not blurred"
+
+
+def _mean_color(times: float) -> str:
+    return f"mean colour moved {times:g} times as far" if times else "mean colour moved like all else"
 
 
 def _further(analysis: ActivationMaximization) -> Iterator[str]:

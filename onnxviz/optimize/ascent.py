@@ -199,7 +199,13 @@ class _Maker:
         Only one where memory does not suffice to try.
         """
         known = _AGREEING.setdefault(self.model, {})
-        quick = replace(self.settings, steps=PROBE_STEPS, redirect=min(1, self.settings.redirect), octaves=None)
+        quick = replace(
+            self.settings,
+            steps=PROBE_STEPS,
+            redirect=min(1, self.settings.redirect),
+            octaves=None,
+            parameterization=self.settings.parameterization.showing_last_bits(),
+        )
         key = (self.layers, repr(quick), self.wanted[place].objective.alike())
         if key not in known:
             starts = None if self.starts is None else [self.starts[place]]

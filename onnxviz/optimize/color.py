@@ -25,7 +25,7 @@ def correlation_matrix() -> np.ndarray:
 
 
 @functools.lru_cache(maxsize=8)
-def _matrix_on(device: torch.device) -> Tensor:
+def matrix_on(device: torch.device) -> Tensor:
     """Keep the matrix on the device: copying it there would make every step wait for the device."""
     import torch
 
@@ -42,7 +42,7 @@ def correlate(planes: Tensor, matrix: Tensor | None = None) -> Tensor:
     Returns:
         [N, 3, h, w], red, green and blue.
     """
-    chosen = _matrix_on(planes.device) if matrix is None else matrix
+    chosen = matrix_on(planes.device) if matrix is None else matrix
     rgb: Tensor = (chosen @ planes.flatten(2)).view(planes.shape)
     return rgb
 
@@ -51,7 +51,7 @@ def decorrelated(colors: Tensor, matrix: Tensor | None = None) -> Tensor:
     """Return the planes that `correlate` makes given colours of: the inverse matrix at every pixel."""
     import torch
 
-    chosen = _matrix_on(colors.device) if matrix is None else matrix
+    chosen = matrix_on(colors.device) if matrix is None else matrix
     planes: Tensor = torch.linalg.solve(chosen, colors.flatten(2)).view(colors.shape)
     return planes
 

@@ -50,6 +50,9 @@ CLASS_BLUR = 1.0
 """Pixels of the Gaussian that class pictures are written with: detail finer than photographs of this size have is what
 one network answers to and another does not (benchmarks/RESULTS.md). Blurred views do the opposite of it: the picture
 makes up for them. Units of other layers may look for fine detail."""
+UNIT_MEAN_COLOR = 8.0
+"""So the mean colour of other units' pictures gets to where a sigmoid is saturated, whatever the hue: units that look
+for plain colour reach it, and those that do not care keep a grey (benchmarks/RESULTS.md)."""
 _SIDE = 224
 """From this side on, class pictures are blurred by all of `CLASS_BLUR`; a pixel of smaller ones shows more of the
 scene."""
@@ -64,12 +67,20 @@ class Usual:
         regularizers: what holds the image back.
         optimizer: how parameters follow the gradient.
         blur: of the Fourier parameterization, in pixels.
+        mean_color: of the Fourier parameterization.
     """
 
     transforms: tuple[views.Transform, ...]
     regularizers: tuple[Regularizer, ...]
     optimizer: Optimizer
     blur: float
+    mean_color: float
+
+    def written(self, form: ParameterizationChoice) -> ParameterizationChoice:
+        """Return a parameterization with what suits the targets, where it has the choice."""
+        if form.kind != "fourier":
+            return form
+        return form.model_copy(update={"blur": self.blur, "mean_color": self.mean_color})
 
 
 _STEPS = 256
@@ -90,8 +101,8 @@ def usual(size: tuple[int, int], steps: int, *, classes: bool) -> Usual:
     rate = min(_LARGEST_RATE, optimizer.learning_rate * max(1.0, _STEPS / steps))
     optimizer = optimizer.model_copy(update={"learning_rate": rate})
     if classes:
-        return Usual(CLASS_TRANSFORMS, CLASS_REGULARIZERS, optimizer, min(CLASS_BLUR, min(size) / _SIDE))
-    return Usual(DEFAULT_TRANSFORMS, (), optimizer, 0.0)
+        return Usual(CLASS_TRANSFORMS, CLASS_REGULARIZERS, optimizer, min(CLASS_BLUR, min(size) / _SIDE), 0.0)
+    return Usual(DEFAULT_TRANSFORMS, (), optimizer, 0.0, UNIT_MEAN_COLOR)
 
 
 Precision = Literal["float32", "bfloat16"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -79,6 +79,11 @@ class Parameterization(BaseModel):
 
     may_have_margin: ClassVar[bool] = True
     """Whether what lies beyond the picture can be painted with it; a generator's image is whole, and nothing is cut."""
+
+    def showing_last_bits(self) -> Self:
+        """Return the same without what would hide a difference in the last bits of gradients, for `lanes`."""
+        own = getattr(self, "own", None)
+        return self.model_copy(update={"own": own.showing_last_bits()}) if isinstance(own, Parameterization) else self
 
     def painter(self, canvas: Canvas) -> Painter:
         """Return what makes images of this canvas.

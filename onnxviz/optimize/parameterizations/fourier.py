@@ -3,17 +3,20 @@
 Steepest ascent depends on the coordinates. In pixels every frequency costs the same and the fastest way up is
 high-frequency noise; in a spectrum scaled like that of photographs, with decorrelated colours, it is large shapes.
 Source: Olah, Mordvintsev and Schubert 2017, "Feature Visualization", section "Preconditioning and Parameterization".
+
+What it cannot do by itself is plain colour. A large shape is the sum of many waves and a plain one is a single number,
+which a few hundred steps of usual size bring nowhere near red: `mean_color` (ours) lets it go as far as it has to.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Self
 
 import numpy as np
 from pydantic import Field
 
 from onnxviz.optimize.parameterizations.base import Canvas, PlaneParameterization
-from onnxviz.optimize.parameterizations.planes import PlanePainter
+from onnxviz.optimize.parameterizations.planes import PlanePainter, colors_on
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,6 +24,8 @@ if TYPE_CHECKING:
 MAGIC = 4.0
 """Lucid divides by it ("magic constant") so that its learning rates suit; ours are in the same unit."""
 _LEAST = 1e-4
+_LEAST_REACH = 0.01
+"""Of a plane: photographs that are all grey have planes that move no colour at all."""
 
 
 class Fourier(PlaneParameterization):
@@ -39,6 +44,18 @@ class Fourier(PlaneParameterization):
         "detail fades as behind a lens. If not given, 1 for classes, less in pictures below 224 pixels, and 0 for "
         "other units, some of which look for fine detail.",
     )
+    mean_color: float | None = Field(
+        None,
+        ge=0,
+        le=1000,
+        description="How many times as far as the lowest frequency the picture's mean colour goes in a step, its hue "
+        "as far as its brightness; 0 scales and decorrelates it like all else, as lucid does. If not given, 0 for "
+        "classes and 8 for other units, some of which look for plain colour.",
+    )
+
+    def showing_last_bits(self) -> Self:
+        """Return the same with a mean colour that is no larger than the waves: it would round their last bits off."""
+        return self.model_copy(update={"mean_color": None})
 
     def painter(self, canvas: Canvas) -> FourierPainter:
         """Return what makes images of spectra."""
@@ -61,6 +78,18 @@ class FourierPainter(PlanePainter):
         # On the device from the start: copying it there would make every step wait for the device.
         scale = spectrum_scale(canvas.size, form.decay, form.blur or 0.0)
         self._scale = torch.from_numpy(scale).to(canvas.device) / MAGIC
+        if form.mean_color:
+            self._scale = self._scale.repeat(canvas.channels, 1, 1)
+            self._scale[:, 0, 0] *= form.mean_color / self._reach()
+
+    def _reach(self) -> Tensor:
+        """Return [channels], how far each plane moves colours: photographs differ in brightness more than in hue."""
+        import torch
+
+        if self.canvas.channels == 1 or not self.decorrelate:
+            return torch.ones(self.canvas.channels, device=self.canvas.device)
+        lengths: Tensor = torch.linalg.vector_norm(colors_on(self.canvas), dim=0)
+        return lengths.clamp_(min=_LEAST_REACH)
 
     def planes(self, parameters: Tensor) -> Tensor:
         """Return the waves that the spectrum is made of, added up."""

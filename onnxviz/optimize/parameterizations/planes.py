@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from onnxviz.optimize.color import correlate, decorrelated
+from onnxviz.optimize.color import correlate, decorrelated, matrix_on
 
 if TYPE_CHECKING:
     import torch
@@ -52,6 +52,11 @@ def to_planes(pictures: Tensor, canvas: Canvas, decorrelate: bool) -> Tensor:
         return grey(pictures).clamp(_EDGE, 1 - _EDGE).logit()
     planes = pictures.clamp(_EDGE, 1 - _EDGE).logit()
     return decorrelated(planes, canvas.colors) if decorrelate else planes
+
+
+def colors_on(canvas: Canvas) -> Tensor:
+    """Return the [3, 3] that makes colours of decorrelated planes: the canvas' own, or that of photographs."""
+    return matrix_on(canvas.device) if canvas.colors is None else canvas.colors
 
 
 def grey(pictures: Tensor) -> Tensor:

@@ -166,7 +166,7 @@ def _judged_tensors(
 ) -> dict[str, Verdict]:
     """Let a third computation decide on the layers that differ on tensors."""
     suspects = {value: ours[value] for value in theirs if not _apart(ours[value], theirs[value]).relative <= tolerance}
-    return _decided(Case(model, graph, inputs, suspects, {}, tolerance)) if suspects else {}
+    return _decided(Case(model, graph, inputs, suspects, {}, tolerance, _quantised(model))) if suspects else {}
 
 
 def _run_rows(model: Model, session: Session, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:

@@ -127,8 +127,10 @@ def judge(case: Case) -> dict[str, Verdict]:
         else:
             found[value] = Verdict("unknown", np.nan, np.nan, value, "its value cannot be handed on")
     if cleared:
-        found.update(_rounding(case, cleared, theirs, nodes, allowance))
-    return found
+        sides = _Sides(theirs, alone, nodes)
+        found.update(_rounding(case, [value for value in cleared if value not in case.rounded], sides, allowance))
+        found.update(_quantised(case, [value for value in cleared if value in case.rounded], sides))
+    return {value: found[value] for value in case.ours}
 
 
 def _comparable(case: Case) -> list[str]:
@@ -199,48 +201,91 @@ def _off(ours: float, theirs: float, tolerance: float) -> Off:
     return "ours" if theirs <= tolerance else "both"
 
 
-def _rounding(
-    case: Case,
-    values: Sequence[str],
-    theirs: Mapping[str, np.ndarray],
-    nodes: Mapping[str, Verdict],
-    allowance: Allowance,
-) -> dict[str, Verdict]:
+@dataclass(frozen=True)
+class _Sides:
+    """What is known of every value that leads to the suspicious layers.
+
+    Attributes:
+        theirs: identifier of a value -> what ONNX Runtime makes of the image.
+        alone: what the converted network makes of ONNX Runtime's values in front of it.
+        nodes: the verdict where these two differ.
+    """
+
+    theirs: Mapping[str, np.ndarray]
+    alone: Mapping[str, np.ndarray]
+    nodes: Mapping[str, Verdict]
+
+    def wrong(self, case: Case, value: str) -> str:
+        """Return the first value that ONNX Runtime gets wrong on the way to another; "" if there is none."""
+        above = ancestors(case.graph.graph, [value])
+        return next((name for name, found in self.nodes.items() if name in above and found.off == "runtime"), "")
+
+
+def _rounding(case: Case, values: Sequence[str], sides: _Sides, allowance: Allowance) -> dict[str, Verdict]:
     """Judge layers whose every node agrees, or is right by the standard, by the network in double precision."""
-    model = case.model
-    frontier = {name: theirs[name] for name in case.frontier if name in theirs}
-    declared = declared_elements(model.view.original)
+    if not values:
+        return {}
+    frontier = {name: sides.theirs[name] for name in case.frontier if name in sides.theirs}
     try:
-        double = Network(model.view.proto, model.view.names, model.device, declared)
+        double = _double(case)
         right = _by_network(case, double, values, frontier, torch.float64)
-        alone = _by_network(case, double, list(theirs), theirs, torch.float64)
+        alone = _by_network(case, double, list(sides.theirs), sides.theirs, torch.float64)
     except (RuntimeError, TypeError, ValueError, MemoryError) as fault:
         how = f"there is no third computation: the network does not run in double precision: {shorten(str(fault), 100)}"
         return {value: Verdict("unknown", np.nan, np.nan, value, how) for value in values}
-    errors = {name: case.error(name, theirs[name], alone[name]) for name in theirs}
+    errors = {name: case.error(name, array, alone[name]) for name, array in sides.theirs.items()}
     found: dict[str, Verdict] = {}
     for value in values:
-        above = ancestors(case.graph.graph, [value])
         # What is used must be right, and not only its nodes: preprocessing, fusing and the order of axes lie between.
         mine = case.error(value, case.ours[value], units_first(right[value], case.axes.get(value)))
-        runtime = case.error(value, theirs[value], right[value])
-        wrong = [name for name, verdict in nodes.items() if name in above and verdict.off == "runtime"]
+        runtime = case.error(value, sides.theirs[value], right[value])
+        off = _off(mine, runtime, case.tolerance)
         if not mine <= case.tolerance:
-            how = "by the network in double precision, from the image on"
-            found[value] = Verdict(_off(mine, runtime, case.tolerance), mine, runtime, value, how)
+            found[value] = Verdict(off, mine, runtime, value, "by the network in double precision, from the image on")
             continue
-        origin = wrong[0] if wrong else _origin({name: error for name, error in errors.items() if name in above})
         how = "by the network in double precision, every node of which agrees on equal inputs"
-        if wrong:
-            judged = nodes[origin]
+        origin = sides.wrong(case, value)
+        if origin:
+            judged = sides.nodes[origin]
+            how = f"{how} but where ONNX Runtime is wrong {judged.how}"
             if value == origin:
                 found[value] = replace(judged, ours=max(mine, judged.ours))
                 continue
-            how = f"{how} but where ONNX Runtime is wrong {judged.how}"
-        elif contradiction := _contradicted(case, origin, alone[origin], theirs, errors[origin], allowance):
-            found[value] = Verdict("unknown", np.nan, np.nan, origin, contradiction)
-            continue
-        found[value] = Verdict(_off(mine, runtime, case.tolerance), mine, runtime, origin, how)
+        else:
+            above = ancestors(case.graph.graph, [value])
+            origin = _origin({name: error for name, error in errors.items() if name in above})
+            if contradiction := _contradicted(case, origin, alone[origin], sides.theirs, errors[origin], allowance):
+                found[value] = Verdict("unknown", np.nan, np.nan, origin, contradiction)
+                continue
+        found[value] = Verdict(off, mine, runtime, origin, how)
+    return found
+
+
+def _double(case: Case) -> Network:
+    view = case.model.view
+    return Network(view.proto, view.names, case.model.device, declared_elements(view.original))
+
+
+def _quantised(case: Case, values: Sequence[str], sides: _Sides) -> dict[str, Verdict]:
+    """Judge layers behind a rounding to integers, whose every node agrees or is right by the standard.
+
+    From the image on two right computations have little in common there (`differences.KEPT`), so a layer is measured
+    from the values in front of it.
+    """
+    found: dict[str, Verdict] = {}
+    for value in values:
+        origin = sides.wrong(case, value)
+        if value in sides.nodes:
+            found[value] = sides.nodes[value]
+        elif origin:
+            judged = sides.nodes[origin]
+            mine = case.error(value, sides.alone[value], sides.theirs[value])
+            how = f"{judged.how}; every other node agrees on equal inputs"
+            found[value] = Verdict("runtime", max(mine, judged.ours), judged.theirs, origin, how)
+        else:
+            apart = case.error(value, sides.alone[value], sides.theirs[value])
+            how = "every node agrees on equal inputs; roundings to integers fell to other sides"
+            found[value] = Verdict("neither", apart, apart, value, how)
     return found
 
 

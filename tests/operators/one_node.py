@@ -11,6 +11,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 import onnxviz
+from onnxviz.runtime import saturates
 
 
 def one_node(
@@ -90,6 +91,26 @@ def oracle(model: onnx.ModelProto, inputs: Sequence[np.ndarray], reference: str 
     from onnx.reference import ReferenceEvaluator
 
     return [np.asarray(value) for value in ReferenceEvaluator(model).run(None, feeds)]
+
+
+def witness(
+    operator: str, inputs: Sequence[np.ndarray | None], constants: Sequence[int], wanted: np.ndarray, **named: Any
+) -> None:
+    """Let ONNX Runtime confirm what a test says is right, unless its products of integers saturate here.
+
+    Args:
+        operator: ONNX operator type.
+        inputs: its inputs; None leaves one out.
+        constants: which of the inputs are initializers.
+        wanted: what is right.
+        named: the other arguments of `one_node`.
+    """
+    model = one_node(operator, inputs, constants=constants, **named)
+    given = [value for index, value in enumerate(inputs) if value is not None and index not in constants]
+    (found,) = oracle(model, given, "ort")
+    scale = max(1.0, float(np.abs(wanted).max()))
+    if not saturates():
+        np.testing.assert_allclose(found.astype(np.float64), wanted, rtol=1e-5, atol=1e-5 * scale)
 
 
 def check(

@@ -385,15 +385,34 @@ class _Execution:
                 errors[item.layer] = (
                     f"the converted network differs from {reference} in ONNX Runtime by {item.relative:.2g} of the "
                     f"layer's largest value, more than the {item.tolerance:.2g} that is accepted"
+                    + (f": {item.verdict}" if item.verdict else "")
                 )
         self.disagreeing[alias] = errors
+        self.tell_of_runtime(alias)
+
+    def tell_of_runtime(self, alias: str) -> None:
+        """Say once for a model where ONNX Runtime is wrong; the layers are measured by the converted network then."""
+        wrong = [item for item in self.agreement[alias] if item.off == "runtime" and item.holds]
+        if not wrong:
+            return
+        count = len({item.layer for item in wrong})
+        first = f"{shorten(wrong[0].layer)}: {wrong[0].verdict}"
+        layers = first if count == 1 else f"{count} layers wrongly, first of all {first}"
+        text = f"{alias}: on this processor ONNX Runtime computes {'wrongly ' if count == 1 else ''}{layers}"
+        effect = next((item.effect for item in wrong if item.effect), "")
+        text += f"; {effect}" if effect else ""
+        self.observer.message(text)
+        self.dispatcher.events.append(text)
+        self.log.write(text)
 
     def job_task(self, job: PlannedJob) -> Callable[[Item], Task | None]:
-        def task(item: Item) -> Task | None:
+        def task(waiting: Item) -> Task | None:
             if error := self.hindrance(job):
-                self.dispatcher.end(item, error)
+                self.dispatcher.end(waiting, error)
                 return None
-            return JobTask(job, item.halvings)
+            wrong = [item for item in self.agreement.get(job.alias, ()) if item.off == "runtime"]
+            distrusted = dict.fromkeys(name for item in wrong for name in (item.layer, item.origin) if name)
+            return JobTask(job, waiting.halvings, tuple(distrusted))
 
         return task
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -70,7 +70,10 @@ class Model:
         input_size: height and width in pixels that the model is made for.
         layers: the layers in topological order.
         halvings: how often batches are halved from the start, because memory did not suffice before.
-        reduced: a sentence for each thing that took fewer images at a time than usual; whoever reports empties it.
+        reduced: a sentence for each thing that was done otherwise than usual, such as fewer images at a time; whoever
+            reports empties it.
+        distrusted: identifiers of values that ONNX Runtime computes wrongly: what depends on them is measured by the
+            converted network.
         fitting: what ran out of memory -> the number of images at a time that is tried since, and the sentence on it.
     """
 
@@ -89,6 +92,7 @@ class Model:
         self.layers = Layers(view.layers)
         self.halvings = 0
         self.reduced: list[str] = []
+        self.distrusted: frozenset[str] = frozenset()
         self.fitting: dict[str, tuple[int, str]] = {}
         self._network: Network | None = None
         self._forwards: OrderedDict[Any, Forward] = OrderedDict()
@@ -340,7 +344,23 @@ class Model:
         }
         return Activations(self.view, named)
 
+    def distrust(self, names: Collection[str]) -> None:
+        """Do not measure by ONNX Runtime what depends on these layers and nodes, which it was found to compute wrongly.
+
+        Args:
+            names: of layers, or of other values as the file calls them; they take the place of earlier ones.
+        """
+        asked = set(names)
+        found = {layer.value for layer in self.view.layers if layer.name in asked}
+        found.update(value for value, name in self.view.names.items() if name in asked)
+        self.distrusted = frozenset(found)
+
     def _measure(self, images: torch.Tensor, values: Sequence[str], layers: Sequence[Layer]) -> list[np.ndarray]:
+        if self.distrusted and self.distrusted & ancestors(self.view.proto.graph, values):
+            names = ", ".join(shorten(layer.name) for layer in layers[:3]) + (", ..." if len(layers) > 3 else "")
+            self.reduced.append(f"{names}: measured by the converted network, because ONNX Runtime is wrong there")
+            tensors = self.activations(images, layers)
+            return [units_last(tensors[layer.name].cpu().numpy(), layer.channel_axis) for layer in layers]
         any_size = tuple(images.shape[2:]) != self.view.input_size
         key = (tuple(values), any_size, torch.get_num_threads())
         results: list[np.ndarray] = []
@@ -563,6 +583,11 @@ def units_first(array: np.ndarray, channel_axis: int | None) -> np.ndarray:
     if channel_axis in (None, 1):
         return array
     return np.ascontiguousarray(np.moveaxis(array, channel_axis, 1))
+
+
+def units_last(array: np.ndarray, channel_axis: int | None) -> np.ndarray:
+    """Undo `units_first`."""
+    return array if channel_axis in (None, 1) else np.ascontiguousarray(np.moveaxis(array, 1, channel_axis))
 
 
 def _remember(kept: OrderedDict[Any, _Item], key: Any, most: int, make: Callable[[], _Item]) -> _Item:

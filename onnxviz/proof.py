@@ -21,6 +21,8 @@ from onnxviz.plan import PROOF_IMAGES, Proof
 from onnxviz.values import Agreement
 
 if TYPE_CHECKING:
+    import torch
+
     from onnxviz.model import Model
 
 MIXES_BATCH = "its tensor mixes the images of a batch with something else, so that no image has values of its own"
@@ -65,9 +67,24 @@ def measure_agreement(model: Model, subject: Subject, proof: Proof) -> tuple[tup
             continue
         found += proved
         errors.update(dict.fromkeys(mixing, MIXES_BATCH))
+    found = _with_effect(model, found, images)
     done = {item.layer for item in found}
     errors.update({layer: why for layer in proof.layers if layer not in done and (why := failed.explains(layer))})
     return tuple(replace(item, note="; ".join(part for part in (item.note, note) if part)) for item in found), errors
+
+
+def _with_effect(model: Model, found: list[Agreement], images: torch.Tensor) -> list[Agreement]:
+    """Add to the first layer that ONNX Runtime computes wrongly what that does to the model's output."""
+    from onnxviz.output_error import output_error
+
+    wrong = next((index for index, item in enumerate(found) if item.off == "runtime"), None)
+    if wrong is None:
+        return found
+    try:
+        effect = output_error(model, images, found)
+    except Exception as error:  # an operator may fail in any library: the layers are proved all the same
+        effect = f"what that does to the output could not be measured: {one_line(error)}"
+    return [replace(item, effect=effect) if index == wrong else item for index, item in enumerate(found)]
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import ModelProto, NodeProto
 
-from onnxviz import agreement, judge, model
+from onnxviz import agreement, judge, model, output_error
 from onnxviz.graph.structure import initializers
 from onnxviz.runtime import Session
 
@@ -67,7 +67,7 @@ def install(monkeypatch: pytest.MonkeyPatch, faults: Mapping[str, Fault]) -> Non
                 found.update(zip(wanted, session.run(known), strict=True))
             return [found[name] for name in names]
 
-    for module in (agreement, judge, model):
+    for module in (agreement, judge, model, output_error):
         monkeypatch.setattr(module, "Session", Faulty)
 
 

@@ -38,6 +38,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "reference",
         "judge",
         "agreement",
+        "output_error",
     ),
     ("concepts", "targets", "image_choice", "generator_file", "probe", "builtin"),
     ("optimize", "attribution", "kernels", "dissection"),
@@ -64,7 +65,18 @@ FLOORS: tuple[tuple[str, ...], ...] = (
 """A module may import from lower floors, and from what stands left of it on its own."""
 
 TORCH = {"torch", "onnx2torch"}
-WITH_TORCH = {"convert", "model", "conversion", "judge", "agreement", "runtime", "probe", "optimize", "attribution"}
+WITH_TORCH = {
+    "convert",
+    "model",
+    "conversion",
+    "judge",
+    "agreement",
+    "output_error",
+    "runtime",
+    "probe",
+    "optimize",
+    "attribution",
+}
 """Parts that may load torch when they are imported; who imports them is seen by starting Python, below."""
 
 

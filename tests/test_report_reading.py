@@ -92,14 +92,65 @@ def test_a_layer_with_two_references_is_counted_once(browser: Browser, tmp_path:
         )
 
     tag, text = told(rows)
-    assert tag == "agrees with ONNX Runtime to 5.0e−4, to 4.0e−6 in float32"
+    assert tag == "2 of 4 layers agree with ONNX Runtime to 5.0e−4, to 4.0e−6 in float32"
     assert "2 of 4 layers were compared" in text
     assert "5.0e−4" in text
     assert "4.0e−6" in text
     broken = tuple(replace(row, relative=1.0) if row.layer == "layer2" else row for row in rows)
     assert told(broken)[0] == "1 layer differs from ONNX Runtime"
     same = tuple(replace(row, tolerance=1e-3) for row in rows)
-    assert told(same)[0] == "agrees with ONNX Runtime to 5.0e−4"
+    assert told(same)[0] == "2 of 4 layers agree with ONNX Runtime to 5.0e−4"
+    (only,) = [row for row in same if row.layer == "layer1" and row.reference == "file"]
+    assert told((only,))[0] == "1 of 4 layers agrees with ONNX Runtime to 5.0e−4"
+
+
+def test_a_fault_of_onnx_runtime_is_a_finding_and_ours_is_a_failure(browser: Browser, tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    wrong = Agreement(
+        "layer2", 0.2, 3.0, 1e-3, off="runtime", ours=1e-7, theirs=0.21, origin="<b>sums", judged="by exact integers",
+        effect="the output fc differs by up to 0.3 of its largest value",
+    )  # fmt: skip
+    fine = Agreement("layer1", 1e-6, 0.1, 1e-3)
+
+    def told(*rows: Agreement) -> tuple[str, str, str]:
+        changed = replace(run, models=(replace(run.models[0], agreement=rows),))
+        shown(browser, changed, tmp_path)
+        return (
+            browser.evaluate("document.querySelector('.subject .tag').textContent"),
+            browser.evaluate("document.querySelector('.overview .caveats')?.textContent ?? ''"),
+            browser.evaluate("document.querySelector('.model-detail .alert.bad')?.textContent ?? ''"),
+        )
+
+    tag, caveats, alert = told(fine, wrong)
+    assert tag == "ONNX Runtime computes 1 layer wrongly here; 2 of 4 layers compared"
+    assert "ONNX Runtime computes layer2 wrongly: ONNX Runtime is off by 2.1e−1" in caveats
+    assert "it arises at <b>sums (by exact integers). Deployed with it, the output fc differs by up to 0.3" in caveats
+    assert alert == ""
+    tag, caveats, alert = told(fine, replace(wrong, off="ours", ours=0.2, theirs=1e-7))
+    assert tag == "1 layer differs from ONNX Runtime"
+    assert "computes layer2 wrongly" not in caveats
+    assert "the converted network is off by 2.0e−1" in alert
+    assert told(fine, replace(wrong, off="unknown", ours=float("nan"), theirs=float("nan")))[0].startswith(
+        "1 layer diff"
+    )
+
+
+def test_a_quantised_model_has_both_figures(browser: Browser, tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    rows = tuple(
+        Agreement(name, 5e-7, 0.1, 1e-3, reference, end_to_end=share)
+        for name, share in (("layer1", None), ("layer2", 0.24), ("fc", 0.02))
+        for reference in ("file", "float32")
+    )
+    changed = replace(run, models=(replace(run.models[0], agreement=rows),))
+    shown(browser, changed, tmp_path)
+    tag = browser.evaluate("document.querySelector('.subject .tag').textContent")
+    assert tag.endswith("3 of 4 layers agree with ONNX Runtime to 5.0e−7, each from its own inputs")
+    texts = browser.evaluate("[...document.querySelectorAll('.model-detail .prose')].map((node) => node.textContent)")
+    (text,) = [text for text in texts if "other side of a half" in text]
+    assert "2 layers behind a rounding" in text
+    assert "up to 24 %" in text
+    assert "13 % in the median" in text
 
 
 def test_a_wide_matrix_begins_with_columns_from_the_first_to_the_last(browser: Browser, tmp_path: Path) -> None:

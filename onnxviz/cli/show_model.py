@@ -142,7 +142,9 @@ def _show_layers(console: Console, found: Inspection) -> None:
         for reference in ("file", "float32"):
             item = differences.get((row.name, reference))
             if item is not None:
-                cells.append(f"{item.relative:.1e}" + ("" if item.holds else " TOO LARGE"))
+                outside = not item.relative <= item.tolerance
+                said = " TOO LARGE" if not item.holds else " ONNX Runtime" if outside else ""
+                cells.append(f"{item.relative:.1e}{said}")
             elif row.name in found.unreachable:
                 cells.append("refused")
             else:
@@ -157,6 +159,14 @@ def _show_agreement(console: Console, found: Inspection) -> None:
         return
     said = f"differences to ONNX Runtime, relative to the layer's largest value, {found.said}"
     console.print(Text(said), soft_wrap=True)
+    judged = [item for item in found.card.agreement if item.off and item.reference == "file"]
+    judged = judged or [item for item in found.card.agreement if item.off]
+    for item in judged[:_LISTED]:
+        effect = f"; {item.effect}" if item.effect else ""
+        text = f"{shorten(item.layer, 60)}: {item.verdict}{effect}"
+        console.print(Text(shorten(text, 600), style="yellow" if item.holds else "red"), soft_wrap=True)
+    if len(judged) > _LISTED:
+        console.print(Text(f"and {len(judged) - _LISTED} layers more"), soft_wrap=True)
     reasons: dict[str, list[str]] = {}
     for layer, why in found.errors:
         reasons.setdefault(why, []).append(layer)

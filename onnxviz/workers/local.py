@@ -92,6 +92,7 @@ class LocalWorker:
         found = {name: self._needed(name, key) for name, key in zip(planned.job.needs, planned.needs, strict=True)}
         model = self._model(planned.alias)
         model.halvings, model.reduced = task.halvings, []
+        model.distrust(task.distrusted)
         try:
             seed_everything(subject.seed, analysis_kind(analysis), planned.job.name)
             findings = analysis.run(planned.job, Bench(subject, model, progress, found))

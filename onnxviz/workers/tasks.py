@@ -31,10 +31,12 @@ class JobTask:
     Attributes:
         planned: the job.
         halvings: how often its batches are halved, after it ran out of memory.
+        distrusted: names of layers and nodes that ONNX Runtime computes wrongly.
     """
 
     planned: PlannedJob
     halvings: int = 0
+    distrusted: tuple[str, ...] = ()
 
     @property
     def alias(self) -> str:
@@ -86,7 +88,8 @@ def task_data(task: Task) -> dict[str, Any]:
     if isinstance(task, ProofTask):
         return {"do": "prove", "proof": proof_data(task.proof)}
     if isinstance(task, JobTask):
-        return {"do": "job", "job": job_data(task.planned), "halvings": task.halvings}
+        distrusted = list(task.distrusted)
+        return {"do": "job", "job": job_data(task.planned), "halvings": task.halvings, "distrusted": distrusted}
     parts = list(task.parts)
     return {"do": "combine", "key": task.key, "alias": task.alias, "analysis": task.analysis, "parts": parts}
 
@@ -96,7 +99,7 @@ def task_from(data: Mapping[str, Any]) -> Task:
     if data["do"] == "prove":
         return ProofTask(proof_from(data["proof"]))
     if data["do"] == "job":
-        return JobTask(job_from(data["job"]), int(data["halvings"]))
+        return JobTask(job_from(data["job"]), int(data["halvings"]), tuple(map(str, data["distrusted"])))
     return CombineTask(data["key"], data["alias"], data["analysis"], tuple(data["parts"]))
 
 

@@ -1,9 +1,35 @@
 // The models: files, preprocessing, agreement with ONNX Runtime, layers.
 
 // NaN and infinity come as objects; neither is within a tolerance.
+function within(value, row) {
+  return Number.isFinite(numeric(value)) && numeric(value) <= numeric(row.tolerance);
+}
+
+// Whether both engines give the same.
 function agrees(row) {
-  const relative = numeric(row.relative);
-  return Number.isFinite(relative) && relative <= numeric(row.tolerance);
+  return within(row.relative, row);
+}
+
+// Whether the converted network is right: it agrees, or a third computation says that it is not the one that is off.
+function holds(row) {
+  return row.off === "runtime" || row.off === "neither" ? within(row.ours, row) : agrees(row);
+}
+
+// Rows of layers that ONNX Runtime computes wrongly, one for each layer.
+function runtimeFaults(model) {
+  const found = new Map();
+  for (const row of model.agreement) if (row.off === "runtime" && holds(row) && !found.has(row.layer)) found.set(row.layer, row);
+  return [...found.values()];
+}
+
+// Who is off, and how that was found.
+function verdictText(row) {
+  const by = (value) => scientific(numeric(value));
+  const who = { runtime: `ONNX Runtime is off by ${by(row.theirs)}, the converted network by ${by(row.ours)}`, ours: `the converted network is off by ${by(row.ours)}, ONNX Runtime by ${by(row.theirs)}`,
+    both: `the converted network is off by ${by(row.ours)} and ONNX Runtime by ${by(row.theirs)}`, neither: `both are within the tolerance, off by ${by(row.ours)} and ${by(row.theirs)}`, unknown: "who is off could not be found" }[row.off];
+  if (!who) return "";
+  const place = row.origin && row.origin !== row.layer ? `; it arises at ${shorten(row.origin, 80)}` : "";
+  return `${who}${place}${row.judged ? ` (${shorten(row.judged, 400)})` : ""}`;
 }
 
 function worst(model) {
@@ -31,12 +57,51 @@ function coarser(given, exact) {
 
 function agreementTag(model) {
   if (!model.agreement.length) return make("span", { class: "tag warn" }, "not compared with ONNX Runtime");
-  const broken = model.agreement.filter((row) => !agrees(row));
+  const broken = model.agreement.filter((row) => !holds(row));
   const count = layerCount(broken);
   if (count) return make("span", { class: "tag bad" }, `${plural(count, "layer")} ${count === 1 ? "differs" : "differ"} from ONNX Runtime`);
-  const [given, exact] = references(model);
-  const words = given ? `agrees with ONNX Runtime to ${scientific(numeric(given.relative))}` : `agrees with ONNX Runtime to ${scientific(numeric(exact.relative))} in float32`;
-  return make("span", { class: "tag good" }, words, coarser(given, exact) ? `, to ${scientific(numeric(exact.relative))} in float32` : null);
+  const of = `${integer(layerCount(model.agreement))} of ${plural(model.layers.length, "layer")}`;
+  const wrong = runtimeFaults(model).length;
+  if (wrong) return make("span", { class: "tag warn" }, `ONNX Runtime computes ${plural(wrong, "layer")} wrongly here; ${of} compared`);
+  const [given, exact] = references({ agreement: model.agreement.filter(agrees) });
+  if (!given && !exact) return make("span", { class: "tag good" }, `${of} right by a third computation`);
+  const words = given ? `${of} ${agree(model)} with ONNX Runtime to ${scientific(numeric(given.relative))}` : `${of} ${agree(model)} with ONNX Runtime to ${scientific(numeric(exact.relative))} in float32`;
+  return make("span", { class: "tag good" }, words, coarser(given, exact) ? `, to ${scientific(numeric(exact.relative))} in float32` : null, apart(model).length ? ", each from its own inputs" : null);
+}
+
+function agree(model) {
+  return layerCount(model.agreement) === 1 ? "agrees" : "agree";
+}
+
+// Layers of a quantised model, one row each, with how far both engines are apart when each computes all from the image.
+function apart(model) {
+  const found = new Map();
+  for (const row of model.agreement) if (row.end_to_end !== null && row.end_to_end !== undefined && !found.has(row.layer)) found.set(row.layer, row);
+  return [...found.values()];
+}
+
+// Both figures of a quantised model: each layer by itself above, and here all of them in a row.
+function apartText(model) {
+  const rows = apart(model);
+  if (!rows.length) return null;
+  const sorted = rows.map((row) => numeric(row.end_to_end)).sort((a, b) => a - b);
+  const median = (sorted[(sorted.length - 1) >> 1] + sorted[sorted.length >> 1]) / 2;
+  const largest = rows.find((row) => numeric(row.end_to_end) === sorted[sorted.length - 1]);
+  const order = new Map(model.layers.map((layer, place) => [layer.name, place]));
+  const last = rows.reduce((found, row) => ((order.get(row.layer) ?? -1) >= (order.get(found.layer) ?? -1) ? row : found));
+  const share = (value) => `${formatNumber(100 * value, "number")} %`;
+  return make("p", { class: "prose" }, "This model rounds to integers on the way, so that figure is each layer's own, computed from ONNX Runtime's rounded values. From the image to the layer, as the analyses compute it, sums in another order now and then fall to the other side of a half, and the layers behind multiply that: of the ",
+    `${plural(rows.length, "layer")} behind a rounding the two engines are apart by up to `, make("strong", null, share(sorted[sorted.length - 1])), " of the layer's largest value (", named(largest.layer, 100), "), ", make("strong", null, share(median)), " in the median, and ", make("strong", null, share(numeric(last.end_to_end))), " at the last of them, ", named(last.layer, 100), ". ",
+    runtimeFaults(model).length ? "What ONNX Runtime computes wrongly lies in that too." : "No node is computed wrongly by either. Other numbers of threads and other processors make differences of that size too.");
+}
+
+// What a reader must know of the processor that a model was compared on.
+function runtimeFaultText(model) {
+  const rows = runtimeFaults(model);
+  if (!rows.length) return null;
+  const effect = rows.find((row) => row.effect)?.effect;
+  return [rows.length === 1 ? "On this processor ONNX Runtime computes " : `On this processor ONNX Runtime computes ${plural(rows.length, "layer")} of `, rows.length === 1 ? named(rows[0].layer, 100) : named(model.alias, 60),
+    rows.length === 1 ? " wrongly: " : [" wrongly; the first is ", named(rows[0].layer, 100), ": "], verdictText(rows[0]), effect ? `. Deployed with it, ${shorten(effect, 400)}` : null, ". Here these layers are computed by the converted network."];
 }
 
 function modelsSection() {
@@ -86,17 +151,19 @@ function agreementText(model) {
   if (!model.agreement.length) {
     return make("p", { class: "prose" }, "The converted network was not compared with ONNX Runtime in this run.");
   }
-  const broken = model.agreement.filter((row) => !agrees(row));
+  const broken = model.agreement.filter((row) => !holds(row));
   const [given, exact] = references(model);
   const said = (row) => [make("strong", null, formatNumber(row.relative, "scientific")), " (", named(row.layer, 100), ", tolerance ", formatNumber(row.tolerance, "scientific"), ")"];
   const count = layerCount(model.agreement);
   const head = make("p", { class: "prose" }, `On real input, ${count === model.layers.length ? "all " : ""}${integer(count)}${count === model.layers.length ? "" : ` of ${integer(model.layers.length)}`} layers were compared with ONNX Runtime. The largest difference, relative to the layer's largest activation, is `,
     given ? [said(given), exact ? " from the file as given" : null, coarser(given, exact) ? ", which rounds more coarsely than float32," : null, exact ? " and " : null] : null,
     exact ? [said(exact), " from the same network in float32"] : null, ".");
+  const quantised = apart(model).length > 0;
   const table = (rows) => dataTable([{ head: "layer", kind: "text" }, { head: "relative", kind: "scientific", description: "max |ours − theirs| / max |theirs|" }, { head: "absolute", kind: "scientific" }, { head: "tolerance", kind: "scientific" },
-    { head: "compared with", kind: "text" }, { head: "", kind: "text" }], rows.map((row) => [row.layer, row.relative, row.absolute, row.tolerance, row.reference === "file" ? "the file as given" : "its float32 form", agrees(row) ? row.note : `does not agree. ${row.note}`]),
+    { head: "compared with", kind: "text" }, { head: "", kind: "text" }, ...(quantised ? [{ head: "from the image", kind: "scientific", description: "the same where both engines compute all from the image, roundings included" }] : [])], rows.map((row) => [row.layer, row.relative, row.absolute, row.tolerance, row.reference === "file" ? "the file as given" : "its float32 form", [agrees(row) ? "" : holds(row) ? "differs" : "does not agree", verdictText(row), row.note].filter(Boolean).join(". "), ...(quantised ? [row.end_to_end ?? null] : [])]),
   { label: "Agreement with ONNX Runtime", rowClass: (row) => (String(row[5]).startsWith("does not agree") ? "bad-row" : null), key: 0 });
-  return [head, broken.length ? make("section", { class: "alert bad" }, make("h4", null, `${plural(layerCount(broken), "layer")} NOT in agreement with ONNX Runtime`), table(broken)) : null,
+  const fault = runtimeFaultText(model);
+  return [head, apartText(model), fault ? make("aside", { class: "caveats" }, make("p", null, fault)) : null, broken.length ? make("section", { class: "alert bad" }, make("h4", null, `${plural(layerCount(broken), "layer")} NOT in agreement with ONNX Runtime`), table(broken)) : null,
     details("Agreement, layer by layer", "method", () => table(model.agreement))];
 }
 
@@ -123,7 +190,7 @@ function layerTable(model) {
     }
     if (place === 8) {
       const found = agreement.get(row[1]);
-      return found ? make("span", { class: agrees(found) ? null : "bad-text" }, formatNumber(found.relative, "scientific")) : make("span", { class: "none" }, "–");
+      return found ? make("span", { class: holds(found) ? null : "bad-text" }, formatNumber(found.relative, "scientific")) : make("span", { class: "none" }, "–");
     }
     return place === 6 ? magnitude(row[6]) : cellNode(row[place], columns[place].kind);
   };

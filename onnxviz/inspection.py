@@ -50,6 +50,7 @@ class Inspection:
         layers: the rows of the layers that were asked for.
         logits: name of the layer that holds the class scores, "" if there is none.
         layout: of the input.
+        roles: what last_map, block_outputs and the convolutions stand for, a sentence each.
         unsupported: operators that do not convert; None if nothing was converted.
         gradient_stops: nodes at which every gradient from the class scores to the image ends.
         unreachable: names of the layers that need those.
@@ -64,6 +65,7 @@ class Inspection:
     layers: tuple[LayerRow, ...]
     logits: str
     layout: str
+    roles: tuple[str, ...] = ()
     unsupported: tuple[Unsupported, ...] | None = None
     gradient_stops: tuple[str, ...] = ()
     unreachable: frozenset[str] = frozenset()
@@ -138,6 +140,7 @@ def inspect_model(
         tuple(row for row in card.layers if row.name in names),
         _logits(view),
         view.input_layout,
+        view.roles,
         unsupported,
         view.gradient_stops(view.logits) if _logits(view) else (),
         unreachable,

@@ -20,6 +20,7 @@ from onnxviz.errors import BatchMixedError, DataError, ModelError, SelectionErro
 from onnxviz.given_images import as_images, require_no_bytes, require_range
 from onnxviz.graph import GraphView, open_model
 from onnxviz.graph.model_output import Head, OutputKind
+from onnxviz.graph.structure import ancestors
 from onnxviz.labels import read_labels, with_labels
 from onnxviz.layer_table import Layers
 from onnxviz.memory import is_out_of_memory

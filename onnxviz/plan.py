@@ -111,6 +111,17 @@ class Plan:
         """Return the analysis that a job belongs to."""
         return self.recipe.analyses[job.analysis]
 
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What should be known of the settings on the models, before anything is computed."""
+        found = (
+            f"{name}: {remark}"
+            for subject in self.subjects.values()
+            for name, analysis in self.recipe.analyses.items()
+            for remark in analysis.remarks(subject)
+        )
+        return tuple(dict.fromkeys(found))
+
     def cached(self, store: Store) -> set[str]:
         """Return the keys of what is done already."""
         keys = [job.key for job in self.jobs] + [proof.key for proof in self.proofs.values()]

@@ -36,6 +36,7 @@ class Schedule:
         device: what it is planned for.
         versions: of the libraries that results depend on.
         not_comparable: why the models must not be set side by side.
+        remarks: what should be known of the settings on the models, before anything is computed.
     """
 
     models: tuple[ModelCard, ...]
@@ -45,6 +46,7 @@ class Schedule:
     device: Device
     versions: Mapping[str, str]
     not_comparable: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
 
     @property
     def aliases(self) -> tuple[str, ...]:
@@ -80,6 +82,7 @@ def schedule_of(plan: Plan) -> Schedule:
         device=plan.device,
         versions=plan.versions,
         not_comparable=tuple(reasons_against_comparing(list(plan.subjects.values()))),
+        remarks=plan.remarks,
     )
 
 
@@ -151,6 +154,7 @@ def to_data(schedule: Schedule) -> dict[str, Any]:
         "device": schedule.device,
         "versions": dict(schedule.versions),
         "not_comparable": list(schedule.not_comparable),
+        "remarks": list(schedule.remarks),
     }
 
 
@@ -172,6 +176,7 @@ def from_data(data: Any, recipe: Recipe) -> Schedule:
             device="cuda" if data["device"] == "cuda" else "cpu",
             versions={str(name): str(version) for name, version in data["versions"].items()},
             not_comparable=tuple(str(item) for item in data["not_comparable"]),
+            remarks=tuple(str(item) for item in data["remarks"]),
         )
     except (KeyError, TypeError, AttributeError) as fault:
         raise ValueError(f"no schedule: {fault}") from fault

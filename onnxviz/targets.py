@@ -33,7 +33,8 @@ class TargetSelector(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     layer: str | list[str] = Field(
-        description="A layer name, glob, `Conv[3]`, role (first_conv, last_conv, all_convs, logits), or a list."
+        description="A layer name, glob, `Conv[3]`, role (first_conv, last_conv, all_convs, last_map, "
+        "block_outputs, logits), or a list."
     )
     units: UnitChoice | list[UnitChoice] | None = Field(
         None,

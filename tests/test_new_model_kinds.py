@@ -20,7 +20,7 @@ from onnxviz.cli import show_model
 from onnxviz.errors import BatchMixedError, DataError, ModelError
 from onnxviz.execute import Silent
 from onnxviz.execute import run as execute
-from onnxviz.findings import Array, Caveat, Note, PictureMatrix
+from onnxviz.findings import Caveat, Note, PictureMatrix
 from onnxviz.graph import open_model
 from onnxviz.model import load
 from onnxviz.probe import Probe, Trial
@@ -168,8 +168,9 @@ analyses: {{evidence: {{kind: grad_cam, layers: "*", data: photos, classes: "top
     assert {layer.map_shape for layer in shown} == {(2, 2)}
     assert "Softmax" not in {layer.operator for layer in shown}
     assert min(layer.unit_count for layer in shown) >= 48, "channels, not heads"
-    (arrays,) = [item.arrays for item in found if isinstance(item, Array)]
-    assert {values.shape for name, values in arrays.items() if name.startswith("class")} == {(2, 2)}
+    said = [item.text for item in found if isinstance(item, Caveat) and "2 × 2 tokens" in item.text]
+    assert said
+    assert "left out: 1 in front" in said[-1]
 
 
 # --- one class for each position ------------------------------------------------------------------------------------

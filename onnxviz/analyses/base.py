@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
 LayerSelector = Annotated[
     str | list[str],
-    Field(description="A layer name, glob, `Conv[3]`, role (first_conv, last_conv, all_convs, logits), or a list."),
+    Field(
+        description="A layer name, glob, `Conv[3]`, role (first_conv, last_conv, all_convs, last_map, block_outputs, "
+        "logits), or a list."
+    ),
 ]
 
 
@@ -128,6 +131,10 @@ class Analysis(BaseModel):
             AnalysisError: if the analysis cannot be done on this model or data.
         """
         raise NotImplementedError(type(self).__name__)
+
+    def remarks(self, subject: Subject) -> tuple[str, ...]:  # noqa: ARG002 - for subclasses
+        """Return what should be known of the settings on a model before anything is computed, a sentence each."""
+        return ()
 
     def run(self, job: Job, bench: Bench) -> list[Finding]:
         """Do one job; deterministic for the same job, model, data, seed and device."""

@@ -37,7 +37,7 @@ from onnxviz.dissection.summary import CHANCE_COLUMNS, UNIT_COLUMNS, ByChance, C
 from onnxviz.errors import AnalysisError, shorten
 from onnxviz.findings import Array, Caveat, Column, Coverage, Finding, Table, Tile, TileGrid, merge
 from onnxviz.images import load_batch
-from onnxviz.maps import to_map
+from onnxviz.maps import in_words, to_map
 from onnxviz.values import Layer
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class Dissection(Analysis):
     cites: ClassVar[tuple[str, ...]] = ("Bau, Zhou, Khosla, Oliva and Torralba 2017, arXiv:1704.05796",)
     example: ClassVar[str] = """\
 kind: dissection
-layers: [all_convs, "*concat*"]
+layers: [block_outputs, "Conv[0]"]
 data: scenes
 quantile: 0.005
 iou: 0.04
@@ -84,7 +84,11 @@ iou: 0.04
         "saturated_units": "Units whose threshold is their greatest activation.",
     }
 
-    layers: LayerSelector = Field("all_convs", description="Layers to dissect; their units must have maps.")
+    layers: LayerSelector = Field(
+        "block_outputs",
+        description="Layers to dissect; their units must have maps, as tokens of a grid of patches have. "
+        "`block_outputs` are what later blocks read; the units of single convolutions are `all_convs`.",
+    )
     data: str | None = Field(
         None, description="A data set with labelled concepts; the recipe's first such set if not given."
     )
@@ -127,9 +131,12 @@ iou: 0.04
         name, data = self._concepts(subject)
         layers = _with_maps(subject.view.select(self.layers))
         if not layers:
+            chosen = subject.view.select(self.layers)
+            why = "; ".join(f"{shorten(layer.name, 60)}: {layer.unplaced}" for layer in chosen[:3] if layer.unplaced)
             raise AnalysisError(
-                f"none of the layers {self.layers!r} has units with maps, so nothing can be compared with labels",
-                remedy="choose layers whose units have a height and a width, for example all_convs",
+                f"none of the layers {self.layers!r} has units with maps, so nothing can be compared with labels"
+                + (f": {why}" if why else ""),
+                remedy="choose layers whose units have a height and a width, for example block_outputs",
             )
         images = len(self._images(data))
         map_sizes = {layer.name: map_size(subject.view, layer, subject.preprocessing.size) for layer in layers}
@@ -315,6 +322,11 @@ iou: 0.04
         findings += caveats(data, len(work.order), first, counted, thresholds, self.quantile, self.iou)
         return findings
 
+    def remarks(self, subject: Subject) -> tuple[str, ...]:
+        """Say where the last convolution stands, if it is taken for the end of the network and is not."""
+        note = subject.view.remark_on(self.layers)
+        return (note,) if note else ()
+
     def combine(self, parts: Sequence[list[Finding]], subject: Subject) -> list[Finding]:
         """Join the layers, and count detectors over all of them."""
         _, data = self._concepts(subject)
@@ -477,6 +489,10 @@ iou: 0.04
                     id="left_out",
                 )
             )
+        findings += [Caveat(remark) for remark in self.remarks(subject)]
+        findings += [
+            Caveat(f"{shorten(layer.name)}: {said}.") for layer in _with_maps(chosen) if (said := in_words(layer))
+        ]
         return findings
 
 

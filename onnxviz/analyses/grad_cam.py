@@ -15,6 +15,7 @@ from onnxviz.analyses import explained_score, storage
 from onnxviz.analyses.base import Analysis, Bench, Job, LayerSelector, Subject
 from onnxviz.batches import named_memory_limit
 from onnxviz.errors import AnalysisError, shorten
+from onnxviz.evidence_places import Places, find_places
 from onnxviz.findings import (
     Array,
     Caveat,
@@ -32,6 +33,7 @@ from onnxviz.findings import (
 )
 from onnxviz.image_choice import ImageChoice, choose_images, find_source
 from onnxviz.images import ImageSource, load_batch
+from onnxviz.maps import in_words
 from onnxviz.targets import class_indices, resolve_head
 from onnxviz.values import Layer
 
@@ -63,7 +65,11 @@ class GradCam(Analysis):
 
     kind: Literal["grad_cam"] = "grad_cam"
     data: str = Field(description="The data set with the images.")
-    layers: LayerSelector = Field("all_convs", description="Layers with a map of positions; others are left out.")
+    layers: LayerSelector = Field(
+        "block_outputs",
+        description="Layers with a map of positions; others are left out. `block_outputs` are those behind the sums or "
+        "concatenations of blocks, the last of them `last_map`, before the head; tokens of patches are a map.",
+    )
     value: Literal["activation", "convolution"] = Field(
         "activation",
         description="What a convolution stands for: what leaves the normalisation and activation behind it (the "
@@ -95,7 +101,7 @@ class GradCam(Analysis):
         "last_layer_extent": "Mean share of the image where the last layer's map reaches half of its maximum.",
         "blank_fraction": "Share of the maps (layer, image, class) that are zero everywhere.",
     }
-    example: ClassVar[str] = "{kind: grad_cam, data: photos, layers: all_convs, classes: top:3}"
+    example: ClassVar[str] = "{kind: grad_cam, data: photos, layers: block_outputs, classes: top:3}"
 
     @field_validator("classes")
     @classmethod
@@ -147,7 +153,7 @@ class GradCam(Analysis):
         if not kept:
             raise AnalysisError(
                 "no selected layer has a map of positions at this image size",
-                remedy="select convolutions before the global pooling, for example `layers: all_convs`",
+                remedy="select layers before the global pooling, for example `layers: block_outputs`",
             )
         return _report(evidence, kept, titles, source.names[index], job, bench.subject, self.positions)
 
@@ -161,13 +167,28 @@ class GradCam(Analysis):
         rest: list[list[Finding]] = [[finding for finding in part if not isinstance(finding, Metric)] for part in parts]
         metrics = [explained_score.joined(found) for found in numbers.values()]
         said = explained_score.in_words(self._head(subject), subject.view)
-        joined = super().combine(rest, subject)
-        return [*metrics, *said, *joined, *self._coverage(subject, len(parts)), *_blank(metrics)]
+        joined, on_layers = super().combine(rest, subject), self._on_layers(subject)
+        return [*metrics, *said, *joined, *self._coverage(subject, len(parts)), *_blank(metrics), *on_layers]
+
+    def remarks(self, subject: Subject) -> tuple[str, ...]:
+        """Say where the last convolution stands, if it is taken for the end of the network and is not."""
+        note = subject.view.remark_on(self.layers)
+        return (note,) if note else ()
+
+    def _on_layers(self, subject: Subject) -> list[Finding]:
+        """Say what should be known of the layers, and how tokens were made a map."""
+        used, _ = self._layers(subject.view)
+        by_words: dict[str, list[str]] = {}
+        for title, layer in used:
+            if said := in_words(layer):
+                by_words.setdefault(said, []).append(title)
+        tokens = [Caveat(f"{_listed(titles)}: {said}.") for said, titles in by_words.items()]
+        return [*(Caveat(remark) for remark in self.remarks(subject)), *tokens]
 
     def _coverage(self, subject: Subject, images: int) -> list[Finding]:
         source = find_source(self.data, subject.data)
         used, skipped = self._layers(subject.view)
-        reason = f"no rows and columns of the image: {_listed(skipped)}" if skipped else ""
+        reason = "; ".join(f"{why}: {_listed(names)}" for why, names in skipped.items())
         chosen = len(choose_images(source, self.images, self.limit))
         wanted = len(choose_images(source, self.images, len(source)))
         why_images = [f"`limit: {self.limit}`, spread evenly"] if chosen < wanted else []
@@ -183,27 +204,29 @@ class GradCam(Analysis):
         others = [Coverage("outputs of the model", 1, len(heads), explained, id="coverage.outputs")]
         return [
             *(others if len(heads) > 1 and head in heads else []),
-            Coverage("layers", len(used), len(used) + len(skipped), reason, id="coverage.layers"),
+            Coverage("layers", len(used), len(used) + sum(map(len, skipped.values())), reason, id="coverage.layers"),
             Coverage("images", images, len(source), "; ".join(why_images), id="coverage.images"),
             Coverage(what, min(per_image, total), total, why_classes, id="coverage.classes"),
         ]
 
-    def _layers(self, view: GraphView) -> tuple[list[tuple[str, Layer]], list[str]]:
-        """Return what is asked for: (heading, layer) of those with positions, and the names of the rest."""
+    def _layers(self, view: GraphView) -> tuple[list[tuple[str, Layer]], dict[str, list[str]]]:
+        """Return what is asked for: (heading, layer) of those with positions, and by reason the names of the rest."""
         used: dict[str, tuple[str, Layer]] = {}
-        skipped: list[str] = []
+        skipped: dict[str, list[str]] = {}
         for layer in view.select(self.layers):
             own = layer.operator in _CONVOLUTIONS and self.value == "activation"
             shown = view.layer(f"{layer.name}:act") if own else layer
             if shown.has_map:
                 used.setdefault(shown.value, (layer.name, shown))
             else:
-                skipped.append(layer.name)
+                why = shown.unplaced or "its units are single numbers: there are no positions"
+                skipped.setdefault(why, []).append(layer.name)
         if not used:
+            reasons = "; ".join(f"{_listed(names, 3)}: {why}" for why, names in skipped.items())
             raise AnalysisError(
-                f"none of the selected layers has a map of positions: {_listed(skipped)}",
+                f"none of the selected layers has a map of positions: {reasons}",
                 where="layers",
-                remedy="select layers before the global pooling, for example `layers: all_convs`",
+                remedy="select layers before the global pooling, for example `layers: block_outputs`",
             )
         return list(used.values()), skipped
 
@@ -346,7 +369,8 @@ def _report(
         cells = tuple(_cell(pair, shown[place], column) for pair, column in zip(pictures[place], columns, strict=True))
         lead = Picture(photograph, alt=f"{shorten(name)} as the network sees it", format="jpeg")
         rows.append(MatrixRow(shown[place], cells, lead, tuple(facts)))
-        position, extent = places[place] or (None, None)
+        found = places[place]
+        position, extent = (None, None) if found is None else (found.words, found.extent)
         table.append((f"{name}: {shown[place]}", number, logit, probability, position, extent, len(empty)))
     findings: list[Finding] = [
         PictureMatrix(
@@ -383,8 +407,9 @@ def _report(
 
 _SCALE = "0 to the map's own maximum; black is no positive evidence"
 _TABLE = (
-    "Position: the centre of what reaches half of the map's maximum at the last layer. Extent: how much of the image "
-    "that is. Layers without positive evidence: their map is zero everywhere."
+    "Position: the parts of the image, thirds of its height and width, in which regions of the last layer's map reach "
+    "half of its maximum, that with the maximum first. Extent: how much of the image these regions cover. Layers "
+    "without positive evidence: their map is zero everywhere."
 )
 
 
@@ -393,33 +418,22 @@ _COLUMNS = (
     Column("extent", "percent"),
     Column("layers without positive evidence", "integer"),
 )
-_ROWS, _SIDES = ("upper", "middle", "lower"), ("left", "centre", "right")
 
 
-def _where(values: torch.Tensor, size: tuple[int, ...]) -> tuple[str, float] | None:
-    """Return in words where a map [1, h, w] reaches half of its maximum, and on which part of the image; None if blank.
+def _where(values: torch.Tensor, size: tuple[int, ...]) -> Places | None:
+    """Return where on an image of a size a map [1, h, w] reaches half of its maximum; None if it is blank."""
+    from onnxviz.attribution import upsample
 
-    The position is the third of the image's height and width that holds the centre of mass of that part of the map.
-    """
-    from onnxviz.attribution import to_own_maximum, upsample
-
-    if float(values.max()) <= 0:
-        return None
-    heat = to_own_maximum(upsample(values, (size[0], size[1])))[0].double().cpu().numpy()
-    strong = np.where(heat >= 0.5, heat, 0)
-    row = (strong.sum(axis=1) @ (np.arange(size[0]) + 0.5)) / strong.sum() / size[0]
-    column = (strong.sum(axis=0) @ (np.arange(size[1]) + 0.5)) / strong.sum() / size[1]
-    vertical, horizontal = _ROWS[min(int(3 * row), 2)], _SIDES[min(int(3 * column), 2)]
-    words = "centre" if (vertical, horizontal) == ("middle", "centre") else f"{vertical} {horizontal}"
-    return words, float((heat >= 0.5).mean())
+    finest = (max(size[0], values.shape[1]), max(size[1], values.shape[2]))
+    return find_places(upsample(values, finest)[0].double().cpu().numpy())
 
 
 def _columns_in_words(columns: Sequence[str]) -> str:
     return f"evidence at {columns[0]}" if len(columns) == 1 else "from the first layer to the last"
 
 
-def _in_words(place: tuple[str, float] | None) -> str:
-    return "none" if place is None else f"{place[0]}, {place[1]:.0%} of the image"
+def _in_words(place: Places | None) -> str:
+    return "none" if place is None else f"{place.words}, {place.extent:.0%} of the image"
 
 
 def _sentence(
@@ -427,7 +441,7 @@ def _sentence(
     shown: str,
     certainty: str,
     layer: str,
-    place: tuple[str, float] | None,
+    place: Places | None,
     reached: bool,
 ) -> str:
     named = shorten(layer, 60)
@@ -435,18 +449,15 @@ def _sentence(
         return f"{image}: nothing can be said of {shown}{certainty} at {named}: the score has no gradient there."
     if place is None:
         return f"{image}: nothing at {named} speaks for {shown}{certainty}."
-    return (
-        f"{image}: the evidence for {shown}{certainty} at {named} lies at the {place[0]} "
-        f"and covers {place[1]:.0%} of the image."
-    )
+    return f"{image}: the evidence for {shown}{certainty} at {named} {place.sentence}."
 
 
 def _numbers(
-    evidence: _Evidence, blank: list[list[bool]], places: Sequence[tuple[str, float] | None], own: int | None
+    evidence: _Evidence, blank: list[list[bool]], places: Sequence[Places | None], own: int | None
 ) -> list[Finding]:
     """Return one image's share of the metrics; `combine` averages them over the images."""
     found: list[Finding] = [*explained_score.choice_metrics(evidence.head, evidence.best, evidence.probabilities, own)]
-    extents = [place[1] for place in places if place is not None]
+    extents = [place.extent for place in places if place is not None]
     if extents:
         found.append(
             Metric("last_layer_extent", sum(extents) / len(extents), "extent of the evidence",

@@ -143,7 +143,7 @@ def validate(
 
     def check(recipe: Recipe) -> None:
         made = schedule_of(make_plan(recipe, device))
-        show_lines(output, [f"{path}: valid; {len(made.jobs)} job{'s' * (len(made.jobs) != 1)}"])
+        show_lines(output, [f"{path}: valid; {len(made.jobs)} job{'s' * (len(made.jobs) != 1)}", *made.remarks])
         show_lines(output, (f"  {sentence}" for sentence in left_out(made.data)))
 
     for path in recipes:
@@ -165,7 +165,7 @@ def validate(
 def inspect(
     model: Annotated[Path, typer.Argument(help="An ONNX file.", show_default=False)],
     layers: Annotated[
-        str | None, typer.Option(help="Only these: a name, glob, Conv[3], all_convs, logits.", show_default=False)
+        str | None, typer.Option(help="Only these: a name, glob, Conv[3], block_outputs, logits.", show_default=False)
     ] = None,
     agreement: Annotated[
         bool | None,

@@ -65,6 +65,8 @@ def _show_facts(console: Console, found: Inspection) -> None:
     )
     for name, value in facts:
         _line(console, name, value)
+    for sentence in found.roles:
+        _line(console, "layers", sentence)
     for sentence in card.passes:
         _line(console, "importer", sentence)
 

@@ -57,6 +57,8 @@ def show_plan(console: Console, work: Work, recipe: Recipe, folder: Path) -> Non
             if len(shown) < len(found):
                 _rest(table, f"{start}{shorten(analysis, 40)}", found[len(shown) :], work)
     console.print(table)
+    for remark in schedule.remarks:
+        console.print(Text(shorten(remark, 500), style="yellow"), soft_wrap=True)
     for line in (*_sums(work, folder), *left_out(schedule.data)):
         console.print(Text(line), soft_wrap=True)
 

@@ -10,9 +10,10 @@ from onnx import GraphProto
 
 from onnxviz.errors import SelectionError, nearest, shorten
 from onnxviz.graph.activation import Following
+from onnxviz.graph.layer_roles import Roles
 from onnxviz.values import Layer
 
-ROLES = ("first_conv", "last_conv", "all_convs", "logits")
+ROLES = ("first_conv", "last_conv", "all_convs", "last_map", "block_outputs", "logits")
 
 _INDEXED = re.compile(r"([A-Za-z][A-Za-z0-9]*)\[(-?\d{1,9})\]")
 _ACT = ":act"
@@ -28,6 +29,9 @@ class Selector:
         ambiguous: name that several layers could go by -> their names.
         modules: identifier of a value -> the innermost module of the exporter's that made it.
         unknown: name of what is no layer, its type being unknown -> the operator that it stands behind.
+
+    Attributes:
+        roles: finds the layers that stand for blocks.
     """
 
     def __init__(
@@ -51,6 +55,7 @@ class Selector:
         self._by_name.update((layer.name, layer) for layer in layers)
         self._by_value = {layer.value: layer for layer in layers}
         self._following = Following(graph, modules or {})
+        self.roles = Roles(graph, layers, logits, self._following)
 
     def one(self, name: str) -> Layer:
         """Return the one layer of this name.
@@ -122,6 +127,14 @@ class Selector:
             if self._logits is None:
                 raise SelectionError("the model has no output that could be its logits", remedy="name a layer")
             return [self._logits]
+        if role in ("last_map", "block_outputs"):
+            blocks = self.roles.block_outputs
+            if not blocks:
+                raise SelectionError(
+                    f"{role}: no layer before the model's output has rows and columns of the image",
+                    remedy="name a layer",
+                )
+            return list(blocks[-1:] if role == "last_map" else blocks)
         convolutions = [layer for layer in self._layers if layer.operator == "Conv"]
         if not convolutions:
             raise SelectionError(f"{role}: the model has no convolution", remedy="name a layer")

@@ -155,6 +155,27 @@ class GraphView:
         """
         return self._selector.many([selector] if isinstance(selector, str) else selector)
 
+    def remark_on(self, selector: str | Sequence[str]) -> str:
+        """Say where the last convolution stands, if a selector asks for it and it is not near the head; else nothing.
+
+        Convolutions by their role are taken for the end of the network, which in residual networks they are not, and
+        for its whole, of which transformers have only the first layer.
+        """
+        named = [selector] if isinstance(selector, str) else selector
+        asked = {name.removesuffix(":act") for name in named} & {"last_conv", "all_convs"}
+        return self._selector.roles.conv_note() if asked else ""
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """What the roles of layers with positions stand for, a sentence each."""
+        blocks = self._selector.roles.block_outputs
+        if not blocks:
+            return ()
+        last, first = shorten(blocks[-1].name, 60), shorten(blocks[0].name, 60)
+        said = f"block_outputs are {len(blocks)} layers from {first}" if len(blocks) > 1 else "it is all block_outputs"
+        note = self._selector.roles.conv_note()
+        return (f"last_map is {last}; {said}", *((note,) if note else ()))
+
     @cached_property
     def _selector(self) -> Selector:
         main = self.main_head

@@ -1,0 +1,325 @@
+"""Which layers stand for the network's blocks, and which is the last with positions before its head."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import Literal
+
+from onnx import GraphProto, NodeProto
+
+from onnxviz.errors import shorten
+from onnxviz.graph.activation import Following
+from onnxviz.graph.operators import POINTWISE
+from onnxviz.graph.structure import attribute, consumers, image_dependent, initializers, integers, producers, to_array
+from onnxviz.values import Layer, Tokens
+
+_WEIGHTED = frozenset(["Conv", "ConvInteger", "ConvTranspose", "Gemm", "MatMul", "MatMulInteger", "QLinearConv",
+                       "QLinearMatMul"])  # fmt: skip
+_FORM_ONLY = frozenset(["Cast", "DequantizeLinear", "Dropout", "Flatten", "Identity", "Pad", "QuantizeLinear",
+                        "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"])  # fmt: skip
+_POOLS = frozenset(["AveragePool", "LpPool", "MaxPool"])
+_MIXING = _POOLS | {"DeformConv", "Einsum", "GridSample", "Resize"}
+"""Operators whose results depend on other positions too, beside convolutions and products of two activations."""
+_FEWEST = 2
+"""Fewer joins than this are no blocks: the network is then shown by its convolutions."""
+_WIDEST = 40
+"""Operators behind a sum that are looked at for its activation."""
+
+Demand = Literal["all", "extra"]
+
+
+class Roles:
+    """Finds the layers that stand for blocks in a graph.
+
+    Args:
+        graph: the normalised graph.
+        layers: its layers in topological order.
+        logits: what the network decides by, or None.
+        following: finds the activation behind a layer.
+    """
+
+    def __init__(self, graph: GraphProto, layers: Sequence[Layer], logits: Layer | None, following: Following) -> None:
+        self._nodes: list[NodeProto] = list(graph.node)
+        self._layers = {layer.value: layer for layer in layers}
+        self._logits = logits
+        self._following = following
+        self._producers = producers(graph)
+        self._consumers = consumers(graph)
+        self._constants = initializers(graph)
+        self._dependent = image_dependent(graph)
+        self._roots: dict[str, str] = {}
+
+    # --- the last map -----------------------------------------------------------------------------------------------
+
+    @cached_property
+    def last_map(self) -> Layer | None:
+        """The last layer with rows and columns before the head, on whose positions the logits depend.
+
+        What the last weights read is where the head begins. Where that is a class token, the patches of the last block
+        have no say any more: the last layer of which they have is the one that the last attention reads.
+        """
+        maps = [layer for value in self._live if (layer := self._layers.get(value)) is not None and layer.has_map]
+        if not maps:
+            return None
+        found = max(maps, key=lambda layer: layer.position)
+        while (earlier := self._before(found)) is not None:
+            found = earlier
+        return found
+
+    def _before(self, layer: Layer) -> Layer | None:
+        """Return what a layer has in another form, pools, or projects linearly for an attention; None if nothing."""
+        node = self._producers[layer.value]
+        inputs = self._inputs(node)
+        if node.domain or len(inputs) != 1:
+            return None
+        earlier = self._layers.get(inputs[0])
+        if earlier is None or not earlier.has_map or inputs[0] not in self._live:
+            return None
+        linear = node.op_type in ("MatMul", "Gemm") or (node.op_type in ("Add", "Mul") and self._projects(inputs[0]))
+        return earlier if node.op_type in _FORM_ONLY | _POOLS or linear else None
+
+    def _projects(self, value: str) -> bool:
+        """Whether a value is a product with weights, but for its bias, scale and form."""
+        node = self._producers.get(value)
+        while node is not None and not node.domain and node.op_type in (*_FORM_ONLY, "Add", "Mul"):
+            inputs = self._inputs(node)
+            node = self._producers.get(inputs[0]) if len(inputs) == 1 else None
+        return node is not None and node.op_type in ("MatMul", "Gemm")
+
+    @cached_property
+    def _head(self) -> list[str]:
+        """What the last weights before the logits read; where several heads are joined, that of each."""
+        found: list[str] = []
+        waiting = [(self._logits.value, False)] if self._logits is not None else []
+        seen: set[tuple[str, bool]] = set()
+        while waiting:
+            value, weighted = waiting.pop()
+            node = self._producers.get(value)
+            if node is None or (value, weighted) in seen:
+                continue
+            seen.add((value, weighted))
+            inputs = self._inputs(node)
+            weighted = weighted or (len(inputs) == 1 and not node.domain and node.op_type in _WEIGHTED)
+            for name in inputs:
+                layer = self._layers.get(name)
+                if weighted and layer is not None and layer.unit_count > 1:
+                    found.append(name)
+                else:
+                    waiting.append((name, weighted))
+        return found
+
+    @cached_property
+    def _live(self) -> set[str]:
+        """Values on whose positions what the head reads depends."""
+        demand: dict[str, Demand] = dict.fromkeys(self._head, "all")
+        for node in reversed(self._nodes):
+            wanted = {demand[value] for value in node.output if value in demand}
+            for name in self._inputs(node) if wanted else []:
+                new = self._demanded(node, name, "all" in wanted, demand)
+                if new is not None and demand.get(name) != "all":
+                    demand[name] = new
+        return {value for value, kind in demand.items() if kind == "all"}
+
+    def _demanded(self, node: NodeProto, name: str, whole: bool, demand: Mapping[str, Demand]) -> Demand | None:
+        """Return whether all tokens of an input are needed, only those that are no patches, or none."""
+        grid = _around(self._layers.get(name))
+        if node.op_type in ("Gather", "Slice", "Split") and name == node.input[0] and grid is not None:
+            return "extra" if self._takes_extras(node, grid, demand) else "all" if whole else "extra"
+        if whole:
+            return "all"
+        layer = self._layers.get(name)
+        if node.op_type == "Concat":
+            return "extra" if grid is not None else None if layer is not None and layer.has_map else "all"
+        if layer is None or not layer.tokens:
+            return "all"
+        if node.op_type == "MatMul" and len(self._inputs(node)) > 1:
+            own = len(layer.shape) - (2 if name == node.input[0] else 1)
+            return "extra" if any(tokens.axis == own for tokens in layer.tokens) else "all"
+        mixes = node.op_type == "Softmax" and len(layer.tokens) == 1
+        after = [found for value in node.output if (found := self._layers.get(value)) is not None]
+        return "extra" if not mixes and any(found.tokens for found in after) else "all"
+
+    def _takes_extras(self, node: NodeProto, grid: Tokens, demand: Mapping[str, Demand]) -> bool:
+        """Whether what is needed of a Gather, Slice or Split are only tokens around the patches."""
+        axis = int(attribute(node, "axis", 0))
+        rank = len(self._layers[node.input[0]].shape)
+        if node.op_type == "Gather":
+            index = self._constants.get(node.input[1])
+            if axis % rank != grid.axis or index is None:
+                return False
+            size = grid.before + grid.height * grid.width + grid.behind
+            taken = to_array(index).reshape(-1) % size
+            return bool(((taken < grid.before) | (taken >= size - grid.behind)).all())
+        outputs = [self._layers[value] for value in node.output if value in demand and value in self._layers]
+        around = grid.before + grid.behind
+        sizes = [found.shape[grid.axis] for found in outputs if len(found.shape) == rank]
+        return bool(sizes) and all(size is not None and size <= around for size in sizes)
+
+    # --- blocks -----------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def block_outputs(self) -> tuple[Layer, ...]:
+        """The outputs of the blocks that have positions, in order; the last one is `last_map`."""
+        last = self.last_map
+        if last is None:
+            return ()
+        joins = [layer for layer in self._joins() if layer.position <= last.position]
+        if len(joins) >= _FEWEST:
+            found = [self._settled(layer) for layer in self._ends(joins)]
+        else:
+            found = [
+                self._layers.get(self._following.activated(layer.value), layer)
+                for layer in self._layers.values()
+                if layer.operator == "Conv" and layer.value in self._live
+            ]
+        end = self._origin(last.value)
+        shown = [
+            layer
+            for layer in found
+            if layer.has_map and layer.position < last.position and self._origin(layer.value) != end
+        ]
+        return (*sorted(dict.fromkeys(shown), key=lambda layer: layer.position), last)
+
+    def _joins(self) -> Iterator[Layer]:
+        """Yield the layers at which branches of the network meet: sums of two maps, and joined channels."""
+        for node in self._nodes:
+            layer = self._layers.get(node.output[0]) if node.output else None
+            if layer is None or not layer.has_map or layer.value not in self._live or node.domain:
+                continue
+            inputs = self._inputs(node)
+            if node.op_type in ("Add", "Sum"):
+                parts = [self._layers.get(name) for name in inputs]
+                alike = all(part is not None and part.map_shape == layer.map_shape for part in parts)
+                if len(parts) > 1 and alike and len({self._root(name) for name in inputs}) > 1:
+                    yield layer
+            elif node.op_type == "Concat" and len(inputs) > 1:
+                axis = int(attribute(node, "axis", 1)) % len(layer.shape)
+                if axis == layer.channel_axis and len({self._origin(name) for name in inputs}) > 1:
+                    yield layer  # and no merging of neighbouring patches
+
+    def _root(self, value: str) -> str:
+        """Return what a value is a function of, place by place: GELU's sum joins no branches."""
+        if value not in self._roots:
+            node = self._producers.get(value)
+            roots = {value}
+            if node is not None and not node.domain and node.op_type in POINTWISE:
+                roots = {self._root(name) for name in self._inputs(node)}
+            self._roots[value] = roots.pop() if len(roots) == 1 else value
+        return self._roots[value]
+
+    def _ends(self, joins: Sequence[Layer]) -> Iterator[Layer]:
+        """Yield the joins that end a block: not those inside of another join, nor those that an MLP follows."""
+        values = {layer.value for layer in joins}
+        for layer in joins:
+            readers = self._consumers.get(layer.value, [])
+            if layer.operator == "Concat" and readers and all(node.op_type == "Concat" for node in readers):
+                continue
+            following = next((other for other in joins if other.position > layer.position), None)
+            if following is None or not self._is_mlp(layer.value, following, values):
+                yield layer
+
+    def _is_mlp(self, start: str, end: Layer, joins: set[str]) -> bool:
+        """Whether one join adds to another what was made of each position alone: both belong to one block."""
+        node = self._producers[end.value]
+        if node.op_type == "Concat":
+            return False
+        inputs = self._inputs(node)
+        if not any(self._same(name, start) for name in inputs):
+            return False
+        seen, waiting = {start}, [name for name in inputs if not self._same(name, start)]
+        while waiting:
+            value = waiting.pop()
+            if value in seen:
+                continue
+            seen.add(value)
+            made = self._producers.get(value)
+            if made is None or value in joins or self._mixes(made):
+                return False
+            waiting += self._inputs(made)
+        return True
+
+    def _same(self, value: str, other: str) -> bool:
+        """Whether a value is another one in another form."""
+        return self._origin(value) == self._origin(other)
+
+    def _origin(self, value: str) -> str:
+        """Return what a value is only another form or a part of."""
+        node = self._producers.get(value)
+        while node is not None and node.op_type in _FORM_ONLY and len(self._inputs(node)) == 1:
+            value = self._inputs(node)[0]
+            node = self._producers.get(value)
+        return value
+
+    def _mixes(self, node: NodeProto) -> bool:
+        if node.op_type in ("Conv", "ConvTranspose"):
+            return any(size > 1 for size in integers(node, "kernel_shape", (3,)))
+        return node.op_type in _MIXING or (node.op_type == "MatMul" and len(self._inputs(node)) > 1)
+
+    def _settled(self, layer: Layer) -> Layer:
+        """Return the activation behind a join if nothing else reads the join, else the join."""
+        end = self._following.activated(layer.value)
+        if end == layer.value or end not in self._layers or end not in self._live:
+            return layer
+        if self._layers[end].operator.endswith("Normalization"):
+            return layer  # it belongs to what comes next
+        waiting, seen = [layer.value], set()
+        while waiting:
+            value = waiting.pop()
+            if value == end or value in seen:
+                continue
+            seen.add(value)
+            readers = self._consumers.get(value, [])
+            if not readers or len(seen) > _WIDEST or any(node.op_type in _WEIGHTED for node in readers):
+                return layer
+            waiting += [name for node in readers for name in node.output]
+        return self._layers[end]
+
+    # --- convolutions -----------------------------------------------------------------------------------------------
+
+    def conv_note(self) -> str:
+        """Say where the last convolution with a map stands, if it is not near the head; else nothing."""
+        last = self.last_map
+        convolutions = [layer for layer in self._layers.values() if layer.operator == "Conv" and layer.has_map]
+        if last is None or not convolutions or self._is_near_the_head(convolutions[-1], last):
+            return ""
+        behind = sum(layer.position > convolutions[-1].position for layer in self.block_outputs)
+        blocks = len(self.block_outputs)
+        where = (
+            "the first layer of all, before every block (as a transformer's patch embedding is)"
+            if behind == blocks and blocks > 1
+            else "a branch inside of a block, before it is joined with the others"
+            if behind <= 1
+            else f"before the last {behind} of {blocks} blocks"
+        )
+        return (
+            f"The last convolution, {shorten(convolutions[-1].name, 60)}, is {where}. The last layer with positions "
+            f"before the head is {shorten(last.name, 60)}: `last_map`; the blocks are `block_outputs`."
+        )
+
+    def _is_near_the_head(self, layer: Layer, last: Layer) -> bool:
+        """Whether nothing but normalisation, activation, pooling and form is between a layer and the last map."""
+        if layer.position >= last.position:
+            return True
+        value = last.value
+        while value != layer.value:
+            if (root := self._root(value)) != value:
+                value = root
+                continue
+            node = self._producers.get(value)
+            normalises = node is not None and node.op_type.endswith("Normalization")
+            if node is None or not (normalises or node.op_type in _FORM_ONLY | _POOLS) or len(self._inputs(node)) != 1:
+                return False
+            value = self._inputs(node)[0]
+        return True
+
+    def _inputs(self, node: NodeProto) -> list[str]:
+        return list(dict.fromkeys(name for name in node.input if name in self._dependent))
+
+
+def _around(layer: Layer | None) -> Tokens | None:
+    """Return the only axis of tokens of a layer if there are more than the patches."""
+    if layer is None or len(layer.tokens) != 1:
+        return None
+    (tokens,) = layer.tokens
+    return tokens if tokens.before or tokens.behind else None

@@ -1,11 +1,11 @@
-"""What a run will take, before it begins: time from the model's multiply-adds or from the last run, and space."""
+"""What a run will take, before it begins: time from a measured second of the model or from the last run, and space."""
 
 from __future__ import annotations
 
 import math
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -15,6 +15,7 @@ import numpy as np
 from onnxviz.cache import Store
 from onnxviz.devices import describe_device, gpu_names
 from onnxviz.errors import OutputError, shorten
+from onnxviz.pace import Pace
 from onnxviz.plan import PROOF_COST, PlannedJob
 from onnxviz.results import ModelCard, RunResult
 from onnxviz.run_folder import read_run
@@ -43,6 +44,14 @@ _GPU_SPEEDS = (
 )  # fmt: skip
 """Nominal multiply-adds a second in 32 bits, half the operations of the makers' data sheets."""
 _GPU_SPEED = 5e12
+_SPREAD = 1.3
+"""How far a job may be from its passes at the measured pace: views, batches, pictures; by the audit of SqueezeNet."""
+_AS_BEFORE = 1.25
+"""How far a run may be from the last one."""
+_CROWDED = 1.5
+"""Programs that share a core, from which on it is said."""
+_GUESSED = 3.0
+"""How far a model may be from its multiply-adds."""
 _SIDE = 384
 _MEASURED_SECONDS = 0.04
 
@@ -56,7 +65,7 @@ class Work:
         cached: keys of what is done already and not done again.
         workers: processes that share the work.
         job_seconds: by key, of those whose time can be estimated; with all workers at it.
-        seconds: of all that is to do; None if that of a part cannot be told.
+        seconds: of all that is to do, from at least to at most; None if that of a part cannot be told.
         bytes: what will be stored.
         basis: what the time is derived from, one sentence each.
     """
@@ -65,12 +74,18 @@ class Work:
     cached: frozenset[str]
     workers: int
     job_seconds: Mapping[str, float] = field(default_factory=dict)
-    seconds: float | None = None
+    seconds: tuple[float, float] | None = None
     bytes: int = 0
     basis: tuple[str, ...] = ()
 
 
-def planned_work(schedule: Schedule, folder: Path, again: set[str], workers: int = 1) -> Work:
+def planned_work(
+    schedule: Schedule,
+    folder: Path,
+    again: set[str],
+    workers: int = 1,
+    measure: Callable[[str], Pace | None] | None = None,
+) -> Work:
     """Return what a run into a folder will do and take.
 
     Args:
@@ -78,6 +93,7 @@ def planned_work(schedule: Schedule, folder: Path, again: set[str], workers: int
         folder: the run folder; need not exist.
         again: ids of analyses that are done again although they are done.
         workers: processes that share the work.
+        measure: measures the pace of the model of an alias; asked only where no earlier run tells.
     """
     forced = {job.key for job in schedule.jobs if job.analysis in again}
     cached = frozenset(schedule.cached(Store(folder)) - forced)
@@ -85,7 +101,7 @@ def planned_work(schedule: Schedule, folder: Path, again: set[str], workers: int
         before = read_run(folder)
     except OutputError:
         before = None
-    return estimated(schedule, cached, workers, before)
+    return estimated(schedule, cached, workers, before, measure=measure)
 
 
 def estimated(
@@ -94,12 +110,13 @@ def estimated(
     workers: int,
     before: RunResult | None,
     speed: Callable[[], float] | None = None,
+    measure: Callable[[str], Pace | None] | None = None,
 ) -> Work:
     """Return the estimates for what is not done.
 
     A job takes its forward passes times the seconds of one, and what its pictures take to be drawn and written. A
     pass takes what it took, pictures included, in the last run of the same analysis on the same model and device.
-    Where there was none it takes::
+    Where there was none it takes what it is measured to take; where it cannot be measured, for want of better::
 
         multiply-adds / (speed of a matrix product x efficiency) + layers x a constant
 
@@ -109,18 +126,24 @@ def estimated(
         workers: processes that share the work.
         before: the last run into the same folder, if there was one.
         speed: multiply-adds a second of this machine; measured if None, where it is needed.
+        measure: measures the pace of the model of an alias, if anything does.
     """
-    rates = _Rates(schedule, workers, before, speed or cpu_speed)
+    rates = _Rates(schedule, workers, before, speed or cpu_speed, measure)
+    bounds: list[tuple[float, float]] = []
     seconds: dict[str, float] = {}
+
+    def note(key: str, cost: float, rate: _Rate | None, beside: float) -> None:
+        if rate is not None:
+            seconds[key] = cost * rate.middle + beside
+            bounds.append((cost * rate.least + beside / _SPREAD, cost * rate.most + beside * _SPREAD))
+
     to_do = [job for job in schedule.jobs if job.key not in cached]
     for job in to_do:
         rate, whole = rates.of(job)
-        if rate is not None:
-            seconds[job.key] = job.job.cost * rate + (0.0 if whole else _beside(job) / workers)
+        note(job.key, job.job.cost, rate, 0.0 if whole else _beside(job) / workers)
     for alias, proof in schedule.proofs.items():
-        rate = rates.derived(alias) if proof.key not in cached else None
-        if rate is not None:
-            seconds[proof.key] = PROOF_COST * rate
+        if proof.key not in cached:
+            note(proof.key, PROOF_COST, rates.derived(alias), 0.0)
     proofs = [proof.key for proof in schedule.proofs.values() if proof.key not in cached]
     known = all(job.key in seconds for job in to_do) and all(key in seconds for key in proofs)
     work = bool(to_do or proofs)
@@ -129,10 +152,33 @@ def estimated(
         cached=cached,
         workers=workers,
         job_seconds=seconds,
-        seconds=sum(seconds.values()) + START_SECONDS * work if known else None,
+        seconds=_total(bounds, START_SECONDS if work else 0.0) if known else None,
         bytes=sum(job.job.bytes for job in to_do) + PROOF_BYTES * len(proofs),
         basis=tuple(rates.basis),
     )
+
+
+@dataclass(frozen=True)
+class _Rate:
+    """Seconds of a forward pass with all workers at it, from at least to at most."""
+
+    least: float
+    most: float
+
+    @property
+    def middle(self) -> float:
+        """What is most likely."""
+        return math.sqrt(self.least * self.most)
+
+    @classmethod
+    def about(cls, seconds: float, factor: float) -> _Rate:
+        """Return a rate that is known within a factor."""
+        return cls(seconds / factor, seconds * factor)
+
+
+def _total(parts: Sequence[tuple[float, float]], start: float) -> tuple[float, float]:
+    least, most = (sum((part[side] for part in parts), 0.0) for side in (0, 1))
+    return least + start / _SPREAD, most + start * _SPREAD
 
 
 def _beside(job: PlannedJob) -> float:
@@ -141,33 +187,48 @@ def _beside(job: PlannedJob) -> float:
 
 
 class _Rates:
-    """Seconds of a forward pass with all workers at it, for each analysis and model."""
+    """What a forward pass takes, for each analysis and model."""
 
-    def __init__(self, schedule: Schedule, workers: int, before: RunResult | None, speed: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        schedule: Schedule,
+        workers: int,
+        before: RunResult | None,
+        speed: Callable[[], float],
+        measure: Callable[[str], Pace | None] | None,
+    ) -> None:
         self.basis: dict[str, None] = {}
         self._schedule = schedule
         self._workers = workers
         self._cards = {card.alias: card for card in schedule.models}
         self._measured = _measured_rates(schedule, before, workers) if before is not None else {}
         self._speed = speed
-        self._known: dict[str, float | None] = {}
+        self._measure = measure
+        self._known: dict[str, _Rate | None] = {}
 
-    def of(self, job: PlannedJob) -> tuple[float | None, bool]:
+    def of(self, job: PlannedJob) -> tuple[_Rate | None, bool]:
         """Return the rate for a job, None if nothing is known, and whether it includes the job's pictures."""
         found = self._measured.get((job.alias, job.analysis))
         if found is None:
             return self.derived(job.alias), False
         self.basis[f"{shorten(job.analysis, 40)}: as in the last run in this folder"] = None
-        return found, True
+        return _Rate.about(found, _AS_BEFORE), True
 
-    def derived(self, alias: str) -> float | None:
-        """Return the rate that a model's multiply-adds suggest, or None if they are not known."""
+    def derived(self, alias: str) -> _Rate | None:
+        """Return the rate that is measured or that the multiply-adds suggest, None if nothing is known of a model."""
         if alias not in self._known:
             self._known[alias] = self._derive(self._cards[alias])
         return self._known[alias]
 
-    def _derive(self, card: ModelCard) -> float | None:
+    def _derive(self, card: ModelCard) -> _Rate | None:
         name = shorten(card.file, 60)
+        if self._measure is not None and (pace := self._measure(card.alias)) is not None:
+            self.basis[
+                f"{name}: {in_units(pace.fast)} a forward pass at its fastest and {in_units(pace.slow)} in the mean, "
+                "measured on this machine"
+                + (f", where now {pace.crowd:.1f} programs share a core" if pace.crowd > _CROWDED else "")
+            ] = None
+            return _Rate(pace.fast / _SPREAD, pace.slow * _SPREAD)
         if card.multiply_adds is None:
             self.basis[f"{name}: multiply-adds unknown, so its time cannot be estimated"] = None
             return None
@@ -180,9 +241,9 @@ class _Rates:
             rate = card.multiply_adds / speed + layers * LAYER_SECONDS
         self.basis[
             f"{name}: {in_units(rate)} a forward pass, with {_millions(card.multiply_adds)} multiply-adds at "
-            f"{speed / 1e9:.3g} billion a second ({where})"
+            f"{speed / 1e9:.3g} billion a second ({where}): a guess, nothing was measured"
         ] = None
-        return rate
+        return _Rate.about(rate, _GUESSED)
 
 
 def _measured_rates(schedule: Schedule, before: RunResult, workers: int) -> dict[tuple[str, str], float]:

@@ -57,6 +57,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "inspection",
         "dispatch",
         "execute",
+        "pace",
         "estimate",
     ),
     ("progress",),

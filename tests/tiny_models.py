@@ -36,6 +36,32 @@ def save_model(path: Path, seed: int = 0, classes: int = 4) -> None:
     onnx.save(model, path)
 
 
+def save_unknown(path: Path) -> None:
+    """Write a network in whose middle stands an operator that nobody knows."""
+    rng = np.random.default_rng(0)
+
+    def weight(name: str, *shape: int) -> onnx.TensorProto:
+        return numpy_helper.from_array(rng.standard_normal(shape).astype(np.float32), name)
+
+    nodes = [
+        helper.make_node("Conv", ["image", "w1"], ["c1"], "conv1", pads=[1, 1, 1, 1]),
+        helper.make_node("Frobnicate", ["c1"], ["f1"], "strange", domain="com.acme"),
+        helper.make_node("Conv", ["f1", "w2"], ["c2"], "conv2", pads=[1, 1, 1, 1]),
+        helper.make_node("GlobalAveragePool", ["c2"], ["p"], "pool"),
+        helper.make_node("Flatten", ["p"], ["flat"], "flat"),
+        helper.make_node("Gemm", ["flat", "w3"], ["scores"], "dense"),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "unknown",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["n", 3, 16, 16])],
+        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["n", 4])],
+        [weight("w1", 5, 3, 3, 3), weight("w2", 6, 5, 3, 3), weight("w3", 6, 4)],
+    )
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("com.acme", 1)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=8), path)
+
+
 def fill(tmp_path: Path) -> Path:
     """Put a model, its labels and three photographs into a folder."""
     save_model(tmp_path / "m.onnx")

@@ -440,6 +440,7 @@ def _plan(recipe: Recipe, out: Path | None, options: RunOptions) -> None:
     from onnxviz.cli.show_plan import show_plan
     from onnxviz.estimate import planned_work
     from onnxviz.execute import default_folder
+    from onnxviz.pace import Pace, measure_pace
     from onnxviz.plan import make_plan
     from onnxviz.recipe_parts import chosen as chosen_analyses
     from onnxviz.recipe_parts import restricted
@@ -455,8 +456,13 @@ def _plan(recipe: Recipe, out: Path | None, options: RunOptions) -> None:
     workers = max(1, worker_count(options.workers, chosen))
 
     def work() -> None:
-        schedule = schedule_of(make_plan(recipe, chosen))
-        show_plan(output, planned_work(schedule, folder, again, workers), recipe, folder)
+        made = make_plan(recipe, chosen)
+
+        def measure(alias: str) -> Pace | None:
+            # A GPU is not measured: it may not be taken from those who use it only to say what a run would take.
+            return measure_pace(made.subjects[alias], chosen) if chosen == "cpu" else None
+
+        show_plan(output, planned_work(schedule_of(made), folder, again, workers, measure), recipe, folder)
 
     confined(work, _bounds(recipe, None if options.memory == NO_LIMIT else options.memory, folder.resolve()))
 

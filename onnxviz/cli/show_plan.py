@@ -16,7 +16,7 @@ from onnxviz.errors import shorten
 from onnxviz.estimate import Work
 from onnxviz.memory import show_bytes
 from onnxviz.plan import PROOF_COST, PlannedJob
-from onnxviz.progress import duration
+from onnxviz.progress import duration, span
 from onnxviz.recipe import Recipe
 from onnxviz.schedule import left_out
 
@@ -107,7 +107,7 @@ def _sums(work: Work, folder: Path) -> list[str]:
         lines.append(f"time not known; {size}")
     else:
         who = f" with {work.workers} workers" if work.workers > 1 else ""
-        lines.append(f"about {duration(work.seconds)}{who}; {size}")
+        lines.append(f"{span(*work.seconds)}{who}; {size}")
     lines += [f"  {sentence}" for sentence in work.basis[:8]]
     if len(work.basis) > 8:
         lines.append(f"  and {len(work.basis) - 8} more models or analyses")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,6 +18,12 @@ LONG = 1.0
 """Seconds; a job that took so long has its line in any case."""
 SUM_EVERY = 2.0
 """Seconds between lines that sum up short jobs."""
+_STEPS, _SECONDS = 3, 2.0
+"""Steps, and seconds between the first and the last of them, from which on a running job shows what it takes."""
+_JUDGED = 0.5
+"""Share of the work whose analyses must have shown what they take."""
+_UNKNOWN = 3.0
+"""How far an analysis that has shown nothing may be from the others."""
 _MARKS: dict[str, tuple[str, str]] = {"done": ("done", "green"), "failed": ("FAILED", "red")}
 
 
@@ -32,6 +39,9 @@ class Running:
         total: all its steps; 0 if it does not say.
         note: what it is at.
         said: when something was last said of it.
+        analysis: which one it is of; None for a proof.
+        first: when it first told of steps, and how many were done; what lies before prepares the work.
+        last: when it last did.
     """
 
     name: str
@@ -41,6 +51,9 @@ class Running:
     total: int = 0
     note: str = ""
     said: float = 0.0
+    analysis: str | None = None
+    first: tuple[float, int] | None = None
+    last: float = 0.0
 
     @property
     def part(self) -> float:
@@ -51,12 +64,42 @@ class Running:
         """Return steps per second so far."""
         return self.done / max(now - self.begun, 1e-9)
 
+    def evidence(self) -> tuple[float, float]:
+        """Return how many forward passes its steps so far stand for, and the seconds that these took.
+
+        Nothing if it has told of too few steps, or for too short a time, to say anything.
+        """
+        if self.first is None or self.total <= 0:
+            return 0.0, 0.0
+        (begun, before), seconds = self.first, self.last - self.first[0]
+        if self.done - before < _STEPS or self.last - begun < _SECONDS:
+            return 0.0, 0.0
+        return self.cost * min(1.0, (self.done - before) / self.total), seconds
+
+
+@dataclass(eq=False)
+class Evidence:
+    """What is known of the time that an analysis takes.
+
+    Attributes:
+        cost: of all its jobs that are to be done, in estimated forward passes.
+        done: passes of the jobs that have ended.
+        seconds: what these took, one after the other.
+        jobs: how many these are.
+    """
+
+    cost: float = 0.0
+    done: float = 0.0
+    seconds: float = 0.0
+    jobs: int = 0
+
 
 class Progression:
-    """Counts the work, several jobs at a time, and says what time is left at the rate so far.
+    """Counts the work, several jobs at a time, and says what time is left, once there is evidence for it.
 
-    Work is counted in estimated forward passes, by the clock on the wall: with several workers at a time, passes per
-    second are those of all together. Proofs are left out, because they load the model and so say nothing of the rest.
+    Work is counted in estimated forward passes, which different analyses do at different rates: each is judged by its
+    own jobs. Nothing is said before the analyses that make up half of the work have shown what they take. Proofs are
+    left out, because they load the model and so say nothing of the rest.
 
     Args:
         clock: seconds that only grow.
@@ -72,50 +115,65 @@ class Progression:
         self.begun = clock()
         self._cost_total = 0.0
         self._cost_done = 0.0
-        self._work_begun: float | None = None
-        self._titles: set[str] = set()
+        self._most_at_a_time = 1
+        self._analyses: dict[str, str] = {}
+        self._evidence: dict[str, Evidence] = {}
 
     def plan(self, schedule: Schedule, cached: set[str]) -> None:
         """Take note of all the work."""
         self.begun = self.clock()
         self.jobs = len(schedule.jobs) + len(schedule.proofs)
         self._cost_total = sum(job.job.cost for job in schedule.jobs if job.key not in cached)
-        self._titles = {title for job in schedule.jobs for title in (job.name, f"{job.alias}: {job.name}")}
+        for job in schedule.jobs:
+            # Of several models each has its own pace.
+            analysis = f"{job.alias}: {job.analysis}"
+            self._analyses[job.name] = self._analyses[f"{job.alias}: {job.name}"] = analysis
+            if job.key not in cached:
+                self._evidence.setdefault(analysis, Evidence()).cost += job.job.cost
 
     def is_job(self, name: str) -> bool:
         """Whether it is a job, not a proof."""
-        return name in self._titles
+        return name in self._analyses
 
     def start(self, name: str, cost: float) -> Running:
         """Take note of a job that begins."""
         now = self.clock()
-        if not self.is_job(name):
-            cost = 0.0
-        elif self._work_begun is None:
-            self._work_begun = now
-        job = Running(name, cost, now, said=now)
+        analysis = self._analyses.get(name)
+        job = Running(name, cost if analysis else 0.0, now, said=now, analysis=analysis)
         self.running[name] = job
+        self._most_at_a_time = max(
+            self._most_at_a_time, sum(item.analysis is not None for item in self.running.values())
+        )
         return job
 
     def step(self, name: str, done: int, total: int, note: str) -> Running | None:
         """Take note of steps; returns the job, or None if it has not begun."""
         job = self.running.get(name)
         if job is not None:
-            job.done, job.total = done, total
+            job.done, job.total, job.last = done, total, self.clock()
+            if job.first is None and done > 0:
+                job.first = job.last, done
             if note:
                 job.note = note
         return job
 
     def end(self, name: str, cost: float, status: str) -> None:
         """Take note of a job that has ended."""
-        self.running.pop(name, None)
+        job = self.running.pop(name, None)
         self.ended += 1
         cost = cost if self.is_job(name) else 0.0
+        known = self._evidence.get(self._analyses.get(name, ""))
         if status == "done":
             self._cost_done += cost
+            if known is not None and job is not None:
+                known.done += cost
+                known.seconds += self.clock() - job.begun
+                known.jobs += 1
         elif status == "failed":
             self.failed += 1
             self._cost_total -= cost
+            if known is not None:
+                known.cost -= cost
         else:
             self.cached += 1
 
@@ -126,14 +184,28 @@ class Progression:
             return self.ended / self.jobs if self.jobs else 0.0
         return min(1.0, self._passes_done() / self._cost_total)
 
-    def left(self) -> float | None:
-        """Return the seconds left, or None while nothing is known."""
-        if self._work_begun is None:
+    def left(self) -> tuple[float, float] | None:
+        """Return the seconds left, from at least to at most, or None while there is too little evidence."""
+        running = list(self.running.values())
+        rates: dict[str, tuple[float, float]] = {}
+        for analysis, known in self._evidence.items():
+            shown = [item.evidence() for item in running if item.analysis == analysis]
+            done = known.done + sum(passes for passes, _ in shown)
+            seconds = known.seconds + sum(spent for _, spent in shown)
+            count = known.jobs + sum(passes > 0 for passes, _ in shown)
+            if done > 0 and seconds > 0:
+                rates[analysis] = seconds / done, 1.15 + 0.85 / math.sqrt(count)
+        judged = sum(self._evidence[analysis].cost for analysis in rates)
+        if judged <= 0 or judged < _JUDGED * self._cost_total:
             return None
-        done, spent = self._passes_done(), self.clock() - self._work_begun
-        if done <= 0 or spent <= 0:
-            return None
-        return max(0.0, self._cost_total - done) * spent / done
+        usual = sum(self._evidence[analysis].cost * rate for analysis, (rate, _) in rates.items()) / judged
+        least = most = 0.0
+        for analysis, known in self._evidence.items():
+            rate, spread = rates.get(analysis, (usual, _UNKNOWN))
+            at_work = sum(item.cost * item.part for item in running if item.analysis == analysis)
+            seconds = max(0.0, known.cost - known.done - at_work) * rate
+            least, most = least + seconds / spread, most + seconds * spread
+        return least / self._most_at_a_time, most / self._most_at_a_time
 
     def _passes_done(self) -> float:
         # A copy: the bars are drawn by another thread than the one that counts.
@@ -224,6 +296,25 @@ def outcome_line(name: str, seconds: float, status: str, error: str) -> Text:
     if error:
         line.append(f"\n         {shorten(error, 600)}", style="red")
     return line
+
+
+def span(least: float, most: float) -> str:
+    """Return a time that is known within bounds: "20 to 45 s", "50 s to 2 min"; "about 3 min" if close."""
+    low, high = (_rounded(seconds) for seconds in (least, most))
+    if low == high:
+        return f"about {high}"
+    number, _, unit = low.rpartition(" ")
+    return f"{number} to {high}" if unit == high.rpartition(" ")[2] and " " not in number else f"{low} to {high}"
+
+
+def _rounded(seconds: float) -> str:
+    """Return a time as roughly as it is known: 4 s, 45 s, 7 min, 2.5 h."""
+    if seconds < 90:
+        return f"{max(1, round(seconds)) if seconds < 20 else 5 * round(seconds / 5)} s"
+    if seconds < 90 * 60:
+        return f"{round(seconds / 60)} min"
+    hours = round(seconds / 3600, 1) if seconds < 36_000 else round(seconds / 3600)
+    return f"{hours:g} h"
 
 
 def duration(seconds: float) -> str:

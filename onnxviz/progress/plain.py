@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.text import Text
 
 from onnxviz.errors import shorten
-from onnxviz.progress.counting import Lines, Progression, Running, duration, jobs, proofs
+from onnxviz.progress.counting import Lines, Progression, Running, jobs, proofs, span
 from onnxviz.schedule import Schedule
 
 _SAY_EVERY = 20.0
@@ -83,7 +83,7 @@ class PlainProgress:
     def _far(self, job: Running, now: float) -> str:
         steps = f"{job.done}/{job.total} steps" if job.total else f"{job.done} steps"
         left = self._progression.left()
-        rest = "" if left is None else f", {duration(left)} left"
+        rest = "" if left is None else f", {span(*left)} left"
         note = f" ({shorten(job.note, 80)})" if job.note else ""
         return f"       {shorten(job.name, 80)}: {steps}, {job.rate(now):.1f}/s{note}{rest}"
 

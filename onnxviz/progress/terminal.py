@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from onnxviz.errors import shorten
-from onnxviz.progress.counting import Lines, Progression, Running, duration
+from onnxviz.progress.counting import Lines, Progression, Running, duration, span
 from onnxviz.schedule import Schedule
 
 _BARS = 4
@@ -116,7 +116,7 @@ class TerminalProgress:
             Text(f"{progression.ended}/{progression.jobs}"),
             Text(f"{made / spent:.1f}/s" if made and spent > 0 else "", style="dim"),
             Text(duration(spent)),
-            Text("" if left is None else f"{duration(left)} left", style="cyan"),
+            Text("" if left is None else f"{span(*left)} left", style="cyan"),
         ]
 
 

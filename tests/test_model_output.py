@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +13,20 @@ import onnx
 import pytest
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 from PIL import Image
-from typer.testing import CliRunner
 
+from onnxviz import cli
 from onnxviz import findings as f
 from onnxviz.analyses.adversarial import Adversarial
 from onnxviz.analyses.base import Analysis, Bench, Subject
 from onnxviz.analyses.grad_cam import GradCam
-from onnxviz.cli import app
 from onnxviz.errors import AnalysisError, DataError, SelectionError
 from onnxviz.graph import GraphView, open_model
-from onnxviz.graph.model_output import Head
 from onnxviz.images import ImageFolder
 from onnxviz.model import Model, load
+from onnxviz.results import ModelCard, decode, encode
 from onnxviz.shares import wilson
 from onnxviz.targets import TargetSelector, class_of, resolve, resolve_head
+from onnxviz.values import Preprocessing
 
 SIDE = 16
 RNG = np.random.default_rng(0)
@@ -120,7 +122,7 @@ def test_what_the_graph_says_of_a_vector(case: str, tmp_path: Path) -> None:
     assert head.source == ("graph" if head.kind != "unknown" else "nothing")
 
 
-MAPS = [*BODY[:2], node("Conv", "maps v", "scores")]
+MAPS = [*BODY[:2], node("Conv", "maps k", "scores")]
 
 
 @pytest.mark.parametrize(
@@ -138,8 +140,8 @@ MAPS = [*BODY[:2], node("Conv", "maps v", "scores")]
         ([node("Sigmoid", "scores", "y")], {"y": ["n", 4, SIDE, SIDE]}, "unknown"),  # masks, boxes, an image
         ([], {"scores": ["n", 4, SIDE, SIDE]}, "unknown"),
         (  # the best of all positions, as a detector keeps them
-            [node("Flatten", "scores", "row"), node("TopK", "row three", "v int_k")],
-            {"v": ["n", 3], "int_k": ["n", 3]},
+            [node("Flatten", "scores", "row"), node("TopK", "row three", "best int_k")],
+            {"best": ["n", 3], "int_k": ["n", 3]},
             "unknown",
         ),
     ],
@@ -147,13 +149,10 @@ MAPS = [*BODY[:2], node("Conv", "maps v", "scores")]
 def test_what_the_graph_says_of_a_map(
     tail: list[NodeProto], outputs: dict[str, Any], kind: str, tmp_path: Path
 ) -> None:
-    more = {"v": RNG.standard_normal((4, 6, 1, 1)).astype(np.float32), "w": weights(1)["w"]}
+    more = {"k": RNG.standard_normal((4, 6, 1, 1)).astype(np.float32), "w": weights(1)["w"]}
     if any("three" in item.input for item in tail):
         more["three"] = np.array([3], np.int64)
-    view = open_model(write(tmp_path / "m.onnx", [*MAPS, *tail], outputs if "v" not in outputs else
-                            {"v_": ["n", 3], "int_k": ["n", 3]}, **more)) if "v" not in outputs else open_model(
-        write(tmp_path / "m.onnx", [*MAPS, tail[0], node("TopK", "row three", "best int_k")],
-              {"best": ["n", 3], "int_k": ["n", 3]}, **more))  # fmt: skip
+    view = open_model(write(tmp_path / "m.onnx", [*MAPS, *tail], outputs, **more))
     assert {head.kind for head in view.heads} == {kind}
     if kind == "unknown":
         with pytest.raises(SelectionError, match="`score:`"):
@@ -231,12 +230,12 @@ def test_class_numbers_of_the_images_count_as_names_do(tmp_path: Path) -> None:
 
 @pytest.fixture
 def squares(tmp_path: Path) -> ImageFolder:
-    """Red and blue squares in one corner, with their classes: blue is 0."""
+    """Red and blue squares on dark grey, with their classes: blue is 0."""
     folder = tmp_path / "squares"
     folder.mkdir()
     rows = ["file,class_index,name"]
     for index in range(6):
-        pixels = np.zeros((SIDE, SIDE, 3), np.uint8)
+        pixels = np.full((SIDE, SIDE, 3), 20, np.uint8)
         pixels[2:8, 2:8, 0 if index % 2 else 2] = 200 + index
         Image.fromarray(pixels).save(folder / f"{index}.png")
         rows.append(f"{index}.png,{index % 2},{'red' if index % 2 else 'blue'}")
@@ -301,8 +300,8 @@ def test_a_perfect_binary_classifier_is_right_and_blue_is_seen_in_blue(
         (array,) = (item for item in found if isinstance(item, f.Array) and item.id == f"arrays.{index}")
         heat = array.arrays[f"class{index % 2}_layer000"]
         assert heat[2:8, 2:8].min() > 0  # the square, whatever its colour
-        assert heat.sum() == pytest.approx(heat[2:8, 2:8].sum())
-        mean = (200 + index) / 255 * 36 / SIDE**2
+        assert heat.sum() == pytest.approx(heat[2:8, 2:8].sum(), rel=1e-5)
+        mean = (180 + index) / 255 * 36 / SIDE**2
         assert row[2] == pytest.approx(10 * mean, rel=1e-4)  # the score of its own class, positive for both
         assert row[3] == pytest.approx(1 / (1 + np.exp(-10 * mean)), rel=1e-4)
 
@@ -325,8 +324,29 @@ def test_both_classes_of_one_score_can_be_named_drawn_and_reached(binary: Model,
     assert numbers(found)["accuracy_under_attack"].value == 0
     (grid,) = (item for item in found if isinstance(item, f.TileGrid))
     for index, tile in enumerate(grid.tiles):
-        mean = (200 + index) / 255 * 36 / SIDE**2
+        mean = (180 + index) / 255 * 36 / SIDE**2
         assert tile.curve[0] == pytest.approx(10 * mean, rel=1e-4)  # the lead is the score itself
+
+
+def test_the_size_of_a_change_is_the_smallest_that_there_is(binary: Model, squares: ImageFolder) -> None:
+    """Each level on every pixel moves the score by 20 / 255, so the least change is known; one level less is tried."""
+    found = found_by(Adversarial(data="d", radius=64, restarts=0), binary, squares)
+    (table,) = (item for item in found if isinstance(item, f.Table))
+    columns = [column.name for column in table.columns]
+    least = [int((180 + index) * 36 / SIDE**2 / 2) + 1 for index in range(6)]
+    assert least == [13] * 5 + [14]
+    assert [row[columns.index("Linf")] for row in table.rows] == least
+    assert [row[columns.index("none within")] for row in table.rows] == [level - 1 for level in least]
+    assert numbers(found)["median_linf"].value == 13
+    assert "median_l2" not in numbers(found)
+    coarse = found_by(Adversarial(data="d", radius=64, restarts=0, bisect=0), binary, squares)
+    assert numbers(coarse)["median_linf"].value > 13
+    (length,) = (
+        item for item in found_by(Adversarial(data="d", norm="l2", radius=600, restarts=0), binary, squares)
+        if isinstance(item, f.Metric) and item.name == "median_l2"
+    )  # fmt: skip
+    # All changes of one size in red and blue are the shortest way: (180 + i) 36 / (2 * 16²) on 2 * 16² numbers.
+    assert length.value == pytest.approx(182.5 * 36 / 512 * 512**0.5, rel=0.1)
 
 
 @pytest.mark.parametrize(
@@ -347,14 +367,8 @@ def test_numbers_are_no_classes_and_have_no_probabilities(
     (table,) = (item for item in found if isinstance(item, f.Table))
     assert all(row[3] is None for row in table.rows)
     assert ("top1_accuracy" in numbers(found)) == (output is None and len(rows) > 1)
-    with pytest.raises((AnalysisError, SelectionError, DataError)) if len(rows) == 1 or output else _no_fault():
+    with pytest.raises(AnalysisError) if len(rows) == 1 or output else nullcontext():
         list(Adversarial(data="d").jobs(Subject("m", model.view, model.preprocessing, None, {"d": squares}, 0)))
-
-
-class _no_fault:  # noqa: N801 - reads like pytest.raises
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, *_: object) -> None: ...
 
 
 def test_labels_that_do_not_exclude_each_other_have_no_first_choice(squares: ImageFolder, tmp_path: Path) -> None:
@@ -365,7 +379,8 @@ def test_labels_that_do_not_exclude_each_other_have_no_first_choice(squares: Ima
     assert not {"top1_accuracy", "top1_confidence"} & set(numbers(found))
     assert "first choice" not in said(found)
     (table,) = (item for item in found if isinstance(item, f.Table))
-    assert all(row[3] == pytest.approx(0.5) for row in table.rows)  # its own sigmoid of 0
+    own = 1 / (1 + np.exp(-9 * 20 / 255))  # of its own score: the grey's green
+    assert all(row[3] == pytest.approx(own, rel=1e-4) for row in table.rows)
     with pytest.raises(AnalysisError, match="no class for the whole image"):
         found_by(Adversarial(data="d"), model, squares)
 
@@ -464,32 +479,49 @@ def test_numbers_of_more_classes_than_the_model_has_are_not_the_model_s(tmp_path
 # --- the recipe and the commands ------------------------------------------------------------------------------------
 
 
-def run(arguments: list[str]) -> tuple[int, str]:
-    result = CliRunner().invoke(app, arguments)
-    return result.exit_code, " ".join((result.output + (result.stderr if result.stderr_bytes else "")).split())
+def call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    """Run the command line in this process and return its exit code."""
+    monkeypatch.setattr(sys, "argv", ["onnxviz", *arguments])
+    try:
+        cli.main()
+    except SystemExit as ended:
+        return int(ended.code or 0)
+    return 0
 
 
 @pytest.mark.parametrize(
     ("output", "words"),
     [("binary", "it has 3 numbers"), ("{score: regression}", "no output 'score'"), ("clases", "output")],
 )
-def test_a_wrong_declaration_is_a_fault_at_its_place(output: str, words: str, tmp_path: Path) -> None:
+def test_a_wrong_declaration_is_a_fault_at_its_place(
+    output: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     write(tmp_path / "m.onnx", BODY, {"scores": ["n", 3]}, **weights(3))
     text = f"version: 1\nmodel:\n  path: m.onnx\n  output: {output}\nanalyses:\n  w: {{kind: weights}}\n"
     (tmp_path / "r.yaml").write_text(text)
-    code, told = run(["validate", str(tmp_path / "r.yaml")])
-    assert code == 2
+    monkeypatch.chdir(tmp_path)
+    assert call(monkeypatch, "validate", "r.yaml") == 2
+    told = capsys.readouterr().err
     assert "r.yaml:4:" in told
     assert words in told
 
 
-def test_inspect_says_what_outputs_are_and_how_it_knows(tmp_path: Path) -> None:
+def test_inspect_says_what_outputs_are_and_how_it_knows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = write(tmp_path / "m.onnx", [*BODY, node("Sigmoid", "scores", "y")], {"y": ["n", 1]}, **weights(1))
-    code, told = run(["inspect", "--no-agreement", str(path)])
-    assert code == 0
+    assert call(monkeypatch, "inspect", "--no-agreement", str(path)) == 0
+    told = capsys.readouterr().out
     assert "one of 2 classes from one score" in told
     assert "Sigmoid 'y'" in told
 
 
-def test_the_card_of_the_report_has_every_head() -> None:
-    assert Head(("a",)).in_words == "unknown: an unknown number of numbers"
+def test_the_card_of_a_report_has_every_head(tmp_path: Path) -> None:
+    tail = [node("Softmax", "scores", "kind"), node("Flatten", "pool", "features")]
+    view = view_of(tmp_path, tail, {"kind": ["n", 3], "features": ["n", 6]}, 3)
+    card = view.card("m", Preprocessing())
+    assert [(head.outputs, head.source, head.main) for head in card.heads] == [
+        (("kind",), "graph", True),
+        (("features",), "nothing", False),
+    ]
+    assert decode(encode(card), ModelCard) == card

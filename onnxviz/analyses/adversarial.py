@@ -257,7 +257,8 @@ class Adversarial(Analysis):
             "Each photograph as the network sees it, the changed one, and the change times the factor said, where grey "
             f"is no change. Projected gradient descent, {self.steps} steps of {size} from the photograph and "
             f"{counts.count_of(self.restarts, 'random start')}, {_NORMS[self.norm]} {radii} levels of 0 to 255"
-            f"{halved}. The curve is the lead in logits of the class to leave: the search ends when it falls below 0."
+            f"{halved}. The curve is the lead in logits of the class to leave, until the first picture is found: it "
+            "falls below 0 there."
         )
 
     def _coverage(self, rows: Sequence[counts.Row], subject: Subject) -> list[Finding]:

@@ -33,7 +33,7 @@ COLUMNS = (
     ),
     Column("radius", "number", "Of the smallest ball in which a picture was found, in levels of 0 to 255."),
     Column("none within", "number", "Radius of the largest ball that was searched without success; 0 if none was."),
-    Column("steps", "integer", "Gradient steps in that ball; in the largest where there was no success."),
+    Column("steps", "integer", "Gradient steps to the first picture found; in the largest ball where none was."),
     Column("gradient", description="`vanished` where it was zero at some step."),
 )
 SEARCH, NAME, TRUE, BEFORE, P_BEFORE, WANTED, AFTER, P_AFTER, SUCCESS, L2, LINF, RADIUS, EMPTY, STEPS, GRADIENT = range(

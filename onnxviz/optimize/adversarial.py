@@ -79,8 +79,8 @@ class Attacked:
     Attributes:
         picture: uint8 [channels, h, w]; where nothing was found, what came closest.
         radius: of the smallest ball in which a picture was found, else None.
-        steps: taken in that ball, from the start that led there; all of them if nothing was found.
-        margins: float32 [steps + 1], lead of the class to leave over the class to reach in logits, at each step.
+        steps: taken until the first picture was found, from the start that led there; all of them if none was.
+        margins: float32 [steps + 1], lead of the class to leave over the class to reach in logits, at each of them.
         flat: whether the margin's gradient was zero at some step, so that it said nothing.
         scale: the largest logit's size, for the first picture of the search.
         empty: radius of the largest ball that was searched without finding any; 0 if there is none.
@@ -195,7 +195,12 @@ class _Search:
             least = 1.0 if self.rules.norm == "linf" else max(1.0, _CLOSE * reached)
             if reached - self.empty[place] > least and middle >= 1:
                 radii[place] = middle
+        first = {place: self.found[place] for place in radii}
         self._descend(radii, None)
+        for place, found in first.items():  # how it went from the photograph, not from the picture found before
+            now = self.found[place]
+            if now is not None and found is not None:
+                self.found[place] = replace(now, margins=found.margins, steps=found.steps)
         self._note_empty(radii)
         self._tell(before + len(self.pictures) * self.rules.steps)
         return bool(radii)

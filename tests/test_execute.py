@@ -295,7 +295,7 @@ def test_several_models(folder: Path) -> None:
     assert not result.not_comparable
     assert (folder / "run/tables/a-x-cells.csv").is_file()
     save_model(folder / "n.onnx", seed=1, classes=7)
-    assert "4 and 7 classes" in start(folder, text=text).result.not_comparable[0]
+    assert "4 and 7 outputs" in start(folder, text=text).result.not_comparable[0]
 
 
 def test_stale_tables_go_and_other_files_stay(folder: Path) -> None:

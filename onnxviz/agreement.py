@@ -19,7 +19,8 @@ from onnxviz.graph import GraphView
 from onnxviz.graph.shapes import FLOATS, type_of
 from onnxviz.graph.structure import ancestors, initializers, producers, reads
 from onnxviz.judge import Case, Verdict, judge
-from onnxviz.model import Model, units_first
+from onnxviz.layer_values import units_first
+from onnxviz.model import Model
 from onnxviz.runtime import Session, most_bytes
 from onnxviz.values import Agreement, Layer
 

@@ -25,7 +25,8 @@ from onnxviz.convert.element_types import CARRIERS, to_carrier
 from onnxviz.differences import KEPT, relative_difference
 from onnxviz.errors import ModelError, shorten
 from onnxviz.graph.structure import ancestors, image_dependent, producers
-from onnxviz.model import Model, units_first
+from onnxviz.layer_values import units_first
+from onnxviz.model import Model
 from onnxviz.reference import Allowance, Undecidable, compute, is_exact
 from onnxviz.runtime import Session, most_bytes, saturates
 

@@ -22,7 +22,7 @@ from onnxviz.graph import GraphView, open_model
 from onnxviz.graph.model_output import Head, OutputKind
 from onnxviz.graph.structure import ancestors
 from onnxviz.labels import read_labels, with_labels
-from onnxviz.layer_table import Layers
+from onnxviz.layer_values import Activations, Layers, units_first, units_last
 from onnxviz.memory import is_out_of_memory
 from onnxviz.preprocessing import preprocessing_for
 from onnxviz.probabilities import probabilities_of, require_probabilities
@@ -41,23 +41,6 @@ _SESSIONS = 4
 """How many ONNX Runtime sessions are kept; each holds the weights it needs."""
 _FAULTS = (ArithmeticError, LookupError, MemoryError, NotConvertible, RuntimeError, TypeError, ValueError)
 """What modules raise for tensors that do not fit."""
-
-
-class Activations(dict[str, _Values]):
-    """Layer name -> activations; also answers to the other names that a layer goes by: an alias, a role, `Conv[3]`."""
-
-    def __init__(self, view: GraphView, values: Mapping[str, _Values]) -> None:
-        super().__init__(values)
-        self._view = view
-
-    def __missing__(self, name: str) -> _Values:
-        try:
-            layer = self._view.layer(name)
-        except SelectionError:
-            raise KeyError(name) from None
-        if layer.name not in self:
-            raise KeyError(name)
-        return self[layer.name]
 
 
 class Model:
@@ -577,18 +560,6 @@ def load(
     given = read_labels(labels) if isinstance(labels, str | Path) else labels
     view, names = with_labels(view, given, output)
     return Model(view, preprocessing, names, device)
-
-
-def units_first(array: np.ndarray, channel_axis: int | None) -> np.ndarray:
-    """Move the axis of the units to place 1."""
-    if channel_axis in (None, 1):
-        return array
-    return np.ascontiguousarray(np.moveaxis(array, channel_axis, 1))
-
-
-def units_last(array: np.ndarray, channel_axis: int | None) -> np.ndarray:
-    """Undo `units_first`."""
-    return array if channel_axis in (None, 1) else np.ascontiguousarray(np.moveaxis(array, 1, channel_axis))
 
 
 def _remember(kept: OrderedDict[Any, _Item], key: Any, most: int, make: Callable[[], _Item]) -> _Item:

@@ -11,7 +11,8 @@ from onnxviz.agreement import prove_comparable
 from onnxviz.differences import relative_difference
 from onnxviz.errors import OnnxvizError, shorten
 from onnxviz.graph.structure import producers
-from onnxviz.model import Model, units_first
+from onnxviz.layer_values import units_first
+from onnxviz.model import Model
 from onnxviz.runtime import Session
 from onnxviz.values import Agreement
 

@@ -1,13 +1,18 @@
-"""A model's layers as a sequence that shows itself as a table."""
+"""A model's layers, and what was computed of them, as callers see them."""
 
 from __future__ import annotations
 
 import html
-from collections.abc import Sequence
-from typing import overload
+from collections.abc import Mapping, Sequence
+from typing import TypeVar, overload
 
-from onnxviz.errors import shorten
+import numpy as np
+
+from onnxviz.errors import SelectionError, shorten
+from onnxviz.graph import GraphView
 from onnxviz.values import Layer
+
+_Values = TypeVar("_Values")
 
 
 class Layers(Sequence[Layer]):
@@ -38,6 +43,35 @@ class Layers(Sequence[Layer]):
             for layer in self._layers
         )
         return f"<table>{head}{rows}</table>"
+
+
+class Activations(dict[str, _Values]):
+    """Layer name -> activations; also answers to the other names that a layer goes by: an alias, a role, `Conv[3]`."""
+
+    def __init__(self, view: GraphView, values: Mapping[str, _Values]) -> None:
+        super().__init__(values)
+        self._view = view
+
+    def __missing__(self, name: str) -> _Values:
+        try:
+            layer = self._view.layer(name)
+        except SelectionError:
+            raise KeyError(name) from None
+        if layer.name not in self:
+            raise KeyError(name)
+        return self[layer.name]
+
+
+def units_first(array: np.ndarray, channel_axis: int | None) -> np.ndarray:
+    """Move the axis of the units to place 1."""
+    if channel_axis in (None, 1):
+        return array
+    return np.ascontiguousarray(np.moveaxis(array, channel_axis, 1))
+
+
+def units_last(array: np.ndarray, channel_axis: int | None) -> np.ndarray:
+    """Undo `units_first`."""
+    return array if channel_axis in (None, 1) else np.ascontiguousarray(np.moveaxis(array, 1, channel_axis))
 
 
 def _shape_text(layer: Layer) -> str:

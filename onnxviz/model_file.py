@@ -42,6 +42,9 @@ from onnxviz.tensors import all_nodes, bring_tensors_in, open_at_once, subgraphs
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 _DOMAIN = re.compile(r"[A-Za-z0-9_.\-]{0,127}")
 
+_STANDARD = frozenset(["", "ai.onnx.ml", "ai.onnx.preview", "ai.onnx.preview.training"])
+"""Domains whose operators mean something else in every version."""
+_LARGEST_VERSION = (1 << 31) - 1
 FUNCTION_DOMAIN = "function"
 """Domain of the model's own functions after renaming."""
 
@@ -264,9 +267,11 @@ class _Renamer:
             self._functions[key] = f"f{index}"
         self._graph(proto.graph, {})
         for function in proto.functions:
-            self._function(function)
+            self._function(function, proto.opset_import)
         if proto.functions:
             _set_opset(proto.opset_import, FUNCTION_DOMAIN, 1)
+        used = ModelProto(graph=proto.graph) if proto.functions else proto
+        _import_used(proto.opset_import, {node.domain for node in all_nodes(used)}, proto.opset_import)
         for name in ("doc_string", "metadata_props", "training_info", "domain", "producer_name", "producer_version",
                      "configuration"):  # fmt: skip
             if name in proto.DESCRIPTOR.fields_by_name:
@@ -278,7 +283,7 @@ class _Renamer:
         scope[original] = safe
         return safe
 
-    def _function(self, function: FunctionProto) -> None:
+    def _function(self, function: FunctionProto, opsets: Any) -> None:
         function.name = self._functions[(function.domain, function.name, function.overload)]
         function.domain = FUNCTION_DOMAIN
         scope: dict[str, str] = {}
@@ -291,6 +296,8 @@ class _Renamer:
         _check_opsets(function.opset_import)
         _set_opset(function.opset_import, FUNCTION_DOMAIN, 1)
         self._nodes(function.node, scope)
+        used = {node.domain for node in all_nodes(ModelProto(functions=[function]))}
+        _import_used(function.opset_import, used, opsets)
         outputs = [_known(name, scope, "function output") for name in function.output]
         del function.input[:], function.output[:], function.value_info[:]
         function.input.extend(inputs)
@@ -520,20 +527,55 @@ def _checked_domain(domain: str) -> str:
 
 
 def _check_opsets(opsets: Any) -> None:
-    """Refuse operator domains without a version, or with two."""
+    """Refuse versions that do not exist, and two of the standard's at once; every domain is named once afterwards.
+
+    In a domain that the standard does not know a version says nothing: the highest stands for all.
+    """
     versions: dict[str, int] = {}
     for opset in opsets:
-        opset.domain = _checked_domain(opset.domain)
-        if not (0 if opset.domain else 1) <= opset.version < 1 << 31:
-            raise ModelFileError(f"opset {opset.version} does not exist", remedy="export the model again")
-        if not opset.domain and opset.version > onnx.defs.onnx_opset_version():
+        domain = _checked_domain(opset.domain)
+        version = int(opset.version)
+        if not domain and not 1 <= version <= onnx.defs.onnx_opset_version():
+            newer = version > onnx.defs.onnx_opset_version()
             raise ModelFileError(
-                f"opset {opset.version} is newer than all that the installed onnx {onnx.__version__} knows",
-                remedy="update onnx, or export for an older opset",
+                f"opset {version} is newer than all that the installed onnx {onnx.__version__} knows"
+                if newer
+                else f"opset {version} does not exist",
+                remedy="update onnx, or export for an older opset" if newer else "export the model again",
             )
-        if versions.setdefault(opset.domain, opset.version) != opset.version:
-            shown = opset.domain or "ai.onnx"
-            raise ModelFileError(f"the model uses two opsets of {shown!r} at once", remedy="export the model again")
+        if domain not in _STANDARD:
+            version = min(max(version, 1), _LARGEST_VERSION)
+        elif not 0 <= version <= _LARGEST_VERSION:
+            raise ModelFileError(f"opset {version} of {domain} does not exist", remedy="export the model again")
+        elif versions.get(domain, version) != version:
+            raise ModelFileError(
+                f"the model uses opsets {versions[domain]} and {version} of {domain or 'ai.onnx'} at once",
+                remedy="export the model again",
+            )
+        versions[domain] = max(versions.get(domain, version), version)
+    del opsets[:]
+    for domain, version in versions.items():
+        opsets.add(domain=domain, version=version)
+
+
+def _import_used(opsets: Any, used: Iterable[str], around: Any) -> None:
+    """Import the domains whose operators are used: exporters forget those of their own operators.
+
+    Args:
+        opsets: the imports of the model or of a function; domains that lack are added.
+        used: the domains of its nodes.
+        around: the model's imports, which a function falls back on.
+
+    Raises:
+        ModelFileError: if a domain of the standard lacks.
+    """
+    known = {entry.domain: entry.version for entry in (*around, *opsets)}
+    for domain in sorted(set(used) - {entry.domain for entry in opsets}):
+        if domain not in known and domain in _STANDARD:
+            raise ModelFileError(
+                f"the model does not say which opset of {domain or 'ai.onnx'} it uses", remedy="export the model again"
+            )
+        _set_opset(opsets, domain, known.get(domain, 1))
 
 
 def _set_opset(opsets: Any, domain: str, version: int) -> None:

@@ -64,6 +64,10 @@ def resolve(selectors: Sequence[TargetSelector], view: GraphView, labels: Sequen
     for selector in selectors:
         for layer in view.select(selector.layer):
             names = labels if has_class_units(layer, view) else None
+            if selector.units is not None and (why := view.why_unknown(layer)):
+                raise SelectionError(
+                    f"its units are not known{why}", where=_shown(layer), remedy="name a layer before this operator"
+                )
             for unit, towards in _units(selector.units, layer, names, labels if is_binary(layer, view) else None):
                 for sign in _SIGNS[selector.sign]:
                     way = sign if towards > 0 else _OPPOSITE[sign]
@@ -315,6 +319,12 @@ def _named_unit(name: str, layer: Layer, names: Sequence[str] | None) -> int:
 
 def _require_unit(index: int, layer: Layer) -> None:
     count = layer.unit_count
+    if layer.channel_axis is None and not layer.shape:
+        raise SelectionError(
+            "its units are not known, because its shape is not",
+            where=_shown(layer),
+            remedy="name a layer before the operators that `onnxviz inspect` says are refused",
+        )
     if layer.channel_axis is None:
         raise SelectionError(
             "this layer has no units", where=_shown(layer), remedy="leave `units` out for the whole layer"

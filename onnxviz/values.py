@@ -192,6 +192,17 @@ class Preprocessing:
         """Whether somebody said how to preprocess."""
         return self.origin == "declared"
 
+    @property
+    def in_words(self) -> str:
+        """How images become the model's input, in one line."""
+        mean, scale = ("/".join(f"{number:g}" for number in numbers) for numbers in (self.mean, self.scale))
+        fraction = self.crop_fraction
+        kept = f"centre {CROP_FRACTION:g} kept of images that are large enough" if fraction is None else (
+            f"centre {fraction:g} kept" if fraction < 1 else "centre kept"
+        )  # fmt: skip
+        fit = {"crop": f"short side resized, {kept}", "stretch": "stretched to size", "none": "not resized"}[self.fit]
+        return f"{self.name}: {self.channel_order}, (0..255 minus {mean}) divided by {scale}, {fit}"
+
     def with_size(self, height: int, width: int) -> Preprocessing:
         """Return the same preprocessing for another input size in pixels."""
         return replace(self, size=(height, width))

@@ -176,6 +176,13 @@ class GraphView:
         note = self._selector.roles.conv_note()
         return (f"last_map is {last}; {said}", *((note,) if note else ()))
 
+    def why_unknown(self, *layers: Layer) -> str:
+        """Name the operators that keep the shapes of layers from being known, as the end of a sentence; "" if none."""
+        operators = list(dict.fromkeys(self.unknown[layer.name] for layer in layers if layer.name in self.unknown))
+        if not operators:
+            return ""
+        return f": nothing is known of what {', '.join(operators[:4])} makes, which the standard does not define"
+
     @cached_property
     def _selector(self) -> Selector:
         main = self.main_head
@@ -436,7 +443,7 @@ class GraphView:
             opset=self.opset,
             inputs=tuple(self._describe(value) for value in self._original_inputs()),
             outputs=tuple(self._describe(value) for value in self.original.graph.output),
-            preprocessing=describe(preprocessing),
+            preprocessing=preprocessing.in_words,
             preprocessing_origin=preprocessing.origin,
             geometry=self._geometry(preprocessing),
             layers=tuple(rows),
@@ -494,24 +501,6 @@ class GraphView:
 
     def _dimension(self, size: Dimension) -> str:
         return str(size) if isinstance(size, int) else shorten(self.dimensions.get(size or "", "?"), 30)
-
-
-def describe(preprocessing: Preprocessing) -> str:
-    """Say in one line how images become the model's input."""
-
-    def listed(numbers: tuple[float, ...]) -> str:
-        return "/".join(f"{number:g}" for number in numbers)
-
-    fraction = preprocessing.crop_fraction
-    kept = f"centre {CROP_FRACTION:g} kept of images that are large enough" if fraction is None else (
-        f"centre {fraction:g} kept" if fraction < 1 else "centre kept"
-    )  # fmt: skip
-    fit = {"crop": f"short side resized, {kept}", "stretch": "stretched to size",
-           "none": "not resized"}[preprocessing.fit]  # fmt: skip
-    return (
-        f"{preprocessing.name}: {preprocessing.channel_order}, (0..255 minus {listed(preprocessing.mean)}) divided by "
-        f"{listed(preprocessing.scale)}, {fit}"
-    )
 
 
 def _is_windowed(node: NodeProto) -> bool:

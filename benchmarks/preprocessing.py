@@ -20,13 +20,14 @@ import onnxruntime
 from PIL import Image
 
 from benchmarks.measure import arguments, markdown, prepare
+from onnxviz.candidates import pictures_for, spread
 from onnxviz.errors import SelectionError
 from onnxviz.graph import open_model
 from onnxviz.image_choice import own_class
 from onnxviz.images import ImageFolder, load_batch
 from onnxviz.labels import read_labels
 from onnxviz.model import load
-from onnxviz.probe import Probe, pictures_for, probe
+from onnxviz.probe import Probe, probe
 from onnxviz.values import Preprocessing
 
 DIGITS = "mnist"
@@ -148,7 +149,7 @@ def row(known: Known, zoo: Path, images: ImageFolder) -> list[str]:
     labels = read_labels(zoo / "labels" / known.labels) if known.labels else [str(digit) for digit in range(10)]
     truth = [class_of(images, index, labels) for index in range(len(images))]
     count = min(pictures_for(view), len(images))
-    chosen = [place * len(images) // count for place in range(count)]
+    chosen = spread(count, len(images))
     best = by_hand(known, path, images, truth)
     cells = [known.file, f"{len(images)}", f"{best:.1%}", f"{count}"]
     for found in (

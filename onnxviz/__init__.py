@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     )
     from onnxviz.execute import run_file as run
     from onnxviz.graph import GraphView, open_model
-    from onnxviz.model import Model, load
+    from onnxviz.loading import load
+    from onnxviz.model import Model
     from onnxviz.values import Agreement, Layer, Preprocessing, Target, Unit
 
 __version__: str
@@ -74,7 +75,8 @@ _ERRORS = tuple(name for name in __all__ if name.endswith("Error"))
 _PLACES: dict[str, tuple[str, str]] = {
     **{name: ("onnxviz.errors", name) for name in _ERRORS},
     **{name: ("onnxviz.values", name) for name in ("Agreement", "Layer", "Preprocessing", "Target", "Unit")},
-    **{name: ("onnxviz.model", name) for name in ("Model", "load")},
+    "Model": ("onnxviz.model", "Model"),
+    "load": ("onnxviz.loading", "load"),
     "to_torch": ("onnxviz.conversion", "to_torch"),
     **{name: ("onnxviz.graph", name) for name in ("GraphView", "open_model")},
     "Analysis": ("onnxviz.analyses.base", "Analysis"),

@@ -144,9 +144,13 @@ def estimated(
     for alias, proof in schedule.proofs.items():
         if proof.key not in cached:
             note(proof.key, PROOF_COST, rates.derived(alias), 0.0)
+    for alias, choice in schedule.choices.items():
+        if choice.key not in cached:
+            note(choice.key, choice.cost, rates.derived(alias), 0.0)
+    choices = [choice.key for choice in schedule.choices.values() if choice.key not in cached]
     proofs = [proof.key for proof in schedule.proofs.values() if proof.key not in cached]
-    known = all(job.key in seconds for job in to_do) and all(key in seconds for key in proofs)
-    work = bool(to_do or proofs)
+    known = all(job.key in seconds for job in to_do) and all(key in seconds for key in (*proofs, *choices))
+    work = bool(to_do or proofs or choices)
     return Work(
         schedule=schedule,
         cached=cached,

@@ -15,21 +15,23 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
 from onnxviz import report
 from onnxviz.analyses.base import Analysis
 from onnxviz.cache import Checked, DamagedError, Store, key_of, locked, remove_empty
+from onnxviz.choice import Chosen, read_chosen, with_choice
 from onnxviz.devices import DeviceChoice, describe_device
 from onnxviz.dispatch import Dispatcher, Item, Observer
 from onnxviz.errors import OnnxvizError, OutputError, shorten
 from onnxviz.expectations import decide
 from onnxviz.findings import Finding, pictures
+from onnxviz.logged import Logged
 from onnxviz.plan import PROOF_COST, PlannedJob, analysis_kind
 from onnxviz.proof import read_agreement
 from onnxviz.recipe import Recipe, read_recipe, recipe_from
 from onnxviz.recipe_parts import chosen, restricted
-from onnxviz.results import AnalysisResult, FailedJob, Part, Provenance, RunResult
+from onnxviz.results import AnalysisResult, FailedJob, ModelCard, Part, Provenance, RunResult
 from onnxviz.run_folder import RUN, Log, analysis_of, write_run
-from onnxviz.schedule import Schedule, left_out
+from onnxviz.schedule import CHOICE, Schedule, left_out
 from onnxviz.values import Agreement
 from onnxviz.workers.engine import Engine, started
-from onnxviz.workers.tasks import CombineTask, JobTask, Outcome, ProofTask, Task
+from onnxviz.workers.tasks import ChoiceTask, CombineTask, JobTask, Outcome, ProofTask, Task
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -227,12 +229,14 @@ class _Execution:
             self.jobs.setdefault((job.alias, job.analysis), []).append(job)
         self.checked = Checked(self.store, len(self.schedule.all_keys))
         self.log = log
-        self.dispatcher = Dispatcher(engine.pool, _Logged(observer, self.log), stop_on_failure=not keep_going)
+        self.dispatcher = Dispatcher(engine.pool, Logged(observer, self.log), stop_on_failure=not keep_going)
         self.failed: dict[str, str] = {}
         self.seconds: dict[str, float] = {}
         self.cached: set[str] = set()
         self.agreement: dict[str, tuple[Agreement, ...]] = {}
         self.disagreeing: dict[str, dict[str, str]] = {}
+        self.chosen: dict[str, Chosen] = {}
+        self.unchosen: dict[str, str] = {}
         self.combined: dict[tuple[str, str], str] = {}
         self.loaded: dict[str, tuple[list[Finding], dict[str, float]]] = {}
         self.uncombined: dict[tuple[str, str], str] = {}
@@ -315,7 +319,9 @@ class _Execution:
         """Hand everything that is not done to the dispatcher, with what it waits for."""
         wanted = self.wanted()
         for alias in self.schedule.aliases:
-            proof = self.add_proof(alias)
+            choice = self.add_choice(alias)
+            proof = self.add_proof(alias, choice)
+            first = [item for item in (choice, proof) if item]
             items: dict[str, Item] = {}
             of_analysis: dict[str, list[Item]] = {name: [] for name in self.recipe.analyses}
             for job in (job for name in self.recipe.analyses for job in self.jobs.get((alias, name), ())):
@@ -324,14 +330,14 @@ class _Execution:
                     self.observer.finished(self.title(job), job.job.cost, 0.0, "cached")
                     continue
                 item = Item(self.title(job), alias, job.job.cost, self.job_task(job), self.job_ended(job))
-                after = [items[key] for key in job.needs if key in items] + ([proof] if proof else [])
+                after = [items[key] for key in job.needs if key in items] + first
                 self.dispatcher.add(item, after)
                 items[job.key] = item
                 of_analysis[job.analysis].append(item)
             for name, before in of_analysis.items():
                 task, ended = self.combine_task(alias, name), self.combine_ended(alias, name)
                 item = Item(f"{name}: putting the results together", alias, 0.0, task, ended, shown=False)
-                self.dispatcher.add(item, before or ([proof] if proof else []))
+                self.dispatcher.add(item, before or first)
 
     def wanted(self) -> set[str]:
         """Return the keys of the jobs to do: those whose findings are missing, and what they need that is missing."""
@@ -346,7 +352,39 @@ class _Execution:
     def title(self, job: PlannedJob) -> str:
         return f"{job.alias}: {job.name}" if self.recipe.compares else job.name
 
-    def add_proof(self, alias: str) -> Item | None:
+    def add_choice(self, alias: str) -> Item | None:
+        """Hand on the choice of a model's preprocessing, if it is chosen by trial and has not been."""
+        choice = self.schedule.choices.get(alias)
+        if choice is None:
+            return None
+        name = f"{alias}: {CHOICE}" if self.recipe.compares else CHOICE
+        if choice.key in self.cached and self.made_whole(choice.key, lambda: self.read_choice(alias)):
+            self.observer.finished(name, choice.cost, 0.0, "cached")
+            return None
+        self.cached.discard(choice.key)
+
+        def ended(_: Item, outcome: Outcome) -> None:
+            if outcome.error:
+                self.log.write(outcome.details)
+                self.unchosen[alias] = f"no preprocessing was chosen by trial: {outcome.error}"
+            else:
+                self.read_choice(alias)
+
+        item = Item(name, alias, choice.cost, lambda _: ChoiceTask(choice), ended)
+        self.dispatcher.add(item)
+        return item
+
+    def read_choice(self, alias: str) -> None:
+        key = self.schedule.choices[alias].key
+        findings = self.store.load(key)
+        assert findings is not None
+        try:
+            self.chosen[alias] = read_chosen(findings)
+        except ValueError as error:
+            raise DamagedError(key, str(error)) from error
+        self.checked.note(key)
+
+    def add_proof(self, alias: str, choice: Item | None) -> Item | None:
         proof = self.schedule.proofs.get(alias)
         if proof is None:
             return None
@@ -366,8 +404,14 @@ class _Execution:
             else:
                 self.read_proof(alias)
 
-        item = Item(name, alias, PROOF_COST, lambda _: ProofTask(proof), ended)
-        self.dispatcher.add(item)
+        def task(item: Item) -> Task | None:
+            if error := self.unchosen.get(alias):
+                self.dispatcher.end(item, error)
+                return None
+            return ProofTask(proof, self.schedule.choice_key(alias))
+
+        item = Item(name, alias, PROOF_COST, task, ended)
+        self.dispatcher.add(item, [choice] if choice else [])
         return item
 
     def read_proof(self, alias: str) -> None:
@@ -412,12 +456,14 @@ class _Execution:
                 return None
             wrong = [item for item in self.agreement.get(job.alias, ()) if item.off == "runtime"]
             distrusted = dict.fromkeys(name for item in wrong for name in (item.layer, item.origin) if name)
-            return JobTask(job, waiting.halvings, tuple(distrusted))
+            return JobTask(job, waiting.halvings, tuple(distrusted), self.schedule.choice_key(job.alias))
 
         return task
 
     def hindrance(self, job: PlannedJob) -> str:
         """Return why a job cannot be done, or "": a layer that does not agree, or a job that failed before it."""
+        if error := self.unchosen.get(job.alias):
+            return error
         broken = self.disagreeing.get(job.alias, {})
         wrong = [layer for layer in job.job.layers if layer in broken]
         if wrong:
@@ -457,7 +503,8 @@ class _Execution:
             kind = [analysis_kind(analysis), type(analysis).version, settings]
             card = next(card for card in self.schedule.models if card.alias == alias)
             about = {"model": card.digest, "analysis": kind, "failed": failed, "versions": dict(self.schedule.versions)}
-            key = key_of({"combined": list(done), **about})
+            # What is said of the preprocessing differs although what was computed does not.
+            key = key_of({"combined": list(done), "origin": card.preprocessing_origin, **about})
             self.combined[alias, name] = key
             if name not in self.forced and self.combined_is_there(key):
                 self.dispatcher.end(item)
@@ -492,7 +539,7 @@ class _Execution:
         return RunResult(
             title=recipe.title,
             recipe=recipe.lock(self.folder),
-            models=tuple(replace(card, agreement=self.agreement.get(card.alias, ())) for card in schedule.models),
+            models=tuple(self.card(card) for card in schedule.models),
             data=schedule.data,
             analyses=analyses,
             expectations=tuple(decide(recipe.expect, analyses)),
@@ -512,6 +559,12 @@ class _Execution:
             ),
             not_comparable=schedule.not_comparable,
         )
+
+    def card(self, card: ModelCard) -> ModelCard:
+        """Return what is known of a model now."""
+        chosen = self.chosen.get(card.alias)
+        card = with_choice(card, chosen) if chosen is not None else card
+        return replace(card, agreement=self.agreement.get(card.alias, ()))
 
     def analysis(self, name: str, analysis: Analysis) -> AnalysisResult:
         text = inspect.cleandoc(type(analysis).__doc__ or "")
@@ -574,28 +627,3 @@ _PROOF = "agreement with ONNX Runtime"
 
 def _identity(job: PlannedJob) -> str:
     return f"{job.alias}:{job.name}"
-
-
-class _Logged:
-    """Passes everything on to an observer, and writes it into the run's log."""
-
-    def __init__(self, observer: Observer, log: Log) -> None:
-        self.observer = observer
-        self.log = log
-
-    def planned(self, schedule: Schedule, cached: set[str]) -> None:
-        self.observer.planned(schedule, cached)
-
-    def started(self, name: str, cost: float) -> None:
-        self.log.write(f"{name} begins")
-        self.observer.started(name, cost)
-
-    def progressed(self, name: str, done: int, total: int, note: str = "") -> None:
-        self.observer.progressed(name, done, total, note)
-
-    def finished(self, name: str, cost: float, seconds: float, status: str, error: str = "") -> None:
-        self.observer.finished(name, cost, seconds, status, error)
-
-    def message(self, text: str) -> None:
-        self.log.write(text)
-        self.observer.message(text)

@@ -10,14 +10,16 @@ from typing import TYPE_CHECKING, Literal
 
 from onnxviz import limits
 from onnxviz.analyses.base import Subject
+from onnxviz.candidates import pictures_for
 from onnxviz.errors import ModelError, SelectionError, shorten
 from onnxviz.graph import GraphView, open_model
 from onnxviz.graph.structure import reads
+from onnxviz.ground_truth import class_pattern
 from onnxviz.labels import labels_in, read_labels, with_labels
 from onnxviz.plan import PROOF_IMAGES, Proof
 from onnxviz.preprocessing import METADATA_KEY, preprocessing_for
 from onnxviz.results import LayerRow, ModelCard
-from onnxviz.values import Agreement
+from onnxviz.values import AUTO, Agreement
 
 if TYPE_CHECKING:
     from onnxviz.model import Model
@@ -85,7 +87,8 @@ def inspect_model(
     agreement: bool = False,
     images: Path | None = None,
     labels: Path | None = None,
-    count: int = 40,
+    classes_from: str | None = None,
+    count: int | None = None,
     sizes: Mapping[str, int] | None = None,
     device: DeviceChoice = "auto",
     progress: Callable[[int, int], None] | None = None,
@@ -100,7 +103,8 @@ def inspect_model(
         agreement: compare the layers with ONNX Runtime.
         images: a folder or glob of pictures: try preprocessings on them.
         labels: class names in the order of the logits, one a line; to rank by accuracy.
-        count: use at most this many pictures, spread evenly.
+        classes_from: pattern that finds the pictures' classes in their names (`ground_truth.class_pattern`).
+        count: use at most this many pictures, spread evenly; as many as a run would try if None.
         sizes: numbers for free dimensions, by their names.
         device: where to compute.
         progress: called with the number of preprocessings tried and of all.
@@ -111,6 +115,10 @@ def inspect_model(
         DataError: if the pictures or class names cannot be used.
     """
     view = open_model(path, sizes=sizes) if sizes else open_model(path)
+    if preprocess == AUTO:
+        if images is None:
+            raise SelectionError("`auto` tries preprocessings on pictures", remedy="add --images FOLDER")
+        preprocess = None
     chosen = view.select(layers) if layers is not None else view.layers
     preprocessing = preprocessing_for(view, preprocess)
     proved: tuple[Agreement, ...] = ()
@@ -146,7 +154,7 @@ def inspect_model(
         unreachable,
         tuple(errors.items()),
         said,
-        _probe(view, preprocess, images, labels, count, device, progress) if images is not None else None,
+        _probe(view, preprocess, images, labels, classes_from, count, device, progress) if images is not None else None,
         *_classes(view, labels),
     )
 
@@ -217,7 +225,8 @@ def _probe(
     preprocess: str | None,
     images: Path,
     labels: Path | None,
-    count: int,
+    classes_from: str | None,
+    count: int | None,
     device: DeviceChoice,
     progress: Callable[[int, int], None] | None,
 ) -> Probe:
@@ -230,12 +239,17 @@ def _probe(
     names = None
     if labels is not None:
         view, names = _with_names(view, labels)
-    pictures = ImageFolder.find("images", [str(images)], Path(), limit=count)
+    if classes_from is not None:
+        try:
+            class_pattern(classes_from)
+        except ValueError as fault:
+            raise SelectionError(f"--classes-from: {fault}") from None
+    pictures = ImageFolder.find("images", [str(images)], Path(), count or pictures_for(view), classes_from)
     said = preprocess is not None or METADATA_KEY in view.metadata
     return probe(
         view,
         pictures,
-        labels=names,
+        labels=names if names is not None else labels_in(view),
         declared=preprocessing_for(view, preprocess) if said else None,
         device=found,
         progress=progress,

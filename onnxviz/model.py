@@ -107,8 +107,7 @@ class Model:
             "layers": str(len(self.layers)),
             "input": f"{height} × {width} pixels, {self.view.input_layout}",
             "preprocessing": self.preprocessing.name
-            + ("" if self.preprocessing.declared else " (a guess: not declared)"),
-            "output": "; ".join(f"{shorten(head.name)}: {head.in_words}" for head in self.view.heads),
+            + {"declared": "", "trial": " (chosen by trial)", "guess": " (a guess)"}[self.preprocessing.origin],
             "classes": str(len(self.labels)) if self.labels else "no names",
             "device": str(self.device),
         }
@@ -539,7 +538,7 @@ def load(
     Args:
         path: the file.
         preprocess: a preset ("caffe", "imagenet", "tf", "unit", "raw", "gray_unit", ...), a `Preprocessing`, or its
-            fields as a mapping; what the file says, else 0..1, if None.
+            fields as a mapping; what the file says, else a guess, if None.
         labels: class names in logit order, or a text file of them, one a line; those in the file's metadata if None.
         device: "cpu", "cuda", ...; a GPU where there is one if None.
         output: what the model gives, where its file does not say it: "classes", "binary", "multilabel",

@@ -16,6 +16,7 @@ from typing import Any
 from onnxviz import builtin, limits
 from onnxviz.analyses.base import Analysis, Job, Subject
 from onnxviz.cache import Store, key_of
+from onnxviz.candidates import VARIANTS, VERSION, candidates, known_classes, pictures_for, require_classifier, spread
 from onnxviz.concepts import MaskFolder
 from onnxviz.devices import Device
 from onnxviz.errors import AnalysisError, DataError, Fault, OnnxvizError, RecipeError, SelectionError, nearest, shorten
@@ -32,6 +33,7 @@ from onnxviz.recipe_schema import (
     BuiltinSettings,
     ConceptsSettings,
     GeneratorSettings,
+    ImagesSettings,
     PreprocessSettings,
     pair,
 )
@@ -86,6 +88,25 @@ class Proof:
 
 
 @dataclass(frozen=True)
+class Choice:
+    """The choice of a preprocessing by trial that all jobs of a model wait for.
+
+    Attributes:
+        key: what its result is stored under.
+        alias: the model.
+        data: the data set on whose images preprocessings are tried.
+        images: how many of them are used.
+        cost: forward passes.
+    """
+
+    key: str
+    alias: str
+    data: str
+    images: int
+    cost: float
+
+
+@dataclass(frozen=True)
 class Plan:
     """Everything that a run will do.
 
@@ -95,6 +116,7 @@ class Plan:
         data: the opened data sets by name.
         jobs: in the order of the recipe, model by model.
         proofs: one for each model that needs one, by alias.
+        choices: one for each model whose preprocessing is to be chosen by trial, by alias.
         device: what it is planned for.
         versions: of the libraries that results depend on.
     """
@@ -104,6 +126,7 @@ class Plan:
     data: Mapping[str, ImageSource]
     jobs: tuple[PlannedJob, ...]
     proofs: Mapping[str, Proof]
+    choices: Mapping[str, Choice]
     device: Device
     versions: Mapping[str, str]
 
@@ -125,6 +148,7 @@ class Plan:
     def cached(self, store: Store) -> set[str]:
         """Return the keys of what is done already."""
         keys = [job.key for job in self.jobs] + [proof.key for proof in self.proofs.values()]
+        keys += [choice.key for choice in self.choices.values()]
         return {key for key in keys if store.has(key)}
 
 
@@ -234,6 +258,7 @@ class _Planner:
         self.recipe = recipe
         self.device = device
         self.faults: list[Fault] = []
+        self.choices: dict[str, Choice] = {}
 
     def plan(self) -> Plan:
         data = self.open_data()
@@ -248,13 +273,13 @@ class _Planner:
                 if len(jobs) > limits.JOBS:
                     self.fault(f"with this the run has more than {limits.JOBS:,} jobs; make several runs of it",
                                ("analyses", name))  # fmt: skip
-                    return Plan(self.recipe, {}, {}, (), {}, self.device, versions())
+                    return Plan(self.recipe, {}, {}, (), {}, {}, self.device, versions())
         proofs = {}
         for alias, subject in subjects.items():
             used = {layer for job in jobs if job.alias == alias for layer in job.job.layers}
             if used:
                 proofs[alias] = self.proof(subject, used)
-        return Plan(self.recipe, subjects, dict(data), tuple(jobs), proofs, self.device, versions())
+        return Plan(self.recipe, subjects, dict(data), tuple(jobs), proofs, self.choices, self.device, versions())
 
     def open_data(self) -> _Known:
         found: dict[str, ImageSource] = {}
@@ -316,7 +341,41 @@ class _Planner:
             preprocessing = preprocessing.with_size(*wanted)
         if len(self.faults) > before:
             return None
-        return Subject(alias, view, preprocessing, labels, data, self.recipe.seed, self.device)
+        subject = Subject(alias, view, preprocessing, labels, data, self.recipe.seed, self.device)
+        if not preprocessing.undecided:
+            return subject
+        try:
+            found = self.choices[alias] = self.choice(subject, data)
+        except OnnxvizError as error:
+            self.note(error, (*address, "preprocess"))
+            return None
+        return dataclasses.replace(subject, choice=found.key)
+
+    def choice(self, subject: Subject, data: _Known) -> Choice:
+        """Return what is to be tried to find a model's preprocessing.
+
+        Raises:
+            SelectionError: if the recipe has no images, or the model gives no class to an image.
+        """
+        kinds = (ImagesSettings, ConceptsSettings, BuiltinSettings)
+        named = (name for kind in kinds for name, item in self.recipe.data.items() if isinstance(item, kind))
+        name = next((name for name in named if name not in data.broken), None)
+        if name is None:
+            if data.broken:
+                raise _ToldError("")
+            raise SelectionError(
+                "`preprocess: auto` tries preprocessings on photographs, and the recipe has none",
+                remedy="add `data:` with photographs of what the model is used on, or name a preset",
+            )
+        view, source = subject.view, data[name]
+        head = require_classifier(view)
+        indices = spread(pictures_for(view), len(source))
+        tried = sum(1 for _ in candidates(view, geometry=subject.preprocessing)) + 2
+        parts = {
+            **self.context(subject),
+            "choice": [VERSION, name, source.digest, known_classes(head, source, indices, subject.labels)],
+        }
+        return Choice(key_of(parts), subject.alias, name, len(indices), float(tried * VARIANTS * len(indices)))
 
     def labels(self, alias: str, own: Sequence[str] | None) -> tuple[str, ...] | None:
         settings, address = self.recipe.models[alias], (*self.recipe.address(alias), "labels")
@@ -411,7 +470,8 @@ class _Planner:
         return {
             "model": subject.view.digest,
             "preprocessing": [
-                dataclasses.asdict(dataclasses.replace(subject.preprocessing, name="", origin="declared"))
+                dataclasses.asdict(dataclasses.replace(subject.preprocessing, name="", origin="declared")),
+                subject.choice,  # stands for what is chosen by trial, which follows from it
             ],
             "labels": _labels_digest(subject),
             "outputs": [

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from onnx import TensorProto
 
 from onnxviz.errors import SelectionError, nearest, shorten
-from onnxviz.values import PRESETS, ChannelOrder, Fit, Preprocessing
+from onnxviz.values import AUTO, PRESETS, ChannelOrder, Fit, Preprocessing
 
 if TYPE_CHECKING:
     from onnxviz.graph import GraphView
@@ -29,8 +29,8 @@ def preprocessing_for(view: GraphView, given: str | Preprocessing | Mapping[str,
         given: the name of a preset, a preprocessing, its fields as a mapping, or None to ask the model file.
 
     Returns:
-        What was given, or the file's own, or a guess with the origin "guess": 0..1; for a model that takes whole
-        numbers 0..255, or -128..127 if they have a sign.
+        What was given, or the file's own, or a guess with the origin "guess": 0..1; Caffe's for a model of Caffe; for
+        one that takes whole numbers 0..255, or -128..127 if they have a sign. For "auto" one that is `undecided`.
 
     Raises:
         SelectionError: if the preset or a field does not exist, a value makes no sense, or the number of channels is
@@ -41,6 +41,8 @@ def preprocessing_for(view: GraphView, given: str | Preprocessing | Mapping[str,
     if given is None:
         return _guess(view)
     preprocessing = read_preprocessing(given)
+    if preprocessing.undecided:
+        return dataclasses.replace(preprocessing, channel_order="GRAY" if view.input_channels == 1 else "RGB")
     if view.input_channels in (1, 3) and preprocessing.channels != view.input_channels:
         wanted = "one of the presets gray_unit, gray_raw, gray_tf" if view.input_channels == 1 else "an RGB or BGR one"
         raise SelectionError(
@@ -59,7 +61,9 @@ def _guess(view: GraphView) -> Preprocessing:
         return Preprocessing(order, (128.0,), (1.0,), origin="guess")
     if element in (TensorProto.UINT8, TensorProto.UINT16):  # 0..1 would leave nothing but 0 and 1
         return Preprocessing(order, (0.0,), (1.0,), name="gray_raw" if order == "GRAY" else "raw", origin="guess")
-    return Preprocessing(order, name="unit", origin="guess")
+    if order == "RGB" and "caffe" in view.producer.lower():
+        return dataclasses.replace(PRESETS["caffe"], origin="guess")
+    return Preprocessing(order, name="gray_unit" if order == "GRAY" else "unit", origin="guess")
 
 
 def read_preprocessing(given: str | Preprocessing | Mapping[str, Any]) -> Preprocessing:
@@ -72,11 +76,13 @@ def read_preprocessing(given: str | Preprocessing | Mapping[str, Any]) -> Prepro
     """
     if isinstance(given, Preprocessing):
         return _checked(given)
+    if given == AUTO:
+        return Preprocessing(origin="trial", name=AUTO)
     if isinstance(given, str):
         if given not in PRESETS:
             raise SelectionError(
                 f"there is no preprocessing {shorten(given)!r}",
-                remedy=nearest(given, PRESETS) or f"the presets are {', '.join(PRESETS)}",
+                remedy=nearest(given, [*PRESETS, AUTO]) or f"the presets are {', '.join(PRESETS)}",
             )
         return PRESETS[given]
     fields = dict(given)

@@ -15,19 +15,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from onnxviz.convert.element_types import integer_range
+from onnxviz.candidates import candidates, known_classes, require_classifier, same_values
 from onnxviz.errors import ModelError, SelectionError, shorten
 from onnxviz.graph import GraphView
 from onnxviz.graph.model_output import Head
-from onnxviz.image_choice import own_class
 from onnxviz.images import ImageSource, fit_box, load_batch
 from onnxviz.model import Model
 from onnxviz.probabilities import softmax
 from onnxviz.shares import mcnemar
-from onnxviz.values import CROP_FRACTION, PRESETS, ChannelOrder, Preprocessing
+from onnxviz.values import CROP_FRACTION, Preprocessing
 
-VERSION = 1
-"""Part of the key of what was chosen: raise it when another choice may come out."""
 CHANCE = 0.05
 """A lead that chance gives more often than this is no lead."""
 ALIKE = 0.95
@@ -37,36 +34,6 @@ _BATCH = 16
 _CONTRAST = 0.8
 """What is left of the contrast in the picture's paler variant."""
 _RESAMPLES = 500
-_FEWEST = 40
-_MOST = 200
-_MULTIPLY_ADDS = 20_000_000_000
-"""What one variant of the pictures may take in one trial, where that is more than the fewest."""
-
-_Values = tuple[float, float, float]
-
-RANGES: dict[str, tuple[_Values, _Values]] = {
-    "0..1": ((0.0, 0.0, 0.0), (255.0, 255.0, 255.0)),
-    "0..255": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
-    "-1..1": ((127.5, 127.5, 127.5), (127.5, 127.5, 127.5)),
-    "-127.5..127.5": ((127.5, 127.5, 127.5), (1.0, 1.0, 1.0)),
-    "0..255 less the mean of photographs": ((123.0, 117.0, 104.0), (1.0, 1.0, 1.0)),
-    "ImageNet's mean and deviation": ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
-    "CIFAR-10's mean and deviation": ((125.307, 122.961, 113.8575), (63.0105, 62.0925, 66.7080)),
-}
-"""Name -> mean and scale by red, green, blue, in units of 0..255."""
-
-GRAY_RANGES: dict[str, tuple[float, float]] = {
-    "0..1": (0.0, 255.0),
-    "0..255": (0.0, 1.0),
-    "-1..1": (127.5, 127.5),
-    "-127.5..127.5": (127.5, 1.0),
-    "0..1, dark is 1": (255.0, -255.0),
-    "0..255, dark is 255": (255.0, -1.0),
-}
-"""The same for models of one channel; some see ink as light."""
-
-_WHOLE = {"-128..127": (128.0, 1.0), "0..255": (0.0, 1.0)}
-"""The same for models that take whole numbers: in 0..1 only 0 and 1 would be left of a picture."""
 
 
 @dataclass(frozen=True)
@@ -178,53 +145,6 @@ class Probe:
         return f"not clear: on {self.images} pictures {', '.join(names[:3])}{more} may be as good as the first"
 
 
-def candidates(view: GraphView, declared: Preprocessing | None = None) -> Iterator[tuple[str, Preprocessing]]:
-    """Yield every way to make pixel values that is tried, with what becomes of them; the declared one too.
-
-    Args:
-        view: the model; those with one channel get grey candidates, those for whole numbers such as leave some.
-        declared: what the user or the file said.
-    """
-    geometry = declared or Preprocessing()
-    made: list[Preprocessing] = []
-    for name, order, shift, factor in _colours(view):
-        tried = replace(geometry, channel_order=order, mean=shift, scale=factor, origin="declared")
-        preset = next((key for key, preset in PRESETS.items() if same_values(preset, tried)), "custom")
-        made.append(replace(tried, name=preset))
-        yield name, made[-1]
-    if declared is not None and not any(same_values(declared, other) for other in made):
-        yield f"as declared ({shorten(declared.name, 30)})", declared
-
-
-def _colours(view: GraphView) -> Iterator[tuple[str, ChannelOrder, tuple[float, ...], tuple[float, ...]]]:
-    whole = integer_range(view.types[view.input_name].element)
-    orders: tuple[ChannelOrder, ...] = ("GRAY",) if view.input_channels == 1 else ("RGB", "BGR")
-    if whole is not None:
-        name = "-128..127" if whole[0] == -128 else "0..255"
-        mean, scale = _WHOLE[name]
-        for order in orders:
-            yield name, order, (mean,), (scale,)
-        if orders == ("GRAY",):
-            yield f"{name}, dark is light", "GRAY", (255 - mean,), (-scale,)
-    elif view.input_channels == 1:
-        for name, (mean, scale) in GRAY_RANGES.items():
-            yield name, "GRAY", (mean,), (scale,)
-    else:
-        for name, (means, scales) in RANGES.items():
-            yield name, "RGB", means, scales
-            yield name, "BGR", means[::-1], scales[::-1]
-
-
-def same_values(first: Preprocessing, second: Preprocessing) -> bool:
-    """Whether two preprocessings make the same numbers of a pixel, to half a grey level and half a per cent."""
-    if first.channel_order != second.channel_order:
-        return False
-    count = first.channels
-    first_mean, second_mean = (np.broadcast_to(item.mean, count) for item in (first, second))
-    first_scale, second_scale = (np.broadcast_to(item.scale, count) for item in (first, second))
-    return bool(np.allclose(first_mean, second_mean, atol=1.0) and np.allclose(first_scale, second_scale, rtol=5e-3))
-
-
 def probe(
     view: GraphView,
     images: ImageSource,
@@ -232,6 +152,7 @@ def probe(
     labels: Sequence[str] | None = None,
     declared: Preprocessing | None = None,
     geometry: Preprocessing | None = None,
+    keep: bool = False,
     device: str = "cpu",
     progress: Callable[[int, int], None] | None = None,
     indices: Sequence[int] | None = None,
@@ -243,7 +164,8 @@ def probe(
         images: photographs of the kind that the model is made for.
         labels: class names in the order of the logits, to match the pictures' classes with.
         declared: what the user or the model file said, tried too; its way to bring pictures to size is kept.
-        geometry: the way to bring pictures to size, where that is said and nothing else.
+        geometry: the way and the size to bring pictures to, where those are said and nothing else.
+        keep: try no other way.
         device: where to compute.
         progress: called with the number of trials done and of all.
         indices: which of the images to take; all if None.
@@ -255,24 +177,21 @@ def probe(
         ModelError: if the model is no classifier of images.
         DataError: if a picture cannot be read.
     """
-    if view.input_layout == "other":
-        raise ModelError("the model takes no image, so there is no preprocessing to find", where=shorten(view.file))
-    head = _head(view)
+    head = require_classifier(view)
     chosen = range(len(images)) if indices is None else indices
-    truth = np.array([-1 if found is None else found for found in _truth(head, images, chosen, labels)], dtype=np.int64)
-    trier = _Trier(view, images, chosen, truth, labels, device, progress)
-    kept = declared or geometry
-    colours = list(candidates(view, declared if declared is not None else geometry))
-    if declared is None and geometry is not None and colours[-1][1] is geometry:
-        del colours[-1]  # its values are nobody's
-    trier.total = len(colours) + (2 if kept is None else 0)
+    known = known_classes(head, images, chosen, labels)
+    truth = np.array([-1 if own is None else own for own in known], dtype=np.int64)
+    trier = _Trier(view, head, images, chosen, truth, labels, device, progress)
+    keep = keep or declared is not None
+    colours = list(candidates(view, declared, geometry))
+    trier.total = len(colours) + (0 if keep else 2)
     outcomes = [outcome for name, preprocessing in colours if (outcome := trier.run(name, preprocessing))]
     if not outcomes:
         raise ModelError(f"the model runs with no preprocessing: {trier.failed[0][1]}", where=shorten(view.file))
     meaningful = _better_than_chance(outcomes, truth, head)
     best = max(outcomes, key=lambda outcome: outcome.rank(meaningful))
     note = ""
-    if kept is None:
+    if not keep:
         tried = [usual := best.trial.preprocessing]
         others = []
         for other in (replace(usual, crop_fraction=1.0), replace(usual, fit="stretch")):
@@ -283,15 +202,14 @@ def probe(
         meaningful = _better_than_chance(outcomes, truth, head)
         best, note = _best_geometry(best, others, meaningful)
     return _result(
-        best, outcomes, images, trier, meaningful, declared, _notes(view, trier, truth, meaningful, kept, note)
+        best,
+        outcomes,
+        images,
+        trier,
+        meaningful,
+        declared,
+        _notes(view, trier, truth, meaningful, declared or geometry, note),
     )
-
-
-def pictures_for(view: GraphView) -> int:
-    """Return on how many pictures to try preprocessings: more where a pass is cheap, so that it takes a minute."""
-    costs = [view.multiply_adds(layer) for layer in view.layers]
-    total = sum(cost for cost in costs if cost is not None)
-    return _FEWEST if None in costs or not total else int(min(_MOST, max(_FEWEST, _MULTIPLY_ADDS // total)))
 
 
 class _Trier:
@@ -300,6 +218,7 @@ class _Trier:
     def __init__(
         self,
         view: GraphView,
+        head: Head,
         images: ImageSource,
         indices: Sequence[int],
         truth: npt.NDArray[np.int64],
@@ -307,7 +226,7 @@ class _Trier:
         device: str,
         progress: Callable[[int, int], None] | None,
     ) -> None:
-        self.view, self.head, self.images, self.indices = view, _head(view), images, indices
+        self.view, self.head, self.images, self.indices = view, head, images, indices
         self.truth, self.labels, self.device, self.progress = truth, labels, device, progress
         self.failed: list[tuple[str, str]] = []
         self.total = self.done = 0
@@ -463,34 +382,6 @@ def _result(
     found = max(int(getattr(images, "found", 0)), len(images))
     labelled = int((trier.truth >= 0).sum())
     return Probe(tuple(trials), used, found, labelled, declared, meaningful, note, tuple(trier.failed), skipped)
-
-
-def _head(view: GraphView) -> Head:
-    """Return the output whose choices rank the preprocessings."""
-    head = view.main_head
-    if head is None or head.has_positions or head.choices == 1 or head.kind not in _RANKED:
-        found = "no output depends on the image" if head is None else f"{shorten(head.name, 60)!r}: {head.in_words}"
-        raise ModelError(
-            f"the probe needs a model that gives one class to an image ({found})",
-            where=shorten(view.file),
-            remedy="say how to preprocess with --preprocess, or `preprocess:` in a recipe",
-        )
-    return head
-
-
-_RANKED = ("classes", "binary", "multilabel", "unknown")
-
-
-def _truth(head: Head, images: ImageSource, indices: Sequence[int], labels: Sequence[str] | None) -> list[int | None]:
-    count = head.choices
-    found: list[int | None] = []
-    for index in indices:
-        try:
-            number = own_class(images, index, labels)
-        except SelectionError:
-            number = None  # a folder's name need not be a class
-        found.append(number if number is not None and number < count else None)
-    return found
 
 
 def _variants(batch: npt.NDArray[np.float32]) -> Iterator[npt.NDArray[np.float32]]:

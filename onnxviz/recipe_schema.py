@@ -12,7 +12,8 @@ from onnxviz.errors import nearest
 from onnxviz.graph.model_output import OutputKind
 from onnxviz.ground_truth import class_pattern
 from onnxviz.memory import parse_bytes
-from onnxviz.values import PRESETS, ChannelOrder, Fit, Preprocessing
+from onnxviz.preprocessing import read_preprocessing
+from onnxviz.values import AUTO, PRESETS, ChannelOrder, Fit, Preprocessing
 
 ID_PATTERN = r"[a-z0-9][a-z0-9_-]{0,63}"
 """Ids become file names and addresses, so they are kept plain; no dot, which separates them from metrics."""
@@ -32,7 +33,9 @@ class Settings(BaseModel):
 class PreprocessSettings(Settings):
     """How an RGB image becomes the model's input: (255 * image - mean) / scale, in the model's channel order."""
 
-    preset: str | None = Field(None, description=f"Start from one of: {', '.join(PRESETS)}.")
+    preset: str | None = Field(
+        None, description=f"Start from one of: {', '.join(PRESETS)}; auto tries them and others on the recipe's images."
+    )
     channel_order: ChannelOrder | None = Field(None, description="Order of the model's channels; GRAY is luma.")
     mean: ColorNumbers | None = Field(
         None, description="Subtracted, in 0..255, in the model's channel order; one number stands for all."
@@ -53,6 +56,10 @@ class PreprocessSettings(Settings):
         "large enough to need no enlarging for it, and all of smaller images, such as those of the input's own size.",
     )
 
+    confirmed: bool = Field(
+        True, description="Write false for a guess: the report warns of it until somebody says that it is right."
+    )
+
     @field_validator("preset")
     @classmethod
     def _known(cls, name: str | None) -> str | None:
@@ -67,6 +74,12 @@ class PreprocessSettings(Settings):
 
     @model_validator(mode="after")
     def _lengths(self) -> PreprocessSettings:
+        if self.preset == AUTO and (self.channel_order or self.mean is not None or self.scale is not None):
+            raise ValueError(
+                "`auto` finds channel_order, mean and scale itself: leave them out, or name another preset"
+            )
+        if self.preset == AUTO and not self.confirmed:
+            raise ValueError("`auto` is no guess to be confirmed: leave `confirmed` out")
         channels = self.resolve().channels
         for name in ("mean", "scale"):
             value = getattr(self, name)
@@ -76,14 +89,16 @@ class PreprocessSettings(Settings):
 
     def resolve(self) -> Preprocessing:
         """Return the preprocessing that these settings mean."""
-        start = PRESETS[self.preset] if self.preset else Preprocessing()
+        start = read_preprocessing(self.preset) if self.preset else Preprocessing()
+        own = self.channel_order is not None or self.mean is not None or self.scale is not None or not self.preset
         return Preprocessing(
             channel_order=self.channel_order or start.channel_order,
             mean=start.mean if self.mean is None else _numbers(self.mean),
             scale=start.scale if self.scale is None else _numbers(self.scale),
             fit=self.fit or start.fit,
             crop_fraction=self.crop_fraction or start.crop_fraction,
-            name="custom",
+            name="custom" if own else start.name,
+            origin=start.origin if self.confirmed else "guess",
         )
 
 
@@ -93,7 +108,9 @@ class ModelSettings(Settings):
     path: str | None = Field(None, description="ONNX file, relative to the recipe.")
     builtin: str | None = Field(None, description="Name of a built-in model instead of a file: scenes, scenes_second.")
     preprocess: str | PreprocessSettings | None = Field(
-        None, description=f"A preset ({', '.join(PRESETS)}) or a mapping; a wrong one makes every picture wrong."
+        None,
+        description=f"A preset ({', '.join(PRESETS)}), auto, or a mapping. A wrong one makes every picture wrong; auto "
+        "tries all on the recipe's images and takes the best, which the report marks as chosen by trial.",
     )
     labels: str | list[str] | None = Field(
         None, description="Class names in logit order: a text file with one a line, relative to the recipe, or a list."
@@ -252,9 +269,9 @@ def known_preset(name: str) -> str:
     Raises:
         ValueError: if there is none of this name.
     """
-    if name in PRESETS:
+    if name == AUTO or name in PRESETS:
         return name
-    hint = nearest(name, PRESETS) or f"known are {', '.join(PRESETS)}"
+    hint = nearest(name, [*PRESETS, AUTO]) or f"known are {', '.join(PRESETS)}"
     raise ValueError(f"no preprocessing is called {name!r}; {hint}")
 
 

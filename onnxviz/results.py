@@ -46,6 +46,49 @@ class HeadRow:
 
 
 @dataclass(frozen=True)
+class TriedPreprocessing:
+    """One preprocessing that was tried on images: `probe.Trial` as the report shows it."""
+
+    channel_order: str
+    pixels: str
+    size_by: str
+    top1: float | None
+    top5: float | None
+    steady: float
+    variety: float
+    score: float
+    chance: float
+    alike: float
+
+
+@dataclass(frozen=True)
+class Tried:
+    """How a preprocessing was chosen by trial: `probe.Probe` as the report shows it.
+
+    Attributes:
+        data: the data set whose images were used.
+        images: how many.
+        found: how many there are.
+        labelled: how many of those used have a known class.
+        by_accuracy: whether accuracy ranks.
+        clear: whether the first is ahead by more than chance.
+        verdict: how sure the choice is.
+        note: what else has to be said, or "".
+        trials: the best first.
+    """
+
+    data: str
+    images: int
+    found: int
+    labelled: int
+    by_accuracy: bool
+    clear: bool
+    verdict: str
+    note: str
+    trials: tuple[TriedPreprocessing, ...]
+
+
+@dataclass(frozen=True)
 class ModelCard:
     """What is known of a model before anything is analysed. All names come from the file."""
 
@@ -72,6 +115,8 @@ class ModelCard:
     seen: tuple[tuple[str, str], ...] = ()
     """For each data set by name, which part of its images becomes the input."""
     heads: tuple[HeadRow, ...] = ()
+    tried: Tried | None = None
+    """What the preprocessing was chosen from, where it was chosen by trial."""
 
 
 @dataclass(frozen=True)

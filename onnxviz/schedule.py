@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 from onnxviz import results
@@ -13,13 +13,15 @@ from onnxviz.cache import KEY, Store
 from onnxviz.devices import Device
 from onnxviz.errors import shorten
 from onnxviz.images import ImageSource
-from onnxviz.plan import Plan, PlannedJob, Proof
+from onnxviz.plan import Choice, Plan, PlannedJob, Proof
 from onnxviz.recipe import Recipe
 from onnxviz.recipe_schema import DATA_KINDS, BuiltinSettings
 from onnxviz.results import DataCard, ModelCard
 from onnxviz.values import Preprocessing
 from onnxviz.visible_part import part_seen
 
+CHOICE = "preprocessing by trial"
+"""How the choice of a preprocessing is called in progress and errors."""
 _JOB = tuple(entry.name for entry in dataclasses.fields(Job))
 _LISTS = ("layers", "data", "needs")
 
@@ -33,6 +35,7 @@ class Schedule:
         data: the data sets.
         jobs: in the order of the recipe, model by model; a job stands behind those it needs.
         proofs: one for each model that needs one, by alias.
+        choices: one for each model whose preprocessing is chosen by trial, by alias.
         device: what it is planned for.
         versions: of the libraries that results depend on.
         not_comparable: why the models must not be set side by side.
@@ -47,6 +50,7 @@ class Schedule:
     versions: Mapping[str, str]
     not_comparable: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
+    choices: Mapping[str, Choice] = field(default_factory=dict)
 
     @property
     def aliases(self) -> tuple[str, ...]:
@@ -55,8 +59,14 @@ class Schedule:
 
     @property
     def all_keys(self) -> list[str]:
-        """Return the keys of all jobs and proofs."""
-        return [job.key for job in self.jobs] + [proof.key for proof in self.proofs.values()]
+        """Return the keys of all jobs, proofs and choices."""
+        keys = [job.key for job in self.jobs] + [proof.key for proof in self.proofs.values()]
+        return keys + [choice.key for choice in self.choices.values()]
+
+    def choice_key(self, alias: str) -> str:
+        """Return the key of the choice of a model's preprocessing, "" where nothing is to be chosen."""
+        choice = self.choices.get(alias)
+        return "" if choice is None else choice.key
 
     def cached(self, store: Store) -> set[str]:
         """Return the keys of what is done already."""
@@ -83,13 +93,14 @@ def schedule_of(plan: Plan) -> Schedule:
         versions=plan.versions,
         not_comparable=tuple(reasons_against_comparing(list(plan.subjects.values()))),
         remarks=plan.remarks,
+        choices=plan.choices,
     )
 
 
 def seen_of(subject: Subject, preprocessing: Preprocessing) -> tuple[tuple[str, str], ...]:
     """Return for each data set with images, by name, which part of them the model sees."""
     size = subject.view.input_size or preprocessing.size
-    if size is None:
+    if size is None or preprocessing.undecided:
         return ()
     found = (
         (name, part_seen(getattr(source, "sizes", ()), preprocessing, size)) for name, source in subject.data.items()
@@ -151,6 +162,7 @@ def to_data(schedule: Schedule) -> dict[str, Any]:
         "data": results.encode(schedule.data),
         "jobs": [job_data(job) for job in schedule.jobs],
         "proofs": [proof_data(proof) for proof in schedule.proofs.values()],
+        "choices": [choice_data(choice) for choice in schedule.choices.values()],
         "device": schedule.device,
         "versions": dict(schedule.versions),
         "not_comparable": list(schedule.not_comparable),
@@ -167,6 +179,7 @@ def from_data(data: Any, recipe: Recipe) -> Schedule:
     try:
         jobs = tuple(job_from(item) for item in data["jobs"])
         proofs = [proof_from(item) for item in data["proofs"]]
+        choices = [choice_from(item) for item in data["choices"]]
         models = results.decode(data["models"], tuple[ModelCard, ...])
         schedule = Schedule(
             models=models,
@@ -177,6 +190,7 @@ def from_data(data: Any, recipe: Recipe) -> Schedule:
             versions={str(name): str(version) for name, version in data["versions"].items()},
             not_comparable=tuple(str(item) for item in data["not_comparable"]),
             remarks=tuple(str(item) for item in data["remarks"]),
+            choices={choice.alias: choice for choice in choices},
         )
     except (KeyError, TypeError, AttributeError) as fault:
         raise ValueError(f"no schedule: {fault}") from fault
@@ -185,7 +199,7 @@ def from_data(data: Any, recipe: Recipe) -> Schedule:
 
 
 def _check(schedule: Schedule, recipe: Recipe) -> None:
-    if schedule.aliases != tuple(recipe.models) or not set(schedule.proofs) <= set(recipe.models):
+    if schedule.aliases != tuple(recipe.models) or not {*schedule.proofs, *schedule.choices} <= set(recipe.models):
         raise ValueError("the models are not those of the recipe")
     if {card.name for card in schedule.data} != set(recipe.data):
         raise ValueError("the data sets are not those of the recipe")
@@ -251,3 +265,17 @@ def proof_from(data: Mapping[str, Any]) -> Proof:
     name = data["data"]
     layers = tuple(str(layer) for layer in data["layers"])
     return Proof(str(data["key"]), str(data["alias"]), layers, None if name is None else str(name))
+
+
+def choice_data(choice: Choice) -> dict[str, Any]:
+    """Return the choice of a preprocessing as JSON data."""
+    return dataclasses.asdict(choice)
+
+
+def choice_from(data: Mapping[str, Any]) -> Choice:
+    """Undo `choice_data`.
+
+    Raises:
+        KeyError, TypeError, ValueError: if it is no choice.
+    """
+    return Choice(str(data["key"]), str(data["alias"]), str(data["data"]), int(data["images"]), float(data["cost"]))

@@ -152,6 +152,8 @@ class Target:
     focus: float = 0.0
 
 
+AUTO = "auto"
+"""Stands for a preset where the preprocessing is to be chosen by trial on images."""
 CROP_FRACTION = 0.875
 """What photographs are cropped to unless somebody says otherwise: 224 of 256 pixels, as in ImageNet's evaluation."""
 
@@ -195,6 +197,8 @@ class Preprocessing:
     @property
     def in_words(self) -> str:
         """How images become the model's input, in one line."""
+        if self.undecided:
+            return "auto: to be chosen by trial on images"
         mean, scale = ("/".join(f"{number:g}" for number in numbers) for numbers in (self.mean, self.scale))
         fraction = self.crop_fraction
         kept = f"centre {CROP_FRACTION:g} kept of images that are large enough" if fraction is None else (
@@ -202,6 +206,23 @@ class Preprocessing:
         )  # fmt: skip
         fit = {"crop": f"short side resized, {kept}", "stretch": "stretched to size", "none": "not resized"}[self.fit]
         return f"{self.name}: {self.channel_order}, (0..255 minus {mean}) divided by {scale}, {fit}"
+
+    @property
+    def doubt(self) -> str:
+        """What a reader must know of where it comes from, as a sentence; "" if it was declared."""
+        if self.origin == "guess":
+            return "Nobody said how images become this model's input."
+        return "" if self.declared else "How images become this model's input was chosen by trial, not declared."
+
+    @property
+    def undecided(self) -> bool:
+        """Whether it is to be chosen by trial yet; only its geometry means something then."""
+        return self.origin == "trial" and self.name == AUTO
+
+    @property
+    def keeps_geometry(self) -> bool:
+        """Whether somebody said how to bring images to size, so that trials try nothing else."""
+        return self.fit != "crop" or self.crop_fraction is not None
 
     def with_size(self, height: int, width: int) -> Preprocessing:
         """Return the same preprocessing for another input size in pixels."""

@@ -27,6 +27,7 @@ def view(channels: int = 3, own: str | None = None, element: int = TensorProto.F
         input_channels=channels,
         metadata={} if own is None else {METADATA_KEY: own},
         file="m.onnx",
+        producer="",
         input_name="x",
         types={"x": TensorType(element, (None, 3, 8, 8))},
     )
@@ -78,7 +79,7 @@ def test_the_number_of_channels_must_be_the_models() -> None:
         preprocessing_for(view(1), "caffe")
     with pytest.raises(SelectionError, match="the model takes 3"):
         preprocessing_for(view(3), "gray_unit")
-    assert preprocessing_for(view(1)) == Preprocessing("GRAY", name="unit", origin="guess")
+    assert preprocessing_for(view(1)) == Preprocessing("GRAY", name="gray_unit", origin="guess")
     assert preprocessing_for(view(3)) == Preprocessing("RGB", name="unit", origin="guess")
 
 

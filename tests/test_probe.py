@@ -10,12 +10,14 @@ import pytest
 from PIL import Image
 
 from onnxviz import builtin, cli
+from onnxviz.candidates import RANGES, candidates
 from onnxviz.errors import ModelError
 from onnxviz.graph import open_model
 from onnxviz.images import ImageFolder
 from onnxviz.labels import read_labels
-from onnxviz.probe import CHANCE, RANGES, Probe, Trial, candidates, probe
+from onnxviz.probe import CHANCE, Probe, Trial, probe
 from onnxviz.values import PRESETS, Preprocessing
+from tests.coloured_places import coloured_places, pixel_colour
 from tests.tiny_models import save_model
 
 
@@ -124,35 +126,6 @@ def test_grey_pictures_cannot_tell_red_from_blue(tmp_path: Path) -> None:
     assert not found.clear
 
 
-def pixel_colour(path: Path, row: int, column: int) -> None:
-    """Save a network whose class is the strongest colour of one pixel of 16 × 16."""
-    from onnx import TensorProto, helper, numpy_helper, save
-
-    weight = np.zeros((3, 3, 16, 16), np.float32)
-    for channel in range(3):
-        weight[channel, channel, row, column] = 10.0
-    graph = helper.make_graph(
-        [helper.make_node("Conv", ["x", "w"], ["c"]), helper.make_node("Flatten", ["c"], ["y"])],
-        "g",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, 16, 16])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 3])],
-        [numpy_helper.from_array(weight, "w")],
-    )
-    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
-
-
-def coloured_places(folder: Path, shape: tuple[int, int], place: tuple[slice, slice]) -> ImageFolder:
-    """Save noise with a place in the colour of its class, one folder for each class."""
-    rng = np.random.default_rng(0)
-    for index in range(30):
-        pixels = rng.integers(100, 140, (*shape, 3), np.uint8)
-        pixels[place] = 0
-        pixels[(*place, index % 3)] = 255
-        (folder / str(index % 3)).mkdir(exist_ok=True)
-        Image.fromarray(pixels).save(folder / str(index % 3) / f"{index:02}.png")
-    return folder_of(folder)
-
-
 def test_the_usual_crop_is_kept_where_another_is_not_better(tmp_path: Path) -> None:
     (tmp_path / "p").mkdir()
     pictures = coloured_places(tmp_path / "p", (40, 40), (slice(18, 25), slice(18, 25)))
@@ -172,7 +145,7 @@ def test_another_way_to_size_is_taken_if_it_is_clearly_better(tmp_path: Path) ->
     assert found.by_accuracy
     assert (found.trials[0].geometry, found.trials[0].top1) == ("stretched", 1.0)
     own = Preprocessing(fit="crop", crop_fraction=1.0)
-    kept = probe(open_model(tmp_path / "m.onnx"), pictures, geometry=own)
+    kept = probe(open_model(tmp_path / "m.onnx"), pictures, geometry=own, keep=True)
     assert {trial.geometry for trial in kept.trials} == {"crop 1"}
 
 

@@ -322,10 +322,10 @@ class Adversarial(Analysis):
                 "channel.",
                 "grey",
             )
-        if not subject.preprocessing.declared:
+        if doubt := subject.preprocessing.doubt:
             yield Caveat(
-                "Nobody said how images become this model's input. With the wrong preprocessing the classes before are "
-                "wrong, and so is everything that is searched for from there.",
+                f"{doubt} With the wrong preprocessing the classes before are wrong, and so is everything that is "
+                "searched for from there.",
                 "preprocessing",
             )
 

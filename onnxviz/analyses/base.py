@@ -68,6 +68,7 @@ class Subject:
         data: the recipe's data sets by name.
         seed: the run's seed.
         device: what the jobs will run on; results of different devices have different keys anyway.
+        choice: key of the choice by trial that its preprocessing waits for, "" where there is nothing to choose.
     """
 
     alias: str
@@ -77,6 +78,7 @@ class Subject:
     data: Mapping[str, ImageFolder | ConceptSet]
     seed: int
     device: Device = "cpu"
+    choice: str = ""
 
 
 class Progress(Protocol):

@@ -401,10 +401,9 @@ def caveats(rows: Sequence[Row], asked: Sequence[Goal], subject: Subject) -> Ite
                 "where it is near 0 or 1. The layer `logits` usually gives clearer pictures.",
                 "softmax_target",
             )
-    if not subject.preprocessing.declared:
+    if doubt := subject.preprocessing.doubt:
         yield Caveat(
-            "Nobody said how images become this model's input. With the wrong preprocessing, colours and contrast "
-            "of these pictures are wrong too.",
+            f"{doubt} With the wrong preprocessing, colours and contrast of these pictures are wrong too.",
             "preprocessing",
         )
 

@@ -190,11 +190,25 @@ def inspect(
             help="The model's class names, one a line: to rank by accuracy, or for --classes.", show_default=False
         ),
     ] = None,
-    count: Annotated[int, typer.Option(min=2, help="Most photographs to try them on.")] = 40,
     classes: Annotated[
         bool,
         typer.Option("--classes", help="List the classes with their numbers, and with names where they are known."),
     ] = False,
+    classes_from: Annotated[
+        str | None,
+        typer.Option(
+            help='Where file names hold the class: "{class}_*.jpg"; else labels.csv or one folder for each.',
+            show_default=False,
+        ),
+    ] = None,
+    count: Annotated[
+        int | None,
+        typer.Option(
+            min=2,
+            help="Most photographs to try them on; as many as take about a minute if not given.",
+            show_default=False,
+        ),
+    ] = None,
     sizes: Annotated[
         list[str] | None,
         typer.Option("--size", metavar="NAME=NUMBER", help="A number for a free dimension: height=224."),
@@ -221,6 +235,7 @@ def inspect(
             agreement=agreement is not False and images is None and not classes,
             images=images,
             labels=labels,
+            classes_from=classes_from,
             count=count,
             sizes=known,
             device=device,
@@ -404,6 +419,12 @@ def demo(
 def init(
     model: Annotated[Path, typer.Argument(help="An ONNX file.", show_default=False)],
     out: Annotated[Path | None, typer.Option("--out", "-o", help="The recipe.", show_default=False)] = None,
+    images: Annotated[
+        Path | None,
+        typer.Option(
+            help="Photographs that the model is used on: its preprocessing is tried on them.", show_default=False
+        ),
+    ] = None,
     memory: MemoryOption = None,
 ) -> None:
     """Write a recipe to start from, for a model."""
@@ -411,7 +432,7 @@ def init(
     from onnxviz.cli.start import starting_recipe
 
     target = out or Path(f"{model.stem}.yaml")
-    text = confined(lambda: starting_recipe(model, target), confinement(model.name, beside(model), memory))
+    text = confined(lambda: starting_recipe(model, target, images), confinement(model.name, beside(model), memory))
     if target.exists():
         raise OutputError("exists already", where=shorten(str(target), 200), remedy="name another with --out")
     write_bytes(target, text.encode())

@@ -18,7 +18,7 @@ from onnxviz.memory import show_bytes
 from onnxviz.plan import PROOF_COST, PlannedJob
 from onnxviz.progress import duration, span
 from onnxviz.recipe import Recipe
-from onnxviz.schedule import left_out
+from onnxviz.schedule import CHOICE, left_out
 
 _FEW = 30
 """Up to so many jobs, each has its row."""
@@ -43,6 +43,9 @@ def show_plan(console: Console, work: Work, recipe: Recipe, folder: Path) -> Non
     few = len(schedule.jobs) <= _FEW
     for alias in schedule.aliases:
         start = f"{shorten(alias, 40)}: " if recipe.compares else ""
+        if (choice := schedule.choices.get(alias)) is not None:
+            name, done = f"{start}{CHOICE}, on {shorten(choice.data, 40)}", choice.key in work.cached
+            _row(table, name, choice.images, choice.cost, work.job_seconds.get(choice.key), 0, done)
         if (proof := schedule.proofs.get(alias)) is not None:
             name = f"{start}agreement of {len(proof.layers)} layers with ONNX Runtime"
             _row(table, name, 0, PROOF_COST, work.job_seconds.get(proof.key), 0, proof.key in work.cached)
@@ -94,6 +97,7 @@ def _sums(work: Work, folder: Path) -> list[str]:
     to_do = [job for job in schedule.jobs if job.key not in work.cached]
     passes = sum(job.job.cost for job in to_do)
     passes += PROOF_COST * sum(proof.key not in work.cached for proof in schedule.proofs.values())
+    passes += sum(choice.cost for choice in schedule.choices.values() if choice.key not in work.cached)
     count = len(schedule.jobs)
     lines = [
         f"{count:,} job{'s' * (count != 1)}, {count - len(to_do):,} done before; about {passes:,.0f} forward passes "

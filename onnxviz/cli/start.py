@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from onnxviz.errors import ModelError, shorten
-from onnxviz.graph import open_model
+from onnxviz.candidates import require_classifier
+from onnxviz.errors import ModelError, SelectionError, shorten
+from onnxviz.graph import GraphView, open_model
 from onnxviz.preprocessing import preprocessing_for
 from onnxviz.recipe import relative
 from onnxviz.source import dump
-from onnxviz.values import PRESETS
+from onnxviz.values import PRESETS, Preprocessing
 
 _TEMPLATE = """\
 # yaml-language-server: $schema=./onnxviz.schema.json
@@ -20,12 +21,11 @@ title: {title}
 model:
   path: {path}
   # {facts}
-  preprocess: {preprocess}  # {advice}{sizing}
+  {preprocess}{sizing}
   # labels: labels.txt      # class names, one a line in the order of the scores
 {output}
 
-# data:
-#   photos: {{images: "photos/*.jpg"}}    # what the model is used on
+{data}
 #   scenes: {{concepts: scenes/}}         # images/, labels/ with one mask each, classes.txt
 
 analyses:
@@ -41,13 +41,26 @@ analyses:
 #   - {{metric: filters.dead_fraction, max: 0.05, because: dead filters point to broken training}}
 """
 
+_NO_DATA = """\
+# data:
+#   photos: {images: "photos/*.jpg"}    # what the model is used on"""
+_DATA = """\
+data:
+  photos: {{images: {images}}}    # what the model is used on
+  # Where file names hold the class: classes: "{{class}}_*.jpg"; else a labels.csv beside them, or a folder for each."""
+_CONFIRM = """\
+# A guess, of which the report warns. Ask who trained the model, and write what is right without `confirmed`; or give
+  # `data:` with photographs and write `preprocess: auto`.
+  {line}"""
 
-def starting_recipe(model: Path, target: Path) -> str:
+
+def starting_recipe(model: Path, target: Path, images: Path | None = None) -> str:
     """Return a recipe for a model.
 
     Args:
         model: ONNX file.
         target: where the recipe will lie, which its paths are relative to.
+        images: folder or glob of photographs that the model is used on; its preprocessing is chosen by trial on them.
 
     Raises:
         ModelError: if the file is refused, or takes no images.
@@ -59,21 +72,6 @@ def starting_recipe(model: Path, target: Path) -> str:
             where=shorten(view.file),
             remedy="look at it with `onnxviz inspect`, or call it from Python with onnxviz.to_torch(path)",
         )
-    found = preprocessing_for(view)
-    if found.declared:
-        preprocess, advice = _plain(found.name), "as the model file says"
-        if found.name not in PRESETS:
-            preprocess, advice = "unit", "the model file declares its own; leave this line out to use it"
-    elif found.name != "unit":
-        fields = f"channel_order: {found.channel_order}, mean: {found.mean[0]:g}, scale: {found.scale[0]:g}"
-        preprocess = found.name if found.name in PRESETS else f"{{{fields}}}"
-        advice = "a guess from the whole numbers that the model takes"
-    elif view.input_channels == 1:
-        preprocess, advice = "gray_unit", "a guess; gray_raw: 0..255, gray_tf: -1..1. A wrong one makes wrong pictures"
-    elif "caffe" in view.producer.lower():
-        preprocess, advice = "caffe", "a guess from the producer: BGR minus the ImageNet means. Ask who trained it"
-    else:
-        preprocess, advice = "imagenet", "a guess; caffe, tf (-1..1), unit (0..1), raw (0..255). Ask who trained it"
     size = f"{view.input_size[0]}×{view.input_size[1]}" if view.input_size else "any size"
     sizing = "" if view.input_size else "\n  size: [224, 224]  # height, width: a guess, the model leaves it free"
     facts = f"{shorten(view.producer or 'producer not said', 60)}, opset {view.opset}, {view.input_layout}, {size}"
@@ -92,8 +90,8 @@ def starting_recipe(model: Path, target: Path) -> str:
         title=_plain(shorten(model.stem, 80)),
         path=_plain(relative(model, target.parent)),
         facts=facts,
-        preprocess=preprocess,
-        advice=advice,
+        preprocess=_preprocess(view, images is not None),
+        data=_NO_DATA if images is None else _DATA.format(images=_plain(relative(images, target.parent))),
         sizing=sizing,
         output=output,
         units=f"0-{min(classes, 4) - 1}" if classes > 1 else "0",
@@ -103,6 +101,26 @@ def starting_recipe(model: Path, target: Path) -> str:
 def _comment(text: str) -> str:
     """Return text that stays within one line of a comment."""
     return shorten(" ".join(text.split()), 120)
+
+
+def _preprocess(view: GraphView, photographs: bool) -> str:
+    """Return the line of the preprocessing: what the file says, a trial where there are photographs, else a guess."""
+    found = preprocessing_for(view)
+    if found.declared:
+        return "# preprocess: the model file says it"
+    if photographs:
+        try:
+            require_classifier(view)
+        except SelectionError as fault:
+            return f"# {shorten(fault.what, 100)}.\n  {_CONFIRM.format(line=_guessed(found))}"
+        return "preprocess: auto  # tries all on the images below and takes the best; better: what its authors say"
+    return _CONFIRM.format(line=_guessed(found))
+
+
+def _guessed(found: Preprocessing) -> str:
+    fields = f"channel_order: {found.channel_order}, mean: {found.mean[0]:g}, scale: {found.scale[0]:g}"
+    own = f"preset: {found.name}" if found.name in PRESETS else fields
+    return f"preprocess: {{{own}, confirmed: false}}"
 
 
 def _plain(text: str) -> str:

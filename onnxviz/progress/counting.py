@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from rich.text import Text
 
 from onnxviz.errors import shorten
-from onnxviz.schedule import Schedule
+from onnxviz.schedule import CHOICE, Schedule
 
 FEW_JOBS = 30
 """Up to so many jobs, each has its line."""
@@ -117,12 +117,13 @@ class Progression:
         self._cost_done = 0.0
         self._most_at_a_time = 1
         self._analyses: dict[str, str] = {}
+        self._choices: set[str] = set()
         self._evidence: dict[str, Evidence] = {}
 
     def plan(self, schedule: Schedule, cached: set[str]) -> None:
         """Take note of all the work."""
         self.begun = self.clock()
-        self.jobs = len(schedule.jobs) + len(schedule.proofs)
+        self.jobs = len(schedule.jobs) + len(schedule.proofs) + len(schedule.choices)
         self._cost_total = sum(job.job.cost for job in schedule.jobs if job.key not in cached)
         for job in schedule.jobs:
             # Of several models each has its own pace.
@@ -130,10 +131,11 @@ class Progression:
             self._analyses[job.name] = self._analyses[f"{job.alias}: {job.name}"] = analysis
             if job.key not in cached:
                 self._evidence.setdefault(analysis, Evidence()).cost += job.job.cost
+        self._choices = {title for alias in schedule.choices for title in (CHOICE, f"{alias}: {CHOICE}")}
 
     def is_job(self, name: str) -> bool:
-        """Whether it is a job, not a proof."""
-        return name in self._analyses
+        """Whether it is a job or the choice of a preprocessing, not a proof."""
+        return name in self._analyses or name in self._choices
 
     def start(self, name: str, cost: float) -> Running:
         """Take note of a job that begins."""

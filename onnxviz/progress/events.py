@@ -47,6 +47,7 @@ class EventStream:
         """The work is known."""
         proofs = schedule.proofs.values()
         cost = sum(job.job.cost for job in schedule.jobs if job.key not in cached)
+        cost += sum(choice.cost for choice in schedule.choices.values() if choice.key not in cached)
         cost += sum(PROOF_COST for proof in proofs if proof.key not in cached)
         self.write(
             "planned",

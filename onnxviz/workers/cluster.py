@@ -28,7 +28,7 @@ from onnxviz.workers.node import SUGGESTED, Node, file_digests, files_of, key_of
 from onnxviz.workers.pool import DeathKind, Died, Finished, Message, Progressed
 from onnxviz.workers.processes import ProcessPool, paths_of
 from onnxviz.workers.ray_session import connect, import_ray, room_for_workers
-from onnxviz.workers.tasks import CombineTask, JobTask, Outcome, Task, outcome_from, task_data
+from onnxviz.workers.tasks import CombineTask, JobTask, Outcome, ProofTask, Task, outcome_from, task_data
 
 RESULTS = "ONNXVIZ_RAY_RESULTS"
 """Environment variable that says how results come back: "folder" (shared by all nodes) or "store" (Ray's)."""
@@ -191,8 +191,9 @@ class RayPool:
         slot.sent.append(sent)
         slot.asked = time.monotonic()
         needed = {}
-        if self._way == "store" and isinstance(task, JobTask):
-            needed = {key: files_of(self._store, key) for key in task.planned.needs}
+        if self._way == "store" and isinstance(task, JobTask | ProofTask):
+            keys = (*(task.planned.needs if isinstance(task, JobTask) else ()), *([task.choice] if task.choice else ()))
+            needed = {key: files_of(self._store, key) for key in keys}
         self._ask(slot, "work", sent, slot.turn, task_data(task), needed)
 
     def _ask(self, slot: _Slot, method: Literal["work", "progress"], sent: _Sent | None, *arguments: Any) -> None:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from onnxviz.analyses.base import Analysis, Bench, Progress, Subject
 from onnxviz.cache import Store
+from onnxviz.choice import choose, chosen_table, read_chosen
 from onnxviz.devices import Device
 from onnxviz.errors import AnalysisError, OnnxvizError, OutputError, one_line
 from onnxviz.memory import describe_shortage, is_device_failure, is_out_of_memory
 from onnxviz.plan import analysis_kind
 from onnxviz.proof import agreement_table, measure_agreement
-from onnxviz.workers.tasks import CombineTask, JobTask, Outcome, OutcomeKind, ProofTask, Task
+from onnxviz.workers.tasks import ChoiceTask, CombineTask, JobTask, Outcome, OutcomeKind, ProofTask, Task
 from onnxviz.workers.torch_setup import make_model, prepare_torch, seed_everything
 
 if TYPE_CHECKING:
@@ -42,7 +44,8 @@ class LocalWorker:
         store: Store,
         device: Device,
     ) -> None:
-        self._subject = subject
+        self._open = subject
+        self._chosen: dict[str, Subject] = {}
         self._analyses = analyses
         self._store = store
         self._device = device
@@ -75,10 +78,35 @@ class LocalWorker:
             self._combine(task)
             return ()
         self.prepare()
+        if isinstance(task, ChoiceTask):
+            self._choose(task, progress)
+            return ()
         if isinstance(task, ProofTask):
             self._prove(task)
             return ()
         return self._run(task, progress)
+
+    def _subject(self, alias: str) -> Subject:
+        """Open a model, with the preprocessing that was chosen by trial where it waits for one."""
+        subject = self._open(alias)
+        if not subject.choice:
+            return subject
+        kept = self._chosen.get(alias)
+        if kept is None or kept.choice != subject.choice or kept.view is not subject.view:
+            found = self._store.load(subject.choice)
+            if found is None:
+                raise AnalysisError(
+                    "the preprocessing that was chosen by trial is gone",
+                    remedy="run the recipe again: what is missing is made again",
+                )
+            self._chosen.clear()
+            kept = self._chosen[alias] = replace(subject, preprocessing=read_chosen(found).preprocessing)
+        return kept
+
+    def _choose(self, task: ChoiceTask, progress: Progress) -> None:
+        choice = task.choice
+        chosen = choose(self._open(choice.alias), choice, self._device, progress)
+        self._store.save(choice.key, [chosen_table(chosen)], {"choice": choice.alias, "images": choice.data})
 
     def _prove(self, task: ProofTask) -> None:
         proof = task.proof

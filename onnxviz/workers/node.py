@@ -23,7 +23,7 @@ from onnxviz.recipe import Recipe
 from onnxviz.workers.limits import default_limits
 from onnxviz.workers.pool import Died, Finished, Message, Progressed
 from onnxviz.workers.processes import ProcessPool
-from onnxviz.workers.tasks import JobTask, ProofTask, Task, outcome_data, task_from
+from onnxviz.workers.tasks import ChoiceTask, JobTask, ProofTask, Task, outcome_data, task_from
 
 _PATIENCE = 0.5
 SUGGESTED = 0
@@ -195,6 +195,8 @@ def key_of_task(task: Task) -> str:
     """Return the key under which a task's result is stored."""
     if isinstance(task, JobTask):
         return task.planned.key
+    if isinstance(task, ChoiceTask):
+        return task.choice.key
     return task.proof.key if isinstance(task, ProofTask) else task.key
 
 

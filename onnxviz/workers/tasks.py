@@ -6,17 +6,35 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-from onnxviz.plan import PlannedJob, Proof
-from onnxviz.schedule import job_data, job_from, proof_data, proof_from
+from onnxviz.plan import Choice, PlannedJob, Proof
+from onnxviz.schedule import choice_data, choice_from, job_data, job_from, proof_data, proof_from
 
 OutcomeKind = Literal["done", "error", "memory", "device"]
 
 
 @dataclass(frozen=True)
+class ChoiceTask:
+    """Choose a model's preprocessing by trial, and store it under the choice's key."""
+
+    choice: Choice
+
+    @property
+    def alias(self) -> str:
+        """The model."""
+        return self.choice.alias
+
+
+@dataclass(frozen=True)
 class ProofTask:
-    """Compare a model's layers with ONNX Runtime, and store the agreement under the proof's key."""
+    """Compare a model's layers with ONNX Runtime, and store the agreement under the proof's key.
+
+    Attributes:
+        proof: what to compare.
+        choice: key of the model's preprocessing, where it was chosen by trial.
+    """
 
     proof: Proof
+    choice: str = ""
 
     @property
     def alias(self) -> str:
@@ -32,11 +50,13 @@ class JobTask:
         planned: the job.
         halvings: how often its batches are halved, after it ran out of memory.
         distrusted: names of layers and nodes that ONNX Runtime computes wrongly.
+        choice: key of the model's preprocessing, where it was chosen by trial.
     """
 
     planned: PlannedJob
     halvings: int = 0
     distrusted: tuple[str, ...] = ()
+    choice: str = ""
 
     @property
     def alias(self) -> str:
@@ -61,7 +81,7 @@ class CombineTask:
     parts: tuple[str, ...]
 
 
-Task: TypeAlias = ProofTask | JobTask | CombineTask
+Task: TypeAlias = ChoiceTask | ProofTask | JobTask | CombineTask
 
 
 @dataclass(frozen=True)
@@ -85,21 +105,31 @@ class Outcome:
 
 def task_data(task: Task) -> dict[str, Any]:
     """Return a task as JSON data."""
+    if isinstance(task, ChoiceTask):
+        return {"do": "choose", "choice": choice_data(task.choice)}
     if isinstance(task, ProofTask):
-        return {"do": "prove", "proof": proof_data(task.proof)}
+        return {"do": "prove", "proof": proof_data(task.proof), "choice": task.choice}
     if isinstance(task, JobTask):
-        distrusted = list(task.distrusted)
-        return {"do": "job", "job": job_data(task.planned), "halvings": task.halvings, "distrusted": distrusted}
+        return {
+            "do": "job",
+            "job": job_data(task.planned),
+            "halvings": task.halvings,
+            "distrusted": list(task.distrusted),
+            "choice": task.choice,
+        }
     parts = list(task.parts)
     return {"do": "combine", "key": task.key, "alias": task.alias, "analysis": task.analysis, "parts": parts}
 
 
 def task_from(data: Mapping[str, Any]) -> Task:
     """Undo `task_data`."""
+    if data["do"] == "choose":
+        return ChoiceTask(choice_from(data["choice"]))
     if data["do"] == "prove":
-        return ProofTask(proof_from(data["proof"]))
+        return ProofTask(proof_from(data["proof"]), str(data["choice"]))
     if data["do"] == "job":
-        return JobTask(job_from(data["job"]), int(data["halvings"]), tuple(map(str, data["distrusted"])))
+        distrusted = tuple(map(str, data["distrusted"]))
+        return JobTask(job_from(data["job"]), int(data["halvings"]), distrusted, str(data["choice"]))
     return CombineTask(data["key"], data["alias"], data["analysis"], tuple(data["parts"]))
 
 

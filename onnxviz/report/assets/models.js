@@ -106,7 +106,7 @@ function runtimeFaultText(model) {
 
 function modelsSection() {
   const section = make("section", { class: "chapter" }, make("h2", { tabindex: "-1" }, several ? "The models" : "The model"), modelFacts(),
-    run.models.map((model) => make("div", { class: "model-detail" }, several ? make("h3", null, modelChip(model.alias)) : null, agreementText(model), modelWarnings(model),
+    run.models.map((model) => make("div", { class: "model-detail" }, several ? make("h3", null, modelChip(model.alias)) : null, agreementText(model), modelWarnings(model), triedText(model),
       details(`Layers (${integer(model.layers.length)})`, "method", () => layerTable(model)),
       model.passes.length ? details(`What the importer did (${plural(model.passes.length, "step")})`, "method", () => make("ol", { class: "passes" }, model.passes.map((pass) => make("li", null, shorten(pass, 600))))) : null)));
   places.set(route("models"), section);
@@ -165,6 +165,26 @@ function agreementText(model) {
   const fault = runtimeFaultText(model);
   return [head, apartText(model), fault ? make("aside", { class: "caveats" }, make("p", null, fault)) : null, broken.length ? make("section", { class: "alert bad" }, make("h4", null, `${plural(layerCount(broken), "layer")} NOT in agreement with ONNX Runtime`), table(broken)) : null,
     details("Agreement, layer by layer", "method", () => table(model.agreement))];
+}
+
+// What was tried where a preprocessing was chosen by trial: how sure the choice is, and everything that it was among.
+function triedText(model) {
+  const tried = model.tried;
+  if (!tried) return null;
+  const ranked = tried.by_accuracy ? `by accuracy on the ${integer(tried.labelled)} with a known class` : "by how steady and how varied the classes are";
+  const best = tried.trials[0];
+  const head = make("p", { class: "prose" }, make("strong", null, "The preprocessing was chosen by trial, not declared. "),
+    `${integer(tried.trials.length)} were tried on ${integer(tried.images)} of the ${plural(tried.found, "image")} of `, named(tried.data, 60), ` and ranked ${ranked}: `, shorten(tried.verdict, 600), ".",
+    tried.by_accuracy && best.top1 !== null ? ` The first is right on ${formatNumber(best.top1, "percent")} of them.` : null,
+    tried.note ? ` Note: ${shorten(tried.note, 600)}.` : null);
+  const accuracy = tried.by_accuracy ? [{ head: "top-1", kind: "percent" }, { head: "top-5", kind: "percent" }] : [];
+  const columns = [{ head: "#", kind: "integer" }, { head: "channels", kind: "text" }, { head: "pixels become", kind: "text" }, { head: "size by", kind: "text" }, ...accuracy,
+    { head: "steady", kind: "percent", description: "images whose mirror image and paler variant get the same class" },
+    { head: "variety", kind: "number", description: "entropy in nats of the classes given; 0 if all get the same one" },
+    { head: "by chance", kind: "number", description: "how probable it is that it is as good as the first: McNemar's test, or without known classes a bootstrap over the images" },
+    { head: "alike", kind: "percent", description: "images that get the same class as with the first" }];
+  const rows = tried.trials.map((row, place) => [place + 1, row.channel_order, row.pixels, row.size_by, ...(tried.by_accuracy ? [row.top1, row.top5] : []), row.steady, row.variety, place ? row.chance : null, place ? row.alike : null]);
+  return [head, details(`What was tried (${integer(rows.length)})`, "method", () => dataTable(columns, rows, { label: "Preprocessings tried", key: 0 }))];
 }
 
 function modelWarnings(model) {

@@ -1,0 +1,70 @@
+"""`onnxviz.load`: a model from a file, its preprocessing found on images where nobody knows it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from onnxviz import model as models
+from onnxviz.candidates import pictures_for, spread
+from onnxviz.errors import SelectionError
+from onnxviz.images import ImageFolder, ImageSource
+from onnxviz.model import Model
+from onnxviz.probe import probe
+from onnxviz.values import AUTO, Preprocessing
+
+if TYPE_CHECKING:
+    import torch
+
+
+def load(
+    path: Path | str,
+    preprocess: str | Preprocessing | Mapping[str, Any] | None = None,
+    labels: Path | str | Sequence[str] | None = None,
+    device: torch.device | str | None = None,
+    *,
+    images: ImageSource | Path | str | Sequence[Path | str] | None = None,
+) -> Model:
+    """Open an ONNX model from any exporter.
+
+    Args:
+        path: the file.
+        preprocess: a preset ("caffe", "imagenet", "tf", "unit", "raw", "gray_unit", ...), a `Preprocessing`, or its
+            fields as a mapping; "auto" for the best of those tried on `images`; what the file says, else a guess, if
+            None. `model.preprocessing.origin` tells which of these it is.
+        labels: class names in logit order, or a text file of them, one a line; those in the file's metadata if None.
+        device: "cpu", "cuda", ...; a GPU where there is one if None.
+        images: for "auto": files, folders or globs of images that the model is made for, or a data set. Where their
+            classes are known (`ground_truth.HOW`) accuracy decides.
+
+    Returns:
+        The model; it is converted when gradients or activations are first asked for.
+
+    Raises:
+        ModelFileError: if the file cannot be read or is refused as unsafe.
+        ModelError: if a preprocessing is to be found for a model that gives no class to an image.
+        SelectionError: if the preset does not exist, "auto" has no images, or there are not as many labels as logits.
+        DataError: if the labels or images cannot be read.
+    """
+    if preprocess != AUTO:
+        if images is not None:
+            raise SelectionError("images are for preprocess='auto' only", remedy="leave them out, or write 'auto'")
+        return models.load(path, preprocess, labels, device)
+    if images is None:
+        raise SelectionError("preprocess='auto' tries preprocessings on images", remedy="give them: images='photos/'")
+    opened = models.load(path, None, labels, device)
+    source = _source(images)
+    indices = spread(pictures_for(opened.view), len(source))
+    found = probe(opened.view, source, labels=opened.labels, device=str(opened.device), indices=indices)
+    chosen = replace(found.trials[0].preprocessing, origin="trial")
+    return Model(opened.view, chosen, opened.labels, opened.device)
+
+
+def _source(images: ImageSource | Path | str | Sequence[Path | str]) -> ImageSource:
+    if isinstance(images, str | Path):
+        images = [images]
+    return (
+        ImageFolder.find("images", [str(item) for item in images], Path()) if isinstance(images, Sequence) else images
+    )

@@ -382,7 +382,7 @@ class _Builder:
     def analysis(self, node: Node) -> Analysis | None:
         kinds = registry()
         if not isinstance(node, Entries):
-            self.faults.append(node.place.fault("expected a mapping such as {kind: grad_cam, layers: last_conv}"))
+            self.faults.append(node.place.fault("expected a mapping such as {kind: grad_cam, layers: last_map}"))
             return None
         kind = node.entries.get("kind")
         if kind is None:

@@ -33,8 +33,8 @@ analyses:
   classes:
     kind: activation_maximization
     targets: [{{layer: logits, units: {units}}}]
-  # evidence: {{kind: grad_cam, layers: all_convs, data: photos, classes: "top:3"}}
-  # concepts: {{kind: dissection, layers: last_conv, data: scenes}}
+  # evidence: {{kind: grad_cam, layers: block_outputs, data: photos, classes: "top:3"}}
+  # concepts: {{kind: dissection, layers: last_map, data: scenes}}
 
 # What must hold, for the exit code; `onnxviz run` shows the metrics that there are in its report.
 # expect:

@@ -29,6 +29,7 @@ from onnxviz.graph.axis_rules import (
 )
 from onnxviz.graph.batch import axes_of
 from onnxviz.graph.factors import (
+    ATTENTION,
     PLACES,
     Axis,
     Meaning,
@@ -36,6 +37,7 @@ from onnxviz.graph.factors import (
     fresh,
     grid_of,
     has_channels,
+    is_attention,
     is_unknown,
     kinds,
     reshaped,
@@ -136,7 +138,8 @@ def _place(axes: Axes, value: str, shape: Shape | None, found: Meaning | None, m
         return
     units = 1 if len(shape) == 2 else units_of(found)  # the numbers of a vector are its units
     if units is None:
-        axes.unplaced[value] = "which of its axes holds the units cannot be worked out"
+        unknown = "which of its axes holds the units cannot be worked out"
+        axes.unplaced[value] = ATTENTION if is_attention(found) else unknown
         return
     axes.channel[value] = units
     if tokens := tokens_of(found, units):

@@ -248,6 +248,16 @@ def _is_whole(factor: Factor) -> bool:
     return factor.size is not None and factor.stride == 1 and factor.size == factor.whole
 
 
+def is_attention(given: Sequence[Axis]) -> bool:
+    """Whether axes run over the same places twice, as over queries and keys, or over the keys of a single query."""
+    flat = [factor for axis in given for factor in _inside(axis)]
+    twice = any(factor.kind in ("row", "column") and flat.count(factor) > 1 for factor in flat)
+    return twice or any(factor.kind == "key" for factor in flat)
+
+
+ATTENTION = "it weighs keys for each query: attention, no map of positions"
+
+
 def grid_of(given: Meaning, units: int) -> Grid | str:
     """Return how the positions of a value, units first, become rows and columns; or why they do not.
 
@@ -268,8 +278,8 @@ def grid_of(given: Meaning, units: int) -> Grid | str:
     flat = [factor for part in parts for factor in part]
     if not flat:
         return "its units are single numbers: there are no positions"
-    if any(factor.kind == "key" or (flat.count(factor) > 1 and factor.kind in ("row", "column")) for factor in flat):
-        return "it weighs keys for each query: attention, no map of positions"
+    if is_attention(parts):
+        return ATTENTION
     if any(factor.kind == "channel" for factor in flat):
         return "its channels are split over several axes, as into heads"
     if not {factor.kind for factor in flat} <= {"row", "column"}:

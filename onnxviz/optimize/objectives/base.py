@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from onnxviz.graph.view import GraphView
     from onnxviz.values import Layer
 
-LayerName = Annotated[str, Field(description="A layer name, `Conv[3]`, or a role such as last_conv or logits.")]
+LayerName = Annotated[str, Field(description="A layer name, `Conv[3]`, or a role such as last_map or logits.")]
 UnitName = Annotated[StrictInt | str, Field(description="Index from 0, or a class name where the layer is the logits.")]
 Number = Annotated[float, Field(allow_inf_nan=False, ge=-1e9, le=1e9)]
 """Small enough that its products with activations stay within float32."""

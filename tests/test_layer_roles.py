@@ -1,0 +1,143 @@
+"""What stands for the last map and for blocks, in small networks of each kind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import parser
+
+from onnxviz.errors import SelectionError
+from onnxviz.graph import open_model
+from onnxviz.graph.view import GraphView
+
+HEAD = "g = GlobalAveragePool (last) v = Flatten (g) y = MatMul (v, f)"
+
+
+def opened(body: str, tmp_path: Path, constants: dict[str, np.ndarray] | None = None) -> GraphView:
+    """A network on images of 4 channels, 8 x 8; every weight that it reads is random."""
+    model = parser.parse_model(
+        f'<ir_version: 8, opset_import: ["": 20]> g (float[N, 4, 8, 8] x) => (float y) {{ {body} }}'
+    )
+    model.graph.output[0].type.tensor_type.ClearField("shape")
+    rng = np.random.default_rng(0)
+    arrays: dict[str, np.ndarray] = {
+        "w": rng.normal(size=(4, 4, 3, 3)), "p": rng.normal(size=(4, 4, 1, 1)), "b": rng.normal(size=4),
+        "m": rng.normal(size=(4, 4)), "f": rng.normal(size=(4, 3)), "qkv": rng.normal(size=(4, 12)),
+        **(constants or {}),
+    }  # fmt: skip
+    read = {name for node in model.graph.node for name in node.input}
+    for name, array in arrays.items():
+        if name in read:
+            kind = np.float32 if array.dtype.kind == "f" else np.int64
+            model.graph.initializer.append(onnx.numpy_helper.from_array(array.astype(kind), name))
+    path = tmp_path / "m.onnx"
+    path.write_bytes(model.SerializeToString())
+    return open_model(path)
+
+
+def conv(made: str, read: str, weights: str = "w") -> str:
+    pads = "<pads = [1, 1, 1, 1]>" if weights == "w" else ""
+    return f"{made} = Conv {pads} ({read}, {weights})"
+
+
+def names(view: GraphView) -> list[str]:
+    return [layer.name for layer in view.select("block_outputs")]
+
+
+RESIDUAL = f"""{conv("a", "x")} stem = Relu (a)
+ {conv("b1", "stem")} b2 = Relu (b1) {conv("b3", "b2")} s1 = Add (b3, stem) r1 = Relu (s1)
+ {conv("c1", "r1")} c2 = Relu (c1) {conv("c3", "c2")} s2 = Add (c3, r1) last = Relu (s2) {HEAD}"""
+
+
+def test_a_residual_network_ends_behind_the_addition_and_its_activation(tmp_path: Path) -> None:
+    view = opened(RESIDUAL, tmp_path)
+    assert names(view) == ["r1", "last"]
+    assert view.layer("last_map").name == "last"
+    assert view.layer("last_conv").name == "c3"
+    said = view.remark_on("last_conv")
+    assert "c3, is a branch inside of a block" in said
+    assert "last: `last_map`" in said
+    assert view.remark_on(["all_convs:act"]) == said
+    assert view.remark_on("last_map") == ""
+
+
+def test_blocks_whose_sum_is_read_before_the_activation_are_the_sums(tmp_path: Path) -> None:
+    """Pre-activation: the skip goes on from the sum."""
+    view = opened(
+        f"""{conv("a", "x")}
+        b0 = Relu (a) {conv("b1", "b0")} s1 = Add (b1, a)
+        c0 = Relu (s1) {conv("c1", "c0")} s2 = Add (c1, s1) last = Relu (s2) {HEAD}""",
+        tmp_path,
+    )
+    assert names(view) == ["s1", "last"]
+
+
+def test_a_network_without_blocks_is_its_activations(tmp_path: Path) -> None:
+    view = opened(f"""{conv("a", "x")} a2 = Relu (a) {conv("c", "a2")} c2 = Relu (c)
+        last = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (c2) {HEAD}""", tmp_path)  # fmt: skip
+    assert names(view) == ["a2", "c2"], "pooling comes after the last map"
+    assert view.remark_on("last_conv") == ""
+
+
+@pytest.mark.parametrize("gelu", [False, True])
+def test_concatenations_are_blocks_and_the_sum_inside_of_an_activation_is_none(tmp_path: Path, gelu: bool) -> None:
+    """GELU by tanh adds x and its cube."""
+    smooth = """q = Mul (j2, j2) k = Mul (q, j2) n = Add (j2, k) t = Tanh (n) last8 = Mul (j2, t)"""
+    view = opened(
+        f"""{conv("a", "x", "p")} {conv("b1", "x")} j1 = Concat <axis = 1> (a, b1)
+        {conv("c", "j1", "wide")} {conv("d", "j1", "wide")} j2 = Concat <axis = 1> (c, d)
+        {smooth if gelu else "last8 = Relu (j2)"}
+        g = GlobalAveragePool (last8) v = Flatten (g) y = MatMul (v, h)""",
+        tmp_path,
+        {"wide": np.random.default_rng(1).normal(size=(4, 8, 1, 1)), "h": np.ones((8, 3))},
+    )
+    assert names(view) == ["j1", "last8"]
+
+
+def test_a_convolution_that_is_the_classifier_belongs_to_the_head(tmp_path: Path) -> None:
+    view = opened(
+        f"""{conv("a", "x")} a2 = Relu (a) {conv("c", "a2")} c2 = Relu (c)
+        {conv("scores", "c2", "p")} s = Relu (scores) g = GlobalAveragePool (s) y = Flatten (g)""",
+        tmp_path,
+    )
+    assert view.layer("last_map").name == "c2"
+    assert view.remark_on("last_conv") == "", "it is behind the last map"
+
+
+ATTENTION = """n{0} = LayerNormalization (t{0}, one) h{0} = MatMul (n{0}, qkv)
+ q{0}, k{0}, v{0} = Split <axis = 2, num_outputs = 3> (h{0}) kt{0} = Transpose <perm = [0, 2, 1]> (k{0})
+ w{0} = MatMul (q{0}, kt{0}) a{0} = Softmax (w{0}) o{0} = MatMul (a{0}, v{0}) u{0} = MatMul (o{0}, m)
+ s{0} = Add (t{0}, u{0}) e{0} = LayerNormalization (s{0}, one) i{0} = MatMul (e{0}, m) j{0} = Relu (i{0})
+ l{0} = MatMul (j{0}, m) t{1} = Add (s{0}, l{0})"""
+TOKENS = {"to_tokens": np.array([0, 4, 16]), "one": np.ones(4), "cls": np.ones((1, 1, 4)), "shape": np.array([1, 1, 4]),
+          "first": np.array(0), "k2": np.ones((4, 4, 2, 2)), "mean": np.array([1])}  # fmt: skip
+
+
+@pytest.mark.parametrize("pooled", ["class token", "mean"])
+def test_a_transformer_ends_where_its_patches_still_have_a_say(tmp_path: Path, pooled: str) -> None:
+    """With a class token the last block's patches are computed for nothing; a mean reads all of them."""
+    embed = "grid = Conv <strides = [2, 2]> (x, k2) r = Reshape (grid, to_tokens) t = Transpose <perm = [0, 2, 1]> (r)"
+    if pooled == "mean":
+        body = f"{embed} t0 = Identity (t) {ATTENTION.format(0, 1)} {ATTENTION.format(1, 2)}"
+        end = "last = LayerNormalization (t2, one) v = ReduceMean <keepdims = 0> (last, mean) y = MatMul (v, f)"
+    else:
+        joined = "c = Reshape (cls, shape) z = Mul (t, t) zz = ReduceMean (z, mean) cc = Mul (zz, c)"
+        body = f"{embed} {joined} t0 = Concat <axis = 1> (cc, t) {ATTENTION.format(0, 1)} {ATTENTION.format(1, 2)}"
+        end = "last = LayerNormalization (t2, one) v = Gather <axis = 1> (last, first) y = MatMul (v, f)"
+    view = opened(f"{body} {end}", tmp_path, TOKENS)
+    assert view.layer("t1").map_shape == (4, 4)
+    expected = ["t1", "t2", "last"] if pooled == "mean" else ["t1", "n1"]
+    assert names(view) == expected
+    assert "the first layer of all, before every block" in view.remark_on("all_convs")
+    softmax = view.layer("Softmax[0]")
+    assert not softmax.has_map
+    assert "attention" in softmax.unplaced
+
+
+def test_what_has_no_positions_has_no_last_map(tmp_path: Path) -> None:
+    model = opened("v = GlobalAveragePool (x) u = Flatten (v) y = MatMul (u, f)", tmp_path)
+    with pytest.raises(SelectionError, match="last_map: no layer before the model's output has rows and columns"):
+        model.layer("last_map")

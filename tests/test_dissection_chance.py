@@ -17,7 +17,7 @@ from onnxviz.analyses.dissection import Dissection
 from onnxviz.concepts import Concept
 from onnxviz.dissection import Chance, Grid, Overlap, ShuffledOverlap, count_overlap, label_owners, shuffled_order
 from onnxviz.dissection.counting import PixelLabels, count_image
-from onnxviz.dissection.summary import ByChance, ChanceRow, UnitResult, detected, span_in_words
+from onnxviz.dissection.summary import ByChance, ChanceRow, Summary, UnitResult, detected, span_in_words
 from onnxviz.findings import Bars, Caveat, Coverage, Finding, Metric, Note, Table, TileGrid
 from onnxviz.values import Unit
 
@@ -184,7 +184,7 @@ class TestDetectors:
         (grid,) = [item for item in findings if isinstance(item, TileGrid)]
         assert {tile.title for tile in grid.tiles} == {"lamp (active:0)", "corner by chance (active:1)"}
         (note,) = [item.text for item in findings if isinstance(item, Note)]
-        assert "1 of 3 unit detects 1 of the 4 concepts that are in at least 10 images, by chance 0: lamp 1" in note
+        assert "1 of 3 units detects 1 of the 4 concepts that are in at least 10 images, by chance 0: lamp 1" in note
         assert "2 of 3 units reach an IoU of 0.1 with their best concept" in note
         bars = next(item for item in findings if isinstance(item, Bars))
         assert (bars.categories, bars.values, bars.chance) == (("lamp",), (1,), ((0, 0),))
@@ -270,6 +270,17 @@ class TestByChance:
 
         assert detected(units(star=3, hole=3, moon=1), chance) == {("object", "hole"), ("object", "moon")}
         assert detected(units(star=4, hole=2), chance) == {("object", "star")}
+
+    def test_as_many_as_chance_gives_is_said(self) -> None:
+        units = [
+            UnitResult(Unit("a", place), "star", "object", 0.1, "yes", 0.05, 0.5, "", None, 1, 2) for place in range(3)
+        ]
+        for most, expected in ((3, "which is no more than chance gives (0 to 3): none; no more than by chance: star 3"),
+                               (2, "by chance 0 to 2: star 3.")):  # fmt: skip
+            chance = ByChance([chance_row(0, "star", most)], 2)
+            summary = Summary({"a": units}, chance, {("object", "star"): 20}, ("object",), 0.04, 10)
+            (note,) = [item.text for item in summary.findings() if isinstance(item, Note)]
+            assert expected in note
 
     def test_layers_are_judged_apart(self) -> None:
         chance = ByChance([chance_row(0, "star", 3), chance_row(0, "star", 1, layer="b")], 2).grouped(

@@ -143,14 +143,14 @@ def remarks(layers: Mapping[str, Sequence[UnitResult]], view: GraphView) -> Iter
             ceilings = [name for name, count in counts.items() if count > _SATURATED_LAYER * len(layers[name])]
             instead = {name: view.before_ceiling(view.layer(name)) for name in ceilings}
             offers = [
-                f"{shorten(layer.name)!r} in place of {shorten(name)!r}"
+                f"{shorten(layer.name, 200)!r} in place of {shorten(name)!r}"
                 for name, layer in instead.items()
                 if layer is not None and layer.has_map
             ]
             if offers:
                 yield Caveat(
                     "An activation with a ceiling hides which of these positions are the strongest; what enters it "
-                    f"does not. In `layers`, name {listed(offers)}.",
+                    f"does not. In `layers`, name {listed(offers, 4)}.",
                     id="ceiling",
                 )
 

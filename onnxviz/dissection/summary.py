@@ -324,10 +324,13 @@ class Summary:
         told = in_words(_names({concept: counts[concept] for concept in certain})) or NO_CONCEPT
         rest = in_words(_names({concept: counts[concept] for concept in counts.keys() - certain}))
         more = f"; no more than by chance: {rest}" if rest else ""
-        verb = "unit detects" if len(detectors) == 1 else "units detect"
+        verb = "units detects" if len(detectors) == 1 else "units detect"
+        level = f"by chance {span_in_words(chance.detectors)}"
+        if chance.detectors and len(detectors) <= chance.detectors[1]:
+            level = f"which is no more than chance gives ({span_in_words(chance.detectors)})"
         return (
             f"{where}: {len(detectors)} of {total} {verb} {len(certain)} of the {concepts} concepts that are in at "
-            f"least {self.least_images} images, by chance {span_in_words(chance.detectors)}: {told}{more}."
+            f"least {self.least_images} images, {level}: {told}{more}."
             + (f" ({rule[0].upper()}{rule[1:]}.)" if reaching > len(detectors) else "")
         )
 

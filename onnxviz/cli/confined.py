@@ -123,6 +123,7 @@ def confined(call: Callable[[], str | None], bounds: Confinement) -> str:
         ModelError: if the copy crashed.
     """
     if not _can_copy():
+        require_device(bounds.device)
         return call() or ""
     folder = Path(tempfile.mkdtemp(prefix="onnxviz-"))
     kept = False

@@ -21,6 +21,7 @@ from onnxviz.cli.check import require_expectations, show_check
 from onnxviz.cli.ending import INTERNAL, INTERRUPTED, REFUSED
 from onnxviz.cli.run_options import RunOptions, limits_of, require_named
 from onnxviz.cli.show import consoles, failed_jobs, safe, show_confinement, show_expectations, show_result
+from onnxviz.devices import require_device
 from onnxviz.dispatch import Observer
 from onnxviz.errors import OnnxvizError, OutputError, SelectionError, one_line, shorten
 from onnxviz.execute import Options, Run
@@ -50,6 +51,8 @@ def run_recipe(recipe: Recipe, out: Path, options: RunOptions) -> NoReturn:
     """
     if options.quiet and options.verbose:
         raise SelectionError("--quiet and --verbose ask for opposite things", remedy="leave one out")
+    if options.engine == "local":  # before there is a folder
+        require_device(options.device)
     require_named(recipe, options)
     left_out = require_expectations(recipe, restricted(recipe, options.only or ())) if options.check else ""
     to_standard_output = options.events == _STANDARD_OUTPUT

@@ -174,7 +174,8 @@ def probe(
         The trials, best first.
 
     Raises:
-        ModelError: if the model is no classifier of images.
+        SelectionError: if the model is no classifier of images.
+        ModelError: if it runs with no preprocessing.
         DataError: if a picture cannot be read.
     """
     head = require_classifier(view)

@@ -10,6 +10,10 @@ import pytest
 from headless import NAMES, Browser, find_browser
 from report_runs import make_run
 
+import onnxviz.model
+from onnxviz import builtin
+from onnxviz.analyses.base import Bench, Subject
+from onnxviz.analyses.grad_cam import GradCam
 from onnxviz.findings import Finding, Metric, Outcomes, from_data, merge, to_data
 from onnxviz.report import write_report
 from onnxviz.report.differences import count_of, differences
@@ -131,3 +135,16 @@ def test_the_report_shows_what_a_number_rests_on(tmp_path: Path) -> None:
         assert browser.events == []
     finally:
         browser.close()
+
+
+def test_grad_cam_tells_which_images_are_named_right(tmp_path: Path) -> None:
+    known = builtin.MODELS["scenes"]
+    model = onnxviz.model.load(known.path, preprocess=known.preprocessing, labels=known.labels)
+    subject = Subject("m", model.view, model.preprocessing, model.labels, {"scenes": builtin.scenes(3)}, 0)
+    analysis = GradCam(data="scenes", layers="last_conv", classes="top:1")
+    bench = Bench(subject, model, lambda done, total, note="": None)
+    found = analysis.combine([analysis.run(job, bench) for job in analysis.jobs(subject)], subject)
+    (told,) = [item for item in found if isinstance(item, Outcomes)]
+    (accuracy,) = [item for item in found if isinstance(item, Metric) and item.name == told.id]
+    assert told.images == builtin.scenes(3).names
+    assert sum(told.holds) / 3 == pytest.approx(accuracy.value)

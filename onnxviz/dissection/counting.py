@@ -147,19 +147,20 @@ class PixelLabels:
     """The labels of one image, ready to be counted.
 
     Attributes:
-        columns: int64 [layers, pixels]; 0 is no concept, c is column c - 1 of the counts; a pixel has none twice.
+        columns: unsigned integers [layers, pixels]; 0 is no concept, c is column c - 1 of the counts; a pixel has none
+            twice. As small as they can be, because those of many images are remembered.
         area: int64 [concepts], the pixels that carry each concept.
         has: int64 [categories], 1 where the image has a label of the category.
     """
 
-    columns: Counts
+    columns: npt.NDArray[np.unsignedinteger[Any]]
     area: Counts
     has: Counts
 
     @classmethod
     def of(cls, labels: npt.NDArray[np.integer[Any]], categories: npt.NDArray[np.intp]) -> PixelLabels:
         """Prepare labels, integers [layers, H, W]; `categories` gives the category of each concept, from 0."""
-        columns = _without_repeats(labels.reshape(len(labels), -1).astype(np.int64))
+        columns = _without_repeats(labels.reshape(len(labels), -1).astype(np.min_scalar_type(len(categories))))
         area = np.bincount(columns.ravel(), minlength=len(categories) + 1)[1:]
         has = np.zeros(int(categories.max(initial=-1)) + 1, np.int64)
         has[categories[area > 0]] = 1
@@ -237,7 +238,7 @@ def round_down(thresholds: npt.NDArray[np.float64]) -> Floats:
     return np.where(near > thresholds, np.nextafter(near, np.float32(-np.inf)), near)
 
 
-def _without_repeats(columns: Counts) -> Counts:
+def _without_repeats(columns: npt.NDArray[np.unsignedinteger[Any]]) -> npt.NDArray[np.unsignedinteger[Any]]:
     """Clear labels, [layers, pixels], that a pixel already carries in an earlier layer."""
     for layer in range(1, len(columns)):
         for earlier in range(layer):

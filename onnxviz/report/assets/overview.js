@@ -25,12 +25,12 @@ function verdictBlock(failed) {
   const warned = wanted.filter((item) => item.level === "warn" && !item.holds);
   const words = new Map([["passed", ["Passed", "good", "✓"]], ["failed", ["Failed", "bad", "✕"]], ["incomplete", ["Incomplete", "bad", "!"]], ["finished", ["Finished, not tested", "", "–"]]]);
   const [word, tone, sign] = words.get(run.verdict) ?? ["Unknown", "bad", "?"];
-  const jobs = plural(run.provenance.jobs, "job");
+  const jobs = plural(run.provenance.jobs, "job"), allJobs = run.provenance.jobs === 1 ? "the only job" : `all ${jobs}`;
   const sentences = [];
   if (failed.length) sentences.push(`${integer(failed.length)} of ${jobs} failed: parts of this report are missing.`);
   if (broken.length) sentences.push(wanted.length === 1 ? "The only expectation does not hold." : `${integer(broken.length)} of ${integer(wanted.length)} expectations ${broken.length === 1 ? "does" : "do"} not hold.`);
-  if (!wanted.length) sentences.push(failed.length ? "No expectations were set." : `All ${jobs} finished. No expectations were ${run.expectations.length ? "tested" : "set"}, so nothing was put to the test.`);
-  else if (!broken.length) sentences.push(`${warned.length ? "No expectation fails" : `${wanted.length === 1 ? "The only expectation holds" : `All ${integer(wanted.length)} expectations hold`}`}${failed.length ? "" : `, and all ${jobs} finished`}.`);
+  if (!wanted.length) sentences.push(failed.length ? "No expectations were set." : `${allJobs[0].toUpperCase()}${allJobs.slice(1)} finished. No expectations were ${run.expectations.length ? "tested" : "set"}, so nothing was put to the test.`);
+  else if (!broken.length) sentences.push(`${warned.length ? "No expectation fails" : `${wanted.length === 1 ? "The only expectation holds" : `All ${integer(wanted.length)} expectations hold`}`}${failed.length ? "" : `, and ${allJobs} finished`}.`);
   if (warned.length) sentences.push(`${plural(warned.length, "warning")}.`);
   return make("div", { class: `verdict ${tone}` }, make("p", { class: "verdict-word-large" }, make("span", { class: "sign", "aria-hidden": "true" }, sign), word), make("p", { class: "verdict-text" }, sentences.join(" ")));
 }

@@ -64,7 +64,7 @@ def resolve(selectors: Sequence[TargetSelector], view: GraphView, labels: Sequen
     for selector in selectors:
         for layer in view.select(selector.layer):
             names = labels if has_class_units(layer, view) else None
-            if selector.units is not None and (why := view.why_unknown(layer)):
+            if selector.units is not None and not layer.shape and (why := view.why_unknown(layer)):
                 raise SelectionError(
                     f"its units are not known{why}", where=_shown(layer), remedy="name a layer before this operator"
                 )

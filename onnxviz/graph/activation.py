@@ -14,14 +14,15 @@ ACTIVATIONS = frozenset(
      "Softplus", "Softsign", "ThresholdedRelu", "Gelu", "Mish", "Swish", "Sign"]
 )  # fmt: skip
 _NONLINEAR = ACTIVATIONS | {"Abs", "Erf", "Exp", "Log", "Max", "Min"}
-_ELEMENTWISE = _NONLINEAR | {"Add", "Div", "Mul", "Neg", "Pow", "Reciprocal", "Sqrt", "Sub"}
+_ROUNDINGS = frozenset(["QuantizeLinear", "DequantizeLinear"])
+_ELEMENTWISE = _NONLINEAR | _ROUNDINGS | {"Add", "Div", "Mul", "Neg", "Pow", "Reciprocal", "Sqrt", "Sub"}
 _NORMALISATIONS = frozenset(
     ["BatchNormalization", "InstanceNormalization", "GroupNormalization", "LayerNormalization", "RMSNormalization",
      "LRN", "MeanVarianceNormalization"]
 )  # fmt: skip
-_FORM_ONLY = frozenset(["Transpose", "QuantizeLinear", "DequantizeLinear", "Cast"])
+_FORM_ONLY = _ROUNDINGS | {"Transpose", "Cast"}
 _LONGEST = 14
-"""Operators that one activation is written with, at most: GELU by tanh takes nine."""
+"""Operators that one activation is written with, at most: GELU by tanh takes nine. Roundings are not counted."""
 
 
 class Following:
@@ -44,7 +45,35 @@ class Following:
 
         An operator with a second input that depends on the image, such as the Add of a residual, ends the search: what
         is behind it belongs to the sum. Without an activation it is what leaves bias and normalisation, or the value.
+        In a quantised graph it is what later layers read, see `as_read`.
         """
+        return self.as_read(self._activated(value))
+
+    def as_read(self, value: str) -> str:
+        """Return what later layers read of a value: what leaves the QuantizeLinear and DequantizeLinear behind it.
+
+        A quantisation does more than round: it clips at the ends of its range. Quantisers leave out a Relu or Clip in
+        front of one that clips there anyway, and the value before it is what no later layer ever sees.
+
+        Returns:
+            The end of the pairs that alone read the value; the value itself if others read it too, or there are none.
+        """
+        for _ in range(_LONGEST):
+            quantised = self._only_reader(value, "QuantizeLinear")
+            restored = self._only_reader(quantised, "DequantizeLinear") if quantised else ""
+            if not restored:
+                break
+            value = restored
+        return value
+
+    def _only_reader(self, value: str, operator: str) -> str:
+        """Return what the only reader of a value makes of it if it is of an operator, else ""."""
+        readers = self._consumers.get(value, [])
+        if len(readers) != 1 or readers[0].domain or readers[0].op_type != operator or readers[0].input[0] != value:
+            return ""
+        return str(readers[0].output[0])
+
+    def _activated(self, value: str) -> str:
         settled = current = value
         for _ in range(_LONGEST):
             if end := self._activation(current):
@@ -78,7 +107,7 @@ class Following:
         inside = {value}
         region: list[NodeProto] = []
         waiting = list(self._consumers.get(value, ()))
-        while waiting and len(region) < _LONGEST:
+        while waiting and sum(node.op_type not in _ROUNDINGS for node in region) < _LONGEST:
             waiting.sort(key=lambda node: self._places[id(node)])
             node = waiting.pop(0)
             if node.domain or node.op_type not in _ELEMENTWISE or node.output[0] in inside:

@@ -1,0 +1,61 @@
+"""One quantisation instead of several that are the same.
+
+Quantisers write a QuantizeLinear and a DequantizeLinear in front of each reader of a value, so that kernels can be
+chosen reader by reader. The value that all of them read exists only once the same ones are one, and so does the
+gradient that reaches it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from onnx import NodeProto, TensorProto
+
+from onnxviz.graph.passes import Draft
+from onnxviz.graph.structure import initializers, rename_reads, replace_nodes, to_array
+
+_ROUNDINGS = ("QuantizeLinear", "DequantizeLinear")
+
+
+def run(draft: Draft) -> str:
+    """Let the first QuantizeLinear or DequantizeLinear of the same input, scale and zero point stand for all."""
+    graph = draft.graph
+    outputs = {value.name for value in graph.output}
+    constants = initializers(graph)
+    first: dict[tuple[object, ...], str] = {}
+    renamed: dict[str, str] = {}
+    kept = []
+    for node in graph.node:
+        if node.domain or node.op_type not in _ROUNDINGS:
+            kept.append(node)
+            continue
+        key = _key(node, renamed, constants)
+        value = node.output[0]
+        if key not in first or value in outputs:
+            first.setdefault(key, value)
+            kept.append(node)
+            continue
+        renamed[value] = first[key]
+        draft.aliases.setdefault(first[key], []).append(draft.names.get(value, ""))
+        draft.aliases[first[key]].append(draft.node_names.get(node.name, ""))
+    if not renamed:
+        return ""
+    rename_reads(kept, renamed)
+    replace_nodes(graph, kept)
+    return f"merged {len(renamed)} roundings that are the same as others"
+
+
+def _key(node: NodeProto, renamed: Mapping[str, str], constants: Mapping[str, TensorProto]) -> tuple[object, ...]:
+    """Return what two roundings have in common if they are the same."""
+    source, *parameters = node.input
+    attributes = sorted(entry.SerializeToString() for entry in node.attribute)
+    return (
+        node.op_type,
+        renamed.get(source, source),
+        *(_content(constants[name]) if name in constants else name for name in parameters),
+        *attributes,
+    )
+
+
+def _content(tensor: TensorProto) -> tuple[int, tuple[int, ...], bytes]:
+    return tensor.data_type, tuple(tensor.dims), to_array(tensor).tobytes()

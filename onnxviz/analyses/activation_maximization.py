@@ -22,6 +22,8 @@ from onnxviz.analyses.picture_goals import (
     picture_of,
     reference_data,
 )
+from onnxviz.analyses.picture_limits import limits_of
+from onnxviz.analyses.picture_making import Beside, make
 from onnxviz.analyses.picture_photographs import PHOTOGRAPHS, MeasuredPhotographs, Photographs, measured_photographs
 from onnxviz.analyses.picture_settings import held_by, how_made, kinds_in
 from onnxviz.analyses.real_activations import (
@@ -32,18 +34,16 @@ from onnxviz.analyses.real_activations import (
     key_of_goal,
     measurable,
     measure_job,
-    real_activations,
     real_jobs,
-    reference_pictures,
     standing,
 )
+from onnxviz.analyses.simple_pictures import SIMPLE, measure_simple, simple_jobs
 from onnxviz.devices import Device
 from onnxviz.errors import AnalysisError, SelectionError, shorten
 from onnxviz.findings import Array, Caveat, Coverage, Finding, Note, Table, TileGrid, merge
 from onnxviz.generator_file import generator_file
 from onnxviz.image_choice import choose_images, find_source
-from onnxviz.images import load_batch
-from onnxviz.optimize.ascent import Maximized, maximize
+from onnxviz.optimize.ascent import Maximized
 from onnxviz.optimize.edits import Edit
 from onnxviz.optimize.optimizers import Optimizer
 from onnxviz.optimize.parameterizations import Fourier, ParameterizationChoice
@@ -196,6 +196,11 @@ focus: 2
         description="Steps in which gradients pass ReLUs that would stop them all, so that dead units start; further "
         "ones follow for units that are still silent.",
     )
+    begin_again: bool = Field(
+        True,
+        description="Begin a picture that a plain colour, a grating or a real image beats by more than 5 % once more, "
+        "with that one, and show the better of both; for single pictures begun with noise, of units but classes.",
+    )
     opacity: Percentile | None = Field(
         None,
         description="Let pixels fade that the target cared little about while the picture was made, as MaCo shows "
@@ -265,12 +270,17 @@ focus: 2
             for column, key in enumerate(keys):
                 names, _, _ = places.setdefault(key, ([], column, job.parameters["size"]))
                 names.append(job.name)
-        yield from self._picture_jobs(found, places, needs, subject)
+        simple: dict[str, tuple[str, int]] = {}
+        for job, measured_goals in simple_jobs(found, self._size(_own_size(subject)), subject):
+            yield job
+            simple |= {key: (job.name, column) for column, key in enumerate(measured_goals)}
+        yield from self._picture_jobs(found, places, simple, needs, subject)
 
     def _picture_jobs(
         self,
         found: Sequence[Goal],
         places: Mapping[str, tuple[list[str], int, tuple[int, int]]],
+        simple: Mapping[str, tuple[str, int]],
         needs: Sequence[str],
         subject: Subject,
     ) -> Iterator[Job]:
@@ -293,12 +303,19 @@ focus: 2
             for index in range(count):
                 part = wanted[index * together : (index + 1) * together]
                 real = {key: places[key] for goal, _ in part if (key := key_of_goal(goal)) in places}
-                names = dict.fromkeys((*needs, *(name for place in real.values() for name in place[0])))
+                tried = {key: simple[key] for goal, _ in part if (key := key_of_goal(goal)) in simple}
+                measured = [name for place in real.values() for name in place[0]]
+                names = dict.fromkeys((*needs, *measured, *(name for name, _ in tried.values())))
                 made = len(part) * self.together
                 shown_bytes = sum(entry["examples"] for _, entry in part) * (picture_bytes if real else 0)
                 yield Job(
                     name=f"{' + '.join(layers)} {index + 1}/{count}",
-                    parameters={"layer": layers[0], "pictures": [entry for _, entry in part], "real": real},
+                    parameters={
+                        "layer": layers[0],
+                        "pictures": [entry for _, entry in part],
+                        "real": real,
+                        "simple": tried,
+                    },
                     layers=layers,
                     data=self._data_of([goal for goal, _ in part], subject, real=bool(real)),
                     cost=float((3 * self.steps + 2) * made) * larger * depth,
@@ -355,20 +372,22 @@ focus: 2
         stage = job.parameters.get("stage")
         if stage == STAGE:
             return measure_job(job, bench)
+        if stage == SIMPLE:
+            return measure_simple(job, bench)
         if stage == PHOTOGRAPHS:
             return MeasuredPhotographs(self.colors, self.magnitude, self._size(bench.model.input_size)).run(job, bench)
         entries = job.parameters["pictures"]
         found, seeds = [Goal.of(entry) for entry in entries], [int(entry["seed"]) for entry in entries]
-        made = self._make(found, seeds, bench)
+        beside = Beside.of(job, bench)
+        made, begun = make(self, self._settings(found[0].layers, bench), found, seeds, beside, bench)
         rows_of = [(place, member) for place in range(len(found)) for member in range(self.together)]
-        results = self._results(made, found, seeds, job, bench)
+        results = self._results(made, found, seeds, beside, begun, bench)
         pixels = shown.shown_pixels(made.images if self.opacity is None else self._faded(made))
-        real = real_activations(bench, job.parameters.get("real", {}))
         tiles = []
         for index, (place, member) in enumerate(rows_of):
             goal = found[place]
-            beside = self._examples(goal, real, entries[place], bench) if member == 0 else []
-            tiles.append(shown.tile(results[index], pixels[index], goal.factor * made.curves[index], beside))
+            examples = self._examples(goal, beside.real, entries[place], bench) if member == 0 else []
+            tiles.append(shown.tile(results[index], pixels[index], goal.factor * made.curves[index], examples))
         findings: list[Finding] = [
             TileGrid("pictures", "Pictures", tuple(tiles)),
             Table("activations", "Activation before and after", shown.COLUMNS, tuple(made.row() for made in results)),
@@ -383,48 +402,38 @@ focus: 2
         opacity = opacity_from_gradients(made.importance, self.opacity)
         return np.concatenate([made.images, opacity[:, None]], axis=1)
 
-    def _make(self, found: Sequence[Goal], seeds: Sequence[int], bench: Bench) -> Maximized:
-        """Run the loop."""
-        settings = self._settings(found[0].layers, bench)
-        starts = None
-        if isinstance(self.begin, BeginPicture):
-            _, source, index = self._begin_picture(bench.subject)
-            start = load_batch(source, [index], bench.model.preprocessing, settings.size)[0]
-            starts = [start] * len(found)
-        return maximize(
-            bench.model,
-            [goal.optimized for goal in found],
-            seeds,
-            settings,
-            told=lambda done, total: bench.progress(done, total, "steps"),
-            pictures=reference_pictures(found, bench, settings.size),
-            starts=starts,
-        )
-
     def _results(
-        self, made: Maximized, found: Sequence[Goal], seeds: Sequence[int], job: Job, bench: Bench
+        self,
+        made: Maximized,
+        found: Sequence[Goal],
+        seeds: Sequence[int],
+        beside: Beside,
+        begun: Sequence[str],
+        bench: Bench,
     ) -> list[shown.Made]:
         """Return the numbers of every picture."""
         each = [goal for goal in found for _ in range(self.together)]
         images = shown.opaque(made.images)
         certainty = _certainty(images, each, bench)
-        real = real_activations(bench, job.parameters.get("real", {}))
-        activations = _activations(images, each, real, bench)
+        activations = _activations(images, each, beside.real, bench)
         results = []
         for index, goal in enumerate(each):
-            known, value = real.get(key_of_goal(goal)), activations[index]
+            known, value = beside.real.get(key_of_goal(goal)), activations[index]
+            before, after = (goal.factor * float(values[index]) for values in (made.before, made.after))
+            simple = beside.simple.get(key_of_goal(goal))
             results.append(
                 shown.Made(
                     goal=goal,
                     seed=seeds[index // self.together],
                     member=(index % self.together + 1, self.together) if self.together > 1 else None,
-                    before=goal.factor * float(made.before[index]),
-                    after=goal.factor * float(made.after[index]),
+                    before=before,
+                    after=after,
                     louder=float(made.louder[index]),
                     steps=int(made.taken[index]),
                     certainty=certainty[index],
                     activation=value,
                     standing=None if known is None or value is None else standing(value, known.values, goal.sign),
+                    limits=limits_of(goal, before, after, simple, known, begun[index], bench.subject),
                 )
             )
         return results

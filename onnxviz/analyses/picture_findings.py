@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
+from onnxviz.analyses.picture_limits import Limits
 from onnxviz.analyses.real_activations import Standing
 from onnxviz.findings import Array, Caveat, Cell, Column, Coverage, Metric, Picture, Tile
 from onnxviz.images import load_batch
@@ -52,9 +53,16 @@ COLUMNS = (
         "Share of real images that excite the unit less, or more where it was driven down; equal ones count half.",
     ),
     Column("times the extreme", "number", "Activation divided by the largest (or lowest) on a real image."),
+    Column("best simple picture", "number", "The largest (or lowest) activation on plain colours and gratings."),
+    Column("simple picture", description="Which one that is."),
+    Column("times by simple picture", "number", "That activation divided by the final image's; above 1 it beats it."),
+    Column("beaten", description="Whether it exceeds the final image's by more than a hundredth."),
+    Column("begun with", description="What the picture was begun with where what came of the usual start fell short."),
+    Column("state", description="Whether the unit is at a bound, silent on real images, or dead."),
 )
 _NAME, _UNIT, _TARGET, _DIRECTION, _SEED, _BEFORE, _AFTER, _RISE, _PROBABILITY, _TOP, _LOUDER = range(11)
 _QUANTILE = 13
+_SIMPLE, _WHICH, _TIMES, _BEATEN, _BEGUN, _STATE = range(15, 21)
 TABLE_DESCRIPTION = "One line for each picture; activations are of the picture as it is, without random views."
 SMALL = 128
 """Pictures with shorter sides are stored exactly and enlarged in whole steps."""
@@ -81,6 +89,7 @@ class Made:
         certainty: the model's probability for its class, and whether that is the first choice; None where it has none.
         activation: of the final image as it was measured on real images; None if it was not.
         standing: where that stands among real images; None if none were measured.
+        limits: what limits what it says.
     """
 
     goal: Goal
@@ -93,10 +102,11 @@ class Made:
     certainty: tuple[float | None, bool | None]
     activation: float | None
     standing: Standing | None
+    limits: Limits = field(default_factory=Limits)
 
     def row(self) -> Row:
         """Return its line of the table."""
-        goal, (probability, top) = self.goal, self.certainty
+        goal, limits, (probability, top) = self.goal, self.limits, self.certainty
         number = f", picture {self.member[0]} of {self.member[1]}" if self.member else ""
         return (
             f"{goal.title}, {'' if goal.sign > 0 else 'negative, '}seed {self.seed}{number}",
@@ -114,6 +124,12 @@ class Made:
             self.activation,
             None if self.standing is None else self.standing.quantile,
             None if self.standing is None else self.standing.times,
+            limits.simple,
+            limits.which,
+            limits.times,
+            None if limits.simple is None else ("yes" if limits.beaten else "no"),
+            limits.begun,
+            limits.state,
         )
 
     @property
@@ -127,6 +143,8 @@ class Made:
             "" if probability is None else f", {probability:.1%}",
             "" if self.louder == 1 else f"; start x {self.louder:g}",
             "" if self.standing is None else f"; {self.standing.brief}",
+            f"; beaten by {self.limits.which}" if self.limits.beaten else "",
+            "; dead" if self.limits.dead else "",
         ))  # fmt: skip
 
 
@@ -170,7 +188,10 @@ def tile(made: Made, pixels: Pixels, curve: npt.NDArray[np.float32], real: Seque
     # A line a few hundred pixels wide needs no more points.
     thin = taken[:: max(1, math.ceil(len(taken) / 256))]
     place = "" if made.standing is None else f"; {made.standing.words}"
-    own = picture(pixels, f"optimized picture: {made.row()[_NAME]}{place}")
+    alt = f"optimized picture: {made.row()[_NAME]}{place}"
+    if made.limits.dead:
+        pixels, alt = np.full_like(pixels, 128), f"no picture of {made.goal.title}, which is dead"
+    own = picture(pixels, alt)
     return Tile(
         made.goal.title,
         made.goal.unit,
@@ -270,11 +291,35 @@ def _facts(rows: Sequence[Row]) -> tuple[tuple[str, Cell], ...]:
     loud = [number(row[_LOUDER]) for row in rows if row[_LOUDER] != 1]
     if loud:
         facts.append(("louder start", f"x {max(loud):g}, silent on the usual one"))
+    facts += _limits(rows)
     if any(not rose(row) for row in rows):
         facts.append(("did not rise", "the picture shows nothing about this unit"))
     elif any(_weak(row) for row in rows):
         facts.append(("weak", "most real images excite it more"))
     return tuple(facts)
+
+
+def _limits(rows: Sequence[Row]) -> Iterator[tuple[str, Cell]]:
+    """Yield what limits what the pictures of one target and direction say of it."""
+    beaten = [row for row in rows if row[_BEATEN] == "yes"]
+    if beaten:
+        yield "beaten", _beaten_by(max(beaten, key=lambda row: abs(number(row[_SIMPLE]) - number(row[_AFTER]))))
+    begun = list(dict.fromkeys(str(row[_BEGUN]) for row in rows if row[_BEGUN]))
+    if begun:
+        yield "begun with", f"{', '.join(begun)}: what came of the usual start excited the unit less"
+    states = list(dict.fromkeys(str(row[_STATE]) for row in rows if row[_STATE]))
+    if states:
+        yield "state", "; ".join(states)
+
+
+def _beaten_by(row: Row) -> str:
+    """Say which simple picture beats a made one, and by how much: "plain yellow reaches 2.1 times as much"."""
+    if row[_TIMES] is None:
+        return f"{row[_WHICH]} reaches {figure(row[_SIMPLE])}, the picture {figure(row[_AFTER])}"
+    times = number(row[_TIMES])
+    if row[_DIRECTION] == "down" and number(row[_AFTER]) > 0:
+        return f"{row[_WHICH]} gets it down to {figure(row[_SIMPLE])}, the picture to {figure(row[_AFTER])}"
+    return f"{row[_WHICH]} reaches {times:.3g} times as much"
 
 
 # --- numbers and words ----------------------------------------------------------------------------------------------
@@ -318,6 +363,14 @@ def metrics(rows: Sequence[Row]) -> Iterator[Metric]:
             "top1_rate", [row[_TOP] == "yes" for row in chosen], "recognised by the model",
             "Share of class pictures whose class is the model's first choice.",
         )  # fmt: skip
+    measured = [row for row in rows if row[_BEATEN] is not None]
+    if measured:
+        share = Share(sum(row[_BEATEN] == "yes" for row in measured), len(measured))
+        yield Metric(
+            "beaten_fraction", share.value, "beaten by a simple picture",
+            "Share of pictures that a plain colour or a grating exceeds by more than a hundredth.",
+            "percent", "lower", "beaten_fraction", share.total, share.interval,
+        )  # fmt: skip
     quantiles = [number(row[_QUANTILE]) for row in rows if row[_QUANTILE] is not None]
     if quantiles:
         yield _share(
@@ -355,6 +408,10 @@ def summary(rows: Sequence[Row]) -> str:
     if classes:
         known = sum(row[_TOP] == "yes" for row in classes)
         text += f" The model itself names the class first for {known} of {len(classes)} class pictures."
+    measured = [row for row in rows if row[_BEATEN] is not None]
+    if measured:
+        beaten = sum(row[_BEATEN] == "yes" for row in measured)
+        text += f" A plain colour or a grating beats {beaten} of {len(measured)} pictures."
     quantiles = [number(row[_QUANTILE]) for row in rows if row[_QUANTILE] is not None]
     if quantiles:
         beyond = sum(quantile == 1 for quantile in quantiles)
@@ -393,6 +450,7 @@ def caveats(rows: Sequence[Row], asked: Sequence[Goal], subject: Subject) -> Ite
             "rate or weaker regularizers may help.",
             "weak",
         )
+    yield from _limiting(rows)
     for name in layers:
         layer = subject.view.layer(name)
         if layer.operator == "Softmax" and has_class_units(layer, subject.view):
@@ -405,6 +463,25 @@ def caveats(rows: Sequence[Row], asked: Sequence[Goal], subject: Subject) -> Ite
         yield Caveat(
             f"{doubt} With the wrong preprocessing, colours and contrast of these pictures are wrong too.",
             "preprocessing",
+        )
+
+
+def _limiting(rows: Sequence[Row]) -> Iterator[Caveat]:
+    """Yield which pictures something simpler beats, and which units have nothing more, or nothing at all, to show."""
+    beaten = [row for row in rows if row[_BEATEN] == "yes"]
+    if beaten:
+        each = [f"{row[_NAME]} ({_beaten_by(row)})" for row in beaten]
+        yield Caveat(
+            f"{len(beaten)} of {sum(row[_BEATEN] is not None for row in rows)} pictures are beaten by a plain colour "
+            f"or a grating: {_listed(each)}. Such a picture does not show what excites its unit most.",
+            "beaten",
+        )
+    stated = [f"{row[_NAME]} ({row[_STATE]})" for row in rows if row[_STATE]]
+    if stated:
+        yield Caveat(
+            f"{len(stated)} of {len(rows)} pictures are of units at the end of their range, silent or dead: "
+            f"{_listed(stated)}.",
+            "state",
         )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +32,7 @@ STAGE = "real images"
 """What the jobs that measure are called."""
 SHARD = 1000
 """Most images in one job."""
-_BATCH = 16
+BATCH = 16
 """Most images that are read at a time."""
 _LAYERS = 16
 """Most layers in one job: each keeps its activations of a batch until they are measured."""
@@ -91,7 +91,7 @@ def real_jobs(found: Sequence[Goal], images: RealImages, subject: Subject) -> It
         images: what to measure on.
         subject: the model and its data.
     """
-    groups = _groups([goal for goal in found if measurable(goal)], images, subject)
+    groups = together([goal for goal in found if measurable(goal)], images.size, subject)
     shards = math.ceil(len(images.chosen) / SHARD)
     for number, (size, group) in enumerate(groups):
         layers = tuple(dict.fromkeys(layer for goal in group for layer in goal.wanted.layers()))
@@ -120,21 +120,29 @@ def real_jobs(found: Sequence[Goal], images: RealImages, subject: Subject) -> It
             yield job, tuple(key_of_goal(goal) for goal in group)
 
 
-def _groups(found: Sequence[Goal], images: RealImages, subject: Subject) -> list[tuple[tuple[int, int], list[Goal]]]:
-    """Put goals together whose layers are computed in one pass."""
+def together(
+    found: Sequence[Goal], size_of: Callable[[Goal], tuple[int, int]], subject: Subject
+) -> list[tuple[tuple[int, int], list[Goal]]]:
+    """Put goals together whose layers are computed in one pass, each activation once.
+
+    Args:
+        found: what is measured.
+        size_of: at which height and width a goal is.
+        subject: the model.
+    """
     different = {key_of_goal(goal): goal for goal in found}
-    order = sorted(different.values(), key=lambda goal: (images.size(goal), _depth(goal, subject)))
+    order = sorted(different.values(), key=lambda goal: (size_of(goal), _depth(goal, subject)))
     groups: list[tuple[tuple[int, int], list[Goal]]] = []
     layers: set[str] = set()
     for goal in order:
-        size, together = images.size(goal), layers | set(goal.wanted.layers())
-        bytes_alive = 4 * _BATCH * sum(_elements(name, subject) for name in together)
-        full = len(together) > _LAYERS or bytes_alive > _ALIVE_BYTES
-        if not groups or groups[-1][0] != size or (full and together != layers):
+        size, alive = size_of(goal), layers | set(goal.wanted.layers())
+        bytes_alive = 4 * BATCH * sum(_elements(name, subject) for name in alive)
+        full = len(alive) > _LAYERS or bytes_alive > _ALIVE_BYTES
+        if not groups or groups[-1][0] != size or (full and alive != layers):
             groups.append((size, []))
-            together = set(goal.wanted.layers())
+            alive = set(goal.wanted.layers())
         groups[-1][1].append(goal)
-        layers = together
+        layers = alive
     return groups
 
 
@@ -156,8 +164,8 @@ def measure_job(job: Job, bench: Bench) -> list[Finding]:
     source = bench.subject.data[job.parameters["data"]]
     measure = Measurer(bench, found, (size[0], size[1]))
     parts = []
-    for start in range(0, len(images), _BATCH):
-        batch = images[start : start + _BATCH]
+    for start in range(0, len(images), BATCH):
+        batch = images[start : start + BATCH]
         parts.append(measure(load_batch(source, batch, bench.model.preprocessing, measure.size)))
         bench.progress(start + len(batch), len(images), STAGE)
     return [
@@ -172,10 +180,11 @@ class Measurer:
         bench: the model and the data that reference pictures are from.
         found: what to measure.
         size: height and width of the images in pixels.
+        converted: by the converted network, on its device and as pictures are optimized, instead of by ONNX Runtime.
     """
 
-    def __init__(self, bench: Bench, found: Sequence[Goal], size: tuple[int, int]) -> None:
-        self.size = size
+    def __init__(self, bench: Bench, found: Sequence[Goal], size: tuple[int, int], *, converted: bool = False) -> None:
+        self.size, self._converted = size, converted
         self._model: Model = bench.model
         self._goals = tuple(found)
         self._layers = tuple(dict.fromkeys(layer for goal in found for layer in goal.wanted.layers()))
@@ -205,8 +214,13 @@ class Measurer:
         fixed = self._model.view.batch
         missing = -len(images) % fixed if fixed else 0
         padded = np.concatenate([images, np.repeat(images[-1:], missing, axis=0)]) if missing else images
-        found = self._model.measure(padded, self._layers)
-        return {name: values[: len(images)] for name, values in found.items()}
+        return {name: values[: len(images)] for name, values in self._computed(padded, self._layers).items()}
+
+    def _computed(self, images: Values, layers: Sequence[str]) -> Mapping[str, Values]:
+        if not self._converted:
+            return self._model.measure(images, layers)
+        found = self._model.activations(images, layers)
+        return {name: values.float().cpu().numpy() for name, values in found.items()}
 
     def _of_objective(self, goal: Goal, images: Values, activations: Mapping[str, Values]) -> Values:
         import torch
@@ -245,7 +259,7 @@ class Measurer:
 
     def _reference(self, picture: Values, layers: Sequence[str]) -> Mapping[str, Values]:
         count = self._model.view.batch or 1
-        found = self._model.measure(np.repeat(picture[None], count, axis=0), layers) if layers else {}
+        found = self._computed(np.repeat(picture[None], count, axis=0), layers) if layers else {}
         return {name: np.ascontiguousarray(values[0]) for name, values in found.items()}
 
 

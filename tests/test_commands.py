@@ -69,7 +69,7 @@ SLOW = {"torch", "onnxruntime", "onnx", "numpy", "PIL", "jinja2", "yaml"}
         (["run", "--help"], SLOW),
         (["import", "--help"], SLOW),
     ],
-    ids=str,
+    ids=lambda given: " ".join(given) if isinstance(given, list) else "",
 )
 def test_asking_for_help_loads_nothing_that_computes(arguments: list[str], slow: set[str]) -> None:
     script = (

@@ -185,6 +185,9 @@ def _node(case: Case, value: str, alone: np.ndarray, theirs: Mapping[str, np.nda
         right = compute(case.graph, value, {**case.inputs, **theirs}, allowance)
     except Undecidable as why:
         return Verdict("unknown", np.nan, np.nan, value, f"there is no third computation: {why}")
+    if right.shape != theirs[value].shape == alone.shape:
+        how = f"there is no third computation: the standard's definition gives {list(right.shape)} numbers here"
+        return Verdict("unknown", np.nan, np.nan, value, how)
     ours, runtime = case.error(value, alone, right), case.error(value, theirs[value], right)
     exact = is_exact(case.makers[value])
     how = "by exact integers" if exact else "by the standard's definition in double precision"

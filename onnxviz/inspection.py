@@ -148,7 +148,7 @@ def inspect_model(
         tuple(row for row in card.layers if row.name in names),
         _logits(view),
         view.input_layout,
-        view.roles,
+        view.roles if layers is None else (),
         unsupported,
         view.gradient_stops(view.logits) if _logits(view) else (),
         unreachable,

@@ -280,7 +280,7 @@ def accuracy(path: Path, data: Path, presets: Sequence[str]) -> list[list[object
         ranks = []
         for start in range(0, len(photographs), 16):
             batch = range(start, min(start + 16, len(photographs)))
-            values = model.probabilities(load_batch(photographs, batch, model.preprocessing, model.input_size))
+            values = model.scores(load_batch(photographs, batch, model.preprocessing, model.input_size))
             own = values[np.arange(len(values)), truth[list(batch)]]
             ranks.append((values > own[:, None]).sum(axis=1))
         rank = np.concatenate(ranks)

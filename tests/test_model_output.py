@@ -22,6 +22,7 @@ from onnxviz.analyses.grad_cam import GradCam
 from onnxviz.errors import AnalysisError, DataError, SelectionError
 from onnxviz.graph import GraphView, open_model
 from onnxviz.images import ImageFolder
+from onnxviz.labels import with_labels
 from onnxviz.model import Model, load
 from onnxviz.results import ModelCard, decode, encode
 from onnxviz.shares import wilson
@@ -159,6 +160,27 @@ def test_what_the_graph_says_of_a_map(
             resolve_head(view, None, None)
     else:
         assert resolve_head(view, None, None).classes == 4
+
+
+def test_classes_of_a_map_that_is_resized_to_the_image_are_counted_and_named(tmp_path: Path) -> None:
+    tail = [
+        node("Shape", "scores", "own"), node("Slice", "own zero two", "kept"),
+        node("Shape", "image", "whole"), node("Slice", "whole two four", "wanted"),
+        node("Concat", "kept wanted", "size", axis=0),
+        helper.make_node("Resize", ["scores", "", "", "size"], ["large"], "large"),
+        node("ArgMax", "large", "int_y", axis=1),
+    ]  # fmt: skip
+    places = {"zero": [0], "two": [2], "four": [4]}
+    k = RNG.standard_normal((4, 6, 1, 1)).astype(np.float32)
+    path = write(
+        tmp_path / "m.onnx", [*MAPS, *tail], {"int_y": ["n", 1, "h", "w"]}, k=k, w=weights(1)["w"],
+        **{name: np.array(value, np.int64) for name, value in places.items()},
+    )  # fmt: skip
+    view, names = with_labels(open_model(path), list("abcd"))
+    (head,) = view.heads
+    assert (head.kind, head.classes, head.named, head.title(2, names)) == ("map_of_classes", 4, True, "c")
+    with pytest.raises(SelectionError, match="5 class names for a model of 4 classes"):
+        with_labels(open_model(path), list("abcde"))
 
 
 def test_what_a_suppression_chooses_is_boxes(tmp_path: Path) -> None:

@@ -289,7 +289,17 @@ class _Reader:
             return Head((name,), scores=scores, reason=f"{said} is of a single number, so it says nothing")
         kind: OutputKind = "map_of_classes" if has_positions(scores) else "classes"
         made: Literal["softmax", ""] = "softmax" if final is not None else ""
-        return Head((name,), kind, scores, scores.unit_count, "graph", said, made, final)
+        return Head((name,), kind, scores, self._class_count(scores), "graph", said, made, final)
+
+    def _class_count(self, scores: Layer) -> int:
+        """Return the number of units; of a map whose size is computed that of the map before it was resized."""
+        node = self.made_by.get(scores.value)
+        while not scores.unit_count and node is not None and _is(node, {"Resize"}):
+            above = self.layers.get(node.input[0])
+            if above is None or above.channel_axis != scores.channel_axis:
+                break
+            scores, node = above, self.made_by.get(above.value)
+        return scores.unit_count
 
     def _plain(self, name: str, output: str) -> Head:
         """Return the head of an output that is behind nothing."""

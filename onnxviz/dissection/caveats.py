@@ -15,6 +15,7 @@ from onnxviz.dissection.summary import UnitResult
 from onnxviz.dissection.thresholds import Thresholds
 from onnxviz.errors import shorten
 from onnxviz.findings import Caveat
+from onnxviz.graph.ceilings import before_ceiling
 
 if TYPE_CHECKING:
     from onnxviz.concepts import ConceptSet
@@ -141,7 +142,7 @@ def remarks(layers: Mapping[str, Sequence[UnitResult]], view: GraphView) -> Iter
             yield Caveat(f"{sum(counts.values())} units {reason}: {listed(concerned)}.", id=remark)
         if remark == "saturated":
             ceilings = [name for name, count in counts.items() if count > _SATURATED_LAYER * len(layers[name])]
-            instead = {name: view.before_ceiling(view.layer(name)) for name in ceilings}
+            instead = {name: before_ceiling(view, view.layer(name)) for name in ceilings}
             offers = [
                 f"{shorten(layer.name, 200)!r} in place of {shorten(name)!r}"
                 for name, layer in instead.items()

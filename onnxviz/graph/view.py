@@ -36,11 +36,6 @@ from onnxviz.model_file import LoadedModel
 from onnxviz.results import HeadRow, LayerRow, ModelCard
 from onnxviz.values import CROP_FRACTION, Agreement, Layer, Preprocessing
 
-_ARRANGING = frozenset(
-    ["MaxPool", "Identity", "Dropout", "Reshape", "Transpose", "Cast", "QuantizeLinear", "DequantizeLinear"]
-)
-_BOUNDED = frozenset(["Clip", "Min", "Sigmoid", "HardSigmoid", "Tanh", "Softsign", "Softmax", "Sign", "Erf"])
-"""Operators whose values have a greatest one that many inputs reach."""
 _ASSUMED_SIZE = (512, 512)
 """Input size for receptive fields where neither the model nor the caller gives one."""
 
@@ -210,20 +205,6 @@ class GraphView:
     def node(self, layer: Layer) -> NodeProto:
         """Return the node that makes a layer's value."""
         return self._producers[layer.value]
-
-    def before_ceiling(self, layer: Layer) -> Layer | None:
-        """Return what enters the activation that bounds a layer's values from above, or None if there is none.
-
-        Between that activation and the layer may be operators that only choose or arrange its values.
-        """
-        value = layer.value
-        while (node := self._producers.get(value)) is not None and node.op_type in _ARRANGING:
-            value = node.input[0]
-        if node is None or node.op_type not in _BOUNDED:
-            return None
-        while (node := self._producers.get(value)) is not None and node.op_type in _BOUNDED | {"Max", "Relu"}:
-            value = next((name for name in node.input if name in self._producers), "")
-        return self._by_value.get(value)
 
     def gradient_stops(self, layer: Layer) -> tuple[str, ...]:
         """Return the nodes at which every gradient from a layer to the image ends, such as "Sign q_activation".

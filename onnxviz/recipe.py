@@ -516,7 +516,7 @@ class _Builder:
                 hint = nearest(alias, models) or f"known are {', '.join(models) or 'none'}"
                 self.faults.append(node.place.fault(f"no model is called {shorten(alias)!r}; {hint}"))
             if name not in analyses:
-                hint = nearest(name, analyses) or f"known are {', '.join(map(shorten, analyses))}"
+                hint = nearest(name, analyses) or f"known are {', '.join(map(shorten, analyses)) or 'none'}"
                 self.faults.append(node.place.fault(f"no analysis is called {shorten(name)!r}; {hint}"))
             else:
                 self.metric(node, name)

@@ -75,7 +75,9 @@ def read_run(folder: Path) -> RunResult:
     try:
         return results.read(json.loads((folder / RUN).read_bytes()))
     except FileNotFoundError as error:
-        remedy = "run the recipe again: what was finished is kept" if (folder / "jobs").is_dir() else ""
+        remedy = "name the folder of a run, for example runs/audit"
+        if (folder / "jobs").is_dir():
+            remedy = "run the recipe again: what was finished is kept"
         raise OutputError(
             f"there is no finished run ({RUN}) here", where=shorten(str(folder), 200), remedy=remedy
         ) from error

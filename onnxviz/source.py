@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 import yaml
 
 from onnxviz import limits
-from onnxviz.errors import Fault, shorten
+from onnxviz.errors import Fault, nearest, shorten
 
 Scalar: TypeAlias = "str | int | float | bool | None"
 Address: TypeAlias = tuple["str | int", ...]
@@ -161,7 +161,10 @@ def read_source(path: Path, shown: str | None = None) -> tuple[Node | None, list
     name = shown or str(path)
     try:
         if not path.is_file():
-            what = "is a folder, not a recipe" if path.is_dir() else "there is no such file"
+            what = "is a folder, not a recipe" if path.is_dir() else f"there is no such file{_similar(path)}"
+            return None, [Fault(what, shorten(name, 200))]
+        if path.suffix.lower() == ".onnx":
+            what = "is a model, not a recipe; `onnxviz init` writes a recipe for it, `onnxviz inspect` shows what it is"
             return None, [Fault(what, shorten(name, 200))]
         with path.open("rb") as stream:
             data = stream.read(limits.RECIPE_BYTES + 1)
@@ -368,6 +371,16 @@ for _pattern, _tag in ((_INTEGER, "int"), (_OCTAL, "int"), (_HEXADECIMAL, "int")
 def dump(data: Any) -> str:
     """Write dictionaries, lists and scalars as YAML that `parse_source` reads back as the same."""
     return str(yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110, default_flow_style=None))
+
+
+def _similar(path: Path) -> str:
+    """Return what else a missing recipe may be called, or how to get one."""
+    try:
+        beside = [item.name for item in path.absolute().parent.iterdir() if item.suffix.lower() in (".yaml", ".yml")]
+    except OSError:
+        return ""
+    hint = nearest(path.name, beside[:1000])
+    return f"; {hint}" if hint else "; `onnxviz init MODEL.onnx` writes one" if not beside else ""
 
 
 def _reason(error: BaseException) -> str:

@@ -125,16 +125,20 @@ def test_interrupted(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyte
     ("arguments", "said"),
     [
         (("run", "none.yaml"), "there is no such file"),
+        (("run", "rr.yaml"), "did you mean 'r.yaml'?"),
+        (("run", "photos/r.yaml"), "`onnxviz init MODEL.onnx` writes one"),
+        (("run", "m.onnx"), "is a model, not a recipe; `onnxviz init` writes a recipe for it"),
+        (("inspect", "m.onnx", "--labels", "labels.txt"), "or --classes to list the classes"),
         (("run", "r.yaml", "--set", "filters.layrs=x"), "did you mean 'layers'?"),
         (("run", "r.yaml", "--set", "evidence.classes=catt"), "did you mean 'cat'?"),
         (("run", "r.yaml", "--out", "photos"), "no run folder"),
         (("run", "r.yaml", "--out", "r.yaml/x"), "cannot be written"),
         (("validate", "r.yaml", "labels.txt"), "a recipe is a mapping"),
-        (("inspect", "r.yaml"), "r.yaml"),
+        (("inspect", "r.yaml"), "r.yaml: a recipe, not a model"),
         (("inspect", "m.onnx", "--layers", "frist"), "did you mean 'first'?"),
         (("inspect", "m.onnx", "--preprocess", "cafe"), "did you mean 'caffe'"),
         (("explain", "weigths"), "did you mean 'weights'?"),
-        (("report", "photos"), "no finished run"),
+        (("report", "photos"), "name the folder of a run"),
         (("compare", "photos"), "two runs or more"),
         (("compare", "photos", "photos"), "no finished run"),
         (("init", "labels.txt"), "labels.txt"),
@@ -223,9 +227,13 @@ def test_schema_explain_version_help(
     listed = capsys.readouterr().out
     for kind in ("weights", "grad_cam", "dissection", "activation_maximization"):
         assert kind in listed
+        assert call(monkeypatch, "explain", kind.upper().replace("_", "-")) == 0
+        as_typed = capsys.readouterr().out
         assert call(monkeypatch, "explain", kind) == 0
         said = capsys.readouterr().out
+        assert said == as_typed
         assert "arXiv" in said or "After" in said
+        assert "what `expect:` can test" in said
         assert "field" in said
         assert "Example" in said
     assert call(monkeypatch, "--version") == 0

@@ -237,3 +237,45 @@ def test_sizes_in_words() -> None:
     assert [memory.show_bytes(size) for size in (0, 1023, 1024, 8 << 30, (1 << 30) - 1)] == [
         "0 B", "1023 B", "1.0 KiB", "8.0 GiB", "1.0 GiB",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("error", "asked"),
+    [
+        (MemoryError(), ""),
+        (MemoryError("Unable to allocate 16.0 TiB for an array with shape (17592186044416,)"), "16.0 TiB"),
+        (
+            RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 4294967296 bytes."),
+            "4.0 GiB",
+        ),
+        (RuntimeError("Failed to allocate memory for requested buffer of size 1073741824"), "1.0 GiB"),
+    ],
+)
+def test_a_shortage_is_a_sentence_with_what_is_known(error: Exception, asked: str) -> None:
+    said = memory.describe_shortage(error)
+    assert said.startswith("memory ran out")
+    assert "when the process had" in said
+    assert not said.endswith((" ", ":"))
+    if asked:
+        assert f"{asked} more were asked for" in said
+        assert "so that it needs at least" in said
+    nested = RuntimeError("converting")
+    nested.__cause__ = error
+    assert (asked in memory.describe_shortage(nested)) or not asked
+
+
+def test_a_gpu_has_memory_of_its_own() -> None:
+    said = memory.describe_shortage(RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has ..."))
+    assert said == "the GPU's memory ran out: 2.0 GiB more were asked for"
+
+
+def test_the_size_that_is_worth_a_try(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "total_memory", lambda: 32 << 30)
+    assert "--memory 2GiB " in memory.more_memory(1 << 30)
+    assert "--memory 256MiB " in memory.more_memory(100 << 20)
+    needed = (
+        "memory ran out: 4.0 GiB more were asked for when the process had 100.0 MiB, so that it needs at least 4.1 GiB"
+    )
+    assert "--memory 8GiB " in memory.more_memory(1 << 30, needed)
+    assert "more than this machine's 32.0 GiB" in memory.more_memory(1 << 30, needed.replace("4.1 GiB", "16.0 TiB"))
+    assert "more than this machine's 32.0 GiB" in memory.more_memory(31 << 30)

@@ -23,7 +23,7 @@ CAUSES = {
     "killed": "killed (signal 9)",
     "crash": "SIGSEGV",
     "leave": "exit code 3",
-    "memory": "the memory limit of its process is 1.0 GiB",
+    "memory": "16.0 TiB more were asked for when the process had",
     "grow": "1.0 GiB",
     "hang": "time limit of 20 s",
     "network": "PermissionError",

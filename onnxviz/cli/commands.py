@@ -223,6 +223,10 @@ def inspect(
     from onnxviz.proof import MIXES_BATCH
 
     output, errors = consoles()
+    if model.suffix.lower() in (".yaml", ".yml") and model.is_file():
+        raise SelectionError(
+            "a recipe, not a model", where=shorten(str(model), 200), remedy="onnxviz validate checks it"
+        )
     _refuse_idle_options(layers, agreement, images, labels, classes=classes)
     known = _sizes(sizes)
 

@@ -96,6 +96,8 @@ def explain(console: Console, subject: str | None) -> None:
         SelectionError: if there is no such kind or part.
     """
     kinds = registry()
+    if subject is not None and subject not in kinds:
+        subject = subject.lower().replace("-", "_")
     if subject is None:
         explain_all(console, kinds)
     elif subject in kinds:

@@ -98,14 +98,11 @@ function caveatBlock() {
   const lost = island.missing.length;
   const skipped = run.data.filter((data) => data.skipped.length);
   const faults = run.models.map(runtimeFaultText).filter(Boolean);
-  if (!rows.length && !undeclared.length && !lost && !skipped.length && !faults.length) return null;
-  return make("section", { class: "block" }, make("aside", { class: "caveats" }, make("h3", null, "Know before believing"), make("ul", null,
-    undeclared.map((model) => make("li", null, "Nobody said how images become the input of ", named(model.alias, 60), ". If the guess is wrong, so is everything below.")),
-    faults.map((fault) => make("li", null, fault)),
-  if (!rows.length && !undeclared.length && !byTrial.length && !lost && !skipped.length) return null;
+  if (!rows.length && !undeclared.length && !byTrial.length && !lost && !skipped.length && !faults.length) return null;
   return make("section", { class: "block" }, make("aside", { class: "caveats" }, make("h3", null, "Know before believing"), make("ul", null,
     undeclared.map((model) => make("li", null, "Nobody said how images become the input of ", named(model.alias, 60), ". If the guess is wrong, so is everything below.")),
     byTrial.map((model) => make("li", null, "How images become the input of ", named(model.alias, 60), " was chosen by trial, not declared", model.tried ? `, on ${plural(model.tried.images, "image")}: ${shorten(model.tried.verdict, 400)}` : null, ". ", link(route("models"), "What was tried"), ".")),
+    faults.map((fault) => make("li", null, fault)),
     lost ? make("li", null, `${plural(lost, "picture")} of the run could not be found and ${lost === 1 ? "is" : "are"} missing here.`) : null,
     skipped.map((data) => make("li", null, `${plural(data.skipped.length, "file")} of `, named(data.name, 60), ` ${data.skipped.length === 1 ? "was" : "were"} skipped; `, link(route("data"), "which, and why"), ".")),
     rows.flatMap(({ analysis, found }) => found.map((group) => { const item = sentence(group); addTo(item, [" ", make("span", { class: "quiet-text" }, "(", link(route("analysis", analysis.id), named(analysis.title || analysis.id, 60)), ")")]); return item; })))));

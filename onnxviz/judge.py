@@ -247,11 +247,11 @@ def _rounding(case: Case, values: Sequence[str], sides: _Sides, allowance: Allow
         if not mine <= case.tolerance:
             found[value] = Verdict(off, mine, runtime, value, "by the network in double precision, from the image on")
             continue
-        how = "by the network in double precision, every node of which agrees on equal inputs"
+        how = "by the network in double precision; every node agrees on equal inputs"
         origin = sides.wrong(case, value)
         if origin:
             judged = sides.nodes[origin]
-            how = f"{how} but where ONNX Runtime is wrong {judged.how}"
+            how = f"by the network in double precision; its node at fault {judged.how}; every other node agrees"
             if value == origin:
                 found[value] = replace(judged, ours=max(mine, judged.ours))
                 continue

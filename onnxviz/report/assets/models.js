@@ -100,8 +100,9 @@ function runtimeFaultText(model) {
   const rows = runtimeFaults(model);
   if (!rows.length) return null;
   const effect = rows.find((row) => row.effect)?.effect;
-  return [rows.length === 1 ? "On this processor ONNX Runtime computes " : `On this processor ONNX Runtime computes ${plural(rows.length, "layer")} of `, rows.length === 1 ? named(rows[0].layer, 100) : named(model.alias, 60),
-    rows.length === 1 ? " wrongly: " : [" wrongly; the first is ", named(rows[0].layer, 100), ": "], verdictText(rows[0]), effect ? `. Deployed with it, ${shorten(effect, 400)}` : null, ". Here these layers are computed by the converted network."];
+  const which = several ? [" of ", named(model.alias, 60)] : null;
+  const what = rows.length === 1 ? [named(rows[0].layer, 100), which, " wrongly: "] : [plural(rows.length, "layer"), which, " wrongly; the first is ", named(rows[0].layer, 100), ": "];
+  return ["On this processor ONNX Runtime computes ", what, verdictText(rows[0]), effect ? `. Deployed with it, ${shorten(effect, 400)}` : null, ". What is measured of these layers here comes from the converted network."];
 }
 
 function modelsSection() {

@@ -326,8 +326,9 @@ def _require_unit(index: int, layer: Layer) -> None:
             remedy="name a layer before the operators that `onnxviz inspect` says are refused",
         )
     if layer.channel_axis is None:
+        why = f": {layer.unplaced}" if layer.unplaced else ""
         raise SelectionError(
-            "this layer has no units", where=_shown(layer), remedy="leave `units` out for the whole layer"
+            f"this layer has no units{why}", where=_shown(layer), remedy="leave `units` out for the whole layer"
         )
     if index < 0 or (count and index >= count):
         limits = f"has {count} units, 0 to {count - 1}" if count else "counts its units from 0"

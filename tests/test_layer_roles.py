@@ -137,6 +137,11 @@ def test_a_transformer_ends_where_its_patches_still_have_a_say(tmp_path: Path, p
     assert "attention" in softmax.unplaced
 
 
+def test_the_only_convolution_is_the_last_map(tmp_path: Path) -> None:
+    view = opened(f"{conv('a', 'x')} g = GlobalAveragePool (a) y = Flatten (g)", tmp_path)
+    assert names(view) == ["a"]
+
+
 def test_what_has_no_positions_has_no_last_map(tmp_path: Path) -> None:
     model = opened("v = GlobalAveragePool (x) u = Flatten (v) y = MatMul (u, f)", tmp_path)
     with pytest.raises(SelectionError, match="last_map: no layer before the model's output has rows and columns"):

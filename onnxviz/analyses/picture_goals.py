@@ -53,7 +53,7 @@ class DiversityTerm(BaseModel):
     )
     layer: str | None = Field(
         None,
-        description="The layer in whose features they differ; the target's own if it has positions, else last_conv.",
+        description="The layer in whose features they differ; the target's own if it has positions, else last_map.",
     )
 
 
@@ -230,7 +230,7 @@ def _diverse_layer(own: str, diversity: DiversityTerm, subject: Subject) -> str:
     if diversity.layer is not None:
         return view.layer(diversity.layer).name
     shape = view.layer(own).spatial_shape
-    return own if shape and any(size != 1 for size in shape) else view.layer("last_conv").name
+    return own if shape and any(size != 1 for size in shape) else view.layer("last_map").name
 
 
 def _title(target: Target) -> str:

@@ -89,7 +89,7 @@ class Roles:
 
     @cached_property
     def _head(self) -> list[str]:
-        """What the last weights before the logits read; where several heads are joined, that of each."""
+        """What the last weights before the logits read; of several heads that of each, without any what the logits read."""
         found: list[str] = []
         waiting = [(self._logits.value, False)] if self._logits is not None else []
         seen: set[tuple[str, bool]] = set()
@@ -107,7 +107,9 @@ class Roles:
                     found.append(name)
                 else:
                     waiting.append((name, weighted))
-        return found
+        if found or self._logits is None:
+            return found
+        return self._inputs(self._producers[self._logits.value])  # its only weights read the image
 
     @cached_property
     def _live(self) -> set[str]:

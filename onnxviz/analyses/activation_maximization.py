@@ -86,6 +86,7 @@ class ActivationMaximization(Analysis):
 
     kind: Literal["activation_maximization"] = "activation_maximization"
     heading: ClassVar[str] = "What units look for"
+    metric_names: ClassVar[Mapping[str, str]] = shown.METRICS
     version: ClassVar[int] = 7
     cites: ClassVar[tuple[str, ...]] = (
         "Erhan, Bengio, Courville and Vincent 2009, Visualizing Higher-Layer Features of a Deep Network",

@@ -179,9 +179,8 @@ def _silence(after: float, real: RealActivations | None, sign: int) -> str:
     count, most = len(real.values), float((sign * real.values).max())
     if _constant(real.values) and count > 1:
         value = float(real.values[0])
-        return (
-            f"silent on real images: 0 on all {count:,}" if not value else f"{value:.3g} on all {count:,} real images"
-        )
+        alike = f"the same on all {count:,} real images: {value:.3g}"
+        return alike if value else f"silent on real images: 0 on all {count:,}"
     if sign > 0 and float(real.values.min()) >= 0 and most < _SILENT * after:
         return f"almost silent on real images: at most {most / after:.2%} of this on any of {count:,}"
     return ""

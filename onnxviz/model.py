@@ -27,14 +27,12 @@ from onnxviz.memory import is_out_of_memory
 from onnxviz.preprocessing import preprocessing_for
 from onnxviz.probabilities import probabilities_of, require_probabilities
 from onnxviz.runtime import Session, folds_too_much
-from onnxviz.values import Layer, Preprocessing
+from onnxviz.values import DEFAULT_SIZE, Layer, Preprocessing
 
 Forward = Callable[[torch.Tensor], tuple[torch.Tensor, ...]]
 _Item = TypeVar("_Item")
 _Values = TypeVar("_Values")
 
-_DEFAULT_SIZE = (224, 224)
-"""Height and width where neither the model nor the preprocessing says."""
 _NETWORKS = 8
 """How many truncated networks are kept; they share their weights."""
 _SESSIONS = 4
@@ -72,7 +70,7 @@ class Model:
         self.preprocessing = preprocessing
         self.labels = None if labels is None else tuple(labels)
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self.input_size = view.input_size or preprocessing.size or _DEFAULT_SIZE
+        self.input_size = view.input_size or preprocessing.size or DEFAULT_SIZE
         self.layers = Layers(view.layers)
         self.halvings = 0
         self.reduced: list[str] = []

@@ -1,10 +1,10 @@
 """Which preprocessing does a model expect? Every plausible one is tried on real photographs, and the results ranked.
 
 Wrong preprocessing is silent: the network runs, and sees something else. Confidence does not find the right one,
-because inputs that are too large make most networks certain of anything. What tells is a class that stays when the
-picture is mirrored or loses some contrast, while different pictures get different classes. Where the pictures' classes
-are known, accuracy ranks instead. Colours are tried first; then, with the best of them, other ways to bring pictures to
-size.
+because inputs that are too large make most networks certain of anything. What tells is a class that stays, and surely,
+when the picture is mirrored or loses some contrast, while different pictures get different classes. Where the
+pictures' classes are known, accuracy ranks instead. Colours are tried first; then, with the best of them, other ways to
+bring pictures to size.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from onnxviz.candidates import candidates, known_classes, require_classifier, sa
 from onnxviz.errors import ModelError, SelectionError, shorten
 from onnxviz.graph import GraphView
 from onnxviz.graph.model_output import Head
+from onnxviz.ground_truth import HOW
 from onnxviz.images import ImageSource, fit_box, load_batch
 from onnxviz.model import Model
 from onnxviz.probabilities import softmax
@@ -43,7 +44,7 @@ class Trial:
     Attributes:
         preprocessing: what was tried.
         range: what becomes of pixel values, in words.
-        confidence: mean of the largest class probability.
+        confidence: mean of the probability that a picture, its mirror image and its paler variant all give one class.
         steady: part of the pictures whose most probable class is that of the mirror image and of the paler variant too.
         variety: entropy in nats of the most probable classes: 0 if every picture gets the same one.
         top1: part of the labelled pictures whose class is the most probable one; None without labels.
@@ -64,8 +65,11 @@ class Trial:
 
     @property
     def score(self) -> float:
-        """What ranks where there are no labels: steadiness times variety."""
-        return self.steady * self.variety
+        """What ranks where there are no labels: the geometric mean of confidence and steadiness, times variety.
+
+        Confidence alone likes too large an input, steadiness alone is a coarse count.
+        """
+        return float(np.sqrt(self.confidence * self.steady)) * self.variety
 
     @property
     def geometry(self) -> str:
@@ -279,12 +283,14 @@ class _Outcome:
     Attributes:
         trial: the sums.
         given: the most probable class of each picture.
+        confidence: the largest probability that all variants give one class.
         steady: whether it stays.
         right: whether it is the picture's own; of those with a known class.
     """
 
     trial: Trial
     given: npt.NDArray[np.int64]
+    confidence: npt.NDArray[np.float64]
     steady: npt.NDArray[np.bool_]
     right: npt.NDArray[np.bool_]
 
@@ -297,7 +303,8 @@ class _Outcome:
         classes, places = np.unique(self.given, return_inverse=True)
         shares = weights @ np.eye(len(classes))[places] / len(self.given)
         variety = -(shares * np.log(np.maximum(shares, 1e-12))).sum(axis=1)
-        score: npt.NDArray[np.float64] = (weights @ self.steady) / len(self.given) * variety
+        sure = np.sqrt((weights @ self.confidence) * (weights @ self.steady)) / len(self.given)
+        score: npt.NDArray[np.float64] = sure * variety
         return score
 
 
@@ -351,6 +358,8 @@ def _notes(
     notes = [geometry] if geometry else []
     if trier.head.kind == "unknown":
         notes.append(f"nothing says that {shorten(trier.head.name, 60)!r} holds scores of classes: taken for them here")
+    if trier.labels is not None and not (truth >= 0).any():
+        notes.append(f"the model's class names do not help where nothing says which of them a picture shows: {HOW}")
     if (truth >= 0).any() and not meaningful:
         notes.append(
             "no preprocessing is better than chance on the pictures' classes, so these are not used: there are too few "
@@ -419,6 +428,7 @@ def _outcome(
     # Where all classes are equally probable, nothing was recognised.
     decided = plain.max(axis=1) > plain.min(axis=1)
     steady = np.logical_and.reduce([variant.argmax(axis=1) == given for variant in variants]) & decided
+    confidence = np.minimum.reduce(list(variants)).max(axis=1)
     shares = np.bincount(given) / len(given)
     known = truth >= 0
     right = np.zeros(int(known.sum()), np.bool_)
@@ -432,10 +442,10 @@ def _outcome(
     trial = Trial(
         preprocessing,
         name,
-        confidence=float(plain.max(axis=1).mean()),
+        confidence=float(confidence.mean()),
         steady=float(steady.mean()),
         variety=float(-(shares * np.log(np.maximum(shares, 1e-12))).sum()),
         top1=top1,
         top5=top5,
     )
-    return _Outcome(trial, given, steady, right)
+    return _Outcome(trial, given, confidence, steady, right)

@@ -17,7 +17,7 @@ from onnxviz.plan import Choice, Plan, PlannedJob, Proof
 from onnxviz.recipe import Recipe
 from onnxviz.recipe_schema import DATA_KINDS, BuiltinSettings
 from onnxviz.results import DataCard, ModelCard
-from onnxviz.values import Preprocessing
+from onnxviz.values import DEFAULT_SIZE, Preprocessing
 from onnxviz.visible_part import part_seen
 
 CHOICE = "preprocessing by trial"
@@ -99,13 +99,16 @@ def schedule_of(plan: Plan) -> Schedule:
 
 def seen_of(subject: Subject, preprocessing: Preprocessing) -> tuple[tuple[str, str], ...]:
     """Return for each data set with images, by name, which part of them the model sees."""
-    size = subject.view.input_size or preprocessing.size
-    if size is None or preprocessing.undecided:
+    size = subject.view.input_size or preprocessing.size or DEFAULT_SIZE
+    if preprocessing.undecided:
         return ()
-    found = (
-        (name, part_seen(getattr(source, "sizes", ()), preprocessing, size)) for name, source in subject.data.items()
-    )
-    return tuple((name, sentence) for name, sentence in found if sentence)
+    found = []
+    for name, source in subject.data.items():
+        sentence = part_seen(getattr(source, "sizes", ()), preprocessing, size)
+        masks = preprocessing.fit == "crop" and hasattr(source, "read_labels")
+        if sentence:
+            found.append((name, sentence + ("; dissection stretches all of each image instead" if masks else "")))
+    return tuple(found)
 
 
 def data_card(recipe: Recipe, name: str, source: ImageSource) -> DataCard:

@@ -154,6 +154,8 @@ class Target:
 
 AUTO = "auto"
 """Stands for a preset where the preprocessing is to be chosen by trial on images."""
+DEFAULT_SIZE = (224, 224)
+"""Height and width in pixels where neither the model nor the preprocessing says."""
 CROP_FRACTION = 0.875
 """What photographs are cropped to unless somebody says otherwise: 224 of 256 pixels, as in ImageNet's evaluation."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from onnxviz.findings import Note
 from onnxviz.images import fit_box
 from onnxviz.values import Preprocessing
 
@@ -50,7 +51,27 @@ def part_seen(sizes: Sequence[tuple[int, int]], preprocessing: Preprocessing, si
     return "; ".join(parts)
 
 
+def cropped_note(
+    source: object, indices: Sequence[int], preprocessing: Preprocessing, size: tuple[int, int]
+) -> tuple[Note, ...]:
+    """Return what a reader of pictures "as the network sees them" must know, if any of the images was cropped.
+
+    Args:
+        source: a data set.
+        indices: which of its images are shown.
+        preprocessing: how they are brought to size.
+        size: height and width of the input in pixels.
+    """
+    sizes = getattr(source, "sizes", None)
+    chosen = [] if sizes is None else [sizes[index] for index in indices]
+    if not any(_area(image, preprocessing, size) < _WHOLE for image in chosen):
+        return ()
+    return (Note(f"Pictures show what the network sees: {part_seen(chosen, preprocessing, size)}.", "seen"),)
+
+
 def _area(image: tuple[int, int], preprocessing: Preprocessing, size: tuple[int, int]) -> float:
+    if preprocessing.fit != "crop":
+        return 1.0
     top, left, bottom, right = fit_box(image, preprocessing, size)
     return (bottom - top) * (right - left) / (image[0] * image[1])
 

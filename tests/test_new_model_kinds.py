@@ -99,7 +99,10 @@ def test_a_model_of_bytes_starts_from_bytes(
     nodes = [helper.make_node("Cast", ["image"], ["x"], "cast", to=TensorProto.FLOAT)]
     nodes += [helper.make_node("Conv", ["x", "w"], ["y"], "conv")]
     monkeypatch.chdir(tmp_path)
-    for element, said in ((TensorProto.UINT8, "preprocess: raw "), (TensorProto.INT8, "mean: 128, scale: 1}")):
+    for element, said in (
+        (TensorProto.UINT8, "{preset: raw, confirmed: false}"),
+        (TensorProto.INT8, "mean: 128, scale: 1, confirmed: false}"),
+    ):
         name = f"m{element}"
         save(Path(f"{name}.onnx"), nodes, [("y", ("n", 4, 14, 14))], {"w": normal(4, 3, 3, 3)}, element=element)
         assert call(monkeypatch, "init", f"{name}.onnx") == 0

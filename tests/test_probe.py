@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import onnxviz
 from onnxviz import builtin, cli
 from onnxviz.candidates import RANGES, candidates
 from onnxviz.errors import ModelError
 from onnxviz.graph import open_model
+from onnxviz.image_choice import own_class
 from onnxviz.images import ImageFolder
 from onnxviz.labels import read_labels
 from onnxviz.probe import CHANCE, Probe, Trial, probe
@@ -159,7 +161,7 @@ def test_saturated_confidence_does_not_win(tmp_path: Path) -> None:
     found = probe(open_model(tmp_path / "m.onnx"), folder_of(tmp_path / "photos"))
     most_certain = max(found.trials, key=lambda trial: trial.confidence)
     assert most_certain.preprocessing.scale == (1.0, 1.0, 1.0)
-    assert all(0 <= trial.steady <= 1 for trial in found.trials)
+    assert all(0 <= trial.confidence <= 1 and 0 <= trial.steady <= 1 for trial in found.trials)
 
 
 def test_a_model_without_classes_is_refused(tmp_path: Path, pictures: Path) -> None:
@@ -218,3 +220,29 @@ def test_squeezenet_with_labels(zoo: Path, shared_data: Path) -> None:
     assert found.trials[0].preprocessing.channel_order == "BGR"
     imagenet = next(trial for trial in found.trials if trial.preprocessing.name == "imagenet")
     assert imagenet.top1 == 0.0
+
+
+CIFAR = (125.307, 122.961, 113.8575)
+
+
+@pytest.mark.zoo
+@pytest.mark.parametrize(
+    ("file", "known"),
+    [
+        ("cifar10_resnet20_ts17.onnx", PRESETS["imagenet"]),
+        ("mlperf_tiny_resnet8_cifar10.onnx", PRESETS["raw"]),
+        ("vnn_cifar10_resnet_4b.onnx", Preprocessing("RGB", CIFAR, (63.0105, 62.0925, 66.708))),
+    ],
+)
+def test_what_is_chosen_is_as_good_as_what_the_authors_say(
+    zoo: Path, shared_data: Path, file: str, known: Preprocessing
+) -> None:
+    labels = read_labels(zoo / "labels" / "cifar10.txt")
+    pictures = folder_of(shared_data / "cifar10_test")
+    truth = np.array([own_class(pictures, index, labels) for index in range(len(pictures))])
+    chosen = onnxviz.load(zoo / "onnx" / file, "auto", labels, "cpu", images=pictures)
+    right = [
+        float((model.probabilities(model.prepare(pictures.paths)).argmax(1) == truth).mean())
+        for model in (chosen, onnxviz.load(zoo / "onnx" / file, known, labels, "cpu"))
+    ]
+    assert right[0] >= right[1] - 0.01

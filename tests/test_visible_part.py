@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from onnxviz.values import Preprocessing
-from onnxviz.visible_part import part_seen
+from onnxviz.visible_part import cropped_note, part_seen
 
 CROP = Preprocessing()
 
@@ -28,3 +28,15 @@ CROP = Preprocessing()
 )  # fmt: skip
 def test_the_part_is_counted(sizes: list[tuple[int, int]], preprocessing: Preprocessing, said: str) -> None:
     assert part_seen(sizes, preprocessing, (32, 32)) == said
+
+
+def test_pictures_that_are_cropped_say_so() -> None:
+    class Source:
+        sizes = ((64, 64), (32, 32), (64, 64))
+
+    (note,) = cropped_note(Source(), [0, 1], CROP, (32, 32))
+    said = "of 1 image only the centre is seen, on average 75% of the area; 1 image is seen whole, as it is"
+    assert note.text == f"Pictures show what the network sees: {said}."
+    assert cropped_note(Source(), [1], CROP, (32, 32)) == ()
+    assert cropped_note(Source(), [0], Preprocessing(fit="stretch"), (32, 32)) == ()
+    assert cropped_note(object(), [0], CROP, (32, 32)) == ()

@@ -86,7 +86,6 @@ class ActivationMaximization(Analysis):
 
     kind: Literal["activation_maximization"] = "activation_maximization"
     heading: ClassVar[str] = "What units look for"
-    metric_names: ClassVar[Mapping[str, str]] = shown.METRICS
     version: ClassVar[int] = 7
     cites: ClassVar[tuple[str, ...]] = (
         "Erhan, Bengio, Courville and Vincent 2009, Visualizing Higher-Layer Features of a Deep Network",
@@ -562,7 +561,7 @@ def _pictures_in_a_job(size: tuple[int, int], device: Device) -> int:
 
 
 def _own_size(subject: Subject) -> tuple[int, int]:
-    return subject.view.input_size or subject.preprocessing.size or (224, 224)
+    return subject.input_size
 
 
 def _certainty(images: np.ndarray, found: Sequence[Goal], bench: Bench) -> list[tuple[float | None, bool | None]]:

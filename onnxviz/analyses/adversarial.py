@@ -30,6 +30,7 @@ from onnxviz.image_choice import ImageChoice, choose_images, find_source
 from onnxviz.images import ImageSource, load_batch
 from onnxviz.optimize.adversarial import Attack, Attacked, Norm, as_images, attack, distance, filled, measured_logits
 from onnxviz.targets import class_indices, resolve_head
+from onnxviz.visible_part import cropped_note
 
 if TYPE_CHECKING:
     from onnxviz.graph.model_output import Head
@@ -124,7 +125,7 @@ class Adversarial(Analysis):
         head = _require_classes(self._head(subject), subject.view)
         own = explained_score.OwnClasses.of(source, subject, head)
         chosen = choose_images(source, self.images, self.limit)
-        height, width = subject.view.input_size or subject.preprocessing.size or (224, 224)
+        height, width = subject.input_size
         together = max(4, min(32, 224 * 224 // (height * width)))
         targets = self._targets(subject)
         steps = self._attack(1).most_steps
@@ -210,6 +211,9 @@ class Adversarial(Analysis):
             *self._caveats(rows, subject),
             grid,
         ]
+        source = find_source(self.data, subject.data)
+        chosen = choose_images(source, self.images, self.limit)
+        found += cropped_note(source, chosen, subject.preprocessing, subject.input_size)
         return [*found, *counts.metrics(rows, self.norm), *counts.curve(rows, radii, self.norm), *coverage, tables[0]]
 
     # --- the recipe's words -----------------------------------------------------------------------------------------
@@ -245,7 +249,7 @@ class Adversarial(Analysis):
     # --- what is said -----------------------------------------------------------------------------------------------
 
     def _description(self, subject: Subject) -> str:
-        rules, (height, width) = self._attack(1), subject.view.input_size or subject.preprocessing.size or (224, 224)
+        rules, (height, width) = self._attack(1), subject.input_size
         numbers = height * width * (1 if _is_grey(subject) else 3)
         radii = ", ".join(f"{radius:g}" for radius in self._radii(numbers))
         size = "2.5 x radius / steps" if rules.step_size is None else counts.count_of(rules.step_size, "level")

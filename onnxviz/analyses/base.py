@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from onnxviz.devices import Device
 from onnxviz.findings import Finding, Metric, merge
-from onnxviz.values import Preprocessing
+from onnxviz.values import DEFAULT_SIZE, Preprocessing
 
 if TYPE_CHECKING:
     from onnxviz.concepts import ConceptSet
@@ -79,6 +79,11 @@ class Subject:
     seed: int
     device: Device = "cpu"
     choice: str = ""
+
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """Height and width in pixels of the input; `DEFAULT_SIZE` where nobody says it."""
+        return self.view.input_size or self.preprocessing.size or DEFAULT_SIZE
 
 
 class Progress(Protocol):

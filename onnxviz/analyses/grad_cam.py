@@ -36,6 +36,7 @@ from onnxviz.images import ImageSource, load_batch
 from onnxviz.maps import in_words
 from onnxviz.targets import class_indices, resolve_head
 from onnxviz.values import Layer
+from onnxviz.visible_part import cropped_note
 
 if TYPE_CHECKING:
     import torch
@@ -167,8 +168,11 @@ class GradCam(Analysis):
         rest: list[list[Finding]] = [[finding for finding in part if not isinstance(finding, Metric)] for part in parts]
         metrics = [explained_score.joined(found) for found in numbers.values()]
         said = explained_score.in_words(self._head(subject), subject.view)
-        joined, on_layers = super().combine(rest, subject), self._on_layers(subject)
-        return [*metrics, *said, *joined, *self._coverage(subject, len(parts)), *_blank(metrics), *on_layers]
+        source = find_source(self.data, subject.data)
+        chosen = choose_images(source, self.images, self.limit)
+        seen = cropped_note(source, chosen, subject.preprocessing, subject.input_size)
+        found = [*metrics, *said, *super().combine(rest, subject), *seen]
+        return [*found, *self._coverage(subject, len(parts)), *_blank(metrics), *self._on_layers(subject)]
 
     def remarks(self, subject: Subject) -> tuple[str, ...]:
         """Say where the last convolution stands, if it is taken for the end of the network and is not."""
@@ -244,7 +248,7 @@ class GradCam(Analysis):
 
 def _stored_bytes(subject: Subject, layers: Sequence[Layer], classes: int) -> int:
     """Estimate what one image takes: for each class the photograph, and for each layer two pictures and a map."""
-    height, width = subject.view.input_size or subject.preprocessing.size or (224, 224)
+    height, width = subject.input_size
     longest = max(height, width)
     scale = -(-_SMALLEST_PICTURE // longest) if longest < _SMALLEST_PICTURE else min(1.0, _LARGEST_PICTURE / longest)
     picture = storage.jpeg(round(scale * height), round(scale * width)) + storage.PICTURE_ROW

@@ -64,12 +64,12 @@ _NAME, _UNIT, _TARGET, _DIRECTION, _SEED, _BEFORE, _AFTER, _RISE, _PROBABILITY, 
 _QUANTILE = 13
 _SIMPLE, _WHICH, _TIMES, _BEATEN, _BEGUN, _STATE = range(15, 21)
 METRICS = {
-    "rise_fraction": "share of pictures whose activation moved in the direction asked for",
-    "beaten_fraction": "share of pictures that a plain colour or a grating exceeds by more than a hundredth",
-    "mean_class_probability": "mean of what the model gives its class pictures",
-    "top1_rate": "share of class pictures whose class is the model's first choice",
-    "beyond_real_fraction": "share of pictures whose activation exceeds that of every real image",
-    "median_quantile": "median over the pictures of the share of real images that excite the unit less",
+    "rise_fraction": "Share of pictures whose activation moved in the direction asked for.",
+    "beaten_fraction": "Share of pictures that a plain colour or a grating exceeds by more than a hundredth.",
+    "mean_class_probability": "Mean of what the model gives its class pictures.",
+    "top1_rate": "Share of class pictures whose class is the model's first choice.",
+    "beyond_real_fraction": "Share of pictures whose activation exceeds that of every real image.",
+    "median_quantile": "Median over the pictures of the share of real images that excite the unit less.",
 }
 """Those that `expect:` can test."""
 TABLE_DESCRIPTION = "One line for each picture; activations are of the picture as it is, without random views."
@@ -332,15 +332,6 @@ def _beaten_by(row: Row) -> str:
 
 
 # --- numbers and words ----------------------------------------------------------------------------------------------
-
-
-METRICS = {
-    "rise_fraction": "Share of pictures whose activation moved in the direction asked for.",
-    "mean_class_probability": "Mean of what the model gives its class pictures.",
-    "top1_rate": "Share of class pictures whose class is the model's first choice.",
-    "beyond_real_fraction": "Share of pictures whose activation exceeds that of every real image.",
-    "median_quantile": "Median over the pictures: the share of real images that excite the unit less.",
-}
 
 
 def unproduced(*, classes: bool, real: bool) -> dict[str, str]:

@@ -109,7 +109,7 @@ def simple_jobs(found: Sequence[Goal], size: tuple[int, int], subject: Subject) 
         subject: the model and its data.
     """
     view = subject.view
-    own = view.input_size or subject.preprocessing.size or (224, 224)
+    own = subject.input_size
     count = len(simple_pictures(_channels(subject)))
     groups = together([goal for goal in found if measurable(goal)], lambda _: size, subject)
     for number, (_, group) in enumerate(groups):

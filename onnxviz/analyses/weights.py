@@ -130,7 +130,7 @@ class Weights(Analysis):
         images = choose_images(
             find_source(self.response_to.data, subject.data), self.response_to.images, self.response_to.limit
         )
-        size = subject.view.input_size or subject.preprocessing.size or (224, 224)
+        size = subject.input_size
         for place, layer in self._applicable(subject.view):
             chosen = self._chosen_kernels(layer, _weight(subject.view, layer))
             yield Job(f"response {place} {shorten(layer.name, 40)}", {"layer": place, "images": images}, (layer.name,),

@@ -227,7 +227,7 @@ def inspect(
         raise SelectionError(
             "a recipe, not a model", where=shorten(str(model), 200), remedy="onnxviz validate checks it"
         )
-    _refuse_idle_options(layers, agreement, images, labels, classes=classes)
+    _refuse_idle_options(layers, agreement, images, labels, classes_from, classes=classes)
     known = _sizes(sizes)
 
     def work() -> None:
@@ -259,7 +259,13 @@ def inspect(
 
 
 def _refuse_idle_options(
-    layers: str | None, agreement: bool | None, images: Path | None, labels: Path | None, *, classes: bool
+    layers: str | None,
+    agreement: bool | None,
+    images: Path | None,
+    labels: Path | None,
+    classes_from: str | None,
+    *,
+    classes: bool,
 ) -> None:
     """Refuse options that would do nothing: with pictures preprocessings are tried, without them layers are shown."""
     for name, given in (("--images", images is not None), ("--agreement", agreement), ("--layers", layers is not None)):
@@ -271,6 +277,10 @@ def _refuse_idle_options(
         raise SelectionError(
             "--labels ranks preprocessings, and there are no pictures",
             remedy="add --images FOLDER, or --classes to list the classes",
+        )
+    if classes_from is not None and images is None:
+        raise SelectionError(
+            "--classes-from ranks preprocessings, and there are no pictures", remedy="add --images FOLDER"
         )
     if images is None:
         return

@@ -9,13 +9,11 @@ from dataclasses import dataclass
 from onnxviz import limits
 from onnxviz.dissection.thresholds import kept_values
 from onnxviz.graph.view import GraphView
-from onnxviz.values import Layer
+from onnxviz.values import DEFAULT_SIZE, Layer
 
 SHARD_IMAGES = 1_000
 """Images in one shard: some minutes of work for a network of average size on a CPU."""
 _LAYERS_IN_A_JOB = 8
-_ASSUMED_SIZE = (224, 224)
-"""Size of the images, where neither the model nor the recipe gives one."""
 _ROW_BYTES = 200
 """A line of the units table, as JSON."""
 _PICTURE_BYTES = 12_000
@@ -36,7 +34,7 @@ def map_size(view: GraphView, layer: Layer, size: tuple[int, int] | None) -> int
     height, width = layer.map_shape or (None, None)
     if height and width:
         return height * width
-    rows, columns = view.input_size or size or _ASSUMED_SIZE
+    rows, columns = view.input_size or size or DEFAULT_SIZE
     if (field := view.receptive_field(layer, (rows, columns))) is not None:
         return len(field.rows.low) * len(field.columns.low)
     return (height or rows) * (width or columns)

@@ -89,7 +89,7 @@ class Roles:
 
     @cached_property
     def _head(self) -> list[str]:
-        """What the last weights before the logits read; of several heads that of each, without any what the logits read."""
+        """What the last weights before the logits read, of several heads that of each; else what the logits read."""
         found: list[str] = []
         waiting = [(self._logits.value, False)] if self._logits is not None else []
         seen: set[tuple[str, bool]] = set()

@@ -293,26 +293,27 @@ QUANTISED = ("mlperf_tiny_resnet8_cifar10.onnx", "vnn_vit_cifar10_pgd_2_3_16.onn
 
 
 class _Calibration(quantization.CalibrationDataReader):
-    """Noise to choose scales by."""
+    """Real images to choose scales by, one at a time."""
 
-    def __init__(self, name: str, shape: tuple[int, ...]) -> None:
-        generator = np.random.default_rng(1)
-        self._images = iter([{name: generator.normal(0, 1, shape).astype(np.float32)} for _ in range(2)])
+    def __init__(self, name: str, images: np.ndarray) -> None:
+        self._images = iter([{name: images[index : index + 1]} for index in range(len(images))])
 
     def get_next(self) -> dict[str, np.ndarray] | None:
-        """Return the next batch."""
+        """Return the next image."""
         return next(self._images, None)
 
 
-def quantised(folder: Path, made: Path) -> Path:
+def quantised(folder: Path, data: Path, made: Path) -> Path:
     """Let ONNX Runtime's quantiser make models of integer products into another folder."""
     for name in QUANTISED:
         source = Path(shutil.copy(folder / name, made / f"source_{name}"))
+        preprocess, patterns = MODELS[name]
+        model = load(source, preprocess, device="cpu")
+        images = model.encode(torch.from_numpy(images_for(model, patterns, data, 8))).contiguous().numpy()
         entry = onnx.load(source).graph.input[0]
-        shape = tuple(size.dim_value or 2 for size in entry.type.tensor_type.shape.dim)
         quantization.quantize_dynamic(source, made / f"dynamic_{name}")
         quantization.quantize_static(
-            source, made / f"qoperator_{name}", _Calibration(entry.name, shape),
+            source, made / f"qoperator_{name}", _Calibration(entry.name, images),
             quant_format=quantization.QuantFormat.QOperator, activation_type=quantization.QuantType.QUInt8,
             weight_type=quantization.QuantType.QInt8,
         )  # fmt: skip
@@ -343,7 +344,7 @@ def main() -> None:
     columns = [f"{kind}, {count} image(s)" for count in given.counts for kind in kinds]
     head = ["model", "layers", "remark", *columns, "gradient"]
     with tempfile.TemporaryDirectory() as made:
-        folders = [folder] if given.skip_quantised else [folder, quantised(folder, Path(made))]
+        folders = [folder] if given.skip_quantised else [folder, quantised(folder, data, Path(made))]
         found = (row for place in folders for row in rows(place, data, given.counts, given.only))
         print(markdown(head, list(_told(found))))
     if not given.skip_accuracy:

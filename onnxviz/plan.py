@@ -41,6 +41,8 @@ from onnxviz.source import Address, Entries, Place, find, plain, words
 
 PROOF_IMAGES = 2
 """Images on which every layer that is used must agree with ONNX Runtime."""
+PROOF_VERSION = 2
+"""Raised when the same comparison gives another table."""
 PROOF_COST = 2.0 * PROOF_IMAGES
 """Forward passes of a proof: one by each of the two engines for each image."""
 _DISTRIBUTIONS = ("onnxviz", "torch", "onnx", "onnxruntime", "onnxruntime-gpu", "onnx2torch", "numpy", "pillow")
@@ -487,7 +489,7 @@ class _Planner:
         layers = tuple(layer.name for layer in subject.view.layers if layer.name in used)
         data = next((name for name, source in subject.data.items() if not isinstance(source, GeneratorFile)), None)
         digest = subject.data[data].digest if data is not None else None
-        key = key_of({**self.context(subject), "proof": [list(layers), data, digest, PROOF_IMAGES]})
+        key = key_of({**self.context(subject), "proof": [list(layers), data, digest, PROOF_IMAGES, PROOF_VERSION]})
         return Proof(key, subject.alias, layers, data)
 
     def fault(self, message: str, address: Address) -> None:

@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from onnxviz.errors import shorten
+
 ChannelOrder = Literal["RGB", "BGR", "GRAY"]
 Fit = Literal["crop", "stretch", "none"]
 Origin = Literal["declared", "trial", "guess"]
@@ -304,5 +306,5 @@ class Agreement:
             "neither": f"both are within the tolerance, off by {self.ours:.2g} and {self.theirs:.2g}",
             "unknown": "who is off could not be found",
         }.get(self.off, "")
-        place = f"; it arises at {self.origin}" if who and self.origin and self.origin != self.layer else ""
-        return f"{who}{place} ({self.judged})" if who and self.judged else who + place
+        place = f"; it arises at {shorten(self.origin)}" if who and self.origin and self.origin != self.layer else ""
+        return f"{who}{place} ({shorten(self.judged, 400)})" if who and self.judged else who + place

@@ -204,3 +204,13 @@ def test_layers_that_agree_cost_nothing_more(tmp_path: Path, monkeypatch: pytest
     model: Model = load(float_network(tmp_path / "m.onnx"), "unit")
     monkeypatch.setattr("onnxviz.agreement.judge", called)
     assert all(item.off == "" for item in prove(model, model.layers, IMAGES))
+
+
+def test_names_from_a_model_are_shown_as_text() -> None:
+    item = Agreement("a", 0.5, 1.0, 1e-3, off="runtime", ours=0.0, theirs=0.5, origin="b\x1b[31m\u202e", judged="how\n")
+    assert item.holds
+    assert "\x1b" not in item.verdict
+    assert "\u202e" not in item.verdict
+    assert "\n" not in item.verdict
+    assert not Agreement("a", 0.5, 1.0, 1e-3, off="runtime", ours=float("nan"), theirs=0.5).holds
+    assert not Agreement("a", 0.5, 1.0, 1e-3, off="unknown").holds

@@ -383,7 +383,11 @@ class _Walk:
             given[axis] if given is not None and len(given) == len(out) else fresh("", size)
             for (given, _), size in zip(parts, sizes, strict=True)
         ]
-        wide[axis] = end_to_end(along, sizes, out[axis])
+        singles = bool(known) and all(not factors or is_unknown(factors) for factors in along)
+        if singles and any(units_of(given) == axis for given in known):
+            wide[axis] = fresh("channel", out[axis])  # of values with a single unit each
+        else:
+            wide[axis] = end_to_end(along, sizes, out[axis])
         return tuple(wide)
 
     def _cut(self, node: NodeProto, value: str, given: Meaning, before: Shape, out: Shape) -> Meaning | None:

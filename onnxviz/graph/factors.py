@@ -282,6 +282,8 @@ def grid_of(given: Meaning, units: int) -> Grid | str:
         return ATTENTION
     if any(factor.kind == "channel" for factor in flat):
         return "its channels are split over several axes, as into heads"
+    if any(len(part) > 1 and any(factor.size is None for factor in part) for part in parts):
+        return "how many rows and columns its positions are is not known, while the size of images is free"
     if not {factor.kind for factor in flat} <= {"row", "column"}:
         return "its positions cannot be followed back to rows and columns of the image"
     if len(around) > 1 or any(factor.open or len(given[spatial[index]]) > 1 for index, factor in around):

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-PATIENCE = 600.0
+PATIENCE = 1200.0
 """Seconds by the clock after which something hangs, and for nothing else: machines are shared, and some are slow."""
 HELD = "ONNXVIZ_TRIAL_HELD"
 """Environment variable: from this number on, jobs of the trial analysis never end by themselves."""

@@ -72,6 +72,19 @@ pooled = keras.layers.GlobalAveragePooling2D()(both)
 keras.Model([a, b], [keras.layers.Dense(2, name="first")(pooled), keras.layers.Dense(3, name="second")(pooled)]
     ).save("two.keras")
 
+for k, ending in ((keras, "new"), (tf_keras, "old")):
+    norm = k.layers.Normalization(axis=-1, name="norm")
+    norm.adapt(np.random.default_rng(1).random((50, 16, 16, 3)).astype("f") * 255)
+    image = k.Input((16, 16, 3))
+    x = k.layers.RandomFlip()(norm(image))
+    x = k.layers.Conv2D(4, 3, name="stem")(x)
+    shift = k.layers.Normalization(mean=np.arange(14 * 14 * 4).reshape(14, 14, 4) / 99., variance=np.ones((14, 14, 4)),
+                                   axis=(1, 2, 3))
+    x = k.layers.GlobalAveragePooling2D()(shift(x))
+    k.Model(image, k.layers.Dense(3, name="scores")(x)).save(f"normalised_{ending}.keras")
+flipped = keras.Sequential([keras.Input((16, 16, 3)), keras.layers.RandomFlip(), keras.layers.Conv2D(2, 3)])
+flipped.export("augmenting", verbose=False)
+
 code = keras.Sequential([keras.Input((4, 4, 1)), keras.layers.Lambda(lambda x: x * 2, name="twice")])
 code.save("lambda.keras"); code.save("lambda.h5")
 
@@ -119,6 +132,21 @@ def keras_models(keras_python: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 
 LAYERS = {"stem": "Conv", "stem_bn": "Conv", "stem_relu": "Relu", "block/point": "Conv", "point": "Conv"}
+
+
+@pytest.mark.parametrize("ending", ["new", "old"])
+def test_constants_stay_constants(ending: str, keras_models: Path, keras_python: Path, tmp_path: Path) -> None:
+    source = keras_models / f"normalised_{ending}.keras"
+    made = import_model(source, tmp_path / "m.onnx", python=keras_python)
+    assert len(onnx.load(made.path).graph.input) == 1
+    assert made.compared.agrees, made.compared.said
+
+
+def test_a_model_that_draws_random_numbers_is_told(keras_models: Path, keras_python: Path, tmp_path: Path) -> None:
+    """Keras exports its augmentation as if for training, with operators that ONNX has not."""
+    made = import_model(keras_models / "augmenting", tmp_path / "m.onnx", python=keras_python)
+    assert made.compared.agrees is not True
+    assert "StatelessRandomUniformV2" in {operator for operator, _ in made.view.refused_operators}
 
 
 @pytest.mark.parametrize(

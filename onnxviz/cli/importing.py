@@ -140,6 +140,11 @@ def _show(console: Console, made: Imported) -> None:
         console.print(Text.assemble((f"{name:<10}", "bold"), shorten(safe(value), 400)), soft_wrap=True)
     for note in view.metadata.get("conversion_notes", "").splitlines()[:_NOTES]:
         console.print(Text.assemble((f"{'note':<10}", "bold yellow"), shorten(safe(note), 400)), soft_wrap=True)
+    style = {True: "bold", None: "bold yellow", False: "bold red"}[made.compared.agrees]
+    lines = [(f"{'compared':<10}", made.compared.said, style)]
+    lines += [(f"{'not ONNX':<10}", f"{name}: {why}", "bold red") for name, why in view.refused_operators[:_NOTES]]
+    for name, said, style in lines:
+        console.print(Text.assemble((name, style), shorten(safe(said), 400)), soft_wrap=True)
     command = shlex.join(["onnxviz", "inspect", str(made.path)])
     console.print(Text(f"next: {safe(command)}"), soft_wrap=True)
 

@@ -16,6 +16,7 @@ from onnx import ModelProto
 from onnxviz import limits
 from onnxviz.errors import ModelError, ModelFileError, OutputError, shorten
 from onnxviz.importing.child import run_exporter
+from onnxviz.importing.comparison import Comparison, compare, not_compared, read_reference
 from onnxviz.importing.program_archive import write_safe_program
 from onnxviz.importing.source_kind import SourceKind, source_kind
 
@@ -44,12 +45,14 @@ class Imported:
         kind: what the source was.
         about: the metadata that the file carries about its origin.
         view: the network, read from the file.
+        compared: whether it is the source, as far as that could be found out.
     """
 
     path: Path
     kind: SourceKind
     about: Mapping[str, str]
     view: GraphView
+    compared: Comparison
 
 
 def import_model(
@@ -99,9 +102,11 @@ def import_model(
         made = folder / "model.onnx"
         if kind == "caffe":
             about = _from_caffe(source, given, made)
+            compared = not_compared("Caffe is not used, so there is nothing to compare with")
         else:
             copy, digest = _snapshot(source, kind, folder)
             request = {"kind": kind, "source": str(copy), "output": str(made), "limit": limits.MODEL_BYTES}
+            request["reference"] = str(folder / "reference.npz")
             request |= {"signature": signature, "input_shape": list(input_shape) if input_shape else None}
             script = "keras_exporter.py"
             if kind == "program":
@@ -111,9 +116,10 @@ def import_model(
             told = run_exporter(_HERE / script, request, folder, python=interpreter, timeout=timeout, place=place)
             exporters = ", ".join(f"{name} {number}" for name, number in sorted(told["versions"].items()))
             about = {"sha256": digest, "frameworks": f"{told['done']['written_by']}, exported by {exporters}"}
-        about = {"kind": KINDS[kind], "file": source.resolve().name, **about}
+            compared = compare(made, told["done"]["reference"], read_reference(folder / "reference.npz"))
+        about = {"kind": KINDS[kind], "file": source.resolve().name, **about, "compared": compared.said}
         view = write_checked(made, target, about, place)
-    return Imported(target, kind, about, view)
+    return Imported(target, kind, about, view, compared)
 
 
 def check_target(target: Path, force: bool) -> None:

@@ -275,7 +275,6 @@ def export_keras(request: dict[str, Any]) -> dict[str, Any]:
         for index, item in enumerate(model.inputs)
     ]
     layers = list(_leaves(model))
-    names = {} if old else _name_scopes(tensorflow, layers)
     nested = tensorflow.nest if hasattr(tensorflow, "nest") else None
     structure = model._nested_inputs if old and hasattr(model, "_nested_inputs") else getattr(model, "input", None)
 
@@ -283,7 +282,10 @@ def export_keras(request: dict[str, Any]) -> dict[str, Any]:
         given = nested.pack_sequence_as(structure, tensors) if nested and len(tensors) > 1 else tensors[0]
         return model(given, training=False)
 
+    reference = _reference(tensorflow, forward, signature)
+    names = {} if old else _name_scopes(tensorflow, layers)
     proto = _convert(tensorflow, forward, signature)
+    compared = _write_reference(reference, proto, signature, request)
     _clean_names(proto, names, model.name if old else "")
     found = _scopes(proto)
     _add_folded(found, layers)
@@ -291,7 +293,12 @@ def export_keras(request: dict[str, Any]) -> dict[str, Any]:
     _name_outputs(proto, [str(name) for name in getattr(model, "output_names", [])])
     _save(proto, request)
     written = f"keras {version}" if version else "Keras"
-    return {"written_by": written, "layers": len(layers), "names": [path for path, _ in layers]}
+    return {
+        "written_by": written,
+        "layers": len(layers),
+        "names": [path for path, _ in layers],
+        "reference": compared,
+    }
 
 
 def _shape(item: Any, request: dict[str, Any], index: int) -> list[int | None]:
@@ -371,11 +378,13 @@ def export_saved_model(request: dict[str, Any]) -> dict[str, Any]:
     def forward(*tensors: Any) -> Any:
         return function(**dict(zip(keys, tensors)))  # noqa: B905
 
+    reference = _reference(tensorflow, forward, signature)
     proto = _convert(tensorflow, forward, signature)
+    compared = _write_reference(reference, proto, signature, request)
     _clean_names(proto, {}, "")
     _write_scopes(proto, _scopes(proto))
     _save(proto, request)
-    return {"written_by": "SavedModel", "signature": wanted, "layers": 0, "names": []}
+    return {"written_by": "SavedModel", "signature": wanted, "layers": 0, "names": [], "reference": compared}
 
 
 def _check_graph(folder: Path) -> None:
@@ -410,7 +419,75 @@ def _convert(tensorflow: Any, forward: Any, signature: list[Any]) -> Any:
         proto, _ = tf2onnx.convert.from_function(function, input_signature=signature, opset=OPSET)
     except Exception as fault:
         raise RefusedError(f"tf2onnx cannot convert it: {first_sentence(fault)}", _advice(fault)) from None
+    _fill_in_constants(proto, function.get_concrete_function(*signature), {item.name for item in signature})
     return proto
+
+
+def _fill_in_constants(proto: Any, traced: Any, inputs: set[str]) -> None:
+    """Make initializers of constants that TensorFlow lists among a function's inputs: a Normalization's mean."""
+    from onnx import numpy_helper
+
+    held = {inner.name: outer for outer, inner in traced.graph.captures}
+    graph = proto.graph
+    read = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
+    for value in list(graph.input):
+        if value.name.split(":")[0] in inputs:
+            continue
+        if value.name in read:
+            if value.name not in held or not hasattr(held[value.name], "numpy"):
+                raise RefusedError(f"tf2onnx made an input of {value.name!r}, which the model has not", _SAVE_OTHERWISE)
+            graph.initializer.append(numpy_helper.from_array(held[value.name].numpy(), value.name))
+        graph.input.remove(value)
+
+
+_SAVE_OTHERWISE = "import the model in another form: .keras, or a folder of model.export"
+
+
+# --- what the source computes ---------------------------------------------------------------------------------------
+
+
+def _reference(tensorflow: Any, forward: Any, signature: list[Any]) -> dict[str, Any]:
+    """Run the source on two random inputs, small numbers and pixels; twice, to see whether it draws numbers."""
+    import numpy
+
+    generator = numpy.random.default_rng(0)
+    given = []
+    for spec in signature:
+        shape = [2, *(64 if size is None else size for size in spec.shape[1:])]
+        if spec.dtype.is_floating:
+            values = generator.random(shape) * numpy.array([1.0, 255.0]).reshape(2, *[1] * (len(shape) - 1))
+        elif spec.dtype.is_integer:
+            values = generator.integers(0, 256 if spec.dtype.size == 1 else 2, shape)
+        else:
+            return {"refused": f"inputs of the type {spec.dtype.name} cannot be made up"}
+        given.append(values.astype(spec.dtype.as_numpy_dtype))
+    try:
+        runs = []
+        for _ in range(2):
+            results = forward(*map(tensorflow.constant, given))
+            runs.append([numpy.asarray(item) for item in tensorflow.nest.flatten(results)])
+    except Exception as fault:
+        return {"refused": f"the source does not run on random inputs: {first_sentence(fault)}"}
+    same = all(numpy.array_equal(a, b, equal_nan=a.dtype.kind == "f") for a, b in zip(*runs))  # noqa: B905
+    return {"given": given, "outputs": runs[0], "random": not same}
+
+
+def _write_reference(reference: dict[str, Any], proto: Any, signature: list[Any], request: dict[str, Any]) -> Any:
+    """Write down what the source computed, in the order of the file's outputs, and how its inputs are called there."""
+    import numpy
+
+    called = {value.name.split(":")[0]: value.name for value in proto.graph.input}
+    names = [called.get(spec.name, spec.name) for spec in signature]
+    told = {"inputs": names, "refused": reference.get("refused", ""), "random": reference.get("random", False)}
+    if not told["refused"]:
+        outputs = reference["outputs"]
+        order = [_number(value.name) for value in proto.graph.output]
+        if len(order) != len(outputs) or sorted(order) != list(range(len(outputs))):
+            order = list(range(len(outputs)))
+        arrays = {f"input_{index}": array for index, array in enumerate(reference["given"])}
+        arrays |= {f"output_{place}": outputs[index] for place, index in enumerate(order)}
+        numpy.savez(request["reference"], **arrays)
+    return told
 
 
 # --- names ----------------------------------------------------------------------------------------------------------

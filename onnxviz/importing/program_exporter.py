@@ -62,7 +62,45 @@ def export_program(request: dict[str, Any]) -> dict[str, Any]:
         cause = fault.__cause__ or fault
         raise RefusedError(f"torch.onnx cannot convert it: {_first(cause)}", "export it to ONNX yourself") from None
     made.save(request["output"], external_data=False)
-    return {"written_by": f"torch {request.get('written_by') or '(version not said)'}"}
+    names = [value.name for value in made.model.graph.inputs]
+    return {
+        "written_by": f"torch {request.get('written_by') or '(version not said)'}",
+        "reference": {"inputs": names, **write_reference(torch, program, request["reference"])},
+    }
+
+
+def write_reference(torch: Any, program: Any, path: str) -> dict[str, Any]:
+    """Run a program twice on random inputs and write down inputs and outputs; returns why not, and whether it draws."""
+    import numpy
+
+    generator = numpy.random.default_rng(0)
+    try:
+        given = [_made_up(torch, node, generator) for node in _inputs(program)]
+        module = program.module()
+        with torch.no_grad():
+            runs = [torch.utils._pytree.tree_leaves(module(*given)) for _ in range(2)]
+        outputs = [[value.numpy() for value in run if isinstance(value, torch.Tensor)] for run in runs]
+    except Exception as fault:
+        return {"refused": f"the source does not run on random inputs: {_first(fault)}"}
+    arrays = {f"input_{index}": value.numpy() for index, value in enumerate(given)}
+    arrays.update({f"output_{index}": value for index, value in enumerate(outputs[0])})
+    numpy.savez(path, **arrays)
+    same = all(numpy.array_equal(a, b, equal_nan=a.dtype.kind == "f") for a, b in zip(*outputs))  # noqa: B905
+    return {"refused": "", "random": not same}
+
+
+def _inputs(program: Any) -> list[Any]:
+    wanted = set(program.graph_signature.user_inputs)
+    return [node for node in program.graph.nodes if node.op == "placeholder" and node.name in wanted]
+
+
+def _made_up(torch: Any, node: Any, generator: Any) -> Any:
+    """Return a random tensor for an input: noise, or zeros and ones for whole numbers; free sizes as in the example."""
+    like = node.meta["val"]
+    shape = [size if isinstance(size, int) else int(size.node.hint or 2) for size in like.shape]
+    if like.dtype.is_floating_point:
+        return torch.from_numpy(generator.standard_normal(shape)).to(like.dtype)
+    return torch.from_numpy(generator.integers(0, 2, shape)).to(like.dtype)
 
 
 def _first(fault: BaseException) -> str:

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnxviz.errors import DataError, ModelError
+from onnxviz.importing.comparison import compare, read_reference
 from onnxviz.importing.importer import check_target, write_checked
+from onnxviz.importing.program_exporter import write_reference
 
 if TYPE_CHECKING:
     import torch
@@ -61,9 +63,9 @@ def from_torch(
     place = type(module).__name__
     _need_onnxscript(place)
     if isinstance(module, torch.export.ExportedProgram):
-        made = _export(place, module, None, **options)
+        made, program = _export(place, module, None, **options), module
     elif isinstance(module, torch.nn.Module):
-        made = _export_module(module, _examples(example_inputs), place, options)
+        made, program = _export_module(module, _examples(example_inputs), place, options)
     else:
         raise DataError(f"{place} is no torch.nn.Module and no exported program", remedy="give the module itself")
     with tempfile.TemporaryDirectory(prefix="onnxviz-import-") as folder:
@@ -72,14 +74,25 @@ def from_torch(
             made.save(str(exported), external_data=False)
         except Exception as fault:
             raise ModelError(f"the exported model cannot be saved: {_first(fault)}", where=place) from fault
+        reference = Path(folder) / "reference.npz"
+        told = {"inputs": [value.name for value in made.model.graph.inputs]}
+        told |= write_reference(torch, program, str(reference))
+        compared = compare(exported, told, read_reference(reference))
+        if compared.agrees is False:
+            warnings.warn(f"{place}: the ONNX file {compared.said}", stacklevel=2)
         about = {"kind": "PyTorch module", "file": place, "frameworks": f"torch {torch.__version__}"}
+        about["compared"] = compared.said
         return write_checked(exported, target, about, place)
 
 
 def _export_module(
     module: torch.nn.Module, examples: tuple[torch.Tensor, ...], place: str, options: dict[str, Any]
-) -> Any:
-    """Export with a free batch, or with a fixed one and a warning; the module's modes are put back."""
+) -> tuple[Any, torch.export.ExportedProgram]:
+    """Export with a free batch, or with a fixed one and a warning; the module's modes are put back.
+
+    Returns:
+        What was exported, and the program that it was exported from.
+    """
     import torch
 
     modes = {part: part.training for part in module.modules()}
@@ -103,7 +116,7 @@ def _export_module(
             warnings.warn(
                 f"{place} was exported with the fixed batch of {len(examples[0])}: {_first(first)}", stacklevel=4
             )
-        return _export(place, program, None, **options)
+        return _export(place, program, None, **options), program
     finally:
         for part, training in modes.items():
             part.training = training

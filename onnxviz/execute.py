@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import html
 import inspect
 import re
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
 
@@ -20,22 +19,21 @@ from onnxviz.devices import DeviceChoice, describe_device
 from onnxviz.dispatch import Dispatcher, Item, Observer
 from onnxviz.errors import OnnxvizError, OutputError, shorten
 from onnxviz.expectations import decide
-from onnxviz.findings import Finding, pictures
+from onnxviz.findings import Finding
+from onnxviz.finished_run import Run
 from onnxviz.logged import Logged
 from onnxviz.plan import PROOF_COST, PlannedJob, analysis_kind
 from onnxviz.proof import read_agreement
 from onnxviz.recipe import Recipe, read_recipe, recipe_from
 from onnxviz.recipe_parts import chosen, restricted
 from onnxviz.results import AnalysisResult, FailedJob, ModelCard, Part, Provenance, RunResult
-from onnxviz.run_folder import RUN, Log, analysis_of, write_run
+from onnxviz.run_folder import RUN, Log, write_run
 from onnxviz.schedule import CHOICE, Schedule, left_out
 from onnxviz.values import Agreement
 from onnxviz.workers.engine import Engine, started
 from onnxviz.workers.tasks import ChoiceTask, CombineTask, JobTask, Outcome, ProofTask, Task
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
     from onnxviz.confinement import Limits
 
 RUNS = Path("runs")
@@ -83,55 +81,6 @@ class Silent:
 
     def message(self, text: str) -> None:
         """Say nothing."""
-
-
-@dataclass(frozen=True)
-class Run:
-    """A finished run.
-
-    Attributes:
-        result: everything that was found, as plain data.
-        folder: where it is stored.
-        report: the page to open.
-    """
-
-    result: RunResult
-    folder: Path
-    report: Path
-
-    def pictures(self, analysis: str) -> list[Image]:
-        """Return the pictures of one analysis, in the order of the report.
-
-        Raises:
-            OutputError: if there is no such analysis, or a picture is gone.
-        """
-        from PIL import Image as Images
-
-        found = []
-        for part in analysis_of(self.result, analysis).parts:
-            for picture in pictures(part.findings):
-                path = self.folder / picture.path
-                try:
-                    with Images.open(path) as image:
-                        found.append(image.convert("RGB"))
-                except OSError as error:
-                    raise OutputError("the picture cannot be read", where=str(path)) from error
-        return found
-
-    def metrics(self, analysis: str) -> dict[str, dict[str, float]]:
-        """Return the metrics of one analysis for each model."""
-        return {part.model: dict(part.metrics) for part in analysis_of(self.result, analysis).parts}
-
-    def _repr_html_(self) -> str:
-        """Show the verdict, the expectations and where the report is, in a notebook."""
-        result = self.result
-        lines = [f"<b>{html.escape(result.title)}</b>: {_VERDICTS[result.verdict]}"]
-        for item in result.expectations:
-            sign = "✓" if item.holds else "✗"
-            value = "not produced" if item.value is None else f"{item.value:.4g}"
-            lines.append(html.escape(f"{sign} {item.metric} {item.condition}: {value}"))
-        lines.append(f"report: <code>{html.escape(str(self.report))}</code>")
-        return "<br>".join(lines)
 
 
 def run_file(
@@ -616,12 +565,6 @@ class _Execution:
         )
 
 
-_VERDICTS = {
-    "passed": "passed",
-    "failed": "failed",
-    "incomplete": "incomplete",
-    "finished": "finished; nothing was tested",
-}
 _PROOF = "agreement with ONNX Runtime"
 
 

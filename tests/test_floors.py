@@ -55,6 +55,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "workers",
         "expectations",
         "run_folder",
+        "finished_run",
         "inspection",
         "dispatch",
         "logged",

@@ -18,8 +18,9 @@ import onnxviz.convert.operators
 from onnxviz import recipe as recipe_module
 from onnxviz.analyses.base import Analysis, Bench, Job, LayerSelector, Subject
 from onnxviz.convert.operators import Conversion
-from onnxviz.execute import Run, Silent, run
+from onnxviz.execute import Silent, run
 from onnxviz.findings import Finding, Metric
+from onnxviz.finished_run import Run
 from onnxviz.model import load
 from onnxviz.recipe import parse_recipe
 from onnxviz.workers.tasks import JobTask, task_data, task_from

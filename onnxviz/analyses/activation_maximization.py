@@ -259,7 +259,7 @@ focus: 2
         for name in self._generators:
             generator_file(name, subject.data)
         needs: list[str] = []
-        measured = MeasuredPhotographs(self.colors, self.magnitude, self._size(_own_size(subject)))
+        measured = MeasuredPhotographs(self.colors, self.magnitude, self._size(subject.input_size))
         for job in measured.jobs(subject):
             needs.append(job.name)
             yield job
@@ -271,7 +271,7 @@ focus: 2
                 names, _, _ = places.setdefault(key, ([], column, job.parameters["size"]))
                 names.append(job.name)
         simple: dict[str, tuple[str, int]] = {}
-        for job, measured_goals in simple_jobs(found, self._size(_own_size(subject)), subject):
+        for job, measured_goals in simple_jobs(found, self._size(subject.input_size), subject):
             yield job
             simple |= {key: (job.name, column) for column, key in enumerate(measured_goals)}
         yield from self._picture_jobs(found, places, simple, needs, subject)
@@ -284,7 +284,7 @@ focus: 2
         needs: Sequence[str],
         subject: Subject,
     ) -> Iterator[Job]:
-        own, size = _own_size(subject), self._size(_own_size(subject))
+        own, size = subject.input_size, self._size(subject.input_size)
         larger = size[0] * size[1] / (own[0] * own[1])
         pictures = self.batch or _pictures_in_a_job(size, subject.device)
         together = max(1, pictures // self.together)
@@ -346,8 +346,7 @@ focus: 2
         if self.data is None:
             return None
         source = find_source(self.data, subject.data)
-        own = _own_size(subject)
-        chosen = choose_images(source, None, self.limit or len(source))
+        own, chosen = subject.input_size, choose_images(source, None, self.limit or len(source))
         return RealImages(self.data, tuple(chosen), len(source), own, self._size(own))
 
     def _goals(self, subject: Subject) -> list[Goal]:
@@ -463,7 +462,7 @@ focus: 2
     def _suits_kinds(self, asked: Sequence[Goal], subject: Subject) -> dict[str, Usual]:
         """Return the same for each kind of targets that there is."""
         found = {are_classes(goal.layers, subject): goal.layers for goal in asked}
-        kinds, size = {True: "classes", False: "other units"}, self._size(_own_size(subject))
+        kinds, size = {True: "classes", False: "other units"}, self._size(subject.input_size)
         return {kinds[kind]: self._suits(found[kind], size, subject) for kind in sorted(found, reverse=True)}
 
     def _settings(self, layers: Sequence[str], bench: Bench) -> Settings:
@@ -558,10 +557,6 @@ def _pictures_in_a_job(size: tuple[int, int], device: Device) -> int:
     """Return how many pictures of this size a job makes: few, so that little is lost, but enough to fill a GPU."""
     usual = 224 * 224 / (size[0] * size[1])
     return max(1, min(64, int(64 * usual)) if device == "cuda" else min(16, int(usual)))
-
-
-def _own_size(subject: Subject) -> tuple[int, int]:
-    return subject.input_size
 
 
 def _certainty(images: np.ndarray, found: Sequence[Goal], bench: Bench) -> list[tuple[float | None, bool | None]]:

@@ -24,8 +24,9 @@ from onnxviz.cli.show import consoles, failed_jobs, safe, show_confinement, show
 from onnxviz.devices import require_device
 from onnxviz.dispatch import Observer
 from onnxviz.errors import OnnxvizError, OutputError, SelectionError, one_line, shorten
-from onnxviz.execute import Options, Run
+from onnxviz.execute import Options
 from onnxviz.execute import run as execute
+from onnxviz.finished_run import Run
 from onnxviz.progress import EventStream, PlainProgress, Several, TerminalProgress, duration
 from onnxviz.recipe import Recipe
 from onnxviz.recipe_parts import restricted

@@ -27,7 +27,7 @@ from onnxviz.errors import ModelError, shorten
 from onnxviz.graph.structure import ancestors, image_dependent, producers
 from onnxviz.layer_values import units_first
 from onnxviz.model import Model
-from onnxviz.reference import Allowance, Undecidable, compute, is_exact
+from onnxviz.reference import Allowance, Undecidable, compute, is_defined, is_exact
 from onnxviz.runtime import Session, most_bytes, saturates
 
 _BYTES = 2 << 30
@@ -140,16 +140,18 @@ def _comparable(case: Case) -> list[str]:
     needed = ancestors(graph, case.ours) & image_dependent(graph)
     ours = producers(model.view.proto.graph)
     values = [name for node in graph.node for name in node.output if name in needed and name in ours]
-    values = [name for name in values if model.network.has(name) and _numeric(model, name)]
+    values = [name for name in values if model.network.has(name) and _numeric(case, name)]
     sizes = (most_bytes(model.view.types.get(name)) for name in values)
     if sum(size for size in sizes if np.isfinite(size)) > _BYTES:
         raise ModelError("what leads to it is too large to be computed once more, all at a time")
     return values
 
 
-def _numeric(model: Model, value: str) -> bool:
-    kind = model.view.types.get(value)
-    return kind is not None and kind.element in CARRIERS and not CARRIERS[kind.element].is_complex
+def _numeric(case: Case, value: str) -> bool:
+    kind = case.model.view.types.get(value)
+    if kind is None or not kind.element:
+        return is_defined(case.makers[value])
+    return kind.element in CARRIERS and not CARRIERS[kind.element].is_complex
 
 
 def _witness(case: Case, values: Sequence[str]) -> dict[str, np.ndarray]:

@@ -137,6 +137,19 @@ def test_quantised_results_are_rounded_to_even_and_clipped() -> None:
     assert third(single("QLinearMatMul", inputs), inputs).tolist() == [[200, 202, 202, 255]]
 
 
+def test_sums_and_products_of_quantised_values() -> None:
+    def number(value: float, kind: str = "float32") -> np.ndarray:
+        return np.array(value, kind)
+
+    left, right = np.array([[10, 0, 255]], np.uint8), np.array([[20, 0, 255]], np.uint8)
+    given: list[np.ndarray | None] = [
+        left, number(0.5), number(10, "uint8"), right, number(0.25), number(0, "uint8"), number(2), number(7, "uint8"),
+    ]  # fmt: skip
+    # Sums 5, -5, 186.25 and products 0, 0, 7809.375 by 2, halves to even, and 7.
+    assert third(single("QLinearAdd", given, domain="com.microsoft"), given).tolist() == [[9, 5, 100]]
+    assert third(single("QLinearMul", given, domain="com.microsoft"), given).tolist() == [[7, 7, 255]]
+
+
 def test_a_chain_is_computed_from_what_is_given_and_the_weights() -> None:
     """Double precision keeps what a float32 sum of 1 and 2^-30 loses."""
     nodes = [

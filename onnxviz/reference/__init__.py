@@ -17,7 +17,7 @@ from onnx import ModelProto, NodeProto, TensorProto
 from onnx.reference import ReferenceEvaluator
 
 from onnxviz.graph.structure import initializers, producers, reads
-from onnxviz.reference.integers import DEFINITIONS
+from onnxviz.reference.integers import DEFINITIONS, PRODUCTS
 from onnxviz.reference.windows import convolve, convolve_transposed, pool
 from onnxviz.tensors import subgraphs
 
@@ -212,6 +212,11 @@ def _by_evaluator(model: ModelProto, node: NodeProto, known: Mapping[str, np.nda
 
 def is_exact(node: NodeProto) -> bool:
     """Whether a node is a product of integers, which is computed exactly."""
+    return _key(node) in PRODUCTS
+
+
+def is_defined(node: NodeProto) -> bool:
+    """Whether a node has a definition here: its first output is a tensor, also where shape inference knows nothing."""
     return _key(node) in DEFINITIONS
 
 

@@ -133,6 +133,28 @@ def quantised_gemm(inputs: Inputs, attributes: Mapping[str, Any]) -> np.ndarray:
     )
 
 
+def _pointwise(function: Callable[..., np.ndarray], sources: Sequence[int], target: int) -> Definition:
+    """Define an operator between quantised values: each source is followed by its scale and zero point."""
+
+    def compute(inputs: Inputs, _attributes: Mapping[str, Any]) -> np.ndarray:
+        real = []
+        for index in sources:
+            scale = _given(inputs, index + 1).astype(np.float64).reshape(())
+            zero = _optional(inputs, index + 2)
+            values = _given(inputs, index)
+            real.append((values.astype(np.float64) - (0.0 if zero is None else float(zero.reshape(())))) * scale)
+        offset = _optional(inputs, target + 1)
+        zero = np.zeros((), _given(inputs, sources[0]).dtype) if offset is None else offset
+        return _requantised(function(*real) / _given(inputs, target).astype(np.float64).reshape(()), zero)
+
+    return compute
+
+
+PRODUCTS = frozenset(
+    ["ConvInteger", "MatMulInteger", "QLinearConv", "QLinearMatMul", "com.microsoft:DynamicQuantizeMatMul",
+     "com.microsoft:MatMulIntegerToFloat", "com.microsoft:QGemm", "com.microsoft:QLinearConv"]
+)  # fmt: skip
+"""Operators that sum products of integers."""
 DEFINITIONS: Mapping[str, Definition] = {
     "ConvInteger": convolution,
     "MatMulInteger": matrix_product,
@@ -141,6 +163,9 @@ DEFINITIONS: Mapping[str, Definition] = {
     "com.microsoft:DynamicQuantizeMatMul": dynamic_product,
     "com.microsoft:MatMulIntegerToFloat": scaled_product,
     "com.microsoft:QGemm": quantised_gemm,
+    "com.microsoft:QLinearAdd": _pointwise(np.add, (0, 3), 6),
     "com.microsoft:QLinearConv": quantised_convolution,
+    "com.microsoft:QLinearMul": _pointwise(np.multiply, (0, 3), 6),
+    "com.microsoft:QLinearSigmoid": _pointwise(lambda values: 1.0 / (1.0 + np.exp(-values)), (0,), 3),
 }
 """Operator, with its domain where that is not the standard's -> its first output."""

@@ -96,12 +96,15 @@ def planned_work(
         measure: measures the pace of the model of an alias; asked only where no earlier run tells.
     """
     forced = {job.key for job in schedule.jobs if job.analysis in again}
-    cached = frozenset(schedule.cached(Store(folder)) - forced)
+    cached = schedule.cached(Store(folder)) - forced
+    # What others needed is not kept, and not done again while they are there.
+    wanted = schedule.wanted(cached)
+    cached |= {job.key for job in schedule.jobs if job.job.inner and job.key not in wanted}
     try:
         before = read_run(folder)
     except OutputError:
         before = None
-    return estimated(schedule, cached, workers, before, measure=measure)
+    return estimated(schedule, frozenset(cached), workers, before, measure=measure)
 
 
 def estimated(

@@ -266,7 +266,7 @@ class _Execution:
 
     def add_items(self) -> None:
         """Hand everything that is not done to the dispatcher, with what it waits for."""
-        wanted = self.wanted()
+        wanted = self.schedule.wanted(self.cached)
         for alias in self.schedule.aliases:
             choice = self.add_choice(alias)
             proof = self.add_proof(alias, choice)
@@ -287,16 +287,6 @@ class _Execution:
                 task, ended = self.combine_task(alias, name), self.combine_ended(alias, name)
                 item = Item(f"{name}: putting the results together", alias, 0.0, task, ended, shown=False)
                 self.dispatcher.add(item, before or first)
-
-    def wanted(self) -> set[str]:
-        """Return the keys of the jobs to do: those whose findings are missing, and what they need that is missing."""
-        wanted: set[str] = set()
-        for job in reversed(self.schedule.jobs):
-            missing = job.key not in self.cached
-            if missing and (not job.job.inner or job.key in wanted):
-                wanted.add(job.key)
-                wanted.update(job.needs)
-        return wanted
 
     def title(self, job: PlannedJob) -> str:
         return f"{job.alias}: {job.name}" if self.recipe.compares else job.name

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
@@ -72,6 +72,20 @@ class Schedule:
         """Return the keys of what is done already."""
         there = store.stored_keys()
         return {key for key in self.all_keys if key in there}
+
+    def wanted(self, cached: Set[str]) -> set[str]:
+        """Return the keys of the jobs to do: those whose findings are missing, and what they need that is missing.
+
+        Args:
+            cached: keys of what is done.
+        """
+        wanted: set[str] = set()
+        for job in reversed(self.jobs):
+            missing = job.key not in cached
+            if missing and (not job.job.inner or job.key in wanted):
+                wanted.add(job.key)
+                wanted.update(job.needs)
+        return wanted
 
 
 def schedule_of(plan: Plan) -> Schedule:

@@ -49,7 +49,7 @@ def keys(found: Plan) -> dict[str, str]:
 
 def test_jobs_of_all_analyses_and_one_proof(folder: Path) -> None:
     found = plan(folder)
-    assert [job.analysis for job in found.jobs] == ["filters", *["evidence"] * 3, "classes"]
+    assert [job.analysis for job in found.jobs] == ["filters", *["evidence"] * 3, *["classes"] * 2]
     assert set(found.proofs) == {"model"}
     assert found.proofs["model"].data == "photos"
     order = [layer.name for layer in found.subjects["model"].view.layers]

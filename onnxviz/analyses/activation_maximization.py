@@ -198,7 +198,7 @@ focus: 2
     )
     begin_again: bool = Field(
         True,
-        description="Begin a picture that a plain colour, a grating or a real image beats by more than 5 % once more, "
+        description="Begin a picture that a plain colour, a grating or a real image beats by more than 2 % once more, "
         "with that one, and show the better of both; for single pictures begun with noise, of units but classes.",
     )
     opacity: Percentile | None = Field(

@@ -473,7 +473,7 @@ def _limiting(rows: Sequence[Row]) -> Iterator[Caveat]:
         each = [f"{row[_NAME]} ({_beaten_by(row)})" for row in beaten]
         yield Caveat(
             f"{len(beaten)} of {sum(row[_BEATEN] is not None for row in rows)} pictures are beaten by a plain colour "
-            f"or a grating: {_listed(each)}. Such a picture does not show what excites its unit most.",
+            f"or a grating: {_listed(each)}. Such a picture does not show the most that its unit can do.",
             "beaten",
         )
     stated = [f"{row[_NAME]} ({row[_STATE]})" for row in rows if row[_STATE]]

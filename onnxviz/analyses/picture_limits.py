@@ -23,7 +23,7 @@ Values = npt.NDArray[np.float32]
 
 BEATEN = 0.01
 """By what share of its activation a picture has to be exceeded to be called beaten: a sigmoid ends a bit before 1."""
-_AGAIN = 0.05
+_AGAIN = 0.02
 """By what share of the other's activation it has to fall short for another ascent to be worth its time."""
 _AT = 0.99
 """Share of the way from 0 to a bound at which a unit is there."""

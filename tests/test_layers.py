@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from onnxviz.errors import SelectionError
 from onnxviz.graph import GraphView, open_model
-from onnxviz.values import Tokens
+from onnxviz.values import Preprocessing, Tokens
 
 ROOT = Path(__file__).resolve().parent.parent
 EXPORTERS = ("torchscript", "dynamo")
@@ -181,6 +181,13 @@ def test_every_module_is_found_by_its_name_and_is_right(exporter: str, tmp_path:
         assert view.layer("layers.1.0.conv2") == view.layer("layers.1.0.bn2")
     with pytest.raises(SelectionError, match="several"):
         view.layer("twins")
+    framework = {
+        view.framework_names[layer.value]: layer for layer in view.layers if layer.value in view.framework_names
+    }
+    assert all(view.layer(name) == layer for name, layer in framework.items() if name)
+    assert set(framework) >= {"layers.0.2.act", "linear", "act"}
+    modules = {row.name: row.module for row in view.card("m", Preprocessing()).layers}
+    assert modules[view.layer("fc1").name] == "fc1"
 
 
 # --- PyTorch: what exporters write --------------------------------------------------------------------------------------

@@ -130,7 +130,15 @@ def _show_gradient(console: Console, found: Inspection) -> None:
 
 def _show_layers(console: Console, found: Inspection) -> None:
     errors = dict(found.errors)
-    columns = [("layer", "left"), ("operator", "left"), ("shape", "left"), ("units", "right"), ("parameters", "right")]
+    named = any(row.module not in ("", row.name) for row in found.layers)
+    columns = [
+        ("layer", "left"),
+        *([("module", "left")] if named else []),
+        ("operator", "left"),
+        ("shape", "left"),
+        ("units", "right"),
+        ("parameters", "right"),
+    ]
     columns += [("multiply-adds", "right"), ("field", "right")]
     if found.said:
         columns += [("to the file", "right"), ("to float32", "right")]
@@ -139,7 +147,14 @@ def _show_layers(console: Console, found: Inspection) -> None:
     for row in found.layers:
         shape = "×".join("?" if size is None else str(size) for size in row.shape)
         field = "×".join(str(size) for size in row.receptive_field) if row.receptive_field else ""
-        cells = [shorten(row.name, 60), shorten(row.operator, 30), shape, str(row.units or ""), number(row.parameters)]
+        cells = [
+            shorten(row.name, 60),
+            *([shorten(row.module, 60)] if named else []),
+            shorten(row.operator, 30),
+            shape,
+            str(row.units or ""),
+            number(row.parameters),
+        ]
         cells += [number(row.multiply_adds or 0), field]
         for reference in ("file", "float32"):
             item = differences.get((row.name, reference))

@@ -41,12 +41,14 @@ class LayerNames:
         aliases: identifier of a value -> other names of the layer.
         ambiguous: name that stands for nothing -> identifiers of the values it might mean.
         modules: identifier of a value -> the innermost module that made it, as its exporter writes it.
+        framework: identifier of a value -> the framework's name of the layer: the innermost module that it leaves.
     """
 
     shown: list[str]
     aliases: dict[str, tuple[str, ...]]
     ambiguous: dict[str, tuple[str, ...]]
     modules: dict[str, str]
+    framework: dict[str, str]
 
 
 def name_layers(draft: Draft, listed: Sequence[tuple[NodeProto, str]], dependent: set[str]) -> LayerNames:
@@ -77,7 +79,17 @@ def name_layers(draft: Draft, listed: Sequence[tuple[NodeProto, str]], dependent
         elif meant & known:
             ambiguous[name] = tuple(value for _, value in listed if value in meant)[:_CALLS]
     inner = {value: modules.innermost(node) for node, value in listed}
-    return LayerNames(shown, {value: tuple(names) for value, names in found.items()}, ambiguous, inner)
+    framework = {
+        value: max((name for name in names if by_module.get(name) == {value}), key=_depth, default="")
+        for value, names in found.items()
+    }
+    framework.update((value, name) for name, value in taken.items() if by_module.get(name) == {value})
+    return LayerNames(shown, {value: tuple(names) for value, names in found.items()}, ambiguous, inner, framework)
+
+
+def _depth(name: str) -> tuple[int, int]:
+    """How deep a module lies; of two that lie equally deep the one of the longer name."""
+    return len(re.split(r"[./]", name)), len(name)
 
 
 # --- names in the file ----------------------------------------------------------------------------------------------

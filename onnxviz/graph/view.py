@@ -63,6 +63,7 @@ class GraphView:
         metadata: the file's metadata properties.
         told_heads: what the outputs are, where somebody said more of them than the graph does.
         mixed_batches: identifiers of values whose first axis is not simply the batch.
+        framework_names: identifier of a value -> what the framework calls the layer, such as `blocks.11.norm1`.
     """
 
     proto: ModelProto
@@ -87,6 +88,7 @@ class GraphView:
     ambiguous: dict[str, tuple[str, ...]] = field(repr=False, default_factory=dict)
     modules: dict[str, str] = field(repr=False, default_factory=dict)
     unknown: dict[str, str] = field(repr=False, default_factory=dict)
+    framework_names: dict[str, str] = field(repr=False, default_factory=dict)
     dimensions: dict[str, str] = field(repr=False, default_factory=dict)
     told_heads: tuple[Head, ...] = field(repr=False, default=())
     _fields: dict[tuple[int, int], dict[str, Field]] = field(repr=False, default_factory=dict, init=False)
@@ -411,6 +413,7 @@ class GraphView:
                     multiply_adds=self.multiply_adds(layer, preprocessing.size),
                     receptive_field=reach.size if reach is not None and bounded else None,
                     units=layer.unit_count,
+                    module=self.framework_names.get(layer.value, ""),
                 )
             )
         costs = [row.multiply_adds for row in rows]
@@ -570,4 +573,5 @@ def _look(loaded: LoadedModel, draft: Draft, passes: tuple[str, ...]) -> GraphVi
         ambiguous=listed.ambiguous,
         modules=listed.modules,
         unknown=listed.unknown,
+        framework_names=listed.framework,
     )

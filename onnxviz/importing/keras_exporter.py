@@ -12,6 +12,7 @@ from __future__ import annotations
 import builtins
 import importlib
 import importlib.metadata
+import importlib.util
 import json
 import re
 import sys
@@ -282,15 +283,16 @@ def export_keras(request: dict[str, Any]) -> dict[str, Any]:
         given = nested.pack_sequence_as(structure, tensors) if nested and len(tensors) > 1 else tensors[0]
         return model(given, training=False)
 
-    reference = _reference(tensorflow, forward, signature)
+    source = _beside("keras_source")
+    reference = source.reference(tensorflow, forward, signature)
     names = {} if old else _name_scopes(tensorflow, layers)
     proto = _convert(tensorflow, forward, signature)
-    compared = _write_reference(reference, proto, signature, request)
+    compared = source.write_reference(reference, proto, signature, request["reference"])
     _clean_names(proto, names, model.name if old else "")
     found = _scopes(proto)
     _add_folded(found, layers)
     _write_scopes(proto, found)
-    _name_outputs(proto, [str(name) for name in getattr(model, "output_names", [])])
+    source.name_outputs(proto, [str(name) for name in getattr(model, "output_names", [])])
     _save(proto, request)
     written = f"keras {version}" if version else "Keras"
     return {
@@ -378,9 +380,10 @@ def export_saved_model(request: dict[str, Any]) -> dict[str, Any]:
     def forward(*tensors: Any) -> Any:
         return function(**dict(zip(keys, tensors)))  # noqa: B905
 
-    reference = _reference(tensorflow, forward, signature)
+    source = _beside("keras_source")
+    reference = source.reference(tensorflow, forward, signature)
     proto = _convert(tensorflow, forward, signature)
-    compared = _write_reference(reference, proto, signature, request)
+    compared = source.write_reference(reference, proto, signature, request["reference"])
     _clean_names(proto, {}, "")
     _write_scopes(proto, _scopes(proto))
     _save(proto, request)
@@ -419,75 +422,24 @@ def _convert(tensorflow: Any, forward: Any, signature: list[Any]) -> Any:
         proto, _ = tf2onnx.convert.from_function(function, input_signature=signature, opset=OPSET)
     except Exception as fault:
         raise RefusedError(f"tf2onnx cannot convert it: {first_sentence(fault)}", _advice(fault)) from None
-    _fill_in_constants(proto, function.get_concrete_function(*signature), {item.name for item in signature})
+    traced = function.get_concrete_function(*signature)
+    unknown = _beside("keras_source").fill_in_constants(proto, traced, {item.name for item in signature})
+    if unknown:
+        raise RefusedError(f"tf2onnx made inputs that the model has not: {', '.join(unknown[:4])}", _SAVE_OTHERWISE)
     return proto
 
 
-def _fill_in_constants(proto: Any, traced: Any, inputs: set[str]) -> None:
-    """Make initializers of constants that TensorFlow lists among a function's inputs: a Normalization's mean."""
-    from onnx import numpy_helper
-
-    held = {inner.name: outer for outer, inner in traced.graph.captures}
-    graph = proto.graph
-    read = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
-    for value in list(graph.input):
-        if value.name.split(":")[0] in inputs:
-            continue
-        if value.name in read:
-            if value.name not in held or not hasattr(held[value.name], "numpy"):
-                raise RefusedError(f"tf2onnx made an input of {value.name!r}, which the model has not", _SAVE_OTHERWISE)
-            graph.initializer.append(numpy_helper.from_array(held[value.name].numpy(), value.name))
-        graph.input.remove(value)
+def _beside(name: str) -> Any:
+    """Load a script that lies beside this one, whose folder is on no path."""
+    found = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+    assert found is not None
+    assert found.loader is not None
+    module = importlib.util.module_from_spec(found)
+    found.loader.exec_module(module)
+    return module
 
 
 _SAVE_OTHERWISE = "import the model in another form: .keras, or a folder of model.export"
-
-
-# --- what the source computes ---------------------------------------------------------------------------------------
-
-
-def _reference(tensorflow: Any, forward: Any, signature: list[Any]) -> dict[str, Any]:
-    """Run the source on two random inputs, small numbers and pixels; twice, to see whether it draws numbers."""
-    import numpy
-
-    generator = numpy.random.default_rng(0)
-    given = []
-    for spec in signature:
-        shape = [2, *(64 if size is None else size for size in spec.shape[1:])]
-        if spec.dtype.is_floating:
-            values = generator.random(shape) * numpy.array([1.0, 255.0]).reshape(2, *[1] * (len(shape) - 1))
-        elif spec.dtype.is_integer:
-            values = generator.integers(0, 256 if spec.dtype.size == 1 else 2, shape)
-        else:
-            return {"refused": f"inputs of the type {spec.dtype.name} cannot be made up"}
-        given.append(values.astype(spec.dtype.as_numpy_dtype))
-    try:
-        runs = []
-        for _ in range(2):
-            results = forward(*map(tensorflow.constant, given))
-            runs.append([numpy.asarray(item) for item in tensorflow.nest.flatten(results)])
-    except Exception as fault:
-        return {"refused": f"the source does not run on random inputs: {first_sentence(fault)}"}
-    same = all(numpy.array_equal(a, b, equal_nan=a.dtype.kind == "f") for a, b in zip(*runs))  # noqa: B905
-    return {"given": given, "outputs": runs[0], "random": not same}
-
-
-def _write_reference(reference: dict[str, Any], proto: Any, signature: list[Any], request: dict[str, Any]) -> Any:
-    """Write down what the source computed, in the order of the file's outputs, and how its inputs are called there."""
-    import numpy
-
-    called = {value.name.split(":")[0]: value.name for value in proto.graph.input}
-    names = [called.get(spec.name, spec.name) for spec in signature]
-    told = {"inputs": names, "refused": reference.get("refused", ""), "random": reference.get("random", False)}
-    if not told["refused"]:
-        outputs = reference["outputs"]
-        order = [_number(value.name) for value in proto.graph.output]
-        if len(order) != len(outputs) or sorted(order) != list(range(len(outputs))):
-            order = list(range(len(outputs)))
-        arrays = {f"input_{index}": array for index, array in enumerate(reference["given"])}
-        arrays |= {f"output_{place}": outputs[index] for place, index in enumerate(order)}
-        numpy.savez(request["reference"], **arrays)
-    return told
 
 
 # --- names ----------------------------------------------------------------------------------------------------------
@@ -581,26 +533,6 @@ def _write_scopes(proto: Any, found: list[list[str]]) -> None:
             entry = node.metadata_props.add()
             entry.key, entry.value = "pkg.torch.onnx.name_scopes", repr(["", *listed, node.name])
     proto.ir_version = max(proto.ir_version, 10)  # the first that knows metadata of nodes
-
-
-def _name_outputs(proto: Any, names: list[str]) -> None:
-    """Call the outputs as Keras does, not Identity:0, Identity_1:0."""
-    graph = proto.graph
-    taken = {value for node in graph.node for value in node.output} | {value.name for value in graph.input}
-    if len(names) != len(graph.output) or taken & set(names) or len(set(names)) != len(names):
-        return
-    order = sorted(range(len(graph.output)), key=lambda index: _number(graph.output[index].name))
-    renamed = {graph.output[index].name: name for index, name in zip(order, names)}  # noqa: B905
-    for node in graph.node:
-        node.input[:] = [renamed.get(name, name) for name in node.input]
-        node.output[:] = [renamed.get(name, name) for name in node.output]
-    for value in (*graph.output, *graph.value_info):
-        value.name = renamed.get(value.name, value.name)
-
-
-def _number(name: str) -> int:
-    found = re.fullmatch(r"Identity(?:_(\d+))?:0", name)
-    return int(found[1] or 0) if found else 0
 
 
 # --- running --------------------------------------------------------------------------------------------------------

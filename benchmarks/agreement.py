@@ -344,7 +344,8 @@ def main() -> None:
     columns = [f"{kind}, {count} image(s)" for count in given.counts for kind in kinds]
     head = ["model", "layers", "remark", *columns, "gradient"]
     with tempfile.TemporaryDirectory() as made:
-        folders = [folder] if given.skip_quantised else [folder, quantised(folder, data, Path(made))]
+        asked = not given.only or any(name.startswith(("dynamic_", "qoperator_")) for name in given.only)
+        folders = [folder, quantised(folder, data, Path(made))] if asked and not given.skip_quantised else [folder]
         found = (row for place in folders for row in rows(place, data, given.counts, given.only))
         print(markdown(head, list(_told(found))))
     if not given.skip_accuracy:

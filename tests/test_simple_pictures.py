@@ -142,7 +142,7 @@ def test_only_what_falls_short_is_begun_again_and_the_better_is_kept() -> None:
     def start(value: float, words: str) -> Start:
         return Start(value, words, lambda: np.full((3, 2, 2), value, np.float32))
 
-    starts = [[start(2.0, "two"), start(1.5, "less")], [start(1.04, "no")], [start(3.0, "worse")], [start(-3.0, "low")]]
+    starts = [[start(2.0, "two"), start(1.5, "less")], [start(1.01, "no")], [start(3.0, "worse")], [start(-3.0, "low")]]
     found, begun = made_again(first, [1, 1, 1, -1], starts, climb)
     assert asked == [([0, 2, 3], [2.0, 3.0, -3.0])]
     assert begun == ["two", "", "", "low"]

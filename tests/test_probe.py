@@ -11,7 +11,7 @@ from PIL import Image
 
 import onnxviz
 from onnxviz import builtin, cli
-from onnxviz.candidates import RANGES, candidates
+from onnxviz.candidates import RANGES, candidates, pictures_for
 from onnxviz.errors import ModelError
 from onnxviz.graph import open_model
 from onnxviz.image_choice import own_class
@@ -204,7 +204,8 @@ def test_the_command_says_what_to_use(
 def test_real_models_without_labels(
     zoo: Path, shared_data: Path, file: str, images: str, order: str, mean: float, scale: float
 ) -> None:
-    found = probe(open_model(zoo / "onnx" / file), folder_of(shared_data / images, 40))
+    view = open_model(zoo / "onnx" / file)
+    found = probe(view, folder_of(shared_data / images, pictures_for(view)))  # as many as a run takes
     best = found.trials[0].preprocessing
     assert (best.channel_order, best.mean[0], best.scale[0]) == (order, mean, scale)
 

@@ -130,7 +130,7 @@ def chosen_accuracy(path: Path, chosen: Preprocessing, images: ImageFolder, trut
     known = [index for index in range(len(images)) if truth[index] is not None]
     for index in known:
         batch = load_batch(images, [index], chosen, model.input_size)
-        right += int(model.probabilities(batch)[0].argmax()) == truth[index]
+        right += int(model.scores(batch)[0].argmax()) == truth[index]
     return right / len(known)
 
 
@@ -182,7 +182,9 @@ def described(found: Probe) -> str:
 
 def main() -> None:
     """Measure every model and print a table."""
-    options = arguments(__doc__).parse_args()
+    parser = arguments(__doc__)
+    parser.add_argument("--only", nargs="+", metavar="FILE", help="only these models of the zoo")
+    options = parser.parse_args()
     prepare(options)
     zoo, data = options.zoo / "zoo", options.zoo / "data"
     head = ["model", "images", "by hand", "tried on", "with class names", "clear", "accuracy"]
@@ -191,6 +193,8 @@ def main() -> None:
     with TemporaryDirectory() as folder:
         written = digits(Path(folder), data / DIGITS)
         for known in MODELS:
+            if options.only and known.file not in options.only:
+                continue
             images = written if known.images == DIGITS else ImageFolder.find("x", [str(data / known.images)], data)
             rows.append(row(known, zoo, images))
             print(" | ".join(rows[-1]), flush=True)

@@ -18,12 +18,15 @@ from onnxviz.values import AUTO, Preprocessing
 if TYPE_CHECKING:
     import torch
 
+    from onnxviz.graph.model_output import OutputKind
+
 
 def load(
     path: Path | str,
     preprocess: str | Preprocessing | Mapping[str, Any] | None = None,
     labels: Path | str | Sequence[str] | None = None,
     device: torch.device | str | None = None,
+    output: OutputKind | Mapping[str, OutputKind] | None = None,
     *,
     images: ImageSource | Path | str | Sequence[Path | str] | None = None,
 ) -> Model:
@@ -36,6 +39,9 @@ def load(
             None. `model.preprocessing.origin` tells which of these it is.
         labels: class names in logit order, or a text file of them, one a line; those in the file's metadata if None.
         device: "cpu", "cuda", ...; a GPU where there is one if None.
+        output: what the model gives, where its file does not say it: "classes", "binary", "multilabel",
+            "map_of_classes", "regression", "embedding", "boxes", "image" or "unknown"; or a mapping from the names of
+            its outputs to these.
         images: for "auto": files, folders or globs of images that the model is made for, or a data set. Where their
             classes are known (`ground_truth.HOW`) accuracy decides.
 
@@ -51,10 +57,10 @@ def load(
     if preprocess != AUTO:
         if images is not None:
             raise SelectionError("images are for preprocess='auto' only", remedy="leave them out, or write 'auto'")
-        return models.load(path, preprocess, labels, device)
+        return models.load(path, preprocess, labels, device, output)
     if images is None:
         raise SelectionError("preprocess='auto' tries preprocessings on images", remedy="give them: images='photos/'")
-    opened = models.load(path, None, labels, device)
+    opened = models.load(path, None, labels, device, output)
     source = _source(images)
     indices = spread(pictures_for(opened.view), len(source))
     found = probe(opened.view, source, labels=opened.labels, device=str(opened.device), indices=indices)

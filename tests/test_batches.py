@@ -82,13 +82,13 @@ def inject(model: Model, monkeypatch: pytest.MonkeyPatch, most: int) -> list[int
     """Let the network and ONNX Runtime run out of memory for more than so many images."""
     tried: list[int] = []
     check = fail_above(most, tried)
-    encode = model.encode
+    encode = model._encode
 
     def failing(images: torch.Tensor) -> torch.Tensor:
         check(len(images))
         return encode(images)
 
-    monkeypatch.setattr(model, "encode", failing)
+    monkeypatch.setattr(model, "_encode", failing)
     return tried
 
 

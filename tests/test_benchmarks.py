@@ -18,7 +18,8 @@ ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = (
     "agreement", "class_images", "cluster_costs", "cluster_simulation", "dissection", "execution", "faults",
     "feature_visualization", "fuzz", "gpu", "gpu_execution", "gpu_feature_visualization", "grad_cam", "import_coverage",
-    "import_speed", "layer_names", "operator_table", "ray_overhead", "simple_pictures", "stock_onnx2torch",
+    "import_speed", "layer_names", "operator_table", "preprocessing", "ray_overhead", "simple_pictures",
+    "stock_onnx2torch",
 )  # fmt: skip
 
 
@@ -211,6 +212,18 @@ def test_agreement(shared_data: Path, capsys: pytest.CaptureFixture[str], monkey
             assert found[name][first + 2 : first + 4] == ["-", "-"]
         assert found[name][-1] == "reaches the input"
     assert "ZipMap refused" in found["skl_digits_mlp_zipmap.onnx"][2]
+
+
+@pytest.mark.zoo
+def test_preprocessing(shared_data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "mlperf_tiny_resnet8_cifar10.onnx"
+    options = ("--zoo", str(shared_data.parent), "--only", name)
+    (found,) = (row for row in rows(run("preprocessing", *options, capsys=capsys, monkeypatch=monkeypatch)))
+    assert found[0] == name
+    by_hand, labelled, bare = (float(found[place].rstrip("%")) for place in (2, 6, 9))
+    assert found[4] == found[7] == "RGB 0..255"
+    assert abs(by_hand - labelled) <= 1
+    assert labelled == bare
 
 
 def test_gpu_checks_on_the_cpu(

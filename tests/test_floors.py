@@ -41,7 +41,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "output_error",
     ),
     ("concepts", "targets", "image_choice", "candidates", "generator_file", "probe", "loading", "builtin"),
-    ("optimize", "attribution", "kernels", "dissection"),
+    ("optimize", "attribution", "evidence_places", "kernels", "dissection"),
     ("analyses",),
     ("recipe_schema", "recipe_faults", "recipe_layers", "recipe", "recipe_parts"),
     # The report sees only floor 0, so it may stand left of what calls it.

@@ -316,8 +316,8 @@ def test_the_same_grey_for_all_codes_is_refused(tmp_path: Path) -> None:
 def test_digits_are_read_by_a_network_that_took_no_part(zoo: Path) -> None:
     prior = open_generator(zoo / "onnx" / "csinva_mnist_vae_decoder.onnx", "cpu")
     assert (prior.bounds, prior.size, prior.channels, prior.elements) == ((0.0, 1.0), (28, 28), 1, 20)
-    model = onnxviz.load(zoo / "onnx" / "csinva_mnist_lenet32.onnx", preprocess="gray_unit", device="cpu")
-    judge = onnxviz.load(zoo / "onnx" / "mnist.onnx", preprocess="gray_unit", device="cpu")
+    model = onnxviz.load(zoo / "onnx" / "csinva_mnist_lenet32.onnx", "gray_unit", device="cpu", output="classes")
+    judge = onnxviz.load(zoo / "onnx" / "mnist.onnx", "gray_unit", device="cpu", output="classes")
     network = model.differentiable(model.view.logits)
     made = painter(prior, (32, 32), channels=1)
     codes = made.start(draws(*range(10)), None)

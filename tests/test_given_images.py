@@ -38,7 +38,7 @@ def folder(tmp_path: Path) -> ImageFolder:
 @pytest.fixture
 def model(tmp_path: Path) -> Model:
     save_model(tmp_path / "m.onnx")
-    return load(tmp_path / "m.onnx", "caffe", device="cpu")
+    return load(tmp_path / "m.onnx", "caffe", device="cpu", output="classes")
 
 
 @pytest.mark.parametrize(

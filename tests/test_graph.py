@@ -381,7 +381,8 @@ def test_the_card_says_what_is_known(view: GraphView) -> None:
     assert card.outputs == ("probabilities: float [N, 5]",)
     assert (
         card.preprocessing
-        == "caffe: BGR, (0..255 minus 104/117/123) divided by 1, short side resized, centre 0.875 kept"
+        == "caffe: BGR, (0..255 minus 104/117/123) divided by 1, short side resized, centre 0.875 kept of "
+        "images that are large enough"
     )
     rows = {row.name: row for row in card.layers}
     assert rows["second"].receptive_field == (3, 3)

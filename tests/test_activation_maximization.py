@@ -204,7 +204,7 @@ def test_pictures_of_classes_are_blurred_unless_the_recipe_says_how_much(
     assert chosen.parameterization.blur == pytest.approx(blur)
     grid = only(found, f.TileGrid)
     words = f"blurred by {blur:.2g} pixels" if blur else "not blurred"
-    moved = "" if layer == "logits" else ", mean colour moved 8 times as far"
+    moved = "" if layer == "logits" else ", mean colour moved 8 times as far where plain colour matters to the unit"
     assert f"decorrelated colours, {words}{moved}, begun" in grid.description
 
 

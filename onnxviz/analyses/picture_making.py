@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -69,16 +69,31 @@ def make(
         starts = [load_batch(source, [index], bench.model.preprocessing, settings.size)[0]] * len(found)
     pictures = reference_pictures(found, bench, settings.size)
 
+    of_color = [_of_color(goal, beside) for goal in found]
+
     def climb(places: Sequence[int], starts: Sequence[np.ndarray] | None, note: str) -> Maximized:
-        return maximize(
-            bench.model,
-            [found[place].optimized for place in places],
-            [seeds[place] for place in places],
-            settings,
-            told=lambda done, total: bench.progress(done, total, note),
-            pictures=pictures,
-            starts=starts,
-        )
+        steps = len(places) * settings.steps
+        before, parts = 0, []
+        for colored in (True, False):
+            chosen = [row for row, place in enumerate(places) if of_color[place] is colored]
+            if not chosen:
+                continue
+
+            def told(done: int, _: int, before: int = before) -> None:
+                bench.progress(before + done, steps, note)
+
+            made = maximize(
+                bench.model,
+                [found[places[row]].optimized for row in chosen],
+                [seeds[places[row]] for row in chosen],
+                settings if colored else _with_usual_mean(analysis, settings),
+                told=told,
+                pictures=pictures,
+                starts=None if starts is None else [starts[row] for row in chosen],
+            )
+            before += len(chosen) * settings.steps
+            parts.append((chosen, made))
+        return _together(parts, settings.group)
 
     made = climb(range(len(found)), starts, "steps")
     if not _may_begin_again(analysis) or are_classes(found[0].layers, bench.subject):
@@ -86,6 +101,31 @@ def make(
     others = [_others(goal, analysis.data, beside, settings.size, bench) for goal in found]
     signs = [goal.sign for goal in found]
     return made_again(made, signs, others, lambda places, given: climb(places, given, "steps, begun again"))
+
+
+def _of_color(goal: Goal, beside: Beside) -> bool:
+    """Return whether plain colour matters to a unit, so that its picture's mean colour should be free to move.
+
+    Where it does not, an ascent that moves it as fast gives the picture a cast that the unit does not ask for.
+    """
+    key = key_of_goal(goal)
+    return key in beside.simple and beside.simple[key].is_of_color(goal.sign)
+
+
+def _with_usual_mean(analysis: ActivationMaximization, settings: Settings) -> Settings:
+    """Return settings that scale the mean colour like all else, unless the recipe says how it is."""
+    form = analysis.parameterization
+    if form.kind != "fourier" or form.mean_color is not None:
+        return settings
+    usual = settings.parameterization.model_copy(update={"mean_color": 0.0})
+    return replace(settings, parameterization=usual)
+
+
+def _together(parts: Sequence[tuple[Sequence[int], Maximized]], group: int) -> Maximized:
+    """Put pictures in their order: parts are the places of targets, and their pictures."""
+    order = np.argsort([place * group + member for places, _ in parts for place in places for member in range(group)])
+    arrays = [np.concatenate([getattr(made, entry.name) for _, made in parts])[order] for entry in fields(Maximized)]
+    return Maximized(*arrays)
 
 
 def _may_begin_again(analysis: ActivationMaximization) -> bool:

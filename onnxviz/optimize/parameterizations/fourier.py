@@ -49,8 +49,8 @@ class Fourier(PlaneParameterization):
         ge=0,
         le=1000,
         description="How many times as far as the lowest frequency the picture's mean colour goes in a step, its hue "
-        "as far as its brightness; 0 scales and decorrelates it like all else, as lucid does. If not given, 0 for "
-        "classes and 8 for other units, some of which look for plain colour.",
+        "as far as its brightness; 0 scales and decorrelates it like all else, as lucid does. If not given, 8 for "
+        "units that plain colours excite at least half as much as gratings do, and 0 for others and for classes.",
     )
 
     def showing_last_bits(self) -> Self:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
@@ -80,14 +82,24 @@ def _steps(layer: Layer, grid: Grid, shape: tuple[int, ...]) -> _Steps:
     return _Steps(tuple(patches), (*shape[:2], *flat), order, (*shape[:2], height, width))
 
 
-def in_words(layer: Layer) -> str:
-    """Say how the map of a layer of tokens was made, or nothing of a layer that is a map by itself."""
-    if layer.grid is None or layer.map_shape is None:
-        return ""
-    height, width = layer.map_shape
-    grid = layer.grid
+def in_words(layers: Sequence[Layer]) -> str:
+    """Say how the maps of layers of tokens were made, or nothing where all layers are maps by themselves."""
+    sizes: dict[str, Counter[str]] = {}
+    for layer in layers:
+        if layer.grid is None or layer.map_shape is None:
+            continue
+        height, width = (size or "?" for size in layer.map_shape)
+        sizes.setdefault(_made_from(layer.grid), Counter())[f"{height} × {width}"] += 1
+    said = []
+    for made, counts in sizes.items():
+        listed = ", ".join(f"{size} at {count} layer{'s' * (count > 1)}" for size, count in counts.items())
+        said.append(f"{made}: {listed}")
+    return "; ".join(said)
+
+
+def _made_from(grid: Grid) -> str:
     if len(grid.sizes) != 1:
-        return f"{height or '?'} × {width or '?'} positions, their axes brought into the order of rows and columns"
+        return "Maps whose axes were brought into the order of rows and columns"
     left = [f"{count} {where}" for count, where in ((grid.before, "in front"), (grid.behind, "behind")) if count]
-    out = f"; left out: {' and '.join(left)} (class, distillation or register tokens)" if left else ""
-    return f"{height} × {width} tokens, followed from the patches of the image; the units are the tokens' channels{out}"
+    out = f", without {' and '.join(left)} (class, distillation or register tokens)" if left else ""
+    return f"Maps of tokens, followed from the patches of the image{out}; their units are the tokens' channels"

@@ -171,9 +171,9 @@ analyses: {{evidence: {{kind: grad_cam, layers: "*", data: photos, classes: "top
     assert {layer.map_shape for layer in shown} == {(2, 2)}
     assert "Softmax" not in {layer.operator for layer in shown}
     assert min(layer.unit_count for layer in shown) >= 48, "channels, not heads"
-    said = [item.text for item in found if isinstance(item, Caveat) and "2 × 2 tokens" in item.text]
-    assert said
-    assert "left out: 1 in front" in said[-1]
+    (said,) = [item.text for item in found if isinstance(item, Note) and item.id == "tokens"]
+    assert "without 1 in front (class, distillation or register tokens)" in said
+    assert f"2 × 2 at {len(shown)} layers" in said
 
 
 # --- one class for each position ------------------------------------------------------------------------------------

@@ -35,7 +35,7 @@ from onnxviz.dissection.pictures import PICTURE_SIDE, maps_of, masked, shown, ti
 from onnxviz.dissection.sharding import Extent, counts_size, layer_groups, map_size, shard_bounds
 from onnxviz.dissection.summary import CHANCE_COLUMNS, UNIT_COLUMNS, ByChance, ChanceRow, Summary, UnitResult
 from onnxviz.errors import AnalysisError, shorten
-from onnxviz.findings import Array, Caveat, Column, Coverage, Finding, Table, Tile, TileGrid, merge
+from onnxviz.findings import Array, Caveat, Column, Coverage, Finding, Note, Table, Tile, TileGrid, merge
 from onnxviz.images import load_batch
 from onnxviz.maps import in_words, to_map
 from onnxviz.values import Layer
@@ -490,10 +490,8 @@ iou: 0.04
                 )
             )
         findings += [Caveat(remark) for remark in self.remarks(subject)]
-        findings += [
-            Caveat(f"{shorten(layer.name)}: {said}.") for layer in _with_maps(chosen) if (said := in_words(layer))
-        ]
-        return findings
+        said = in_words(_with_maps(chosen))
+        return [*findings, *([Note(f"{said}.", "tokens")] if said else [])]
 
 
 @dataclass(frozen=True)

@@ -182,11 +182,8 @@ class GradCam(Analysis):
     def _on_layers(self, subject: Subject) -> list[Finding]:
         """Say what should be known of the layers, and how tokens were made a map."""
         used, _ = self._layers(subject.view)
-        by_words: dict[str, list[str]] = {}
-        for title, layer in used:
-            if said := in_words(layer):
-                by_words.setdefault(said, []).append(title)
-        tokens = [Caveat(f"{_listed(titles)}: {said}.") for said, titles in by_words.items()]
+        said = in_words([layer for _, layer in used])
+        tokens = [Note(f"{said}.", "tokens")] if said else []
         return [*(Caveat(remark) for remark in self.remarks(subject)), *tokens]
 
     def _coverage(self, subject: Subject, images: int) -> list[Finding]:

@@ -24,7 +24,7 @@ def test_a_plain_map_is_left_as_it_is() -> None:
     values = np.zeros((2, 8, 3, 5), np.float32)
     assert to_map(PLAIN, values) is values
     assert PLAIN.map_shape == (3, 5)
-    assert in_words(PLAIN) == ""
+    assert in_words([PLAIN]) == ""
 
 
 def test_tokens_that_are_no_patches_are_left_out() -> None:
@@ -32,8 +32,8 @@ def test_tokens_that_are_no_patches_are_left_out() -> None:
     np.testing.assert_array_equal(to_map(TOKENS, around), VALUES.reshape(2, 4, 3, 5))
     np.testing.assert_array_equal(to_map(TOKENS, torch.from_numpy(around)).numpy(), VALUES.reshape(2, 4, 3, 5))
     assert TOKENS.map_shape == (3, 5)
-    said = in_words(TOKENS)
-    assert all(part in said for part in ("3 × 5 tokens", "channels", "2 in front", "1 behind")), said
+    said = in_words([PLAIN, TOKENS, TOKENS])
+    assert all(part in said for part in ("tokens", "3 × 5 at 2 layers", "channels", "2 in front", "1 behind")), said
 
 
 def test_columns_before_rows_and_nested_windows() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -173,7 +174,7 @@ analyses: {{evidence: {{kind: grad_cam, layers: "*", data: photos, classes: "top
     assert min(layer.unit_count for layer in shown) >= 48, "channels, not heads"
     (said,) = [item.text for item in found if isinstance(item, Note) and item.id == "tokens"]
     assert "without 1 in front (class, distillation or register tokens)" in said
-    assert f"2 × 2 at {len(shown)} layers" in said
+    assert sum(map(int, re.findall(r"2 × 2 at (\d+) layer", said))) == sum(layer.grid is not None for layer in shown)
 
 
 # --- one class for each position ------------------------------------------------------------------------------------

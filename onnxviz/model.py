@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 from torch import fx
 
+from onnxviz import runtime
 from onnxviz.batches import choose_batch, layers_in_words, micro_batch, pass_bytes, room_for, run_batches
 from onnxviz.convert import Network, declared_elements
 from onnxviz.convert.element_types import integer_range
@@ -26,6 +28,7 @@ from onnxviz.layer_values import Activations, Layers, units_first, units_last
 from onnxviz.memory import is_out_of_memory
 from onnxviz.preprocessing import preprocessing_for
 from onnxviz.probabilities import probabilities_of, require_probabilities
+from onnxviz.reference.integers import PRODUCTS
 from onnxviz.runtime import Session, folds_too_much
 from onnxviz.values import DEFAULT_SIZE, Layer, Preprocessing
 
@@ -336,8 +339,19 @@ class Model:
         found.update(value for value, name in self.view.names.items() if name in asked)
         self.distrusted = frozenset(found)
 
+    @cached_property
+    def _saturated(self) -> frozenset[str]:
+        """What ONNX Runtime sums of products of integers, where these sums saturate on this processor."""
+        names = (
+            f"{node.domain}:{node.op_type}" if node.domain else node.op_type for node in self.view.proto.graph.node
+        )
+        nodes = zip(names, self.view.proto.graph.node, strict=True)
+        sums = [output for name, node in nodes if name in PRODUCTS for output in node.output]
+        return frozenset(sums if sums and runtime.saturates() else ())
+
     def _measure(self, images: torch.Tensor, values: Sequence[str], layers: Sequence[Layer]) -> list[np.ndarray]:
-        if self.distrusted and self.distrusted & ancestors(self.view.proto.graph, values):
+        distrusted = self.distrusted | self._saturated
+        if distrusted and distrusted & ancestors(self.view.proto.graph, values):
             names = ", ".join(shorten(layer.name) for layer in layers[:3]) + (", ..." if len(layers) > 3 else "")
             self.reduced.append(f"{names}: measured by the converted network, because ONNX Runtime is wrong there")
             tensors = self.activations(images, layers)

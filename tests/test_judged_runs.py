@@ -16,6 +16,7 @@ from test_judge import float_network, garbage, integer_network
 
 import onnxviz.convert.operators
 from onnxviz import recipe as recipe_module
+from onnxviz import runtime
 from onnxviz.analyses.base import Analysis, Bench, Job, LayerSelector, Subject
 from onnxviz.convert.operators import Conversion
 from onnxviz.execute import Silent, run
@@ -146,6 +147,20 @@ def test_a_distrusted_layer_and_what_hangs_on_it_are_not_measured_by_onnx_runtim
     assert len(model.reduced) == 1, "what lies in front of it is measured as ever"
     model.distrust([])
     assert np.abs(model.measure(PIXELS, "relu")["relu"] - right["relu"].numpy()).max() > 0.1
+
+
+def test_sums_that_saturate_on_this_processor_are_not_measured_by_onnx_runtime(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load(integer_network(tmp_path / "m.onnx"), "unit")
+    (product,) = (node.output[0] for node in model.view.proto.graph.node if node.op_type == "MatMulInteger")
+    faulty_runtime.install(monkeypatch, {product: garbage})
+    for saturates in (False, True):
+        monkeypatch.setattr(runtime, "saturates", lambda answer=saturates: answer)
+        fresh = load(tmp_path / "m.onnx", "unit")
+        found, right = fresh.measure(PIXELS, "scores")["scores"], fresh.activations(PIXELS, "scores")["scores"]
+        assert np.allclose(found, right.numpy(), atol=1e-4) == saturates
+        assert bool(fresh.reduced) == saturates
 
 
 def test_what_is_distrusted_reaches_a_worker(tmp_path: Path) -> None:

@@ -60,6 +60,9 @@ class Run:
         """Return the metrics of one analysis for each model."""
         return {part.model: dict(part.metrics) for part in analysis_of(self.result, analysis).parts}
 
+    def __repr__(self) -> str:
+        return f"<onnxviz run {self.result.title!r}: {_VERDICTS[self.result.verdict]}; {self.report}>"
+
     def _repr_html_(self) -> str:
         """Show the verdict, the expectations and where the report is, in a notebook."""
         result = self.result

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,10 +46,12 @@ def as_images(images: Any, preprocessing: Preprocessing, size: tuple[int, int]) 
     import torch
 
     if isinstance(images, torch.Tensor) and images.is_floating_point():
+        _require_form(images.shape)
         require_range(images)
         return images
     if isinstance(images, np.ndarray) and images.dtype.kind == "f":
         array = np.ascontiguousarray(images, dtype=np.float32)
+        _require_form(array.shape)
         given = torch.from_numpy(array if array.flags.writeable else array.copy())
         require_range(given)
         return given
@@ -64,6 +67,14 @@ def as_images(images: Any, preprocessing: Preprocessing, size: tuple[int, int]) 
                 raise
             raise DataError(fault.what, where=f"image {place}", remedy=fault.remedy) from fault
     return torch.from_numpy(batch)
+
+
+def _require_form(shape: Sequence[int]) -> None:
+    if len(shape) != 4 or shape[1] != 3:
+        raise DataError(
+            f"floating images must be [N, 3, height, width] in 0..1, not {list(shape)}",
+            remedy=f"{_PREPARE}, of any size",
+        )
 
 
 def require_range(images: torch.Tensor) -> None:

@@ -392,6 +392,14 @@ def _images_below(folder: Path) -> Iterator[Path]:
                 yield Path(parent) / name
 
 
+def _entries(folder: Path) -> list[str]:
+    """Return the names of what is in a folder; nothing where it may not be read, as a confined process may not."""
+    try:
+        return [entry.name for entry in itertools.islice(folder.iterdir(), 10_000)]
+    except OSError:
+        return []
+
+
 def _nothing_found(name: str, patterns: Sequence[str], base: Path) -> DataError:
     pattern = patterns[0] if patterns else ""
     folder = (base / Path(pattern)).parent
@@ -399,8 +407,7 @@ def _nothing_found(name: str, patterns: Sequence[str], base: Path) -> DataError:
     if (base / Path(pattern)).is_dir():
         hint = f"the folder holds no image: no file that ends in {', '.join(sorted(SUFFIXES))}"
     elif folder.is_dir():
-        beside = (entry.name for entry in itertools.islice(folder.iterdir(), 10_000))
-        hint = nearest(Path(pattern).name, beside)
+        hint = nearest(Path(pattern).name, _entries(folder))
     listed = ", ".join(repr(shorten(entry)) for entry in patterns)
     return DataError(
         f"no image matches {listed} in the folder {shorten(str(base), 200)!r}",

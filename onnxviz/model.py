@@ -40,6 +40,7 @@ _NETWORKS = 8
 """How many truncated networks are kept; they share their weights."""
 _SESSIONS = 4
 """How many ONNX Runtime sessions are kept; each holds the weights it needs."""
+_ORIGINS = {"declared": "", "trial": " (chosen by trial)", "guess": " (a guess)"}
 _FAULTS = (ArithmeticError, LookupError, MemoryError, NotConvertible, RuntimeError, TypeError, ValueError)
 """What modules raise for tensors that do not fit."""
 
@@ -97,7 +98,7 @@ class Model:
         height, width = self.input_size
         return (
             f"<onnxviz.Model {shorten(self.view.file)}: {len(self.layers)} layers, {height}×{width} pixels, "
-            f"preprocessing {self.preprocessing.name}, {self.device}>"
+            f"preprocessing {self.preprocessing.name}{_ORIGINS[self.preprocessing.origin]}, {self.device}>"
         )
 
     def _repr_html_(self) -> str:
@@ -107,8 +108,7 @@ class Model:
             "exporter": shorten(self.view.producer),
             "layers": str(len(self.layers)),
             "input": f"{height} × {width} pixels, {self.view.input_layout}",
-            "preprocessing": self.preprocessing.name
-            + {"declared": "", "trial": " (chosen by trial)", "guess": " (a guess)"}[self.preprocessing.origin],
+            "preprocessing": self.preprocessing.name + _ORIGINS[self.preprocessing.origin],
             "classes": str(len(self.labels)) if self.labels else "no names",
             "device": str(self.device),
         }

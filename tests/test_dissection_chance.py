@@ -271,11 +271,18 @@ class TestByChance:
         assert detected(units(star=3, hole=3, moon=1), chance) == {("object", "hole"), ("object", "moon")}
         assert detected(units(star=4, hole=2), chance) == {("object", "star")}
 
+    def test_one_unit_that_fits_better_than_any_by_chance_is_enough(self) -> None:
+        chance = ByChance([chance_row(0, "star", 3), chance_row(1, "star", 1)], 2)
+        for above, expected in ((-0.01, set()), (0.01, {("object", "star")})):
+            iou = chance.highest(("object", "star")) + above
+            unit = UnitResult(Unit("a", 0), "star", "object", iou, "yes", 0.05, 0.5, "", None, 1, 2)
+            assert detected([unit], chance) == expected
+
     def test_as_many_as_chance_gives_is_said(self) -> None:
         units = [
             UnitResult(Unit("a", place), "star", "object", 0.1, "yes", 0.05, 0.5, "", None, 1, 2) for place in range(3)
         ]
-        for most, expected in ((3, "which is no more than chance gives (0 to 3): none; no more than by chance: star 3"),
+        for most, expected in ((3, "which is no more than chance gives (0 to 3): none; not told from chance: star 3"),
                                (2, "by chance 0 to 2: star 3.")):  # fmt: skip
             chance = ByChance([chance_row(0, "star", most)], 2)
             summary = Summary({"a": units}, chance, {("object", "star"): 20}, ("object",), 0.04, 10)

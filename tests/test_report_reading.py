@@ -92,16 +92,16 @@ def test_a_layer_with_two_references_is_counted_once(browser: Browser, tmp_path:
         )
 
     tag, text = told(rows)
-    assert tag == "2 of 4 layers agree with ONNX Runtime to 5.0e−4, to 4.0e−6 in float32"
+    assert tag == "all 2 layers compared of 4 agree with ONNX Runtime to 5.0e−4, to 4.0e−6 in float32"
     assert "2 of 4 layers were compared" in text
     assert "5.0e−4" in text
     assert "4.0e−6" in text
     broken = tuple(replace(row, relative=1.0) if row.layer == "layer2" else row for row in rows)
     assert told(broken)[0] == "1 layer differs from ONNX Runtime"
     same = tuple(replace(row, tolerance=1e-3) for row in rows)
-    assert told(same)[0] == "2 of 4 layers agree with ONNX Runtime to 5.0e−4"
+    assert told(same)[0] == "all 2 layers compared of 4 agree with ONNX Runtime to 5.0e−4"
     (only,) = [row for row in same if row.layer == "layer1" and row.reference == "file"]
-    assert told((only,))[0] == "1 of 4 layers agrees with ONNX Runtime to 5.0e−4"
+    assert told((only,))[0] == "the 1 layer compared of 4 agrees with ONNX Runtime to 5.0e−4"
 
 
 def test_a_fault_of_onnx_runtime_is_a_finding_and_ours_is_a_failure(browser: Browser, tmp_path: Path) -> None:
@@ -145,7 +145,7 @@ def test_a_quantised_model_has_both_figures(browser: Browser, tmp_path: Path) ->
     changed = replace(run, models=(replace(run.models[0], agreement=rows),))
     shown(browser, changed, tmp_path)
     tag = browser.evaluate("document.querySelector('.subject .tag').textContent")
-    assert tag.endswith("3 of 4 layers agree with ONNX Runtime to 5.0e−7, each from its own inputs")
+    assert tag.endswith("all 3 layers compared of 4 agree with ONNX Runtime to 5.0e−7, each from its own inputs")
     texts = browser.evaluate("[...document.querySelectorAll('.model-detail .prose')].map((node) => node.textContent)")
     (text,) = [text for text in texts if "other side of a half" in text]
     assert "2 layers behind a rounding" in text

@@ -75,7 +75,7 @@ iou: 0.04
 """
     metric_names: ClassVar[Mapping[str, str]] = {
         "detectors": "Units that detect a concept: the IoU reaches the limit and is above the unit's chance level.",
-        "unique_detectors": "Concepts that more units detect than by chance.",
+        "unique_detectors": "Concepts that more units detect than by chance, or one better than by chance.",
         "detector_fraction": "Share of detectors among the units that were dissected.",
         "detectors_by_iou": "Units whose IoU reaches the limit, by chance or not.",
         "unique_detectors_by_iou": "Concepts for which a unit's IoU reaches the limit, by chance or not.",

@@ -74,7 +74,7 @@ analyses:
 """,
     "expect": """\
 expect:
-  - {metric: filters.dead_fraction, max: 0.05, because: dead filters point to broken training}
+  - {metric: filters.dead_fraction, max: 0.05, level: warn, because: dead filters are capacity that is not used}
   - {metric: evidence.top1_accuracy, min: 0.7, level: warn}    # `onnxviz explain grad_cam` lists its metrics
 """,
     "limits": """\

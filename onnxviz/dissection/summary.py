@@ -195,11 +195,15 @@ class ByChance:
 
     @property
     def unique_detectors(self) -> tuple[float, float] | tuple[()]:
-        """Concepts with more detectors than in any of the other shuffles."""
-        counts = self._detectors_of_concepts
-        most = {concept: self.most(concept) for count in counts for concept in count}
-        alone = {concept for concept, top in most.items() if sum(count[concept] == top for count in counts) == 1}
-        found = [sum(count[concept] == most[concept] > 0 for concept in alone) for count in counts]
+        """Concepts that would be detected in a shuffle, if the others were the chance level (`detected`)."""
+        counts, ious = self._detectors_of_concepts, self._ious_of_concepts
+        found = [0] * len(counts)
+        for concept in {concept for count in counts for concept in count}:
+            for shuffle, count in enumerate(counts):
+                others = [other for other in range(len(counts)) if other != shuffle]
+                more = count[concept] > max((counts[other][concept] for other in others), default=0)
+                better = ious[shuffle][concept] > max((ious[other][concept] for other in others), default=0.0)
+                found[shuffle] += count[concept] > 0 and (more or better)
         return (float(min(found)), float(max(found))) if found else ()
 
     @cached_property
@@ -210,6 +214,19 @@ class ByChance:
             for row in rows:
                 count[row.category, row.concept] += row.exceeding
         return counts
+
+    @cached_property
+    def _ious_of_concepts(self) -> list[defaultdict[Concept, float]]:
+        """For each shuffle the highest IoU of a unit that fits a concept best."""
+        ious: list[defaultdict[Concept, float]] = [defaultdict(float) for _ in self._by_shuffle]
+        for found, rows in zip(ious, self._by_shuffle, strict=True):
+            for row in rows:
+                found[row.category, row.concept] = max(found[row.category, row.concept], row.best)
+        return ious
+
+    def highest(self, concept: Concept) -> float:
+        """Return the highest IoU that a unit has with a concept in a shuffle."""
+        return max((found[concept] for found in self._ious_of_concepts), default=0.0)
 
     def most(self, concept: Concept) -> int:
         """Return the most detectors that a concept has in a shuffle."""
@@ -227,12 +244,20 @@ def detectors_of(units: Iterable[UnitResult]) -> list[UnitResult]:
 
 
 def detected(units: Iterable[UnitResult], chance: ByChance) -> set[Concept]:
-    """Return the concepts that have more detectors than in any shuffle: their number is that of unique detectors.
+    """Return the concepts with more detectors, or a better one, than in any shuffle: the unique detectors.
 
-    Of many units some exceed their own chance level by chance, and those that are alike do so together.
+    Of many units some exceed their own chance level by chance, and those that are alike do so together. So there have
+    to be more of them than any shuffle has, or one has to fit the concept better than any unit does in any shuffle
+    (the largest statistic of all units: Nichols and Holmes 2002, Hum. Brain Mapp. 15, 1).
     """
-    counts = Counter((unit.category, unit.concept) for unit in detectors_of(units))
-    return {concept for concept, count in counts.items() if count > chance.most(concept)}
+    found: dict[Concept, list[float]] = {}
+    for unit in detectors_of(units):
+        found.setdefault((unit.category, unit.concept), []).append(unit.iou)
+    return {
+        concept
+        for concept, ious in found.items()
+        if len(ious) > chance.most(concept) or max(ious) > chance.highest(concept)
+    }
 
 
 def in_words(counts: Counter[str], most: int = 6) -> str:
@@ -323,7 +348,7 @@ class Summary:
         counts = Counter((unit.category, unit.concept) for unit in detectors)
         told = in_words(_names({concept: counts[concept] for concept in certain})) or NO_CONCEPT
         rest = in_words(_names({concept: counts[concept] for concept in counts.keys() - certain}))
-        more = f"; no more than by chance: {rest}" if rest else ""
+        more = f"; not told from chance: {rest}" if rest else ""
         verb = "units detects" if len(detectors) == 1 else "units detect"
         level = f"by chance {span_in_words(chance.detectors)}"
         if chance.detectors and len(detectors) <= chance.detectors[1]:
@@ -354,7 +379,8 @@ class Summary:
                   "Units that detect a concept: the IoU reaches the limit and is above the unit's chance level.",
                   chance.detectors),
             count("unique_detectors", len(detected(units, chance)), concepts, "unique detectors",
-                  "Concepts that more units detect than by chance.", chance.unique_detectors),
+                  "Concepts that more units detect than by chance, or one better than by chance.",
+                  chance.unique_detectors),
             Metric("detector_fraction", len(detectors) / max(1, total), "share of detectors",
                    "Detectors among the units that were dissected.", "percent", "higher", total=total,
                    chance=(share[0], share[1]) if share else ()),

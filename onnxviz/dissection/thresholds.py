@@ -15,6 +15,9 @@ import numpy.typing as npt
 
 from onnxviz.errors import AnalysisError
 
+_ROUNDING = 8 * float(np.finfo(np.float32).eps)
+"""Differences below this part of the values are those between two orders of summing a bias and nothing."""
+
 
 @dataclass(frozen=True, eq=False)
 class Thresholds:
@@ -34,8 +37,9 @@ class Thresholds:
 
     @property
     def constant(self) -> npt.NDArray[np.bool_]:
-        """Which units have the same activation everywhere: they are dead on this data."""
-        return np.asarray(self.smallest == self.largest)
+        """Which units have the same activation everywhere, but for rounding: they are dead on this data."""
+        reach = np.maximum(np.abs(self.smallest), np.abs(self.largest))
+        return np.asarray(self.largest - self.smallest <= _ROUNDING * reach)
 
     @property
     def saturated(self) -> npt.NDArray[np.bool_]:

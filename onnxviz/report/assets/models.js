@@ -65,7 +65,9 @@ function agreementTag(model) {
   if (wrong) return make("span", { class: "tag warn" }, `ONNX Runtime computes ${plural(wrong, "layer")} wrongly here; ${of} compared`);
   const [given, exact] = references({ agreement: model.agreement.filter(agrees) });
   if (!given && !exact) return make("span", { class: "tag good" }, `${of} right by a third computation`);
-  const words = given ? `${of} ${agree(model)} with ONNX Runtime to ${scientific(numeric(given.relative))}` : `${of} ${agree(model)} with ONNX Runtime to ${scientific(numeric(exact.relative))} in float32`;
+  const compared = layerCount(model.agreement) === 1 ? "the 1 layer compared" : `all ${integer(layerCount(model.agreement))} layers compared`;
+  const agreed = `${compared} of ${integer(model.layers.length)} ${agree(model)} with ONNX Runtime to`;
+  const words = given ? `${agreed} ${scientific(numeric(given.relative))}` : `${agreed} ${scientific(numeric(exact.relative))} in float32`;
   return make("span", { class: "tag good" }, words, coarser(given, exact) ? `, to ${scientific(numeric(exact.relative))} in float32` : null, apart(model).length ? ", each from its own inputs" : null);
 }
 

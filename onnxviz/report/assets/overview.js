@@ -48,7 +48,7 @@ function expectationTable() {
     const [word, tone] = item.level === "off" ? ["not checked", ""] : item.holds ? ["holds", "good"] : item.level === "warn" ? ["warning", "warn"] : ["does not hold", "bad"];
     const value = item.value === null ? make("span", { class: "quiet-text" }, "not produced") : cellNode(item.value, "number");
     return make("tr", null, make("td", null, make("span", { class: `tag ${tone}` }, word)), make("th", { scope: "row" }, make("code", null, named(item.metric, 100)), several && item.model && !item.metric.startsWith(`${item.model}:`) ? [" ", modelChip(item.model)] : null),
-      make("td", null, named(item.condition, 100)), make("td", { class: "numeric" }, value), make("td", { class: "because" }, item.because ? prose(shorten(item.because, 600)) : ""));
+      make("td", null, named(item.condition, 100)), make("td", { class: "numeric" }, value), make("td", { class: "because" }, item.because ? prose(beginning(item.because, 600)) : ""));
   });
   return make("section", { class: "block" }, make("h3", null, "Expectations"), make("div", { class: "scroll" }, make("table", { class: "expectations" },
     make("thead", null, make("tr", null, ["", "metric", "wanted", "found", "because"].map((head, place) => make("th", { scope: "col", class: place === 3 ? "numeric" : null }, head || make("span", { class: "unseen" }, "verdict"))))),
@@ -75,8 +75,8 @@ function highlightCards() {
       sample.pictures.length ? make("div", { class: `strip ${sample.layout}`, "aria-hidden": "true" }, sample.pictures.map((picture) => pictureNode(picture, "", { decorative: true }))) : null,
       make("div", { class: "highlight-text" },
         make("h3", null, link(route("analysis", analysis.id), named(analysis.title || analysis.id, 120))),
-        notes.length ? notes.slice(0, run.models.length > 2 ? 2 : 3).map((group) => make("p", null, several && group.entries.length < run.models.length ? group.entries.map((entry) => [modelChip(entry.model), " "]) : null, prose(shorten(group.entries[0].finding.text, 400))))
-          : make("p", { class: "quiet-text" }, shorten(analysis.summary, 300)),
+        notes.length ? notes.slice(0, run.models.length > 2 ? 2 : 3).map((group) => make("p", null, several && group.entries.length < run.models.length ? group.entries.map((entry) => [modelChip(entry.model), " "]) : null, prose(beginning(group.entries[0].finding.text, 500))))
+          : make("p", { class: "quiet-text" }, beginning(analysis.summary, 300)),
         failed ? make("p", { class: "bad-text" }, `${plural(failed, "job")} failed.`) : null,
         metrics.length ? make("dl", { class: "mini" }, metrics.map((group) => make("div", null, make("dt", null, named(group.entries[0].finding.title || group.entries[0].finding.name, 160)),
           group.entries.map((entry) => make("dd", null, several ? [make("span", { class: `swatch ${modelClass(entry.model)}`, title: shorten(entry.model, 100) }), " "] : null, formatNumber(entry.finding.value, entry.finding.format), basisNode(entry.finding)))))) : null));
@@ -101,7 +101,7 @@ function caveatBlock() {
   if (!rows.length && !undeclared.length && !byTrial.length && !lost && !skipped.length && !faults.length) return null;
   return make("section", { class: "block" }, make("aside", { class: "caveats" }, make("h3", null, "Know before believing"), make("ul", null,
     undeclared.map((model) => make("li", null, "Nobody said how images become the input of ", named(model.alias, 60), ". If the guess is wrong, so is everything below.")),
-    byTrial.map((model) => make("li", null, "How images become the input of ", named(model.alias, 60), " was chosen by trial, not declared", model.tried ? `, on ${plural(model.tried.images, "image")}: ${shorten(model.tried.verdict, 400)}` : null, ". ", link(route("models"), "What was tried"), ".")),
+    byTrial.map((model) => make("li", null, "How images become the input of ", named(model.alias, 60), " was chosen by trial, not declared", model.tried ? `, on ${plural(model.tried.images, "image")}: ${beginning(model.tried.verdict, 600)}` : null, ". ", link(route("models"), "What was tried"), ".")),
     faults.map((fault) => make("li", null, fault)),
     lost ? make("li", null, `${plural(lost, "picture")} of the run could not be found and ${lost === 1 ? "is" : "are"} missing here.`) : null,
     skipped.map((data) => make("li", null, `${plural(data.skipped.length, "file")} of `, named(data.name, 60), ` ${data.skipped.length === 1 ? "was" : "were"} skipped; `, link(route("data"), "which, and why"), ".")),

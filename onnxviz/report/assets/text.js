@@ -18,6 +18,15 @@ function shorten(text, length) {
   return `${whole.slice(0, half)}…${whole.slice(-half)}`;
 }
 
+// A sentence keeps its beginning: its middle cut out would say something else.
+function beginning(text, length) {
+  const whole = String(text);
+  if (whole.length <= length) return whole;
+  const cut = whole.slice(0, length - 2);
+  const end = cut.lastIndexOf(" ");
+  return `${end > length / 2 ? cut.slice(0, end) : cut} …`;
+}
+
 // JSON has no NaN and no infinity: the run writes them as {"type": "float"}.
 function numeric(value) {
   if (typeof value === "number") return value;

@@ -12,7 +12,6 @@ from PIL import Image
 import onnxviz
 from onnxviz import builtin, cli
 from onnxviz.candidates import RANGES, candidates, pictures_for
-from onnxviz.errors import ModelError
 from onnxviz.graph import open_model
 from onnxviz.image_choice import own_class
 from onnxviz.images import ImageFolder
@@ -174,7 +173,7 @@ def test_a_model_without_classes_is_refused(tmp_path: Path, pictures: Path) -> N
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 3, 8, 8])],
     )
     save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "m.onnx")
-    with pytest.raises(ModelError, match="gives one class"):
+    with pytest.raises(SelectionError, match="gives one class"):
         probe(open_model(tmp_path / "m.onnx"), folder_of(pictures, 2))
 
 

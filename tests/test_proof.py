@@ -151,14 +151,14 @@ def test_a_wrong_network_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     proof = Proof("", "model", ("first", "relu", "dense"), None)
     found, _ = measure_agreement(make_model(subject, "cpu"), subject, proof)
     assert all(item.holds for item in found)
-    encode = Model.encode
+    encode = Model._encode
     calls: list[int] = []
 
     def shifted(self: Model, images: torch.Tensor) -> torch.Tensor:
         calls.append(1)  # every second call is the network's own
         return encode(self, images) + (0.5 if len(calls) % 3 == 2 else 0.0)
 
-    monkeypatch.setattr(Model, "encode", shifted)
+    monkeypatch.setattr(Model, "_encode", shifted)
     found, _ = measure_agreement(model, subject, proof)
     assert not any(item.holds for item in found)
 

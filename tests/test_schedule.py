@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -107,13 +108,13 @@ def test_a_worker_keeps_one_model_at_a_time(tmp_path: Path, monkeypatch: pytest.
         "b: {builtin: scenes}", "b: {builtin: scenes}}"), "r.yaml", Path())  # fmt: skip
     opened: list[str] = []
 
-    def opens(recipe: Recipe, alias: str, *_: object) -> str:
+    def opens(recipe: Recipe, alias: str, *_: object) -> SimpleNamespace:
         opened.append(alias)
-        return alias
+        return SimpleNamespace(alias=alias, choice="")
 
     monkeypatch.setattr(child, "open_subject", opens)
     made = child._Child(two, tmp_path, "cpu", 1, None)
     for alias in "aabba":
-        assert made.worker._subject(alias) == alias  # type: ignore[comparison-overlap]
+        assert made.worker._subject(alias).alias == alias
         assert list(made.subjects) == [alias]
     assert opened == ["a", "b", "a"]

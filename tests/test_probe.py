@@ -12,6 +12,7 @@ from PIL import Image
 import onnxviz
 from onnxviz import builtin, cli
 from onnxviz.candidates import RANGES, candidates, pictures_for
+from onnxviz.errors import SelectionError
 from onnxviz.graph import open_model
 from onnxviz.image_choice import own_class
 from onnxviz.images import ImageFolder

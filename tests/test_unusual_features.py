@@ -18,7 +18,7 @@ from onnxviz import builtin
 from onnxviz.analyses.activation_maximization import ActivationMaximization
 from onnxviz.analyses.base import Bench, Subject
 from onnxviz.errors import AnalysisError, RecipeError, SelectionError
-from onnxviz.findings import TileGrid
+from onnxviz.findings import Finding, TileGrid
 from onnxviz.graph import open_model
 from onnxviz.graph.features import features_before
 from onnxviz.model import Model
@@ -339,7 +339,11 @@ def described(model: Model, settings: str) -> str:
     assert isinstance(analysis, ActivationMaximization)
     subject = Subject("model", model.view, model.preprocessing, model.labels, {}, 0)
     place = Bench(subject, model, lambda done, total, note="": None)
-    parts = [analysis.run(job, place) for job in analysis.jobs(subject)]
+    found: dict[str, list[Finding]] = {}
+    jobs = list(analysis.jobs(subject))
+    for job in jobs:
+        found[job.name] = analysis.run(job, replace(place, found={name: found[name] for name in job.needs}))
+    parts = [found[job.name] for job in jobs if not job.inner]
     (grid,) = (finding for finding in analysis.combine(parts, subject) if isinstance(finding, TileGrid))
     return grid.description
 

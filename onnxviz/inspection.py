@@ -60,7 +60,8 @@ class Inspection:
         said: what the agreement was measured on.
         probe: the preprocessings that were tried on pictures; None if there were none.
         classes: names of the classes in the order of the scores, where they are known.
-        class_count: how many classes there are; 0 if that is not known.
+        class_count: how many classes there are; 0 if there are none, or that is not known.
+        no_classes: what the main output is where it is no scores of classes; "" where it is.
     """
 
     card: ModelCard
@@ -76,6 +77,7 @@ class Inspection:
     probe: Probe | None = None
     classes: tuple[str, ...] = ()
     class_count: int = 0
+    no_classes: str = ""
 
 
 def inspect_model(
@@ -159,15 +161,15 @@ def inspect_model(
     )
 
 
-def _classes(view: GraphView, labels: Path | None) -> tuple[tuple[str, ...], int]:
-    """Return the names of the classes, and how many there are."""
-    count = view.logits.unit_count if _logits(view) else 0
-    return _names(view, labels) or labels_in(view) or (), count
-
-
-def _names(view: GraphView, labels: Path | None) -> tuple[str, ...] | None:
-    """Return the class names of a file, one for each class."""
-    return None if labels is None else _with_names(view, labels)[1]
+def _classes(view: GraphView, labels: Path | None) -> tuple[tuple[str, ...], int, str]:
+    """Return the names of the classes, how many there are, and what the main output is where it has none."""
+    told, names = with_labels(view, None) if labels is None else _with_names(view, labels)
+    head = told.main_head
+    if head is None:
+        return (), 0, "no output depends on the image"
+    if not head.has_classes:
+        return (), 0, f"{shorten(head.name, 60)}: {head.in_words}"
+    return names or (), head.classes, ""
 
 
 def _with_names(view: GraphView, labels: Path) -> tuple[GraphView, tuple[str, ...] | None]:

@@ -15,10 +15,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 from test_cli import TEXT, call
 from test_report import Page
-from tiny_models import fill, save_unknown
+from tiny_models import fill, save_model, save_unknown
 from worker_runs import PATIENCE
 
 import onnxviz
@@ -328,7 +329,18 @@ def test_the_classes_of_a_model(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert call(monkeypatch, "inspect", "m.onnx", "--classes") == 0
+    said = capsys.readouterr().out
+    assert "no classes: scores: unknown: 4 numbers; declare `output:` in a recipe" in said
+    assert "numbered" not in said
+    known = onnx.load("m.onnx")
+    known.graph.node.add(op_type="Softmax", input=["scores"], output=["sure"])
+    known.graph.output[0].name = "sure"
+    onnx.save(known, "known.onnx")
+    assert call(monkeypatch, "inspect", "known.onnx", "--classes") == 0
     assert "4, numbered from 0" in capsys.readouterr().out
+    save_model(Path("two.onnx"), classes=2)
+    assert call(monkeypatch, "inspect", "two.onnx", "--classes") == 0
+    assert "no classes: scores: unknown: 2 numbers;" in capsys.readouterr().out
     assert call(monkeypatch, "inspect", "m.onnx", "--classes", "--labels", "labels.txt") == 0
     names = Path("labels.txt").read_text().split()
     rows = [line.split() for line in capsys.readouterr().out.splitlines()]

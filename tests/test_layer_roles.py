@@ -82,6 +82,34 @@ def test_a_network_without_blocks_is_its_activations(tmp_path: Path) -> None:
     assert view.remark_on("last_conv") == ""
 
 
+@pytest.mark.parametrize("activation", [True, False])
+@pytest.mark.parametrize("projected", [True, False])
+def test_a_single_residual_block_is_its_sum_and_not_the_branch_before_it(
+    tmp_path: Path, activation: bool, projected: bool
+) -> None:
+    """A projection on the skip feeds the sum alone too: the sum stands once for both."""
+    skip = f"{conv('skip', 'stem', 'p')}" if projected else "skip = Identity (stem)"
+    behind = "r1 = Relu (s1)" if activation else "r1 = Identity (s1)"
+    view = opened(
+        f"""{conv("a", "x")} stem = Relu (a)
+        {conv("b1", "stem")} b2 = Relu (b1) {conv("b3", "b2")} {skip} s1 = Add (b3, skip) {behind}
+        {conv("c", "r1")} last = Relu (c) {HEAD}""",
+        tmp_path,
+    )
+    assert names(view) == ["stem", "b2", "r1" if activation else "s1", "last"]
+    assert view.layer("last_map").name == "last"
+
+
+def test_a_single_residual_block_at_the_end_is_the_last_map_once(tmp_path: Path) -> None:
+    view = opened(
+        f"""{conv("a", "x")} stem = Relu (a)
+        {conv("b1", "stem")} b2 = Relu (b1) {conv("b3", "b2")} s1 = Add (b3, stem) last = Relu (s1) {HEAD}""",
+        tmp_path,
+    )
+    assert names(view) == ["stem", "b2", "last"]
+    assert view.layer("last_map").name == "last"
+
+
 @pytest.mark.parametrize("gelu", [False, True])
 def test_concatenations_are_blocks_and_the_sum_inside_of_an_activation_is_none(tmp_path: Path, gelu: bool) -> None:
     """GELU by tanh adds x and its cube."""

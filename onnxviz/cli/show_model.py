@@ -34,9 +34,12 @@ def show_inspection(console: Console, found: Inspection) -> None:
 
 def show_classes(console: Console, found: Inspection) -> None:
     """List a model's classes: number and, where it is known, name."""
+    if found.no_classes:
+        text = f"no classes: {found.no_classes}; declare `output:` in a recipe"
+        console.print(Text(text), soft_wrap=True)
+        return
     if not found.class_count:
-        text = "the model has no scores of classes" if not found.logits else "the number of classes is not known"
-        _line(console, "classes", f"none to list: {text}")
+        _line(console, "classes", "none to list: their number is not known")
         return
     if not found.classes:
         text = (

@@ -171,7 +171,7 @@ class Roles:
             found = [self._settled(layer) for layer in self._ends(joins)]
         else:
             found = [
-                self._layers.get(self._following.activated(layer.value), layer)
+                self._past_sum(self._layers.get(self._following.activated(layer.value), layer), joins)
                 for layer in self._layers.values()
                 if layer.operator == "Conv" and layer.value in self._live
             ]
@@ -182,6 +182,17 @@ class Roles:
             if layer.has_map and layer.position < last.position and self._origin(layer.value) != end
         ]
         return (*sorted(dict.fromkeys(shown), key=lambda layer: layer.position), last)
+
+    def _past_sum(self, layer: Layer, joins: Sequence[Layer]) -> Layer:
+        """Return the sum of maps that alone reads a layer, with the activation behind it; else the layer."""
+        value = layer.value
+        while len(readers := self._consumers.get(value, [])) == 1 and len(readers[0].output) == 1:
+            node, value = readers[0], readers[0].output[0]
+            if sums := [join for join in joins if join.value == value and node.op_type != "Concat"]:
+                return self._settled(sums[0])
+            if node.domain or node.op_type not in _FORM_ONLY:
+                break
+        return layer
 
     def _joins(self) -> Iterator[Layer]:
         """Yield the layers at which branches of the network meet: sums of two maps, and joined channels."""

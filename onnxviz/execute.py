@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import re
 import time
 import traceback
@@ -17,7 +18,7 @@ from onnxviz.cache import Checked, DamagedError, Store, key_of, locked, remove_e
 from onnxviz.choice import Chosen, read_chosen, with_choice
 from onnxviz.devices import DeviceChoice, describe_device
 from onnxviz.dispatch import Dispatcher, Item, Observer
-from onnxviz.errors import OnnxvizError, OutputError, shorten
+from onnxviz.errors import Fault, OnnxvizError, OutputError, RecipeError, shorten
 from onnxviz.expectations import decide
 from onnxviz.findings import Finding
 from onnxviz.finished_run import Run
@@ -104,13 +105,21 @@ def run_file(
         options: how it is run: see `Options`.
 
     Raises:
-        RecipeError: if the recipe, the model or the data are refused; nothing ran.
+        RecipeError: if it is no recipe, or the recipe, the model or the data are refused; nothing ran.
         OutputError: if the folder cannot be written.
     """
     if isinstance(recipe, Mapping):
         read = recipe_from(recipe, overrides)
-    else:
+    elif isinstance(recipe, str | os.PathLike):
         read = read_recipe(recipe, overrides, partly=True)
+    else:
+        raise RecipeError(
+            [
+                Fault(
+                    f"a recipe is the path of a YAML file, or a mapping of its parts; this is a {type(recipe).__name__}"
+                )
+            ]
+        )
     folder = Path(out) if out is not None else default_folder(read)
     return run(read, folder, observer=observer, command=command, **options)
 

@@ -130,6 +130,35 @@ def own_class(source: ImageSource, index: int, labels: Sequence[str] | None) -> 
     return None
 
 
+def misnamed_folders(source: ImageSource, labels: Sequence[str]) -> tuple[str, ...]:
+    """Return a sentence on each folder that is no class of a model, where other folders of the data set are.
+
+    Args:
+        source: the images; each may lie in a folder that is called by its class.
+        labels: the model's class names.
+    """
+    folder_of: Callable[[int], str | None] | None = getattr(source, "class_folder_of", None)
+    if folder_of is None:
+        return ()
+    found: dict[tuple[str, ...], bool] = {}
+    unknown: dict[str, int] = {}
+    for index in range(len(source)):
+        if (folder := folder_of(index)) is None:
+            continue
+        names = (folder, *_names(source, index))  # the same for most images of a folder, and the search is slow
+        if names not in found:
+            found[names] = own_class(source, index, labels) is not None
+        if not found[names]:
+            unknown[folder] = unknown.get(folder, 0) + 1
+    if not any(found.values()):
+        return ()  # folders may be called anything
+    return tuple(
+        f"folder {shorten(folder)!r} is no class of the model: the class of {count:,} "
+        f"image{'s' if count > 1 else ''} is not known" + (f"; {hint}" if (hint := nearest(folder, labels)) else "")
+        for folder, count in unknown.items()
+    )
+
+
 def _names(source: ImageSource, index: int) -> tuple[str, ...]:
     if hasattr(source, "class_names_of"):
         return tuple(source.class_names_of(index))

@@ -193,6 +193,29 @@ class ImageFolder:
             return self._numbers[index]
         return int(text) if text.isdecimal() and len(text) < 10 else None
 
+    def require_pattern(self) -> None:
+        """Make sure that `classes` finds the class of an image at all.
+
+        Raises:
+            DataError: if it fits none of them.
+        """
+        if self.classes is not None and len(self.without_class) == len(self):
+            count = f"the {len(self)} images" if len(self) > 1 else "the one image"
+            raise DataError(
+                f"the pattern {shorten(self.classes)!r} fits none of {count}; the first is {shorten(self.names[0])!r}",
+                remedy="a pattern without '/' is held against the last part of the name, suffix included",
+            )
+
+    @cached_property
+    def without_class(self) -> tuple[str, ...]:
+        """Names of the images that `classes` does not fit; none where there is no such pattern."""
+        pattern = self.classes
+        return () if pattern is None else tuple(name for name in self.names if class_in(name, pattern) is None)
+
+    def class_folder_of(self, index: int) -> str | None:
+        """Return the folder that an image's class is taken from, None if it is taken from elsewhere or nowhere."""
+        return None if self.class_is_stated(index) else self._folders[index]
+
     def class_is_stated(self, index: int) -> bool:
         """Whether somebody wrote down what an image shows; a folder's name may mean something else."""
         return self.classes is not None or self._labels(self.paths[index]) is not None
@@ -398,6 +421,21 @@ def _entries(folder: Path) -> list[str]:
         return [entry.name for entry in itertools.islice(folder.iterdir(), 10_000)]
     except OSError:
         return []
+
+
+def require_files(pattern: str, base: Path) -> None:
+    """Make sure that a file, folder or glob of images names any; nothing is opened.
+
+    Raises:
+        DataError: if there is no such file or folder, or the glob matches none.
+    """
+    if not _match([pattern], base)[0]:
+        literal = base / Path(pattern).expanduser()
+        if not any(sign in pattern for sign in "*?[") and not literal.exists():
+            hint = nearest(literal.name, _entries(literal.parent)) if literal.parent.is_dir() else ""
+            raise DataError("no such folder", where=shorten(pattern, 200),
+                            remedy=hint or "name a file, a folder or a glob of images")  # fmt: skip
+        raise _nothing_found("images", [pattern], base)
 
 
 def _nothing_found(name: str, patterns: Sequence[str], base: Path) -> DataError:

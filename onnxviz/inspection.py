@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 from onnxviz import limits
 from onnxviz.analyses.base import Subject
 from onnxviz.candidates import pictures_for
-from onnxviz.errors import ModelError, SelectionError, shorten
+from onnxviz.errors import DataError, ModelError, SelectionError, shorten
 from onnxviz.graph import GraphView, open_model
 from onnxviz.graph.structure import reads
 from onnxviz.ground_truth import class_pattern
@@ -247,6 +247,11 @@ def _probe(
         except ValueError as fault:
             raise SelectionError(f"--classes-from: {fault}") from None
     pictures = ImageFolder.find("images", [str(images)], Path(), count or pictures_for(view), classes_from)
+    try:
+        pictures.require_pattern()
+    except DataError as fault:
+        fault.where = "--classes-from"
+        raise
     said = preprocess is not None or METADATA_KEY in view.metadata
     return probe(
         view,

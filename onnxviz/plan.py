@@ -291,6 +291,12 @@ class _Planner:
             except OnnxvizError as error:
                 source = next(key for key in DATA_KINDS if hasattr(settings, key))
                 self.note(error, ("data", name, source))
+                continue
+            try:
+                if isinstance(opened := found[name], ImageFolder):
+                    opened.require_pattern()
+            except OnnxvizError as error:
+                self.note(error, ("data", name, "classes"))
         declared = find(self.recipe.tree, ("data",))
         names = set(declared.entries) if isinstance(declared, Entries) else set()
         return _Known(found, names - set(found))

@@ -183,6 +183,8 @@ class DataCard:
     skipped: tuple[tuple[str, str], ...] = ()
     notes: tuple[tuple[str, str], ...] = ()
     """What was used, but not as it is: the first picture of an animation, a mask of another size."""
+    remarks: tuple[str, ...] = ()
+    """What should be known of the images' classes."""
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from onnxviz.analyses.base import Job, Subject
 from onnxviz.cache import KEY, Store
 from onnxviz.devices import Device
 from onnxviz.errors import shorten
+from onnxviz.image_choice import misnamed_folders
 from onnxviz.images import ImageSource
 from onnxviz.plan import Choice, Plan, PlannedJob, Proof
 from onnxviz.recipe import Recipe
@@ -100,7 +101,7 @@ def schedule_of(plan: Plan) -> Schedule:
     )
     return Schedule(
         models=cards,
-        data=tuple(data_card(plan.recipe, name, source) for name, source in plan.data.items()),
+        data=tuple(data_card(plan, name, source) for name, source in plan.data.items()),
         jobs=plan.jobs,
         proofs=plan.proofs,
         device=plan.device,
@@ -125,9 +126,9 @@ def seen_of(subject: Subject, preprocessing: Preprocessing) -> tuple[tuple[str, 
     return tuple(found)
 
 
-def data_card(recipe: Recipe, name: str, source: ImageSource) -> DataCard:
+def data_card(plan: Plan, name: str, source: ImageSource) -> DataCard:
     """Return what the report says of a data set."""
-    settings = recipe.data[name]
+    settings = plan.recipe.data[name]
     kind = next(key for key in DATA_KINDS if hasattr(settings, key))
     what = getattr(settings, kind)
     shown = ", ".join(what) if isinstance(what, list) else str(what)
@@ -135,12 +136,29 @@ def data_card(recipe: Recipe, name: str, source: ImageSource) -> DataCard:
         shown = f"{shown}: {settings.count} generated images, {settings.size} pixels, seed {settings.seed}"
     skipped = tuple((str(item), str(why)) for item, why in getattr(source, "skipped", ()))
     notes = tuple((str(item), str(what)) for item, what in getattr(source, "notes", ()))
-    return DataCard(name, kind, shown, source.digest, len(source), skipped, notes)
+    return DataCard(name, kind, shown, source.digest, len(source), skipped, notes, tuple(_on_classes(plan, source)))
+
+
+def _on_classes(plan: Plan, source: ImageSource, most: int = 5) -> Iterator[str]:
+    """Yield of which images the class is not known although it should be: by a pattern, and by folders."""
+    unfit: Sequence[str] = getattr(source, "without_class", ())
+    if unfit:
+        yield (
+            f"the pattern of classes fits {len(source) - len(unfit):,} of {len(source):,} images; the class of the "
+            f"others is not known, the first of them is {shorten(unfit[0])!r}"
+        )
+    for alias, subject in plan.subjects.items():
+        found = misnamed_folders(source, subject.labels) if subject.labels else ()
+        model = f"model {alias!r}: " if len(plan.subjects) > 1 else ""
+        yield from (f"{model}{sentence}" for sentence in found[:most])
+        if len(found) > most:
+            yield f"{model}{len(found) - most:,} folders more are no class of the model"
 
 
 def left_out(data: Sequence[DataCard], most: int = 3) -> Iterator[str]:
-    """Yield a sentence on each data set of which files cannot be used, with the first of them and why."""
+    """Yield a sentence on each data set of which files cannot be used, or classes are not known."""
     for card in data:
+        yield from (f"data {card.name!r}: {remark}" for remark in card.remarks)
         count = len(card.skipped)
         if not count:
             continue

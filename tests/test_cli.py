@@ -215,6 +215,25 @@ def test_init_writes_a_recipe_that_runs(
     assert Path("made/start.yaml").read_text() == before
 
 
+@pytest.mark.parametrize(
+    ("images", "said"),
+    [
+        ("nowhere", "nowhere: no such folder"),
+        ("photoss", "did you mean 'photos'?"),
+        ("photos/*.jpg", "no image matches 'photos/*.jpg'"),
+        ("empty", "the folder holds no image"),
+    ],
+)
+def test_init_refuses_images_that_are_not_there(
+    images: str, said: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "empty").mkdir()
+    assert call(monkeypatch, "init", "m.onnx", "--images", images, "--out", "start.yaml") == 2
+    assert said in " ".join(capsys.readouterr().err.split())
+    assert not Path("start.yaml").exists()
+    assert call(monkeypatch, "init", "m.onnx", "--images", "photos/*.png", "--out", "start.yaml") == 0
+
+
 def test_schema_explain_version_help(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

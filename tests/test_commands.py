@@ -216,6 +216,37 @@ def test_a_metric_that_will_not_be_produced_is_said_by_the_plan(
     assert not expecting("metric: classes.top1_rate, min: 0", "metric: classes.median_quantile, min: 0")
 
 
+@pytest.mark.parametrize(
+    ("output", "metric", "said"),
+    [
+        ("regression", "top1_confidence", "'scores' gives no class to an image: 4 measured numbers"),
+        ("regression", "top1_accuracy", "'scores' gives no class to an image: 4 measured numbers"),
+        ("multilabel", "top1_accuracy", "'scores' gives no class to an image: 4 labels"),
+        ("", "top1_confidence", "'scores' gives no class to an image: unknown: 4 numbers"),
+        ("", "top1_accuracy", "the class of no image of 'photos' is known"),
+        ("classes", "top1_confidence", ""),
+    ],
+)
+def test_the_choice_of_an_output_that_chooses_nothing_is_not_expected(
+    folder: Path, output: str, metric: str, said: str
+) -> None:
+    told = f", output: {output}" if output else ""
+    text = (
+        f"version: 1\nmodel: {{path: m.onnx, preprocess: unit{told}}}\ndata: {{photos: {{images: photos}}}}\n"
+        "analyses: {evidence: {kind: grad_cam, data: photos}}\n"
+        f"expect: [{{metric: evidence.{metric}, min: 0}}]\n"
+    )
+    recipe = parse_recipe(text, "r.yaml", folder)
+    if not said:
+        assert make_plan(recipe).jobs
+        return
+    with pytest.raises(RecipeError) as refused:
+        make_plan(recipe)
+    (fault,) = refused.value.faults
+    assert f"will not be produced: {said}" in fault.message
+    assert fault.line == 5
+
+
 # --- what is not there ----------------------------------------------------------------------------------------------
 
 
@@ -351,6 +382,12 @@ def test_the_classes_of_a_model(
     # What a message promises.
     assert call(monkeypatch, "run", "r.yaml", "--set", "evidence.classes=zzz") == 2
     assert "`onnxviz inspect MODEL --classes`" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("thing", [[1], None, 3, b"r.yaml"])
+def test_what_is_no_recipe_is_refused(thing: Any, folder: Path) -> None:
+    with pytest.raises(RecipeError, match=f"the path of a YAML file, or a mapping .* a {type(thing).__name__}"):
+        onnxviz.run(thing)
 
 
 def test_a_mapping_is_a_recipe(folder: Path) -> None:

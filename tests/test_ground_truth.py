@@ -7,12 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from tiny_models import fill
 
-from onnxviz.errors import RecipeError, SelectionError
+from onnxviz.errors import DataError, RecipeError, SelectionError
 from onnxviz.ground_truth import class_in
-from onnxviz.image_choice import own_class
+from onnxviz.image_choice import misnamed_folders, own_class
 from onnxviz.images import ImageFolder
+from onnxviz.inspection import inspect_model
+from onnxviz.plan import make_plan
 from onnxviz.recipe import parse_recipe
+from onnxviz.results import DataCard
+from onnxviz.schedule import left_out, schedule_of
 
 LABELS = ("tench", "great white shark", "goldfish")
 WORDNET = ("n01440764", "n01484850", "n01443537")
@@ -94,6 +99,63 @@ def test_a_table_may_hold_names_and_wordnet_ids(tmp_path: Path) -> None:
 def test_one_folder_for_each_class(tmp_path: Path) -> None:
     images(tmp_path, "tench/1.png", "great_white_shark/1.png", "rubbish/1.png")
     assert classes(tmp_path, LABELS) == [1, None, 0]  # sorted: great, rubbish, tench
+
+
+def test_a_misspelt_folder_is_told_and_the_others_count(tmp_path: Path) -> None:
+    images(tmp_path, "bleu/1.png", "bleu/2.png", "red/1.png")
+    assert classes(tmp_path, ("blue", "red")) == [None, None, 1]
+    source = ImageFolder.find("x", ["."], tmp_path)
+    (said,) = misnamed_folders(source, ("blue", "red"))
+    assert said == "folder 'bleu' is no class of the model: the class of 2 images is not known; did you mean 'blue'?"
+    assert not misnamed_folders(source, ("lion", "tiger")), "folders may be called anything"
+    assert not misnamed_folders(source, ("bleu", "red"))
+    assert not misnamed_folders(ImageFolder.find("x", ["."], tmp_path, classes="{class}.png"), ("blue", "red"))
+
+
+def data_of(folder: Path, options: str) -> DataCard:
+    """Return what a run of a tiny model says of the images in `shots`."""
+    text = (
+        "version: 1\nmodel: {path: m.onnx, labels: labels.txt, preprocess: unit}\n"
+        f"data: {{d: {{images: shots{options}}}}}\n"
+        "analyses: {evidence: {kind: grad_cam, data: d, layers: second}}\n"
+    )
+    schedule = schedule_of(make_plan(parse_recipe(text, "r.yaml", folder)))
+    (card,) = schedule.data
+    assert [job.job.parameters["own_class"] for job in schedule.jobs] == [None, 1, 1]
+    return card
+
+
+def test_the_data_set_says_which_folder_is_no_class(tmp_path: Path) -> None:
+    fill(tmp_path)
+    images(tmp_path / "shots", "cta/1.png", "dog/1.png", "dog/2.png")
+    card = data_of(tmp_path, "")
+    (said,) = left_out([card])
+    assert "data 'd': folder 'cta' is no class of the model: the class of 1 image is not known" in said
+    assert "did you mean 'cat'?" in said
+
+
+def test_a_pattern_that_fits_some_images_says_how_many(tmp_path: Path) -> None:
+    fill(tmp_path)
+    images(tmp_path / "shots", "cat.png", "dog_1.png", "dog_2.png")
+    (said,) = data_of(tmp_path, ", classes: '{class}_*.png'").remarks
+    assert "fits 2 of 3 images" in said
+    assert "'cat.png'" in said
+
+
+def test_a_pattern_that_fits_no_image_is_a_fault_at_its_place(tmp_path: Path) -> None:
+    fill(tmp_path)
+    images(tmp_path / "shots", "cat.png", "dog-1.png", "dog-2.png")
+    with pytest.raises(RecipeError) as refused:
+        data_of(tmp_path, ", classes: '{class}_*.png'")
+    (fault,) = refused.value.faults
+    assert "the pattern '{class}_*.png' fits none of the 3 images; the first is 'cat.png'" in fault.message
+    assert (fault.line, fault.column) == (3, len("data: {d: {images: shots, classes: ") + 1)
+    with pytest.raises(DataError, match="fits none of the 3 images") as stopped:
+        inspect_model(
+            tmp_path / "m.onnx", images=tmp_path / "shots", labels=tmp_path / "labels.txt",
+            classes_from="{class}_*.png", convert=False,
+        )  # fmt: skip
+    assert stopped.value.where == "--classes-from"
 
 
 def test_folders_that_are_numbers(tmp_path: Path) -> None:

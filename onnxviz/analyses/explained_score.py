@@ -122,14 +122,18 @@ class OwnClasses:
         Labels that do not exclude each other, numbers that are no classes, and maps have no class for the image.
         """
         head = self.head
-        has_choice = head.has_choice or (head.kind == "unknown" and not head.has_positions and head.choices != 1)
-        if not has_choice or not self.fits:
+        if not may_choose(head) or not self.fits:
             return None
         try:
             own = own_class(self.source, index, self.names)
         except SelectionError:
             return None
         return own if own is not None and (not self.head.choices or own < self.head.choices) else None
+
+
+def may_choose(head: Head) -> bool:
+    """Whether a head gives one class to an image, or may do so for all that is known."""
+    return head.has_choice or (head.kind == "unknown" and not head.has_positions and head.choices != 1)
 
 
 def choice_metrics(head: Head, best: int, sure: np.ndarray | None, own: int | None) -> Iterator[Metric]:
@@ -146,6 +150,25 @@ def choice_metrics(head: Head, best: int, sure: np.ndarray | None, own: int | No
             "top1_confidence", float(sure[best]), "confidence", "Mean probability of the class of highest score.",
             "percent", total=1,
         )  # fmt: skip
+
+
+def without_metrics(head: Head, data: str, *, known: bool) -> dict[str, str]:
+    """Return why `choice_metrics` yields none of a name for any image, by the name.
+
+    Args:
+        head: whose choices.
+        data: the data set's name.
+        known: whether the class of an image is known, as `OwnClasses.get` says.
+    """
+    no_choice = f"{shorten(head.name, 60)!r} gives no class to an image: {head.in_words}"
+    found = {}
+    if not known:
+        found["top1_accuracy"] = f"the class of no image of {data!r} is known" if may_choose(head) else no_choice
+    if not head.has_choice:
+        found["top1_confidence"] = no_choice
+    elif not head.probability:
+        found["top1_confidence"] = f"nothing makes probabilities of the scores of {shorten(head.name, 60)!r}"
+    return found
 
 
 def joined(parts: Sequence[Metric]) -> Metric:

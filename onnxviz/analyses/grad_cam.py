@@ -136,10 +136,10 @@ class GradCam(Analysis):
                 bytes=_stored_bytes(subject, [layer for _, layer in used], count),
             )
 
-    def unproduced(self, jobs: Sequence[Job], subject: Subject) -> Mapping[str, str]:  # noqa: ARG002 - one interface
-        """Say that no accuracy is to be had where the class of no image is known."""
+    def unproduced(self, jobs: Sequence[Job], subject: Subject) -> Mapping[str, str]:
+        """Say that there is no accuracy or confidence where the output is no choice, or no image's class is known."""
         known = any(job.parameters["own_class"] is not None for job in jobs)
-        return {} if known else {"top1_accuracy": f"the class of no image of {self.data!r} is known"}
+        return explained_score.without_metrics(self._head(subject), self.data, known=known)
 
     def run(self, job: Job, bench: Bench) -> list[Finding]:
         """Explain the classes of one image at every layer."""

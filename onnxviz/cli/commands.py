@@ -444,8 +444,11 @@ def init(
     """Write a recipe to start from, for a model."""
     from onnxviz.cache import write_bytes
     from onnxviz.cli.start import starting_recipe
+    from onnxviz.images import require_files
 
     target = out or Path(f"{model.stem}.yaml")
+    if images is not None:
+        require_files(str(images), Path())  # here: the confined process may not look at them
     text = confined(lambda: starting_recipe(model, target, images), confinement(model.name, beside(model), memory))
     if target.exists():
         raise OutputError("exists already", where=shorten(str(target), 200), remedy="name another with --out")

@@ -5,6 +5,7 @@ function dataSection() {
   const section = make("section", { class: "chapter" }, make("h2", { tabindex: "-1" }, "The data"), run.data.map((data) => make("div", { class: "data-card" },
     make("h3", null, named(data.name, 100), " ", make("span", { class: "tag" }, named(data.kind, 40))), paragraphs(data.description),
     factList([["used", data.used], ["skipped", data.skipped.length], ["digest", shorten(data.digest, 23)]], "facts wide-facts"),
+    (data.remarks || []).map((remark) => paragraphs(remark)),
     data.skipped.length ? details(`${plural(data.skipped.length, "file")} skipped, and why`, "method", () => dataTable([{ head: "file", kind: "text" }, { head: "reason", kind: "text" }], data.skipped, { label: "Skipped files", key: 0 }), data.skipped.length < 6) : null,
     data.notes.length ? details(`${plural(data.notes.length, "file")} used, but not as it is`, "method", () => dataTable([{ head: "file", kind: "text" }, { head: "what was done", kind: "text" }], data.notes, { label: "Changed files", key: 0 }), data.notes.length < 6) : null)));
   places.set(route("data"), section);

@@ -71,10 +71,11 @@ def _require_fit(view: GraphView, count: int) -> None:
             where=shorten(view.file),
             remedy="give one name for each class, in the order of the scores",
         )
+    why = f" ({main.reason})" if main.holds == "renumbered" else ""
     positions = " at each position" if main.has_positions else ""
     raise SelectionError(
         f"{count} class names, and the output {shorten(main.name, 60)!r} has {main.choices} "
-        f"number{'' if main.choices == 1 else 's'}{positions}",
+        f"number{'' if main.choices == 1 else 's'}{positions}{why}",
         where=shorten(view.file),
         remedy="give one name for each class, in the order of the scores; or say what it is, such as `output: boxes`: "
         "the names are then those of the layer that an analysis explains as its `score:`",

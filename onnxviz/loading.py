@@ -51,7 +51,8 @@ def load(
     Raises:
         ModelFileError: if the file cannot be read or is refused as unsafe.
         ModelError: if a preprocessing is to be found for a model that gives no class to an image.
-        SelectionError: if the preset does not exist, "auto" has no images, or there are not as many labels as logits.
+        SelectionError: if the preset does not exist, "auto" has no images, there are not as many labels as logits,
+            or an output cannot be what `output` says.
         DataError: if the labels or images cannot be read.
     """
     if preprocess != AUTO:

@@ -37,7 +37,7 @@ def probabilities_of(head: Head, values: np.ndarray) -> np.ndarray:
     shares = values.reshape(len(values), -1)
     if head.final is None:
         shares = softmax(shares) if head.probability == "softmax" else sigmoid(shares)
-    elif head.final.operator == "LogSoftmax":
+    elif head.final.operator == "LogSoftmax" and head.probability != "given":
         shares = np.exp(shares)
     if head.kind == "binary":
         shares = np.concatenate([1.0 - shares, shares], axis=1)

@@ -94,7 +94,19 @@ VECTORS: dict[str, tuple[list[NodeProto], dict[str, Any], int, tuple[str, str, s
     ),
     "argmax and a table": (
         [node("ArgMax", "scores", "k", axis=1, keepdims=0), node("Gather", "table k", "int_y")], {"int_y": ["n"]}, 5,
+        ("unknown", "scores", "", ""),  # 100 is no class of the scores
+    ),
+    "argmax and a table in order": (
+        [node("ArgMax", "scores", "k", axis=1, keepdims=0), node("Gather", "order k", "int_y")], {"int_y": ["n"]}, 5,
         ("classes", "scores", "", ""),
+    ),
+    "sigmoid written out": (
+        [node("Neg", "scores", "turned"), node("Exp", "turned", "raised"), node("Add", "raised unit", "sum"),
+         node("Div", "unit sum", "y")], {"y": ["n", 1]}, 1, ("binary", "scores", "sigmoid", "y"),
+    ),
+    "sigmoids kept off the ends": (
+        [node("Sigmoid", "scores", "p"), node("Clip", "p low high", "y")], {"y": ["n", 5]}, 5,
+        ("multilabel", "scores", "sigmoid", "p"),
     ),
     "top three": (
         [node("TopK", "scores three", "v int_k", axis=1)], {"v": ["n", 3], "int_k": ["n", 3]}, 5,
@@ -112,6 +124,8 @@ VECTORS: dict[str, tuple[list[NodeProto], dict[str, Any], int, tuple[str, str, s
 def test_what_the_graph_says_of_a_vector(case: str, tmp_path: Path) -> None:
     tail, outputs, units, expected = VECTORS[case]
     more = {"one": ONE, "three": np.array([3], np.int64), "table": np.arange(5, dtype=np.int64) + 100}
+    more |= {"order": np.arange(5, dtype=np.int64), "unit": np.float32(1)}
+    more |= {"low": np.float32(1e-7), "high": np.float32(1 - 1e-7)}
     used = {name for item in tail for name in item.input}
     view = view_of(tmp_path, tail, outputs, units, **{name: more[name] for name in used & set(more)})
     (head,) = view.heads
@@ -547,3 +561,161 @@ def test_the_card_of_a_report_has_every_head(tmp_path: Path) -> None:
         (("features",), "nothing", False),
     ]
     assert decode(encode(card), ModelCard) == card
+
+
+# --- numbers that are probabilities already -------------------------------------------------------------------------
+
+
+SECOND = np.array([1], np.int64)
+GIVEN: dict[str, tuple[list[NodeProto], list[list[float]], dict[str, Any]]] = {
+    "1 - p": ([node("Sigmoid", "scores", "p"), node("Sub", "unit p", "y")], [[-10.0, 0.0, 10.0]], {}),
+    "one column of a softmax": (
+        [node("Softmax", "scores", "p"), node("Gather", "p second", "y", axis=1)],
+        [[0.0, 0.0, 9.0], [9.0, 0.0, 0.0]], {"second": SECOND},
+    ),
+    "a mean of two": (
+        [node("Sigmoid", "scores", "p"), node("Add", "p p", "sum"), node("Mul", "sum half", "y")],
+        [[10.0, 0.0, -10.0]], {"half": np.float32(0.5)},
+    ),
+    "by a tanh": (
+        [node("Tanh", "scores", "t"), node("Add", "t unit", "sum"), node("Mul", "sum half", "y")],
+        [[10.0, 0.0, -10.0]], {"half": np.float32(0.5)},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", GIVEN)
+@pytest.mark.parametrize("output", [None, "binary"])
+def test_one_probability_decides_at_a_half(case: str, output: Any, squares: ImageFolder, tmp_path: Path) -> None:
+    tail, rows, more = GIVEN[case]
+    eye = np.eye(3, dtype=np.float32)[:, :, None, None]
+    if any("unit" in item.input for item in tail):
+        more = more | {"unit": np.float32(1)}
+    body = [node("Conv", "image w", "conv"), *BODY[1:]]
+    dense = np.asarray(rows, np.float32).T.copy()
+    path = write(tmp_path / "g.onnx", [*body, *tail], {"y": ["n", 1]}, w=eye, d=dense, **more)
+    names = None if output else ["blue", "red"]
+    model = load(path, {"preset": "unit", "fit": "stretch"}, names, device="cpu", output=output)
+    (head,) = model.view.heads
+    assert (head.kind, head.probability, head.threshold) == ("binary", "given", 0.5)
+    images = RNG.random((3, 3, SIDE, SIDE)).astype(np.float32)
+    values = model.scores(images)
+    np.testing.assert_allclose(model.probabilities(images), np.concatenate([1 - values, values], axis=1), rtol=1e-6)
+    found = found_by(GradCam(data="d", layers=["maps"], classes="top:1"), model, squares)
+    assert numbers(found)["top1_accuracy"].value == 1
+    (table,) = (item for item in found if isinstance(item, f.Table))
+    assert all(row[2] == pytest.approx(row[3], abs=1e-5) and row[3] > 0.5 for row in table.rows)
+    attacked = numbers(found_by(Adversarial(data="d", radius=255, restarts=0), model, squares))
+    assert (attacked["accuracy"].value, attacked["success_rate"].value) == (1, 1)
+
+
+SEVERAL: dict[str, tuple[list[NodeProto], int, int]] = {
+    "1 - p beside p": (
+        [node("Sigmoid", "scores", "p"), node("Sub", "unit p", "q"), node("Concat", "q p", "y", axis=1)], 1, 2,
+    ),
+    "mean of two softmaxes": (
+        [node("Softmax", "scores", "p"), node("Mul", "scores unit", "s"), node("Softmax", "s", "q"),
+         node("Mean", "p q", "y")], 3, 3,
+    ),
+    "classes selected": ([node("Softmax", "scores", "p"), node("Gather", "p places", "y", axis=1)], 4, 3),
+    "classes cut off": ([node("Softmax", "scores", "p"), node("Slice", "p start end axes", "y")], 4, 3),
+    "softmax without its pattern": (
+        [node("Exp", "scores", "e"), node("ReduceSum", "e axes", "sum", keepdims=1), node("Div", "e sum", "p"),
+         node("Gather", "p turned", "y", axis=1)], 3, 3,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", SEVERAL)
+@pytest.mark.parametrize("declared", [True, False])
+def test_no_activation_goes_over_probabilities(case: str, declared: bool, tmp_path: Path) -> None:
+    tail, units, classes = SEVERAL[case]
+    more = {
+        "unit": np.float32(1), "places": np.array([2, 0, 1]), "turned": np.array([2, 1, 0]), "start": np.array([1]),
+        "end": np.array([4]), "axes": np.array([1]),
+    }  # fmt: skip
+    used = {name for item in tail for name in item.input}
+    more = {name: value for name, value in more.items() if name in used}
+    path = write(tmp_path / "s.onnx", [*BODY, *tail], {"y": ["n", classes]}, **weights(units), **more)
+    names = None if declared else [f"c{number}" for number in range(classes)]
+    model = load(path, "unit", names, device="cpu", output="classes" if declared else None)
+    (head,) = model.view.heads
+    assert (head.kind, head.probability, head.classes) == ("classes", "given", classes)
+    images = RNG.random((2, 3, SIDE, SIDE)).astype(np.float32)
+    (given,) = model.measure(images, ["y"]).values()
+    np.testing.assert_allclose(model.probabilities(images), given.reshape(2, -1), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "tail",
+    [[node("LogSoftmax", "scores", "p"), node("Neg", "p", "y")],
+     [node("Softmax", "scores", "p"), node("Log", "p", "y")],
+     [node("Sigmoid", "scores", "p"), node("Mul", "p p", "q"), node("Log", "q", "y")], [node("Exp", "scores", "y")]],
+)  # fmt: skip
+def test_activated_numbers_that_are_no_probabilities_get_none(tail: list[NodeProto], tmp_path: Path) -> None:
+    (head,) = view_of(tmp_path, tail, {"y": ["n", 3]}, 3).with_output("classes").heads
+    assert (head.kind, head.probability, head.final) == ("classes", "", None)
+    single = view_of(tmp_path, tail, {"y": ["n", 1]}, 1)
+    with pytest.raises(SelectionError, match="nothing says where it decides"):
+        single.with_output("binary")
+    assert [head.kind for head in single.with_output(None, 2).heads] == ["unknown"]
+
+
+def test_scores_weighed_by_a_gate_are_still_scores(tmp_path: Path) -> None:
+    tail = [node("Sigmoid", "scores", "gate"), node("Mul", "scores gate", "y")]
+    (head,) = view_of(tmp_path, tail, {"y": ["n", 3]}, 3).with_output("classes").heads
+    assert (head.holds, head.probability) == ("scores", "softmax")
+
+
+# --- contradictions -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("tail", "output"),
+    [
+        ([node("TopK", "scores three", "v int_k", axis=1, largest=0)], {"v": ["n", 3], "int_k": ["n", 3]}),
+        ([node("ArgMin", "scores", "int_y", axis=1)], {"int_y": ["n", 1]}),
+    ],
+)
+def test_what_picks_the_smallest_chooses_no_class(
+    tail: list[NodeProto], output: dict[str, Any], tmp_path: Path
+) -> None:
+    more = {"three": np.array([3], np.int64)} if "three" in tail[0].input else {}
+    view = view_of(tmp_path, tail, output, 5, **more)
+    for told in (view, view.with_output(None, 3, 3), view.with_output(None, 5, 5)):
+        assert {head.kind for head in told.heads} == {"unknown"}
+        assert all("picks the smallest" in head.reason for head in told.heads)
+
+
+def test_names_are_not_given_to_scores_that_a_table_renumbers(tmp_path: Path) -> None:
+    tail = [node("ArgMax", "scores", "k", axis=1, keepdims=0), node("Gather", "table k", "int_y")]
+    view = view_of(tmp_path, tail, {"int_y": ["n"]}, 3, table=np.array([2, 0, 1]))
+    with pytest.raises(SelectionError, match="the table 'table' behind the choice"):
+        with_labels(view, list("abc"))
+    assert [head.kind for head in view.with_output(None, None, 3).heads] == ["unknown"]
+    (head,) = view.with_output("classes").heads
+    assert "the table 'table'" in head.reason
+
+
+def test_names_that_do_not_fit_the_known_classes_are_not_those_of_an_unknown_output(tmp_path: Path) -> None:
+    tail = [node("Softmax", "scores", "kind"), node("Gemm", "flat e", "features")]
+    outputs = {"kind": ["n", 7], "features": ["n", 10]}
+    view = view_of(tmp_path, tail, outputs, 7, e=np.ones((6, 10), np.float32))
+    with pytest.raises(SelectionError, match="10 class names for a model of 7 classes"):
+        with_labels(view, [f"c{number}" for number in range(10)])
+    with_labels(view, [f"c{number}" for number in range(7)])
+
+
+def test_a_declaration_against_a_softmax_is_refused(tmp_path: Path) -> None:
+    view = view_of(tmp_path, [node("Softmax", "scores", "y")], {"y": ["n", 5]}, 5)
+    with pytest.raises(SelectionError, match="the file has Softmax 'y', by which one class excludes the others"):
+        view.with_output("multilabel")
+    with pytest.raises(SelectionError, match="5 numbers"):
+        view.with_output("binary")
+
+
+@pytest.mark.parametrize("output", ["clases", {"scores": "clases"}])
+def test_a_kind_that_there_is_not_is_refused_in_python_too(output: Any, tmp_path: Path) -> None:
+    path = write(tmp_path / "m.onnx", BODY, {"scores": ["n", 3]}, **weights(3))
+    with pytest.raises(SelectionError, match="did you mean 'classes'"):
+        load(path, "unit", device="cpu", output=output)

@@ -43,12 +43,12 @@ def score_at_positions(raw: torch.Tensor, head: Head) -> torch.Tensor:
     Args:
         raw: the layer of the scores, [N, units, *spatial] or [N].
         head: whose scores they are. One that stands for two classes speaks for the second, and its negative for the
-            first.
+            first; a probability for the second, and what it lacks of 1 for the first.
     """
     import torch
 
     placed = raw.reshape(raw.shape[0], raw.shape[1] if raw.ndim > 1 else 1, -1)
-    return torch.cat([-placed, placed], dim=1) if head.is_two_from_one else placed
+    return torch.cat([2 * head.threshold - placed, placed], dim=1) if head.is_two_from_one else placed
 
 
 def probabilities(model: Model, batch: np.ndarray, head: Head, count: int) -> np.ndarray | None:
@@ -189,7 +189,8 @@ def in_words(head: Head, view: GraphView) -> Iterator[Finding]:
         words = f"{head.choices} numbers" if head.is_layer and not head.has_classes else head.in_words
         yield Note(f"The scores are those of {name!r}: {words} ({head.reason}).", "score")
     if head.source in ("labels", "images") and not head.is_layer:
-        made = ", and its probabilities are by a softmax or sigmoid that it does not have" if head.probability else ""
+        made = ", and its probabilities are by a softmax or sigmoid that it does not have"
+        made = made if head.probability and head.final is None else ""
         yield Caveat(
             f"The file does not say that {name!r} holds scores of classes{made}: it is {head.reason}. "
             "If that is right, declare it with `output:` in the recipe's model.",
@@ -212,7 +213,7 @@ def in_words(head: Head, view: GraphView) -> Iterator[Finding]:
 
 def columns(head: Head) -> tuple[Column, ...]:
     """Return the columns that name what is explained, its score and its probability."""
-    what, score = head.unit, "logit" if head.has_classes else "value"
+    what, score = head.unit, "logit" if head.has_classes and head.holds == "scores" else "value"
     return (
         Column(f"image and {what}"),
         Column(what, "integer"),

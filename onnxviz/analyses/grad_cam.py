@@ -361,7 +361,7 @@ def _report(
     rows, table = [], []
     for place, number in enumerate(evidence.classes):
         logit, probability = evidence.scores[place], _probability(evidence, place)
-        words = (head.unit, "logit" if head.has_classes else "value")
+        words = (head.unit, "logit" if head.has_classes and head.holds == "scores" else "value")
         facts: list[tuple[str, Cell]] = [(words[0], number), (words[1], round(logit, 4))]
         facts += [("probability", round(probability, 4))] if probability is not None else []
         facts += [("evidence at the last layer", _in_words(places[place]))]

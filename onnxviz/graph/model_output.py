@@ -8,14 +8,16 @@ from typing import Any, Literal
 
 from onnx import GraphProto, NodeProto
 
-from onnxviz.errors import SelectionError, nearest, shorten
+from onnxviz.errors import shorten
 from onnxviz.graph.shapes import TensorType
 from onnxviz.graph.structure import ancestors, attribute, initializers, producers, to_array
+from onnxviz.graph.value_range import clip_bounds, constant, range_of
 from onnxviz.values import Layer
 
 OutputKind = Literal[
     "classes", "binary", "multilabel", "map_of_classes", "regression", "embedding", "boxes", "image", "unknown"
 ]
+Probability = Literal["softmax", "sigmoid", "given", ""]
 Source = Literal["graph", "declared", "labels", "images", "nothing"]
 
 UNSAID = "nothing in the file says what it is"
@@ -45,10 +47,13 @@ class Head:
         source: who says so: the graph, the recipe or caller, the number of class names, the class numbers of the
             images, or nothing.
         reason: the same in words.
-        probability: what makes probabilities of the scores; "" if nothing does.
+        probability: what makes probabilities of the scores; "given" if they are in 0..1 by what made them, and nothing
+            more is done to them; "" if nothing makes any.
         final: the layer that holds the probabilities, or their logarithms, in the graph; None if it has none.
         named: whether the model's class names are this head's.
         is_layer: whether it is no output, but a layer that somebody named as the score.
+        holds: what the numbers of `scores` are by the graph: "scores" that an activation may follow, "probabilities",
+            numbers "activated" already that are no probabilities, or scores that a table has "renumbered".
     """
 
     outputs: tuple[str, ...]
@@ -57,10 +62,11 @@ class Head:
     classes: int = 0
     source: Source = "nothing"
     reason: str = UNSAID
-    probability: Literal["softmax", "sigmoid", ""] = ""
+    probability: Probability = ""
     final: Layer | None = None
     named: bool = False
     is_layer: bool = False
+    holds: Literal["scores", "probabilities", "activated", "renumbered"] = "scores"
 
     @property
     def name(self) -> str:
@@ -79,8 +85,13 @@ class Head:
 
     @property
     def is_two_from_one(self) -> bool:
-        """Whether one score stands for two classes: the second where it is above 0, else the first."""
+        """Whether one score stands for two classes: the second where it is above `threshold`, else the first."""
         return self.has_classes and self.scores is not None and self.scores.unit_count <= 1 and self.classes == 2
+
+    @property
+    def threshold(self) -> float:
+        """Above which number one score stands for the second class."""
+        return 0.5 if self.probability == "given" else 0.0
 
     @property
     def has_positions(self) -> bool:
@@ -124,6 +135,7 @@ class Head:
         made = {
             "softmax": "; probabilities by a softmax",
             "sigmoid": "; probabilities by a sigmoid",
+            "given": "; probabilities as the file gives them",
             "": "; scores without probabilities",
         }[self.probability]
         made += ", which the file does not have" if self.probability and self.final is None else ""
@@ -132,7 +144,7 @@ class Head:
             case "classes":
                 return f"one of {count} classes{made}"
             case "binary":
-                return f"one of 2 classes from one score, class 1 where it is above 0{made}"
+                return f"one of 2 classes from one score, class 1 where it is above {self.threshold:g}{made}"
             case "multilabel":
                 return f"{count} labels, each present or not{made}"
             case "map_of_classes":
@@ -172,7 +184,7 @@ def find_heads(
     reader = _Reader(graph, layers, types, names)
     found: list[Head] = []
     for output in graph.output:
-        head = reader.head(output.name)
+        head = reader.with_range(reader.head(output.name))
         same = next((place for place, other in enumerate(found) if _same(other, head)), None)
         if same is None:
             found.append(head)
@@ -201,15 +213,26 @@ class _Reader:
     def head(self, output: str) -> Head:
         """Return what the graph says of one output."""
         name = self.names.get(output, output)
+        if said := self._smallest(output):
+            return Head((name,), reason=said)
         start, chosen = self._choice(output)
+        if chosen is not None and (said := self._renumbering(output)):
+            return Head((name,), scores=self._scores(start), reason=said, holds="renumbered")
         node = self._end(start, _ON_THE_WAY_OUT if chosen is None else PASSED_THROUGH)
-        if node is not None and (_is(node, _SOFTMAX) or _is(node, {"Sigmoid"})):
-            return self._activated(name, output, node, chosen)
-        if node is not None and (scores := self._written_out(node)):
-            return self._activated(name, output, node, chosen, scores)
+        if node is not None and (activation := self._activation(node)):
+            return self._activated(name, output, activation, chosen, self._written_out(activation))
         if chosen is not None:
             return self._chosen(name, chosen)
         return self._plain(name, output)
+
+    def with_range(self, head: Head) -> Head:
+        """Say of scores without an activation behind them whether their numbers are probabilities already."""
+        if head.scores is None or head.final is not None or head.holds != "scores":
+            return head
+        found = range_of(head.scores.value, self.graph, self.constants)
+        if found.is_probability:
+            return replace(head, holds="probabilities")
+        return replace(head, holds="activated") if found.activated else head
 
     # --- the last operators -----------------------------------------------------------------------------------------
 
@@ -219,6 +242,48 @@ class _Reader:
         if node is not None and node.op_type in _LOOKS_UP and len(node.input) > 1 and self._is_constant(node.input[0]):
             node = self._end(node.input[1], _ON_THE_WAY_OUT)
         return (node.input[0], node) if node is not None and _is(node, _CHOOSES) else (output, None)
+
+    def _smallest(self, output: str) -> str:
+        """Say what keeps the smallest numbers; "" if nothing does. Such numbers are distances, no scores of classes."""
+        node = self._end(output, _ON_THE_WAY_OUT)
+        if node is not None and self._table(node):
+            node = self._end(node.input[1], _ON_THE_WAY_OUT)
+        picks = node is not None and (
+            _is(node, {"ArgMin"}) or (_is(node, {"TopK"}) and not attribute(node, "largest", 1))
+        )
+        return f"{node.op_type} {self._shown(node.output[0])} picks the smallest numbers" if node and picks else ""
+
+    def _table(self, node: NodeProto) -> str:
+        """Return the constant that an operator looks chosen classes up in, "" if it does not."""
+        looks_up = node.op_type in _LOOKS_UP and len(node.input) > 1 and self._is_constant(node.input[0])
+        return str(node.input[0]) if looks_up else ""
+
+    def _renumbering(self, output: str) -> str:
+        """Say what gives chosen classes other numbers than those of the scores; "" if nothing does."""
+        node = self._end(output, _ON_THE_WAY_OUT)
+        table = self._table(node) if node is not None else ""
+        if node is None or not table:
+            return ""
+        numbers = constant(table, self.made_by, self.constants)
+        if numbers is not None and (
+            numbers.dtype.kind not in "fiu" or numbers.reshape(-1).tolist() == list(range(numbers.size))
+        ):
+            return ""
+        return (
+            f"the table {shorten(self.names.get(table, table), 60)!r} behind the choice gives classes other numbers "
+            "than the scores have"
+        )
+
+    def _activation(self, node: NodeProto) -> NodeProto | None:
+        """Return the Softmax or Sigmoid, also written out, that a node is or keeps off the ends of 0..1."""
+        if _is(node, _SOFTMAX | {"Sigmoid"}) or self._written_out(node):
+            return node
+        low, high = clip_bounds(node, self.made_by, self.constants) if _is(node, {"Clip"}) else (0.0, 0.0)
+        if not 0 <= low < 0.5 < high <= 1:
+            return None
+        above = self._end(node.input[0], PASSED_THROUGH)
+        found = self._activation(above) if above is not None and not _is(above, {"Clip"}) else None
+        return found if found is not None and found.op_type != "LogSoftmax" else None
 
     def _end(self, value: str, through: frozenset[str]) -> NodeProto | None:
         """Return the first node up from a value that does more than change form."""
@@ -231,7 +296,12 @@ class _Reader:
         return value in self.constants or (value in self.made_by and self.made_by[value].op_type == "Constant")
 
     def _written_out(self, node: NodeProto) -> str:
-        """Return what a softmax of single operators is of, "" if it is none: e^x / sum e^x, with or without a shift."""
+        """Return what a softmax or sigmoid of single operators is of, "" if it is none.
+
+        A softmax is e^x / sum e^x, with or without a shift, a sigmoid 1 / (1 + e^-x).
+        """
+        if found := self._written_sigmoid(node):
+            return found
         if not _is(node, {"Div"}):
             return ""
         raised, total = (self.made_by.get(name) for name in node.input)
@@ -248,10 +318,34 @@ class _Reader:
                 return str(shift.input[0])
         return str(raised.input[0])
 
+    def _written_sigmoid(self, node: NodeProto) -> str:
+        """Return the x of 1 / (1 + e^-x), "" if it is something else."""
+        if _is(node, {"Div"}) and self._is_number(node.input[0], 1):
+            total = self.made_by.get(node.input[1])
+        else:
+            total = self.made_by.get(node.input[0]) if _is(node, {"Reciprocal"}) else None
+        if total is None or not _is(total, {"Add"}):
+            return ""
+        for one, other in (total.input, reversed(total.input)):
+            raised = self.made_by.get(other)
+            if raised is None or not _is(raised, {"Exp"}) or not self._is_number(one, 1):
+                continue
+            turned = self.made_by.get(raised.input[0])
+            if turned is not None and _is(turned, {"Neg"}):
+                return str(turned.input[0])
+            if turned is not None and _is(turned, {"Mul"}):
+                return next((a for a, b in (turned.input, reversed(turned.input)) if self._is_number(b, -1)), "")
+        return ""
+
+    def _is_number(self, value: str, number: float) -> bool:
+        array = constant(value, self.made_by, self.constants)
+        return array is not None and array.size > 0 and array.dtype.kind in "fiu" and bool((array == number).all())
+
     def _activated(self, name: str, output: str, node: NodeProto, chosen: NodeProto | None, value: str = "") -> Head:
         """Return the head behind a Softmax or Sigmoid."""
         value = value or node.input[0]
-        operator = "Sigmoid" if node.op_type == "Sigmoid" else "Softmax"
+        is_sigmoid = node.op_type == "Sigmoid" or self._written_sigmoid(node)
+        operator = "Sigmoid" if is_sigmoid else "Softmax"
         final = self.layers.get(node.output[0])
         scores = self._scores(value)
         said = f"{node.op_type if node.op_type in _SOFTMAX else operator} {self._shown(node.output[0])}"
@@ -264,7 +358,8 @@ class _Reader:
             return Head((name,), scores=scores, reason=f"{chosen.op_type} chooses among positions, not among units")
         if operator == "Softmax":
             if not self._over_units(over, value, scores):
-                return Head((name,), scores=scores, reason=f"{said} does not run over the units of what it is of")
+                reason = f"{said} does not run over the units of what it is of"
+                return Head((name,), scores=scores, reason=reason, holds="activated")
             return self._classes(name, scores, said, final)
         if has_positions(scores) or self._has_positions(output, chosen):
             reason = f"{said} at each position: numbers from 0 to 1, which may be classes, masks or an image"
@@ -286,7 +381,8 @@ class _Reader:
 
     def _classes(self, name: str, scores: Layer, said: str, final: Layer | None) -> Head:
         if scores.unit_count == 1:
-            return Head((name,), scores=scores, reason=f"{said} is of a single number, so it says nothing")
+            reason = f"{said} is of a single number, so it says nothing"
+            return Head((name,), scores=scores, reason=reason, holds="activated")
         kind: OutputKind = "map_of_classes" if has_positions(scores) else "classes"
         made: Literal["softmax", ""] = "softmax" if final is not None else ""
         return Head((name,), kind, scores, self._class_count(scores), "graph", said, made, final)
@@ -417,7 +513,7 @@ def _is(node: NodeProto, operators: Any) -> bool:
     return not node.domain and node.op_type in operators
 
 
-# --- what somebody says of them -------------------------------------------------------------------------------------
+# --- which of them is meant -------------------------------------------------------------------------------------
 
 
 def main_of(heads: Sequence[Head]) -> Head | None:
@@ -448,91 +544,3 @@ def says_what(heads: Sequence[Head]) -> bool:
     if main is None or main.kind in ("boxes", "image"):
         return False
     return main.kind != "unknown" or not (main.has_positions or len(heads) > 1)
-
-
-def tell(
-    heads: Sequence[Head], kinds: OutputKind | Mapping[str, OutputKind] | None, names: int | None, numbers: int | None
-) -> tuple[Head, ...]:
-    """Return heads with what is said of them: by name, else by the number of class names or of the images' classes.
-
-    Raises:
-        SelectionError: if there is no such output, or it cannot be what it is said to be.
-    """
-    by_name = dict.fromkeys((head.name for head in heads), kinds) if isinstance(kinds, str) else dict(kinds or {})
-    for name in by_name:
-        if not any(name in head.outputs for head in heads):
-            every = [output for head in heads for output in head.outputs]
-            raise SelectionError(
-                f"the model has no output {shorten(name)!r}",
-                remedy=nearest(name, every) or f"it has {', '.join(repr(shorten(output)) for output in every[:12])}",
-            )
-    told = []
-    for head in heads:
-        said = [by_name[output] for output in head.outputs if output in by_name]
-        if said:
-            head = _declared(head, said[0])
-        elif head.kind == "unknown":
-            head = _counted(head, names, numbers)
-        told.append(replace(head, named=names is not None and head.takes(names)))
-    return tuple(told)
-
-
-def _declared(head: Head, kind: OutputKind) -> Head:
-    scores, where = head.scores, f"output {shorten(head.name)!r}"
-    if kind == "unknown":
-        return Head(head.outputs, scores=scores, source="declared", reason="declared to be unknown")
-    contradicted = head.has_classes and kind not in WITH_CLASSES
-    reason = f"declared; the file has {head.reason}" if contradicted else "declared"
-    if kind not in WITH_CLASSES:
-        return Head(head.outputs, kind, scores, 0, "declared", reason)
-    if scores is None or not (count := head.choices or scores.unit_count or (1 if len(scores.shape) == 1 else 0)):
-        raise SelectionError(
-            f"it cannot be {kind!r}: no layer with an axis of units holds its scores",
-            where=where,
-            remedy="leave it out, and name what is to be explained with `score:`",
-        )
-    count = scores.unit_count or count
-    if kind == "map_of_classes" and not has_positions(scores):
-        raise _unfit(kind, where, "it has no positions", "classes" if count > 1 else "binary")
-    if kind != "map_of_classes" and has_positions(scores):
-        raise _unfit(kind, where, f"it has {count} units at several positions", "map_of_classes")
-    if kind == "binary" and count != 1:
-        raise _unfit(kind, where, f"it has {count} numbers, and `binary` is one score", "classes")
-    if kind in ("classes", "multilabel") and count == 1:
-        raise _unfit(kind, where, "it has one number", "binary")
-    made = head.probability if head.final is not None else _USUAL[kind]
-    classes = 2 if count == 1 else count
-    return Head(head.outputs, kind, scores, classes, "declared", reason, made, head.final)
-
-
-_USUAL: dict[str, Literal["softmax", "sigmoid", ""]] = {
-    "classes": "softmax", "binary": "sigmoid", "multilabel": "sigmoid", "map_of_classes": "",
-}  # fmt: skip
-"""What makes probabilities of scores that are declared to be of classes, where the file has nothing that does."""
-
-
-def _unfit(kind: str, where: str, why: str, other: str) -> SelectionError:
-    return SelectionError(
-        f"it cannot be {kind!r}: {why}",
-        where=where,
-        remedy=f"write {other}, or what else it is: regression, embedding, boxes, image",
-    )
-
-
-def _counted(head: Head, names: int | None, numbers: int | None) -> Head:
-    """Take an output that nothing is said of for class scores where there are as many classes as units."""
-    scores = head.scores
-    if scores is None or scores.channel_axis is None or not scores.unit_count:
-        return head
-    count, placed = scores.unit_count, has_positions(scores)
-    if names == count > 1 and (not placed or scores.has_map):
-        kind: OutputKind = "map_of_classes" if placed else "classes"
-        reason = f"taken for class scores because there are {names} class names"
-        return Head(head.outputs, kind, scores, count, "labels", reason, "" if placed else "softmax", None)
-    if names == 2 and count == 1 and not placed:
-        reason = "taken for the score of the second class because there are 2 class names"
-        return Head(head.outputs, "binary", scores, 2, "labels", reason, "sigmoid", None)
-    if numbers == count > 1 and not placed:
-        reason = f"taken for class scores because the images' class numbers count {numbers} classes"
-        return Head(head.outputs, "classes", scores, count, "images", reason)
-    return head

@@ -17,7 +17,7 @@ from onnxviz.graph.cost import multiply_adds
 from onnxviz.graph.gradient_path import stops
 from onnxviz.graph.inputs import InputLayout, find_input, input_layout
 from onnxviz.graph.layers import make_layers
-from onnxviz.graph.model_output import Head, OutputKind, find_heads, main_of, says_what, tell
+from onnxviz.graph.model_output import Head, OutputKind, find_heads, main_of, says_what
 from onnxviz.graph.passes import Draft, normalise
 from onnxviz.graph.receptive_field import Field, ReceptiveField, receptive_fields
 from onnxviz.graph.selection import Selector
@@ -31,6 +31,7 @@ from onnxviz.graph.structure import (
     repeated_number,
     to_array,
 )
+from onnxviz.graph.told_outputs import tell
 from onnxviz.graph.unknown import foreign_operators
 from onnxviz.model_file import LoadedModel
 from onnxviz.results import HeadRow, LayerRow, ModelCard

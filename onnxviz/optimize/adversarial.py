@@ -311,7 +311,11 @@ class _Search:
 
         (raw,) = self.forward((pictures / _LEVELS).expand(-1, 3, -1, -1))
         scores = raw.reshape(len(raw), raw.shape[1] if raw.ndim > 1 else 1, -1).mean(dim=2).float()
-        return torch.cat([torch.zeros_like(scores), scores], dim=1) if self.head.is_two_from_one else scores
+        return (
+            torch.cat([torch.full_like(scores, self.head.threshold), scores], dim=1)
+            if self.head.is_two_from_one
+            else scores
+        )
 
     def _read(self, descent: _Descent, radii: Sequence[float]) -> list[Attacked]:
         """Bring what was found to the host."""
@@ -501,10 +505,10 @@ def as_images(levels: np.ndarray) -> np.ndarray:
 def measured_logits(model: Model, levels: np.ndarray, head: Head) -> np.ndarray:
     """Return the logits [N, classes] of pictures, uint8 [N, 1 or 3, h, w], by ONNX Runtime.
 
-    One score that stands for two classes is the second's; the first's is 0, so that their difference is the score.
+    One score that stands for two classes is the second's; the first's is the threshold between them.
     """
     scores = model.scores(as_images(filled(model, levels)), head)[: len(levels)]
-    return np.concatenate([np.zeros_like(scores), scores], axis=1) if head.is_two_from_one else scores
+    return np.concatenate([np.full_like(scores, head.threshold), scores], axis=1) if head.is_two_from_one else scores
 
 
 def filled(model: Model, levels: np.ndarray) -> np.ndarray:

@@ -204,7 +204,11 @@ def test_pictures_of_classes_are_blurred_unless_the_recipe_says_how_much(
     assert chosen.parameterization.blur == pytest.approx(blur)
     grid = only(found, f.TileGrid)
     words = f"blurred by {blur:.2g} pixels" if blur else "not blurred"
-    moved = "" if layer == "logits" else ", mean colour moved 8 times as far where plain colour matters to the unit"
+    moved = (
+        ""
+        if layer == "logits"
+        else ", mean colour moved 8 times as far where a plain colour excites the unit more than any grating"
+    )
     assert f"decorrelated colours, {words}{moved}, begun" in grid.description
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -13,13 +14,15 @@ from onnx import TensorProto, helper, numpy_helper
 
 import onnxviz.model
 from onnxviz import findings as f
+from onnxviz.analyses import picture_making
 from onnxviz.analyses.base import Bench, Subject
 from onnxviz.analyses.picture_goals import Goal
 from onnxviz.analyses.picture_limits import Start, exceeds, limits_of, made_again
 from onnxviz.analyses.real_activations import RealActivations
 from onnxviz.analyses.simple_pictures import SimpleActivations, SimplePicture, simple_pictures
 from onnxviz.graph.unit_range import unit_range
-from onnxviz.optimize.ascent import Maximized
+from onnxviz.optimize.ascent import Maximized, maximize
+from onnxviz.optimize.settings import Settings
 from onnxviz.values import Target
 from tests.test_activation_maximization import analyse, bench, detectors, only
 
@@ -85,6 +88,35 @@ def test_what_beats_a_picture_is_said_with_how_much(tmp_path: Path) -> None:
     assert not limits_of(goal(), 0.0, 2.0, tried(0.1, 1.0), None, "", subject).beaten
     down = limits_of(goal(-1), 0.5, 0.2, tried(0.1, 1.0), None, "", subject)
     assert (down.simple, down.times, down.beaten) == (pytest.approx(0.1), None, True)
+
+
+def test_units_of_colour_are_those_that_a_plain_colour_excites_most() -> None:
+    pictures = (*simple_pictures(3)[:2], *simple_pictures(3)[-2:])
+
+    def of_color(sign: int, *values: float) -> bool:
+        return SimpleActivations(np.array(values, np.float32), pictures).is_of_color(sign)
+
+    assert of_color(1, 0, 1, 0.5, 0.9)
+    assert not of_color(1, 0, 1, 0.5, 1.1)
+    assert not of_color(1, 0, 0, 0, 0)
+    assert of_color(-1, -2, 1, -1, 0)
+    assert not of_color(-1, 0, 1, -1, 0)
+
+
+def test_the_mean_colour_is_free_for_units_of_colour_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place, used = bench(detectors(tmp_path / "d.onnx")), {}
+
+    def spy(model: Any, wanted: Any, seeds: Any, chosen: Settings, **others: Any) -> Maximized:
+        used.update({target.unit: chosen.parameterization.mean_color for target in wanted})  # type: ignore[union-attr]
+        return maximize(model, wanted, seeds, chosen, **others)
+
+    monkeypatch.setattr(picture_making, "maximize", spy)
+    targets = [{"layer": "relu", "units": [1, 0, 2]}]
+    found = analyse(place, targets=targets, steps=2)
+    assert used == {0: 8.0, 1: 0.0, 2: 0.0}
+    assert [row[1].index for row in only(found, f.Table).rows] == [1, 0, 2]  # type: ignore[union-attr]
+    analyse(place, targets=targets, steps=2, parameterization={"kind": "fourier", "mean_color": 3})
+    assert used == {0: 3.0, 1: 3.0, 2: 3.0}
 
 
 def real(*values: float) -> RealActivations:

@@ -104,9 +104,9 @@ def make(
 
 
 def _of_color(goal: Goal, beside: Beside) -> bool:
-    """Return whether plain colour matters to a unit, so that its picture's mean colour should be free to move.
+    """Return whether a unit is one of plain colour, so that its picture's mean colour should be free to move.
 
-    Where it does not, an ascent that moves it as fast gives the picture a cast that the unit does not ask for.
+    Where it is not, an ascent that moves it as fast gives the picture a cast that the unit does not ask for.
     """
     key = key_of_goal(goal)
     return key in beside.simple and beside.simple[key].is_of_color(goal.sign)

@@ -57,7 +57,7 @@ def _form(analysis: ActivationMaximization, suits: Mapping[str, Usual]) -> str:
         text += f", {_of_each(suits, lambda usual: _blurred(usual.blur))}"
         if any(usual.mean_color for usual in suits.values()):
             text += f", {_of_each(suits, lambda usual: _mean_color(usual.mean_color))}"
-            text += " where plain colour matters to the unit" if form.mean_color is None else ""
+            text += " where a plain colour excites the unit more than any grating" if form.mean_color is None else ""
     if analysis.colors is not None:
         text += f", colours as in {shorten(analysis.colors.data)}"
     if analysis.magnitude is not None:

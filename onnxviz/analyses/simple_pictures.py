@@ -31,8 +31,6 @@ _LEVELS = (0.0, 0.25, 0.5, 0.75, 1.0)
 _PERIODS = (2.0 * math.sqrt(2.0), 4.0, 5.6, 8.0, 16.0)
 """Pixels; from the finest that a sine can have in every direction."""
 _ANGLES = 8
-_SHARE_OF_COLOR = 0.5
-"""Units that plain colour excites less than this share of what a grating does have no need of it in their pictures."""
 _BLACK, _WHITE = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
 _OPPOSITE: tuple[tuple[Color, Color], ...] = (
     (_BLACK, _WHITE),
@@ -164,11 +162,10 @@ class SimpleActivations:
     tried: tuple[SimplePicture, ...]
 
     def is_of_color(self, sign: int) -> bool:
-        """Return whether the best plain colour moves the unit at least half as far as any of the pictures does."""
-        plain = [place for place, simple in enumerate(self.tried) if simple.other is None]
+        """Return whether a plain colour excites the unit more than every grating does, or less for a sign of -1."""
+        plain = np.array([simple.other is None for simple in self.tried])
         wanted = sign * self.values
-        most = float(wanted.max())
-        return float(wanted[plain].max()) >= most - _SHARE_OF_COLOR * abs(most)
+        return bool(wanted[plain].max() > wanted[~plain].max())
 
     def best(self, sign: int) -> tuple[SimplePicture, float]:
         """Return the picture of highest activation, or lowest for a sign of -1, and the activation."""

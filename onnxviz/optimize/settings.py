@@ -52,7 +52,7 @@ one network answers to and another does not (benchmarks/RESULTS.md). Blurred vie
 makes up for them. Units of other layers may look for fine detail."""
 UNIT_MEAN_COLOR = 8.0
 """So the mean colour of other units' pictures gets to where a sigmoid is saturated, whatever the hue. It is for
-those to which plain colour matters: others would get a cast (benchmarks/RESULTS.md)."""
+those that a plain colour excites more than any grating: others would get a cast (benchmarks/RESULTS.md)."""
 _SIDE = 224
 """From this side on, class pictures are blurred by all of `CLASS_BLUR`; a pixel of smaller ones shows more of the
 scene."""

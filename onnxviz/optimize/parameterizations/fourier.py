@@ -50,7 +50,7 @@ class Fourier(PlaneParameterization):
         le=1000,
         description="How many times as far as the lowest frequency the picture's mean colour goes in a step, its hue "
         "as far as its brightness; 0 scales and decorrelates it like all else, as lucid does. If not given, 8 for "
-        "units that plain colours excite at least half as much as gratings do, and 0 for others and for classes.",
+        "units that a plain colour excites more than any grating does, and 0 for others and for classes.",
     )
 
     def showing_last_bits(self) -> Self:

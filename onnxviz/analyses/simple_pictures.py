@@ -135,10 +135,12 @@ def measure_simple(job: Job, bench: Bench) -> list[Finding]:
     size = (int(job.parameters["size"][0]), int(job.parameters["size"][1]))
     measure = Measurer(bench, found, size, converted=True)
     tried = simple_pictures(_channels(bench.subject))
+    own = bench.subject.input_size
+    batch = max(1, min(BATCH, BATCH * own[0] * own[1] // (size[0] * size[1])))  # large pictures take more memory
     parts = []
-    for start in range(0, len(tried), BATCH):
-        parts.append(measure(np.stack([simple.paint(size) for simple in tried[start : start + BATCH]])))
-        bench.progress(min(start + BATCH, len(tried)), len(tried), SIMPLE)
+    for start in range(0, len(tried), batch):
+        parts.append(measure(np.stack([simple.paint(size) for simple in tried[start : start + batch]])))
+        bench.progress(min(start + batch, len(tried)), len(tried), SIMPLE)
     return [Array("simple", "Activations on plain colours and gratings", {"values": np.concatenate(parts)})]
 
 

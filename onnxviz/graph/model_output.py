@@ -18,6 +18,7 @@ OutputKind = Literal[
     "classes", "binary", "multilabel", "map_of_classes", "regression", "embedding", "boxes", "image", "unknown"
 ]
 Probability = Literal["softmax", "sigmoid", "given", ""]
+Holds = Literal["scores", "probabilities", "activated", "renumbered"]
 Source = Literal["graph", "declared", "labels", "images", "nothing"]
 
 UNSAID = "nothing in the file says what it is"
@@ -66,7 +67,7 @@ class Head:
     final: Layer | None = None
     named: bool = False
     is_layer: bool = False
-    holds: Literal["scores", "probabilities", "activated", "renumbered"] = "scores"
+    holds: Holds = "scores"
 
     @property
     def name(self) -> str:
@@ -363,7 +364,9 @@ class _Reader:
             return self._classes(name, scores, said, final)
         if has_positions(scores) or self._has_positions(output, chosen):
             reason = f"{said} at each position: numbers from 0 to 1, which may be classes, masks or an image"
-            return Head((name,), scores=scores, reason=reason)
+            # Scores with positions can be declared a map; a row that becomes an image has its activation elsewhere.
+            holds: Holds = "scores" if has_positions(scores) else "activated"
+            return Head((name,), scores=scores, reason=reason, holds=holds)
         count = scores.unit_count or (1 if scores.channel_axis is None else 0)
         if chosen is not None and count > 1:  # one class is chosen of several
             return Head((name,), "classes", scores, count, "graph", said, "sigmoid", final)

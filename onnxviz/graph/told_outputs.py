@@ -74,7 +74,7 @@ def _declared(head: Head, kind: OutputKind) -> Head:
         raise _unfit(kind, where, "it has one number", "binary")
     if head.holds == "renumbered":
         reason = f"declared, with the numbers that the scores have; {head.reason}"
-    if kind == "binary" and head.holds == "activated":
+    if kind in ("binary", "map_of_classes") and count == 1 and head.holds == "activated":
         raise _unfit(kind, where, _UNDECIDED, "unknown")
     made, final = (head.probability, head.final) if head.final is not None else _probability(head, _USUAL[kind])
     classes = 2 if count == 1 else count

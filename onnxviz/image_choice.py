@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from pathlib import PurePosixPath
 from typing import Annotated, TypeVar
 
@@ -128,6 +128,16 @@ def own_class(source: ImageSource, index: int, labels: Sequence[str] | None) -> 
     if fault is not None and (not hasattr(source, "class_is_stated") or source.class_is_stated(index)):
         raise fault
     return None
+
+
+def unfit_names(source: ImageSource) -> Iterator[str]:
+    """Yield how many of the images a pattern of classes fits, if not all."""
+    unfit: Sequence[str] = getattr(source, "without_class", ())
+    if unfit:
+        yield (
+            f"the pattern of classes fits {len(source) - len(unfit):,} of {len(source):,} images; the class of the "
+            f"others is not known, the first of them is {shorten(unfit[0])!r}"
+        )
 
 
 def misnamed_folders(source: ImageSource, labels: Sequence[str]) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from onnxviz.errors import DataError, ModelError, SelectionError, shorten
 from onnxviz.graph import GraphView, open_model
 from onnxviz.graph.structure import reads
 from onnxviz.ground_truth import class_pattern
+from onnxviz.image_choice import misnamed_folders, unfit_names
 from onnxviz.labels import labels_in, read_labels, with_labels
 from onnxviz.plan import PROOF_IMAGES, Proof
 from onnxviz.preprocessing import METADATA_KEY, preprocessing_for
@@ -62,6 +63,7 @@ class Inspection:
         classes: names of the classes in the order of the scores, where they are known.
         class_count: how many classes there are; 0 if there are none, or that is not known.
         no_classes: what the main output is where it is no scores of classes; "" where it is.
+        on_images: of which of the pictures the class is not known although it should be.
     """
 
     card: ModelCard
@@ -78,6 +80,7 @@ class Inspection:
     classes: tuple[str, ...] = ()
     class_count: int = 0
     no_classes: str = ""
+    on_images: tuple[str, ...] = ()
 
 
 def inspect_model(
@@ -143,6 +146,10 @@ def inspect_model(
             proved, errors, said = _agreement(model, subject, reachable)
             why = f"it, or what it is made from, takes more than {limits.COMPARED_BYTES >> 20} MiB for one image"
             errors = {**errors, **dict.fromkeys((layer.name for layer in chosen if layer.name in heavy), why)}
+    tried: Probe | None = None
+    on_images: tuple[str, ...] = ()
+    if images is not None:
+        tried, on_images = _probe(view, preprocess, images, labels, classes_from, count, device, progress)
     card = view.card("model", preprocessing, proved)
     names = {layer.name for layer in chosen}
     return Inspection(
@@ -156,8 +163,9 @@ def inspect_model(
         unreachable,
         tuple(errors.items()),
         said,
-        _probe(view, preprocess, images, labels, classes_from, count, device, progress) if images is not None else None,
+        tried,
         *_classes(view, labels),
+        on_images,
     )
 
 
@@ -231,7 +239,8 @@ def _probe(
     count: int | None,
     device: DeviceChoice,
     progress: Callable[[int, int], None] | None,
-) -> Probe:
+) -> tuple[Probe, tuple[str, ...]]:
+    """Try preprocessings on pictures; say too of which of them the class is not known although it should be."""
     from onnxviz.images import ImageFolder
     from onnxviz.probe import probe
     from onnxviz.workers.torch_setup import find_device, prepare_torch
@@ -253,11 +262,14 @@ def _probe(
         fault.where = "--classes-from"
         raise
     said = preprocess is not None or METADATA_KEY in view.metadata
-    return probe(
+    names = names if names is not None else labels_in(view)
+    on_images = (*unfit_names(pictures), *(misnamed_folders(pictures, names) if names else ()))
+    tried = probe(
         view,
         pictures,
-        labels=names if names is not None else labels_in(view),
+        labels=names,
         declared=preprocessing_for(view, preprocess) if said else None,
         device=found,
         progress=progress,
     )
+    return tried, on_images

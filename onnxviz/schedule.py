@@ -12,7 +12,7 @@ from onnxviz.analyses.base import Job, Subject
 from onnxviz.cache import KEY, Store
 from onnxviz.devices import Device
 from onnxviz.errors import shorten
-from onnxviz.image_choice import misnamed_folders
+from onnxviz.image_choice import misnamed_folders, unfit_names
 from onnxviz.images import ImageSource
 from onnxviz.plan import Choice, Plan, PlannedJob, Proof
 from onnxviz.recipe import Recipe
@@ -141,12 +141,7 @@ def data_card(plan: Plan, name: str, source: ImageSource) -> DataCard:
 
 def _on_classes(plan: Plan, source: ImageSource, most: int = 5) -> Iterator[str]:
     """Yield of which images the class is not known although it should be: by a pattern, and by folders."""
-    unfit: Sequence[str] = getattr(source, "without_class", ())
-    if unfit:
-        yield (
-            f"the pattern of classes fits {len(source) - len(unfit):,} of {len(source):,} images; the class of the "
-            f"others is not known, the first of them is {shorten(unfit[0])!r}"
-        )
+    yield from unfit_names(source)
     for alias, subject in plan.subjects.items():
         found = misnamed_folders(source, subject.labels) if subject.labels else ()
         model = f"model {alias!r}: " if len(plan.subjects) > 1 else ""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 from tiny_models import fill
 
+from onnxviz.cli.show_model import show_probe
 from onnxviz.errors import DataError, RecipeError, SelectionError
 from onnxviz.ground_truth import class_in
 from onnxviz.image_choice import misnamed_folders, own_class
@@ -156,6 +159,29 @@ def test_a_pattern_that_fits_no_image_is_a_fault_at_its_place(tmp_path: Path) ->
             classes_from="{class}_*.png", convert=False,
         )  # fmt: skip
     assert stopped.value.where == "--classes-from"
+
+
+@pytest.mark.parametrize(
+    ("names", "pattern", "said"),
+    [
+        (("cta/1.png", "dog/1.png", "dog/2.png"), None, "folder 'cta' is no class of the model"),
+        (("cat.png", "dog_1.png", "dog_2.png"), "{class}_*.png", "the pattern of classes fits 2 of 3 images"),
+        (("cat/1.png", "dog/1.png", "dog/2.png"), None, ""),
+    ],
+)
+def test_inspect_says_whose_class_is_not_known(
+    tmp_path: Path, names: tuple[str, ...], pattern: str | None, said: str
+) -> None:
+    fill(tmp_path)
+    images(tmp_path / "shots", *names)
+    found = inspect_model(
+        tmp_path / "m.onnx", images=tmp_path / "shots", labels=tmp_path / "labels.txt", classes_from=pattern,
+        convert=False,
+    )  # fmt: skip
+    console = Console(record=True, width=200, file=io.StringIO())
+    show_probe(console, found)
+    assert [sentence.startswith(said) for sentence in found.on_images] == [True] * bool(said)
+    assert all(sentence in console.export_text() for sentence in found.on_images)
 
 
 def test_folders_that_are_numbers(tmp_path: Path) -> None:

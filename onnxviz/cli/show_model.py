@@ -221,6 +221,10 @@ def show_probe(console: Console, found: Inspection) -> None:
         _line(console, "left out", f"{name}: {why}", "yellow")
     if len(result.skipped) > _LISTED:
         _line(console, "left out", f"and {len(result.skipped) - _LISTED} files more", "yellow")
+    for sentence in found.on_images[:_LISTED]:
+        _line(console, "classes", sentence, "yellow")
+    if len(found.on_images) > _LISTED:
+        _line(console, "classes", f"and {len(found.on_images) - _LISTED} folders more", "yellow")
     if result.note:
         _line(console, "note", result.note, "bold yellow")
     _show_trials(console, result)

@@ -18,6 +18,7 @@ from onnxviz import cli
 from onnxviz import findings as f
 from onnxviz.analyses.adversarial import Adversarial
 from onnxviz.analyses.base import Analysis, Bench, Subject
+from onnxviz.analyses.explained_score import too_sure
 from onnxviz.analyses.grad_cam import GradCam
 from onnxviz.errors import AnalysisError, DataError, SelectionError
 from onnxviz.graph import GraphView, open_model
@@ -25,7 +26,7 @@ from onnxviz.images import ImageFolder
 from onnxviz.labels import with_labels
 from onnxviz.model import Model, load
 from onnxviz.results import ModelCard, decode, encode
-from onnxviz.shares import wilson
+from onnxviz.shares import Share, wilson
 from onnxviz.targets import TargetSelector, class_of, resolve, resolve_head
 from onnxviz.values import Preprocessing
 
@@ -719,3 +720,16 @@ def test_a_kind_that_there_is_not_is_refused_in_python_too(output: Any, tmp_path
     path = write(tmp_path / "m.onnx", BODY, {"scores": ["n", 3]}, **weights(3))
     with pytest.raises(SelectionError, match="did you mean 'classes'"):
         load(path, "unit", device="cpu", output=output)
+
+
+def test_a_model_that_is_sure_and_wrong_is_warned_of() -> None:
+    def caveats(right: int, confidence: float) -> list[str]:
+        share = Share(right, 24)
+        accuracy = f.Metric("top1_accuracy", share.value, total=24, interval=share.interval)
+        return [item.text for item in too_sure([accuracy, f.Metric("top1_confidence", confidence, total=24)])]
+
+    (said,) = caveats(8, 0.99)
+    assert "sure (99% on average) and seldom right (33% of 24 images, at most 53%" in said
+    assert "wrong preprocessing" in said
+    assert caveats(22, 0.99) == caveats(8, 0.7) == []
+    assert list(too_sure([f.Metric("top1_confidence", 0.99, total=24)])) == []

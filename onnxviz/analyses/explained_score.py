@@ -181,6 +181,24 @@ def joined(parts: Sequence[Metric]) -> Metric:
 
 # --- words ----------------------------------------------------------------------------------------------------------
 
+_TOO_SURE = 0.25
+"""How far the mean confidence may lie above the accuracy's interval; networks are often sure of too much by a tenth."""
+
+
+def too_sure(metrics: Sequence[Metric]) -> Iterator[Caveat]:
+    """Warn of a model that is far more often sure than right, as wrong preprocessing and wrong labels make it."""
+    found = {metric.name: metric for metric in metrics}
+    accuracy, confidence = found.get("top1_accuracy"), found.get("top1_confidence")
+    if accuracy is None or confidence is None or not accuracy.interval:
+        return
+    if confidence.value > accuracy.interval[1] + _TOO_SURE:
+        yield Caveat(
+            f"The model is sure ({confidence.value:.0%} on average) and seldom right ({accuracy.value:.0%} of "
+            f"{accuracy.total} images, at most {accuracy.interval[1]:.0%} within 95 %): wrong preprocessing, class "
+            "names in another order, or images unlike those that it was made for.",
+            "too_sure",
+        )
+
 
 def in_words(head: Head, view: GraphView) -> Iterator[Finding]:
     """Yield which output is looked at where there are several, and a caveat where its meaning is not known."""

@@ -171,7 +171,7 @@ class GradCam(Analysis):
         source = find_source(self.data, subject.data)
         chosen = choose_images(source, self.images, self.limit)
         seen = cropped_note(source, chosen, subject.preprocessing, subject.input_size)
-        found = [*metrics, *said, *super().combine(rest, subject), *seen]
+        found = [*metrics, *said, *explained_score.too_sure(metrics), *super().combine(rest, subject), *seen]
         return [*found, *self._coverage(subject, len(parts)), *_blank(metrics), *self._on_layers(subject)]
 
     def remarks(self, subject: Subject) -> tuple[str, ...]:

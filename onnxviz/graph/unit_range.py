@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from onnx import GraphProto
 
-from onnxviz.graph.structure import attribute, initializers, producers, repeated_number, to_array
+from onnxviz.graph.structure import attribute, initializers, producers, repeated_number
+from onnxviz.graph.value_range import constant
 
 if TYPE_CHECKING:
     from onnxviz.graph.view import GraphView
@@ -63,9 +64,7 @@ class _Bounds:
 
     def _number(self, name: str) -> float | None:
         """Return the number that a value is; None if it is none, or depends on the image."""
-        array = (
-            to_array(self._constants[name])
-            if name in self._constants
-            else repeated_number(self._producers.get(name), self._constants)
-        )
+        array = constant(name, self._producers, self._constants, most=1)
+        if array is None and name not in self._constants:
+            array = repeated_number(self._producers.get(name), self._constants)
         return float(array.reshape(-1)[0]) if array is not None and array.size == 1 else None

@@ -86,14 +86,14 @@ def range_of(value: str, graph: GraphProto, constants: Mapping[str, TensorProto]
 def constant(
     name: str, made_by: Mapping[str, NodeProto], constants: Mapping[str, TensorProto], most: int = _CONSTANT
 ) -> np.ndarray | None:
-    """Return a constant's numbers, or None if it is none or has more than `most` elements."""
+    """Return a constant's numbers, or None if it is none, holds text, or has more than `most` elements."""
     tensor = constants.get(name)
     if tensor is None and name in made_by and made_by[name].op_type == "Constant":
         tensor = attribute(made_by[name], "value")
         single = attribute(made_by[name], "value_float", attribute(made_by[name], "value_int"))
         if single is not None:
             return np.asarray(single)
-    if tensor is None or math.prod(tensor.dims) > most:
+    if tensor is None or tensor.data_type == TensorProto.STRING or math.prod(tensor.dims) > most:
         return None
     return to_array(tensor)
 

@@ -28,6 +28,7 @@ from onnxviz.layer_values import Activations, Layers, units_first, units_last
 from onnxviz.memory import is_out_of_memory
 from onnxviz.preprocessing import preprocessing_for
 from onnxviz.probabilities import probabilities_of, require_probabilities
+from onnxviz.reference import operator_name
 from onnxviz.reference.integers import PRODUCTS
 from onnxviz.runtime import Session, folds_too_much
 from onnxviz.values import DEFAULT_SIZE, Layer, Preprocessing
@@ -342,11 +343,8 @@ class Model:
     @cached_property
     def _saturated(self) -> frozenset[str]:
         """What ONNX Runtime sums of products of integers, where these sums saturate on this processor."""
-        names = (
-            f"{node.domain}:{node.op_type}" if node.domain else node.op_type for node in self.view.proto.graph.node
-        )
-        nodes = zip(names, self.view.proto.graph.node, strict=True)
-        sums = [output for name, node in nodes if name in PRODUCTS for output in node.output]
+        nodes = self.view.proto.graph.node
+        sums = [output for node in nodes if operator_name(node) in PRODUCTS for output in node.output]
         return frozenset(sums if sums and runtime.saturates() else ())
 
     def _measure(self, images: torch.Tensor, values: Sequence[str], layers: Sequence[Layer]) -> list[np.ndarray]:

@@ -23,6 +23,7 @@ from onnxviz.concepts import Concept, MaskFolder
 from onnxviz.dissection import Grid, Overlap, Passes, TopValues, count_overlap, upsample
 from onnxviz.dissection.counting import round_down
 from onnxviz.dissection.pictures import OUTLINE, show_mask
+from onnxviz.dissection.thresholds import Thresholds
 from onnxviz.errors import AnalysisError
 from onnxviz.findings import Array, Caveat, Coverage, Finding, Metric, Note, Table, TileGrid, from_data, to_data
 from onnxviz.images import ImageFolder, fit_image, fit_labels
@@ -524,3 +525,11 @@ def test_only_the_right_masks_make_detectors(zoo: Path, shared_data: Path, tmp_p
     assert right["unique_detectors"] >= 4
     assert wrong["detectors"] <= 5
     assert wrong["unique_detectors"] <= 2
+
+
+def test_what_differs_by_rounding_only_is_dead() -> None:
+    """A dead kernel's units are its bias, summed in another order here and there."""
+    smallest = np.array([-3.6908083, 0.0, -3.6908083, 0.0], np.float32)
+    largest = np.array([-3.6908052, 0.0, -3.69, 1e-9], np.float32)
+    found = Thresholds(largest.astype(np.float64) - 1e-12, smallest, largest, 100)
+    assert found.constant.tolist() == [True, True, False, False]

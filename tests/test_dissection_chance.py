@@ -289,6 +289,13 @@ class TestByChance:
             (note,) = [item.text for item in summary.findings() if isinstance(item, Note)]
             assert expected in note
 
+    def test_a_shuffle_may_stand_out_by_its_best_unit(self) -> None:
+        def rows(*best: float) -> list[ChanceRow]:
+            return [ChanceRow("a", shuffle, "star", "object", 1, 1, iou) for shuffle, iou in enumerate(best)]
+
+        assert ByChance(rows(0.1, 0.2, 0.1), 3).unique_detectors == (0, 1)
+        assert ByChance(rows(0.2, 0.2, 0.1), 3).unique_detectors == (0, 0)
+
     def test_layers_are_judged_apart(self) -> None:
         chance = ByChance([chance_row(0, "star", 3), chance_row(0, "star", 1, layer="b")], 2).grouped(
             lambda row: row.layer

@@ -130,3 +130,11 @@ def test_what_is_no_image_is_refused(wrong: Any, said: str) -> None:
 def test_another_size_is_refused_where_images_are_not_resized() -> None:
     with pytest.raises(DataError, match="image 0: the image is 5 x 6 pixels, the model takes 16 x 16"):
         as_images(np.zeros((6, 5, 3), np.uint8), Preprocessing(fit="none"), SIZE)
+
+
+@pytest.mark.parametrize("shape", [(16, 16, 3), (3, 16, 16), (1, 16, 16, 3), (1, 1, 16, 16)])
+def test_floating_images_of_another_form_are_refused(model: Model, shape: tuple[int, ...]) -> None:
+    for given in (torch.zeros(shape), np.zeros(shape, np.float32)):
+        for call in (model.prepare, model.scores):
+            with pytest.raises(DataError, match=r"floating images must be \[N, 3, height, width\]"):
+                call(given)

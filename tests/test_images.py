@@ -381,3 +381,12 @@ def test_real_photographs(shared_data: Path) -> None:
     batch = load_batch(folder, range(4), PRESETS["imagenet"], (224, 224))
     assert batch.shape == (4, 3, 224, 224)
     assert 0 <= batch.min() < batch.max() <= 1
+
+
+def test_a_folder_that_may_not_be_read_gives_no_hint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    with pytest.raises(DataError, match="no image matches"):
+        ImageFolder.find("photos", ["nowhere"], tmp_path)

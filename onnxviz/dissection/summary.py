@@ -199,11 +199,9 @@ class ByChance:
         counts, ious = self._detectors_of_concepts, self._ious_of_concepts
         found = [0] * len(counts)
         for concept in {concept for count in counts for concept in count}:
-            for shuffle, count in enumerate(counts):
-                others = [other for other in range(len(counts)) if other != shuffle]
-                more = count[concept] > max((counts[other][concept] for other in others), default=0)
-                better = ious[shuffle][concept] > max((ious[other][concept] for other in others), default=0.0)
-                found[shuffle] += count[concept] > 0 and (more or better)
+            leading = (_highest([count[concept] for count in counts]), _highest([best[concept] for best in ious]))
+            for shuffle in {place for place in leading if place is not None}:
+                found[shuffle] += counts[shuffle][concept] > 0
         return (float(min(found)), float(max(found))) if found else ()
 
     @cached_property
@@ -236,6 +234,13 @@ class ByChance:
     def best(self) -> tuple[float, float] | tuple[()]:
         """The highest IoU."""
         return self.span(lambda rows: max((row.best for row in rows), default=0.0))
+
+
+def _highest(values: Sequence[float]) -> int | None:
+    """Return the place of the value that is above all others, or None where several are equally high, or all are 0."""
+    top = max(values, default=0)
+    places = [place for place, value in enumerate(values) if value == top]
+    return places[0] if top > 0 and len(places) == 1 else None
 
 
 def detectors_of(units: Iterable[UnitResult]) -> list[UnitResult]:

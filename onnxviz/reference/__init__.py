@@ -125,7 +125,8 @@ def _attributes(node: NodeProto) -> dict[str, Any]:
     }
 
 
-def _key(node: NodeProto) -> str:
+def operator_name(node: NodeProto) -> str:
+    """Return a node's operator as this package lists it: with its domain, if that is not the standard's."""
     return node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}:{node.op_type}"
 
 
@@ -171,8 +172,8 @@ def _node(
     if node.op_type in _RANDOM and not node.domain:
         raise Undecidable(f"{node.op_type} is random")
     attributes = _attributes(node)
-    if _key(node) in DEFINITIONS:
-        return [DEFINITIONS[_key(node)](inputs, attributes)]
+    if operator_name(node) in DEFINITIONS:
+        return [DEFINITIONS[operator_name(node)](inputs, attributes)]
     if not node.domain or node.domain == "ai.onnx":
         if node.op_type in ("Conv", "ConvTranspose"):
             values, weight, *bias = inputs
@@ -205,19 +206,19 @@ def _by_evaluator(model: ModelProto, node: NodeProto, known: Mapping[str, np.nda
     try:
         evaluator = ReferenceEvaluator(single)
     except Exception as fault:
-        raise Undecidable(f"the standard's reference does not know {_key(node)}") from fault
+        raise Undecidable(f"the standard's reference does not know {operator_name(node)}") from fault
     results = iter(evaluator.run(None, {name: known[name] for name in names}))
     return [np.asarray(next(results)) if name else np.zeros(0) for name in node.output]
 
 
 def is_exact(node: NodeProto) -> bool:
     """Whether a node is a product of integers, which is computed exactly."""
-    return _key(node) in PRODUCTS
+    return operator_name(node) in PRODUCTS
 
 
 def is_defined(node: NodeProto) -> bool:
     """Whether a node has a definition here: its first output is a tensor, also where shape inference knows nothing."""
-    return _key(node) in DEFINITIONS
+    return operator_name(node) in DEFINITIONS
 
 
 def _bodies(node: NodeProto) -> list[set[str]]:

@@ -27,8 +27,8 @@ class LayerRow:
     receptive_field: tuple[int, ...] | None
     """Height and width in input pixels; None where it is the whole image or unknown."""
     units: int
-    module: str = ""
-    """What the framework that the model was trained in calls the layer, such as `blocks.11.norm1`; "" if unknown."""
+    name_in_file: str = ""
+    """The node's name in the file, where the layer is shown by its framework's, such as `blocks.11.norm1`."""
 
 
 @dataclass(frozen=True)

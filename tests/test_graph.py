@@ -185,8 +185,15 @@ def test_torchscript_paths_become_module_names(tmp_path: Path) -> None:
     view = open_model(save(model, tmp_path))
     assert view.layer("layer4.1.conv2").operator == "Neg"
     assert view.layer("layer4.1").operator == "Relu"
-    assert view.layer("layer4.1").name == "/layer4/layer4.1/Relu_1"
-    assert view.layer("layer4").name == "/layer4/layer4.1/Relu_1"
+    assert [layer.name for layer in view.layers] == [
+        "layer4.0.conv1",
+        "layer4.1.conv2",
+        "/layer4/layer4.1/Add",
+        "layer4.1",
+        "head",
+    ]
+    assert view.layer("/layer4/layer4.1/Relu_1").name == "layer4.1"
+    assert view.layer("layer4").name == "layer4.1"
     assert view.layer("layer4/layer4.1/Add").operator == "Abs"
     assert view.layer("head").operator == "Exp"
 

@@ -181,13 +181,12 @@ def test_every_module_is_found_by_its_name_and_is_right(exporter: str, tmp_path:
         assert view.layer("layers.1.0.conv2") == view.layer("layers.1.0.bn2")
     with pytest.raises(SelectionError, match="several"):
         view.layer("twins")
-    framework = {
-        view.framework_names[layer.value]: layer for layer in view.layers if layer.value in view.framework_names
-    }
-    assert all(view.layer(name) == layer for name, layer in framework.items() if name)
-    assert set(framework) >= {"layers.0.2.act", "linear", "act"}
-    modules = {row.name: row.module for row in view.card("m", Preprocessing()).layers}
-    assert modules[view.layer("fc1").name] == "fc1"
+    shown = {layer.name: layer for layer in view.layers}
+    assert set(shown) >= {"layers.0.2.act", "linear", "act", "fc1"}
+    by_value = {layer.value: layer for layer in view.layers}
+    assert all(view.layer(name) == by_value[value] for value, name in view.names_in_file.items())
+    rows = {row.name: row.name_in_file for row in view.card("m", Preprocessing()).layers}
+    assert rows["fc1"] == view.names_in_file[view.layer("fc1").value] != "fc1"
 
 
 # --- PyTorch: what exporters write --------------------------------------------------------------------------------------
@@ -341,6 +340,14 @@ def test_keras_layers_go_by_their_names(tmp_path: Path) -> None:
     assert view.layer("last").channel_axis == 1
     assert view.layer("y").channel_axis == 3
     assert value_of(view, "StatefulPartitionedCall/model/conv1/Conv2D").endswith("FusedBatchNormV3:0")
+    named = {value: view.layer(value).name for value in ("conv1", "conv1_bn", "sep", "last", "inner/block/conv1")}
+    assert named == {
+        "conv1": "conv1",
+        "conv1_bn": "conv1_bn",
+        "sep": "sep",
+        "last": "last",
+        "inner/block/conv1": "block/conv1",
+    }
 
 
 def test_the_same_name_in_two_inner_models_is_refused(tmp_path: Path) -> None:
@@ -349,6 +356,13 @@ def test_the_same_name_in_two_inner_models_is_refused(tmp_path: Path) -> None:
         view.layer("conv")
     assert value_of(view, "one/conv") == "a"
     assert value_of(view, "two") == "y"
+
+
+def test_paths_of_other_files_are_no_layers(tmp_path: Path) -> None:
+    view = opened(
+        "a = Neg (x) b = Abs (x) y = Sum (a, b)", tmp_path, nodes=["fire2/e1_1", "fire2/e3_1", "fire2/concat_1"]
+    )
+    assert view.layer("fire2").name == "fire2/concat_1"
 
 
 @pytest.mark.zoo
@@ -363,7 +377,9 @@ def test_names_of_real_keras_models(zoo: Path) -> None:
     assert resnet.layer("add").operator == "Add"
     assert resnet.layer("dense").operator == "Softmax"  # the layer has this activation
     xception = open_model(zoo / "onnx" / "fer2013_mini_XCEPTION.102-0.66.onnx")
-    assert xception.layer("separable_conv2d_1").name.endswith("separable_conv2d_1/separable_conv2d")
+    separable = xception.layer("separable_conv2d_1")
+    assert separable.name == "separable_conv2d_1"
+    assert xception.names_in_file[separable.value].endswith("separable_conv2d_1/separable_conv2d")
     assert xception.layer("batch_normalization_4").operator == "BatchNormalization"
     assert xception.layer("separable_conv2d_1:act") == xception.layer("activation_3")
 

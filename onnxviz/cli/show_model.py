@@ -133,10 +133,10 @@ def _show_gradient(console: Console, found: Inspection) -> None:
 
 def _show_layers(console: Console, found: Inspection) -> None:
     errors = dict(found.errors)
-    named = any(row.module not in ("", row.name) for row in found.layers)
+    named = any(row.name_in_file for row in found.layers)
     columns = [
         ("layer", "left"),
-        *([("module", "left")] if named else []),
+        *([("in the file", "left")] if named else []),
         ("operator", "left"),
         ("shape", "left"),
         ("units", "right"),
@@ -152,7 +152,7 @@ def _show_layers(console: Console, found: Inspection) -> None:
         field = "×".join(str(size) for size in row.receptive_field) if row.receptive_field else ""
         cells = [
             shorten(row.name, 60),
-            *([shorten(row.module, 60)] if named else []),
+            *([shorten(row.name_in_file, 60)] if named else []),
             shorten(row.operator, 30),
             shape,
             str(row.units or ""),

@@ -1,4 +1,4 @@
-"""What layers are called: names in the file, modules of PyTorch's exporters, layers of Keras, names of weights.
+"""What layers are called: modules of PyTorch's exporters, layers of Keras, names in the file, names of weights.
 
 A module's name stands for what leaves the module: the one value that is made inside and read outside. Where several
 values leave it, or two things go by one name, the name stands for nothing: a wrong layer is worse than none.
@@ -26,6 +26,8 @@ _INSERTED = re.compile(r"__\d+$")
 """Ends the names of nodes that tf2onnx has put in between."""
 _WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _FORM_ONLY = frozenset(["Transpose", "Reshape", "Cast", "Squeeze", "Unsqueeze", "Identity"])
+_OPERATIONS = frozenset(["Conv2D", "depthwise", "BiasAdd", "MatMul", "FusedBatchNormV3", "Relu", "Relu6"])
+"""What TensorFlow calls the operations inside of a layer: "conv1/Conv2D". Other files with paths have no layers."""
 _SCOPES_KEY = "pkg.torch.onnx.name_scopes"
 _DEPTH = 24
 _CALLS = 64
@@ -37,18 +39,18 @@ class LayerNames:
     """What the layers of a graph are called.
 
     Attributes:
-        shown: one unique name for each layer, in order.
+        shown: one unique name for each layer, in order: the framework's where it is known, else the file's.
         aliases: identifier of a value -> other names of the layer.
         ambiguous: name that stands for nothing -> identifiers of the values it might mean.
         modules: identifier of a value -> the innermost module that made it, as its exporter writes it.
-        framework: identifier of a value -> the framework's name of the layer: the innermost module that it leaves.
+        in_file: identifier of a value -> what its node is called in the file, where that is not the name shown.
     """
 
     shown: list[str]
     aliases: dict[str, tuple[str, ...]]
     ambiguous: dict[str, tuple[str, ...]]
     modules: dict[str, str]
-    framework: dict[str, str]
+    in_file: dict[str, str]
 
 
 def name_layers(draft: Draft, listed: Sequence[tuple[NodeProto, str]], dependent: set[str]) -> LayerNames:
@@ -59,14 +61,14 @@ def name_layers(draft: Draft, listed: Sequence[tuple[NodeProto, str]], dependent
         listed: the layers in topological order: node and value.
         dependent: all values that depend on the image.
     """
-    shown = _shown_names(draft, listed)
+    file_names = _file_names(draft, listed)
     modules = _Modules(draft, dependent)
     by_file = _file_claims(draft, listed, modules)
     by_module = modules.claims()
     by_weight = _weight_claims(draft, listed)
     by_call = modules.later_calls()
     known = {value for _, value in listed}
-    taken = dict(zip(shown, (value for _, value in listed), strict=True))
+    taken = set(file_names)
     found: dict[str, list[str]] = {}
     ambiguous: dict[str, tuple[str, ...]] = {}
     for name in dict.fromkeys([*by_file, *by_module, *by_weight, *by_call]):
@@ -78,13 +80,14 @@ def name_layers(draft: Draft, listed: Sequence[tuple[NodeProto, str]], dependent
             found.setdefault(next(iter(meant)), []).append(name)
         elif meant & known:
             ambiguous[name] = tuple(value for _, value in listed if value in meant)[:_CALLS]
+    shown, in_file = list(file_names), {}
+    for place, (node, value) in enumerate(listed):
+        name = modules.best_name(node, [name for name in found.get(value, ()) if by_module.get(name) == {value}])
+        if name:
+            shown[place], in_file[value] = name, file_names[place]
+            found[value] = [file_names[place], *(other for other in found[value] if other != name)]
     inner = {value: modules.innermost(node) for node, value in listed}
-    framework = {
-        value: max((name for name in names if by_module.get(name) == {value}), key=_depth, default="")
-        for value, names in found.items()
-    }
-    framework.update((value, name) for name, value in taken.items() if by_module.get(name) == {value})
-    return LayerNames(shown, {value: tuple(names) for value, names in found.items()}, ambiguous, inner, framework)
+    return LayerNames(shown, {value: tuple(names) for value, names in found.items()}, ambiguous, inner, in_file)
 
 
 def _depth(name: str) -> tuple[int, int]:
@@ -95,7 +98,7 @@ def _depth(name: str) -> tuple[int, int]:
 # --- names in the file ----------------------------------------------------------------------------------------------
 
 
-def _shown_names(draft: Draft, listed: Sequence[tuple[NodeProto, str]]) -> list[str]:
+def _file_names(draft: Draft, listed: Sequence[tuple[NodeProto, str]]) -> list[str]:
     """Name each layer by its node, or by its value where the exporter gave nodes no names; make names unique."""
     given: list[str] = []
     for node, value in listed:
@@ -198,6 +201,9 @@ class _Modules:
         self._outputs = {value.name for value in draft.graph.output}
         self._scopes: dict[str, _Scope] = {}
         self._programs: dict[str, list[str]] = {}
+        written = [draft.node_names.get(node.name, "") for node in self._nodes]
+        self._is_torch = any(self._torch_modules(node) for node in self._nodes)
+        self._has_layers = any(_keras(name) and name.rpartition("/")[2] in _OPERATIONS for name in written)
         self._is_program = any(self._program(node) for node in self._nodes)
         for place, (node, lie_in) in enumerate(zip(self._nodes, self._with_adopted(), strict=True)):
             self._enter(place, node, lie_in)
@@ -220,6 +226,29 @@ class _Modules:
         own = self._draft.node_names.get(node.name, "")
         paths = _torchscript(own) if own.startswith("/") else ["/".join(path) for path in _keras(own)]
         return paths[-1] if paths else ""
+
+    def best_name(self, node: NodeProto, names: Sequence[str]) -> str:
+        """Return the name by which a framework's user knows what a node gives; "" where the file says nothing of it.
+
+        That is the module whose weights it has, else the innermost module; for Keras the layer's name alone, with the
+        path of the models around it where only that tells it from others.
+
+        Args:
+            node: the node.
+            names: the modules and layers that have its output as their result.
+        """
+        if self._is_torch:
+            weighted = [name for name in self._of_weights(node)[-1:] if name in names]
+            return (weighted or sorted(names, key=_depth))[-1] if names else ""
+        if not self._has_layers:
+            return ""
+        own = _keras(self._draft.node_names.get(node.name, ""))
+        others = [path for path in self._keras_paths(node) if path not in own]
+        for path in [*own[::-1], *others[::-1]]:
+            tails = ["/".join(path[start:]) for start in range(len(path))]
+            if named := [tail for tail in reversed(tails) if tail in names]:
+                return named[0]
+        return ""
 
     def claims(self) -> dict[str, set[str]]:
         """Return module -> what leaves it (several values if that is not one); Keras layers also without their path."""

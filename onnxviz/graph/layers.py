@@ -27,14 +27,14 @@ class LayerList:
         ambiguous: name that several layers could go by -> their names.
         modules: identifier of a value -> the innermost module of the exporter's that made it, "" if unknown.
         unknown: name in the file of a node or value of unknown type or shape -> the operator that it stands behind.
-        framework: identifier of a value -> the framework's name of the layer, where it is known.
+        in_file: identifier of a value -> its node's name in the file, where the layer is shown by another.
     """
 
     layers: tuple[Layer, ...]
     ambiguous: dict[str, tuple[str, ...]]
     modules: dict[str, str]
     unknown: dict[str, str]
-    framework: dict[str, str]
+    in_file: dict[str, str]
 
 
 def image_dependent(graph: GraphProto, input_name: str) -> set[str]:
@@ -107,7 +107,7 @@ def make_layers(draft: Draft, types: Mapping[str, TensorType], input_name: str, 
         )
     shown = {layer.value: layer.name for layer in layers}
     ambiguous = {name: tuple(shown[value] for value in values) for name, values in names.ambiguous.items()}
-    return LayerList(tuple(layers), ambiguous, names.modules, _unknown(draft, types, dependent), names.framework)
+    return LayerList(tuple(layers), ambiguous, names.modules, _unknown(draft, types, dependent), names.in_file)
 
 
 def _unknown(draft: Draft, types: Mapping[str, TensorType], dependent: set[str]) -> dict[str, str]:

@@ -64,7 +64,7 @@ class GraphView:
         metadata: the file's metadata properties.
         told_heads: what the outputs are, where somebody said more of them than the graph does.
         mixed_batches: identifiers of values whose first axis is not simply the batch.
-        framework_names: identifier of a value -> what the framework calls the layer, such as `blocks.11.norm1`.
+        names_in_file: identifier of a value -> its node's name in the file, where the framework's is shown instead.
     """
 
     proto: ModelProto
@@ -89,7 +89,7 @@ class GraphView:
     ambiguous: dict[str, tuple[str, ...]] = field(repr=False, default_factory=dict)
     modules: dict[str, str] = field(repr=False, default_factory=dict)
     unknown: dict[str, str] = field(repr=False, default_factory=dict)
-    framework_names: dict[str, str] = field(repr=False, default_factory=dict)
+    names_in_file: dict[str, str] = field(repr=False, default_factory=dict)
     dimensions: dict[str, str] = field(repr=False, default_factory=dict)
     told_heads: tuple[Head, ...] = field(repr=False, default=())
     _fields: dict[tuple[int, int], dict[str, Field]] = field(repr=False, default_factory=dict, init=False)
@@ -414,7 +414,7 @@ class GraphView:
                     multiply_adds=self.multiply_adds(layer, preprocessing.size),
                     receptive_field=reach.size if reach is not None and bounded else None,
                     units=layer.unit_count,
-                    module=self.framework_names.get(layer.value, ""),
+                    name_in_file=self.names_in_file.get(layer.value, ""),
                 )
             )
         costs = [row.multiply_adds for row in rows]
@@ -574,5 +574,5 @@ def _look(loaded: LoadedModel, draft: Draft, passes: tuple[str, ...]) -> GraphVi
         ambiguous=listed.ambiguous,
         modules=listed.modules,
         unknown=listed.unknown,
-        framework_names=listed.framework,
+        names_in_file=listed.in_file,
     )

@@ -207,8 +207,8 @@ function layerTable(model) {
   const rows = model.layers.map((layer, place) => [place + 1, layer.name, layer.operator, layer.shape.map((size) => size ?? "any").join(" × "), layer.units, layer.parameters, layer.multiply_adds,
     layer.receptive_field ? layer.receptive_field[0] : null, agreement.get(layer.name)?.relative ?? null]);
   const cell = (row, place) => {
-    const { module, name } = model.layers[row[0] - 1];
-    if (place === 1 && module && module !== name) return make("span", {}, name, " ", make("span", { class: "quiet-text" }, module));
+    const { name, name_in_file: inFile } = model.layers[row[0] - 1];
+    if (place === 1 && inFile) return make("span", {}, name, " ", make("span", { class: "quiet-text", title: "the name in the file" }, inFile));
     if (place === 7) {
       const field = model.layers[row[0] - 1].receptive_field;
       return field ? field.join(" × ") : make("span", { class: "quiet-text" }, "whole image");

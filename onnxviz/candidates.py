@@ -11,7 +11,7 @@ from onnx import TensorProto
 from onnxviz.errors import SelectionError, shorten
 from onnxviz.graph import GraphView
 from onnxviz.graph.model_output import Head
-from onnxviz.image_choice import own_class
+from onnxviz.image_choice import known_class
 from onnxviz.images import ImageSource
 from onnxviz.values import PRESETS, ChannelOrder, Preprocessing
 
@@ -160,11 +160,5 @@ def known_classes(
     head: Head, images: ImageSource, indices: Sequence[int], labels: Sequence[str] | None
 ) -> list[int | None]:
     """Return the class of each image as an index of the head's classes; None where nothing says it."""
-    found: list[int | None] = []
-    for index in indices:
-        try:
-            number = own_class(images, index, labels)
-        except SelectionError:
-            number = None  # a folder's name need not be a class
-        found.append(number if number is not None and number < head.choices else None)
-    return found
+    found = (known_class(images, index, labels) for index in indices)
+    return [number if number is not None and number < head.choices else None for number in found]

@@ -15,6 +15,8 @@ from onnxviz.errors import DataError, shorten
 
 TABLE = "labels.csv"
 """Name of the table that is looked for beside an image."""
+CLASS_COLUMNS = ("class_index", "name", "wnid")
+"""Columns of the table that say which class a file shows."""
 PLACE = "{class}"
 """Stands for the class in a pattern on file names."""
 HOW = (
@@ -53,23 +55,19 @@ def class_in(name: str, pattern: str) -> str | None:
 
 
 def folder_classes(names: Sequence[str]) -> tuple[str | None, ...]:
-    """Return the folder that stands for each image's class; None for all unless every image lies in one of several.
+    """Return the folder that each image lies in, which may stand for its class; None beside the folders.
 
     Args:
         names: the files' names below their common folder.
     """
-    parents = [PurePosixPath(name).parent for name in names]
-    if len(set(parents)) < 2 or any(
-        len(parent.parts) != len(parents[0].parts) or not parent.parts for parent in parents
-    ):
-        return (None,) * len(names)
-    return tuple(parent.name for parent in parents)
+    return tuple(PurePosixPath(name).parent.name or None for name in names)
 
 
 def folder_numbers(folders: Sequence[str | None]) -> tuple[int | None, ...]:
-    """Return the class numbers that folders are called by; None for all unless all are numbers and one of them is 0."""
+    """Return the class numbers that folders are called by; None for all unless two are numbers and one of them is 0."""
     plain = [int(name) if name is not None and name.isdecimal() and len(name) < 6 else None for name in folders]
-    return tuple(plain) if None not in plain and 0 in plain else (None,) * len(plain)
+    numbers = set(plain) - {None}
+    return tuple(plain) if 0 in numbers and len(numbers) > 1 else (None,) * len(plain)
 
 
 def wordnet_id(name: str) -> str | None:
@@ -87,7 +85,7 @@ def read_table(path: Path) -> dict[str, dict[str, str]]:
     """Return the lines of a labels.csv by file name; empty if there is none.
 
     Raises:
-        DataError: if it is too large, cannot be read, or names no files.
+        DataError: if it is too large, cannot be read, names no files, or gives one file two classes.
     """
     if not path.is_file():
         return {}
@@ -107,8 +105,27 @@ def read_table(path: Path) -> dict[str, dict[str, str]]:
             where=shorten(str(path), 200),
             remedy="the first line must name the columns: file,class_index,name",
         )
-    return {
-        row["file"]: {key: value for key, value in row.items() if isinstance(key, str) and isinstance(value, str)}
-        for row in rows
-        if row["file"]
-    }
+    found: dict[str, dict[str, str]] = {}
+    for row in rows:
+        line = {key: value.strip() for key, value in row.items() if isinstance(key, str) and isinstance(value, str)}
+        if name := line.get("file"):
+            found[name] = _one_class(name, found.get(name, {}), line, path)
+    return found
+
+
+def _one_class(name: str, before: dict[str, str], line: dict[str, str], path: Path) -> dict[str, str]:
+    """Return what two lines of a table say of one file, if they agree."""
+    for column in CLASS_COLUMNS:
+        first, second = before.get(column), line.get(column)
+        if first and second and _comparable(first) != _comparable(second):
+            raise DataError(
+                f"gives {shorten(name)!r} two classes: {column} {shorten(first)!r} and {shorten(second)!r}",
+                where=shorten(str(path), 200),
+                remedy="keep one line for each file",
+            )
+    return {**before, **{column: text for column, text in line.items() if text or column not in before}}
+
+
+def _comparable(text: str) -> str:
+    plain = " ".join(text.replace("_", " ").split()).casefold()
+    return plain.lstrip("0") if plain.isdecimal() else plain

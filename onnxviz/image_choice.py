@@ -10,10 +10,10 @@ from typing import Annotated, TypeVar
 
 from pydantic import Field, StrictInt
 
-from onnxviz.errors import DataError, SelectionError, nearest, shorten
+from onnxviz.errors import DataError, nearest, shorten
 from onnxviz.ground_truth import is_wordnet_id
-from onnxviz.images import ImageSource
-from onnxviz.targets import class_index
+from onnxviz.images import STATED, ClassOrigin, ImageSource
+from onnxviz.targets import class_index, class_matches, nearest_class
 
 ImageChoice = Annotated[
     StrictInt | str | list[StrictInt | str] | None,
@@ -110,24 +110,32 @@ def own_class(source: ImageSource, index: int, labels: Sequence[str] | None) -> 
     Raises:
         SelectionError: if somebody wrote the class down and it is none of the labels.
     """
-    number: int | None = source.class_index_of(index) if hasattr(source, "class_index_of") else None
+    number, names = _number(source, index), _names(source, index)
+    found = _known(number, names, labels)
+    stated = not hasattr(source, "class_origin_of") or _origin(source, index) in STATED
+    if found is None and labels and names and stated:
+        return class_index(names[0], labels)  # says what is wrong with the name
+    return found
+
+
+def known_class(source: ImageSource, index: int, labels: Sequence[str] | None) -> int | None:
+    """Return the same as `own_class`, and None too where what somebody wrote down is none of the labels."""
+    return _known(_number(source, index), _names(source, index), labels)
+
+
+def _known(number: int | None, names: Sequence[str], labels: Sequence[str] | None) -> int | None:
     if not labels:
         return number
-    names = _names(source, index)
-    fault: SelectionError | None = None
     for name in names:
-        try:
-            return _index_of(name, labels)
-        except SelectionError as error:
-            fault = fault or error
-    named = [name for name in names if name != str(number)]
-    if number is not None and (
-        not named or (number < len(labels) and any(_fits(name, labels[number]) for name in named))
-    ):
+        found = class_matches(name, labels)
+        if not found and is_wordnet_id(name):
+            found = [place for place, label in enumerate(labels) if label.startswith(f"{name} ")]
+        if len(found) == 1:
+            return found[0]
+    named = [name for name in names if not (name.isdecimal() and int(name) == number)]
+    if number is None or not named:
         return number
-    if fault is not None and (not hasattr(source, "class_is_stated") or source.class_is_stated(index)):
-        raise fault
-    return None
+    return number if number < len(labels) and any(class_matches(name, [labels[number]]) for name in named) else None
 
 
 def unfit_names(source: ImageSource) -> Iterator[str]:
@@ -140,33 +148,66 @@ def unfit_names(source: ImageSource) -> Iterator[str]:
         )
 
 
-def misnamed_folders(source: ImageSource, labels: Sequence[str]) -> tuple[str, ...]:
-    """Return a sentence on each folder that is no class of a model, where other folders of the data set are.
+_TOLD: Mapping[ClassOrigin, str] = {
+    "pattern": "the pattern of classes finds {name}, which",
+    "table": "labels.csv says {name}, which",
+    "folder": "folder {name}",
+}
+_NOT_TOLD: Mapping[ClassOrigin, str] = {
+    "table": "their lines in labels.csv say none",
+    "missing line": "labels.csv has no line for them",
+    "file name": "they lie in no folder that is a class, and their names say none",
+}
+
+
+def unknown_classes(source: ImageSource, labels: Sequence[str] | None, most: int = 5) -> tuple[str, ...]:
+    """Return sentences on the images whose class is not known although it is written down or that of others is.
+
+    A folder that is no class, and images beside the folders, are told where other folders are classes.
 
     Args:
-        source: the images; each may lie in a folder that is called by its class.
-        labels: the model's class names.
+        source: the images.
+        labels: the model's class names, or None.
+        most: most names to tell; of the others their number is told.
     """
-    folder_of: Callable[[int], str | None] | None = getattr(source, "class_folder_of", None)
-    if folder_of is None:
+    if not hasattr(source, "class_origin_of"):
         return ()
-    found: dict[tuple[str, ...], bool] = {}
-    unknown: dict[str, int] = {}
+    known: dict[tuple[int | None, tuple[str, ...]], bool] = {}  # the search is slow, and many images have the same
+    unknown: dict[tuple[ClassOrigin, str], list[int]] = {}
+    guessed = False
     for index in range(len(source)):
-        if (folder := folder_of(index)) is None:
-            continue
-        names = (folder, *_names(source, index))  # the same for most images of a folder, and the search is slow
-        if names not in found:
-            found[names] = own_class(source, index, labels) is not None
-        if not found[names]:
-            unknown[folder] = unknown.get(folder, 0) + 1
-    if not any(found.values()):
-        return ()  # folders may be called anything
-    return tuple(
-        f"folder {shorten(folder)!r} is no class of the model: the class of {count:,} "
-        f"image{'s' if count > 1 else ''} is not known" + (f"; {hint}" if (hint := nearest(folder, labels)) else "")
-        for folder, count in unknown.items()
-    )
+        number, names = what = _number(source, index), _names(source, index)
+        origin = _origin(source, index)
+        if what not in known:
+            found = _known(number, names, labels)
+            known[what] = found is not None and (not labels or found < len(labels))
+        if known[what]:
+            guessed |= origin not in STATED
+        elif origin != "pattern" or names:  # `unfit_names` tells where a pattern does not fit
+            name = next(iter(names), "" if number is None else str(number)) if origin in _TOLD else ""
+            unknown.setdefault((origin, name), []).append(index)
+    told = {key: images for key, images in unknown.items() if guessed or key[0] not in ("folder", "file name")}
+    first = list(told.items())[:most]
+    sentences = [_sentence(source, origin, name, images, labels) for (origin, name), images in first]
+    if len(told) > most:
+        rest = sum(map(len, told.values())) - sum(len(images) for _, images in first)
+        sentences.append(f"so it is with {len(told) - most:,} names more: the class of {_images(rest)} not known")
+    return tuple(sentences)
+
+
+def _sentence(
+    source: ImageSource, origin: ClassOrigin, name: str, images: Sequence[int], labels: Sequence[str] | None
+) -> str:
+    not_known = f"the class of {_images(len(images))} not known"
+    if not name:
+        return f"{not_known}: {_NOT_TOLD[origin]}; the first of them is {shorten(source.names[images[0]])!r}"
+    lacking = "is no class of the model" if labels else "is no number, and the model has no class names"
+    hint = nearest_class(name, labels) if labels else ""
+    return f"{_TOLD[origin].format(name=repr(shorten(name)))} {lacking}: {not_known}" + (f"; {hint}" if hint else "")
+
+
+def _images(count: int) -> str:
+    return f"{count:,} images is" if count > 1 else "1 image is"
 
 
 def _names(source: ImageSource, index: int) -> tuple[str, ...]:
@@ -176,15 +217,13 @@ def _names(source: ImageSource, index: int) -> tuple[str, ...]:
     return () if name is None else (name,)
 
 
-def _index_of(name: str, labels: Sequence[str]) -> int:
-    """Return the index of a class by its label, a synonym, or the WordNet id that the label begins with."""
-    try:
-        return class_index(name, labels)
-    except SelectionError:
-        found = [index for index, label in enumerate(labels) if is_wordnet_id(name) and label.startswith(f"{name} ")]
-        if len(found) != 1:
-            raise
-        return found[0]
+def _number(source: ImageSource, index: int) -> int | None:
+    return source.class_index_of(index) if hasattr(source, "class_index_of") else None
+
+
+def _origin(source: ImageSource, index: int) -> ClassOrigin:
+    origin: ClassOrigin = source.class_origin_of(index)  # type: ignore[attr-defined]
+    return origin
 
 
 def class_count(sources: Iterable[object]) -> int | None:
@@ -197,11 +236,3 @@ def class_count(sources: Iterable[object]) -> int | None:
                 highest, *(number if number is not None else -1 for number in map(number_of, range(len(source)))), -1
             )
     return highest + 1 if highest >= 0 else None
-
-
-def _fits(name: str, label: str) -> bool:
-    """Whether a class name is a label or one of its synonyms."""
-    try:
-        return class_index(name, [label]) == 0
-    except SelectionError:
-        return False

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +30,13 @@ SUFFIXES = frozenset({
     ".jpg", ".jpeg", ".jpe", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm",
 })  # fmt: skip
 """What counts as an image when a whole folder is named."""
+
+
+ClassOrigin: TypeAlias = Literal["pattern", "table", "missing line", "folder", "file name"]
+"""Where an image's class is looked for. In a pattern or a table somebody wrote it down; where the table has no line for
+the image, and else, it is looked for in the folder's name, which may mean something else, and in the file's."""
+STATED: frozenset[ClassOrigin] = frozenset({"pattern", "table"})
+"""Where somebody wrote down what an image shows."""
 
 
 class ImageSource(Protocol):
@@ -170,15 +177,15 @@ class ImageFolder:
         """Return the names that the class of an image goes by, the likeliest first.
 
         They come from the file's name where `classes` is a pattern; else from the columns `name` and `wnid` of a
-        `labels.csv` beside the image, matched by its column `file`; else from the image's folder, where the images lie
-        in several folders of one depth, and from the WordNet id that the file's name begins with.
+        `labels.csv` beside the image, matched by its column `file`; else from the folder that the image lies in, and
+        from the WordNet id that the file's name begins with.
         """
         if self.classes is not None:
             found = class_in(self.names[index], self.classes)
             return () if found is None else (found,)
         row = self._labels(self.paths[index])
         if row is not None:
-            return tuple(name for key in ("name", "wnid") if (name := row.get(key, "").strip()))
+            return tuple(name for key in ("name", "wnid") if (name := row.get(key)))
         found = self._folders[index]
         own = wordnet_id(self.names[index])
         return tuple(name for name in (found, own) if name is not None)
@@ -188,18 +195,21 @@ class ImageFolder:
         if self.classes is not None:
             text = class_in(self.names[index], self.classes) or ""
         elif (row := self._labels(self.paths[index])) is not None:
-            text = row.get("class_index", "").strip()
+            text = row.get("class_index", "")
         else:
             return self._numbers[index]
         return int(text) if text.isdecimal() and len(text) < 10 else None
 
-    def require_pattern(self) -> None:
-        """Make sure that `classes` finds the class of an image at all.
+    def require_classes(self) -> None:
+        """Make sure that what is said of the images' classes can be used.
 
         Raises:
-            DataError: if it fits none of them.
+            DataError: if `classes` fits no image, or a `labels.csv` cannot be read or contradicts itself.
         """
-        if self.classes is not None and len(self.without_class) == len(self):
+        if self.classes is None:
+            for path in self.paths:
+                self._labels(path)
+        elif len(self.without_class) == len(self):
             count = f"the {len(self)} images" if len(self) > 1 else "the one image"
             raise DataError(
                 f"the pattern {shorten(self.classes)!r} fits none of {count}; the first is {shorten(self.names[0])!r}",
@@ -212,13 +222,16 @@ class ImageFolder:
         pattern = self.classes
         return () if pattern is None else tuple(name for name in self.names if class_in(name, pattern) is None)
 
-    def class_folder_of(self, index: int) -> str | None:
-        """Return the folder that an image's class is taken from, None if it is taken from elsewhere or nowhere."""
-        return None if self.class_is_stated(index) else self._folders[index]
-
-    def class_is_stated(self, index: int) -> bool:
-        """Whether somebody wrote down what an image shows; a folder's name may mean something else."""
-        return self.classes is not None or self._labels(self.paths[index]) is not None
+    def class_origin_of(self, index: int) -> ClassOrigin:
+        """Return where an image's class is looked for, whether it is found there or not."""
+        if self.classes is not None:
+            return "pattern"
+        path = self.paths[index]
+        if self._labels(path) is not None:
+            return "table"
+        if self._tables[path.parent]:
+            return "missing line"
+        return "folder" if self._folders[index] is not None else "file name"
 
     def _labels(self, path: Path) -> dict[str, str] | None:
         if path.parent not in self._tables:

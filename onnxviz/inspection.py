@@ -15,7 +15,7 @@ from onnxviz.errors import DataError, ModelError, SelectionError, shorten
 from onnxviz.graph import GraphView, open_model
 from onnxviz.graph.structure import reads
 from onnxviz.ground_truth import class_pattern
-from onnxviz.image_choice import misnamed_folders, unfit_names
+from onnxviz.image_choice import unfit_names, unknown_classes
 from onnxviz.labels import labels_in, read_labels, with_labels
 from onnxviz.plan import PROOF_IMAGES, Proof
 from onnxviz.preprocessing import METADATA_KEY, preprocessing_for
@@ -257,13 +257,13 @@ def _probe(
             raise SelectionError(f"--classes-from: {fault}") from None
     pictures = ImageFolder.find("images", [str(images)], Path(), count or pictures_for(view), classes_from)
     try:
-        pictures.require_pattern()
+        pictures.require_classes()
     except DataError as fault:
-        fault.where = "--classes-from"
+        fault.where = fault.where or "--classes-from"
         raise
     said = preprocess is not None or METADATA_KEY in view.metadata
     names = names if names is not None else labels_in(view)
-    on_images = (*unfit_names(pictures), *(misnamed_folders(pictures, names) if names else ()))
+    on_images = (*unfit_names(pictures), *unknown_classes(pictures, names))
     tried = probe(
         view,
         pictures,

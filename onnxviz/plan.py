@@ -292,11 +292,12 @@ class _Planner:
                 source = next(key for key in DATA_KINDS if hasattr(settings, key))
                 self.note(error, ("data", name, source))
                 continue
-            try:
-                if isinstance(opened := found[name], ImageFolder):
-                    opened.require_pattern()
-            except OnnxvizError as error:
-                self.note(error, ("data", name, "classes"))
+            if isinstance(opened := found[name], ImageFolder):
+                try:
+                    opened.require_classes()
+                except OnnxvizError as error:
+                    del found[name]  # told once
+                    self.note(error, ("data", name, "images" if opened.classes is None else "classes"))
         declared = find(self.recipe.tree, ("data",))
         names = set(declared.entries) if isinstance(declared, Entries) else set()
         return _Known(found, names - set(found))

@@ -12,7 +12,7 @@ from onnxviz.analyses.base import Job, Subject
 from onnxviz.cache import KEY, Store
 from onnxviz.devices import Device
 from onnxviz.errors import shorten
-from onnxviz.image_choice import misnamed_folders, unfit_names
+from onnxviz.image_choice import unfit_names, unknown_classes
 from onnxviz.images import ImageSource
 from onnxviz.plan import Choice, Plan, PlannedJob, Proof
 from onnxviz.recipe import Recipe
@@ -139,15 +139,12 @@ def data_card(plan: Plan, name: str, source: ImageSource) -> DataCard:
     return DataCard(name, kind, shown, source.digest, len(source), skipped, notes, tuple(_on_classes(plan, source)))
 
 
-def _on_classes(plan: Plan, source: ImageSource, most: int = 5) -> Iterator[str]:
-    """Yield of which images the class is not known although it should be: by a pattern, and by folders."""
+def _on_classes(plan: Plan, source: ImageSource) -> Iterator[str]:
+    """Yield of which images the class is not known although it should be."""
     yield from unfit_names(source)
     for alias, subject in plan.subjects.items():
-        found = misnamed_folders(source, subject.labels) if subject.labels else ()
         model = f"model {alias!r}: " if len(plan.subjects) > 1 else ""
-        yield from (f"{model}{sentence}" for sentence in found[:most])
-        if len(found) > most:
-            yield f"{model}{len(found) - most:,} folders more are no class of the model"
+        yield from (f"{model}{sentence}" for sentence in unknown_classes(source, subject.labels))
 
 
 def left_out(data: Sequence[DataCard], most: int = 3) -> Iterator[str]:

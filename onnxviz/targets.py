@@ -118,22 +118,32 @@ def class_index(name: str, labels: Sequence[str] | None) -> int:
             f"there are no class names to look up {shorten(name)!r} in",
             remedy="give the model `labels:`, a file with one class name a line, or name the class by its index",
         )
-    wanted = _plain(name)
-    exact = [index for index, label in enumerate(labels) if _plain(label) == wanted]
-    matches = exact or [
-        index for index, label in enumerate(labels) if wanted in {_plain(word) for word in label.split(",")}
-    ]
+    matches = class_matches(name, labels)
     if len(matches) == 1:
         return matches[0]
     if matches:
         listed = ", ".join(f"{index} ({shorten(labels[index])})" for index in matches[:8])
         raise SelectionError(f"{len(matches)} classes are called {shorten(name)!r}: {listed}", remedy="give the index")
-    words = {word.strip() for label in labels for word in label.replace("_", " ").split(",")}
-    advice = nearest(" ".join(name.replace("_", " ").split()), sorted(words))
     raise SelectionError(
         f"none of the {len(labels)} classes is called {shorten(name)!r}",
-        remedy=advice or "`onnxviz inspect MODEL --classes` lists them; names of your own: --labels FILE",
+        remedy=nearest_class(name, labels)
+        or "`onnxviz inspect MODEL --classes` lists them; names of your own: --labels FILE",
     )
+
+
+def class_matches(name: str, labels: Sequence[str]) -> list[int]:
+    """Return the classes of a name, as `class_index` compares them: those of that label, else of that synonym."""
+    wanted = _plain(name)
+    exact = [index for index, label in enumerate(labels) if _plain(label) == wanted]
+    return exact or [
+        index for index, label in enumerate(labels) if wanted in {_plain(word) for word in label.split(",")}
+    ]
+
+
+def nearest_class(name: str, labels: Sequence[str]) -> str:
+    """Return "did you mean 'a' or 'b'?" for the labels and synonyms closest to a name, or "" if none is close."""
+    words = {word.strip() for label in labels for word in label.replace("_", " ").split(",")}
+    return nearest(" ".join(name.replace("_", " ").split()), sorted(words))
 
 
 def has_class_units(layer: Layer, view: GraphView) -> bool:

@@ -14,7 +14,7 @@ from tiny_models import fill
 from onnxviz.cli.show_model import show_probe
 from onnxviz.errors import DataError, RecipeError, SelectionError
 from onnxviz.ground_truth import class_in
-from onnxviz.image_choice import misnamed_folders, own_class
+from onnxviz.image_choice import own_class, unknown_classes
 from onnxviz.images import ImageFolder
 from onnxviz.inspection import inspect_model
 from onnxviz.plan import make_plan
@@ -108,11 +108,86 @@ def test_a_misspelt_folder_is_told_and_the_others_count(tmp_path: Path) -> None:
     images(tmp_path, "bleu/1.png", "bleu/2.png", "red/1.png")
     assert classes(tmp_path, ("blue", "red")) == [None, None, 1]
     source = ImageFolder.find("x", ["."], tmp_path)
-    (said,) = misnamed_folders(source, ("blue", "red"))
+    (said,) = unknown_classes(source, ("blue", "red"))
     assert said == "folder 'bleu' is no class of the model: the class of 2 images is not known; did you mean 'blue'?"
-    assert not misnamed_folders(source, ("lion", "tiger")), "folders may be called anything"
-    assert not misnamed_folders(source, ("bleu", "red"))
-    assert not misnamed_folders(ImageFolder.find("x", ["."], tmp_path, classes="{class}.png"), ("blue", "red"))
+    assert not unknown_classes(source, ("lion", "tiger")), "folders may be called anything"
+    assert not unknown_classes(source, None)
+    assert not unknown_classes(source, ("bleu", "red"))
+
+
+def test_images_beside_class_folders_leave_the_others_their_classes(tmp_path: Path) -> None:
+    images(tmp_path, "1.png", "2.png", "blue/1.png", "red/1.png", "red/deep/1.png")
+    assert classes(tmp_path, ("blue", "red")) == [None, None, 0, 1, None]
+    assert unknown_classes(ImageFolder.find("x", ["."], tmp_path), ("blue", "red")) == (
+        "the class of 2 images is not known: they lie in no folder that is a class, and their names say none; the "
+        "first of them is '1.png'",
+        "folder 'deep' is no class of the model: the class of 1 image is not known",
+    )
+
+
+@pytest.mark.parametrize("labels", [None, LABELS])
+def test_a_folder_among_class_numbers_leaves_them_what_they_are(tmp_path: Path, labels: tuple[str, ...] | None) -> None:
+    images(tmp_path, "00/1.png", "02/1.png", "misc/1.png", "misc/2.png", "stray.png")
+    assert classes(tmp_path, labels) == [0, 2, None, None, None]
+    said = unknown_classes(ImageFolder.find("x", ["."], tmp_path), labels)
+    assert [sentence[:13] for sentence in said] == ["folder 'misc'", "the class of "]
+    assert "the class of 2 images is not known" in said[0]
+    assert ("is no class of the model" in said[0]) == (labels is not None)
+
+
+def test_numbers_beyond_the_labels_are_told(tmp_path: Path) -> None:
+    images(tmp_path, "0/1.png", "7/1.png")
+    (said,) = unknown_classes(ImageFolder.find("x", ["."], tmp_path), LABELS)
+    assert said == "folder '7' is no class of the model: the class of 1 image is not known"
+
+
+def test_names_that_a_pattern_finds_and_the_model_lacks_are_told(tmp_path: Path) -> None:
+    images(tmp_path, "tench_1.png", "goldfisch_1.png", "goldfisch_2.png", *(f"x{place}_1.png" for place in range(7)))
+    source = ImageFolder.find("x", ["."], tmp_path, classes="{class}_*.png")
+    said = unknown_classes(source, LABELS)
+    assert said[0] == (
+        "the pattern of classes finds 'goldfisch', which is no class of the model: the class of 2 images is not known; "
+        "did you mean 'goldfish'?"
+    )
+    assert len(said) == 6
+    assert said[5] == "so it is with 3 names more: the class of 3 images is not known"
+    assert "finds 'goldfisch', which is no number, and the model has no class names" in unknown_classes(source, None)[0]
+
+
+def test_what_a_table_lacks_is_told(tmp_path: Path) -> None:
+    images(tmp_path, "a.png", "b.png", "c.png", "d.png", "e.png")
+    (tmp_path / "labels.csv").write_text("file,class_index,name\na.png,0,tench\nb.png,,tensch\nc.png,,\ne.png,9,\n")
+    said = unknown_classes(ImageFolder.find("x", ["."], tmp_path), LABELS)
+    assert [sentence.partition(":")[0] for sentence in said] == [
+        "labels.csv says 'tensch', which is no class of the model",
+        "the class of 1 image is not known",
+        "the class of 1 image is not known",
+        "labels.csv says '9', which is no class of the model",
+    ]
+    assert "their lines in labels.csv say none; the first of them is 'c.png'" in said[1]
+    assert "labels.csv has no line for them; the first of them is 'd.png'" in said[2]
+
+
+@pytest.mark.parametrize("second", ["a.png,1,tench", "a.png,0,shark", "a.png,,shark"])
+def test_a_table_that_contradicts_itself_is_refused_once_at_its_place(tmp_path: Path, second: str) -> None:
+    fill(tmp_path)
+    images(tmp_path / "shots", "a.png", "b.png", "c.png")
+    (tmp_path / "shots/labels.csv").write_text(f"file,class_index,name\na.png,0,tench\n{second}\n")
+    with pytest.raises(RecipeError) as refused:
+        data_of(tmp_path, "")
+    (fault,) = refused.value.faults
+    assert "labels.csv: gives 'a.png' two classes: " in fault.message
+    assert "'0' and '1'" in fault.message or "'tench' and 'shark'" in fault.message
+    with pytest.raises(DataError, match=r"gives 'a\.png' two classes") as stopped:
+        inspect_model(tmp_path / "m.onnx", images=tmp_path / "shots", convert=False)
+    assert "labels.csv" in stopped.value.where
+
+
+def test_lines_of_a_table_that_agree_are_one(tmp_path: Path) -> None:
+    images(tmp_path, "a.png")
+    (tmp_path / "labels.csv").write_text("file,class_index,name\na.png,02,\na.png,2,gold_fish\na.png,,Gold fish\n")
+    source = ImageFolder.find("x", ["."], tmp_path)
+    assert (source.class_index_of(0), source.class_names_of(0)) == (2, ("Gold fish",))
 
 
 def data_of(folder: Path, options: str) -> DataCard:
@@ -196,6 +271,5 @@ def test_folders_that_are_numbers(tmp_path: Path) -> None:
 )
 def test_any_folder_is_no_class(tmp_path: Path, names: tuple[str, ...]) -> None:
     images(tmp_path, *names)
-    source = ImageFolder.find("x", ["."], tmp_path)
-    assert [source.class_of(index) for index in range(2)] == [None, None]
-    assert classes(tmp_path, LABELS) == [None, None]
+    assert classes(tmp_path, LABELS) == classes(tmp_path, None) == [None, None]
+    assert not unknown_classes(ImageFolder.find("x", ["."], tmp_path), LABELS)

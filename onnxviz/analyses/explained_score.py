@@ -12,7 +12,7 @@ from onnxviz.errors import DataError, SelectionError, shorten
 from onnxviz.findings import Caveat, Column, Finding, Metric, Note
 from onnxviz.graph.model_output import UNSAID
 from onnxviz.ground_truth import HOW
-from onnxviz.image_choice import class_count, own_class
+from onnxviz.image_choice import class_count, known_class, own_class
 from onnxviz.shares import Share
 
 if TYPE_CHECKING:
@@ -86,8 +86,7 @@ class OwnClasses:
         """Look at a data set: where its images count more classes than the model, their numbers are not the model's."""
         count = class_count([source])
         names = subject.labels if subject.labels and head.fits(subject.labels) else None
-        named = names is not None and len(source) > 0 and getattr(source, "class_of", lambda _: None)(0) is not None
-        fits = named or not head.choices or count is None or count <= head.choices
+        fits = names is not None or not head.choices or count is None or count <= head.choices
         return cls(source, names, head, fits)
 
     def require(self, index: int) -> int:
@@ -124,10 +123,7 @@ class OwnClasses:
         head = self.head
         if not may_choose(head) or not self.fits:
             return None
-        try:
-            own = own_class(self.source, index, self.names)
-        except SelectionError:
-            return None
+        own = known_class(self.source, index, self.names)
         return own if own is not None and (not self.head.choices or own < self.head.choices) else None
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxviz import limits
-from onnxviz.decode import Pixels, image_size, read_indices
+from onnxviz.decode import Pixels, image_size, indices_size, read_indices
 from onnxviz.errors import DataError, shorten
 from onnxviz.images import ImageFolder, ImageSource, file_digests, fit_labels
 from onnxviz.source import parse_source, plain
@@ -34,6 +34,10 @@ MASK_SUFFIXES = (".png", ".bmp", ".gif", ".tif", ".tiff", ".pgm")
 LARGEST_VALUE = 65_535
 
 _STRETCH = Preprocessing(fit="stretch")
+_SAMPLE = 24
+"""Masks whose values are looked at when a folder is opened."""
+_SAMPLE_PIXELS = 50_000_000
+"""Fewer, where those before them have so many pixels: about a second's work."""
 _LAYOUT = "a concept folder holds images/, labels/ with a mask of the same name for each image, and classes.txt"
 
 
@@ -87,7 +91,7 @@ class MaskFolder:
         concepts.csv             instead: index,name,category for each value (or concepts.yaml, a list of the same)
 
     Values called void, background, unlabelled, null, n/a or the like (`is_void`) are no concept. A mask of another size
-    than its image is brought to the image's size by taking the nearest value.
+    than its image, but of its aspect ratio, is brought to the image's size by taking the nearest value.
 
     Attributes:
         images: the images that have masks.
@@ -96,6 +100,7 @@ class MaskFolder:
         concepts: numbered from 1 in the order of the values.
         skipped: what was left out, with the reason.
         notes: what was used but not as it is, with the reason.
+        remarks: what should be known of the masks.
     """
 
     images: ImageFolder
@@ -106,10 +111,13 @@ class MaskFolder:
     notes: tuple[tuple[str, str], ...]
     _numbers: npt.NDArray[np.int32]
     """For each mask value its concept's index, 0 for none, -1 for a value that the class list lacks."""
+    remarks: tuple[str, ...] = ()
 
     @classmethod
     def find(cls, name: str, folder: str | Path, base: Path, limit: int | None = None) -> MaskFolder:
         """Open a concept folder; images without a usable mask are skipped and listed.
+
+        Of all masks the header is read, of some the values.
 
         Args:
             name: the data set's name in the recipe.
@@ -118,7 +126,8 @@ class MaskFolder:
             limit: use at most this many images, spread evenly over the sorted list.
 
         Raises:
-            DataError: if the folder, its class list or every mask is missing or unusable.
+            DataError: if the folder, its class list or every mask is missing or unusable, or one of those whose values
+                are looked at is damaged or holds a value that the class list lacks.
         """
         root = Path(os.path.abspath(base / Path(folder).expanduser()))  # noqa: PTH100 - keeps links' own names
         for part in (root, root / "images", root / "labels"):
@@ -131,13 +140,15 @@ class MaskFolder:
         masks: list[tuple[Path, ...]] = []
         sizes: list[tuple[int, int]] = []
         layers = sorted(entry for entry in (root / "labels").iterdir() if entry.is_dir())
+        remedy = ""
         for index, (shown, path) in enumerate(zip(found.names, found.paths, strict=True)):
             relative = PurePosixPath(path.relative_to(root / "images").as_posix()).with_suffix("")
             files = tuple(_masks_of(relative, (root / "labels", *layers)))
             try:
                 remarks = _check_masks(files, size := image_size(path))
             except DataError as fault:
-                skipped.append((shown, fault.what))
+                remedy = fault.remedy
+                skipped.append((shown, f"{fault.what}; {remedy}" if remedy else fault.what))
                 continue
             kept.append(index)
             masks.append(files)
@@ -148,7 +159,7 @@ class MaskFolder:
             raise DataError(
                 f"none of {len(found)} images has a usable mask; {shorten(first)}: {reason}",
                 where=f"data {name!r}",
-                remedy=_LAYOUT,
+                remedy="" if remedy else _LAYOUT,
             )
         images = ImageFolder(
             name,
@@ -156,7 +167,19 @@ class MaskFolder:
             tuple(found.paths[index] for index in kept),
             found=found.found,
         )
-        return cls(images, tuple(masks), tuple(sizes), concepts, tuple(skipped), tuple(notes), numbers)
+        all_masks = [file for of_image in masks for file in of_image]
+        looked = _look_at_values(all_masks, numbers)
+        remarks = []
+        if resized := notes[len(found.notes) :]:
+            first, what = resized[0]
+            remarks.append(
+                f"{len(resized):,} of {len(all_masks):,} masks are not of their image's size; {shorten(first)}: {what}"
+            )
+        if looked < len(all_masks):
+            remarks.append(
+                f"before the run the values of {looked} of {len(all_masks):,} masks were looked at; all have names"
+            )
+        return cls(images, tuple(masks), tuple(sizes), concepts, tuple(skipped), tuple(notes), numbers, tuple(remarks))
 
     def __len__(self) -> int:
         return len(self.images)
@@ -216,21 +239,37 @@ class MaskFolder:
         known = self.__dict__.get("_contents")  # as for images
         contents = (None,) * len(files) if known is None else known[index]
         labels = [
-            fit_labels(self._numbered(read_indices(path, content), path), _STRETCH, self.sizes[index])
+            fit_labels(_numbered(read_indices(path, content), self._numbers, path), _STRETCH, self.sizes[index])
             for path, content in zip(files, contents, strict=True)
         ]
         return np.stack(labels)
 
-    def _numbered(self, values: npt.NDArray[np.int32], path: Path) -> npt.NDArray[np.int32]:
-        outside = (values < 0) | (values >= len(self._numbers))
-        numbers: npt.NDArray[np.int32] = np.where(outside, -1, self._numbers[np.where(outside, 0, values)])
-        if numbers.min() < 0:
-            raise DataError(
-                f"the mask holds the value {int(values[numbers < 0][0])}, which the class list does not name",
-                where=shorten(str(path), 200),
-                remedy="add it to classes.txt or concepts.csv; name it void if it stands for no concept",
-            )
-        return numbers
+
+def _numbered(values: npt.NDArray[np.int32], concepts: npt.NDArray[np.int32], path: Path) -> npt.NDArray[np.int32]:
+    """Return each pixel's concept; `concepts` gives that of each value."""
+    outside = (values < 0) | (values >= len(concepts))
+    numbers: npt.NDArray[np.int32] = np.where(outside, -1, concepts[np.where(outside, 0, values)])
+    if numbers.min() < 0:
+        unnamed = [str(value) for value in np.unique(values[numbers < 0]).tolist()]
+        named = f"value{'s' * (len(unnamed) > 1)} {', '.join(unnamed[:8])}"
+        more = f" and {len(unnamed) - 8:,} more" if len(unnamed) > 8 else ""
+        raise DataError(
+            f"the mask holds the {named}{more}, which the class list does not name",
+            where=shorten(str(path), 200),
+            remedy=f"add it to classes.txt or concepts.csv ({unnamed[0]},name); name it void if it is no concept",
+        )
+    return numbers
+
+
+def _look_at_values(files: Sequence[Path], concepts: npt.NDArray[np.int32]) -> int:
+    """Read some masks, evenly spread, as they will be read, and return how many."""
+    count, pixels = min(_SAMPLE, len(files)), 0
+    for place in range(count):
+        path = files[place * len(files) // count]
+        pixels += _numbered(read_indices(path), concepts, path).size
+        if pixels > _SAMPLE_PIXELS:
+            return place + 1
+    return count
 
 
 def is_void(name: str) -> bool:
@@ -245,8 +284,6 @@ def is_void(name: str) -> bool:
 
 def read_concepts(root: Path) -> tuple[tuple[Concept, ...], npt.NDArray[np.int32]]:
     """Read a concept folder's class list: concepts.csv, concepts.yaml or classes.txt, the first that is there.
-
-    Values with the same name and category are one concept.
 
     Returns:
         The concepts, and for each mask value its concept's index: 0 for none, -1 for a value that is not listed.
@@ -284,16 +321,24 @@ def _number(rows: Sequence[tuple[str, str, str]]) -> tuple[tuple[Concept, ...], 
             raise DataError(f"value {value} is listed twice", remedy="keep one entry for each value")
         values[int(value)] = (name, category or DEFAULT_CATEGORY)
     numbers = np.full(max(values, default=-1) + 1, -1, np.int32)
-    concepts: dict[tuple[str, str], Concept] = {}
+    concepts: list[Concept] = []
+    first: dict[tuple[str, str], int] = {}
     for number, (name, category) in sorted(values.items()):
         if is_void(name):
             numbers[number] = 0
             continue
-        concept = concepts.setdefault((name, category), Concept(len(concepts) + 1, name, category))
-        numbers[number] = concept.index
+        key = (" ".join(name.casefold().split()), category)
+        if key in first:
+            raise DataError(
+                f"values {first[key]} and {number} are both called {shorten(name)!r}",
+                remedy="give each value a name of its own; values that mean the same must be one value in the masks",
+            )
+        first[key] = number
+        concepts.append(Concept(len(concepts) + 1, name, category))
+        numbers[number] = len(concepts)
     if not concepts:
         raise DataError("names no concept", remedy="list at least one class that is not void")
-    return tuple(concepts.values()), numbers
+    return tuple(concepts), numbers
 
 
 def _from_lines(text: str) -> Iterable[tuple[str, str, str]]:
@@ -350,9 +395,19 @@ def _check_masks(files: Sequence[Path], size: tuple[int, int]) -> list[str]:
     remarks = []
     for file in files:
         try:
-            height, width = image_size(file)
+            height, width = indices_size(file)
         except DataError as fault:
-            raise DataError(f"its mask {shorten(file.name)} cannot be used: {fault.what}") from fault
-        if (height, width) != size:
-            remarks.append(f"mask of {width} x {height} pixels for {size[1]} x {size[0]}: the nearest labels are used")
+            what = f"its mask {shorten(file.name)} cannot be used: {fault.what}"
+            raise DataError(what, remedy=fault.remedy) from fault
+        if (height, width) == size:
+            continue
+        # One side may be rounded, so the ratio holds to less than a pixel of the shorter one.
+        if abs(height * size[1] - width * size[0]) >= max(size):
+            raise DataError(
+                f"its mask {shorten(file.name)} of {width} x {height} pixels has another aspect ratio than the image "
+                f"of {size[1]} x {size[0]}",
+                remedy="make the mask in the image's size, by the nearest value",
+            )
+        how = "enlarged" if height < size[0] else "reduced"
+        remarks.append(f"mask of {width} x {height} pixels for {size[1]} x {size[0]}: {how}, by the nearest labels")
     return remarks

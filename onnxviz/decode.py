@@ -145,20 +145,41 @@ def read_indices(path: Path, digest: bytes | None = None) -> npt.NDArray[np.int3
     _require_regular(path)
     try:
         with _open(path if digest is None else io.BytesIO(_bytes_of(path, digest))) as image:
-            _require_bounded(image, path)
-            if image.format in ("JPEG", "MPO", "WEBP"):
-                raise DataError("a mask in a format that may change values", where=_shown(path), remedy="use PNG")
-            if image.mode not in ("1", "L", "P") and not image.mode.startswith("I"):
-                raise DataError(
-                    f"a colour picture ({image.mode}), not a mask of indices",
-                    where=_shown(path),
-                    remedy="store one number for each pixel: a grey or palette PNG",
-                )
+            _require_indices(image, path)
             return np.asarray(image).astype(np.int32)
     except (DataError, MemoryError):  # too little memory is no fault of the file
         raise
     except Exception as fault:  # as in read_image
         raise _damaged(path, fault) from fault
+
+
+def indices_size(path: Path) -> tuple[int, int]:
+    """Return height and width in pixels of an image of indices as `read_indices` will give it, from the header alone.
+
+    Raises:
+        DataError: if the file is no such image, or stored with loss.
+    """
+    _require_regular(path)
+    try:
+        with _open(path) as image:
+            _require_indices(image, path)
+            return image.size[1], image.size[0]
+    except (DataError, MemoryError):  # too little memory is no fault of the file
+        raise
+    except Exception as fault:  # as in read_image
+        raise _damaged(path, fault) from fault
+
+
+def _require_indices(image: Image.Image, path: Path) -> None:
+    _require_bounded(image, path)
+    if image.format in ("JPEG", "MPO", "WEBP"):
+        raise DataError("a mask in a format that may change values", where=_shown(path), remedy="use PNG")
+    if image.mode not in ("1", "L", "P") and not image.mode.startswith("I"):
+        raise DataError(
+            f"a colour picture ({image.mode}), not a mask of indices",
+            where=_shown(path),
+            remedy="store one number for each pixel: a grey or palette PNG",
+        )
 
 
 def _bytes_of(path: Path, digest: bytes) -> bytes:

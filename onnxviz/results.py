@@ -184,7 +184,7 @@ class DataCard:
     notes: tuple[tuple[str, str], ...] = ()
     """What was used, but not as it is: the first picture of an animation, a mask of another size."""
     remarks: tuple[str, ...] = ()
-    """What should be known of the images' classes."""
+    """What should be known of the images' classes and masks."""
 
 
 @dataclass(frozen=True)

@@ -136,7 +136,8 @@ def data_card(plan: Plan, name: str, source: ImageSource) -> DataCard:
         shown = f"{shown}: {settings.count} generated images, {settings.size} pixels, seed {settings.seed}"
     skipped = tuple((str(item), str(why)) for item, why in getattr(source, "skipped", ()))
     notes = tuple((str(item), str(what)) for item, what in getattr(source, "notes", ()))
-    return DataCard(name, kind, shown, source.digest, len(source), skipped, notes, tuple(_on_classes(plan, source)))
+    remarks = (*getattr(source, "remarks", ()), *_on_classes(plan, source))
+    return DataCard(name, kind, shown, source.digest, len(source), skipped, notes, remarks)
 
 
 def _on_classes(plan: Plan, source: ImageSource) -> Iterator[str]:

@@ -318,8 +318,11 @@ def odd_masks(work: Path) -> Row:
 
 
 def late_masks(work: Path, names: tuple[str, ...] = tuple(LATE_MASKS)) -> Iterator[Row]:
-    """Dissect with masks whose fault is found only when they are read: the job fails and names the file."""
-    scenes, masks, values = pictures(4)
+    """Dissect with masks whose fault is found only when they are read: the job fails and names the file.
+
+    There are more masks than are looked at before, and the faulty one is the last.
+    """
+    scenes, masks, values = pictures(30)
     for name in names:
         row, recipe = Row(f"masks: {name.removeprefix('mask-')}", runs=1), write(work / name, ON_MASKS)
         write_concepts(recipe.parent / "marked", scenes, masks, values)

@@ -145,14 +145,15 @@ BAD_MASKS: dict[str, tuple[Callable[[npt.NDArray[np.uint8]], bytes], str]] = {
     "mask-text": (lambda _: b"no mask\n" * 40, "not an image in one of the formats"),
     "mask-missing": (lambda _: b"", "has no mask"),
     "mask-400-megapixel": (lambda _: _huge(), "pixels"),
+    "mask-of-colours": (lambda mask: png(np.stack([mask] * 3, axis=2)), "not a mask of indices"),
+    "mask-of-another-ratio": (lambda mask: png(mask[1:-2]), "another aspect ratio"),
 }
 """Name of the image -> its mask's bytes, and what is said of it where it is opened."""
 LATE_MASKS: dict[str, tuple[Callable[[npt.NDArray[np.uint8]], bytes], str]] = {
     "mask-truncated": (lambda mask: png(mask)[: len(png(mask)) * 2 // 3], "damaged or truncated image"),
-    "mask-of-colours": (lambda mask: png(np.stack([mask] * 3, axis=2)), "not a mask of indices"),
     "mask-value-unknown": (lambda mask: png(np.full_like(mask, 250)), "which the class list does not name"),
 }
-"""The same for what is found only when the mask is read."""
+"""The same for what is found only when the mask is read: of many, when its job is done."""
 
 
 def write_concepts(folder: Path, pictures: list[Pixels], masks: list[npt.NDArray[np.uint8]], names: list[str]) -> None:

@@ -10,7 +10,10 @@ from PIL import Image
 
 from onnxviz import limits
 from onnxviz.concepts import Concept, ConceptSet, MaskFolder, is_void, read_concepts
-from onnxviz.errors import DataError
+from onnxviz.errors import DataError, RecipeError
+from onnxviz.plan import make_plan
+from onnxviz.recipe import parse_recipe
+from onnxviz.schedule import left_out, schedule_of
 
 
 def write(root: Path, name: str, mask: np.ndarray | None, size: tuple[int, int] = (4, 6)) -> None:
@@ -62,19 +65,20 @@ def test_masks_of_16_bits(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "text"),
     [
-        ("concepts.csv", "index,name,category\n0,void,\n1,no,colour\n2,car,\n7, car ,object\n"),
+        ("concepts.csv", "index,name,category\n0,void,\n1,no,colour\n2,car,\n3,unlabelled,\n7, no ,object\n"),
         (
             "concepts.yaml",
             "- {index: 0, name: void}\n- {index: 1, name: no, category: colour}\n- {index: 2, name: car}\n"
-            "- {index: 7, name: car, category: object}\n",
+            "- {index: 3, name: unlabelled}\n- {index: 7, name: no, category: object}\n",
         ),
     ],
 )
 def test_a_table_gives_categories(folder: Path, file: str, text: str) -> None:
     (folder / file).write_text(text)
     concepts, numbers = read_concepts(folder)
-    assert concepts == (Concept(1, "no", "colour"), Concept(2, "car", "object"))
-    assert numbers.tolist() == [0, 1, 2, -1, -1, -1, -1, 2]
+    assert concepts == (Concept(1, "no", "colour"), Concept(2, "car", "object"), Concept(3, "no", "object"))
+    assert numbers.tolist() == [0, 1, 2, 0, -1, -1, -1, 3]
+    write(folder, "a", np.zeros((4, 6), np.uint8))
     assert MaskFolder.find("x", folder, folder).categories == ("colour", "object")
 
 
@@ -85,6 +89,8 @@ def test_a_table_gives_categories(folder: Path, file: str, text: str) -> None:
         ("concepts.csv", "index,name\n-1,a\n", "'-1' is not a mask value"),
         ("concepts.csv", "index,name\n70000,a\n", "'70000' is not a mask value"),
         ("concepts.csv", "index,name\n1,a\n1,b\n", "value 1 is listed twice"),
+        ("concepts.csv", "index,name,category\n1,a,\n2,b,\n7, A,object\n", "values 1 and 7 are both called 'A'"),
+        ("classes.txt", "sky\nroad\nsky\n", "values 0 and 2 are both called 'sky'"),
         ("concepts.csv", "", "has no columns"),
         ("concepts.yaml", "sky", "is not a list of entries"),
         ("concepts.yaml", "- {index: [1], name: a}", "needs a number as index"),
@@ -111,10 +117,36 @@ def test_a_table_has_a_bound(folder: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_another_size_is_brought_to_the_image_by_the_nearest_value_and_said(folder: Path) -> None:
-    Image.fromarray(np.array([[0, 1, 2]], np.uint8)).save(folder / "labels/a.png")
+    Image.fromarray(np.array([[0, 1, 2]] * 2, np.uint8)).save(folder / "labels/a.png")
+    write(folder, "b", np.zeros((4, 6), np.uint8))
     data = MaskFolder.find("x", folder, folder)
     assert data.read_labels(0).tolist() == [[[1, 1, 2, 2, 0, 0]] * 4]
-    assert data.notes == (("a.png", "mask of 3 x 1 pixels for 6 x 4: the nearest labels are used"),)
+    assert data.notes == (("a.png", said := "mask of 3 x 2 pixels for 6 x 4: enlarged, by the nearest labels"),)
+    assert data.remarks == (f"1 of 2 masks are not of their image's size; a.png: {said}",)
+
+
+@pytest.mark.parametrize(
+    ("mask", "image", "fits"),
+    [((30, 30), (224, 224), True), ((30, 30), (360, 480), False), ((47, 63), (375, 500), True),
+     ((48, 63), (375, 500), True), ((46, 63), (375, 500), False), ((500, 375), (375, 500), False),
+     ((720, 960), (360, 480), True), ((360, 479), (360, 480), True), ((360, 478), (360, 480), False)],
+)  # fmt: skip
+def test_a_mask_of_another_aspect_ratio_is_not_used(
+    tmp_path: Path, mask: tuple[int, int], image: tuple[int, int], *, fits: bool
+) -> None:
+    write(tmp_path, "a", np.zeros(mask, np.uint8), image)
+    write(tmp_path, "b", np.zeros(image, np.uint8), image)
+    (tmp_path / "classes.txt").write_text("sky\n")
+    data = MaskFolder.find("x", tmp_path, tmp_path)
+    assert data.names == (("a.png", "b.png") if fits else ("b.png",))
+    if not fits:
+        ((_, why),) = data.skipped
+        assert f"its mask a.png of {mask[1]} x {mask[0]} pixels has another aspect ratio than the image of" in why
+        assert "make the mask in the image's size" in why
+        (tmp_path / "images/b.png").unlink()
+        with pytest.raises(DataError, match=r"none of 1 images has a usable mask.*another aspect ratio") as refused:
+            MaskFolder.find("x", tmp_path, tmp_path)
+        assert "concept folder holds" not in str(refused.value)
 
 
 def test_a_missing_or_broken_mask_skips_its_image(folder: Path) -> None:
@@ -143,17 +175,55 @@ def test_a_missing_part_is_named(folder: Path, missing: str) -> None:
 
 def test_a_value_outside_the_list_names_file_and_value(folder: Path) -> None:
     Image.fromarray(np.full((4, 6), 3, np.uint8)).save(folder / "labels/a.png")
-    with pytest.raises(DataError, match=r"a\.png: the mask holds the value 3"):
-        MaskFolder.find("x", folder, folder).read_labels(0)
+    with pytest.raises(DataError, match=r"a\.png: the mask holds the value 3, which") as refused:
+        MaskFolder.find("x", folder, folder)
+    assert "(3,name)" in str(refused.value)
+    Image.fromarray(np.arange(24, dtype=np.uint8).reshape(4, 6)).save(folder / "labels/a.png")
+    with pytest.raises(DataError, match=r"the values 3, 4, 5, 6, 7, 8, 9, 10 and 13 more, which"):
+        MaskFolder.find("x", folder, folder)
 
 
-def test_colour_masks_and_lossy_formats_are_refused(folder: Path) -> None:
+def test_the_values_of_some_masks_are_looked_at_and_their_number_is_said(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for place in range(30):
+        write(folder, f"z{place:02}", np.full((4, 6), 9 if place == 29 else 0, np.uint8))
+    data = MaskFolder.find("x", folder, folder)
+    assert data.remarks == ("before the run the values of 24 of 31 masks were looked at; all have names",)
+    with pytest.raises(DataError, match=r"z29\.png: the mask holds the value 9"):
+        data.read_labels(30)
+    monkeypatch.setattr("onnxviz.concepts._SAMPLE_PIXELS", 100)
+    assert "values of 5 of 31 masks" in MaskFolder.find("x", folder, folder).remarks[0]
+
+
+def test_colour_masks_and_lossy_formats_are_left_out(folder: Path) -> None:
+    write(folder, "b", np.zeros((4, 6), np.uint8))
     Image.fromarray(np.zeros((4, 6, 3), np.uint8)).save(folder / "labels/a.png")
-    with pytest.raises(DataError, match="not a mask of indices"):
-        MaskFolder.find("x", folder, folder).read_labels(0)
+    (said,) = MaskFolder.find("x", folder, folder).skipped
+    assert said == (
+        "a.png",
+        "its mask a.png cannot be used: a colour picture (RGB), not a mask of indices; store one number for each "
+        "pixel: a grey or palette PNG",
+    )
     Image.fromarray(np.zeros((4, 6), np.uint8)).save(folder / "labels/a.png", "JPEG")
-    with pytest.raises(DataError, match="may change values"):
-        MaskFolder.find("x", folder, folder).read_labels(0)
+    assert "may change values; use PNG" in MaskFolder.find("x", folder, folder).skipped[0][1]
+
+
+def test_a_recipe_says_what_is_wrong_with_masks_once_and_at_its_place(folder: Path) -> None:
+    text = "version: 1\nmodel: {builtin: scenes}\ndata: {d: {concepts: street}}\nanalyses: {a: {kind: dissection}}\n"
+    for place in range(30):
+        write(folder, f"z{place:02}", np.zeros((2, 3) if place else (4, 4), np.uint8))
+    (card,) = schedule_of(make_plan(parse_recipe(text, "r.yaml", folder.parent))).data
+    told = " ".join(left_out([card]))
+    assert "29 of 30 masks are not of their image's size; z01.png: mask of 3 x 2 pixels for 6 x 4: enlarged" in told
+    assert "the values of 24 of 30 masks were looked at" in told
+    assert "1 of 31 files cannot be used and is left out: z00.png: its mask z00.png of 4 x 4 pixels" in told
+    (folder / "classes.txt").write_text("sky\n")
+    with pytest.raises(RecipeError) as refused:
+        make_plan(parse_recipe(text, "r.yaml", folder.parent))
+    (fault,) = refused.value.faults
+    assert "a.png: the mask holds the values 1, 2, which the class list does not name" in fault.message
+    assert fault.line == 3
 
 
 def test_further_label_layers_and_sub_folders(folder: Path) -> None:

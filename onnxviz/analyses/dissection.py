@@ -362,8 +362,9 @@ iou: 0.04
     def _concepts(self, subject: Subject) -> tuple[str, ConceptSet]:
         """Return the concept set's name and the set."""
         if self.data is None:
-            for name, data in subject.data.items():
-                if hasattr(data, "read_labels"):
+            # One that could not be opened may be the one; asking for it ends here, because its fault is told.
+            for name in (*subject.data, *getattr(subject.data, "broken", ())):
+                if hasattr(data := subject.data[name], "read_labels"):
                     return name, cast("ConceptSet", data)
             raise AnalysisError(
                 "the recipe has no data set with labelled concepts",

@@ -16,7 +16,7 @@ from onnxviz.graph import GraphView, open_model
 from onnxviz.graph.structure import reads
 from onnxviz.ground_truth import class_pattern
 from onnxviz.image_choice import unfit_names, unknown_classes
-from onnxviz.labels import labels_in, read_labels, with_labels
+from onnxviz.labels import labels_in, with_labels, with_labels_of
 from onnxviz.plan import PROOF_IMAGES, Proof
 from onnxviz.preprocessing import METADATA_KEY, preprocessing_for
 from onnxviz.results import LayerRow, ModelCard
@@ -171,22 +171,13 @@ def inspect_model(
 
 def _classes(view: GraphView, labels: Path | None) -> tuple[tuple[str, ...], int, str]:
     """Return the names of the classes, how many there are, and what the main output is where it has none."""
-    told, names = with_labels(view, None) if labels is None else _with_names(view, labels)
+    told, names = with_labels(view, None) if labels is None else with_labels_of(view, labels)
     head = told.main_head
     if head is None:
         return (), 0, "no output depends on the image"
     if not head.has_classes:
         return (), 0, f"{shorten(head.name, 60)}: {head.in_words}"
     return names or (), head.classes, ""
-
-
-def _with_names(view: GraphView, labels: Path) -> tuple[GraphView, tuple[str, ...] | None]:
-    """Return the model as one with the class names of a file."""
-    try:
-        return with_labels(view, read_labels(labels))
-    except SelectionError as fault:
-        fault.where = shorten(str(labels))
-        raise
 
 
 def _logits(view: GraphView) -> str:
@@ -249,7 +240,7 @@ def _probe(
     prepare_torch(found)
     names = None
     if labels is not None:
-        view, names = _with_names(view, labels)
+        view, names = with_labels_of(view, labels)
     if classes_from is not None:
         try:
             class_pattern(classes_from)

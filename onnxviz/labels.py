@@ -59,6 +59,20 @@ def with_labels(
     return told, tuple(names)
 
 
+def with_labels_of(view: GraphView, path: Path) -> tuple[GraphView, tuple[str, ...] | None]:
+    """Return the same as `with_labels` for the names in a file.
+
+    Raises:
+        DataError: if the file cannot be read.
+        SelectionError: as there, with the file's name.
+    """
+    try:
+        return with_labels(view, read_labels(path))
+    except SelectionError as fault:
+        fault.where = shorten(str(path))
+        raise
+
+
 def _require_fit(view: GraphView, count: int) -> None:
     main = view.main_head
     if main is None or main.named or (main.source == "declared" and not main.has_classes):

@@ -215,6 +215,19 @@ def test_init_writes_a_recipe_that_runs(
     assert Path("made/start.yaml").read_text() == before
 
 
+def test_init_writes_where_the_class_names_are(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(monkeypatch, "init", "m.onnx", "--labels", "labels.txt", "--out", "made/start.yaml") == 0
+    assert "  labels: ../labels.txt\n" in Path("made/start.yaml").read_text()
+    assert make_plan(read_recipe("made/start.yaml")).subjects["model"].labels == ("cat", "dog", "lion", "zebra")
+    Path("three.txt").write_text("cat\ndog\nlion\n")
+    for name, said in (("three.txt", "three.txt: 3 class names, and the output"), ("gone.txt", "gone.txt")):
+        assert call(monkeypatch, "init", "m.onnx", "--labels", name, "--out", "start.yaml") == 2
+        assert said in " ".join(capsys.readouterr().err.split())
+    assert not Path("start.yaml").exists()
+
+
 @pytest.mark.parametrize(
     ("images", "said"),
     [

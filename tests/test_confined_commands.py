@@ -104,7 +104,7 @@ def test_the_smaller_limit_of_a_recipe_holds(models: Path) -> None:
     assert "memory limit of 400.0 MiB" in done.stderr
 
 
-def test_commands_work_as_ever(models: Path) -> None:
+def test_commands_work_as_ever(models: Path, tmp_path: Path) -> None:
     done = onnxviz(models, "inspect", "m.onnx", "--device", "cpu")
     assert done.returncode == 0, done.stderr
     assert "second" in done.stdout
@@ -115,6 +115,10 @@ def test_commands_work_as_ever(models: Path) -> None:
     done = onnxviz(models, "validate", "r.yaml", "absent.yaml")
     assert done.returncode == 2
     assert "r.yaml: valid" in done.stdout
+    elsewhere = tmp_path / "labels.txt"
+    elsewhere.write_text("cat\ndog\nlion\nzebra\n")
+    done = onnxviz(models, "init", "m.onnx", "--labels", str(elsewhere), "--out", "named.yaml")
+    assert (done.returncode, done.stdout) == (0, "named.yaml\n"), done.stderr
     done = onnxviz(models, "init", "m.onnx", "--out", "new.yaml")
     assert (done.returncode, done.stdout) == (0, "new.yaml\n")
     assert onnxviz(models, "validate", "new.yaml").returncode == 0

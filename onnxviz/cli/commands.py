@@ -439,6 +439,10 @@ def init(
             help="Photographs that the model is used on: its preprocessing is tried on them.", show_default=False
         ),
     ] = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option(help="The model's class names, one a line in the order of its scores.", show_default=False),
+    ] = None,
     memory: MemoryOption = None,
 ) -> None:
     """Write a recipe to start from, for a model."""
@@ -449,7 +453,8 @@ def init(
     target = out or Path(f"{model.stem}.yaml")
     if images is not None:
         require_files(str(images), Path())  # here: the confined process may not look at them
-    text = confined(lambda: starting_recipe(model, target, images), confinement(model.name, beside(model), memory))
+    read = [*beside(model), *([labels.resolve()] if labels is not None else [])]
+    text = confined(lambda: starting_recipe(model, target, images, labels), confinement(model.name, read, memory))
     if target.exists():
         raise OutputError("exists already", where=shorten(str(target), 200), remedy="name another with --out")
     write_bytes(target, text.encode())

@@ -7,6 +7,7 @@ from pathlib import Path
 from onnxviz.candidates import require_classifier
 from onnxviz.errors import ModelError, SelectionError, shorten
 from onnxviz.graph import GraphView, open_model
+from onnxviz.labels import with_labels_of
 from onnxviz.preprocessing import preprocessing_for
 from onnxviz.recipe import relative
 from onnxviz.source import dump
@@ -22,7 +23,7 @@ model:
   path: {path}
   # {facts}
   {preprocess}{sizing}
-  # labels: labels.txt      # class names, one a line in the order of the scores
+  {labels}
 {output}
 
 {data}
@@ -41,6 +42,7 @@ analyses:
 #   - {{metric: filters.dead_fraction, max: 0.05, level: warn, because: dead filters are capacity that is not used}}
 """
 
+_NO_LABELS = "# labels: labels.txt      # class names, one a line in the order of the scores"
 _NO_DATA = """\
 # data:
 #   photos: {images: "photos/*.jpg"}    # what the model is used on"""
@@ -54,16 +56,19 @@ _CONFIRM = """\
   {line}"""
 
 
-def starting_recipe(model: Path, target: Path, images: Path | None = None) -> str:
+def starting_recipe(model: Path, target: Path, images: Path | None = None, labels: Path | None = None) -> str:
     """Return a recipe for a model.
 
     Args:
         model: ONNX file.
         target: where the recipe will lie, which its paths are relative to.
         images: folder or glob of photographs that the model is used on; its preprocessing is chosen by trial on them.
+        labels: file of class names, one a line in the order of the scores.
 
     Raises:
         ModelError: if the file is refused, or takes no images.
+        DataError: if the class names cannot be read.
+        SelectionError: if there are more or fewer of them than classes.
     """
     view = open_model(model)
     if view.input_layout == "other":
@@ -72,6 +77,8 @@ def starting_recipe(model: Path, target: Path, images: Path | None = None) -> st
             where=shorten(view.file),
             remedy="look at it with `onnxviz inspect`, or call it from Python with onnxviz.to_torch(path)",
         )
+    if labels is not None:
+        view, _ = with_labels_of(view, labels)
     size = f"{view.input_size[0]}×{view.input_size[1]}" if view.input_size else "any size"
     sizing = "" if view.input_size else "\n  size: [224, 224]  # height, width: a guess, the model leaves it free"
     facts = f"{shorten(view.producer or 'producer not said', 60)}, opset {view.opset}, {view.input_layout}, {size}"
@@ -93,6 +100,7 @@ def starting_recipe(model: Path, target: Path, images: Path | None = None) -> st
         preprocess=_preprocess(view, images is not None),
         data=_NO_DATA if images is None else _DATA.format(images=_plain(relative(images, target.parent))),
         sizing=sizing,
+        labels=_NO_LABELS if labels is None else f"labels: {_plain(relative(labels, target.parent))}",
         output=output,
         units=f"0-{min(classes, 4) - 1}" if classes > 1 else "0",
     )

@@ -81,8 +81,18 @@ def tried_of(found: Probe, data: str) -> Tried:
         )
         for trial in found.trials
     )
+    right = found.right
     return Tried(
-        data, found.images, found.found, found.labelled, found.by_accuracy, found.clear, found.verdict, found.note, rows
+        data,
+        found.images,
+        found.found,
+        found.labelled,
+        found.by_accuracy,
+        found.clear,
+        found.verdict,
+        found.note,
+        rows,
+        right.interval if right is not None else (),
     )
 
 

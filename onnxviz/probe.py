@@ -23,7 +23,7 @@ from onnxviz.ground_truth import HOW
 from onnxviz.images import ImageSource, fit_box, load_batch
 from onnxviz.model import Model
 from onnxviz.probabilities import softmax
-from onnxviz.shares import mcnemar
+from onnxviz.shares import Share, mcnemar
 from onnxviz.values import CROP_FRACTION, Preprocessing
 
 CHANCE = 0.05
@@ -105,6 +105,15 @@ class Probe:
     note: str = ""
     failed: tuple[tuple[str, str], ...] = ()
     skipped: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def right(self) -> Share | None:
+        """How many of the pictures with a known class the first is right on; None where there are none.
+
+        It was chosen on the same pictures, so where accuracy ranks this is more than others would give.
+        """
+        best = self.trials[0].top1
+        return None if best is None else Share(round(best * self.labelled), self.labelled)
 
     @property
     def undecided(self) -> tuple[Trial, ...]:

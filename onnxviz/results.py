@@ -77,6 +77,7 @@ class Tried:
         verdict: how sure the choice is.
         note: what else has to be said, or "".
         trials: the best first.
+        interval: of the first's top1, at 95 %; empty where no class is known.
     """
 
     data: str
@@ -88,6 +89,7 @@ class Tried:
     verdict: str
     note: str
     trials: tuple[TriedPreprocessing, ...]
+    interval: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from onnxviz.recipe import parse_recipe, read_recipe
 from onnxviz.results import ModelCard
 from onnxviz.run_folder import read_run
 from onnxviz.schedule import from_data, schedule_of, to_data
+from onnxviz.shares import wilson
 from tests.coloured_places import coloured_places, pixel_colour
 
 MIDDLE = (slice(18, 25), slice(18, 25))
@@ -54,6 +55,7 @@ def test_what_is_chosen_by_trial_is_said_to_be(place: Path) -> None:
     assert (card.tried.data, card.tried.images, card.tried.labelled) == ("photos", 30, 30)
     assert card.tried.by_accuracy
     assert card.tried.trials[0].top1 == 1.0
+    assert card.tried.interval == wilson(30, 30)
     assert card.seen == (("photos", "of 30 images only the centre is seen, on average 79% of the area"),)
     assert read_run(place / "out").models[0] == card
     page = (place / "out/report/index.html").read_text()

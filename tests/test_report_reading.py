@@ -12,7 +12,8 @@ from report_runs import make_run, save_picture
 
 from onnxviz.findings import Caveat, Finding, MatrixRow, PictureMatrix, Table, Tile, TileGrid
 from onnxviz.report import write_report
-from onnxviz.results import RunResult
+from onnxviz.results import RunResult, Tried, TriedPreprocessing
+from onnxviz.shares import wilson
 from onnxviz.values import Agreement, Unit
 
 pytestmark = [
@@ -102,6 +103,24 @@ def test_a_layer_with_two_references_is_counted_once(browser: Browser, tmp_path:
     assert told(same)[0] == "all 2 layers compared of 4 agree with ONNX Runtime to 5.0e−4"
     (only,) = [row for row in same if row.layer == "layer1" and row.reference == "file"]
     assert told((only,))[0] == "the 1 layer compared of 4 agrees with ONNX Runtime to 5.0e−4"
+
+
+@pytest.mark.parametrize(("by_accuracy", "labelled"), [(True, 20), (False, 20), (False, 0)])
+def test_accuracy_in_the_trial_stands_with_its_number_and_what_it_is(
+    browser: Browser, tmp_path: Path, labelled: int, *, by_accuracy: bool
+) -> None:
+    run = make_run(tmp_path)
+    top1 = 0.7 if labelled else None
+    best = TriedPreprocessing("RGB", "0..1", "stretched", top1, top1, 0.9, 1.0, 0.9, 1.0, 1.0)
+    interval = wilson(14, 20) if labelled else ()
+    tried = Tried("photos", 40, 60, labelled, by_accuracy, True, "the first is clearly ahead", "", (best,), interval)
+    shown(browser, replace(run, models=(replace(run.models[0], tried=tried, preprocessing_origin="trial"),)), tmp_path)
+    facts = browser.evaluate("document.querySelector('.model-facts').textContent")
+    prose = browser.evaluate("document.querySelector('.model-detail').textContent")
+    said = "70\u202f% (n = 20; 95\u202f% within 48.1\u202f% to 85.5\u202f%) of the images with a known class that were "
+    for text in (facts, prose):
+        assert (said in text) == (labelled > 0), text
+        assert ("it was chosen for that, so other images may give less" in text) == by_accuracy
 
 
 def test_a_fault_of_onnx_runtime_is_a_finding_and_ours_is_a_failure(browser: Browser, tmp_path: Path) -> None:

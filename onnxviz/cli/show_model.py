@@ -272,6 +272,9 @@ def _show_advice(console: Console, result: Probe) -> None:
     good = result.clear and result.by_accuracy
     more = "" if good else f"; {_MORE_PICTURES if result.by_accuracy or result.labelled else GROUND_TRUTH}"
     _line(console, "verdict", result.verdict + more, "bold green" if good else "bold yellow")
+    if result.right is not None:
+        chosen = ", which it was chosen on" if result.by_accuracy else ""
+        _line(console, "right", f"{result.right} of the pictures with a known class{chosen}")
     _line(console, "use", _usage(best))
 
 

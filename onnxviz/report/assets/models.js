@@ -133,6 +133,7 @@ function modelFacts() {
     ["what they give", (model) => model.heads.map((head) => headText(model, head))],
     ["parameters", (model) => integer(model.parameters)],
     ["multiply-adds", (model) => (model.multiply_adds === null ? "unknown" : magnitude(model.multiply_adds))],
+    ...(run.models.some(trialAccuracy) ? [["right in the trial", (model) => (trialAccuracy(model) ? [trialAccuracy(model), ", data ", named(model.tried.data, 60)] : "not measured")]] : []),
     ["class names", (model) => (model.labels ? integer(model.labels) : "none given")],
     ["agreement", agreementTag],
   ];
@@ -170,6 +171,15 @@ function agreementText(model) {
     details("Agreement, layer by layer", "method", () => table(model.agreement))];
 }
 
+// How often the model was right in the trial: on other images than the analyses show, and those that the choice rests on.
+function trialAccuracy(model) {
+  const { tried } = model;
+  if (!tried || tried.trials[0].top1 === null) return null;
+  const percent = (value) => formatNumber(value, "percent");
+  return [percent(tried.trials[0].top1), ` (n = ${integer(tried.labelled)}`, tried.interval.length ? `; 95${THIN}% within ${spanText(tried.interval, percent)}` : null,
+    ") of the images with a known class that were tried", tried.by_accuracy ? "; it was chosen for that, so other images may give less" : null];
+}
+
 // What was tried where a preprocessing was chosen by trial: how sure the choice is, and everything that it was among.
 function triedText(model) {
   const tried = model.tried;
@@ -178,7 +188,7 @@ function triedText(model) {
   const best = tried.trials[0];
   const head = make("p", { class: "prose" }, make("strong", null, "The preprocessing was chosen by trial, not declared. "),
     `${integer(tried.trials.length)} were tried on ${integer(tried.images)} of the ${plural(tried.found, "image")} of `, named(tried.data, 60), ` and ranked ${ranked}: `, shorten(tried.verdict, 600), ".",
-    tried.by_accuracy && best.top1 !== null ? ` The first is right on ${formatNumber(best.top1, "percent")} of them.` : null,
+    best.top1 !== null ? [" The first is right on ", trialAccuracy(model), "."] : null,
     tried.note ? ` Note: ${shorten(tried.note, 600)}.` : null);
   const accuracy = tried.by_accuracy ? [{ head: "top-1", kind: "percent" }, { head: "top-5", kind: "percent" }] : [];
   const columns = [{ head: "#", kind: "integer" }, { head: "channels", kind: "text" }, { head: "pixels become", kind: "text" }, { head: "size by", kind: "text" }, ...accuracy,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
@@ -15,8 +16,9 @@ import onnxviz.model
 from onnxviz.analyses.base import Bench, Subject
 from onnxviz.analyses.dissection import Dissection
 from onnxviz.concepts import Concept
-from onnxviz.dissection import Chance, Grid, Overlap, ShuffledOverlap, count_overlap, label_owners, shuffled_order
+from onnxviz.dissection import Chance, Exchange, Grid, Overlap, ShuffledOverlap, count_overlap, likeness
 from onnxviz.dissection.counting import PixelLabels, count_image
+from onnxviz.dissection.neighbours import Likeness
 from onnxviz.dissection.summary import ByChance, ChanceRow, Summary, UnitResult, detected, span_in_words
 from onnxviz.findings import Bars, Caveat, Coverage, Finding, Metric, Note, Table, TileGrid
 from onnxviz.values import Unit
@@ -26,34 +28,79 @@ class TestShuffles:
     @pytest.mark.parametrize("count", [1, 2, 3, 10, 57])
     def test_every_image_gets_anothers_labels_and_every_label_is_used_once(self, count: int) -> None:
         images = [3 * number + 1 for number in range(count)]
-        order = shuffled_order(images, 0)
-        assert sorted(order) == images
-        given = np.array([label_owners(order, place, count - 1) for place in range(count)])
-        assert given[:, 0].tolist() == list(order)
+        exchange = Exchange.of(images, count - 1, 0)
+        assert sorted(exchange.order) == images
+        given = np.array([exchange.owners(place) for place in range(count)])
+        assert given[:, 0].tolist() == list(exchange.order)
         for shuffle in range(count):
             assert sorted(given[:, shuffle]) == images
             assert shuffle == 0 or (given[:, shuffle] != given[:, 0]).all()
         assert all(len(set(row)) == count for row in given.tolist()), "no two shuffles give an image the same labels"
 
     def test_the_order_is_the_seeds(self) -> None:
-        assert shuffled_order(range(50), 3) == shuffled_order(range(50), 3)
-        assert shuffled_order(range(50), 3) != shuffled_order(range(50), 4)
+        assert Exchange.of(range(50), 5, 3) == Exchange.of(range(50), 5, 3)
+        assert Exchange.of(range(50), 5, 3) != Exchange.of(range(50), 5, 4)
+
+    @pytest.mark.parametrize("count", [2, 3, 8, 21, 22, 40, 117, 1000])
+    @pytest.mark.parametrize("distance", [1, 2, 15, 30])
+    def test_in_a_film_labels_come_from_far_enough(self, count: int, distance: int) -> None:
+        shuffles = min(20, count - 1)
+        exchange = Exchange.of(range(count), shuffles, 0, Likeness(0.8, 0.5, distance))
+        assert exchange.order == tuple(range(count))
+        assert len(set(exchange.steps)) == shuffles
+        near = min(min(step, count - step) for step in exchange.steps)
+        assert near >= min(distance, count // 4, (count - shuffles + 1) // 2)
+        given = np.array([exchange.owners(place) for place in range(count)])
+        assert all(sorted(column) == list(range(count)) for column in given.T.tolist())
+        assert exchange.reach == (max(exchange.steps) + 1 if shuffles else 1)
+        if count == 1000:
+            assert exchange.steps == tuple(distance * number for number in range(1, 21))
+
+    @pytest.mark.parametrize(("count", "least", "most"), [(120, 0.05, 0.1), (400, 0.03, 0.07)])
+    def test_what_stays_the_same_for_a_while_seldom_exceeds_chance(self, count: int, least: float, most: float) -> None:
+        rng, pairs = np.random.default_rng(0), 1000
+        unit, label = rng.normal(size=(2, pairs, count))
+        for series in (unit, label):
+            for place in range(1, count):
+                series[:, place] = 0.9 * series[:, place - 1] + 0.19**0.5 * series[:, place]
+        # 0.9 to the 14th is less than a quarter.
+        shares = []
+        for alike in (None, Likeness(0.9, 0.5, 14)):
+            exchange = Exchange.of(range(count), 20, 0, alike)
+            owners = np.array([exchange.owners(place) for place in range(count)])
+            fits = np.stack([(unit[:, owners[:, 0]] * label[:, given]).sum(1) for given in owners.T])
+            shares.append(float((fits[0] > fits[1:].max(0)).mean()))
+        assert shares[0] > 0.2, shares
+        assert least < shares[1] < most, shares  # 1 in 21 is 0.048
+
+    def test_a_film_is_known_by_its_labels(self) -> None:
+        independent, film = Discs(), Film()
+        assert likeness(independent, range(30)) is None
+        found = likeness(film, range(film.count))
+        assert found is not None
+        assert found.near > found.far + 0.1
+        assert 4 <= found.distance <= 16  # of frames of one place, of which there are 8, half are so 4 places on
+        mixed = np.random.default_rng(0).permutation(film.count).tolist()
+        assert likeness(film, mixed) is None
+        assert likeness(film, range(7)) is None
+        assert likeness(film, range(0, film.count, 16)) is None
 
     def test_counts_are_those_of_labels_that_are_really_shuffled(self) -> None:
         rng = np.random.default_rng(0)
         activations = rng.normal(size=(9, 4, 5, 5)).astype(np.float32)
         labels = np.asarray(rng.integers(0, 4, (9, 2, 10, 10)) * (rng.random((9, 1, 1, 1)) < 0.7), np.int32)
         thresholds, categories, grid = rng.normal(size=4), np.array([0, 1, 0], np.intp), Grid.between((5, 5), (10, 10))
-        order, shuffles = shuffled_order(range(9), 7), 4
+        shuffles = 4
+        exchange = Exchange.of(range(9), shuffles, 7)
         own, shuffled = Overlap.empty(4, categories), ShuffledOverlap.empty(shuffles, 4, categories)
         prepared = [PixelLabels.of(image, categories) for image in labels]
-        for place, image in enumerate(order):
-            given = [prepared[owner] for owner in label_owners(order, place, shuffles)]
+        for place, image in enumerate(exchange.order):
+            given = [prepared[owner] for owner in exchange.owners(place)]
             count_image(own, shuffled, activations[image], thresholds, given, grid)
         for shuffle, ious in enumerate(shuffled.ious(own), start=1):
             moved = labels.copy()
-            for place, image in enumerate(order):
-                moved[image] = labels[label_owners(order, place, shuffles)[shuffle]]
+            for place, image in enumerate(exchange.order):
+                moved[image] = labels[exchange.owners(place)[shuffle]]
             expected = Overlap.empty(4, categories)
             count_overlap(expected, activations, thresholds, moved, grid)
             assert (ious == expected.iou()).all()
@@ -106,8 +153,8 @@ class Discs:
     def read(self, index: int) -> np.ndarray:
         pixels = np.zeros((32, 32, 3), np.uint8)
         row, column = self.place(index)
-        pixels[row : row + 4, column : column + 4, 0] = 200 + index
-        pixels[:4, :4, 1] = 200 + index
+        pixels[row : row + 4, column : column + 4, 0] = 200 + index % 40
+        pixels[:4, :4, 1] = 200 + index % 40
         if index < 2:
             pixels[28:, :4, 2] = 200
         return pixels
@@ -123,6 +170,23 @@ class Discs:
             labels[0, row, column] = 1
         else:
             labels[0, row : row + 4, column : column + 4] = 1
+        return labels
+
+
+@dataclass
+class Film(Discs):
+    """The same with a lamp that stays in its place for eight images."""
+
+    count: int = 160
+
+    def place(self, index: int) -> tuple[int, int]:
+        return super().place(1000 + index // 8)
+
+    def read_labels(self, index: int) -> np.ndarray:
+        labels = np.zeros((1, 32, 32), np.int32)
+        row, column = self.place(index)
+        labels[0, row : row + 4, column : column + 4] = 1
+        labels[0, :4, :4] = 2
         return labels
 
 
@@ -188,6 +252,18 @@ class TestDetectors:
         assert "2 of 3 units reach an IoU of 0.1 with their best concept" in note
         bars = next(item for item in findings if isinstance(item, Bars))
         assert (bars.categories, bars.values, bars.chance) == (("lamp",), (1,), ((0, 0),))
+
+    def test_of_a_film_it_is_said_that_the_order_is_kept(self, tmp_path: Path) -> None:
+        findings = self.dissect(tmp_path, Film(), quantile=0.01)
+        lamp = self.unit(findings, 0)
+        assert (lamp["concept"], lamp["detector"]) == ("lamp", "yes")
+        assert self.metric(findings, "detectors").chance == (0, 0)
+        said = self.said(findings, "alike")
+        assert said.startswith(
+            "Images that follow each other are alike, as frames of a film are: their labels agree on "
+        )
+        assert re.search(r"of one that is (\d+) to (\d+) places behind it", said)
+        assert not self.said(self.dissect(tmp_path, Discs()), "alike")
 
     def test_with_the_labels_of_other_images_there_is_no_detector(self, tmp_path: Path) -> None:
         findings = self.dissect(tmp_path, Discs("wrong"))

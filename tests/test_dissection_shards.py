@@ -21,6 +21,7 @@ from onnxviz.analyses.dissection import Dissection
 from onnxviz.cache import Store, encode_arrays, key_of
 from onnxviz.concepts import MaskFolder
 from onnxviz.dissection import BestImages, Grid, Overlap, Thresholds, TopValues, count_overlap, sharding
+from onnxviz.dissection.neighbours import Likeness
 from onnxviz.dissection.sharding import Extent, counts_size, layer_groups, map_size, shard_bounds
 from onnxviz.findings import Array, Finding, Table, TileGrid
 from onnxviz.graph import open_model
@@ -247,6 +248,16 @@ class TestTheSameToTheBit:
         assert len(list(split.jobs(subject))) == 9 + 1 + 9 + 1
         expected = content(dissect(whole, subject, model, tmp_path / "a"), tmp_path / "a")
         assert content(dissect(split, subject, model, tmp_path / "b"), tmp_path / "b") == expected
+
+    def test_of_a_film(self, model: onnxviz.model.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("onnxviz.analyses.dissection.likeness", lambda *_: Likeness(0.8, 0.5, 2))
+        subject, results = subject_of(model, 13), []
+        for shard in (None, 4):
+            analysis = Dissection(layers="conv6", best_units=2, best_images=2, shuffles=5, least_images=1, shard=shard)
+            findings, folder = dissect(analysis, subject, model, tmp_path / str(shard)), tmp_path / str(shard)
+            results.append(content(findings, folder))
+        assert results[0] == results[1]
+        assert "one that is 2 to 10 places behind it" in str(findings)
 
     @pytest.mark.zoo
     @pytest.mark.parametrize(

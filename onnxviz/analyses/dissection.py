@@ -17,6 +17,7 @@ from onnxviz.dissection import (
     Activations,
     BestImages,
     Chance,
+    Exchange,
     Grid,
     Labels,
     Overlap,
@@ -25,8 +26,7 @@ from onnxviz.dissection import (
     Thresholds,
     TopValues,
     count_image,
-    label_owners,
-    shuffled_order,
+    likeness,
 )
 from onnxviz.dissection.caveats import caveats, listed, remarks, rivals
 from onnxviz.dissection.labels import categories_of
@@ -63,7 +63,7 @@ class Dissection(Analysis):
 
     kind: Literal["dissection"] = "dissection"
     heading: ClassVar[str] = "Network dissection"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     without_effect: ClassVar[frozenset[str]] = Analysis.without_effect | {"shard"}
     cites: ClassVar[tuple[str, ...]] = ("Bau, Zhou, Khosla, Oliva and Torralba 2017, arXiv:1704.05796",)
     example: ClassVar[str] = """\
@@ -211,9 +211,10 @@ iou: 0.04
         """Dissect a group of layers, or do one stage of it on a shard: what `jobs` says."""
         _, data = self._concepts(bench.subject)
         layers = tuple(bench.subject.view.layer(str(name)) for name in cast("list[str]", job.parameters["layers"]))
-        order = shuffled_order(self._images(data), bench.subject.seed)
-        start, stop = job.parameters.get("images", (0, len(order)))
-        work = _Work(job, bench, layers, data, order, start, stop)
+        images = self._images(data)
+        exchange = Exchange.of(images, self._shuffles(data), bench.subject.seed, likeness(data, images))
+        start, stop = job.parameters.get("images", (0, len(images)))
+        work = _Work(job, bench, layers, data, exchange, start, stop)
         stages = {"": self._whole, "top values": self._top_values, "thresholds": self._merge,
                   "counts": self._counts, "units": self._join}  # fmt: skip
         return stages[str(job.parameters.get("stage", ""))](work)
@@ -319,7 +320,7 @@ iou: 0.04
             findings.append(self._grid(tuple(tiles)))
             findings.append(_numbers(layer, thresholds[name], own, chances[name], data))
         findings.append(_present(data, first))
-        findings += caveats(data, len(work.order), first, counted, thresholds, self.quantile, self.iou)
+        findings += caveats(data, work.exchange, first, counted, thresholds, self.quantile, self.iou)
         return findings
 
     def remarks(self, subject: Subject) -> tuple[str, ...]:
@@ -418,14 +419,14 @@ iou: 0.04
         self, work: _Work, passes: Passes, thresholds: Mapping[str, Thresholds], done: int, steps: int
     ) -> dict[str, tuple[Overlap, ShuffledOverlap]]:
         """Return each layer's pixel counts in the job's images; `done` of the job's `steps` are done before."""
-        size, shuffles = self._label_size(work.bench.model.input_size), self._shuffles(work.data)
-        labels = Labels(work.data, size, shuffles + 1)
+        size = self._label_size(work.bench.model.input_size)
+        labels = Labels(work.data, size, work.exchange.reach)
         overlaps = {name: self._no_counts(work.data, shape[0]) for name, shape in passes.shapes.items()}
         grids = {name: Grid.between(shape[1:], size) for name, shape in passes.shapes.items()}
         place = work.start
         for batch, activations in passes:
             for row in range(len(batch)):
-                own_and_others = [labels.of(image) for image in label_owners(work.order, place + row, shuffles)]
+                own_and_others = [labels.of(image) for image in work.exchange.owners(place + row)]
                 for name, values in activations.items():
                     count_image(*overlaps[name], values[row], thresholds[name].values, own_and_others, grids[name])
             place += len(batch)
@@ -497,20 +498,20 @@ iou: 0.04
 
 @dataclass(frozen=True)
 class _Work:
-    """A job with its layers, its data, all images in the order of `shuffled_order`, and which of them it takes."""
+    """A job with its layers, its data, all images in the order of the exchange, and which of them it takes."""
 
     job: Job
     bench: Bench
     layers: tuple[Layer, ...]
     data: ConceptSet
-    order: tuple[int, ...]
+    exchange: Exchange
     start: int
     stop: int
 
     @property
     def images(self) -> tuple[int, ...]:
         """The images that the job takes, numbered as in the data set: a part of the order."""
-        return self.order[self.start : self.stop]
+        return self.exchange.order[self.start : self.stop]
 
     def measure(self, batch: Sequence[int]) -> Activations:
         """Return the maps of some images, numbered as in the data set."""

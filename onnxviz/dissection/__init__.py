@@ -5,9 +5,10 @@ quantile of all activations, upsampling is bilinear with half-pixel centres, and
 """
 
 from onnxviz.dissection.best_images import BestImages
-from onnxviz.dissection.chance import Chance, label_owners, shuffled_order
+from onnxviz.dissection.chance import Chance, Exchange
 from onnxviz.dissection.counting import Overlap, ShuffledOverlap, count_image, count_overlap
 from onnxviz.dissection.labels import Labels
+from onnxviz.dissection.neighbours import likeness
 from onnxviz.dissection.passes import Activations, Passes
 from onnxviz.dissection.thresholds import Thresholds, TopValues
 from onnxviz.dissection.upsampling import Grid, upsample
@@ -16,6 +17,7 @@ __all__ = [
     "Activations",
     "BestImages",
     "Chance",
+    "Exchange",
     "Grid",
     "Labels",
     "Overlap",
@@ -25,7 +27,6 @@ __all__ = [
     "TopValues",
     "count_image",
     "count_overlap",
-    "label_owners",
-    "shuffled_order",
+    "likeness",
     "upsample",
 ]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from onnxviz.dissection.chance import Exchange
 from onnxviz.dissection.counting import Overlap
 from onnxviz.dissection.summary import UnitResult
 from onnxviz.dissection.thresholds import Thresholds
@@ -33,7 +34,7 @@ _SATURATED_LAYER = 0.1
 
 def caveats(
     data: ConceptSet,
-    images: int,
+    exchange: Exchange,
     overlap: Overlap,
     counted: npt.NDArray[np.bool_],
     thresholds: Mapping[str, Thresholds],
@@ -44,13 +45,14 @@ def caveats(
 
     Args:
         data: the concepts.
-        images: number of images that were used.
+        exchange: the images that were used, and how their labels were shuffled.
         overlap: the counts of any layer.
         counted: bool [concepts], which are in enough images to count.
         thresholds: those of each layer.
         quantile: the share of positions above a threshold.
         iou: from this IoU on a unit is a detector.
     """
+    images = len(exchange.order)
     if images < _SMALL_DATA:
         yield Caveat(
             f"The data set has {images} images, fewer than {_SMALL_DATA}: thresholds and IoUs of another sample "
@@ -62,6 +64,15 @@ def caveats(
             "There is no other image whose labels could be taken, so the chance level is unknown and no unit is called "
             "a detector.",
             id="no_chance",
+        )
+    if exchange.steps and (alike := exchange.alike) is not None:
+        yield Caveat(
+            f"Images that follow each other are alike, as frames of a film are: their labels agree on {alike.near:.0%} "
+            f"of the places, those of images far apart on {alike.far:.0%}. So the shuffles keep the order and give "
+            f"each image the labels of one that is {exchange.steps[0]} to {exchange.steps[-1]} places behind it: "
+            "single images that are exchanged would show too little chance. The data set stands for fewer independent "
+            "images than it has.",
+            id="alike",
         )
     rare = [
         f"{shorten(concept.name, 40)} ({count})"

@@ -1,8 +1,13 @@
 """How well units fit the labels of other images: what a detector has to exceed.
 
-The images are put in an order drawn from the run's seed; in shuffle j each image has the labels of the one that stands
-j places behind it in that order, the last ones those of the first. So each shuffle uses every image's labels once, none
-has its own, and a shard of the order needs only the labels of a few more images than it has.
+The images are put in an order; in each shuffle an image has the labels of the one that stands some places behind it in
+that order, the last ones those of the first. So each shuffle uses every image's labels once and none has its own. The
+order is drawn from the run's seed and shuffle j goes j places, so that a shard of the order needs only the labels of
+a few more images than it has.
+
+Where neighbours are alike, as frames of a film are, such shuffles show too little chance: a unit that stays the same
+for a while fits labels that do so for as long well or badly as a whole, which single images that are exchanged average
+away. There the images stay in their order, and the steps are so long that likeness has ended.
 """
 
 from __future__ import annotations
@@ -14,17 +19,57 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxviz.dissection.counting import Overlap, ShuffledOverlap
+from onnxviz.dissection.neighbours import Likeness
 
 
-def shuffled_order(images: Sequence[int], seed: int) -> tuple[int, ...]:
-    """Return the images in the order in which their labels are passed on; the same for the same seed."""
-    order = np.random.default_rng([len(images), seed]).permutation(len(images))
-    return tuple(images[place] for place in order)
+@dataclass(frozen=True)
+class Exchange:
+    """Which image's labels each image is given in the shuffles.
+
+    Attributes:
+        order: the images in the order in which their labels are passed on.
+        steps: for each shuffle, how many places behind an image the one stands whose labels it is given; ascending.
+        alike: how alike neighbours are, where the order is theirs; None where it is drawn.
+    """
+
+    order: tuple[int, ...]
+    steps: tuple[int, ...]
+    alike: Likeness | None = None
+
+    @classmethod
+    def of(cls, images: Sequence[int], shuffles: int, seed: int, alike: Likeness | None = None) -> Exchange:
+        """Choose order and steps; the same for the same seed.
+
+        Args:
+            images: the images in the data set's order.
+            shuffles: how many, fewer than images.
+            seed: of the order, where it is drawn.
+            alike: how alike neighbours are, None if they are not.
+        """
+        count = len(images)
+        if alike is None:
+            order = np.random.default_rng([count, seed]).permutation(count)
+            return cls(tuple(images[place] for place in order), tuple(range(1, shuffles + 1)))
+        return cls(tuple(images), _far_steps(count, shuffles, alike.distance), alike)
+
+    def owners(self, place: int) -> list[int]:
+        """Return the image at a place of the order, then for each shuffle the one whose labels it is given."""
+        return [self.order[(place + step) % len(self.order)] for step in (0, *self.steps)]
+
+    @property
+    def reach(self) -> int:
+        """How many images' labels are needed at once, if each is to be read once."""
+        return max(self.steps, default=0) + 1
 
 
-def label_owners(order: Sequence[int], place: int, shuffles: int) -> list[int]:
-    """Return the image at a place of the order, then for each shuffle the one whose labels it is given."""
-    return [order[(place + step) % len(order)] for step in range(shuffles + 1)]
+def _far_steps(count: int, shuffles: int, distance: int) -> tuple[int, ...]:
+    """Return different steps, as far apart as likeness reaches if there are images enough, and as far from the ends."""
+    if (shuffles + 1) * distance <= count:
+        return tuple(distance * number for number in range(1, shuffles + 1))
+    end = max(1, min(distance, count // 4, (count - shuffles + 1) // 2))
+    if shuffles < 2:
+        return (count // 2,) * shuffles
+    return tuple(end + number * (count - 2 * end) // (shuffles - 1) for number in range(shuffles))
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from onnxviz.concepts import ConceptSet
 
 _STRETCH = Preprocessing(fit="stretch")
+_MOST_BYTES = 256 << 20
+_FEWEST = 16
 
 
 def categories_of(data: ConceptSet) -> npt.NDArray[np.intp]:
@@ -31,7 +33,7 @@ class Labels:
     Args:
         data: the data set.
         size: height and width in pixels.
-        remembered: how many images' labels are kept in memory.
+        remembered: how many images' labels are kept in memory, if that takes no more than `_MOST_BYTES`.
     """
 
     def __init__(self, data: ConceptSet, size: tuple[int, int], remembered: int) -> None:
@@ -39,7 +41,8 @@ class Labels:
         self._size = size
         self.categories = categories_of(data)
         self._columns = _columns_of(data)
-        self.of = lru_cache(remembered)(self._read)
+        each = size[0] * size[1] * len(data.categories) * np.min_scalar_type(len(data.concepts)).itemsize
+        self.of = lru_cache(max(_FEWEST, min(remembered, _MOST_BYTES // each)))(self._read)
 
     def _read(self, image: int) -> PixelLabels:
         data, columns = self._data, self._columns

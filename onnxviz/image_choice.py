@@ -210,6 +210,32 @@ def _images(count: int) -> str:
     return f"{count:,} images is" if count > 1 else "1 image is"
 
 
+def unlike_concepts(source: ImageSource, labels: Sequence[str], most: int = 5) -> Iterator[str]:
+    """Yield which names of pixel labels are no class of a model that gives each pixel a class, if any.
+
+    Args:
+        source: the images; they may have concepts for their pixels.
+        labels: the model's class names.
+        most: most names to tell.
+    """
+    names = [str(concept.name) for concept in getattr(source, "concepts", ())]
+    lacking = [name for name in names if not class_matches(name, labels)]
+    if lacking:
+        told = []
+        for name in lacking[:most]:
+            hint = nearest_class(name, labels)
+            told.append(repr(shorten(name)) + (f" ({hint})" if hint else ""))
+        more = f" and {len(lacking) - most:,} more" if len(lacking) > most else ""
+        count = (
+            f"{len(lacking):,} of the {len(names):,}" if len(lacking) < len(names) else f"none of the {len(names):,}"
+        )
+        are = "are no classes" if len(lacking) < len(names) else "is a class"
+        yield (
+            f"{count} names of the pixel labels {are} of the model, which gives each position a class: "
+            f"{', '.join(told)}{more}; what they show cannot be set beside the model's classes by name"
+        )
+
+
 def _names(source: ImageSource, index: int) -> tuple[str, ...]:
     if hasattr(source, "class_names_of"):
         return tuple(source.class_names_of(index))

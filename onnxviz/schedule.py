@@ -12,7 +12,7 @@ from onnxviz.analyses.base import Job, Subject
 from onnxviz.cache import KEY, Store
 from onnxviz.devices import Device
 from onnxviz.errors import shorten
-from onnxviz.image_choice import unfit_names, unknown_classes
+from onnxviz.image_choice import unfit_names, unknown_classes, unlike_concepts
 from onnxviz.images import ImageSource
 from onnxviz.plan import Choice, Plan, PlannedJob, Proof
 from onnxviz.recipe import Recipe
@@ -146,6 +146,9 @@ def _on_classes(plan: Plan, source: ImageSource) -> Iterator[str]:
     for alias, subject in plan.subjects.items():
         model = f"model {alias!r}: " if len(plan.subjects) > 1 else ""
         yield from (f"{model}{sentence}" for sentence in unknown_classes(source, subject.labels))
+        head = subject.view.main_head
+        if head is not None and head.kind == "map_of_classes" and subject.labels:
+            yield from (f"{model}{sentence}" for sentence in unlike_concepts(source, subject.labels))
 
 
 def left_out(data: Sequence[DataCard], most: int = 3) -> Iterator[str]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from onnxviz import limits
@@ -224,6 +226,40 @@ def test_a_recipe_says_what_is_wrong_with_masks_once_and_at_its_place(folder: Pa
     (fault,) = refused.value.faults
     assert "a.png: the mask holds the values 1, 2, which the class list does not name" in fault.message
     assert fault.line == 3
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        ("sky\nroad", ""),
+        ("Sky\nstreet, road", ""),
+        ("sky\nroads", "1 of the 2 names of the pixel labels are no classes of the model, which gives each position a "
+                       "class: 'road' (did you mean 'roads'?); what"),
+        ("a\nb", "none of the 2 names of the pixel labels is a class of the model, which gives each position a class: "
+                 "'sky', 'road'; what"),
+    ],
+)  # fmt: skip
+def test_names_of_pixel_labels_that_a_segmentation_lacks_are_told(folder: Path, labels: str, said: str) -> None:
+    weight = numpy_helper.from_array(np.ones((2, 3, 1, 1), np.float32), "w")
+    nodes = [
+        helper.make_node("Conv", ["image", "w"], ["scores"]),
+        helper.make_node("Softmax", ["scores"], ["out"], axis=1),
+    ]
+    shapes = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, count, 8, 8]) for name, count in
+              (("image", 3), ("out", 2))]  # fmt: skip
+    graph = helper.make_graph(nodes, "g", shapes[:1], shapes[1:], [weight])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, folder.parent / "m.onnx")
+    (folder.parent / "labels.txt").write_text(labels)
+    text = (
+        "version: 1\nmodel: {path: m.onnx, labels: labels.txt, preprocess: unit}\ndata: {d: {concepts: street}}\n"
+        "analyses: {a: {kind: weights}}\n"
+    )
+    plan = make_plan(parse_recipe(text, "r.yaml", folder.parent))
+    (head,) = plan.subjects["model"].view.heads
+    assert head.kind == "map_of_classes"
+    told = schedule_of(plan).data[0].remarks
+    assert [sentence.startswith(said) for sentence in told] == [True] * bool(said), told
 
 
 def test_further_label_layers_and_sub_folders(folder: Path) -> None:

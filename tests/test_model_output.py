@@ -469,6 +469,39 @@ def test_of_several_heads_each_can_be_explained_and_the_report_says_which(square
         )
 
 
+@pytest.mark.parametrize("tail", ["Softmax", "ArgMax", ""])
+def test_of_a_map_of_classes_those_predicted_at_most_positions_are_explained(
+    tail: str, squares: ImageFolder, tmp_path: Path
+) -> None:
+    """The squares are blue or red on grey: grey wins at most positions, and blue or red has the highest mean."""
+    nodes = [node("Conv", "image w", "maps"), node("Conv", "maps v b", "scores")]
+    more = [node(tail, "scores", "int_y" if tail == "ArgMax" else "y", axis=1)] if tail else []
+    output = {"": "scores", "Softmax": "y", "ArgMax": "int_y"}[tail]
+    outputs = {output: ["n", 1 if tail == "ArgMax" else 3, SIDE, SIDE]}
+    eye = 100 * np.eye(3, dtype=np.float32)[:, :, None, None]
+    path = write(
+        tmp_path / "m.onnx", [*nodes, *more], outputs, w=eye[[2, 0, 1]], v=eye / 100,
+        b=np.array([-9, -9, 0], np.float32),
+    )  # fmt: skip
+    model = load(path, {"preset": "unit", "fit": "stretch"}, ["blue", "red", "grey"], device="cpu")
+    analysis = GradCam(data="d", layers=["maps"], classes="top:2")
+    found = found_by(analysis, model, squares)
+    (table,) = (item for item in found if isinstance(item, f.Table))
+    assert [str(row[0]).split(": ")[1] for row in table.rows] == ["grey", "blue", "grey", "red"] * 3
+    assert all(
+        blue > grey for (_, _, grey, *_), (_, _, blue, *_) in zip(table.rows[::2], table.rows[1::2], strict=True)
+    )
+    words = said(found)
+    assert "predicted at most positions" in words
+    assert "grey (predicted at 86% of positions)" in words
+    (matrix, *_) = (item for item in found if isinstance(item, f.PictureMatrix))
+    assert [dict(row.facts)["predicted at"] for row in matrix.rows] == ["85.9% of positions", "14.1% of positions"]
+    highest = found_by(analysis.model_copy(update={"positions": "highest"}), model, squares)
+    assert "predicted at" not in said(highest)
+    (table,) = (item for item in highest if isinstance(item, f.Table))
+    assert [str(row[0]).split(": ")[1] for row in table.rows][::2] == ["blue", "red"] * 3
+
+
 def test_a_part_of_a_detector_is_explained_where_it_is_named(squares: ImageFolder, tmp_path: Path) -> None:
     """Box geometry and class scores share a tensor: nothing is explained unasked, and class names go to the score."""
     nodes = [

@@ -51,6 +51,36 @@ def score_at_positions(raw: torch.Tensor, head: Head) -> torch.Tensor:
     return torch.cat([2 * head.threshold - placed, placed], dim=1) if head.is_two_from_one else placed
 
 
+def by_frequency(head: Head, positions: Positions) -> bool:
+    """Whether classes are ordered by how often they are predicted: one of them holds at each position of a map.
+
+    Of a layer that is named as the score that is not known: at most positions of a detector's grid there is nothing.
+    """
+    return head.kind == "map_of_classes" and head.has_positions and not head.is_layer and positions == "mean"
+
+
+def predicted_shares(placed: torch.Tensor, head: Head, positions: Positions) -> tuple[float, ...] | None:
+    """Return for each class of a map the share of the positions where it has the highest score; None of others.
+
+    A mean over the image would put first a class that is second everywhere, and last one that is sure of a small part.
+
+    Args:
+        placed: one image's scores, [choices, positions].
+        head: whose scores they are.
+        positions: how they become one for the image.
+    """
+    if not by_frequency(head, positions):
+        return None
+    counts = placed.argmax(dim=0).bincount(minlength=len(placed))
+    return tuple((counts.double() / placed.shape[1]).tolist())
+
+
+def in_order(scores: Sequence[float], predicted: Sequence[float] | None) -> list[int]:
+    """Return all classes or units, that which the model believes in most first."""
+    shares = predicted or [0.0] * len(scores)
+    return sorted(range(len(scores)), key=lambda number: (-shares[number], -scores[number]))
+
+
 def probabilities(model: Model, batch: np.ndarray, head: Head, count: int) -> np.ndarray | None:
     """Return a head's probabilities of the first image, or None where nothing makes one in 0..1 for each class."""
     if not head.probability:
@@ -236,8 +266,10 @@ def columns(head: Head) -> tuple[Column, ...]:
     )
 
 
-def certainty(head: Head, probability: float | None, score: float) -> str:
+def certainty(head: Head, probability: float | None, score: float, predicted: float | None = None) -> str:
     """Return in brackets how sure the model is of what is explained, or the number where it is no class."""
+    if predicted is not None:
+        return f" (predicted at {predicted:.0%} of positions)"
     if probability is not None:
         return f" (probability {probability:.0%})"
     return "" if head.has_classes else f" (value {score:.4g})"
@@ -260,4 +292,9 @@ def about_positions(head: Head, count: int, positions: Positions) -> Iterator[Ca
     if count > 1:
         each = "class and position" if head.has_classes else "position"
         kind = "the highest of" if positions == "highest" else "their mean over"
-        yield Caveat(f"The model gives one score for each {each}; the one explained is {kind} {count} positions.")
+        order = (
+            " `top:N` takes the classes that are predicted at most positions." if by_frequency(head, positions) else ""
+        )
+        yield Caveat(
+            f"The model gives one score for each {each}; the one explained is {kind} {count} positions.{order}"
+        )

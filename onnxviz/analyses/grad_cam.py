@@ -80,8 +80,8 @@ class GradCam(Analysis):
     limit: int = Field(_LIMIT, ge=1, description="Most images to use, spread evenly over those chosen.")
     classes: StrictInt | str | list[StrictInt | str] = Field(
         "top:3",
-        description="`top:N` for the N classes of highest logit in each image, `label` for the image's own class, or "
-        "class names and indices.",
+        description="`top:N` for the N classes of highest logit in each image (of a map of classes those predicted at "
+        "most positions), `label` for the image's own class, or class names and indices.",
     )
 
     score: str | None = Field(
@@ -94,7 +94,7 @@ class GradCam(Analysis):
     )
 
     heading: ClassVar[str] = "Grad-CAM"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     cites: ClassVar[tuple[str, ...]] = ("Selvaraju et al. 2017, Grad-CAM, arXiv:1610.02391",)
     metric_names: ClassVar[Mapping[str, str]] = {
         "top1_accuracy": "Share of the images whose own class has the highest logit, where their class is known.",
@@ -199,7 +199,9 @@ class GradCam(Analysis):
         per_image = int(match[1]) if (match := _TOP.fullmatch(str(classes[0]))) else len(classes)
         head, heads = self._head(subject), subject.view.heads
         total = head.choices or per_image
-        why_classes = "the highest scores of each image" if match else "chosen by `classes`"
+        most = explained_score.by_frequency(head, self.positions)
+        highest = "those predicted at most positions" if most else "the highest scores"
+        why_classes = f"{highest} of each image" if match else "chosen by `classes`"
         what = "classes" if head.has_classes else "units of the score"
         explained = f"explained: {shorten(head.name, 60)!r}; another one by `score:`"
         others = [Coverage("outputs of the model", 1, len(heads), explained, id="coverage.outputs")]
@@ -272,6 +274,7 @@ class _Evidence:
         best: index of the highest score.
         maps: for each class one map for each layer.
         placed: positions that each score is of; 1 for a classifier.
+        predicted: for each class of a map the share of the positions where it is the highest; else None.
     """
 
     image: torch.Tensor
@@ -282,6 +285,7 @@ class _Evidence:
     best: int
     maps: tuple[tuple[EvidenceMap, ...], ...]
     placed: int
+    predicted: tuple[float, ...] | None
 
     @property
     def sizes(self) -> list[tuple[int, ...]]:
@@ -315,16 +319,16 @@ def _explain(
     for layer, activation in zip([*layers, score_layer], [*activations, raw], strict=True):
         if not bool(torch.isfinite(activation).all()):
             raise AnalysisError("the activations are not finite for this image", where=shorten(layer.name))
-    if isinstance(classes, int):
-        chosen = scores[0].topk(min(classes, scores.shape[1])).indices.tolist()
-    else:  # the class that the network believes in most comes first, as with `top:N`
-        chosen = sorted(classes, key=lambda number: -float(scores.detach()[0, number]))
+    values = scores.detach()[0]
+    predicted = explained_score.predicted_shares(placed.detach()[0], head, positions)
+    chosen = explained_score.in_order(values.tolist(), predicted)
+    # The class that the network believes in most comes first, also of those that are named.
+    chosen = chosen[:classes] if isinstance(classes, int) else [number for number in chosen if number in classes]
     maps = []
     for done, number in enumerate(chosen):
         bench.progress(done, len(chosen), head.title(number, None))
         maps.append(grad_cam(scores[:, number], activations, keep_tape=done + 1 < len(chosen), layers=layers))
     bench.progress(len(chosen), len(chosen))
-    values = scores.detach()[0]
     return _Evidence(
         image.detach()[0],
         head,
@@ -334,6 +338,7 @@ def _explain(
         int(values.argmax()),
         tuple(maps),
         int(placed.shape[2]),
+        predicted,
     )
 
 
@@ -364,6 +369,7 @@ def _report(
         words = (head.unit, "logit" if head.has_classes and head.holds == "scores" else "value")
         facts: list[tuple[str, Cell]] = [(words[0], number), (words[1], round(logit, 4))]
         facts += [("probability", round(probability, 4))] if probability is not None else []
+        facts += [("predicted at", f"{evidence.predicted[number]:.1%} of positions")] if evidence.predicted else []
         facts += [("evidence at the last layer", _in_words(places[place]))]
         empty = [columns[k] for k, is_blank in enumerate(blank[place]) if is_blank]
         facts += [("no positive evidence at", _listed(empty))] if empty else []
@@ -390,7 +396,7 @@ def _report(
     said = _sentence(
         name,
         shown[0],
-        explained_score.certainty(head, _probability(evidence, 0), evidence.scores[0]),
+        explained_score.certainty(head, _probability(evidence, 0), evidence.scores[0], _predicted(evidence, 0)),
         columns[-1],
         places[0],
         reached,
@@ -568,6 +574,10 @@ def _cell(pair: tuple[np.ndarray, np.ndarray], shown: str, column: str) -> tuple
 
 def _probability(evidence: _Evidence, place: int) -> float | None:
     return None if evidence.probabilities is None else float(evidence.probabilities[evidence.classes[place]])
+
+
+def _predicted(evidence: _Evidence, place: int) -> float | None:
+    return None if evidence.predicted is None else evidence.predicted[evidence.classes[place]]
 
 
 def _pointlike(titles: Sequence[str], kept: Sequence[int]) -> str:

@@ -1,4 +1,4 @@
-"""Convolution kernels as numbers and pictures: norms, dead and duplicate ones, smooth or noise-like, grids of tiles.
+"""Convolution kernels as numbers and pictures: norms, dead and duplicate ones, smooth or like noise, grids of tiles.
 
 Kernels are arrays [out, in, height, width] as ONNX stores them (in = input channels / groups), or [out, in] for dense
 layers. Everything here is NumPy and deterministic.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -22,9 +23,12 @@ DEAD_NORM = 1e-3
 NEGLIGIBLE_NORM = 1e-6
 """Kernels below this part of the largest norm do not count for the median: most kernels of a layer may be dead."""
 DUPLICATE_COSINE = 0.99
-"""Two kernels whose |cosine| is above this are duplicates."""
+"""Two kernels whose cosine is above this are duplicates; where it is below the negative of this, negatives."""
 DUPLICATE_WEIGHTS = 8
 """Kernels with fewer weights have no duplicates: in so few dimensions, |cosine| > 0.99 happens by chance."""
+NOISE_WEIGHTS = 48
+"""Kernels with fewer weights cannot be called like noise: of edges, bars and blobs with as much noise on top of them,
+the test tells less than 80 % from white noise (docs/kernels.md)."""
 SMALLEST_SPATIAL = 3
 """Smallest height and width of a kernel with a spectrum worth describing."""
 HIGH_FREQUENCY = 0.25
@@ -32,7 +36,7 @@ HIGH_FREQUENCY = 0.25
 NOISE_HIGH_FREQUENCY_SHARE = 1 - math.pi * HIGH_FREQUENCY**2
 """Expected share of the energy of white noise above half the Nyquist frequency: the area outside the disc, 0.804."""
 
-Character = Literal["oriented", "smooth", "sharp", "noisy", "dead"]
+Character = Literal["oriented", "smooth", "sharp", "like noise", "cannot be told", "dead"]
 _NOISE_DRAWS = 999
 _NUMBERS_AT_ONCE = 1 << 20
 _SMALL = 64
@@ -42,7 +46,7 @@ _GREY = 128
 
 @dataclass(frozen=True)
 class Duplicate:
-    """The kernel that another one repeats: its index, and the cosine between the two (negative if inverted)."""
+    """The kernel that another one repeats, or is the negative of: its index, and the cosine between the two."""
 
     index: int
     cosine: float
@@ -75,22 +79,25 @@ def dead(kernel_norms: Numbers) -> npt.NDArray[np.bool_]:
     return result
 
 
-def duplicates(kernels: Numbers, groups: int = 1) -> tuple[Duplicate | None, ...] | None:
+def duplicates(kernels: Numbers, groups: int = 1, *, negative: bool = False) -> tuple[Duplicate | None, ...] | None:
     """Find for each kernel the most similar other one that reads the same input channels.
+
+    A kernel and its negative are no duplicates: behind a rectification they answer to opposite things.
 
     Args:
         kernels: [out, in / groups, ...].
         groups: groups of the convolution; kernels of different groups read different channels and are not compared.
+        negative: find the one that is most nearly its negative.
 
     Returns:
-        For each kernel the partner of largest |cosine| above 0.99, or None; dead kernels have none. None for all if
-        the question has no meaning: fewer than eight weights to a kernel, or one kernel to a group.
+        For each kernel the partner of largest cosine above 0.99 (of smallest below -0.99), or None; dead kernels have
+        none. None for all if the question has no meaning: fewer than eight weights to a kernel, or one to a group.
     """
+    if not has_duplicates(kernels.shape, groups):
+        return None
     count = len(kernels)
     flat = np.asarray(kernels, np.float64).reshape(count, -1)
     per_group = count // groups
-    if flat.shape[1] < DUPLICATE_WEIGHTS or per_group < 2:
-        return None
     lengths = norms(kernels)
     alive = ~dead(lengths)
     unit = np.where(alive[:, None], flat / np.where(lengths > 0, lengths, 1)[:, None], 0)
@@ -99,10 +106,11 @@ def duplicates(kernels: Numbers, groups: int = 1) -> tuple[Duplicate | None, ...
         members = unit[start : start + per_group]
         cosines = members @ members.T
         np.fill_diagonal(cosines, 0)
-        nearest = np.abs(cosines).argmax(axis=1)
+        sign = -1 if negative else 1
+        nearest = (sign * cosines).argmax(axis=1)
         for row, partner in enumerate(nearest):
             cosine = float(cosines[row, partner])
-            found.append(Duplicate(start + int(partner), cosine) if abs(cosine) > DUPLICATE_COSINE else None)
+            found.append(Duplicate(start + int(partner), cosine) if sign * cosine > DUPLICATE_COSINE else None)
     return tuple(found)
 
 
@@ -116,6 +124,7 @@ class Spectrum:
         smooth_below: the 5 % quantile of the share of white noise.
         sharp_above: the 95 % quantile of the share of white noise.
         oriented_above: the 95 % quantile of the orientation of white noise.
+        tells_noise: whether the kernels are large enough to be called like noise where they cannot be told from it.
     """
 
     high_frequency_share: npt.NDArray[np.float64]
@@ -123,13 +132,15 @@ class Spectrum:
     smooth_below: float
     sharp_above: float
     oriented_above: float
+    tells_noise: bool
 
     def character(self, index: int) -> Character:
         """Return what a kernel looks like.
 
         "oriented" (edges, bars) where its orientation is above that of noise; else "smooth" (blobs, colours) where its
-        share is below, "sharp" (spots, fine lines) where it is above that of noise; else "noisy". About 85 in 100
-        kernels of pure noise are called noisy. "dead" if all weights are zero.
+        share is below, "sharp" (spots, fine lines) where it is above that of noise; else "like noise", as about 85 in
+        100 kernels of white noise are, or "cannot be told" for small kernels, of which many others are not told from
+        noise either. "dead" if all weights are zero.
         """
         share = self.high_frequency_share[index]
         if np.isnan(share):
@@ -138,7 +149,24 @@ class Spectrum:
             return "oriented"
         if share < self.smooth_below:
             return "smooth"
-        return "sharp" if share > self.sharp_above else "noisy"
+        if share > self.sharp_above:
+            return "sharp"
+        return "like noise" if self.tells_noise else "cannot be told"
+
+
+def has_spectrum(shape: Sequence[int]) -> bool:
+    """Whether kernels of a shape [out, in, ...] have a 2-D spectrum that is worth describing."""
+    return len(shape) == 4 and min(shape[2:]) >= SMALLEST_SPATIAL
+
+
+def tells_noise(shape: Sequence[int]) -> bool:
+    """Whether kernels of a shape [out, in, ...] are large enough to be called like noise by their spectrum."""
+    return has_spectrum(shape) and math.prod(shape[1:]) >= NOISE_WEIGHTS
+
+
+def has_duplicates(shape: Sequence[int], groups: int) -> bool:
+    """Whether kernels of a shape [out, in / groups, ...] may be called duplicates or negatives of each other."""
+    return len(shape) > 2 and math.prod(shape[1:]) >= DUPLICATE_WEIGHTS and shape[0] // groups >= 2
 
 
 def spectrum(kernels: Numbers) -> Spectrum | None:
@@ -157,10 +185,10 @@ def spectrum(kernels: Numbers) -> Spectrum | None:
     Args:
         kernels: [out, in, height, width].
     """
-    if kernels.ndim != 4 or min(kernels.shape[2:]) < SMALLEST_SPATIAL:
+    if not has_spectrum(kernels.shape):
         return None
     share, orientation = _describe(np.asarray(kernels, np.float64))
-    return Spectrum(share, orientation, *_noise_quantiles(*kernels.shape[1:]))
+    return Spectrum(share, orientation, *_noise_quantiles(*kernels.shape[1:]), tells_noise(kernels.shape))
 
 
 @functools.lru_cache(maxsize=64)

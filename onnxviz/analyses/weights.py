@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
@@ -13,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictInt
 from onnxviz import colormap, kernels
 from onnxviz.analyses import storage
 from onnxviz.analyses.base import Analysis, Bench, Job, LayerSelector, Subject
+from onnxviz.analyses.kernel_description import Described, histograms, kernel_table, layer_table, metrics
 from onnxviz.errors import AnalysisError, SelectionError, shorten
 from onnxviz.findings import (
     Cell,
@@ -21,7 +21,6 @@ from onnxviz.findings import (
     Finding,
     Histogram,
     MatrixRow,
-    Metric,
     Note,
     Picture,
     PictureMatrix,
@@ -38,7 +37,6 @@ if TYPE_CHECKING:
     from onnxviz.graph.view import GraphView
 
 _SHEET_SIDE = 768
-_HISTOGRAM_BINS = 41
 _RESPONSE_QUANTILE = 0.995
 """Of the absolute values of a response: stronger ones have the full colour, or one bright edge would hide the rest."""
 _KEEPS_CHANNELS = frozenset({
@@ -49,13 +47,6 @@ _KEEPS_CHANNELS = frozenset({
 _RESPONSE_SCALE = (
     "blue is negative, white zero, red positive; full colour from the map's own 99.5 % quantile of absolute values on"
 )
-_CHARACTERS: dict[kernels.Character, str] = {
-    "oriented": "oriented (edges, bars)",
-    "smooth": "smooth (blobs, colours)",
-    "sharp": "sharp (spots, fine lines)",
-    "noisy": "like noise",
-    "dead": "dead",
-}
 
 
 class Response(BaseModel):
@@ -74,16 +65,18 @@ class Response(BaseModel):
 class Weights(Analysis):
     """The kernels of convolutions as pictures, with what is wrong with them.
 
-    Kernels that read the image show what they look for: edges, bars and blobs of colour in a trained network. Noisy
-    kernels in a first layer point to a network that was trained too little or fits its training images too closely;
+    Kernels that read the image show what they look for: edges, bars and blobs of colour in a trained network. Kernels
+    like noise in a first layer point to a network that was trained too little or fits its training images too closely;
     dead and duplicate ones to wasted capacity. Deeper kernels, a few pixels wide over many input channels, say
     little by themselves: their statistics are more useful than their pictures.
 
     High-frequency share is the part of a kernel's energy above half the Nyquist frequency in its 2-D spectrum; white
     noise has 80 %. It is called oriented, smooth or sharp where its spectrum has more of a direction, a lower or a
-    higher share than 95 in 100 kernels of white noise of the same size, in this order; otherwise like noise. A dead
-    kernel has a norm below a thousandth of its layer's median. Two kernels that read the same channels are duplicates
-    where their cosine is above 0.99 or below -0.99.
+    higher share than 95 in 100 kernels of white noise of the same size, in this order; otherwise like noise. Of kernels
+    with fewer than 48 weights (3 x 3 of three channels have 27) that cannot be told: there the test misses more than
+    one in five edges, bars or blobs with as much noise on top. A dead kernel has a norm below a thousandth of its
+    layer's median. Two kernels that read the same channels are duplicates where their cosine is above 0.99; below
+    -0.99 one is the negative of the other, which is no waste: they answer to opposite things.
     """
 
     kind: Literal["weights"] = "weights"
@@ -103,7 +96,7 @@ class Weights(Analysis):
     response_to: Response | None = Field(None, description="Photographs to apply some kernels to.")
 
     heading: ClassVar[str] = "Kernels"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     cites: ClassVar[tuple[str, ...]] = (
         "Krizhevsky et al. 2012, ImageNet classification with deep convolutional neural networks, figure 3",
         "Zeiler and Fergus 2013, Visualizing and understanding convolutional networks, arXiv:1311.2901",
@@ -111,8 +104,9 @@ class Weights(Analysis):
     metric_names: ClassVar[Mapping[str, str]] = {
         "dead_fraction": "Share of kernels that are zero or almost.",
         "duplicate_fraction": "Share of kernels that another one of the layer repeats.",
+        "negative_fraction": "Share of kernels that are the negative of another one of the layer.",
         "high_frequency_share": "Mean share of the kernels' energy above half the Nyquist frequency.",
-        "noisy_fraction": "Share of kernels whose spectrum cannot be told from white noise.",
+        "like_noise_fraction": "Share of kernels of at least 48 weights whose spectrum is like white noise.",
     }
     example: ClassVar[str] = "{kind: weights, layers: first_conv, response_to: {data: photos, kernels: 8}}"
 
@@ -145,16 +139,33 @@ class Weights(Analysis):
             return self._response(layer, place, job.parameters["images"], bench)
         view, preprocessing = bench.subject.view, bench.subject.preprocessing
         array = _weight(view, layer)
-        described = _Described.of(array, view.groups(layer))
+        described = Described.of(array, view.groups(layer))
         findings: list[Finding] = [
-            _kernel_table(layer, described),
-            _layer_table(layer, array, described),
-            *_histograms(layer, place, array, described),
+            kernel_table(layer, described),
+            layer_table(layer, array, described),
+            *histograms(layer, place, array, described),
             Note(described.verdict(layer, reads_image(view, layer))),
         ]
         if _is_drawable(array):
             findings += self._drawn(layer, place, _in_image_order(view, layer, array, preprocessing), described)
         return findings
+
+    def unproduced(self, jobs: Sequence[Job], subject: Subject) -> Mapping[str, str]:  # noqa: ARG002
+        """Say which numbers have a meaning for none of the layers."""
+        view = subject.view
+        shapes = {layer: _weight(view, layer).shape for layer in self._layers(view)[0]}
+        found: dict[str, str] = {}
+        if not any(kernels.has_duplicates(shape, view.groups(layer)) for layer, shape in shapes.items()):
+            why = f"no layer has two convolution kernels of at least {kernels.DUPLICATE_WEIGHTS} weights on one input"
+            found |= {"duplicate_fraction": why, "negative_fraction": why}
+        if not any(map(kernels.has_spectrum, shapes.values())):
+            found["high_frequency_share"] = "no layer has kernels of 3 x 3 or more"
+        if not any(map(kernels.tells_noise, shapes.values())):
+            found["like_noise_fraction"] = (
+                f"no layer has kernels of 3 x 3 or more with at least {kernels.NOISE_WEIGHTS} weights: smaller ones "
+                "cannot be told from noise"
+            )
+        return found
 
     def combine(self, parts: Sequence[list[Finding]], subject: Subject) -> list[Finding]:
         """Join the layers and sum them up in numbers."""
@@ -165,7 +176,8 @@ class Weights(Analysis):
         done = sum(isinstance(finding, Histogram) and finding.id.startswith("norms.") for finding in merged)
         reason = f"no constant weights: {', '.join(shorten(name, 40) for name in skipped[:8])}" if skipped else ""
         coverage = Coverage("layers", done, len(layers) + len(skipped), reason, id="coverage.layers")
-        return [*_metrics(rows), *merged, coverage, self._drawn_coverage(merged, layers, subject.view)]
+        large = {layer.name for layer in layers if kernels.tells_noise(_weight(subject.view, layer).shape)}
+        return [*metrics(rows, large), *merged, coverage, self._drawn_coverage(merged, layers, subject.view)]
 
     def _drawn_coverage(self, found: Sequence[Finding], layers: Sequence[Layer], view: GraphView) -> Coverage:
         """Count the kernels that have a picture, and say why the others have none."""
@@ -198,7 +210,7 @@ class Weights(Analysis):
 
     # --- pictures ---------------------------------------------------------------------------------------------------
 
-    def _drawn(self, layer: Layer, place: int, drawing: _Drawing, described: _Described) -> list[Finding]:
+    def _drawn(self, layer: Layer, place: int, drawing: _Drawing, described: Described) -> list[Finding]:
         """Return one tile for each kernel, the sheet of all, and what was left out."""
         count, channels = drawing.kernels.shape[:2]
         shown = min(count, self.limit)
@@ -332,174 +344,12 @@ class Weights(Analysis):
         ]  # fmt: skip
 
 
-# --- describing -----------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, eq=False)
-class _Described:
-    """A layer's statistics: norms [out], dead [out], duplicates and spectrum where these have a meaning."""
-
-    norms: np.ndarray
-    dead: np.ndarray
-    duplicates: tuple[kernels.Duplicate | None, ...] | None
-    spectrum: kernels.Spectrum | None
-    dense: bool
-
-    @classmethod
-    def of(cls, array: np.ndarray, groups: int) -> _Described:
-        lengths = kernels.norms(array)
-        if array.ndim == 2:
-            return cls(lengths, kernels.dead(lengths), None, None, True)
-        return cls(lengths, kernels.dead(lengths), kernels.duplicates(array, groups), kernels.spectrum(array), False)
-
-    def character(self, index: int) -> kernels.Character | None:
-        """Return what a kernel looks like, or None where kernels are too small to tell."""
-        if self.dead[index]:
-            return "dead"
-        return self.spectrum.character(index) if self.spectrum is not None else None
-
-    def facts(self, index: int, layer: Layer) -> tuple[tuple[str, Cell], ...]:
-        """Return what the tile of a kernel says."""
-        facts: list[tuple[str, Cell]] = [("norm", float(f"{self.norms[index]:.4g}"))]
-        character = self.character(index)
-        if character is not None:
-            facts.append(("looks", "like noise" if character == "noisy" else character))
-        if self.spectrum is not None and not self.dead[index]:
-            facts.append(("high-frequency share", f"{self.spectrum.high_frequency_share[index]:.0%}"))
-        if self.duplicates is not None and (twin := self.duplicates[index]) is not None:
-            facts += [("duplicate of", Unit(layer.name, twin.index)), ("cosine", round(twin.cosine, 4))]
-        return tuple(facts)
-
-    def verdict(self, layer: Layer, first: bool) -> str:
-        """Say in a sentence what the kernels are like; `first` where they read the image itself."""
-        count = len(self.norms)
-        parts = []
-        if self.spectrum is not None:
-            characters = [self.character(index) for index in range(count)]
-            numbers = {character: characters.count(character) for character in _SHAPED}
-            parts.append(", ".join(f"{n} {_CHARACTERS[character]}" for character, n in numbers.items() if n))
-        dead = int(self.dead.sum())
-        parts.append(f"{dead or 'none'} dead")
-        if self.duplicates is not None:
-            parts.append(f"{sum(twin is not None for twin in self.duplicates) or 'none'} repeating another one")
-        what = "units" if self.dense else "kernels"
-        said = f"{shorten(layer.name, 60)}: of {count} {what} {'; '.join(filter(None, parts))}."
-        if self.spectrum is not None and first and numbers["noisy"] > (count - dead) / 2:
-            said += " So many kernels like noise in a first layer point to too little training or over-fitting."
-        return said
-
-
-_SHAPED: tuple[kernels.Character, ...] = ("oriented", "smooth", "sharp", "noisy")
-_KERNEL_COLUMNS = (
-    Column("kernel", "unit"),
-    Column("norm", "number", "L2 norm of the weights"),
-    Column("dead", "text", "all zero, or a norm below a thousandth of the layer's median"),
-    Column("duplicate of", "unit", "the kernel of largest |cosine| above 0.99 that reads the same channels"),
-    Column("cosine", "number"),
-    Column("high-frequency share", "percent", "energy above half the Nyquist frequency; white noise has 80 %"),
-    Column("orientation", "number", "0 no direction, 1 a single one"),
-    Column("looks", "text"),
-)
-_LAYER_COLUMNS = (
-    Column("layer"),
-    Column("kernels", "integer"),
-    Column("shape"),
-    Column("median norm", "number"),
-    Column("dead", "integer"),
-    Column("duplicates", "integer"),
-    Column("high-frequency share", "percent", "mean over the kernels that are not dead"),
-    Column("noise from", "percent", "5 % quantile of the share of white noise of this size"),
-    Column("noise to", "percent", "95 % quantile"),
-    Column("oriented", "integer"),
-    Column("smooth", "integer"),
-    Column("sharp", "integer"),
-    Column("noisy", "integer"),
-)
-
 _RANGE_COLUMNS = (
     Column("photograph"),
     Column("kernel", "unit"),
     Column("smallest", "number", "of the convolution's own output, over all positions"),
     Column("largest", "number"),
 )
-
-
-def _kernel_table(layer: Layer, described: _Described) -> Table:
-    rows = []
-    for index, (norm, dead) in enumerate(zip(described.norms, described.dead, strict=True)):
-        twin = described.duplicates[index] if described.duplicates is not None else None
-        spectrum = described.spectrum if not dead else None
-        character = described.character(index)
-        row: tuple[Cell, ...] = (
-            Unit(layer.name, index),
-            float(norm),
-            "dead" if dead else "",
-            Unit(layer.name, twin.index) if twin else "" if described.duplicates is not None else None,
-            twin.cosine if twin else None,
-            float(spectrum.high_frequency_share[index]) if spectrum is not None else None,
-            float(spectrum.orientation[index]) if spectrum is not None else None,
-            character,
-        )
-        rows.append(row)
-    return Table("kernels", "Every kernel", _KERNEL_COLUMNS, tuple(rows))
-
-
-def _layer_table(layer: Layer, array: np.ndarray, described: _Described) -> Table:
-    spectrum, alive = described.spectrum, ~described.dead
-    characters = [described.character(index) for index in range(len(array))]
-    row: tuple[Cell, ...] = (
-        layer.name,
-        len(array),
-        " x ".join(str(size) for size in array.shape[1:]),
-        float(np.median(described.norms)),
-        int(described.dead.sum()),
-        None if described.duplicates is None else sum(twin is not None for twin in described.duplicates),
-        float(spectrum.high_frequency_share[alive].mean()) if spectrum is not None and alive.any() else None,
-        spectrum.smooth_below if spectrum is not None else None,
-        spectrum.sharp_above if spectrum is not None else None,
-        *(characters.count(name) if spectrum is not None else None for name in _SHAPED),
-    )
-    return Table("layers", "Layers", _LAYER_COLUMNS, (row,))
-
-
-def _histograms(layer: Layer, place: int, array: np.ndarray, described: _Described) -> list[Finding]:
-    def histogram(key: str, values: np.ndarray, low: float, high: float, title: str, label: str, what: str) -> Finding:
-        counts, edges = np.histogram(values, bins=_HISTOGRAM_BINS, range=(low, high) if high > low else None)
-        return Histogram(f"{key}.{place}", f"{shorten(layer.name)}: {title}", tuple(edges.tolist()),
-                         tuple(float(count) for count in counts), label, what)  # fmt: skip
-
-    reach = kernels.bound(array)
-    what = "units" if described.dense else "kernels"
-    return [
-        histogram("norms", described.norms, 0.0, float(described.norms.max()), f"norms of the {what}", "L2 norm", what),
-        histogram("weights", array, -reach, reach, "weights", "weight", "weights"),
-    ]
-
-
-def _metrics(rows: Sequence[Sequence[Cell]]) -> list[Finding]:
-    """Return the shares over all kernels of all layers; what has a meaning for no kernel is left out."""
-    found: list[Finding] = []
-    dead = [row[2] == "dead" for row in rows]
-    twins = [row[3] != "" for row in rows if row[3] is not None]
-    shares = [row[5] for row in rows if isinstance(row[5], float)]
-    looks = [row[7] for row in rows if row[5] is not None]
-
-    def add(name: str, value: float, total: int, title: str, description: str) -> None:
-        # All kernels of the layers are looked at, so there is no sample and no interval.
-        found.append(Metric(name, value, title, description, "percent", "lower", total=total))
-
-    if dead:
-        add("dead_fraction", sum(dead) / len(dead), len(dead), "dead kernels",
-            "Share of kernels that are zero or have a norm below a thousandth of their layer's median.")  # fmt: skip
-    if twins:
-        add("duplicate_fraction", sum(twins) / len(twins), len(twins), "duplicate kernels",
-            "Share of kernels with |cosine| above 0.99 to another one that reads the same channels.")  # fmt: skip
-    if shares:
-        add("high_frequency_share", statistics.fmean(shares), len(shares), "high-frequency share",
-            "Mean share of the kernels' energy above half the Nyquist frequency; white noise has 80 %.")  # fmt: skip
-        add("noisy_fraction", looks.count("noisy") / len(looks), len(looks), "noise-like kernels",
-            "Share of kernels, dead ones left out, whose spectrum cannot be told from white noise.")  # fmt: skip
-    return found
 
 
 # --- drawing --------------------------------------------------------------------------------------------------------

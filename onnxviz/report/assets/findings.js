@@ -8,7 +8,7 @@ const RENDERERS = new Map([
 const RANKS = new Map([["TileGrid", 0], ["PictureMatrix", 0], ["Histogram", 1], ["Bars", 1], ["Curve", 1], ["Table", 2]]);
 // How the pictures of an analysis are read, in a sentence.
 const READING = new Map([
-  ["weights", "Each picture is one filter, a weight a square. Stripes and edges in black and white or in two colours look for outlines, blobs of colour for colours; what looks like noise has learnt little."],
+  ["weights", "Each picture is one filter, a weight a square. Stripes and edges in black and white or in two colours look for outlines, blobs of colour for colours; a large one that looks like noise has learnt little."],
   ["activation_maximization", "Each picture began as noise, or as what is said beside it, and was changed step by step until it excites its unit or class most. Look for what repeats: eyes, feathers, textures. It is an exaggeration, not a photograph."],
   ["adversarial", "Left the picture, then the one that the network takes for something else, then what was changed, enlarged so that it can be seen. Where hardly anything had to be changed, the network relies on what nobody sees."],
   ["grad_cam", "Bright places speak for the class. From left to right layer follows layer: the first ones see edges everywhere, the last ones, if the model is sound, the object itself."],

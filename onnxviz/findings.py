@@ -199,10 +199,16 @@ class Curve:
 
 @dataclass(frozen=True)
 class Note:
-    """A sentence or two in words: what was found."""
+    """A sentence or two in words: what was found.
+
+    Attributes:
+        about: which parts such sentences speak of one by one, such as "each image"; empty where it speaks of all that
+            was analysed. The first screen shows those of parts only where there is room for every one.
+    """
 
     text: str
     id: str = ""
+    about: str = ""
 
 
 @dataclass(frozen=True)

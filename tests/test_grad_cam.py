@@ -21,7 +21,7 @@ from pydantic import ValidationError
 
 import onnxviz.model
 from onnxviz import findings as f
-from onnxviz.analyses import registry
+from onnxviz.analyses import evidence_summary, registry
 from onnxviz.analyses.base import Bench, Subject
 from onnxviz.analyses.grad_cam import GradCam
 from onnxviz.attribution import grad_cam, to_own_maximum, upsample
@@ -482,6 +482,39 @@ def test_own_classes_come_from_labels_beside_the_images(tmp_path: Path) -> None:
     found = findings(GradCam(data="photos", layers="half", classes="label"), some)
     assert [row[1] for row in find(found, f.Table, "evidence").rows] == [0, 1], "names decide, not foreign numbers"
     assert metrics(found)["top1_accuracy"] == 0.5
+    assert (
+        "1 of 2 images are named right. Wrong, the surest first: square1.png (" in find(found, f.Note, "summary").text
+    )
+
+
+def test_the_first_sentence_counts_all_images_and_names_those_that_are_wrong_or_uncertain() -> None:
+    source = ImageFolder("photos", tuple(f"{i}.png" for i in range(9)), (Path(),) * 9, (), (), 9)
+
+    def image(index: int, right: bool | None, sure: float | None, extent: float | None) -> list[f.Finding]:
+        row = (f"{index}.png: cat", 3, 1.0, sure, None, extent, 0)
+        names = ("image and class", "class", "logit", "probability", "position", "extent", "layers")
+        known = [] if right is None else [f.Outcomes("top1_accuracy", (f"{index}.png",), (right,))]
+        certain = [] if sure is None else [f.Metric("top1_confidence", sure, total=1)]
+        return [
+            f.PictureMatrix(f"maps.{index}", "", ("first", "last"), (f.MatrixRow("cat", ()),)),
+            f.Table("evidence", "", tuple(map(f.Column, names)), (row,)), *known, *certain,
+        ]  # fmt: skip
+
+    def said(*images: list[f.Finding], by_score: bool = True) -> str:
+        return " ".join(note.text for note in evidence_summary.in_words(images, source, by_score=by_score))
+
+    wrong = [image(index, False, index / 10, 0.25) for index in range(1, 6)]
+    assert said(image(0, True, 0.2, 0.5), *wrong, image(8, None, 0.1, None)) == (
+        "1 of 6 images are named right; of 1 more the class is not known. Wrong, the surest first: 5.png (taken for "
+        "cat, 50%), 4.png (taken for cat, 40%), 3.png (taken for cat, 30%) and 2 more. At last the evidence covers 25% "
+        "to 50% of the image, 29% on average (6 maps). 1 of 7 maps hold no evidence there."
+    )
+    both = image(0, True, 0.9, 0.5), image(7, True, 0.4, 0.5)
+    assert said(*both).startswith("2 of 2 images are named right. Least certain: 7.png (taken for cat, 40%). At last")
+    assert "Least certain: 7.png (40%)." in said(*both, by_score=False)
+    unknown = image(0, None, None, 0.5), image(7, None, None, 0.5)
+    assert said(*unknown) == "2 images. At last the evidence covers 50% of the image, 50% on average (2 maps)."
+    assert said(both[0]) == "", "its own sentence says all"
 
 
 @pytest.mark.parametrize(

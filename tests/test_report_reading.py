@@ -10,7 +10,7 @@ import pytest
 from headless import NAMES, Browser, find_browser
 from report_runs import make_run, save_picture
 
-from onnxviz.findings import Caveat, Finding, MatrixRow, PictureMatrix, Table, Tile, TileGrid
+from onnxviz.findings import Caveat, Finding, MatrixRow, Note, PictureMatrix, Table, Tile, TileGrid
 from onnxviz.report import write_report
 from onnxviz.results import RunResult, Tried, TriedPreprocessing
 from onnxviz.shares import wilson
@@ -65,6 +65,22 @@ def test_pictures_come_before_charts_and_charts_before_tables(browser: Browser, 
     ]  # fmt: skip
     assert [name for name in order if name in wanted] == [*wanted, "method"]
     assert browser.evaluate("document.querySelector('.analysis > .finding:last-of-type .coverage') === null") is False
+
+
+def test_a_card_speaks_of_all_images_or_of_each_of_them(browser: Browser, tmp_path: Path) -> None:
+    def told(run: RunResult, *parts: tuple[Finding, ...]) -> list[str]:
+        page = shown(browser, with_findings(run, *parts), tmp_path)
+        return page.evaluate("[...document.querySelectorAll('.highlight-text > p')].map((node) => node.textContent)")
+
+    one, two = make_run(tmp_path), make_run(tmp_path, ("one", "two"))
+    each = tuple(Note(f"image {index}", about="each image") for index in range(5))
+    whole = Note("all of them", "summary")
+    assert told(one, (*each, whole)) == ["all of them", "More on each image."]
+    assert told(one, (*each[:2], whole)) == ["image 0", "image 1", "all of them"]
+    assert told(one, each[:1]) == ["image 0"]
+    assert told(one, each)[-1] == "More on each image."
+    assert not any("image 0" in text for text in told(one, each))
+    assert len(told(two, each[:1], each[1:2])) == 2, "the only one of each model"
 
 
 def test_words_between_backticks_are_code_and_nothing_else(browser: Browser, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import Field, StrictInt, field_validator
 
 from onnxviz import colormap
-from onnxviz.analyses import explained_score, storage
+from onnxviz.analyses import evidence_summary, explained_score, storage
 from onnxviz.analyses.base import Analysis, Bench, Job, LayerSelector, Subject
 from onnxviz.batches import named_memory_limit
 from onnxviz.errors import AnalysisError, shorten
@@ -171,7 +171,8 @@ class GradCam(Analysis):
         source = find_source(self.data, subject.data)
         chosen = choose_images(source, self.images, self.limit)
         seen = cropped_note(source, chosen, subject.preprocessing, subject.input_size)
-        found = [*metrics, *said, *explained_score.too_sure(metrics), *super().combine(rest, subject), *seen]
+        whole = evidence_summary.in_words(parts, source, by_score=bool(_TOP.fullmatch(str(self.classes))))
+        found = [*metrics, *whole, *said, *explained_score.too_sure(metrics), *super().combine(rest, subject), *seen]
         return [*found, *self._coverage(subject, len(parts)), *_blank(metrics), *self._on_layers(subject)]
 
     def remarks(self, subject: Subject) -> tuple[str, ...]:
@@ -406,7 +407,8 @@ def _report(
             said
             + explained_score.first_choice(
                 head, evidence.best, evidence.classes, evidence.probabilities, subject.labels
-            )
+            ),
+            about="each image",
         )
     )
     return findings

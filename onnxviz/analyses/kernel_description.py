@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from onnxviz import kernels
 from onnxviz.errors import shorten
-from onnxviz.findings import Cell, Column, Finding, Histogram, Metric, Table
+from onnxviz.findings import Cell, Column, Finding, Histogram, Metric, Note, Table
 from onnxviz.values import Layer, Unit
 
 _HISTOGRAM_BINS = 41
@@ -220,3 +220,20 @@ def metrics(rows: Sequence[Sequence[Cell]], large: Collection[str]) -> list[Find
         add("like_noise_fraction", looks.count("like noise") / len(looks), len(looks), "kernels like noise",
             "Share of kernels, dead and too small ones left out, whose spectrum is like white noise.")  # fmt: skip
     return found
+
+
+def in_words(rows: Sequence[Sequence[Cell]], layers: int) -> Iterator[Note]:
+    """Yield a sentence on the kernels of all layers, where there are several.
+
+    Args:
+        rows: of the table of kernels.
+        layers: how many layers they are of.
+    """
+    if layers < 2:
+        return
+    parts = [f"{sum(row[2] == 'dead' for row in rows) or 'none'} dead"]
+    for place, what in ((3, "repeating another one"), (4, "the negative of another one")):
+        asked = [row[place] != "" for row in rows if row[place] is not None]
+        fewer = f" (of the {len(asked)} that can)" if len(asked) < len(rows) else ""
+        parts += [f"{sum(asked) or 'none'} {what}{fewer}"] if asked else []
+    yield Note(f"{layers} layers: of {len(rows)} kernels and units {'; '.join(parts)}.", "summary")

@@ -12,7 +12,14 @@ from pydantic import BaseModel, ConfigDict, Field, StrictInt
 from onnxviz import colormap, kernels
 from onnxviz.analyses import storage
 from onnxviz.analyses.base import Analysis, Bench, Job, LayerSelector, Subject
-from onnxviz.analyses.kernel_description import Described, histograms, kernel_table, layer_table, metrics
+from onnxviz.analyses.kernel_description import (
+    Described,
+    histograms,
+    in_words,
+    kernel_table,
+    layer_table,
+    metrics,
+)
 from onnxviz.errors import AnalysisError, SelectionError, shorten
 from onnxviz.findings import (
     Cell,
@@ -144,7 +151,7 @@ class Weights(Analysis):
             kernel_table(layer, described),
             layer_table(layer, array, described),
             *histograms(layer, place, array, described),
-            Note(described.verdict(layer, reads_image(view, layer))),
+            Note(described.verdict(layer, reads_image(view, layer)), about="each layer"),
         ]
         if _is_drawable(array):
             findings += self._drawn(layer, place, _in_image_order(view, layer, array, preprocessing), described)
@@ -177,7 +184,13 @@ class Weights(Analysis):
         reason = f"no constant weights: {', '.join(shorten(name, 40) for name in skipped[:8])}" if skipped else ""
         coverage = Coverage("layers", done, len(layers) + len(skipped), reason, id="coverage.layers")
         large = {layer.name for layer in layers if kernels.tells_noise(_weight(subject.view, layer).shape)}
-        return [*metrics(rows, large), *merged, coverage, self._drawn_coverage(merged, layers, subject.view)]
+        return [
+            *metrics(rows, large),
+            *in_words(rows, done),
+            *merged,
+            coverage,
+            self._drawn_coverage(merged, layers, subject.view),
+        ]
 
     def _drawn_coverage(self, found: Sequence[Finding], layers: Sequence[Layer], view: GraphView) -> Coverage:
         """Count the kernels that have a picture, and say why the others have none."""

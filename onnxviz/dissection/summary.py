@@ -43,6 +43,8 @@ CHANCE_COLUMNS = (
 NO_CONCEPT = "none"
 DETECTS, BY_CHANCE, UNKNOWN, DETECTS_NOT = "yes", "by chance", "unknown", "no"
 _LONG_LIST = 40
+_BEST_LAYERS = 3
+"""So many layers have a sentence of their own."""
 _BINS = 20
 
 
@@ -326,9 +328,12 @@ class Summary:
         if len(self.layers) > 1:
             yield Note(self._sentence(f"{len(self.layers)} layers", self.units, self.chance), id="all")
         chance = self.chance.grouped(_LAYER)
-        best = sorted(self.layers, key=lambda name: -len(detected(self.layers[name], chance[name])))[:3]
+        best = sorted(self.layers, key=lambda name: -len(detected(self.layers[name], chance[name])))[:_BEST_LAYERS]
+        about = (
+            f"the {_BEST_LAYERS} layers that detect most concepts" if len(self.layers) > _BEST_LAYERS else "each layer"
+        )
         for name in (name for name in self.layers if name in best):
-            yield Note(self._sentence(shorten(name), self.layers[name], chance[name]), id=f"layer {name}")
+            yield Note(self._sentence(shorten(name), self.layers[name], chance[name]), f"layer {name}", about)
 
     def _sentence(self, where: str, units: Sequence[UnitResult], chance: ByChance) -> str:
         detectors = detectors_of(units)

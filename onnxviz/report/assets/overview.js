@@ -65,18 +65,29 @@ function inTurn(notes) {
   return [...notes].sort((one, other) => turns.get(one) - turns.get(other));
 }
 
+// The sentences of a card: those on the whole analysis, and those on its parts only where all of them find room. A
+// model's only sentence on a part speaks of all there is.
+function headlines(analysis, most) {
+  const notes = inTurn(groups(analysis, (finding) => finding.type === "Note"));
+  const single = analysis.parts.every((part) => part.findings.filter((finding) => finding.type === "Note" && finding.about).length < 2);
+  const whole = notes.filter((group) => single || !group.entries[0].finding.about);
+  if (notes.length <= most || whole.length === notes.length) return { shown: notes.slice(0, most), rest: "" };
+  return { shown: whole.slice(0, most), rest: notes.find((group) => !whole.includes(group)).entries[0].finding.about };
+}
+
 function highlightCards() {
   const cards = run.analyses.map((analysis) => {
     const sample = samplePictures(analysis);
-    const notes = inTurn(groups(analysis, (finding) => finding.type === "Note"));
+    const { shown, rest } = headlines(analysis, run.models.length > 2 ? 2 : 3);
     const metrics = groups(analysis, (finding) => finding.type === "Metric").slice(0, several ? 1 : 3);
     const failed = analysis.parts.reduce((sum, part) => sum + part.failed.length, 0);
     return make("article", { class: "highlight" },
       sample.pictures.length ? make("div", { class: `strip ${sample.layout}`, "aria-hidden": "true" }, sample.pictures.map((picture) => pictureNode(picture, "", { decorative: true }))) : null,
       make("div", { class: "highlight-text" },
         make("h3", null, link(route("analysis", analysis.id), named(analysis.title || analysis.id, 120))),
-        notes.length ? notes.slice(0, run.models.length > 2 ? 2 : 3).map((group) => make("p", null, several && group.entries.length < run.models.length ? group.entries.map((entry) => [modelChip(entry.model), " "]) : null, prose(beginning(group.entries[0].finding.text, 500))))
+        shown.length ? shown.map((group) => make("p", null, several && group.entries.length < run.models.length ? group.entries.map((entry) => [modelChip(entry.model), " "]) : null, prose(beginning(group.entries[0].finding.text, 500))))
           : make("p", { class: "quiet-text" }, beginning(analysis.summary, 300)),
+        rest ? make("p", { class: "quiet-text" }, link(route("analysis", analysis.id), "More on ", named(rest, 100)), ".") : null,
         failed ? make("p", { class: "bad-text" }, `${plural(failed, "job")} failed.`) : null,
         metrics.length ? make("dl", { class: "mini" }, metrics.map((group) => make("div", null, make("dt", null, named(group.entries[0].finding.title || group.entries[0].finding.name, 160)),
           group.entries.map((entry) => make("dd", null, several ? [make("span", { class: `swatch ${modelClass(entry.model)}`, title: shorten(entry.model, 100) }), " "] : null, formatNumber(entry.finding.value, entry.finding.format), basisNode(entry.finding)))))) : null));

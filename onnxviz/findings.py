@@ -213,10 +213,17 @@ class Note:
 
 @dataclass(frozen=True)
 class Caveat:
-    """Something the reader must know before believing the result."""
+    """Something the reader must know before believing the result.
+
+    Attributes:
+        text: its first sentence, or what stands before a colon, is a line of its own in the report; the rest folds out.
+        level: how much depends on it: results may be "wrong" or mean nothing; there is a "doubt" about some; or it is a
+            "limit" of what was looked at, or how to read it. The report has the worst first.
+    """
 
     text: str
     id: str = ""
+    level: Literal["wrong", "doubt", "limit"] = "doubt"
 
 
 @dataclass(frozen=True)

@@ -84,12 +84,46 @@ def test_a_card_speaks_of_all_images_or_of_each_of_them(browser: Browser, tmp_pa
 
 
 def test_words_between_backticks_are_code_and_nothing_else(browser: Browser, tmp_path: Path) -> None:
-    text = "Raise `quantile`, not `<b>iou</b>`; a single ` stays"
+    text = "Raise `quantile`, not `<b>iou</b>`, a single ` stays"
     shown(browser, with_findings(make_run(tmp_path), (Caveat(text),)), tmp_path)
     codes = "[...document.querySelectorAll('.analysis .caveats code')].map((node) => node.textContent)"
     assert browser.evaluate(codes) == ["quantile", "<b>iou</b>"]
     sentence = browser.evaluate("document.querySelector('.analysis .caveats li').textContent")
-    assert sentence == "Raise quantile, not <b>iou</b>; a single ` stays"
+    assert sentence == "Raise quantile, not <b>iou</b>, a single ` stays"
+
+
+def test_what_to_know_is_a_line_each_the_worst_first_and_the_rest_folds_out(browser: Browser, tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    first = replace(run.analyses[0], id="first", title="First", parts=(
+        replace(run.analyses[0].parts[0], findings=(
+            Caveat("4% of the maps hold no positive evidence: nowhere above zero. Drawn black.", "blank", "limit"),
+            *(Caveat(f"There is a doubt of number {index} about this", "", "doubt") for index in range(5)),
+            Caveat("Nobody said how images become this model's input. The first is wrong then.", "p", "wrong"),
+        )),
+    ))  # fmt: skip
+    second = replace(first, id="second", title="Second", parts=(
+        replace(first.parts[0], findings=(
+            Caveat("Nobody said how images become this model's input. So is the second.", "p", "wrong"),)),
+    ))  # fmt: skip
+    model = replace(run.models[0], preprocessing_origin="guess")
+    shown(browser, replace(run, analyses=(first, second), models=(model,)), tmp_path)
+    list_ = "document.querySelector('.overview .caveats')"
+    lines = browser.evaluate(f"[...{list_}.querySelectorAll(':scope > ul > li')].map((node) => node.textContent)")
+    assert lines[0] == "Nobody said how images become this model's input. (First, Second)"
+    assert lines[1] == "There is a doubt of number 0 about this (First)"
+    assert len(lines) == 6
+    assert browser.evaluate(f"{list_}.querySelector('.more-caveats > summary').textContent") == "2 more"
+    browser.evaluate(f"{list_}.querySelectorAll('details').forEach((node) => {{ node.open = true; }})")
+    browser.evaluate(f"{list_}.querySelectorAll('details').forEach((node) => node.dispatchEvent(new Event('toggle')))")
+    browser.evaluate(f"{list_}.querySelectorAll('.more-caveats details').forEach((node) => {{ node.open = true; "
+                     "node.dispatchEvent(new Event('toggle')); })")  # fmt: skip
+    text = browser.evaluate(f"{list_}.textContent")
+    parts = ("If the guess is wrong, so is everything here.", "The first is wrong then. (First)",
+             "So is the second. (Second)", "4% of the maps hold no positive evidence", "Drawn black.")  # fmt: skip
+    for part in parts:
+        assert text.count(part) == 1, part
+    inside = "[...document.querySelectorAll('.analysis .caveats li')].map((node) => node.textContent)"
+    assert browser.evaluate(inside)[0] == "Nobody said how images become this model's input."
 
 
 def test_a_layer_with_two_references_is_counted_once(browser: Browser, tmp_path: Path) -> None:

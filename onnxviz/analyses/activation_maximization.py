@@ -547,9 +547,9 @@ focus: 2
         names = [goal.title for goal in asked if not measurable(goal)]
         if self.data is not None and names:
             yield Caveat(
-                f"{', '.join(names)}: compares the pictures of a group with each other, so there is no value on a "
-                "single real image to compare with.",
+                f"What compares a group's pictures with each other has no value on a real image: {', '.join(names)}.",
                 "unmeasured",
+                "limit",
             )
 
 

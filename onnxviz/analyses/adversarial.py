@@ -289,6 +289,7 @@ class Adversarial(Analysis):
                 f"For {len(lost)} of {len(rows)} nothing was found. This is no proof that there is nothing: more "
                 "steps, more restarts or another method may find it.",
                 "no_proof",
+                "limit",
             )
         flat = [str(row[counts.SEARCH]) for row in rows if row[counts.GRADIENT] == "vanished"]
         if flat:
@@ -325,12 +326,14 @@ class Adversarial(Analysis):
                 "The network sees grey only: photographs are grey pictures of 8 bits, and distances are over one "
                 "channel.",
                 "grey",
+                "limit",
             )
         if doubt := subject.preprocessing.doubt:
             yield Caveat(
                 f"{doubt} With the wrong preprocessing the classes before are wrong, and so is everything that is "
                 "searched for from there.",
                 "preprocessing",
+                "wrong",
             )
 
 

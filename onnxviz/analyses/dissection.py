@@ -489,6 +489,7 @@ iou: 0.04
                     f"{len(left_out)} of the chosen layers have no maps to compare with labels and were left out: "
                     f"{names}.",
                     id="left_out",
+                    level="limit",
                 )
             )
         findings += [Caveat(remark) for remark in self.remarks(subject)]

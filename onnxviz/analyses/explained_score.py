@@ -223,6 +223,7 @@ def too_sure(metrics: Sequence[Metric]) -> Iterator[Caveat]:
             f"{accuracy.total} images, at most {accuracy.interval[1]:.0%} within 95 %): wrong preprocessing, class "
             "names in another order, or images unlike those that it was made for.",
             "too_sure",
+            "wrong",
         )
 
 
@@ -252,6 +253,7 @@ def in_words(head: Head, view: GraphView) -> Iterator[Finding]:
             f"Probabilities are by a {head.probability} that the file does not have, as {name!r} is declared to hold "
             "scores of classes.",
             "probabilities_declared",
+            "limit",
         )
 
 
@@ -296,5 +298,7 @@ def about_positions(head: Head, count: int, positions: Positions) -> Iterator[Ca
             " `top:N` takes the classes that are predicted at most positions." if by_frequency(head, positions) else ""
         )
         yield Caveat(
-            f"The model gives one score for each {each}; the one explained is {kind} {count} positions.{order}"
+            f"The model gives one score for each {each}; the one explained is {kind} {count} positions.{order}",
+            "positions",
+            "limit",
         )

@@ -495,20 +495,20 @@ def _caveats(
     if not reached.any():
         found.append(
             Caveat(f"The gradient of the score is zero at every layer ({_cause(stops)}): Grad-CAM cannot explain "
-                   "this network, and its blank maps mean nothing.")
+                   "this network, and its blank maps mean nothing.", "no_gradient", "wrong")
         )  # fmt: skip
     else:
         flat = [name for name, by_layer in zip(shown, reached.tolist(), strict=True) if not any(by_layer)]
         if flat:
             found.append(
                 Caveat(f"The score of {_listed(flat)} has a gradient of zero at every layer, as of a score that is cut "
-                       "off at its largest value; the class' blank maps mean nothing.")
+                       "off at its largest value; the class' blank maps mean nothing.", "no_gradient", "wrong")
             )  # fmt: skip
         cut = [column for column, by_class in zip(columns, reached.T.tolist(), strict=True) if not any(by_class)]
         if cut:
             found.append(
                 Caveat(f"The score's gradient is zero at {_listed(cut)}: the score does not depend on these "
-                       "layers, or every path to it is cut; their blank maps mean nothing.")
+                       "layers, or every path to it is cut; their blank maps mean nothing.", "no_gradient")
             )  # fmt: skip
     return found
 
@@ -526,7 +526,7 @@ def _blank(metrics: Sequence[Metric]) -> list[Finding]:
         return []
     return [
         Caveat(f"{fraction:.0%} of the maps hold no positive evidence: the weighted sum of channels is nowhere above "
-               "zero. They are drawn black; the rows say at which layers.")
+               "zero. They are drawn black; the rows say at which layers.", "blank", "limit")
     ]  # fmt: skip
 
 

@@ -441,6 +441,7 @@ def caveats(rows: Sequence[Row], asked: Sequence[Goal], subject: Subject) -> Ite
             f"The activation did not rise for {len(flat)} of {len(rows)} pictures: {_listed(flat)}. Such a picture "
             f"shows nothing about its unit: {_why_flat(layers, subject)}",
             "did_not_rise",
+            "wrong",
         )
     weak = [str(row[_NAME]) for row in rows if rose(row) and _weak(row)]
     if weak:
@@ -463,6 +464,7 @@ def caveats(rows: Sequence[Row], asked: Sequence[Goal], subject: Subject) -> Ite
         yield Caveat(
             f"{doubt} With the wrong preprocessing, colours and contrast of these pictures are wrong too.",
             "preprocessing",
+            "wrong",
         )
 
 

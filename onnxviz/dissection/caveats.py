@@ -64,6 +64,7 @@ def caveats(
             "There is no other image whose labels could be taken, so the chance level is unknown and no unit is called "
             "a detector.",
             id="no_chance",
+            level="wrong",
         )
     if exchange.steps and (alike := exchange.alike) is not None:
         yield Caveat(
@@ -86,6 +87,7 @@ def caveats(
             f"is named after them (`least_images`; number of images in brackets): {listed(rare)}."
             + (f" {absent} are in none." if absent else ""),
             id="rare",
+            level="limit",
         )
     doubtful = [
         shorten(concept.name, 40)
@@ -102,7 +104,7 @@ def caveats(
     for name, values in thresholds.items():
         if (above := values.positions * quantile) < _FEW_VALUES:
             yield Caveat(
-                f"{shorten(name)}: only {above:.2g} activations of each unit lie above its threshold, because "
+                f"Only {above:.2g} activations of each unit of {shorten(name)} lie above its threshold, because "
                 f"there are {values.positions} positions in all; give more images.",
                 id=f"positions {name}",
             )
@@ -128,6 +130,7 @@ def _reach(
             f"{quantile / iou:.1%} of its images can hardly reach an IoU of {iou:g}: "
             f"{listed(large)}. Raise `quantile` and `iou` together to look for detectors of them.",
             id="large",
+            level="limit",
         )
     chance = [
         name for name, share in named if share > 0 and quantile * share >= iou * (quantile + share - quantile * share)
@@ -190,6 +193,7 @@ def rivals(layers: Mapping[str, Sequence[UnitResult]]) -> Iterator[Caveat]:
             "Detectors are named after the concept that their mask fits best, which need not be the one that it lies "
             f"on. Of these another one covers more of the mask: {listed(told, separator='; ')}.",
             id="rivals",
+            level="limit",
         )
 
 

@@ -93,9 +93,51 @@ function sentence(group) {
   return make("li", null, inAll ? null : said.map((model) => [modelChip(model), " "]), make("span", null, prose(shorten(group.entries[0].finding.text, 2000))));
 }
 
-function caveatBox(entries) {
-  if (!entries.length) return null;
-  return make("aside", { class: "caveats" }, make("h4", null, "Know before believing"), make("ul", null, entries.map(sentence)));
+const LEVELS = ["wrong", "doubt", "limit"];
+const MOST_CAVEATS = 6;
+
+// What a caveat says in one line, its first sentence or what stands before a colon, and the rest.
+function headOf(text) {
+  const end = /^(.{30,}?)(\.|[:;])\s+(?=\S)/s.exec(text);
+  return end ? [end[2] === "." ? `${end[1]}.` : end[1], text.slice(end[0].length)] : [text, ""];
+}
+
+// Lines of { level, head, rest, where }: those that begin alike are one, with where each is said; the worst first. What
+// follows, if anything does, folds out.
+function caveatList(lines) {
+  const same = new Map();
+  for (const line of lines) {
+    const key = typeof line.head === "string" ? line.head : line;
+    if (!same.has(key)) same.set(key, []);
+    same.get(key).push(line);
+  }
+  const items = [...same.values()].sort((one, other) => LEVELS.indexOf(one[0].level) - LEVELS.indexOf(other[0].level)).map(caveatLine);
+  return [make("ul", null, items.slice(0, MOST_CAVEATS)), items.length > MOST_CAVEATS ? details(`${integer(items.length - MOST_CAVEATS)} more`, "more-caveats", () => make("ul", null, items.slice(MOST_CAVEATS))) : null];
+}
+
+function caveatLine(lines) {
+  const head = [typeof lines[0].head === "string" ? prose(lines[0].head) : lines[0].head];
+  const places = lines.map((line) => line.where).filter(Boolean);
+  if (places.length) head.push(" ", make("span", { class: "quiet-text" }, "(", places.flatMap((place, number) => (number ? [", ", place()] : [place()])), ")"));
+  const rests = lines.filter((line) => line.rest);
+  if (!rests.length) return make("li", null, head);
+  const told = new Set(rests.map((line) => line.rest)).size === 1 ? rests.slice(0, 1) : rests;
+  return make("li", null, details(head, "caveat", () => told.map((line) => make("p", null, prose(line.rest), told.length > 1 && line.where ? [" ", make("span", { class: "quiet-text" }, "(", line.where(), ")")] : null))));
+}
+
+// The lines of one analysis; `where` makes the node that leads to it, or is null inside it.
+function caveatLines(found, where) {
+  return found.map((group) => {
+    const [head, rest] = headOf(group.entries[0].finding.text);
+    const said = group.entries.map((entry) => entry.model);
+    const chips = several && said.length < run.models.length ? () => said.map((model) => [modelChip(model), " "]) : null;
+    return { level: group.entries[0].finding.level, head, rest, where: where && chips ? () => [chips(), where()] : where ?? chips };
+  });
+}
+
+function caveatBox(found) {
+  if (!found.length) return null;
+  return make("aside", { class: "caveats" }, make("h4", null, "Know before believing"), caveatList(caveatLines(found, null)));
 }
 
 function coverageLine(models, finding) {

@@ -92,7 +92,7 @@ function start() {
   main.replaceChildren(reportBody, unitBody);
   watchSections();
   window.addEventListener("hashchange", follow);
-  window.addEventListener("beforeprint", () => { for (const fold of document.querySelectorAll("main details.method")) fold.open = true; });
+  window.addEventListener("beforeprint", () => { for (const fold of document.querySelectorAll("main details.method, .caveats details")) fold.open = true; });
   if (location.hash) follow();
   else document.title = visible(shorten(run.title || "onnxviz report", 200));
   document.documentElement.dataset.ready = String(Math.round(performance.now()));

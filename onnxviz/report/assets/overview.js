@@ -102,21 +102,26 @@ function coverageBlock() {
     make("div", { class: "coverage-groups" }, rows.map(({ analysis, lines }) => make("div", null, make("h4", null, link(route("analysis", analysis.id), named(analysis.title || analysis.id, 100))), make("ul", { class: "coverage" }, lines)))));
 }
 
+// Everything to know before believing, over all analyses; what several of them say of the model's input is one line.
 function caveatBlock() {
-  const rows = run.analyses.map((analysis) => ({ analysis, found: groups(analysis, (finding) => finding.type === "Caveat") })).filter((row) => row.found.length);
-  const byTrial = run.models.filter((model) => model.preprocessing_origin === "trial");
-  const undeclared = run.models.filter((model) => model.preprocessing_origin === "guess");
+  const lines = [];
+  const add = (level, head, rest = "", where = null) => lines.push({ level, head, rest, where });
+  for (const model of run.models) {
+    // The same sentences as in the analyses (`Preprocessing.doubt`), whose lines join these.
+    if (model.preprocessing_origin === "guess") add("wrong", "Nobody said how images become this model's input.", "If the guess is wrong, so is everything here.", several ? () => modelChip(model.alias) : null);
+    if (model.preprocessing_origin === "trial") add("wrong", "How images become this model's input was chosen by trial, not declared.", model.tried ? `Tried on ${plural(model.tried.images, "image")}: ${model.tried.verdict}.` : "", () => [several ? [modelChip(model.alias), " "] : null, link(route("models"), "what was tried")]);
+    const fault = runtimeFaultText(model);
+    if (fault) add("doubt", fault);
+  }
   const lost = island.missing.length;
-  const skipped = run.data.filter((data) => data.skipped.length);
-  const faults = run.models.map(runtimeFaultText).filter(Boolean);
-  if (!rows.length && !undeclared.length && !byTrial.length && !lost && !skipped.length && !faults.length) return null;
-  return make("section", { class: "block" }, make("aside", { class: "caveats" }, make("h3", null, "Know before believing"), make("ul", null,
-    undeclared.map((model) => make("li", null, "Nobody said how images become the input of ", named(model.alias, 60), ". If the guess is wrong, so is everything below.")),
-    byTrial.map((model) => make("li", null, "How images become the input of ", named(model.alias, 60), " was chosen by trial, not declared", model.tried ? `, on ${plural(model.tried.images, "image")}: ${beginning(model.tried.verdict, 600)}` : null, ". ", link(route("models"), "What was tried"), ".")),
-    faults.map((fault) => make("li", null, fault)),
-    lost ? make("li", null, `${plural(lost, "picture")} of the run could not be found and ${lost === 1 ? "is" : "are"} missing here.`) : null,
-    skipped.map((data) => make("li", null, `${plural(data.skipped.length, "file")} of `, named(data.name, 60), ` ${data.skipped.length === 1 ? "was" : "were"} skipped; `, link(route("data"), "which, and why"), ".")),
-    rows.flatMap(({ analysis, found }) => found.map((group) => { const item = sentence(group); addTo(item, [" ", make("span", { class: "quiet-text" }, "(", link(route("analysis", analysis.id), named(analysis.title || analysis.id, 60)), ")")]); return item; })))));
+  if (lost) add("doubt", `${plural(lost, "picture")} of the run could not be found and ${lost === 1 ? "is" : "are"} missing here.`);
+  for (const data of run.data.filter((source) => source.skipped.length)) add("limit", [`${plural(data.skipped.length, "file")} of `, named(data.name, 60), ` ${data.skipped.length === 1 ? "was" : "were"} skipped; `, link(route("data"), "which, and why"), "."]);
+  for (const analysis of run.analyses) {
+    const found = groups(analysis, (finding) => finding.type === "Caveat");
+    lines.push(...caveatLines(found, () => link(route("analysis", analysis.id), named(analysis.title || analysis.id, 60))));
+  }
+  if (!lines.length) return null;
+  return make("section", { class: "block" }, make("aside", { class: "caveats" }, make("h3", null, "Know before believing"), caveatList(lines)));
 }
 
 function overview() {

@@ -14,7 +14,16 @@ from onnx import ModelProto, TensorProto
 from onnxviz import limits
 from onnxviz.conversion import to_torch
 from onnxviz.differences import HALF_TOLERANCE, KEPT, TOLERANCE, Difference
-from onnxviz.errors import AgreementError, BatchMixedError, DataError, ModelError, OnnxvizError, one_line, shorten
+from onnxviz.errors import (
+    AgreementError,
+    BatchMixedError,
+    DataError,
+    ModelError,
+    OnnxvizError,
+    beginning,
+    one_line,
+    shorten,
+)
 from onnxviz.graph import GraphView
 from onnxviz.graph.shapes import FLOATS, type_of
 from onnxviz.graph.structure import ancestors, initializers, producers, reads
@@ -120,7 +129,7 @@ def prove_tensors(
             ours = network(*(torch.from_numpy(np.array(array)).to(model.device) for array in inputs))
     except (ArithmeticError, RuntimeError, ValueError, TypeError, IndexError) as fault:
         raise ModelError(
-            f"the network fails on these inputs: {shorten(str(fault), 200)}",
+            f"the network fails on these inputs: {beginning(str(fault))}",
             where=shorten(model.view.file),
             remedy="give inputs of the shapes that the model declares",
         ) from fault
@@ -361,7 +370,7 @@ def _decided(case: Case) -> dict[str, Verdict]:
     try:
         return judge(case)
     except (OnnxvizError, ArithmeticError, LookupError, MemoryError, RuntimeError, TypeError, ValueError) as fault:
-        how = f"there is no third computation: {shorten(one_line(fault), 200)}"
+        how = f"there is no third computation: {beginning(one_line(fault))}"
         return {value: Verdict("unknown", np.nan, np.nan, value, how) for value in case.ours}
 
 

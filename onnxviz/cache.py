@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from onnxviz.errors import OutputError, shorten
+from onnxviz.errors import OutputError, beginning, shorten
 from onnxviz.findings import Array, Finding, Picture, from_data, replace_leaves, to_data
 
 FORMAT = 3
@@ -256,7 +256,7 @@ class Store:
         except FileNotFoundError as error:
             raise DamagedError(key, f"{Path(error.filename or RECORD).name} is missing") from error
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, zipfile.BadZipFile) as error:
-            raise DamagedError(key, f"{RECORD} cannot be read: {shorten(str(error), 120)}") from error
+            raise DamagedError(key, f"{RECORD} cannot be read: {beginning(str(error))}") from error
 
     def discard(self, key: str) -> None:
         """Remove a damaged result, so that it is made again."""

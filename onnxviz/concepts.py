@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from onnxviz import limits
 from onnxviz.decode import Pixels, image_size, indices_size, read_indices
-from onnxviz.errors import DataError, shorten
+from onnxviz.errors import DataError, beginning, shorten
 from onnxviz.images import ImageFolder, ImageSource, file_digests, fit_labels
 from onnxviz.source import parse_source, plain
 from onnxviz.values import Preprocessing
@@ -302,9 +302,7 @@ def read_concepts(root: Path) -> tuple[tuple[Concept, ...], npt.NDArray[np.int32
             raise DataError(f"larger than {limits.LABELS_BYTES >> 20} MiB")
         return _number(list(parsers[file](path.read_text("utf-8-sig"))))
     except (OSError, UnicodeDecodeError, csv.Error) as fault:
-        raise DataError(
-            f"cannot be read: {shorten(str(fault), 200)}", where=where, remedy="save it as UTF-8"
-        ) from fault
+        raise DataError(f"cannot be read: {beginning(str(fault))}", where=where, remedy="save it as UTF-8") from fault
     except DataError as fault:
         raise DataError(fault.what, where=where, remedy=fault.remedy) from fault
 

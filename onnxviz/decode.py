@@ -18,7 +18,7 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from onnxviz import limits
-from onnxviz.errors import DataError, shorten
+from onnxviz.errors import DataError, beginning, shorten
 
 Pixels: TypeAlias = npt.NDArray[np.uint8]
 
@@ -244,7 +244,7 @@ def _damaged(path: Path, fault: Exception) -> DataError:
     if isinstance(fault, PermissionError):
         return DataError("cannot be read: no permission", where=_shown(path))
     return DataError(
-        f"damaged or truncated image ({shorten(str(fault)) or type(fault).__name__})",
+        f"damaged or truncated image ({beginning(str(fault)) or type(fault).__name__})",
         where=_shown(path),
         remedy="open it in an image viewer, or remove it from the data",
     )

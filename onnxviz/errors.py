@@ -137,12 +137,33 @@ def nearest(word: str, candidates: Iterable[str], count: int = 3) -> str:
 
 
 def shorten(text: str, length: int = 80) -> str:
-    """Make a name from a model fit for one line of a message: control and bidi characters escaped, middle cut."""
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text[: 4 * length])
+    """Make a name from a model fit for one line of a message: control and bidi characters escaped, middle cut.
+
+    For names only: both ends of a name tell, but a sentence without its middle says something else (`beginning`).
+    """
+    shown = _printable(text[: 4 * length])
     if len(shown) <= length and len(text) <= 4 * length:
         return shown
     half = (length - 3) // 2
-    return f"{shown[:half]}...{text[-half:] if text[-half:].isprintable() else ''}"
+    return f"{shown[:half]}...{_printable(text[-half:])[-half:]}"
+
+
+def beginning(text: str, length: int = 400) -> str:
+    """Make a sentence fit for one line: control and bidi characters escaped; behind a word, the rest of an endless one.
+
+    Args:
+        text: the sentence, such as what another library says of a fault.
+        length: from which number of characters on it is endless: more than a sentence of ours has.
+    """
+    shown = _printable(" ".join(text[: 4 * length].split()))
+    if len(shown) <= length and len(text) <= 4 * length:
+        return shown
+    cut = shown[: length - 4]
+    return f"{cut.rpartition(' ')[0] or cut} ..."
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 def one_line(error: Exception) -> str:
@@ -150,4 +171,4 @@ def one_line(error: Exception) -> str:
     if isinstance(error, OnnxvizError):
         return "; ".join(" ".join(line.split()) for line in str(error).splitlines())
     first = (str(error).strip().splitlines() or [""])[0]
-    return f"{type(error).__name__}: {shorten(first, 200)}"
+    return f"{type(error).__name__}: {beginning(first)}"

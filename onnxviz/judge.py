@@ -23,7 +23,7 @@ from onnx import ModelProto, NodeProto
 from onnxviz.convert import Network, declared_elements
 from onnxviz.convert.element_types import CARRIERS, to_carrier
 from onnxviz.differences import KEPT, relative_difference
-from onnxviz.errors import ModelError, shorten
+from onnxviz.errors import ModelError, beginning
 from onnxviz.graph.structure import ancestors, image_dependent, producers
 from onnxviz.layer_values import units_first
 from onnxviz.model import Model
@@ -237,7 +237,7 @@ def _rounding(case: Case, values: Sequence[str], sides: _Sides, allowance: Allow
         right = _by_network(case, double, values, frontier, torch.float64)
         alone = _by_network(case, double, list(sides.theirs), sides.theirs, torch.float64)
     except (RuntimeError, TypeError, ValueError, MemoryError) as fault:
-        how = f"there is no third computation: the network does not run in double precision: {shorten(str(fault), 100)}"
+        how = f"there is no third computation: the network does not run in double precision: {beginning(str(fault))}"
         return {value: Verdict("unknown", np.nan, np.nan, value, how) for value in values}
     errors = {name: case.error(name, array, alone[name]) for name, array in sides.theirs.items()}
     found: dict[str, Verdict] = {}

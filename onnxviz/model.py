@@ -18,7 +18,7 @@ from onnxviz.batches import choose_batch, layers_in_words, micro_batch, pass_byt
 from onnxviz.convert import Network, declared_elements
 from onnxviz.convert.element_types import integer_range
 from onnxviz.convert.operators import NotConvertible
-from onnxviz.errors import BatchMixedError, DataError, ModelError, SelectionError, shorten
+from onnxviz.errors import BatchMixedError, DataError, ModelError, SelectionError, beginning, shorten
 from onnxviz.given_images import as_images, require_no_bytes, require_range
 from onnxviz.graph import GraphView, open_model
 from onnxviz.graph.model_output import Head, OutputKind
@@ -524,12 +524,12 @@ class _Forward:
                 raise  # less at a time may do
             if tuple(images.shape[2:]) == tuple(model.view.input_size or ()):
                 raise ModelError(
-                    f"the network fails on an image of its own size: {shorten(str(fault), 160)}",
+                    f"the network fails on an image of its own size: {beginning(str(fault))}",
                     where=shorten(model.view.file),
                     remedy="run `onnxviz inspect`; if ONNX Runtime computes these layers, please report this",
                 ) from fault
             raise DataError(
-                f"images of {images.shape[2]}×{images.shape[3]} pixels do not fit: {shorten(str(fault), 160)}",
+                f"images of {images.shape[2]}×{images.shape[3]} pixels do not fit: {beginning(str(fault))}",
                 where=shorten(model.view.file),
                 remedy=_other_size(model, images.shape[2:]),
             ) from fault

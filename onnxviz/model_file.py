@@ -36,7 +36,7 @@ from onnx import (
 )
 
 from onnxviz import limits
-from onnxviz.errors import ModelFileError, shorten
+from onnxviz.errors import ModelFileError, beginning, shorten
 from onnxviz.tensors import all_nodes, bring_tensors_in, open_at_once, subgraphs
 
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
@@ -109,7 +109,7 @@ def from_proto(proto: ModelProto) -> LoadedModel:
         content = proto.SerializeToString(deterministic=True)
     except (EncodeError, ValueError, RuntimeError) as fault:  # beyond 2 GiB, or a name that is no text
         raise ModelFileError(
-            f"the model cannot be serialized: {shorten(str(fault))}",
+            f"the model cannot be serialized: {beginning(str(fault))}",
             where="model",
             remedy="save it with external data and give the path of the file",
         ) from fault

@@ -16,7 +16,7 @@ from typing import TextIO
 
 from onnxviz import results
 from onnxviz.cache import cannot_write, plain_name, write_bytes
-from onnxviz.errors import OutputError, shorten
+from onnxviz.errors import OutputError, beginning, shorten
 from onnxviz.findings import Array, Cell, Finding, Table, replace_leaves
 from onnxviz.results import AnalysisResult, Part, RunResult
 from onnxviz.values import Unit
@@ -83,7 +83,7 @@ def read_run(folder: Path) -> RunResult:
         ) from error
     except (OSError, ValueError, RecursionError) as error:
         raise OutputError(
-            f"{RUN} cannot be read: {shorten(str(error), 160)}",
+            f"{RUN} cannot be read: {beginning(str(error))}",
             where=shorten(str(folder), 200),
             remedy="run the recipe again: what was finished is kept",
         ) from error

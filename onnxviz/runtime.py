@@ -17,7 +17,7 @@ from onnx import GraphProto, ModelProto, NodeProto, ValueInfoProto
 
 from onnxviz import limits
 from onnxviz.convert import extract
-from onnxviz.errors import ModelError, shorten
+from onnxviz.errors import ModelError, beginning, shorten
 from onnxviz.graph.shapes import UNKNOWN, TensorType, infer, skeleton
 from onnxviz.graph.structure import attribute, reads
 from onnxviz.runtime_versions import make_readable
@@ -253,4 +253,4 @@ def _as_type(array: np.ndarray, kind: np.dtype) -> np.ndarray:
 
 def _first_line(fault: Exception) -> str:
     lines = [line for line in str(fault).splitlines() if line.strip()]
-    return shorten(lines[0] if lines else type(fault).__name__, 300)
+    return beginning(lines[0] if lines else type(fault).__name__)

@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 import yaml
 
 from onnxviz import limits
-from onnxviz.errors import Fault, nearest, shorten
+from onnxviz.errors import Fault, beginning, nearest, shorten
 
 Scalar: TypeAlias = "str | int | float | bool | None"
 Address: TypeAlias = tuple["str | int", ...]
@@ -390,4 +390,4 @@ def _reason(error: BaseException) -> str:
 def _syntax(error: yaml.MarkedYAMLError) -> str:
     text = " ".join(part for part in (error.problem, error.context and f"({error.context})") if part)
     hint = "; indent with spaces" if "cannot start any token" in text else ""
-    return shorten(text or "syntax error", 160) + hint
+    return beginning(text or "syntax error") + hint

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from onnxviz.errors import shorten
+from onnxviz.errors import beginning, shorten
 
 ChannelOrder = Literal["RGB", "BGR", "GRAY"]
 Fit = Literal["crop", "stretch", "none"]
@@ -307,4 +307,4 @@ class Agreement:
             "unknown": "who is off could not be found",
         }.get(self.off, "")
         place = f"; it arises at {shorten(self.origin)}" if who and self.origin and self.origin != self.layer else ""
-        return f"{who}{place} ({shorten(self.judged, 400)})" if who and self.judged else who + place
+        return f"{who}{place} ({beginning(self.judged)})" if who and self.judged else who + place

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
 from onnxviz import errors
@@ -48,6 +51,32 @@ def test_shorten_makes_any_name_one_short_printable_line(name: str) -> None:
     shown = errors.shorten(name)
     assert shown.isprintable()
     assert len(shown) <= 80
+
+
+@pytest.mark.parametrize("name", ["conv/" + "a" * 200 + "/end\u202e7", "b" * 500 + "\x1bweights"])
+def test_shorten_keeps_both_ends_of_a_name_to_tell_it_by(name: str) -> None:
+    shown = errors.shorten(name, 40)
+    assert shown[:5] == name[:5]
+    assert shown.endswith(name[-1])
+    assert "..." in shown
+    assert len(shown) <= 40
+
+
+def test_a_sentence_is_kept_whole_or_to_the_end_of_a_word() -> None:
+    said = "the first word of this sentence matters, and so does the last: " * 5
+    assert errors.beginning(said) == said.strip()
+    assert errors.beginning("one two  three\nfour", 14) == "one two ..."
+    assert errors.beginning("a\x1b[31m b") == "a\\x1b[31m b"
+    assert len(errors.beginning("x" * 100_000)) <= 400
+
+
+def test_the_middle_is_cut_out_of_names_only() -> None:
+    """What an exception, a verdict or a reason says is a sentence: `errors.beginning`, in scripts `beginning`."""
+    words = "what|because|verdict|effect|remark|description|reason|summary|said|judged"
+    sentence = re.compile(rf"shorten\((?:str\((?:fault|error)\)|one_line|[\w.]*\b(?:{words})\b[,)])")
+    package = Path(errors.__file__).parent
+    sources = [path.read_text("utf-8") for kind in ("*.py", "*.js") for path in package.rglob(kind)]
+    assert [line for source in sources for line in source.splitlines() if sentence.search(line)] == []
 
 
 def test_unsupported_operators_are_listed_with_their_nodes() -> None:

@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.text import Text
 
 from onnxviz.cli.show import failed_jobs, make_table
-from onnxviz.errors import SelectionError, shorten
+from onnxviz.errors import SelectionError, beginning, shorten
 from onnxviz.recipe import Recipe
 from onnxviz.results import ExpectationResult, RunResult
 
@@ -71,7 +71,7 @@ def show_check(console: Console, result: RunResult, left_out: str, report: str) 
         expected = shorten(item.condition, 200)
         table.add_row(Text(state, style=style), Text(shorten(item.metric)), *model, value, Text(expected), item.level)
         if item.because and not item.holds:
-            table.add_row("", Text(shorten(item.because, 200), style="dim"))
+            table.add_row("", Text(beginning(item.because, 2000), style="dim"))
     console.print(table)
     failed_jobs(console, result)
     if left_out:

@@ -24,7 +24,7 @@ import typer
 from onnxviz.cli.ending import INTERNAL, INTERRUPTED, exit_code
 from onnxviz.confinement import Limits, clean_environment, confine_calls, confine_start
 from onnxviz.devices import DeviceChoice, require_device
-from onnxviz.errors import Fault, MemoryLimitError, ModelError, RecipeError, SelectionError, shorten
+from onnxviz.errors import Fault, MemoryLimitError, ModelError, RecipeError, SelectionError, beginning, shorten
 from onnxviz.memory import is_out_of_memory, more_memory, parse_bytes, show_bytes, total_memory
 
 MemoryOption = Annotated[
@@ -95,7 +95,7 @@ def confinement(
     try:
         limit = int(_PART * total_memory()) if memory is None else parse_bytes(memory)
     except ValueError as fault:
-        raise SelectionError(f"--memory: {shorten(str(fault), 200)}") from None
+        raise SelectionError(f"--memory: {beginning(str(fault))}") from None
     if limit < 1:
         raise SelectionError("--memory: no memory is too little", remedy="write --memory 4GiB")
     limit = limit if most is None else min(limit, most)

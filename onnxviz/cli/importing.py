@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from onnxviz.errors import ModelError, shorten
+from onnxviz.errors import ModelError, beginning, shorten
 from onnxviz.limits import EXPORTER_SECONDS
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ def _show(console: Console, made: Imported) -> None:
     for name, value in facts:
         console.print(Text.assemble((f"{name:<10}", "bold"), shorten(safe(value), 400)), soft_wrap=True)
     for note in view.metadata.get("conversion_notes", "").splitlines()[:_NOTES]:
-        console.print(Text.assemble((f"{'note':<10}", "bold yellow"), shorten(safe(note), 400)), soft_wrap=True)
+        console.print(Text.assemble((f"{'note':<10}", "bold yellow"), beginning(safe(note), 2000)), soft_wrap=True)
     style = {True: "bold", None: "bold yellow", False: "bold red"}[made.compared.agrees]
     lines = [(f"{'compared':<10}", made.compared.said, style)]
     lines += [(f"{'not ONNX':<10}", f"{name}: {why}", "bold red") for name, why in view.refused_operators[:_NOTES]]

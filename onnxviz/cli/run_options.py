@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from onnxviz.devices import Device, require_device
-from onnxviz.errors import RecipeError, SelectionError, shorten
+from onnxviz.errors import RecipeError, SelectionError, beginning, shorten
 from onnxviz.memory import parse_bytes
 from onnxviz.workers import WORKERS
 
@@ -226,7 +226,7 @@ def _size(option: str, text: str) -> int | None:
     try:
         size = parse_bytes(text)
     except ValueError as fault:
-        raise SelectionError(f"{option}: {shorten(str(fault), 200)}") from None
+        raise SelectionError(f"{option}: {beginning(str(fault))}") from None
     if size < 1:
         raise SelectionError(f"{option}: nothing works with 0 bytes", remedy=f"write {option} none for no limit")
     return size

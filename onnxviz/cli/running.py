@@ -23,7 +23,7 @@ from onnxviz.cli.run_options import RunOptions, limits_of, require_named
 from onnxviz.cli.show import consoles, failed_jobs, safe, show_confinement, show_expectations, show_result
 from onnxviz.devices import require_device
 from onnxviz.dispatch import Observer
-from onnxviz.errors import OnnxvizError, OutputError, SelectionError, one_line, shorten
+from onnxviz.errors import OnnxvizError, OutputError, SelectionError, beginning, one_line, shorten
 from onnxviz.execute import Options
 from onnxviz.execute import run as execute
 from onnxviz.finished_run import Run
@@ -139,7 +139,7 @@ def _told_of_the_end(options: RunOptions, events: EventStream | None, errors: Co
             events.close()
             if events.fault:
                 text = f"events were lost: {options.events} cannot be written: {events.fault}"
-                errors.print(Text(shorten(text, 300), style="yellow"), soft_wrap=True)
+                errors.print(Text(beginning(text, 2000), style="yellow"), soft_wrap=True)
 
 
 def _log(path: Path | None, text: str) -> None:

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from onnxviz.cli.ending import replace_unknown_signs
-from onnxviz.errors import OnnxvizError, RecipeError, shorten
+from onnxviz.errors import OnnxvizError, RecipeError, beginning, shorten
 
 if TYPE_CHECKING:
     from onnxviz.results import ExpectationResult, Provenance, RunResult
@@ -81,7 +81,7 @@ def failed_jobs(console: Console, result: RunResult) -> None:
         for part in analysis.parts:
             for job in part.failed:
                 text = f"failed  {analysis.id}/{job.job}: {job.error}"
-                console.print(Text(shorten(text, 800), style="red"), soft_wrap=True)
+                console.print(Text(beginning(text, 2000), style="red"), soft_wrap=True)
 
 
 def show_expectations(console: Console, result: RunResult, *, broken_only: bool = False) -> None:
@@ -114,9 +114,11 @@ def _expectation(item: ExpectationResult, several: bool) -> Text:
         mark, style = {"error": ("BROKEN", "red"), "warn": ("warn  ", "yellow"), "off": ("off   ", "dim")}[item.level]
     value = "none" if item.value is None else f"{item.value:.4g}"
     start = f"{item.model}: " if several and ":" not in item.metric else ""
-    line = Text.assemble((mark, style), shorten(f"  {start}{item.metric} = {value}, expected {item.condition}", 300))
+    line = Text.assemble(
+        (mark, style), f"  {beginning(f'{start}{item.metric} = {value}, expected {item.condition}', 1000)}"
+    )
     if item.because and not item.holds:
-        line.append(shorten(f"  ({item.because})", 300), style="dim")
+        line.append(f"  ({beginning(item.because, 2000)})", style="dim")
     return line
 
 

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.text import Text
 
 from onnxviz.cli.show import make_table, number
-from onnxviz.errors import shorten
+from onnxviz.errors import beginning, shorten
 from onnxviz.ground_truth import HOW as GROUND_TRUTH
 from onnxviz.inspection import Inspection
 from onnxviz.proof import MIXES_BATCH
@@ -184,7 +184,7 @@ def _show_agreement(console: Console, found: Inspection) -> None:
     for item in judged[:_LISTED]:
         effect = f"; {item.effect}" if item.effect else ""
         text = f"{shorten(item.layer, 60)}: {item.verdict}{effect}"
-        console.print(Text(shorten(text, 600), style="yellow" if item.holds else "red"), soft_wrap=True)
+        console.print(Text(beginning(text, 2000), style="yellow" if item.holds else "red"), soft_wrap=True)
     if len(judged) > _LISTED:
         console.print(Text(f"and {len(judged) - _LISTED} layers more"), soft_wrap=True)
     reasons: dict[str, list[str]] = {}
@@ -193,7 +193,7 @@ def _show_agreement(console: Console, found: Inspection) -> None:
     for why, layers in list(reasons.items())[:_LISTED]:
         more = f" and {len(layers) - 1} more" if len(layers) > 1 else ""
         text = f"not compared: {shorten(layers[0], 60)}{more}: {why}"
-        console.print(Text(shorten(text, 600), style="" if why == MIXES_BATCH else "red"), soft_wrap=True)
+        console.print(Text(beginning(text, 2000), style="" if why == MIXES_BATCH else "red"), soft_wrap=True)
 
 
 def trial_counter(console: Console) -> Callable[[int, int], None] | None:

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from onnxviz.cli.show import make_table, number
-from onnxviz.errors import shorten
+from onnxviz.errors import beginning, shorten
 from onnxviz.estimate import Work
 from onnxviz.memory import show_bytes
 from onnxviz.plan import PROOF_COST, PlannedJob
@@ -61,7 +61,7 @@ def show_plan(console: Console, work: Work, recipe: Recipe, folder: Path) -> Non
                 _rest(table, f"{start}{shorten(analysis, 40)}", found[len(shown) :], work)
     console.print(table)
     for remark in schedule.remarks:
-        console.print(Text(shorten(remark, 500), style="yellow"), soft_wrap=True)
+        console.print(Text(beginning(remark, 2000), style="yellow"), soft_wrap=True)
     for line in (*_sums(work, folder), *left_out(schedule.data)):
         console.print(Text(line), soft_wrap=True)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from onnxviz.candidates import require_classifier
-from onnxviz.errors import ModelError, SelectionError, shorten
+from onnxviz.errors import ModelError, SelectionError, beginning, shorten
 from onnxviz.graph import GraphView, open_model
 from onnxviz.labels import with_labels_of
 from onnxviz.preprocessing import preprocessing_for
@@ -108,7 +108,7 @@ def starting_recipe(model: Path, target: Path, images: Path | None = None, label
 
 def _comment(text: str) -> str:
     """Return text that stays within one line of a comment."""
-    return shorten(" ".join(text.split()), 120)
+    return beginning(text)
 
 
 def _preprocess(view: GraphView, photographs: bool) -> str:
@@ -120,7 +120,7 @@ def _preprocess(view: GraphView, photographs: bool) -> str:
         try:
             require_classifier(view)
         except SelectionError as fault:
-            return f"# {shorten(fault.what, 100)}.\n  {_CONFIRM.format(line=_guessed(found))}"
+            return f"# {beginning(fault.what)}.\n  {_CONFIRM.format(line=_guessed(found))}"
         return "preprocess: auto  # tries all on the images below and takes the best; better: what its authors say"
     return _CONFIRM.format(line=_guessed(found))
 

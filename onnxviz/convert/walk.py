@@ -22,7 +22,7 @@ from onnxviz.convert.definitions import definition, has_definition
 from onnxviz.convert.element_types import CARRIERS, PLAIN, accept, to_carrier
 from onnxviz.convert.operators import CONVERTERS, Body, Conversion, NotConvertible, Operation
 from onnxviz.convert.refusals import REFUSALS
-from onnxviz.errors import ModelError
+from onnxviz.errors import ModelError, beginning
 from onnxviz.graph.passes.fold_constants import constant_value
 from onnxviz.graph.shapes import UNKNOWN, TensorType, infer, type_of, value_info
 from onnxviz.graph.structure import reads
@@ -528,7 +528,7 @@ def _plain(text: str) -> str:
 
 def _reason(fault: Exception) -> str:
     text = str(fault) if isinstance(fault, NotConvertible) else str(fault) or type(fault).__name__
-    return text.splitlines()[0][:200] if text else ""
+    return beginning(text.splitlines()[0]) if text else ""
 
 
 def _shape(kind: TensorType) -> tuple[int | None, ...] | None:

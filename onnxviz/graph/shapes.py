@@ -9,7 +9,7 @@ import onnx
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, ValueInfoProto
 
 from onnxviz import limits
-from onnxviz.errors import ModelFileError, shorten
+from onnxviz.errors import ModelFileError, beginning
 from onnxviz.graph.structure import replace_nodes
 from onnxviz.tensors import subgraphs
 
@@ -88,7 +88,7 @@ def infer(model: ModelProto) -> dict[str, TensorType]:
         inferred = onnx.shape_inference.infer_shapes(bones, strict_mode=False, data_prop=False).graph
     except Exception as fault:  # the C++ code raises RuntimeError and its kin where it follows faulty shapes
         raise ModelFileError(
-            f"the shapes of the model cannot be inferred: {shorten(str(fault))}", remedy="export the model again"
+            f"the shapes of the model cannot be inferred: {beginning(str(fault))}", remedy="export the model again"
         ) from fault
     types = {tensor.name: TensorType(tensor.data_type, tuple(tensor.dims)) for tensor in model.graph.initializer}
     for value in (*inferred.value_info, *inferred.output, *inferred.input):

@@ -11,7 +11,7 @@ from functools import cached_property
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto
 
-from onnxviz.errors import ModelFileError, SelectionError, shorten
+from onnxviz.errors import ModelFileError, SelectionError, beginning, shorten
 from onnxviz.graph.conformance import check_nodes
 from onnxviz.graph.cost import multiply_adds
 from onnxviz.graph.gradient_path import stops
@@ -536,7 +536,7 @@ def _contradictions_refused(loaded: LoadedModel) -> Iterator[None]:
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as fault:
         # What passes the checks and still cannot be computed with: an axis that does not exist, a stride of 0.
         raise ModelFileError(
-            f"its graph contradicts itself ({type(fault).__name__}: {shorten(str(fault))})",
+            f"its graph contradicts itself ({type(fault).__name__}: {beginning(str(fault))})",
             where=shorten(loaded.file),
             remedy="check that it runs in ONNX Runtime; if it does, this is a fault of onnxviz: please report it",
         ) from fault

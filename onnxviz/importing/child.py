@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from onnxviz.errors import ModelError, ModelFileError, shorten
+from onnxviz.errors import ModelError, ModelFileError, beginning, shorten
 
 _KEPT_BYTES = 4 << 20
 """Most of a failed exporter's output that is kept."""
@@ -112,7 +112,7 @@ def _refusal(told: Mapping[str, Any], interpreter: str, python: Path | None, pla
         here = f"{shorten(interpreter, 200)} -m {install}" if python is None else f"in that environment: {install}"
         elsewhere = "" if python is not None else "\n  or name a Python that has it: onnxviz import --python PATH ..."
         return ModelError(what, where=place, remedy=here + elsewhere)
-    return ModelFileError(shorten(what, 600), where=place, remedy=shorten(remedy, 400))
+    return ModelFileError(beginning(what, 2000), where=place, remedy=beginning(remedy, 2000))
 
 
 def _last_line(output: Path) -> str:

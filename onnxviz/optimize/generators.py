@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from onnx import TensorProto
 
-from onnxviz.errors import AnalysisError, shorten
+from onnxviz.errors import AnalysisError, beginning, shorten
 from onnxviz.graph.shapes import TensorType
 from onnxviz.graph.structure import attribute, constants_within, producers, to_array
 
@@ -130,7 +130,7 @@ def open_generator(source: Model | Path | str, device: torch.device | str | None
         with torch.no_grad():
             made = _run(network, inputs, batch, torch.zeros((2, sum(i.elements for i in inputs)), device=model.device))
     except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as fault:
-        raise _no_generator(file, f"it fails on a code of zeros: {shorten(str(fault), 160)}") from fault
+        raise _no_generator(file, f"it fails on a code of zeros: {beginning(str(fault))}") from fault
     layout, channels, size = _layout(made.shape, file)
     if channels * size[0] * size[1] <= sum(entry.elements for entry in inputs):
         raise _no_generator(file, "it takes as many numbers as it gives")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from rich.text import Text
 
-from onnxviz.errors import shorten
+from onnxviz.errors import beginning, shorten
 from onnxviz.schedule import CHOICE, Schedule
 
 FEW_JOBS = 30
@@ -296,7 +296,7 @@ def outcome_line(name: str, seconds: float, status: str, error: str) -> Text:
     line = Text.assemble((f"{mark:<6}", style), f" {shorten(name, 100)}")
     line.append(f"  {duration(seconds)}", style="dim")
     if error:
-        line.append(f"\n         {shorten(error, 600)}", style="red")
+        line.append(f"\n         {beginning(error, 2000)}", style="red")
     return line
 
 

@@ -10,7 +10,7 @@ from typing import Self
 from rich.console import Console
 from rich.text import Text
 
-from onnxviz.errors import shorten
+from onnxviz.errors import beginning, shorten
 from onnxviz.progress.counting import Lines, Progression, Running, jobs, proofs, span
 from onnxviz.schedule import Schedule
 
@@ -78,7 +78,7 @@ class PlainProgress:
 
     def message(self, text: str) -> None:
         """Say something."""
-        self._write(shorten(text, 300))
+        self._write(beginning(text, 2000))
 
     def _far(self, job: Running, now: float) -> str:
         steps = f"{job.done}/{job.total} steps" if job.total else f"{job.done} steps"

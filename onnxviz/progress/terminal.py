@@ -12,7 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from onnxviz.errors import shorten
+from onnxviz.errors import beginning, shorten
 from onnxviz.progress.counting import Lines, Progression, Running, duration, span
 from onnxviz.schedule import Schedule
 
@@ -74,7 +74,7 @@ class TerminalProgress:
 
     def message(self, text: str) -> None:
         """Say something above the bars."""
-        self._say([Text(shorten(text, 300), style="yellow")])
+        self._say([Text(beginning(text, 2000), style="yellow")])
 
     def _say(self, lines: Iterable[Text]) -> None:
         for line in lines:

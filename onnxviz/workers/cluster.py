@@ -20,7 +20,7 @@ from onnxviz import results
 from onnxviz.cache import Store, cannot_write
 from onnxviz.confinement import Limits, clean_environment
 from onnxviz.devices import Device
-from onnxviz.errors import OnnxvizError, OutputError, one_line, shorten
+from onnxviz.errors import OnnxvizError, OutputError, beginning, one_line, shorten
 from onnxviz.recipe import Recipe
 from onnxviz.results import Defence
 from onnxviz.workers.limits import default_limits
@@ -128,7 +128,7 @@ class RayPool:
             self._begin(self._slots)
         except self._ray.exceptions.RayError as error:
             self.close()
-            raise OnnxvizError(f"the Ray cluster does not answer: {shorten(one_line(error), 300)}") from error
+            raise OnnxvizError(f"the Ray cluster does not answer: {beginning(one_line(error))}") from error
         except BaseException:
             self.close()
             raise
@@ -339,7 +339,7 @@ class RayPool:
             self._begin(self._place([slot], _REPLACE_SECONDS))
         except (OnnxvizError, self._ray.exceptions.RayError) as error:
             self._kill([slot])
-            self._losses.append(shorten(one_line(error), 200))
+            self._losses.append(beginning(one_line(error)))
         else:
             if not slot.lives:
                 self._losses.append(f"no room in {_REPLACE_SECONDS:g} s")
@@ -519,4 +519,4 @@ def _answer(done: Any) -> Any:
 
 def _reason(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return shorten(lines[-1] if lines else type(error).__name__, 200)
+    return beginning(lines[-1] if lines else type(error).__name__)

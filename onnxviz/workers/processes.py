@@ -24,7 +24,7 @@ from typing import Any, BinaryIO
 from onnxviz import results
 from onnxviz.confinement import Limits, clean_environment
 from onnxviz.devices import Device, thread_count, visible_gpus
-from onnxviz.errors import Fault, OnnxvizError, OutputError, RecipeError, shorten
+from onnxviz.errors import Fault, OnnxvizError, OutputError, RecipeError, beginning, shorten
 from onnxviz.memory import resident_memory, show_bytes
 from onnxviz.recipe import Recipe
 from onnxviz.recipe_schema import GeneratorSettings
@@ -161,7 +161,7 @@ class ProcessPool:
             self.planned = {str(name): str(digest) for name, digest in message["digests"].items()}
         except (KeyError, TypeError, ValueError, AttributeError) as fault:
             raise OnnxvizError(
-                f"the process that reads the models sent what makes no sense: {shorten(str(fault), 200)}",
+                f"the process that reads the models sent what makes no sense: {beginning(str(fault))}",
                 remedy=_remedy("crash"),
             ) from fault
         return schedule
@@ -464,7 +464,7 @@ def _remedy(kind: DeathKind) -> str:
 
 def _last(said: str) -> str:
     lines = [line.strip() for line in said.splitlines() if line.strip()]
-    return shorten(lines[-1], 200) if lines else "nothing"
+    return beginning(lines[-1]) if lines else "nothing"
 
 
 def _signal_name(number: int) -> str:

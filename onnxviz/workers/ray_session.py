@@ -8,7 +8,7 @@ import sys
 from typing import Any
 
 from onnxviz.devices import Device, thread_count
-from onnxviz.errors import OnnxvizError, one_line, shorten
+from onnxviz.errors import OnnxvizError, beginning, one_line, shorten
 
 _STORE_BYTES = 256 << 20
 """Object store of a Ray that is started here: a result passes through it, none stays."""
@@ -63,7 +63,7 @@ def connect(ray: Any, workers: int | None) -> bool:
     except (ConnectionError, RuntimeError, ValueError) as error:
         if address != "auto":
             raise OnnxvizError(
-                f"no Ray cluster answers at {shorten(address)}: {shorten(one_line(error), 200)}",
+                f"no Ray cluster answers at {shorten(address)}: {beginning(one_line(error))}",
                 remedy="unset RAY_ADDRESS to use this machine only",
             ) from error
     count = workers or 1

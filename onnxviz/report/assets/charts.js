@@ -162,7 +162,7 @@ function histogramFinding(group) {
 
 function chartBlock(finding, draw, key, table) {
   return make("div", { class: "chart-block" },
-    finding.y_label ? make("p", { class: "y-label" }, shorten(finding.y_label, 200)) : null,
+    finding.y_label ? make("p", { class: "y-label" }, beginning(finding.y_label, 500)) : null,
     responsive("chart-room", draw), key, details("Show the numbers", "numbers", table));
 }
 
@@ -188,7 +188,7 @@ function barsFinding(group) {
   };
   const rows = [...categories].map(([category, entries]) => make("li", null, make("span", { class: "bar-name" }, named(category, 80)), make("span", { class: "bar-lines" }, entries.map(bar))));
   const list = paged(rows, rows.length > 40 ? 30 : 40, (shown) => make("ul", { class: `bar-list${first.chance.length ? " with-chance" : ""}` }, shown), "bars");
-  return make("div", { class: "chart-block" }, first.y_label ? make("p", { class: "y-label" }, shorten(first.y_label, 200)) : null, list,
+  return make("div", { class: "chart-block" }, first.y_label ? make("p", { class: "y-label" }, beginning(first.y_label, 500)) : null, list,
     several ? legend(group.entries.map(({ model }) => ({ model, name: "", className: modelClass(model) }))) : null);
 }
 
@@ -200,6 +200,6 @@ function sparkline(values, title, model) {
   const chart = { x: (value) => 2 + (value / (numbers.length - 1)) * 116, y: (value) => 25 - ((value - low) / (high - low)) * 22 };
   const finite = numbers.filter(Number.isFinite);
   const words = finite.length ? `${title || "curve"}: from ${formatNumber(finite[0])} to ${formatNumber(finite[finite.length - 1])}` : title || "curve";
-  return makeSvg("svg", { class: "spark", viewBox: "0 0 120 28", preserveAspectRatio: "none", role: "img", "aria-label": shorten(words, 300) },
-    makeSvg("title", null, shorten(words, 300)), makeSvg("path", { class: `line ${model ? modelClass(model) : "model-0"}`, d: pathOf(line, chart) }));
+  return makeSvg("svg", { class: "spark", viewBox: "0 0 120 28", preserveAspectRatio: "none", role: "img", "aria-label": beginning(words, 500) },
+    makeSvg("title", null, beginning(words, 500)), makeSvg("path", { class: `line ${model ? modelClass(model) : "model-0"}`, d: pathOf(line, chart) }));
 }

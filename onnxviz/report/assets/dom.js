@@ -52,7 +52,7 @@ function prose(text) {
 
 function paragraphs(text, className = "prose") {
   const parts = String(text ?? "").split(/\n\s*\n/).map((part) => part.trim()).filter(Boolean);
-  return parts.map((part) => make("p", { class: className }, prose(shorten(part.replace(/\s*\n\s*/g, " "), 5000))));
+  return parts.map((part) => make("p", { class: className }, prose(beginning(part.replace(/\s*\n\s*/g, " "), 5000))));
 }
 
 function button(label, className, action, attributes = null) {

@@ -34,7 +34,7 @@ function metricBlock(analysis, entries) {
     const difference = two && before !== null && after !== null ? after - before : null;
     const judged = two ? island.differences.find((item) => item.analysis === analysis.id && item.metric === (finding.id || finding.name)) : null;
     return make("tr", null, make("th", { scope: "row" }, named(finding.title || finding.name, 80),
-      finding.description ? make("div", { class: "quiet-text" }, prose(shorten(finding.description, 400))) : null),
+      finding.description ? make("div", { class: "quiet-text" }, prose(beginning(finding.description, 2000))) : null),
       found.map((metric) => make("td", { class: "numeric" }, metric ? [formatNumber(metric.value, metric.format), basisNode(metric)] : "–")),
       two ? make("td", { class: `numeric ${goodness(judged)}` }, difference === null ? "–" : formatDifference(difference, finding.format),
         judged?.interval.length ? make("div", { class: "quiet-text" }, spanText(judged.interval, (value) => formatDifference(numeric(value), finding.format))) : null) : null,
@@ -54,7 +54,7 @@ function goodness(judged) {
 function verdictNode(judged, difference) {
   if (!judged || judged.verdict === "unknown") return judged?.reason ? make("div", { class: "quiet-text" }, prose(judged.reason)) : null;
   const word = judged.verdict === "none" ? (difference ? "no difference can be told" : "no difference") : judged.verdict;
-  return [make("span", { class: "verdict-word" }, word), judged.reason ? make("div", { class: "quiet-text" }, prose(shorten(judged.reason, 300))) : null];
+  return [make("span", { class: "verdict-word" }, word), judged.reason ? make("div", { class: "quiet-text" }, prose(beginning(judged.reason, 2000))) : null];
 }
 
 function spanText(bounds, write) {
@@ -83,14 +83,14 @@ function metricCard(metric) {
   const direction = metric.better === "higher" ? "higher is better" : metric.better === "lower" ? "lower is better" : "";
   return make("div", { class: "metric" }, make("dt", null, named(metric.title || metric.name, 80)),
     make("dd", { class: `metric-value${Number.isNaN(value) ? " bad-text" : ""}` }, formatNumber(value, metric.format), basisNode(metric)),
-    metric.description || direction ? make("dd", { class: "metric-text" }, prose([metric.description && shorten(metric.description, 400), direction && `(${direction})`].filter(Boolean).join(" "))) : null,
+    metric.description || direction ? make("dd", { class: "metric-text" }, prose([metric.description && beginning(metric.description, 2000), direction && `(${direction})`].filter(Boolean).join(" "))) : null,
     make("dd", { class: "metric-name" }, make("code", null, named(metric.name, 80))));
 }
 
 function sentence(group) {
   const said = group.entries.map((entry) => entry.model);
   const inAll = !several || said.length === run.models.length;
-  return make("li", null, inAll ? null : said.map((model) => [modelChip(model), " "]), make("span", null, prose(shorten(group.entries[0].finding.text, 2000))));
+  return make("li", null, inAll ? null : said.map((model) => [modelChip(model), " "]), make("span", null, prose(beginning(group.entries[0].finding.text, 5000))));
 }
 
 const LEVELS = ["wrong", "doubt", "limit"];
@@ -149,7 +149,7 @@ function coverageLine(models, finding) {
     make("span", { class: "coverage-what" }, models.map((model) => [modelChip(model), " "]), named(finding.what, 80)),
     make("span", { class: "coverage-bar", "aria-hidden": "true" }, finding.done > 0 ? filled : null),
     make("span", { class: "coverage-count" }, `${integer(finding.done)} of ${integer(total)}`),
-    finding.reason ? make("span", { class: "coverage-reason" }, prose(shorten(finding.reason, 400))) : null);
+    finding.reason ? make("span", { class: "coverage-reason" }, prose(beginning(finding.reason, 2000))) : null);
 }
 
 // One line where all models were covered alike, else a line for each.
@@ -190,7 +190,7 @@ function analysisSection(analysis) {
   const failed = failedJobs().filter((entry) => entry.analysis === analysis);
   const body = [
     make("header", { class: "section-head" }, make("p", { class: "eyebrow" }, named(analysis.id, 60), analysis.kind !== analysis.id ? [" · ", named(analysis.kind.replaceAll("_", " "), 60)] : null), heading,
-      analysis.summary && analysis.summary !== analysis.title ? make("p", { class: "lede" }, shorten(analysis.summary, 600)) : null),
+      analysis.summary && analysis.summary !== analysis.title ? make("p", { class: "lede" }, beginning(analysis.summary, 2000)) : null),
     failed.length ? failedBox(failed, `${plural(failed.length, "job")} of this analysis failed`) : null,
     found ? null : make("p", { class: "nothing" }, failed.length ? "Nothing was found, because every job that would have found it failed." : "This analysis reported nothing."),
     notes.length ? make("ul", { class: "notes" }, notes.map(sentence)) : null,
@@ -213,6 +213,6 @@ function methodNode(analysis) {
   return make("div", { class: "method-body" },
     paragraphs(text),
     settings.length ? make("dl", { class: "settings" }, settings.map(([name, value]) => make("div", null, make("dt", null, named(name, 80)), make("dd", null, make("code", null, shorten(settingText(value), 1000)))))) : null,
-    analysis.cites.length ? make("ul", { class: "cites" }, analysis.cites.map((cite) => make("li", null, shorten(cite, 400)))) : null,
+    analysis.cites.length ? make("ul", { class: "cites" }, analysis.cites.map((cite) => make("li", null, beginning(cite, 2000)))) : null,
     make("p", { class: "quiet-text" }, analysis.parts.map((part) => [several ? [modelChip(part.model), " "] : null, `${plural(part.jobs, "job")}, ${integer(part.cached)} taken from the cache, ${duration(part.seconds)}. `])));
 }

@@ -29,7 +29,7 @@ function verdictText(row) {
     both: `the converted network is off by ${by(row.ours)} and ONNX Runtime by ${by(row.theirs)}`, neither: `both are within the tolerance, off by ${by(row.ours)} and ${by(row.theirs)}`, unknown: "who is off could not be found" }[row.off];
   if (!who) return "";
   const place = row.origin && row.origin !== row.layer ? `; it arises at ${shorten(row.origin, 80)}` : "";
-  return `${who}${place}${row.judged ? ` (${shorten(row.judged, 400)})` : ""}`;
+  return `${who}${place}${row.judged ? ` (${beginning(row.judged, 2000)})` : ""}`;
 }
 
 function worst(model) {
@@ -104,14 +104,14 @@ function runtimeFaultText(model) {
   const effect = rows.find((row) => row.effect)?.effect;
   const which = several ? [" of ", named(model.alias, 60)] : null;
   const what = rows.length === 1 ? [named(rows[0].layer, 100), which, " wrongly: "] : [plural(rows.length, "layer"), which, " wrongly; the first is ", named(rows[0].layer, 100), ": "];
-  return ["On this processor ONNX Runtime computes ", what, verdictText(rows[0]), effect ? `. Deployed with it, ${shorten(effect, 400)}` : null, ". What is measured of these layers here comes from the converted network."];
+  return ["On this processor ONNX Runtime computes ", what, verdictText(rows[0]), effect ? `. Deployed with it, ${beginning(effect, 2000)}` : null, ". What is measured of these layers here comes from the converted network."];
 }
 
 function modelsSection() {
   const section = make("section", { class: "chapter" }, make("h2", { tabindex: "-1" }, several ? "The models" : "The model"), modelFacts(),
     run.models.map((model) => make("div", { class: "model-detail" }, several ? make("h3", null, modelChip(model.alias)) : null, agreementText(model), modelWarnings(model), triedText(model),
       details(`Layers (${integer(model.layers.length)})`, "method", () => layerTable(model)),
-      model.passes.length ? details(`What the importer did (${plural(model.passes.length, "step")})`, "method", () => make("ol", { class: "passes" }, model.passes.map((pass) => make("li", null, shorten(pass, 600))))) : null)));
+      model.passes.length ? details(`What the importer did (${plural(model.passes.length, "step")})`, "method", () => make("ol", { class: "passes" }, model.passes.map((pass) => make("li", null, beginning(pass, 2000))))) : null)));
   places.set(route("models"), section);
   return section;
 }
@@ -129,7 +129,7 @@ function modelFacts() {
     ["inputs", (model) => model.inputs.map((input) => make("div", null, make("code", null, named(input, 160))))],
     ["outputs", (model) => model.outputs.map((output) => make("div", null, make("code", null, named(output, 160))))],
     ["preprocessing", (model) => [named(model.preprocessing, 300), originTag(model)]],
-    ["part of each image seen", (model) => model.seen.map(([data, sentence]) => make("div", null, named(data, 60), `: ${shorten(sentence, 400)}`))],
+    ["part of each image seen", (model) => model.seen.map(([data, sentence]) => make("div", null, named(data, 60), `: ${beginning(sentence, 2000)}`))],
     ["what they give", (model) => model.heads.map((head) => headText(model, head))],
     ["parameters", (model) => integer(model.parameters)],
     ["multiply-adds", (model) => (model.multiply_adds === null ? "unknown" : magnitude(model.multiply_adds))],
@@ -187,9 +187,9 @@ function triedText(model) {
   const ranked = tried.by_accuracy ? `by accuracy on the ${integer(tried.labelled)} with a known class` : "by how steady and how varied the classes are";
   const best = tried.trials[0];
   const head = make("p", { class: "prose" }, make("strong", null, "The preprocessing was chosen by trial, not declared. "),
-    `${integer(tried.trials.length)} were tried on ${integer(tried.images)} of the ${plural(tried.found, "image")} of `, named(tried.data, 60), ` and ranked ${ranked}: `, shorten(tried.verdict, 600), ".",
+    `${integer(tried.trials.length)} were tried on ${integer(tried.images)} of the ${plural(tried.found, "image")} of `, named(tried.data, 60), ` and ranked ${ranked}: `, beginning(tried.verdict, 2000), ".",
     best.top1 !== null ? [" The first is right on ", trialAccuracy(model), "."] : null,
-    tried.note ? ` Note: ${shorten(tried.note, 600)}.` : null);
+    tried.note ? ` Note: ${beginning(tried.note, 2000)}.` : null);
   const accuracy = tried.by_accuracy ? [{ head: "top-1", kind: "percent" }, { head: "top-5", kind: "percent" }] : [];
   const columns = [{ head: "#", kind: "integer" }, { head: "channels", kind: "text" }, { head: "pixels become", kind: "text" }, { head: "size by", kind: "text" }, ...accuracy,
     { head: "steady", kind: "percent", description: "images whose mirror image and paler variant get the same class" },

@@ -16,7 +16,7 @@ function failedBox(failed, title) {
 function failedReason(entries) {
   const jobs = entries.map((entry) => make("li", null, make("strong", null, named(entry.job, 100)), " ", make("span", { class: "quiet-text" }, "in ", named(entry.analysis.id, 60), several ? [" · ", modelChip(entry.model)] : null)));
   return make("li", null, make("ul", { class: "failed-jobs" }, jobs.slice(0, 3)), jobs.length > 3 ? details(`${plural(jobs.length - 3, "more job")} with the same error`, "failed-list", () => make("ul", { class: "failed-jobs" }, jobs.slice(3, 1000))) : null,
-    make("pre", { class: "error" }, shorten(entries[0].error, 4000)));
+    make("pre", { class: "error" }, beginning(entries[0].error, 4000)));
 }
 
 function verdictBlock(failed) {
@@ -39,7 +39,7 @@ function comparableBox() {
   if (!run.not_comparable.length) return null;
   return make("section", { class: "alert bad", role: "alert" }, make("h3", null, "NOT COMPARABLE"),
     make("p", null, "The models were not given the same task, so differences between them may come from that:"),
-    make("ul", null, run.not_comparable.slice(0, 200).map((reason) => make("li", null, shorten(reason, 1000)))));
+    make("ul", null, run.not_comparable.slice(0, 200).map((reason) => make("li", null, beginning(reason, 2000)))));
 }
 
 function expectationTable() {
@@ -48,7 +48,7 @@ function expectationTable() {
     const [word, tone] = item.level === "off" ? ["not checked", ""] : item.holds ? ["holds", "good"] : item.level === "warn" ? ["warning", "warn"] : ["does not hold", "bad"];
     const value = item.value === null ? make("span", { class: "quiet-text" }, "not produced") : cellNode(item.value, "number");
     return make("tr", null, make("td", null, make("span", { class: `tag ${tone}` }, word)), make("th", { scope: "row" }, make("code", null, named(item.metric, 100)), several && item.model && !item.metric.startsWith(`${item.model}:`) ? [" ", modelChip(item.model)] : null),
-      make("td", null, named(item.condition, 100)), make("td", { class: "numeric" }, value), make("td", { class: "because" }, item.because ? prose(beginning(item.because, 600)) : ""));
+      make("td", null, named(item.condition, 100)), make("td", { class: "numeric" }, value), make("td", { class: "because" }, item.because ? prose(beginning(item.because, 2000)) : ""));
   });
   return make("section", { class: "block" }, make("h3", null, "Expectations"), make("div", { class: "scroll" }, make("table", { class: "expectations" },
     make("thead", null, make("tr", null, ["", "metric", "wanted", "found", "because"].map((head, place) => make("th", { scope: "col", class: place === 3 ? "numeric" : null }, head || make("span", { class: "unseen" }, "verdict"))))),
@@ -85,8 +85,8 @@ function highlightCards() {
       sample.pictures.length ? make("div", { class: `strip ${sample.layout}`, "aria-hidden": "true" }, sample.pictures.map((picture) => pictureNode(picture, "", { decorative: true }))) : null,
       make("div", { class: "highlight-text" },
         make("h3", null, link(route("analysis", analysis.id), named(analysis.title || analysis.id, 120))),
-        shown.length ? shown.map((group) => make("p", null, several && group.entries.length < run.models.length ? group.entries.map((entry) => [modelChip(entry.model), " "]) : null, prose(beginning(group.entries[0].finding.text, 500))))
-          : make("p", { class: "quiet-text" }, beginning(analysis.summary, 300)),
+        shown.length ? shown.map((group) => make("p", null, several && group.entries.length < run.models.length ? group.entries.map((entry) => [modelChip(entry.model), " "]) : null, prose(beginning(group.entries[0].finding.text, 1000))))
+          : make("p", { class: "quiet-text" }, beginning(analysis.summary, 1000)),
         rest ? make("p", { class: "quiet-text" }, link(route("analysis", analysis.id), "More on ", named(rest, 100)), ".") : null,
         failed ? make("p", { class: "bad-text" }, `${plural(failed, "job")} failed.`) : null,
         metrics.length ? make("dl", { class: "mini" }, metrics.map((group) => make("div", null, make("dt", null, named(group.entries[0].finding.title || group.entries[0].finding.name, 160)),

@@ -10,7 +10,7 @@ function pictureNode(picture, caption, options = {}) {
   }
   const image = make("img", {
     src: source,
-    alt: options.decorative ? "" : shorten(picture.alt || caption || "picture", 300),
+    alt: options.decorative ? "" : beginning(picture.alt || caption || "picture", 500),
     width: picture.width || null,
     height: picture.height || null,
     loading: "lazy",
@@ -18,7 +18,7 @@ function pictureNode(picture, caption, options = {}) {
     class: picture.pixelated || (picture.width && picture.width < 48) ? "pixelated" : null,
   });
   if (options.decorative) return image;
-  const node = make("button", { type: "button", class: "picture", title: shorten(caption || picture.alt || "", 300) || null }, image);
+  const node = make("button", { type: "button", class: "picture", title: beginning(caption || picture.alt || "", 500) || null }, image);
   shownPictures.set(node, { picture, source, caption: caption || picture.alt || "" });
   return node;
 }
@@ -29,7 +29,7 @@ let lightboxPlace = 0;
 
 function drawLightbox() {
   const { picture, source, caption } = shownPictures.get(lightboxList[lightboxPlace]);
-  const image = make("img", { src: source, alt: shorten(picture.alt || caption, 300), class: picture.pixelated || picture.width < 48 ? "pixelated" : null });
+  const image = make("img", { src: source, alt: beginning(picture.alt || caption, 500), class: picture.pixelated || picture.width < 48 ? "pixelated" : null });
   const room = Math.min(window.innerWidth - 48, 900) / (picture.width || 224);
   const tall = (window.innerHeight - 190) / (picture.height || 224);
   // Kernels are enlarged until every weight can be seen; photographs no further than they bear.
@@ -40,7 +40,7 @@ function drawLightbox() {
     make("div", { class: "lightbox-picture" }, image),
     make("div", { class: "lightbox-text" },
       make("p", { class: "lightbox-caption" }, named(caption, 400)),
-      picture.alt && picture.alt !== caption ? make("p", { class: "quiet-text" }, shorten(picture.alt, 600)) : null,
+      picture.alt && picture.alt !== caption ? make("p", { class: "quiet-text" }, beginning(picture.alt, 1000)) : null,
       make("div", { class: "lightbox-controls" },
         many ? button("← Previous", "quiet", () => turnLightbox(-1)) : null,
         many ? make("span", { class: "where" }, `${lightboxPlace + 1} of ${integer(lightboxList.length)}`) : null,

@@ -28,7 +28,7 @@ function dataTable(columns, rows, options = {}) {
           state.descending = sorted ? !state.descending : numbers;
           state.place = place;
           show();
-        }, { title: column.description ? shorten(column.description, 500) : null });
+        }, { title: column.description ? beginning(column.description, 2000) : null });
       return make("th", { scope: "col", class: NUMERIC_KINDS.has(column.kind) ? "numeric" : null, "aria-sort": order }, sorter);
     });
     return make("tr", null, cells);

@@ -12,7 +12,7 @@ function tileBody(tile, options = {}) {
   const pictures = tile.pictures.map((picture, place) => {
     const caption = tile.captions[place];
     return make("figure", null, pictureNode(picture, caption ? `${label} · ${caption}` : label),
-      caption ? make("figcaption", null, named(caption, 60)) : null);
+      caption ? make("figcaption", null, named(caption, 160)) : null);
   });
   return [
     pictures.length ? make("div", { class: `tile-pictures count-${Math.min(pictures.length, 4)}` }, pictures) : null,
@@ -194,5 +194,5 @@ function matrixNode(columns, rows, finding, byModel) {
   }, { "aria-pressed": String(list === wanted) }))) : null;
   show();
   return make("div", null, make("div", { class: "controls" }, choices, sizeControl(frameNode)),
-    frameNode, finding.scale ? make("p", { class: "scale" }, "Colours: ", prose(shorten(finding.scale, 400))) : null);
+    frameNode, finding.scale ? make("p", { class: "scale" }, "Colours: ", prose(beginning(finding.scale, 2000))) : null);
 }

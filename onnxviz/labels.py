@@ -75,7 +75,17 @@ def with_labels_of(view: GraphView, path: Path) -> tuple[GraphView, tuple[str, .
 
 def _require_fit(view: GraphView, count: int) -> None:
     main = view.main_head
-    if main is None or main.named or (main.source == "declared" and not main.has_classes):
+    if main is None or main.named:
+        return
+    if main.kind == "regression":
+        if main.choices not in (0, count):
+            raise SelectionError(
+                f"{count} names, and the output {shorten(main.name, 60)!r} is {main.in_words}",
+                where=shorten(view.file),
+                remedy="give one name for each number, in their order, or leave `labels` out",
+            )
+        return
+    if main.source == "declared" and not main.has_classes:
         return  # the names can still be those of a layer that an analysis is told to explain
     if not main.choices:
         return

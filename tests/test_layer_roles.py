@@ -174,3 +174,12 @@ def test_what_has_no_positions_has_no_last_map(tmp_path: Path) -> None:
     model = opened("v = GlobalAveragePool (x) u = Flatten (v) y = MatMul (u, f)", tmp_path)
     with pytest.raises(SelectionError, match="last_map: no layer before the model's output has rows and columns"):
         model.layer("last_map")
+
+
+def test_where_the_scores_are_unknown_that_is_why_there_is_no_last_map(tmp_path: Path) -> None:
+    body = "last = Conv <pads = [1, 1, 1, 1]> (x, w) v = Flatten (last) a = ArgMax <axis = 1> (v) y = Cast <to = 1> (a)"
+    model = opened(body, tmp_path)
+    assert model.layer("last").has_map
+    for role in ("last_map", "block_outputs"):
+        with pytest.raises(SelectionError, match=f"{role}: no layer is known to hold the model's scores"):
+            model.select(role)

@@ -22,13 +22,14 @@ from onnxviz.analyses.explained_score import too_sure
 from onnxviz.analyses.grad_cam import GradCam
 from onnxviz.errors import AnalysisError, DataError, SelectionError
 from onnxviz.graph import GraphView, open_model
+from onnxviz.graph.model_output import Head
 from onnxviz.images import ImageFolder
 from onnxviz.labels import with_labels
 from onnxviz.model import Model, load
 from onnxviz.results import ModelCard, decode, encode
 from onnxviz.shares import Share, wilson
 from onnxviz.targets import TargetSelector, class_of, resolve, resolve_head
-from onnxviz.values import Preprocessing
+from onnxviz.values import Layer, Preprocessing
 
 SIDE = 16
 RNG = np.random.default_rng(0)
@@ -253,6 +254,43 @@ def test_class_names_say_that_numbers_are_scores_and_a_wrong_count_is_refused(tm
     with pytest.raises(SelectionError, match="4 class names, and the output 'scores' has 3 numbers"):
         load(path, "unit", list("abcd"), device="cpu")
     assert load(path, "unit", list("abcd"), device="cpu", output="embedding").labels == tuple("abcd")
+
+
+def test_names_of_measured_numbers_are_as_many_as_these_and_name_them(tmp_path: Path) -> None:
+    path = write(tmp_path / "m.onnx", BODY, {"scores": ["n", 3]}, **weights(3))
+    with pytest.raises(SelectionError, match="4 names, and the output 'scores' is 3 measured numbers"):
+        load(path, "unit", list("abcd"), device="cpu", output="regression")
+    model = load(path, "unit", ["age", "width", "height"], device="cpu", output="regression")
+    (head,) = model.view.heads
+    assert (head.title(1, model.labels), head.unit, head.has_classes) == ("width", "output", False)
+
+
+@pytest.mark.parametrize(
+    ("kind", "count", "words"),
+    [
+        ("unknown", 0, "unknown"), ("unknown", 1, "unknown: 1 number"), ("unknown", 1234, "unknown: 1,234 numbers"),
+        ("regression", 0, "measured numbers"), ("regression", 1, "1 measured number"),
+        ("embedding", 0, "an embedding"), ("embedding", 8, "an embedding of 8 numbers"),
+    ],
+)  # fmt: skip
+def test_a_number_of_numbers_that_is_unknown_is_left_out(kind: Any, count: int, words: str) -> None:
+    layer = Layer("y", "y", "Gemm", 0, (None, count or None), 1)
+    assert Head(("y",), kind, layer).in_words == words
+
+
+def test_the_size_that_the_search_does_not_make_small_is_known_to_be_missing(binary: Model) -> None:
+    subject = Subject("m", binary.view, binary.preprocessing, None, {}, 0)
+    for norm, missing in (("l2", "median_linf"), ("linf", "median_l2")):
+        unproduced = Adversarial(data="d", norm=norm).unproduced([], subject)
+        assert {name for name in unproduced if name.startswith("median")} == {missing}
+
+
+def test_of_measured_numbers_nothing_is_called_a_class(squares: ImageFolder, tmp_path: Path) -> None:
+    path = colours(tmp_path / "r.onnx", [], {"scores": ["n", 2]}, [[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
+    model = load(path, {"preset": "unit", "fit": "stretch"}, device="cpu", output="regression")
+    found = found_by(GradCam(data="d", layers=["maps"], classes="top:1"), model, squares)
+    words = said(found) + "".join(metric.description for metric in numbers(found).values())
+    assert "class" not in words
 
 
 def test_class_numbers_of_the_images_count_as_names_do(tmp_path: Path) -> None:

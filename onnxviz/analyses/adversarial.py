@@ -148,10 +148,13 @@ class Adversarial(Analysis):
 
     def unproduced(self, jobs: Sequence[Job], subject: Subject) -> Mapping[str, str]:  # noqa: ARG002 - one interface
         """Say what cannot be counted where classes of photographs are known, and where none is."""
+        other = {"linf": "l2", "l2": "linf"}[self.norm]
+        found = {f"median_{other}": f"the search makes the change small by `norm: {self.norm}`: median_{self.norm}"}
         if any(number is not None for job in jobs for number in job.parameters["known"]):
-            return {"changed_rate": f"classes of {self.data!r} are known, so what was right is counted: success_rate"}
+            why = f"classes of {self.data!r} are known, so what was right is counted: success_rate"
+            return found | {"changed_rate": why}
         why = f"the class of no photograph of {self.data!r} is known"
-        return dict.fromkeys(("success_rate", "accuracy", "accuracy_under_attack"), why)
+        return found | dict.fromkeys(("success_rate", "accuracy", "accuracy_under_attack"), why)
 
     def run(self, job: Job, bench: Bench) -> list[Finding]:
         """Change the photographs of one job."""

@@ -231,7 +231,7 @@ def in_words(head: Head, view: GraphView) -> Iterator[Finding]:
     """Yield which output is looked at where there are several, and a caveat where its meaning is not known."""
     name = shorten(head.name, 60)
     if len(view.heads) > 1 or head not in view.heads:
-        words = f"{head.choices} numbers" if head.is_layer and not head.has_classes else head.in_words
+        words = head.in_words.removeprefix("unknown: ") if head.is_layer and not head.has_classes else head.in_words
         yield Note(f"The scores are those of {name!r}: {words} ({head.reason}).", "score")
     if head.source in ("labels", "images") and not head.is_layer:
         made = ", and its probabilities are by a softmax or sigmoid that it does not have"

@@ -53,7 +53,7 @@ _FEWER_LAYERS = "choose fewer layers: the maps of all come from one pass; or rai
 
 
 class GradCam(Analysis):
-    """Where in the image the evidence for a class lies, layer by layer.
+    """Where in the image the evidence for a class or another score lies, layer by layer.
 
     For each image and class one forward and one backward pass gives the maps of all layers. A layer's channels are
     weighted with the spatial mean of the gradient of the class's logit, added up, and negative sums are cut off. First
@@ -100,7 +100,7 @@ class GradCam(Analysis):
         "top1_accuracy": "Share of the images whose own class has the highest logit, where their class is known.",
         "top1_confidence": "Mean probability of the class of highest logit.",
         "last_layer_extent": "Mean share of the image where the last layer's map reaches half of its maximum.",
-        "blank_fraction": "Share of the maps (layer, image, class) that are zero everywhere.",
+        "blank_fraction": "Share of the maps (layer, image, class or number) that are zero everywhere.",
     }
     example: ClassVar[str] = "{kind: grad_cam, data: photos, layers: block_outputs, classes: top:3}"
 
@@ -476,7 +476,7 @@ def _numbers(
     flat = [is_blank for row in blank for is_blank in row]
     found.append(
         Metric("blank_fraction", sum(flat) / len(flat), "maps without positive evidence",
-               "Share of the maps (layer, image, class) that are zero everywhere.", "percent", "lower",
+               f"Share of the maps (layer, image, {evidence.head.unit}) that are zero everywhere.", "percent", "lower",
                total=len(flat))
     )  # fmt: skip
     return found
@@ -502,7 +502,7 @@ def _caveats(
         if flat:
             found.append(
                 Caveat(f"The score of {_listed(flat)} has a gradient of zero at every layer, as of a score that is cut "
-                       "off at its largest value; the class' blank maps mean nothing.", "no_gradient", "wrong")
+                       "off at its largest value; its blank maps mean nothing.", "no_gradient", "wrong")
             )  # fmt: skip
         cut = [column for column, by_class in zip(columns, reached.T.tolist(), strict=True) if not any(by_class)]
         if cut:

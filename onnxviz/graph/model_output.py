@@ -113,13 +113,15 @@ class Head:
         return self.has_classes and (count == self.classes or (count == 1 and self.kind == "binary"))
 
     def fits(self, names: Sequence[str]) -> bool:
-        """Whether these are as many class names as there are classes."""
-        return self.has_classes and len(names) == self.classes > 0
+        """Whether these are as many names as there are classes, or measured numbers."""
+        return (self.has_classes or self.kind == "regression") and len(names) == self.choices > 0
 
     def title(self, number: int, names: Sequence[str] | None) -> str:
         """Return what one of its classes or units is called; a unit of what is not known to be classes is no class."""
+        if names and self.fits(names):
+            return names[number]
         if self.has_classes:
-            return names[number] if names and self.fits(names) else f"class {number}"
+            return f"class {number}"
         if self.choices == 1:
             return f"{self.unit} {shorten(self.name, 60)!r}"
         return f"{self.unit} {number}"
@@ -151,15 +153,20 @@ class Head:
             case "map_of_classes":
                 return f"one of {count} classes at each position{made}"
             case "regression":
-                return f"{count} measured number{'' if self.choices == 1 else 's'}"
+                return self._numbers("measured")
             case "embedding":
-                return f"an embedding of {count} numbers"
+                return f"an embedding of {self._numbers()}" if self.choices else "an embedding"
             case "boxes":
                 return "boxes of a detector"
             case "image":
                 return "an image"
             case _:
-                return f"unknown: {count} number{'' if self.choices == 1 else 's'}{where}"
+                return f"unknown: {self._numbers()}{where}" if self.choices or where else "unknown"
+
+    def _numbers(self, what: str = "") -> str:
+        """Return how many numbers there are, as far as that is known."""
+        named = f"{what} number".strip()
+        return f"{self.choices:,} {named}{'' if self.choices == 1 else 's'}" if self.choices else f"{named}s"
 
 
 def has_positions(layer: Layer) -> bool:

@@ -128,6 +128,11 @@ class Selector:
                 raise SelectionError("the model has no output that could be its logits", remedy="name a layer")
             return [self._logits]
         if role in ("last_map", "block_outputs"):
+            if self._logits is None:
+                raise SelectionError(
+                    f"{role}: no layer is known to hold the model's scores, so what lies before them is unknown",
+                    remedy="name a layer; `onnxviz inspect` lists all",
+                )
             blocks = self.roles.block_outputs
             if not blocks:
                 raise SelectionError(

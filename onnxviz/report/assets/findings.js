@@ -11,7 +11,7 @@ const READING = new Map([
   ["weights", "Each picture is one filter, a weight a square. Stripes and edges in black and white or in two colours look for outlines, blobs of colour for colours; a large one that looks like noise has learnt little."],
   ["activation_maximization", "Each picture began as noise, or as what is said beside it, and was changed step by step until it excites its unit or class most. Look for what repeats: eyes, feathers, textures. It is an exaggeration, not a photograph."],
   ["adversarial", "Left the picture, then the one that the network takes for something else, then what was changed, enlarged so that it can be seen. Where hardly anything had to be changed, the network relies on what nobody sees."],
-  ["grad_cam", "Bright places speak for the class. From left to right layer follows layer: the first ones see edges everywhere, the last ones, if the model is sound, the object itself."],
+  ["grad_cam", "Bright places speak for the class or number that is named, and raise its score. From left to right layer follows layer: the first ones see edges everywhere, the last ones, if the model is sound, the object itself."],
   ["dissection", "The outlined bright part of each picture is where the unit is strongly active. If it covers the same thing in every picture of a row, the unit detects that thing."],
 ]);
 

@@ -71,9 +71,42 @@ def as_images(images: Any, preprocessing: Preprocessing, size: tuple[int, int]) 
 
 def _require_form(shape: Sequence[int]) -> None:
     if len(shape) != 4 or shape[1] != 3:
+        one = "write images[None] for a single one; or " if len(shape) == 3 and shape[0] == 3 else ""
         raise DataError(
             f"floating images must be [N, 3, height, width] in 0..1, not {list(shape)}",
-            remedy=f"{_PREPARE}, of any size",
+            remedy=f"{one}{_PREPARE}, of any size",
+        )
+
+
+def require_floating(images: Any) -> None:
+    """Refuse what is no floating tensor [N, 3, height, width]; its values are not looked at.
+
+    Raises:
+        DataError: if it is something else.
+    """
+    import torch
+
+    if not isinstance(images, torch.Tensor) or not images.is_floating_point():
+        given = f"{images.dtype} {list(images.shape)}" if isinstance(images, torch.Tensor) else type(images).__name__
+        raise DataError(
+            f"images must be a floating tensor [N, 3, height, width] in 0..1, not {given}",
+            remedy="`model.prepare(images)` makes it",
+        )
+    _require_form(images.shape)
+
+
+def require_size(images: torch.Tensor, size: tuple[int, int]) -> None:
+    """Refuse prepared images of another size than the model's input.
+
+    Raises:
+        DataError: if they have another height or width.
+    """
+    if tuple(images.shape[2:]) != size:
+        height, width = images.shape[2:]
+        raise DataError(
+            f"floating images are taken as prepared already, and these are {height}×{width} pixels where the model "
+            f"takes {size[0]}×{size[1]}",
+            remedy="give files, PIL images or uint8 arrays, which are brought to size, or resize them yourself",
         )
 
 

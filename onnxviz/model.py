@@ -19,7 +19,7 @@ from onnxviz.convert import Network, declared_elements
 from onnxviz.convert.element_types import integer_range
 from onnxviz.convert.operators import NotConvertible
 from onnxviz.errors import BatchMixedError, DataError, ModelError, SelectionError, beginning, shorten
-from onnxviz.given_images import as_images, require_no_bytes, require_range
+from onnxviz.given_images import as_images, require_floating, require_no_bytes, require_range, require_size
 from onnxviz.graph import GraphView, open_model
 from onnxviz.graph.model_output import Head, OutputKind
 from onnxviz.graph.structure import ancestors
@@ -127,11 +127,19 @@ class Model:
                 prepared already and returned as they are.
 
         Returns:
-            float32 [N, 3, height, width] in 0..1, of `input_size`; what every other call computes with.
+            float32 [N, 3, height, width] in 0..1, of `input_size`; what every other call computes with. Floating images
+            keep their size where the model leaves its own open.
 
         Raises:
-            DataError: if they are no images, cannot be read, or are floating and not in 0..1.
+            DataError: if they are no images, cannot be read, or are floating and not in 0..1 or of another size.
         """
+        made = self._as_images(images)
+        if self.view.input_size is not None:
+            require_size(made, self.input_size)
+        return made
+
+    def _as_images(self, images: Any) -> torch.Tensor:
+        """Prepare images; floating ones may have another size, with which networks without dense layers go on."""
         return as_images(images, self.preprocessing, self.input_size)
 
     def encode(self, images: torch.Tensor) -> torch.Tensor:
@@ -148,16 +156,13 @@ class Model:
             DataError: if the images have another shape, are not floating or not in 0..1.
             ModelError: if the model's input is no image of one or three channels.
         """
-        if images.is_floating_point():
-            require_range(images)
+        require_floating(images)
+        require_range(images)
         return self._encode(images)
 
     def _encode(self, images: torch.Tensor) -> torch.Tensor:
         """Encode without a look at the values, for which a GPU would have to be waited for at each step."""
-        if images.dim() != 4 or images.shape[1] != 3 or not images.is_floating_point():
-            raise DataError(
-                f"images must be floating [N, 3, height, width] in 0..1, not {images.dtype} {list(images.shape)}"
-            )
+        require_floating(images)
         if self.view.input_layout == "other" or self.view.input_channels not in (0, 1, 3):
             raise ModelError(
                 f"the model's input is no image: layout {self.view.input_layout}, {self.view.input_channels} channels",
@@ -287,7 +292,7 @@ class Model:
             UnsupportedOperatorError: if a layer needs operators that do not convert.
         """
         chosen = self.resolve(layers)
-        batch = self.prepare(images)
+        batch = self._as_images(images)
         forward = self.differentiable(chosen)
         joined: tuple[torch.Tensor, ...] = ()
 
@@ -323,7 +328,7 @@ class Model:
             ModelError: if ONNX Runtime refuses the model or the size of the images.
         """
         chosen = self.resolve(layers)
-        values = self._measure(self.prepare(images), [layer.value for layer in chosen], chosen)
+        values = self._measure(self._as_images(images), [layer.value for layer in chosen], chosen)
         named = {
             layer.name: units_first(array, layer.channel_axis) for layer, array in zip(chosen, values, strict=True)
         }
@@ -413,7 +418,7 @@ class Model:
         head = require_probabilities(head or self.view.main_head, self.view.file)
         if head.final is None:
             return probabilities_of(head, self.scores(images, head))
-        return probabilities_of(head, self._measure(self.prepare(images), [head.final.value], [head.final])[0])
+        return probabilities_of(head, self._measure(self._as_images(images), [head.final.value], [head.final])[0])
 
     def scores(self, images: Any, head: Head | None = None) -> np.ndarray:
         """Return a head's scores [N, units], before any softmax or sigmoid, by ONNX Runtime.
@@ -426,7 +431,7 @@ class Model:
             SelectionError: if no output depends on the image, or there are scores for positions.
         """
         layer = self.view.logits if head is None or head.scores is None else head.scores
-        values = units_first(self._measure(self.prepare(images), [layer.value], [layer])[0], layer.channel_axis)
+        values = units_first(self._measure(self._as_images(images), [layer.value], [layer])[0], layer.channel_axis)
         flat = values.reshape(len(values), -1)
         if layer.unit_count and flat.shape[1] != layer.unit_count:
             raise SelectionError(
@@ -501,6 +506,7 @@ class _Forward:
         self._arguments: list[torch.Tensor | None] = [None] * len(inputs)
 
     def __call__(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        require_floating(images)
         require_no_bytes(images)
         results = self.compute(images)
         for layer, result in zip(self._layers, results, strict=True):

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from PIL import Image
@@ -75,9 +76,25 @@ def test_calls_give_the_same_for_a_path_and_for_what_is_prepared(folder: ImageFo
 
 
 def test_prepared_images_are_left_alone(model: Model) -> None:
-    images = torch.rand(2, 3, 20, 24)
+    images = torch.rand(2, 3, *model.input_size)
     assert model.prepare(images) is images
     assert (model.prepare(images.numpy()).numpy() == images.numpy()).all()
+
+
+def test_prepared_images_of_another_size_are_refused_where_the_model_has_its_own(model: Model, tmp_path: Path) -> None:
+    assert model.view.input_size == SIZE
+    for given in (torch.rand(2, 3, 20, 24), np.zeros((2, 3, 20, 24), np.float32)):
+        with pytest.raises(DataError, match="these are 20×24 pixels where the model takes 16×16"):
+            model.prepare(given)
+        assert len(model.activations(given, "logits").popitem()[1]) == 2, "this network goes on with it"
+    assert model.prepare(np.zeros((20, 24, 3), np.uint8)).shape == (1, 3, *SIZE), "brought to size"
+    free = onnx.load(tmp_path / "m.onnx")
+    for axis in free.graph.input[0].type.tensor_type.shape.dim[2:]:
+        axis.dim_param = f"free{axis.dim_value}{id(axis)}"
+    onnx.save(free, tmp_path / "free.onnx")
+    images = torch.rand(2, 3, 20, 24)
+    opened = load(tmp_path / "free.onnx", "caffe", device="cpu", output="classes")
+    assert opened.prepare(images) is images
 
 
 @pytest.mark.parametrize(
@@ -136,5 +153,12 @@ def test_another_size_is_refused_where_images_are_not_resized() -> None:
 def test_floating_images_of_another_form_are_refused(model: Model, shape: tuple[int, ...]) -> None:
     for given in (torch.zeros(shape), np.zeros(shape, np.float32)):
         for call in (model.prepare, model.scores):
-            with pytest.raises(DataError, match=r"floating images must be \[N, 3, height, width\]"):
+            with pytest.raises(DataError, match=r"floating images must be \[N, 3, height, width\]") as fault:
                 call(given)
+            assert ("images[None]" in str(fault.value)) == (shape == (3, 16, 16))
+    for function in (model.encode, model.differentiable("logits")):
+        with pytest.raises(DataError, match=r"floating images must be \[N, 3, height, width\]"):
+            function(torch.zeros(shape))
+        for other, said in ((np.zeros(shape, np.float32), "ndarray"), (torch.zeros((1, 3, 16, 16)).byte(), "uint8")):
+            with pytest.raises(DataError, match=f"must be a floating tensor.*{said}"):
+                function(other)

@@ -769,6 +769,31 @@ def test_names_are_not_given_to_scores_that_a_table_renumbers(tmp_path: Path) ->
     assert "the table 'table'" in head.reason
 
 
+@pytest.mark.parametrize(
+    ("table", "kind"),
+    [
+        ({"keys_int64s": [0, 1, 2], "values_int64s": [0, 1, 2]}, "classes"),
+        ({"keys_int64s": [0, 1, 2], "values_strings": ["a", "b", "c"]}, "classes"),
+        ({"keys_int64s": [0, 1, 2], "values_int64s": [2, 0, 1]}, "unknown"),
+        ({"keys_int64s": [0, 1, 2], "values_floats": [1.0, 2.0, 3.0]}, "unknown"),
+    ],
+)
+def test_an_encoder_behind_a_choice_is_a_table_too(table: dict[str, Any], kind: str, tmp_path: Path) -> None:
+    encoder = helper.make_node("LabelEncoder", ["k"], ["y"], "encoder", domain="ai.onnx.ml", **table)
+    element = {"values_strings": TensorProto.STRING, "values_floats": TensorProto.FLOAT}
+    made = next((element[name] for name in table if name in element), TensorProto.INT64)
+    nodes = [*BODY, node("ArgMax", "scores", "k", axis=1, keepdims=0), encoder]
+    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, ["n", 3, SIDE, SIDE])
+    constants = [numpy_helper.from_array(value, name) for name, value in weights(3).items()]
+    graph = helper.make_graph(nodes, "g", [image], [helper.make_tensor_value_info("y", made, ["n"])], constants)
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", 3)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=8), tmp_path / "m.onnx")
+    (head,) = open_model(tmp_path / "m.onnx").heads
+    assert (head.kind, head.scores and head.scores.name) == (kind, "scores")
+    assert ("behind the choice gives classes other numbers" in head.reason) == (kind == "unknown")
+    assert ("LabelEncoder" in head.reason) == (kind == "unknown")
+
+
 def test_names_that_do_not_fit_the_known_classes_are_not_those_of_an_unknown_output(tmp_path: Path) -> None:
     tail = [node("Softmax", "scores", "kind"), node("Gemm", "flat e", "features")]
     outputs = {"kind": ["n", 7], "features": ["n", 10]}

@@ -247,40 +247,44 @@ class _Reader:
     def _choice(self, output: str) -> tuple[str, NodeProto | None]:
         """Go up through what chooses a class; return what it chooses by, and the node."""
         node = self._end(output, _ON_THE_WAY_OUT)
-        if node is not None and node.op_type in _LOOKS_UP and len(node.input) > 1 and self._is_constant(node.input[0]):
-            node = self._end(node.input[1], _ON_THE_WAY_OUT)
+        if node is not None and (key := self._looked_up(node)):
+            node = self._end(key, _ON_THE_WAY_OUT)
         return (node.input[0], node) if node is not None and _is(node, _CHOOSES) else (output, None)
 
     def _smallest(self, output: str) -> str:
         """Say what keeps the smallest numbers; "" if nothing does. Such numbers are distances, no scores of classes."""
         node = self._end(output, _ON_THE_WAY_OUT)
-        if node is not None and self._table(node):
-            node = self._end(node.input[1], _ON_THE_WAY_OUT)
+        if node is not None and (key := self._looked_up(node)):
+            node = self._end(key, _ON_THE_WAY_OUT)
         picks = node is not None and (
             _is(node, {"ArgMin"}) or (_is(node, {"TopK"}) and not attribute(node, "largest", 1))
         )
         return f"{node.op_type} {self._shown(node.output[0])} picks the smallest numbers" if node and picks else ""
 
-    def _table(self, node: NodeProto) -> str:
-        """Return the constant that an operator looks chosen classes up in, "" if it does not."""
+    def _looked_up(self, node: NodeProto) -> str:
+        """Return what an operator looks up in a constant table, "" if it does not."""
+        if node.op_type == "LabelEncoder" and node.domain == "ai.onnx.ml":
+            return str(node.input[0])
         looks_up = node.op_type in _LOOKS_UP and len(node.input) > 1 and self._is_constant(node.input[0])
-        return str(node.input[0]) if looks_up else ""
+        return str(node.input[1]) if looks_up else ""
 
     def _renumbering(self, output: str) -> str:
         """Say what gives chosen classes other numbers than those of the scores; "" if nothing does."""
         node = self._end(output, _ON_THE_WAY_OUT)
-        table = self._table(node) if node is not None else ""
-        if node is None or not table:
+        if node is None or not self._looked_up(node):
             return ""
-        numbers = constant(table, self.made_by, self.constants)
-        if numbers is not None and (
-            numbers.dtype.kind not in "fiu" or numbers.reshape(-1).tolist() == list(range(numbers.size))
-        ):
-            return ""
-        return (
-            f"the table {shorten(self.names.get(table, table), 60)!r} behind the choice gives classes other numbers "
-            "than the scores have"
-        )
+        if node.op_type == "LabelEncoder":
+            if _keeps_numbers(node):
+                return ""
+            table = f"LabelEncoder {self._shown(node.output[0])}"
+        else:
+            numbers = constant(node.input[0], self.made_by, self.constants)
+            if numbers is not None and (
+                numbers.dtype.kind not in "fiu" or numbers.reshape(-1).tolist() == list(range(numbers.size))
+            ):
+                return ""
+            table = f"table {shorten(self.names.get(node.input[0], node.input[0]), 60)!r}"
+        return f"the {table} behind the choice gives classes other numbers than the scores have"
 
     def _activation(self, node: NodeProto) -> NodeProto | None:
         """Return the Softmax or Sigmoid, also written out, that a node is or keeps off the ends of 0..1."""
@@ -517,6 +521,20 @@ class _Reader:
 def _has_units(layer: Layer | None) -> bool:
     """Whether a tensor has an axis of units beside the batch."""
     return layer is not None and layer.channel_axis is not None and layer.unit_count > 1
+
+
+def _keeps_numbers(encoder: NodeProto) -> bool:
+    """Whether a LabelEncoder leaves the numbers of classes as they are, or has names for them."""
+    if attribute(encoder, "keys_strings") or attribute(encoder, "classes_strings"):
+        return not attribute(encoder, "keys_strings")  # before version 2: from numbers to these names
+    if attribute(encoder, "values_strings"):
+        return True
+    columns = []
+    for name in ("keys", "values"):
+        tensor = attribute(encoder, f"{name}_tensor")
+        given = attribute(encoder, f"{name}_int64s") or attribute(encoder, f"{name}_floats") or ()
+        columns.append(list(given) if tensor is None else to_array(tensor).reshape(-1).tolist())
+    return columns[0] == columns[1] or any(isinstance(value, str | bytes) for value in columns[1])
 
 
 def _is(node: NodeProto, operators: Any) -> bool:

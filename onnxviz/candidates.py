@@ -13,9 +13,9 @@ from onnxviz.graph import GraphView
 from onnxviz.graph.model_output import Head
 from onnxviz.image_choice import known_class
 from onnxviz.images import ImageSource
-from onnxviz.values import PRESETS, ChannelOrder, Preprocessing
+from onnxviz.values import CROP_FRACTION, PRESETS, ChannelOrder, Preprocessing
 
-VERSION = 1
+VERSION = 2
 """Part of the key of what was chosen: raise it when another choice may come out."""
 VARIANTS = 3
 """Ways in which each picture is shown for one trial."""
@@ -105,6 +105,24 @@ def _colours(
         for name, (means, scales) in (RANGES | SMALL_RANGES if small else RANGES).items():
             yield name, "RGB", means, scales
             yield name, "BGR", means[::-1], scales[::-1]
+
+
+SIZES = 5
+"""Ways to bring pictures to size that are tried beside the usual one, at most."""
+
+
+def crops(usual: Preprocessing) -> tuple[Preprocessing, ...]:
+    """Return what else a picture's part may be: a crop of small ones too, the centre square, all of it stretched."""
+    return (
+        replace(usual, crop_fraction=CROP_FRACTION),
+        replace(usual, crop_fraction=1.0),
+        replace(usual, fit="stretch"),
+    )
+
+
+def interpolations(usual: Preprocessing) -> tuple[Preprocessing, ...]:
+    """Return how else a picture may be resized."""
+    return replace(usual, interpolation="bicubic"), replace(usual, interpolation="bilinear_aliased")
 
 
 def same_values(first: Preprocessing, second: Preprocessing) -> bool:

@@ -19,7 +19,7 @@ from onnxviz.decode import FORMATS, Pixels, check_image, image_size, read_image
 from onnxviz.errors import DataError, nearest, shorten
 from onnxviz.ground_truth import TABLE, class_in, folder_classes, folder_numbers, read_table, wordnet_id
 from onnxviz.patterns import matches
-from onnxviz.values import CROP_FRACTION, Preprocessing
+from onnxviz.values import CROP_FRACTION, Interpolation, Preprocessing
 
 __all__ = [
     "ImageFolder", "ImageSource", "Pixels", "fit_box", "fit_image", "fit_labels", "kept_fraction", "load_batch",
@@ -276,7 +276,8 @@ def fit_image(pixels: Pixels, preprocessing: Preprocessing, size: tuple[int, int
         size: height and width of the input in pixels.
 
     Returns:
-        float32 [h, w, 3] in 0..1, RGB, bilinear with antialiasing as Pillow's BILINEAR, rounded to 8 bits as there.
+        float32 [h, w, 3] in 0..1, RGB, resized as Pillow does, with its antialiasing unless the preprocessing leaves
+        that out, and rounded to 8 bits as there.
 
     Raises:
         DataError: if `fit` is "none" and the image has another size.
@@ -286,10 +287,35 @@ def fit_image(pixels: Pixels, preprocessing: Preprocessing, size: tuple[int, int
     if box == (0.0, 0.0, float(height), float(width)) and pixels.shape[:2] == size:
         fitted = pixels
     else:
-        top, left, bottom, right = box
-        image = Image.fromarray(np.ascontiguousarray(pixels))
-        fitted = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR, box=(left, top, right, bottom)))
+        fitted = _resized(np.ascontiguousarray(pixels), box, size, preprocessing.interpolation)
     return fitted.astype(np.float32) / np.float32(255)
+
+
+def _resized(
+    pixels: Pixels, box: tuple[float, float, float, float], size: tuple[int, int], how: Interpolation
+) -> Pixels:
+    """Return part of an image at another size."""
+    top, left, bottom, right = box
+    if how != "bilinear_aliased":
+        kind = Image.Resampling.BICUBIC if how == "bicubic" else Image.Resampling.BILINEAR
+        return np.asarray(Image.fromarray(pixels).resize(size[::-1], kind, box=(left, top, right, bottom)))
+    above, below, down = _between(top, bottom, size[0], pixels.shape[0])
+    before, behind, along = _between(left, right, size[1], pixels.shape[1])
+    upper, lower = (
+        pixels[rows[:, None], before] * (1 - along[:, None]) + pixels[rows[:, None], behind] * along[:, None]
+        for rows in (above, below)
+    )
+    mixed: Pixels = np.rint(upper * (1 - down[:, None, None]) + lower * down[:, None, None]).astype(np.uint8)
+    return mixed
+
+
+def _between(
+    start: float, end: float, count: int, size: int
+) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp], npt.NDArray[np.float32]]:
+    """Return the pixels on both sides of each of so many places, and how far towards the second it is."""
+    places = np.clip(start + (np.arange(count) + 0.5) * ((end - start) / count) - 0.5, 0, size - 1)
+    first = np.floor(places).astype(np.intp)
+    return first, np.minimum(first + 1, size - 1), (places - first).astype(np.float32)
 
 
 def fit_labels(

@@ -16,7 +16,16 @@ from typing import Any
 from onnxviz import builtin, limits
 from onnxviz.analyses.base import Analysis, Job, Subject
 from onnxviz.cache import Store, key_of
-from onnxviz.candidates import VARIANTS, VERSION, candidates, known_classes, pictures_for, require_classifier, spread
+from onnxviz.candidates import (
+    SIZES,
+    VARIANTS,
+    VERSION,
+    candidates,
+    known_classes,
+    pictures_for,
+    require_classifier,
+    spread,
+)
 from onnxviz.concepts import MaskFolder
 from onnxviz.devices import Device
 from onnxviz.errors import AnalysisError, DataError, Fault, OnnxvizError, RecipeError, SelectionError, nearest, shorten
@@ -379,11 +388,11 @@ class _Planner:
         view, source = subject.view, data[name]
         head = require_classifier(view)
         indices = spread(pictures_for(view), len(source))
-        tried = sum(1 for _ in candidates(view, geometry=subject.preprocessing)) + 2
-        parts = {
-            **self.context(subject),
-            "choice": [VERSION, name, source.digest, known_classes(head, source, indices, subject.labels)],
-        }
+        known = known_classes(head, source, indices, subject.labels)
+        tried = sum(1 for _ in candidates(view, geometry=subject.preprocessing))
+        if any(own is not None for own in known) and not subject.preprocessing.keeps_geometry:
+            tried += SIZES
+        parts = {**self.context(subject), "choice": [VERSION, name, source.digest, known]}
         return Choice(key_of(parts), subject.alias, name, len(indices), float(tried * VARIANTS * len(indices)))
 
     def labels(self, alias: str, own: Sequence[str] | None) -> tuple[str, ...] | None:

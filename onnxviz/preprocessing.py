@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from onnx import TensorProto
 
 from onnxviz.errors import SelectionError, nearest, shorten
-from onnxviz.values import AUTO, PRESETS, ChannelOrder, Fit, Preprocessing
+from onnxviz.values import AUTO, PRESETS, ChannelOrder, Fit, Interpolation, Preprocessing
 
 if TYPE_CHECKING:
     from onnxviz.graph import GraphView
@@ -123,7 +123,8 @@ def _tuple(key: str, value: Any) -> tuple[Any, ...] | None:
 
 def _checked(preprocessing: Preprocessing) -> Preprocessing:
     """Refuse values that make no sense."""
-    for key, choices in (("channel_order", typing.get_args(ChannelOrder)), ("fit", typing.get_args(Fit))):
+    for key, kind in (("channel_order", ChannelOrder), ("fit", Fit), ("interpolation", Interpolation)):
+        choices = typing.get_args(kind)
         value = getattr(preprocessing, key)
         if value not in choices:
             advice = nearest(str(value), choices) or f"it is one of {', '.join(choices)}"

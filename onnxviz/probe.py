@@ -3,8 +3,10 @@
 Wrong preprocessing is silent: the network runs, and sees something else. Confidence does not find the right one,
 because inputs that are too large make most networks certain of anything. What tells is a class that stays, and surely,
 when the picture is mirrored or loses some contrast, while different pictures get different classes. Where the
-pictures' classes are known, accuracy ranks instead. Colours are tried first; then, with the best of them, other ways to
-bring pictures to size.
+pictures' classes are known, accuracy ranks instead. Colours are tried first. Then, with the best of them and where
+classes are known, other crops, and with the best of these other interpolations: all that is a few pictures apart, so
+the usual way is left only for one that is right no less often, and surer of the right class by more than chance among
+as many as were tried.
 """
 
 from __future__ import annotations
@@ -15,7 +17,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from onnxviz.candidates import candidates, known_classes, require_classifier, same_values
+from onnxviz.candidates import (
+    SIZES,
+    candidates,
+    crops,
+    interpolations,
+    known_classes,
+    require_classifier,
+    same_values,
+)
 from onnxviz.errors import ModelError, SelectionError, shorten
 from onnxviz.graph import GraphView
 from onnxviz.graph.model_output import Head
@@ -23,7 +33,7 @@ from onnxviz.ground_truth import HOW
 from onnxviz.images import ImageSource, fit_box, load_batch
 from onnxviz.model import Model
 from onnxviz.probabilities import softmax
-from onnxviz.shares import Share, mcnemar
+from onnxviz.shares import Share, mcnemar, paired
 from onnxviz.values import CROP_FRACTION, Preprocessing
 
 CHANCE = 0.05
@@ -35,6 +45,8 @@ _BATCH = 16
 _CONTRAST = 0.8
 """What is left of the contrast in the picture's paler variant."""
 _RESAMPLES = 500
+_LEAST = 1e-3
+"""Probability of the right class below which a picture counts as lost: one that is lost for certain decides nothing."""
 
 
 @dataclass(frozen=True)
@@ -74,10 +86,10 @@ class Trial:
     @property
     def geometry(self) -> str:
         """How pictures were brought to size, in words."""
-        fraction = self.preprocessing.crop_fraction
+        fraction, resized = self.preprocessing.crop_fraction, self.preprocessing.resized
         if self.preprocessing.fit != "crop":
-            return "stretched" if self.preprocessing.fit == "stretch" else "as they are"
-        return f"crop {CROP_FRACTION:g} of large ones" if fraction is None else f"crop {fraction:g}"
+            return "stretched" + resized if self.preprocessing.fit == "stretch" else "as they are"
+        return (f"crop {CROP_FRACTION:g} of large ones" if fraction is None else f"crop {fraction:g}") + resized
 
 
 @dataclass(frozen=True)
@@ -198,32 +210,24 @@ def probe(
     trier = _Trier(view, head, images, chosen, truth, labels, device, progress)
     keep = keep or declared is not None
     colours = list(candidates(view, declared, geometry))
-    trier.total = len(colours) + (0 if keep else 2)
+    trier.total = len(colours) + (0 if keep or not (truth >= 0).any() else SIZES)
     outcomes = [outcome for name, preprocessing in colours if (outcome := trier.run(name, preprocessing))]
     if not outcomes:
         raise ModelError(f"the model runs with no preprocessing: {trier.failed[0][1]}", where=shorten(view.file))
     meaningful = _better_than_chance(outcomes, truth, head)
     best = max(outcomes, key=lambda outcome: outcome.rank(meaningful))
-    note = ""
-    if not keep:
-        tried = [usual := best.trial.preprocessing]
-        others = []
-        for other in (replace(usual, crop_fraction=1.0), replace(usual, fit="stretch")):
-            if all(trier.differs(other, before) for before in tried):
-                tried.append(other)
-                others += [outcome] if (outcome := trier.run(best.trial.range, other)) else []
+    notes = []
+    for ways in () if keep or not (truth >= 0).any() else (crops, interpolations):
+        different = trier.differing(best.trial.preprocessing, ways(best.trial.preprocessing))
+        others = [outcome for way in different if (outcome := trier.run(best.trial.range, way))]
         outcomes += others
         meaningful = _better_than_chance(outcomes, truth, head)
-        best, note = _best_geometry(best, others, meaningful)
-    return _result(
-        best,
-        outcomes,
-        images,
-        trier,
-        meaningful,
-        declared,
-        _notes(view, trier, truth, meaningful, declared or geometry, note),
-    )
+        best, said = _best_size(best, others) if meaningful else (best, [])
+        notes += said
+    if not keep and not meaningful and trier.differing(usual := best.trial.preprocessing, crops(usual)):
+        notes.append("without known classes crops cannot be told apart: the usual one is kept")
+    note = "; ".join(notes + _notes(view, trier, truth, meaningful, declared or geometry))
+    return _result(best, outcomes, images, trier, meaningful, declared, note)
 
 
 class _Trier:
@@ -269,17 +273,28 @@ class _Trier:
             return None
         return _outcome(name, preprocessing, variants, self.truth)
 
-    def differs(self, first: Preprocessing, second: Preprocessing) -> bool:
-        """Whether two ways to bring pictures to size take other parts of any picture."""
+    def differing(self, usual: Preprocessing, others: Sequence[Preprocessing]) -> list[Preprocessing]:
+        """Return the ways to bring pictures to size that do to some of them what no earlier one does."""
+        found = [usual]
+        for other in others:
+            if all(self._differs(other, before) for before in found):
+                found.append(other)
+        return found[1:]
+
+    def _differs(self, first: Preprocessing, second: Preprocessing) -> bool:
         sizes = getattr(self.images, "sizes", None)
         if sizes is None:
             return True
-        shown = (sizes[index] for index in self.indices)
-        return any(fit_box(size, first, self._size) != fit_box(size, second, self._size) for size in shown)
+        for size in (sizes[index] for index in self.indices):
+            box = fit_box(size, first, self._size)
+            resized = (box[2] - box[0], box[3] - box[1]) != self._size
+            if box != fit_box(size, second, self._size) or (resized and first.interpolation != second.interpolation):
+                return True
+        return False
 
     def _pictures(self, model: Model) -> npt.NDArray[np.float32]:
         preprocessing = model.preprocessing
-        key = (preprocessing.fit, preprocessing.crop_fraction, model.input_size)
+        key = (preprocessing.fit, preprocessing.crop_fraction, preprocessing.interpolation, model.input_size)
         if self._batch is None or self._batch[0] != key:
             self._batch = key, load_batch(self.images, self.indices, preprocessing, model.input_size)
         return self._batch[1]
@@ -295,6 +310,7 @@ class _Outcome:
         confidence: the largest probability that all variants give one class.
         steady: whether it stays.
         right: whether it is the picture's own; of those with a known class.
+        sureness: logarithm of the probability of the picture's own class; of the same.
     """
 
     trial: Trial
@@ -302,6 +318,7 @@ class _Outcome:
     confidence: npt.NDArray[np.float64]
     steady: npt.NDArray[np.bool_]
     right: npt.NDArray[np.bool_]
+    sureness: npt.NDArray[np.float64]
 
     def rank(self, by_accuracy: bool) -> tuple[float, ...]:
         trial = self.trial
@@ -331,19 +348,30 @@ def _behind_by_chance(best: _Outcome, other: _Outcome, by_accuracy: bool) -> flo
     return float((other.resampled(weights) >= best.resampled(weights)).mean())
 
 
-def _best_geometry(best: _Outcome, others: Sequence[_Outcome], by_accuracy: bool) -> tuple[_Outcome, str]:
-    """Leave the usual way to bring pictures to size only for one that is right more often, by more than chance."""
-    if not others:
-        return best, ""
-    other = max(others, key=lambda outcome: outcome.rank(by_accuracy))
-    if not by_accuracy:
-        return best, "without labels crops cannot be told apart: the usual one is kept"
-    if other.rank(True) > best.rank(True):
-        if _behind_by_chance(other, best, True) < CHANCE:
-            return other, ""
-        count = int(other.right.sum()) - int(best.right.sum())
-        return best, f"{other.trial.geometry} is right {count} times more, which may be chance: the usual crop is kept"
-    return best, ""
+def _best_size(usual: _Outcome, others: Sequence[_Outcome]) -> tuple[_Outcome, list[str]]:
+    """Leave a way to bring pictures to size only for one that is better by more than chance, among so many tried.
+
+    Counts of right pictures differ by a few of them; how sure the right class is tells more on as many.
+    """
+    chance = {id(other): len(others) * paired(list(other.sureness - usual.sureness)) for other in others}
+    better = [
+        other
+        for other in others
+        if chance[id(other)] < CHANCE
+        and other.sureness.mean() > usual.sureness.mean()
+        and other.right.sum() >= usual.right.sum()
+    ]
+    if better:
+        return max(better, key=lambda outcome: (outcome.right.sum(), outcome.sureness.mean())), []
+    kept = usual.trial.geometry
+    tied = [
+        f"{other.trial.geometry.removeprefix(kept + ', ')} ({int(other.right.sum()) - int(usual.right.sum()):+d} right)"
+        for other in others
+        if chance[id(other)] >= CHANCE
+    ]
+    if not tied:
+        return usual, []
+    return usual, [f"{kept} is kept: {', '.join(tied)} may differ from it by chance"]
 
 
 def _better_than_chance(outcomes: Sequence[_Outcome], truth: npt.NDArray[np.int64], head: Head) -> bool:
@@ -362,9 +390,8 @@ def _notes(
     truth: npt.NDArray[np.int64],
     meaningful: bool,
     kept: Preprocessing | None,
-    geometry: str,
-) -> str:
-    notes = [geometry] if geometry else []
+) -> list[str]:
+    notes = []
     if trier.head.kind == "unknown":
         notes.append(f"nothing says that {shorten(trier.head.name, 60)!r} holds scores of classes: taken for them here")
     if trier.labels is not None and not (truth >= 0).any():
@@ -377,7 +404,7 @@ def _notes(
     if view.input_size is None and (kept is None or kept.size is None):
         height, width = trier.size
         notes.append(f"the model leaves its input size open: tried at {height} × {width} pixels")
-    return "; ".join(notes)
+    return notes
 
 
 def _result(
@@ -441,6 +468,7 @@ def _outcome(
     shares = np.bincount(given) / len(given)
     known = truth >= 0
     right = np.zeros(int(known.sum()), np.bool_)
+    own = np.zeros(len(right))
     top1 = top5 = None
     if known.any():
         inside = truth[known] < plain.shape[1]
@@ -457,4 +485,4 @@ def _outcome(
         top1=top1,
         top5=top5,
     )
-    return _Outcome(trial, given, confidence, steady, right)
+    return _Outcome(trial, given, confidence, steady, right, np.log(np.maximum(own, _LEAST)))

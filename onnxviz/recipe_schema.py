@@ -13,7 +13,7 @@ from onnxviz.graph.model_output import OutputKind
 from onnxviz.ground_truth import class_pattern
 from onnxviz.memory import parse_bytes
 from onnxviz.preprocessing import read_preprocessing
-from onnxviz.values import AUTO, PRESETS, ChannelOrder, Fit, Preprocessing
+from onnxviz.values import AUTO, PRESETS, ChannelOrder, Fit, Interpolation, Preprocessing
 
 ID_PATTERN = r"[a-z0-9][a-z0-9_-]{0,63}"
 """Ids become file names and addresses, so they are kept plain; no dot, which separates them from metrics."""
@@ -55,7 +55,11 @@ class PreprocessSettings(Settings):
         description="Part of the resized short side that the crop keeps. Not given: 0.875 of photographs that are "
         "large enough to need no enlarging for it, and all of smaller images, such as those of the input's own size.",
     )
-
+    interpolation: Interpolation | None = Field(
+        None,
+        description="How pixels are made where an image is resized: bilinear or bicubic (both average over all pixels "
+        "that become one, as Pillow does), or bilinear_aliased (looks at four only, as OpenCV and TensorFlow do).",
+    )
     confirmed: bool = Field(
         True, description="Write false for a guess: the report warns of it until somebody says that it is right."
     )
@@ -97,6 +101,7 @@ class PreprocessSettings(Settings):
             scale=start.scale if self.scale is None else _numbers(self.scale),
             fit=self.fit or start.fit,
             crop_fraction=self.crop_fraction or start.crop_fraction,
+            interpolation=self.interpolation or start.interpolation,
             name="custom" if own else start.name,
             origin=start.origin if self.confirmed else "guess",
         )

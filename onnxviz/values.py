@@ -10,6 +10,7 @@ from onnxviz.errors import beginning, shorten
 
 ChannelOrder = Literal["RGB", "BGR", "GRAY"]
 Fit = Literal["crop", "stretch", "none"]
+Interpolation = Literal["bilinear", "bicubic", "bilinear_aliased"]
 Origin = Literal["declared", "trial", "guess"]
 """Where a preprocessing comes from: somebody said it, it was the best of those tried on images, or nobody knows."""
 
@@ -174,6 +175,8 @@ class Preprocessing:
             aspect ratio, "none" requires images of the right size.
         crop_fraction: the part of the resized short side that the crop keeps; None for `CROP_FRACTION` of an image
             that is large enough to need no enlarging for it, and for all (1) of a smaller one.
+        interpolation: how pixels are made where an image is resized: "bilinear" and "bicubic" average over all pixels
+            that become one, "bilinear_aliased" looks at four of them only, as OpenCV and TensorFlow do by default.
         size: height and width in pixels, where the model leaves them free.
         name: the preset's name, or "custom".
         origin: whether it was said, or found by trial, or guessed, so that reports can warn.
@@ -184,6 +187,7 @@ class Preprocessing:
     scale: tuple[float, ...] = (255.0,)
     fit: Fit = "crop"
     crop_fraction: float | None = None
+    interpolation: Interpolation = "bilinear"
     size: tuple[int, int] | None = None
     name: str = "custom"
     origin: Origin = "declared"
@@ -209,7 +213,14 @@ class Preprocessing:
             f"centre {fraction:g} kept" if fraction < 1 else "centre kept"
         )  # fmt: skip
         fit = {"crop": f"short side resized, {kept}", "stretch": "stretched to size", "none": "not resized"}[self.fit]
-        return f"{self.name}: {self.channel_order}, (0..255 minus {mean}) divided by {scale}, {fit}"
+        return f"{self.name}: {self.channel_order}, (0..255 minus {mean}) divided by {scale}, {fit}{self.resized}"
+
+    @property
+    def resized(self) -> str:
+        """How pixels are made where images are resized, to be written behind something; "" for the usual way."""
+        return {"bilinear": "", "bicubic": ", bicubic", "bilinear_aliased": ", bilinear without antialiasing"}[
+            self.interpolation
+        ]
 
     @property
     def doubt(self) -> str:
@@ -226,7 +237,7 @@ class Preprocessing:
     @property
     def keeps_geometry(self) -> bool:
         """Whether somebody said how to bring images to size, so that trials try nothing else."""
-        return self.fit != "crop" or self.crop_fraction is not None
+        return self.fit != "crop" or self.crop_fraction is not None or self.interpolation != "bilinear"
 
     def with_size(self, height: int, width: int) -> Preprocessing:
         """Return the same preprocessing for another input size in pixels."""

@@ -105,6 +105,14 @@ def test_a_way_to_size_that_is_said_is_kept(place: Path) -> None:
     assert "stretched to size" in card.preprocessing
 
 
+def test_an_interpolation_that_is_said_is_kept_and_told(place: Path) -> None:
+    card = card_of(place, "{preset: auto, interpolation: bicubic}")
+    assert card.tried is not None
+    assert {row.size_by for row in card.tried.trials} == {"crop 0.875 of large ones, bicubic"}
+    assert card.preprocessing.endswith("kept of images that are large enough, bicubic")
+    assert "bicubic" in card.geometry, "models are compared on the same pixels only"
+
+
 @pytest.mark.parametrize(
     ("preprocess", "origin", "text"),
     [

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import struct
+import typing
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,7 @@ from onnxviz import limits
 from onnxviz.decode import check_image, image_size
 from onnxviz.errors import DataError
 from onnxviz.images import ImageFolder, fit_box, fit_image, fit_labels, kept_fraction, load_batch, read_image
-from onnxviz.values import PRESETS, Preprocessing
+from onnxviz.values import PRESETS, Interpolation, Preprocessing
 
 CROP = Preprocessing(fit="crop", crop_fraction=0.875)
 STRETCH = Preprocessing(fit="stretch")
@@ -328,6 +330,25 @@ class TestGeometry:
         expected = np.asarray(Image.fromarray(pixels).resize((20, 10), Image.Resampling.BILINEAR))
         assert (np.round(fit_image(pixels, STRETCH, (10, 20)) * 255) == expected).all()
 
+    def test_bicubic_is_pillows(self) -> None:
+        pixels = noise(30, 50)
+        expected = np.asarray(Image.fromarray(pixels).resize((20, 10), Image.Resampling.BICUBIC))
+        fitted = fit_image(pixels, replace(STRETCH, interpolation="bicubic"), (10, 20))
+        assert (np.round(fitted * 255) == expected).all()
+
+    @pytest.mark.parametrize("size", [(10, 20), (64, 80), (30, 7)])
+    def test_without_antialiasing_four_pixels_count(self, size: tuple[int, int]) -> None:
+        pixels = noise(30, 50)
+        fitted = fit_image(pixels, replace(STRETCH, interpolation="bilinear_aliased"), size)
+        for row, column in np.ndindex(*size):
+            y = min(max((row + 0.5) * 30 / size[0] - 0.5, 0), 29)
+            x = min(max((column + 0.5) * 50 / size[1] - 0.5, 0), 49)
+            total = np.zeros(3)
+            for near in {int(y), min(int(y) + 1, 29)}:
+                for beside in {int(x), min(int(x) + 1, 49)}:
+                    total += pixels[near, beside] * max(0, 1 - abs(y - near)) * max(0, 1 - abs(x - beside))
+            assert np.abs(fitted[row, column] * 255 - total).max() <= 0.5001
+
     def test_the_right_size_is_left_alone(self) -> None:
         pixels = noise(32, 32)
         for preprocessing in (STRETCH, Preprocessing(fit="none"), Preprocessing(fit="crop", crop_fraction=1.0)):
@@ -342,7 +363,8 @@ class TestGeometry:
     def test_extreme_shapes_take_no_memory(self) -> None:
         line = np.zeros((1, 200_000, 3), np.uint8)
         line[:, 100_000] = 255
-        assert fit_image(line, CROP, (224, 224)).shape == (224, 224, 3)
+        for interpolation in typing.get_args(Interpolation):
+            assert fit_image(line, replace(CROP, interpolation=interpolation), (224, 224)).shape == (224, 224, 3)
         assert fit_image(np.full((1, 1, 3), 9, np.uint8), CROP, (8, 8)).max() == np.float32(9) / 255
 
     @pytest.mark.parametrize("preprocessing", [CROP, STRETCH])

@@ -66,6 +66,7 @@ def test_presets_and_fields() -> None:
         ({"size": 1e9}, "from 1 to 8192"),
         ({"name": 3}, "must be text"),
         ({"channel_order": ["RGB"]}, "channel_order cannot be"),
+        ({"interpolation": "bicubics"}, "did you mean 'bicubic'"),
     ],
 )
 def test_what_makes_no_sense_is_refused_with_the_remedy(given: Any, said: str) -> None:

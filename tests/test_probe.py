@@ -136,7 +136,11 @@ def test_the_usual_crop_is_kept_where_another_is_not_better(tmp_path: Path) -> N
     assert found.by_accuracy
     assert found.trials[0].top1 == 1.0
     assert found.trials[0].geometry == "crop 0.875 of large ones"
-    assert {trial.geometry for trial in found.trials} == {"crop 0.875 of large ones", "crop 1"}
+    usual = "crop 0.875 of large ones"
+    resized = {f"{usual}, bicubic", f"{usual}, bilinear without antialiasing"}
+    assert {trial.geometry for trial in found.trials} == {usual, "crop 1", *resized}
+    assert f"{usual} is kept: crop 1 (+0 right) may differ from it by chance" in found.note
+    assert f"{usual} is kept: bicubic (+0 right), bilinear without antialiasing (+0 right)" in found.note
 
 
 def test_another_way_to_size_is_taken_if_it_is_clearly_better(tmp_path: Path) -> None:
@@ -149,6 +153,33 @@ def test_another_way_to_size_is_taken_if_it_is_clearly_better(tmp_path: Path) ->
     own = Preprocessing(fit="crop", crop_fraction=1.0)
     kept = probe(open_model(tmp_path / "m.onnx"), pictures, geometry=own, keep=True)
     assert {trial.geometry for trial in kept.trials} == {"crop 1"}
+
+
+def test_another_interpolation_is_taken_if_it_is_clearly_better(tmp_path: Path) -> None:
+    """Of the cropped 54 pixels every third becomes one; around it another class's colour in a third of the images."""
+    for index in range(90):
+        pixels = np.full((54, 54, 3), 120, np.uint8)
+        pixels[27:30, 27:30] = (np.arange(3) == (index + (index % 9 < 3)) % 3) * 255
+        pixels[28, 28] = (np.arange(3) == index % 3) * 255
+        (tmp_path / f"p/{index % 3}").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(tmp_path / f"p/{index % 3}/{index}.png")
+    pixel_colour(tmp_path / "m.onnx", 8, 8)
+    found = probe(open_model(tmp_path / "m.onnx"), folder_of(tmp_path / "p"))
+    first = found.trials[0]
+    assert (first.geometry, first.top1) == ("crop 0.875 of large ones, bilinear without antialiasing", 1.0)
+    usual = next(trial for trial in found.trials[1:] if trial.range == first.range)
+    assert usual.top1 == pytest.approx(2 / 3)
+
+
+def test_what_cannot_be_told_apart_is_not_tried_without_classes(tmp_path: Path) -> None:
+    source = builtin.scenes(6, seed=5)
+    for index in range(6):
+        Image.fromarray(source.read(index)).save(tmp_path / f"{index}.png")
+    found = probe(
+        open_model(builtin.model("scenes").path), folder_of(tmp_path), geometry=replace(SIZED, crop_fraction=None)
+    )
+    assert {trial.geometry for trial in found.trials} == {"crop 0.875 of large ones"}
+    assert "without known classes crops cannot be told apart" in found.note
 
 
 def test_saturated_confidence_does_not_win(tmp_path: Path) -> None:

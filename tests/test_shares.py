@@ -8,7 +8,7 @@ from itertools import product
 
 import pytest
 
-from onnxviz.shares import Share, difference, mcnemar, wilson
+from onnxviz.shares import Share, difference, mcnemar, paired, wilson
 
 
 @pytest.mark.parametrize(
@@ -42,6 +42,18 @@ def test_mcnemar_is_the_share_of_coin_throws_at_least_as_uneven(pair: tuple[int,
 def test_mcnemar_of_many_trials_is_finite() -> None:
     assert mcnemar(5_000, 5_000) == pytest.approx(1.0)
     assert mcnemar(6_000, 4_000) < 1e-80
+
+
+def test_paired_differences_are_held_against_all_their_signs() -> None:
+    values = [0.4, -0.1, 0.3, 0.2, -0.05, 0.6, 0.1, 0.0, 0.25]
+    sums = [
+        abs(math.fsum(sign * value for sign, value in zip(signs, values, strict=True)))
+        for signs in product((-1, 1), repeat=len(values))
+    ]
+    exact = sum(other >= math.fsum(values) - 1e-12 for other in sums) / len(sums)
+    assert paired(values) == pytest.approx(exact, abs=0.005)
+    assert paired([-value for value in values]) == paired(values)
+    assert paired([]) == paired([0.0, 0.0]) == 1.0
 
 
 def test_a_share_says_what_it_is_of() -> None:

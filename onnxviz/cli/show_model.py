@@ -281,15 +281,16 @@ def _show_advice(console: Console, result: Probe) -> None:
 def _usage(trial: Trial) -> str:
     preprocessing = trial.preprocessing
     preset = preprocessing.name in PRESETS
-    usual = preprocessing.fit == "crop" and preprocessing.crop_fraction is None
-    if preset and usual:
+    if preset and not preprocessing.keeps_geometry:
         return f"preprocess: {preprocessing.name}   (in a recipe; or --preprocess {preprocessing.name})"
     mean, scale = (", ".join(f"{value:g}" for value in values) for values in (preprocessing.mean, preprocessing.scale))
     fields = [f"channel_order: {preprocessing.channel_order}", f"mean: [{mean}]", f"scale: [{scale}]"]
     if preset:
         fields = [f"preset: {preprocessing.name}"]
-    if not usual:
+    if preprocessing.fit != "crop":
         fields.append(f"fit: {preprocessing.fit}")
     if preprocessing.fit == "crop" and preprocessing.crop_fraction is not None:
         fields.append(f"crop_fraction: {preprocessing.crop_fraction:g}")
+    if preprocessing.interpolation != "bilinear":
+        fields.append(f"interpolation: {preprocessing.interpolation}")
     return f"preprocess: {{{', '.join(fields)}}}   (in a recipe)"

@@ -456,7 +456,7 @@ class GraphView:
         size = self.input_size or preprocessing.size
         fraction = preprocessing.crop_fraction
         kept = f"{CROP_FRACTION:g} of large images" if fraction is None else f"{fraction:g}"
-        fit = f"crop {kept}" if preprocessing.fit == "crop" else preprocessing.fit
+        fit = (f"crop {kept}" if preprocessing.fit == "crop" else preprocessing.fit) + preprocessing.resized
         return f"{fit} to {size[0]} x {size[1]}" if size else fit
 
     @property

@@ -39,7 +39,7 @@ def opened(body: str, tmp_path: Path, constants: dict[str, np.ndarray] | None = 
 
 
 def conv(made: str, read: str, weights: str = "w") -> str:
-    pads = "<pads = [1, 1, 1, 1]>" if weights == "w" else ""
+    pads = "<pads = [1, 1, 1, 1]>" if weights[0] in "wc" else ""
     return f"{made} = Conv {pads} ({read}, {weights})"
 
 
@@ -163,6 +163,87 @@ def test_a_transformer_ends_where_its_patches_still_have_a_say(tmp_path: Path, p
     softmax = view.layer("Softmax[0]")
     assert not softmax.has_map
     assert "attention" in softmax.unplaced
+
+
+WIDE = {
+    f"c{wide}": np.random.default_rng(wide).normal(size=(4, wide, 3, 3)) for wide in (8, 12, 16)
+} | {"h8": np.ones((8, 3)), "h12": np.ones((12, 3)), "k8": np.ones((4, 8, 2, 2))}  # fmt: skip
+
+
+def layer(made: str, read: str, width: int) -> str:
+    """A convolution from so many channels to 4, with its activation."""
+    return f"{made}c = Conv <pads = [1, 1, 1, 1]> ({read}, c{width}) {made} = Relu ({made}c)"
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_dense_block_ends_with_its_last_concatenation(tmp_path: Path, nested: bool) -> None:
+    """Each layer reads all before it, which some exporters join anew and others by adding to what is joined."""
+    second, fourth = ("(j1, a2)", "(j3, e)") if nested else ("(s, a, a2)", "(d, i, e)")
+    body = f"""{conv("s", "x")} {conv("a", "s")} j1 = Concat <axis = 1> (s, a) {layer("a2", "j1", 8)}
+        j2 = Concat <axis = 1> {second} r2 = Relu (j2) {conv("t", "r2", "c12")}
+        d = AveragePool <kernel_shape = [2, 2], strides = [2, 2]> (t)
+        {conv("i", "d")} j3 = Concat <axis = 1> (d, i) {layer("e", "j3", 8)} j4 = Concat <axis = 1> {fourth}
+        last = Relu (j4) g = GlobalAveragePool (last) v = Flatten (g) y = MatMul (v, h12)"""
+    view = opened(body, tmp_path, WIDE)
+    assert names(view) == ["r2", "last"]
+
+
+def test_concatenations_and_partial_sums_inside_of_a_residual_branch_end_no_block(tmp_path: Path) -> None:
+    """Groups of channels that add to each other (Res2Net), and a sum made in two steps (RepVGG)."""
+    view = opened(
+        f"""{conv("a", "x")} stem = Relu (a)
+        p0, q0 = Split <axis = 1, num_outputs = 2> (stem) p1 = Conv <pads = [1, 1, 1, 1]> (p0, half)
+        pq = Add (p1, q0) q1 = Conv <pads = [1, 1, 1, 1]> (pq, half) j = Concat <axis = 1> (p1, q1)
+        {conv("a2", "j")} s1 = Add (a2, stem) r1 = Relu (s1)
+        {conv("c", "r1")} {conv("d", "r1", "p")} s2 = Add (c, d) s3 = Add (s2, r1) last = Relu (s3) {HEAD}""",
+        tmp_path,
+        {"half": np.random.default_rng(2).normal(size=(2, 2, 3, 3))},
+    )
+    assert names(view) == ["r1", "last"]
+
+
+def test_a_long_skip_hides_no_blocks(tmp_path: Path) -> None:
+    """What begins a chain of blocks ends one, although another join has the same fork."""
+    view = opened(
+        f"""{conv("a", "x")} stem = Relu (a)
+        {conv("a2", "stem")} s1 = Add (a2, stem) r1 = Relu (s1) {conv("c", "r1")} s2 = Add (c, r1) r2 = Relu (s2)
+        j = Concat <axis = 1> (stem, r2) last = Relu (j)
+        g = GlobalAveragePool (last) v = Flatten (g) y = MatMul (v, h8)""",
+        tmp_path,
+        WIDE,
+    )
+    assert names(view) == ["r1", "r2", "last"]
+
+
+@pytest.mark.parametrize("sum_of_levels", [False, True])
+def test_concatenations_below_a_skip_of_a_pyramid_end_blocks(tmp_path: Path, sum_of_levels: bool) -> None:
+    """What is enlarged on the way shows that levels meet there and no block ends."""
+    small = "<strides = [2, 2]>"
+    merged = "merged = Add (up, t)" if sum_of_levels else "m0 = Concat <axis = 1> (up, j1) merged = Conv (m0, p12)"
+    view = opened(
+        f"""{conv("s", "x")} {conv("a", "s")} j1 = Concat <axis = 1> (s, a) {layer("t", "j1", 8)}
+        d = Conv {small} (j1, k8) {conv("e", "d")} j2 = Concat <axis = 1> (d, e) {layer("low", "j2", 8)}
+        up = Resize <mode = "nearest"> (low, , twice) {merged} last = Relu (merged) {HEAD}""",
+        tmp_path,
+        WIDE | {"twice": np.array([1.0, 1, 2, 2]), "p12": np.ones((4, 12, 1, 1))},
+    )
+    assert {"j1", "j2"} <= set(names(view))
+
+
+def test_patches_whose_class_tokens_place_is_padded_have_no_say_in_it(tmp_path: Path) -> None:
+    """CoaT adds positions made by convolution to its attention, with zeros for the class token that alone is read."""
+    body = f"""grid = Conv <strides = [2, 2]> (x, k2) r = Reshape (grid, to_tokens) t = Transpose <perm = [0, 2, 1]> (r)
+        c = Reshape (cls, shape) z = Mul (t, t) zz = ReduceMean (z, mean) cc = Mul (zz, c)
+        t0 = Concat <axis = 1> (cc, t) {ATTENTION.format(0, 1)} {ATTENTION.format(1, 2)}
+        w2 = Slice (t1, one_i, end, one_i) w3 = Transpose <perm = [0, 2, 1]> (w2) image = Reshape (w3, to_image)
+        {conv("positions", "image")} b0 = Reshape (positions, to_tokens) b1 = Transpose <perm = [0, 2, 1]> (b0)
+        padded = Pad (b1, around) end0 = Add (t2, padded)
+        last = LayerNormalization (end0, one) v = Gather <axis = 1> (last, first) y = MatMul (v, f)"""
+    arrays = {"one_i": np.array([1]), "end": np.array([1000]), "to_image": np.array([0, 4, 4, 4]),
+              "around": np.array([0, 1, 0, 0, 0, 0])}  # fmt: skip
+    view = opened(body, tmp_path, TOKENS | arrays)
+    assert view.layer("Pad[0]").tokens[0].before == 1
+    assert names(view) == ["t1", "n1"]
 
 
 def test_the_only_convolution_is_the_last_map(tmp_path: Path) -> None:

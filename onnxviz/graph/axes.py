@@ -402,7 +402,19 @@ class _Walk:
             found[axis] = remaining(factors, before[axis], out[axis], starts.get(axis), steps.get(axis, 1))
             if node.op_type in ("Resize", "Upsample", "Pad"):
                 found[axis] = resized(factors, before[axis], out[axis])
+            if node.op_type == "Pad" and kinds(factors) >= {"row", "column"}:
+                found[axis] = self._padded(node, axis, factors, before, out)
         return tuple(found)
+
+    def _padded(self, node: NodeProto, axis: int, patches: Axis, before: Shape, out: Shape) -> Axis:
+        """Return a grid of patches with what a Pad puts around them, as a class token's place is left empty."""
+        pads = self.constant(node, 1)
+        if pads is None or pads.size != 2 * len(before) or (len(node.input) > 3 and node.input[3]):
+            return resized(patches, before[axis], out[axis])
+        around = [int(pads[axis]), int(pads[axis + len(before)])]
+        if min(around) < 0:
+            return resized(patches, before[axis], out[axis])
+        return end_to_end([(), patches, ()], [around[0], before[axis], around[1]], out[axis])
 
     def _ranges(self, node: NodeProto, value: str, before: Shape, out: Shape) -> tuple[dict[int, int], dict[int, int]]:
         """Return where along each axis a Slice or Split begins, and its steps; a step of 0 is unknown."""

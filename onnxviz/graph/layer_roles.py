@@ -10,6 +10,7 @@ from onnx import GraphProto, NodeProto
 
 from onnxviz.errors import shorten
 from onnxviz.graph.activation import Following
+from onnxviz.graph.nesting import Nesting
 from onnxviz.graph.operators import POINTWISE
 from onnxviz.graph.structure import attribute, consumers, image_dependent, initializers, integers, producers, to_array
 from onnxviz.values import Layer, Tokens
@@ -131,8 +132,9 @@ class Roles:
         if whole:
             return "all"
         layer = self._layers.get(name)
-        if node.op_type == "Concat":
-            return "extra" if grid is not None else None if layer is not None and layer.has_map else "all"
+        if node.op_type in ("Concat", "Pad"):
+            patches = layer is not None and (layer.has_map or len(layer.tokens) == 1)
+            return "extra" if grid is not None else None if patches else "all"
         if layer is None or not layer.tokens:
             return "all"
         if node.op_type == "MatMul" and len(self._inputs(node)) > 1:
@@ -168,7 +170,9 @@ class Roles:
             return ()
         joins = [layer for layer in self._joins() if layer.position <= last.position]
         if len(joins) >= _FEWEST:
-            found = [self._settled(layer) for layer in self._ends(joins)]
+            nested = Nesting(self._nodes, self._inputs, self._producers, self._whole).inside(joins)
+            ends = self._ends([layer for layer in joins if layer.value not in nested])
+            found = [self._settled(layer) for layer in ends]
         else:
             found = [
                 self._past_sum(self._layers.get(self._following.activated(layer.value), layer), joins)
@@ -258,8 +262,16 @@ class Roles:
 
     def _origin(self, value: str) -> str:
         """Return what a value is only another form or a part of."""
+        return self._earlier(value, _FORM_ONLY)
+
+    def _whole(self, value: str) -> str:
+        """Return what a value is only another form of, with nothing left out."""
+        return self._earlier(value, _FORM_ONLY - {"Slice", "Split"})
+
+    def _earlier(self, value: str, operators: frozenset[str]) -> str:
+        """Return what is before the nodes of such operators that made a value of a single one."""
         node = self._producers.get(value)
-        while node is not None and node.op_type in _FORM_ONLY and len(self._inputs(node)) == 1:
+        while node is not None and node.op_type in operators and len(self._inputs(node)) == 1:
             value = self._inputs(node)[0]
             node = self._producers.get(value)
         return value

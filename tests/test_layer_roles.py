@@ -43,6 +43,16 @@ def conv(made: str, read: str, weights: str = "w") -> str:
     return f"{made} = Conv {pads} ({read}, {weights})"
 
 
+WIDE = {
+    f"c{wide}": np.random.default_rng(wide).normal(size=(4, wide, 3, 3)) for wide in (8, 12, 16)
+} | {"h8": np.ones((8, 3)), "h12": np.ones((12, 3)), "k8": np.ones((4, 8, 2, 2))}  # fmt: skip
+
+
+def layer(made: str, read: str, width: int) -> str:
+    """A convolution from so many channels to 4, with its activation."""
+    return f"{made}c = Conv <pads = [1, 1, 1, 1]> ({read}, c{width}) {made} = Relu ({made}c)"
+
+
 def names(view: GraphView) -> list[str]:
     return [layer.name for layer in view.select("block_outputs")]
 
@@ -80,6 +90,28 @@ def test_a_network_without_blocks_is_its_activations(tmp_path: Path) -> None:
         last = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (c2) {HEAD}""", tmp_path)  # fmt: skip
     assert names(view) == ["a2", "c2"], "pooling comes after the last map"
     assert view.remark_on("last_conv") == ""
+
+
+def test_a_plain_network_is_its_last_activation_of_each_size(tmp_path: Path) -> None:
+    view = opened(
+        f"""{conv("a", "x")} a2 = Relu (a) {conv("c", "a2")} c2 = Relu (c)
+        d = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (c2)
+        {conv("e", "d")} e2 = Relu (e) {conv("i", "e2")} last = Relu (i) {HEAD}""",
+        tmp_path,
+    )
+    assert names(view) == ["c2", "last"]
+    assert len(view.select("all_convs")) == 4
+
+
+def test_concatenations_inside_of_a_single_residual_block_make_no_two_blocks(tmp_path: Path) -> None:
+    view = opened(
+        f"""{conv("a", "x")} a2 = Relu (a) d = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (a2)
+        {conv("e", "d")} {conv("h", "d")} j = Concat <axis = 1> (e, h) {layer("i", "j", 8)}
+        s = Add (i, d) r = Relu (s) {conv("k", "r")} last = Relu (k) {HEAD}""",
+        tmp_path,
+        WIDE,
+    )
+    assert names(view) == ["a2", "last"]
 
 
 @pytest.mark.parametrize("activation", [True, False])
@@ -163,16 +195,6 @@ def test_a_transformer_ends_where_its_patches_still_have_a_say(tmp_path: Path, p
     softmax = view.layer("Softmax[0]")
     assert not softmax.has_map
     assert "attention" in softmax.unplaced
-
-
-WIDE = {
-    f"c{wide}": np.random.default_rng(wide).normal(size=(4, wide, 3, 3)) for wide in (8, 12, 16)
-} | {"h8": np.ones((8, 3)), "h12": np.ones((12, 3)), "k8": np.ones((4, 8, 2, 2))}  # fmt: skip
-
-
-def layer(made: str, read: str, width: int) -> str:
-    """A convolution from so many channels to 4, with its activation."""
-    return f"{made}c = Conv <pads = [1, 1, 1, 1]> ({read}, c{width}) {made} = Relu ({made}c)"
 
 
 @pytest.mark.parametrize("nested", [False, True])

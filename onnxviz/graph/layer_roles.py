@@ -169,12 +169,11 @@ class Roles:
         if last is None:
             return ()
         joins = [layer for layer in self._joins() if layer.position <= last.position]
-        if len(joins) >= _FEWEST:
-            nested = Nesting(self._nodes, self._inputs, self._producers, self._whole).inside(joins)
-            ends = self._ends([layer for layer in joins if layer.value not in nested])
-            found = [self._settled(layer) for layer in ends]
-        else:
-            found = [
+        nested = Nesting(self._nodes, self._inputs, self._producers, self._whole).inside(joins)
+        joins = [layer for layer in joins if layer.value not in nested]
+        found = [self._settled(layer) for layer in self._ends(joins)]
+        if len(joins) < _FEWEST:
+            found += [
                 self._past_sum(self._layers.get(self._following.activated(layer.value), layer), joins)
                 for layer in self._layers.values()
                 if layer.operator == "Conv" and layer.value in self._live
@@ -185,7 +184,8 @@ class Roles:
             for layer in found
             if layer.has_map and layer.position < last.position and self._origin(layer.value) != end
         ]
-        return (*sorted(dict.fromkeys(shown), key=lambda layer: layer.position), last)
+        ordered = [*sorted(dict.fromkeys(shown), key=lambda layer: layer.position), last]
+        return tuple(ordered if len(joins) >= _FEWEST else _last_of_each_size(ordered))
 
     def _past_sum(self, layer: Layer, joins: Sequence[Layer]) -> Layer:
         """Return the sum of maps that alone reads a layer, with the activation behind it; else the layer."""
@@ -340,6 +340,14 @@ class Roles:
 
     def _inputs(self, node: NodeProto) -> list[str]:
         return list(dict.fromkeys(name for name in node.input if name in self._dependent))
+
+
+def _last_of_each_size(layers: Sequence[Layer]) -> Sequence[Layer]:
+    """Return the layers behind which the map changes its size, and the last; all where it never does."""
+    sizes = [layer.map_shape for layer in layers]
+    if len(set(sizes)) == 1 or any(None in (size or (None,)) for size in sizes):
+        return layers
+    return [layer for layer, own, after in zip(layers, sizes, [*sizes[1:], None], strict=True) if own != after]
 
 
 def _around(layer: Layer | None) -> Tokens | None:

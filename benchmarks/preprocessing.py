@@ -176,8 +176,8 @@ class Unlabelled:
 def described(found: Probe) -> str:
     """Return what was chosen in a few words."""
     first = found.trials[0]
-    usual = first.preprocessing.fit == "crop" and first.preprocessing.crop_fraction is None
-    return f"{first.preprocessing.channel_order} {first.range}" + ("" if usual else f", {first.geometry}")
+    own = f", {first.geometry}" if first.preprocessing.keeps_geometry else ""
+    return f"{first.preprocessing.channel_order} {first.range}{own}"
 
 
 def main() -> None:

@@ -23,6 +23,7 @@ from onnxviz.expectations import decide
 from onnxviz.findings import Finding
 from onnxviz.finished_run import Run
 from onnxviz.logged import Logged
+from onnxviz.partial_run import Kept, kept, with_reported
 from onnxviz.plan import PROOF_COST, PlannedJob, analysis_kind
 from onnxviz.proof import read_agreement
 from onnxviz.recipe import Recipe, read_recipe, recipe_from
@@ -31,7 +32,8 @@ from onnxviz.results import AnalysisResult, FailedJob, ModelCard, Part, Provenan
 from onnxviz.run_folder import RUN, Log, write_run
 from onnxviz.schedule import CHOICE, Schedule, left_out
 from onnxviz.values import Agreement
-from onnxviz.workers.engine import Engine, started
+from onnxviz.workers.engine import started
+from onnxviz.workers.pool import Pool
 from onnxviz.workers.tasks import ChoiceTask, CombineTask, JobTask, Outcome, ProofTask, Task
 
 if TYPE_CHECKING:
@@ -50,7 +52,8 @@ class Options(TypedDict, total=False):
         engine: "local" for processes of this machine, "ray" for a Ray cluster.
         limits: what each process that opens a model is limited to.
         force: ids of analyses that are done again although they are done already; "all" for all.
-        only: ids of the only analyses to run; all if empty.
+        only: ids of the only analyses to run; all if empty. What the folder's report has of the others stays in it, as
+            far as it is what the recipe asks for.
         keep_going: whether the rest is done after a job has failed.
         log_file: where the run's log is written too.
     """
@@ -138,8 +141,9 @@ def run(
     **options: Unpack[Options],
 ) -> Run:
     """Run a recipe that was read: see `run_file`."""
-    recipe = restricted(recipe, options.get("only", ()))
-    forced = chosen(recipe, options.get("force", ()), "--force")
+    whole, part = recipe, restricted(recipe, options.get("only", ()))
+    asked, forced = set(part.analyses), chosen(part, options.get("force", ()), "--force")
+    recipe = with_reported(whole, asked, out)
     fresh = not out.exists()
     try:
         with (
@@ -154,8 +158,9 @@ def run(
                 limits=options.get("limits"),
             ) as engine,
         ):
+            does = kept(whole, recipe, engine.schedule, asked, Store(out))
             keep_going, log = options.get("keep_going", True), Log(out, options.get("log_file"))
-            return _Execution(recipe, engine, out, observer or Silent(), forced, keep_going, log).run(command)
+            return _Execution(does, engine.pool, out, observer or Silent(), forced, keep_going, log).run(command)
     except (OnnxvizError, KeyboardInterrupt):
         if fresh and not (out / RUN).exists():
             remove_empty(out)  # nothing ran, so nothing is left
@@ -167,17 +172,16 @@ class _Execution:
 
     def __init__(
         self,
-        recipe: Recipe,
-        engine: Engine,
+        does: Kept,
+        pool: Pool,
         folder: Path,
         observer: Observer,
         forced: set[str],
         keep_going: bool,
         log: Log,
     ) -> None:
-        self.recipe = recipe
-        self.schedule = engine.schedule
-        self.pool = engine.pool
+        self.recipe, self.schedule = does.recipe, does.schedule
+        self.pool = pool
         self.folder = folder
         self.observer = observer
         self.forced = forced
@@ -187,7 +191,9 @@ class _Execution:
             self.jobs.setdefault((job.alias, job.analysis), []).append(job)
         self.checked = Checked(self.store, len(self.schedule.all_keys))
         self.log = log
-        self.dispatcher = Dispatcher(engine.pool, Logged(observer, self.log), stop_on_failure=not keep_going)
+        self.dispatcher = Dispatcher(pool, Logged(observer, self.log), stop_on_failure=not keep_going)
+        self.dispatcher.events += does.remarks
+        self.remarks = does.remarks
         self.failed: dict[str, str] = {}
         self.seconds: dict[str, float] = {}
         self.cached: set[str] = set()
@@ -203,10 +209,12 @@ class _Execution:
         started_at, clock = time.strftime("%Y-%m-%dT%H:%M:%S%z"), time.monotonic()
         self.log.write(f"run of {shorten(self.recipe.name, 200)} on {self.schedule.device}, {self.pool.description}")
         try:
+            for sentence in self.remarks:
+                self.log.write(sentence)
             self.store.clean()
             self.take_stock()
             self.observer.planned(self.schedule, self.cached)
-            for sentence in left_out(self.schedule.data, most=1):
+            for sentence in (*self.remarks, *left_out(self.schedule.data, most=1)):
                 self.observer.message(sentence)
             self.add_items()
             self.dispatcher.run()

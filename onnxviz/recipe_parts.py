@@ -27,7 +27,7 @@ def restricted(recipe: Recipe, only: Sequence[str]) -> Recipe:
         return recipe
     kept = chosen(recipe, only, "--only")
     analyses = {name: analysis for name, analysis in recipe.analyses.items() if name in kept}
-    expect = tuple(item for item in recipe.expect if _speaks_of(item.metric) in kept)
+    expect = tuple(item for item in recipe.expect if analysis_of(item.metric) in kept)
     return dataclasses.replace(recipe, analyses=analyses, expect=expect)
 
 
@@ -48,6 +48,7 @@ def chosen(recipe: Recipe, names: Sequence[str], option: str) -> set[str]:
     return found
 
 
-def _speaks_of(metric: str) -> str:
+def analysis_of(metric: str) -> str:
+    """Return the id of the analysis whose metric an expectation names, "" if it names none."""
     match = re.fullmatch(METRIC_PATTERN, metric)
     return str(match.group(2)) if match else ""

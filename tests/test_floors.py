@@ -56,6 +56,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "expectations",
         "run_folder",
         "finished_run",
+        "partial_run",
         "inspection",
         "dispatch",
         "logged",

@@ -16,6 +16,7 @@ from worker_runs import PATIENCE
 
 from onnxviz.cli.run_options import RunOptions, limits_of
 from onnxviz.errors import SelectionError
+from onnxviz.run_folder import read_run
 from onnxviz.workers.limits import default_limits
 
 EXPECT = """\
@@ -129,6 +130,47 @@ def test_only_force_and_dry_run(
     assert "4 jobs, 1 done before" in capsys.readouterr().out
     assert call(monkeypatch, *RUN, "--force", "evidence") == 0
     assert capsys.readouterr().out.count("done   evidence/") == 3
+
+
+def test_a_run_of_one_analysis_keeps_the_others_in_the_report(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def reported() -> list[str]:
+        run = read_run(folder / "runs" / "r")
+        assert run.recipe == (folder / "runs/r/recipe.lock.yaml").read_text()
+        return [analysis.id for analysis in run.analyses if analysis.parts[0].findings and analysis.id in run.recipe]
+
+    assert call(monkeypatch, *RUN, "--only", "filters") == 0
+    assert "left out, as --only says: evidence" in capsys.readouterr().out
+    assert reported() == ["filters"]
+    assert call(monkeypatch, *RUN) == 0
+    tables = sorted((folder / "runs/r/tables").iterdir())
+    capsys.readouterr()
+    assert call(monkeypatch, *RUN, "--only", "filters", "--force", "filters") == 0
+    said = capsys.readouterr().out
+    assert "kept in the report as before: evidence" in said
+    assert "done   evidence/" not in said
+    assert reported() == ["filters", "evidence"], "in the order of the recipe"
+    assert sorted((folder / "runs/r/tables").iterdir()) == tables
+    # What is not done as the recipe is now cannot stay: the run says so, also where it is short.
+    other = ("--set", "evidence.classes=top:2")
+    assert call(monkeypatch, *RUN, *other, "--only", "filters", "--check") == 0
+    lost = "no longer in the report, because not done as the recipe is now; a run without --only does it: evidence"
+    assert lost in capsys.readouterr().out
+    assert reported() == ["filters"]
+    assert lost in read_run(folder / "runs" / "r").provenance.events
+    assert call(monkeypatch, *RUN) == 0
+    assert "done   evidence/" not in capsys.readouterr().out, "its results were kept"
+
+
+def test_what_the_report_keeps_does_not_decide_the_exit_code(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = ("run", "b.yaml", "--device", "cpu", "--no-open")
+    assert call(monkeypatch, *run) == 1
+    assert call(monkeypatch, *run, "--only", "filters") == 0
+    kept = read_run(folder / "runs" / "b")
+    assert [analysis.id for analysis in kept.analyses] == ["filters", "evidence"]
+    assert kept.verdict == "failed", "the report still tells of both"
+    assert call(monkeypatch, *run, "--only", "evidence") == 1
 
 
 def test_stop_on_failure(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

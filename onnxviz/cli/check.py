@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from rich.console import Console
 from rich.text import Text
 
@@ -52,13 +54,13 @@ def require_expectations(whole: Recipe, restricted: Recipe) -> str:
     return f"{_expectations(left_out)} {'was' if left_out == 1 else 'were'} left out, as --only says"
 
 
-def show_check(console: Console, result: RunResult, left_out: str, report: str) -> None:
+def show_check(console: Console, result: RunResult, remarks: Iterable[str], report: str) -> None:
     """Show the expectations, the failed jobs, and the verdict in one line.
 
     Args:
         console: where to.
         result: the run.
-        left_out: what was not checked.
+        remarks: what was not checked, and what the report has no longer.
         report: path of the report.
     """
     several = len(result.models) > 1
@@ -74,8 +76,8 @@ def show_check(console: Console, result: RunResult, left_out: str, report: str) 
             table.add_row("", Text(beginning(item.because, 2000), style="dim"))
     console.print(table)
     failed_jobs(console, result)
-    if left_out:
-        console.print(Text(left_out, style="yellow"), soft_wrap=True)
+    for remark in remarks:
+        console.print(Text(remark, style="yellow"), soft_wrap=True)
     text, style = verdict_line(result)
     console.print(Text(f"{text}; {report}", style=style), soft_wrap=True)
 

@@ -27,7 +27,13 @@ DeviceOption = Annotated[
     Literal["auto", "cpu", "cuda"], typer.Option("--device", help="What to compute on.", show_default=True)
 ]
 OnlyOption = Annotated[
-    list[str] | None, typer.Option("--only", metavar="ID", help="Only this analysis; may be repeated.")
+    list[str] | None,
+    typer.Option(
+        "--only",
+        metavar="ID",
+        help="Do only this analysis, which also decides the exit code; "
+        "the report keeps what it has of others; may be repeated.",
+    ),
 ]
 OpenOption = Annotated[
     bool | None,

@@ -27,6 +27,7 @@ from onnxviz.errors import OnnxvizError, OutputError, SelectionError, beginning,
 from onnxviz.execute import Options
 from onnxviz.execute import run as execute
 from onnxviz.finished_run import Run
+from onnxviz.partial_run import LOST, of_analyses
 from onnxviz.progress import EventStream, PlainProgress, Several, TerminalProgress, duration
 from onnxviz.recipe import Recipe
 from onnxviz.recipe_parts import restricted
@@ -55,7 +56,8 @@ def run_recipe(recipe: Recipe, out: Path, options: RunOptions) -> NoReturn:
     if options.engine == "local":  # before there is a folder
         require_device(options.device)
     require_named(recipe, options)
-    left_out = require_expectations(recipe, restricted(recipe, options.only or ())) if options.check else ""
+    part = restricted(recipe, options.only or ())
+    left_out = require_expectations(recipe, part) if options.check else ""
     to_standard_output = options.events == _STANDARD_OUTPUT
     output, errors = consoles()
     people = errors if to_standard_output else output
@@ -63,21 +65,23 @@ def run_recipe(recipe: Recipe, out: Path, options: RunOptions) -> NoReturn:
     _require_writable("--log-file", options.log_file, out, _OWN_LOG)
     with _told_of_the_end(options, events, errors):
         finished = _watched(recipe, out, options, people, events)
-        code = EXIT_CODES[finished.result.verdict]
+        result = of_analyses(finished.result, part.analyses)  # the report may have more, of runs before
+        code = EXIT_CODES[result.verdict]
         if events is not None:
-            events.verdict(finished.result, str(finished.report), code)
+            events.verdict(result, str(finished.report), code)
     report = safe(str(finished.report))
     if options.check:
-        show_check(people, finished.result, left_out, report)
+        lost = [event for event in result.provenance.events if event.startswith(LOST)]
+        show_check(people, result, [*lost, *([left_out] if left_out else [])], report)
     elif options.quiet:
-        failed_jobs(errors, finished.result)
-        show_expectations(errors, finished.result, broken_only=True)
+        failed_jobs(errors, result)
+        show_expectations(errors, result, broken_only=True)
         typer.echo(report, err=to_standard_output)
     else:
         if options.verbose:
-            show_confinement(people, finished.result.provenance)
-        show_result(people, finished.result)
-        people.print(Text(f"{duration(finished.result.provenance.seconds)}; the report:"), soft_wrap=True)
+            show_confinement(people, result.provenance)
+        show_result(people, result)
+        people.print(Text(f"{duration(result.provenance.seconds)}; the report:"), soft_wrap=True)
         typer.echo(report, err=to_standard_output)
     open_page(finished.report, options.open_report)
     raise typer.Exit(code)

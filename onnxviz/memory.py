@@ -129,6 +129,11 @@ def resident_memory(pid: int | None = None) -> int | None:
     return int(text) << 10 if text.isdigit() else None
 
 
+def data_memory() -> int | None:
+    """Return how many bytes of this process a limit on its data counts; None if that is not known."""
+    return _status_of(None).get("VmData")
+
+
 def _machine() -> tuple[int, int]:
     """Return the machine's memory, and how much of it is free, in bytes."""
     facts = _fields(_read(Path("/proc/meminfo")))
@@ -311,15 +316,16 @@ def _asked_for(text: str) -> Iterator[int]:
             yield parse_bytes(f"{number} {'' if unit.lower().startswith('byte') else unit}")
 
 
-def more_memory(limit: int, error: str = "") -> str:
+def more_memory(limit: int, error: str = "", needed: int = 0) -> str:
     """Return what to do about a limit that did not suffice, with a size that is worth a try.
 
     Args:
         limit: in bytes.
         error: what `describe_shortage` said, for the size that is needed at least.
+        needed: bytes that are needed at least.
     """
-    needed = re.search(r"needs at least ([\d.]+ [KMGT]?i?B)", error)
-    wanted = max(2 * limit, int(1.1 * parse_bytes(needed[1])) if needed else 0)
+    said_needed = re.search(r"needs at least ([\d.]+ [KMGT]?i?B)", error)
+    wanted = max(2 * limit, needed, int(1.1 * parse_bytes(said_needed[1])) if said_needed else 0)
     size = 1 << 28
     while size < wanted:
         size *= 2

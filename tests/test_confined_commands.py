@@ -22,7 +22,8 @@ from worker_runs import PATIENCE
 
 from onnxviz.cli import confined
 from onnxviz.confinement import landlock
-from onnxviz.errors import SelectionError
+from onnxviz.errors import MemoryLimitError, SelectionError
+from onnxviz.workers import own_memory
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are not copied here")
 landlocked = pytest.mark.skipif(
@@ -93,6 +94,66 @@ def test_a_bomb_ends_at_the_memory_limit(models: Path, arguments: tuple[str, ...
     assert "--memory" in done.stderr
     assert "Traceback" not in done.stdout + done.stderr
     assert not (models / "bomb.yaml").exists()
+
+
+@LINUX
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("inspect", "m.onnx", "--memory", "1MB"),
+        ("inspect", "m.onnx", "--memory", "150MB"),
+        ("init", "m.onnx", "--memory", "30MB"),
+        ("plan", "r.yaml", "--memory", "30MB"),
+        ("validate", "r.yaml", "--memory", "30MB"),
+        ("run", "r.yaml", "--workers", "1", "--memory", "30MB"),
+        ("run", "r.yaml", "--workers", "1", "--memory", "150MB"),
+        ("run", "little.yaml", "--workers", "1"),
+        ("validate", "little.yaml"),
+    ],
+    ids=" ".join,
+)
+def test_a_limit_too_small_for_any_model_blames_no_model(models: Path, arguments: tuple[str, ...]) -> None:
+    recipe = "version: 1\nmodel: {path: m.onnx}\nanalyses: {f: {kind: weights, layers: first}}\n"
+    (models / "r.yaml").write_text(recipe)
+    (models / "little.yaml").write_text(f"{recipe}limits: {{memory: 150MB}}\n")
+    done = onnxviz(models, *arguments)
+    assert done.returncode == 2, done.stderr
+    found = re.search(
+        r"the memory limit of [\d.]+ [KM]iB is too small for any model: at least about ([\d.]+) MiB are needed, which "
+        r"onnxviz takes itself\n  give it more, for example --memory (\d+)MiB \(and more in `limits:`",
+        done.stderr,
+    )
+    assert found is not None, done.stderr
+    assert float(found[1]) < int(found[2])
+    assert "trust" not in done.stderr
+    assert not (models / "runs" / Path(arguments[1]).stem).exists()
+    # The size that is named does.
+    if arguments[0] in ("init", "inspect"):
+        done = onnxviz(models, *arguments[:2], "--memory", f"{found[2]}MiB")
+        assert done.returncode == 0, done.stderr
+
+
+@LINUX
+def test_a_plan_loads_no_torch_where_it_might_not_fit(models: Path) -> None:
+    (models / "w.yaml").write_text("version: 1\nmodel: {path: m.onnx}\nanalyses: {f: {kind: weights, layers: first}}\n")
+    done = onnxviz(models, "plan", "w.yaml", "--memory", "170MB")
+    assert done.returncode == 0, done.stderr
+    assert "a guess, nothing was measured" in done.stdout
+
+
+@pytest.mark.parametrize(("status", "said"), [(-signal.SIGSEGV, "crashed"), (127, "needed more than"), (-6, "gave up")])
+def test_a_crash_below_a_small_limit_blames_the_limit(status: int, said: str) -> None:
+    with pytest.raises(MemoryLimitError, match=rf"{said}.*the memory limit of 300.0 MiB"):
+        confined._judge(status, confined.confinement("m.onnx", [], "300MiB"))
+
+
+def test_no_limit_and_a_large_one_are_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    def measured(**_: object) -> int:
+        raise AssertionError("takes seconds")
+
+    monkeypatch.setattr(own_memory, "own_memory", measured)
+    own_memory.require_enough(None, compute=True)
+    own_memory.require_enough(1 << 30, compute=True)
 
 
 @LINUX

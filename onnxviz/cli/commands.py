@@ -136,6 +136,7 @@ def validate(
     from onnxviz.plan import make_plan
     from onnxviz.recipe import read_recipe
     from onnxviz.schedule import left_out, schedule_of
+    from onnxviz.workers.own_memory import require_enough
 
     output, errors = consoles()
     refused = False
@@ -150,6 +151,8 @@ def validate(
         try:
             recipe = read_recipe(path, tuple(overrides or ()), partly=True)
             confined(partial(check, recipe), _bounds(recipe, memory))
+            if recipe.limits is not None:
+                require_enough(recipe.limits.memory_bytes, compute=True, place=f"{path}: limits")
         except OnnxvizError as error:
             refused = True
             show_error(errors, error)
@@ -489,6 +492,7 @@ def _plan(recipe: Recipe, out: Path | None, options: RunOptions) -> None:
     from onnxviz.recipe_parts import restricted
     from onnxviz.schedule import schedule_of
     from onnxviz.workers.engine import worker_count
+    from onnxviz.workers.own_memory import DOUBTFUL
 
     require_named(recipe, options)
     output, _ = consoles()
@@ -497,17 +501,20 @@ def _plan(recipe: Recipe, out: Path | None, options: RunOptions) -> None:
     recipe = restricted(recipe, options.only or ())
     again = chosen_analyses(recipe, options.force or (), "--force")
     workers = max(1, worker_count(options.workers, chosen))
+    bounds = _bounds(recipe, None if options.memory == NO_LIMIT else options.memory, folder.resolve())
 
     def work() -> None:
         made = make_plan(recipe, chosen)
 
         def measure(alias: str) -> Pace | None:
-            # A GPU is not measured: it may not be taken from those who use it only to say what a run would take.
-            return measure_pace(made.subjects[alias], chosen) if chosen == "cpu" else None
+            # A GPU is not measured: it may not be taken from those who use it only to say what a run would take. Nor
+            # is anything where torch might not fit in.
+            possible = chosen == "cpu" and bounds.memory >= DOUBTFUL
+            return measure_pace(made.subjects[alias], chosen) if possible else None
 
         show_plan(output, planned_work(schedule_of(made), folder, again, workers, measure), recipe, folder)
 
-    confined(work, _bounds(recipe, None if options.memory == NO_LIMIT else options.memory, folder.resolve()))
+    confined(work, bounds)
 
 
 def _bounds(recipe: Recipe, memory: str | None, *read: Path) -> Confinement:

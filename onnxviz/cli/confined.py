@@ -15,7 +15,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -24,8 +24,9 @@ import typer
 from onnxviz.cli.ending import INTERNAL, INTERRUPTED, exit_code
 from onnxviz.confinement import Limits, clean_environment, confine_calls, confine_start
 from onnxviz.devices import DeviceChoice, require_device
-from onnxviz.errors import Fault, MemoryLimitError, ModelError, RecipeError, SelectionError, beginning, shorten
+from onnxviz.errors import MemoryLimitError, ModelError, RecipeError, SelectionError, beginning, shorten
 from onnxviz.memory import is_out_of_memory, more_memory, parse_bytes, show_bytes, total_memory
+from onnxviz.workers.own_memory import DOUBTFUL, require_enough
 
 MemoryOption = Annotated[
     str | None,
@@ -41,6 +42,8 @@ _PART = 0.8
 """What a command may take of the machine's memory."""
 _NO_MEMORY = 86
 """Exit code by which the copy says that its memory did not suffice: to say it in words may take more than is left."""
+_NO_THREAD_MEMORY = 127
+"""By which glibc ends a process that has none for a thread's own variables."""
 _SCREEN = ("TERM", "COLORTERM", "COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR")
 """What the environment says of the terminal."""
 _TEXT = "text"
@@ -119,12 +122,13 @@ def confined(call: Callable[[], str | None], bounds: Confinement) -> str:
 
     Raises:
         typer.Exit: with the copy's exit code, where it is not 0; its errors are shown then.
-        MemoryLimitError: if the memory did not suffice.
+        MemoryLimitError: if the memory did not suffice, or suffices for no model.
         ModelError: if the copy crashed.
     """
     if not _can_copy():
         require_device(bounds.device)
         return call() or ""
+    require_enough(bounds.memory, compute=bounds.compute, place=bounds.place)
     folder = Path(tempfile.mkdtemp(prefix="onnxviz-"))
     kept = False
     try:
@@ -195,7 +199,7 @@ def _judge(code: int, bounds: Confinement) -> None:
         raise typer.Exit(INTERRUPTED)
     limit = f"the memory limit of {show_bytes(bounds.memory)}"
     more = f"{more_memory(bounds.memory)}, if you trust the file"
-    if code == _NO_MEMORY:
+    if code in (_NO_MEMORY, _NO_THREAD_MEMORY):
         raise MemoryLimitError(f"needed more than {limit}", where=bounds.place, remedy=more)
     if code > 0:
         raise typer.Exit(code)
@@ -204,6 +208,12 @@ def _judge(code: int, bounds: Confinement) -> None:
         how = "the system ended it" if name == "SIGKILL" else "the libraries that read the model gave up"
         raise MemoryLimitError(
             f"{how} (signal {-code}), most likely because it needed more than there was, or than {limit}",
+            where=bounds.place,
+            remedy=more,
+        )
+    if name in _CRASHES and bounds.memory < DOUBTFUL:  # torch without memory crashes in many ways
+        raise MemoryLimitError(
+            f"the libraries that read the model crashed (signal {-code}), most likely because {limit} does not suffice",
             where=bounds.place,
             remedy=more,
         )
@@ -267,20 +277,12 @@ def _work(call: Callable[[], str | None], bounds: Confinement, folder: Path) -> 
         text = call()
         if text:
             (folder / _TEXT).write_text(text, encoding="utf-8")
-    except RecipeError as fault:
-        raise RecipeError([_with_limit(item, bounds) for item in fault.faults]) from fault
+    except RecipeError:
+        raise  # with its place; a fault that is a want of memory names the limit
     except Exception as fault:
         if is_out_of_memory(fault):
             os._exit(_NO_MEMORY)
         raise
-
-
-def _with_limit(fault: Fault, bounds: Confinement) -> Fault:
-    """Name the limit in a fault that stands at a place in a recipe; there the error itself is gone."""
-    if "more memory than there is" not in fault.message:
-        return fault
-    said = f"it needed more than the memory limit of {show_bytes(bounds.memory)}; give it more with --memory"
-    return replace(fault, message=f"{fault.message} ({said})")
 
 
 def _load_libraries() -> None:

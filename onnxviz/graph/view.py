@@ -33,6 +33,7 @@ from onnxviz.graph.structure import (
 )
 from onnxviz.graph.told_outputs import tell
 from onnxviz.graph.unknown import foreign_operators
+from onnxviz.memory import show_bytes, total_memory
 from onnxviz.model_file import LoadedModel
 from onnxviz.results import HeadRow, LayerRow, ModelCard
 from onnxviz.values import CROP_FRACTION, Agreement, Layer, Preprocessing
@@ -531,7 +532,9 @@ def _contradictions_refused(loaded: LoadedModel) -> Iterator[None]:
         raise
     except MemoryError as fault:
         raise ModelFileError(
-            "it asks for more memory than there is", where=shorten(loaded.file), remedy="use a smaller model"
+            f"reading it needed more than the memory limit of {show_bytes(total_memory())}",
+            where=shorten(loaded.file),
+            remedy="give it more with --memory (and in `limits:`, where the recipe sets it), or use a smaller model",
         ) from fault
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as fault:
         # What passes the checks and still cannot be computed with: an axis that does not exist, a stride of 0.

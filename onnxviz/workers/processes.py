@@ -25,12 +25,13 @@ from onnxviz import results
 from onnxviz.confinement import Limits, clean_environment
 from onnxviz.devices import Device, thread_count, visible_gpus
 from onnxviz.errors import Fault, OnnxvizError, OutputError, RecipeError, beginning, shorten
-from onnxviz.memory import resident_memory, show_bytes
+from onnxviz.memory import more_memory, resident_memory, show_bytes
 from onnxviz.recipe import Recipe
 from onnxviz.recipe_schema import GeneratorSettings
 from onnxviz.results import Defence
 from onnxviz.schedule import Schedule, from_data
 from onnxviz.workers.limits import default_limits, in_words, tightened
+from onnxviz.workers.own_memory import DOUBTFUL, require_enough
 from onnxviz.workers.pool import DeathKind, Died, Finished, Message, Progressed
 from onnxviz.workers.tasks import Task, outcome_from, task_data
 
@@ -40,7 +41,14 @@ _LINE_BYTES = 256 << 20
 _KEPT_BYTES = 16 << 10
 """How much of what a worker says on standard error is kept, for the cause of its death."""
 _LOOK_EVERY = 0.2
-_NO_MEMORY = ("MemoryError", "bad_alloc", "bad allocation", "Cannot allocate memory", "can't allocate memory")
+_NO_MEMORY = (
+    "MemoryError",
+    "bad_alloc",
+    "bad allocation",
+    "Cannot allocate memory",
+    "can't allocate memory",
+    "Memory allocation still failed",  # OpenBLAS
+)
 _START_SECONDS = 120.0
 """What a worker may take to load its libraries, on a busy machine."""
 
@@ -107,18 +115,29 @@ class ProcessPool:
             RecipeError: if the recipe, its models or its data are refused.
             OnnxvizError: if reading them breaks a limit.
         """
+        require_enough(self._limits.memory, compute=True, place=self._recipe.name, environment=self._environment(0))
         for last in (False, True):
             answer = self._ask_for_plan()
             if not isinstance(answer, Died):
                 return self._planned(answer)
             self.replace(0)
             if last or answer.kind == "time" or answer.by_limit:
-                raise OnnxvizError(
-                    f"the process that reads the models {answer.cause}",
-                    remedy=f"{_remedy(answer.kind)}; the last that it said: {_last(answer.details)}",
-                )
+                what = f"the process that reads the models {answer.cause}"
+                remedy = self._remedy(answer.kind)
+                if not self._defences and answer.kind == "crash":
+                    remedy = "it had not opened a model yet, so that the installation or the machine is at fault"
+                raise OnnxvizError(what, remedy=f"{remedy}; the last that it said: {_last(answer.details)}")
             self.events += (f"planning: {answer.cause}; done once more",)
         raise AssertionError("the second try returns or raises")
+
+    def _remedy(self, kind: DeathKind) -> str:
+        limit = self._limits.memory
+        if kind == "crash" and limit is not None and limit < DOUBTFUL:  # torch without memory crashes in many ways
+            return f"most likely the memory limit of {show_bytes(limit)} does not suffice: {more_memory(limit)}"
+        if kind == "memory" and limit is not None:
+            return f"{more_memory(limit)}, if you trust the model"
+        options = {"memory": "free some of this machine's memory", "time": "raise --job-time if you trust the model"}
+        return options.get(kind, "a model that crashes what reads it is not to be trusted")
 
     def _ask_for_plan(self) -> dict[str, Any] | Died:
         process = self._start(0)
@@ -154,7 +173,7 @@ class ProcessPool:
         if "memory" in message:
             raise OnnxvizError(
                 f"reading the models needs more memory than the limit of {show_bytes(self._limits.memory or 0)}",
-                remedy=_remedy("memory"),
+                remedy=self._remedy("memory"),
             )
         try:
             schedule = from_data(message["schedule"], self._recipe)
@@ -162,7 +181,7 @@ class ProcessPool:
         except (KeyError, TypeError, ValueError, AttributeError) as fault:
             raise OnnxvizError(
                 f"the process that reads the models sent what makes no sense: {beginning(str(fault))}",
-                remedy=_remedy("crash"),
+                remedy=self._remedy("crash"),
             ) from fault
         return schedule
 
@@ -455,11 +474,6 @@ def _parsed(line: bytes) -> dict[str, Any]:
     if not isinstance(message, dict):
         raise TypeError("not a mapping")
     return message
-
-
-def _remedy(kind: DeathKind) -> str:
-    options = {"memory": "raise --memory if you trust the model", "time": "raise --job-time if you trust the model"}
-    return options.get(kind, "a model that crashes what reads it is not to be trusted")
 
 
 def _last(said: str) -> str:

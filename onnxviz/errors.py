@@ -5,7 +5,7 @@
     ├── ModelError
     │   ├── ModelFileError            the file cannot be read, or is refused as unsafe
     │   ├── UnsupportedOperatorError  the layers asked for need operators that do not convert
-    │   └── AgreementError            the converted network differs from ONNX Runtime
+    │   └── AgreementError            the converted network, or an imported file, differs
     ├── SelectionError                a layer, unit or class that the model does not have
     ├── DataError                     images, labels or concept data that cannot be used
     │   └── BatchMixedError           a layer whose tensor has no axis of images in front
@@ -100,7 +100,7 @@ class UnsupportedOperatorError(ModelError):
 
 
 class AgreementError(ModelError):
-    """The converted network and ONNX Runtime give different activations."""
+    """What was made of a model gives other values: the converted network than ONNX Runtime, a file than its source."""
 
 
 class SelectionError(OnnxvizError):

@@ -13,9 +13,10 @@ import pytest
 import torch
 from onnx import parser
 
+from onnxviz.errors import AgreementError
 from onnxviz.graph import open_model
-from onnxviz.importing import from_torch, import_model, importer
-from onnxviz.importing.comparison import compare
+from onnxviz.importing import from_torch, import_model, importer, torch_module
+from onnxviz.importing.comparison import Comparison, compare
 from tests.caffe_models import layer, network, save
 from tests.importing_support import logs_go_away  # noqa: F401
 
@@ -121,7 +122,18 @@ def test_a_caffe_network_is_not_compared(tmp_path: Path) -> None:
     assert made.compared.said.startswith("not compared with the source: ")
 
 
-def test_an_import_that_differs_is_told_on_the_console_and_in_the_file(
+def test_a_module_that_differs_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("onnxscript")
+    monkeypatch.setattr(torch_module, "compare", lambda *_: Comparison(False, "differs from the source by 1"))
+    with pytest.raises(AgreementError, match="differs from the source by 1; nothing was written"):
+        from_torch(Small(), torch.zeros(2, 3, 8, 8), tmp_path / "m.onnx")
+    assert not (tmp_path / "m.onnx").exists()
+    with pytest.warns(UserWarning, match="differs from the source by 1"):
+        from_torch(Small(), torch.zeros(2, 3, 8, 8), tmp_path / "m.onnx", keep_different=True)
+    assert (tmp_path / "m.onnx").exists()
+
+
+def test_an_import_that_differs_is_written_only_if_it_is_wanted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from onnxviz.cli import main
@@ -134,10 +146,20 @@ def test_an_import_that_differs_is_told_on_the_console_and_in_the_file(
     monkeypatch.setattr(importer, "run_exporter", exporter)
     monkeypatch.setattr(importer, "source_kind", lambda *_: "keras")
     (tmp_path / "m.keras").write_bytes(b"PK")
-    monkeypatch.setattr(sys, "argv", ["onnxviz", "import", str(tmp_path / "m.keras"), "-o", str(tmp_path / "m.onnx")])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    assert ended.value.code in (0, None)
+    target = tmp_path / "m.onnx"
+    target.write_bytes(b"what was there")
+
+    def ended(*options: str) -> object:
+        command = ["onnxviz", "import", str(tmp_path / "m.keras"), "-o", str(target), "--force", *options]
+        monkeypatch.setattr(sys, "argv", command)
+        with pytest.raises(SystemExit) as end:
+            main()
+        return end.value.code
+
     said = "differs from the source by 1 of an output's largest value, on 2 random inputs"
+    assert ended() == 2
+    assert f"{said}; nothing was written" in capsys.readouterr().err
+    assert target.read_bytes() == b"what was there"
+    assert ended("--keep-different") == 3
     assert said in capsys.readouterr().out
     assert open_model(tmp_path / "m.onnx").metadata["onnxviz.source.compared"] == said

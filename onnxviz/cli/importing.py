@@ -28,6 +28,8 @@ EPILOG = (
 
 
 _CAFFE_WEIGHTS = ".caffemodel"
+_DIFFERS = 3
+"""Exit code where the file was written although it differs from its source."""
 _NOTES = 20
 """Remarks of a converter that are printed; all of them are in the file's metadata."""
 
@@ -66,6 +68,10 @@ def import_command(
     ] = None,
     timeout: Annotated[float, typer.Option(min=1.0, help="Seconds that the exporter may take.")] = EXPORTER_SECONDS,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the output.")] = False,
+    keep_different: Annotated[
+        bool,
+        typer.Option("--keep-different", help="Write the file also where it differs; exit code 3 then."),
+    ] = False,
 ) -> None:
     """Turn a Keras, TensorFlow, PyTorch or Caffe model into an ONNX file."""
     from onnxviz.cli.show import consoles
@@ -83,9 +89,12 @@ def import_command(
         input_shape=shape,
         timeout=timeout,
         force=force,
+        keep_different=keep_different,
     )
     console, _ = consoles()
     _show(console, made)
+    if made.compared.agrees is False:
+        raise typer.Exit(_DIFFERS)
 
 
 def _caffe_pair(first: Path, second: Path, weights: Path | None) -> tuple[Path, Path]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from onnxviz.errors import shorten
+from onnxviz.errors import AgreementError, shorten
 
 TOLERANCE = 1e-3
 """Largest difference between two float32 computations of one output, relative to its largest value."""
@@ -28,6 +28,21 @@ class Comparison:
 
     agrees: bool | None
     said: str
+
+
+def require_the_same(compared: Comparison, place: str, *, keep: bool) -> None:
+    """Refuse a file that differs from its source, unless it is wanted all the same.
+
+    Raises:
+        AgreementError: if it differs and `keep` is not set.
+    """
+    if compared.agrees is False and not keep:
+        raise AgreementError(
+            f"what was exported {compared.said}; nothing was written",
+            where=place,
+            remedy="try another version of the framework or its exporter, or look at the file: --keep-different "
+            "(in Python keep_different=True) writes it",
+        )
 
 
 def not_compared(why: str) -> Comparison:

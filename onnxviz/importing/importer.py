@@ -16,7 +16,7 @@ from onnx import ModelProto
 from onnxviz import limits
 from onnxviz.errors import ModelError, ModelFileError, OutputError, shorten
 from onnxviz.importing.child import run_exporter
-from onnxviz.importing.comparison import Comparison, compare, not_compared, read_reference
+from onnxviz.importing.comparison import Comparison, compare, not_compared, read_reference, require_the_same
 from onnxviz.importing.program_archive import write_safe_program
 from onnxviz.importing.source_kind import SourceKind, source_kind
 
@@ -65,6 +65,7 @@ def import_model(
     input_shape: Sequence[int] | None = None,
     timeout: float = limits.EXPORTER_SECONDS,
     force: bool = False,
+    keep_different: bool = False,
 ) -> Imported:
     """Turn a model of another format into an ONNX file.
 
@@ -79,6 +80,7 @@ def import_model(
         input_shape: shape of the first input where the model leaves it free, the batch included.
         timeout: seconds that the exporter may take.
         force: overwrite the output.
+        keep_different: write the file also where it differs from the source.
 
     Returns:
         The file, and the network read from it.
@@ -86,6 +88,7 @@ def import_model(
     Raises:
         ModelFileError: if the source is refused, damaged or of no known kind.
         ModelError: if the framework is missing or its exporter fails.
+        AgreementError: if what was exported differs from the source.
         OutputError: if the output exists already or cannot be written.
     """
     source = Path(source)
@@ -117,6 +120,7 @@ def import_model(
             exporters = ", ".join(f"{name} {number}" for name, number in sorted(told["versions"].items()))
             about = {"sha256": digest, "frameworks": f"{told['done']['written_by']}, exported by {exporters}"}
             compared = compare(made, told["done"]["reference"], read_reference(folder / "reference.npz"))
+            require_the_same(compared, place, keep=keep_different)
         about = {"kind": KINDS[kind], "file": source.resolve().name, **about, "compared": compared.said}
         view = write_checked(made, target, about, place)
     return Imported(target, kind, about, view, compared)

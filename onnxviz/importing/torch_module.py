@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnxviz.errors import DataError, ModelError
-from onnxviz.importing.comparison import compare, read_reference
+from onnxviz.importing.comparison import compare, read_reference, require_the_same
 from onnxviz.importing.importer import check_target, write_checked
 from onnxviz.importing.program_exporter import write_reference
 
@@ -30,6 +30,7 @@ def from_torch(
     output_names: Sequence[str] | None = None,
     opset: int = OPSET,
     force: bool = False,
+    keep_different: bool = False,
 ) -> GraphView:
     """Export a PyTorch module to an ONNX file by `torch.onnx.export(dynamo=True)`.
 
@@ -45,6 +46,7 @@ def from_torch(
         output_names: names of the outputs.
         opset: ONNX opset.
         force: overwrite the file.
+        keep_different: write the file, with a warning, also where it differs from the module.
 
     Returns:
         The network, read from the file.
@@ -52,6 +54,7 @@ def from_torch(
     Raises:
         DataError: if the examples are no tensors with a common batch.
         ModelError: if onnxscript is missing, or the module cannot be exported; says why.
+        AgreementError: if what was exported differs from the module.
         OutputError: if the file exists already or cannot be written.
     """
     import torch
@@ -78,6 +81,7 @@ def from_torch(
         told = {"inputs": [value.name for value in made.model.graph.inputs]}
         told |= write_reference(torch, program, str(reference))
         compared = compare(exported, told, read_reference(reference))
+        require_the_same(compared, place, keep=keep_different)
         if compared.agrees is False:
             warnings.warn(f"{place}: the ONNX file {compared.said}", stacklevel=2)
         about = {"kind": "PyTorch module", "file": place, "frameworks": f"torch {torch.__version__}"}

@@ -26,6 +26,7 @@ __all__ = [
     "read_image",
 ]  # fmt: skip
 
+_NAME_IMAGES = "name a file, a folder or a glob of images"
 SUFFIXES = frozenset({
     ".jpg", ".jpeg", ".jpe", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm",
 })  # fmt: skip
@@ -418,6 +419,7 @@ def _match(patterns: Sequence[str], base: Path) -> tuple[list[Path], list[str]]:
     """Return the files that patterns name, each once, and the patterns that name none."""
     files: dict[Path, Path] = {}
     unmatched: list[str] = []
+    base = Path(os.path.realpath(base))  # what is above a link is not above what it leads to
     for pattern in patterns:
         matched = False
         for file in _files_of(pattern, base):
@@ -473,22 +475,28 @@ def require_files(pattern: str, base: Path) -> None:
         if not any(sign in pattern for sign in "*?[") and not literal.exists():
             hint = nearest(literal.name, _entries(literal.parent)) if literal.parent.is_dir() else ""
             raise DataError("no such folder", where=shorten(pattern, 200),
-                            remedy=hint or "name a file, a folder or a glob of images")  # fmt: skip
-        raise _nothing_found("images", [pattern], base)
+                            remedy=hint or _NAME_IMAGES)  # fmt: skip
+        fault = _nothing_found("images", [pattern], base)
+        if literal.parent.is_dir() and not literal.is_dir():
+            fault.remedy = nearest(literal.name, _entries(literal.parent)) or _NAME_IMAGES
+        fault.where = shorten(pattern, 200)
+        raise fault
 
 
 def _nothing_found(name: str, patterns: Sequence[str], base: Path) -> DataError:
     pattern = patterns[0] if patterns else ""
+    where = f"data {name!r}"
+    if len(patterns) == 1 and (base / Path(pattern)).is_dir():
+        return DataError(
+            "the folder holds no image",
+            where=f"{where}: {shorten(pattern, 200)}",
+            remedy=f"images are files that end in {', '.join(sorted(SUFFIXES))}",
+        )
     folder = (base / Path(pattern)).parent
-    hint = ""
-    if (base / Path(pattern)).is_dir():
-        hint = f"the folder holds no image: no file that ends in {', '.join(sorted(SUFFIXES))}"
-    elif folder.is_dir():
-        hint = nearest(Path(pattern).name, _entries(folder))
     listed = ", ".join(repr(shorten(entry)) for entry in patterns)
     return DataError(
         f"no image matches {listed} in the folder {shorten(str(base), 200)!r}",
-        where=f"data {name!r}",
-        remedy=hint
+        where=where,
+        remedy=(nearest(Path(pattern).name, _entries(folder)) if folder.is_dir() else "")
         or "paths are relative to the recipe's folder; name a file, a folder or a glob such as photos/*.jpg",
     )

@@ -328,10 +328,16 @@ class _Outcome:
         """Return the score of each resample of the pictures, given how often it has each."""
         classes, places = np.unique(self.given, return_inverse=True)
         shares = weights @ np.eye(len(classes))[places] / len(self.given)
-        variety = -(shares * np.log(np.maximum(shares, 1e-12))).sum(axis=1)
+        variety = _entropy(shares)
         sure = np.sqrt((weights @ self.confidence) * (weights @ self.steady)) / len(self.given)
         score: npt.NDArray[np.float64] = sure * variety
         return score
+
+
+def _entropy(shares: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return the entropy of shares in nats along the last axis; 0, and not -0, where one has all."""
+    entropy: npt.NDArray[np.float64] = -(shares * np.log(np.maximum(shares, 1e-12))).sum(axis=-1) + 0.0
+    return entropy
 
 
 def _behind_by_chance(best: _Outcome, other: _Outcome, by_accuracy: bool) -> float:
@@ -481,7 +487,7 @@ def _outcome(
         name,
         confidence=float(confidence.mean()),
         steady=float(steady.mean()),
-        variety=float(-(shares * np.log(np.maximum(shares, 1e-12))).sum()),
+        variety=float(_entropy(shares)),
         top1=top1,
         top5=top5,
     )

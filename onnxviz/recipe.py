@@ -211,9 +211,13 @@ def _plain_values(value: Any) -> Any:
 
 
 def relative(path: Path, folder: Path) -> str:
-    """Return a path as seen from a folder, with slashes; absolute where there is no way (another drive)."""
+    """Return a path as seen from a folder, with slashes; absolute where there is no way (another drive).
+
+    The folder's own place counts, not that of a link to it: from there `..` leads.
+    """
+    there = Path(os.path.realpath(path.parent), path.name)
     try:
-        return Path(os.path.relpath(path, folder)).as_posix()
+        return Path(os.path.relpath(there, os.path.realpath(folder))).as_posix()
     except ValueError:
         return path.absolute().as_posix()
 

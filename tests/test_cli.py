@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -9,12 +10,15 @@ import sys
 from importlib import resources
 from pathlib import Path
 
+import onnx
 import pytest
+from rich.console import Console
 from tiny_models import fill, save_model
 
 from onnxviz import cli
 from onnxviz.cli import browser, commands, show
 from onnxviz.cli.ending import INTERNAL
+from onnxviz.cli.show import show_rows
 from onnxviz.errors import OnnxvizError
 from onnxviz.plan import make_plan
 from onnxviz.progress import duration
@@ -226,6 +230,82 @@ def test_init_writes_where_the_class_names_are(
         assert call(monkeypatch, "init", "m.onnx", "--labels", name, "--out", "start.yaml") == 2
         assert said in " ".join(capsys.readouterr().err.split())
     assert not Path("start.yaml").exists()
+
+
+def test_init_writes_paths_that_hold_from_anywhere(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("from", "deep/to", "elsewhere"):
+        (folder / name).mkdir(parents=True)
+    (folder / "link").symlink_to(folder / "deep" / "to")
+    monkeypatch.chdir(folder / "from")
+    for target in ("../deep/to/r.yaml", "../link/s.yaml"):
+        assert call(monkeypatch, "init", "../m.onnx", "--out", target, "--images", "../photos") == 0
+    monkeypatch.chdir(folder / "elsewhere")
+    for target in ("../deep/to/r.yaml", "../link/r.yaml", "../deep/to/s.yaml", "../link/s.yaml"):
+        plan = make_plan(read_recipe(target))
+        assert plan.subjects["model"].view.file == "m.onnx"
+        assert len(plan.data["photos"])
+
+
+@pytest.mark.zoo
+@pytest.mark.parametrize(
+    ("model", "tries"), [("fastestdet_coco", False), ("ultraface_rfb_320", False), ("cifar10_resnet20_ts17", True)]
+)
+def test_init_advises_what_the_model_takes(
+    zoo: Path, model: str, tries: bool, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert call(monkeypatch, "init", str(zoo / "onnx" / f"{model}.onnx"), "--out", "start.yaml") == 0
+    text = Path("start.yaml").read_text()
+    assert ("preprocess: auto" in text) == tries, "a detector's cannot be tried"
+    for comment in ("# data:", "#   photos:", "  # evidence:"):
+        assert comment in text
+        text = text.replace(comment, comment.replace("# ", "", 1) if comment != "#   photos:" else "  photos:")
+    Path("r.yaml").write_text(text.replace("photos/*.jpg", "photos"))
+    assert "evidence" in {job.analysis for job in make_plan(read_recipe("r.yaml")).jobs}
+
+
+def test_init_leaves_out_the_kernels_of_a_model_without_a_convolution(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = onnx.helper.make_tensor_value_info("x", 1, ["n", 3, 8, 8])
+    y = onnx.helper.make_tensor_value_info("y", 1, None)
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Relu", ["x"], ["y"])], "g", [x], [y])
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)]), folder / "relu.onnx")
+    assert call(monkeypatch, "init", "relu.onnx") == 0
+    assert (
+        "# filters: {kind: weights, layers: first_conv}  # the model has no convolution"
+        in Path("relu.yaml").read_text()
+    )
+    assert make_plan(read_recipe("relu.yaml")).jobs
+
+
+def test_inspect_names_a_folder_without_images_as_such(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "empty").mkdir()
+    assert call(monkeypatch, "inspect", "m.onnx", "--images", "empty") == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: empty: the folder holds no image\n  images are files that end in .bmp,")
+    assert "recipe" not in said
+
+
+@pytest.mark.parametrize("width", [60, 80, 100])
+def test_a_table_that_is_too_wide_folds_no_cell(width: int) -> None:
+    columns = [("layer", "left"), ("operator", "left"), ("adds", "right"), ("difference", "right")]
+    name = "blocks.11/attention/" * 3
+    rows = [((name, "DequantizeLinear", "1,234,567,890,123", "1.2e-07"), ""), (("b", "Conv", "1", "0.0e+00"), "")]
+
+    def shown(wide: int) -> list[str]:
+        console = Console(file=io.StringIO(), width=wide, markup=False)
+        show_rows(console, columns, rows, names=1, spare=("adds",))
+        assert isinstance(console.file, io.StringIO)
+        return console.file.getvalue().splitlines()
+
+    lines = shown(width)
+    assert name in lines
+    assert any(line.split()[0] == "DequantizeLinear" and line.endswith("1.2e-07") for line in lines if line)
+    assert all(len(line) <= width for line in lines if line != name)
+    assert shown(30)[-1] == "left out for want of width: adds"
+    assert any(name in line and "1.2e-07" in line for line in shown(160)), "one line where there is room"
 
 
 @pytest.mark.parametrize(

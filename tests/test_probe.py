@@ -278,3 +278,14 @@ def test_what_is_chosen_is_as_good_as_what_the_authors_say(
         for model in (chosen, onnxviz.load(zoo / "onnx" / file, known, labels, "cpu"))
     ]
     assert right[0] >= right[1] - 0.01
+
+
+def test_all_in_one_class_have_no_variety_and_more_pictures_are_asked_for_where_there_are_some() -> None:
+    from onnxviz.cli.show_model import _more_pictures
+    from onnxviz.probe import _entropy
+
+    assert f"{_entropy(np.array([1.0])):.2f}" == "0.00"
+    first = Trial(PRESETS["unit"], "x", 0.9, 0.9, 1.0)
+    assert "--count" in _more_pictures(Probe((first,), images=9, found=30, labelled=0, declared=None))
+    all_used = Probe((first,), images=9, found=10, labelled=0, declared=None, skipped=(("a.png", "broken"),))
+    assert _more_pictures(all_used) == "give more pictures: all 9 were used"

@@ -222,6 +222,7 @@ def inspect(
     """Show what a model is: its producer, input, layers, what does not convert, and how to feed it."""
     from onnxviz.cli.show import consoles
     from onnxviz.cli.show_model import show_classes, show_inspection, show_probe, trial_counter
+    from onnxviz.images import require_files
     from onnxviz.inspection import inspect_model
     from onnxviz.proof import MIXES_BATCH
 
@@ -231,6 +232,8 @@ def inspect(
             "a recipe, not a model", where=shorten(str(model), 200), remedy="onnxviz validate checks it"
         )
     _refuse_idle_options(layers, agreement, images, labels, classes_from, classes=classes)
+    if images is not None:
+        require_files(str(images), Path())
     known = _sizes(sizes)
 
     def work() -> None:

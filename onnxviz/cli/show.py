@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -128,6 +129,50 @@ def make_table(*columns: tuple[str, str], title: str = "") -> Table:
     for name, side in columns:
         table.add_column(name, justify="right" if side == "right" else "left", overflow="fold")
     return table
+
+
+def show_rows(
+    console: Console,
+    columns: Sequence[tuple[str, str]],
+    rows: Sequence[tuple[Sequence[str], str]],
+    *,
+    names: int,
+    spare: Sequence[str] = (),
+) -> None:
+    """Show a table; where it is wider than the console, each row's names get a line of their own, so that none folds.
+
+    Args:
+        console: where to.
+        columns: name and side of each.
+        rows: the cells of each, and its style.
+        names: how many of the first columns say what a row is about.
+        spare: columns that are left out where there is no room for them, in this order.
+    """
+    texts = [[name for name, _ in columns], *(cells for cells, _ in rows)]
+    widths = [max(map(cell_len, cells)) for cells in zip(*texts, strict=True)]
+    if sum(widths) + 3 * len(widths) + 1 <= console.width:
+        table = make_table(*columns)
+        for cells, style in rows:
+            table.add_row(*(Text(cell) for cell in cells), style=style)
+        console.print(table)
+        return
+    shown = list(range(names, len(columns)))
+    left = []
+    for name in spare:
+        if sum(2 + widths[index] for index in shown) <= console.width:
+            break
+        left += [index for index in shown if columns[index][0] == name]
+        shown = [index for index in shown if index not in left]
+    for cells, style in (texts[0], "bold"), *rows:
+        console.print(Text("  ".join(cell for cell in cells[:names] if cell), style=style), soft_wrap=True)
+        line = ""
+        for index in shown:
+            space = " " * (widths[index] - cell_len(cells[index]))
+            line += f"  {space}{cells[index]}" if columns[index][1] == "right" else f"  {cells[index]}{space}"
+        console.print(Text(line.rstrip(), style=style), soft_wrap=True)
+    if left:
+        said = ", ".join(columns[index][0] for index in left)
+        console.print(f"left out for want of width: {said}", soft_wrap=True)
 
 
 def number(value: float) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.text import Text
 
-from onnxviz.cli.show import make_table, number
+from onnxviz.cli.show import make_table, number, show_rows
 from onnxviz.errors import beginning, shorten
 from onnxviz.ground_truth import HOW as GROUND_TRUTH
 from onnxviz.inspection import Inspection
@@ -18,7 +18,6 @@ from onnxviz.values import PRESETS
 if TYPE_CHECKING:  # it loads torch
     from onnxviz.probe import Probe, Trial
 
-_MORE_PICTURES = "give more pictures with --count"
 _LISTED = 20
 """Lines of a kind that are printed in full; the rest are counted."""
 
@@ -146,7 +145,7 @@ def _show_layers(console: Console, found: Inspection) -> None:
     if found.said:
         columns += [("to the file", "right"), ("to float32", "right")]
     differences = {(item.layer, item.reference): item for item in found.card.agreement}
-    table = make_table(*columns)
+    rows = []
     for row in found.layers:
         shape = "×".join("?" if size is None else str(size) for size in row.shape)
         field = "×".join(str(size) for size in row.receptive_field) if row.receptive_field else ""
@@ -170,8 +169,8 @@ def _show_layers(console: Console, found: Inspection) -> None:
             else:
                 cells.append("not compared" if row.name in errors else "")
         style = "dim" if row.name in found.unreachable else ""
-        table.add_row(*(Text(cell) for cell in cells[: len(columns)]), style=style)
-    console.print(table)
+        rows.append((cells[: len(columns)], style))
+    show_rows(console, columns, rows, names=1 + named, spare=("multiply-adds", "parameters", "field"))
 
 
 def _show_agreement(console: Console, found: Inspection) -> None:
@@ -241,10 +240,10 @@ def _show_trials(console: Console, result: Probe) -> None:
         ("steady", "right"),
         ("variety", "right"),
         ("score", "right"),
-        ("by chance", "right"),
+        ("p-value", "right"),
         ("alike", "right"),
     ]
-    table = make_table(*columns)
+    rows = []
     for place, trial in enumerate(result.trials, start=1):
         preset = trial.preprocessing.name if trial.preprocessing.name in PRESETS else ""
         cells = [str(place), preset, trial.preprocessing.channel_order, trial.range, trial.geometry]
@@ -252,13 +251,13 @@ def _show_trials(console: Console, result: Probe) -> None:
             cells += [f"{trial.top1 or 0.0:.1%}", f"{trial.top5 or 0.0:.1%}"]
         cells += [f"{trial.steady:.2f}", f"{trial.variety:.2f}", f"{trial.score:.2f}"]
         cells += ["", ""] if place == 1 else [f"{trial.chance:.2f}", f"{trial.alike:.0%}"]
-        table.add_row(*(Text(cell) for cell in cells), style="bold" if place == 1 else "")
-    console.print(table)
+        rows.append((cells, "bold" if place == 1 else ""))
+    show_rows(console, columns, rows, names=5)
     console.print(
         Text(
             "steady: part of the pictures whose mirror image and paler variant get the same class; variety: entropy of "
-            "the classes given, 0 if all get the same one; by chance: how probable it is that it is as good as the "
-            "first; alike: pictures that get the same class as with the first"
+            "the classes given, 0 if all get the same one; p-value: how often chance alone would put it so far behind "
+            "the first: where it is small, it is worse; alike: pictures that get the same class as with the first"
         ),
         soft_wrap=True,
     )
@@ -270,12 +269,19 @@ def _show_advice(console: Console, result: Probe) -> None:
         text = f"the declared preprocessing {result.declared.name!r} is clearly worse than the first: check it"
         _line(console, "WARNING", text, "bold red")
     good = result.clear and result.by_accuracy
-    more = "" if good else f"; {_MORE_PICTURES if result.by_accuracy or result.labelled else GROUND_TRUTH}"
+    more = "" if good else f"; {_more_pictures(result) if result.by_accuracy or result.labelled else GROUND_TRUTH}"
     _line(console, "verdict", result.verdict + more, "bold green" if good else "bold yellow")
     if result.right is not None:
         chosen = ", which it was chosen on" if result.by_accuracy else ""
         _line(console, "right", f"{result.right} of the pictures with a known class{chosen}")
     _line(console, "use", _usage(best))
+
+
+def _more_pictures(result: Probe) -> str:
+    """Return how to try them on more pictures."""
+    if result.found > result.images + len(result.skipped):
+        return "try them on more of the pictures with --count"
+    return f"give more pictures: all {result.images} were used"
 
 
 def _usage(trial: Trial) -> str:

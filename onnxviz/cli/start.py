@@ -7,6 +7,7 @@ from pathlib import Path
 from onnxviz.candidates import require_classifier
 from onnxviz.errors import ModelError, SelectionError, beginning, shorten
 from onnxviz.graph import GraphView, open_model
+from onnxviz.graph.model_output import Head
 from onnxviz.labels import with_labels_of
 from onnxviz.preprocessing import preprocessing_for
 from onnxviz.recipe import relative
@@ -23,18 +24,17 @@ model:
   path: {path}
   # {facts}
   {preprocess}{sizing}
-  {labels}
 {output}
 
 {data}
 #   scenes: {{concepts: scenes/}}         # images/, labels/ with one mask each, classes.txt
 
 analyses:
-  filters: {{kind: weights, layers: first_conv}}
-  classes:
+  {filters}
+  {what}:
     kind: activation_maximization
     targets: [{{layer: logits, units: {units}}}]
-  # evidence: {{kind: grad_cam, layers: block_outputs, data: photos, classes: "top:3"}}
+  # evidence: {{kind: grad_cam, layers: block_outputs, data: photos, {explained}}}
   # concepts: {{kind: dissection, layers: last_map, data: scenes}}
 
 # What must hold, for the exit code; `onnxviz run` shows the metrics that there are in its report.
@@ -42,7 +42,6 @@ analyses:
 #   - {{metric: filters.dead_fraction, max: 0.05, level: warn, because: dead filters are capacity that is not used}}
 """
 
-_NO_LABELS = "# labels: labels.txt      # class names, one a line in the order of the scores"
 _NO_DATA = """\
 # data:
 #   photos: {images: "photos/*.jpg"}    # what the model is used on"""
@@ -50,10 +49,10 @@ _DATA = """\
 data:
   photos: {{images: {images}}}    # what the model is used on
   # Where file names hold the class: classes: "{{class}}_*.jpg"; else a labels.csv beside them, or a folder for each."""
-_CONFIRM = """\
-# A guess, of which the report warns. Ask who trained the model, and write what is right without `confirmed`; or give
-  # `data:` with photographs and write `preprocess: auto`.
-  {line}"""
+_NO_LABELS = "  # labels: labels.txt      # class names, one a line in the order of the scores\n"
+_GUESS = "# A guess, of which the report warns. Ask who trained the model, and write what is right without `confirmed`"
+_OR_TRY = """; or give
+  # `data:` with photographs and write `preprocess: auto`"""
 
 
 def starting_recipe(model: Path, target: Path, images: Path | None = None, labels: Path | None = None) -> str:
@@ -83,15 +82,10 @@ def starting_recipe(model: Path, target: Path, images: Path | None = None, label
     sizing = "" if view.input_size else "\n  size: [224, 224]  # height, width: a guess, the model leaves it free"
     facts = f"{shorten(view.producer or 'producer not said', 60)}, opset {view.opset}, {view.input_layout}, {size}"
     head = view.main_head
-    classes = 0 if head is None else view.logits.unit_count
-    if head is None or head.kind == "unknown":
-        said = "unknown" if head is None else _comment(head.in_words)
-        output = (
-            f"  # output: classes         # nothing says what it gives ({said}): classes, binary,\n"
-            "  #                           multilabel, map_of_classes, regression, embedding, boxes, image"
-        )
-    else:
-        output = f"  # It gives {_comment(head.in_words)}; `output:` says otherwise"
+    units = 0 if head is None else view.logits.unit_count
+    known = head is not None and head.kind != "unknown"
+    # Of one vector the largest numbers may be explained unasked; whether it holds classes is for its user to say.
+    ranked = head is not None and (head.has_classes or (not known and len(view.heads) == 1 and not head.has_positions))
     return _TEMPLATE.format(
         recipe=shorten(target.name, 100),
         title=_plain(shorten(model.stem, 80)),
@@ -100,10 +94,40 @@ def starting_recipe(model: Path, target: Path, images: Path | None = None, label
         preprocess=_preprocess(view, images is not None),
         data=_NO_DATA if images is None else _DATA.format(images=_plain(relative(images, target.parent))),
         sizing=sizing,
-        labels=_NO_LABELS if labels is None else f"labels: {_plain(relative(labels, target.parent))}",
-        output=output,
-        units=f"0-{min(classes, 4) - 1}" if classes > 1 else "0",
+        output=_labels(labels, target, ranked) + _output(head),
+        filters=_filters(view),
+        what="classes" if ranked else "outputs",
+        units=f"0-{min(units, 4) - 1}" if units > 1 else "0",
+        explained='classes: "top:3"' if ranked else "score: logits, positions: highest, classes: [0]",
     )
+
+
+def _labels(labels: Path | None, target: Path, ranked: bool) -> str:
+    """Return the line that says where the class names are, a comment where nobody said and there may be some."""
+    if labels is not None:
+        return f"  labels: {_plain(relative(labels, target.parent))}\n"
+    return _NO_LABELS if ranked else ""
+
+
+def _filters(view: GraphView) -> str:
+    """Return the entry that shows the first convolution's kernels, as a comment where there is none."""
+    entry = "filters: {kind: weights, layers: first_conv}"
+    try:
+        view.select("first_conv")
+    except SelectionError:
+        return f"# {entry}  # the model has no convolution: name a layer"
+    return entry
+
+
+def _output(head: Head | None) -> str:
+    """Return the comment on what the model gives."""
+    if head is not None and head.kind != "unknown":
+        return f"  # It gives {_comment(head.in_words)}; `output:` says otherwise"
+    said = "unknown" if head is None else _comment(head.in_words)
+    first, others = "classes", "binary,\n  #                           multilabel, map_of_classes, boxes, image, "
+    if head is not None and head.has_positions:
+        first, others = "boxes", "image,\n  #                           map_of_classes, "
+    return f"  # {f'output: {first}':<24}# nothing says what it gives ({said}): {first}, {others}regression, embedding"
 
 
 def _comment(text: str) -> str:
@@ -116,13 +140,13 @@ def _preprocess(view: GraphView, photographs: bool) -> str:
     found = preprocessing_for(view)
     if found.declared:
         return "# preprocess: the model file says it"
+    try:
+        require_classifier(view)
+    except SelectionError:  # `auto` would be refused
+        return f"{_GUESS}.\n  {_guessed(found)}"
     if photographs:
-        try:
-            require_classifier(view)
-        except SelectionError as fault:
-            return f"# {beginning(fault.what)}.\n  {_CONFIRM.format(line=_guessed(found))}"
         return "preprocess: auto  # tries all on the images below and takes the best; better: what its authors say"
-    return _CONFIRM.format(line=_guessed(found))
+    return f"{_GUESS}{_OR_TRY}.\n  {_guessed(found)}"
 
 
 def _guessed(found: Preprocessing) -> str:

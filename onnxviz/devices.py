@@ -8,11 +8,12 @@ import os
 import platform
 import re
 import sys
+import typing
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from onnxviz.errors import OnnxvizError
+from onnxviz.errors import OnnxvizError, shorten
 
 Device = Literal["cpu", "cuda"]
 DeviceChoice = Literal["auto", "cpu", "cuda"]
@@ -22,8 +23,11 @@ def require_device(choice: DeviceChoice) -> Device:
     """Return the device that a choice means on this machine, found out without loading torch.
 
     Raises:
-        OnnxvizError: if CUDA is asked for and torch will not find it.
+        OnnxvizError: if CUDA is asked for and torch will not find it, or what is asked for is no device.
     """
+    if choice not in typing.get_args(DeviceChoice):
+        known = ", ".join(typing.get_args(DeviceChoice))
+        raise OnnxvizError(f"{shorten(str(choice))!r} is no device", remedy=f"write one of {known}")
     if choice != "cuda":
         return likely_device() if choice == "auto" else choice
     if not gpu_names():

@@ -43,6 +43,9 @@ RUNS = Path("runs")
 """Where run folders are made unless another place is named."""
 
 
+_ENGINES = ("local", "ray")
+
+
 class Options(TypedDict, total=False):
     """How a recipe is run; none of it changes what is found.
 
@@ -141,6 +144,8 @@ def run(
     **options: Unpack[Options],
 ) -> Run:
     """Run a recipe that was read: see `run_file`."""
+    if options.get("engine", "local") not in _ENGINES:
+        raise OnnxvizError(f"{options['engine']!r} is no engine", remedy=f"write one of {', '.join(_ENGINES)}")
     whole, part = recipe, restricted(recipe, options.get("only", ()))
     asked, forced = set(part.analyses), chosen(part, options.get("force", ()), "--force")
     recipe = with_reported(whole, asked, out)

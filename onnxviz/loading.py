@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnxviz import model as models
-from onnxviz.candidates import pictures_for, spread
-from onnxviz.errors import SelectionError
+from onnxviz.candidates import pictures_for, require_classifier, spread
+from onnxviz.errors import SelectionError, shorten
 from onnxviz.images import ImageFolder, ImageSource
 from onnxviz.model import Model
 from onnxviz.probe import probe
@@ -35,8 +36,8 @@ def load(
     Args:
         path: the file.
         preprocess: a preset ("caffe", "imagenet", "tf", "unit", "raw", "gray_unit", ...), a `Preprocessing`, or its
-            fields as a mapping; "auto" for the best of those tried on `images`; what the file says, else a guess, if
-            None. `model.preprocessing.origin` tells which of these it is.
+            fields as a mapping; "auto" for the best of those tried on `images`; what the file says, else a guess with a
+            warning, if None. `model.preprocessing.origin` tells which of these it is.
         labels: class names in logit order, or a text file of them, one a line; those in the file's metadata if None.
         device: "cpu", "cuda", ...; a GPU where there is one if None.
         output: what the model gives, where its file does not say it: "classes", "binary", "multilabel",
@@ -58,7 +59,10 @@ def load(
     if preprocess != AUTO:
         if images is not None:
             raise SelectionError("images are for preprocess='auto' only", remedy="leave them out, or write 'auto'")
-        return models.load(path, preprocess, labels, device, output)
+        model = models.load(path, preprocess, labels, device, output)
+        if preprocess is None and model.preprocessing.origin == "guess" and model.view.input_layout != "other":
+            warnings.warn(_guessed(model), stacklevel=2)
+        return model
     if images is None:
         raise SelectionError("preprocess='auto' tries preprocessings on images", remedy="give them: images='photos/'")
     opened = models.load(path, None, labels, device, output)
@@ -67,6 +71,20 @@ def load(
     found = probe(opened.view, source, labels=opened.labels, device=str(opened.device), indices=indices)
     chosen = replace(found.trials[0].preprocessing, origin="trial")
     return Model(opened.view, chosen, opened.labels, opened.device)
+
+
+def _guessed(model: Model) -> str:
+    """Return what to do about a preprocessing that nobody has said."""
+    text = (
+        f"{shorten(model.view.file)}: nothing says how images become its input, so that "
+        f"{model.preprocessing.name!r} is a guess, and results may be of images that it was not made for; say what its "
+        "authors say, for example preprocess='imagenet'"
+    )
+    try:
+        require_classifier(model.view)
+    except SelectionError:
+        return text
+    return f"{text}, or have it found on images: preprocess='auto', images='photos/'"
 
 
 def _source(images: ImageSource | Path | str | Sequence[Path | str]) -> ImageSource:

@@ -74,7 +74,10 @@ class Model:
         self.view = view
         self.preprocessing = preprocessing
         self.labels = None if labels is None else tuple(labels)
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        try:
+            self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        except RuntimeError:
+            raise SelectionError(f"{shorten(str(device))!r} is no device", remedy="write cpu, cuda or cuda:1") from None
         self.input_size = view.input_size or preprocessing.size or DEFAULT_SIZE
         self.layers = Layers(view.layers)
         self.halvings = 0

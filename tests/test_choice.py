@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 
 import pytest
@@ -197,6 +198,19 @@ def test_the_first_recipe_marks_its_guess_or_tries(place: Path) -> None:
         subject = make_plan(parse_recipe(text, "r.yaml", place)).subjects["model"]
         assert subject.preprocessing.origin == origin
     assert onnxviz.load(place / "m.onnx").preprocessing.name in guessed
+
+
+def test_python_warns_of_a_guess_and_of_nothing_else(place: Path) -> None:
+    with pytest.warns(UserWarning, match=r"m\.onnx: nothing says how images become its input") as told:
+        onnxviz.load(place / "m.onnx")
+    assert told[0].filename == __file__
+    assert "preprocess='auto', images=" in str(told[0].message)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        onnxviz.load(place / "m.onnx", "unit")
+        onnxviz.load(place / "m.onnx", "auto", images=place / "photos")
+        with pytest.raises(SelectionError, match="'gpu' is no device"):
+            onnxviz.load(place / "m.onnx", "unit", device="gpu")
 
 
 def test_python_finds_it_on_images_too(place: Path) -> None:

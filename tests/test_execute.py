@@ -23,7 +23,7 @@ from worker_runs import PATIENCE
 from onnxviz import agreement, devices, execute, results
 from onnxviz import recipe as recipe_module
 from onnxviz.analyses.base import Analysis, Bench, Job, LayerSelector, Subject
-from onnxviz.errors import AnalysisError, OutputError
+from onnxviz.errors import AnalysisError, OnnxvizError, OutputError
 from onnxviz.execute import Run, Silent, run, run_file
 from onnxviz.expectations import decide, describe, holds
 from onnxviz.findings import Array, Column, Finding, Metric, Note, Picture, Table, Tile, TileGrid
@@ -426,3 +426,11 @@ def test_what_was_used_but_not_as_it_is_is_said(tmp_path: Path, monkeypatch: pyt
     (card,) = made.result.data
     assert card.used == 1
     assert [name for name, _ in card.notes] == ["moving.gif"]
+
+
+@pytest.mark.parametrize(("name", "said"), [("device", "is no device"), ("engine", "is no engine")])
+def test_a_device_or_engine_that_is_none_is_refused(folder: Path, name: str, said: str) -> None:
+    options: dict[str, Any] = {name: "gpu"}
+    with pytest.raises(OnnxvizError, match=f"'gpu' {said}\n  write one of"):
+        run(parse_recipe(TEXT, "r.yaml", folder), folder / "run", **options)
+    assert not (folder / "run").exists()

@@ -46,6 +46,8 @@ _GPU_SPEEDS = (
 _GPU_SPEED = 5e12
 _SPREAD = 1.3
 """How far a job may be from its passes at the measured pace: views, batches, pictures; by the audit of SqueezeNet."""
+_DEARER = 2.2
+"""What a pass of a job may take in bare ones: views, the optimizer's steps, caches that other programs use, too."""
 _AS_BEFORE = 1.25
 """How far a run may be from the last one."""
 _CROWDED = 1.5
@@ -68,6 +70,7 @@ class Work:
         seconds: of all that is to do, from at least to at most; None if that of a part cannot be told.
         bytes: what will be stored.
         basis: what the time is derived from, one sentence each.
+        crowded: whether other programs work at present, which the time leaves out.
     """
 
     schedule: Schedule
@@ -77,6 +80,7 @@ class Work:
     seconds: tuple[float, float] | None = None
     bytes: int = 0
     basis: tuple[str, ...] = ()
+    crowded: bool = False
 
 
 def planned_work(
@@ -162,6 +166,7 @@ def estimated(
         seconds=_total(bounds, START_SECONDS if work else 0.0) if known else None,
         bytes=sum(job.job.bytes for job in to_do) + PROOF_BYTES * len(proofs),
         basis=tuple(rates.basis),
+        crowded=rates.crowded,
     )
 
 
@@ -205,6 +210,7 @@ class _Rates:
         measure: Callable[[str], Pace | None] | None,
     ) -> None:
         self.basis: dict[str, None] = {}
+        self.crowded = False
         self._schedule = schedule
         self._workers = workers
         self._cards = {card.alias: card for card in schedule.models}
@@ -230,12 +236,16 @@ class _Rates:
     def _derive(self, card: ModelCard) -> _Rate | None:
         name = shorten(card.file, 60)
         if self._measure is not None and (pace := self._measure(card.alias)) is not None:
+            self.crowded |= pace.crowd > _CROWDED
             self.basis[
-                f"{name}: {in_units(pace.fast)} a forward pass at its fastest and {in_units(pace.slow)} in the mean, "
-                "measured on this machine"
-                + (f", where now {pace.crowd:.1f} programs share a core" if pace.crowd > _CROWDED else "")
+                f"{name}: {in_units(pace.seconds)} of this machine's time a forward pass, measured"
+                + (
+                    f"; now {pace.crowd:.1f} programs share a core, which makes it as many times as long while they do"
+                    if pace.crowd > _CROWDED
+                    else ""
+                )
             ] = None
-            return _Rate(pace.fast / _SPREAD, pace.slow * _SPREAD)
+            return _Rate(pace.seconds / _SPREAD, pace.seconds * _DEARER)
         if card.multiply_adds is None:
             self.basis[f"{name}: multiply-adds unknown, so its time cannot be estimated"] = None
             return None

@@ -1,8 +1,12 @@
-"""What one image takes a model on this machine, as busy as it is: a second of forward and backward passes, measured."""
+"""What one image takes a model on this machine: a second of forward and backward passes, measured.
+
+What counts is the time of the processor, not of the clock: other programs lengthen only the second.
+"""
 
 from __future__ import annotations
 
 import os
+import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,28 +23,40 @@ _GRADIENT = 3.0
 
 
 @dataclass(frozen=True)
+class Clocks:
+    """What passes are timed with.
+
+    Attributes:
+        wall: seconds that go by.
+        processor: seconds that all threads of this process have worked.
+        cores: how many may work at once.
+    """
+
+    wall: Callable[[], float] = time.perf_counter
+    processor: Callable[[], float] = time.process_time
+    cores: int = 1
+
+
+@dataclass(frozen=True)
 class Pace:
     """Seconds of a forward pass of one image.
 
     Attributes:
-        fast: of the fastest pass: what the machine can do when it does nothing else.
-        slow: of the mean pass, forward or, in forward passes, backward too: what it does at present; but as many times
-            that of the fastest as programs share a core, since a process that has just begun is served first.
+        seconds: of a machine that does nothing else: the processor's, over the cores that share a pass.
         crowd: how many programs share a core, this one included; 1 if they do not.
     """
 
-    fast: float
-    slow: float
+    seconds: float
     crowd: float = 1.0
 
 
-def measure_pace(subject: Subject, device: Device, clock: Callable[[], float] = time.perf_counter) -> Pace | None:
+def measure_pace(subject: Subject, device: Device, clocks: Clocks | None = None) -> Pace | None:
     """Measure how long images take a model, by the converted network that analyses with gradients use.
 
     Args:
         subject: the model.
         device: where to compute.
-        clock: seconds that only grow.
+        clocks: what is measured with; this process's own if None.
 
     Returns:
         The pace, or None if the model's class scores cannot be computed: it does not convert, or needs too much memory.
@@ -63,7 +79,7 @@ def measure_pace(subject: Subject, device: Device, clock: Callable[[], float] = 
             (scores,) = compute(watched)
             torch.autograd.grad(scores.sum(), watched, allow_unused=True)
 
-        return time_passes(forward, gradient, clock, crowd())
+        return time_passes(forward, gradient, clocks or Clocks(cores=torch.get_num_threads()), crowd())
     except Exception:  # whatever a strange model does here, its analysis will say; the estimate does without
         return None
 
@@ -76,25 +92,27 @@ def crowd() -> float:
 
 
 def time_passes(
-    forward: Callable[[], None], gradient: Callable[[], None], clock: Callable[[], float], crowded: float = 1.0
+    forward: Callable[[], None], gradient: Callable[[], None], clocks: Clocks, crowded: float = 1.0
 ) -> Pace:
     """Time passes in turn until the budget is used up.
 
     Args:
         forward: does a forward pass of one image.
         gradient: does one forward and backward.
-        clock: seconds that only grow.
+        clocks: what is measured with.
         crowded: how many programs share a core.
     """
     forward()
     gradient()
-    begun = clock()
+    begun = clocks.wall()
     found: tuple[list[float], list[float]] = ([], [])
-    while clock() - begun < BUDGET or len(found[1]) < _LEAST:
+    shared = 1.0
+    while clocks.wall() - begun < BUDGET or len(found[1]) < _LEAST:
         for seconds, do, passes in zip(found, (forward, gradient), (1.0, _GRADIENT), strict=True):
-            before = clock()
+            before, worked = clocks.wall(), clocks.processor()
             do()
-            seconds.append((clock() - before) / passes)
-    fast = min(map(min, found))
-    slow = max(sum(seconds) / len(seconds) for seconds in found)
-    return Pace(fast, max(slow, fast * crowded), crowded)
+            used, took = clocks.processor() - worked, clocks.wall() - before
+            seconds.append(used / passes)
+            # At its best moment a pass had all the cores that it can use.
+            shared = max(shared, min(used / took if took > 0 else 1.0, clocks.cores))
+    return Pace(max(map(statistics.median, found)) / shared, crowded)

@@ -17,7 +17,7 @@ from onnxviz.analyses.base import Job
 from onnxviz.cli import show_plan as shown
 from onnxviz.estimate import Work, estimated, planned_work
 from onnxviz.execute import run
-from onnxviz.pace import Pace, measure_pace, time_passes
+from onnxviz.pace import Clocks, Pace, measure_pace, time_passes
 from onnxviz.plan import PROOF_COST, PlannedJob, make_plan
 from onnxviz.recipe import Recipe, parse_recipe
 from onnxviz.schedule import Schedule, schedule_of
@@ -152,15 +152,31 @@ class Ticks:
 
 def test_a_pace_is_measured_for_a_second_and_without_the_first_pass() -> None:
     clock = Ticks()
-    found = time_passes(clock.after(30.0, 0.02, 0.04, 0.03), clock.after(60.0, 0.06, 0.12, 0.12), clock)
-    assert found.fast == pytest.approx(0.02)
-    assert 0.035 < found.slow < 0.04  # a third of a pass forward and backward, whose mean is just below 0.12
+    found = time_passes(clock.after(30.0, 0.02, 0.04, 0.03), clock.after(60.0, 0.06, 0.12), Clocks(clock, clock))
+    assert found.seconds == pytest.approx(0.04)  # a third of a pass forward and backward
     assert 91 < clock.now < 91.2
-    crowded = time_passes(clock.after(0.02), clock.after(0.06), clock, 4.0)
-    assert crowded == Pace(pytest.approx(0.02), pytest.approx(0.08), 4.0)  # whatever a second shows
     slow = Ticks()
-    assert time_passes(slow.after(20.0), slow.after(60.0), slow) == Pace(20.0, 20.0)
+    assert time_passes(slow.after(20.0), slow.after(60.0), Clocks(slow, slow), 4.0) == Pace(20.0, 4.0)
     assert slow.now == 3 * 80  # two of each after the first, however long they take
+
+
+def test_other_programs_do_not_change_the_pace() -> None:
+    def measured(*waiting: float, cores: int = 1, working: float = 0.02) -> float:
+        wall, processor = Ticks(), Ticks()
+        waits, works = wall.after(*waiting), processor.after(working)
+
+        def work() -> None:
+            waits()
+            works()
+
+        return time_passes(work, lambda: [work() for _ in range(3)] and None, Clocks(wall, processor, cores)).seconds
+
+    alone = measured(0.02)
+    assert alone == pytest.approx(0.02)
+    assert measured(0.5, 0.1, 0.02, 0.3, 0.04) == pytest.approx(alone)
+    assert measured(0.2) == pytest.approx(alone), "even if it never had a core to itself"
+    # Two cores work 0.02 s each; sometimes one of them is with others.
+    assert measured(0.02, 0.05, 0.03, 0.02, cores=2, working=0.04) == pytest.approx(0.02)
 
 
 def test_time_comes_from_a_measured_second_of_the_model() -> None:
@@ -169,7 +185,7 @@ def test_time_comes_from_a_measured_second_of_the_model() -> None:
 
     def measure(alias: str) -> Pace:
         asked.append(alias)
-        return Pace(0.01, 0.02)
+        return Pace(0.01)
 
     work = estimated(schedule, frozenset(), 1, None, lambda: 1e99, measure)
     assert asked == ["model"]
@@ -177,10 +193,13 @@ def test_time_comes_from_a_measured_second_of_the_model() -> None:
     assert work.seconds is not None
     assert work.seconds[0] < 0.01 * passes + estimate.START_SECONDS
     assert work.seconds[1] > 0.02 * passes + estimate.START_SECONDS
-    assert work.seconds[1] < 4 * work.seconds[0]
-    assert "10 ms a forward pass at its fastest and 20 ms in the mean, measured on this machine" in work.basis[0]
-    busy = estimated(schedule, frozenset(), 1, None, lambda: 1e99, lambda _: Pace(0.01, 0.05, 5.0))
-    assert "where now 5.0 programs share a core" in busy.basis[0]
+    assert work.seconds[1] < 3 * work.seconds[0]
+    assert "10 ms of this machine's time a forward pass, measured" in work.basis[0]
+    assert "share a core" not in work.basis[0]
+    busy = estimated(schedule, frozenset(), 1, None, lambda: 1e99, lambda _: Pace(0.01, 5.0))
+    assert (work.crowded, busy.crowded) == (False, True)
+    assert busy.seconds == work.seconds, "what others do is said, and widens nothing"
+    assert "now 5.0 programs share a core, which makes it as many times as long" in busy.basis[0]
     done = frozenset(schedule.all_keys)
     assert estimated(schedule, done, 1, None, measure=lambda _: pytest.fail("nothing is to be done")).seconds == (0, 0)
     guessed = estimated(schedule, frozenset(), 1, None, lambda: 1e9, lambda _: None)
@@ -190,9 +209,10 @@ def test_time_comes_from_a_measured_second_of_the_model() -> None:
 def test_the_pace_of_a_real_model_and_of_one_that_does_not_convert(tmp_path: Path) -> None:
     made = make_plan(parse_recipe(TEXT, "r.yaml", tmp_path)).subjects["model"]
     ticks = iter(range(1_000_000))
-    found = measure_pace(made, "cpu", lambda: float(next(ticks)))
+    count = lambda: float(next(ticks))  # noqa: E731 - both clocks go on with every look
+    found = measure_pace(made, "cpu", Clocks(count, count))
     assert found is not None
-    assert 0 < found.fast <= found.slow
+    assert found.seconds > 0
     save_unknown(tmp_path / "u.onnx")
     text = "version: 1\nmodel: {path: u.onnx, preprocess: unit}\nanalyses: {a: {kind: weights, layers: conv1}}\n"
     unknown = make_plan(parse_recipe(text, "r.yaml", tmp_path)).subjects["model"]

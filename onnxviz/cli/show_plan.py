@@ -111,7 +111,8 @@ def _sums(work: Work, folder: Path) -> list[str]:
         lines.append(f"time not known; {size}")
     else:
         who = f" with {work.workers} workers" if work.workers > 1 else ""
-        lines.append(f"{span(*work.seconds)}{who}; {size}")
+        alone = " if nothing else ran" if work.crowded else ""
+        lines.append(f"{span(*work.seconds)}{who}{alone}; {size}")
     lines += [f"  {sentence}" for sentence in work.basis[:8]]
     if len(work.basis) > 8:
         lines.append(f"  and {len(work.basis) - 8} more models or analyses")

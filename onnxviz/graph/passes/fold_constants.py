@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto
-from onnx.reference import ReferenceEvaluator
 
 from onnxviz import limits
 from onnxviz.graph.passes import Draft
@@ -235,6 +234,8 @@ def _reference(
     graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs)
     # The reference implementation knows these two from opset 19 on only; what older opsets have is unchanged there.
     opset = max(draft.opset, 21) if node.op_type in ("QuantizeLinear", "DequantizeLinear") else draft.opset
+    from onnx.reference import ReferenceEvaluator  # slow to load, and few models need it
+
     model = ModelProto(ir_version=8, opset_import=[onnx.helper.make_opsetid("", opset)], graph=graph)
     try:
         with np.errstate(all="ignore"):

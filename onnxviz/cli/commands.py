@@ -383,8 +383,8 @@ def explain(
     subject: Annotated[
         str | None,
         typer.Argument(
-            metavar="[KIND|PART]",
-            help="A kind of analysis, or a part of recipes: model, preprocess, data, expect, matrix, ...",
+            metavar="[KIND|KIND.FIELD|PART]",
+            help="A kind of analysis, one of its fields, or a part of recipes: model, data, expect, matrix, ...",
             show_default=False,
         ),
     ] = None,

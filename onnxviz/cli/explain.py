@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel
 from rich.console import Console
 
-from onnxviz.analyses import registry
+from onnxviz.analyses import kind_of, registry
 from onnxviz.analyses.base import Analysis
 from onnxviz.cli.show import show_lines, show_table
 from onnxviz.errors import SelectionError, nearest, shorten
@@ -39,6 +40,8 @@ _SETTINGS: dict[str, tuple[type[BaseModel], ...]] = {
     "limits": (LimitsSettings,),
 }
 """Part of a recipe -> what stands in it."""
+_WHOLE = 40
+"""Up to so many fields of an analysis are shown at once, those within others included."""
 _EXAMPLES = {
     "model": """\
 model: {path: squeezenet.onnx, preprocess: caffe, labels: imagenet.txt}
@@ -90,15 +93,22 @@ analyses:
 
 
 def explain(console: Console, subject: str | None) -> None:
-    """Explain a kind of analysis or a part of recipes; list what can be explained if nothing is named.
+    """Explain a kind of analysis, one of its fields, or a part of recipes; list what there is if nothing is named.
 
     Raises:
-        SelectionError: if there is no such kind or part.
+        SelectionError: if there is no such kind, field or part.
     """
     kinds = registry()
-    if subject is not None and subject not in kinds:
+    subject, _, field = (subject or "").partition(".")
+    if field:
+        cls = kinds.get(subject.lower().replace("-", "_"))
+        if cls is None:
+            raise SelectionError(f"no analysis is called {shorten(subject)!r}", remedy=f"known are {', '.join(kinds)}")
+        _explain_field(console, kind_of(cls), cls, field)
+        return
+    if subject and subject not in kinds:
         subject = subject.lower().replace("-", "_")
-    if subject is None:
+    if not subject:
         explain_all(console, kinds)
     elif subject in kinds:
         explain_kind(console, subject, kinds[subject])
@@ -122,14 +132,19 @@ def explain_all(console: Console, kinds: Mapping[str, type[Analysis]]) -> None:
     rows = [(kind, summary(cls)) for kind, cls in kinds.items()]
     show_table(console, ("kind", "what it finds out"), rows)
     show_table(console, ("part", "of a recipe"), parts().items())
-    show_lines(console, ["`onnxviz explain KIND` or `onnxviz explain PART` says more about one."])
+    show_lines(
+        console,
+        [
+            "`onnxviz explain KIND` or `onnxviz explain PART` says more about one, `onnxviz explain KIND.FIELD` about a field."
+        ],
+    )
 
 
 def explain_kind(console: Console, kind: str, cls: type[Analysis]) -> None:
     """Show an analysis: description, fields with defaults, metrics, example, sources."""
     text = inspect.cleandoc(cls.__doc__ or "")
     show_lines(console, [f"{kind}: {text}", ""])
-    _show_fields(console, cls)
+    _show_fields(console, cls, kind)
     if cls.metric_names:
         show_table(console, ("metric", "what `expect:` can test"), cls.metric_names.items())
     _show_example(console, cls.example)
@@ -148,10 +163,40 @@ def explain_part(console: Console, part: str) -> None:
     _show_example(console, _EXAMPLES.get(part, ""))
 
 
-def _show_fields(console: Console, cls: type[BaseModel]) -> None:
+def _explain_field(console: Console, kind: str, cls: type[Analysis], field: str) -> None:
+    """Show a field of an analysis with what may stand in it."""
+    path = tuple(field.split("."))
+    rows = [row for row in _rows(cls) if _path(row[0])[: len(path)] == path]
+    if not rows:
+        known = list(dict.fromkeys(".".join(_path(row[0])) for row in _rows(cls)))
+        hint = nearest(field, known) or f"known are {', '.join(name for name in known if '.' not in name)}"
+        raise SelectionError(f"{kind} has no field {shorten(field)!r}", remedy=hint)
+    _show_rows(console, rows, kind, len(path) + 1)
+
+
+def _show_fields(console: Console, cls: type[BaseModel], kind: str = "") -> None:
+    _show_rows(console, _rows(cls), kind, 1)
+
+
+def _show_rows(console: Console, rows: Sequence[tuple[str, ...]], kind: str, depth: int) -> None:
+    """Show fields; of an analysis with many only those down to a depth, and how to see what stands in them."""
+    shown = [row for row in rows if not kind or len(rows) <= _WHOLE or len(_path(row[0])) <= depth]
+    show_table(console, ("field", "value", "default", "meaning"), shown)
+    deeper = dict.fromkeys(".".join(_path(row[0])[:depth]) for row in rows if len(_path(row[0])) > depth)
+    if deeper and len(shown) < len(rows):
+        show_lines(
+            console, [f"What stands in {', '.join(deeper)}: `onnxviz explain {kind}.{next(iter(deeper))}` ...", ""]
+        )
+
+
+def _rows(cls: type[BaseModel]) -> list[tuple[str, ...]]:
     schema = cls.model_json_schema()
-    rows = [row for row in fields(schema, schema.get("$defs", {})) if row[0] not in ("kind", "title")]
-    show_table(console, ("field", "value", "default", "meaning"), rows)
+    return [row for row in fields(schema, schema.get("$defs", {})) if row[0] not in ("kind", "title")]
+
+
+def _path(name: str) -> tuple[str, ...]:
+    """Return the names of a field and those it stands in, without the marks for lists and kinds."""
+    return tuple(re.sub(r"\[\]|\([^)]*\)", "", name).split("."))
 
 
 def _show_example(console: Console, example: str) -> None:

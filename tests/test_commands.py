@@ -136,6 +136,26 @@ def test_every_part_of_a_recipe_is_explained_with_an_example_that_is_valid(
     assert "did you mean 'model'" in capsys.readouterr().err
 
 
+def test_explain_is_short_and_every_field_can_be_reached(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(monkeypatch, "explain") == 0
+    assert len(capsys.readouterr().out.splitlines()) <= 40
+    for kind, cls in registry().items():
+        assert call(monkeypatch, "explain", kind) == 0
+        assert len(capsys.readouterr().out.splitlines()) <= 110
+        for name in cls.model_fields:
+            if name not in ("kind", "title"):
+                assert call(monkeypatch, "explain", f"{kind}.{name}") == 0
+                assert name in capsys.readouterr().out
+    assert call(monkeypatch, "explain", "activation_maximization.transforms") == 0
+    assert "transforms[](rotate).degrees" in capsys.readouterr().out
+    assert call(monkeypatch, "explain", "activation_maximization.objectives.terms") == 0
+    assert "objectives[](sum).terms[](channel).layer" in capsys.readouterr().out
+    assert call(monkeypatch, "explain", "grad_cam.layrs") == 2
+    assert "did you mean 'layers'" in capsys.readouterr().err
+
+
 # --- metrics --------------------------------------------------------------------------------------------------------
 
 EXPECTING = """\

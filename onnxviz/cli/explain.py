@@ -134,9 +134,7 @@ def explain_all(console: Console, kinds: Mapping[str, type[Analysis]]) -> None:
     show_table(console, ("part", "of a recipe"), parts().items())
     show_lines(
         console,
-        [
-            "`onnxviz explain KIND` or `onnxviz explain PART` says more about one, `onnxviz explain KIND.FIELD` about a field."
-        ],
+        ["`onnxviz explain KIND`, `KIND.FIELD` or `PART` says more about one."],
     )
 
 
@@ -184,9 +182,8 @@ def _show_rows(console: Console, rows: Sequence[tuple[str, ...]], kind: str, dep
     show_table(console, ("field", "value", "default", "meaning"), shown)
     deeper = dict.fromkeys(".".join(_path(row[0])[:depth]) for row in rows if len(_path(row[0])) > depth)
     if deeper and len(shown) < len(rows):
-        show_lines(
-            console, [f"What stands in {', '.join(deeper)}: `onnxviz explain {kind}.{next(iter(deeper))}` ...", ""]
-        )
+        command = f"`onnxviz explain {kind}.{next(iter(deeper))}`"
+        show_lines(console, [f"{command} says what stands there; likewise of {', '.join(deeper)}.", ""])
 
 
 def _rows(cls: type[BaseModel]) -> list[tuple[str, ...]]:

@@ -419,10 +419,11 @@ def _match(patterns: Sequence[str], base: Path) -> tuple[list[Path], list[str]]:
     """Return the files that patterns name, each once, and the patterns that name none."""
     files: dict[Path, Path] = {}
     unmatched: list[str] = []
-    base = Path(os.path.realpath(base))  # what is above a link is not above what it leads to
     for pattern in patterns:
         matched = False
-        for file in _files_of(pattern, base):
+        # What is above a link is not above what it leads to.
+        start = Path(os.path.realpath(base)) if ".." in Path(pattern).parts else base
+        for file in _files_of(pattern, start):
             matched = True
             real = Path(os.path.realpath(file))  # unlike Path.resolve, no exception where links lead in a circle
             files.setdefault(real, Path(os.path.abspath(file)))  # noqa: PTH100 - keeps links' own names

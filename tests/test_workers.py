@@ -237,7 +237,8 @@ def test_what_is_done_is_not_done_again_and_force_does_it(tmp_path: Path) -> Non
     assert done.returncode == 2
     assert "no analysis is called 't7'" in done.stderr
     assert run(tmp_path, recipe, "--only", "t0").returncode == 0
-    assert [item["id"] for item in json.loads((tmp_path / "run/run.json").read_text())["analyses"]] == ["t0"]
+    assert [item["id"] for item in json.loads((tmp_path / "run/run.json").read_text())["analyses"]] == ["t0", "t1"]
+    assert results_of(tmp_path / "run") == before, "the report of a part keeps the rest"
 
 
 def test_stop_on_failure(tmp_path: Path) -> None:

@@ -18,7 +18,8 @@ from onnx.backend.test.loader import load_model_tests
 from onnx.reference import ReferenceEvaluator
 
 from onnxviz.graph.conformance import check_nodes
-from onnxviz.graph.passes import Draft, normalise
+from onnxviz.graph.draft import Draft
+from onnxviz.graph.passes import normalise
 from onnxviz.graph.passes.lift_opset import _unchanged
 from onnxviz.graph.rewrites import LIFT, TARGET, Scene, as_its_schemas_say, schema
 from onnxviz.model_file import from_proto

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import sys
 import tempfile
 import traceback
 from collections.abc import Callable
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import typer
 
+from onnxviz.cli.encoding import replace_unknown_signs
 from onnxviz.errors import OnnxvizError, OutputError, shorten
 
 REFUSED = 2
@@ -44,13 +44,6 @@ def exit_code(call: Callable[[], object]) -> int:
             return _refused(_without_room(error))
         return _fault(error)
     return 0
-
-
-def replace_unknown_signs() -> None:
-    """Let signs that the encoding of standard output lacks be replaced, not fatal."""
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")
 
 
 def _refused(error: OnnxvizError) -> int:

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from onnxviz.cli.ending import replace_unknown_signs
+from onnxviz.cli.encoding import replace_unknown_signs
 from onnxviz.errors import OnnxvizError, RecipeError, beginning, shorten
 
 if TYPE_CHECKING:

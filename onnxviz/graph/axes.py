@@ -27,7 +27,7 @@ from onnxviz.graph.axis_rules import (
     with_units,
     without_channels,
 )
-from onnxviz.graph.batch import axes_of
+from onnxviz.graph.batch_places import axes_of
 from onnxviz.graph.factors import (
     ATTENTION,
     PLACES,

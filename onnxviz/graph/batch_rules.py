@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from onnx import NodeProto
 
-from onnxviz.graph.batch import Mixes, Place, Rule, Scene, axes_of, placed, reshaped
+from onnxviz.graph.batch_places import Mixes, Place, Rule, Scene, axes_of, placed, reshaped
 from onnxviz.graph.operators import CHANNELS_AT_ONE, POINTWISE
 from onnxviz.graph.shapes import Dimension
 from onnxviz.graph.structure import attribute, integers, text

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from onnx import NodeProto
 
 from onnxviz import limits
-from onnxviz.graph.passes import Draft
+from onnxviz.graph.draft import Draft
 from onnxviz.graph.structure import initializers, reads
 
 _WEIGHT_SUFFIX = re.compile(

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from onnx import GraphProto, NodeProto, TensorProto
 
 from onnxviz.graph.axes import find_axes
+from onnxviz.graph.draft import Draft
 from onnxviz.graph.inputs import InputLayout
 from onnxviz.graph.layer_names import name_layers
-from onnxviz.graph.passes import Draft
 from onnxviz.graph.passes.resolve_shapes import types_with
 from onnxviz.graph.shapes import UNKNOWN, TensorType
 from onnxviz.graph.structure import producers, reads

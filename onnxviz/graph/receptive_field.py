@@ -16,7 +16,7 @@ import numpy as np
 from onnx import NodeProto, TensorProto
 
 from onnxviz.graph import windows
-from onnxviz.graph.batch import axes_of
+from onnxviz.graph.batch_places import axes_of
 from onnxviz.graph.inputs import InputLayout
 from onnxviz.graph.operators import POINTWISE
 from onnxviz.graph.shapes import TensorType

@@ -10,8 +10,8 @@ import onnx
 from onnx import NodeProto, TensorProto
 
 from onnxviz.graph import windows
-from onnxviz.graph.batch import BatchFlow, Place, grown, product
-from onnxviz.graph.passes import Draft
+from onnxviz.graph.batch_places import BatchFlow, Place, grown, product
+from onnxviz.graph.draft import Draft
 from onnxviz.graph.shapes import UNKNOWN, Dimension, TensorType
 from onnxviz.graph.structure import (
     attribute,

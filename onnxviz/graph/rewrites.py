@@ -16,7 +16,7 @@ import onnx
 from onnx import AttributeProto, NodeProto, TensorProto
 from onnx.defs import OpSchema
 
-from onnxviz.graph.passes import Draft
+from onnxviz.graph.draft import Draft
 from onnxviz.graph.shapes import UNKNOWN, Dimension, TensorType
 from onnxviz.graph.structure import attribute, remove_attribute, set_integer, text, to_array
 

@@ -14,11 +14,12 @@ from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto
 from onnxviz.errors import ModelFileError, SelectionError, beginning, shorten
 from onnxviz.graph.conformance import check_nodes
 from onnxviz.graph.cost import multiply_adds
+from onnxviz.graph.draft import Draft
 from onnxviz.graph.gradient_path import stops
 from onnxviz.graph.inputs import InputLayout, find_input, input_layout
 from onnxviz.graph.layers import make_layers
 from onnxviz.graph.model_output import Head, OutputKind, find_heads, main_of, says_what
-from onnxviz.graph.passes import Draft, normalise
+from onnxviz.graph.passes import normalise
 from onnxviz.graph.receptive_field import Field, ReceptiveField, receptive_fields
 from onnxviz.graph.selection import Selector
 from onnxviz.graph.shapes import Dimension, TensorType, infer, skeleton, type_of

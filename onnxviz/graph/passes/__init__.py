@@ -7,113 +7,27 @@ end up in the report. After each pass the runner checks that the graph still is 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto
+from onnx import ModelProto
 
 from onnxviz.errors import ModelError
-from onnxviz.graph.shapes import TensorType, infer
-from onnxviz.graph.structure import image_dependent, producers, reads, replace_initializers, replace_nodes
+from onnxviz.graph.draft import Draft
+from onnxviz.graph.passes import (
+    fold_constants,
+    free_batch,
+    given_sizes,
+    infer_shapes,
+    initializers_as_inputs,
+    inline_functions,
+    lift_opset,
+    merge_roundings,
+    remove_training_nodes,
+    replace_experimental,
+    resolve_shapes,
+    to_float32,
+)
+from onnxviz.graph.structure import producers
 from onnxviz.model_file import LoadedModel
-
-BATCH = "batch"
-"""Name of the batch dimension once it is free."""
-
-
-@dataclass
-class Draft:
-    """A graph that passes work on.
-
-    Attributes:
-        model: changed in place.
-        names: identifier of a value -> its name in the file; values that passes make are called like what they replace.
-        node_names: identifier of a node -> its name in the file.
-        node_metadata: identifier of a node -> what the exporter wrote about it.
-        refused: operators that a pass could not handle: (operator, reason).
-        aliases: identifier of a value -> names of the nodes and values that were removed behind it.
-        mixed_batches: values whose first axis is not simply the batch.
-        sizes: what the user says about free dimensions: name, or input and place ("input:2") -> size.
-        dimensions: identifier of a free dimension -> its name in the file.
-        nodes_folded: how many nodes were evaluated so far.
-        bytes_folded: size of what they made.
-        branches_chosen: how many conditions were constant so far.
-        shapes_resolved: how many shapes were made constant so far.
-    """
-
-    model: ModelProto
-    names: dict[str, str]
-    node_names: dict[str, str]
-    node_metadata: dict[str, dict[str, str]]
-    refused: list[tuple[str, str]] = field(default_factory=list)
-    aliases: dict[str, list[str]] = field(default_factory=dict)
-    mixed_batches: set[str] = field(default_factory=set)
-    sizes: Mapping[str, int] = field(default_factory=dict)
-    dimensions: Mapping[str, str] = field(default_factory=dict)
-    nodes_folded: int = 0
-    bytes_folded: int = 0
-    branches_chosen: int = 0
-    shapes_resolved: int = 0
-    _types: dict[str, TensorType] | None = None
-
-    @property
-    def graph(self) -> GraphProto:
-        """The main graph."""
-        return self.model.graph
-
-    @property
-    def opset(self) -> int:
-        """Version of the standard operators; 0 if the model uses none."""
-        return max((entry.version for entry in self.model.opset_import if entry.domain == ""), default=0)
-
-    def types(self) -> dict[str, TensorType]:
-        """Return the types of all values, inferred when first asked for within a pass."""
-        if self._types is None:
-            self._types = infer(self.model)
-        return self._types
-
-    def changed(self) -> None:
-        """Forget what was inferred about the graph before it changed."""
-        self._types = None
-
-    def new_value(self, like: str) -> str:
-        """Return a new identifier for a value that is shown under the name of another."""
-        safe = f"v{len(self.names)}"
-        while safe in self.names:
-            safe += "_"
-        self.names[safe] = self.names.get(like, like)
-        return safe
-
-    def new_node(self, like: str) -> str:
-        """Return a new identifier for a node that takes the place of another."""
-        safe = f"n{len(self.node_names)}"
-        while safe in self.node_names:
-            safe += "_"
-        self.node_names[safe] = self.node_names.get(like, "")
-        if like in self.node_metadata:
-            self.node_metadata[safe] = self.node_metadata[like]
-        return safe
-
-    def add_constant(self, tensor: TensorProto, like: str) -> str:
-        """Add an initializer under a new identifier and return that."""
-        tensor.name = self.new_value(like)
-        self.graph.initializer.append(tensor)
-        return tensor.name
-
-    def drop_unused(self) -> None:
-        """Remove constants that nothing reads, and nodes that serve only them or that compute nothing but shapes."""
-        kept: list[NodeProto] = []
-        needed = {value.name for value in self.graph.output}
-        live = image_dependent(self.graph)
-        for node in reversed(self.graph.node):
-            if any(name in needed or name in live for name in node.output):
-                kept.append(node)
-                needed.update(reads(node))
-        if len(kept) < len(self.graph.node):
-            replace_nodes(self.graph, reversed(kept))
-        used = [tensor for tensor in self.graph.initializer if tensor.name in needed]
-        if len(used) < len(self.graph.initializer):
-            replace_initializers(self.graph, used)
-
 
 Pass = Callable[[Draft], str]
 _ROUNDS = 32
@@ -168,21 +82,6 @@ def passes() -> tuple[tuple[Pass, ...], ...]:
     Those of one group run again as long as one of them makes something constant: a shape that becomes known makes
     numbers computable, and these may be the shape of something else.
     """
-    from onnxviz.graph.passes import (
-        fold_constants,
-        free_batch,
-        given_sizes,
-        infer_shapes,
-        initializers_as_inputs,
-        inline_functions,
-        lift_opset,
-        merge_roundings,
-        remove_training_nodes,
-        replace_experimental,
-        resolve_shapes,
-        to_float32,
-    )
-
     return (
         (initializers_as_inputs.run,),
         (given_sizes.run,),

@@ -18,7 +18,7 @@ import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
 from onnxviz import limits
-from onnxviz.graph.passes import Draft
+from onnxviz.graph.draft import Draft
 from onnxviz.graph.shapes import TensorType, infer
 from onnxviz.graph.structure import attribute, initializers, rename_reads, replace_nodes, to_array
 from onnxviz.tensors import subgraphs

@@ -16,9 +16,10 @@ import onnx
 from onnx import NodeProto, ValueInfoProto
 
 from onnxviz.errors import shorten
-from onnxviz.graph.batch import BatchFlow, Place, follow, grown
+from onnxviz.graph.batch import follow
+from onnxviz.graph.batch_places import BatchFlow, Place, grown
+from onnxviz.graph.draft import BATCH, Draft
 from onnxviz.graph.inputs import image_input
-from onnxviz.graph.passes import BATCH, Draft
 from onnxviz.graph.passes.resolve_shapes import types_with
 from onnxviz.graph.relative_sizes import make_relative
 from onnxviz.graph.shapes import UNKNOWN, Dimension, TensorType

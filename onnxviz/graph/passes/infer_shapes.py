@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from onnxviz.graph.passes import Draft
+from onnxviz.graph.draft import Draft
 from onnxviz.graph.shapes import value_info
 
 

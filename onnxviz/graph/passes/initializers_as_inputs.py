@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from onnx import ValueInfoProto
 
-from onnxviz.graph.passes import Draft
+from onnxviz.graph.draft import Draft
 
 
 def run(draft: Draft) -> str:

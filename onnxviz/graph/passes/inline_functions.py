@@ -11,7 +11,7 @@ from onnx import ModelProto, NodeProto
 
 from onnxviz import limits
 from onnxviz.errors import ModelFileError
-from onnxviz.graph.passes import Draft
+from onnxviz.graph.draft import Draft
 from onnxviz.graph.rewrites import schema
 from onnxviz.graph.structure import set_domain
 from onnxviz.model_file import FUNCTION_DOMAIN

@@ -21,7 +21,7 @@ from functools import lru_cache
 
 from onnx import GraphProto, NodeProto, TensorProto
 
-from onnxviz.graph.passes import Draft
+from onnxviz.graph.draft import Draft
 from onnxviz.graph.rewrites import LIFT, TARGET, Scene, as_its_schemas_say, schema
 from onnxviz.graph.shapes import TensorType, infer_body
 from onnxviz.graph.structure import constants_within, replace_nodes, set_domain

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from onnx import NodeProto, TensorProto
 
-from onnxviz.graph.passes import Draft
+from onnxviz.graph.draft import Draft
 from onnxviz.graph.structure import initializers, rename_reads, replace_nodes, to_array
 
 _ROUNDINGS = ("QuantizeLinear", "DequantizeLinear")

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 
 from onnx import NodeProto, TensorProto
 
-from onnxviz.graph.passes import Draft
+from onnxviz.graph.draft import Draft
 from onnxviz.graph.structure import (
     attribute,
     constants_within,

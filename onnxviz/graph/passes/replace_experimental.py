@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from onnx import NodeProto
 
-from onnxviz.graph.passes import Draft
+from onnxviz.graph.draft import Draft
 from onnxviz.graph.structure import attribute, integers, replace_nodes
 
 _LAST = 9

@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto
 
-from onnxviz.graph.passes import Draft
+from onnxviz.graph.draft import Draft
 from onnxviz.graph.shapes import UNKNOWN, Dimension, TensorType, skeleton
 from onnxviz.graph.structure import attribute, initializers, integers, replace_nodes, to_array
 

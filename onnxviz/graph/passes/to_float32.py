@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from onnx import AttributeProto, NodeProto, TensorProto, TypeProto
 
-from onnxviz.graph.passes import Draft
+from onnxviz.graph.draft import Draft
 from onnxviz.graph.shapes import FLOATS, UNKNOWN, TensorType
 from onnxviz.graph.structure import attribute, rename_reads, replace_nodes, set_integer, to_array
 from onnxviz.tensors import all_nodes, subgraphs

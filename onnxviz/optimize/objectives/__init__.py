@@ -4,8 +4,8 @@ Each is data (`base.Objective`): it names layers and units, is bound once to the
 number for each image at every step.
 """
 
-from onnxviz.optimize.objectives.base import Measure, Objective, Place, Seen, bind
-from onnxviz.optimize.objectives.composition import ObjectiveChoice, Product, Sum
+from onnxviz.optimize.objectives.base import Measure, Objective, Place, Product, Seen, Sum, bind
+from onnxviz.optimize.objectives.choice import ObjectiveChoice
 from onnxviz.optimize.objectives.directions import Direction, NeuronDirection
 from onnxviz.optimize.objectives.groups import Alignment, ChannelInterpolation, Diversity
 from onnxviz.optimize.objectives.positions import Box, Position, centre

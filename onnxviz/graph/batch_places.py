@@ -1,0 +1,230 @@
+"""Where a value holds the batch, what a rule may look at to find out, and where reshapes put it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from onnx import NodeProto, TensorProto
+
+from onnxviz.graph.shapes import UNKNOWN, Dimension, TensorType
+from onnxviz.graph.structure import attribute, to_array
+
+
+class Mixes(Exception):  # noqa: N818 - not an error of the program
+    """An operator does something to the batch axis that keeps the images from being independent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a value holds the batch.
+
+    Attributes:
+        axis: the axis; of a value without axes 0, which is then an axis of its own.
+        before: how many positions of that axis lie in front of the images.
+    """
+
+    axis: int
+    before: int = 1
+
+    def at(self, axis: int) -> Place:
+        """The same in another axis."""
+        return Place(axis, self.before)
+
+
+@dataclass
+class BatchFlow:
+    """What is known about the batch after following it through a graph.
+
+    Attributes:
+        batch: the number of images that shapes were inferred with.
+        places: value -> where it holds the batch.
+        lost: values that depend on the images in a way that is not known.
+        problems: nodes at which the batch was lost, with the reason.
+        widened: (identifier of a node, index of an input) -> where that input, which is there once, must be repeated
+            for every image.
+        within: identifiers of nodes that work along an axis which holds the images and something else, and mean the
+            latter.
+        options: identifier of a node -> in how many ways it could place the batch.
+    """
+
+    batch: int
+    places: dict[str, Place] = field(default_factory=dict)
+    lost: set[str] = field(default_factory=set)
+    problems: list[tuple[NodeProto, str]] = field(default_factory=list)
+    widened: dict[tuple[str, int], Place] = field(default_factory=dict)
+    within: set[str] = field(default_factory=set)
+    options: dict[str, int] = field(default_factory=dict)
+
+    def leads(self, value: str, types: Mapping[str, TensorType]) -> bool:
+        """Whether a value is a plain batch: axis 0 holds the images and nothing else."""
+        shape = types.get(value, UNKNOWN).shape
+        return self.places.get(value) == Place(0) and bool(shape) and shape is not None and shape[0] == self.batch
+
+
+@dataclass
+class Scene:
+    """What a rule may look at."""
+
+    types: Mapping[str, TensorType]
+    constants: Mapping[str, TensorProto]
+    flow: BatchFlow
+    choices: Mapping[str, int]
+
+    @property
+    def batch(self) -> int:
+        """The number of images that shapes were inferred with."""
+        return self.flow.batch
+
+    def place(self, value: str) -> Place | None:
+        """Where a value holds the batch; None if it does not."""
+        return self.flow.places.get(value)
+
+    def shape(self, value: str) -> tuple[Dimension, ...]:
+        """A value's dimensions.
+
+        Raises:
+            Mixes: if even their number is not known.
+        """
+        shape = self.types.get(value, UNKNOWN).shape
+        if shape is None:
+            raise Mixes("has a shape that is not known")
+        return shape
+
+    def constant(self, node: NodeProto, index: int) -> np.ndarray | None:
+        """The numbers of a constant input, or None."""
+        name = node.input[index] if index < len(node.input) else ""
+        return to_array(self.constants[name]) if name in self.constants else None
+
+    def widen(self, node: NodeProto, index: int, place: Place, *, size: Dimension) -> None:
+        """Ask for an input that is there once, `size` long at the place, to be repeated for every image.
+
+        Raises:
+            Mixes: if it has another number for each image.
+        """
+        if size != 1 and self.batch != 1:
+            raise Mixes("has another number for each image")
+        if not isinstance(size, int) or size % place.before:
+            raise Mixes("joins images with something that is there once")
+        self.flow.widened[node.name, index] = place
+
+
+Rule = Callable[[Scene, NodeProto], Place | Sequence[Place]]
+"""From a node to the place of the batch in its output, or in each of its outputs."""
+
+
+# --- reshaping ------------------------------------------------------------------------------------------------------
+
+
+def reshaped(scene: Scene, node: NodeProto, preferred: int | None = None) -> Place:
+    """Return where a node that only changes the shape of its first input puts the batch.
+
+    Args:
+        scene: the graph.
+        node: the node.
+        preferred: of several that are as good, the axis in which a node of this kind keeps the batch by itself.
+
+    Raises:
+        Mixes: if no axis of the result can hold the batch.
+    """
+    place = scene.place(node.input[0])
+    assert place is not None
+    return placed(scene, node, scene.shape(node.input[0]), place, preferred)
+
+
+def placed(
+    scene: Scene, node: NodeProto, before: tuple[Dimension, ...], place: Place, preferred: int | None = None
+) -> Place:
+    """Return where a node's result, which a reshape makes from a tensor of another shape, holds the batch.
+
+    Args:
+        scene: the graph.
+        node: the node.
+        before: shape of that tensor.
+        place: where it holds the batch.
+        preferred: of several that are as good, the axis to try first.
+
+    Raises:
+        Mixes: if no axis of the result can hold the batch.
+    """
+    after = scene.shape(node.output[0])
+    if 0 in after:
+        raise Mixes("makes an empty tensor")
+    ranked = _options(before, after, place, scene.batch)
+    options = [option for _, option in sorted(ranked, key=lambda entry: (entry[0], entry[1].axis != preferred))]
+    if not options:
+        raise Mixes("joins the batch with another axis in front of it")
+    if len(options) > 1:
+        scene.flow.options[node.name] = len(options)
+    return options[min(scene.choices.get(node.name, 0), len(options) - 1)]
+
+
+def _options(
+    before: tuple[Dimension, ...], after: tuple[Dimension, ...], place: Place, batch: int
+) -> list[tuple[int, Place]]:
+    """Return the ways to hold the batch with as many numbers in front of it as before, and how plain each is."""
+    if not after:
+        return [(0, Place(0))] if place.before == 1 and product(before[: place.axis]) == 1 else []
+    common = 0
+    lead = product(before[: place.axis])
+    if lead is None:  # leading axes that are the same need not be known numbers
+        while common < min(place.axis, len(after)) and before[common] == after[common] is not None:
+            common += 1
+        lead = product(before[common : place.axis])
+    if lead is None:
+        return []
+    front = lead * place.before
+    found: list[tuple[int, Place]] = []
+    passed = 1
+    for axis in range(common, len(after)):
+        size = after[axis]
+        if front % passed == 0:
+            inner = front // passed
+            if isinstance(size, int):
+                if size and size % (inner * batch) == 0:
+                    found.append((_plainness(size, inner, batch, last=axis == len(after) - 1), Place(axis, inner)))
+            elif inner == 1:
+                found.append((1, Place(axis)))
+        if not isinstance(size, int):
+            break
+        passed *= size
+        if passed > front:
+            break
+    return found
+
+
+def _plainness(size: int, inner: int, batch: int, *, last: bool) -> int:
+    """Rank an axis that could hold the batch; the last axis is what dense layers sum over."""
+    if inner == 1:
+        return 0 if size == batch else (3 if last else 1)
+    return 2 if size == inner * batch else 4
+
+
+def product(sizes: Iterable[Dimension]) -> int | None:
+    """Return the product of dimensions, or None if one is not known."""
+    result = 1
+    for size in sizes:
+        if not isinstance(size, int):
+            return None
+        result *= size
+    return result
+
+
+def grown(shape: tuple[Dimension, ...], place: Place, times: int) -> tuple[Dimension, ...]:
+    """Return the shape of a value with `times` as many images."""
+    if not shape:
+        return (times,)
+    size = shape[place.axis]
+    return (*shape[: place.axis], size * times if isinstance(size, int) else None, *shape[place.axis + 1 :])
+
+
+def axes_of(node: NodeProto, constant: Callable[[int], np.ndarray | None]) -> tuple[int, ...] | None:
+    """Return the axes a node names by attribute or constant input; () if none are named, None if they vary."""
+    listed = attribute(node, "axes")
+    if listed is not None:
+        return tuple(int(axis) for axis in listed)
+    if len(node.input) > 1 and node.input[1]:
+        array = constant(1)
+        return None if array is None else tuple(int(axis) for axis in array.reshape(-1))
+    return ()

@@ -27,8 +27,8 @@ demo: $(VENV)/.installed
 	$(BIN)/onnxviz run recipes/quickstart.yaml --out runs/quickstart
 
 lint: $(VENV)/.installed-test
-	$(BIN)/ruff check onnxviz tests benchmarks
-	$(BIN)/ruff format --check onnxviz tests benchmarks
+	$(BIN)/ruff check onnxviz tests benchmarks tools
+	$(BIN)/ruff format --check onnxviz tests benchmarks tools
 
 types: $(VENV)/.installed-test
 	$(BIN)/mypy
@@ -41,8 +41,8 @@ test-all: lint types
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup
 
 format: $(VENV)/.installed-test
-	$(BIN)/ruff format onnxviz tests benchmarks
-	$(BIN)/ruff check --fix onnxviz tests benchmarks
+	$(BIN)/ruff format onnxviz tests benchmarks tools
+	$(BIN)/ruff check --fix onnxviz tests benchmarks tools
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache build dist *.egg-info

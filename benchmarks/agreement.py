@@ -27,12 +27,12 @@ import torch
 from onnxruntime import quantization
 
 from benchmarks.measure import arguments, markdown, prepare
-from onnxviz.agreement import prove, prove_tensors
-from onnxviz.conversion import to_torch
-from onnxviz.errors import DataError, OnnxvizError, shorten
-from onnxviz.images import ImageFolder, fit_image, load_batch
-from onnxviz.model import Model, load
-from onnxviz.values import Agreement, Layer, Preprocessing
+from onnxviz.core.errors import DataError, OnnxvizError, shorten
+from onnxviz.core.values import Agreement, Layer, Preprocessing
+from onnxviz.data.images import ImageFolder, fit_image, load_batch
+from onnxviz.model.model import Model, load
+from onnxviz.model.parity import prove, prove_tensors
+from onnxviz.model.to_torch import to_torch
 
 PHOTOGRAPHS = ("imagenet_sample/*.JPEG",)
 CIFAR = ("cifar10_test/*/*.jpg",)

@@ -41,10 +41,10 @@ from PIL import Image, ImageDraw
 from benchmarks.lucent_peer import SIDE, class_image
 from benchmarks.measure import ROOT, arguments, markdown, prepare
 from onnxviz.analyses.base import Analysis, Bench, Subject
-from onnxviz.errors import OnnxvizError
-from onnxviz.findings import Array
-from onnxviz.model import Model, load
-from onnxviz.recipe import parse_recipe, read_recipe
+from onnxviz.core.errors import OnnxvizError
+from onnxviz.core.findings import Array
+from onnxviz.model.model import Model, load
+from onnxviz.recipe.recipe import parse_recipe, read_recipe
 
 MODELS = {
     "squeezenet": ("squeezenet_fp16.onnx", "caffe"),

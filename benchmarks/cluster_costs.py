@@ -82,8 +82,8 @@ def timed(work: Callable[[], object]) -> tuple[float, object]:
 def model_part(model: str) -> dict[str, float]:
     """Plan a recipe for a model, convert it and prove its layers."""
     before = time.process_time()
-    from onnxviz.plan import make_plan
-    from onnxviz.recipe import parse_recipe
+    from onnxviz.execution.plan import make_plan
+    from onnxviz.recipe.recipe import parse_recipe
 
     recipe = parse_recipe(RECIPE.replace("MODEL", model), "costs.yaml", Path.cwd())
     found = {"import_s": time.process_time() - before}
@@ -93,8 +93,8 @@ def model_part(model: str) -> dict[str, float]:
     found["jobs"], found["plan_peak_mb"] = len(plan.jobs), memory()  # type: ignore[attr-defined]
     subject, proof = plan.subjects["model"], plan.proofs["model"]  # type: ignore[attr-defined]
     before = time.process_time()
-    from onnxviz.proof import measure_agreement
-    from onnxviz.workers.torch_setup import make_model, prepare_torch
+    from onnxviz.execution.parity_job import measure_agreement
+    from onnxviz.execution.workers.torch_setup import make_model, prepare_torch
 
     prepare_torch("cpu")
     found["torch_s"] = time.process_time() - before
@@ -107,12 +107,12 @@ def model_part(model: str) -> dict[str, float]:
 
 def schedule_part(count: int) -> dict[str, float]:
     """Encode, send, decode and keep a schedule of many jobs of one picture each."""
-    from onnxviz.cache import key_of
-    from onnxviz.dispatch import Item
-    from onnxviz.plan import make_plan
-    from onnxviz.recipe import parse_recipe
-    from onnxviz.schedule import from_data, schedule_of, to_data
-    from onnxviz.workers.tasks import JobTask
+    from onnxviz.execution.dispatch import Item
+    from onnxviz.execution.plan import make_plan
+    from onnxviz.execution.schedule import from_data, schedule_of, to_data
+    from onnxviz.execution.store import key_of
+    from onnxviz.execution.workers.tasks import JobTask
+    from onnxviz.recipe.recipe import parse_recipe
 
     recipe = parse_recipe(RECIPE.replace("MODEL", "builtin: scenes"), "costs.yaml", Path.cwd())
     schedule = schedule_of(make_plan(recipe, "cpu"))
@@ -145,8 +145,8 @@ def _ignore(*_: object) -> None:
 
 def store_part(count: int) -> dict[str, float]:
     """Store results of one picture each, as jobs do, and look at them, as the parent does."""
-    from onnxviz.cache import Checked, Store, key_of
-    from onnxviz.findings import Column, Metric, Picture, Table, Tile, TileGrid
+    from onnxviz.core.findings import Column, Metric, Picture, Table, Tile, TileGrid
+    from onnxviz.execution.store import Checked, Store, key_of
 
     rng = np.random.default_rng(0)
     # Noise at the scale of optimised pictures: smooth, so that JPEG has about as much to do as with them.
@@ -177,10 +177,10 @@ def store_part(count: int) -> dict[str, float]:
 def report_part(count: int) -> dict[str, float]:
     """Write run.json and the page of a run with many units, each with a picture, a curve and facts."""
     from onnxviz import report
-    from onnxviz.execute import run
-    from onnxviz.findings import TileGrid
-    from onnxviz.recipe import parse_recipe
-    from onnxviz.run_folder import write_run
+    from onnxviz.core.findings import TileGrid
+    from onnxviz.execution.execute import run
+    from onnxviz.execution.folder import write_run
+    from onnxviz.recipe.recipe import parse_recipe
 
     text = RECIPE.replace("MODEL", "builtin: scenes").replace("all_convs", "conv2").replace("units: all", "units: [0]")
     text = text.replace("steps: 1", "steps: 32")
@@ -218,7 +218,7 @@ def trial_run(count: int, workers: int = 1, seconds: float = 0.0) -> dict[str, f
         workers: processes.
         seconds: that each job sleeps.
     """
-    from onnxviz.execute import Silent, run_file
+    from onnxviz.execution.execute import Silent, run_file
 
     ends: list[tuple[float, float]] = []
 

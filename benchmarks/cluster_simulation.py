@@ -30,9 +30,9 @@ Steps = Generator[float, float, None]
 CHANGES = 4
 """Operations that change a folder, for each result: make a folder, make two files, rename the folder."""
 LINE_BYTES = 256 << 20
-"""Longest message of a worker: `onnxviz.workers.processes`."""
+"""Longest message of a worker: `onnxviz.execution.workers.processes`."""
 RECIPE_MODELS = 100
-"""Most models of a recipe: `onnxviz.limits`."""
+"""Most models of a recipe: `onnxviz.core.limits`."""
 
 
 @dataclass(frozen=True)

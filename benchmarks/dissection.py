@@ -18,12 +18,12 @@ import torch
 from torch.nn import functional
 
 from benchmarks.measure import arguments, in_turns, markdown, medians, open_subject, prepare
-from onnxviz import builtin
-from onnxviz.concepts import ConceptSet, MaskFolder
-from onnxviz.dissection import Grid, Overlap, TopValues, count_overlap
-from onnxviz.images import fit_labels, load_batch
-from onnxviz.model import Model
-from onnxviz.values import Preprocessing
+from onnxviz.analyses.dissection import Grid, Overlap, TopValues, count_overlap
+from onnxviz.core.values import Preprocessing
+from onnxviz.data import builtin
+from onnxviz.data.concepts import ConceptSet, MaskFolder
+from onnxviz.data.images import fit_labels, load_batch
+from onnxviz.model.model import Model
 
 QUANTILE = 0.005
 BATCH = 8

@@ -39,12 +39,12 @@ from torch import nn
 from benchmarks.architectures import Architecture, make
 from benchmarks.lucent_peer import render_channels
 from benchmarks.measure import arguments, markdown, medians, open_subject, prepare, spread
-from onnxviz.model import Forward, Model, load
+from onnxviz.core.values import Target
+from onnxviz.model.model import Forward, Model, load
 from onnxviz.optimize.ascent import maximize
 from onnxviz.optimize.optimizers import GradientAscent
 from onnxviz.optimize.parameterizations import Pixel
 from onnxviz.optimize.settings import Settings
-from onnxviz.values import Target
 
 NETWORKS = {"resnet18": ("ResNet-18 layer3", "layer3"), "vgg16": ("VGG-16 conv4_1", "features.18")}
 """torchvision's name -> heading, module behind which the network is cut. Lucent's `features_17` is the same tensor as

@@ -107,8 +107,8 @@ def fuzz_models(out: Path, seconds: float, seed: int, every: int) -> None:
     with atheris.instrument_imports(include=["onnxviz"]):
         import onnxviz  # instrumented here, before anything else loads it
         import onnxviz.cli.commands
-        import onnxviz.inspection
-        import onnxviz.model  # noqa: F401
+        import onnxviz.execution.inspection
+        import onnxviz.model.model  # noqa: F401
     import hostile_child
     from fuzz_models import MOST_BYTES, ModelMutator
 

@@ -29,15 +29,15 @@ import numpy as np
 import onnxruntime
 import torch
 
-from onnxviz import builtin
-from onnxviz.agreement import prove
-from onnxviz.attribution import grad_cam
-from onnxviz.dissection import Grid, Overlap, TopValues, count_overlap
-from onnxviz.errors import shorten
-from onnxviz.images import ImageFolder, fit_labels, load_batch
-from onnxviz.model import Model, load
-from onnxviz.runtime import Session
-from onnxviz.values import Layer, Preprocessing
+from onnxviz.analyses.dissection import Grid, Overlap, TopValues, count_overlap
+from onnxviz.analyses.grad_cam.attribution import grad_cam
+from onnxviz.core.errors import shorten
+from onnxviz.core.values import Layer, Preprocessing
+from onnxviz.data import builtin
+from onnxviz.data.images import ImageFolder, fit_labels, load_batch
+from onnxviz.model.model import Model, load
+from onnxviz.model.ort_session import Session
+from onnxviz.model.parity import prove
 
 Figures = dict[str, float | int | str]
 

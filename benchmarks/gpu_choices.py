@@ -14,7 +14,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxviz.convert.redirected_gradients import redirected
-from onnxviz.model import Model
+from onnxviz.model.model import Model
 from onnxviz.optimize import objectives as o
 from onnxviz.optimize.edits import Edit
 from onnxviz.optimize.generators import GeneratorNetwork, open_generator

@@ -55,7 +55,8 @@ from benchmarks.gpu import (
 )
 from benchmarks.gpu_choices import gradients_of_a_dead_image, objectives, optimizers, settings_by_name
 from benchmarks.lucent_peer import render_channels
-from onnxviz.model import load
+from onnxviz.core.values import Target
+from onnxviz.model.model import load
 from onnxviz.optimize import climb
 from onnxviz.optimize.ascent import Maximized, maximize
 from onnxviz.optimize.capture import Step
@@ -63,7 +64,6 @@ from onnxviz.optimize.objectives import Objective
 from onnxviz.optimize.optimizers import GradientAscent
 from onnxviz.optimize.settings import Precision, Settings
 from onnxviz.optimize.stopping import EarlyStopping
-from onnxviz.values import Target
 
 EXACT: dict[str, Check] = {"device and versions": device_facts}
 SPEED: dict[str, Check] = {}

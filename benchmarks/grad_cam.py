@@ -5,7 +5,7 @@
 Compared on the same converted network and the same image, each row with its maps for every layer and class:
 
 - bare: one forward pass and one backward pass a class down to the first convolution, no maps; the floor;
-- ours: `onnxviz.attribution.grad_cam`, maps at the layers' resolution;
+- ours: `onnxviz.analyses.grad_cam.attribution.grad_cam`, maps at the layers' resolution;
 - ours, enlarged: the same with every map divided by its maximum and enlarged to the image, as the peer does;
 - peer, all layers: pytorch-grad-cam, one object with all layers, called once a class;
 - peer, layer by layer: pytorch-grad-cam, one object a layer, called once a class; measured on three layers (first,
@@ -22,8 +22,8 @@ import numpy as np
 import torch
 
 from benchmarks.measure import arguments, in_turns, markdown, medians, open_subject, prepare, pytorch_grad_cam, spread
-from onnxviz.attribution import grad_cam, to_own_maximum, upsample
-from onnxviz.model import Forward, Model
+from onnxviz.analyses.grad_cam.attribution import grad_cam, to_own_maximum, upsample
+from onnxviz.model.model import Forward, Model
 
 CLASSES = 3
 

@@ -30,7 +30,7 @@ from torch import nn
 import onnxviz
 from benchmarks import architectures, backend_tests
 from benchmarks.measure import arguments, markdown, prepare
-from onnxviz.errors import OnnxvizError, UnsupportedOperatorError
+from onnxviz.core.errors import OnnxvizError, UnsupportedOperatorError
 from onnxviz.graph import GraphView, open_model
 
 TOLERANCE = 1e-3
@@ -236,8 +236,8 @@ def zoo_findings(folder: Path, data: Path) -> Iterator[Finding]:
 
 def _check_real(path: Path, data: Path) -> Finding:
     from benchmarks.agreement import MODELS, images_for
-    from onnxviz.agreement import made_up_inputs
-    from onnxviz.runtime import Session
+    from onnxviz.model.ort_session import Session
+    from onnxviz.model.parity import made_up_inputs
 
     preprocess, patterns = MODELS.get(path.name, (None, ()))
     model = onnxviz.load(path, preprocess, device="cpu")

@@ -45,7 +45,7 @@ from benchmarks import architectures
 from benchmarks.architectures import Architecture
 from benchmarks.import_coverage import TOLERANCE, relative_error
 from benchmarks.measure import ROOT, arguments, in_turns, markdown, prepare
-from onnxviz.errors import OnnxvizError
+from onnxviz.core.errors import OnnxvizError
 
 SUBJECTS = (
     Architecture("torchvision", "resnet18", 224),
@@ -126,7 +126,7 @@ def ratios(folder: Path, only: Sequence[str], rounds: int, exporters: Sequence[s
 _LOADER = """
 import json, sys, time
 start = time.perf_counter()
-import torch, onnx, onnxviz.model
+import torch, onnx, onnxviz.model.model
 from onnxviz.convert import Network
 torch.set_num_threads(int(sys.argv[2]))
 imported = time.perf_counter()

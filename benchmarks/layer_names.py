@@ -23,11 +23,11 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from benchmarks import architectures
-from onnxviz.errors import SelectionError
+from onnxviz.core.errors import SelectionError
+from onnxviz.core.values import Layer
 from onnxviz.graph import GraphView, open_model
-from onnxviz.model import units_first
-from onnxviz.runtime import Session
-from onnxviz.values import Layer
+from onnxviz.model.model import units_first
+from onnxviz.model.ort_session import Session
 
 TOLERANCE = 2e-3
 """Largest difference in units of the output's largest magnitude."""

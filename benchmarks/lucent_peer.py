@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from benchmarks.architectures import libraries
-from onnxviz.model import Model
+from onnxviz.model.model import Model
 
 SIDE = 128
 """What `render_vis` makes where it is not told otherwise."""

@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from onnxviz import builtin
-from onnxviz.images import ImageFolder, load_batch
-from onnxviz.model import Model, load
+from onnxviz.data import builtin
+from onnxviz.data.images import ImageFolder, load_batch
+from onnxviz.model.model import Model, load
 
 ROOT = Path(__file__).resolve().parent.parent
 IMAGENET = "imagenet_sample/*.JPEG"

@@ -20,15 +20,15 @@ import onnxruntime
 from PIL import Image
 
 from benchmarks.measure import arguments, markdown, prepare
-from onnxviz.candidates import pictures_for, spread
-from onnxviz.errors import SelectionError
+from onnxviz.core.errors import SelectionError
+from onnxviz.core.values import Preprocessing
+from onnxviz.data.image_choice import own_class
+from onnxviz.data.images import ImageFolder, load_batch
 from onnxviz.graph import open_model
-from onnxviz.image_choice import own_class
-from onnxviz.images import ImageFolder, load_batch
-from onnxviz.labels import read_labels
-from onnxviz.model import load
-from onnxviz.probe import Probe, probe
-from onnxviz.values import Preprocessing
+from onnxviz.graph.labels import read_labels
+from onnxviz.model.model import load
+from onnxviz.model.preprocessing_candidates import pictures_for, spread
+from onnxviz.model.preprocessing_search import Probe, probe
 
 DIGITS = "mnist"
 

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.measure import ROOT, machine, markdown
-from onnxviz.execute import Silent, run_file
-from onnxviz.workers.cluster import RESULTS
+from onnxviz.execution.execute import Silent, run_file
+from onnxviz.execution.workers.cluster import RESULTS
 
 ENGINES = (("local", ""), ("ray", "folder"), ("ray", "store"))
 

@@ -3,9 +3,10 @@
     OMP_NUM_THREADS=1 python -m benchmarks.simple_pictures --layers conv1_2 --out runs/simple
 
 For each layer one picture of each unit is made by three recipes and compared with the best of the plain colours and
-gratings that `onnxviz/analyses/simple_pictures.py` lists, measured in the same way: "former" (the mean colour scaled
-like all else, nothing begun again), "alone" (the default without beginning again) and "default". A unit of plain colour
-is one that the best plain colour excites more than the best grating does. `--out` is a folder for contact sheets.
+gratings that `onnxviz/analyses/activation_maximization/simple_pictures.py` lists, measured in the same way: "former"
+(the mean colour scaled like all else, nothing begun again), "alone" (the default without beginning again) and
+"default". A unit of plain colour is one that the best plain colour excites more than the best grating does. `--out` is
+a folder for contact sheets.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.measure import arguments, markdown, prepare
-from onnxviz.analyses.activation_maximization import ActivationMaximization
+from onnxviz.analyses.activation_maximization.analysis import ActivationMaximization
+from onnxviz.analyses.activation_maximization.simple_pictures import SIMPLE, simple_pictures
 from onnxviz.analyses.base import Bench, Subject
-from onnxviz.analyses.simple_pictures import SIMPLE, simple_pictures
-from onnxviz.findings import Array, Finding, Table
-from onnxviz.model import load
+from onnxviz.core.findings import Array, Finding, Table
+from onnxviz.model.model import load
 from onnxviz.optimize.color import to_pixels
 
 RECIPES: dict[str, dict[str, Any]] = {

@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from onnxviz.analyses.base import Analysis
-    from onnxviz.conversion import to_torch
-    from onnxviz.errors import (
+    from onnxviz.core.errors import (
         AgreementError,
         AnalysisError,
         BatchMixedError,
@@ -32,11 +31,12 @@ if TYPE_CHECKING:
         SelectionError,
         UnsupportedOperatorError,
     )
-    from onnxviz.execute import run_file as run
+    from onnxviz.core.values import Agreement, Layer, Preprocessing, Target, Unit
+    from onnxviz.execution.execute import run_file as run
     from onnxviz.graph import GraphView, open_model
-    from onnxviz.loading import load
-    from onnxviz.model import Model
-    from onnxviz.values import Agreement, Layer, Preprocessing, Target, Unit
+    from onnxviz.model.loading import load
+    from onnxviz.model.model import Model
+    from onnxviz.model.to_torch import to_torch
 
 __version__: str
 
@@ -73,14 +73,14 @@ __all__ = [
 
 _ERRORS = tuple(name for name in __all__ if name.endswith("Error"))
 _PLACES: dict[str, tuple[str, str]] = {
-    **{name: ("onnxviz.errors", name) for name in _ERRORS},
-    **{name: ("onnxviz.values", name) for name in ("Agreement", "Layer", "Preprocessing", "Target", "Unit")},
-    "Model": ("onnxviz.model", "Model"),
-    "load": ("onnxviz.loading", "load"),
-    "to_torch": ("onnxviz.conversion", "to_torch"),
+    **{name: ("onnxviz.core.errors", name) for name in _ERRORS},
+    **{name: ("onnxviz.core.values", name) for name in ("Agreement", "Layer", "Preprocessing", "Target", "Unit")},
+    "Model": ("onnxviz.model.model", "Model"),
+    "load": ("onnxviz.model.loading", "load"),
+    "to_torch": ("onnxviz.model.to_torch", "to_torch"),
     **{name: ("onnxviz.graph", name) for name in ("GraphView", "open_model")},
     "Analysis": ("onnxviz.analyses.base", "Analysis"),
-    "run": ("onnxviz.execute", "run_file"),
+    "run": ("onnxviz.execution.execute", "run_file"),
 }
 
 

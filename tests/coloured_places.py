@@ -8,7 +8,7 @@ import numpy as np
 from onnx import TensorProto, helper, numpy_helper, save
 from PIL import Image
 
-from onnxviz.images import ImageFolder
+from onnxviz.data.images import ImageFolder
 
 
 def pixel_colour(path: Path, row: int, column: int) -> None:

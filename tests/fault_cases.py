@@ -31,9 +31,9 @@ from faulty_images import (
 from hostile_models import Build
 from worker_runs import PATIENCE, results_of, write_recipe
 
-from onnxviz import builtin
-from onnxviz.cache import CHECKED
-from onnxviz.execute import run_file
+from onnxviz.data import builtin
+from onnxviz.execution.execute import run_file
+from onnxviz.execution.store import CHECKED
 
 KILL_RECIPES = {"trial": "jobs that need each other", "real": "weights, class images, Grad-CAM, dissection"}
 REAL = """\

@@ -10,9 +10,10 @@ import onnx
 import pytest
 from onnx import ModelProto, NodeProto
 
-from onnxviz import agreement, judge, model, output_error
 from onnxviz.graph.structure import initializers
-from onnxviz.runtime import Session
+from onnxviz.model import judge, model, output_error
+from onnxviz.model import parity as agreement
+from onnxviz.model.ort_session import Session
 
 Fault = Callable[[NodeProto, Mapping[str, np.ndarray], np.ndarray], np.ndarray]
 """From a node, its inputs by name and its right result to a wrong one."""

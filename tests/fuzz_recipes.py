@@ -22,10 +22,10 @@ from hypothesis import strategies as st
 from PIL import Image
 from tiny_models import fill
 
-from onnxviz import limits
 from onnxviz.analyses import registry
-from onnxviz.recipe_schema import json_schema
-from onnxviz.source import dump
+from onnxviz.core import limits
+from onnxviz.core.yaml_source import dump
+from onnxviz.recipe.schema import json_schema
 
 ROOT = Path(__file__).resolve().parent.parent
 Draw = Any
@@ -76,7 +76,7 @@ def lay_out(folder: Path) -> Path:
 
 
 def _concepts(folder: Path) -> None:
-    """Labelled images as `onnxviz.concepts.MaskFolder` reads them."""
+    """Labelled images as `onnxviz.data.concepts.MaskFolder` reads them."""
     for part in ("images", "labels"):
         (folder / part).mkdir(parents=True)
     random = np.random.default_rng(3)

@@ -63,18 +63,12 @@ def warm() -> None:
     import onnxruntime  # noqa: F401
     import torch
 
-    import onnxviz
-    import onnxviz.cli.commands
-    import onnxviz.inspection
-    import onnxviz.model
-    import onnxviz.workers.local  # noqa: F401
-
     torch.set_num_threads(1)
 
 
 def judge(outcome: Outcome, entry: str, call: Callable[[], Any], allowed: tuple[type[Exception], ...] = ()) -> Any:
     """Call an entry point and note what it did."""
-    from onnxviz.errors import OnnxvizError
+    from onnxviz.core.errors import OnnxvizError
 
     try:
         result = call()
@@ -143,9 +137,9 @@ def _run(outcome: Outcome, path: Path, network: Any) -> None:
     """Run a converted network on inputs of the declared shapes; torch may say that shapes do not fit."""
     import torch
 
-    from onnxviz.agreement import made_up_inputs
+    from onnxviz.graph.model_file import read_model
     from onnxviz.graph.shapes import type_of
-    from onnxviz.model_file import read_model
+    from onnxviz.model.parity import made_up_inputs
 
     proto = read_model(path).proto
     shapes = [type_of(value).shape or () for value in proto.graph.input]
@@ -259,8 +253,9 @@ def bring(
         seconds: by the clock, after which a process is ended.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["onnxruntime", "torch", "onnxviz", "onnxviz.cli.commands", "onnxviz.inspection",
-                                    "onnxviz.model", "onnxviz.workers.local"])  # fmt: skip
+    context.set_forkserver_preload(["onnxruntime", "torch", "onnxviz", "onnxviz.cli.commands",
+                                    "onnxviz.execution.inspection", "onnxviz.model.model",
+                                    "onnxviz.execution.workers.local"])  # fmt: skip
     waiting = list(files)
     found: list[Outcome] = []
     while waiting:

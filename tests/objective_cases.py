@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from pydantic import TypeAdapter
 
+from onnxviz.core.values import Layer
 from onnxviz.optimize.objectives import (
     Alignment,
     Caricature,
@@ -28,7 +29,6 @@ from onnxviz.optimize.objectives import (
     WholeLayer,
     bind,
 )
-from onnxviz.values import Layer
 
 Arrays = Mapping[str, np.ndarray]
 Reference = Callable[[Arrays, int], float]

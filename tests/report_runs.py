@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from onnxviz.findings import (
+from onnxviz.core.findings import (
     Array,
     Bars,
     Caveat,
@@ -27,7 +27,7 @@ from onnxviz.findings import (
     Tile,
     TileGrid,
 )
-from onnxviz.results import (
+from onnxviz.core.results import (
     AnalysisResult,
     DataCard,
     ExpectationResult,
@@ -38,7 +38,7 @@ from onnxviz.results import (
     Provenance,
     RunResult,
 )
-from onnxviz.values import Agreement, Unit
+from onnxviz.core.values import Agreement, Unit
 
 HOSTILE = (
     "<script>alert(1)</script>",

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from fault_runs import Row
 
-from onnxviz.cache import CHECKED, LOCK, RECORD
-from onnxviz.errors import OnnxvizError
-from onnxviz.execute import Silent, run_file
+from onnxviz.core.errors import OnnxvizError
+from onnxviz.execution.execute import Silent, run_file
+from onnxviz.execution.store import CHECKED, LOCK, RECORD
 
 STORED = """\
 version: 1

@@ -15,13 +15,15 @@ import yaml
 from onnx import TensorProto, helper, numpy_helper
 from pydantic import ValidationError
 
-import onnxviz.model
-from onnxviz import findings as f
-from onnxviz.analyses import picture_making, registry
-from onnxviz.analyses.activation_maximization import ActivationMaximization
+import onnxviz.model.model
+from onnxviz.analyses import registry
+from onnxviz.analyses.activation_maximization import making as picture_making
+from onnxviz.analyses.activation_maximization.analysis import ActivationMaximization
+from onnxviz.analyses.activation_maximization.findings import figure
 from onnxviz.analyses.base import Bench, Job, Subject
-from onnxviz.analyses.picture_findings import figure
-from onnxviz.errors import DataError, SelectionError
+from onnxviz.core import findings as f
+from onnxviz.core.errors import DataError, SelectionError
+from onnxviz.core.values import Unit
 from onnxviz.optimize.ascent import maximize
 from onnxviz.optimize.parameterizations import Fourier
 from onnxviz.optimize.settings import (
@@ -32,7 +34,6 @@ from onnxviz.optimize.settings import (
     DEFAULT_TRANSFORMS,
     Settings,
 )
-from onnxviz.values import Unit
 
 Found = TypeVar("Found")
 
@@ -72,7 +73,7 @@ def detectors(path: Path, *, channels: int = 3, softmax: bool = False, threshold
 
 
 def bench(path: Path, preprocess: str = "unit", labels: Iterable[str] | None = None, seed: int = 0) -> Bench:
-    model = onnxviz.model.load(path, preprocess=preprocess, labels=labels)
+    model = onnxviz.model.model.load(path, preprocess=preprocess, labels=labels)
     subject = Subject("model", model.view, model.preprocessing, model.labels, {}, seed)
     return Bench(subject, model, lambda done, total, note="": None)
 

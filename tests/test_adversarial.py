@@ -18,17 +18,17 @@ from PIL import Image
 from pydantic import ValidationError
 
 import onnxviz.optimize.adversarial as search
-from onnxviz import findings as f
-from onnxviz.analyses.adversarial import Adversarial, _wanted
+from onnxviz.analyses.adversarial.analysis import Adversarial, _wanted
 from onnxviz.analyses.base import Bench, Subject
-from onnxviz.cache import Store
-from onnxviz.errors import AnalysisError, SelectionError
+from onnxviz.core import findings as f
+from onnxviz.core.errors import AnalysisError, SelectionError
+from onnxviz.core.shares import wilson
+from onnxviz.core.values import PRESETS, Preprocessing
+from onnxviz.data.images import ImageFolder
+from onnxviz.execution.store import Store
 from onnxviz.graph.model_output import Head
-from onnxviz.images import ImageFolder
-from onnxviz.model import Model, load
+from onnxviz.model.model import Model, load
 from onnxviz.optimize.adversarial import Attack, Attacked, _Ball, attack, distance
-from onnxviz.shares import wilson
-from onnxviz.values import PRESETS, Preprocessing
 
 Found = TypeVar("Found")
 SIDE = 8

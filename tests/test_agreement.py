@@ -13,12 +13,12 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 import onnxviz.convert.operators
-from onnxviz.agreement import is_half, prove, require
 from onnxviz.convert.operators import Conversion
-from onnxviz.differences import HALF_TOLERANCE, TOLERANCE, Difference
-from onnxviz.errors import AgreementError, DataError
-from onnxviz.model import Model, load
-from onnxviz.values import Agreement
+from onnxviz.core.errors import AgreementError, DataError
+from onnxviz.core.values import Agreement
+from onnxviz.model.differences import HALF_TOLERANCE, TOLERANCE, Difference
+from onnxviz.model.model import Model, load
+from onnxviz.model.parity import is_half, prove, require
 
 
 def make(path: Path, element: int = TensorProto.FLOAT, bias: float = 0.0, domain: str = "", opset: int = 17) -> Path:

@@ -12,14 +12,14 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from onnxviz import builtin
 from onnxviz.analyses import kind_of, registry
 from onnxviz.analyses.base import Analysis, Bench, Job, Subject
-from onnxviz.cache import Store, canonical
-from onnxviz.findings import Array, Metric, from_data, to_data
+from onnxviz.core.findings import Array, Metric, from_data, to_data
+from onnxviz.data import builtin
+from onnxviz.execution.store import Store, canonical
 from onnxviz.graph import open_model
-from onnxviz.recipe import declared_as, parse_recipe
-from onnxviz.recipe_schema import json_schema
+from onnxviz.recipe.recipe import declared_as, parse_recipe
+from onnxviz.recipe.schema import json_schema
 
 KINDS = sorted(registry().items())
 SHORT: dict[str, dict[str, Any]] = {
@@ -115,7 +115,7 @@ def test_jobs_are_plain_data_and_always_the_same(kind: str, cls: type[Analysis],
 def test_findings_survive_a_round_trip_and_the_seed_decides(
     kind: str, cls: type[Analysis], subject: Subject, tmp_path: Path
 ) -> None:
-    from onnxviz.model import Model
+    from onnxviz.model.model import Model
 
     made, store = settings(kind, cls), Store(tmp_path)
     job: Job = next(iter(made.jobs(subject)))

@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from onnxviz.errors import AnalysisError, SelectionError
+from onnxviz.core.errors import AnalysisError, SelectionError
+from onnxviz.core.values import Layer, Target
 from onnxviz.optimize.ascent import DEFAULT_TRANSFORMS, Maximized, Settings, maximize
 from onnxviz.optimize.objectives import Place, Seen, bind, objective_of
 from onnxviz.optimize.objectives.units import centre
@@ -19,7 +20,6 @@ from onnxviz.optimize.optimizers import Adam, GradientAscent, RmsProp
 from onnxviz.optimize.parameterizations import Canvas, Fourier, Pixel
 from onnxviz.optimize.regularizers import LpNorm, TotalVariation
 from onnxviz.optimize.transforms import Pad, Rotate
-from onnxviz.values import Layer, Target
 
 LAYER = Layer("layer", "layer", "Conv", 0, (None, 4, 5, 5), 1)
 

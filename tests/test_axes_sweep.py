@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from onnxviz.core.values import Layer
 from onnxviz.graph import open_model
 from onnxviz.graph.view import GraphView
-from onnxviz.maps import to_map
-from onnxviz.model import Model, load
-from onnxviz.values import Layer
+from onnxviz.model.maps import to_map
+from onnxviz.model.model import Model, load
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -15,13 +15,13 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxviz import batches
-from onnxviz.dissection.passes import Passes
-from onnxviz.errors import DataError, MemoryLimitError
-from onnxviz.memory import is_out_of_memory
-from onnxviz.model import Model, load
+from onnxviz.analyses.dissection.passes import Passes
+from onnxviz.core.errors import DataError, MemoryLimitError
+from onnxviz.core.memory import is_out_of_memory
+from onnxviz.core.values import Target
+from onnxviz.model import batches
+from onnxviz.model.model import Model, load
 from onnxviz.optimize.ascent import Settings, maximize
-from onnxviz.values import Target
 
 FULL = (
     "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate 9"
@@ -287,9 +287,9 @@ def test_dissection_keeps_no_more_than_fits(monkeypatch: pytest.MonkeyPatch) -> 
     def measure(numbers: Any) -> dict[str, np.ndarray]:
         return {"a": np.zeros((len(numbers), 2, 3, 3), np.float32)}
 
-    monkeypatch.setattr("onnxviz.dissection.passes.available_memory", lambda: 2 * 72 * 20 + 1)
+    monkeypatch.setattr("onnxviz.analyses.dissection.passes.available_memory", lambda: 2 * 72 * 20 + 1)
     assert Passes(measure, range(20), model=Told()).rounds == 1
-    monkeypatch.setattr("onnxviz.dissection.passes.available_memory", lambda: 2 * 72 * 20 - 1)
+    monkeypatch.setattr("onnxviz.analyses.dissection.passes.available_memory", lambda: 2 * 72 * 20 - 1)
     told = Told()
     assert Passes(measure, range(20), model=told).rounds == 2
     assert told.reduced
@@ -333,9 +333,9 @@ def test_the_ascent_on_a_small_gpu(model: Model, monkeypatch: pytest.MonkeyPatch
 LIMITED_RUN = """\
 import resource, sys
 import numpy as np, torch
-from onnxviz import batches
-from onnxviz.errors import MemoryLimitError
-from onnxviz.model import load
+from onnxviz.model import batches
+from onnxviz.core.errors import MemoryLimitError
+from onnxviz.model.model import load
 
 torch.set_num_threads(1)
 path, way, mebibytes, guess = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4] == "guess"

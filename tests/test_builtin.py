@@ -12,12 +12,12 @@ import onnx
 import onnxruntime
 import pytest
 
-from onnxviz import builtin
-from onnxviz.builtin.materials import PALETTE
-from onnxviz.builtin.scenes import CATEGORIES, CLASSES
-from onnxviz.builtin.shapes import SHAPES
-from onnxviz.errors import DataError, SelectionError
-from onnxviz.preprocessing import read_preprocessing
+from onnxviz.core.errors import DataError, SelectionError
+from onnxviz.data import builtin
+from onnxviz.data.builtin.materials import PALETTE
+from onnxviz.data.builtin.scenes import CATEGORIES, CLASSES
+from onnxviz.data.builtin.shapes import SHAPES
+from onnxviz.model.preprocessing import read_preprocessing
 
 SIZES = (16, 32, 64, 96, 256)
 
@@ -293,7 +293,17 @@ def test_held_out_accuracy_is_what_the_model_claims(model: builtin.BuiltinModel)
 
 def test_training_makes_the_files_it_promises(tmp_path) -> None:
     pytest.importorskip("torch")
-    command = [sys.executable, "-m", "onnxviz.builtin.train", "--out", str(tmp_path), "--name", "tiny", "--steps", "2"]
+    command = [
+        sys.executable,
+        "-m",
+        "onnxviz.data.builtin.train",
+        "--out",
+        str(tmp_path),
+        "--name",
+        "tiny",
+        "--steps",
+        "2",
+    ]
     command += ["--scenes", "64", "--test-scenes", "30", "--batch", "16", "--threads", "1"]
     subprocess.run(command, check=True, capture_output=True)
     facts = json.loads((tmp_path / "tiny.json").read_text())
@@ -304,5 +314,5 @@ def test_training_makes_the_files_it_promises(tmp_path) -> None:
 
 
 def test_importing_the_builtin_package_does_not_import_torch() -> None:
-    code = "import sys, onnxviz.builtin as b; b.scenes(1).read(0); assert 'torch' not in sys.modules"
+    code = "import sys, onnxviz.data.builtin as b; b.scenes(1).read(0); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

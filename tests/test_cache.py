@@ -14,7 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from onnxviz.cache import (
+from onnxviz.core.errors import OutputError
+from onnxviz.core.findings import Array, Finding, Metric, Note, Picture, Tile, TileGrid, pictures
+from onnxviz.execution.store import (
     LOCK,
     MANY_RESULTS,
     Checked,
@@ -29,8 +31,6 @@ from onnxviz.cache import (
     plain_name,
     write_bytes,
 )
-from onnxviz.errors import OutputError
-from onnxviz.findings import Array, Finding, Metric, Note, Picture, Tile, TileGrid, pictures
 
 KEY = "0" * 32
 
@@ -151,7 +151,7 @@ def test_a_killed_writer_leaves_nothing(tmp_path: Path) -> None:
         "import os, signal, sys, numpy as np\n"
         "from pathlib import Path\n"
         "from onnxviz import cache\n"
-        "from onnxviz.findings import *\n"
+        "from onnxviz.core.findings import *\n"
         "opened, calls = Path.open, []\n"
         "def dying(path, *mode):\n"
         "    calls.append(1)\n"
@@ -210,8 +210,8 @@ def test_folders_of_others_are_refused_untouched(tmp_path: Path) -> None:
 
 def test_two_runs_exclude_each_other(tmp_path: Path) -> None:
     script = (
-        "import sys\nfrom pathlib import Path\nfrom onnxviz.cache import locked\n"
-        "from onnxviz.errors import OutputError\n"
+        "import sys\nfrom pathlib import Path\nfrom onnxviz.execution.store import locked\n"
+        "from onnxviz.core.errors import OutputError\n"
         "try:\n    with locked(Path(sys.argv[1])): print('free')\nexcept OutputError as error: print(error)\n"
     )
     command = [sys.executable, "-c", script, str(tmp_path)]

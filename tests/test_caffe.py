@@ -31,7 +31,7 @@ from caffe_networks import NETWORKS, Blobs, dense, pool
 from PIL import Image
 
 import onnxviz
-from onnxviz.errors import ModelFileError
+from onnxviz.core.errors import ModelFileError
 from onnxviz.importing.caffe import convert
 from onnxviz.importing.caffe.layers import CONVERTERS
 

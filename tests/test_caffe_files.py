@@ -11,8 +11,8 @@ from caffe_models import layer, network, run, save, save_weights, statistics, we
 from caffe_networks import NETWORKS, Blobs
 
 import onnxviz
-from onnxviz import limits
-from onnxviz.errors import ModelFileError
+from onnxviz.core import limits
+from onnxviz.core.errors import ModelFileError
 from onnxviz.importing.caffe import convert
 from onnxviz.importing.caffe.schema import binary_message
 

@@ -9,18 +9,18 @@ from pathlib import Path
 import pytest
 
 import onnxviz
-from onnxviz import results
 from onnxviz.cli.start import starting_recipe
-from onnxviz.errors import RecipeError, SelectionError
-from onnxviz.execute import run_file
+from onnxviz.core import results
+from onnxviz.core.errors import RecipeError, SelectionError
+from onnxviz.core.results import ModelCard
+from onnxviz.core.shares import wilson
+from onnxviz.data.images import load_batch
+from onnxviz.execution.execute import run_file
+from onnxviz.execution.folder import read_run
+from onnxviz.execution.plan import make_plan
+from onnxviz.execution.schedule import from_data, schedule_of, to_data
 from onnxviz.graph import open_model
-from onnxviz.images import load_batch
-from onnxviz.plan import make_plan
-from onnxviz.recipe import parse_recipe, read_recipe
-from onnxviz.results import ModelCard
-from onnxviz.run_folder import read_run
-from onnxviz.schedule import from_data, schedule_of, to_data
-from onnxviz.shares import wilson
+from onnxviz.recipe.recipe import parse_recipe, read_recipe
 from tests.coloured_places import coloured_places, pixel_colour
 
 MIDDLE = (slice(18, 25), slice(18, 25))
@@ -177,12 +177,12 @@ def test_a_model_without_classes_is_refused_when_planning(place: Path) -> None:
 
 
 def test_a_choice_that_fails_stops_the_jobs_that_wait_for_it(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from onnxviz.errors import ModelError
+    from onnxviz.core.errors import ModelError
 
     def refuse(*_: object, **__: object) -> None:
         raise ModelError("nothing works")
 
-    monkeypatch.setattr("onnxviz.probe.probe", refuse)
+    monkeypatch.setattr("onnxviz.model.preprocessing_search.probe", refuse)
     run = run_file(write(place, "auto"), place / "out").result
     assert run.verdict == "incomplete"
     assert "no preprocessing was chosen by trial: nothing works" in run.analyses[0].parts[0].failed[0].error

@@ -19,10 +19,10 @@ from onnxviz import cli
 from onnxviz.cli import browser, commands, show
 from onnxviz.cli.ending import INTERNAL
 from onnxviz.cli.show import show_rows
-from onnxviz.errors import OnnxvizError
-from onnxviz.plan import make_plan
+from onnxviz.core.errors import OnnxvizError
+from onnxviz.execution.plan import make_plan
 from onnxviz.progress import duration
-from onnxviz.recipe import parse_recipe, read_recipe
+from onnxviz.recipe.recipe import parse_recipe, read_recipe
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -99,7 +99,7 @@ def test_exit_codes_of_expectations_and_failures(
     assert call(monkeypatch, *run, "expect=[{metric: filters.dead_fractoin, min: 0, level: warn}]") == 2
     assert "did you mean 'dead_fraction'" in capsys.readouterr().err
 
-    from onnxviz.analyses.weights import Weights
+    from onnxviz.analyses.weights.analysis import Weights
 
     def broken(*_: object) -> list[object]:
         raise ZeroDivisionError("by [bold]zero[/bold]\x1b[2J")
@@ -113,7 +113,7 @@ def test_exit_codes_of_expectations_and_failures(
 
 
 def test_interrupted(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    from onnxviz.analyses.weights import Weights
+    from onnxviz.analyses.weights.analysis import Weights
 
     def interrupted(*_: object) -> list[object]:
         raise KeyboardInterrupt
@@ -172,7 +172,7 @@ def test_a_fault_in_onnxviz_is_one_line_and_a_log(
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("oops")
 
-    monkeypatch.setattr("onnxviz.plan.make_plan", broken)
+    monkeypatch.setattr("onnxviz.execution.plan.make_plan", broken)
     assert call(monkeypatch, "plan", "r.yaml") == INTERNAL
     text = capsys.readouterr().err
     assert "RuntimeError: oops" in text

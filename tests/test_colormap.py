@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnxviz.colormap import INFERNO, SIGNED, colour, colour_signed, overlay
+from onnxviz.core.colormap import INFERNO, SIGNED, colour, colour_signed, overlay
 
 
 def lightness(table: np.ndarray) -> np.ndarray:

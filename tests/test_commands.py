@@ -23,14 +23,14 @@ from tiny_models import fill, save_model, save_unknown
 from worker_runs import PATIENCE
 
 import onnxviz
-from onnxviz import devices
 from onnxviz.analyses import registry
 from onnxviz.cli import explain
-from onnxviz.errors import OnnxvizError, RecipeError
-from onnxviz.execute import Silent, run_file
-from onnxviz.plan import make_plan
-from onnxviz.recipe import parse_recipe
-from onnxviz.recipe_schema import RecipeSettings
+from onnxviz.core import devices
+from onnxviz.core.errors import OnnxvizError, RecipeError
+from onnxviz.execution.execute import Silent, run_file
+from onnxviz.execution.plan import make_plan
+from onnxviz.recipe.recipe import parse_recipe
+from onnxviz.recipe.schema import RecipeSettings
 
 ROOT = Path(__file__).parent.parent
 RUN = ("run", "r.yaml", "--device", "cpu", "--no-open")
@@ -304,7 +304,7 @@ main()
     [
         ("tempfile.mkdtemp = full", ["inspect", "m.onnx"]),
         ("tempfile.mkdtemp = full", [*RUN, "--workers", "1"]),
-        ("import onnxviz.execute; onnxviz.execute.Log = full", list(RUN)),
+        ("import onnxviz.execution.execute; onnxviz.execution.execute.Log = full", list(RUN)),
     ],
 )
 def test_a_disk_without_room_is_a_message(folder: Path, patch: str, arguments: list[str]) -> None:

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from report_runs import make_run, save_picture
 
-from onnxviz import results
-from onnxviz.errors import OutputError
-from onnxviz.findings import TileGrid, pictures
+from onnxviz.core import results
+from onnxviz.core.errors import OutputError
+from onnxviz.core.findings import TileGrid, pictures
+from onnxviz.core.results import ModelCard, RunResult
 from onnxviz.report import compare, write_report
-from onnxviz.results import ModelCard, RunResult
 
 
 @pytest.fixture

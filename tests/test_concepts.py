@@ -10,12 +10,12 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
-from onnxviz import limits
-from onnxviz.concepts import Concept, ConceptSet, MaskFolder, is_void, read_concepts
-from onnxviz.errors import DataError, RecipeError
-from onnxviz.plan import make_plan
-from onnxviz.recipe import parse_recipe
-from onnxviz.schedule import left_out, schedule_of
+from onnxviz.core import limits
+from onnxviz.core.errors import DataError, RecipeError
+from onnxviz.data.concepts import Concept, ConceptSet, MaskFolder, is_void, read_concepts
+from onnxviz.execution.plan import make_plan
+from onnxviz.execution.schedule import left_out, schedule_of
+from onnxviz.recipe.recipe import parse_recipe
 
 
 def write(root: Path, name: str, mask: np.ndarray | None, size: tuple[int, int] = (4, 6)) -> None:
@@ -194,7 +194,7 @@ def test_the_values_of_some_masks_are_looked_at_and_their_number_is_said(
     assert data.remarks == ("before the run the values of 24 of 31 masks were looked at; all have names",)
     with pytest.raises(DataError, match=r"z29\.png: the mask holds the value 9"):
         data.read_labels(30)
-    monkeypatch.setattr("onnxviz.concepts._SAMPLE_PIXELS", 100)
+    monkeypatch.setattr("onnxviz.data.concepts._SAMPLE_PIXELS", 100)
     assert "values of 5 of 31 masks" in MaskFolder.find("x", folder, folder).remarks[0]
 
 

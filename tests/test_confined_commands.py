@@ -22,8 +22,8 @@ from worker_runs import PATIENCE
 
 from onnxviz.cli import confined
 from onnxviz.confinement import landlock
-from onnxviz.errors import MemoryLimitError, SelectionError
-from onnxviz.workers import own_memory
+from onnxviz.core.errors import MemoryLimitError, SelectionError
+from onnxviz.execution.workers import own_memory
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are not copied here")
 landlocked = pytest.mark.skipif(

@@ -15,8 +15,8 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from onnxviz.convert import Network, extract, shapes
 from onnxviz.convert.operators import CONVERTERS
-from onnxviz.errors import ModelError, UnsupportedOperatorError
-from onnxviz.runtime import Session
+from onnxviz.core.errors import ModelError, UnsupportedOperatorError
+from onnxviz.model.ort_session import Session
 
 
 @dataclass(frozen=True)

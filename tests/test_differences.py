@@ -10,15 +10,15 @@ import pytest
 from headless import NAMES, Browser, find_browser
 from report_runs import make_run
 
-import onnxviz.model
-from onnxviz import builtin
+import onnxviz.model.model
 from onnxviz.analyses.base import Bench, Subject
-from onnxviz.analyses.grad_cam import GradCam
-from onnxviz.findings import Finding, Metric, Outcomes, from_data, merge, to_data
+from onnxviz.analyses.grad_cam.analysis import GradCam
+from onnxviz.core.findings import Finding, Metric, Outcomes, from_data, merge, to_data
+from onnxviz.core.results import RunResult
+from onnxviz.core.shares import Share, wilson
+from onnxviz.data import builtin
 from onnxviz.report import write_report
 from onnxviz.report.differences import count_of, differences
-from onnxviz.results import RunResult
-from onnxviz.shares import Share, wilson
 
 
 def share(count: int, total: int, better: str = "higher", name: str = "accuracy") -> Metric:
@@ -139,7 +139,7 @@ def test_the_report_shows_what_a_number_rests_on(tmp_path: Path) -> None:
 
 def test_grad_cam_tells_which_images_are_named_right(tmp_path: Path) -> None:
     known = builtin.MODELS["scenes"]
-    model = onnxviz.model.load(known.path, preprocess=known.preprocessing, labels=known.labels)
+    model = onnxviz.model.model.load(known.path, preprocess=known.preprocessing, labels=known.labels)
     subject = Subject("m", model.view, model.preprocessing, model.labels, {"scenes": builtin.scenes(3)}, 0)
     analysis = GradCam(data="scenes", layers="last_conv", classes="top:1")
     bench = Bench(subject, model, lambda done, total, note="": None)

@@ -8,13 +8,13 @@ from collections.abc import Callable
 import pytest
 
 from onnxviz.analyses.base import Job
-from onnxviz.dispatch import Dispatcher, Item
-from onnxviz.errors import OnnxvizError
-from onnxviz.execute import Silent
-from onnxviz.plan import PlannedJob
-from onnxviz.results import Defence
-from onnxviz.workers.pool import Finished, Message
-from onnxviz.workers.tasks import CombineTask, JobTask, Outcome, Task
+from onnxviz.core.errors import OnnxvizError
+from onnxviz.core.results import Defence
+from onnxviz.execution.dispatch import Dispatcher, Item
+from onnxviz.execution.execute import Silent
+from onnxviz.execution.plan import PlannedJob
+from onnxviz.execution.workers.pool import Finished, Message
+from onnxviz.execution.workers.tasks import CombineTask, JobTask, Outcome, Task
 
 
 class Halves:

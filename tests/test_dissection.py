@@ -15,19 +15,19 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-import onnxviz.model
-from onnxviz import limits
+import onnxviz.model.model
 from onnxviz.analyses.base import Bench, Subject
-from onnxviz.analyses.dissection import Dissection
-from onnxviz.concepts import Concept, MaskFolder
-from onnxviz.dissection import Grid, Overlap, Passes, TopValues, count_overlap, upsample
-from onnxviz.dissection.counting import round_down
-from onnxviz.dissection.pictures import OUTLINE, show_mask
-from onnxviz.dissection.thresholds import Thresholds
-from onnxviz.errors import AnalysisError
-from onnxviz.findings import Array, Caveat, Coverage, Finding, Metric, Note, Table, TileGrid, from_data, to_data
-from onnxviz.images import ImageFolder, fit_image, fit_labels
-from onnxviz.values import Preprocessing, Unit
+from onnxviz.analyses.dissection import Grid, Overlap, Passes, TopValues, count_overlap, upsample
+from onnxviz.analyses.dissection.analysis import Dissection
+from onnxviz.analyses.dissection.counting import round_down
+from onnxviz.analyses.dissection.pictures import OUTLINE, show_mask
+from onnxviz.analyses.dissection.thresholds import Thresholds
+from onnxviz.core import limits
+from onnxviz.core.errors import AnalysisError
+from onnxviz.core.findings import Array, Caveat, Coverage, Finding, Metric, Note, Table, TileGrid, from_data, to_data
+from onnxviz.core.values import Preprocessing, Unit
+from onnxviz.data.concepts import Concept, MaskFolder
+from onnxviz.data.images import ImageFolder, fit_image, fit_labels
 
 STRETCH = Preprocessing(fit="stretch")
 
@@ -141,7 +141,7 @@ class TestAgainstThePaper:
     def test_small_steps_give_the_same(self, monkeypatch: pytest.MonkeyPatch) -> None:
         activations, labels, categories = some_data(4, (3, 4, 6, 6), (24, 24))
         whole = fast_dissection(activations, labels, categories, 0.1)[1]
-        monkeypatch.setattr("onnxviz.dissection.counting._PIXELS_AT_ONCE", 1)
+        monkeypatch.setattr("onnxviz.analyses.dissection.counting._PIXELS_AT_ONCE", 1)
         assert (fast_dissection(activations, labels, categories, 0.1)[1].both == whole.both).all()
 
     def test_areas_count_only_in_images_with_the_category(self) -> None:
@@ -338,7 +338,7 @@ def colour_network(path: Path) -> Path:
     return path
 
 
-def dissect(analysis: Dissection, subject: Subject, model: onnxviz.model.Model) -> list[Finding]:
+def dissect(analysis: Dissection, subject: Subject, model: onnxviz.model.model.Model) -> list[Finding]:
     bench = Bench(subject, model, lambda done, total, note="": None)
     return analysis.combine([analysis.run(job, bench) for job in analysis.jobs(subject)], subject)
 
@@ -349,12 +349,12 @@ def only(findings: list[Finding], kind: type, identity: str = "") -> Finding:
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> onnxviz.model.Model:
-    return onnxviz.model.load(colour_network(tmp_path_factory.mktemp("net") / "colours.onnx"), preprocess="unit")
+def model(tmp_path_factory: pytest.TempPathFactory) -> onnxviz.model.model.Model:
+    return onnxviz.model.model.load(colour_network(tmp_path_factory.mktemp("net") / "colours.onnx"), preprocess="unit")
 
 
 @pytest.fixture
-def subject(model: onnxviz.model.Model) -> Subject:
+def subject(model: onnxviz.model.model.Model) -> Subject:
     return Subject("m", model.view, model.preprocessing, None, {"squares": Squares()}, 0)
 
 
@@ -362,7 +362,7 @@ class TestEndToEnd:
     # A square covers 64 of 2048 pixels: just under the share of activations above the threshold.
     SETTINGS: ClassVar = {"layers": "active", "quantile": 0.032, "label_size": (32, 64), "iou": 0.5}
 
-    def test_a_red_detector_detects_red(self, model: onnxviz.model.Model, subject: Subject) -> None:
+    def test_a_red_detector_detects_red(self, model: onnxviz.model.model.Model, subject: Subject) -> None:
         findings = dissect(Dissection(**self.SETTINGS), subject, model)
         rows = only(findings, Table, "units").rows
         assert [row[0] for row in rows] == [Unit("active", index) for index in range(4)]
@@ -383,7 +383,7 @@ class TestEndToEnd:
         assert by_category["unique_by_category"].values == (0.0, 2.0)
         assert any("1 units have the same activation" in item.text for item in findings if isinstance(item, Caveat))
 
-    def test_the_masks_lie_on_the_squares(self, model: onnxviz.model.Model, subject: Subject) -> None:
+    def test_the_masks_lie_on_the_squares(self, model: onnxviz.model.model.Model, subject: Subject) -> None:
         findings = dissect(Dissection(**self.SETTINGS, best_units=2, best_images=3), subject, model)
         tiles = only(findings, TileGrid).tiles
         assert [tile.unit for tile in tiles] == [Unit("active", 0), Unit("active", 1)]
@@ -396,7 +396,7 @@ class TestEndToEnd:
             assert (pixels == OUTLINE).all(axis=2).any()
             assert not (pixels == 128).all(axis=2).any()
 
-    def test_the_arrays_hold_the_numbers(self, model: onnxviz.model.Model, subject: Subject) -> None:
+    def test_the_arrays_hold_the_numbers(self, model: onnxviz.model.model.Model, subject: Subject) -> None:
         arrays = only(dissect(Dissection(**self.SETTINGS), subject, model), Array).arrays
         assert arrays["thresholds"].dtype == np.float64
         assert arrays["intersection"].dtype == np.int64
@@ -404,7 +404,7 @@ class TestEndToEnd:
         assert arrays["concepts"].tolist() == ["square", "red", "green"]
         assert arrays["intersection"][0].tolist() == [12 * 64, 12 * 64, 0]
 
-    def test_stored_parts_are_joined_as_fresh_ones(self, model: onnxviz.model.Model, subject: Subject) -> None:
+    def test_stored_parts_are_joined_as_fresh_ones(self, model: onnxviz.model.model.Model, subject: Subject) -> None:
         analysis = Dissection(**{**self.SETTINGS, "layers": ["colours", "active"], "best_units": 0})
         bench = Bench(subject, model, lambda done, total, note="": None)
         parts = [
@@ -413,7 +413,9 @@ class TestEndToEnd:
         stored = [[from_data(json.loads(json.dumps(to_data(item)))) for item in part] for part in parts]
         assert analysis.combine(stored, subject) == analysis.combine(parts, subject)
 
-    def test_layers_without_maps_are_left_out_and_said(self, model: onnxviz.model.Model, subject: Subject) -> None:
+    def test_layers_without_maps_are_left_out_and_said(
+        self, model: onnxviz.model.model.Model, subject: Subject
+    ) -> None:
         analysis = Dissection(**{**self.SETTINGS, "layers": ["colours", "active", "pooled", "flat"]})
         findings = dissect(analysis, subject, model)
         assert [row[0] for row in only(findings, Table, "layers").rows] == ["colours", "active"]
@@ -422,14 +424,14 @@ class TestEndToEnd:
         with pytest.raises(AnalysisError, match="none of the layers"):
             list(Dissection(layers="pooled").jobs(subject))
 
-    def test_a_limit_on_images_is_said(self, model: onnxviz.model.Model, subject: Subject) -> None:
+    def test_a_limit_on_images_is_said(self, model: onnxviz.model.model.Model, subject: Subject) -> None:
         findings = dissect(Dissection(**self.SETTINGS, images=5), subject, model)
         coverage = only(findings, Coverage, "images")
         assert (coverage.done, coverage.total, coverage.reason) == (5, 12, "images: 5")
         assert "5 images, fewer than 100" in only(findings, Caveat, "small").text
 
     def test_jobs_are_split_by_memory_and_the_result_is_the_same(
-        self, model: onnxviz.model.Model, subject: Subject, monkeypatch: pytest.MonkeyPatch
+        self, model: onnxviz.model.model.Model, subject: Subject, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         analysis = Dissection(**{**self.SETTINGS, "layers": ["colours", "active"]})
         whole = dissect(analysis, subject, model)
@@ -442,14 +444,16 @@ class TestEndToEnd:
         assert only(split, Table, "units") == only(whole, Table, "units")
         assert only(split, Table, "layers") == only(whole, Table, "layers")
 
-    def test_what_a_mask_cannot_reach_is_said(self, model: onnxviz.model.Model, subject: Subject) -> None:
+    def test_what_a_mask_cannot_reach_is_said(self, model: onnxviz.model.model.Model, subject: Subject) -> None:
         findings = dissect(Dissection(**{**self.SETTINGS, "quantile": 0.005}), subject, model)
         text = only(findings, Caveat, "large").text
         assert "square (6%), red (3%), green (3%)" in text
         findings = dissect(Dissection(**{**self.SETTINGS, "quantile": 0.5, "iou": 0.03}), subject, model)
         assert "square (6%)" in only(findings, Caveat, "chance").text
 
-    def test_data_without_labels_is_refused(self, model: onnxviz.model.Model, subject: Subject, tmp_path: Path) -> None:
+    def test_data_without_labels_is_refused(
+        self, model: onnxviz.model.model.Model, subject: Subject, tmp_path: Path
+    ) -> None:
         photos = ImageFolder("photos", ("a.png",), (tmp_path / "a.png",))
         for data, wanted in (({}, "no data set with labelled concepts"), ({"photos": photos}, "no data set with")):
             with pytest.raises(AnalysisError, match=wanted):
@@ -480,7 +484,7 @@ def test_a_mask_in_a_picture() -> None:
 
 @pytest.mark.zoo
 def test_squeezenet_on_street_scenes_equals_the_slow_version(zoo: Path, shared_data: Path) -> None:
-    model = onnxviz.model.load(zoo / "onnx/squeezenet_fp16.onnx", preprocess="caffe")
+    model = onnxviz.model.model.load(zoo / "onnx/squeezenet_fp16.onnx", preprocess="caffe")
     data = MaskFolder.find("street", "camvid", shared_data, limit=12)
     subject = Subject("m", model.view, model.preprocessing, None, {"street": data}, 0)
     layer = model.view.select("fire9/concat*")[0].name
@@ -502,7 +506,7 @@ def test_squeezenet_on_street_scenes_equals_the_slow_version(zoo: Path, shared_d
 
 @pytest.mark.zoo
 def test_only_the_right_masks_make_detectors(zoo: Path, shared_data: Path, tmp_path: Path) -> None:
-    model = onnxviz.model.load(zoo / "onnx/squeezenet_fp16.onnx", preprocess="caffe")
+    model = onnxviz.model.model.load(zoo / "onnx/squeezenet_fp16.onnx", preprocess="caffe")
     images = sorted((shared_data / "camvid/images").iterdir())
     for folder in ("images", "labels"):
         (tmp_path / folder).mkdir()

@@ -12,16 +12,16 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-import onnxviz.model
+import onnxviz.model.model
 from onnxviz.analyses.base import Bench, Subject
-from onnxviz.analyses.dissection import Dissection
-from onnxviz.concepts import Concept
-from onnxviz.dissection import Chance, Exchange, Grid, Overlap, ShuffledOverlap, count_overlap, likeness
-from onnxviz.dissection.counting import PixelLabels, count_image
-from onnxviz.dissection.neighbours import Likeness
-from onnxviz.dissection.summary import ByChance, ChanceRow, Summary, UnitResult, detected, span_in_words
-from onnxviz.findings import Bars, Caveat, Coverage, Finding, Metric, Note, Table, TileGrid
-from onnxviz.values import Unit
+from onnxviz.analyses.dissection import Chance, Exchange, Grid, Overlap, ShuffledOverlap, count_overlap, likeness
+from onnxviz.analyses.dissection.analysis import Dissection
+from onnxviz.analyses.dissection.counting import PixelLabels, count_image
+from onnxviz.analyses.dissection.neighbours import Likeness
+from onnxviz.analyses.dissection.summary import ByChance, ChanceRow, Summary, UnitResult, detected, span_in_words
+from onnxviz.core.findings import Bars, Caveat, Coverage, Finding, Metric, Note, Table, TileGrid
+from onnxviz.core.values import Unit
+from onnxviz.data.concepts import Concept
 
 
 class TestShuffles:
@@ -217,7 +217,7 @@ class TestDetectors:
     SETTINGS: ClassVar = {"layers": "active", "quantile": 0.0155, "iou": 0.1, "shuffles": 12}
 
     def dissect(self, folder: Path, data: Discs, *, ceiling: float | None = None, **settings: object) -> list[Finding]:
-        model = onnxviz.model.load(channels(folder / "channels.onnx", ceiling=ceiling), preprocess="unit")
+        model = onnxviz.model.model.load(channels(folder / "channels.onnx", ceiling=ceiling), preprocess="unit")
         subject = Subject("m", model.view, model.preprocessing, None, {"discs": data}, 0)
         analysis = Dissection(**{**self.SETTINGS, **settings})
         bench = Bench(subject, model, lambda done, total, note="": None)

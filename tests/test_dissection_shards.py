@@ -14,16 +14,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import onnxviz.model
-from onnxviz import builtin, limits
+import onnxviz.model.model
 from onnxviz.analyses.base import Bench, Job, Subject
-from onnxviz.analyses.dissection import Dissection
-from onnxviz.cache import Store, encode_arrays, key_of
-from onnxviz.concepts import MaskFolder
-from onnxviz.dissection import BestImages, Grid, Overlap, Thresholds, TopValues, count_overlap, sharding
-from onnxviz.dissection.neighbours import Likeness
-from onnxviz.dissection.sharding import Extent, counts_size, layer_groups, map_size, shard_bounds
-from onnxviz.findings import Array, Finding, Table, TileGrid
+from onnxviz.analyses.dissection import BestImages, Grid, Overlap, Thresholds, TopValues, count_overlap, sharding
+from onnxviz.analyses.dissection.analysis import Dissection
+from onnxviz.analyses.dissection.neighbours import Likeness
+from onnxviz.analyses.dissection.sharding import Extent, counts_size, layer_groups, map_size, shard_bounds
+from onnxviz.core import limits
+from onnxviz.core.findings import Array, Finding, Table, TileGrid
+from onnxviz.data import builtin
+from onnxviz.data.concepts import MaskFolder
+from onnxviz.execution.store import Store, encode_arrays, key_of
 from onnxviz.graph import open_model
 
 # --- the parts, on made-up activations ------------------------------------------------------------------------------
@@ -153,7 +154,7 @@ class TestMerging:
 
 
 def dissect(
-    analysis: Dissection, subject: Subject, model: onnxviz.model.Model, folder: Path, *, last_first: bool = False
+    analysis: Dissection, subject: Subject, model: onnxviz.model.model.Model, folder: Path, *, last_first: bool = False
 ) -> list[Finding]:
     """Do the jobs in an order that their needs allow; what one hands to another goes through files."""
     store = Store(folder)
@@ -200,12 +201,12 @@ def content(findings: Sequence[Finding], folder: Path) -> list[Any]:
 
 
 @pytest.fixture(scope="module")
-def model() -> onnxviz.model.Model:
+def model() -> onnxviz.model.model.Model:
     known = builtin.MODELS["scenes"]
-    return onnxviz.model.load(known.path, preprocess=known.preprocessing)
+    return onnxviz.model.model.load(known.path, preprocess=known.preprocessing)
 
 
-def subject_of(model: onnxviz.model.Model, images: int) -> Subject:
+def subject_of(model: onnxviz.model.model.Model, images: int) -> Subject:
     return Subject("m", model.view, model.preprocessing, None, {"scenes": builtin.scenes(images)}, 0)
 
 
@@ -220,7 +221,7 @@ class TestTheSameToTheBit:
     @pytest.mark.parametrize("layers_apart", [False, True])
     def test_in_shards_of_any_size(
         self,
-        model: onnxviz.model.Model,
+        model: onnxviz.model.model.Model,
         tmp_path: Path,
         layers_apart: bool,
         monkeypatch: pytest.MonkeyPatch,
@@ -241,7 +242,9 @@ class TestTheSameToTheBit:
         assert grids[0]["tiles"], "there are pictures to compare"
         assert any(kind == "Array" for kind, _ in results[None])
 
-    def test_for_some_of_the_images_and_one_in_each_shard(self, model: onnxviz.model.Model, tmp_path: Path) -> None:
+    def test_for_some_of_the_images_and_one_in_each_shard(
+        self, model: onnxviz.model.model.Model, tmp_path: Path
+    ) -> None:
         subject = subject_of(model, 23)
         whole = Dissection(layers="conv6", images=9, best_units=2, best_images=2)
         split = Dissection(layers="conv6", images=9, best_units=2, best_images=2, shard=1)
@@ -249,8 +252,8 @@ class TestTheSameToTheBit:
         expected = content(dissect(whole, subject, model, tmp_path / "a"), tmp_path / "a")
         assert content(dissect(split, subject, model, tmp_path / "b"), tmp_path / "b") == expected
 
-    def test_of_a_film(self, model: onnxviz.model.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("onnxviz.analyses.dissection.likeness", lambda *_: Likeness(0.8, 0.5, 2))
+    def test_of_a_film(self, model: onnxviz.model.model.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("onnxviz.analyses.dissection.analysis.likeness", lambda *_: Likeness(0.8, 0.5, 2))
         subject, results = subject_of(model, 13), []
         for shard in (None, 4):
             analysis = Dissection(layers="conv6", best_units=2, best_images=2, shuffles=5, least_images=1, shard=shard)
@@ -268,7 +271,7 @@ class TestTheSameToTheBit:
     def test_on_a_real_network_and_real_labels(
         self, zoo: Path, shared_data: Path, tmp_path: Path, file: str, layers: list[str]
     ) -> None:
-        model = onnxviz.model.load(zoo / f"onnx/{file}.onnx")
+        model = onnxviz.model.model.load(zoo / f"onnx/{file}.onnx")
         data = MaskFolder.find("street", "camvid", shared_data, limit=19)
         subject = Subject("m", model.view, model.preprocessing, None, {"street": data}, 0)
         results = []
@@ -282,12 +285,12 @@ class TestTheSameToTheBit:
 
 
 class TestJobs:
-    def test_few_images_are_one_job_as_before(self, model: onnxviz.model.Model) -> None:
+    def test_few_images_are_one_job_as_before(self, model: onnxviz.model.model.Model) -> None:
         (job,) = Dissection(layers="conv6").jobs(subject_of(model, sharding.SHARD_IMAGES))
         assert (job.name, dict(job.parameters)) == ("layers 1/1", {"layers": ["conv6"]})
         assert (job.needs, job.inner, job.cost) == ((), False, sharding.SHARD_IMAGES)
 
-    def test_many_images_are_split_unasked(self, model: onnxviz.model.Model) -> None:
+    def test_many_images_are_split_unasked(self, model: onnxviz.model.model.Model) -> None:
         subject = subject_of(model, 2 * sharding.SHARD_IMAGES + 1)
         jobs = list(Dissection(layers=["conv1", "conv6"]).jobs(subject))
         names = [job.name for job in jobs]
@@ -329,7 +332,7 @@ class TestJobs:
         assert extent(64).shards(1000) == 20, "a size that was asked for is kept"
         assert extent(64, concepts=1_000_000).shards(None) == 1, "counts must fit too"
 
-    def test_the_sizes_are_about_what_is_stored(self, model: onnxviz.model.Model, tmp_path: Path) -> None:
+    def test_the_sizes_are_about_what_is_stored(self, model: onnxviz.model.model.Model, tmp_path: Path) -> None:
         subject = subject_of(model, 60)
         analysis = Dissection(layers=["conv1", "conv4"], best_units=4, shard=20)
         dissect(analysis, subject, model, tmp_path)
@@ -339,7 +342,9 @@ class TestJobs:
             most = 20 if "counts" in job.name else 2  # most counts are 0, and take no room
             assert job.bytes / most < size < 1.5 * job.bytes + 3_000, job.name
 
-    def test_groups_do_not_depend_on_shards(self, model: onnxviz.model.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_groups_do_not_depend_on_shards(
+        self, model: onnxviz.model.model.Model, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setattr(sharding, "_LAYERS_IN_A_JOB", 2)
         subject = subject_of(model, 40)
 
@@ -351,7 +356,7 @@ class TestJobs:
         assert len(groups(None)) == 3
 
     def test_maps_of_a_free_size_are_measured_for_many_images(
-        self, model: onnxviz.model.Model, monkeypatch: pytest.MonkeyPatch
+        self, model: onnxviz.model.model.Model, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         layers = model.view.select("all_convs")
         assert not all(layers[0].spatial_shape), "the built-in model takes images of any size"
@@ -365,7 +370,7 @@ class TestJobs:
         assert len(layer_groups(layers, 1000, 0.01, sizes, counts)) == 1
         assert layer_groups(layers, 1001, 0.01, sizes, counts)[0] == [layers[0]]
 
-    def test_groups_of_many_images_are_as_large_as_their_shards_allow(self, model: onnxviz.model.Model) -> None:
+    def test_groups_of_many_images_are_as_large_as_their_shards_allow(self, model: onnxviz.model.model.Model) -> None:
         layers = [replace(layer, shape=(1, 64, 64, 64)) for layer in model.view.select("all_convs")]
         sizes = {layer.name: 64 * 64 for layer in layers}
         counts = {layer.name: counts_size(64, 3, 1, 3) for layer in layers}
@@ -379,7 +384,7 @@ class TestJobs:
 
         assert [largest(images) for images in (1_000, 2_000, 10_000, 40_000)] == [1, 6, 2, 1]
 
-    def test_a_part_that_is_missing_is_no_result(self, model: onnxviz.model.Model) -> None:
+    def test_a_part_that_is_missing_is_no_result(self, model: onnxviz.model.model.Model) -> None:
         subject = subject_of(model, 12)
         analysis = Dissection(layers="conv6", shard=6)
         jobs = {job.name.removeprefix("layers 1/1 "): job for job in analysis.jobs(subject)}
@@ -397,7 +402,7 @@ class TestJobs:
         with pytest.raises(ValueError, match="values were added of"):
             analysis.run(jobs["thresholds"], Bench(subject, model, quiet, found))
 
-    def test_what_was_found_before_is_not_changed(self, model: onnxviz.model.Model) -> None:
+    def test_what_was_found_before_is_not_changed(self, model: onnxviz.model.model.Model) -> None:
         """Jobs in one process may be handed the same arrays more than once."""
         subject = subject_of(model, 12)
         analysis = Dissection(layers="conv6", shard=6, best_units=1)
@@ -415,7 +420,7 @@ class TestJobs:
 @pytest.mark.zoo
 def test_sizes_of_maps_of_a_real_network_of_free_size(zoo: Path) -> None:
     view = open_model(zoo / "onnx/yunet_n_dynamic.onnx")
-    network = onnxviz.model.load(zoo / "onnx/yunet_n_dynamic.onnx")
+    network = onnxviz.model.model.load(zoo / "onnx/yunet_n_dynamic.onnx")
     layers = [layer for layer in view.layers if layer.has_map]
     measured = network.measure(np.zeros((1, 3, *network.input_size), np.float32), [layer.name for layer in layers])
     for layer in layers:

@@ -13,7 +13,7 @@ import torch
 import yaml
 
 import onnxviz
-from onnxviz.finished_run import Run
+from onnxviz.execution.finished_run import Run
 from tests.tiny_models import save_model
 
 ROOT = Path(onnxviz.__file__).parents[1]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from onnxviz import errors
+from onnxviz.core import errors
 
 
 def test_every_error_is_in_the_tree_that_the_module_draws() -> None:

@@ -12,15 +12,15 @@ import pytest
 from rich.console import Console
 from tiny_models import fill, save_unknown
 
-from onnxviz import estimate
 from onnxviz.analyses.base import Job
 from onnxviz.cli import show_plan as shown
-from onnxviz.estimate import Work, estimated, planned_work
-from onnxviz.execute import run
-from onnxviz.pace import Clocks, Pace, measure_pace, time_passes
-from onnxviz.plan import PROOF_COST, PlannedJob, make_plan
-from onnxviz.recipe import Recipe, parse_recipe
-from onnxviz.schedule import Schedule, schedule_of
+from onnxviz.execution import estimate
+from onnxviz.execution.estimate import Work, estimated, planned_work
+from onnxviz.execution.execute import run
+from onnxviz.execution.pace import Clocks, Pace, measure_pace, time_passes
+from onnxviz.execution.plan import PROOF_COST, PlannedJob, make_plan
+from onnxviz.execution.schedule import Schedule, schedule_of
+from onnxviz.recipe.recipe import Recipe, parse_recipe
 
 TEXT = """\
 version: 1

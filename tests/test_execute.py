@@ -20,19 +20,21 @@ from pydantic import Field
 from tiny_models import fill, save_model
 from worker_runs import PATIENCE
 
-from onnxviz import agreement, devices, execute, results
-from onnxviz import recipe as recipe_module
 from onnxviz.analyses.base import Analysis, Bench, Job, LayerSelector, Subject
-from onnxviz.errors import AnalysisError, OnnxvizError, OutputError
-from onnxviz.execute import Run, Silent, run, run_file
-from onnxviz.expectations import decide, describe, holds
-from onnxviz.findings import Array, Column, Finding, Metric, Note, Picture, Table, Tile, TileGrid
-from onnxviz.proof import synthetic_photographs
-from onnxviz.recipe import parse_recipe, read_recipe
-from onnxviz.recipe_schema import ExpectationSettings
-from onnxviz.results import AnalysisResult, Part
-from onnxviz.run_folder import read_run
-from onnxviz.values import Agreement, Unit
+from onnxviz.core import devices, results
+from onnxviz.core.errors import AnalysisError, OnnxvizError, OutputError
+from onnxviz.core.findings import Array, Column, Finding, Metric, Note, Picture, Table, Tile, TileGrid
+from onnxviz.core.results import AnalysisResult, Part
+from onnxviz.core.values import Agreement, Unit
+from onnxviz.execution import execute
+from onnxviz.execution.execute import Run, Silent, run, run_file
+from onnxviz.execution.folder import read_run
+from onnxviz.execution.parity_job import synthetic_photographs
+from onnxviz.model import parity as agreement
+from onnxviz.recipe import recipe as recipe_module
+from onnxviz.recipe.expectations import decide, describe, holds
+from onnxviz.recipe.recipe import parse_recipe, read_recipe
+from onnxviz.recipe.schema import ExpectationSettings
 
 RAN: list[str] = []
 Proved = tuple[tuple[Agreement, ...], tuple[str, ...]]

@@ -27,8 +27,8 @@ from fault_runs import Kill, Row, drawn_kills, kill_and_finish, table
 from faulty_images import write_concepts
 from stored_damage import DAMAGES, damaged_results
 
-from onnxviz.concepts import MaskFolder
-from onnxviz.errors import DataError
+from onnxviz.core.errors import DataError
+from onnxviz.data.concepts import MaskFolder
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="processes are watched through /proc")
 SAMPLE = ("Loop endless", "Tile-dynamic-2^40", "functions 60 deep", "broadcast sums")

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from onnxviz.analyses.activation_maximization import ActivationMaximization
-from onnxviz.errors import RecipeError
+from onnxviz.analyses.activation_maximization.analysis import ActivationMaximization
+from onnxviz.core.errors import RecipeError
+from onnxviz.execution.plan import make_plan
 from onnxviz.optimize.objectives import ObjectiveChoice
-from onnxviz.plan import make_plan
-from onnxviz.recipe import parse_recipe, read_recipe
+from onnxviz.recipe.recipe import parse_recipe, read_recipe
 from tests.conftest import ROOT
 
 PAGE = (ROOT / "docs" / "feature_visualization.md").read_text(encoding="utf-8")

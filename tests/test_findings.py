@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onnxviz import findings
-from onnxviz.findings import (
+from onnxviz.core import findings
+from onnxviz.core.findings import (
     Array,
     Bars,
     Caveat,
@@ -30,7 +30,7 @@ from onnxviz.findings import (
     Tile,
     TileGrid,
 )  # fmt: skip
-from onnxviz.values import Unit
+from onnxviz.core.values import Unit
 
 STORED = Picture(path="jobs/a/1.png", alt="a kernel", width=3, height=2)
 text = st.text(max_size=20)

@@ -10,151 +10,99 @@ from pathlib import Path
 import pytest
 
 import onnxviz
+from tools.structure import arrows, circles, floors, imports_of, modules, room_of
 
 PACKAGE = Path(onnxviz.__file__).parent
 
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("errors", "memory", "devices", "confinement", "values", "limits", "shares", "findings", "results"),
-    ("tensors", "source", "model_file", "labels", "colormap"),
-    ("graph", "importing"),
-    (
-        "preprocessing",
-        "probabilities",
-        "decode",
-        "patterns",
-        "ground_truth",
-        "images",
-        "visible_part",
-        "given_images",
-        "convert",
-        "runtime_versions",
-        "runtime",
-        "batches",
-        "maps",
-        "layer_values",
-        "reference",
-        "model",
-        "conversion",
-        "differences",
-        "judge",
-        "agreement",
-        "output_error",
-    ),
-    ("concepts", "targets", "image_choice", "candidates", "generator_file", "probe", "loading", "builtin"),
-    ("optimize", "attribution", "evidence_places", "kernels", "dissection"),
+    ("core", "confinement"),
+    ("graph", "report"),
+    ("convert", "data", "importing"),
+    ("model",),
+    ("optimize",),
     ("analyses",),
-    ("recipe_schema", "recipe_faults", "recipe_layers", "recipe", "recipe_parts"),
-    # The report sees only floor 0, so it may stand left of what calls it.
-    (
-        "report",
-        "cache",
-        "plan",
-        "schedule",
-        "choice",
-        "proof",
-        "workers",
-        "expectations",
-        "run_folder",
-        "finished_run",
-        "partial_run",
-        "inspection",
-        "dispatch",
-        "logged",
-        "execute",
-        "pace",
-        "estimate",
-    ),
+    ("recipe",),
+    ("execution",),
     ("progress",),
-    ("cli", "__main__", "__init__"),
+    ("cli",),
+    ("__main__",),
 )
-"""A module may import from lower floors, and from what stands left of it on its own."""
+"""A room imports from lower floors only."""
 
 TORCH = {"torch", "onnx2torch"}
-WITH_TORCH = {
+WITH_TORCH = (
+    "analyses.grad_cam.attribution",
     "convert",
-    "model",
-    "conversion",
-    "judge",
-    "agreement",
-    "output_error",
-    "runtime",
-    "probe",
+    "model.judge",
+    "model.model",
+    "model.ort_session",
+    "model.output_error",
+    "model.parity",
+    "model.preprocessing_search",
+    "model.to_torch",
     "optimize",
-    "attribution",
-}
-"""Parts that may load torch when they are imported; who imports them is seen by starting Python, below."""
+)
+"""What may load torch when it is imported; who imports these is seen by starting Python, below."""
+
+FILES = modules(PACKAGE)
+GRAPH = imports_of(PACKAGE)
+FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 
 
-def part_of(path: Path) -> str:
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+def test_every_room_stands_on_a_floor() -> None:
+    assert {room_of(name) for name in FILES} - {""} == set(FLOOR_OF)
 
 
-def rank(part: str) -> tuple[int, int]:
-    for floor, parts in enumerate(FLOORS):
-        if part in parts:
-            return floor, parts.index(part)
-    raise AssertionError(f"the module onnxviz.{part} stands on no floor: add it to FLOORS in {__file__}")
+def test_imports_go_down() -> None:
+    upward = [(one, other) for one, other in arrows(GRAPH) if FLOOR_OF[one] <= FLOOR_OF[other]]
+    assert not upward
 
 
-def imports(tree: ast.Module, *, at_import: bool) -> list[str]:
-    """Names of imported modules; with `at_import` only those loaded when the module is, types left out."""
-    found: list[str] = []
-
-    def visit(node: ast.AST) -> None:
-        if at_import and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
-            return
-        if isinstance(node, ast.If) and ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING"):
-            return
-        if isinstance(node, ast.Import):
-            found.extend(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, "imports are absolute"
-            found.append(node.module or "")
-            found.extend(f"{node.module}.{alias.name}" for alias in node.names if node.module == "onnxviz")
-        for child in ast.iter_child_nodes(node):
-            visit(child)
-
-    visit(tree)
-    return found
+def test_no_modules_import_each_other() -> None:
+    assert not circles(GRAPH)
 
 
-FILES = sorted(path for path in PACKAGE.rglob("*.py"))
+def test_imports_are_absolute() -> None:
+    for path in FILES.values():
+        nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        assert not any(isinstance(node, ast.ImportFrom) and node.level for node in nodes), path
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
-def test_imports_go_down(path: Path) -> None:
-    own = part_of(path)
-    for name in imports(ast.parse(path.read_text(encoding="utf-8")), at_import=False):
-        pieces = name.split(".")
-        if pieces[0] != "onnxviz" or len(pieces) < 2 or not is_module(pieces[1]) or pieces[1] == own:
-            continue
-        if own == "__init__":
-            continue
-        assert rank(pieces[1]) < rank(own), f"{own} imports {name} from above"
-
-
-def is_module(name: str) -> bool:
-    return (PACKAGE / f"{name}.py").is_file() or (PACKAGE / name).is_dir()
-
-
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
-def test_torch_is_loaded_only_where_it_is_needed(path: Path) -> None:
-    if part_of(path) in WITH_TORCH or path == PACKAGE / "builtin" / "train.py":
+@pytest.mark.parametrize("name", FILES)
+def test_torch_is_loaded_only_where_it_is_needed(name: str) -> None:
+    own = name.removeprefix("onnxviz.")
+    if any(own == part or own.startswith(f"{part}.") for part in WITH_TORCH) or own == "data.builtin.train":
         return
-    for name in imports(ast.parse(path.read_text(encoding="utf-8")), at_import=True):
-        assert name.split(".")[0] not in TORCH
+    assert not top_level_imports(FILES[name]) & TORCH
+
+
+def top_level_imports(path: Path) -> set[str]:
+    """Packages that a file loads when it is imported."""
+    names = set()
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names.add((node.module or "").split(".")[0])
+    return names
 
 
 def test_the_report_sees_only_the_ground_floor() -> None:
-    for path in (PACKAGE / "report").glob("*.py"):
-        for name in imports(ast.parse(path.read_text(encoding="utf-8")), at_import=False):
-            pieces = name.split(".")
-            if pieces[0] == "onnxviz" and len(pieces) > 1:
-                assert pieces[1] in (*FLOORS[0], "report"), f"{path.name} imports {name}"
+    assert {room_of(other) for name in FILES if room_of(name) == "report" for other in GRAPH[name]} == {
+        "core",
+        "report",
+    }
+
+
+def test_circles_and_floors_are_found() -> None:
+    graph = {"p.a.x": {"p.b"}, "p.b": {"p.c.y"}, "p.c.y": {"p.a.x", "p.d"}, "p.d": set(), "p": {"p.d"}}
+    assert circles(graph) == [["p.a.x", "p.b", "p.c.y"]]
+    assert arrows(graph) == {("a", "b"), ("b", "c"), ("c", "a"), ("c", "d")}
+    assert floors({("c", "b"), ("c", "a"), ("b", "a")}, "abc") == {"a": 1, "b": 2, "c": 3}
 
 
 def test_no_file_is_too_long() -> None:
-    lengths = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in FILES}
+    lengths = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in FILES.values()}
     assert not {path.name: length for path, length in lengths.items() if length > 600}
 
 
@@ -189,6 +137,6 @@ def test_commands_that_do_not_load_torch(arguments: list[str], tmp_path: Path) -
 
 def test_importing_the_package_does_not_load_torch() -> None:
     script = (
-        "import sys, onnxviz, onnxviz.execute, onnxviz.analyses as a; a.registry(); sys.exit('torch' in sys.modules)"
+        "import sys, onnxviz.execution.execute, onnxviz.analyses as a; a.registry(); sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0

@@ -14,8 +14,8 @@ from hostile_child import bring
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from onnxviz.graph import open_model
-from onnxviz.model import load
-from onnxviz.runtime import folds_too_much
+from onnxviz.model.model import load
+from onnxviz.model.ort_session import folds_too_much
 
 node = helper.make_node
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
@@ -88,8 +88,8 @@ import sys
 from pathlib import Path
 from hostile_child import memory
 import torch
-from onnxviz.model import load
-from onnxviz.runtime import Session
+from onnxviz.model.model import load
+from onnxviz.model.ort_session import Session
 torch.set_num_threads(1)
 model = load(Path(sys.argv[1]), device="cpu")
 Session(load(Path(sys.argv[2]), device="cpu").view.proto, [load(Path(sys.argv[2]), device="cpu").layers[-1].value])
@@ -133,7 +133,7 @@ def test_a_bomb_is_opened_within_a_small_limit(tmp_path: Path) -> None:
     path = tmp_path / "m.onnx"
     path.write_bytes(bomb(1 << 29))
     script = (
-        "import sys; from onnxviz.model import load; from pathlib import Path;"
+        "import sys; from onnxviz.model.model import load; from pathlib import Path;"
         "model = load(Path(sys.argv[1]), device='cpu'); model.session([model.layers[-1].value])"
     )
 

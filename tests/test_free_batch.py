@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import parser
 
-from onnxviz.errors import ModelFileError
+from onnxviz.core.errors import ModelFileError
 from onnxviz.graph import open_model
 from tests.normalised import input_of, operators, parse, run, said, save
 

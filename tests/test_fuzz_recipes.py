@@ -18,8 +18,8 @@ from fuzz_commands import RUN_SECONDS, SECONDS, Said, call, kind_of, watch
 from fuzz_recipes import Case, damaged_recipes, drawn_recipes, lay_out
 from hypothesis import HealthCheck, given, seed, settings
 
-from onnxviz.errors import RecipeError
-from onnxviz.recipe import parse_recipe, read_recipe
+from onnxviz.core.errors import RecipeError
+from onnxviz.recipe.recipe import parse_recipe, read_recipe
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
 MORE = bool(os.environ.get("ONNXVIZ_FUZZ"))
@@ -226,7 +226,7 @@ def test_the_run_folder_may_be_written(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_findings_of_one_fault_have_one_kind() -> None:
-    trace = 'x\n  File "/a/onnxviz/recipe.py", line 7, in build\nKeyError: 3'
+    trace = 'x\n  File "/a/onnxviz/recipe/recipe.py", line 7, in build\nKeyError: 3'
     first, second = (f"exit 70 {fuzz_commands._frames(trace)}: {word}\n{trace}" for word in ("this", "that"))
-    assert kind_of(first) == kind_of(second) == "exit 70 [KeyError onnxviz/recipe.py:7 build]"
-    assert kind_of(f"run: KeyError: 3\n{trace}") == "run: KeyError: N [KeyError onnxviz/recipe.py:7 build]"
+    assert kind_of(first) == kind_of(second) == "exit 70 [KeyError onnxviz/recipe/recipe.py:7 build]"
+    assert kind_of(f"run: KeyError: 3\n{trace}") == "run: KeyError: N [KeyError onnxviz/recipe/recipe.py:7 build]"

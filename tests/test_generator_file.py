@@ -11,14 +11,14 @@ import torch
 import yaml
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxviz import findings as f
-from onnxviz.errors import DataError, RecipeError
-from onnxviz.execute import run
-from onnxviz.generator_file import GeneratorFile
-from onnxviz.plan import digests_of, make_plan
-from onnxviz.recipe import parse_recipe
-from onnxviz.schedule import schedule_of
-from onnxviz.workers.processes import paths_of
+from onnxviz.core import findings as f
+from onnxviz.core.errors import DataError, RecipeError
+from onnxviz.data.generator_file import GeneratorFile
+from onnxviz.execution.execute import run
+from onnxviz.execution.plan import digests_of, make_plan
+from onnxviz.execution.schedule import schedule_of
+from onnxviz.execution.workers.processes import paths_of
+from onnxviz.recipe.recipe import parse_recipe
 from tests.tiny_models import fill
 
 SETTINGS = "{kind: activation_maximization, targets: [{layer: scores, units: [1]}], steps: 30, transforms: [], "
@@ -106,7 +106,7 @@ def test_only_a_worker_opens_the_generator(folder: Path, monkeypatch: pytest.Mon
     def refused(path: object) -> None:
         raise AssertionError(f"{path} was opened in the process of the caller")
 
-    for module in ("onnxviz.generator_file", "onnxviz.plan", "onnxviz.model"):
+    for module in ("onnxviz.data.generator_file", "onnxviz.execution.plan", "onnxviz.model.model"):
         monkeypatch.setattr(f"{module}.open_model", refused)
     result = run(parse_recipe(RECIPE, "r.yaml", folder), folder / "out", device="cpu", workers=1).result
     (part,) = result.analyses[0].parts
@@ -115,7 +115,7 @@ def test_only_a_worker_opens_the_generator(folder: Path, monkeypatch: pytest.Mon
 
 
 def test_a_generator_that_was_changed_is_not_used(folder: Path) -> None:
-    from onnxviz.analyses.picture_generator import opened_generator
+    from onnxviz.analyses.activation_maximization.generator import opened_generator
 
     data, device = make_plan(parse_recipe(RECIPE, "r.yaml", folder)).subjects["model"].data, torch.device("cpu")
     assert opened_generator("prior", data, device).size == (8, 8)

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from pydantic import ValidationError
 
 import onnxviz
-from onnxviz.errors import AnalysisError
+from onnxviz.core.errors import AnalysisError
 from onnxviz.optimize.generators import GeneratorNetwork, open_generator
 from onnxviz.optimize.parameterizations.base import Canvas
 from onnxviz.optimize.parameterizations.generator import Generator, GeneratorPainter

@@ -11,11 +11,11 @@ import pytest
 import torch
 from PIL import Image
 
-from onnxviz.errors import DataError
-from onnxviz.given_images import as_images
-from onnxviz.images import ImageFolder, load_batch
-from onnxviz.model import Model, load
-from onnxviz.values import PRESETS, Preprocessing
+from onnxviz.core.errors import DataError
+from onnxviz.core.values import PRESETS, Preprocessing
+from onnxviz.data.given_images import as_images
+from onnxviz.data.images import ImageFolder, load_batch
+from onnxviz.model.model import Model, load
 from tests.tiny_models import save_model
 
 SIZE = (16, 16)

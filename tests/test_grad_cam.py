@@ -19,16 +19,17 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from pydantic import ValidationError
 
-import onnxviz.model
-from onnxviz import findings as f
-from onnxviz.analyses import evidence_summary, registry
+import onnxviz.model.model
+from onnxviz.analyses import registry
 from onnxviz.analyses.base import Bench, Subject
-from onnxviz.analyses.grad_cam import GradCam
-from onnxviz.attribution import grad_cam, to_own_maximum, upsample
-from onnxviz.errors import AnalysisError, DataError, SelectionError
-from onnxviz.images import ImageFolder, load_batch
-from onnxviz.model import Model
-from onnxviz.values import PRESETS
+from onnxviz.analyses.grad_cam import evidence_summary
+from onnxviz.analyses.grad_cam.analysis import GradCam
+from onnxviz.analyses.grad_cam.attribution import grad_cam, to_own_maximum, upsample
+from onnxviz.core import findings as f
+from onnxviz.core.errors import AnalysisError, DataError, SelectionError
+from onnxviz.core.values import PRESETS
+from onnxviz.data.images import ImageFolder, load_batch
+from onnxviz.model.model import Model
 
 Found = TypeVar("Found")
 SIDE = 32
@@ -274,7 +275,7 @@ def bench(model: Model, source: ImageFolder, labels: Sequence[str] | None = None
 
 @pytest.fixture
 def on(tmp_path: Path) -> Bench:
-    model = onnxviz.model.load(detectors(tmp_path / "m.onnx"), preprocess=UNIT, labels=CLASSES, device="cpu")
+    model = onnxviz.model.model.load(detectors(tmp_path / "m.onnx"), preprocess=UNIT, labels=CLASSES, device="cpu")
     return bench(model, squares(tmp_path))
 
 
@@ -381,7 +382,7 @@ def test_the_class_that_the_network_believes_in_comes_first(on: Bench) -> None:
 
 
 def test_a_network_without_gradient_is_said(tmp_path: Path) -> None:
-    model = onnxviz.model.load(detectors(tmp_path / "m.onnx", sign=True), preprocess=UNIT, device="cpu")
+    model = onnxviz.model.model.load(detectors(tmp_path / "m.onnx", sign=True), preprocess=UNIT, device="cpu")
     found = findings(GradCam(data="photos", classes=0), bench(model, squares(tmp_path)))
     assert any("gradient of the score is zero at every layer" in one.text for one in found
                if isinstance(one, f.Caveat))  # fmt: skip
@@ -438,7 +439,9 @@ def test_one_forward_pass_and_one_backward_pass_for_each_class(on: Bench, monkey
 def test_layout_does_not_change_the_maps(on: Bench, tmp_path: Path) -> None:
     (tmp_path / "nhwc").mkdir()
     path = detectors(tmp_path / "nhwc" / "m.onnx", nhwc=True)
-    other = bench(onnxviz.model.load(path, preprocess=UNIT, labels=CLASSES, device="cpu"), on.subject.data["photos"])  # type: ignore[arg-type]
+    other = bench(
+        onnxviz.model.model.load(path, preprocess=UNIT, labels=CLASSES, device="cpu"), on.subject.data["photos"]
+    )  # type: ignore[arg-type]
     analysis = GradCam(data="photos", layers=["colour", "half"])
     one, two = (find(findings(analysis, some), f.Array, "arrays.0").arrays for some in (on, other))
     assert one.keys() == two.keys()
@@ -457,7 +460,7 @@ def test_the_same_job_gives_the_same_bits(on: Bench) -> None:
 
 
 def test_several_images_are_joined_averaged_and_limited(tmp_path: Path) -> None:
-    model = onnxviz.model.load(detectors(tmp_path / "m.onnx"), preprocess=UNIT, labels=CLASSES, device="cpu")
+    model = onnxviz.model.model.load(detectors(tmp_path / "m.onnx"), preprocess=UNIT, labels=CLASSES, device="cpu")
     some = bench(model, squares(tmp_path, 5))
     analysis = GradCam(data="photos", layers="half", classes=["red", "not red"], limit=2)
     jobs = list(analysis.jobs(some.subject))
@@ -477,7 +480,7 @@ def test_several_images_are_joined_averaged_and_limited(tmp_path: Path) -> None:
 def test_own_classes_come_from_labels_beside_the_images(tmp_path: Path) -> None:
     source = squares(tmp_path, 2)
     (tmp_path / "labels.csv").write_text("file,class_index,name\nsquare0.png,7,red\nsquare1.png,8,blue\n")
-    model = onnxviz.model.load(detectors(tmp_path / "m.onnx"), preprocess=UNIT, labels=CLASSES, device="cpu")
+    model = onnxviz.model.model.load(detectors(tmp_path / "m.onnx"), preprocess=UNIT, labels=CLASSES, device="cpu")
     some = bench(model, source)
     found = findings(GradCam(data="photos", layers="half", classes="label"), some)
     assert [row[1] for row in find(found, f.Table, "evidence").rows] == [0, 1], "names decide, not foreign numbers"
@@ -573,7 +576,7 @@ def test_findings_survive_a_round_trip(on: Bench) -> None:
 def test_equal_to_pytorch_grad_cam_on_real_models(
     peer: types.ModuleType, zoo: Path, shared_data: Path, file: str, preprocess: str, layers: list[str], target: int
 ) -> None:
-    model = onnxviz.model.load(zoo / "onnx" / file, preprocess=preprocess, device="cpu")
+    model = onnxviz.model.model.load(zoo / "onnx" / file, preprocess=preprocess, device="cpu")
     source = ImageFolder.find("photos", ["n01518878_ostrich.JPEG"], shared_data / "imagenet_sample")
     image = torch.from_numpy(load_batch(source, [0], model.preprocessing, model.input_size))
     chosen = [model.view.layer(name) for name in layers]
@@ -591,7 +594,9 @@ def test_equal_to_pytorch_grad_cam_on_real_models(
 @pytest.mark.zoo
 def test_the_animals_are_where_the_evidence_is(zoo: Path, shared_data: Path) -> None:
     labels = (zoo / "labels" / "imagenet_1000.txt").read_text().splitlines()
-    model = onnxviz.model.load(zoo / "onnx" / "squeezenet_fp16.onnx", preprocess="caffe", labels=labels, device="cpu")
+    model = onnxviz.model.model.load(
+        zoo / "onnx" / "squeezenet_fp16.onnx", preprocess="caffe", labels=labels, device="cpu"
+    )
     names = ["n01518878_ostrich.JPEG", "n02056570_king_penguin.JPEG", "n02129165_lion.JPEG"]
     some = bench(model, ImageFolder.find("photos", names, shared_data / "imagenet_sample"))
     found = findings(GradCam(data="photos", layers="last_conv", classes="label"), some)

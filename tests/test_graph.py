@@ -14,9 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import ModelProto, TensorProto, helper, numpy_helper, parser
 
-from onnxviz.errors import ModelFileError, SelectionError
+from onnxviz.core.errors import ModelFileError, SelectionError
+from onnxviz.core.values import PRESETS
 from onnxviz.graph import GraphView, open_model
-from onnxviz.values import PRESETS
 
 
 def save(model: ModelProto, folder: Path) -> Path:

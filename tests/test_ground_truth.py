@@ -12,15 +12,15 @@ from rich.console import Console
 from tiny_models import fill
 
 from onnxviz.cli.show_model import show_probe
-from onnxviz.errors import DataError, RecipeError, SelectionError
-from onnxviz.ground_truth import class_in
-from onnxviz.image_choice import own_class, unknown_classes
-from onnxviz.images import ImageFolder
-from onnxviz.inspection import inspect_model
-from onnxviz.plan import make_plan
-from onnxviz.recipe import parse_recipe
-from onnxviz.results import DataCard
-from onnxviz.schedule import left_out, schedule_of
+from onnxviz.core.errors import DataError, RecipeError, SelectionError
+from onnxviz.core.results import DataCard
+from onnxviz.data.ground_truth import class_in
+from onnxviz.data.image_choice import own_class, unknown_classes
+from onnxviz.data.images import ImageFolder
+from onnxviz.execution.inspection import inspect_model
+from onnxviz.execution.plan import make_plan
+from onnxviz.execution.schedule import left_out, schedule_of
+from onnxviz.recipe.recipe import parse_recipe
 
 LABELS = ("tench", "great white shark", "goldfish")
 WORDNET = ("n01440764", "n01484850", "n01443537")

@@ -28,11 +28,11 @@ from tiny_models import fill
 from worker_runs import PATIENCE
 
 import onnxviz
-from onnxviz import limits
-from onnxviz.errors import ModelFileError, OnnxvizError, SelectionError
-from onnxviz.execute import run
-from onnxviz.preprocessing import preprocessing_for
-from onnxviz.recipe import parse_recipe
+from onnxviz.core import limits
+from onnxviz.core.errors import ModelFileError, OnnxvizError, SelectionError
+from onnxviz.execution.execute import run
+from onnxviz.model.preprocessing import preprocessing_for
+from onnxviz.recipe.recipe import parse_recipe
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
 MORE = bool(os.environ.get("ONNXVIZ_FUZZ"))

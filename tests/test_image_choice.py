@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from onnxviz.errors import DataError, SelectionError
-from onnxviz.image_choice import choose_images, own_class
-from onnxviz.images import ImageFolder
+from onnxviz.core.errors import DataError, SelectionError
+from onnxviz.data.image_choice import choose_images, own_class
+from onnxviz.data.images import ImageFolder
 
 
 def squares(folder: Path, count: int = 1) -> ImageFolder:

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from onnxviz import limits
-from onnxviz.decode import check_image, image_size
-from onnxviz.errors import DataError
-from onnxviz.images import ImageFolder, fit_box, fit_image, fit_labels, kept_fraction, load_batch, read_image
-from onnxviz.values import PRESETS, Interpolation, Preprocessing
+from onnxviz.core import limits
+from onnxviz.core.errors import DataError
+from onnxviz.core.values import PRESETS, Interpolation, Preprocessing
+from onnxviz.data.decode import check_image, image_size
+from onnxviz.data.images import ImageFolder, fit_box, fit_image, fit_labels, kept_fraction, load_batch, read_image
 
 CROP = Preprocessing(fit="crop", crop_fraction=0.875)
 STRETCH = Preprocessing(fit="stretch")

@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from onnxviz import open_model
-from onnxviz.errors import AgreementError, ModelFileError
+from onnxviz.core.errors import AgreementError, ModelFileError
 from onnxviz.importing import import_model
 from tests.importing_support import logs_go_away, run_onnx  # noqa: F401 - a fixture
 
@@ -163,8 +163,8 @@ def test_keras_files(name: str, reference: str, keras_models: Path, keras_python
     assert made.view.layer("scores").operator == "Softmax"
     assert made.view.logits.unit_count == 5
     written = open_model(made.path).metadata
-    assert written["onnxviz.source.file"] == name
-    assert "tf2onnx" in written["onnxviz.source.frameworks"]
+    assert written["onnxviz.core.yaml_source.file"] == name
+    assert "tf2onnx" in written["onnxviz.core.yaml_source.frameworks"]
     assert [path.name for path in tmp_path.iterdir()] == ["m.onnx"]
 
 

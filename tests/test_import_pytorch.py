@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from onnxviz import open_model
-from onnxviz.errors import DataError, ModelError, ModelFileError, OutputError
+from onnxviz.core.errors import DataError, ModelError, ModelFileError, OutputError
 from onnxviz.importing import from_torch, import_model
 from onnxviz.importing.program_archive import write_safe_program
 from tests.importing_support import logs_go_away, run_onnx  # noqa: F401 - a fixture
@@ -89,7 +89,7 @@ def test_a_module_from_python(torch_net: Any, tmp_path: Path) -> None:
     assert [view.layer(f"layer1.{index}.conv1").operator for index in (0, 1)] == ["Conv", "Conv"]
     assert view.layer("stem").operator == "Conv"
     assert view.layer("head").operator == "Gemm"
-    assert view.metadata["onnxviz.source.kind"] == "PyTorch module"
+    assert view.metadata["onnxviz.core.yaml_source.kind"] == "PyTorch module"
     with torch.no_grad():
         expected = torch_net(torch.from_numpy(IMAGES)).numpy()
     np.testing.assert_allclose(run_onnx(tmp_path / "net.onnx", IMAGES), expected, atol=1e-5)
@@ -140,10 +140,10 @@ def test_a_program(program: Path, torch_net: Any, tmp_path: Path) -> None:
     assert made.view.batch is None
     assert made.view.layer("layer1.1.conv1").operator == "Conv"
     written = open_model(made.path).metadata
-    assert written["onnxviz.source.kind"] == "PyTorch program"
-    assert written["onnxviz.source.file"] == "net.pt2"
-    assert len(written["onnxviz.source.sha256"]) == 64
-    assert f"torch {torch.__version__}" in written["onnxviz.source.frameworks"]
+    assert written["onnxviz.core.yaml_source.kind"] == "PyTorch program"
+    assert written["onnxviz.core.yaml_source.file"] == "net.pt2"
+    assert len(written["onnxviz.core.yaml_source.sha256"]) == 64
+    assert f"torch {torch.__version__}" in written["onnxviz.core.yaml_source.frameworks"]
     with torch.no_grad():
         expected = torch_net(torch.from_numpy(IMAGES)).numpy()
     np.testing.assert_allclose(run_onnx(made.path, IMAGES), expected, atol=1e-5)

@@ -12,8 +12,9 @@ from typing import Any
 import onnx
 import pytest
 
-from onnxviz import cli, limits, open_model
-from onnxviz.errors import ModelError, ModelFileError, OutputError
+from onnxviz import cli, open_model
+from onnxviz.core import limits
+from onnxviz.core.errors import ModelError, ModelFileError, OutputError
 from onnxviz.importing import import_model, importer
 from onnxviz.importing.child import run_exporter
 from onnxviz.importing.keras_exporter import RefusedError, check_config
@@ -302,4 +303,4 @@ def test_caffe_networks_are_converted(zoo: Path, tmp_path: Path) -> None:
     )
     assert made.kind == "caffe"
     assert made.view.layer("conv1").operator == "Conv"
-    assert open_model(made.path).metadata["onnxviz.source.weights"] == "caffe_lenet_iter_10000.caffemodel"
+    assert open_model(made.path).metadata["onnxviz.core.yaml_source.weights"] == "caffe_lenet_iter_10000.caffemodel"

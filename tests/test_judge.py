@@ -12,13 +12,13 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 import onnxviz.convert.operators
-from onnxviz import judge as judge_module
-from onnxviz.agreement import prove, prove_tensors, require
 from onnxviz.convert.operators import Conversion
-from onnxviz.errors import AgreementError
-from onnxviz.model import Model, load
-from onnxviz.reference import Allowance
-from onnxviz.values import Agreement
+from onnxviz.core.errors import AgreementError
+from onnxviz.core.values import Agreement
+from onnxviz.model import judge as judge_module
+from onnxviz.model.model import Model, load
+from onnxviz.model.parity import prove, prove_tensors, require
+from onnxviz.model.reference import Allowance
 
 IMAGES = np.random.default_rng(3).uniform(size=(2, 3, 8, 8)).astype(np.float32)
 
@@ -202,7 +202,7 @@ def test_layers_that_agree_cost_nothing_more(tmp_path: Path, monkeypatch: pytest
         raise AssertionError("there is nothing to judge")
 
     model: Model = load(float_network(tmp_path / "m.onnx"), "unit")
-    monkeypatch.setattr("onnxviz.agreement.judge", called)
+    monkeypatch.setattr("onnxviz.model.parity.judge", called)
     assert all(item.off == "" for item in prove(model, model.layers, IMAGES))
 
 

@@ -15,16 +15,16 @@ from pydantic import Field
 from test_judge import float_network, garbage, integer_network
 
 import onnxviz.convert.operators
-from onnxviz import recipe as recipe_module
-from onnxviz import runtime
 from onnxviz.analyses.base import Analysis, Bench, Job, LayerSelector, Subject
 from onnxviz.convert.operators import Conversion
-from onnxviz.execute import Silent, run
-from onnxviz.findings import Finding, Metric
-from onnxviz.finished_run import Run
-from onnxviz.model import load
-from onnxviz.recipe import parse_recipe
-from onnxviz.workers.tasks import JobTask, task_data, task_from
+from onnxviz.core.findings import Finding, Metric
+from onnxviz.execution.execute import Silent, run
+from onnxviz.execution.finished_run import Run
+from onnxviz.execution.workers.tasks import JobTask, task_data, task_from
+from onnxviz.model import ort_session as runtime
+from onnxviz.model.model import load
+from onnxviz.recipe import recipe as recipe_module
+from onnxviz.recipe.recipe import parse_recipe
 
 PIXELS = np.random.default_rng(5).random((2, 3, 8, 8), dtype=np.float32)
 
@@ -103,7 +103,7 @@ def test_the_effect_is_what_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         return np.ascontiguousarray(values[:, ::-1])
 
     faulty_runtime.install(monkeypatch, {model.view.layer("norm").value: reversed_channels})
-    from onnxviz.output_error import output_error
+    from onnxviz.model.output_error import output_error
 
     wrong = right[:, ::-1]
     changed = int((wrong.argmax(1) != right.argmax(1)).sum())
@@ -164,7 +164,7 @@ def test_sums_that_saturate_on_this_processor_are_not_measured_by_onnx_runtime(
 
 
 def test_what_is_distrusted_reaches_a_worker(tmp_path: Path) -> None:
-    from onnxviz.plan import PlannedJob
+    from onnxviz.execution.plan import PlannedJob
 
     planned = PlannedJob("k", "m", "a", Job("n", {}, ("l",), (), cost=1.0, images=1), ())
     task: Any = JobTask(planned, 1, ("norm", "sums"))

@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import onnxviz
+from onnxviz.core.values import Target
 from onnxviz.optimize.ascent import Settings, maximize
 from onnxviz.optimize.lanes import agreeing, shares
 from onnxviz.optimize.parameterizations import Fourier
 from onnxviz.optimize.settings import CLASS_FOCUS, usual
-from onnxviz.values import Target
 
 
 @given(st.integers(1, 40), st.integers(1, 9), st.sampled_from([(1,), (4, 2), (4, 2, 1), (4,)]))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from onnxviz import findings as f
+from onnxviz.core import findings as f
 from tests.test_activation_maximization import analyse, bench, images, only
 
 pytestmark = pytest.mark.zoo

@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import parser
 
-from onnxviz.errors import SelectionError
+from onnxviz.core.errors import SelectionError
 from onnxviz.graph import open_model
 from onnxviz.graph.view import GraphView
 

@@ -13,9 +13,9 @@ from onnx import ModelProto, parser
 from torch import nn
 from torch.nn import functional
 
-from onnxviz.errors import SelectionError
+from onnxviz.core.errors import SelectionError
+from onnxviz.core.values import Preprocessing, Tokens
 from onnxviz.graph import GraphView, open_model
-from onnxviz.values import Preprocessing, Tokens
 
 ROOT = Path(__file__).resolve().parent.parent
 EXPORTERS = ("torchscript", "dynamo")

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from onnxviz.attribution import grad_cam
-from onnxviz.errors import AnalysisError
-from onnxviz.maps import in_words, to_map
-from onnxviz.values import Grid, Layer
+from onnxviz.analyses.grad_cam.attribution import grad_cam
+from onnxviz.core.errors import AnalysisError
+from onnxviz.core.values import Grid, Layer
+from onnxviz.model.maps import in_words, to_map
 
 PLAIN = Layer("conv", "v", "Conv", 0, (None, 8, 3, 5), 1)
 TOKENS = Layer("norm", "v", "LayerNormalization", 0, (None, 18, 4), 2, grid=Grid(((3, 5),), (0, 1), 1, 0, 2, 1))

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onnxviz import memory
-from onnxviz.errors import DataError, MemoryLimitError, ModelError
+from onnxviz.core import memory
+from onnxviz.core.errors import DataError, MemoryLimitError, ModelError
 
 LIMITED = pytest.mark.skipif(sys.platform != "linux", reason="only Linux enforces a limit on a process' data")
 
@@ -20,7 +20,7 @@ PROVOKE = """\
 import resource, sys
 import numpy as np, onnxruntime, torch
 from onnx import TensorProto, helper
-from onnxviz.memory import available_memory, is_device_failure, is_out_of_memory
+from onnxviz.core.memory import available_memory, is_device_failure, is_out_of_memory
 
 torch.set_num_threads(1)
 weights = helper.make_tensor("w", TensorProto.FLOAT, [64, 3, 3, 3], np.zeros(1728, np.float32).tobytes(), raw=True)

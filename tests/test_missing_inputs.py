@@ -11,7 +11,7 @@ import torch
 from onnx import TensorProto, helper
 
 import onnxviz
-from onnxviz.errors import ModelFileError, UnsupportedOperatorError
+from onnxviz.core.errors import ModelFileError, UnsupportedOperatorError
 
 
 def save(folder: Path, node: onnx.NodeProto, opset: int, shape: list[int] | None = None) -> Path:

@@ -15,11 +15,11 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
-import onnxviz.model
-from onnxviz.conversion import to_torch
-from onnxviz.errors import DataError, ModelError, SelectionError
-from onnxviz.model import Model, load
-from onnxviz.values import Preprocessing
+import onnxviz.model.model
+from onnxviz.core.errors import DataError, ModelError, SelectionError
+from onnxviz.core.values import Preprocessing
+from onnxviz.model.model import Model, load
+from onnxviz.model.to_torch import to_torch
 
 Write = Callable[..., Path]
 
@@ -190,7 +190,7 @@ def test_functions_are_kept_for_the_same_layers_and_forgotten_in_the_end(classif
     for first in model.layers:
         for second in model.layers:
             model.differentiable([first, second])
-    assert len(model._forwards) == onnxviz.model._NETWORKS
+    assert len(model._forwards) == onnxviz.model.model._NETWORKS
     weights = {
         p.data_ptr() for f in model._forwards.values() for p in f._network.parameters() if p.numel() == CONV.size
     }  # type: ignore[attr-defined]
@@ -246,7 +246,7 @@ def test_micro_batches_change_nothing(classifier: Path, monkeypatch: pytest.Monk
     model = load(classifier, "unit")
     whole = model.measure(photos(7).numpy(), ["relu"])["relu"]
     converted = model.activations(photos(7), ["relu"])["relu"]
-    monkeypatch.setattr(onnxviz.batches, "LARGEST_BATCH", 3)
+    monkeypatch.setattr(onnxviz.model.batches, "LARGEST_BATCH", 3)
     np.testing.assert_allclose(model.measure(photos(7).numpy(), ["relu"])["relu"], whole, atol=1e-6)
     torch.testing.assert_close(model.activations(photos(7), ["relu"])["relu"], converted)
 

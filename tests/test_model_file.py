@@ -16,9 +16,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from onnxviz import limits
-from onnxviz.errors import ModelFileError
-from onnxviz.model_file import LoadedModel, read_model
+from onnxviz.core import limits
+from onnxviz.core.errors import ModelFileError
+from onnxviz.graph.model_file import LoadedModel, read_model
 
 IDENTIFIER = re.compile(r"[vnfd]\d+")
 HOSTILE = [

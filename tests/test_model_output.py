@@ -15,21 +15,21 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 from PIL import Image
 
 from onnxviz import cli
-from onnxviz import findings as f
-from onnxviz.analyses.adversarial import Adversarial
+from onnxviz.analyses.adversarial.analysis import Adversarial
 from onnxviz.analyses.base import Analysis, Bench, Subject
 from onnxviz.analyses.explained_score import too_sure
-from onnxviz.analyses.grad_cam import GradCam
-from onnxviz.errors import AnalysisError, DataError, SelectionError
+from onnxviz.analyses.grad_cam.analysis import GradCam
+from onnxviz.core import findings as f
+from onnxviz.core.errors import AnalysisError, DataError, SelectionError
+from onnxviz.core.results import ModelCard, decode, encode
+from onnxviz.core.shares import Share, wilson
+from onnxviz.core.values import Layer, Preprocessing
+from onnxviz.data.images import ImageFolder
 from onnxviz.graph import GraphView, open_model
+from onnxviz.graph.labels import with_labels
 from onnxviz.graph.model_output import Head
-from onnxviz.images import ImageFolder
-from onnxviz.labels import with_labels
-from onnxviz.model import Model, load
-from onnxviz.results import ModelCard, decode, encode
-from onnxviz.shares import Share, wilson
-from onnxviz.targets import TargetSelector, class_of, resolve, resolve_head
-from onnxviz.values import Layer, Preprocessing
+from onnxviz.graph.targets import TargetSelector, class_of, resolve, resolve_head
+from onnxviz.model.model import Model, load
 
 SIDE = 16
 RNG = np.random.default_rng(0)

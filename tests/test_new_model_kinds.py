@@ -16,18 +16,18 @@ from test_cli import call
 from tiny_models import fill
 
 import onnxviz
-from onnxviz.attribution import grad_cam
+from onnxviz.analyses.grad_cam.attribution import grad_cam
 from onnxviz.cli import show_model
-from onnxviz.errors import BatchMixedError, DataError, ModelError
-from onnxviz.execute import Silent
-from onnxviz.execute import run as execute
-from onnxviz.findings import Caveat, Note, PictureMatrix
+from onnxviz.core.errors import BatchMixedError, DataError, ModelError
+from onnxviz.core.findings import Caveat, Note, PictureMatrix
+from onnxviz.core.results import RunResult
+from onnxviz.core.values import Layer, Preprocessing, Tokens
+from onnxviz.execution.execute import Silent
+from onnxviz.execution.execute import run as execute
 from onnxviz.graph import open_model
-from onnxviz.model import load
-from onnxviz.probe import Probe, Trial
-from onnxviz.recipe import parse_recipe
-from onnxviz.results import RunResult
-from onnxviz.values import Layer, Preprocessing, Tokens
+from onnxviz.model.model import load
+from onnxviz.model.preprocessing_search import Probe, Trial
+from onnxviz.recipe.recipe import parse_recipe
 
 Weights = dict[str, np.ndarray]
 
@@ -295,7 +295,7 @@ def test_options_that_would_do_nothing_are_refused(
 
 
 def test_a_failed_job_sets_what_is_wrong_apart_from_what_to_do() -> None:
-    from onnxviz.errors import one_line
+    from onnxviz.core.errors import one_line
 
     assert one_line(ModelError("it broke", where="m.onnx", remedy="mend it")) == "m.onnx: it broke; mend it"
 

@@ -13,10 +13,10 @@ import torch
 from onnx import ModelProto, TensorProto, helper, numpy_helper, parser
 
 import onnxviz
-from onnxviz.agreement import prove
-from onnxviz.errors import ModelError
+from onnxviz.core.errors import ModelError
 from onnxviz.graph.shapes import TensorType
-from onnxviz.runtime import Session
+from onnxviz.model.ort_session import Session
+from onnxviz.model.parity import prove
 
 IMAGES = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(3))
 

@@ -19,10 +19,10 @@ from onnx.reference import ReferenceEvaluator
 
 from onnxviz.graph.conformance import check_nodes
 from onnxviz.graph.draft import Draft
+from onnxviz.graph.model_file import from_proto
 from onnxviz.graph.passes import normalise
 from onnxviz.graph.passes.lift_opset import _unchanged
 from onnxviz.graph.rewrites import LIFT, TARGET, Scene, as_its_schemas_say, schema
-from onnxviz.model_file import from_proto
 
 DATA = Path(onnx.__file__).parent / "backend" / "test" / "data"
 HALF = ("float16", "bfloat16")

@@ -12,7 +12,9 @@ from objective_cases import CASES, CHOICE, VECTOR, inputs, measured, place
 from onnx import parser
 from pydantic import BaseModel, ValidationError
 
-from onnxviz.errors import SelectionError
+from onnxviz.core.errors import SelectionError
+from onnxviz.core.values import PRESETS, Target
+from onnxviz.core.yaml_source import read_source
 from onnxviz.graph import GraphView, open_model
 from onnxviz.optimize.objectives import (
     Alignment,
@@ -36,9 +38,7 @@ from onnxviz.optimize.objectives import (
     centre,
     objective_of,
 )
-from onnxviz.recipe_faults import check
-from onnxviz.source import read_source
-from onnxviz.values import PRESETS, Target
+from onnxviz.recipe.faults import check
 
 
 def test_the_algebra() -> None:
@@ -279,7 +279,7 @@ def test_names_that_do_not_exist_are_refused(view: GraphView, objective: Objecti
 
 @pytest.mark.zoo
 def test_tokens_of_a_real_transformer(zoo: Path) -> None:
-    from onnxviz.model import Model
+    from onnxviz.model.model import Model
 
     model = Model(open_model(zoo / "onnx" / "vnn_vit_cifar10_pgd_2_3_16.onnx"), PRESETS["imagenet"])
     layer = next(layer for layer in model.view.layers if len(layer.tokens) == 1 and layer.unit_count > 1)

@@ -8,7 +8,8 @@ import torch
 from objective_cases import CASES, SHAPES, VECTOR, inputs, measured, picture, place, seen, slope
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from onnxviz.errors import AnalysisError, SelectionError
+from onnxviz.core.errors import AnalysisError, SelectionError
+from onnxviz.core.values import Layer, Target, Tokens
 from onnxviz.optimize.objectives import (
     Alignment,
     Caricature,
@@ -28,7 +29,6 @@ from onnxviz.optimize.objectives import (
     bind,
     objective_of,
 )
-from onnxviz.values import Layer, Target, Tokens
 
 
 @pytest.mark.parametrize("case", CASES)

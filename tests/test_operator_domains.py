@@ -11,11 +11,11 @@ import torch
 from onnx import ModelProto, TensorProto, helper, numpy_helper, parser
 
 import onnxviz
-from onnxviz.agreement import prove
-from onnxviz.errors import ModelFileError, SelectionError, UnsupportedOperatorError
+from onnxviz.core.errors import ModelFileError, SelectionError, UnsupportedOperatorError
+from onnxviz.execution.inspection import inspect_model
 from onnxviz.graph import open_model
-from onnxviz.inspection import inspect_model
-from onnxviz.targets import TargetSelector, resolve
+from onnxviz.graph.targets import TargetSelector, resolve
+from onnxviz.model.parity import prove
 
 IMAGES = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(3))
 OWN = "qonnx.custom_op.general"

@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
-from onnxviz.errors import AnalysisError
+from onnxviz.core.errors import AnalysisError
 from onnxviz.optimize.color import CORRELATION, correlate, correlation_matrix, decorrelated, to_pixels
 from onnxviz.optimize.parameterizations import (
     Canvas,

@@ -11,8 +11,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper, parser
 
-from onnxviz import limits
-from onnxviz.errors import ModelFileError
+from onnxviz.core import limits
+from onnxviz.core.errors import ModelFileError
 from onnxviz.graph import open_model
 from tests.normalised import agree, operators, parse, run, said, save, session
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from onnxviz.decode import read_image
-from onnxviz.errors import DataError
+from onnxviz.core.errors import DataError
+from onnxviz.data.decode import read_image
 from onnxviz.optimize.color import CORRELATION, correlation_matrix
 from onnxviz.optimize.parameterizations.base import Canvas
 from onnxviz.optimize.parameterizations.planes import to_planes

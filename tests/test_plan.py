@@ -8,12 +8,12 @@ import pytest
 from PIL import Image
 from tiny_models import fill, save_model
 
-from onnxviz import plan as plan_module
-from onnxviz.cache import Store
-from onnxviz.devices import likely_device
-from onnxviz.errors import RecipeError
-from onnxviz.plan import Plan, make_plan
-from onnxviz.recipe import parse_recipe, read_recipe
+from onnxviz.core.devices import likely_device
+from onnxviz.core.errors import RecipeError
+from onnxviz.execution import plan as plan_module
+from onnxviz.execution.plan import Plan, make_plan
+from onnxviz.execution.store import Store
+from onnxviz.recipe.recipe import parse_recipe, read_recipe
 
 
 @pytest.fixture

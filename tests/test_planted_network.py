@@ -11,10 +11,10 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-import onnxviz.model
-from onnxviz import findings as f
-from onnxviz.execute import run_file
-from onnxviz.results import Part
+import onnxviz.model.model
+from onnxviz.core import findings as f
+from onnxviz.core.results import Part
+from onnxviz.execution.execute import run_file
 from tests import planted_network as planted
 
 Found = TypeVar("Found")
@@ -87,7 +87,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Told:
 
 
 def test_the_network_is_what_it_is_said_to_be(told: Told) -> None:
-    model = onnxviz.model.load(told.folder / "planted.onnx", preprocess="unit")
+    model = onnxviz.model.model.load(told.folder / "planted.onnx", preprocess="unit")
     rng = np.random.default_rng(0)
     for thing, name in zip(("red", "stripes", "disc", "corner"), planted.CLASSES, strict=True):
         image, labels = planted.scene(rng, (thing,))

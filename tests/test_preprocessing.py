@@ -13,13 +13,14 @@ from onnx import TensorProto
 from tiny_models import save_model
 
 import onnxviz
-from onnxviz import builtin, limits
-from onnxviz.errors import DataError, SelectionError
+from onnxviz.core import limits
+from onnxviz.core.errors import DataError, SelectionError
+from onnxviz.core.values import PRESETS, Preprocessing
+from onnxviz.data import builtin
 from onnxviz.graph import open_model
+from onnxviz.graph.labels import labels_in, read_labels
 from onnxviz.graph.shapes import TensorType
-from onnxviz.labels import labels_in, read_labels
-from onnxviz.preprocessing import METADATA_KEY, preprocessing_for, read_preprocessing
-from onnxviz.values import PRESETS, Preprocessing
+from onnxviz.model.preprocessing import METADATA_KEY, preprocessing_for, read_preprocessing
 
 
 def view(channels: int = 3, own: str | None = None, element: int = TensorProto.FLOAT) -> Any:

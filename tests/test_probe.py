@@ -10,15 +10,16 @@ import pytest
 from PIL import Image
 
 import onnxviz
-from onnxviz import builtin, cli
-from onnxviz.candidates import RANGES, candidates, pictures_for
-from onnxviz.errors import SelectionError
+from onnxviz import cli
+from onnxviz.core.errors import SelectionError
+from onnxviz.core.values import PRESETS, Preprocessing
+from onnxviz.data import builtin
+from onnxviz.data.image_choice import own_class
+from onnxviz.data.images import ImageFolder
 from onnxviz.graph import open_model
-from onnxviz.image_choice import own_class
-from onnxviz.images import ImageFolder
-from onnxviz.labels import read_labels
-from onnxviz.probe import CHANCE, Probe, Trial, probe
-from onnxviz.values import PRESETS, Preprocessing
+from onnxviz.graph.labels import read_labels
+from onnxviz.model.preprocessing_candidates import RANGES, candidates, pictures_for
+from onnxviz.model.preprocessing_search import CHANCE, Probe, Trial, probe
 from tests.coloured_places import coloured_places, pixel_colour
 from tests.tiny_models import save_model
 
@@ -57,7 +58,7 @@ def test_with_labels_accuracy_ranks(pictures: Path) -> None:
     model = builtin.model("scenes")
     source = builtin.scenes(24, seed=5)
     lines = ["file,class_index"]
-    from onnxviz.image_choice import own_class
+    from onnxviz.data.image_choice import own_class
 
     lines += [f"{index:02}.png,{own_class(source, index, model.labels)}" for index in range(24)]
     (pictures / "labels.csv").write_text("\n".join(lines))
@@ -282,7 +283,7 @@ def test_what_is_chosen_is_as_good_as_what_the_authors_say(
 
 def test_all_in_one_class_have_no_variety_and_more_pictures_are_asked_for_where_there_are_some() -> None:
     from onnxviz.cli.show_model import _more_pictures
-    from onnxviz.probe import _entropy
+    from onnxviz.model.preprocessing_search import _entropy
 
     assert f"{_entropy(np.array([1.0])):.2f}" == "0.00"
     first = Trial(PRESETS["unit"], "x", 0.9, 0.9, 1.0)

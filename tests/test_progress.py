@@ -16,10 +16,10 @@ import pytest
 from rich.console import Console
 
 from onnxviz.analyses.base import Job
-from onnxviz.dispatch import Observer
-from onnxviz.plan import PlannedJob, Proof
+from onnxviz.execution.dispatch import Observer
+from onnxviz.execution.plan import PlannedJob, Proof
+from onnxviz.execution.schedule import Schedule
 from onnxviz.progress import EventStream, PlainProgress, Progression, TerminalProgress, span
-from onnxviz.schedule import Schedule
 
 
 def schedule(count: int, cost: float = 1.0, *, proof: bool = False) -> Schedule:

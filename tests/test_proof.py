@@ -13,17 +13,17 @@ from hostile_models import floats
 from onnx import helper
 from tiny_models import save_model
 
-from onnxviz import agreement
-from onnxviz.agreement import prove, prove_comparable
 from onnxviz.analyses.base import Subject
-from onnxviz.errors import BatchMixedError, ModelError
+from onnxviz.core.errors import BatchMixedError, ModelError
+from onnxviz.core.values import Agreement
+from onnxviz.execution.parity_job import MIXES_BATCH, agreement_table, measure_agreement, read_agreement
+from onnxviz.execution.plan import Proof
+from onnxviz.execution.workers.torch_setup import make_model
 from onnxviz.graph import open_model
-from onnxviz.model import Model
-from onnxviz.plan import Proof
-from onnxviz.preprocessing import preprocessing_for
-from onnxviz.proof import MIXES_BATCH, agreement_table, measure_agreement, read_agreement
-from onnxviz.values import Agreement
-from onnxviz.workers.torch_setup import make_model
+from onnxviz.model import parity as agreement
+from onnxviz.model.model import Model
+from onnxviz.model.parity import prove, prove_comparable
+from onnxviz.model.preprocessing import preprocessing_for
 
 node = helper.make_node
 Parts = list[tuple[str, ...]]

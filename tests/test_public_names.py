@@ -62,7 +62,7 @@ def test_no_module_has_the_name_of_a_public_function() -> None:
 
 
 def test_every_error_is_public() -> None:
-    errors = importlib.import_module("onnxviz.errors")
+    errors = importlib.import_module("onnxviz.core.errors")
     deliberate = {
         name
         for name, value in vars(errors).items()

@@ -18,7 +18,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
 import onnxviz
-from onnxviz.attribution import grad_cam
+from onnxviz.analyses.grad_cam.attribution import grad_cam
 from onnxviz.graph import open_model
 from onnxviz.graph.activation import Following
 

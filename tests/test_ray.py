@@ -16,11 +16,11 @@ import pytest
 import worker_runs
 
 from onnxviz import analyses
-from onnxviz.cache import RECORD, locked
-from onnxviz.errors import OnnxvizError
-from onnxviz.execute import Run, Silent, run_file
-from onnxviz.workers import cluster as cluster_module
-from onnxviz.workers.cluster import RESULTS, RayPool
+from onnxviz.core.errors import OnnxvizError
+from onnxviz.execution.execute import Run, Silent, run_file
+from onnxviz.execution.store import RECORD, locked
+from onnxviz.execution.workers import cluster as cluster_module
+from onnxviz.execution.workers.cluster import RESULTS, RayPool
 
 ray = pytest.importorskip("ray")
 psutil = pytest.importorskip("psutil")
@@ -250,7 +250,7 @@ def test_an_interruption_leaves_nothing_running(environment: dict[str, str], tmp
     """With a Ray of its own, as on a laptop; the job that is at work would go on for ever."""
     path = worker_runs.write_recipe(tmp_path, "count: 40")
     script = (
-        "import sys\nfrom onnxviz.execute import run_file\n"
+        "import sys\nfrom onnxviz.execution.execute import run_file\n"
         "run_file(sys.argv[1], sys.argv[2], device='cpu', engine='ray', workers=1)\n"
     )
     process = subprocess.Popen(

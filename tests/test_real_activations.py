@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import onnxviz.model
-from onnxviz import findings as f
-from onnxviz.analyses.activation_maximization import ActivationMaximization
+import onnxviz.model.model
+from onnxviz.analyses.activation_maximization.analysis import ActivationMaximization
+from onnxviz.analyses.activation_maximization.real_activations import SHARD, STAGE, standing
+from onnxviz.analyses.activation_maximization.simple_pictures import SIMPLE
 from onnxviz.analyses.base import Bench, Job, Subject
-from onnxviz.analyses.real_activations import SHARD, STAGE, standing
-from onnxviz.analyses.simple_pictures import SIMPLE
-from onnxviz.errors import DataError, OnnxvizError
-from onnxviz.images import ImageFolder, load_batch
+from onnxviz.core import findings as f
+from onnxviz.core.errors import DataError, OnnxvizError
+from onnxviz.data.images import ImageFolder, load_batch
 from tests.test_activation_maximization import FAST, SIDE, detectors, only
 
 COUNT = 9
@@ -34,7 +34,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Bench:
         pixels[:, index % 5 :: 5] = rng.integers(0, 256, 3)
         Image.fromarray(pixels).save(folder / f"{index}.png")
     photos = ImageFolder.find("photos", ["*.png"], folder)
-    model = onnxviz.model.load(detectors(folder / "d.onnx"), preprocess="unit", labels=["red", "up", "level", "none"])
+    model = onnxviz.model.model.load(
+        detectors(folder / "d.onnx"), preprocess="unit", labels=["red", "up", "level", "none"]
+    )
     subject = Subject("model", model.view, model.preprocessing, model.labels, {"photos": photos}, 0)
     return Bench(subject, model, lambda done, total, note="": None)
 
@@ -162,7 +164,7 @@ def test_many_images_are_measured_in_shards_with_the_same_result(place: Bench, m
     entry: dict[str, Any] = {"targets": [{"layer": "conv", "units": [0, 1]}], "steps": 2}
     whole = table(analyse(place, **entry))
     assert COUNT < SHARD
-    monkeypatch.setattr("onnxviz.analyses.real_activations.SHARD", 2)
+    monkeypatch.setattr("onnxviz.analyses.activation_maximization.real_activations.SHARD", 2)
     jobs = list(ActivationMaximization.model_validate({**entry, "data": "photos"}).jobs(place.subject))
     assert sum(job.inner and job.parameters["stage"] == STAGE for job in jobs) == 5
     assert all(sum(name.startswith(STAGE) for name in job.needs) == 5 for job in jobs if not job.inner)
@@ -339,7 +341,7 @@ def test_a_model_that_takes_so_many_images_at_a_time(tmp_path: Path, place: Benc
     model.graph.node[0].input[0] = "moved"
     model.graph.node.insert(0, onnx.helper.make_node("Add", ["image", "places"], ["moved"], name="move"))
     onnx.save(model, tmp_path / "fixed.onnx")
-    fixed = onnxviz.model.load(tmp_path / "fixed.onnx", preprocess="unit")
+    fixed = onnxviz.model.model.load(tmp_path / "fixed.onnx", preprocess="unit")
     assert fixed.view.batch == 4
     subject = dataclasses.replace(place.subject, view=fixed.view, labels=None)
     bench = Bench(subject, fixed, lambda done, total, note="": None)

@@ -9,12 +9,12 @@ from typing import Annotated, ClassVar, Literal
 import pytest
 from pydantic import Field, StrictInt
 
-from onnxviz import recipe as recipe_module
-from onnxviz import recipe_schema
 from onnxviz.analyses.base import Analysis, LayerSelector
-from onnxviz.errors import RecipeError
-from onnxviz.recipe import Recipe, parse_recipe, read_recipe
-from onnxviz.recipe_schema import PreprocessSettings, Settings, json_schema
+from onnxviz.core.errors import RecipeError
+from onnxviz.recipe import recipe as recipe_module
+from onnxviz.recipe import schema as recipe_schema
+from onnxviz.recipe.recipe import Recipe, parse_recipe, read_recipe
+from onnxviz.recipe.schema import PreprocessSettings, Settings, json_schema
 
 
 class Smooth(Settings):

@@ -15,7 +15,7 @@ from torch.nn import functional
 from torch.overrides import _get_current_function_mode_stack
 
 from onnxviz.convert.redirected_gradients import redirected
-from onnxviz.model import load
+from onnxviz.model.model import load
 
 CLIPS: dict[str, tuple[Callable[[Tensor], Tensor], float, float]] = {
     "relu": (functional.relu, 0.0, np.inf),

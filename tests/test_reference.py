@@ -10,7 +10,7 @@ import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from onnxviz.reference import Allowance, Undecidable, compute, is_exact
+from onnxviz.model.reference import Allowance, Undecidable, compute, is_exact
 
 RNG = np.random.default_rng(0)
 

@@ -19,12 +19,12 @@ import pytest
 from report_runs import HOSTILE, make_run, save_picture
 
 import onnxviz.report
-from onnxviz import results
-from onnxviz.errors import OutputError
-from onnxviz.findings import Picture, Tile, TileGrid
+from onnxviz.core import results
+from onnxviz.core.errors import OutputError
+from onnxviz.core.findings import Picture, Tile, TileGrid
+from onnxviz.core.results import RunResult
 from onnxviz.report import write_report
 from onnxviz.report.page import SCRIPTS, STYLES, island_text, read_assets
-from onnxviz.results import RunResult
 
 ASSETS = Path(onnxviz.report.__file__).parent / "assets"
 

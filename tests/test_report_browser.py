@@ -12,8 +12,8 @@ import pytest
 from headless import NAMES, Browser, find_browser
 from report_runs import HOSTILE, PLAIN, make_run, many_tiles
 
+from onnxviz.core.results import FailedJob
 from onnxviz.report import write_report
-from onnxviz.results import FailedJob
 
 pytestmark = [
     pytest.mark.browser,

@@ -10,11 +10,11 @@ import pytest
 from headless import NAMES, Browser, find_browser
 from report_runs import make_run, save_picture
 
-from onnxviz.findings import Caveat, Finding, MatrixRow, Note, PictureMatrix, Table, Tile, TileGrid
+from onnxviz.core.findings import Caveat, Finding, MatrixRow, Note, PictureMatrix, Table, Tile, TileGrid
+from onnxviz.core.results import RunResult, Tried, TriedPreprocessing
+from onnxviz.core.shares import wilson
+from onnxviz.core.values import Agreement, Unit
 from onnxviz.report import write_report
-from onnxviz.results import RunResult, Tried, TriedPreprocessing
-from onnxviz.shares import wilson
-from onnxviz.values import Agreement, Unit
 
 pytestmark = [
     pytest.mark.browser,

@@ -8,9 +8,9 @@ import math
 
 import pytest
 
-from onnxviz import results
-from onnxviz.findings import Note, Picture, Tile, TileGrid
-from onnxviz.values import Agreement, Unit
+from onnxviz.core import results
+from onnxviz.core.findings import Note, Picture, Tile, TileGrid
+from onnxviz.core.values import Agreement, Unit
 
 LAYER = results.LayerRow("conv1", "Conv", (None, 8, 32, 32), 224, 221_184, (3, 3), 8)
 CARD = results.ModelCard(

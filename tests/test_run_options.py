@@ -15,9 +15,9 @@ from tiny_models import fill
 from worker_runs import PATIENCE
 
 from onnxviz.cli.run_options import RunOptions, limits_of
-from onnxviz.errors import SelectionError
-from onnxviz.run_folder import read_run
-from onnxviz.workers.limits import default_limits
+from onnxviz.core.errors import SelectionError
+from onnxviz.execution.folder import read_run
+from onnxviz.execution.workers.limits import default_limits
 
 EXPECT = """\
 expect:
@@ -174,7 +174,7 @@ def test_what_the_report_keeps_does_not_decide_the_exit_code(folder: Path, monke
 
 
 def test_stop_on_failure(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    from onnxviz.analyses.weights import Weights
+    from onnxviz.analyses.weights.analysis import Weights
 
     def broken(*_: object) -> list[object]:
         raise ZeroDivisionError("oops")
@@ -224,7 +224,7 @@ def test_check_is_short_and_says_it_all(
     assert "2 expectations were left out, as --only says" in said.out
     assert "PASSED: 1 of 1 expectation holds" in said.out
 
-    from onnxviz.analyses.weights import Weights
+    from onnxviz.analyses.weights.analysis import Weights
 
     def broken(*_: object) -> list[object]:
         raise ZeroDivisionError("oops")
@@ -248,7 +248,7 @@ def test_a_comparison_fails_where_one_of_the_runs_does(
     assert "BROKEN" in capsys.readouterr().out
     assert Path("rb/report/index.html").is_file()
 
-    from onnxviz.analyses.weights import Weights
+    from onnxviz.analyses.weights.analysis import Weights
 
     def broken(*_: object) -> list[object]:
         raise ZeroDivisionError("oops")
@@ -341,9 +341,9 @@ def test_an_interruption_at_any_time_is_one_line(
         raise KeyboardInterrupt
 
     for where, arguments in (
-        ("onnxviz.recipe.read_recipe", RUN),
-        ("onnxviz.plan.make_plan", ("plan", "r.yaml")),
-        ("onnxviz.workers.pool.make_plan", RUN),
+        ("onnxviz.recipe.recipe.read_recipe", RUN),
+        ("onnxviz.execution.plan.make_plan", ("plan", "r.yaml")),
+        ("onnxviz.execution.workers.pool.make_plan", RUN),
         ("onnxviz.cli._main", RUN),
     ):
         with monkeypatch.context() as patch:

@@ -10,9 +10,9 @@ import pytest
 import torch
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from onnxviz import runtime
-from onnxviz.errors import ModelError
-from onnxviz.runtime import Session, providers
+from onnxviz.core.errors import ModelError
+from onnxviz.model import ort_session as runtime
+from onnxviz.model.ort_session import Session, providers
 
 
 def model(kind: int = TensorProto.FLOAT, domain: str = "") -> ModelProto:
@@ -106,5 +106,5 @@ def test_the_same_input_gives_the_same_bits() -> None:
 
 
 def test_importing_the_module_does_not_start_onnx_runtime() -> None:
-    code = "import onnxviz.runtime, sys; assert 'onnxruntime' not in sys.modules"
+    code = "import onnxviz.model.ort_session, sys; assert 'onnxruntime' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

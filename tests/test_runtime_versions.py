@@ -11,10 +11,10 @@ from onnx import ModelProto, TensorProto, helper
 from tiny_models import save_model
 
 import onnxviz
-from onnxviz import runtime_versions
-from onnxviz.errors import ModelError
-from onnxviz.runtime import Session
-from onnxviz.runtime_versions import make_readable, newest_ir_version, newest_opset
+from onnxviz.core.errors import ModelError
+from onnxviz.model import runtime_versions
+from onnxviz.model.ort_session import Session
+from onnxviz.model.runtime_versions import make_readable, newest_ir_version, newest_opset
 
 IMAGES = np.random.default_rng(0).random((2, 3, 16, 16), dtype=np.float32)
 

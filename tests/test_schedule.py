@@ -9,10 +9,9 @@ from typing import Any
 
 import pytest
 
-from onnxviz.plan import make_plan
-from onnxviz.recipe import Recipe, parse_recipe
-from onnxviz.schedule import from_data, schedule_of, to_data
-from onnxviz.workers.tasks import (
+from onnxviz.execution.plan import make_plan
+from onnxviz.execution.schedule import from_data, schedule_of, to_data
+from onnxviz.execution.workers.tasks import (
     CombineTask,
     JobTask,
     Outcome,
@@ -22,6 +21,7 @@ from onnxviz.workers.tasks import (
     task_data,
     task_from,
 )
+from onnxviz.recipe.recipe import Recipe, parse_recipe
 
 TEXT = """\
 version: 1
@@ -102,7 +102,7 @@ def test_an_outcome_that_is_none_is_refused(told: dict[str, Any]) -> None:
 
 
 def test_a_worker_keeps_one_model_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from onnxviz.workers import child
+    from onnxviz.execution.workers import child
 
     two = parse_recipe(TEXT.replace("model: {builtin", "models: {a: {builtin: scenes}, b: {builtin").replace(
         "b: {builtin: scenes}", "b: {builtin: scenes}}"), "r.yaml", Path())  # fmt: skip

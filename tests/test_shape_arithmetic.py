@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import onnxviz
 from onnxviz.convert import shapes
-from onnxviz.errors import ModelError
+from onnxviz.core.errors import ModelError
 
 SIZES = (2, 3, 5, 7)
 SETTINGS = {"opset_imports": [helper.make_opsetid("", 18)], "ir_version": 8}

@@ -8,7 +8,7 @@ from itertools import product
 
 import pytest
 
-from onnxviz.shares import Share, difference, mcnemar, paired, wilson
+from onnxviz.core.shares import Share, difference, mcnemar, paired, wilson
 
 
 @pytest.mark.parametrize(

@@ -12,18 +12,18 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-import onnxviz.model
-from onnxviz import findings as f
-from onnxviz.analyses import picture_making
+import onnxviz.model.model
+from onnxviz.analyses.activation_maximization import making as picture_making
+from onnxviz.analyses.activation_maximization.goals import Goal
+from onnxviz.analyses.activation_maximization.limits import Start, exceeds, limits_of, made_again
+from onnxviz.analyses.activation_maximization.real_activations import RealActivations
+from onnxviz.analyses.activation_maximization.simple_pictures import SimpleActivations, SimplePicture, simple_pictures
 from onnxviz.analyses.base import Bench, Subject
-from onnxviz.analyses.picture_goals import Goal
-from onnxviz.analyses.picture_limits import Start, exceeds, limits_of, made_again
-from onnxviz.analyses.real_activations import RealActivations
-from onnxviz.analyses.simple_pictures import SimpleActivations, SimplePicture, simple_pictures
+from onnxviz.core import findings as f
+from onnxviz.core.values import Target
 from onnxviz.graph.unit_range import unit_range
 from onnxviz.optimize.ascent import Maximized, maximize
 from onnxviz.optimize.settings import Settings
-from onnxviz.values import Target
 from tests.test_activation_maximization import analyse, bench, detectors, only
 
 # --- the pictures ---------------------------------------------------------------------------------------------------
@@ -256,7 +256,7 @@ def test_the_bounds_of_units(tmp_path: Path, nodes: Chain, bounds: Sequence[floa
     onnx.save(
         helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "bounds.onnx"
     )
-    view = onnxviz.model.load(tmp_path / "bounds.onnx", preprocess="unit").view
+    view = onnxviz.model.model.load(tmp_path / "bounds.onnx", preprocess="unit").view
     assert unit_range(view, view.layer(f"n{len(nodes) - 1}")) == tuple(bounds)
     assert unit_range(view, view.layer("conv")) == (-np.inf, np.inf)
 

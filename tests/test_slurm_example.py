@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from worker_runs import PATIENCE
 
-from onnxviz import builtin
+from onnxviz.data import builtin
 
 pytest.importorskip("submitit")
 pytestmark = pytest.mark.ray

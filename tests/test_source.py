@@ -10,8 +10,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onnxviz import limits
-from onnxviz.source import Entries, copy, dump, find, parse_source, place_of, plain, read_source, scalar, words
+from onnxviz.core import limits
+from onnxviz.core.yaml_source import (
+    Entries,
+    copy,
+    dump,
+    find,
+    parse_source,
+    place_of,
+    plain,
+    read_source,
+    scalar,
+    words,
+)
 
 
 def parse(text: str) -> tuple[Any, list[str]]:

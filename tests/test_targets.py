@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from onnxviz.errors import SelectionError
+from onnxviz.core.errors import SelectionError
+from onnxviz.core.values import Layer, Target
 from onnxviz.graph.model_output import Head
-from onnxviz.targets import CENTRE, TargetSelector, class_index, resolve, unit_indices
-from onnxviz.values import Layer, Target
+from onnxviz.graph.targets import CENTRE, TargetSelector, class_index, resolve, unit_indices
 
 CONV = Layer("conv1", "v1", "Conv", 0, (None, 8, 14, 14), 1)
 LOGITS = Layer("fc", "v2", "Gemm", 1, (None, 5), 1)
@@ -174,5 +174,6 @@ def test_every_choice_gives_existing_units_or_a_refusal(choice: Any) -> None:
 
 
 def test_no_torch() -> None:
-    code = "import sys, onnxviz.targets, onnxviz.analyses.activation_maximization; sys.exit('torch' in sys.modules)"
+    loaded = "onnxviz.graph.targets, onnxviz.analyses.activation_maximization.analysis"
+    code = f"import sys, {loaded}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -14,14 +14,16 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 import onnxviz
-from onnxviz import builtin
-from onnxviz.analyses.activation_maximization import ActivationMaximization
+from onnxviz.analyses.activation_maximization.analysis import ActivationMaximization
 from onnxviz.analyses.base import Bench, Subject
-from onnxviz.errors import AnalysisError, RecipeError, SelectionError
-from onnxviz.findings import Finding, TileGrid
+from onnxviz.core.errors import AnalysisError, RecipeError, SelectionError
+from onnxviz.core.findings import Finding, TileGrid
+from onnxviz.core.values import Target
+from onnxviz.data import builtin
+from onnxviz.execution.plan import make_plan
 from onnxviz.graph import open_model
 from onnxviz.graph.features import features_before
-from onnxviz.model import Model
+from onnxviz.model.model import Model
 from onnxviz.optimize.ascent import Settings, maximize
 from onnxviz.optimize.dead_leaves import dead_leaves
 from onnxviz.optimize.regularizers import LpNorm, TotalVariation, UnusualFeatures
@@ -34,9 +36,7 @@ from onnxviz.optimize.unusual_features import (
     unusualness,
     usual_features,
 )
-from onnxviz.plan import make_plan
-from onnxviz.recipe import Recipe, parse_recipe
-from onnxviz.values import Target
+from onnxviz.recipe.recipe import Recipe, parse_recipe
 
 SIDE = 64
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from onnxviz.values import Preprocessing
-from onnxviz.visible_part import cropped_note, part_seen
+from onnxviz.core.values import Preprocessing
+from onnxviz.data.visible_part import cropped_note, part_seen
 
 CROP = Preprocessing()
 

@@ -19,15 +19,15 @@ from PIL import Image
 from pydantic import ValidationError
 from worker_runs import PATIENCE
 
-import onnxviz.model
-from onnxviz import findings as f
-from onnxviz import kernels
+import onnxviz.model.model
 from onnxviz.analyses import registry
 from onnxviz.analyses.base import Bench, Subject
-from onnxviz.analyses.weights import Weights, reads_image
-from onnxviz.errors import AnalysisError, DataError, SelectionError
-from onnxviz.images import ImageFolder
-from onnxviz.values import PRESETS, Unit
+from onnxviz.analyses.weights import kernels
+from onnxviz.analyses.weights.analysis import Weights, reads_image
+from onnxviz.core import findings as f
+from onnxviz.core.errors import AnalysisError, DataError, SelectionError
+from onnxviz.core.values import PRESETS, Unit
+from onnxviz.data.images import ImageFolder
 
 Found = TypeVar("Found")
 SOBEL = np.outer([1.0, 2, 1], [-1, 0, 1])
@@ -281,7 +281,9 @@ def photographs(folder: Path, count: int = 2) -> ImageFolder:
 
 
 def bench(path: Path, preprocess: str = "unit", data: dict[str, Any] | None = None) -> Bench:
-    model = onnxviz.model.load(path, preprocess=dataclasses.replace(PRESETS[preprocess], fit="none"), device="cpu")
+    model = onnxviz.model.model.load(
+        path, preprocess=dataclasses.replace(PRESETS[preprocess], fit="none"), device="cpu"
+    )
     return Bench(Subject("model", model.view, model.preprocessing, None, data or {}, 0), model, lambda *_: None)
 
 
@@ -550,11 +552,11 @@ def test_planning_does_not_load_torch(tmp_path: Path) -> None:
 import sys
 from pathlib import Path
 from onnxviz.analyses.base import Subject
-from onnxviz.analyses.grad_cam import GradCam
-from onnxviz.analyses.weights import Weights
+from onnxviz.analyses.grad_cam.analysis import GradCam
+from onnxviz.analyses.weights.analysis import Weights
 from onnxviz.graph import open_model
-from onnxviz.images import ImageFolder
-from onnxviz.values import PRESETS
+from onnxviz.data.images import ImageFolder
+from onnxviz.core.values import PRESETS
 data = {{"photos": ImageFolder.find("photos", ["*.png"], Path({str(tmp_path)!r}))}}
 subject = Subject("m", open_model({str(path)!r}), PRESETS["unit"], None, data, 0)
 assert len(list(Weights(response_to={{"data": "photos"}}).jobs(subject))) == 2

@@ -1,4 +1,4 @@
-"""The analyses by kind: one module each in this package, and those of other packages by entry point."""
+"""The analyses by kind: one folder each with its `analysis` module, and those of other packages by entry point."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pkgutil
 import typing
 
 from onnxviz.analyses.base import Analysis
-from onnxviz.errors import AnalysisError
+from onnxviz.core.errors import AnalysisError
 
 ENTRY_POINTS = "onnxviz.analyses"
 
@@ -44,8 +44,8 @@ def registry() -> dict[str, type[Analysis]]:
 
 
 def _built_in_modules() -> list[object]:
-    names = sorted(info.name for info in pkgutil.iter_modules(__path__))
-    return [importlib.import_module(f"{__name__}.{name}") for name in names if name != "base"]
+    folders = sorted(info.name for info in pkgutil.iter_modules(__path__) if info.ispkg)
+    return [importlib.import_module(f"{__name__}.{name}.analysis") for name in folders]
 
 
 def _analyses_in(module: object) -> list[type[Analysis]]:

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from onnxviz.devices import Device
-from onnxviz.findings import Finding, Metric, merge
-from onnxviz.values import DEFAULT_SIZE, Preprocessing
+from onnxviz.core.devices import Device
+from onnxviz.core.findings import Finding, Metric, merge
+from onnxviz.core.values import DEFAULT_SIZE, Preprocessing
 
 if TYPE_CHECKING:
-    from onnxviz.concepts import ConceptSet
+    from onnxviz.data.concepts import ConceptSet
+    from onnxviz.data.images import ImageFolder
     from onnxviz.graph.view import GraphView
-    from onnxviz.images import ImageFolder
-    from onnxviz.model import Model
+    from onnxviz.model.model import Model
 
 LayerSelector = Annotated[
     str | list[str],

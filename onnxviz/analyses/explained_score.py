@@ -8,22 +8,22 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from onnxviz.errors import DataError, SelectionError, shorten
-from onnxviz.findings import Caveat, Column, Finding, Metric, Note
+from onnxviz.core.errors import DataError, SelectionError, shorten
+from onnxviz.core.findings import Caveat, Column, Finding, Metric, Note
+from onnxviz.core.shares import Share
+from onnxviz.data.ground_truth import HOW
+from onnxviz.data.image_choice import class_count, known_class, own_class
 from onnxviz.graph.model_output import UNSAID
-from onnxviz.ground_truth import HOW
-from onnxviz.image_choice import class_count, known_class, own_class
-from onnxviz.shares import Share
 
 if TYPE_CHECKING:
     import torch
 
     from onnxviz.analyses.base import Subject
+    from onnxviz.core.values import Layer
+    from onnxviz.data.images import ImageSource
     from onnxviz.graph.model_output import Head
     from onnxviz.graph.view import GraphView
-    from onnxviz.images import ImageSource
-    from onnxviz.model import Model
-    from onnxviz.values import Layer
+    from onnxviz.model.model import Model
 
 Positions = Literal["mean", "highest"]
 

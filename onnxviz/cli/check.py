@@ -8,9 +8,9 @@ from rich.console import Console
 from rich.text import Text
 
 from onnxviz.cli.show import failed_jobs, make_table
-from onnxviz.errors import SelectionError, beginning, shorten
-from onnxviz.recipe import Recipe
-from onnxviz.results import ExpectationResult, RunResult
+from onnxviz.core.errors import SelectionError, beginning, shorten
+from onnxviz.core.results import ExpectationResult, RunResult
+from onnxviz.recipe.recipe import Recipe
 
 _STATES = {"error": ("BROKEN", "red"), "warn": ("warn", "yellow"), "off": ("off", "dim")}
 

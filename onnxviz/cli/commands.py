@@ -22,11 +22,11 @@ from onnxviz.cli.run_options import (
     require_named,
     with_run_options,
 )
-from onnxviz.devices import likely_device
-from onnxviz.errors import OnnxvizError, OutputError, SelectionError, nearest, shorten
+from onnxviz.core.devices import likely_device
+from onnxviz.core.errors import OnnxvizError, OutputError, SelectionError, nearest, shorten
 
 if TYPE_CHECKING:
-    from onnxviz.recipe import Recipe
+    from onnxviz.recipe.recipe import Recipe
 
 QUICKSTART = "quickstart.yaml"
 """The recipe of `onnxviz demo`, beside the package's modules."""
@@ -103,7 +103,7 @@ def run(
     options: RunOptions,
 ) -> None:
     """Run a recipe and write its report; what is done already is kept."""
-    from onnxviz.recipe import read_recipe
+    from onnxviz.recipe.recipe import read_recipe
 
     _run(read_recipe(recipe, _with_seed(overrides, seed), partly=True), out, options)
 
@@ -119,7 +119,7 @@ def plan(
     memory: MemoryOption = None,
 ) -> None:
     """Show what a recipe would do: jobs, images, time, space, and what is done already."""
-    from onnxviz.recipe import read_recipe
+    from onnxviz.recipe.recipe import read_recipe
 
     loaded = read_recipe(recipe, _with_seed(overrides, seed), partly=True)
     _plan(loaded, out, RunOptions(device=device, only=only, memory=memory))
@@ -133,10 +133,10 @@ def validate(
 ) -> None:
     """Check recipes, their models and their data, and list all faults."""
     from onnxviz.cli.show import consoles, show_error, show_lines
-    from onnxviz.plan import make_plan
-    from onnxviz.recipe import read_recipe
-    from onnxviz.schedule import left_out, schedule_of
-    from onnxviz.workers.own_memory import require_enough
+    from onnxviz.execution.plan import make_plan
+    from onnxviz.execution.schedule import left_out, schedule_of
+    from onnxviz.execution.workers.own_memory import require_enough
+    from onnxviz.recipe.recipe import read_recipe
 
     output, errors = consoles()
     refused = False
@@ -222,9 +222,9 @@ def inspect(
     """Show what a model is: its producer, input, layers, what does not convert, and how to feed it."""
     from onnxviz.cli.show import consoles
     from onnxviz.cli.show_model import show_classes, show_inspection, show_probe, trial_counter
-    from onnxviz.images import require_files
-    from onnxviz.inspection import inspect_model
-    from onnxviz.proof import MIXES_BATCH
+    from onnxviz.data.images import require_files
+    from onnxviz.execution.inspection import inspect_model
+    from onnxviz.execution.parity_job import MIXES_BATCH
 
     output, errors = consoles()
     if model.suffix.lower() in (".yaml", ".yml") and model.is_file():
@@ -317,8 +317,8 @@ def rebuild(
 ) -> None:
     """Write the report of a finished run again."""
     from onnxviz import report
-    from onnxviz.cache import locked
-    from onnxviz.run_folder import read_run
+    from onnxviz.execution.folder import read_run
+    from onnxviz.execution.store import locked
 
     result = read_run(run_folder)
     with locked(run_folder):  # read before, so that a folder without a run is not made one
@@ -337,10 +337,10 @@ def compare(
 ) -> None:
     """Set finished runs side by side in one report."""
     from onnxviz import report
-    from onnxviz.cache import locked, write_bytes
     from onnxviz.cli.running import EXIT_CODES
     from onnxviz.cli.show import consoles, show_lines, show_result
-    from onnxviz.run_folder import RUN, read_run, run_data
+    from onnxviz.execution.folder import RUN, read_run, run_data
+    from onnxviz.execution.store import locked, write_bytes
 
     output, _ = consoles()
     if len(runs) < 2:
@@ -367,8 +367,8 @@ def schema(
     """Print the JSON schema of recipes, for completion and checks in editors."""
     import json
 
-    from onnxviz.cache import write_bytes
-    from onnxviz.recipe_schema import json_schema
+    from onnxviz.execution.store import write_bytes
+    from onnxviz.recipe.schema import json_schema
 
     text = json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n"
     if out is None:
@@ -429,7 +429,7 @@ def demo(
     """Run the four core analyses on the built-in model: needs no files, takes about a minute."""
     from importlib import resources
 
-    from onnxviz.recipe import parse_recipe
+    from onnxviz.recipe.recipe import parse_recipe
 
     text = resources.files("onnxviz").joinpath(QUICKSTART).read_text(encoding="utf-8")
     _run(parse_recipe(text, QUICKSTART, Path(), tuple(overrides or ())), out, options)
@@ -452,9 +452,9 @@ def init(
     memory: MemoryOption = None,
 ) -> None:
     """Write a recipe to start from, for a model."""
-    from onnxviz.cache import write_bytes
     from onnxviz.cli.start import starting_recipe
-    from onnxviz.images import require_files
+    from onnxviz.data.images import require_files
+    from onnxviz.execution.store import write_bytes
 
     target = out or Path(f"{model.stem}.yaml")
     if images is not None:
@@ -473,7 +473,7 @@ def _with_seed(overrides: list[str] | None, seed: int | None) -> tuple[str, ...]
 
 def _run(recipe: Recipe, out: Path | None, options: RunOptions) -> None:
     from onnxviz.cli.running import run_recipe
-    from onnxviz.execute import default_folder
+    from onnxviz.execution.execute import default_folder
 
     if not options.dry_run:
         run_recipe(recipe, out or default_folder(recipe), options)
@@ -487,15 +487,15 @@ def _run(recipe: Recipe, out: Path | None, options: RunOptions) -> None:
 def _plan(recipe: Recipe, out: Path | None, options: RunOptions) -> None:
     from onnxviz.cli.show import consoles
     from onnxviz.cli.show_plan import show_plan
-    from onnxviz.estimate import planned_work
-    from onnxviz.execute import default_folder
-    from onnxviz.pace import Pace, measure_pace
-    from onnxviz.plan import make_plan
-    from onnxviz.recipe_parts import chosen as chosen_analyses
-    from onnxviz.recipe_parts import restricted
-    from onnxviz.schedule import schedule_of
-    from onnxviz.workers.engine import worker_count
-    from onnxviz.workers.own_memory import DOUBTFUL
+    from onnxviz.execution.estimate import planned_work
+    from onnxviz.execution.execute import default_folder
+    from onnxviz.execution.pace import Pace, measure_pace
+    from onnxviz.execution.plan import make_plan
+    from onnxviz.execution.schedule import schedule_of
+    from onnxviz.execution.workers.engine import worker_count
+    from onnxviz.execution.workers.own_memory import DOUBTFUL
+    from onnxviz.recipe.selection import chosen as chosen_analyses
+    from onnxviz.recipe.selection import restricted
 
     require_named(recipe, options)
     output, _ = consoles()
@@ -521,7 +521,7 @@ def _plan(recipe: Recipe, out: Path | None, options: RunOptions) -> None:
 
 
 def _bounds(recipe: Recipe, memory: str | None, *read: Path) -> Confinement:
-    from onnxviz.workers.processes import paths_of
+    from onnxviz.execution.workers.processes import paths_of
 
     most = recipe.limits.memory_bytes if recipe.limits is not None else None
     return confinement(recipe.name, [*paths_of(recipe), *read], memory, most=most)

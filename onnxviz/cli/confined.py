@@ -23,10 +23,10 @@ import typer
 
 from onnxviz.cli.ending import INTERNAL, INTERRUPTED, exit_code
 from onnxviz.confinement import Limits, clean_environment, confine_calls, confine_start
-from onnxviz.devices import DeviceChoice, require_device
-from onnxviz.errors import MemoryLimitError, ModelError, RecipeError, SelectionError, beginning, shorten
-from onnxviz.memory import is_out_of_memory, more_memory, parse_bytes, show_bytes, total_memory
-from onnxviz.workers.own_memory import DOUBTFUL, require_enough
+from onnxviz.core.devices import DeviceChoice, require_device
+from onnxviz.core.errors import MemoryLimitError, ModelError, RecipeError, SelectionError, beginning, shorten
+from onnxviz.core.memory import is_out_of_memory, more_memory, parse_bytes, show_bytes, total_memory
+from onnxviz.execution.workers.own_memory import DOUBTFUL, require_enough
 
 MemoryOption = Annotated[
     str | None,
@@ -287,12 +287,12 @@ def _work(call: Callable[[], str | None], bounds: Confinement, folder: Path) -> 
 
 def _load_libraries() -> None:
     """Load what computes before system calls are taken away that loading may need."""
-    from onnxviz.workers.torch_setup import load_torch
+    from onnxviz.execution.workers.torch_setup import load_torch
 
     load_torch()
     import onnxruntime  # noqa: F401
 
-    import onnxviz.model  # noqa: F401
+    import onnxviz.model.model  # noqa: F401
 
 
 def _end_with_parent() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import typer
 
 from onnxviz.cli.encoding import replace_unknown_signs
-from onnxviz.errors import OnnxvizError, OutputError, shorten
+from onnxviz.core.errors import OnnxvizError, OutputError, shorten
 
 REFUSED = 2
 INTERNAL = 70

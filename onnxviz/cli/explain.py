@@ -14,8 +14,8 @@ from rich.console import Console
 from onnxviz.analyses import kind_of, registry
 from onnxviz.analyses.base import Analysis
 from onnxviz.cli.show import show_lines, show_table
-from onnxviz.errors import SelectionError, nearest, shorten
-from onnxviz.recipe_schema import (
+from onnxviz.core.errors import SelectionError, nearest, shorten
+from onnxviz.recipe.schema import (
     DATA_KINDS,
     ExpectationSettings,
     LimitsSettings,

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from onnxviz.errors import ModelError, beginning, shorten
-from onnxviz.limits import EXPORTER_SECONDS
+from onnxviz.core.errors import ModelError, beginning, shorten
+from onnxviz.core.limits import EXPORTER_SECONDS
 
 if TYPE_CHECKING:
     from rich.console import Console

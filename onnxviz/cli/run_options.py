@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from onnxviz.devices import Device, require_device
-from onnxviz.errors import RecipeError, SelectionError, beginning, shorten
-from onnxviz.memory import parse_bytes
-from onnxviz.workers import WORKERS
+from onnxviz.core.devices import Device, require_device
+from onnxviz.core.errors import RecipeError, SelectionError, beginning, shorten
+from onnxviz.core.memory import parse_bytes
+from onnxviz.execution.workers import WORKERS
 
 if TYPE_CHECKING:
     from onnxviz.confinement import Limits
-    from onnxviz.recipe import Recipe
+    from onnxviz.recipe.recipe import Recipe
 
 DeviceOption = Annotated[
     Literal["auto", "cpu", "cuda"], typer.Option("--device", help="What to compute on.", show_default=True)
@@ -176,8 +176,8 @@ def limits_of(options: RunOptions) -> Limits | None:
     Raises:
         SelectionError: if a size or time is none, or there is no process to be limited.
     """
-    from onnxviz.workers.engine import worker_count
-    from onnxviz.workers.limits import default_limits
+    from onnxviz.execution.workers.engine import worker_count
+    from onnxviz.execution.workers.limits import default_limits
 
     given: dict[str, Any] = {}
     if options.memory is not None:

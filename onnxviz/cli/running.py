@@ -21,17 +21,17 @@ from onnxviz.cli.check import require_expectations, show_check
 from onnxviz.cli.ending import INTERNAL, INTERRUPTED, REFUSED
 from onnxviz.cli.run_options import RunOptions, limits_of, require_named
 from onnxviz.cli.show import consoles, failed_jobs, safe, show_confinement, show_expectations, show_result
-from onnxviz.devices import require_device
-from onnxviz.dispatch import Observer
-from onnxviz.errors import OnnxvizError, OutputError, SelectionError, beginning, one_line, shorten
-from onnxviz.execute import Options
-from onnxviz.execute import run as execute
-from onnxviz.finished_run import Run
-from onnxviz.partial_run import LOST, of_analyses
+from onnxviz.core.devices import require_device
+from onnxviz.core.errors import OnnxvizError, OutputError, SelectionError, beginning, one_line, shorten
+from onnxviz.execution.dispatch import Observer
+from onnxviz.execution.execute import Options
+from onnxviz.execution.execute import run as execute
+from onnxviz.execution.finished_run import Run
+from onnxviz.execution.folder import append_log, open_log
+from onnxviz.execution.partial_run import LOST, of_analyses
 from onnxviz.progress import EventStream, PlainProgress, Several, TerminalProgress, duration
-from onnxviz.recipe import Recipe
-from onnxviz.recipe_parts import restricted
-from onnxviz.run_folder import append_log, open_log
+from onnxviz.recipe.recipe import Recipe
+from onnxviz.recipe.selection import restricted
 
 EXIT_CODES = {"passed": 0, "finished": 0, "failed": 1, "incomplete": 3}
 _STANDARD_OUTPUT = "-"

@@ -13,10 +13,10 @@ from rich.table import Table
 from rich.text import Text
 
 from onnxviz.cli.encoding import replace_unknown_signs
-from onnxviz.errors import OnnxvizError, RecipeError, beginning, shorten
+from onnxviz.core.errors import OnnxvizError, RecipeError, beginning, shorten
 
 if TYPE_CHECKING:
-    from onnxviz.results import ExpectationResult, Provenance, RunResult
+    from onnxviz.core.results import ExpectationResult, Provenance, RunResult
 
 _PIPE_WIDTH = 160
 """Columns where there is no terminal: tables are not folded into a width that nobody has."""

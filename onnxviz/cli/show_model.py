@@ -9,14 +9,14 @@ from rich.console import Console
 from rich.text import Text
 
 from onnxviz.cli.show import make_table, number, show_rows
-from onnxviz.errors import beginning, shorten
-from onnxviz.ground_truth import HOW as GROUND_TRUTH
-from onnxviz.inspection import Inspection
-from onnxviz.proof import MIXES_BATCH
-from onnxviz.values import PRESETS
+from onnxviz.core.errors import beginning, shorten
+from onnxviz.core.values import PRESETS
+from onnxviz.data.ground_truth import HOW as GROUND_TRUTH
+from onnxviz.execution.inspection import Inspection
+from onnxviz.execution.parity_job import MIXES_BATCH
 
 if TYPE_CHECKING:  # it loads torch
-    from onnxviz.probe import Probe, Trial
+    from onnxviz.model.preprocessing_search import Probe, Trial
 
 _LISTED = 20
 """Lines of a kind that are printed in full; the rest are counted."""

@@ -12,13 +12,13 @@ from rich.table import Table
 from rich.text import Text
 
 from onnxviz.cli.show import make_table, number
-from onnxviz.errors import beginning, shorten
-from onnxviz.estimate import Work
-from onnxviz.memory import show_bytes
-from onnxviz.plan import PROOF_COST, PlannedJob
+from onnxviz.core.errors import beginning, shorten
+from onnxviz.core.memory import show_bytes
+from onnxviz.execution.estimate import Work
+from onnxviz.execution.plan import PROOF_COST, PlannedJob
+from onnxviz.execution.schedule import CHOICE, left_out
 from onnxviz.progress import duration, span
-from onnxviz.recipe import Recipe
-from onnxviz.schedule import CHOICE, left_out
+from onnxviz.recipe.recipe import Recipe
 
 _FEW = 30
 """Up to so many jobs, each has its row."""

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from onnxviz.candidates import require_classifier
-from onnxviz.errors import ModelError, SelectionError, beginning, shorten
+from onnxviz.core.errors import ModelError, SelectionError, beginning, shorten
+from onnxviz.core.values import PRESETS, Preprocessing
+from onnxviz.core.yaml_source import dump
 from onnxviz.graph import GraphView, open_model
+from onnxviz.graph.labels import with_labels_of
 from onnxviz.graph.model_output import Head
-from onnxviz.labels import with_labels_of
-from onnxviz.preprocessing import preprocessing_for
-from onnxviz.recipe import relative
-from onnxviz.source import dump
-from onnxviz.values import PRESETS, Preprocessing
+from onnxviz.model.preprocessing import preprocessing_for
+from onnxviz.model.preprocessing_candidates import require_classifier
+from onnxviz.recipe.recipe import relative
 
 _TEMPLATE = """\
 # yaml-language-server: $schema=./onnxviz.schema.json

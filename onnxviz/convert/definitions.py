@@ -13,7 +13,7 @@ from typing import Any
 from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TypeProto
 
 from onnxviz.graph.shapes import UNKNOWN, TensorType, value_info
-from onnxviz.tensors import subgraphs
+from onnxviz.graph.tensors import subgraphs
 
 
 @dataclass(frozen=True)

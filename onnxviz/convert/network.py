@@ -10,7 +10,7 @@ from torch import fx
 
 from onnxviz.convert.specialise import fold_constants, truncate
 from onnxviz.convert.walk import Converted, convert
-from onnxviz.errors import ModelError, UnsupportedOperatorError, shorten
+from onnxviz.core.errors import ModelError, UnsupportedOperatorError, shorten
 from onnxviz.graph.structure import ancestors, producers
 
 

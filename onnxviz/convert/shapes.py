@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from onnxviz.errors import ModelError
+from onnxviz.core.errors import ModelError
 
 Number = int | float | bool
 Numbers = Number | tuple["Numbers", ...]

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from onnxviz import limits
 from onnxviz.convert.fuse import fuse
+from onnxviz.core import limits
 
 
 def truncate(

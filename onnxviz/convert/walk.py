@@ -16,13 +16,13 @@ import torch
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 from torch import fx, nn
 
-from onnxviz import limits
 from onnxviz.convert import bridge, shape_operators, shapes
 from onnxviz.convert.definitions import definition, has_definition
 from onnxviz.convert.element_types import CARRIERS, PLAIN, accept, to_carrier
 from onnxviz.convert.operators import CONVERTERS, Body, Conversion, NotConvertible, Operation
 from onnxviz.convert.refusals import REFUSALS
-from onnxviz.errors import ModelError, beginning
+from onnxviz.core import limits
+from onnxviz.core.errors import ModelError, beginning
 from onnxviz.graph.passes.fold_constants import constant_value
 from onnxviz.graph.shapes import UNKNOWN, TensorType, infer, type_of, value_info
 from onnxviz.graph.structure import reads

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from onnxviz.graph.model_file import read_model
 from onnxviz.graph.view import GraphView, make_view, normal_form
-from onnxviz.model_file import read_model
 
 __all__ = ["GraphView", "make_view", "normal_form", "open_model"]
 

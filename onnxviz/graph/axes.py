@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from onnx import GraphProto, NodeProto, TensorProto
 
+from onnxviz.core.values import Grid, Tokens
 from onnxviz.graph.axis_rules import (
     Shape,
     end_to_end,
@@ -49,7 +50,6 @@ from onnxviz.graph.inputs import InputLayout
 from onnxviz.graph.operators import CHANNELS_AT_ONE, POINTWISE
 from onnxviz.graph.shapes import TensorType
 from onnxviz.graph.structure import attribute, initializers, integers, reads, text, to_array
-from onnxviz.values import Grid, Tokens
 
 _CONVOLUTIONS = frozenset(["Conv", "ConvInteger", "ConvTranspose", "DeformConv", "QLinearConv"])
 _CHANNELS_FIRST = CHANNELS_AT_ONE | _CONVOLUTIONS

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from onnxviz.core.values import Layer
 from onnxviz.graph.structure import producers
 from onnxviz.graph.view import GraphView
-from onnxviz.values import Layer
 
 _ARRANGING = frozenset(
     ["MaxPool", "Identity", "Dropout", "Reshape", "Transpose", "Cast", "QuantizeLinear", "DequantizeLinear"]

@@ -10,9 +10,9 @@ from collections.abc import Iterable
 import onnx
 from onnx import AttributeProto, ModelProto, NodeProto
 
-from onnxviz.errors import ModelFileError, shorten
-from onnxviz.model_file import LoadedModel
-from onnxviz.tensors import all_nodes
+from onnxviz.core.errors import ModelFileError, shorten
+from onnxviz.graph.model_file import LoadedModel
+from onnxviz.graph.tensors import all_nodes
 
 
 def check_nodes(loaded: LoadedModel) -> None:

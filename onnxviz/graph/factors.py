@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal
 
-from onnxviz.values import Grid, Tokens
+from onnxviz.core.values import Grid, Tokens
 
 Kind = Literal["image", "row", "column", "channel", "position", "key", "tokens", ""]
 

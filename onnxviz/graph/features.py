@@ -9,8 +9,8 @@ from onnxviz.graph.structure import image_dependent, producers, reads
 if TYPE_CHECKING:
     from onnx import NodeProto
 
+    from onnxviz.core.values import Layer
     from onnxviz.graph.view import GraphView
-    from onnxviz.values import Layer
 
 _WEIGHTED = frozenset(
     ("Conv", "ConvTranspose", "Gemm", "MatMul", "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger")

@@ -6,7 +6,7 @@ from typing import Literal
 
 from onnx import GraphProto, TensorProto, ValueInfoProto
 
-from onnxviz.errors import ModelFileError
+from onnxviz.core.errors import ModelFileError
 from onnxviz.graph.shapes import TensorType, type_of
 from onnxviz.graph.structure import consumers, initializers, integers
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from onnx import NodeProto
 
-from onnxviz import limits
+from onnxviz.core import limits
 from onnxviz.graph.draft import Draft
 from onnxviz.graph.structure import initializers, reads
 

@@ -8,12 +8,12 @@ from typing import Literal
 
 from onnx import GraphProto, NodeProto
 
-from onnxviz.errors import shorten
+from onnxviz.core.errors import shorten
+from onnxviz.core.values import Layer, Tokens
 from onnxviz.graph.activation import Following
 from onnxviz.graph.nesting import Nesting
 from onnxviz.graph.operators import POINTWISE
 from onnxviz.graph.structure import attribute, consumers, image_dependent, initializers, integers, producers, to_array
-from onnxviz.values import Layer, Tokens
 
 _WEIGHTED = frozenset(["Conv", "ConvInteger", "ConvTranspose", "Gemm", "MatMul", "MatMulInteger", "QLinearConv",
                        "QLinearMatMul"])  # fmt: skip

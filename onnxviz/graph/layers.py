@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from onnx import GraphProto, NodeProto, TensorProto
 
+from onnxviz.core.values import Layer
 from onnxviz.graph.axes import find_axes
 from onnxviz.graph.draft import Draft
 from onnxviz.graph.inputs import InputLayout
@@ -15,7 +16,6 @@ from onnxviz.graph.passes.resolve_shapes import types_with
 from onnxviz.graph.shapes import UNKNOWN, TensorType
 from onnxviz.graph.structure import producers, reads
 from onnxviz.graph.unknown import behind_unknown, describe
-from onnxviz.values import Layer
 
 
 @dataclass(frozen=True)

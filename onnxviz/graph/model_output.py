@@ -8,11 +8,11 @@ from typing import Any, Literal
 
 from onnx import GraphProto, NodeProto
 
-from onnxviz.errors import shorten
+from onnxviz.core.errors import shorten
+from onnxviz.core.values import Layer
 from onnxviz.graph.shapes import TensorType
 from onnxviz.graph.structure import ancestors, attribute, initializers, producers, to_array
 from onnxviz.graph.value_range import clip_bounds, constant, range_of
-from onnxviz.values import Layer
 
 OutputKind = Literal[
     "classes", "binary", "multilabel", "map_of_classes", "regression", "embedding", "boxes", "image", "unknown"

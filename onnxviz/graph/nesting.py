@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from onnx import NodeProto
 
-from onnxviz.values import Layer
+from onnxviz.core.values import Layer
 
 _ENLARGING = frozenset(["ConvTranspose", "DepthToSpace", "MaxUnpool", "Resize", "Upsample"])
 

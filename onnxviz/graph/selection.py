@@ -8,10 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from onnx import GraphProto
 
-from onnxviz.errors import SelectionError, nearest, shorten
+from onnxviz.core.errors import SelectionError, nearest, shorten
+from onnxviz.core.values import Layer
 from onnxviz.graph.activation import Following
 from onnxviz.graph.layer_roles import Roles
-from onnxviz.values import Layer
 
 ROLES = ("first_conv", "last_conv", "all_convs", "last_map", "block_outputs", "logits")
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import onnx
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, ValueInfoProto
 
-from onnxviz import limits
-from onnxviz.errors import ModelFileError, beginning
+from onnxviz.core import limits
+from onnxviz.core.errors import ModelFileError, beginning
 from onnxviz.graph.structure import replace_nodes
-from onnxviz.tensors import subgraphs
+from onnxviz.graph.tensors import subgraphs
 
 Dimension = int | str | None
 

@@ -10,8 +10,8 @@ import numpy as np
 import onnx
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
 
-from onnxviz import limits
-from onnxviz.tensors import subgraphs
+from onnxviz.core import limits
+from onnxviz.graph.tensors import subgraphs
 
 
 def attribute(node: NodeProto, name: str, default: Any = None) -> Any:

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import get_args
 
-from onnxviz.errors import SelectionError, nearest, shorten
+from onnxviz.core.errors import SelectionError, nearest, shorten
+from onnxviz.core.values import Layer
 from onnxviz.graph.model_output import WITH_CLASSES, Head, OutputKind, Probability, has_positions
-from onnxviz.values import Layer
 
 
 def tell(

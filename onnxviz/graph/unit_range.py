@@ -11,8 +11,8 @@ from onnxviz.graph.structure import attribute, initializers, producers, repeated
 from onnxviz.graph.value_range import constant
 
 if TYPE_CHECKING:
+    from onnxviz.core.values import Layer
     from onnxviz.graph.view import GraphView
-    from onnxviz.values import Layer
 
 Range = tuple[float, float]
 

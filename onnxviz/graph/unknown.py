@@ -8,7 +8,7 @@ from collections.abc import Mapping, Set
 import onnx
 from onnx import GraphProto, ModelProto, NodeProto
 
-from onnxviz.errors import shorten
+from onnxviz.core.errors import shorten
 from onnxviz.graph.shapes import TensorType
 from onnxviz.graph.structure import reads
 

@@ -11,13 +11,17 @@ from functools import cached_property
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto
 
-from onnxviz.errors import ModelFileError, SelectionError, beginning, shorten
+from onnxviz.core.errors import ModelFileError, SelectionError, beginning, shorten
+from onnxviz.core.memory import show_bytes, total_memory
+from onnxviz.core.results import HeadRow, LayerRow, ModelCard
+from onnxviz.core.values import CROP_FRACTION, Agreement, Layer, Preprocessing
 from onnxviz.graph.conformance import check_nodes
 from onnxviz.graph.cost import multiply_adds
 from onnxviz.graph.draft import Draft
 from onnxviz.graph.gradient_path import stops
 from onnxviz.graph.inputs import InputLayout, find_input, input_layout
 from onnxviz.graph.layers import make_layers
+from onnxviz.graph.model_file import LoadedModel
 from onnxviz.graph.model_output import Head, OutputKind, find_heads, main_of, says_what
 from onnxviz.graph.passes import normalise
 from onnxviz.graph.receptive_field import Field, ReceptiveField, receptive_fields
@@ -34,10 +38,6 @@ from onnxviz.graph.structure import (
 )
 from onnxviz.graph.told_outputs import tell
 from onnxviz.graph.unknown import foreign_operators
-from onnxviz.memory import show_bytes, total_memory
-from onnxviz.model_file import LoadedModel
-from onnxviz.results import HeadRow, LayerRow, ModelCard
-from onnxviz.values import CROP_FRACTION, Agreement, Layer, Preprocessing
 
 _ASSUMED_SIZE = (512, 512)
 """Input size for receptive fields where neither the model nor the caller gives one."""

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from onnxviz.errors import ModelError, ModelFileError, beginning, shorten
+from onnxviz.core.errors import ModelError, ModelFileError, beginning, shorten
 
 _KEPT_BYTES = 4 << 20
 """Most of a failed exporter's output that is kept."""

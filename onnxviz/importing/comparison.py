@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from onnxviz.errors import AgreementError, shorten
+from onnxviz.core.errors import AgreementError, shorten
 
 TOLERANCE = 1e-3
 """Largest difference between two float32 computations of one output, relative to its largest value."""

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 from onnx import ModelProto
 
-from onnxviz import limits
-from onnxviz.errors import ModelError, ModelFileError, OutputError, shorten
+from onnxviz.core import limits
+from onnxviz.core.errors import ModelError, ModelFileError, OutputError, shorten
 from onnxviz.importing.child import run_exporter
 from onnxviz.importing.comparison import Comparison, compare, not_compared, read_reference, require_the_same
 from onnxviz.importing.program_archive import write_safe_program
@@ -149,7 +149,7 @@ def write_checked(made: Path, target: Path, about: Mapping[str, str], place: str
     Args:
         made: the exporter's file.
         target: where it goes.
-        about: the origin, written as metadata `onnxviz.source.*`.
+        about: the origin, written as metadata `onnxviz.core.yaml_source.*`.
         place: the source, for messages.
 
     Raises:
@@ -160,11 +160,11 @@ def write_checked(made: Path, target: Path, about: Mapping[str, str], place: str
 
     proto = ModelProto()
     proto.ParseFromString(made.read_bytes())
-    kept = [entry for entry in proto.metadata_props if not entry.key.startswith("onnxviz.source.")]
+    kept = [entry for entry in proto.metadata_props if not entry.key.startswith("onnxviz.core.yaml_source.")]
     del proto.metadata_props[:]
     proto.metadata_props.extend(kept)
     for key, value in {**about, "importer": f"onnxviz {version('onnxviz')}"}.items():
-        proto.metadata_props.add(key=f"onnxviz.source.{key}", value=value)
+        proto.metadata_props.add(key=f"onnxviz.core.yaml_source.{key}", value=value)
     shown = shorten(str(target), 200)
     temporary = target.with_name(f".{target.name[:100]}.{os.getpid()}.tmp")
     try:

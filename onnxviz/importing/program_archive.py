@@ -21,8 +21,8 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from onnxviz import limits
-from onnxviz.errors import ModelFileError, shorten
+from onnxviz.core import limits
+from onnxviz.core.errors import ModelFileError, shorten
 
 _TARGET = re.compile(
     r"torch\.ops\.[A-Za-z][A-Za-z0-9_]*\.[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)?"

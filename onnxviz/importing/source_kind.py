@@ -6,8 +6,8 @@ import zipfile
 from pathlib import Path
 from typing import Literal
 
-from onnxviz import limits
-from onnxviz.errors import ModelFileError, shorten
+from onnxviz.core import limits
+from onnxviz.core.errors import ModelFileError, shorten
 
 SourceKind = Literal["caffe", "keras", "hdf5", "saved_model", "program"]
 """`keras` is the zip archive that Keras writes since 2023, `hdf5` the older file, `program` a PyTorch export."""

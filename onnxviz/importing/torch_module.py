@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from onnxviz.errors import DataError, ModelError
+from onnxviz.core.errors import DataError, ModelError
 from onnxviz.importing.comparison import compare, read_reference, require_the_same
 from onnxviz.importing.importer import check_target, write_checked
 from onnxviz.importing.program_exporter import write_reference

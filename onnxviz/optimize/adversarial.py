@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from onnxviz.batches import choose_batch, gradient_bytes, run_batches
-from onnxviz.errors import AnalysisError, shorten
+from onnxviz.core.errors import AnalysisError, shorten
+from onnxviz.model.batches import choose_batch, gradient_bytes, run_batches
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
     from onnxviz.graph.model_output import Head
-    from onnxviz.model import Model
+    from onnxviz.model.model import Model
 
 Norm = Literal["linf", "l2"]
 Told = Callable[[int, int], None]

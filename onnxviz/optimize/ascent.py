@@ -11,20 +11,20 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from onnxviz.batches import choose_batch, empty, gradient_bytes, run_batches
-from onnxviz.errors import AnalysisError, DataError, shorten
-from onnxviz.memory import is_out_of_memory
+from onnxviz.core.errors import AnalysisError, DataError, shorten
+from onnxviz.core.memory import is_out_of_memory
+from onnxviz.core.values import Target
+from onnxviz.model.batches import choose_batch, empty, gradient_bytes, run_batches
 from onnxviz.optimize.climb import Climber, climb
 from onnxviz.optimize.lanes import PROBE_STEPS, agreeing, one_thread, shares, tried_sizes
 from onnxviz.optimize.objectives import Objective, objective_of
 from onnxviz.optimize.settings import DEFAULT_TRANSFORMS, Octaves, Settings
 from onnxviz.optimize.unusual_features import layers_read
-from onnxviz.values import Target
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
-    from onnxviz.model import Model
+    from onnxviz.model.model import Model
 
 __all__ = ["DEFAULT_TRANSFORMS", "Maximized", "Octaves", "Settings", "Told", "maximize"]
 

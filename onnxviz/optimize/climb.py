@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from onnxviz.model import Forward, Model
+    from onnxviz.model.model import Forward, Model
     from onnxviz.optimize.stopping import Watch
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from onnx import TensorProto
 
-from onnxviz.errors import AnalysisError, beginning, shorten
+from onnxviz.core.errors import AnalysisError, beginning, shorten
 from onnxviz.graph.shapes import TensorType
 from onnxviz.graph.structure import attribute, constants_within, producers, to_array
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from onnx import GraphProto, NodeProto
     from torch import Tensor, fx
 
-    from onnxviz.model import Model
+    from onnxviz.model.model import Model
 
 ImageLayout = Literal["NCHW", "NHWC", "NHW", "flat"]
 
@@ -114,7 +114,7 @@ def open_generator(source: Model | Path | str, device: torch.device | str | None
     """
     import torch
 
-    from onnxviz.model import Model, load
+    from onnxviz.model.model import Model, load
 
     model = source if isinstance(source, Model) else load(source, device=device)
     graph, file = model.view.proto.graph, shorten(model.view.file)

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxviz.errors import DataError
-from onnxviz.images import fit_image
+from onnxviz.core.errors import DataError
+from onnxviz.core.values import Preprocessing
+from onnxviz.data.images import fit_image
 from onnxviz.optimize.color import correlation_matrix
-from onnxviz.values import Preprocessing
 
 EDGE = 0.01
 """How near to black and white a photograph may be: beyond, its logits would be all that counts."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 from weakref import WeakKeyDictionary
 
-from onnxviz.errors import AnalysisError, shorten
+from onnxviz.core.errors import AnalysisError, shorten
 from onnxviz.graph.features import features_before
 from onnxviz.optimize.dead_leaves import SCENES
 from onnxviz.optimize.lanes import one_thread
@@ -23,9 +23,9 @@ from onnxviz.optimize.regularizers import Regularizer, UnusualFeatures
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from onnxviz.core.values import Layer
     from onnxviz.graph.view import GraphView
-    from onnxviz.model import Model
-    from onnxviz.values import Layer
+    from onnxviz.model.model import Model
 
 _WIDER = 2.5
 """Features of 206 photographs vary about so many times as much as those of dead leaves (1.4 to 2.9, at the last and at

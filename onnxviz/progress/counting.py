@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from rich.text import Text
 
-from onnxviz.errors import beginning, shorten
-from onnxviz.schedule import CHOICE, Schedule
+from onnxviz.core.errors import beginning, shorten
+from onnxviz.execution.schedule import CHOICE, Schedule
 
 FEW_JOBS = 30
 """Up to so many jobs, each has its line."""

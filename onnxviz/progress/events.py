@@ -10,9 +10,9 @@ import time
 from collections.abc import Callable
 from typing import Any, Literal, TextIO
 
-from onnxviz.plan import PROOF_COST
-from onnxviz.results import ExpectationResult, RunResult
-from onnxviz.schedule import Schedule
+from onnxviz.core.results import ExpectationResult, RunResult
+from onnxviz.execution.plan import PROOF_COST
+from onnxviz.execution.schedule import Schedule
 
 FORMAT = 1
 """Version of the events; raised when a reader of the old ones would be wrong."""

@@ -10,9 +10,9 @@ from typing import Self
 from rich.console import Console
 from rich.text import Text
 
-from onnxviz.errors import beginning, shorten
+from onnxviz.core.errors import beginning, shorten
+from onnxviz.execution.schedule import Schedule
 from onnxviz.progress.counting import Lines, Progression, Running, jobs, proofs, span
-from onnxviz.schedule import Schedule
 
 _SAY_EVERY = 20.0
 """Seconds between lines of a job that is still running."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from onnxviz.dispatch import Observer
-from onnxviz.schedule import Schedule
+from onnxviz.execution.dispatch import Observer
+from onnxviz.execution.schedule import Schedule
 
 
 class Several:

@@ -12,9 +12,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from onnxviz.errors import beginning, shorten
+from onnxviz.core.errors import beginning, shorten
+from onnxviz.execution.schedule import Schedule
 from onnxviz.progress.counting import Lines, Progression, Running, duration, span
-from onnxviz.schedule import Schedule
 
 _BARS = 4
 """Jobs with a bar of their own."""

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from onnxviz.errors import OutputError, shorten
-from onnxviz.findings import Array, Picture, replace_leaves
+from onnxviz.core.errors import OutputError, shorten
+from onnxviz.core.findings import Array, Picture, replace_leaves
+from onnxviz.core.results import AnalysisResult, DataCard, Part, Provenance, RunResult
 from onnxviz.report.files import content_name, find_file, is_array, picture_kind, place
-from onnxviz.results import AnalysisResult, DataCard, Part, Provenance, RunResult
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from onnxviz.findings import Metric, Outcomes
-from onnxviz.results import AnalysisResult, Part, RunResult
-from onnxviz.shares import LEVEL, difference, mcnemar, wilson
+from onnxviz.core.findings import Metric, Outcomes
+from onnxviz.core.results import AnalysisResult, Part, RunResult
+from onnxviz.core.shares import LEVEL, difference, mcnemar, wilson
 
 Verdict = Literal["better", "worse", "differs", "none", "unknown"]
 

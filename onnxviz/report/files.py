@@ -13,7 +13,7 @@ import shutil
 import tempfile
 from pathlib import Path, PurePosixPath
 
-from onnxviz.errors import OutputError, shorten
+from onnxviz.core.errors import OutputError, shorten
 
 _PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+=@,-]*\Z")
 _KINDS = {b"\x89PNG\r\n\x1a\n": ("png", "image/png"), b"\xff\xd8\xff": ("jpg", "image/jpeg")}

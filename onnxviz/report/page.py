@@ -20,12 +20,12 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from onnxviz import results
-from onnxviz.errors import OutputError
-from onnxviz.findings import Metric
+from onnxviz.core import results
+from onnxviz.core.errors import OutputError
+from onnxviz.core.findings import Metric
+from onnxviz.core.results import RunResult
 from onnxviz.report.differences import count_of, differences
 from onnxviz.report.files import content_name, find_file, is_array, picture_kind, place, write_text
-from onnxviz.results import RunResult
 
 SCRIPTS = (
     "text.js", "dom.js", "data.js", "pictures.js", "tables.js", "charts.js", "tiles.js", "findings.js",

@@ -11,7 +11,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 import onnxviz
-from onnxviz.runtime import saturates
+from onnxviz.model.ort_session import saturates
 
 
 def one_node(

@@ -13,7 +13,7 @@ from one_node import check, one_node
 import onnxviz
 from onnxviz.convert.operators.arrangement import CONVERTERS
 from onnxviz.convert.operators.operation import Operation
-from onnxviz.errors import ModelError
+from onnxviz.core.errors import ModelError
 
 RANDOM = np.random.default_rng(0).normal(0, 1, (2, 3, 4, 5)).astype(np.float32)
 WHOLE = np.random.default_rng(1).integers(-9, 9, (2, 3, 4, 5))

@@ -16,9 +16,9 @@ from onnx import TensorProto
 from onnxruntime import quantization
 
 import onnxviz
-from onnxviz.agreement import prove_tensors, require
-from onnxviz.model import load
-from onnxviz.runtime import saturates
+from onnxviz.model.model import load
+from onnxviz.model.ort_session import saturates
+from onnxviz.model.parity import prove_tensors, require
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.normal(0, 1, (2, 3, 4, 4)).astype(np.float32)

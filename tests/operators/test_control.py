@@ -10,7 +10,7 @@ from one_node import oracle
 from onnx import TensorProto, helper, parser
 
 import onnxviz
-from onnxviz import limits
+from onnxviz.core import limits
 
 
 def check(

@@ -12,7 +12,7 @@ from one_node import check, one_node
 from onnx import TensorProto, helper, numpy_helper
 
 import onnxviz
-from onnxviz.errors import ModelError
+from onnxviz.core.errors import ModelError
 
 RANDOM = np.random.default_rng(0).normal(0, 1, (2, 3, 4, 5)).astype(np.float32)
 

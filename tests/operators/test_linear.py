@@ -10,7 +10,7 @@ import torch
 from one_node import check, one_node
 
 import onnxviz
-from onnxviz.errors import UnsupportedOperatorError
+from onnxviz.core.errors import UnsupportedOperatorError
 
 RANDOM = np.random.default_rng(0)
 

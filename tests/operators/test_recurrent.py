@@ -10,7 +10,7 @@ import torch
 from one_node import check, one_node, oracle
 
 import onnxviz
-from onnxviz import limits
+from onnxviz.core import limits
 
 GATES = {"RNN": 1, "GRU": 3, "LSTM": 4}
 STEPS, BATCH, CHANNELS, HIDDEN = 5, 3, 4, 6

@@ -13,7 +13,7 @@ from one_node import check, one_node
 import onnxviz
 from onnxviz.convert.operators.operation import Operation
 from onnxviz.convert.operators.resizing import CONVERTERS, Method, Resize
-from onnxviz.errors import ModelError
+from onnxviz.core.errors import ModelError
 
 GENERATOR = np.random.default_rng(0)
 TRANSFORMATIONS = ["half_pixel", "pytorch_half_pixel", "asymmetric", "align_corners", "half_pixel_symmetric"]

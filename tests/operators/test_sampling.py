@@ -11,7 +11,7 @@ import torch
 from one_node import check, one_node
 
 import onnxviz
-from onnxviz.errors import ModelError
+from onnxviz.core.errors import ModelError
 
 RANDOM = np.random.default_rng(0)
 

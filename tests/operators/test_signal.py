@@ -8,7 +8,7 @@ import torch
 from one_node import check, one_node
 
 import onnxviz
-from onnxviz.errors import OnnxvizError
+from onnxviz.core.errors import OnnxvizError
 
 RANDOM = np.random.default_rng(0)
 

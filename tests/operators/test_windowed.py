@@ -12,7 +12,7 @@ import torch
 from one_node import check, one_node
 
 import onnxviz
-from onnxviz.errors import ModelError, UnsupportedOperatorError
+from onnxviz.core.errors import ModelError, UnsupportedOperatorError
 
 RANDOM = np.random.default_rng(0)
 

@@ -16,8 +16,8 @@ import numpy as np
 from pydantic import Field
 
 from onnxviz.analyses.base import Analysis, Bench, Job, Subject
-from onnxviz.errors import AnalysisError
-from onnxviz.findings import Array, Column, Finding, Metric, Picture, Table, Tile, TileGrid
+from onnxviz.core.errors import AnalysisError
+from onnxviz.core.findings import Array, Column, Finding, Metric, Picture, Table, Tile, TileGrid
 
 Trouble = Literal[
     "none", "error", "mistake", "killed", "crash", "memory", "grow", "abort", "hang", "leave", "network", "write",

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from onnxviz.convert.element_types import CARRIERS, FLOATING, sortable
 from onnxviz.convert.operators.operation import Conversion, Converter, NotConvertible, Operation
-from onnxviz.errors import ModelError
+from onnxviz.core.errors import ModelError
 
 
 class Clip(nn.Module):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from onnxviz import limits
-from onnxviz.errors import ModelError
+from onnxviz.core import limits
+from onnxviz.core.errors import ModelError
 
 
 def bounded(shape: Sequence[int], operator: str, item: int = 4) -> tuple[int, ...]:

@@ -14,10 +14,10 @@ import torch
 from onnx import TensorProto
 from torch import nn
 
-from onnxviz import limits
 from onnxviz.convert.element_types import CARRIERS
 from onnxviz.convert.operators.operation import Body, Conversion, Converter, NotConvertible, Operation, as_numbers
-from onnxviz.errors import ModelError
+from onnxviz.core import limits
+from onnxviz.core.errors import ModelError
 
 PartType = tuple[int, tuple[int | None, ...] | None]
 """ONNX element type and shape of an input of a body, as far as they are known."""

@@ -16,9 +16,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from onnxviz import limits
 from onnxviz.convert.operators.operation import Conversion, Converter, NotConvertible, Operation
-from onnxviz.errors import ModelError
+from onnxviz.core import limits
+from onnxviz.core.errors import ModelError
 
 Activation = Callable[[torch.Tensor], torch.Tensor]
 States = tuple[torch.Tensor, ...]

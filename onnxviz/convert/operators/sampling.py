@@ -15,7 +15,7 @@ from onnxviz.convert.operators import regions
 from onnxviz.convert.operators.bounds import bounded
 from onnxviz.convert.operators.operation import Conversion, Converter, NotConvertible, Operation, as_numbers
 from onnxviz.convert.operators.windows import make_window
-from onnxviz.errors import ModelError
+from onnxviz.core.errors import ModelError
 
 _MODES = {"bilinear": "linear", "linear": "linear", "nearest": "nearest", "bicubic": "cubic", "cubic": "cubic"}
 _TAPS = {"nearest": (0,), "linear": (0, 1), "cubic": (-1, 0, 1, 2)}

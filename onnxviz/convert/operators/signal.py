@@ -14,7 +14,7 @@ from torch import nn
 from onnxviz.convert.element_types import CARRIERS
 from onnxviz.convert.operators.bounds import bounded
 from onnxviz.convert.operators.operation import Conversion, Converter, NotConvertible, Operation, as_numbers
-from onnxviz.errors import ModelError
+from onnxviz.core.errors import ModelError
 
 
 def _number(values: Any) -> int:

@@ -23,7 +23,7 @@ from onnxviz.convert.operators.class_scores import (
     transformed,
 )
 from onnxviz.convert.operators.operation import Conversion, NotConvertible, Operation
-from onnxviz.errors import ModelError
+from onnxviz.core.errors import ModelError
 
 _MODES = ("BRANCH_LEQ", "BRANCH_LT", "BRANCH_GTE", "BRANCH_GT", "BRANCH_EQ", "BRANCH_NEQ", "BRANCH_MEMBER")
 _LEQ, _LT, _GTE, _GT, _EQ, _NEQ, _MEMBER, _LEAF = range(8)

@@ -10,8 +10,9 @@ from collections.abc import Callable, Mapping
 
 from onnx import ModelProto
 
-from onnxviz.errors import ModelError
+from onnxviz.core.errors import ModelError
 from onnxviz.graph.draft import Draft
+from onnxviz.graph.model_file import LoadedModel
 from onnxviz.graph.passes import (
     fold_constants,
     free_batch,
@@ -27,7 +28,6 @@ from onnxviz.graph.passes import (
     to_float32,
 )
 from onnxviz.graph.structure import producers
-from onnxviz.model_file import LoadedModel
 
 Pass = Callable[[Draft], str]
 _ROUNDS = 32

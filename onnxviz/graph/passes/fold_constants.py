@@ -17,11 +17,11 @@ import numpy as np
 import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
-from onnxviz import limits
+from onnxviz.core import limits
 from onnxviz.graph.draft import Draft
 from onnxviz.graph.shapes import TensorType, infer
 from onnxviz.graph.structure import attribute, initializers, rename_reads, replace_nodes, to_array
-from onnxviz.tensors import subgraphs
+from onnxviz.graph.tensors import subgraphs
 
 _FOLDABLE = frozenset(
     ["Abs", "Acos", "Acosh", "Add", "And", "ArgMax", "ArgMin", "Asin", "Asinh", "Atan", "Atanh", "BatchNormalization",

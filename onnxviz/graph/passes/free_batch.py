@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 from onnx import NodeProto, ValueInfoProto
 
-from onnxviz.errors import shorten
+from onnxviz.core.errors import shorten
 from onnxviz.graph.batch import follow
 from onnxviz.graph.batch_places import BatchFlow, Place, grown
 from onnxviz.graph.draft import BATCH, Draft

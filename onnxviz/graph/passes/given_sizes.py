@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from onnx import TensorShapeProto, ValueInfoProto
 
-from onnxviz.errors import ModelFileError, nearest, shorten
+from onnxviz.core.errors import ModelFileError, nearest, shorten
 from onnxviz.graph.draft import Draft
 
 _LARGEST = 1 << 24

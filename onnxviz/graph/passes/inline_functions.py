@@ -9,13 +9,13 @@ import onnx
 import onnx.inliner
 from onnx import ModelProto, NodeProto
 
-from onnxviz import limits
-from onnxviz.errors import ModelFileError
+from onnxviz.core import limits
+from onnxviz.core.errors import ModelFileError
 from onnxviz.graph.draft import Draft
+from onnxviz.graph.model_file import FUNCTION_DOMAIN
 from onnxviz.graph.rewrites import schema
 from onnxviz.graph.structure import set_domain
-from onnxviz.model_file import FUNCTION_DOMAIN
-from onnxviz.tensors import all_nodes, subgraphs
+from onnxviz.graph.tensors import all_nodes, subgraphs
 
 _COPY = re.compile(r"(__\d+)+$")
 

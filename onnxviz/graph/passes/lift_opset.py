@@ -25,7 +25,7 @@ from onnxviz.graph.draft import Draft
 from onnxviz.graph.rewrites import LIFT, TARGET, Scene, as_its_schemas_say, schema
 from onnxviz.graph.shapes import TensorType, infer_body
 from onnxviz.graph.structure import constants_within, replace_nodes, set_domain
-from onnxviz.tensors import subgraphs
+from onnxviz.graph.tensors import subgraphs
 
 _MEANING_CHANGED = frozenset({"Softmax", "LogSoftmax", "Hardmax", "PRelu", "Upsample", "Resize", "BatchNormalization"})
 """Operators whose meaning changed at some opset although their attributes may look the same."""

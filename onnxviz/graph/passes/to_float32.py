@@ -12,7 +12,7 @@ from onnx import AttributeProto, NodeProto, TensorProto, TypeProto
 from onnxviz.graph.draft import Draft
 from onnxviz.graph.shapes import FLOATS, UNKNOWN, TensorType
 from onnxviz.graph.structure import attribute, rename_reads, replace_nodes, set_integer, to_array
-from onnxviz.tensors import all_nodes, subgraphs
+from onnxviz.graph.tensors import all_nodes, subgraphs
 
 _OTHER = tuple(element for element in FLOATS if element != TensorProto.FLOAT)
 _LARGEST = float(np.finfo(np.float32).max)

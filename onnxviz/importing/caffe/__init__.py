@@ -9,7 +9,7 @@ from pathlib import Path
 
 import onnx
 
-from onnxviz.errors import ModelFileError, shorten
+from onnxviz.core.errors import ModelFileError, shorten
 from onnxviz.importing.caffe.network import to_onnx
 from onnxviz.importing.caffe.prototxt import read_prototxt
 from onnxviz.importing.caffe.weights import read_caffemodel

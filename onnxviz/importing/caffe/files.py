@@ -6,7 +6,7 @@ import os
 import stat
 from pathlib import Path
 
-from onnxviz.errors import ModelFileError, shorten
+from onnxviz.core.errors import ModelFileError, shorten
 
 
 def read_bounded(path: Path, bound: int) -> bytes:

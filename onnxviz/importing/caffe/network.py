@@ -11,8 +11,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from onnxviz import limits
-from onnxviz.errors import shorten
+from onnxviz.core import limits
+from onnxviz.core.errors import shorten
 from onnxviz.importing.caffe.layers import CONVERTERS, DATA, DROPPED, INPUTS
 from onnxviz.importing.caffe.phases import layers_at_test_time
 from onnxviz.importing.caffe.prototxt import CaffeLayer, CaffeNet

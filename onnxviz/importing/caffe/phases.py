@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from onnxviz.errors import shorten
+from onnxviz.core.errors import shorten
 from onnxviz.importing.caffe.prototxt import CaffeLayer, CaffeNet
 
 TEST = 1

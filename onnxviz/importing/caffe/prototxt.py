@@ -17,8 +17,8 @@ from typing import Any
 
 from google.protobuf import text_format  # type: ignore[import-untyped]
 
-from onnxviz import limits
-from onnxviz.errors import ModelFileError, shorten
+from onnxviz.core import limits
+from onnxviz.core.errors import ModelFileError, shorten
 from onnxviz.importing.caffe.files import read_bounded
 from onnxviz.importing.caffe.schema import modern_type, parameter_messages, text_message
 

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
-from onnxviz import limits
-from onnxviz.errors import ModelFileError, shorten
+from onnxviz.core import limits
+from onnxviz.core.errors import ModelFileError, shorten
 from onnxviz.importing.caffe.files import read_bounded
 from onnxviz.importing.caffe.schema import binary_message
 

@@ -11,8 +11,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from onnxviz import limits
-from onnxviz.errors import ModelFileError, shorten
+from onnxviz.core import limits
+from onnxviz.core.errors import ModelFileError, shorten
 from onnxviz.importing.caffe.prototxt import CaffeLayer, CaffeNet
 from onnxviz.importing.caffe.weights import WeightBlob
 

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, model_validator
 
-from onnxviz.errors import AnalysisError, SelectionError, shorten
-from onnxviz.targets import has_class_units, unit_indices
+from onnxviz.core.errors import AnalysisError, SelectionError, shorten
+from onnxviz.graph.targets import has_class_units, unit_indices
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from onnxviz.core.values import Layer
     from onnxviz.graph.view import GraphView
-    from onnxviz.values import Layer
 
 LayerName = Annotated[str, Field(description="A layer name, `Conv[3]`, or a role such as last_map or logits.")]
 UnitName = Annotated[StrictInt | str, Field(description="Index from 0, or a class name where the layer is the logits.")]

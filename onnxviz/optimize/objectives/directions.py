@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 import numpy as np
 from pydantic import BeforeValidator, Field, PlainSerializer, StrictInt, WithJsonSchema, model_validator
 
-from onnxviz.errors import SelectionError, shorten
+from onnxviz.core.errors import SelectionError, shorten
 from onnxviz.optimize.objectives.base import Measure, Number, OfLayer, Place, Seen, UnitName, unit_number
 from onnxviz.optimize.objectives.positions import (
     BOX,
@@ -25,8 +25,8 @@ from onnxviz.optimize.objectives.units import indices, number
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from onnxviz.core.values import Layer
     from onnxviz.graph.view import GraphView
-    from onnxviz.values import Layer
 
 _EPSILON = 1e-4
 _LEAST_COSINE = 0.1

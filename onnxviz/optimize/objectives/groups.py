@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import Field, StrictInt
 
-from onnxviz.errors import shorten
+from onnxviz.core.errors import shorten
 from onnxviz.optimize.objectives.base import (
     LayerName,
     Measure,

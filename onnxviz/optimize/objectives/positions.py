@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import numpy as np
 from pydantic import AfterValidator, Field, StrictInt
 
-from onnxviz.errors import SelectionError, shorten
-from onnxviz.values import Layer, Tokens
+from onnxviz.core.errors import SelectionError, shorten
+from onnxviz.core.values import Layer, Tokens
 
 if TYPE_CHECKING:
     from torch import Tensor

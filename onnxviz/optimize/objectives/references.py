@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import Field
 
-from onnxviz.errors import AnalysisError, SelectionError, shorten
+from onnxviz.core.errors import AnalysisError, SelectionError, shorten
 from onnxviz.optimize.objectives.base import Measure, Objective, OfLayer, Place, Seen
 from onnxviz.optimize.objectives.directions import CosinePower, along, at_positions
 from onnxviz.optimize.objectives.positions import BOX, Box, box_in_words, mean_over

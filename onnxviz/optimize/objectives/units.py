@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import Field
 
-from onnxviz.errors import SelectionError, shorten
+from onnxviz.core.errors import SelectionError, shorten
 from onnxviz.optimize.objectives.base import Measure, OfLayer, Place, Seen, UnitName, unit_number
 from onnxviz.optimize.objectives.positions import (
     BOX,
@@ -24,9 +24,9 @@ from onnxviz.optimize.objectives.positions import (
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from onnxviz.core.values import Layer, Target
     from onnxviz.graph.view import GraphView
     from onnxviz.optimize.objectives.base import Objective
-    from onnxviz.values import Layer, Target
 
 __all__ = ["Channel", "Neuron", "WholeLayer", "centre", "objective_of"]
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from onnxviz.errors import AnalysisError, nearest, shorten
+from onnxviz.core.errors import AnalysisError, nearest, shorten
 from onnxviz.optimize.parameterizations.base import Canvas, Parameterization
 from onnxviz.optimize.parameterizations.planes import grey
 

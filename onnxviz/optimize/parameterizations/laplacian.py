@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from onnxviz.errors import AnalysisError
+from onnxviz.core.errors import AnalysisError
 from onnxviz.optimize.parameterizations.base import Canvas, PlaneParameterization
 from onnxviz.optimize.parameterizations.low_resolution import Enlarged
 from onnxviz.optimize.parameterizations.planes import PlanePainter, pack, unpack

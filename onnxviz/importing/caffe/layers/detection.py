@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from onnxviz import limits
+from onnxviz.core import limits
 from onnxviz.importing.caffe.writer import Step
 
 

@@ -1,0 +1,597 @@
+"""Activation maximization: pictures made to order for units, made from noise by gradient ascent."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Literal
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from onnxviz.analyses import storage
+from onnxviz.analyses.activation_maximization import findings as shown
+from onnxviz.analyses.activation_maximization.generator import opened_generator
+from onnxviz.analyses.activation_maximization.goals import (
+    BeginPicture,
+    DiversityTerm,
+    Goal,
+    ObjectiveEntry,
+    are_classes,
+    goals,
+    picture_of,
+    reference_data,
+)
+from onnxviz.analyses.activation_maximization.limits import limits_of
+from onnxviz.analyses.activation_maximization.making import Beside, make
+from onnxviz.analyses.activation_maximization.photographs import (
+    PHOTOGRAPHS,
+    MeasuredPhotographs,
+    Photographs,
+    measured_photographs,
+)
+from onnxviz.analyses.activation_maximization.real_activations import (
+    STAGE,
+    Measurer,
+    RealActivations,
+    RealImages,
+    key_of_goal,
+    measurable,
+    measure_job,
+    real_jobs,
+    standing,
+)
+from onnxviz.analyses.activation_maximization.settings import held_by, how_made, kinds_in
+from onnxviz.analyses.activation_maximization.simple_pictures import SIMPLE, measure_simple, simple_jobs
+from onnxviz.analyses.base import Analysis, Bench, Job, Subject
+from onnxviz.core.devices import Device
+from onnxviz.core.errors import AnalysisError, SelectionError, shorten
+from onnxviz.core.findings import Array, Caveat, Coverage, Finding, Note, Table, TileGrid, merge
+from onnxviz.data.generator_file import generator_file
+from onnxviz.data.image_choice import choose_images, find_source
+from onnxviz.graph.targets import TargetSelector, class_of
+from onnxviz.optimize.ascent import Maximized
+from onnxviz.optimize.edits import Edit
+from onnxviz.optimize.optimizers import Optimizer
+from onnxviz.optimize.parameterizations import Fourier, ParameterizationChoice
+from onnxviz.optimize.parameterizations.maco import opacity_from_gradients
+from onnxviz.optimize.regularizers import Regularizer
+from onnxviz.optimize.settings import CLASS_FOCUS, Octaves, Precision, Settings, Usual, usual
+from onnxviz.optimize.stopping import EarlyStopping
+from onnxviz.optimize.transforms import Fill, Transform
+from onnxviz.optimize.unusual_features import restrained_layers, suiting
+
+Percentile = Annotated[float, Field(gt=0, le=100)]
+Side = Annotated[int, Field(ge=8, le=4096)]
+
+_BESIDE = 0.2
+"""Share of a step through a whole network that views, parameterization and optimizer take, however deep it is run."""
+_DIVERSE = 4
+"""Pictures in a group that is to be diverse, if the recipe gives no number."""
+
+
+class ActivationMaximization(Analysis):
+    """What a unit looks for: a picture made from noise so that it excites the unit most.
+
+    Gradient ascent changes the image, never the network, until the activation of the target is as large as it gets over
+    random shifts, sizes and angles. Targets are single neurons, channels, whole layers or class logits, driven up or
+    down; objectives are sums and products of these and of others, such as directions, styles and differences. The
+    picture shows what is sufficient to excite the unit, which can be more exaggerated and more varied than anything in
+    a photograph: give `data`, and each picture stands beside the real images that excite the same unit, with its place
+    among all of them. Several seeds, or a group that is kept diverse, show several of the things that a unit looks for.
+    """
+
+    kind: Literal["activation_maximization"] = "activation_maximization"
+    heading: ClassVar[str] = "What units look for"
+    version: ClassVar[int] = 7
+    cites: ClassVar[tuple[str, ...]] = (
+        "Erhan, Bengio, Courville and Vincent 2009, Visualizing Higher-Layer Features of a Deep Network",
+        "Simonyan, Vedaldi and Zisserman 2013, arXiv:1312.6034",
+        "Mordvintsev, Olah and Tyka 2015, Inceptionism: Going Deeper into Neural Networks",
+        "Mordvintsev, Pezzotti, Schubert and Olah 2018, Differentiable Image Parameterizations",
+        "Olah, Mordvintsev and Schubert 2017, Feature Visualization, doi:10.23915/distill.00007",
+    )
+    metric_names: ClassVar[Mapping[str, str]] = shown.METRICS
+    example: ClassVar[str] = """\
+kind: activation_maximization
+targets:
+  - {layer: logits, units: [0, 1, 2]}
+  - {layer: last_conv, units: 0-7, sign: both}
+  - {layer: first_conv, units: 3, position: center}
+objectives:
+  - {kind: channel, layer: last_conv, unit: 4}
+  - {title: two units at once, objective: {kind: sum, terms: [
+      {kind: channel, layer: last_conv, unit: 4}, {kind: channel, layer: last_conv, unit: 5, weight: 0.5}]}}
+data: photos            # real images: where each picture stands among them, and those that excite the unit most
+examples: 4
+steps: 160
+seeds: 2
+parameterization: {kind: fourier, decorrelate: true, blur: 0.5}
+transforms:
+  - {kind: jitter, share: 0.15}
+  - {kind: scale, minimum: 0.6, maximum: 1.3}
+  - {kind: rotate, degrees: 25}
+regularizers: [{kind: total_variation, weight: 0.5}, {kind: lp_norm, p: 6, weight: 0.1}]
+optimizer: {kind: adam, learning_rate: 0.05, average: 0.5}
+focus: 2
+"""
+
+    targets: tuple[TargetSelector, ...] = Field(
+        (), description="What to make pictures for: layers with units, direction and position."
+    )
+    objectives: tuple[ObjectiveEntry, ...] = Field(
+        (), description="What else to make pictures for: objectives, or {title, objective}."
+    )
+    data: str | None = Field(
+        None, description="A data set of real images, on which every target is measured for comparison."
+    )
+    limit: int | None = Field(
+        None, ge=1, description="Most real images to measure, spread evenly over the data set; all if not given."
+    )
+    examples: int = Field(4, ge=0, le=64, description="Real images beside each picture: those that excite it most.")
+    steps: int = Field(256, ge=1, le=100_000, description="Optimization steps for each picture.")
+    size: Side | tuple[Side, Side] | None = Field(
+        None, description="Side of the pictures in pixels, or [height, width]; the model's input size if not given."
+    )
+    seeds: int = Field(1, ge=1, le=100, description="Pictures for each target, each from a start of its own.")
+    group: int | None = Field(
+        None,
+        ge=1,
+        le=64,
+        description="Pictures made together for each target and seed, which objectives may compare; 4 if they are to "
+        "be diverse, else 1.",
+    )
+    diversity: DiversityTerm | None = Field(
+        None, description="Keep the pictures of a group different; `{}` for the usual weight."
+    )
+    focus: float | None = Field(
+        None,
+        ge=0,
+        le=16,
+        description="How much a target should stand out among the units of its layer (see the objective `channel`); "
+        f"{CLASS_FOCUS:g} for classes and 0 for other units if not given.",
+    )
+    begin: Literal["noise", "grey"] | BeginPicture = Field(
+        "noise", description="What the pictures start from: noise, grey, or an image of a data set."
+    )
+    parameterization: ParameterizationChoice = Field(
+        default_factory=Fourier, description="How an image is written while it is optimized."
+    )
+    colors: Photographs | None = Field(
+        None, description="Take the colours' correlations from these photographs; the published ones if not given."
+    )
+    magnitude: Photographs | None = Field(
+        None, description="Take the magnitudes of the `maco` parameterization from these photographs."
+    )
+    transforms: tuple[Transform, ...] | None = Field(
+        None,
+        description="Random views that the target has to like, applied first to last; may be empty. If not given, wide "
+        "ones for classes (shifted ±15%, scaled 0.6 to 1.3, turned ±25°) and narrow ones for other units (±5%, 0.9 to "
+        "1.1, ±10°).",
+    )
+    border: Fill = Field("reflect", description="What the views show beyond the image's border.")
+    regularizers: tuple[Regularizer, ...] | None = Field(
+        None,
+        description="What holds the image back; may be empty. If not given, nothing for units other than classes; for "
+        "classes total variation x 0.5 and, where weights read a feature map to tell them, unusual features x 0.3.",
+    )
+    edits: tuple[Edit, ...] = Field(
+        (), description="What is done to the pixels after a step; for `{kind: pixel, squash: none}` only."
+    )
+    optimizer: Optimizer | None = Field(
+        None,
+        description="How the image follows the gradient. If not given, Adam at rate 0.05: for classes averaged over "
+        "the last half of the steps, for other units falling to 0; larger where there are fewer than 256, up to 0.12.",
+    )
+    stopping: EarlyStopping | None = Field(
+        None, description="Stop pictures that no longer rise; `{}` for the usual limits. Never if not given."
+    )
+    octaves: Octaves | None = Field(None, description="Work from small to large; at one size if not given.")
+    redirect: int = Field(
+        16,
+        ge=0,
+        description="Steps in which gradients pass ReLUs that would stop them all, so that dead units start; further "
+        "ones follow for units that are still silent.",
+    )
+    begin_again: bool = Field(
+        True,
+        description="Begin a picture that a plain colour, a grating or a real image beats by more than 2 % once more, "
+        "with that one, and show the better of both; for single pictures begun with noise, of units but classes.",
+    )
+    opacity: Percentile | None = Field(
+        None,
+        description="Let pixels fade that the target cared little about while the picture was made, as MaCo shows "
+        "them: those whose slopes, added up, reach this percentile of the picture's are opaque; 80 there. All are if "
+        "not given.",
+    )
+    precision: Precision = Field("float32", description="In what the network computes; bfloat16 is faster on a GPU.")
+    batch: int | None = Field(
+        None, ge=1, le=1024, description="Pictures in one job; chosen by their size and the device if not given."
+    )
+    keep_arrays: bool = Field(True, description="Also store the images as 32-bit floats, for other programs.")
+
+    @model_validator(mode="after")
+    def _sound(self) -> ActivationMaximization:
+        """Refuse choices that do not go together."""
+        form = self.parameterization
+        if not self.targets and not self.objectives:
+            raise ValueError("give `targets`, `objectives` or both: there is nothing to make pictures for")
+        if self.edits and not (form.kind == "pixel" and form.squash == "none"):
+            names = ", ".join(edit.kind for edit in self.edits)
+            raise ValueError(
+                f"edits ({names}) change pixels, and this parameterization has none that are free; "
+                "give `parameterization: {kind: pixel, squash: none}`"
+            )
+        if self.diversity is not None and self.together < 2:
+            raise ValueError("a group of one picture cannot be diverse; give `group: 2` or more")
+        if self.opacity is not None and "alpha" in kinds_in(form):
+            raise ValueError("`opacity` is for parameterizations without an opacity of their own, which `alpha` has")
+        if self.magnitude is not None and "maco" not in kinds_in(form):
+            raise ValueError("`magnitude` needs `parameterization: {kind: maco}`")
+        return self
+
+    @property
+    def _generators(self) -> tuple[str, ...]:
+        """Names of the data that pictures are made with, where they are made by a generator."""
+        form = self.parameterization
+        return (form.model,) if form.kind == "generator" else ()
+
+    @property
+    def together(self) -> int:
+        """How many pictures are made together for each target and seed."""
+        return self.group or (1 if self.diversity is None else _DIVERSE)
+
+    # --- jobs -------------------------------------------------------------------------------------------------------
+
+    def jobs(self, subject: Subject) -> Iterable[Job]:
+        """Split the pictures into jobs of a few, each of the same layers; before them, what is measured on images."""
+        if subject.view.input_layout == "other":
+            raise AnalysisError(
+                "the model's input is no image, so no picture can be made for it",
+                remedy="use an analysis that needs no image",
+            )
+        found = self._goals(subject)
+        for layers in dict.fromkeys(goal.layers for goal in found):
+            restrained_layers(subject.view, layers, self.regularizers or ())
+        for name in self._generators:
+            generator_file(name, subject.data)
+        needs: list[str] = []
+        measured = MeasuredPhotographs(self.colors, self.magnitude, self._size(subject.input_size))
+        for job in measured.jobs(subject):
+            needs.append(job.name)
+            yield job
+        places: dict[str, tuple[list[str], int, tuple[int, int]]] = {}
+        images = self._real_images(subject)
+        for job, keys in () if images is None else real_jobs(found, images, subject):
+            yield job
+            for column, key in enumerate(keys):
+                names, _, _ = places.setdefault(key, ([], column, job.parameters["size"]))
+                names.append(job.name)
+        simple: dict[str, tuple[str, int]] = {}
+        for job, measured_goals in simple_jobs(found, self._size(subject.input_size), subject):
+            yield job
+            simple |= {key: (job.name, column) for column, key in enumerate(measured_goals)}
+        yield from self._picture_jobs(found, places, simple, needs, subject)
+
+    def _picture_jobs(
+        self,
+        found: Sequence[Goal],
+        places: Mapping[str, tuple[list[str], int, tuple[int, int]]],
+        simple: Mapping[str, tuple[str, int]],
+        needs: Sequence[str],
+        subject: Subject,
+    ) -> Iterator[Job]:
+        own, size = subject.input_size, self._size(subject.input_size)
+        larger = size[0] * size[1] / (own[0] * own[1])
+        pictures = self.batch or _pictures_in_a_job(size, subject.device)
+        together = max(1, pictures // self.together)
+        picture_bytes = self._picture_bytes(size, 1 if subject.view.input_channels == 1 else 3)
+        layers_of = {id(goal): goal.layers for goal in found}
+        for layers in dict.fromkeys(layers_of.values()):
+            wanted = [
+                (goal, {**goal.to_data(), "seed": subject.seed + seed, "examples": self.examples if seed == 0 else 0})
+                for goal in found
+                if layers_of[id(goal)] == layers
+                for seed in range(self.seeds)
+            ]
+            count = math.ceil(len(wanted) / together)
+            share = subject.view.share_of_work([subject.view.layer(layer) for layer in layers], own)
+            depth = _BESIDE + (1.0 - _BESIDE) * share
+            for index in range(count):
+                part = wanted[index * together : (index + 1) * together]
+                real = {key: places[key] for goal, _ in part if (key := key_of_goal(goal)) in places}
+                tried = {key: simple[key] for goal, _ in part if (key := key_of_goal(goal)) in simple}
+                measured = [name for place in real.values() for name in place[0]]
+                names = dict.fromkeys((*needs, *measured, *(name for name, _ in tried.values())))
+                made = len(part) * self.together
+                shown_bytes = sum(entry["examples"] for _, entry in part) * (picture_bytes if real else 0)
+                yield Job(
+                    name=f"{' + '.join(layers)} {index + 1}/{count}",
+                    parameters={
+                        "layer": layers[0],
+                        "pictures": [entry for _, entry in part],
+                        "real": real,
+                        "simple": tried,
+                    },
+                    layers=layers,
+                    data=self._data_of([goal for goal, _ in part], subject, real=bool(real)),
+                    cost=float((3 * self.steps + 2) * made) * larger * depth,
+                    images=made,
+                    needs=tuple(names),
+                    bytes=storage.RECORD + made * picture_bytes + shown_bytes,
+                )
+
+    def unproduced(self, jobs: Sequence[Job], subject: Subject) -> Mapping[str, str]:
+        """Say which metrics need classes or real images, where there are none."""
+        classes = any(are_classes(job.layers, subject) for job in jobs if "pictures" in job.parameters)
+        return shown.unproduced(classes=classes, real=self.data is not None)
+
+    def _data_of(self, found: Sequence[Goal], subject: Subject, *, real: bool) -> tuple[str, ...]:
+        names = list(reference_data(found, subject.data))
+        if isinstance(self.begin, BeginPicture):
+            names.append(self._begin_picture(subject)[0])
+        if real and self.data is not None:
+            names.append(self.data)
+        names += self._generators
+        return tuple(dict.fromkeys(names))
+
+    def _begin_picture(self, subject: Subject) -> tuple[str, Any, int]:
+        assert isinstance(self.begin, BeginPicture)
+        return picture_of(f"{self.begin.data}/{self.begin.image}", subject.data)
+
+    def _real_images(self, subject: Subject) -> RealImages | None:
+        if self.data is None:
+            return None
+        source = find_source(self.data, subject.data)
+        own, chosen = subject.input_size, choose_images(source, None, self.limit or len(source))
+        return RealImages(self.data, tuple(chosen), len(source), own, self._size(own))
+
+    def _goals(self, subject: Subject) -> list[Goal]:
+        return goals(self.targets, self.objectives, self.diversity, self.together, self.focus, subject)
+
+    def _size(self, default: tuple[int, int]) -> tuple[int, int]:
+        if self.size is None:
+            return default
+        return (self.size, self.size) if isinstance(self.size, int) else self.size
+
+    def _picture_bytes(self, size: tuple[int, int], channels: int) -> int:
+        """Estimate what one picture takes: its file, its rows, the points of its curve, its numbers."""
+        picture = storage.png(*size) if max(size) < shown.SMALL else storage.jpeg(*size)
+        planes = channels + (self.opacity is not None)
+        numbers = storage.dense(planes * size[0] * size[1]) if self.keep_arrays else 0
+        return picture + 2 * storage.PICTURE_ROW + 20 * min(self.steps, 256) + numbers
+
+    # --- work -------------------------------------------------------------------------------------------------------
+
+    def run(self, job: Job, bench: Bench) -> list[Finding]:
+        """Make the pictures of one job, or measure images for it."""
+        stage = job.parameters.get("stage")
+        if stage == STAGE:
+            return measure_job(job, bench)
+        if stage == SIMPLE:
+            return measure_simple(job, bench)
+        if stage == PHOTOGRAPHS:
+            return MeasuredPhotographs(self.colors, self.magnitude, self._size(bench.model.input_size)).run(job, bench)
+        entries = job.parameters["pictures"]
+        found, seeds = [Goal.of(entry) for entry in entries], [int(entry["seed"]) for entry in entries]
+        beside = Beside.of(job, bench)
+        made, begun = make(self, self._settings(found[0].layers, bench), found, seeds, beside, bench)
+        rows_of = [(place, member) for place in range(len(found)) for member in range(self.together)]
+        results = self._results(made, found, seeds, beside, begun, bench)
+        pixels = shown.shown_pixels(made.images if self.opacity is None else self._faded(made))
+        tiles = []
+        for index, (place, member) in enumerate(rows_of):
+            goal = found[place]
+            examples = self._examples(goal, beside.real, entries[place], bench) if member == 0 else []
+            tiles.append(shown.tile(results[index], pixels[index], goal.factor * made.curves[index], examples))
+        findings: list[Finding] = [
+            TileGrid("pictures", "Pictures", tuple(tiles)),
+            Table("activations", "Activation before and after", shown.COLUMNS, tuple(made.row() for made in results)),
+        ]
+        if self.keep_arrays:
+            findings.append(shown.array(job.name, made, results))
+        return findings
+
+    def _faded(self, made: Maximized) -> np.ndarray:
+        """Return the pictures with the opacity that their pixels' importance gives them, [N, 4, h, w]."""
+        assert self.opacity is not None
+        opacity = opacity_from_gradients(made.importance, self.opacity)
+        return np.concatenate([made.images, opacity[:, None]], axis=1)
+
+    def _results(
+        self,
+        made: Maximized,
+        found: Sequence[Goal],
+        seeds: Sequence[int],
+        beside: Beside,
+        begun: Sequence[str],
+        bench: Bench,
+    ) -> list[shown.Made]:
+        """Return the numbers of every picture."""
+        each = [goal for goal in found for _ in range(self.together)]
+        images = shown.opaque(made.images)
+        certainty = _certainty(images, each, bench)
+        activations = _activations(images, each, beside.real, bench)
+        results = []
+        for index, goal in enumerate(each):
+            known, value = beside.real.get(key_of_goal(goal)), activations[index]
+            before, after = (goal.factor * float(values[index]) for values in (made.before, made.after))
+            simple = beside.simple.get(key_of_goal(goal))
+            results.append(
+                shown.Made(
+                    goal=goal,
+                    seed=seeds[index // self.together],
+                    member=(index % self.together + 1, self.together) if self.together > 1 else None,
+                    before=before,
+                    after=after,
+                    louder=float(made.louder[index]),
+                    steps=int(made.taken[index]),
+                    certainty=certainty[index],
+                    activation=value,
+                    standing=None if known is None or value is None else standing(value, known.values, goal.sign),
+                    limits=limits_of(goal, before, after, simple, known, begun[index], bench.subject),
+                )
+            )
+        return results
+
+    def _examples(
+        self, goal: Goal, real: Mapping[str, RealActivations], entry: Mapping[str, Any], bench: Bench
+    ) -> list[Any]:
+        known = real.get(key_of_goal(goal))
+        if known is None or self.data is None or not entry["examples"]:
+            return []
+        source = find_source(self.data, bench.subject.data)
+        return shown.real_pictures(goal, known, source, bench.subject, int(entry["examples"]))
+
+    def _suits(self, layers: Sequence[str], size: tuple[int, int], subject: Subject) -> Usual:
+        """Return what the recipe says of views, regularizers, optimizer and blur, or else what is usual."""
+        form = self.parameterization
+        suits = usual(size, self.steps, classes=are_classes(layers, subject))
+        held = suiting(suits.regularizers, subject.view, layers)
+        return Usual(
+            suits.transforms if self.transforms is None else self.transforms,
+            held if self.regularizers is None else self.regularizers,
+            self.optimizer or suits.optimizer,
+            form.blur if form.kind == "fourier" and form.blur is not None else suits.blur,
+            form.mean_color if form.kind == "fourier" and form.mean_color is not None else suits.mean_color,
+        )
+
+    def _suits_kinds(self, asked: Sequence[Goal], subject: Subject) -> dict[str, Usual]:
+        """Return the same for each kind of targets that there is."""
+        found = {are_classes(goal.layers, subject): goal.layers for goal in asked}
+        kinds, size = {True: "classes", False: "other units"}, self._size(subject.input_size)
+        return {kinds[kind]: self._suits(found[kind], size, subject) for kind in sorted(found, reverse=True)}
+
+    def _settings(self, layers: Sequence[str], bench: Bench) -> Settings:
+        grey = bench.subject.preprocessing.channels == 1 or bench.subject.view.input_channels == 1
+        measured = measured_photographs(bench)
+        size = self._size(bench.model.input_size)
+        suits = self._suits(layers, size, bench.subject)
+        form = self.parameterization
+        return Settings(
+            steps=self.steps,
+            size=size,
+            channels=1 if grey else 3,
+            group=self.together,
+            parameterization=suits.written(form),
+            begin="grey" if self.begin == "grey" else "noise",
+            transforms=suits.transforms,
+            fill=self.border,
+            regularizers=suits.regularizers,
+            edits=self.edits,
+            optimizer=suits.optimizer,
+            stopping=self.stopping,
+            octaves=self.octaves,
+            redirect=self.redirect,
+            precision=self.precision,
+            importance=self.opacity is not None,
+            colors=measured.get("colors"),
+            magnitude=measured.get("magnitude"),
+            generators={
+                name: opened_generator(name, bench.subject.data, bench.model.device) for name in self._generators
+            },
+        )
+
+    # --- findings ---------------------------------------------------------------------------------------------------
+
+    def combine(self, parts: Sequence[list[Finding]], subject: Subject) -> list[Finding]:
+        """Put the pictures of one target side by side and say in words what came out."""
+        merged = merge(parts)
+        grids = [finding for finding in merged if isinstance(finding, TileGrid)]
+        tables = [finding for finding in merged if isinstance(finding, Table)]
+        arrays = [finding for finding in merged if isinstance(finding, Array)]
+        if not grids or not tables:
+            return merged
+        rows, tiles = tables[0].rows, grids[0].tiles
+        asked = self._goals(subject)
+        suits = self._suits_kinds(asked, subject)
+        more = (("regularizers", held_by(suits)),)
+        grid = TileGrid(
+            "pictures",
+            "Pictures",
+            tuple(shown.joined(rows, tiles, more)),
+            self._description(subject, suits),
+            shown.tile_size(tiles),
+        )
+        table = Table("activations", "Activation before and after", shown.COLUMNS, rows, shown.TABLE_DESCRIPTION)
+        found: list[Finding] = [Note(shown.summary(rows), "summary"), *shown.caveats(rows, asked, subject)]
+        found += self._unmeasured(asked)
+        coverage = [*shown.coverage(rows, asked, subject), *self._coverage(subject)]
+        return [*found, grid, *coverage, *shown.metrics(rows), table, *arrays]
+
+    def _coverage(self, subject: Subject) -> Iterator[Coverage]:
+        images = self._real_images(subject)
+        if images is not None:
+            reason = f"`limit: {self.limit}`, spread evenly" if len(images.chosen) < images.found else ""
+            name = f"real images of {shorten(images.data)}"
+            yield Coverage(name, len(images.chosen), images.found, reason, "coverage.real_images")
+
+    def _description(self, subject: Subject, suits: Mapping[str, Usual]) -> str:
+        size = subject.view.input_size or subject.preprocessing.size
+        known = None if self.size is None and size is None else self._size(size or (0, 0))
+        text = how_made(self, known, suits)
+        images = self._real_images(subject)
+        if images is None:
+            return text
+        return (
+            f"{text} Real images: {len(images.chosen):,} of {shorten(images.data)}, seen by the network at "
+            f"{images.own[0]} x {images.own[1]} pixels, positions and objectives at the pictures' size; beside the "
+            f"pictures the {self.examples} that excite it most, or least where it is driven down."
+        )
+
+    def _unmeasured(self, asked: Sequence[Goal]) -> Iterator[Caveat]:
+        """Say which objectives have no value on a single real image."""
+        names = [goal.title for goal in asked if not measurable(goal)]
+        if self.data is not None and names:
+            yield Caveat(
+                f"What compares a group's pictures with each other has no value on a real image: {', '.join(names)}.",
+                "unmeasured",
+                "limit",
+            )
+
+
+def _pictures_in_a_job(size: tuple[int, int], device: Device) -> int:
+    """Return how many pictures of this size a job makes: few, so that little is lost, but enough to fill a GPU."""
+    usual = 224 * 224 / (size[0] * size[1])
+    return max(1, min(64, int(64 * usual)) if device == "cuda" else min(16, int(usual)))
+
+
+def _certainty(images: np.ndarray, found: Sequence[Goal], bench: Bench) -> list[tuple[float | None, bool | None]]:
+    """Return the probability that the model gives each image's class, and whether it is the first choice."""
+    view = bench.subject.view
+    classes = [
+        None if goal.unit is None else class_of(view.layer(goal.unit.layer), goal.unit.index, goal.sign, view)
+        for goal in found
+    ]
+    if all(number is None for number in classes):
+        return [(None, None)] * len(found)
+    try:
+        probabilities = bench.model.probabilities(_filled(images, bench))[: len(images)]
+    except SelectionError:  # one class for each position, none for the picture; or scores without probabilities
+        return [(None, None)] * len(found)
+    chooses = view.main_head is not None and view.main_head.has_choice
+    return [
+        (float(line[number]), int(line.argmax()) == number if chooses else None)
+        if number is not None and number < len(line)
+        else (None, None)
+        for line, number in zip(probabilities, classes, strict=True)
+    ]
+
+
+def _filled(images: np.ndarray, bench: Bench) -> np.ndarray:
+    """Repeat the last image until a model that takes so many at a time has enough."""
+    missing = -len(images) % (bench.model.view.batch or 1)
+    return np.concatenate([images, np.repeat(images[-1:], missing, axis=0)]) if missing else images
+
+
+def _activations(
+    images: np.ndarray, found: Sequence[Goal], real: Mapping[str, RealActivations], bench: Bench
+) -> list[float | None]:
+    """Return every picture's own activation, measured as on real images; None where those were not measured."""
+    wanted = {key: goal for goal in found if (key := key_of_goal(goal)) in real}
+    if not wanted:
+        return [None] * len(found)
+    values = Measurer(bench, list(wanted.values()), (images.shape[2], images.shape[3]))(images)
+    columns = {key: column for column, key in enumerate(wanted)}
+    places = [columns.get(key_of_goal(goal)) for goal in found]
+    return [None if column is None else float(values[index, column]) for index, column in enumerate(places)]

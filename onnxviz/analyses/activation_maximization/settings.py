@@ -1,0 +1,162 @@
+"""How pictures were made, in words: transforms, regularizers and all other choices of a recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel
+
+from onnxviz.core.errors import shorten
+from onnxviz.optimize.regularizers import Regularizer
+from onnxviz.optimize.settings import Usual
+from onnxviz.optimize.transforms import Transform
+
+if TYPE_CHECKING:
+    from onnxviz.analyses.activation_maximization.analysis import ActivationMaximization
+
+
+def how_made(analysis: ActivationMaximization, size: tuple[int, int] | None, suits: Mapping[str, Usual]) -> str:
+    """Return the sentences that say how pictures were made.
+
+    Args:
+        analysis: its choices.
+        size: height and width of the pictures in pixels, if that is known.
+        suits: kind of targets -> what the recipe says of them, or what suits them.
+    """
+    pixels = f" of {size[0]} x {size[1]} pixels" if size else ""
+    further = "".join(f"; {part}" for part in _further(analysis))
+    climb = _of_each(suits, lambda usual: usual.optimizer.words())
+    looks = _of_each(suits, lambda usual: transform_words(usual.transforms))
+    return (
+        f"{analysis.steps} steps of {climb} on images{pixels}, {_form(analysis, suits)}; views: {looks}; regularizers: "
+        f"{held_by(suits)}{further}. A channel's activation is its mean over all positions, "
+        "a whole layer's the mean of squares; a tile's figures are means over its pictures."
+    )
+
+
+def held_by(suits: Mapping[str, Usual]) -> str:
+    """Return what holds the pictures of each kind of targets back."""
+    return _of_each(suits, lambda usual: regularizer_words(usual.regularizers))
+
+
+def _of_each(suits: Mapping[str, Usual], words: Callable[[Usual], str]) -> str:
+    """Return what holds for all kinds of targets, or for each: "±25° for classes, ±10° for other units"."""
+    found = {kind: words(usual) for kind, usual in suits.items()}
+    if len(set(found.values())) == 1:
+        return next(iter(found.values()))
+    return ", ".join(f"{text} for {kind}" for kind, text in found.items())
+
+
+def _form(analysis: ActivationMaximization, suits: Mapping[str, Usual]) -> str:
+    form = analysis.parameterization
+    text = f"{form.kind.replace('_', ' ')} parameterization"
+    if getattr(form, "decorrelate", False):
+        text += ", decorrelated colours"
+    if form.kind == "fourier":
+        text += f", {_of_each(suits, lambda usual: _blurred(usual.blur))}"
+        if any(usual.mean_color for usual in suits.values()):
+            text += f", {_of_each(suits, lambda usual: _mean_color(usual.mean_color))}"
+            text += " where a plain colour excites the unit more than any grating" if form.mean_color is None else ""
+    if analysis.colors is not None:
+        text += f", colours as in {shorten(analysis.colors.data)}"
+    if analysis.magnitude is not None:
+        text += f", magnitudes as in {shorten(analysis.magnitude.data)}"
+    begin = analysis.begin
+    return f"{text}, begun with {begin if isinstance(begin, str) else shorten(f'{begin.data}/{begin.image}')}"
+
+
+def _blurred(blur: float) -> str:
+    return f"blurred by {blur:.2g} pixels" if blur else "not blurred"
+
+
+def _mean_color(times: float) -> str:
+    return f"mean colour moved {times:g} times as far" if times else "mean colour moved like all else"
+
+
+def _further(analysis: ActivationMaximization) -> Iterator[str]:
+    """Yield what is not always chosen."""
+    if analysis.edits:
+        yield "edits: " + ", ".join(words_of(edit) for edit in analysis.edits)
+    if analysis.diversity is not None:
+        yield f"groups of {analysis.together} kept different with weight {analysis.diversity.weight:g}"
+    if analysis.octaves is not None:
+        yield f"{analysis.octaves.count} octaves, each {analysis.octaves.scale:g} times the size before"
+    if analysis.stopping is not None:
+        rise = f"{analysis.stopping.rise:.2%} within {analysis.stopping.patience} steps"
+        yield f"stopped where the activation no longer rose by {rise}"
+    if analysis.opacity is not None:
+        yield f"faded where the target cared less than at the {analysis.opacity:g}th percentile of pixels"
+    if analysis.precision != "float32":
+        yield f"computed in {analysis.precision}"
+
+
+def kinds_in(settings: BaseModel) -> set[str]:
+    """Return the kinds of settings and of all settings within them."""
+    found = {str(settings.kind)} if hasattr(settings, "kind") else set()
+    for name in type(settings).model_fields:
+        value = getattr(settings, name)
+        for item in value if isinstance(value, tuple) else (value,):
+            if isinstance(item, BaseModel):
+                found |= kinds_in(item)
+    return found
+
+
+def transform_words(transforms: Sequence[Transform]) -> str:
+    """Return what random views show: "margin 10%, shifted ±8%"."""
+    return ", ".join(_transform(transform) for transform in transforms) or "no random views"
+
+
+def regularizer_words(regularizers: Sequence[Regularizer]) -> str:
+    """Return what holds images back, each with its weight: "L6 norm x 0.2"."""
+    return ", ".join(_regularizer(entry) for entry in regularizers) or "none"
+
+
+def words_of(entry: BaseModel) -> str:
+    """Return a setting by its kind and what differs from the default: "blur (every 4, deviation 0.8)"."""
+    fields = type(entry).model_fields
+    chosen = {
+        name: getattr(entry, name)
+        for name, field in fields.items()
+        if name != "kind" and getattr(entry, name) != field.get_default(call_default_factory=True)
+    }
+    kind = str(getattr(entry, "kind", type(entry).__name__)).replace("_", " ")
+    shown = ", ".join(f"{name.replace('_', ' ')} {_value(value)}" for name, value in chosen.items())
+    return f"{kind} ({shown})" if shown else kind
+
+
+def _transform(transform: Transform) -> str:
+    match transform.kind:
+        case "pad" if transform.pixels is None:
+            return f"margin {transform.share:.0%}"
+        case "pad":
+            return f"margin {transform.pixels} pixels"
+        case "jitter" if transform.pixels is None:
+            return f"shifted ±{transform.share:.0%}"
+        case "jitter":
+            return f"shifted ±{transform.pixels} pixels"
+        case "scale" if transform.values is None:
+            return f"scaled {transform.minimum:g} to {transform.maximum:g}"
+        case "rotate" if transform.values is None:
+            return f"turned ±{transform.degrees:g}°"
+        case "admix":
+            return f"scenes mixed in, {transform.minimum:.0%} to {transform.maximum:.0%}"
+    return words_of(transform)
+
+
+def _regularizer(entry: Regularizer) -> str:
+    if entry.kind == "lp_norm":
+        return f"L{entry.p:g} norm{' of colours' if entry.of == 'colors' else ''} x {entry.weight:g}"
+    if entry.kind == "total_variation":
+        form = "" if entry.form == "isotropic" else f" ({entry.form})"
+        return f"total variation^{entry.exponent:g}{form} x {entry.weight:g}"
+    plain = entry.model_copy(update={"weight": type(entry).model_fields["weight"].default})
+    return f"{words_of(plain)} x {entry.weight:g}"
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, BaseModel):
+        return words_of(value)
+    if isinstance(value, tuple):
+        return "[" + ", ".join(_value(item) for item in value) + "]"
+    return f"{value:g}" if isinstance(value, float) else str(value)

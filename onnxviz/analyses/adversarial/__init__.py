@@ -1,0 +1,1 @@
+"""Photographs driven to wrong classes."""

@@ -1,0 +1,283 @@
+"""Pixels of unit masks, of concepts, and of both together, as integers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxviz.analyses.dissection.upsampling import Floats, Grid, Indices
+
+Counts = npt.NDArray[np.int64]
+
+_SUMS = ("both", "unit", "concept", "images", "pixels")
+_BINCOUNT_FROM = 8
+"""Counting all places at once is faster from one in so many on that is named."""
+_PIXELS_AT_ONCE = 1 << 18
+"""Pixels interpolated in one step: large enough for numpy, small enough for the cache."""
+
+
+@dataclass(eq=False)
+class Overlap:
+    """Pixel counts of one layer's units against concepts, summed over images.
+
+    Attributes:
+        categories: int [concepts], the category of each concept, from 0.
+        both: int64 [units, concepts], pixels inside the unit's mask that carry the concept.
+        unit: int64 [units, categories], pixels of the unit's mask in images that have a label of the category.
+        concept: int64 [concepts], pixels that carry the concept.
+        images: int64 [concepts], images that have a pixel of the concept.
+        pixels: int64 [categories], all pixels of the images that have a label of the category.
+    """
+
+    categories: npt.NDArray[np.intp]
+    both: Counts
+    unit: Counts
+    concept: Counts
+    images: Counts
+    pixels: Counts
+
+    @classmethod
+    def empty(cls, units: int, categories: npt.NDArray[np.intp]) -> Overlap:
+        """Return zero counts for a number of units and the categories of the concepts."""
+        concepts, kinds = len(categories), int(categories.max(initial=-1)) + 1
+        return cls(
+            categories,
+            np.zeros((units, concepts), np.int64),
+            np.zeros((units, kinds), np.int64),
+            np.zeros(concepts, np.int64),
+            np.zeros(concepts, np.int64),
+            np.zeros(kinds, np.int64),
+        )
+
+    def merge(self, other: Overlap) -> None:
+        """Add the counts of other images.
+
+        Raises:
+            ValueError: if they are counts of other units or concepts.
+        """
+        if self.both.shape != other.both.shape or (self.categories != other.categories).any():
+            raise ValueError(f"counts of {other.both.shape} units and concepts do not go with {self.both.shape}")
+        for name in _SUMS:
+            mine: Counts = getattr(self, name)
+            mine += getattr(other, name)
+
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """Return the counts as arrays, for storing them."""
+        return {"categories": self.categories.astype(np.int64), **{name: getattr(self, name) for name in _SUMS}}
+
+    @classmethod
+    def of(cls, arrays: Mapping[str, npt.NDArray[Any]]) -> Overlap:
+        """Undo `arrays`."""
+        return cls(arrays["categories"].astype(np.intp), **{name: arrays[name] for name in _SUMS})
+
+    def iou(self) -> npt.NDArray[np.float64]:
+        """Return intersection over union of every unit with every concept, float64 [units, concepts].
+
+        Bau et al. 2017, equation 1: both sums run over the images that have a label of the concept's category; a
+        pair without any pixel has 0.
+        """
+        return iou(self.both, self.unit[:, self.categories] + self.concept - self.both)
+
+    def precision(self) -> npt.NDArray[np.float64]:
+        """Return the share of every unit's mask that carries each concept, float64 [units, concepts].
+
+        Of the mask in the images that have a label of the concept's category, as for `iou`; 0 where there is no mask.
+        """
+        return iou(self.both, self.unit[:, self.categories])
+
+
+@dataclass(eq=False)
+class ShuffledOverlap:
+    """Pixel counts of the same units against the labels of other images, in several shuffles.
+
+    The labels of every image are some image's in each shuffle, so what counts labels alone is as in `Overlap`.
+
+    Attributes:
+        both: int64 [shuffles, units, concepts], pixels inside the unit's mask that carry the concept.
+        unit: int64 [shuffles, units, categories], pixels of the mask in images whose labels have the category.
+    """
+
+    both: Counts
+    unit: Counts
+
+    @classmethod
+    def empty(cls, shuffles: int, units: int, categories: npt.NDArray[np.intp]) -> ShuffledOverlap:
+        """Return zero counts for numbers of shuffles and units and the categories of the concepts."""
+        kinds = int(categories.max(initial=-1)) + 1
+        return cls(np.zeros((shuffles, units, len(categories)), np.int64), np.zeros((shuffles, units, kinds), np.int64))
+
+    def merge(self, other: ShuffledOverlap) -> None:
+        """Add the counts of other images.
+
+        Raises:
+            ValueError: if they are counts of other shuffles, units or concepts.
+        """
+        if self.both.shape != other.both.shape or self.unit.shape != other.unit.shape:
+            raise ValueError(f"counts of {other.both.shape} shuffles, units and concepts do not go with "
+                             f"{self.both.shape}")  # fmt: skip
+        self.both += other.both
+        self.unit += other.unit
+
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """Return the counts as arrays, for storing them."""
+        return {"shuffled_both": self.both, "shuffled_unit": self.unit}
+
+    @classmethod
+    def of(cls, arrays: Mapping[str, npt.NDArray[Any]]) -> ShuffledOverlap:
+        """Undo `arrays`."""
+        return cls(arrays["shuffled_both"], arrays["shuffled_unit"])
+
+    def ious(self, overlap: Overlap) -> Iterator[npt.NDArray[np.float64]]:
+        """Yield for each shuffle what `Overlap.iou` is, float64 [units, concepts]; `overlap` is of all images."""
+        for both, unit in zip(self.both, self.unit, strict=True):
+            yield iou(both, unit[:, overlap.categories] + overlap.concept - both)
+
+
+def iou(both: Counts, union: Counts) -> npt.NDArray[np.float64]:
+    """Return intersection over union, elementwise; 0 where the union is empty."""
+    return np.asarray(np.divide(both, union, out=np.zeros(both.shape), where=union > 0))
+
+
+@dataclass(frozen=True, eq=False)
+class PixelLabels:
+    """The labels of one image, ready to be counted.
+
+    Attributes:
+        columns: unsigned integers [layers, pixels]; 0 is no concept, c is column c - 1 of the counts; a pixel has none
+            twice. As small as they can be, because those of many images are remembered.
+        area: int64 [concepts], the pixels that carry each concept.
+        has: int64 [categories], 1 where the image has a label of the category.
+    """
+
+    columns: npt.NDArray[np.unsignedinteger[Any]]
+    area: Counts
+    has: Counts
+
+    @classmethod
+    def of(cls, labels: npt.NDArray[np.integer[Any]], categories: npt.NDArray[np.intp]) -> PixelLabels:
+        """Prepare labels, integers [layers, H, W]; `categories` gives the category of each concept, from 0."""
+        columns = _without_repeats(labels.reshape(len(labels), -1).astype(np.min_scalar_type(len(categories))))
+        area = np.bincount(columns.ravel(), minlength=len(categories) + 1)[1:]
+        has = np.zeros(int(categories.max(initial=-1)) + 1, np.int64)
+        has[categories[area > 0]] = 1
+        return cls(columns, area, has)
+
+
+def count_overlap(
+    overlap: Overlap,
+    activations: Floats,
+    thresholds: npt.NDArray[np.float64],
+    labels: npt.NDArray[np.integer[Any]],
+    grid: Grid,
+) -> None:
+    """Add some images to the counts.
+
+    Args:
+        overlap: the counts, changed in place.
+        activations: float32 [images, units, h, w].
+        thresholds: float64 [units]; a pixel belongs to the mask if its upsampled activation is above.
+        labels: integers [images, layers, H, W]; 0 is no concept, c is column c - 1 of the counts.
+        grid: from (h, w) to (H, W).
+    """
+    nothing = ShuffledOverlap.empty(0, len(overlap.both), overlap.categories)
+    for image, own in enumerate(labels):
+        prepared = PixelLabels.of(own, overlap.categories)
+        count_image(overlap, nothing, activations[image], thresholds, (prepared,), grid)
+
+
+def count_image(
+    overlap: Overlap,
+    shuffled: ShuffledOverlap,
+    activations: Floats,
+    thresholds: npt.NDArray[np.float64],
+    labels: Sequence[PixelLabels],
+    grid: Grid,
+) -> None:
+    """Add one image to the counts, with its own labels and with those of other images: its masks are found once.
+
+    Args:
+        overlap: the counts with the image's own labels, changed in place.
+        shuffled: the counts with other images' labels, changed in place.
+        activations: float32 [units, h, w].
+        thresholds: float64 [units]; a pixel belongs to the mask if its upsampled activation is above.
+        labels: the image's own, then for each shuffle another image's.
+        grid: from (h, w) to (H, W).
+    """
+    units, concepts = overlap.both.shape
+    area = np.zeros(units, np.int64)
+    sums = [counts.reshape(-1) for counts in (overlap.both, *shuffled.both)]
+    for _, unit, pixel in _mask_pixels(activations[None], round_down(thresholds), grid):
+        area += np.bincount(unit, minlength=units)
+        first = unit * concepts - 1
+        for counts, own in zip(sums, labels, strict=True):
+            for columns in own.columns:
+                column = columns[pixel]
+                _add_ones(counts, (first + column)[column > 0])
+    for areas, own in zip((overlap.unit, *shuffled.unit), labels, strict=True):
+        areas += area[:, None] * own.has
+    overlap.concept += labels[0].area
+    overlap.images += labels[0].area > 0
+    overlap.pixels += labels[0].has * labels[0].columns.shape[1]
+
+
+def _add_ones(counts: Counts, places: Counts) -> None:
+    """Add 1 at every place, as often as it is named."""
+    if _BINCOUNT_FROM * len(places) > len(counts):
+        counts += np.bincount(places, minlength=len(counts))
+    else:
+        np.add.at(counts, places, 1)
+
+
+def round_down(thresholds: npt.NDArray[np.float64]) -> Floats:
+    """Return the largest float32 not above each threshold: a float32 exceeds both or neither."""
+    near = thresholds.astype(np.float32)
+    return np.where(near > thresholds, np.nextafter(near, np.float32(-np.inf)), near)
+
+
+def _without_repeats(columns: npt.NDArray[np.unsignedinteger[Any]]) -> npt.NDArray[np.unsignedinteger[Any]]:
+    """Clear labels, [layers, pixels], that a pixel already carries in an earlier layer."""
+    for layer in range(1, len(columns)):
+        for earlier in range(layer):
+            columns[layer][columns[layer] == columns[earlier]] = 0
+    return columns
+
+
+def _mask_pixels(activations: Floats, thresholds: Floats, grid: Grid) -> Iterator[tuple[Indices, Indices, Indices]]:
+    """Yield (image, unit, pixel) of every pixel whose upsampled activation is above its unit's threshold.
+
+    Only cells with a corner above the threshold are interpolated; the arithmetic is that of `upsample`.
+    """
+    images, units, height, width = activations.shape
+    cells = np.flatnonzero(_cells_with_corner_above(activations > thresholds[:, None, None]))
+    row_weights, column_weights = grid.rows.weights_by_cell, grid.columns.weights_by_cell
+    columns = len(grid.columns.low)
+    block = row_weights.shape[1] * column_weights.shape[1]
+    offsets = (np.arange(row_weights.shape[1])[:, None] * columns + np.arange(column_weights.shape[1])).ravel()
+    step = max(1, _PIXELS_AT_ONCE // max(1, block))
+    for start in range(0, len(cells), step):
+        image, unit, row, column = np.unravel_index(cells[start : start + step], (images, units, height, width))
+        below, beside = np.minimum(row + 1, height - 1), np.minimum(column + 1, width - 1)
+        down, across = row_weights[row], column_weights[column]
+        left = _between(activations[image, unit, row, column], activations[image, unit, below, column], down)
+        right = _between(activations[image, unit, row, beside], activations[image, unit, below, beside], down)
+        values = left[:, :, None] + (right - left)[:, :, None] * across[:, None, :]
+        cell, place = np.nonzero(values.reshape(len(values), block) > thresholds[unit][:, None])
+        first = grid.rows.start[row] * columns + grid.columns.start[column]
+        yield image[cell], unit[cell], first[cell] + offsets[place]
+
+
+def _cells_with_corner_above(above: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """Return for each cell, [..., h, w], whether one of its four corners is marked."""
+    down = above.copy()
+    down[..., :-1, :] |= above[..., 1:, :]
+    cells = down.copy()
+    cells[..., :-1] |= down[..., 1:]
+    return cells
+
+
+def _between(start: Floats, end: Floats, weights: Floats) -> Floats:
+    return start[:, None] + (end - start)[:, None] * weights

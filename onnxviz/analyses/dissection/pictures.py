@@ -1,0 +1,142 @@
+"""Units shown: their masks on the photographs that excite them most."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxviz.analyses.dissection.passes import Activations
+from onnxviz.analyses.dissection.summary import BY_CHANCE, NO_CONCEPT, UnitResult
+from onnxviz.analyses.dissection.upsampling import Grid, upsample
+from onnxviz.core.errors import shorten
+from onnxviz.core.findings import Cell, Picture, Tile
+from onnxviz.core.values import Preprocessing, Unit
+from onnxviz.data.images import Pixels, fit_image
+
+if TYPE_CHECKING:
+    from onnxviz.data.concepts import ConceptSet
+
+Map = npt.NDArray[np.float32]
+
+PICTURE_SIDE = 240
+"""Longer side of a picture in pixels."""
+OUTLINE = (255, 221, 0)
+_DIMMED = 0.62
+"""Dark enough for the mask to stand out, light enough for the scene to be recognised."""
+_STRETCH = Preprocessing(fit="stretch")
+
+
+def shown_size(pixels: Pixels, side: int) -> tuple[int, int]:
+    """Return height and width of a picture in its own proportions whose longer side is `side` pixels."""
+    height, width = pixels.shape[:2]
+    scale = side / max(height, width)
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+def show_at(pixels: Pixels, size: tuple[int, int]) -> Pixels:
+    """Return an image, uint8 [H, W, 3], at another size."""
+    return np.round(fit_image(pixels, _STRETCH, size) * 255).astype(np.uint8)
+
+
+def show_mask(pixels: Pixels, mask: npt.NDArray[np.bool_]) -> Pixels:
+    """Dim an image outside a mask and draw the mask's outline.
+
+    Args:
+        pixels: uint8 [H, W, 3].
+        mask: bool [H, W].
+
+    Returns:
+        uint8 [H, W, 3]: the yellow outline lies just inside the mask with a black line around it, so that it stands
+        out from light and from dark pictures.
+    """
+    grey = pixels.mean(axis=2, keepdims=True)
+    outside = (0.75 * grey + 0.25 * pixels) * _DIMMED
+    shown = np.where(mask[:, :, None], pixels, outside).round().astype(np.uint8)
+    shown[_grown(mask) & ~mask] = (0, 0, 0)
+    shown[mask & _grown(~mask)] = OUTLINE
+    return shown
+
+
+def _grown(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """Return a mask with its four-neighbours added."""
+    grown = mask.copy()
+    grown[1:] |= mask[:-1]
+    grown[:-1] |= mask[1:]
+    grown[:, 1:] |= mask[:, :-1]
+    grown[:, :-1] |= mask[:, 1:]
+    return grown
+
+
+def maps_of(
+    chosen: Mapping[Unit, Sequence[int]],
+    measure: Callable[[int], Activations],
+    progress: Callable[[int, int, str], None] | None,
+) -> dict[tuple[Unit, int], Map]:
+    """Return the maps of some units on some images, float32 [height, width]; each image is computed once."""
+    units_on: dict[int, list[Unit]] = {}
+    for unit, images in chosen.items():
+        for image in images:
+            units_on.setdefault(image, []).append(unit)
+    maps = {}
+    for done, (image, units) in enumerate(units_on.items()):
+        activations = measure(image)
+        for unit in units:
+            maps[unit, image] = activations[unit.layer][0, unit.index].copy()
+        if progress is not None:
+            progress(done + 1, len(units_on), "pictures")
+    return maps
+
+
+def shown(data: ConceptSet, image: int) -> Pixels:
+    """Return an image as it is shown."""
+    pixels = data.read(image)
+    return show_at(pixels, shown_size(pixels, PICTURE_SIDE))
+
+
+def masked(unit: UnitResult, name: str, pixels: Pixels, activation: Map) -> Picture:
+    """Return an image with a unit's mask, upsampled to the picture's resolution."""
+    size = (pixels.shape[0], pixels.shape[1])
+    values = upsample(activation, Grid.between((activation.shape[0], activation.shape[1]), size))
+    alt = f"{name}: dimmed outside the mask of unit {unit.unit.index} of {unit.unit.layer}"
+    # A plain Python number would be rounded to 32 bits before it is compared.
+    mask = values > np.float64(unit.threshold)
+    return Picture(show_mask(pixels, mask), alt=alt, format="jpeg")
+
+
+def tile_of(
+    unit: UnitResult,
+    ious: npt.NDArray[np.float64],
+    data: ConceptSet,
+    pictures: tuple[Picture, ...],
+    captions: Sequence[str],
+) -> Tile:
+    """Return a unit's pictures with what it fits best and next best; `ious` are 0 where a concept does not count."""
+    others = [place for place in np.argsort(-ious, kind="stable").tolist()[1:4] if ious[place] > 0]
+    also = ", ".join(f"{shorten(data.concepts[place].name, 40)} {ious[place]:.3f}" for place in others)
+    facts: list[tuple[str, Cell]] = [
+        ("concept", unit.concept),
+        ("category", unit.category),
+        ("IoU", unit.iou),
+        ("detector", unit.verdict),
+        ("chance level", "unknown" if unit.chance is None else unit.chance),
+    ]
+    if unit.precision is not None:
+        facts.append(("on the concept", f"{unit.precision:.0%} of the mask"))
+    if unit.rival and unit.rival_share is not None:
+        facts.append(("more of it on", f"{shorten(unit.rival, 40)} ({unit.rival_share:.0%})"))
+    facts += [
+        ("next best", also or NO_CONCEPT),
+        ("threshold", unit.threshold),
+        ("largest activation", unit.largest),
+    ]
+    marked = " by chance" if unit.verdict == BY_CHANCE else ""
+    return Tile(
+        title=f"{unit.concept}{marked} ({shorten(unit.unit.layer)}:{unit.unit.index})",
+        unit=unit.unit,
+        pictures=pictures,
+        facts=tuple(facts),
+        captions=tuple(captions),
+    )

@@ -1,0 +1,98 @@
+"""What Grad-CAM found on all images in a few sentences: who is named wrong, who is uncertain, how much is covered."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+
+from onnxviz.core.errors import shorten
+from onnxviz.core.findings import Finding, Metric, Note, Outcomes, PictureMatrix, Table
+from onnxviz.data.images import ImageSource
+
+_LISTED = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class _Image:
+    """What is known of one image.
+
+    Attributes:
+        name: its name.
+        layer: the last layer with a map.
+        first: what is explained first.
+        right: whether it is named right, None if its class is not known.
+        sure: the probability of the class of highest score, None if there is none.
+        extents: for each class explained the share of the image that the evidence covers, None of an empty map.
+    """
+
+    name: str
+    layer: str
+    first: str
+    right: bool | None
+    sure: float | None
+    extents: tuple[float | None, ...]
+
+    @classmethod
+    def of(cls, part: Sequence[Finding], source: ImageSource) -> _Image:
+        matrix = next(finding for finding in part if isinstance(finding, PictureMatrix))
+        table = next(finding for finding in part if isinstance(finding, Table))
+        right = next((finding.holds[0] for finding in part if isinstance(finding, Outcomes)), None)
+        sure = [finding.value for finding in part if isinstance(finding, Metric) and finding.name == "top1_confidence"]
+        column = [column.name for column in table.columns].index("extent")
+        cells = [row[column] for row in table.rows]
+        extents = tuple(cell if isinstance(cell, float) else None for cell in cells)
+        name = source.names[int(matrix.id.rpartition(".")[2])]
+        return cls(name, matrix.columns[-1], matrix.rows[0].title, right, sure[0] if sure else None, extents)
+
+
+def in_words(parts: Sequence[Sequence[Finding]], source: ImageSource, *, by_score: bool) -> Iterator[Note]:
+    """Yield a sentence on all images, where there are several.
+
+    Args:
+        parts: what was found on each.
+        source: the data set.
+        by_score: whether what is explained first is the class of highest score.
+    """
+    if len(parts) < 2:
+        return
+    images = [_Image.of(part, source) for part in parts]
+    known = [image for image in images if image.right is not None]
+    wrong = sorted((image for image in known if not image.right), key=lambda image: -(image.sure or 0.0))
+    said = []
+    if known:
+        least = "" if len(known) == len(images) else f"; of {len(images) - len(known)} more the class is not known"
+        said.append(f"{len(known) - len(wrong)} of {len(known)} images are named right{least}.")
+    else:
+        said.append(f"{len(images)} images.")
+    if wrong:
+        order = "Wrong, the surest first" if any(image.sure is not None for image in wrong) else "Wrong"
+        more = f" and {len(wrong) - _LISTED} more" if len(wrong) > _LISTED else ""
+        said.append(f"{order}: {', '.join(_shown(image, by_score) for image in wrong[:_LISTED])}{more}.")
+    elif certain := [image for image in images if image.sure is not None]:
+        said.append(f"Least certain: {_shown(min(certain, key=lambda image: image.sure or 0.0), by_score)}.")
+    said += _covered(images)
+    yield Note(" ".join(said), "summary")
+
+
+def _shown(image: _Image, by_score: bool) -> str:
+    taken = [f"taken for {shorten(image.first, 40)}"] if by_score else []
+    taken += [f"{image.sure:.0%}"] if image.sure is not None else []
+    return f"{shorten(image.name, 40)} ({', '.join(taken)})" if taken else shorten(image.name, 40)
+
+
+def _covered(images: Sequence[_Image]) -> Iterator[str]:
+    """Say how much of the images the evidence covers at the last layer."""
+    every = [extent for image in images for extent in image.extents]
+    found = [extent for extent in every if extent is not None]
+    layers = {image.layer for image in images}
+    where = shorten(layers.pop(), 60) if len(layers) == 1 else "the last layer"
+    maps = f"{len(found)} map{'s' if len(found) > 1 else ''}"
+    if found:
+        span = (
+            f"{min(found):.0%} to {max(found):.0%}"
+            if f"{min(found):.0%}" != f"{max(found):.0%}"
+            else f"{min(found):.0%}"
+        )
+        yield f"At {where} the evidence covers {span} of the image, {sum(found) / len(found):.0%} on average ({maps})."
+    if len(found) < len(every):
+        yield f"{len(every) - len(found)} of {len(every)} maps hold no evidence there."

@@ -1,0 +1,402 @@
+"""How much memory there is, what a process takes of it, and whether an error means that it did not suffice."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import math
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from onnxviz.core.errors import MemoryLimitError
+
+_UNLIMITED = 1 << 60
+"""A control group without a limit says a number above this."""
+_UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
+_UNITS |= {"kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40}
+_UNITS |= {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+"""What `ulimit`, Docker and SLURM write as a bare letter is a power of two."""
+_SIZE = re.compile(r"\s*(\d+(?:\.\d*)?(?:[eE][+-]?\d+)?|\.\d+(?:[eE][+-]?\d+)?)\s*([A-Za-z]*)\s*")
+_LARGEST = 1 << 62
+
+_OUT_OF_MEMORY = (
+    "out of memory",  # CUDA, HIP and MPS, in PyTorch's words and in ONNX Runtime's; cudaErrorMemoryAllocation
+    "cudaerrormemoryallocation",
+    "error_out_of_memory",
+    "defaultcpuallocator",  # PyTorch on a CPU
+    "not enough memory",  # the same on Windows
+    "failed to allocate memory",  # ONNX Runtime's arena
+    "bad allocation",  # C++ on Windows
+    "bad_alloc",  # C++ elsewhere
+    "failed to serialize proto",  # protobuf, of messages below its bound of 2 GiB
+    "cannot allocate memory",  # the system
+    "unable to allocate",  # NumPy, where only its text has come through
+    "alloc_failed",  # CUDNN_STATUS_ALLOC_FAILED, CUBLAS_STATUS_ALLOC_FAILED
+    "allocation_failed",  # CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED of cuDNN 9
+    "could not create a memory",  # oneDNN, which does not say why
+    "failed to serialize proto",  # Protocol Buffers, of a message that is small enough
+    "cublas_status_not_initialized when calling `cublascreate",  # no room for cuBLAS' own workspace
+)
+"""Parts of messages, in lower case."""
+_ASKED = re.compile(
+    r"(?:allocate|requested buffer of size|requested bytes of|requested bytes)\s*:?\s*"
+    r"(\d+(?:\.\d+)?)\s*([KMGT]iB|bytes|)",
+    re.IGNORECASE,
+)
+"""How NumPy ("Unable to allocate 16.0 TiB"), PyTorch and ONNX Runtime name what they asked for."""
+_ARENA_FULL = ("available memory of", "is smaller than requested bytes")
+"""ONNX Runtime's arena at its own limit says both."""
+_NO_PRIMITIVE = re.compile(r"could not create a primitive(?! descriptor)")
+"""What PyTorch says where oneDNN has no memory for a convolution; without a descriptor it is another fault."""
+
+_DEVICE_FAILURES = (
+    "illegal memory access",
+    "device-side assert",
+    "unspecified launch failure",
+    "ecc error",
+    "misaligned address",
+    "illegal instruction",
+    "invalid program counter",
+    "hardware stack error",
+    "on global/shared address space",
+    "launch timed out",
+    "contained or stopped",  # "Invalid access of peer GPU memory over nvlink or a hardware error"
+    "invalid access of peer gpu memory",
+    "unknown error",
+    "driver shutting down",
+    "context is destroyed",
+    "device lost",
+    "cudaerrorillegaladdress",
+    "cudaerrorassert",
+    "cudaerrorlaunchfailure",
+    "cudaerrorlaunchtimeout",
+    "cudaerroreccuncorrectable",
+    "cudaerrormisalignedaddress",
+    "cudaerrorillegalinstruction",
+    "cudaerrorinvalidpc",
+    "cudaerrorinvalidaddressspace",
+    "cudaerrorhardwarestackerror",
+    "error_illegal_address",
+    "error_assert",
+    "error_launch_failed",
+    "error_launch_timeout",
+    "error_ecc_uncorrectable",
+    "error_misaligned_address",
+    "error_illegal_instruction",
+    "error_invalid_pc",
+    "cublas_status_execution_failed",
+    "cudnn_status_execution_failed",
+)
+_DEVICES = ("cuda", "cudnn", "cublas", "hip", "gpu")
+
+
+# --- how much there is ----------------------------------------------------------------------------------------------
+
+
+def total_memory() -> int:
+    """Return how many bytes this process could have if nothing else took any.
+
+    The least of the machine's memory, the limits of the control groups that this process is in, and its own limits on
+    data and address space.
+    """
+    machine = _machine()[0]
+    return min([machine, *(limit for limit, _ in _groups(Path("/"))), *(limit for limit, _ in _own_limits())])
+
+
+def available_memory() -> int:
+    """Return how many bytes this process can still take without swapping, being killed or being refused.
+
+    The least of what the machine, each control group (file pages that are not in use count as free) and the process'
+    limits on data and address space leave.
+    """
+    machine = _machine()[1]
+    room = min([machine, *(room for _, room in _groups(Path("/"))), *(room for _, room in _own_limits())])
+    return max(0, room)
+
+
+def resident_memory(pid: int | None = None) -> int | None:
+    """Return how many bytes of a process are in memory, this one's if `pid` is None; None if that is not known."""
+    found = _status_of(pid).get("VmRSS")
+    if found is not None or Path("/proc/self/status").exists():
+        return found
+    if sys.platform == "win32":
+        return _windows_process(pid)
+    text = _output_of("ps", "-o", "rss=", "-p", str(os.getpid() if pid is None else pid)).strip()
+    return int(text) << 10 if text.isdigit() else None
+
+
+def data_memory() -> int | None:
+    """Return how many bytes of this process a limit on its data counts; None if that is not known."""
+    return _status_of(None).get("VmData")
+
+
+def _machine() -> tuple[int, int]:
+    """Return the machine's memory, and how much of it is free, in bytes."""
+    facts = _fields(_read(Path("/proc/meminfo")))
+    if "MemTotal" in facts:
+        return facts["MemTotal"], facts.get("MemAvailable", facts.get("MemFree", facts["MemTotal"]))
+    if sys.platform == "win32":
+        return _windows_machine()
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return total, _darwin_free() or total // 2
+
+
+def _darwin_free() -> int | None:
+    """Return what macOS can give at once: free, inactive and speculative pages."""
+    text = _output_of("vm_stat")
+    page = re.search(r"page size of (\d+) bytes", text)
+    counts = re.findall(r"^Pages (?:free|inactive|speculative):\s+(\d+)", text, re.MULTILINE)
+    return sum(map(int, counts)) * int(page[1]) if page and counts else None
+
+
+def _windows_machine() -> tuple[int, int]:
+    import ctypes
+
+    class Status(ctypes.Structure):
+        _fields_ = (
+            ("length", ctypes.c_ulong),
+            ("load", ctypes.c_ulong),
+            *((name, ctypes.c_ulonglong) for name in ("total", "free", "page", "page_free", "own", "own_free", "more")),
+        )
+
+    status = Status()
+    status.length = ctypes.sizeof(status)
+    ctypes.windll.kernel32.GlobalMemoryStatusEx(ctypes.byref(status))  # type: ignore[attr-defined,unused-ignore]
+    return int(status.total), int(status.free)
+
+
+def _windows_process(pid: int | None) -> int | None:
+    """Return the working set of a process."""
+    import ctypes
+
+    class Counters(ctypes.Structure):
+        _fields_ = (
+            ("length", ctypes.c_ulong),
+            ("faults", ctypes.c_ulong),
+            *((f"size_{index}", ctypes.c_size_t) for index in range(8)),
+        )
+
+    counters = Counters()
+    counters.length = ctypes.sizeof(counters)
+    kernel = ctypes.windll.kernel32  # type: ignore[attr-defined,unused-ignore]
+    kernel.OpenProcess.restype = kernel.GetCurrentProcess.restype = ctypes.c_void_p
+    handle = ctypes.c_void_p(kernel.OpenProcess(0x1000, False, pid) if pid else kernel.GetCurrentProcess())
+    try:
+        if not kernel.K32GetProcessMemoryInfo(handle, ctypes.byref(counters), counters.length):
+            return None
+        return int(counters.size_1)
+    finally:
+        if pid:
+            kernel.CloseHandle(handle)
+
+
+def _own_limits() -> Iterator[tuple[int, int]]:
+    """Yield each limit on this process' data or address space, and what is left of it."""
+    if sys.platform == "win32":
+        return
+    import resource
+
+    used = _status_of(None)
+    for kind, field in ((resource.RLIMIT_DATA, "VmData"), (resource.RLIMIT_AS, "VmSize")):
+        limit = resource.getrlimit(kind)[0]
+        if limit != resource.RLIM_INFINITY:
+            yield limit, limit - used.get(field, 0)
+
+
+def _groups(root: Path) -> Iterator[tuple[int, int]]:
+    """Yield the limit of each control group (version 1 or 2) that this process is in, and what is left of it.
+
+    See "Memory Interface Files" in the kernel's admin-guide/cgroup-v2.rst and admin-guide/cgroup-v1/memory.rst.
+    """
+    own = {}
+    for line in _read(root / "proc/self/cgroup").splitlines():
+        number, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        if number == "0" or "memory" in controllers.split(","):
+            own["cgroup2" if number == "0" else "cgroup"] = path
+    for line in _read(root / "proc/self/mountinfo").splitlines():
+        left, _, right = line.partition(" - ")
+        fields, kinds = left.split(), right.split()
+        if len(fields) < 5 or len(kinds) < 3 or kinds[0] not in own:
+            continue
+        if kinds[0] == "cgroup" and "memory" not in kinds[2].split(","):
+            continue
+        base = fields[3].rstrip("/")  # what of the tree is mounted there: all, or the container's own part
+        path = own[kinds[0]]
+        inside = path.removeprefix(base) if path == base or path.startswith(f"{base}/") else ""
+        mount = root / fields[4].lstrip("/")
+        folder = mount / inside.strip("/") if ".." not in Path(inside).parts else mount
+        for place in (folder, *folder.parents):
+            yield from _group(place, second=kinds[0] == "cgroup2")
+            if place == mount:
+                break
+
+
+def _group(folder: Path, *, second: bool) -> Iterator[tuple[int, int]]:
+    limit = _number(folder / ("memory.max" if second else "memory.limit_in_bytes"))
+    used = _number(folder / ("memory.current" if second else "memory.usage_in_bytes"))
+    if limit is None or used is None or limit >= _UNLIMITED:
+        return
+    name = "inactive_file" if second else "total_inactive_file"
+    found = re.search(rf"^{name} (\d+)$", _read(folder / "memory.stat"), re.MULTILINE)
+    yield limit, limit - used + (int(found[1]) if found else 0)
+
+
+def _status_of(pid: int | None) -> dict[str, int]:
+    return _fields(_read(Path(f"/proc/{'self' if pid is None else int(pid)}/status")))
+
+
+def _fields(text: str) -> dict[str, int]:
+    """Return the lines `Name:  123 kB` as bytes."""
+    return {name: int(number) << 10 for name, number in re.findall(r"^(\w+):\s+(\d+) kB$", text, re.MULTILINE)}
+
+
+def _number(path: Path) -> int | None:
+    text = _read(path).strip()
+    return int(text) if text.isdigit() else None
+
+
+def _read(path: Path) -> str:
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        return path.read_text(encoding="utf-8")
+    return ""
+
+
+def _output_of(*command: str) -> str:
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        done = subprocess.run(  # noqa: S603 - the system's own programs, named in this file
+            command, capture_output=True, text=True, timeout=10, check=False
+        )
+        return done.stdout
+    return ""
+
+
+# --- what an error means --------------------------------------------------------------------------------------------
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error, or one that led to it, says that memory did not suffice, on a CPU or a GPU."""
+    for fault in chain(error):
+        if isinstance(fault, MemoryError | MemoryLimitError) or type(fault).__name__ == "OutOfMemoryError":
+            return True
+        if isinstance(fault, OSError) and fault.errno == errno.ENOMEM:
+            return True
+        said = str(fault).lower()
+        if any(part in said for part in _OUT_OF_MEMORY) or all(part in said for part in _ARENA_FULL):
+            return True
+        if _NO_PRIMITIVE.search(said):
+            return True
+    return False
+
+
+def describe_shortage(error: BaseException) -> str:
+    """Return in a sentence how much memory was asked for, and how much the process had, as far as that is known.
+
+    What libraries say of it is often nothing ("MemoryError: "), and never what would have sufficed.
+    """
+    asked = max((size for fault in chain(error) for size in _asked_for(str(fault))), default=0)
+    if any(name in str(fault).lower() for fault in chain(error) for name in _DEVICES):
+        return "the GPU's memory ran out" + (f": {show_bytes(asked)} more were asked for" if asked else "")
+    used = resident_memory()
+    had = f" when the process had {show_bytes(used)}" if used else ""
+    if not asked:
+        return f"memory ran out{had}"
+    needed = f", so that it needs at least {show_bytes(asked + used)}" if used else ""
+    return f"memory ran out: {show_bytes(asked)} more were asked for{had}{needed}"
+
+
+def _asked_for(text: str) -> Iterator[int]:
+    """Yield the sizes that a message says could not be allocated."""
+    for number, unit in _ASKED.findall(text):
+        with contextlib.suppress(ValueError):
+            yield parse_bytes(f"{number} {'' if unit.lower().startswith('byte') else unit}")
+
+
+def more_memory(limit: int, error: str = "", needed: int = 0) -> str:
+    """Return what to do about a limit that did not suffice, with a size that is worth a try.
+
+    Args:
+        limit: in bytes.
+        error: what `describe_shortage` said, for the size that is needed at least.
+        needed: bytes that are needed at least.
+    """
+    said_needed = re.search(r"needs at least ([\d.]+ [KMGT]?i?B)", error)
+    wanted = max(2 * limit, needed, int(1.1 * parse_bytes(said_needed[1])) if said_needed else 0)
+    size = 1 << 28
+    while size < wanted:
+        size *= 2
+    if size > total_memory():
+        return f"that is more than this machine's {show_bytes(total_memory())} allow, so make the work smaller"
+    said = f"{size >> 30}GiB" if size >= 1 << 30 else f"{size >> 20}MiB"
+    return f"give it more, for example --memory {said} (and more in `limits:`, where the recipe sets it)"
+
+
+def is_device_failure(error: BaseException) -> bool:
+    """Whether an error, or one that led to it, says that a GPU failed so that this process can no longer use it.
+
+    CUDA calls such an error sticky: every later call fails with it until the process is started anew (CUDA Runtime
+    API, "Data types used by CUDA Runtime", cudaError).
+    """
+    for fault in chain(error):
+        said = f"{type(fault).__name__}: {fault}".lower()
+        if any(name in said for name in _DEVICES) and any(part in said for part in _DEVICE_FAILURES):
+            return True
+    return False
+
+
+def chain(error: BaseException) -> Iterator[BaseException]:
+    """Yield an error and what led to it, each once."""
+    seen: set[int] = set()
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        fault = waiting.pop(0)
+        if fault is not None and id(fault) not in seen:
+            seen.add(id(fault))
+            yield fault
+            waiting += [fault.__cause__, fault.__context__]
+
+
+# --- sizes in words -------------------------------------------------------------------------------------------------
+
+
+def parse_bytes(text: str | float) -> int:
+    """Read a size: a number of bytes, or a number with a unit such as "8GiB", "500 MB" or "4G".
+
+    Args:
+        text: kB, MB, GB and TB are powers of 1000; KiB, MiB, GiB, TiB and the letters K, M, G, T powers of 1024; the
+            letters' case does not matter.
+
+    Returns:
+        The size in bytes.
+
+    Raises:
+        ValueError: if it is no size.
+    """
+    advice = f"{text!r} is no size; write bytes, or a number with a unit such as 8GiB or 500MB"
+    if isinstance(text, bool) or not isinstance(text, str | int | float):
+        raise ValueError(advice)
+    if isinstance(text, str):
+        found = _SIZE.fullmatch(text)
+        if found is None or found[2].lower() not in _UNITS:
+            raise ValueError(advice)
+        whole = found[1].isdigit()
+        value = (int(found[1]) if whole and len(found[1]) < 20 else float(found[1])) * _UNITS[found[2].lower()]
+    else:
+        value = text
+    if not math.isfinite(value) or not 0 <= value <= _LARGEST:
+        raise ValueError(advice)
+    return int(value)
+
+
+def show_bytes(size: float) -> str:
+    """Return a size in words, such as "8.0 GiB"."""
+    value, unit = float(size), "B"
+    for larger in ("KiB", "MiB", "GiB", "TiB"):
+        if abs(value) < 1023.95:
+            break
+        value, unit = value / 1024, larger
+    return f"{value:.0f} B" if unit == "B" else f"{value:.1f} {unit}"

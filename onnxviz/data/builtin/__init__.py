@@ -1,0 +1,80 @@
+"""The built-in models and the built-in labelled data set, so that a first run needs no file from anywhere else."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from onnxviz.core.errors import SelectionError, nearest
+from onnxviz.core.values import Preprocessing
+from onnxviz.data.builtin.scenes import CLASSES, PREPROCESSING, SceneSet, Split
+
+__all__ = ["MODELS", "BuiltinModel", "SceneSet", "model", "scenes"]
+
+
+@dataclass(frozen=True, slots=True)
+class BuiltinModel:
+    """A trained model that comes with the package.
+
+    Attributes:
+        name: how recipes call it.
+        path: the ONNX file.
+        preprocessing: how an image becomes its input.
+        labels: class names, in the order of the logits.
+        description: one sentence.
+    """
+
+    name: str
+    path: Path
+    preprocessing: Preprocessing
+    labels: tuple[str, ...]
+    description: str
+
+    @property
+    def accuracy(self) -> float:
+        """The part of the held-out scenes that it names rightly, 0 to 1, by ONNX Runtime on this file."""
+        facts = json.loads(self.path.with_suffix(".json").read_text(encoding="utf-8"))
+        return float(facts["accuracy"])
+
+
+def _builtin(name: str, description: str) -> BuiltinModel:
+    return BuiltinModel(name, Path(__file__).with_name(f"{name}.onnx"), PREPROCESSING, CLASSES, description)
+
+
+MODELS: dict[str, BuiltinModel] = {
+    model.name: model
+    for model in (
+        _builtin("scenes", "Names the shape and the texture of the main object of a scene; six convolutions."),
+        _builtin("scenes_second", "The same network trained again from other random weights."),
+    )
+}
+"""The built-in models by name."""
+
+
+def model(name: str) -> BuiltinModel:
+    """Return the built-in model of that name; raises SelectionError, with the nearest names, if there is none."""
+    if name not in MODELS:
+        raise SelectionError(
+            f"there is no built-in model {name!r}",
+            remedy=nearest(name, MODELS) or f"the built-in models are {', '.join(MODELS)}",
+        )
+    return MODELS[name]
+
+
+def scenes(count: int = 200, seed: int = 0, size: int = 64, split: Split = "test") -> SceneSet:
+    """Return the built-in data set; scenes are drawn when they are read.
+
+    Args:
+        count: number of scenes.
+        seed: another seed gives other scenes.
+        size: side of the pictures in pixels, 16 to 4096.
+        split: "train", "validation" or "test"; the built-in models learned from "train" with seed 0.
+
+    Returns:
+        A concept set, which is also an image source.
+
+    Raises:
+        DataError: an argument is out of its range.
+    """
+    return SceneSet(count, seed, size, split)

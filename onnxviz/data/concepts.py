@@ -1,0 +1,411 @@
+"""Pixel-labelled data: images of which every pixel is known to belong to concepts."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import os
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxviz.core import limits
+from onnxviz.core.errors import DataError, beginning, shorten
+from onnxviz.core.values import Preprocessing
+from onnxviz.core.yaml_source import parse_source, plain
+from onnxviz.data.decode import Pixels, image_size, indices_size, read_indices
+from onnxviz.data.images import ImageFolder, ImageSource, file_digests, fit_labels
+
+VOID_NAMES = frozenset(
+    {"void", "background", "bg", "backgroundclass", "unlabelled", "unlabeled", "unlabel", "notlabelled", "notlabeled",
+     "nolabel", "unannotated", "unassigned", "undefined", "unclassified", "unknown", "ignore", "ignored", "ignorelabel",
+     "dontcare", "donotcare", "outofroi", "none", "null", "nil", "na", "nan", "nothing", "noobject", "invalid", ""}
+)  # fmt: skip
+"""Names, their letters and digits in lower case, of labels that are no concept."""
+DEFAULT_CATEGORY = "object"
+MASK_SUFFIXES = (".png", ".bmp", ".gif", ".tif", ".tiff", ".pgm")
+LARGEST_VALUE = 65_535
+
+_STRETCH = Preprocessing(fit="stretch")
+_SAMPLE = 24
+"""Masks whose values are looked at when a folder is opened."""
+_SAMPLE_PIXELS = 50_000_000
+"""Fewer, where those before them have so many pixels: about a second's work."""
+_LAYOUT = "a concept folder holds images/, labels/ with a mask of the same name for each image, and classes.txt"
+
+
+@dataclass(frozen=True, slots=True)
+class Concept:
+    """Something a pixel can belong to.
+
+    Attributes:
+        index: its number in label arrays, from 1; 0 is no concept.
+        name: for example "sky".
+        category: the kind of concept, for example "object", "colour" or "texture"; IoU is measured over the images
+            that have a label of the concept's category.
+    """
+
+    index: int
+    name: str
+    category: str = DEFAULT_CATEGORY
+
+
+class ConceptSet(ImageSource, Protocol):
+    """Images with labels for every pixel."""
+
+    @property
+    def concepts(self) -> tuple[Concept, ...]:
+        """Every concept that the labels may name."""
+        ...
+
+    @property
+    def categories(self) -> tuple[str, ...]:
+        """The concepts' categories, each once, in order of first appearance."""
+        ...
+
+    def read_labels(self, index: int) -> npt.NDArray[np.int32]:
+        """Return an image's labels as int32 [layers, height, width].
+
+        A pixel may carry several labels, one in each layer; values are `Concept.index`, 0 is none.
+        """
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class MaskFolder:
+    """A folder of images, masks and class names.
+
+    ::
+
+        images/street.jpg        any image, also in sub-folders
+        labels/street.png        one value for each pixel: a grey or palette image
+        labels/colours/street.png   further labels for the same pixels, if any
+        classes.txt              line i (from 0) names value i
+        concepts.csv             instead: index,name,category for each value (or concepts.yaml, a list of the same)
+
+    Values called void, background, unlabelled, null, n/a or the like (`is_void`) are no concept. A mask of another size
+    than its image, but of its aspect ratio, is brought to the image's size by taking the nearest value.
+
+    Attributes:
+        images: the images that have masks.
+        masks: for each image its mask files, one for each label layer.
+        sizes: for each image its height and width in pixels.
+        concepts: numbered from 1 in the order of the values.
+        skipped: what was left out, with the reason.
+        notes: what was used but not as it is, with the reason.
+        remarks: what should be known of the masks.
+    """
+
+    images: ImageFolder
+    masks: tuple[tuple[Path, ...], ...]
+    sizes: tuple[tuple[int, int], ...]
+    concepts: tuple[Concept, ...]
+    skipped: tuple[tuple[str, str], ...]
+    notes: tuple[tuple[str, str], ...]
+    _numbers: npt.NDArray[np.int32]
+    """For each mask value its concept's index, 0 for none, -1 for a value that the class list lacks."""
+    remarks: tuple[str, ...] = ()
+
+    @classmethod
+    def find(cls, name: str, folder: str | Path, base: Path, limit: int | None = None) -> MaskFolder:
+        """Open a concept folder; images without a usable mask are skipped and listed.
+
+        Of all masks the header is read, of some the values.
+
+        Args:
+            name: the data set's name in the recipe.
+            folder: the folder, relative to `base` unless absolute.
+            base: the folder that relative paths start from.
+            limit: use at most this many images, spread evenly over the sorted list.
+
+        Raises:
+            DataError: if the folder, its class list or every mask is missing or unusable, or one of those whose values
+                are looked at is damaged or holds a value that the class list lacks.
+        """
+        root = Path(os.path.abspath(base / Path(folder).expanduser()))  # noqa: PTH100 - keeps links' own names
+        for part in (root, root / "images", root / "labels"):
+            if not part.is_dir():
+                raise DataError(f"no folder {shorten(str(part), 200)!r}", where=f"data {name!r}", remedy=_LAYOUT)
+        concepts, numbers = read_concepts(root)
+        found = ImageFolder.find(name, ["images"], root, limit)
+        skipped, notes = list(found.skipped), list(found.notes)
+        kept: list[int] = []
+        masks: list[tuple[Path, ...]] = []
+        sizes: list[tuple[int, int]] = []
+        layers = sorted(entry for entry in (root / "labels").iterdir() if entry.is_dir())
+        remedy = ""
+        for index, (shown, path) in enumerate(zip(found.names, found.paths, strict=True)):
+            relative = PurePosixPath(path.relative_to(root / "images").as_posix()).with_suffix("")
+            files = tuple(_masks_of(relative, (root / "labels", *layers)))
+            try:
+                remarks = _check_masks(files, size := image_size(path))
+            except DataError as fault:
+                remedy = fault.remedy
+                skipped.append((shown, f"{fault.what}; {remedy}" if remedy else fault.what))
+                continue
+            kept.append(index)
+            masks.append(files)
+            sizes.append(size)
+            notes.extend((shown, remark) for remark in remarks)
+        if not kept:
+            first, reason = skipped[-1]
+            raise DataError(
+                f"none of {len(found)} images has a usable mask; {shorten(first)}: {reason}",
+                where=f"data {name!r}",
+                remedy="" if remedy else _LAYOUT,
+            )
+        images = ImageFolder(
+            name,
+            tuple(found.names[index] for index in kept),
+            tuple(found.paths[index] for index in kept),
+            found=found.found,
+        )
+        all_masks = [file for of_image in masks for file in of_image]
+        looked = _look_at_values(all_masks, numbers)
+        remarks = []
+        if resized := notes[len(found.notes) :]:
+            first, what = resized[0]
+            remarks.append(
+                f"{len(resized):,} of {len(all_masks):,} masks are not of their image's size; {shorten(first)}: {what}"
+            )
+        if looked < len(all_masks):
+            remarks.append(
+                f"before the run the values of {looked} of {len(all_masks):,} masks were looked at; all have names"
+            )
+        return cls(images, tuple(masks), tuple(sizes), concepts, tuple(skipped), tuple(notes), numbers, tuple(remarks))
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def name(self) -> str:
+        """The data set's name in the recipe."""
+        return self.images.name
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The images' names below their folder."""
+        return self.images.names
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """Where the image files are."""
+        return self.images.paths
+
+    @property
+    def found(self) -> int:
+        """Number of image files in the folder, before `limit`."""
+        return self.images.found
+
+    @cached_property
+    def categories(self) -> tuple[str, ...]:
+        """The concepts' categories, each once, in order of first appearance."""
+        return tuple(dict.fromkeys(concept.category for concept in self.concepts))
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 over names and bytes of images and masks, and over the concepts."""
+        total = hashlib.sha256(self.images.digest.encode())
+        for contents in self._contents:
+            total.update(b"".join(contents) + b"/")
+        total.update(repr([(concept.index, concept.name, concept.category) for concept in self.concepts]).encode())
+        total.update(self._numbers.tobytes())
+        return total.hexdigest()
+
+    @cached_property
+    def _contents(self) -> tuple[tuple[bytes, ...], ...]:
+        """SHA-256 of each image's masks."""
+        return tuple(file_digests(files) for files in self.masks)
+
+    def read(self, index: int) -> Pixels:
+        """Return an image as uint8 [height, width, 3], RGB; raises DataError if it cannot be decoded."""
+        return self.images.read(index)
+
+    def read_labels(self, index: int) -> npt.NDArray[np.int32]:
+        """Return an image's labels as int32 [layers, height, width], in the image's size.
+
+        Raises:
+            DataError: if a mask cannot be decoded, holds a value that the class list lacks, or has changed since
+                `digest` was asked for.
+        """
+        files = self.masks[index]
+        known = self.__dict__.get("_contents")  # as for images
+        contents = (None,) * len(files) if known is None else known[index]
+        labels = [
+            fit_labels(_numbered(read_indices(path, content), self._numbers, path), _STRETCH, self.sizes[index])
+            for path, content in zip(files, contents, strict=True)
+        ]
+        return np.stack(labels)
+
+
+def _numbered(values: npt.NDArray[np.int32], concepts: npt.NDArray[np.int32], path: Path) -> npt.NDArray[np.int32]:
+    """Return each pixel's concept; `concepts` gives that of each value."""
+    outside = (values < 0) | (values >= len(concepts))
+    numbers: npt.NDArray[np.int32] = np.where(outside, -1, concepts[np.where(outside, 0, values)])
+    if numbers.min() < 0:
+        unnamed = [str(value) for value in np.unique(values[numbers < 0]).tolist()]
+        named = f"value{'s' * (len(unnamed) > 1)} {', '.join(unnamed[:8])}"
+        more = f" and {len(unnamed) - 8:,} more" if len(unnamed) > 8 else ""
+        raise DataError(
+            f"the mask holds the {named}{more}, which the class list does not name",
+            where=shorten(str(path), 200),
+            remedy=f"add it to classes.txt or concepts.csv ({unnamed[0]},name); name it void if it is no concept",
+        )
+    return numbers
+
+
+def _look_at_values(files: Sequence[Path], concepts: npt.NDArray[np.int32]) -> int:
+    """Read some masks, evenly spread, as they will be read, and return how many."""
+    count, pixels = min(_SAMPLE, len(files)), 0
+    for place in range(count):
+        path = files[place * len(files) // count]
+        pixels += _numbered(read_indices(path), concepts, path).size
+        if pixels > _SAMPLE_PIXELS:
+            return place + 1
+    return count
+
+
+def is_void(name: str) -> bool:
+    """Return whether a label's name says that it is no concept: `__background__`, N/A, "unlabelled or void"."""
+
+    def plain_name(part: str) -> str:
+        return "".join(character for character in part.casefold() if character.isalnum())
+
+    parts = [part for part in re.split(r"[/,;|()]|\bor\b|\band\b", name.casefold()) if plain_name(part)]
+    return plain_name(name) in VOID_NAMES or all(plain_name(part) in VOID_NAMES for part in parts)
+
+
+def read_concepts(root: Path) -> tuple[tuple[Concept, ...], npt.NDArray[np.int32]]:
+    """Read a concept folder's class list: concepts.csv, concepts.yaml or classes.txt, the first that is there.
+
+    Returns:
+        The concepts, and for each mask value its concept's index: 0 for none, -1 for a value that is not listed.
+
+    Raises:
+        DataError: if there is no list, or it cannot be used.
+    """
+    parsers = {"concepts.csv": _from_csv, "concepts.yaml": _from_yaml, "classes.txt": _from_lines}
+    file = next((file for file in parsers if (root / file).is_file()), "")
+    if not file:
+        raise DataError("no classes.txt, concepts.csv or concepts.yaml", where=shorten(str(root), 200), remedy=_LAYOUT)
+    path = root / file
+    where = shorten(str(path), 200)
+    try:
+        if path.stat().st_size > limits.LABELS_BYTES:
+            raise DataError(f"larger than {limits.LABELS_BYTES >> 20} MiB")
+        return _number(list(parsers[file](path.read_text("utf-8-sig"))))
+    except (OSError, UnicodeDecodeError, csv.Error) as fault:
+        raise DataError(f"cannot be read: {beginning(str(fault))}", where=where, remedy="save it as UTF-8") from fault
+    except DataError as fault:
+        raise DataError(fault.what, where=where, remedy=fault.remedy) from fault
+
+
+def _number(rows: Sequence[tuple[str, str, str]]) -> tuple[tuple[Concept, ...], npt.NDArray[np.int32]]:
+    values: dict[int, tuple[str, str]] = {}
+    for value, name, category in rows:
+        if not (value.isascii() and value.isdecimal() and len(value) < 6 and int(value) <= LARGEST_VALUE):
+            raise DataError(
+                f"{shorten(value)!r} is not a mask value from 0 to {LARGEST_VALUE}",
+                remedy="each entry needs index (the value in the masks) and name; category is optional",
+            )
+        if int(value) in values:
+            raise DataError(f"value {value} is listed twice", remedy="keep one entry for each value")
+        values[int(value)] = (name, category or DEFAULT_CATEGORY)
+    numbers = np.full(max(values, default=-1) + 1, -1, np.int32)
+    concepts: list[Concept] = []
+    first: dict[tuple[str, str], int] = {}
+    for number, (name, category) in sorted(values.items()):
+        if is_void(name):
+            numbers[number] = 0
+            continue
+        key = (" ".join(name.casefold().split()), category)
+        if key in first:
+            raise DataError(
+                f"values {first[key]} and {number} are both called {shorten(name)!r}",
+                remedy="give each value a name of its own; values that mean the same must be one value in the masks",
+            )
+        first[key] = number
+        concepts.append(Concept(len(concepts) + 1, name, category))
+        numbers[number] = len(concepts)
+    if not concepts:
+        raise DataError("names no concept", remedy="list at least one class that is not void")
+    return tuple(concepts), numbers
+
+
+def _from_lines(text: str) -> Iterable[tuple[str, str, str]]:
+    lines = text.rstrip().splitlines()
+    return ((str(value), line.strip(), "") for value, line in enumerate(lines))
+
+
+def _from_csv(text: str) -> Iterable[tuple[str, str, str]]:
+    rows = csv.DictReader(io.StringIO(text))
+    if not {"index", "name"} <= set(rows.fieldnames or ()):
+        raise DataError(
+            "has no columns 'index' and 'name'", remedy="the first line must name the columns: index,name,category"
+        )
+    return [_entry(row) for row in rows]
+
+
+def _from_yaml(text: str) -> Iterable[tuple[str, str, str]]:
+    node, faults = parse_source(text, "concepts.yaml", Path())
+    if faults:
+        raise DataError("\n".join(str(fault) for fault in faults[:5]), remedy="see the place marked above")
+    rows = plain(node) if node is not None else None
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise DataError(
+            "is not a list of entries", remedy="write entries such as - {index: 1, name: sky, category: object}"
+        )
+    return [_entry(row) for row in rows]
+
+
+def _entry(row: dict[Any, Any]) -> tuple[str, str, str]:
+    value = row.get("index")
+    fields = [str(value) if isinstance(value, int) else value, row.get("name"), row.get("category") or ""]
+    if not all(isinstance(field, str) for field in fields):
+        raise DataError(
+            f"the entry {shorten(str(row))} needs a number as index and a text as name",
+            remedy="write index, name and if wanted category; put a name such as true or 12 in quotes",
+        )
+    number, name, category = (str(field).strip() for field in fields)
+    return number, name, category
+
+
+def _masks_of(relative: PurePosixPath, folders: Sequence[Path]) -> Iterable[Path]:
+    """Yield the mask of an image in each label layer that has one."""
+    for folder in folders:
+        for suffix in MASK_SUFFIXES:
+            path = folder / f"{relative}{suffix}"
+            if path.is_file():
+                yield path
+                break
+
+
+def _check_masks(files: Sequence[Path], size: tuple[int, int]) -> list[str]:
+    if not files:
+        raise DataError("has no mask in labels/")
+    remarks = []
+    for file in files:
+        try:
+            height, width = indices_size(file)
+        except DataError as fault:
+            what = f"its mask {shorten(file.name)} cannot be used: {fault.what}"
+            raise DataError(what, remedy=fault.remedy) from fault
+        if (height, width) == size:
+            continue
+        # One side may be rounded, so the ratio holds to less than a pixel of the shorter one.
+        if abs(height * size[1] - width * size[0]) >= max(size):
+            raise DataError(
+                f"its mask {shorten(file.name)} of {width} x {height} pixels has another aspect ratio than the image "
+                f"of {size[1]} x {size[0]}",
+                remedy="make the mask in the image's size, by the nearest value",
+            )
+        how = "enlarged" if height < size[0] else "reduced"
+        remarks.append(f"mask of {width} x {height} pixels for {size[1]} x {size[0]}: {how}, by the nearest labels")
+    return remarks

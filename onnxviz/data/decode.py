@@ -1,0 +1,306 @@
+"""Image files to pixels, on the assumption that whoever wrote the file means harm.
+
+Only the formats in `FORMATS` are opened, a file is bounded in bytes and pixels before it is decoded, and whatever a
+decoder raises becomes a `DataError` that names the file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import stat
+import warnings
+from pathlib import Path
+from typing import BinaryIO, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, UnidentifiedImageError
+
+from onnxviz.core import limits
+from onnxviz.core.errors import DataError, beginning, shorten
+
+Pixels: TypeAlias = npt.NDArray[np.uint8]
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+"""The only formats that are decoded, whatever the file's name ends in."""
+_TAIL_BYTES = 1 << 16
+_ORIENTATION_TAG = 0x0112
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def read_image(path: Path, digest: bytes | None = None) -> Pixels:
+    """Decode an image file to uint8 [height, width, 3], RGB.
+
+    The first frame of an animation; EXIF orientation applied; transparency laid over white; 16-bit grey divided by
+    257; CMYK and palettes converted; colour profiles ignored, as the networks' own training pipelines ignore them.
+
+    Args:
+        path: the file.
+        digest: SHA-256 of the bytes that it must have; any if None.
+
+    Raises:
+        DataError: if the file is too large, not an image of a known format, damaged, or another than it must be.
+    """
+    _require_regular(path)
+    try:
+        with _open(path if digest is None else io.BytesIO(_bytes_of(path, digest))) as image:
+            _require_bounded(image, path)
+            return _decoded(image, path)
+    except (DataError, MemoryError):  # too little memory is no fault of the file
+        raise
+    except Exception as fault:  # a decoder on hostile bytes may raise anything
+        raise _damaged(path, fault) from fault
+
+
+def image_pixels(image: Image.Image) -> Pixels:
+    """Return an image that Pillow has opened or made as `read_image` returns its file.
+
+    Raises:
+        DataError: if its pixels cannot be used.
+    """
+    place = Path(str(getattr(image, "filename", "")) or "a PIL image")
+    try:
+        return _decoded(image, place)
+    except (DataError, MemoryError):
+        raise
+    except Exception as fault:  # as in read_image
+        raise _damaged(place, fault) from fault
+
+
+def _decoded(image: Image.Image, path: Path) -> Pixels:
+    orientation = _orientation(image)
+    image.load()
+    turned = image.transpose(_TURNS[orientation]) if orientation in _TURNS else image
+    return np.array(_to_rgb(turned, path), dtype=np.uint8)
+
+
+def check_image(path: Path) -> str:
+    """Check an image file without decoding it: its header and checksums or end mark; decode only where there are none.
+
+    Returns:
+        A remark for the reader, or "".
+
+    Raises:
+        DataError: if the file cannot be used.
+    """
+    _require_regular(path)
+    try:
+        with _open(path) as image:
+            _require_bounded(image, path)
+            complete = image.format == "PNG" or _has_end_mark(path, str(image.format))
+            animated = bool(getattr(image, "is_animated", False)) and image.format != "MPO"
+            frames = int(getattr(image, "n_frames", 1)) if animated else 1
+            if image.format == "PNG":
+                with _open(path) as again:  # verify() needs a file of which nothing has been read
+                    again.verify()
+    except (DataError, MemoryError):  # too little memory is no fault of the file
+        raise
+    except Exception as fault:  # as in read_image
+        raise _damaged(path, fault) from fault
+    if not complete:
+        read_image(path)
+    return f"animation: the first of {frames} frames is used" if frames > 1 else ""
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Return height and width in pixels, as `read_image` will give them, from the header alone.
+
+    Raises:
+        DataError: if the file cannot be used.
+    """
+    _require_regular(path)
+    try:
+        with _open(path) as image:
+            _require_bounded(image, path)
+            width, height = image.size
+            return (width, height) if _orientation(image) >= 5 else (height, width)
+    except (DataError, MemoryError):  # too little memory is no fault of the file
+        raise
+    except Exception as fault:  # as in read_image
+        raise _damaged(path, fault) from fault
+
+
+def read_indices(path: Path, digest: bytes | None = None) -> npt.NDArray[np.int32]:
+    """Decode an image of indices: the raw values of a grey picture or the palette indices of a coloured one.
+
+    Args:
+        path: the file.
+        digest: SHA-256 of the bytes that it must have; any if None.
+
+    Returns:
+        int32 [height, width].
+
+    Raises:
+        DataError: if the file is no such image, stored with loss, or another than it must be.
+    """
+    _require_regular(path)
+    try:
+        with _open(path if digest is None else io.BytesIO(_bytes_of(path, digest))) as image:
+            _require_indices(image, path)
+            return np.asarray(image).astype(np.int32)
+    except (DataError, MemoryError):  # too little memory is no fault of the file
+        raise
+    except Exception as fault:  # as in read_image
+        raise _damaged(path, fault) from fault
+
+
+def indices_size(path: Path) -> tuple[int, int]:
+    """Return height and width in pixels of an image of indices as `read_indices` will give it, from the header alone.
+
+    Raises:
+        DataError: if the file is no such image, or stored with loss.
+    """
+    _require_regular(path)
+    try:
+        with _open(path) as image:
+            _require_indices(image, path)
+            return image.size[1], image.size[0]
+    except (DataError, MemoryError):  # too little memory is no fault of the file
+        raise
+    except Exception as fault:  # as in read_image
+        raise _damaged(path, fault) from fault
+
+
+def _require_indices(image: Image.Image, path: Path) -> None:
+    _require_bounded(image, path)
+    if image.format in ("JPEG", "MPO", "WEBP"):
+        raise DataError("a mask in a format that may change values", where=_shown(path), remedy="use PNG")
+    if image.mode not in ("1", "L", "P") and not image.mode.startswith("I"):
+        raise DataError(
+            f"a colour picture ({image.mode}), not a mask of indices",
+            where=_shown(path),
+            remedy="store one number for each pixel: a grey or palette PNG",
+        )
+
+
+def _bytes_of(path: Path, digest: bytes) -> bytes:
+    """Read a file once, so that what is decoded is what was compared."""
+    with path.open("rb") as stream:
+        content = stream.read(limits.IMAGE_BYTES + 1)
+    if hashlib.sha256(content).digest() != digest:
+        raise DataError(
+            "was changed since the run was planned",
+            where=_shown(path),
+            remedy="run the same command again: what is done is kept",
+        )
+    return content
+
+
+def _open(path: Path | BinaryIO) -> Image.Image:
+    with warnings.catch_warnings():
+        # Pillow warns of damaged metadata, which is none of the reader's concern, and of very large images, which is.
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        return Image.open(path, formats=FORMATS)
+
+
+def _require_regular(path: Path) -> None:
+    try:
+        status = path.stat()
+    except OSError as fault:
+        raise DataError(f"cannot be read: {fault.strerror or 'no such file'}", where=_shown(path)) from fault
+    except ValueError as fault:
+        raise DataError(f"not a file name: {fault}", where=_shown(path)) from fault
+    if not stat.S_ISREG(status.st_mode):
+        raise DataError("not a regular file", where=_shown(path))
+    if status.st_size == 0:
+        raise DataError("an empty file", where=_shown(path))
+    if status.st_size > limits.IMAGE_BYTES:
+        raise DataError(
+            f"larger than {limits.IMAGE_BYTES >> 20} MiB", where=_shown(path), remedy="reduce the image first"
+        )
+
+
+def _require_bounded(image: Image.Image, path: Path) -> None:
+    width, height = image.size
+    if width * height > limits.IMAGE_PIXELS:
+        raise _too_many_pixels(path, f"{width} x {height} pixels")
+    if width < 1 or height < 1:
+        raise DataError("an image without pixels", where=_shown(path))
+
+
+def _too_many_pixels(path: Path, size: str) -> DataError:
+    return DataError(
+        f"too large: {size}, the limit is {limits.IMAGE_PIXELS // 1_000_000} million",
+        where=_shown(path),
+        remedy="reduce the image first",
+    )
+
+
+def _damaged(path: Path, fault: Exception) -> DataError:
+    if isinstance(fault, Image.DecompressionBombError | Image.DecompressionBombWarning):
+        return _too_many_pixels(path, "more pixels than Pillow decodes")
+    if isinstance(fault, UnidentifiedImageError):
+        return DataError(f"not an image in one of the formats {', '.join(FORMATS)}", where=_shown(path))
+    if isinstance(fault, PermissionError):
+        return DataError("cannot be read: no permission", where=_shown(path))
+    return DataError(
+        f"damaged or truncated image ({beginning(str(fault)) or type(fault).__name__})",
+        where=_shown(path),
+        remedy="open it in an image viewer, or remove it from the data",
+    )
+
+
+def _has_end_mark(path: Path, format_name: str) -> bool:
+    """Whether the file ends as its format says; False where the format has no mark, so that it gets decoded."""
+    with path.open("rb") as stream:
+        size = stream.seek(0, io.SEEK_END)
+        stream.seek(max(0, size - _TAIL_BYTES))
+        tail = stream.read()
+        stream.seek(0)
+        head = stream.read(12)
+    if format_name in ("JPEG", "MPO"):
+        return tail.rfind(b"\xff\xd9") > tail.rfind(b"\xff\xda")
+    if format_name == "GIF":
+        return tail.rstrip(b"\0").endswith(b";")
+    if format_name == "WEBP":
+        return size >= int.from_bytes(head[4:8], "little") + 8
+    return False
+
+
+def _orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation, 1 (upright) if there is none or the metadata is damaged."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            value = image.getexif().get(_ORIENTATION_TAG, 1)
+        except Exception:  # metadata is not worth an image
+            return 1
+    return value if isinstance(value, int) else 1
+
+
+def _to_rgb(image: Image.Image, path: Path) -> Image.Image:
+    if image.mode.startswith("I"):
+        return _from_16_bits(image, path)
+    if image.mode == "F":
+        raise DataError(
+            "holds floating-point pixels, whose range is unknown", where=_shown(path), remedy="convert it to 8 bits"
+        )
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        layer = image.convert("RGBA")
+        white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, layer).convert("RGB")
+    return image.convert("RGB")
+
+
+def _from_16_bits(image: Image.Image, path: Path) -> Image.Image:
+    values = np.asarray(image).astype(np.int64)
+    if values.min() < 0 or values.max() > 65535:
+        raise DataError(
+            "holds 32-bit pixels, whose range is unknown", where=_shown(path), remedy="convert it to 8 bits"
+        )
+    grey = ((values + 128) // 257).astype(np.uint8)
+    return Image.fromarray(np.repeat(grey[:, :, None], 3, axis=2))
+
+
+def _shown(path: Path) -> str:
+    return shorten(str(path), 200)

@@ -1,0 +1,182 @@
+"""Images as people have them in Python (files, PIL images, arrays, tensors) to what a model's calls compute with.
+
+Pixels of 8 bits take the same way as a recipe's data: `fit_image` brings each to the model's input as its preprocessing
+says. Floating images [N, 3, height, width] are taken as prepared already, and refused where they are not in 0..1: a
+network that is given 0..255 answers too, and nobody sees that it is nonsense.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from onnxviz.core.errors import DataError
+from onnxviz.core.values import Preprocessing
+from onnxviz.data.decode import Pixels, image_pixels, read_image
+from onnxviz.data.images import fit_image
+
+if TYPE_CHECKING:
+    import torch
+
+TOLERANCE = 1e-3
+"""How far outside 0..1 rounding may bring a prepared image."""
+_FAR = 8.0
+"""Farther outside 0..1 than an optimisation strays that is not held in; images in 0..255 are farther."""
+_PREPARE = "give uint8 images, or let `model.prepare(images)` make them from files, PIL images and uint8 arrays"
+
+
+def as_images(images: Any, preprocessing: Preprocessing, size: tuple[int, int]) -> torch.Tensor:
+    """Turn images of any common kind into float32 [N, 3, height, width] in 0..1, RGB.
+
+    Args:
+        images: paths of files, PIL images, or uint8 [height, width, 3] (grey: [height, width]) as arrays or tensors;
+            one or several, of any sizes: all are brought to `size`. Or prepared images: a floating tensor or array
+            [N, 3, height, width] in 0..1 of any one size, returned as it is.
+        preprocessing: says how to crop, to stretch, or to require the right size.
+        size: height and width of the model's input in pixels.
+
+    Raises:
+        DataError: if they are no images, cannot be read, or are floating and not in 0..1.
+    """
+    import torch
+
+    if isinstance(images, torch.Tensor) and images.is_floating_point():
+        _require_form(images.shape)
+        require_range(images)
+        return images
+    if isinstance(images, np.ndarray) and images.dtype.kind == "f":
+        array = np.ascontiguousarray(images, dtype=np.float32)
+        _require_form(array.shape)
+        given = torch.from_numpy(array if array.flags.writeable else array.copy())
+        require_range(given)
+        return given
+    items = _listed(images)
+    if not items:
+        raise DataError("there are no images")
+    batch = np.empty((len(items), 3, *size), np.float32)
+    for place, item in enumerate(items):
+        try:
+            batch[place] = fit_image(_pixels(item), preprocessing, size).transpose(2, 0, 1)
+        except DataError as fault:
+            if fault.where:
+                raise
+            raise DataError(fault.what, where=f"image {place}", remedy=fault.remedy) from fault
+    return torch.from_numpy(batch)
+
+
+def _require_form(shape: Sequence[int]) -> None:
+    if len(shape) != 4 or shape[1] != 3:
+        one = "write images[None] for a single one; or " if len(shape) == 3 and shape[0] == 3 else ""
+        raise DataError(
+            f"floating images must be [N, 3, height, width] in 0..1, not {list(shape)}",
+            remedy=f"{one}{_PREPARE}, of any size",
+        )
+
+
+def require_floating(images: Any) -> None:
+    """Refuse what is no floating tensor [N, 3, height, width]; its values are not looked at.
+
+    Raises:
+        DataError: if it is something else.
+    """
+    import torch
+
+    if not isinstance(images, torch.Tensor) or not images.is_floating_point():
+        given = f"{images.dtype} {list(images.shape)}" if isinstance(images, torch.Tensor) else type(images).__name__
+        raise DataError(
+            f"images must be a floating tensor [N, 3, height, width] in 0..1, not {given}",
+            remedy="`model.prepare(images)` makes it",
+        )
+    _require_form(images.shape)
+
+
+def require_size(images: torch.Tensor, size: tuple[int, int]) -> None:
+    """Refuse prepared images of another size than the model's input.
+
+    Raises:
+        DataError: if they have another height or width.
+    """
+    if tuple(images.shape[2:]) != size:
+        height, width = images.shape[2:]
+        raise DataError(
+            f"floating images are taken as prepared already, and these are {height}×{width} pixels where the model "
+            f"takes {size[0]}×{size[1]}",
+            remedy="give files, PIL images or uint8 arrays, which are brought to size, or resize them yourself",
+        )
+
+
+def require_range(images: torch.Tensor) -> None:
+    """Refuse floating images that are not in 0..1.
+
+    On a GPU this waits for the device, so it belongs where images come in and not into a loop.
+
+    Raises:
+        DataError: if a value is not a number or outside 0..1 by more than `TOLERANCE`.
+    """
+    if not images.numel():
+        return
+    least, most = (float(end) for end in images.detach().aminmax())
+    if math.isnan(least) or math.isnan(most):
+        raise DataError("floating images must be in 0..1, and these hold values that are no numbers (NaN)")
+    if least < -TOLERANCE or most > 1 + TOLERANCE:
+        raise _outside(least, most)
+
+
+def require_no_bytes(images: torch.Tensor) -> None:
+    """Refuse images far outside 0..1, such as 0..255, of a function that an optimisation may call with any images.
+
+    Only in the computer's own memory: to look at a GPU's would stop it at every step, and while PyTorch compiles there
+    are no values.
+
+    Raises:
+        DataError: if a value is far outside 0..1.
+    """
+    import torch
+
+    if images.device.type == "cpu" and images.numel() and not torch.compiler.is_compiling():
+        least, most = (float(end) for end in images.detach().aminmax())
+        if least < -_FAR or most > 1 + _FAR:
+            raise _outside(least, most)
+
+
+def _outside(least: float, most: float) -> DataError:
+    about = "divide by 255 what is in 0..255" if least >= -TOLERANCE and most <= 255.5 else "do not normalise them"
+    return DataError(
+        f"floating images must be RGB in 0..1, and these reach from {least:.4g} to {most:.4g}",
+        remedy=f"{about}: the model's preprocessing is applied to them; or {_PREPARE}",
+    )
+
+
+def _listed(images: Any) -> list[Any]:
+    single = isinstance(images, str | os.PathLike) or hasattr(images, "convert") or getattr(images, "ndim", 0) in (2, 3)
+    if single:
+        return [images]
+    try:
+        return list(images)
+    except TypeError:
+        raise DataError(
+            f"{type(images).__name__} is no image and no list of images",
+            remedy="give paths, PIL images, uint8 arrays [height, width, 3], or floats [N, 3, height, width] in 0..1",
+        ) from None
+
+
+def _pixels(item: Any) -> Pixels:
+    """Return one image as uint8 [height, width, 3], RGB."""
+    if isinstance(item, str | os.PathLike):
+        return read_image(Path(item))
+    if hasattr(item, "convert"):
+        return image_pixels(item)
+    array = np.asarray(item)
+    if array.dtype == np.uint8 and array.ndim == 2:
+        array = np.repeat(array[:, :, None], 3, axis=2)
+    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or 0 in array.shape:
+        raise DataError(
+            f"an image must be uint8 [height, width, 3] or floating [N, 3, height, width], "
+            f"not {array.dtype} {list(array.shape)}"
+        )
+    return array

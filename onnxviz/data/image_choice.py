@@ -1,0 +1,264 @@
+"""Which images of a data set are meant, and which class an image shows."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from pathlib import PurePosixPath
+from typing import Annotated, TypeVar
+
+from pydantic import Field, StrictInt
+
+from onnxviz.core.errors import DataError, nearest, shorten
+from onnxviz.data.ground_truth import is_wordnet_id
+from onnxviz.data.images import STATED, ClassOrigin, ImageSource
+from onnxviz.graph.targets import class_index, class_matches, nearest_class
+
+ImageChoice = Annotated[
+    StrictInt | str | list[StrictInt | str] | None,
+    Field(description="Indices from 0, names, or globs such as `*lion*`; nothing for all, up to the limit."),
+]
+
+Source = TypeVar("Source", bound=ImageSource)
+
+
+def find_source(name: str, data: Mapping[str, Source]) -> Source:
+    """Return the data set of this name.
+
+    Raises:
+        DataError: if the recipe has none.
+    """
+    if name not in data:
+        raise DataError(
+            f"there is no data set {shorten(name)!r}",
+            where="data",
+            remedy=nearest(name, data) or f"the recipe has {', '.join(sorted(data)) or 'none'}",
+        )
+    if not len(data[name]):
+        raise DataError(
+            f"the data set {shorten(name)!r} holds no images",
+            where="data",
+            remedy="name one of images, not a generator",
+        )
+    return data[name]
+
+
+def choose_images(source: ImageSource, choice: int | str | Sequence[int | str] | None, limit: int) -> list[int]:
+    """Return the indices of the images that a choice names, each once; all if there is no choice.
+
+    Args:
+        source: the images.
+        choice: indices, names (with or without folder and suffix), globs, or None.
+        limit: most images to return, spread evenly.
+
+    Raises:
+        DataError: if an image does not exist, or a plain name fits several.
+    """
+    items = range(len(source)) if choice is None else [choice] if isinstance(choice, int | str) else choice
+    found: dict[int, None] = {}
+    for item in items:
+        found.update(dict.fromkeys(_matching(source, item)))
+    chosen = list(found)
+    if not chosen:
+        raise DataError("no image is chosen", where=f"data {shorten(source.name)!r}", remedy="name at least one")
+    if len(chosen) <= limit:
+        return chosen
+    return [chosen[place * len(chosen) // limit] for place in range(limit)]
+
+
+def _matching(source: ImageSource, item: int | str) -> list[int]:
+    where = f"data {shorten(source.name)!r}"
+    if isinstance(item, int):
+        if not 0 <= item < len(source):
+            raise DataError(f"there is no image {item}: it has {len(source)}, counted from 0", where=where)
+        return [item]
+    names = source.names
+    tests = (
+        lambda name: name == item,
+        lambda name: PurePosixPath(name).name == item or PurePosixPath(name).stem == item,
+    )
+    for test in tests:
+        same = [index for index, name in enumerate(names) if test(name)]
+        if len(same) > 1:
+            raise DataError(
+                f"{shorten(item)!r} fits {len(same)} images",
+                where=where,
+                remedy=f"write {shorten(names[same[0]])!r} for the first",
+            )
+        if same:
+            return same
+    pattern = re.compile(fnmatch.translate(item)) if len(item) < 1000 else None
+    matched = [index for index, name in enumerate(names) if pattern and pattern.match(name)]
+    if not matched:
+        stems = {PurePosixPath(name).stem for name in names[:20_000]}
+        raise DataError(
+            f"no image is called {shorten(item)!r}",
+            where=where,
+            remedy=nearest(item, stems) or f"the first is {shorten(names[0])!r}; globs such as '*lion*' work too",
+        )
+    return matched
+
+
+def own_class(source: ImageSource, index: int, labels: Sequence[str] | None) -> int | None:
+    """Return the index of the class that an image shows, or None if nothing says it.
+
+    The class's names decide where the model has labels, because data sets number their classes in their own ways; the
+    number decides between classes of the same name, and where there are no labels or no names. A folder whose name is
+    none of the labels says nothing: it may be called anything.
+
+    Raises:
+        SelectionError: if somebody wrote the class down and it is none of the labels.
+    """
+    number, names = _number(source, index), _names(source, index)
+    found = _known(number, names, labels)
+    stated = not hasattr(source, "class_origin_of") or _origin(source, index) in STATED
+    if found is None and labels and names and stated:
+        return class_index(names[0], labels)  # says what is wrong with the name
+    return found
+
+
+def known_class(source: ImageSource, index: int, labels: Sequence[str] | None) -> int | None:
+    """Return the same as `own_class`, and None too where what somebody wrote down is none of the labels."""
+    return _known(_number(source, index), _names(source, index), labels)
+
+
+def _known(number: int | None, names: Sequence[str], labels: Sequence[str] | None) -> int | None:
+    if not labels:
+        return number
+    for name in names:
+        found = class_matches(name, labels)
+        if not found and is_wordnet_id(name):
+            found = [place for place, label in enumerate(labels) if label.startswith(f"{name} ")]
+        if len(found) == 1:
+            return found[0]
+    named = [name for name in names if not (name.isdecimal() and int(name) == number)]
+    if number is None or not named:
+        return number
+    return number if number < len(labels) and any(class_matches(name, [labels[number]]) for name in named) else None
+
+
+def unfit_names(source: ImageSource) -> Iterator[str]:
+    """Yield how many of the images a pattern of classes fits, if not all."""
+    unfit: Sequence[str] = getattr(source, "without_class", ())
+    if unfit:
+        yield (
+            f"the pattern of classes fits {len(source) - len(unfit):,} of {len(source):,} images; the class of the "
+            f"others is not known, the first of them is {shorten(unfit[0])!r}"
+        )
+
+
+_TOLD: Mapping[ClassOrigin, str] = {
+    "pattern": "the pattern of classes finds {name}, which",
+    "table": "labels.csv says {name}, which",
+    "folder": "folder {name}",
+}
+_NOT_TOLD: Mapping[ClassOrigin, str] = {
+    "table": "their lines in labels.csv say none",
+    "missing line": "labels.csv has no line for them",
+    "file name": "they lie in no folder that is a class, and their names say none",
+}
+
+
+def unknown_classes(source: ImageSource, labels: Sequence[str] | None, most: int = 5) -> tuple[str, ...]:
+    """Return sentences on the images whose class is not known although it is written down or that of others is.
+
+    A folder that is no class, and images beside the folders, are told where other folders are classes.
+
+    Args:
+        source: the images.
+        labels: the model's class names, or None.
+        most: most names to tell; of the others their number is told.
+    """
+    if not hasattr(source, "class_origin_of"):
+        return ()
+    known: dict[tuple[int | None, tuple[str, ...]], bool] = {}  # the search is slow, and many images have the same
+    unknown: dict[tuple[ClassOrigin, str], list[int]] = {}
+    guessed = False
+    for index in range(len(source)):
+        number, names = what = _number(source, index), _names(source, index)
+        origin = _origin(source, index)
+        if what not in known:
+            found = _known(number, names, labels)
+            known[what] = found is not None and (not labels or found < len(labels))
+        if known[what]:
+            guessed |= origin not in STATED
+        elif origin != "pattern" or names:  # `unfit_names` tells where a pattern does not fit
+            name = next(iter(names), "" if number is None else str(number)) if origin in _TOLD else ""
+            unknown.setdefault((origin, name), []).append(index)
+    told = {key: images for key, images in unknown.items() if guessed or key[0] not in ("folder", "file name")}
+    first = list(told.items())[:most]
+    sentences = [_sentence(source, origin, name, images, labels) for (origin, name), images in first]
+    if len(told) > most:
+        rest = sum(map(len, told.values())) - sum(len(images) for _, images in first)
+        sentences.append(f"so it is with {len(told) - most:,} names more: the class of {_images(rest)} not known")
+    return tuple(sentences)
+
+
+def _sentence(
+    source: ImageSource, origin: ClassOrigin, name: str, images: Sequence[int], labels: Sequence[str] | None
+) -> str:
+    not_known = f"the class of {_images(len(images))} not known"
+    if not name:
+        return f"{not_known}: {_NOT_TOLD[origin]}; the first of them is {shorten(source.names[images[0]])!r}"
+    lacking = "is no class of the model" if labels else "is no number, and the model has no class names"
+    hint = nearest_class(name, labels) if labels else ""
+    return f"{_TOLD[origin].format(name=repr(shorten(name)))} {lacking}: {not_known}" + (f"; {hint}" if hint else "")
+
+
+def _images(count: int) -> str:
+    return f"{count:,} images is" if count > 1 else "1 image is"
+
+
+def unlike_concepts(source: ImageSource, labels: Sequence[str], most: int = 5) -> Iterator[str]:
+    """Yield which names of pixel labels are no class of a model that gives each pixel a class, if any.
+
+    Args:
+        source: the images; they may have concepts for their pixels.
+        labels: the model's class names.
+        most: most names to tell.
+    """
+    names = [str(concept.name) for concept in getattr(source, "concepts", ())]
+    lacking = [name for name in names if not class_matches(name, labels)]
+    if lacking:
+        told = []
+        for name in lacking[:most]:
+            hint = nearest_class(name, labels)
+            told.append(repr(shorten(name)) + (f" ({hint})" if hint else ""))
+        more = f" and {len(lacking) - most:,} more" if len(lacking) > most else ""
+        count = (
+            f"{len(lacking):,} of the {len(names):,}" if len(lacking) < len(names) else f"none of the {len(names):,}"
+        )
+        are = "are no classes" if len(lacking) < len(names) else "is a class"
+        yield (
+            f"{count} names of the pixel labels {are} of the model, which gives each position a class: "
+            f"{', '.join(told)}{more}; what they show cannot be set beside the model's classes by name"
+        )
+
+
+def _names(source: ImageSource, index: int) -> tuple[str, ...]:
+    if hasattr(source, "class_names_of"):
+        return tuple(source.class_names_of(index))
+    name = source.class_of(index) if hasattr(source, "class_of") else None
+    return () if name is None else (name,)
+
+
+def _number(source: ImageSource, index: int) -> int | None:
+    return source.class_index_of(index) if hasattr(source, "class_index_of") else None
+
+
+def _origin(source: ImageSource, index: int) -> ClassOrigin:
+    origin: ClassOrigin = source.class_origin_of(index)  # type: ignore[attr-defined]
+    return origin
+
+
+def class_count(sources: Iterable[object]) -> int | None:
+    """Return how many classes the images' own class numbers count, from 0 to the highest; None if none has one."""
+    highest = -1
+    for source in sources:
+        number_of: Callable[[int], int | None] | None = getattr(source, "class_index_of", None)
+        if number_of is not None and isinstance(source, Sized):
+            highest = max(
+                highest, *(number if number is not None else -1 for number in map(number_of, range(len(source)))), -1
+            )
+    return highest + 1 if highest >= 0 else None

@@ -1,0 +1,503 @@
+"""Photographs as a model's input: which files, and how they are cut or stretched to the input's size."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, Protocol, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from onnxviz.core.errors import DataError, nearest, shorten
+from onnxviz.core.values import CROP_FRACTION, Interpolation, Preprocessing
+from onnxviz.data.decode import FORMATS, Pixels, check_image, image_size, read_image
+from onnxviz.data.ground_truth import TABLE, class_in, folder_classes, folder_numbers, read_table, wordnet_id
+from onnxviz.data.patterns import matches
+
+__all__ = [
+    "ImageFolder", "ImageSource", "Pixels", "fit_box", "fit_image", "fit_labels", "kept_fraction", "load_batch",
+    "read_image",
+]  # fmt: skip
+
+_NAME_IMAGES = "name a file, a folder or a glob of images"
+SUFFIXES = frozenset({
+    ".jpg", ".jpeg", ".jpe", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm",
+})  # fmt: skip
+"""What counts as an image when a whole folder is named."""
+
+
+ClassOrigin: TypeAlias = Literal["pattern", "table", "missing line", "folder", "file name"]
+"""Where an image's class is looked for. In a pattern or a table somebody wrote it down; where the table has no line for
+the image, and else, it is looked for in the folder's name, which may mean something else, and in the file's."""
+STATED: frozenset[ClassOrigin] = frozenset({"pattern", "table"})
+"""Where somebody wrote down what an image shows."""
+
+
+class ImageSource(Protocol):
+    """Images by index, wherever they come from."""
+
+    @property
+    def name(self) -> str:
+        """The data set's name in the recipe."""
+        ...
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """One display name for each image, unique."""
+        ...
+
+    @property
+    def digest(self) -> str:
+        """Changes whenever an image does."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def read(self, index: int) -> Pixels:
+        """Return an image as uint8 [height, width, 3], RGB; raises DataError if it cannot be read."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class ImageFolder:
+    """Image files on disk, in a fixed order.
+
+    Attributes:
+        name: the data set's name in the recipe.
+        names: the files' names below their common folder, with "/" on every system.
+        paths: where the files are.
+        skipped: what was left out, with the reason.
+        notes: what was used but not as a plain photograph, with the reason (animations).
+        found: number of files that the patterns found, before `limit`.
+        classes: pattern that finds each image's class in its name (`ground_truth.class_pattern`); None for none.
+    """
+
+    name: str
+    names: tuple[str, ...]
+    paths: tuple[Path, ...]
+    skipped: tuple[tuple[str, str], ...] = ()
+    notes: tuple[tuple[str, str], ...] = ()
+    found: int = 0
+    classes: str | None = None
+
+    @classmethod
+    def find(
+        cls, name: str, patterns: Sequence[str], base: Path, limit: int | None = None, classes: str | None = None
+    ) -> ImageFolder:
+        """Find the images that patterns name; those that cannot be used are skipped and listed.
+
+        Args:
+            name: the data set's name in the recipe.
+            patterns: files, folders (all images in them and below) or globs; `**` stands for any depth.
+            base: the folder that relative patterns start from.
+            limit: use at most this many, spread evenly over the sorted list.
+            classes: pattern that finds each image's class in its name, such as "{class}_*.jpg".
+
+        Returns:
+            The images sorted by name, each file once even if several patterns match it.
+
+        Raises:
+            DataError: if no image is left.
+        """
+        files, unmatched = _match(patterns, base)
+        skipped = [(pattern, "matches no file") for pattern in unmatched]
+        if not files:
+            raise _nothing_found(name, patterns, base)
+        root = Path(os.path.commonpath([file.parent for file in files]))
+        chosen = sorted(files, key=lambda file: file.relative_to(root).parts)
+        if limit is not None and limit < len(chosen):
+            chosen = [chosen[index * len(chosen) // limit] for index in range(limit)]
+        used: list[tuple[str, Path]] = []
+        notes: list[tuple[str, str]] = []
+        for file in chosen:
+            shown = file.relative_to(root).as_posix()
+            try:
+                remark = check_image(file)
+            except DataError as fault:
+                skipped.append((shown, fault.what))
+                continue
+            used.append((shown, file))
+            if remark:
+                notes.append((shown, remark))
+        if not used:
+            first, reason = skipped[-1]
+            raise DataError(
+                f"none of {len(chosen)} files is an image that can be used; {shorten(first)}: {reason}",
+                where=f"data {name!r}",
+                remedy=f"give images in one of these formats: {', '.join(FORMATS)}",
+            )
+        names, paths = zip(*used, strict=True)
+        return cls(name, names, paths, tuple(skipped), tuple(notes), len(files), classes)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def read(self, index: int) -> Pixels:
+        """Return an image as uint8 [height, width, 3], RGB.
+
+        Raises:
+            DataError: if the file cannot be decoded, or has changed since `digest` was asked for.
+        """
+        # What is computed is stored under a key made of the digest: another image must not take this one's place.
+        known = self.__dict__.get("_contents")
+        return read_image(self.paths[index], None if known is None else known[index])
+
+    @cached_property
+    def sizes(self) -> tuple[tuple[int, int], ...]:
+        """Height and width of each image in pixels, from its header."""
+        return tuple(image_size(path) for path in self.paths)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 over the names and the bytes of all files, in order."""
+        total = hashlib.sha256()
+        for name, content in zip(self.names, self._contents, strict=True):
+            encoded = name.encode("utf-8", "surrogateescape")
+            total.update(len(encoded).to_bytes(8, "big") + encoded + content)
+        return total.hexdigest()
+
+    @cached_property
+    def _contents(self) -> tuple[bytes, ...]:
+        """SHA-256 of each file."""
+        return file_digests(self.paths)
+
+    def class_of(self, index: int) -> str | None:
+        """Return what an image is said to show, to be displayed, or None if nothing says it."""
+        names = self.class_names_of(index)
+        number = None if names else self.class_index_of(index)
+        return names[0] if names else None if number is None else str(number)
+
+    def class_names_of(self, index: int) -> tuple[str, ...]:
+        """Return the names that the class of an image goes by, the likeliest first.
+
+        They come from the file's name where `classes` is a pattern; else from the columns `name` and `wnid` of a
+        `labels.csv` beside the image, matched by its column `file`; else from the folder that the image lies in, and
+        from the WordNet id that the file's name begins with.
+        """
+        if self.classes is not None:
+            found = class_in(self.names[index], self.classes)
+            return () if found is None else (found,)
+        row = self._labels(self.paths[index])
+        if row is not None:
+            return tuple(name for key in ("name", "wnid") if (name := row.get(key)))
+        found = self._folders[index]
+        own = wordnet_id(self.names[index])
+        return tuple(name for name in (found, own) if name is not None)
+
+    def class_index_of(self, index: int) -> int | None:
+        """Return the class index that a `labels.csv` or folders called 0, 1, 2 ... state, or None."""
+        if self.classes is not None:
+            text = class_in(self.names[index], self.classes) or ""
+        elif (row := self._labels(self.paths[index])) is not None:
+            text = row.get("class_index", "")
+        else:
+            return self._numbers[index]
+        return int(text) if text.isdecimal() and len(text) < 10 else None
+
+    def require_classes(self) -> None:
+        """Make sure that what is said of the images' classes can be used.
+
+        Raises:
+            DataError: if `classes` fits no image, or a `labels.csv` cannot be read or contradicts itself.
+        """
+        if self.classes is None:
+            for path in self.paths:
+                self._labels(path)
+        elif len(self.without_class) == len(self):
+            count = f"the {len(self)} images" if len(self) > 1 else "the one image"
+            raise DataError(
+                f"the pattern {shorten(self.classes)!r} fits none of {count}; the first is {shorten(self.names[0])!r}",
+                remedy="a pattern without '/' is held against the last part of the name, suffix included",
+            )
+
+    @cached_property
+    def without_class(self) -> tuple[str, ...]:
+        """Names of the images that `classes` does not fit; none where there is no such pattern."""
+        pattern = self.classes
+        return () if pattern is None else tuple(name for name in self.names if class_in(name, pattern) is None)
+
+    def class_origin_of(self, index: int) -> ClassOrigin:
+        """Return where an image's class is looked for, whether it is found there or not."""
+        if self.classes is not None:
+            return "pattern"
+        path = self.paths[index]
+        if self._labels(path) is not None:
+            return "table"
+        if self._tables[path.parent]:
+            return "missing line"
+        return "folder" if self._folders[index] is not None else "file name"
+
+    def _labels(self, path: Path) -> dict[str, str] | None:
+        if path.parent not in self._tables:
+            self._tables[path.parent] = read_table(path.parent / TABLE)
+        return self._tables[path.parent].get(path.name)
+
+    @cached_property
+    def _tables(self) -> dict[Path, dict[str, dict[str, str]]]:
+        return {}
+
+    @cached_property
+    def _folders(self) -> tuple[str | None, ...]:
+        return folder_classes(self.names)
+
+    @cached_property
+    def _numbers(self) -> tuple[int | None, ...]:
+        return folder_numbers(self._folders)
+
+
+def file_digests(paths: Iterable[Path]) -> tuple[bytes, ...]:
+    """Return the SHA-256 of each file.
+
+    Raises:
+        DataError: if one cannot be read.
+    """
+    found = []
+    for path in paths:
+        try:
+            with path.open("rb") as stream:
+                found.append(hashlib.file_digest(stream, "sha256").digest())
+        except OSError as fault:
+            raise DataError(f"cannot be read: {fault.strerror}", where=shorten(str(path), 200)) from fault
+    return tuple(found)
+
+
+def fit_image(pixels: Pixels, preprocessing: Preprocessing, size: tuple[int, int]) -> npt.NDArray[np.float32]:
+    """Bring an image to a model's input size.
+
+    Args:
+        pixels: uint8 [H, W, 3], RGB.
+        preprocessing: says whether to crop, to stretch, or to require the right size.
+        size: height and width of the input in pixels.
+
+    Returns:
+        float32 [h, w, 3] in 0..1, RGB, resized as Pillow does, with its antialiasing unless the preprocessing leaves
+        that out, and rounded to 8 bits as there.
+
+    Raises:
+        DataError: if `fit` is "none" and the image has another size.
+    """
+    height, width = size
+    box = fit_box((pixels.shape[0], pixels.shape[1]), preprocessing, size)
+    if box == (0.0, 0.0, float(height), float(width)) and pixels.shape[:2] == size:
+        fitted = pixels
+    else:
+        fitted = _resized(np.ascontiguousarray(pixels), box, size, preprocessing.interpolation)
+    return fitted.astype(np.float32) / np.float32(255)
+
+
+def _resized(
+    pixels: Pixels, box: tuple[float, float, float, float], size: tuple[int, int], how: Interpolation
+) -> Pixels:
+    """Return part of an image at another size."""
+    top, left, bottom, right = box
+    if how != "bilinear_aliased":
+        kind = Image.Resampling.BICUBIC if how == "bicubic" else Image.Resampling.BILINEAR
+        return np.asarray(Image.fromarray(pixels).resize(size[::-1], kind, box=(left, top, right, bottom)))
+    above, below, down = _between(top, bottom, size[0], pixels.shape[0])
+    before, behind, along = _between(left, right, size[1], pixels.shape[1])
+    upper, lower = (
+        pixels[rows[:, None], before] * (1 - along[:, None]) + pixels[rows[:, None], behind] * along[:, None]
+        for rows in (above, below)
+    )
+    mixed: Pixels = np.rint(upper * (1 - down[:, None, None]) + lower * down[:, None, None]).astype(np.uint8)
+    return mixed
+
+
+def _between(
+    start: float, end: float, count: int, size: int
+) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp], npt.NDArray[np.float32]]:
+    """Return the pixels on both sides of each of so many places, and how far towards the second it is."""
+    places = np.clip(start + (np.arange(count) + 0.5) * ((end - start) / count) - 0.5, 0, size - 1)
+    first = np.floor(places).astype(np.intp)
+    return first, np.minimum(first + 1, size - 1), (places - first).astype(np.float32)
+
+
+def fit_labels(
+    labels: npt.NDArray[np.integer[Any]], preprocessing: Preprocessing, size: tuple[int, int]
+) -> npt.NDArray[Any]:
+    """Bring pixel labels to a size by the geometry of `fit_image`, taking the nearest label.
+
+    Args:
+        labels: integers [..., H, W].
+        preprocessing: as for the image.
+        size: height and width in pixels.
+
+    Returns:
+        The labels [..., h, w], of the same type.
+
+    Raises:
+        DataError: if `fit` is "none" and the labels have another size.
+    """
+    height, width = labels.shape[-2:]
+    top, left, bottom, right = fit_box((height, width), preprocessing, size)
+    rows = _nearest_indices(top, bottom, size[0], height)
+    columns = _nearest_indices(left, right, size[1], width)
+    return np.ascontiguousarray(labels[..., rows[:, None], columns[None, :]])
+
+
+def fit_box(
+    image: tuple[int, int], preprocessing: Preprocessing, size: tuple[int, int]
+) -> tuple[float, float, float, float]:
+    """Return the part of an image that becomes the model's input: top, left, bottom, right in image pixels.
+
+    With "crop" the image is thought resized so that it just covers size / `kept_fraction` (for a square input: its
+    short side becomes that long, rounded), and the centre is cut out. Computing the box first gives the same pixels as
+    resizing the whole image, and bounds the work for images of an extreme aspect ratio.
+
+    Raises:
+        DataError: if `fit` is "none" and the image has another size.
+    """
+    height, width = image
+    if preprocessing.fit == "none" and image != size:
+        raise DataError(
+            f"the image is {width} x {height} pixels, the model takes {size[1]} x {size[0]}",
+            remedy="set fit: crop or fit: stretch in the preprocessing, or give images of that size",
+        )
+    if preprocessing.fit != "crop":
+        return 0.0, 0.0, float(height), float(width)
+    fraction = kept_fraction(image, preprocessing, size)
+    scale = max(size[0] / fraction / height, size[1] / fraction / width)
+    resized = max(size[0], round(height * scale)), max(size[1], round(width * scale))
+    top, left = round((resized[0] - size[0]) / 2), round((resized[1] - size[1]) / 2)
+    down, across = height / resized[0], width / resized[1]
+    return top * down, left * across, (top + size[0]) * down, (left + size[1]) * across
+
+
+def kept_fraction(image: tuple[int, int], preprocessing: Preprocessing, size: tuple[int, int]) -> float:
+    """Return which part of an image's resized short side a crop keeps.
+
+    That is what the user says. Where nobody says, it is `CROP_FRACTION` of an image that covers size / `CROP_FRACTION`
+    as it is, and all of a smaller one: cropping that would enlarge it, and cut off what the model was made to see.
+
+    Args:
+        image: height and width of the image in pixels.
+        preprocessing: says how much to keep, if anybody does.
+        size: height and width of the model's input in pixels.
+    """
+    if preprocessing.crop_fraction is not None:
+        return preprocessing.crop_fraction
+    large = image[0] * CROP_FRACTION >= size[0] and image[1] * CROP_FRACTION >= size[1]
+    return CROP_FRACTION if large else 1.0
+
+
+def load_batch(
+    source: ImageSource, indices: Sequence[int], preprocessing: Preprocessing, size: tuple[int, int]
+) -> npt.NDArray[np.float32]:
+    """Read images and bring them to a model's input size.
+
+    Returns:
+        float32 [N, 3, h, w] in 0..1, RGB, in the order of `indices`.
+
+    Raises:
+        DataError: if an image cannot be read or does not fit, with its name.
+    """
+    batch = np.empty((len(indices), 3, *size), np.float32)
+    for place, index in enumerate(indices):
+        try:
+            batch[place] = fit_image(source.read(index), preprocessing, size).transpose(2, 0, 1)
+        except DataError as fault:
+            if fault.where:
+                raise
+            raise DataError(fault.what, where=shorten(source.names[index]), remedy=fault.remedy) from fault
+    return batch
+
+
+def _nearest_indices(start: float, end: float, count: int, size: int) -> npt.NDArray[np.intp]:
+    centres = start + (np.arange(count) + 0.5) * ((end - start) / count)
+    indices: npt.NDArray[np.intp] = np.clip(np.floor(centres).astype(np.intp), 0, size - 1)
+    return indices
+
+
+def _match(patterns: Sequence[str], base: Path) -> tuple[list[Path], list[str]]:
+    """Return the files that patterns name, each once, and the patterns that name none."""
+    files: dict[Path, Path] = {}
+    unmatched: list[str] = []
+    for pattern in patterns:
+        matched = False
+        # What is above a link is not above what it leads to.
+        start = Path(os.path.realpath(base)) if ".." in Path(pattern).parts else base
+        for file in _files_of(pattern, start):
+            matched = True
+            real = Path(os.path.realpath(file))  # unlike Path.resolve, no exception where links lead in a circle
+            files.setdefault(real, Path(os.path.abspath(file)))  # noqa: PTH100 - keeps links' own names
+        if not matched:
+            unmatched.append(pattern)
+    return list(files.values()), unmatched
+
+
+def _files_of(pattern: str, base: Path) -> Iterator[Path]:
+    try:
+        literal = base / Path(pattern).expanduser()
+        # A name that exists as it stands is taken literally, so that "photo[1].jpg" is found.
+        exists = literal.exists()
+    except (OSError, ValueError, RuntimeError):
+        return
+    if exists:
+        yield from _images_below(literal) if literal.is_dir() else iter((literal,))
+        return
+    for path in sorted(matches(pattern, base)):
+        if not path.is_dir():
+            yield path
+        elif "**" not in pattern:  # "photos/**" names folders too: their files are matched on their own
+            yield from _images_below(path)
+
+
+def _images_below(folder: Path) -> Iterator[Path]:
+    for parent, folders, names in os.walk(folder):
+        folders[:] = sorted(entry for entry in folders if not entry.startswith("."))
+        for name in sorted(names):
+            if Path(name).suffix.lower() in SUFFIXES and not name.startswith("."):
+                yield Path(parent) / name
+
+
+def _entries(folder: Path) -> list[str]:
+    """Return the names of what is in a folder; nothing where it may not be read, as a confined process may not."""
+    try:
+        return [entry.name for entry in itertools.islice(folder.iterdir(), 10_000)]
+    except OSError:
+        return []
+
+
+def require_files(pattern: str, base: Path) -> None:
+    """Make sure that a file, folder or glob of images names any; nothing is opened.
+
+    Raises:
+        DataError: if there is no such file or folder, or the glob matches none.
+    """
+    if not _match([pattern], base)[0]:
+        literal = base / Path(pattern).expanduser()
+        if not any(sign in pattern for sign in "*?[") and not literal.exists():
+            hint = nearest(literal.name, _entries(literal.parent)) if literal.parent.is_dir() else ""
+            raise DataError("no such folder", where=shorten(pattern, 200),
+                            remedy=hint or _NAME_IMAGES)  # fmt: skip
+        fault = _nothing_found("images", [pattern], base)
+        if literal.parent.is_dir() and not literal.is_dir():
+            fault.remedy = nearest(literal.name, _entries(literal.parent)) or _NAME_IMAGES
+        fault.where = shorten(pattern, 200)
+        raise fault
+
+
+def _nothing_found(name: str, patterns: Sequence[str], base: Path) -> DataError:
+    pattern = patterns[0] if patterns else ""
+    where = f"data {name!r}"
+    if len(patterns) == 1 and (base / Path(pattern)).is_dir():
+        return DataError(
+            "the folder holds no image",
+            where=f"{where}: {shorten(pattern, 200)}",
+            remedy=f"images are files that end in {', '.join(sorted(SUFFIXES))}",
+        )
+    folder = (base / Path(pattern)).parent
+    listed = ", ".join(repr(shorten(entry)) for entry in patterns)
+    return DataError(
+        f"no image matches {listed} in the folder {shorten(str(base), 200)!r}",
+        where=where,
+        remedy=(nearest(Path(pattern).name, _entries(folder)) if folder.is_dir() else "")
+        or "paths are relative to the recipe's folder; name a file, a folder or a glob such as photos/*.jpg",
+    )

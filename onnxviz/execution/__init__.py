@@ -1,0 +1,1 @@
+"""A run: planned, scheduled, executed by workers, stored."""

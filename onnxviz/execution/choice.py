@@ -1,0 +1,131 @@
+"""The choice of a preprocessing by trial as a job: what is tried, and how what was chosen and why is stored."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from onnxviz.analyses.base import Progress, Subject
+from onnxviz.core import results
+from onnxviz.core.findings import Column, Finding, Table
+from onnxviz.core.results import ModelCard, Tried, TriedPreprocessing
+from onnxviz.core.values import Preprocessing
+from onnxviz.execution.plan import Choice
+from onnxviz.execution.schedule import seen_of
+from onnxviz.model.preprocessing import read_preprocessing
+from onnxviz.model.preprocessing_candidates import spread
+
+if TYPE_CHECKING:
+    from onnxviz.core.devices import Device
+    from onnxviz.model.preprocessing_search import Probe
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What was chosen.
+
+    Attributes:
+        preprocessing: the best; its origin is "trial".
+        tried: all that were tried, for the report.
+        geometry: how images are brought to size, for comparisons.
+        seen: for each data set, which part of its images the model sees.
+    """
+
+    preprocessing: Preprocessing
+    tried: Tried
+    geometry: str
+    seen: tuple[tuple[str, str], ...]
+
+
+def choose(subject: Subject, choice: Choice, device: Device, progress: Progress) -> Chosen:
+    """Try preprocessings on a recipe's images and take the best.
+
+    Raises:
+        ModelError: if the model is no classifier of images, or runs with no preprocessing.
+        DataError: if an image cannot be read.
+    """
+    from onnxviz.model.preprocessing_search import probe
+
+    source = subject.data[choice.data]
+    found = probe(
+        subject.view,
+        source,
+        labels=subject.labels,
+        geometry=subject.preprocessing,
+        keep=subject.preprocessing.keeps_geometry,
+        device=device,
+        progress=lambda done, total: progress(done, total, "trying preprocessings"),
+        indices=spread(choice.images, len(source)),
+    )
+    best = replace(found.trials[0].preprocessing, origin="trial", size=subject.preprocessing.size)
+    card = subject.view.card(subject.alias, best)
+    return Chosen(best, tried_of(found, choice.data), card.geometry, seen_of(subject, best))
+
+
+def tried_of(found: Probe, data: str) -> Tried:
+    """Return what a report shows of the trials on a data set."""
+    rows = tuple(
+        TriedPreprocessing(
+            trial.preprocessing.channel_order,
+            trial.range,
+            trial.geometry,
+            trial.top1,
+            trial.top5,
+            trial.steady,
+            trial.variety,
+            trial.score,
+            trial.chance,
+            trial.alike,
+        )
+        for trial in found.trials
+    )
+    right = found.right
+    return Tried(
+        data,
+        found.images,
+        found.found,
+        found.labelled,
+        found.by_accuracy,
+        found.clear,
+        found.verdict,
+        found.note,
+        rows,
+        right.interval if right is not None else (),
+    )
+
+
+def chosen_table(chosen: Chosen) -> Table:
+    """Return what `read_chosen` reads."""
+    text = json.dumps(results.encode(chosen), allow_nan=False)
+    return Table("choice", "Preprocessing chosen by trial", (Column("chosen", "text"),), ((text,),))
+
+
+def read_chosen(findings: list[Finding]) -> Chosen:
+    """Return what `chosen_table` holds; its numbers are checked, because who wrote it has opened a stranger's model.
+
+    Raises:
+        ValueError: if it is something else.
+    """
+    try:
+        (table,) = findings
+        assert isinstance(table, Table)
+        chosen = results.decode(json.loads(str(table.rows[0][0])), Chosen)
+        assert isinstance(chosen, Chosen)
+    except (AssertionError, LookupError, TypeError, AttributeError) as fault:
+        raise ValueError(f"no chosen preprocessing: {fault}") from fault
+    read_preprocessing(chosen.preprocessing)
+    return chosen
+
+
+def with_choice(card: ModelCard, chosen: Chosen) -> ModelCard:
+    """Return a model's card with the preprocessing that was chosen for it."""
+    return dataclasses.replace(
+        card,
+        preprocessing=chosen.preprocessing.in_words,
+        preprocessing_origin="trial",
+        geometry=chosen.geometry,
+        seen=chosen.seen,
+        tried=chosen.tried,
+    )

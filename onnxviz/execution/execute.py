@@ -1,0 +1,584 @@
+"""A run from beginning to end: plan, do what is not done yet, put the results together, write the report."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import re
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
+
+from onnxviz import report
+from onnxviz.analyses.base import Analysis
+from onnxviz.core.devices import DeviceChoice, describe_device
+from onnxviz.core.errors import Fault, OnnxvizError, OutputError, RecipeError, shorten
+from onnxviz.core.findings import Finding
+from onnxviz.core.results import AnalysisResult, FailedJob, ModelCard, Part, Provenance, RunResult
+from onnxviz.core.values import Agreement
+from onnxviz.execution.choice import Chosen, read_chosen, with_choice
+from onnxviz.execution.dispatch import Dispatcher, Item, Observer
+from onnxviz.execution.finished_run import Run
+from onnxviz.execution.folder import RUN, Log, write_run
+from onnxviz.execution.logged import Logged
+from onnxviz.execution.parity_job import read_agreement
+from onnxviz.execution.partial_run import Kept, kept, with_reported
+from onnxviz.execution.plan import PROOF_COST, PlannedJob, analysis_kind
+from onnxviz.execution.schedule import CHOICE, Schedule, left_out
+from onnxviz.execution.store import Checked, DamagedError, Store, key_of, locked, remove_empty
+from onnxviz.execution.workers.engine import started
+from onnxviz.execution.workers.pool import Pool
+from onnxviz.execution.workers.tasks import ChoiceTask, CombineTask, JobTask, Outcome, ProofTask, Task
+from onnxviz.recipe.expectations import decide
+from onnxviz.recipe.recipe import Recipe, read_recipe, recipe_from
+from onnxviz.recipe.selection import chosen, restricted
+
+if TYPE_CHECKING:
+    from onnxviz.confinement import Limits
+
+RUNS = Path("runs")
+"""Where run folders are made unless another place is named."""
+
+
+_ENGINES = ("local", "ray")
+
+
+class Options(TypedDict, total=False):
+    """How a recipe is run; none of it changes what is found.
+
+    Attributes:
+        device: what to compute on; "auto" takes CUDA where it is.
+        workers: processes that do the jobs; one for each GPU, or one, if not given; 0 for this process.
+        engine: "local" for processes of this machine, "ray" for a Ray cluster.
+        limits: what each process that opens a model is limited to.
+        force: ids of analyses that are done again although they are done already; "all" for all.
+        only: ids of the only analyses to run; all if empty. What the folder's report has of the others stays in it, as
+            far as it is what the recipe asks for.
+        keep_going: whether the rest is done after a job has failed.
+        log_file: where the run's log is written too.
+    """
+
+    device: DeviceChoice
+    workers: int | None
+    engine: Literal["local", "ray"]
+    limits: Limits | None
+    force: Sequence[str]
+    only: Sequence[str]
+    keep_going: bool
+    log_file: Path | None
+
+
+class Silent:
+    """An observer that says nothing."""
+
+    def planned(self, schedule: Schedule, cached: set[str]) -> None:
+        """Say nothing."""
+
+    def started(self, name: str, cost: float) -> None:
+        """Say nothing."""
+
+    def progressed(self, name: str, done: int, total: int, note: str = "") -> None:
+        """Say nothing."""
+
+    def finished(self, name: str, cost: float, seconds: float, status: str, error: str = "") -> None:
+        """Say nothing."""
+
+    def message(self, text: str) -> None:
+        """Say nothing."""
+
+
+def run_file(
+    recipe: Path | str | Mapping[str, Any],
+    out: Path | str | None = None,
+    overrides: Sequence[str] = (),
+    *,
+    observer: Observer | None = None,
+    command: str = "",
+    **options: Unpack[Options],
+) -> Run:
+    """Run a recipe and write its report.
+
+    Args:
+        recipe: a YAML file, or a recipe's parts as a mapping of plain values, such as
+            `{"version": 1, "model": {"path": "m.onnx"}, "analyses": {...}}`, whose paths start in the working folder.
+        out: the run folder; `runs/<name of the recipe>` if None, `runs/recipe` for a mapping.
+        overrides: as for `--set`, for example ("classes.steps=64",).
+        observer: told how the run goes on.
+        command: how the run was started, for the report.
+        options: how it is run: see `Options`.
+
+    Raises:
+        RecipeError: if it is no recipe, or the recipe, the model or the data are refused; nothing ran.
+        OutputError: if the folder cannot be written.
+    """
+    if isinstance(recipe, Mapping):
+        read = recipe_from(recipe, overrides)
+    elif isinstance(recipe, str | os.PathLike):
+        read = read_recipe(recipe, overrides, partly=True)
+    else:
+        raise RecipeError(
+            [
+                Fault(
+                    f"a recipe is the path of a YAML file, or a mapping of its parts; this is a {type(recipe).__name__}"
+                )
+            ]
+        )
+    folder = Path(out) if out is not None else default_folder(read)
+    return run(read, folder, observer=observer, command=command, **options)
+
+
+def default_folder(recipe: Recipe) -> Path:
+    """Return the run folder of a recipe for which none is named."""
+    return RUNS / (re.sub(r"[^\w.-]+", "-", Path(recipe.name).stem).strip(".-") or "run")
+
+
+def run(
+    recipe: Recipe,
+    out: Path,
+    *,
+    observer: Observer | None = None,
+    command: str = "",
+    **options: Unpack[Options],
+) -> Run:
+    """Run a recipe that was read: see `run_file`."""
+    if options.get("engine", "local") not in _ENGINES:
+        raise OnnxvizError(f"{options['engine']!r} is no engine", remedy=f"write one of {', '.join(_ENGINES)}")
+    whole, part = recipe, restricted(recipe, options.get("only", ()))
+    asked, forced = set(part.analyses), chosen(part, options.get("force", ()), "--force")
+    recipe = with_reported(whole, asked, out)
+    fresh = not out.exists()
+    try:
+        with (
+            locked(out) as lock,
+            started(
+                recipe,
+                out,
+                lock,
+                device=options.get("device", "auto"),
+                workers=options.get("workers"),
+                engine=options.get("engine", "local"),
+                limits=options.get("limits"),
+            ) as engine,
+        ):
+            does = kept(whole, recipe, engine.schedule, asked, Store(out))
+            keep_going, log = options.get("keep_going", True), Log(out, options.get("log_file"))
+            return _Execution(does, engine.pool, out, observer or Silent(), forced, keep_going, log).run(command)
+    except (OnnxvizError, KeyboardInterrupt):
+        if fresh and not (out / RUN).exists():
+            remove_empty(out)  # nothing ran, so nothing is left
+        raise
+
+
+class _Execution:
+    """One run while it goes on."""
+
+    def __init__(
+        self,
+        does: Kept,
+        pool: Pool,
+        folder: Path,
+        observer: Observer,
+        forced: set[str],
+        keep_going: bool,
+        log: Log,
+    ) -> None:
+        self.recipe, self.schedule = does.recipe, does.schedule
+        self.pool = pool
+        self.folder = folder
+        self.observer = observer
+        self.forced = forced
+        self.store = Store(folder)
+        self.jobs: dict[tuple[str, str], list[PlannedJob]] = {}
+        for job in self.schedule.jobs:
+            self.jobs.setdefault((job.alias, job.analysis), []).append(job)
+        self.checked = Checked(self.store, len(self.schedule.all_keys))
+        self.log = log
+        self.dispatcher = Dispatcher(pool, Logged(observer, self.log), stop_on_failure=not keep_going)
+        self.dispatcher.events += does.remarks
+        self.remarks = does.remarks
+        self.failed: dict[str, str] = {}
+        self.seconds: dict[str, float] = {}
+        self.cached: set[str] = set()
+        self.agreement: dict[str, tuple[Agreement, ...]] = {}
+        self.disagreeing: dict[str, dict[str, str]] = {}
+        self.chosen: dict[str, Chosen] = {}
+        self.unchosen: dict[str, str] = {}
+        self.combined: dict[tuple[str, str], str] = {}
+        self.loaded: dict[str, tuple[list[Finding], dict[str, float]]] = {}
+        self.uncombined: dict[tuple[str, str], str] = {}
+
+    def run(self, command: str) -> Run:
+        started_at, clock = time.strftime("%Y-%m-%dT%H:%M:%S%z"), time.monotonic()
+        self.log.write(f"run of {shorten(self.recipe.name, 200)} on {self.schedule.device}, {self.pool.description}")
+        try:
+            for sentence in self.remarks:
+                self.log.write(sentence)
+            self.store.clean()
+            self.take_stock()
+            self.observer.planned(self.schedule, self.cached)
+            for sentence in (*self.remarks, *left_out(self.schedule.data, most=1)):
+                self.observer.message(sentence)
+            self.add_items()
+            self.dispatcher.run()
+            self.store.clean()  # what workers left that were killed while they wrote
+            self.drop_inner()
+            result = self.result(started_at, clock, command)
+            result = write_run(result, self.folder)
+            page = report.write_report(result, self.folder)
+        except KeyboardInterrupt:
+            self.log.write("interrupted")
+            raise
+        except OutputError as error:
+            self.log.write(str(error))
+            self.checked.forget()  # something may be damaged although it looks as it did: the next run reads all
+            raise
+        except Exception as error:
+            self.log.write("".join(traceback.format_exception(error)))
+            raise
+        finally:
+            self.checked.write()
+            self.log.close()
+        self.log.write(f"finished: {result.verdict}")
+        return Run(result, self.folder, page)
+
+    # --- what is there ----------------------------------------------------------------------------------------------
+
+    def take_stock(self) -> None:
+        """Find out which results are there and whole; damaged ones and those to be forced are removed."""
+        there = self.schedule.cached(self.store)
+        again = {job.key for job in self.schedule.jobs if job.analysis in self.forced}
+        for key in self.schedule.all_keys:
+            if key not in there:
+                continue
+            if key in again:
+                self.store.discard(key)
+            elif self.is_whole(key):
+                self.cached.add(key)
+
+    def is_whole(self, key: str) -> bool:
+        """Whether a result is whole; a damaged one is removed, to be made again."""
+        return self.made_whole(key, lambda: self.checked.require(key))
+
+    def combined_is_there(self, key: str) -> bool:
+        """Read what was put together before, for the report; a damaged one is removed, to be made again."""
+
+        def load() -> None:
+            if (found := self.store.load_combined(key)) is not None:
+                self.loaded[key] = found
+
+        return self.made_whole(key, load) and key in self.loaded
+
+    def made_whole(self, key: str, read: Callable[[], object]) -> bool:
+        """Whether a result can be read; a damaged one is removed, to be made again."""
+        try:
+            read()
+        except DamagedError as error:
+            text = f"{error.where} is damaged ({error.what}) and is made again"
+            self.observer.message(text)
+            self.dispatcher.events.append(text)
+            self.log.write(str(error))
+            self.store.discard(key)
+            return False
+        return True
+
+    # --- what is to do ----------------------------------------------------------------------------------------------
+
+    def add_items(self) -> None:
+        """Hand everything that is not done to the dispatcher, with what it waits for."""
+        wanted = self.schedule.wanted(self.cached)
+        for alias in self.schedule.aliases:
+            choice = self.add_choice(alias)
+            proof = self.add_proof(alias, choice)
+            first = [item for item in (choice, proof) if item]
+            items: dict[str, Item] = {}
+            of_analysis: dict[str, list[Item]] = {name: [] for name in self.recipe.analyses}
+            for job in (job for name in self.recipe.analyses for job in self.jobs.get((alias, name), ())):
+                if job.key in self.cached or job.key not in wanted:
+                    self.cached.add(job.key)
+                    self.observer.finished(self.title(job), job.job.cost, 0.0, "cached")
+                    continue
+                item = Item(self.title(job), alias, job.job.cost, self.job_task(job), self.job_ended(job))
+                after = [items[key] for key in job.needs if key in items] + first
+                self.dispatcher.add(item, after)
+                items[job.key] = item
+                of_analysis[job.analysis].append(item)
+            for name, before in of_analysis.items():
+                task, ended = self.combine_task(alias, name), self.combine_ended(alias, name)
+                item = Item(f"{name}: putting the results together", alias, 0.0, task, ended, shown=False)
+                self.dispatcher.add(item, before or first)
+
+    def title(self, job: PlannedJob) -> str:
+        return f"{job.alias}: {job.name}" if self.recipe.compares else job.name
+
+    def add_choice(self, alias: str) -> Item | None:
+        """Hand on the choice of a model's preprocessing, if it is chosen by trial and has not been."""
+        choice = self.schedule.choices.get(alias)
+        if choice is None:
+            return None
+        name = f"{alias}: {CHOICE}" if self.recipe.compares else CHOICE
+        if choice.key in self.cached and self.made_whole(choice.key, lambda: self.read_choice(alias)):
+            self.observer.finished(name, choice.cost, 0.0, "cached")
+            return None
+        self.cached.discard(choice.key)
+
+        def ended(_: Item, outcome: Outcome) -> None:
+            if outcome.error:
+                self.log.write(outcome.details)
+                self.unchosen[alias] = f"no preprocessing was chosen by trial: {outcome.error}"
+            else:
+                self.read_choice(alias)
+
+        item = Item(name, alias, choice.cost, lambda _: ChoiceTask(choice), ended)
+        self.dispatcher.add(item)
+        return item
+
+    def read_choice(self, alias: str) -> None:
+        key = self.schedule.choices[alias].key
+        findings = self.store.load(key)
+        assert findings is not None
+        try:
+            self.chosen[alias] = read_chosen(findings)
+        except ValueError as error:
+            raise DamagedError(key, str(error)) from error
+        self.checked.note(key)
+
+    def add_proof(self, alias: str, choice: Item | None) -> Item | None:
+        proof = self.schedule.proofs.get(alias)
+        if proof is None:
+            return None
+        name = f"{alias}: {_PROOF}" if self.recipe.compares else _PROOF
+        if proof.key in self.cached and not self.made_whole(proof.key, lambda: self.store.load(proof.key)):
+            self.cached.discard(proof.key)
+        if proof.key in self.cached:
+            self.observer.finished(name, PROOF_COST, 0.0, "cached")
+            self.read_proof(alias)
+            return None
+
+        def ended(_: Item, outcome: Outcome) -> None:
+            self.seconds[proof.key] = outcome.seconds
+            if outcome.error:
+                self.log.write(outcome.details)
+                self.disagreeing[alias] = dict.fromkeys(proof.layers, outcome.error)
+            else:
+                self.read_proof(alias)
+
+        def task(item: Item) -> Task | None:
+            if error := self.unchosen.get(alias):
+                self.dispatcher.end(item, error)
+                return None
+            return ProofTask(proof, self.schedule.choice_key(alias))
+
+        item = Item(name, alias, PROOF_COST, task, ended)
+        self.dispatcher.add(item, [choice] if choice else [])
+        return item
+
+    def read_proof(self, alias: str) -> None:
+        proof = self.schedule.proofs[alias]
+        findings = self.store.load(proof.key)
+        assert findings is not None
+        self.agreement[alias], errors = read_agreement(findings)
+        if errors:  # not a result but a failure: tried again next time
+            self.store.discard(proof.key)
+        else:
+            self.checked.note(proof.key)
+        for item in self.agreement[alias]:
+            if not item.holds:
+                reference = "the model file" if item.reference == "file" else "the float32 graph"
+                errors[item.layer] = (
+                    f"the converted network differs from {reference} in ONNX Runtime by {item.relative:.2g} of the "
+                    f"layer's largest value, more than the {item.tolerance:.2g} that is accepted"
+                    + (f": {item.verdict}" if item.verdict else "")
+                )
+        self.disagreeing[alias] = errors
+        self.tell_of_runtime(alias)
+
+    def tell_of_runtime(self, alias: str) -> None:
+        """Say once for a model where ONNX Runtime is wrong; the layers are measured by the converted network then."""
+        wrong = [item for item in self.agreement[alias] if item.off == "runtime" and item.holds]
+        if not wrong:
+            return
+        count = len({item.layer for item in wrong})
+        first = f"{shorten(wrong[0].layer)}: {wrong[0].verdict}"
+        layers = first if count == 1 else f"{count} layers wrongly, first of all {first}"
+        text = f"{alias}: on this processor ONNX Runtime computes {'wrongly ' if count == 1 else ''}{layers}"
+        effect = next((item.effect for item in wrong if item.effect), "")
+        text += f"; {effect}" if effect else ""
+        self.observer.message(text)
+        self.dispatcher.events.append(text)
+        self.log.write(text)
+
+    def job_task(self, job: PlannedJob) -> Callable[[Item], Task | None]:
+        def task(waiting: Item) -> Task | None:
+            if error := self.hindrance(job):
+                self.dispatcher.end(waiting, error)
+                return None
+            wrong = [item for item in self.agreement.get(job.alias, ()) if item.off == "runtime"]
+            distrusted = dict.fromkeys(name for item in wrong for name in (item.layer, item.origin) if name)
+            return JobTask(job, waiting.halvings, tuple(distrusted), self.schedule.choice_key(job.alias))
+
+        return task
+
+    def hindrance(self, job: PlannedJob) -> str:
+        """Return why a job cannot be done, or "": a layer that does not agree, or a job that failed before it."""
+        if error := self.unchosen.get(job.alias):
+            return error
+        broken = self.disagreeing.get(job.alias, {})
+        wrong = [layer for layer in job.job.layers if layer in broken]
+        if wrong:
+            error = "; ".join(f"layer {shorten(layer)!r}: {broken[layer]}" for layer in wrong[:3])
+            return error + (f"; and {len(wrong) - 3} more layers" if len(wrong) > 3 else "")
+        for name in job.job.needs:
+            if f"{job.alias}:{job.analysis}/{name}" in self.failed:
+                return f"the job {shorten(name)!r} failed, which it needs"
+        return ""
+
+    def job_ended(self, job: PlannedJob) -> Callable[[Item, Outcome], None]:
+        def ended(_: Item, outcome: Outcome) -> None:
+            identity = _identity(job)
+            self.seconds[identity] = outcome.seconds
+            if outcome.error:
+                self.failed[identity] = outcome.error
+                self.log.write(f"{self.title(job)} failed\n{outcome.details}")
+            else:
+                self.checked.note(job.key)
+
+        return ended
+
+    def parts(self, alias: str, name: str) -> list[PlannedJob]:
+        """Return the jobs whose findings are put together, those that failed included."""
+        return [job for job in self.jobs.get((alias, name), ()) if not job.job.inner]
+
+    def combine_task(self, alias: str, name: str) -> Callable[[Item], Task | None]:
+        def task(item: Item) -> Task | None:
+            jobs = self.parts(alias, name)
+            failed = [job.job.name for job in jobs if _identity(job) in self.failed]
+            done = tuple(job.key for job in jobs if _identity(job) not in self.failed)
+            if failed and not done:
+                self.dispatcher.end(item)
+                return None
+            analysis = self.recipe.analyses[name]
+            settings = analysis.model_dump(mode="json")
+            kind = [analysis_kind(analysis), type(analysis).version, settings]
+            card = next(card for card in self.schedule.models if card.alias == alias)
+            about = {"model": card.digest, "analysis": kind, "failed": failed, "versions": dict(self.schedule.versions)}
+            # What is said of the preprocessing differs although what was computed does not.
+            key = key_of({"combined": list(done), "origin": card.preprocessing_origin, **about})
+            self.combined[alias, name] = key
+            if name not in self.forced and self.combined_is_there(key):
+                self.dispatcher.end(item)
+                return None
+            return CombineTask(key, alias, name, done)
+
+        return task
+
+    def combine_ended(self, alias: str, name: str) -> Callable[[Item, Outcome], None]:
+        def ended(_: Item, outcome: Outcome) -> None:
+            if outcome.error:  # as for jobs: the other analyses are still worth a report
+                self.uncombined[alias, name] = outcome.error
+                self.log.write(f"{name} failed\n{outcome.details}")
+
+        return ended
+
+    def drop_inner(self) -> None:
+        """Remove what jobs found for other jobs only, once all of those are done: it can be gigabytes."""
+        open_keys = {
+            key for job in self.schedule.jobs if _identity(job) in self.failed for key in (job.key, *job.needs)
+        }
+        there = self.store.stored_keys()
+        for job in self.schedule.jobs:
+            if job.job.inner and job.key in there and job.key not in open_keys:
+                self.store.discard(job.key)
+
+    # --- what came out ----------------------------------------------------------------------------------------------
+
+    def result(self, started_at: str, clock: float, command: str) -> RunResult:
+        recipe, schedule = self.recipe, self.schedule
+        analyses = tuple(self.analysis(name, analysis) for name, analysis in recipe.analyses.items())
+        return RunResult(
+            title=recipe.title,
+            recipe=recipe.lock(self.folder),
+            models=tuple(self.card(card) for card in schedule.models),
+            data=schedule.data,
+            analyses=analyses,
+            expectations=tuple(decide(recipe.expect, analyses)),
+            provenance=Provenance(
+                seed=recipe.seed,
+                device=describe_device(schedule.device),
+                versions=dict(schedule.versions),
+                started=started_at,
+                seconds=round(time.monotonic() - clock, 3),
+                jobs=len(schedule.jobs),
+                cached=sum(job.key in self.cached for job in schedule.jobs),
+                command=command,
+                engine=self.pool.description,
+                limits=self.pool.limits,
+                defences=self.pool.defences,
+                events=tuple(dict.fromkeys((*self.pool.events, *self.dispatcher.events))),
+            ),
+            not_comparable=schedule.not_comparable,
+        )
+
+    def card(self, card: ModelCard) -> ModelCard:
+        """Return what is known of a model now."""
+        chosen = self.chosen.get(card.alias)
+        card = with_choice(card, chosen) if chosen is not None else card
+        return replace(card, agreement=self.agreement.get(card.alias, ()))
+
+    def analysis(self, name: str, analysis: Analysis) -> AnalysisResult:
+        text = inspect.cleandoc(type(analysis).__doc__ or "")
+        summary, _, description = text.partition("\n")
+        kind = analysis_kind(analysis)
+        return AnalysisResult(
+            id=name,
+            kind=kind,
+            title=analysis.title or type(analysis).heading or kind.replace("_", " ").capitalize(),
+            summary=summary.strip(),
+            description=description.strip(),
+            cites=tuple(type(analysis).cites),
+            settings=analysis.model_dump(mode="json"),
+            parts=tuple(self.part(name, alias) for alias in self.schedule.aliases),
+        )
+
+    def part(self, name: str, alias: str) -> Part:
+        """Return what an analysis found in one model."""
+        jobs = self.jobs.get((alias, name), [])
+        identities = [_identity(job) for job in jobs]
+        failed = [
+            FailedJob(job.job.name, self.failed[identity])
+            for job, identity in zip(jobs, identities, strict=True)
+            if identity in self.failed
+        ]
+        findings: list[Finding] = []
+        metrics: dict[str, float] = {}
+        if error := self.uncombined.get((alias, name)):
+            failed.append(FailedJob("putting the results together", error))
+        elif (alias, name) in self.combined:
+            key = self.combined[alias, name]
+            loaded = self.loaded.get(key) or self.store.load_combined(key)
+            assert loaded is not None
+            findings, metrics = loaded
+            self.checked.note(key)
+        return Part(
+            model=alias,
+            findings=tuple(findings),
+            metrics=metrics,
+            jobs=len(jobs),
+            cached=sum(job.key in self.cached for job in jobs),
+            failed=tuple(failed),
+            seconds=round(sum(self.seconds.get(identity, 0.0) for identity in identities), 3),
+            cost=sum(
+                job.job.cost
+                for job, identity in zip(jobs, identities, strict=True)
+                if identity in self.seconds and identity not in self.failed
+            ),
+        )
+
+
+_PROOF = "agreement with ONNX Runtime"
+
+
+def _identity(job: PlannedJob) -> str:
+    return f"{job.alias}:{job.name}"

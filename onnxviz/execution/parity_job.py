@@ -1,0 +1,188 @@
+"""The proof of a model's layers as a job: what to compare on, who is compared with whom, and how it is stored."""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from onnxviz.analyses.base import Subject
+from onnxviz.core.errors import one_line
+from onnxviz.core.findings import Column, Finding, Table
+from onnxviz.core.values import Agreement
+from onnxviz.data.images import load_batch
+from onnxviz.execution.plan import PROOF_IMAGES, Proof
+from onnxviz.graph.structure import consumers
+
+if TYPE_CHECKING:
+    import torch
+
+    from onnxviz.model.model import Model
+
+MIXES_BATCH = "its tensor mixes the images of a batch with something else, so that no image has values of its own"
+"""Why a layer cannot be compared, which says nothing against the model."""
+_MMAP_THRESHOLD = -3
+"""`M_MMAP_THRESHOLD` of glibc's malloc.h."""
+_COLUMNS = (*(entry.name for entry in dataclasses.fields(Agreement)), "error")
+_NUMBERS = ("relative", "absolute", "tolerance", "ours", "theirs", "end_to_end")
+
+
+def measure_agreement(model: Model, subject: Subject, proof: Proof) -> tuple[tuple[Agreement, ...], dict[str, str]]:
+    """Prove layers at once; where that is impossible in halves, so that an odd layer does not cost a pass for each.
+
+    What is computed from a layer that fails fails with it, and is not tried.
+
+    Returns:
+        The agreement of each layer, and by layer why others could not be compared.
+    """
+    import torch
+
+    from onnxviz.model.parity import prove_comparable
+
+    pixels, note = proof_images(subject, proof, model.input_size)
+    images = torch.from_numpy(np.ascontiguousarray(pixels)).to(model.device)
+    found: list[Agreement] = []
+    errors: dict[str, str] = {}
+    failed = _Failed(subject)
+    waiting = [proof.layers]
+    while waiting:
+        part = tuple(layer for layer in waiting.pop() if not failed.explains(layer))
+        if not part:
+            continue
+        try:
+            with _large_tensors_returned():
+                proved, mixing = prove_comparable(model, part, images)
+        except Exception as error:  # an operator may fail in any library: said for this layer, not for all
+            if len(part) == 1:
+                failed.add(part[0], one_line(error))
+            else:
+                # Graph order: what a layer is computed from is tried before it.
+                waiting += [part[len(part) // 2 :], part[: len(part) // 2]]
+            continue
+        found += proved
+        errors.update(dict.fromkeys(mixing, MIXES_BATCH))
+    found = _with_effect(model, found, images)
+    done = {item.layer for item in found}
+    errors.update({layer: why for layer in proof.layers if layer not in done and (why := failed.explains(layer))})
+    return tuple(replace(item, note="; ".join(part for part in (item.note, note) if part)) for item in found), errors
+
+
+def _with_effect(model: Model, found: list[Agreement], images: torch.Tensor) -> list[Agreement]:
+    """Add to the first layer that ONNX Runtime computes wrongly what that does to the model's output."""
+    from onnxviz.model.output_error import output_error
+
+    wrong = next((index for index, item in enumerate(found) if item.off == "runtime"), None)
+    if wrong is None:
+        return found
+    try:
+        effect = output_error(model, images, found)
+    except Exception as error:  # an operator may fail in any library: the layers are proved all the same
+        effect = f"what that does to the output could not be measured: {one_line(error)}"
+    return [replace(item, effect=effect) if index == wrong else item for index, item in enumerate(found)]
+
+
+@contextmanager
+def _large_tensors_returned() -> Iterator[None]:
+    """Let what large tensors took go back to the system as soon as they are gone.
+
+    Once a large tensor was freed, glibc takes the next ones of its size from the heap, where one that is aligned does
+    not fit into the gap of the last: 283 constants of 28 MB, one at a time, then take 8 GB. See "M_MMAP_THRESHOLD" in
+    mallopt(3).
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt if sys.platform == "linux" else None
+    except (OSError, AttributeError):  # another C library, which does not do so
+        mallopt = None
+    if mallopt is not None:
+        mallopt(_MMAP_THRESHOLD, 4 << 20)
+    try:
+        yield
+    finally:
+        if mallopt is not None:
+            mallopt(_MMAP_THRESHOLD, 32 << 20)  # where glibc ends by itself in a process of large tensors
+
+
+class _Failed:
+    """Layers that could not be computed, and with them all that is computed from them."""
+
+    def __init__(self, subject: Subject) -> None:
+        self._view = subject.view
+        self._readers = consumers(subject.view.proto.graph)
+        self._reasons: dict[str, str] = {}
+
+    def add(self, layer: str, reason: str) -> None:
+        """Note why a layer could not be computed."""
+        waiting = [self._view.layer(layer).value]
+        while waiting:
+            value = waiting.pop()
+            if value in self._reasons:
+                continue
+            self._reasons[value] = reason
+            waiting += [name for node in self._readers.get(value, ()) for name in node.output if name]
+
+    def explains(self, layer: str) -> str:
+        """Return why a layer cannot be computed, or "" if nothing is known against it."""
+        return self._reasons.get(self._view.layer(layer).value, "")
+
+
+def agreement_table(proved: tuple[Agreement, ...], errors: dict[str, str]) -> Table:
+    """Return what `read_agreement` reads: the agreement of each layer, and why others could not be compared."""
+    rows = [(*dataclasses.astuple(item), "") for item in proved]
+    rows += [(*dataclasses.astuple(Agreement(layer, 0.0, 0.0, 0.0)), error) for layer, error in errors.items()]
+    columns = (Column(name, "scientific" if name in _NUMBERS else "text") for name in _COLUMNS)
+    return Table("agreement", "Agreement with ONNX Runtime", tuple(columns), tuple(rows))
+
+
+def read_agreement(findings: list[Finding]) -> tuple[tuple[Agreement, ...], dict[str, str]]:
+    """Return what `agreement_table` holds: the agreement of each layer, and why others could not be compared."""
+    (table,) = findings
+    assert isinstance(table, Table)
+    found, errors = [], {}
+    for row in table.rows:
+        cells = dict(zip((column.name for column in table.columns), row, strict=True))
+        if error := cells.pop("error"):
+            errors[str(cells["layer"])] = str(error)
+            continue
+        numbers = {name: _float(cells[name]) for name in _NUMBERS if cells[name] is not None}
+        texts = {name: str(cell) for name, cell in cells.items() if name not in _NUMBERS}
+        found.append(Agreement(**texts, **numbers))  # type: ignore[arg-type]
+    return tuple(found), errors
+
+
+def proof_images(subject: Subject, proof: Proof, size: tuple[int, int]) -> tuple[np.ndarray, str]:
+    """Return the images of a proof as float32 [n, 3, h, w] in 0..1, and what to say about them."""
+    if proof.data is not None:
+        source = subject.data[proof.data]
+        indices = range(min(PROOF_IMAGES, len(source)))
+        return load_batch(source, indices, subject.preprocessing, size), ""
+    return synthetic_photographs(PROOF_IMAGES, size), "on made-up images, because the recipe has no data"
+
+
+def synthetic_photographs(count: int, size: tuple[int, int]) -> np.ndarray:
+    """Return colour noise with the 1/f spectrum of photographs, as float32 [count, 3, h, w] in 0..1; always the same.
+
+    The amplitude spectrum of natural images falls as 1/f (Field 1987, J. Opt. Soc. Am. A 4, 2379); their colour
+    channels are strongly correlated.
+    """
+    rng = np.random.default_rng(20_260_101)
+    height, width = size
+    frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None, :])
+    amplitude = 1.0 / np.maximum(frequency, 1.0 / max(height, width))
+    amplitude[0, 0] = 0.0
+    made = np.empty((count, 3, height, width), np.float32)
+    for index in range(count):
+        noise = [np.fft.irfft2(np.fft.rfft2(rng.standard_normal(size)) * amplitude, s=size) for _ in range(4)]
+        channels = np.stack([0.85 * noise[0] + 0.5 * own for own in noise[1:]])
+        spread = max(float(channels.std()), 1e-6)
+        made[index] = np.clip(0.5 + 0.22 * channels / spread, 0.0, 1.0)
+    return made
+
+
+def _float(cell: object) -> float:
+    return float(cell) if isinstance(cell, int | float) else float("nan")

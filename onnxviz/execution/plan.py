@@ -1,0 +1,566 @@
+"""From a recipe to jobs with keys: what will be done, what it costs and what is there already. Nothing loads torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import itertools
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from onnxviz.analyses.base import Analysis, Job, Subject
+from onnxviz.core import limits
+from onnxviz.core.devices import Device
+from onnxviz.core.errors import (
+    AnalysisError,
+    DataError,
+    Fault,
+    OnnxvizError,
+    RecipeError,
+    SelectionError,
+    nearest,
+    shorten,
+)
+from onnxviz.core.yaml_source import Address, Entries, Place, find, plain, words
+from onnxviz.data import builtin
+from onnxviz.data.concepts import MaskFolder
+from onnxviz.data.generator_file import GeneratorFile
+from onnxviz.data.image_choice import class_count
+from onnxviz.data.images import ImageFolder, ImageSource
+from onnxviz.execution.store import Store, key_of
+from onnxviz.graph import open_model
+from onnxviz.graph.labels import read_labels, with_labels
+from onnxviz.graph.view import GraphView
+from onnxviz.model.preprocessing import preprocessing_for
+from onnxviz.model.preprocessing_candidates import (
+    SIZES,
+    VARIANTS,
+    VERSION,
+    candidates,
+    known_classes,
+    pictures_for,
+    require_classifier,
+    spread,
+)
+from onnxviz.recipe.recipe import Recipe, declared_as, ordered
+from onnxviz.recipe.schema import (
+    DATA_KINDS,
+    BuiltinSettings,
+    ConceptsSettings,
+    GeneratorSettings,
+    ImagesSettings,
+    PreprocessSettings,
+    pair,
+)
+
+PROOF_IMAGES = 2
+"""Images on which every layer that is used must agree with ONNX Runtime."""
+PROOF_VERSION = 2
+"""Raised when the same comparison gives another table."""
+PROOF_COST = 2.0 * PROOF_IMAGES
+"""Forward passes of a proof: one by each of the two engines for each image."""
+_DISTRIBUTIONS = ("onnxviz", "torch", "onnx", "onnxruntime", "onnxruntime-gpu", "onnx2torch", "numpy", "pillow")
+
+
+@dataclass(frozen=True)
+class PlannedJob:
+    """One job of one analysis on one model.
+
+    Attributes:
+        key: what its result is stored under.
+        alias: the model.
+        analysis: the analysis' id.
+        job: what to do; its parameters are as JSON gives them back.
+        needs: the keys of the jobs that it needs, in the order of `job.needs`.
+    """
+
+    key: str
+    alias: str
+    analysis: str
+    job: Job
+    needs: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """How the job is called in progress and errors."""
+        return f"{self.analysis}/{self.job.name}"
+
+
+@dataclass(frozen=True)
+class Proof:
+    """The comparison with ONNX Runtime that a model's jobs wait for.
+
+    Attributes:
+        key: what its result is stored under.
+        alias: the model.
+        layers: names of all layers that jobs use, in topological order.
+        data: the data set whose first images are used; None for made-up images.
+    """
+
+    key: str
+    alias: str
+    layers: tuple[str, ...]
+    data: str | None
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The choice of a preprocessing by trial that all jobs of a model wait for.
+
+    Attributes:
+        key: what its result is stored under.
+        alias: the model.
+        data: the data set on whose images preprocessings are tried.
+        images: how many of them are used.
+        cost: forward passes.
+    """
+
+    key: str
+    alias: str
+    data: str
+    images: int
+    cost: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that a run will do.
+
+    Attributes:
+        recipe: what was asked.
+        subjects: the opened models with their data, by alias.
+        data: the opened data sets by name.
+        jobs: in the order of the recipe, model by model.
+        proofs: one for each model that needs one, by alias.
+        choices: one for each model whose preprocessing is to be chosen by trial, by alias.
+        device: what it is planned for.
+        versions: of the libraries that results depend on.
+    """
+
+    recipe: Recipe
+    subjects: Mapping[str, Subject]
+    data: Mapping[str, ImageSource]
+    jobs: tuple[PlannedJob, ...]
+    proofs: Mapping[str, Proof]
+    choices: Mapping[str, Choice]
+    device: Device
+    versions: Mapping[str, str]
+
+    def analysis(self, job: PlannedJob) -> Analysis:
+        """Return the analysis that a job belongs to."""
+        return self.recipe.analyses[job.analysis]
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What should be known of the settings on the models, before anything is computed."""
+        found = (
+            f"{name}: {remark}"
+            for subject in self.subjects.values()
+            for name, analysis in self.recipe.analyses.items()
+            for remark in analysis.remarks(subject)
+        )
+        return tuple(dict.fromkeys(found))
+
+    def cached(self, store: Store) -> set[str]:
+        """Return the keys of what is done already."""
+        keys = [job.key for job in self.jobs] + [proof.key for proof in self.proofs.values()]
+        keys += [choice.key for choice in self.choices.values()]
+        return {key for key in keys if store.has(key)}
+
+
+def make_plan(recipe: Recipe, device: Device = "cpu") -> Plan:
+    """Open the models and the data, and split the analyses into jobs.
+
+    Args:
+        recipe: what to do.
+        device: what it will run on; results of different devices are not mixed.
+
+    Raises:
+        RecipeError: with the recipe's own faults and everything that it asks for and that is not there, at its place.
+    """
+    planner = _Planner(recipe, device)
+    plan = planner.plan()
+    if faults := [*recipe.faults, *planner.faults]:
+        raise RecipeError(ordered(faults))
+    return plan
+
+
+def open_subject(
+    recipe: Recipe, alias: str, device: Device = "cpu", planned: Mapping[str, str] | None = None
+) -> Subject:
+    """Open one model of a recipe with the recipe's data, for whoever is given jobs that were planned elsewhere.
+
+    Args:
+        recipe: what names them.
+        alias: the model.
+        device: what it is opened for.
+        planned: what `digests_of` said when the keys of the jobs were made.
+
+    Raises:
+        RecipeError: if the model or the data are refused.
+        DataError: if they are not those that the jobs were planned for.
+    """
+    planner = _Planner(recipe, device)
+    subject = planner.open_subject(alias, planner.open_data())
+    if subject is None or planner.faults:
+        raise RecipeError(ordered(planner.faults))
+    if planned is not None:
+        # The results would be stored under the keys of what it was.
+        for name, digest in digests_of([subject]).items():
+            if planned.get(name) != digest:
+                raise DataError(
+                    "was changed since the run was planned",
+                    where=name,
+                    remedy="run the same command again: what is done is kept",
+                )
+    return subject
+
+
+def digests_of(subjects: Iterable[Subject]) -> dict[str, str]:
+    """Return digests of all files that results depend on, by what they are called in an error."""
+    found = {}
+    for subject in subjects:
+        found[f"model {subject.alias!r}"] = subject.view.digest
+        found[f"labels of model {subject.alias!r}"] = _labels_digest(subject) or ""
+        found |= {f"data {name!r}": source.digest for name, source in subject.data.items()}
+    return found
+
+
+def _labels_digest(subject: Subject) -> str | None:
+    return hashlib.sha256("\n".join(subject.labels).encode()).hexdigest() if subject.labels else None
+
+
+@cache
+def versions() -> Mapping[str, str]:
+    """Return the versions of the installed libraries that results depend on."""
+    found = {}
+    for name in _DISTRIBUTIONS:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+class _Known(dict[str, Any]):
+    """Data sets by name; asking for an unknown one is the user's mistake, for one that failed to open nobody's."""
+
+    def __init__(self, found: Mapping[str, Any], broken: set[str]) -> None:
+        super().__init__(found)
+        self.broken = broken
+
+    def __missing__(self, name: str) -> Any:
+        if name in self.broken:
+            raise _ToldError("")
+        hint = nearest(str(name), self) or (f"known are {', '.join(self)}" if self else "the recipe has no `data:`")
+        raise SelectionError(f"no data set is called {shorten(str(name))!r}", remedy=hint)
+
+    def __contains__(self, name: object) -> bool:
+        return super().__contains__(name) or name in self.broken
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """Return a data set, or the default only where no name is given: a misspelt name is never ignored."""
+        return default if name is None else self[name]
+
+
+class _ToldError(OnnxvizError):
+    """Follows from a fault that is known already."""
+
+
+class _Planner:
+    """Collects the faults of everything that a recipe names."""
+
+    def __init__(self, recipe: Recipe, device: Device) -> None:
+        self.recipe = recipe
+        self.device = device
+        self.faults: list[Fault] = []
+        self.choices: dict[str, Choice] = {}
+
+    def plan(self) -> Plan:
+        data = self.open_data()
+        subjects = {}
+        for alias in self.recipe.models:
+            if (subject := self.open_subject(alias, data)) is not None:
+                subjects[alias] = subject
+        jobs: list[PlannedJob] = []
+        for alias, subject in subjects.items():
+            for name, analysis in self.recipe.analyses.items():
+                jobs += itertools.islice(self.split(alias, subject, name, analysis), limits.JOBS + 1 - len(jobs))
+                if len(jobs) > limits.JOBS:
+                    self.fault(f"with this the run has more than {limits.JOBS:,} jobs; make several runs of it",
+                               ("analyses", name))  # fmt: skip
+                    return Plan(self.recipe, {}, {}, (), {}, {}, self.device, versions())
+        proofs = {}
+        for alias, subject in subjects.items():
+            used = {layer for job in jobs if job.alias == alias for layer in job.job.layers}
+            if used:
+                proofs[alias] = self.proof(subject, used)
+        return Plan(self.recipe, subjects, dict(data), tuple(jobs), proofs, self.choices, self.device, versions())
+
+    def open_data(self) -> _Known:
+        found: dict[str, ImageSource] = {}
+        for name, settings in self.recipe.data.items():
+            try:
+                found[name] = self.open_source(name, settings)
+            except OnnxvizError as error:
+                source = next(key for key in DATA_KINDS if hasattr(settings, key))
+                self.note(error, ("data", name, source))
+                continue
+            if isinstance(opened := found[name], ImageFolder):
+                try:
+                    opened.require_classes()
+                except OnnxvizError as error:
+                    del found[name]  # told once
+                    self.note(error, ("data", name, "images" if opened.classes is None else "classes"))
+        declared = find(self.recipe.tree, ("data",))
+        names = set(declared.entries) if isinstance(declared, Entries) else set()
+        return _Known(found, names - set(found))
+
+    def open_source(self, name: str, settings: Any) -> ImageSource:
+        if isinstance(settings, BuiltinSettings):
+            return builtin.scenes(count=settings.count, seed=settings.seed, size=settings.size, split=settings.split)
+        base = self.recipe.base(name)
+        if isinstance(settings, ConceptsSettings):
+            return MaskFolder.find(name, settings.concepts, base, settings.limit)
+        if isinstance(settings, GeneratorSettings):
+            return GeneratorFile.open(name, base / settings.generator)
+        patterns = [settings.images] if isinstance(settings.images, str) else settings.images
+        return ImageFolder.find(name, patterns, base, settings.limit, settings.classes)
+
+    def open_subject(self, alias: str, data: _Known) -> Subject | None:
+        settings, address = self.recipe.models[alias], self.recipe.address(alias)
+        before = len(self.faults)
+        own = None
+        if settings.builtin is not None:
+            own = builtin.MODELS.get(settings.builtin)
+            if own is None:
+                hint = nearest(settings.builtin, builtin.MODELS) or f"known are {', '.join(builtin.MODELS)}"
+                self.fault(f"no built-in model is called {shorten(settings.builtin)!r}; {hint}", (*address, "builtin"))
+                return None
+        try:
+            view = open_model(own.path if own else self.recipe.resolve((*address, "path")))
+        except OnnxvizError as error:
+            self.note(error, (*address, "builtin" if own else "path"))
+            self.labels(alias, None)
+            return None
+        names = self.labels(alias, own.labels if own else None)
+        if len(self.faults) > before:
+            return None
+        told = self.told(alias, view, names, data)
+        if told is None:
+            return None
+        view, labels = told
+        given = settings.preprocess
+        chosen = given.resolve() if isinstance(given, PreprocessSettings) else given
+        try:
+            preprocessing = preprocessing_for(view, chosen if chosen is not None or own is None else own.preprocessing)
+        except OnnxvizError as error:
+            self.note(error, (*address, "preprocess"))
+            return None
+        if settings.size is not None:
+            wanted = pair(settings.size)
+            if view.input_size not in (None, wanted):
+                self.fault(f"the model's input is {_size(view.input_size)} and cannot be changed", (*address, "size"))
+            preprocessing = preprocessing.with_size(*wanted)
+        if len(self.faults) > before:
+            return None
+        subject = Subject(alias, view, preprocessing, labels, data, self.recipe.seed, self.device)
+        if not preprocessing.undecided:
+            return subject
+        try:
+            found = self.choices[alias] = self.choice(subject, data)
+        except OnnxvizError as error:
+            self.note(error, (*address, "preprocess"))
+            return None
+        return dataclasses.replace(subject, choice=found.key)
+
+    def choice(self, subject: Subject, data: _Known) -> Choice:
+        """Return what is to be tried to find a model's preprocessing.
+
+        Raises:
+            SelectionError: if the recipe has no images, or the model gives no class to an image.
+        """
+        kinds = (ImagesSettings, ConceptsSettings, BuiltinSettings)
+        named = (name for kind in kinds for name, item in self.recipe.data.items() if isinstance(item, kind))
+        name = next((name for name in named if name not in data.broken), None)
+        if name is None:
+            if data.broken:
+                raise _ToldError("")
+            raise SelectionError(
+                "`preprocess: auto` tries preprocessings on photographs, and the recipe has none",
+                remedy="add `data:` with photographs of what the model is used on, or name a preset",
+            )
+        view, source = subject.view, data[name]
+        head = require_classifier(view)
+        indices = spread(pictures_for(view), len(source))
+        known = known_classes(head, source, indices, subject.labels)
+        tried = sum(1 for _ in candidates(view, geometry=subject.preprocessing))
+        if any(own is not None for own in known) and not subject.preprocessing.keeps_geometry:
+            tried += SIZES
+        parts = {**self.context(subject), "choice": [VERSION, name, source.digest, known]}
+        return Choice(key_of(parts), subject.alias, name, len(indices), float(tried * VARIANTS * len(indices)))
+
+    def labels(self, alias: str, own: Sequence[str] | None) -> tuple[str, ...] | None:
+        settings, address = self.recipe.models[alias], (*self.recipe.address(alias), "labels")
+        if settings.labels is None:
+            return tuple(own) if own is not None else None
+        if not isinstance(settings.labels, str):
+            return tuple(settings.labels)
+        try:
+            return read_labels(self.recipe.resolve(address))
+        except OnnxvizError as error:
+            self.note(error, address)
+            return None
+
+    def told(
+        self, alias: str, view: GraphView, names: tuple[str, ...] | None, data: _Known
+    ) -> tuple[GraphView, tuple[str, ...] | None] | None:
+        """Return the view with what the recipe says of its outputs, and the class names."""
+        settings, address = self.recipe.models[alias], self.recipe.address(alias)
+        try:
+            view.with_output(settings.output)
+        except OnnxvizError as error:
+            self.note(error, (*address, "output"))
+            return None
+        try:
+            return with_labels(view, names, settings.output, class_count(data.values()))
+        except OnnxvizError as error:
+            self.fault("; ".join(part for part in (error.what, error.remedy) if part), (*address, "labels"))
+            return None
+
+    def split(self, alias: str, subject: Subject, name: str, analysis: Analysis) -> Iterator[PlannedJob]:
+        address: Address = ("analyses", name)
+        keys: dict[str, str] = {}
+        made: list[Job] = []
+        try:
+            start = self.start_of_keys(subject, analysis)
+            for job in analysis.jobs(subject):
+                fault = f"two of its jobs are called {shorten(job.name)!r}" if job.name in keys else ""
+                for needed in job.needs:
+                    if needed not in keys:
+                        fault = f"the job {shorten(job.name)!r} needs {shorten(needed)!r}, which is none before it"
+                if fault:
+                    raise AnalysisError(fault, where=analysis_kind(analysis))
+                planned = self.planned(start, subject, name, analysis, job, keys)
+                keys[job.name] = planned.key
+                made.append(job)
+                yield planned
+            self.expectations(alias, subject, name, analysis, made)
+        except OnnxvizError as error:
+            self.note(_with_unknown(error, subject.view), address, alias if self.recipe.compares else "")
+
+    def expectations(self, alias: str, subject: Subject, name: str, analysis: Analysis, jobs: Sequence[Job]) -> None:
+        """Refuse what is expected of metrics that these jobs will not produce, before they have run for hours."""
+        unproduced = analysis.unproduced(jobs, subject)
+        for place, metric in self.recipe.expected(alias, name):
+            declared = declared_as(metric, type(analysis).metric_names)
+            if declared is not None and declared in unproduced:
+                of = f" for model {alias!r}" if self.recipe.compares else ""
+                text = f"the metric {shorten(metric)!r} will not be produced{of}: {unproduced[declared]}"
+                self.faults.append(place.fault(text))
+
+    def planned(
+        self, start: str, subject: Subject, name: str, analysis: Analysis, job: Job, keys: Mapping[str, str]
+    ) -> PlannedJob:
+        try:
+            # As they are after a way through JSON, so that a job is the same wherever it is done.
+            parameters = json.loads(json.dumps(dict(job.parameters), allow_nan=False))
+        except (TypeError, ValueError) as error:
+            raise AnalysisError(
+                f"the job {shorten(job.name)!r} has parameters that are no JSON data: {error}",
+                where=analysis_kind(analysis),
+            ) from error
+        needs = tuple(keys[needed] for needed in job.needs)
+        parts: dict[str, Any] = {
+            "start": start,
+            "job": [job.name, parameters, list(job.layers)],
+            "data": {name: subject.data[name].digest for name in job.data},
+        }
+        if needs:
+            parts["needs"] = list(needs)
+        return PlannedJob(key_of(parts), subject.alias, name, dataclasses.replace(job, parameters=parameters), needs)
+
+    def start_of_keys(self, subject: Subject, analysis: Analysis) -> str:
+        """Return what the keys of all jobs of an analysis on a model have in common."""
+        settings = analysis.model_dump(mode="json")
+        for name in type(analysis).without_effect:
+            settings.pop(name, None)
+        kind = analysis_kind(analysis)
+        return key_of({**self.context(subject), "analysis": [kind, type(analysis).version, settings]})
+
+    def context(self, subject: Subject) -> dict[str, Any]:
+        """Return what every result of a model depends on."""
+        return {
+            "model": subject.view.digest,
+            "preprocessing": [
+                dataclasses.asdict(dataclasses.replace(subject.preprocessing, name="", origin="declared")),
+                subject.choice,  # stands for what is chosen by trial, which follows from it
+            ],
+            "labels": _labels_digest(subject),
+            "outputs": [
+                [list(head.outputs), head.kind, head.scores.name if head.scores else "", head.probability]
+                for head in subject.view.heads
+            ],
+            "seed": subject.seed,
+            "versions": dict(versions()),
+            "device": self.device,
+        }
+
+    def proof(self, subject: Subject, used: set[str]) -> Proof:
+        layers = tuple(layer.name for layer in subject.view.layers if layer.name in used)
+        data = next((name for name, source in subject.data.items() if not isinstance(source, GeneratorFile)), None)
+        digest = subject.data[data].digest if data is not None else None
+        key = key_of({**self.context(subject), "proof": [list(layers), data, digest, PROOF_IMAGES, PROOF_VERSION]})
+        return Proof(key, subject.alias, layers, data)
+
+    def fault(self, message: str, address: Address) -> None:
+        self.faults.append(self.recipe.place(address).fault(message))
+
+    def note(self, error: OnnxvizError, address: Address, subject: str = "") -> None:
+        """Turn an error into a fault at the value that it speaks of, or at the nearest entry that is known."""
+        if isinstance(error, _ToldError):
+            return
+        text = "; ".join(part.replace("\n", " ") for part in (error.what, error.remedy) if part)
+        where = error.where or (f"model {subject}" if subject and address[0] == "analyses" else "")
+        self.faults.append(self.blamed(error, address).fault(f"{where}: {text}" if where else text))
+
+    def blamed(self, error: OnnxvizError, address: Address) -> Place:
+        """Return the place of the word below an address that the error quotes; the entry's own place if none is."""
+        node = find(self.recipe.tree, address)
+        best: Place | None = None
+        length = 0
+        for _, word in words(node) if node is not None else ():
+            value = plain(word)
+            if value is None or isinstance(value, bool):
+                continue
+            quoted = repr(shorten(value)) if isinstance(value, str) else str(value)
+            if quoted not in error.what:
+                continue
+            found = re.search(rf"(?<![\w.]){re.escape(quoted)}(?![\w.])", error.what)
+            if found and len(quoted) > length:
+                best, length = word.place, len(quoted)
+        return best or self.recipe.place(address, key=address[0] == "analyses")
+
+
+def _with_unknown(error: OnnxvizError, view: GraphView) -> OnnxvizError:
+    """Add to an error of a layer that it stands behind an unknown operator, which may well be the cause."""
+    named = f"{error.where} {error.what}"
+    for name, cause in view.unknown.items():
+        if cause not in named and re.search(rf"(?<![\w.]){re.escape(shorten(name))}(?![\w.])", named):
+            error.what += f" (its form is not known, because it stands behind {cause})"
+            break
+    return error
+
+
+def analysis_kind(analysis: Analysis) -> str:
+    """Return the kind of an analysis as recipes name it."""
+    return str(analysis.model_dump(mode="json", include={"kind"})["kind"])
+
+
+def _size(size: tuple[int, int] | None) -> str:
+    return f"{size[0]}×{size[1]} pixels" if size else "of any size"

@@ -1,0 +1,592 @@
+"""The differentiable model: images in, activations and gradients out, whatever the exporter's layout was."""
+
+from __future__ import annotations
+
+import html
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import fx
+
+from onnxviz.convert import Network, declared_elements
+from onnxviz.convert.element_types import integer_range
+from onnxviz.convert.operators import NotConvertible
+from onnxviz.core.errors import BatchMixedError, DataError, ModelError, SelectionError, beginning, shorten
+from onnxviz.core.memory import is_out_of_memory
+from onnxviz.core.values import DEFAULT_SIZE, Layer, Preprocessing
+from onnxviz.data.given_images import as_images, require_floating, require_no_bytes, require_range, require_size
+from onnxviz.graph import GraphView, open_model
+from onnxviz.graph.labels import read_labels, with_labels
+from onnxviz.graph.model_output import Head, OutputKind
+from onnxviz.graph.structure import ancestors
+from onnxviz.model import ort_session as runtime
+from onnxviz.model.batches import choose_batch, layers_in_words, micro_batch, pass_bytes, room_for, run_batches
+from onnxviz.model.layer_values import Activations, Layers, units_first, units_last
+from onnxviz.model.ort_session import Session, folds_too_much
+from onnxviz.model.preprocessing import preprocessing_for
+from onnxviz.model.probabilities import probabilities_of, require_probabilities
+from onnxviz.model.reference import operator_name
+from onnxviz.model.reference.integers import PRODUCTS
+
+Forward = Callable[[torch.Tensor], tuple[torch.Tensor, ...]]
+_Item = TypeVar("_Item")
+_Values = TypeVar("_Values")
+
+_NETWORKS = 8
+"""How many truncated networks are kept; they share their weights."""
+_SESSIONS = 4
+"""How many ONNX Runtime sessions are kept; each holds the weights it needs."""
+_ORIGINS = {"declared": "", "trial": " (chosen by trial)", "guess": " (a guess)"}
+_FAULTS = (ArithmeticError, LookupError, MemoryError, NotConvertible, RuntimeError, TypeError, ValueError)
+"""What modules raise for tensors that do not fit."""
+
+
+class Model:
+    """A vision model from an ONNX file, with gradients.
+
+    Attributes:
+        view: the network's layers, weights and receptive fields.
+        preprocessing: how an RGB image in 0..1 becomes the network's input.
+        labels: class names in the order of the classes, or None.
+        device: where the network runs.
+        input_size: height and width in pixels that the model is made for.
+        layers: the layers in topological order.
+        halvings: how often batches are halved from the start, because memory did not suffice before.
+        reduced: a sentence for each thing that was done otherwise than usual, such as fewer images at a time; whoever
+            reports empties it.
+        distrusted: identifiers of values that ONNX Runtime computes wrongly: what depends on them is measured by the
+            converted network.
+        fitting: what ran out of memory -> the number of images at a time that is tried since, and the sentence on it.
+    """
+
+    def __init__(
+        self,
+        view: GraphView,
+        preprocessing: Preprocessing,
+        labels: Sequence[str] | None = None,
+        device: torch.device | str | None = None,
+    ) -> None:
+        self.view = view
+        self.preprocessing = preprocessing
+        self.labels = None if labels is None else tuple(labels)
+        try:
+            self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        except RuntimeError:
+            raise SelectionError(f"{shorten(str(device))!r} is no device", remedy="write cpu, cuda or cuda:1") from None
+        self.input_size = view.input_size or preprocessing.size or DEFAULT_SIZE
+        self.layers = Layers(view.layers)
+        self.halvings = 0
+        self.reduced: list[str] = []
+        self.distrusted: frozenset[str] = frozenset()
+        self.fitting: dict[str, tuple[int, str]] = {}
+        self._network: Network | None = None
+        self._forwards: OrderedDict[Any, Forward] = OrderedDict()
+        self._sessions: OrderedDict[Any, Session] = OrderedDict()
+        self._input_range = integer_range(view.types[view.input_name].element)
+        # ONNX Runtime's optimizer fuses quantised operators into others that round differently, and computes
+        # constants without a bound.
+        self._exact = any(
+            node.op_type in ("QuantizeLinear", "DynamicQuantizeLinear") for node in view.proto.graph.node
+        ) or folds_too_much(view.proto.graph, view.types)
+        channels = preprocessing.channels
+        self._mean = torch.tensor(preprocessing.mean).expand(channels).reshape(1, channels, 1, 1).to(self.device)
+        self._scale = torch.tensor(preprocessing.scale).expand(channels).reshape(1, channels, 1, 1).to(self.device)
+        self._luma = torch.tensor((0.299, 0.587, 0.114), device=self.device).reshape(1, 3, 1, 1)
+
+    def __repr__(self) -> str:
+        height, width = self.input_size
+        return (
+            f"<onnxviz.Model {shorten(self.view.file)}: {len(self.layers)} layers, {height}×{width} pixels, "
+            f"preprocessing {self.preprocessing.name}{_ORIGINS[self.preprocessing.origin]}, {self.device}>"
+        )
+
+    def _repr_html_(self) -> str:
+        height, width = self.input_size
+        facts = {
+            "file": shorten(self.view.file),
+            "exporter": shorten(self.view.producer),
+            "layers": str(len(self.layers)),
+            "input": f"{height} × {width} pixels, {self.view.input_layout}",
+            "preprocessing": self.preprocessing.name + _ORIGINS[self.preprocessing.origin],
+            "classes": str(len(self.labels)) if self.labels else "no names",
+            "device": str(self.device),
+        }
+        rows = "".join(f"<tr><th>{key}</th><td>{html.escape(value)}</td></tr>" for key, value in facts.items())
+        return f"<table>{rows}</table>"
+
+    # --- images to input --------------------------------------------------------------------------------------------
+
+    def prepare(self, images: Any) -> torch.Tensor:
+        """Bring images to the model's input size as a recipe's run does, bit by bit: resized, cropped, RGB in 0..1.
+
+        Args:
+            images: paths of files, PIL images, or uint8 [height, width, 3] (grey: [height, width]) as arrays or
+                tensors; one or several, of any sizes. Floating images [N, 3, height, width] in 0..1 are taken as
+                prepared already and returned as they are.
+
+        Returns:
+            float32 [N, 3, height, width] in 0..1, of `input_size`; what every other call computes with. Floating images
+            keep their size where the model leaves its own open.
+
+        Raises:
+            DataError: if they are no images, cannot be read, or are floating and not in 0..1 or of another size.
+        """
+        made = self._as_images(images)
+        if self.view.input_size is not None:
+            require_size(made, self.input_size)
+        return made
+
+    def _as_images(self, images: Any) -> torch.Tensor:
+        """Prepare images; floating ones may have another size, with which networks without dense layers go on."""
+        return as_images(images, self.preprocessing, self.input_size)
+
+    def encode(self, images: torch.Tensor) -> torch.Tensor:
+        """Turn images into the network's input: x = (255 image - mean) / scale; differentiable, no resizing.
+
+        Args:
+            images: RGB, [N, 3, height, width], floating, 0..1.
+
+        Returns:
+            float32 in the model's channel order and layout, on its device; whole numbers, with the rounding passed
+            straight through to gradients, where the model takes integers.
+
+        Raises:
+            DataError: if the images have another shape, are not floating or not in 0..1.
+            ModelError: if the model's input is no image of one or three channels.
+        """
+        require_floating(images)
+        require_range(images)
+        return self._encode(images)
+
+    def _encode(self, images: torch.Tensor) -> torch.Tensor:
+        """Encode without a look at the values, for which a GPU would have to be waited for at each step."""
+        require_floating(images)
+        if self.view.input_layout == "other" or self.view.input_channels not in (0, 1, 3):
+            raise ModelError(
+                f"the model's input is no image: layout {self.view.input_layout}, {self.view.input_channels} channels",
+                where=shorten(self.view.file),
+                remedy="use onnxviz.to_torch(path) to call it with tensors of your own",
+            )
+        values = images.to(device=self.device, dtype=torch.float32)
+        if self.preprocessing.channel_order == "BGR":
+            values = values.flip(1)
+        elif self.preprocessing.channel_order == "GRAY":
+            values = (values * self._luma).sum(1, keepdim=True)
+        values = (values * 255.0 - self._mean) / self._scale
+        if self._input_range is not None:
+            values = values + (values.detach().round().clamp(*self._input_range) - values.detach())
+        values = values.contiguous(memory_format=torch.channels_last)
+        return values.permute(0, 2, 3, 1) if self.view.input_layout == "NHWC" else values
+
+    # --- with gradients ---------------------------------------------------------------------------------------------
+
+    def differentiable(self, layers: Sequence[Layer | str] | Layer | str) -> Forward:
+        """Return a function from images to the activations of some layers, through which gradients flow.
+
+        The function takes RGB images [N, 3, height, width] in 0..1 and returns one tensor for each layer, in the order
+        given, units first: [N, units, *spatial]. All come from one forward pass, on one tape: gradients exist with
+        respect to the images, and of a later layer with respect to an earlier one that is returned too, also when
+        nothing else requires gradients. The network is run no deeper than the layers need; its weights are frozen.
+        Tensors may lie channels last in memory: `reshape` them, do not `view`.
+
+        Args:
+            layers: layers or their names.
+
+        Returns:
+            The function; kept for the next call with the same layers.
+
+        Raises:
+            SelectionError: if a layer does not exist.
+            UnsupportedOperatorError: if a layer needs operators that do not convert; names all of them.
+        """
+        chosen = self.resolve(layers)
+        key = tuple(layer.value for layer in chosen)
+        return _remember(self._forwards, key, _NETWORKS, lambda: self._make_forward(chosen))
+
+    def unchecked(self, layers: Sequence[Layer]) -> Forward:
+        """Return what `differentiable` returns, for the caller alone, and also of layers that mix the batch."""
+        return self._make_forward(tuple(layers)).compute
+
+    def resolve(self, layers: Sequence[Layer | str] | Layer | str) -> tuple[Layer, ...]:
+        """Turn names into layers.
+
+        Raises:
+            SelectionError: if a layer does not exist.
+        """
+        named = [layers] if isinstance(layers, Layer | str) else list(layers)
+        return tuple(self.view.layer(item) if isinstance(item, str) else item for item in named)
+
+    def _make_forward(self, chosen: tuple[Layer, ...]) -> _Forward:
+        axes = {layer.value: layer.channel_axis for layer in chosen if layer.channel_axis not in (None, 1)}
+        values = [layer.value for layer in chosen]
+        whole = self.network
+        network = whole.cut(values, unit_axes={k: v for k, v in axes.items() if v is not None}, tape=True)
+        return _Forward(self, network, chosen, whole.inputs)
+
+    def continued(
+        self, images: torch.Tensor, layers: Sequence[Layer], given: Mapping[str, torch.Tensor]
+    ) -> tuple[torch.Tensor, ...]:
+        """Compute layers from values that somebody else computed, without gradients.
+
+        Args:
+            images: RGB, [N, 3, height, width], 0..1.
+            layers: what to return, units first. A layer whose own value is given is computed all the same.
+            given: identifier of a value -> what everything that reads it is computed from.
+        """
+        axes = {layer.value: layer.channel_axis for layer in layers if layer.channel_axis not in (None, 1)}
+        whole = self.network
+        given = {value: tensor for value, tensor in given.items() if whole.has(value)}
+        network = whole.cut(
+            [layer.value for layer in layers],
+            unit_axes={value: axis for value, axis in axes.items() if axis is not None},
+            given=list(given),
+        )
+        arguments: list[torch.Tensor | None] = [None] * len(self.inputs)
+        arguments[self.inputs.index(self.view.input_name)] = self._encode(images)
+        with torch.no_grad():
+            results: tuple[torch.Tensor, ...] = network(
+                *arguments, *(value.to(self.device) for value in given.values())
+            )
+        return results
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Identifiers of the model's inputs, in the order of the file."""
+        return self.network.inputs
+
+    def unsupported(self) -> dict[str, tuple[str, tuple[str, ...]]]:
+        """Return the operators that do not convert, each with the reason ("" if unknown) and the nodes that need it."""
+        return self.network.unsupported()
+
+    def converts(self, layer: Layer | str) -> bool:
+        """Whether a layer can be computed by the converted network."""
+        return self.network.has(self.resolve(layer)[0].value)
+
+    @property
+    def network(self) -> Network:
+        """Everything of the model that converts; made when it is first asked for."""
+        if self._network is None:
+            declared = declared_elements(self.view.original)
+            self._network = Network(self.view.proto, self.view.names, self.device, declared)
+        return self._network
+
+    # --- without gradients ------------------------------------------------------------------------------------------
+
+    def activations(self, images: Any, layers: Sequence[Layer | str] | Layer | str) -> Activations[torch.Tensor]:
+        """Return the activations of some layers, by the converted network, without gradients.
+
+        Args:
+            images: whatever `prepare` takes: paths, PIL images and uint8 arrays of any sizes, which are brought to
+                `input_size`; floating images [N, 3, height, width] in 0..1 are taken as they are.
+            layers: layers or their names.
+
+        Returns:
+            Layer name -> activations, float32, [N, units, *spatial].
+
+        Raises:
+            SelectionError: if a layer does not exist.
+            DataError: if they are no images, cannot be read, or are floating and not in 0..1.
+            MemoryLimitError: if memory does not suffice, even for one image at a time.
+            UnsupportedOperatorError: if a layer needs operators that do not convert.
+        """
+        chosen = self.resolve(layers)
+        batch = self._as_images(images)
+        forward = self.differentiable(chosen)
+        joined: tuple[torch.Tensor, ...] = ()
+
+        def run(start: int, stop: int) -> None:
+            nonlocal joined
+            with torch.no_grad():
+                parts = forward(batch[start:stop])
+                if stop - start == len(batch):
+                    joined = parts
+                    return
+                joined = joined or tuple(room_for(part, len(batch)) for part in parts)
+                for whole, part in zip(joined, parts, strict=True):
+                    whole[start:stop] = part
+
+        self._in_batches(batch.shape, chosen, run)
+        named = {layer.name: values for layer, values in zip(chosen, joined, strict=True)}
+        return Activations(self.view, named)
+
+    def measure(self, images: Any, layers: Sequence[Layer | str] | Layer | str) -> Activations[np.ndarray]:
+        """Return the activations of some layers by ONNX Runtime: on a CPU the fast way without gradients.
+
+        Args:
+            images: as for `activations`; computed in micro-batches.
+            layers: layers or their names.
+
+        Returns:
+            Layer name -> activations, float32, [N, units, *spatial].
+
+        Raises:
+            SelectionError: if a layer does not exist.
+            DataError: if the images cannot be used.
+            MemoryLimitError: if memory does not suffice, even for one image at a time.
+            ModelError: if ONNX Runtime refuses the model or the size of the images.
+        """
+        chosen = self.resolve(layers)
+        values = self._measure(self._as_images(images), [layer.value for layer in chosen], chosen)
+        named = {
+            layer.name: units_first(array, layer.channel_axis) for layer, array in zip(chosen, values, strict=True)
+        }
+        return Activations(self.view, named)
+
+    def distrust(self, names: Collection[str]) -> None:
+        """Do not measure by ONNX Runtime what depends on these layers and nodes, which it was found to compute wrongly.
+
+        Args:
+            names: of layers, or of other values as the file calls them; they take the place of earlier ones.
+        """
+        asked = set(names)
+        found = {layer.value for layer in self.view.layers if layer.name in asked}
+        found.update(value for value, name in self.view.names.items() if name in asked)
+        self.distrusted = frozenset(found)
+
+    @cached_property
+    def _saturated(self) -> frozenset[str]:
+        """What ONNX Runtime sums of products of integers, where these sums saturate on this processor."""
+        nodes = self.view.proto.graph.node
+        sums = [output for node in nodes if operator_name(node) in PRODUCTS for output in node.output]
+        return frozenset(sums if sums and runtime.saturates() else ())
+
+    def _measure(self, images: torch.Tensor, values: Sequence[str], layers: Sequence[Layer]) -> list[np.ndarray]:
+        distrusted = self.distrusted | self._saturated
+        if distrusted and distrusted & ancestors(self.view.proto.graph, values):
+            names = ", ".join(shorten(layer.name) for layer in layers[:3]) + (", ..." if len(layers) > 3 else "")
+            self.reduced.append(f"{names}: measured by the converted network, because ONNX Runtime is wrong there")
+            tensors = self.activations(images, layers)
+            return [units_last(tensors[layer.name].cpu().numpy(), layer.channel_axis) for layer in layers]
+        any_size = tuple(images.shape[2:]) != self.view.input_size
+        key = (tuple(values), any_size, torch.get_num_threads())
+        results: list[np.ndarray] = []
+
+        def run(start: int, stop: int) -> None:
+            session = _remember(self._sessions, key, _SESSIONS, lambda: self.session(values, any_size=any_size))
+            with torch.no_grad():
+                encoded = self._encode(images[start:stop]).cpu().numpy()
+            parts = session.run({self.view.input_name: encoded})
+            if not results:
+                for layer, part in zip(layers, parts, strict=True):
+                    self._check_batch(part.shape, stop - start, images.shape[2:], layer.name)
+                # Copied also if they are all: while its own arrays live, the session keeps its working memory.
+                results.extend([np.empty((len(images), *part.shape[1:]), part.dtype) for part in parts])
+            for result, part in zip(results, parts, strict=True):
+                result[start:stop] = part
+
+        self._in_batches(images.shape, layers, run)
+        return results
+
+    def session(self, values: Sequence[str], *, any_size: bool = False) -> Session:
+        """Return what `measure` runs, for the caller alone: it is not kept.
+
+        Args:
+            values: identifiers of the values to compute.
+            any_size: accept images of any height and width.
+
+        Raises:
+            ModelError: if ONNX Runtime refuses the model.
+        """
+        view, device = self.view, str(self.device)
+        return Session(
+            view.proto,
+            values,
+            device=device,
+            exact=self._exact,
+            any_size=any_size,
+            types=view.types,
+            names=view.names,
+        )
+
+    def probabilities(self, images: Any, head: Head | None = None) -> np.ndarray:
+        """Return probabilities [N, classes] of a head: those that the file computes, or that are declared.
+
+        A softmax or sigmoid that the file does not have is used only where somebody says that the outputs are scores of
+        classes: `load(..., output="classes")`, or as many class names as outputs. With one score for two classes they
+        are those of class 0 and class 1; labels that do not exclude each other have probabilities of their own.
+
+        Args:
+            images: as for `activations`.
+            head: one of `view.heads`; the main one if None.
+
+        Raises:
+            SelectionError: if the model gives no class for the whole image, or nothing makes probabilities of its
+                scores.
+        """
+        head = require_probabilities(head or self.view.main_head, self.view.file)
+        if head.final is None:
+            return probabilities_of(head, self.scores(images, head))
+        return probabilities_of(head, self._measure(self._as_images(images), [head.final.value], [head.final])[0])
+
+    def scores(self, images: Any, head: Head | None = None) -> np.ndarray:
+        """Return a head's scores [N, units], before any softmax or sigmoid, by ONNX Runtime.
+
+        Args:
+            images: as for `activations`.
+            head: one of `view.heads`; the main one if None.
+
+        Raises:
+            SelectionError: if no output depends on the image, or there are scores for positions.
+        """
+        layer = self.view.logits if head is None or head.scores is None else head.scores
+        values = units_first(self._measure(self._as_images(images), [layer.value], [layer])[0], layer.channel_axis)
+        flat = values.reshape(len(values), -1)
+        if layer.unit_count and flat.shape[1] != layer.unit_count:
+            raise SelectionError(
+                f"{shorten(layer.name)} gives {flat.shape[1]} numbers for {layer.unit_count} units",
+                where=shorten(self.view.file),
+                remedy="use `measure` for a model that classifies positions, not images",
+            )
+        return flat
+
+    # --- sizes ------------------------------------------------------------------------------------------------------
+
+    def _in_batches(self, shape: Sequence[int], layers: Sequence[Layer], work: Callable[[int, int], None]) -> None:
+        """Work on a part of the images at a time, so that their activations stay small and fit in memory."""
+        count, fixed = shape[0], self.view.batch
+        if count == 0:
+            raise DataError("there are no images")
+        if fixed and count % fixed:
+            raise DataError(
+                f"the model takes exactly {fixed} images at a time, {count} were given",
+                where=shorten(self.view.file),
+                remedy=f"give a multiple of {fixed}",
+            )
+        sizes = (self.view, self.input_size, shape[2:], layers)
+        what = layers_in_words(layers)
+        step = fixed or choose_batch(self, min(count, micro_batch(*sizes)), lambda: pass_bytes(*sizes), what)
+        # A session keeps the memory of its largest batch, in pieces that smaller ones may not fit into.
+        for _ in run_batches(self, count, step, work, what, fixed=bool(fixed), release=self._sessions.clear):
+            pass
+
+    def _check_batch(self, shape: Sequence[int], count: int, size: Sequence[int], name: str) -> None:
+        """Refuse a tensor whose first axis is not the batch: an image ran over into it, or the layer mixes it."""
+        if not shape or shape[0] != count:
+            own = tuple(size) == self.input_size
+            remedy = "the layer mixes the batch with other dimensions and cannot be looked at; name another layer"
+            images = "1 image" if count == 1 else f"{count} images"
+            raise (BatchMixedError if own else DataError)(
+                f"{shorten(name)} has shape {list(shape)} for {images} of {size[0]}×{size[1]} pixels",
+                where=shorten(self.view.file),
+                remedy=remedy if own else _other_size(self, size),
+            )
+
+
+def _other_size(model: Model, refused: Sequence[int]) -> str:
+    """Say which size of images to try where one does not fit."""
+    height, width = model.input_size
+    if (height, width) != tuple(refused):
+        return f"give images of {height}×{width} pixels, or an earlier layer"
+    return (
+        "the model leaves its input size open, but not every size will do: try another `size`, such as a multiple of 32"
+    )
+
+
+class _Forward:
+    """Images to activations; holds no state of a call."""
+
+    def __init__(
+        self, model: Model, network: fx.GraphModule, layers: tuple[Layer, ...], inputs: tuple[str, ...]
+    ) -> None:
+        self._model = model
+        self._network = network
+        self._layers = layers
+        self._place = inputs.index(model.view.input_name)
+        used = [index for index, node in enumerate(network.graph.find_nodes(op="placeholder")) if node.users]
+        others = [inputs[index] for index in used if index != self._place]
+        if others:
+            names = ", ".join(shorten(model.view.names.get(name, name)) for name in others)
+            raise ModelError(
+                f"the layers asked for also need the model's inputs {names}",
+                where=shorten(model.view.file),
+                remedy="ask for layers that depend on the image only, or use onnxviz.to_torch(path)",
+            )
+        self._arguments: list[torch.Tensor | None] = [None] * len(inputs)
+
+    def __call__(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        require_floating(images)
+        require_no_bytes(images)
+        results = self.compute(images)
+        for layer, result in zip(self._layers, results, strict=True):
+            self._model._check_batch(result.shape, images.shape[0], images.shape[2:], layer.name)
+        return results
+
+    def compute(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Return the layers' tensors as they are, also where their first axis is not the batch."""
+        model = self._model
+        if model.view.batch is not None and images.shape[0] != model.view.batch:
+            raise DataError(
+                f"the model takes exactly {model.view.batch} images at a time, not {images.shape[0]}",
+                where=shorten(model.view.file),
+            )
+        arguments = list(self._arguments)
+        arguments[self._place] = model._encode(images)
+        try:
+            results: tuple[torch.Tensor, ...] = self._network(*arguments)
+        except _FAULTS as fault:
+            if is_out_of_memory(fault):
+                raise  # less at a time may do
+            if tuple(images.shape[2:]) == tuple(model.view.input_size or ()):
+                raise ModelError(
+                    f"the network fails on an image of its own size: {beginning(str(fault))}",
+                    where=shorten(model.view.file),
+                    remedy="run `onnxviz inspect`; if ONNX Runtime computes these layers, please report this",
+                ) from fault
+            raise DataError(
+                f"images of {images.shape[2]}×{images.shape[3]} pixels do not fit: {beginning(str(fault))}",
+                where=shorten(model.view.file),
+                remedy=_other_size(model, images.shape[2:]),
+            ) from fault
+        return results
+
+
+def load(
+    path: Path | str,
+    preprocess: str | Preprocessing | Mapping[str, Any] | None = None,
+    labels: Path | str | Sequence[str] | None = None,
+    device: torch.device | str | None = None,
+    output: OutputKind | Mapping[str, OutputKind] | None = None,
+) -> Model:
+    """Open an ONNX model from any exporter.
+
+    Args:
+        path: the file.
+        preprocess: a preset ("caffe", "imagenet", "tf", "unit", "raw", "gray_unit", ...), a `Preprocessing`, or its
+            fields as a mapping; what the file says, else a guess, if None.
+        labels: class names in logit order, or a text file of them, one a line; those in the file's metadata if None.
+        device: "cpu", "cuda", ...; a GPU where there is one if None.
+        output: what the model gives, where its file does not say it: "classes", "binary", "multilabel",
+            "map_of_classes", "regression", "embedding", "boxes", "image" or "unknown"; or a mapping from the names of
+            its outputs to these.
+
+    Returns:
+        The model; it is converted when gradients or activations are first asked for.
+
+    Raises:
+        ModelFileError: if the file cannot be read or is refused as unsafe.
+        SelectionError: if the preset does not exist, or there are more or fewer labels than classes, or an output
+            cannot be what it is said to be.
+        DataError: if the labels cannot be read.
+    """
+    view = open_model(path)
+    preprocessing = preprocessing_for(view, preprocess)
+    given = read_labels(labels) if isinstance(labels, str | Path) else labels
+    view, names = with_labels(view, given, output)
+    return Model(view, preprocessing, names, device)
+
+
+def _remember(kept: OrderedDict[Any, _Item], key: Any, most: int, make: Callable[[], _Item]) -> _Item:
+    """Return what is kept under a key, or make it; forget what was used least recently."""
+    if key in kept:
+        kept.move_to_end(key)
+        return kept[key]
+    made = make()
+    kept[key] = made
+    while len(kept) > most:
+        kept.popitem(last=False)
+    return made

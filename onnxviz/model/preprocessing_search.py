@@ -1,0 +1,494 @@
+"""Which preprocessing does a model expect? Every plausible one is tried on real photographs, and the results ranked.
+
+Wrong preprocessing is silent: the network runs, and sees something else. Confidence does not find the right one,
+because inputs that are too large make most networks certain of anything. What tells is a class that stays, and surely,
+when the picture is mirrored or loses some contrast, while different pictures get different classes. Where the
+pictures' classes are known, accuracy ranks instead. Colours are tried first. Then, with the best of them and where
+classes are known, other crops, and with the best of these other interpolations: all that is a few pictures apart, so
+the usual way is left only for one that is right no less often, and surer of the right class by more than chance among
+as many as were tried.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxviz.core.errors import ModelError, SelectionError, shorten
+from onnxviz.core.shares import Share, mcnemar, paired
+from onnxviz.core.values import CROP_FRACTION, Preprocessing
+from onnxviz.data.ground_truth import HOW
+from onnxviz.data.images import ImageSource, fit_box, load_batch
+from onnxviz.graph import GraphView
+from onnxviz.graph.model_output import Head
+from onnxviz.model.model import Model
+from onnxviz.model.preprocessing_candidates import (
+    SIZES,
+    candidates,
+    crops,
+    interpolations,
+    known_classes,
+    require_classifier,
+    same_values,
+)
+from onnxviz.model.probabilities import softmax
+
+CHANCE = 0.05
+"""A lead that chance gives more often than this is no lead."""
+ALIKE = 0.95
+"""Part of the pictures on which two preprocessings must give the same class to be the same in effect."""
+
+_BATCH = 16
+_CONTRAST = 0.8
+"""What is left of the contrast in the picture's paler variant."""
+_RESAMPLES = 500
+_LEAST = 1e-3
+"""Probability of the right class below which a picture counts as lost: one that is lost for certain decides nothing."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One preprocessing, tried.
+
+    Attributes:
+        preprocessing: what was tried.
+        range: what becomes of pixel values, in words.
+        confidence: mean of the probability that a picture, its mirror image and its paler variant all give one class.
+        steady: part of the pictures whose most probable class is that of the mirror image and of the paler variant too.
+        variety: entropy in nats of the most probable classes: 0 if every picture gets the same one.
+        top1: part of the labelled pictures whose class is the most probable one; None without labels.
+        top5: part whose class is among the five most probable; None without labels.
+        chance: how probable it is that this one is as good as the first and behind by chance only; 1 for the first.
+        alike: part of the pictures that get the same class as with the first.
+    """
+
+    preprocessing: Preprocessing
+    range: str
+    confidence: float
+    steady: float
+    variety: float
+    top1: float | None = None
+    top5: float | None = None
+    chance: float = 1.0
+    alike: float = 1.0
+
+    @property
+    def score(self) -> float:
+        """What ranks where there are no labels: the geometric mean of confidence and steadiness, times variety.
+
+        Confidence alone likes too large an input, steadiness alone is a coarse count.
+        """
+        return float(np.sqrt(self.confidence * self.steady)) * self.variety
+
+    @property
+    def geometry(self) -> str:
+        """How pictures were brought to size, in words."""
+        fraction, resized = self.preprocessing.crop_fraction, self.preprocessing.resized
+        if self.preprocessing.fit != "crop":
+            return "stretched" + resized if self.preprocessing.fit == "stretch" else "as they are"
+        return (f"crop {CROP_FRACTION:g} of large ones" if fraction is None else f"crop {fraction:g}") + resized
+
+
+@dataclass(frozen=True)
+class Probe:
+    """All trials of a model.
+
+    Attributes:
+        trials: the best first.
+        images: how many pictures were used.
+        found: how many there were.
+        labelled: how many of those used have a known class.
+        declared: what the user or the file said, None if nobody did.
+        by_accuracy: whether accuracy ranks.
+        note: what else has to be said, or "".
+        failed: preprocessings that the model could not be run with, and why.
+        skipped: files that were no pictures, and why.
+    """
+
+    trials: tuple[Trial, ...]
+    images: int
+    found: int
+    labelled: int
+    declared: Preprocessing | None
+    by_accuracy: bool = False
+    note: str = ""
+    failed: tuple[tuple[str, str], ...] = ()
+    skipped: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def right(self) -> Share | None:
+        """How many of the pictures with a known class the first is right on; None where there are none.
+
+        It was chosen on the same pictures, so where accuracy ranks this is more than others would give.
+        """
+        best = self.trials[0].top1
+        return None if best is None else Share(round(best * self.labelled), self.labelled)
+
+    @property
+    def undecided(self) -> tuple[Trial, ...]:
+        """Trials with other pixel values that are behind the first by no more than chance, and differ in effect.
+
+        Those that give nearly all pictures the same class do not, unless they swap red and blue: pictures without
+        colours cannot tell.
+        """
+        first = self.trials[0].preprocessing
+        return tuple(
+            trial
+            for trial in self.trials[1:]
+            if trial.chance >= CHANCE
+            and not same_values(first, trial.preprocessing)
+            and (trial.alike < ALIKE or trial.preprocessing.channel_order != first.channel_order)
+        )
+
+    @property
+    def clear(self) -> bool:
+        """Whether the first is ahead of all others that differ in effect, by more than chance."""
+        return not self.undecided
+
+    @property
+    def contradicted(self) -> bool:
+        """Whether what was declared is behind the best by more than chance."""
+        if self.declared is None or not self.trials or same_values(self.declared, self.trials[0].preprocessing):
+            return False
+        own = next((trial for trial in self.trials if same_values(trial.preprocessing, self.declared)), None)
+        return own is not None and own.chance < CHANCE
+
+    @property
+    def verdict(self) -> str:
+        """How sure the choice is, in a sentence without its end."""
+        if self.clear:
+            by = f"by accuracy on {self.labelled} pictures" if self.by_accuracy else "by steadiness and variety only"
+            return f"the first is clearly ahead, {by}"
+        names = [
+            f"{trial.preprocessing.channel_order} {trial.range} (the same class for {trial.alike:.0%} of the pictures)"
+            for trial in self.undecided
+        ]
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        return f"not clear: on {self.images} pictures {', '.join(names[:3])}{more} may be as good as the first"
+
+
+def probe(
+    view: GraphView,
+    images: ImageSource,
+    *,
+    labels: Sequence[str] | None = None,
+    declared: Preprocessing | None = None,
+    geometry: Preprocessing | None = None,
+    keep: bool = False,
+    device: str = "cpu",
+    progress: Callable[[int, int], None] | None = None,
+    indices: Sequence[int] | None = None,
+) -> Probe:
+    """Try every plausible preprocessing on pictures and rank them, by accuracy where classes are known.
+
+    Args:
+        view: a model that gives one class to an image.
+        images: photographs of the kind that the model is made for.
+        labels: class names in the order of the logits, to match the pictures' classes with.
+        declared: what the user or the model file said, tried too; its way to bring pictures to size is kept.
+        geometry: the way and the size to bring pictures to, where those are said and nothing else.
+        keep: try no other way.
+        device: where to compute.
+        progress: called with the number of trials done and of all.
+        indices: which of the images to take; all if None.
+
+    Returns:
+        The trials, best first.
+
+    Raises:
+        SelectionError: if the model is no classifier of images.
+        ModelError: if it runs with no preprocessing.
+        DataError: if a picture cannot be read.
+    """
+    head = require_classifier(view)
+    chosen = range(len(images)) if indices is None else indices
+    known = known_classes(head, images, chosen, labels)
+    truth = np.array([-1 if own is None else own for own in known], dtype=np.int64)
+    trier = _Trier(view, head, images, chosen, truth, labels, device, progress)
+    keep = keep or declared is not None
+    colours = list(candidates(view, declared, geometry))
+    trier.total = len(colours) + (0 if keep or not (truth >= 0).any() else SIZES)
+    outcomes = [outcome for name, preprocessing in colours if (outcome := trier.run(name, preprocessing))]
+    if not outcomes:
+        raise ModelError(f"the model runs with no preprocessing: {trier.failed[0][1]}", where=shorten(view.file))
+    meaningful = _better_than_chance(outcomes, truth, head)
+    best = max(outcomes, key=lambda outcome: outcome.rank(meaningful))
+    notes = []
+    for ways in () if keep or not (truth >= 0).any() else (crops, interpolations):
+        different = trier.differing(best.trial.preprocessing, ways(best.trial.preprocessing))
+        others = [outcome for way in different if (outcome := trier.run(best.trial.range, way))]
+        outcomes += others
+        meaningful = _better_than_chance(outcomes, truth, head)
+        best, said = _best_size(best, others) if meaningful else (best, [])
+        notes += said
+    if not keep and not meaningful and trier.differing(usual := best.trial.preprocessing, crops(usual)):
+        notes.append("without known classes crops cannot be told apart: the usual one is kept")
+    note = "; ".join(notes + _notes(view, trier, truth, meaningful, declared or geometry))
+    return _result(best, outcomes, images, trier, meaningful, declared, note)
+
+
+class _Trier:
+    """Runs a model with one preprocessing after another on the same pictures."""
+
+    def __init__(
+        self,
+        view: GraphView,
+        head: Head,
+        images: ImageSource,
+        indices: Sequence[int],
+        truth: npt.NDArray[np.int64],
+        labels: Sequence[str] | None,
+        device: str,
+        progress: Callable[[int, int], None] | None,
+    ) -> None:
+        self.view, self.head, self.images, self.indices = view, head, images, indices
+        self.truth, self.labels, self.device, self.progress = truth, labels, device, progress
+        self.failed: list[tuple[str, str]] = []
+        self.total = self.done = 0
+        self._batch: tuple[object, npt.NDArray[np.float32]] | None = None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self._size
+
+    def run(self, name: str, preprocessing: Preprocessing) -> _Outcome | None:
+        if self.progress is not None:
+            self.progress(self.done, max(self.total, self.done + 1))
+        self.done += 1
+        model = Model(self.view, preprocessing, self.labels, self.device)
+        self._size = model.input_size
+        try:
+            variants = [_probabilities(model, self.head, variant) for variant in _variants(self._pictures(model))]
+        except SelectionError as fault:
+            raise ModelError(
+                f"the probe needs a model that gives one class to an image: {fault.what}",
+                where=shorten(self.view.file),
+                remedy="say how to preprocess with --preprocess, or `preprocess:` in a recipe",
+            ) from fault
+        except ModelError as fault:
+            self.failed.append((name, fault.what))
+            return None
+        return _outcome(name, preprocessing, variants, self.truth)
+
+    def differing(self, usual: Preprocessing, others: Sequence[Preprocessing]) -> list[Preprocessing]:
+        """Return the ways to bring pictures to size that do to some of them what no earlier one does."""
+        found = [usual]
+        for other in others:
+            if all(self._differs(other, before) for before in found):
+                found.append(other)
+        return found[1:]
+
+    def _differs(self, first: Preprocessing, second: Preprocessing) -> bool:
+        sizes = getattr(self.images, "sizes", None)
+        if sizes is None:
+            return True
+        for size in (sizes[index] for index in self.indices):
+            box = fit_box(size, first, self._size)
+            resized = (box[2] - box[0], box[3] - box[1]) != self._size
+            if box != fit_box(size, second, self._size) or (resized and first.interpolation != second.interpolation):
+                return True
+        return False
+
+    def _pictures(self, model: Model) -> npt.NDArray[np.float32]:
+        preprocessing = model.preprocessing
+        key = (preprocessing.fit, preprocessing.crop_fraction, preprocessing.interpolation, model.input_size)
+        if self._batch is None or self._batch[0] != key:
+            self._batch = key, load_batch(self.images, self.indices, preprocessing, model.input_size)
+        return self._batch[1]
+
+
+@dataclass(frozen=True, eq=False)
+class _Outcome:
+    """A trial with what was found picture by picture.
+
+    Attributes:
+        trial: the sums.
+        given: the most probable class of each picture.
+        confidence: the largest probability that all variants give one class.
+        steady: whether it stays.
+        right: whether it is the picture's own; of those with a known class.
+        sureness: logarithm of the probability of the picture's own class; of the same.
+    """
+
+    trial: Trial
+    given: npt.NDArray[np.int64]
+    confidence: npt.NDArray[np.float64]
+    steady: npt.NDArray[np.bool_]
+    right: npt.NDArray[np.bool_]
+    sureness: npt.NDArray[np.float64]
+
+    def rank(self, by_accuracy: bool) -> tuple[float, ...]:
+        trial = self.trial
+        return (trial.top1 or 0.0, trial.top5 or 0.0, trial.score) if by_accuracy else (trial.score,)
+
+    def resampled(self, weights: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """Return the score of each resample of the pictures, given how often it has each."""
+        classes, places = np.unique(self.given, return_inverse=True)
+        shares = weights @ np.eye(len(classes))[places] / len(self.given)
+        variety = _entropy(shares)
+        sure = np.sqrt((weights @ self.confidence) * (weights @ self.steady)) / len(self.given)
+        score: npt.NDArray[np.float64] = sure * variety
+        return score
+
+
+def _entropy(shares: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return the entropy of shares in nats along the last axis; 0, and not -0, where one has all."""
+    entropy: npt.NDArray[np.float64] = -(shares * np.log(np.maximum(shares, 1e-12))).sum(axis=-1) + 0.0
+    return entropy
+
+
+def _behind_by_chance(best: _Outcome, other: _Outcome, by_accuracy: bool) -> float:
+    """Return how probable it is that a trial is behind another by chance only.
+
+    By accuracy the exact test of McNemar (`shares.mcnemar`); else the part of bootstrap resamples of the pictures
+    (Efron 1979, Ann. Stat. 7, 1) in which it is not behind.
+    """
+    if by_accuracy:
+        first, second = int((best.right & ~other.right).sum()), int((other.right & ~best.right).sum())
+        return mcnemar(first, second) if first > second else 1.0
+    count = len(best.given)
+    weights = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), _RESAMPLES).astype(np.float64)
+    return float((other.resampled(weights) >= best.resampled(weights)).mean())
+
+
+def _best_size(usual: _Outcome, others: Sequence[_Outcome]) -> tuple[_Outcome, list[str]]:
+    """Leave a way to bring pictures to size only for one that is better by more than chance, among so many tried.
+
+    Counts of right pictures differ by a few of them; how sure the right class is tells more on as many.
+    """
+    chance = {id(other): len(others) * paired(list(other.sureness - usual.sureness)) for other in others}
+    better = [
+        other
+        for other in others
+        if chance[id(other)] < CHANCE
+        and other.sureness.mean() > usual.sureness.mean()
+        and other.right.sum() >= usual.right.sum()
+    ]
+    if better:
+        return max(better, key=lambda outcome: (outcome.right.sum(), outcome.sureness.mean())), []
+    kept = usual.trial.geometry
+    tied = [
+        f"{other.trial.geometry.removeprefix(kept + ', ')} ({int(other.right.sum()) - int(usual.right.sum()):+d} right)"
+        for other in others
+        if chance[id(other)] >= CHANCE
+    ]
+    if not tied:
+        return usual, []
+    return usual, [f"{kept} is kept: {', '.join(tied)} may differ from it by chance"]
+
+
+def _better_than_chance(outcomes: Sequence[_Outcome], truth: npt.NDArray[np.int64], head: Head) -> bool:
+    """Whether the best accuracy is more than four standard deviations above what needs no look at the pictures."""
+    known = truth[truth >= 0]
+    if not len(known):
+        return False
+    share = max(float(np.bincount(known).max()) / len(known), 1 / max(head.choices, 1))
+    most = max(int(outcome.right.sum()) for outcome in outcomes)
+    return most > len(known) * share + 4 * float(np.sqrt(len(known) * share * (1 - share)))
+
+
+def _notes(
+    view: GraphView,
+    trier: _Trier,
+    truth: npt.NDArray[np.int64],
+    meaningful: bool,
+    kept: Preprocessing | None,
+) -> list[str]:
+    notes = []
+    if trier.head.kind == "unknown":
+        notes.append(f"nothing says that {shorten(trier.head.name, 60)!r} holds scores of classes: taken for them here")
+    if trier.labels is not None and not (truth >= 0).any():
+        notes.append(f"the model's class names do not help where nothing says which of them a picture shows: {HOW}")
+    if (truth >= 0).any() and not meaningful:
+        notes.append(
+            "no preprocessing is better than chance on the pictures' classes, so these are not used: there are too few "
+            "pictures, or the class names or numbers of the pictures are not those of the model"
+        )
+    if view.input_size is None and (kept is None or kept.size is None):
+        height, width = trier.size
+        notes.append(f"the model leaves its input size open: tried at {height} × {width} pixels")
+    return notes
+
+
+def _result(
+    best: _Outcome,
+    outcomes: Sequence[_Outcome],
+    images: ImageSource,
+    trier: _Trier,
+    meaningful: bool,
+    declared: Preprocessing | None,
+    note: str,
+) -> Probe:
+    ranked = sorted(
+        (item for item in outcomes if item is not best), key=lambda item: item.rank(meaningful), reverse=True
+    )
+    trials = [best.trial]
+    for other in ranked:
+        alike = float((other.given == best.given).mean())
+        trials.append(replace(other.trial, chance=_behind_by_chance(best, other, meaningful), alike=alike))
+    used = len(trier.indices)
+    skipped = tuple((str(name), str(why)) for name, why in getattr(images, "skipped", ()))
+    found = max(int(getattr(images, "found", 0)), len(images))
+    labelled = int((trier.truth >= 0).sum())
+    return Probe(tuple(trials), used, found, labelled, declared, meaningful, note, tuple(trier.failed), skipped)
+
+
+def _variants(batch: npt.NDArray[np.float32]) -> Iterator[npt.NDArray[np.float32]]:
+    """Yield the pictures, their mirror images, and paler ones; all show the same things."""
+    yield batch
+    yield np.ascontiguousarray(batch[..., ::-1])
+    yield ((batch - 0.5) * _CONTRAST + 0.5).astype(np.float32)
+
+
+def _probabilities(model: Model, head: Head, batch: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    """Return the head's probabilities; where nothing makes any the softmax of its scores, which only ranks."""
+
+    def some(images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        return model.probabilities(images, head) if head.probability else softmax(model.scores(images, head))
+
+    step = model.view.batch or _BATCH
+    fill = -len(batch) % (model.view.batch or 1)
+    filled = np.concatenate([batch, np.repeat(batch[-1:], fill, axis=0)]) if fill else batch
+    parts = [some(filled[start : start + step]) for start in range(0, len(filled), step)]
+    values = np.nan_to_num(np.concatenate(parts)[: len(batch)].astype(np.float64), posinf=0.0)
+    # Outputs of a Sigmoid, or quantised ones, need not add up to one.
+    shares: npt.NDArray[np.float64] = values / np.maximum(values.sum(axis=1, keepdims=True), 1e-12)
+    return shares
+
+
+def _outcome(
+    name: str,
+    preprocessing: Preprocessing,
+    variants: Sequence[npt.NDArray[np.float64]],
+    truth: npt.NDArray[np.int64],
+) -> _Outcome:
+    plain = variants[0]
+    given = plain.argmax(axis=1)
+    # Where all classes are equally probable, nothing was recognised.
+    decided = plain.max(axis=1) > plain.min(axis=1)
+    steady = np.logical_and.reduce([variant.argmax(axis=1) == given for variant in variants]) & decided
+    confidence = np.minimum.reduce(list(variants)).max(axis=1)
+    shares = np.bincount(given) / len(given)
+    known = truth >= 0
+    right = np.zeros(int(known.sum()), np.bool_)
+    own = np.zeros(len(right))
+    top1 = top5 = None
+    if known.any():
+        inside = truth[known] < plain.shape[1]
+        own = np.where(inside, plain[known, np.where(inside, truth[known], 0)], -1.0)
+        rank = (plain[known] > own[:, None]).sum(axis=1)
+        right = (rank < 1) & decided[known] & inside
+        top1, top5 = float(right.mean()), float(((rank < 5) & decided[known] & inside).mean())
+    trial = Trial(
+        preprocessing,
+        name,
+        confidence=float(confidence.mean()),
+        steady=float(steady.mean()),
+        variety=float(_entropy(shares)),
+        top1=top1,
+        top5=top5,
+    )
+    return _Outcome(trial, given, confidence, steady, right, np.log(np.maximum(own, _LEAST)))

@@ -1,0 +1,575 @@
+"""A recipe: what to find out about which model, with which data; read with all its faults at once."""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+import itertools
+import math
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from onnxviz.analyses import registry
+from onnxviz.analyses.base import Analysis
+from onnxviz.core import limits
+from onnxviz.core.errors import Fault, RecipeError, nearest, shorten
+from onnxviz.core.yaml_source import (
+    Address,
+    Entries,
+    Items,
+    Node,
+    Place,
+    Word,
+    copy,
+    dump,
+    find,
+    parse_source,
+    place_of,
+    plain,
+    read_source,
+    words,
+)
+from onnxviz.recipe.faults import check, unknown_key
+from onnxviz.recipe.layers import extended, form, not_a_path, override
+from onnxviz.recipe.schema import (
+    DATA_KINDS,
+    ID_PATTERN,
+    DataSettings,
+    ExpectationSettings,
+    LimitsSettings,
+    ModelSettings,
+    RecipeSettings,
+)
+
+SINGLE = "model"
+"""Alias of the model where a recipe has only one."""
+METRIC_PATTERN = r"(?:([^:.]*):)?([^:.]*)\.(.+)"
+"""`analysis_id.metric`, or `alias:analysis_id.metric` for one of several models."""
+_MOST_FAULTS = 1_000
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A recipe whose form is right; what it says about models and data has not been looked at.
+
+    Attributes:
+        name: the recipe's file as the user gave it.
+        title: heading of the report.
+        seed: of everything random.
+        models: settings by alias; the alias is `SINGLE` where there is only one.
+        data: settings of the data sets by name.
+        analyses: by id, with defaults and matrices worked in.
+        expect: metrics that must hold.
+        tree: everything with its place, for faults that are found later.
+        faults: what is wrong with it, where only its sound parts were asked for.
+        limits: for the processes that open the models, where it tightens them.
+    """
+
+    name: str
+    title: str
+    seed: int
+    models: Mapping[str, ModelSettings]
+    data: Mapping[str, DataSettings]
+    analyses: Mapping[str, Analysis]
+    expect: tuple[ExpectationSettings, ...]
+    tree: Entries = field(repr=False, compare=False)
+    faults: tuple[Fault, ...] = ()
+    limits: LimitsSettings | None = None
+
+    @property
+    def compares(self) -> bool:
+        """Whether the recipe names its models, so that reports must too."""
+        return SINGLE not in self.models
+
+    def address(self, alias: str) -> Address:
+        """Return where a model's settings stand."""
+        return ("models", alias) if self.compares else ("model",)
+
+    def place(self, address: Address, *, key: bool = False) -> Place:
+        """Return the place of an entry, or of what is left of it."""
+        return place_of(self.tree, address, key=key)
+
+    def resolve(self, address: Address) -> Path:
+        """Return the file that the text at an address names, relative to where that text was written."""
+        node = find(self.tree, address)
+        assert isinstance(node, Word)
+        return node.place.folder / str(node.value)
+
+    def base(self, name: str) -> Path:
+        """Return the folder that a data set's patterns are relative to."""
+        source = next(key for key in DATA_KINDS if hasattr(self.data[name], key))
+        node = find(self.tree, ("data", name, source))
+        first = node.items[0] if isinstance(node, Items) and node.items else node
+        return first.place.folder if first is not None else Path()
+
+    def expected(self, alias: str, analysis: str) -> Iterator[tuple[Place, str]]:
+        """Yield the metrics of an analysis on a model that are expected to hold, with their places."""
+        node = find(self.tree, ("expect",))
+        for item in node.items if isinstance(node, Items) else ():
+            word, level = find(item, ("metric",)), find(item, ("level",))
+            if not isinstance(word, Word) or (level is not None and plain(level) == "off"):
+                continue
+            match = re.fullmatch(METRIC_PATTERN, str(word.value))
+            if match is not None and match[1] in (None, alias) and match[2] == analysis:
+                yield word.place, match[3]
+
+    def lock(self, folder: Path) -> str:
+        """Return a recipe, as YAML, that repeats this one from inside `folder`, with all defaults filled in."""
+        models = {alias: self._locked_model(alias, folder) for alias in self.models}
+        data: dict[str, Any] = {}
+        for name, settings in self.data.items():
+            data[name] = settings.model_dump(mode="json", exclude_none=True)
+            for key in ("images", "concepts", "generator"):
+                if key in data[name]:
+                    data[name][key] = _relative_all(data[name][key], self.base(name), folder)
+        locked: dict[str, Any] = {"version": 1, "title": self.title, "seed": self.seed}
+        locked |= {"models": models} if self.compares else {"model": models[SINGLE]}
+        if data:
+            locked["data"] = data
+        locked["analyses"] = {
+            name: {"kind": analysis.model_dump(mode="json")["kind"]} | analysis.model_dump(mode="json")
+            for name, analysis in self.analyses.items()
+        }
+        if self.limits is not None:
+            locked["limits"] = self.limits.model_dump(mode="json", exclude_none=True)
+        if self.expect:
+            locked["expect"] = [item.model_dump(mode="json", exclude_none=True) for item in self.expect]
+        return dump(locked)
+
+    def _locked_model(self, alias: str, folder: Path) -> dict[str, Any]:
+        settings = self.models[alias].model_dump(mode="json", exclude_none=True)
+        for key in ("path", "labels"):
+            if isinstance(settings.get(key), str):
+                settings[key] = relative(self.resolve((*self.address(alias), key)), folder)
+        return settings
+
+
+def read_recipe(path: Path | str, overrides: Sequence[str] = (), *, partly: bool = False) -> Recipe:
+    """Read a recipe from a file.
+
+    Args:
+        path: the YAML file.
+        overrides: what `--set` was given, for example "classes.steps=64" or "model.path=squeezenet.onnx".
+        partly: return what is sound of a faulty recipe, with its faults, if at least a model is; `make_plan` then
+            checks that against the model and the data and raises all faults together.
+
+    Raises:
+        RecipeError: with every fault that can be seen without opening the model.
+    """
+    file = Path(path)
+    tree, faults = read_source(file, str(path))
+    return _build(tree, faults, str(path), file, overrides, partly=partly)
+
+
+def parse_recipe(text: str, name: str, folder: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe from text; `folder` is what its paths are relative to.
+
+    Raises:
+        RecipeError: with every fault that can be seen without opening the model.
+    """
+    tree, faults = parse_source(text, name, folder)
+    return _build(tree, faults, name, folder / name, overrides)
+
+
+def recipe_from(parts: Mapping[str, Any], overrides: Sequence[str] = ()) -> Recipe:
+    """Make a recipe of a mapping, as a program writes it; its paths start in the working folder.
+
+    Args:
+        parts: what a recipe's file would hold: mappings, lists, tuples, text, numbers, paths, true, false and None.
+        overrides: as for `read_recipe`.
+
+    Raises:
+        RecipeError: with every fault that can be seen without opening the model.
+    """
+    try:
+        text = dump(_plain_values(parts))
+    except (TypeError, RecursionError) as error:
+        why = "it contains itself" if isinstance(error, RecursionError) else str(error)
+        raise RecipeError([Fault(f"no recipe can be made of this mapping: {why}", "recipe")]) from None
+    return parse_recipe(text, "recipe", Path(), overrides)
+
+
+def _plain_values(value: Any) -> Any:
+    """Return what YAML can hold.
+
+    Raises:
+        TypeError: if a part is nothing that a recipe may say.
+    """
+    if isinstance(value, Mapping):
+        return {str(key): _plain_values(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain_values(item) for item in value]
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise TypeError(f"{shorten(repr(value))} is {type(value).__name__}, not text, a number, a list or a mapping")
+
+
+def relative(path: Path, folder: Path) -> str:
+    """Return a path as seen from a folder, with slashes; absolute where there is no way (another drive).
+
+    The folder's own place counts, not that of a link to it: from there `..` leads.
+    """
+    there = Path(os.path.realpath(path.parent), path.name)
+    try:
+        return Path(os.path.relpath(there, os.path.realpath(folder))).as_posix()
+    except ValueError:
+        return path.absolute().as_posix()
+
+
+def ordered(faults: Sequence[Fault]) -> list[Fault]:
+    """Return the faults without repetitions, file by file in the order of the text, those of `--set` last.
+
+    Of more than a thousand the first are returned, with one that says how many others there are.
+    """
+    names = dict.fromkeys(fault.file for fault in faults)
+    files = {name: index for index, name in enumerate(sorted(names, key=lambda name: name.startswith("--set")))}
+    found = sorted(dict.fromkeys(faults), key=lambda fault: (files[fault.file], fault.line, fault.column))
+    if (more := len(found) - _MOST_FAULTS) > 0:
+        found[_MOST_FAULTS:] = [Fault(f"and {more:,} more fault{'s' * (more != 1)}", found[-1].file)]
+    return found
+
+
+def _relative_all(value: str | list[str], base: Path, folder: Path) -> str | list[str]:
+    if isinstance(value, list):
+        return [relative(base / item, folder) for item in value]
+    return relative(base / value, folder)
+
+
+def _build(
+    tree: Node | None,
+    faults: list[Fault],
+    name: str,
+    file: Path,
+    overrides: Sequence[str],
+    *,
+    partly: bool = False,
+) -> Recipe:
+    if tree is None and not faults:
+        faults = [Fault("the recipe is empty; `onnxviz init MODEL` writes one to start from", name)]
+    if tree is not None and not isinstance(tree, Entries):
+        faults.append(tree.place.fault("a recipe is a mapping that begins with 'version: 1'"))
+        tree = None
+    if tree is None:
+        raise RecipeError(ordered(faults))
+    unreadable = {(fault.file, fault.line, fault.column) for fault in faults}
+    tree = extended(tree, (file.resolve(),), faults)
+    for text in overrides:
+        override(tree, text, faults)
+    builder = _Builder(tree, name)
+    recipe = builder.build()
+    # What could not be read is told once, not again as a value of the wrong type.
+    faults += [fault for fault in builder.faults if (fault.file, fault.line, fault.column) not in unreadable]
+    if recipe is None or (faults and not partly):
+        raise RecipeError(ordered(faults))
+    return dataclasses.replace(recipe, faults=tuple(faults))
+
+
+class _Builder:
+    """Checks the parts of a recipe, collecting faults."""
+
+    def __init__(self, tree: Entries, name: str) -> None:
+        self.tree = tree
+        self.name = name
+        self.faults: list[Fault] = []
+        self.copied = 0
+
+    def build(self) -> Recipe | None:
+        """Return the recipe, or what of it is sound if there are faults; None if no model is."""
+        analyses_node, data_node = self.named("analyses"), self.named("data")
+        self.named("models")
+        if analyses_node is not None:
+            self.work_in_defaults(analyses_node)
+            self.work_in_matrix(analyses_node)
+        top = self.top()
+        data = {key: self.data(node) for key, node in data_node.entries.items()} if data_node else {}
+        analyses = {key: self.analysis(node) for key, node in analyses_node.entries.items()} if analyses_node else {}
+        self.paths()
+        self.metrics()
+        if top is None:
+            return None
+        models = {SINGLE: top.model} if top.model is not None else dict(top.models or {})
+        return Recipe(
+            name=self.name,
+            title=top.title or Path(self.name).stem,
+            seed=top.seed,
+            models=models,
+            data={key: value for key, value in data.items() if value is not None},
+            analyses={key: value for key, value in analyses.items() if value is not None},
+            expect=tuple(top.expect),
+            tree=self.tree,
+            limits=top.limits,
+        )
+
+    def named(self, part: str) -> Entries | None:
+        """Return a mapping from ids, checking the ids."""
+        node = self.tree.entries.get(part)
+        if node is None or (isinstance(node, Word) and node.value is None):
+            self.tree.drop(part)
+            return None
+        if not isinstance(node, Entries):
+            self.faults.append(node.place.fault(f"expected a mapping from names to their settings, not {form(node)}"))
+            return None
+        self.count(part, len(node.entries), self.tree.keys[part])
+        for key in node.entries:
+            if not re.fullmatch(ID_PATTERN, key):
+                self.faults.append(
+                    node.keys[key].fault(
+                        f"the name {shorten(key)!r} has something else than a-z, 0-9, _ and -, or more than 64 of them"
+                    )
+                )
+            elif part == "analyses" and key in RecipeSettings.model_fields:
+                self.faults.append(node.keys[key].fault(f"an analysis cannot be called {key!r}: the word means a part"))
+            elif part == "models" and key == SINGLE:
+                self.faults.append(node.keys[key].fault(f"a model among several cannot be called {key!r}"))
+        return node
+
+    def count(self, part: str, count: int, place: Place) -> None:
+        """Refuse a part of too many entries, at once: each costs an opened file, or jobs."""
+        most = limits.RECIPE_ENTRIES[part]
+        if count > most:
+            raise RecipeError(
+                [place.fault(f"{count:,} entries of `{part}` are too many; a recipe has {most:,} at most")]
+            )
+
+    def count_copies(self, size: int, place: Place) -> None:
+        """Refuse, at once, to copy more values for `defaults` and `matrix` than memory and time are for."""
+        self.copied += size
+        if self.copied > limits.RECIPE_COPIES:
+            text = f"defaults and matrices would make more than {limits.RECIPE_COPIES:,} values in this recipe"
+            raise RecipeError([place.fault(f"{text}; write several recipes")])
+
+    def top(self) -> RecipeSettings | None:
+        shallow = Entries(dict(self.tree.entries), dict(self.tree.keys), self.tree.place)
+        for part in ("analyses", "data", "matrix", "defaults"):
+            if part in shallow.entries:
+                shallow.entries[part] = Entries({}, {}, self.tree.place)
+        settings, faults = check(RecipeSettings, shallow)
+        self.faults += faults
+        if settings is None:
+            sound = [part for part in ("version", "seed", "model", "models", "analyses") if part in shallow.entries]
+            core = Entries({part: shallow.entries[part] for part in sound}, shallow.keys, self.tree.place)
+            settings, _ = check(RecipeSettings, core)
+        if "analyses" in self.tree.entries and not plain(self.tree.entries["analyses"]):
+            self.faults.append(self.tree.keys["analyses"].fault("no analysis is given; `onnxviz explain` lists them"))
+        both = [key for key in ("model", "models") if key in self.tree.entries]
+        if not both:
+            self.faults.append(self.tree.place.fault("'model' is missing: {path: FILE.onnx, preprocess: ...}"))
+        elif len(both) == 2:
+            self.faults.append(self.tree.keys["models"].fault("either 'model' or 'models', not both"))
+        elif settings is not None and settings.model is None and not settings.models:
+            self.faults.append(self.tree.keys[both[0]].fault("no model is given"))
+        return settings if len(both) == 1 else None
+
+    def data(self, node: Node) -> DataSettings | None:
+        if not isinstance(node, Entries):
+            self.faults.append(node.place.fault("expected a mapping such as {images: 'photos/*.jpg'}"))
+            return None
+        sources = [key for key in DATA_KINDS if key in node.entries]
+        if len(sources) != 1:
+            wrong = [key for key in node.entries if not any(key in cls.model_fields for cls in DATA_KINDS.values())]
+            if wrong and not sources:
+                self.faults += [unknown_key(key, list(DATA_KINDS), node.keys[key]) for key in wrong]
+            else:
+                known = "'images', 'concepts', 'builtin' and 'generator'"
+                self.faults.append(node.place.fault(f"a data set has one of {known}"))
+            return None
+        settings, faults = check(DATA_KINDS[sources[0]], node)
+        self.faults += faults
+        return settings
+
+    def analysis(self, node: Node) -> Analysis | None:
+        kinds = registry()
+        if not isinstance(node, Entries):
+            self.faults.append(node.place.fault("expected a mapping such as {kind: grad_cam, layers: last_map}"))
+            return None
+        kind = node.entries.get("kind")
+        if kind is None:
+            self.faults.append(node.place.fault(f"'kind' is missing; known are {', '.join(kinds)}"))
+            return None
+        cls = kinds.get(str(plain(kind)))
+        if cls is None:
+            hint = nearest(str(plain(kind)), kinds) or f"known are {', '.join(kinds)}"
+            self.faults.append(kind.place.fault(f"no analysis is of kind {shorten(str(plain(kind)))!r}; {hint}"))
+            return None
+        settings, faults = check(cls, node)
+        self.faults += faults
+        return settings
+
+    def work_in_defaults(self, analyses: Entries) -> None:
+        node = self.tree.entries.get("defaults")
+        if node is None:
+            return
+        if not isinstance(node, Entries):
+            self.faults.append(node.place.fault(f"expected a mapping from kinds to settings, not {form(node)}"))
+            return
+        for kind, settings in node.entries.items():
+            cls = registry().get(kind)
+            if cls is None:
+                hint = nearest(kind, registry()) or f"known are {', '.join(registry())}"
+                self.faults.append(node.keys[kind].fault(f"no analysis is of kind {shorten(kind)!r}; {hint}"))
+            elif not isinstance(settings, Entries):
+                self.faults.append(settings.place.fault(f"expected a mapping of settings, not {form(settings)}"))
+            else:
+                known = [name for name in cls.model_fields if name != "kind"]
+                wrong = [key for key in settings.entries if key not in known]
+                self.faults += [unknown_key(key, known, settings.keys[key]) for key in wrong]
+                self.fill_in(analyses, kind, settings, set(wrong))
+
+    def fill_in(self, analyses: Entries, kind: str, settings: Entries, wrong: set[str]) -> None:
+        size = _size(settings)
+        for analysis in analyses.entries.values():
+            if not isinstance(analysis, Entries) or "kind" not in analysis.entries:
+                continue
+            if plain(analysis.entries["kind"]) == kind:
+                self.count_copies(size, settings.place)
+                for key, value in settings.entries.items():
+                    if key not in analysis.entries and key not in wrong:
+                        analysis.put(key, copy(value), settings.keys[key])
+
+    def work_in_matrix(self, analyses: Entries) -> None:
+        node = self.tree.entries.get("matrix")
+        if node is None:
+            return
+        if not isinstance(node, Entries):
+            self.faults.append(node.place.fault(f"expected a mapping from analyses to fields, not {form(node)}"))
+            return
+        for name, fields in node.entries.items():
+            original = analyses.entries.get(name)
+            if not isinstance(original, Entries):
+                hint = nearest(name, analyses.entries)
+                text = f"no analysis is called {shorten(name)!r}" + (f"; {hint}" if hint else "")
+                self.faults.append(node.keys[name].fault(text))
+            elif not isinstance(fields, Entries) or not fields.entries:
+                self.faults.append(fields.place.fault("expected a mapping from fields to lists of values"))
+            else:
+                self.multiply(analyses, name, original, fields)
+
+    def multiply(self, analyses: Entries, name: str, original: Entries, fields: Entries) -> None:
+        axes = []
+        for key, values in fields.entries.items():
+            choices = list(_choices(values))
+            if not choices:
+                self.faults.append(values.place.fault(f"expected a list of values for {shorten(key)!r}"))
+                return
+            axes.append([(key, word, value) for word, value in choices])
+        count = math.prod(map(len, axes))
+        self.count("analyses", len(analyses.entries) - 1 + count, fields.place)
+        longest = max(_size(item) for axis in axes for *_, item in axis)
+        self.count_copies(count * (_size(original) + len(axes) * longest), fields.place)
+        made: dict[str, Entries] = {}
+        for combination in itertools.product(*axes):
+            variant = copy(original)
+            assert isinstance(variant, Entries)
+            for key, _, value in combination:
+                variant.put(key, copy(value), fields.keys[key])
+            made["-".join([name, *(word for _, word, _ in combination)])] = variant
+        entries, keys = dict(analyses.entries), dict(analyses.keys)
+        analyses.entries.clear()
+        for key, value in entries.items():
+            if key != name:
+                analyses.put(key, value, keys[key])
+                continue
+            for variant_id, variant in made.items():
+                if variant_id in entries or not re.fullmatch(ID_PATTERN, variant_id):
+                    self.faults.append(
+                        keys[name].fault(
+                            f"the matrix makes the name {shorten(variant_id)!r}, which is taken or too long"
+                        )
+                    )
+                analyses.put(variant_id, variant, keys[name])
+
+    def paths(self) -> None:
+        """Look for what only files may be."""
+        models = self.tree.entries.get("models")
+        places: list[Address] = [("model", "path"), ("model", "labels")]
+        for alias in models.entries if isinstance(models, Entries) else ():
+            places += [("models", alias, "path"), ("models", alias, "labels")]
+        data = self.tree.entries.get("data")
+        for name in data.entries if isinstance(data, Entries) else ():
+            places += [("data", name, "images"), ("data", name, "concepts"), ("data", name, "generator")]
+        for address in places:
+            node = find(self.tree, address)
+            for item in node.items if isinstance(node, Items) and address[-1] == "images" else [node]:
+                if (
+                    isinstance(item, Word)
+                    and isinstance(item.value, str)
+                    and (fault := not_a_path(item.value, item.place))
+                ):
+                    self.faults.append(fault)
+
+    def metrics(self) -> None:
+        """Check that expectations speak of analyses and models that there are."""
+        analyses, models = (list(self.keys_of(part)) for part in ("analyses", "models"))
+        expect = self.tree.entries.get("expect")
+        for item in expect.items if isinstance(expect, Items) else ():
+            node = find(item, ("metric",))
+            if not (isinstance(node, Word) and isinstance(node.value, str)):
+                continue  # the schema says what is wrong with it
+            match = re.fullmatch(METRIC_PATTERN, node.value)
+            if match is None:
+                self.faults.append(node.place.fault(f"{shorten(node.value)!r} is not of the form analysis_id.metric"))
+                continue
+            alias, name, _ = match.groups()
+            if alias is not None and alias not in models:
+                hint = nearest(alias, models) or f"known are {', '.join(models) or 'none'}"
+                self.faults.append(node.place.fault(f"no model is called {shorten(alias)!r}; {hint}"))
+            if name not in analyses:
+                hint = nearest(name, analyses) or f"known are {', '.join(map(shorten, analyses)) or 'none'}"
+                self.faults.append(node.place.fault(f"no analysis is called {shorten(name)!r}; {hint}"))
+            else:
+                self.metric(node, name)
+
+    def metric(self, node: Word, analysis: str) -> None:
+        """Check that the kind of an analysis produces the metric that is expected of it."""
+        found = find(self.tree, ("analyses", analysis, "kind"))
+        kind = "" if found is None else str(plain(found))
+        cls = registry().get(kind)
+        match = re.fullmatch(METRIC_PATTERN, str(node.value))
+        if cls is None or match is None or declared_as(match[3], cls.metric_names) is not None:
+            return
+        hint = nearest(match[3], cls.metric_names) or f"it has {', '.join(cls.metric_names)}"
+        text = f"{kind!r} has no metric {shorten(match[3])!r}; {hint}"
+        self.faults.append(node.place.fault(text))
+
+    def keys_of(self, part: str) -> Sequence[str]:
+        node = self.tree.entries.get(part)
+        return list(node.entries) if isinstance(node, Entries) else []
+
+
+def declared_as(metric: str, names: Mapping[str, str]) -> str | None:
+    """Return the name by which an analysis declares a metric, `*` standing for anything; None if it does not.
+
+    Of an analysis that declares nothing every metric is taken as declared.
+    """
+    if not names:
+        return metric
+    return next((name for name in names if fnmatch.fnmatchcase(metric, name.replace("[", "[[]"))), None)
+
+
+def _size(node: Node) -> int:
+    """Return the number of words in a node, itself counted where it has none."""
+    return sum(1 for _ in words(node)) or 1
+
+
+def _choices(values: Node) -> Iterator[tuple[str, Node]]:
+    """Yield the values of one axis of a matrix with the word that names each: `{name: value}`, or a list."""
+    if isinstance(values, Entries):
+        yield from values.entries.items()
+        return
+    if not isinstance(values, Items):
+        return
+    taken: set[str] = set()
+    for number, item in enumerate(values.items, start=1):
+        named = item.entries.get("kind") if isinstance(item, Entries) else item
+        word = str(plain(named)).lower() if isinstance(named, Word) else str(number)
+        word = re.sub(r"[^a-z0-9_]+", "-", word).strip("-") or str(number)
+        if word in taken:
+            word = f"{word}-{number}"
+        taken.add(word)
+        yield word, item

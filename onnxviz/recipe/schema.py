@@ -1,0 +1,322 @@
+"""What a recipe may say: one pydantic model for each of its parts, and the JSON schema that editors use."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Union
+
+from pydantic import BaseModel, ConfigDict, Field, create_model, field_validator, model_validator
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
+
+from onnxviz.analyses import registry
+from onnxviz.core.errors import nearest
+from onnxviz.core.memory import parse_bytes
+from onnxviz.core.values import AUTO, PRESETS, ChannelOrder, Fit, Interpolation, Preprocessing
+from onnxviz.data.ground_truth import class_pattern
+from onnxviz.graph.model_output import OutputKind
+from onnxviz.model.preprocessing import read_preprocessing
+
+ID_PATTERN = r"[a-z0-9][a-z0-9_-]{0,63}"
+"""Ids become file names and addresses, so they are kept plain; no dot, which separates them from metrics."""
+
+SCHEMA_URL = "https://json-schema.org/draft/2020-12/schema"
+
+ColorNumbers = float | list[float]
+Size = int | tuple[int, int]
+
+
+class Settings(BaseModel):
+    """Base of the recipe's parts: unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class PreprocessSettings(Settings):
+    """How an RGB image becomes the model's input: (255 * image - mean) / scale, in the model's channel order."""
+
+    preset: str | None = Field(
+        None, description=f"Start from one of: {', '.join(PRESETS)}; auto tries them and others on the recipe's images."
+    )
+    channel_order: ChannelOrder | None = Field(None, description="Order of the model's channels; GRAY is luma.")
+    mean: ColorNumbers | None = Field(
+        None, description="Subtracted, in 0..255, in the model's channel order; one number stands for all."
+    )
+    scale: ColorNumbers | None = Field(
+        None, description="Divided by, in 0..255, in the model's channel order; one number stands for all."
+    )
+    fit: Fit | None = Field(
+        None,
+        description="How an image is brought to size: crop (resize until the short side is size / crop_fraction, cut "
+        "out the centre), stretch (all of it, its aspect ratio changed), or none (only images of the right size).",
+    )
+    crop_fraction: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="Part of the resized short side that the crop keeps. Not given: 0.875 of photographs that are "
+        "large enough to need no enlarging for it, and all of smaller images, such as those of the input's own size.",
+    )
+    interpolation: Interpolation | None = Field(
+        None,
+        description="How pixels are made where an image is resized: bilinear or bicubic (both average over all pixels "
+        "that become one, as Pillow does), or bilinear_aliased (looks at four only, as OpenCV and TensorFlow do).",
+    )
+    confirmed: bool = Field(
+        True, description="Write false for a guess: the report warns of it until somebody says that it is right."
+    )
+
+    @field_validator("preset")
+    @classmethod
+    def _known(cls, name: str | None) -> str | None:
+        return name if name is None else known_preset(name)
+
+    @field_validator("scale")
+    @classmethod
+    def _not_zero(cls, value: ColorNumbers | None) -> ColorNumbers | None:
+        if value is not None and 0 in _numbers(value):
+            raise ValueError("a scale of 0 would divide by zero")
+        return value
+
+    @model_validator(mode="after")
+    def _lengths(self) -> PreprocessSettings:
+        if self.preset == AUTO and (self.channel_order or self.mean is not None or self.scale is not None):
+            raise ValueError(
+                "`auto` finds channel_order, mean and scale itself: leave them out, or name another preset"
+            )
+        if self.preset == AUTO and not self.confirmed:
+            raise ValueError("`auto` is no guess to be confirmed: leave `confirmed` out")
+        channels = self.resolve().channels
+        for name in ("mean", "scale"):
+            value = getattr(self, name)
+            if value is not None and len(_numbers(value)) not in (1, channels):
+                raise ValueError(f"{name} has {len(_numbers(value))} numbers for {channels} channel(s)")
+        return self
+
+    def resolve(self) -> Preprocessing:
+        """Return the preprocessing that these settings mean."""
+        start = read_preprocessing(self.preset) if self.preset else Preprocessing()
+        own = self.channel_order is not None or self.mean is not None or self.scale is not None or not self.preset
+        return Preprocessing(
+            channel_order=self.channel_order or start.channel_order,
+            mean=start.mean if self.mean is None else _numbers(self.mean),
+            scale=start.scale if self.scale is None else _numbers(self.scale),
+            fit=self.fit or start.fit,
+            crop_fraction=self.crop_fraction or start.crop_fraction,
+            interpolation=self.interpolation or start.interpolation,
+            name="custom" if own else start.name,
+            origin=start.origin if self.confirmed else "guess",
+        )
+
+
+class ModelSettings(Settings):
+    """A model: an ONNX file or a built-in one, and how images become its input."""
+
+    path: str | None = Field(None, description="ONNX file, relative to the recipe.")
+    builtin: str | None = Field(None, description="Name of a built-in model instead of a file: scenes, scenes_second.")
+    preprocess: str | PreprocessSettings | None = Field(
+        None,
+        description=f"A preset ({', '.join(PRESETS)}), auto, or a mapping. A wrong one makes every picture wrong; auto "
+        "tries all on the recipe's images and takes the best, which the report marks as chosen by trial.",
+    )
+    labels: str | list[str] | None = Field(
+        None, description="Class names in logit order: a text file with one a line, relative to the recipe, or a list."
+    )
+    output: OutputKind | dict[str, OutputKind] | None = Field(
+        None,
+        description="What the model gives, where its file does not say it: classes (scores, one for each), binary (one "
+        "score for two classes), multilabel (a score for each label), map_of_classes (scores at each position), "
+        "regression, embedding, boxes, image, unknown; or a mapping from the names of outputs to these.",
+    )
+    size: Size | None = Field(
+        None, description="Input size in pixels, one number or [height, width], where the model leaves it free."
+    )
+
+    @field_validator("preprocess")
+    @classmethod
+    def _known(cls, value: str | PreprocessSettings | None) -> str | PreprocessSettings | None:
+        return known_preset(value) if isinstance(value, str) else value
+
+    @field_validator("size")
+    @classmethod
+    def _positive(cls, value: Size | None) -> Size | None:
+        if value is not None and any(not 1 <= side <= 16384 for side in pair(value)):
+            raise ValueError("a size is between 1 and 16384 pixels")
+        return value
+
+    @model_validator(mode="after")
+    def _one_source(self) -> ModelSettings:
+        if (self.path is None) == (self.builtin is None):
+            raise ValueError("a model has either 'path' (an ONNX file) or 'builtin' (scenes, scenes_second)")
+        return self
+
+
+class ImagesSettings(Settings):
+    """Images from files."""
+
+    images: str | list[str] = Field(description="Glob patterns or folders, relative to the recipe.")
+    limit: int | None = Field(None, ge=1, description="Use at most so many images, spread evenly over the sorted list.")
+    classes: str | None = Field(
+        None,
+        description="Where the class of each image stands in its file's name: `{class}_*.jpg`; names, numbers or "
+        "WordNet ids as in the model's labels. Not given: a labels.csv beside the images (file,class_index,name), else "
+        "one folder for each class.",
+    )
+
+    @field_validator("classes")
+    @classmethod
+    def _readable(cls, value: str | None) -> str | None:
+        if value is not None:
+            class_pattern(value)
+        return value
+
+
+class ConceptsSettings(Settings):
+    """Images of which every pixel is labelled with concepts."""
+
+    concepts: str = Field(description="Folder with images/, labels/ and classes.txt, relative to the recipe.")
+    limit: int | None = Field(None, ge=1, description="Use at most so many images, spread evenly over the sorted list.")
+
+
+class BuiltinSettings(Settings):
+    """The built-in labelled data set, generated."""
+
+    builtin: Literal["scenes"] = Field(description="Which one.")
+    count: int = Field(200, ge=1, le=100_000, description="Number of images.")
+    seed: int = Field(0, ge=0, description="Another seed gives other images.")
+    size: int = Field(64, ge=16, le=4096, description="Side of the square images in pixels.")
+    split: Literal["train", "validation", "test"] = Field(
+        "test", description="Images that the built-in models learned from (train, seed 0), or others."
+    )
+
+
+class GeneratorSettings(Settings):
+    """A model that makes images from codes, for pictures that are made with what it has learned."""
+
+    generator: str = Field(description="ONNX file of a decoder or generator, relative to the recipe.")
+
+
+DataSettings = ImagesSettings | ConceptsSettings | BuiltinSettings | GeneratorSettings
+DATA_KINDS: dict[str, type[ImagesSettings | ConceptsSettings | BuiltinSettings | GeneratorSettings]] = {
+    "images": ImagesSettings,
+    "concepts": ConceptsSettings,
+    "builtin": BuiltinSettings,
+    "generator": GeneratorSettings,
+}
+
+
+class ExpectationSettings(Settings):
+    """A metric that must hold."""
+
+    metric: str = Field(description="analysis_id.metric; with several models alias:analysis_id.metric for one of them.")
+    min: float | None = Field(None, description="The metric is at least this.")
+    max: float | None = Field(None, description="The metric is at most this.")
+    equals: float | None = Field(None, description="The metric is this.")
+    level: Literal["error", "warn", "off"] = Field("error", description="error: exit code 1; warn: said; off: ignored.")
+    because: str = Field("", description="Why this matters, for the report.")
+
+    @model_validator(mode="after")
+    def _bounded(self) -> ExpectationSettings:
+        if self.min is None and self.max is None and self.equals is None:
+            raise ValueError("an expectation needs 'min', 'max' or 'equals'")
+        if self.min is not None and self.max is not None and self.min > self.max:
+            raise ValueError(f"no number is at least {self.min:g} and at most {self.max:g}")
+        return self
+
+
+class LimitsSettings(Settings):
+    """What each process that opens the models is limited to; a recipe can only tighten what the user allows."""
+
+    memory: int | str | None = Field(None, description="Memory of one process: 4GiB, 500 MB, or bytes.")
+    job_seconds: float | None = Field(None, gt=0, description="Time for one job in seconds.")
+    file_size: int | str | None = Field(None, description="Largest file that may be written: 1GiB, or bytes.")
+
+    @field_validator("memory", "file_size")
+    @classmethod
+    def _size(cls, value: int | str | None) -> int | str | None:
+        if value is not None and parse_bytes(value) < 1:
+            raise ValueError("a size is at least one byte")
+        return value
+
+    @property
+    def memory_bytes(self) -> int | None:
+        """The memory of one process in bytes."""
+        return None if self.memory is None else parse_bytes(self.memory)
+
+    @property
+    def file_bytes(self) -> int | None:
+        """The largest file in bytes."""
+        return None if self.file_size is None else parse_bytes(self.file_size)
+
+
+class RecipeSettings(Settings):
+    """A recipe for onnxviz."""
+
+    version: Literal[1] = Field(description="Version of the recipe format.")
+    title: str = Field("", description="Heading of the report; the file's name if not given.")
+    seed: int = Field(0, ge=0, lt=2**63, description="Same seed, same results.")
+    extends: str | list[str] | None = Field(
+        None, description="Another recipe that this one changes, relative to this file; or several, later over earlier."
+    )
+    model: ModelSettings | None = Field(None, description="The model.")
+    models: dict[str, ModelSettings] | None = Field(None, description="Several models, compared, by a short name.")
+    data: dict[str, DataSettings] = Field({}, description="Images and labelled data sets, by a short name.")
+    defaults: dict[str, dict[str, Any]] = Field({}, description="Settings for all analyses of a kind, by kind.")
+    matrix: dict[str, dict[str, list[Any] | dict[str, Any]]] = Field(
+        {}, description="For an analysis id, fields with several values each: one analysis per combination."
+    )
+    analyses: dict[str, Any] = Field(description="What to find out, by a short id.")
+    expect: list[ExpectationSettings] = Field([], description="Metrics that must hold, for the exit code.")
+    limits: LimitsSettings | None = Field(None, description="Limits for the processes that open the models.")
+
+
+def known_preset(name: str) -> str:
+    """Return the name of a preprocessing preset.
+
+    Raises:
+        ValueError: if there is none of this name.
+    """
+    if name == AUTO or name in PRESETS:
+        return name
+    hint = nearest(name, [*PRESETS, AUTO]) or f"known are {', '.join(PRESETS)}"
+    raise ValueError(f"no preprocessing is called {name!r}; {hint}")
+
+
+def pair(size: Size) -> tuple[int, int]:
+    """Return a size as height and width."""
+    return (size, size) if isinstance(size, int) else size
+
+
+def _numbers(value: ColorNumbers) -> tuple[float, ...]:
+    return (float(value),) if isinstance(value, int | float) else tuple(value)
+
+
+class _EditorSchema(GenerateJsonSchema):
+    """Editors offer an analysis' fields once its kind is written, so the kind is required although it has a default."""
+
+    def model_schema(self, schema: Any) -> JsonSchemaValue:
+        made = super().model_schema(schema)
+        if "const" in made.get("properties", {}).get("kind", {}):
+            made["required"] = ["kind", *(name for name in made.get("required", []) if name != "kind")]
+        return made
+
+
+def json_schema() -> dict[str, Any]:
+    """Return the JSON schema of a recipe with every registered analysis, for completion in editors."""
+    kinds = registry()
+    every: Any = Any
+    if kinds:
+        every = Annotated[Union[tuple(kinds.values())], Field(discriminator="kind")]  # noqa: UP007
+    recipe = create_model(
+        "Recipe",
+        __base__=RecipeSettings,
+        __doc__=RecipeSettings.__doc__,
+        analyses=(dict[str, every], Field(description="What to find out, by a short id.")),
+    )
+    schema = recipe.model_json_schema(schema_generator=_EditorSchema)
+    for name in ("models", "data", "analyses", "matrix"):
+        part = schema["properties"][name]
+        for variant in part.get("anyOf", [part]):
+            if variant.get("type") == "object" and name != "matrix":
+                variant["propertyNames"] = {"pattern": f"^{ID_PATTERN}$"}
+    # A recipe that extends another takes what is missing from there.
+    schema["required"] = ["version"]
+    return {"$schema": SCHEMA_URL, **schema, "title": "onnxviz recipe"}

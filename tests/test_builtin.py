@@ -293,19 +293,9 @@ def test_held_out_accuracy_is_what_the_model_claims(model: builtin.BuiltinModel)
 
 def test_training_makes_the_files_it_promises(tmp_path) -> None:
     pytest.importorskip("torch")
-    command = [
-        sys.executable,
-        "-m",
-        "onnxviz.data.builtin.train",
-        "--out",
-        str(tmp_path),
-        "--name",
-        "tiny",
-        "--steps",
-        "2",
-    ]
+    command = [sys.executable, "-m", "tools.train_scenes", "--out", str(tmp_path), "--name", "tiny", "--steps", "2"]
     command += ["--scenes", "64", "--test-scenes", "30", "--batch", "16", "--threads", "1"]
-    subprocess.run(command, check=True, capture_output=True)
+    subprocess.run(command, cwd=Path(__file__).parent.parent, check=True, capture_output=True)
     facts = json.loads((tmp_path / "tiny.json").read_text())
     assert facts["steps"] == 2
     assert 0 <= facts["accuracy"] <= 1

@@ -71,7 +71,7 @@ def test_imports_are_absolute() -> None:
 @pytest.mark.parametrize("name", FILES)
 def test_torch_is_loaded_only_where_it_is_needed(name: str) -> None:
     own = name.removeprefix("onnxviz.")
-    if any(own == part or own.startswith(f"{part}.") for part in WITH_TORCH) or own == "data.builtin.train":
+    if any(own == part or own.startswith(f"{part}.") for part in WITH_TORCH):
         return
     assert not top_level_imports(FILES[name]) & TORCH
 

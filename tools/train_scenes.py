@@ -1,7 +1,7 @@
 """Train a built-in model: a small convolutional network that names the main object of a scene.
 
-    python -m onnxviz.data.builtin.train --seed 0 --name scenes
-    python -m onnxviz.data.builtin.train --seed 1 --name scenes_second
+    python -m tools.train_scenes --seed 0 --name scenes
+    python -m tools.train_scenes --seed 1 --name scenes_second
 
 write `scenes.onnx` and `scenes.json`, and a second training of the same network to compare with. The first layer has
 7 x 7 kernels, behind it the picture is reduced by averaging, and the last part of the training is done on perturbed
@@ -286,7 +286,7 @@ def accuracy(path: Path, count: int, seed: int, split: Split = "test") -> float:
 
 def main() -> None:
     """Train, export and measure as the command line says."""
-    parser = argparse.ArgumentParser(prog="python -m onnxviz.data.builtin.train", description="Train a built-in model.")
+    parser = argparse.ArgumentParser(prog="python -m tools.train_scenes", description="Train a built-in model.")
     parser.add_argument("--name", default="scenes", help="file name without ending (default: scenes)")
     parser.add_argument("--out", type=Path, default=Path(), help="folder to write to (default: here)")
     parser.add_argument("--seed", type=int, default=0, help="of the weights, the order and the augmentation")

@@ -6,6 +6,7 @@ import colorsys
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -60,7 +61,7 @@ def test_the_same_arguments_give_the_same_scenes_in_any_order() -> None:
 
 
 def test_the_same_scenes_in_another_process() -> None:
-    code = "import hashlib; from onnxviz import builtin; s = builtin.scenes(3, seed=9); "
+    code = "import hashlib; from onnxviz.data import builtin; s = builtin.scenes(3, seed=9); "
     code += "print(hashlib.sha256(s.read(2).tobytes() + s.read_labels(2).tobytes()).hexdigest(), s.digest)"
     runs = {subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout for _ in range(2)}
     assert len(runs) == 1

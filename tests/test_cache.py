@@ -150,7 +150,7 @@ def test_a_killed_writer_leaves_nothing(tmp_path: Path) -> None:
     script = (
         "import os, signal, sys, numpy as np\n"
         "from pathlib import Path\n"
-        "from onnxviz import cache\n"
+        "from onnxviz.execution import store as cache\n"
         "from onnxviz.core.findings import *\n"
         "opened, calls = Path.open, []\n"
         "def dying(path, *mode):\n"

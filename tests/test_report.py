@@ -210,7 +210,7 @@ def test_a_report_is_made_from_the_run_folder_alone_without_torch(tmp_path: Path
     (tmp_path / "run.json").write_text(json.dumps(results.write(run)))
     code = (
         "import json, pathlib, sys\n"
-        "from onnxviz import results\n"
+        "from onnxviz.core import results\n"
         "from onnxviz.report import write_report\n"
         "folder = pathlib.Path(sys.argv[1])\n"
         "write_report(results.read(json.loads((folder / 'run.json').read_text())), folder)\n"

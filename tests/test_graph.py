@@ -149,7 +149,7 @@ def test_equal_names_are_told_apart(tmp_path: Path) -> None:
     view = open_model(save(model, tmp_path))
     names = [layer.name for layer in view.layers]
     assert len(set(names)) == 4
-    assert names[0] == "same"
+    assert names[0] == "same#1"
     assert names[2] == "same#2"
     assert [view.layer(name).name for name in names] == names
 

@@ -358,6 +358,35 @@ def test_the_same_name_in_two_inner_models_is_refused(tmp_path: Path) -> None:
     assert value_of(view, "two") == "y"
 
 
+@pytest.mark.parametrize("way", ["nodes", "modules", "values"])
+def test_a_file_cannot_change_what_roles_mean(way: str, tmp_path: Path) -> None:
+    text = "{0} = Conv (x, w) {1} = Relu ({0}) {2} = Conv ({1}, w) {3} = Relu ({2}) y = GlobalAveragePool ({3})"
+    words = ["logits", "block_outputs", "first_conv", "last_map"]
+    values = words if way == "values" else list("abcd")
+    named = {"nodes": [*words, "y"], "modules": [f"/{word}/Op" for word in words] + ["/head/Op"], "values": None}[way]
+    view = opened(text.format(*values), tmp_path, inputs="float[N, 4, 8, 8] x", nodes=named)
+    roles = {"first_conv": 0, "last_conv": 2, "last_map": 1, "logits": 4}
+    assert {role: view.layer(role).position for role in roles} == roles
+    assert set(view.namesake_notes) == set(words)
+    assert "logits keeps its meaning" in view.remark_on("logits:act")
+    for layer in view.layers:
+        assert view.layer(layer.name) == layer
+
+
+def test_names_that_several_layers_go_by_are_refused(tmp_path: Path) -> None:
+    view = opened(
+        "a = Neg (x) twice = Abs (a) c = Exp (twice) d = Sin (c) y = Cos (d)",
+        tmp_path,
+        nodes=["dup", "n", "dup", "twice", "Neg[0]"],
+        renamed={"twice": "twice"},
+    )
+    assert [layer.name for layer in view.layers] == ["dup#1", "n", "dup#2", "twice#1", "Neg[0]#1"]
+    for name in ("dup", "twice"):
+        with pytest.raises(SelectionError, match="several"):
+            view.layer(name)
+    assert view.layer("Neg[0]").position == 0
+
+
 def test_paths_of_other_files_are_no_layers(tmp_path: Path) -> None:
     view = opened(
         "a = Neg (x) b = Abs (x) y = Sum (a, b)", tmp_path, nodes=["fire2/e1_1", "fire2/e3_1", "fire2/concat_1"]

@@ -164,7 +164,8 @@ class Plan:
             for name, analysis in self.recipe.analyses.items()
             for remark in analysis.remarks(subject)
         )
-        return tuple(dict.fromkeys(found))
+        named = (note for subject in self.subjects.values() for note in subject.view.namesake_notes.values())
+        return tuple(dict.fromkeys([*found, *named]))
 
     def cached(self, store: Store) -> set[str]:
         """Return the keys of what is done already."""

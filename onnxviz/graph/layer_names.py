@@ -9,13 +9,14 @@ from __future__ import annotations
 import ast
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from onnx import NodeProto
 
 from onnxviz.core import limits
 from onnxviz.graph.draft import Draft
+from onnxviz.graph.selection import is_reserved
 from onnxviz.graph.structure import initializers, reads
 
 _WEIGHT_SUFFIX = re.compile(
@@ -42,6 +43,7 @@ class LayerNames:
         shown: one unique name for each layer, in order: the framework's where it is known, else the file's.
         aliases: identifier of a value -> other names of the layer.
         ambiguous: name that stands for nothing -> identifiers of the values it might mean.
+        namesakes: what means something else in selectors, such as a role -> values that the file calls so.
         modules: identifier of a value -> the innermost module that made it, as its exporter writes it.
         in_file: identifier of a value -> what its node is called in the file, where that is not the name shown.
     """
@@ -49,6 +51,7 @@ class LayerNames:
     shown: list[str]
     aliases: dict[str, tuple[str, ...]]
     ambiguous: dict[str, tuple[str, ...]]
+    namesakes: dict[str, tuple[str, ...]]
     modules: dict[str, str]
     in_file: dict[str, str]
 
@@ -61,9 +64,9 @@ def name_layers(draft: Draft, listed: Sequence[tuple[NodeProto, str]], dependent
         listed: the layers in topological order: node and value.
         dependent: all values that depend on the image.
     """
-    file_names = _file_names(draft, listed)
     modules = _Modules(draft, dependent)
     by_file = _file_claims(draft, listed, modules)
+    file_names = _file_names(draft, listed, by_file)
     by_module = modules.claims()
     by_weight = _weight_claims(draft, listed)
     by_call = modules.later_calls()
@@ -71,12 +74,15 @@ def name_layers(draft: Draft, listed: Sequence[tuple[NodeProto, str]], dependent
     taken = set(file_names)
     found: dict[str, list[str]] = {}
     ambiguous: dict[str, tuple[str, ...]] = {}
+    namesakes: dict[str, tuple[str, ...]] = {}
     for name in dict.fromkeys([*by_file, *by_module, *by_weight, *by_call]):
         if name in taken or not name or len(name) > limits.NAME_LENGTH:
             continue
         meant = by_file.get(name, set()) | by_module.get(name, set())
         meant = meant or by_weight.get(name, set()) or by_call.get(name, set())
-        if len(meant) == 1 and meant <= known:
+        if is_reserved(name):
+            namesakes[name] = tuple(value for _, value in listed if value in meant)[:_CALLS]
+        elif len(meant) == 1 and meant <= known:
             found.setdefault(next(iter(meant)), []).append(name)
         elif meant & known:
             ambiguous[name] = tuple(value for _, value in listed if value in meant)[:_CALLS]
@@ -87,7 +93,9 @@ def name_layers(draft: Draft, listed: Sequence[tuple[NodeProto, str]], dependent
             shown[place], in_file[value] = name, file_names[place]
             found[value] = [file_names[place], *(other for other in found[value] if other != name)]
     inner = {value: modules.innermost(node) for node, value in listed}
-    return LayerNames(shown, {value: tuple(names) for value, names in found.items()}, ambiguous, inner, in_file)
+    return LayerNames(
+        shown, {value: tuple(names) for value, names in found.items()}, ambiguous, namesakes, inner, in_file
+    )
 
 
 def _depth(name: str) -> tuple[int, int]:
@@ -98,8 +106,11 @@ def _depth(name: str) -> tuple[int, int]:
 # --- names in the file ----------------------------------------------------------------------------------------------
 
 
-def _file_names(draft: Draft, listed: Sequence[tuple[NodeProto, str]]) -> list[str]:
-    """Name each layer by its node, or by its value where the exporter gave nodes no names; make names unique."""
+def _file_names(draft: Draft, listed: Sequence[tuple[NodeProto, str]], claims: Mapping[str, set[str]]) -> list[str]:
+    """Name each layer by its node, or by its value where the exporter gave nodes no names.
+
+    A name that several layers go by in the file, or that means something else in selectors, gets a number.
+    """
     given: list[str] = []
     for node, value in listed:
         index = list(node.output).index(value)
@@ -108,33 +119,34 @@ def _file_names(draft: Draft, listed: Sequence[tuple[NodeProto, str]]) -> list[s
             name = draft.names.get(value, "") or f"{name}.{index}"
         given.append((name or value)[: limits.NAME_LENGTH])
     taken = set(given)
+    often = Counter(given)
     seen: Counter[str] = Counter()
     unique = []
     for name in given:
-        seen[name] += 1
         shown = name
-        while seen[name] > 1 and shown in taken:
-            shown = f"{name}#{seen[name]}"
-            seen[name] += shown in taken
+        if often[name] > 1 or len(claims.get(name, ())) > 1 or is_reserved(name):
+            while shown in taken:
+                seen[name] += 1
+                shown = f"{name}#{seen[name]}"
         taken.add(shown)
         unique.append(shown)
     return unique
 
 
 def _file_claims(draft: Draft, listed: Sequence[tuple[NodeProto, str]], modules: _Modules) -> dict[str, set[str]]:
-    """Names of nodes and values, also of nodes that were removed; the first kind of name counts."""
-    kinds: list[dict[str, set[str]]] = [{} for _ in range(4)]
+    """Names of nodes and values, also of nodes that were removed; names that stand in the file go before made ones."""
+    kinds: list[dict[str, set[str]]] = [{} for _ in range(3)]
     for node, value in listed:
         original, own = draft.names.get(value, ""), draft.node_names.get(node.name, "")
         if value == node.output[0]:
             kinds[0].setdefault(own, set()).add(value)
         if not modules.is_program_name(node, original):
-            kinds[1].setdefault(original, set()).add(value)
-            kinds[2].setdefault(original.removesuffix(":0"), set()).add(value)
-        kinds[2].setdefault(own.removeprefix("/"), set()).add(value)
+            kinds[0].setdefault(original, set()).add(value)
+            kinds[0].setdefault(original.removesuffix(":0"), set()).add(value)
+        kinds[1].setdefault(own.removeprefix("/"), set()).add(value)
         for name in draft.aliases.get(value, ()):
-            kinds[3].setdefault(name, set()).add(value)
-            kinds[3].setdefault(name.removesuffix(":0"), set()).add(value)
+            kinds[2].setdefault(name, set()).add(value)
+            kinds[2].setdefault(name.removesuffix(":0"), set()).add(value)
     claims: dict[str, set[str]] = {}
     for kind in kinds:
         for name, values in kind.items():

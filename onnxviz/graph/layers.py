@@ -25,6 +25,7 @@ class LayerList:
     Attributes:
         layers: in topological order.
         ambiguous: name that several layers could go by -> their names.
+        namesakes: what means something else in selectors, such as a role -> names of the layers that the file calls so.
         modules: identifier of a value -> the innermost module of the exporter's that made it, "" if unknown.
         unknown: name in the file of a node or value of unknown type or shape -> the operator that it stands behind.
         in_file: identifier of a value -> its node's name in the file, where the layer is shown by another.
@@ -32,6 +33,7 @@ class LayerList:
 
     layers: tuple[Layer, ...]
     ambiguous: dict[str, tuple[str, ...]]
+    namesakes: dict[str, tuple[str, ...]]
     modules: dict[str, str]
     unknown: dict[str, str]
     in_file: dict[str, str]
@@ -107,7 +109,10 @@ def make_layers(draft: Draft, types: Mapping[str, TensorType], input_name: str, 
         )
     shown = {layer.value: layer.name for layer in layers}
     ambiguous = {name: tuple(shown[value] for value in values) for name, values in names.ambiguous.items()}
-    return LayerList(tuple(layers), ambiguous, names.modules, _unknown(draft, types, dependent), names.in_file)
+    namesakes = {name: tuple(shown[value] for value in values) for name, values in names.namesakes.items()}
+    return LayerList(
+        tuple(layers), ambiguous, namesakes, names.modules, _unknown(draft, types, dependent), names.in_file
+    )
 
 
 def _unknown(draft: Draft, types: Mapping[str, TensorType], dependent: set[str]) -> dict[str, str]:

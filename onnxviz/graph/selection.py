@@ -19,6 +19,11 @@ _INDEXED = re.compile(r"([A-Za-z][A-Za-z0-9]*)\[(-?\d{1,9})\]")
 _ACT = ":act"
 
 
+def is_reserved(name: str) -> bool:
+    """Whether a name has a meaning of its own in selectors, so that no layer of a file can take it."""
+    return name in ROLES or name.endswith(_ACT) or _INDEXED.fullmatch(name) is not None
+
+
 class Selector:
     """Finds layers by what users call them.
 

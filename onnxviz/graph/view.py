@@ -66,6 +66,7 @@ class GraphView:
         metadata: the file's metadata properties.
         told_heads: what the outputs are, where somebody said more of them than the graph does.
         mixed_batches: identifiers of values whose first axis is not simply the batch.
+        namesakes: what means something else in selectors, such as a role -> names of the layers that the file calls so.
         names_in_file: identifier of a value -> its node's name in the file, where the framework's is shown instead.
     """
 
@@ -89,6 +90,7 @@ class GraphView:
     types: dict[str, TensorType] = field(repr=False, default_factory=dict)
     mixed_batches: frozenset[str] = field(repr=False, default=frozenset())
     ambiguous: dict[str, tuple[str, ...]] = field(repr=False, default_factory=dict)
+    namesakes: dict[str, tuple[str, ...]] = field(repr=False, default_factory=dict)
     modules: dict[str, str] = field(repr=False, default_factory=dict)
     unknown: dict[str, str] = field(repr=False, default_factory=dict)
     names_in_file: dict[str, str] = field(repr=False, default_factory=dict)
@@ -156,25 +158,36 @@ class GraphView:
         return self._selector.many([selector] if isinstance(selector, str) else selector)
 
     def remark_on(self, selector: str | Sequence[str]) -> str:
-        """Say where the last convolution stands, if a selector asks for it and it is not near the head; else nothing.
+        """Say where what a selector means is not what its reader may take it for; else nothing.
 
         Convolutions by their role are taken for the end of the network, which in residual networks they are not, and
-        for its whole, of which transformers have only the first layer.
+        for its whole, of which transformers have only the first layer. A file may call a layer as a role is called.
         """
         named = [selector] if isinstance(selector, str) else selector
-        asked = {name.removesuffix(":act") for name in named} & {"last_conv", "all_convs"}
-        return self._selector.roles.conv_note() if asked else ""
+        asked = {name.removesuffix(":act") for name in named}
+        remarks = [self._selector.roles.conv_note()] if asked & {"last_conv", "all_convs"} else []
+        remarks += [note for name, note in self.namesake_notes.items() if name in asked]
+        return "; ".join(remark for remark in remarks if remark)
+
+    @property
+    def namesake_notes(self) -> dict[str, str]:
+        """Role or other word of selectors that the file has a layer of the same name for -> a sentence on that."""
+        return {
+            name: f"{name} keeps its meaning in recipes; the layer that the file calls so is "
+            + ", ".join(repr(shorten(layer, 60)) for layer in layers[:3])
+            for name, layers in self.namesakes.items()
+        }
 
     @property
     def roles(self) -> tuple[str, ...]:
         """What the roles of layers with positions stand for, a sentence each."""
         blocks = self._selector.roles.block_outputs
         if not blocks:
-            return ()
+            return tuple(self.namesake_notes.values())
         last, first = shorten(blocks[-1].name, 60), shorten(blocks[0].name, 60)
         said = f"block_outputs are {len(blocks)} layers from {first}" if len(blocks) > 1 else "it is all block_outputs"
         note = self._selector.roles.conv_note()
-        return (f"last_map is {last}; {said}", *((note,) if note else ()))
+        return (f"last_map is {last}; {said}", *((note,) if note else ()), *self.namesake_notes.values())
 
     def why_unknown(self, *layers: Layer) -> str:
         """Name the operators that keep the shapes of layers from being known, as the end of a sentence; "" if none."""
@@ -576,6 +589,7 @@ def _look(loaded: LoadedModel, draft: Draft, passes: tuple[str, ...]) -> GraphVi
         types=types,
         mixed_batches=frozenset(draft.mixed_batches),
         ambiguous=listed.ambiguous,
+        namesakes=listed.namesakes,
         modules=listed.modules,
         unknown=listed.unknown,
         names_in_file=listed.in_file,

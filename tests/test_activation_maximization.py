@@ -294,7 +294,7 @@ def test_findings_say_what_was_made(place: Bench) -> None:
     facts = dict(grid.tiles[0].facts)
     assert facts["seeds"] == "0, 1"
     assert facts["direction"] == "up"
-    assert "louder start" not in facts
+    assert "start gain" not in facts
     assert all("e+" not in caption and "start" not in caption for tile in grid.tiles for caption in tile.captions)
     assert grid.tile_size == 6 * SIDE
     assert all(picture.pixelated for tile in grid.tiles for picture in tile.pictures)
@@ -340,10 +340,10 @@ def test_a_louder_start_is_told(tmp_path: Path) -> None:
     loud, dead = only(found, f.TileGrid).tiles
     times = only(found, f.Table).rows[0][10]
     assert times in (4.0, 16.0, 64.0, 256.0)
-    assert dict(loud.facts)["louder start"] == f"x {times:g}, silent on the usual one"
+    assert dict(loud.facts)["start gain"] == f"x {times:g}, silent on the usual one"
     assert f"; start x {times:g}" in loud.captions[0]
     # What no start can wake has the usual one.
-    assert "louder start" not in dict(dead.facts)
+    assert "start gain" not in dict(dead.facts)
     assert only(found, f.Table).rows[1][10] == 1.0
 
 

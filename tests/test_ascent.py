@@ -306,8 +306,8 @@ def test_a_silent_unit_is_woken_by_a_louder_start() -> None:
     assert made.before.tolist() == [0.0, 0.0]
     assert made.after[0] > 0.001
     assert made.after[1] == 0.0
-    assert made.louder[0] in (4.0, 16.0, 64.0, 256.0)
-    assert made.louder[1] == 1.0
+    assert made.start_gain[0] in (4.0, 16.0, 64.0, 256.0)
+    assert made.start_gain[1] == 1.0
     # What cannot be woken stays the start image, which is nearly grey.
     assert float(np.abs(made.images[1] - 0.5).max()) < 0.05
 
@@ -333,7 +333,7 @@ def test_gradients_are_redirected_until_a_unit_wakes() -> None:
 
 def test_a_silent_unit_is_not_woken_to_be_driven_down() -> None:
     made = climb(SmallModel(Sleeper()), [Target("layer", 0, sign=-1)], [0], steps=2)
-    assert made.louder.tolist() == [1.0]
+    assert made.start_gain.tolist() == [1.0]
     assert made.after.tolist() == [0.0]
 
 

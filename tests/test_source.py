@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from onnxviz.core import limits
 from onnxviz.core.yaml_source import (
-    Entries,
+    MappingNode,
     copy,
     dump,
     find,
@@ -101,7 +101,7 @@ def test_control_characters_and_long_lines_do_not_reach_the_terminal() -> None:
 
 def test_places_of_values_and_keys() -> None:
     node, _ = parse_source("a:\n  b: [1, {c: 2}]\n", "r", Path("folder"))
-    assert isinstance(node, Entries)
+    assert isinstance(node, MappingNode)
     place = place_of(node, ("a", "b", 1, "c"))
     assert (place.line, place.column, place.folder) == (2, 14, Path("folder"))
     assert place_of(node, ("a", "b", 1, "c"), key=True).column == 11
@@ -112,9 +112,9 @@ def test_places_of_values_and_keys() -> None:
 
 def test_a_copy_can_be_changed() -> None:
     node, _ = parse_source("a: {b: 1}", "r", Path())
-    assert isinstance(node, Entries)
+    assert isinstance(node, MappingNode)
     other = copy(node)
-    assert isinstance(other, Entries)
+    assert isinstance(other, MappingNode)
     other.drop("a")
     assert plain(node) == {"a": {"b": 1}}
 

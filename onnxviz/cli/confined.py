@@ -158,7 +158,7 @@ def _run(call: Callable[[], str | None], bounds: Confinement, folder: Path) -> t
     with _interrupts_held():
         child = os.fork()
         if child == 0:
-            _be_the_copy(call, bounds, folder)
+            _run_in_child(call, bounds, folder)
     try:
         return os.waitpid(child, 0)[1], False
     except BaseException as fault:
@@ -236,7 +236,7 @@ def _read_text(path: Path) -> str:
 # --- the copy ---------------------------------------------------------------------------------------------------------
 
 
-def _be_the_copy(call: Callable[[], str | None], bounds: Confinement, folder: Path) -> NoReturn:
+def _run_in_child(call: Callable[[], str | None], bounds: Confinement, folder: Path) -> NoReturn:
     code = INTERNAL
     try:
         if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # in the background of a script it stays ignored

@@ -26,7 +26,7 @@ _SHOWN_COLUMNS = 160
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class SourcePosition:
     """Where a key or value stands.
 
     Attributes:
@@ -49,30 +49,30 @@ class Place:
 
 
 @dataclass(slots=True)
-class Word:
+class ScalarNode:
     """A scalar."""
 
     value: Scalar
-    place: Place
+    place: SourcePosition
 
 
 @dataclass(slots=True)
-class Items:
+class SequenceNode:
     """A sequence."""
 
     items: list[Node]
-    place: Place
+    place: SourcePosition
 
 
 @dataclass(slots=True)
-class Entries:
+class MappingNode:
     """A mapping: its values by key, and the places of the keys."""
 
     entries: dict[str, Node]
-    keys: dict[str, Place]
-    place: Place
+    keys: dict[str, SourcePosition]
+    place: SourcePosition
 
-    def put(self, key: str, node: Node, place: Place) -> None:
+    def put(self, key: str, node: Node, place: SourcePosition) -> None:
         """Set an entry; a new one goes to the end."""
         self.entries[key] = node
         self.keys[key] = place
@@ -83,14 +83,14 @@ class Entries:
         self.keys.pop(key, None)
 
 
-Node: TypeAlias = Word | Items | Entries
+Node: TypeAlias = ScalarNode | SequenceNode | MappingNode
 
 
 def plain(node: Node) -> Any:
     """Return the tree as dictionaries, lists and scalars."""
-    if isinstance(node, Entries):
+    if isinstance(node, MappingNode):
         return {key: plain(value) for key, value in node.entries.items()}
-    if isinstance(node, Items):
+    if isinstance(node, SequenceNode):
         return [plain(item) for item in node.items]
     return node.value
 
@@ -98,16 +98,16 @@ def plain(node: Node) -> Any:
 def find(node: Node, address: Address) -> Node | None:
     """Return the node at an address, or None."""
     for part in address:
-        if isinstance(node, Entries) and part in node.entries:
+        if isinstance(node, MappingNode) and part in node.entries:
             node = node.entries[str(part)]
-        elif isinstance(node, Items) and isinstance(part, int) and 0 <= part < len(node.items):
+        elif isinstance(node, SequenceNode) and isinstance(part, int) and 0 <= part < len(node.items):
             node = node.items[part]
         else:
             return None
     return node
 
 
-def place_of(node: Node, address: Address, *, key: bool = False) -> Place:
+def place_of(node: Node, address: Address, *, key: bool = False) -> SourcePosition:
     """Return the place of the value at an address, or of the last node on the way that exists.
 
     Args:
@@ -121,18 +121,18 @@ def place_of(node: Node, address: Address, *, key: bool = False) -> Place:
         if below is None:
             return place
         wanted = key and depth == len(address) - 1
-        at_key = isinstance(node, Entries) and (wanted or isinstance(below, Entries | Items))
-        place = node.keys[str(part)] if at_key and isinstance(node, Entries) else below.place
+        at_key = isinstance(node, MappingNode) and (wanted or isinstance(below, MappingNode | SequenceNode))
+        place = node.keys[str(part)] if at_key and isinstance(node, MappingNode) else below.place
         node = below
     return place
 
 
-def words(node: Node, address: Address = ()) -> Iterator[tuple[Address, Word]]:
+def words(node: Node, address: Address = ()) -> Iterator[tuple[Address, ScalarNode]]:
     """Yield every scalar below a node with its address, in the order of the text."""
-    if isinstance(node, Entries):
+    if isinstance(node, MappingNode):
         for key, value in node.entries.items():
             yield from words(value, (*address, key))
-    elif isinstance(node, Items):
+    elif isinstance(node, SequenceNode):
         for index, item in enumerate(node.items):
             yield from words(item, (*address, index))
     else:
@@ -141,11 +141,11 @@ def words(node: Node, address: Address = ()) -> Iterator[tuple[Address, Word]]:
 
 def copy(node: Node) -> Node:
     """Return a copy whose entries can be changed; places are shared."""
-    if isinstance(node, Entries):
-        return Entries({key: copy(value) for key, value in node.entries.items()}, dict(node.keys), node.place)
-    if isinstance(node, Items):
-        return Items([copy(item) for item in node.items], node.place)
-    return Word(node.value, node.place)
+    if isinstance(node, MappingNode):
+        return MappingNode({key: copy(value) for key, value in node.entries.items()}, dict(node.keys), node.place)
+    if isinstance(node, SequenceNode):
+        return SequenceNode([copy(item) for item in node.items], node.place)
+    return ScalarNode(node.value, node.place)
 
 
 def read_source(path: Path, shown: str | None = None) -> tuple[Node | None, list[Fault]]:
@@ -180,7 +180,9 @@ def read_source(path: Path, shown: str | None = None) -> tuple[Node | None, list
     return parse_source(text, shorten(name, 200), path.parent)
 
 
-def parse_source(text: str, file: str, folder: Path, *, place: Place | None = None) -> tuple[Node | None, list[Fault]]:
+def parse_source(
+    text: str, file: str, folder: Path, *, place: SourcePosition | None = None
+) -> tuple[Node | None, list[Fault]]:
     """Read YAML text.
 
     Args:
@@ -210,7 +212,7 @@ def parse_source(text: str, file: str, folder: Path, *, place: Place | None = No
 
 
 class _TooDeepError(Exception):
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: SourcePosition) -> None:
         self.place = place
         super().__init__()
 
@@ -218,7 +220,7 @@ class _TooDeepError(Exception):
 class _Reader:
     """Builds the tree from the parser's events: aliases, tags and depth are seen before anything is made of them."""
 
-    def __init__(self, text: str, file: str, folder: Path, place: Place | None) -> None:
+    def __init__(self, text: str, file: str, folder: Path, place: SourcePosition | None) -> None:
         self.text = text
         self.lines = text.splitlines() or [""]
         self.file = file
@@ -227,16 +229,16 @@ class _Reader:
         self.faults: list[Fault] = []
         self.events: Iterator[Any] = iter(())
 
-    def place(self, line: int, column: int) -> Place:
+    def place(self, line: int, column: int) -> SourcePosition:
         if self.fixed is not None:
             return self.fixed
         if line >= len(self.lines):  # the end of the text: show the last line
             line, column = len(self.lines) - 1, len(self.lines[-1])
         shown = self.lines[line]
         shown = "".join(c if c.isprintable() else " " for c in shown[:_SHOWN_COLUMNS])
-        return Place(self.file, line + 1, column + 1, shown if column <= len(shown) else "", self.folder)
+        return SourcePosition(self.file, line + 1, column + 1, shown if column <= len(shown) else "", self.folder)
 
-    def at(self, event: Any) -> Place:
+    def at(self, event: Any) -> SourcePosition:
         return self.place(event.start_mark.line, event.start_mark.column)
 
     def unreadable(self) -> Fault:
@@ -269,7 +271,7 @@ class _Reader:
             self.faults.append(
                 place.fault(f"aliases such as *{shorten(str(event.anchor), 40)} are not allowed; write it out")
             )
-            return Word(None, place)
+            return ScalarNode(None, place)
         if event.anchor is not None:
             self.faults.append(
                 place.fault(f"anchors such as &{shorten(str(event.anchor), 40)} are not allowed; write it out")
@@ -282,17 +284,17 @@ class _Reader:
             items: list[Node] = []
             while not isinstance(event := next(self.events), yaml.SequenceEndEvent):
                 items.append(self.node(event, depth + 1))
-            return Items(items, place)
+            return SequenceNode(items, place)
         if event.style not in (None, ""):  # quoted or a block: text, whatever it looks like
-            return Word(event.value, place)
+            return ScalarNode(event.value, place)
         try:
-            return Word(scalar(event.value), place)
+            return ScalarNode(scalar(event.value), place)
         except ValueError as error:
             self.faults.append(place.fault(str(error)))
-            return Word(None, place)
+            return ScalarNode(None, place)
 
-    def mapping(self, place: Place, depth: int) -> Entries:
-        made = Entries({}, {}, place)
+    def mapping(self, place: SourcePosition, depth: int) -> MappingNode:
+        made = MappingNode({}, {}, place)
         while not isinstance(event := next(self.events), yaml.MappingEndEvent):
             key_place = self.at(event)
             if isinstance(event, yaml.ScalarEvent) and event.tag is None and event.anchor is None:

@@ -260,7 +260,7 @@ class _Execution:
 
     def is_whole(self, key: str) -> bool:
         """Whether a result is whole; a damaged one is removed, to be made again."""
-        return self.made_whole(key, lambda: self.checked.require(key))
+        return self.readable(key, lambda: self.checked.require(key))
 
     def combined_is_there(self, key: str) -> bool:
         """Read what was put together before, for the report; a damaged one is removed, to be made again."""
@@ -269,9 +269,9 @@ class _Execution:
             if (found := self.store.load_combined(key)) is not None:
                 self.loaded[key] = found
 
-        return self.made_whole(key, load) and key in self.loaded
+        return self.readable(key, load) and key in self.loaded
 
-    def made_whole(self, key: str, read: Callable[[], object]) -> bool:
+    def readable(self, key: str, read: Callable[[], object]) -> bool:
         """Whether a result can be read; a damaged one is removed, to be made again."""
         try:
             read()
@@ -319,7 +319,7 @@ class _Execution:
         if choice is None:
             return None
         name = f"{alias}: {CHOICE}" if self.recipe.compares else CHOICE
-        if choice.key in self.cached and self.made_whole(choice.key, lambda: self.read_choice(alias)):
+        if choice.key in self.cached and self.readable(choice.key, lambda: self.read_choice(alias)):
             self.observer.finished(name, choice.cost, 0.0, "cached")
             return None
         self.cached.discard(choice.key)
@@ -350,7 +350,7 @@ class _Execution:
         if proof is None:
             return None
         name = f"{alias}: {_PROOF}" if self.recipe.compares else _PROOF
-        if proof.key in self.cached and not self.made_whole(proof.key, lambda: self.store.load(proof.key)):
+        if proof.key in self.cached and not self.readable(proof.key, lambda: self.store.load(proof.key)):
             self.cached.discard(proof.key)
         if proof.key in self.cached:
             self.observer.finished(name, PROOF_COST, 0.0, "cached")
@@ -412,7 +412,7 @@ class _Execution:
 
     def job_task(self, job: PlannedJob) -> Callable[[Item], Task | None]:
         def task(waiting: Item) -> Task | None:
-            if error := self.hindrance(job):
+            if error := self.why_not(job):
                 self.dispatcher.end(waiting, error)
                 return None
             wrong = [item for item in self.agreement.get(job.alias, ()) if item.off == "runtime"]
@@ -421,7 +421,7 @@ class _Execution:
 
         return task
 
-    def hindrance(self, job: PlannedJob) -> str:
+    def why_not(self, job: PlannedJob) -> str:
         """Return why a job cannot be done, or "": a layer that does not agree, or a job that failed before it."""
         if error := self.unchosen.get(job.alias):
             return error

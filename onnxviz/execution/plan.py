@@ -26,7 +26,7 @@ from onnxviz.core.errors import (
     nearest,
     shorten,
 )
-from onnxviz.core.yaml_source import Address, Entries, Place, find, plain, words
+from onnxviz.core.yaml_source import Address, MappingNode, SourcePosition, find, plain, words
 from onnxviz.data import builtin
 from onnxviz.data.concepts import MaskFolder
 from onnxviz.data.generator_file import GeneratorFile
@@ -257,7 +257,7 @@ class _Known(dict[str, Any]):
 
     def __missing__(self, name: str) -> Any:
         if name in self.broken:
-            raise _ToldError("")
+            raise _ReportedError("")
         hint = nearest(str(name), self) or (f"known are {', '.join(self)}" if self else "the recipe has no `data:`")
         raise SelectionError(f"no data set is called {shorten(str(name))!r}", remedy=hint)
 
@@ -269,7 +269,7 @@ class _Known(dict[str, Any]):
         return default if name is None else self[name]
 
 
-class _ToldError(OnnxvizError):
+class _ReportedError(OnnxvizError):
     """Follows from a fault that is known already."""
 
 
@@ -319,7 +319,7 @@ class _Planner:
                     del found[name]  # told once
                     self.note(error, ("data", name, "images" if opened.classes is None else "classes"))
         declared = find(self.recipe.tree, ("data",))
-        names = set(declared.entries) if isinstance(declared, Entries) else set()
+        names = set(declared.entries) if isinstance(declared, MappingNode) else set()
         return _Known(found, names - set(found))
 
     def open_source(self, name: str, settings: Any) -> ImageSource:
@@ -391,7 +391,7 @@ class _Planner:
         name = next((name for name in named if name not in data.broken), None)
         if name is None:
             if data.broken:
-                raise _ToldError("")
+                raise _ReportedError("")
             raise SelectionError(
                 "`preprocess: auto` tries preprocessings on photographs, and the recipe has none",
                 remedy="add `data:` with photographs of what the model is used on, or name a preset",
@@ -524,16 +524,16 @@ class _Planner:
 
     def note(self, error: OnnxvizError, address: Address, subject: str = "") -> None:
         """Turn an error into a fault at the value that it speaks of, or at the nearest entry that is known."""
-        if isinstance(error, _ToldError):
+        if isinstance(error, _ReportedError):
             return
         text = "; ".join(part.replace("\n", " ") for part in (error.what, error.remedy) if part)
         where = error.where or (f"model {subject}" if subject and address[0] == "analyses" else "")
         self.faults.append(self.blamed(error, address).fault(f"{where}: {text}" if where else text))
 
-    def blamed(self, error: OnnxvizError, address: Address) -> Place:
+    def blamed(self, error: OnnxvizError, address: Address) -> SourcePosition:
         """Return the place of the word below an address that the error quotes; the entry's own place if none is."""
         node = find(self.recipe.tree, address)
-        best: Place | None = None
+        best: SourcePosition | None = None
         length = 0
         for _, word in words(node) if node is not None else ():
             value = plain(word)

@@ -28,7 +28,7 @@ from onnxviz.graph.structure import (
 _RESHAPING = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Gather"})
 
 
-class Stubborn(Exception):  # noqa: N818 - not an error of the program
+class CannotRewriteError(Exception):
     """A node whose size cannot be made relative."""
 
 
@@ -52,7 +52,7 @@ def make_relative(
         copy, made = NodeProto.FromString(node.SerializeToString()), len(rewriter.done)
         try:
             rewriter.node(copy)
-        except (Stubborn, ArithmeticError, LookupError, ValueError):
+        except (CannotRewriteError, ArithmeticError, LookupError, ValueError):
             if not free:
                 return node, set()
             del rewriter.done[made:]
@@ -120,7 +120,7 @@ class _Rewriter:
     def _shape(self, value: str) -> tuple[Dimension, ...]:
         shape = self.types.get(value, UNKNOWN).shape
         if shape is None:
-            raise Stubborn
+            raise CannotRewriteError
         return shape
 
     def _constant(self, array: np.ndarray | list[int], like: str) -> str:
@@ -181,7 +181,7 @@ class _Rewriter:
         else:
             sizes = [size for size in shape if isinstance(size, int)]
             if len(sizes) < len(shape) or not isinstance(size, int):
-                raise Stubborn
+                raise CannotRewriteError
             inner = [place.before, 1, size // place.before]
             apart = self._constant([*sizes[:axis], *inner, *sizes[axis + 1 :]], value)
             split = self._make("Reshape", [value, apart], value)
@@ -204,7 +204,7 @@ class _Rewriter:
         behind = [size for size in shape[1:] if isinstance(size, int)]
         first = shape[0]
         if self.flow.batch != 1 or len(behind) < len(shape) - 1 or not isinstance(first, int):
-            raise Stubborn
+            raise CannotRewriteError
         return [-1, first, *behind]
 
     def _restore(self, node: NodeProto) -> None:
@@ -218,7 +218,7 @@ class _Rewriter:
         )
         for reader in self.readers.get(output, ()):
             if reader.op_type:  # a value that is an output and is read as well
-                raise Stubborn
+                raise CannotRewriteError
         self.restored.add(output)
 
     # --- operators --------------------------------------------------------------------------------------------------
@@ -248,7 +248,7 @@ class _Rewriter:
         sizes = [size for size in shape if isinstance(size, int)]
         made = [size for size in result if isinstance(size, int)]
         if len(sizes) < len(shape) or len(made) < len(result):
-            raise Stubborn
+            raise CannotRewriteError
         output, axis = node.output[0], before.axis
         apart = self._constant([*sizes[:axis], -1, *sizes[axis:]], output)
         node.input[0] = self._make("Reshape", [node.input[0], apart], node)
@@ -264,10 +264,10 @@ class _Rewriter:
         rank, own = len(self._shape(node.output[0])), len(self._shape(node.input[2]))
         indices = self._known(node, 1)
         if indices is None:
-            raise Stubborn
+            raise CannotRewriteError
         indices = np.delete(indices.squeeze(axis=updates.axis), place.axis, axis=-1)
         if not indices.shape[-1]:
-            raise Stubborn
+            raise CannotRewriteError
         order = [axis for axis in range(rank) if axis != place.axis] + [place.axis]
         own_order = [axis for axis in range(own) if axis != updates.axis] + [updates.axis]
         output = node.output[0]
@@ -332,7 +332,7 @@ class _Rewriter:
         if len(known) == len(rest):
             return self._constant([*known[: after.axis], -1, *known[after.axis :]], node.output[0])
         if node.op_type != "Reshape":
-            raise Stubborn
+            raise CannotRewriteError
         target = self._known(node, 1)
         if target is not None and (target == -1).sum() <= 1:
             target = target.reshape(-1).copy()
@@ -344,7 +344,7 @@ class _Rewriter:
                 return self._constant(target, node.output[0])
         size = result[after.axis]
         if not isinstance(size, int):
-            raise Stubborn
+            raise CannotRewriteError
         count = self._count(size // self.flow.batch, node.output[0])
         return self._with_entry_replaced(node.input[1], after.axis, len(result), count, node.output[0])
 
@@ -364,7 +364,7 @@ class _Rewriter:
             node.input[3] = self._constant(sizes.reshape(-1)[kept], output)
             return
         if text(node, "keep_aspect_ratio_policy") not in ("", "stretch"):
-            raise Stubborn
+            raise CannotRewriteError
         scales = None if sizes is None else _scales(node, shape, result)
         if scales is not None and len(axes) == len(shape):
             node.input[2] = self.draft.add_constant(onnx.numpy_helper.from_array(scales), output)
@@ -372,7 +372,7 @@ class _Rewriter:
             return
         size = shape[place.axis]
         if not isinstance(size, int):
-            raise Stubborn
+            raise CannotRewriteError
         count, index = self._count(size // self.flow.batch, output), axes.index(place.axis)
         if sizes is not None:
             listed = [int(entry) for entry in sizes.reshape(-1)]
@@ -395,7 +395,7 @@ class _Rewriter:
         if self.free:
             return
         if not isinstance(length, int):
-            raise Stubborn
+            raise CannotRewriteError
         index = place.axis - (rank - length)
         if index >= 0:
             one = self._constant([1], node.output[0])
@@ -412,7 +412,7 @@ class _Rewriter:
         if place.axis not in axes:
             return
         if starts is None or ends is None:
-            raise Stubborn
+            raise CannotRewriteError
         starts, ends, index = starts.copy(), ends.copy(), axes.index(place.axis)
         starts[index], ends[index] = 0, np.iinfo(ends.dtype).max
         for position, array in ((1, starts), (2, ends)):

@@ -44,7 +44,7 @@ class Maximized:
         curves: float32 [N, steps], the activation in each step's view, before that step.
         before: float32 [N], the activation of the start image, seen as it is.
         after: float32 [N], the activation of the final image, seen as it is.
-        louder: float32 [N], what a start that left its unit silent was multiplied by; 1 where it was not needed or
+        start_gain: float32 [N], what a start that left its unit silent was multiplied by; 1 where it was not needed or
             did not help. `before` is the activation of the start that was not yet multiplied.
         taken: int64 [N], steps that the image took before it was stopped.
         importance: float32 [N, h, w], how much the objective cared about each pixel: Σ over the steps (of the last
@@ -55,7 +55,7 @@ class Maximized:
     curves: np.ndarray
     before: np.ndarray
     after: np.ndarray
-    louder: np.ndarray
+    start_gain: np.ndarray
     taken: np.ndarray
     importance: np.ndarray
 
@@ -283,7 +283,7 @@ class _Maker:
             ),
             told,
         )
-        tensors = (made.images, made.curves, made.before, made.after, made.louder)
+        tensors = (made.images, made.curves, made.before, made.after, made.start_gain)
         arrays = [tensor.float().cpu().numpy() for tensor in tensors]
         return [*arrays, made.taken.cpu().numpy(), made.importance.cpu().numpy()]
 

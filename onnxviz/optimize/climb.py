@@ -63,7 +63,7 @@ class Climbed:
         curves: [N, steps].
         before: [N].
         after: [N].
-        louder: [N].
+        start_gain: [N].
         taken: [N], steps that each image took.
         importance: [N, h, w], what the loop added up for `Settings.importance`; [N, 0, 0] if it was not to.
     """
@@ -72,7 +72,7 @@ class Climbed:
     curves: Tensor
     before: Tensor
     after: Tensor
-    louder: Tensor
+    start_gain: Tensor
     taken: Tensor
     importance: Tensor
 
@@ -100,7 +100,7 @@ def climb(climber: Climber, tell: Callable[[int], None]) -> Climbed:
         torch.cat([part.curves for part in parts], dim=1),
         first.before,
         last.after,
-        first.louder,
+        first.start_gain,
         torch.stack([part.taken for part in parts]).sum(dim=0),
         last.importance,
     )
@@ -138,15 +138,15 @@ def _climb_at(climber: Climber, smaller: Tensor | None, tell: Callable[[int], No
     ascent = _Ascent(climber, settings, views, painter, network, parameters)
     with torch.no_grad():
         before = ascent.as_it_is()
-        louder = torch.ones_like(before)
+        start_gain = torch.ones_like(before)
         if pictures is None:
-            louder = ascent.wake(before)
+            start_gain = ascent.wake(before)
     taken = ascent.run(tell)
     with torch.no_grad():
         final = painter.paint(ascent.parameters).clamp(0.0, 1.0)
         after = ascent.as_it_is()
     importance = views.cut(ascent.importance[:, None])[:, 0] if settings.importance else ascent.importance
-    return Climbed(views.cut(final), ascent.curves, before, after, louder, taken, importance), final
+    return Climbed(views.cut(final), ascent.curves, before, after, start_gain, taken, importance), final
 
 
 class _Network:

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from onnxviz.core.errors import Fault, nearest, shorten
-from onnxviz.core.yaml_source import Address, Entries, Node, Place, find, place_of, plain
+from onnxviz.core.yaml_source import Address, MappingNode, Node, SourcePosition, find, place_of, plain
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -60,7 +60,7 @@ def check(cls: type[M], node: Node) -> tuple[M | None, list[Fault]]:
     return None, list(dict.fromkeys(faults))
 
 
-def unknown_key(key: str, known: Sequence[str], place: Place) -> Fault:
+def unknown_key(key: str, known: Sequence[str], place: SourcePosition) -> Fault:
     """Return the fault for a key that is not known here."""
     hint = nearest(key, known) or (f"known here: {', '.join(known)}" if len(known) <= 16 else "")
     return place.fault(f"unknown key {shorten(key)!r}" + (f"; {hint}" if hint else ""))
@@ -85,7 +85,7 @@ def _locate(error: Any, root: Node) -> _Trouble:
 
 def _is_tag(part: str | int, node: Node, address: Address, branches: Sequence[tuple[Address, str]]) -> bool:
     """Return whether a part of pydantic's location that is also a key here is the `kind` of a union's branch."""
-    tagged = isinstance(node, Entries) and "kind" in node.entries and plain(node.entries["kind"]) == part
+    tagged = isinstance(node, MappingNode) and "kind" in node.entries and plain(node.entries["kind"]) == part
     return tagged and (address, part) not in branches
 
 
@@ -192,7 +192,7 @@ def _fields_at(cls: type[BaseModel], address: Address, root: Node) -> list[str]:
         annotations = [inner for outer in annotations for inner in _below(outer, part)]
     models = [option for annotation in annotations for option in _options(annotation) if _is_model(option)]
     node = find(root, address)
-    if isinstance(node, Entries) and "kind" in node.entries:
+    if isinstance(node, MappingNode) and "kind" in node.entries:
         kind = plain(node.entries["kind"])
         same = [m for m in models if "kind" in m.model_fields and kind in _options(m.model_fields["kind"].annotation)]
         models = same or models

@@ -9,11 +9,11 @@ from pathlib import Path
 from onnxviz.core.errors import Fault, nearest, shorten
 from onnxviz.core.yaml_source import (
     Address,
-    Entries,
-    Items,
+    MappingNode,
     Node,
-    Place,
-    Word,
+    ScalarNode,
+    SequenceNode,
+    SourcePosition,
     copy,
     find,
     parse_source,
@@ -30,7 +30,7 @@ _MOST_OPENED = 32
 """Recipes that are read for one: lists of lists would be exponentially many."""
 
 
-def extended(tree: Entries, chain: tuple[Path, ...], faults: list[Fault]) -> Entries:
+def extended(tree: MappingNode, chain: tuple[Path, ...], faults: list[Fault]) -> MappingNode:
     """Return the tree laid over the recipe that it extends, or over several: later ones over earlier ones.
 
     Args:
@@ -41,14 +41,14 @@ def extended(tree: Entries, chain: tuple[Path, ...], faults: list[Fault]) -> Ent
     return _extended(tree, chain, faults, [])
 
 
-def _extended(tree: Entries, chain: tuple[Path, ...], faults: list[Fault], opened: list[Path]) -> Entries:
+def _extended(tree: MappingNode, chain: tuple[Path, ...], faults: list[Fault], opened: list[Path]) -> MappingNode:
     named = tree.entries.get("extends")
-    words = named.items if isinstance(named, Items) else [named]
-    if not words or not all(isinstance(word, Word) and isinstance(word.value, str) for word in words):
+    words = named.items if isinstance(named, SequenceNode) else [named]
+    if not words or not all(isinstance(word, ScalarNode) and isinstance(word.value, str) for word in words):
         return tree  # there is none, or the schema says what is wrong with it
-    below: Entries | None = None
+    below: MappingNode | None = None
     for word in words:
-        assert isinstance(word, Word)
+        assert isinstance(word, ScalarNode)
         base = _base(word, chain, faults, opened)
         if base is None:
             return tree
@@ -58,7 +58,7 @@ def _extended(tree: Entries, chain: tuple[Path, ...], faults: list[Fault], opene
     return _merged(below, tree, ())
 
 
-def _base(word: Word, chain: tuple[Path, ...], faults: list[Fault], opened: list[Path]) -> Entries | None:
+def _base(word: ScalarNode, chain: tuple[Path, ...], faults: list[Fault], opened: list[Path]) -> MappingNode | None:
     """Read one recipe that is extended, with all that it extends itself; None if there is something wrong with it."""
     place = word.place
     if fault := not_a_path(str(word.value), place):
@@ -77,39 +77,39 @@ def _base(word: Word, chain: tuple[Path, ...], faults: list[Fault], opened: list
     faults += found
     if base is None and not found:
         faults.append(place.fault("the recipe that this one extends is empty"))
-    if not isinstance(base, Entries):
+    if not isinstance(base, MappingNode):
         if base is not None:
             faults.append(base.place.fault("a recipe is a mapping that begins with 'version: 1'"))
         return None
     return _extended(base, (*chain, real_file), faults, opened)
 
 
-def _merged(base: Entries, over: Entries, address: Address) -> Entries:
+def _merged(base: MappingNode, over: MappingNode, address: Address) -> MappingNode:
     """Lay one mapping over another: mappings are joined, everything else is replaced, null removes a named entry."""
     made = copy(base)
-    assert isinstance(made, Entries)
+    assert isinstance(made, MappingNode)
     _make_room(made, address, list(over.entries))
     made.place = over.place
     for key, node in over.entries.items():
         below = made.entries.get(key)
         named = len(address) == 1 and address[0] in _NAMED
-        if named and isinstance(node, Word) and node.value is None:
+        if named and isinstance(node, ScalarNode) and node.value is None:
             made.drop(key)
-        elif isinstance(node, Entries) and isinstance(below, Entries) and not _other_kind(below, node, address):
+        elif isinstance(node, MappingNode) and isinstance(below, MappingNode) and not _other_kind(below, node, address):
             made.put(key, _merged(below, node, (*address, key)), over.keys[key])
         else:
             made.put(key, node, over.keys[key])
     return made
 
 
-def _other_kind(base: Entries, over: Entries, address: Address) -> bool:
+def _other_kind(base: MappingNode, over: MappingNode, address: Address) -> bool:
     """Whether an analysis is replaced by one of another kind, whose settings mean other things."""
     if address != ("analyses",) or "kind" not in over.entries or "kind" not in base.entries:
         return False
     return bool(plain(over.entries["kind"]) != plain(base.entries["kind"]))
 
 
-def _make_room(node: Entries, address: Address, keys: Sequence[str]) -> None:
+def _make_room(node: MappingNode, address: Address, keys: Sequence[str]) -> None:
     """Remove what the keys that are about to be set exclude: a file replaces a built-in model, one source another."""
     if not address and "model" in keys:
         node.drop("models")
@@ -124,9 +124,9 @@ def _make_room(node: Entries, address: Address, keys: Sequence[str]) -> None:
             node.drop(key)
 
 
-def override(root: Entries, text: str, faults: list[Fault]) -> None:
+def override(root: MappingNode, text: str, faults: list[Fault]) -> None:
     """Change one value as `--set` says; `text` is for example "classes.steps=64"."""
-    place = Place(f"--set {shorten(text, 120)}", folder=Path())
+    place = SourcePosition(f"--set {shorten(text, 120)}", folder=Path())
     name, equals, written = text.partition("=")
     parts = name.strip().split(".")
     if not equals or not all(parts):
@@ -137,7 +137,7 @@ def override(root: Entries, text: str, faults: list[Fault]) -> None:
         faults += found
         return
     analyses = root.entries.get("analyses")
-    ids = list(analyses.entries) if isinstance(analyses, Entries) else []
+    ids = list(analyses.entries) if isinstance(analyses, MappingNode) else []
     if parts[0] in ids:
         parts = ["analyses", *parts]
     elif parts[0] not in RecipeSettings.model_fields:
@@ -147,13 +147,13 @@ def override(root: Entries, text: str, faults: list[Fault]) -> None:
         return
     if parts[0] == "model" and "models" in root.entries and len(parts) > 1:
         aliases = root.entries["models"]
-        names = ", ".join(aliases.entries) if isinstance(aliases, Entries) else ""
+        names = ", ".join(aliases.entries) if isinstance(aliases, MappingNode) else ""
         faults.append(place.fault(f"the recipe has several models ({names}); say models.ALIAS.{'.'.join(parts[1:])}"))
         return
     _put(root, parts, node, place, faults)
 
 
-def _value(written: str, place: Place) -> tuple[Node, list[Fault]]:
+def _value(written: str, place: SourcePosition) -> tuple[Node, list[Fault]]:
     """Read the value of `--set`: lists, mappings and quoted text as YAML, anything else as one scalar.
 
     So that `data.photos.images=*.jpg` is a pattern and not an alias.
@@ -161,35 +161,35 @@ def _value(written: str, place: Place) -> tuple[Node, list[Fault]]:
     stripped = written.strip()
     if stripped[:1] in ("[", "{", '"', "'"):
         node, faults = parse_source(stripped, place.file, place.folder, place=place)
-        return node or Word(None, place), faults
+        return node or ScalarNode(None, place), faults
     try:
-        return Word(scalar(stripped), place), []
+        return ScalarNode(scalar(stripped), place), []
     except ValueError as error:
-        return Word(None, place), [place.fault(str(error))]
+        return ScalarNode(None, place), [place.fault(str(error))]
 
 
-def _put(root: Entries, parts: Sequence[str], node: Node, place: Place, faults: list[Fault]) -> None:
+def _put(root: MappingNode, parts: Sequence[str], node: Node, place: SourcePosition, faults: list[Fault]) -> None:
     current: Node = root
     address: Address = ()
     for part in parts[:-1]:
         below = find(current, (_index(current, part),))
         by_name = len(address) == 1 and address[0] in _NAMED  # what only the user names is never made by mistake
-        if below is None and not by_name and isinstance(current, Entries):
-            below = Entries({}, {}, place)
+        if below is None and not by_name and isinstance(current, MappingNode):
+            below = MappingNode({}, {}, place)
             _make_room(current, address, [part])
             current.put(part, below, place)
         if below is None:
-            known = list(current.entries) if isinstance(current, Entries) else []
+            known = list(current.entries) if isinstance(current, MappingNode) else []
             hint = nearest(part, known) or (f"known here: {', '.join(map(shorten, known))}" if known else "")
             inside = ".".join(map(str, address)) or "the recipe"
             faults.append(place.fault(f"there is no {shorten(part)!r} in {inside}" + (f"; {hint}" if hint else "")))
             return
         address, current = (*address, part), below
     last = _index(current, parts[-1])
-    if isinstance(current, Entries):
+    if isinstance(current, MappingNode):
         _make_room(current, address, [str(last)])
         current.put(str(last), node, place)
-    elif isinstance(current, Items) and isinstance(last, int) and 0 <= last < len(current.items):
+    elif isinstance(current, SequenceNode) and isinstance(last, int) and 0 <= last < len(current.items):
         current.items[last] = node
     else:
         shown = ".".join(map(str, address))
@@ -197,17 +197,17 @@ def _put(root: Entries, parts: Sequence[str], node: Node, place: Place, faults: 
 
 
 def _index(node: Node, part: str) -> str | int:
-    return int(part) if isinstance(node, Items) and part.isascii() and part.isdigit() and len(part) < 9 else part
+    return int(part) if isinstance(node, SequenceNode) and part.isascii() and part.isdigit() and len(part) < 9 else part
 
 
 def form(node: Node) -> str:
     """Return what a node is, in words."""
-    if isinstance(node, Items):
+    if isinstance(node, SequenceNode):
         return f"a list of {len(node.items)}"
-    return "a mapping" if isinstance(node, Entries) else "a single value"
+    return "a mapping" if isinstance(node, MappingNode) else "a single value"
 
 
-def not_a_path(text: str, place: Place) -> Fault | None:
+def not_a_path(text: str, place: SourcePosition) -> Fault | None:
     """Return what is wrong with a file's name, or None."""
     if "://" in text:
         return place.fault(f"{shorten(text)!r} is a URL; a recipe uses files only, so download it first")

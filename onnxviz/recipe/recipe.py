@@ -19,11 +19,11 @@ from onnxviz.core import limits
 from onnxviz.core.errors import Fault, RecipeError, nearest, shorten
 from onnxviz.core.yaml_source import (
     Address,
-    Entries,
-    Items,
+    MappingNode,
     Node,
-    Place,
-    Word,
+    ScalarNode,
+    SequenceNode,
+    SourcePosition,
     copy,
     dump,
     find,
@@ -76,7 +76,7 @@ class Recipe:
     data: Mapping[str, DataSettings]
     analyses: Mapping[str, Analysis]
     expect: tuple[ExpectationSettings, ...]
-    tree: Entries = field(repr=False, compare=False)
+    tree: MappingNode = field(repr=False, compare=False)
     faults: tuple[Fault, ...] = ()
     limits: LimitsSettings | None = None
 
@@ -89,29 +89,29 @@ class Recipe:
         """Return where a model's settings stand."""
         return ("models", alias) if self.compares else ("model",)
 
-    def place(self, address: Address, *, key: bool = False) -> Place:
+    def place(self, address: Address, *, key: bool = False) -> SourcePosition:
         """Return the place of an entry, or of what is left of it."""
         return place_of(self.tree, address, key=key)
 
     def resolve(self, address: Address) -> Path:
         """Return the file that the text at an address names, relative to where that text was written."""
         node = find(self.tree, address)
-        assert isinstance(node, Word)
+        assert isinstance(node, ScalarNode)
         return node.place.folder / str(node.value)
 
     def base(self, name: str) -> Path:
         """Return the folder that a data set's patterns are relative to."""
         source = next(key for key in DATA_KINDS if hasattr(self.data[name], key))
         node = find(self.tree, ("data", name, source))
-        first = node.items[0] if isinstance(node, Items) and node.items else node
+        first = node.items[0] if isinstance(node, SequenceNode) and node.items else node
         return first.place.folder if first is not None else Path()
 
-    def expected(self, alias: str, analysis: str) -> Iterator[tuple[Place, str]]:
+    def expected(self, alias: str, analysis: str) -> Iterator[tuple[SourcePosition, str]]:
         """Yield the metrics of an analysis on a model that are expected to hold, with their places."""
         node = find(self.tree, ("expect",))
-        for item in node.items if isinstance(node, Items) else ():
+        for item in node.items if isinstance(node, SequenceNode) else ():
             word, level = find(item, ("metric",)), find(item, ("level",))
-            if not isinstance(word, Word) or (level is not None and plain(level) == "off"):
+            if not isinstance(word, ScalarNode) or (level is not None and plain(level) == "off"):
                 continue
             match = re.fullmatch(METRIC_PATTERN, str(word.value))
             if match is not None and match[1] in (None, alias) and match[2] == analysis:
@@ -252,7 +252,7 @@ def _build(
 ) -> Recipe:
     if tree is None and not faults:
         faults = [Fault("the recipe is empty; `onnxviz init MODEL` writes one to start from", name)]
-    if tree is not None and not isinstance(tree, Entries):
+    if tree is not None and not isinstance(tree, MappingNode):
         faults.append(tree.place.fault("a recipe is a mapping that begins with 'version: 1'"))
         tree = None
     if tree is None:
@@ -273,7 +273,7 @@ def _build(
 class _Builder:
     """Checks the parts of a recipe, collecting faults."""
 
-    def __init__(self, tree: Entries, name: str) -> None:
+    def __init__(self, tree: MappingNode, name: str) -> None:
         self.tree = tree
         self.name = name
         self.faults: list[Fault] = []
@@ -306,13 +306,13 @@ class _Builder:
             limits=top.limits,
         )
 
-    def named(self, part: str) -> Entries | None:
+    def named(self, part: str) -> MappingNode | None:
         """Return a mapping from ids, checking the ids."""
         node = self.tree.entries.get(part)
-        if node is None or (isinstance(node, Word) and node.value is None):
+        if node is None or (isinstance(node, ScalarNode) and node.value is None):
             self.tree.drop(part)
             return None
-        if not isinstance(node, Entries):
+        if not isinstance(node, MappingNode):
             self.faults.append(node.place.fault(f"expected a mapping from names to their settings, not {form(node)}"))
             return None
         self.count(part, len(node.entries), self.tree.keys[part])
@@ -329,7 +329,7 @@ class _Builder:
                 self.faults.append(node.keys[key].fault(f"a model among several cannot be called {key!r}"))
         return node
 
-    def count(self, part: str, count: int, place: Place) -> None:
+    def count(self, part: str, count: int, place: SourcePosition) -> None:
         """Refuse a part of too many entries, at once: each costs an opened file, or jobs."""
         most = limits.RECIPE_ENTRIES[part]
         if count > most:
@@ -337,7 +337,7 @@ class _Builder:
                 [place.fault(f"{count:,} entries of `{part}` are too many; a recipe has {most:,} at most")]
             )
 
-    def count_copies(self, size: int, place: Place) -> None:
+    def count_copies(self, size: int, place: SourcePosition) -> None:
         """Refuse, at once, to copy more values for `defaults` and `matrix` than memory and time are for."""
         self.copied += size
         if self.copied > limits.RECIPE_COPIES:
@@ -345,15 +345,15 @@ class _Builder:
             raise RecipeError([place.fault(f"{text}; write several recipes")])
 
     def top(self) -> RecipeSettings | None:
-        shallow = Entries(dict(self.tree.entries), dict(self.tree.keys), self.tree.place)
+        shallow = MappingNode(dict(self.tree.entries), dict(self.tree.keys), self.tree.place)
         for part in ("analyses", "data", "matrix", "defaults"):
             if part in shallow.entries:
-                shallow.entries[part] = Entries({}, {}, self.tree.place)
+                shallow.entries[part] = MappingNode({}, {}, self.tree.place)
         settings, faults = check(RecipeSettings, shallow)
         self.faults += faults
         if settings is None:
             sound = [part for part in ("version", "seed", "model", "models", "analyses") if part in shallow.entries]
-            core = Entries({part: shallow.entries[part] for part in sound}, shallow.keys, self.tree.place)
+            core = MappingNode({part: shallow.entries[part] for part in sound}, shallow.keys, self.tree.place)
             settings, _ = check(RecipeSettings, core)
         if "analyses" in self.tree.entries and not plain(self.tree.entries["analyses"]):
             self.faults.append(self.tree.keys["analyses"].fault("no analysis is given; `onnxviz explain` lists them"))
@@ -367,7 +367,7 @@ class _Builder:
         return settings if len(both) == 1 else None
 
     def data(self, node: Node) -> DataSettings | None:
-        if not isinstance(node, Entries):
+        if not isinstance(node, MappingNode):
             self.faults.append(node.place.fault("expected a mapping such as {images: 'photos/*.jpg'}"))
             return None
         sources = [key for key in DATA_KINDS if key in node.entries]
@@ -385,7 +385,7 @@ class _Builder:
 
     def analysis(self, node: Node) -> Analysis | None:
         kinds = registry()
-        if not isinstance(node, Entries):
+        if not isinstance(node, MappingNode):
             self.faults.append(node.place.fault("expected a mapping such as {kind: grad_cam, layers: last_map}"))
             return None
         kind = node.entries.get("kind")
@@ -401,11 +401,11 @@ class _Builder:
         self.faults += faults
         return settings
 
-    def work_in_defaults(self, analyses: Entries) -> None:
+    def work_in_defaults(self, analyses: MappingNode) -> None:
         node = self.tree.entries.get("defaults")
         if node is None:
             return
-        if not isinstance(node, Entries):
+        if not isinstance(node, MappingNode):
             self.faults.append(node.place.fault(f"expected a mapping from kinds to settings, not {form(node)}"))
             return
         for kind, settings in node.entries.items():
@@ -413,7 +413,7 @@ class _Builder:
             if cls is None:
                 hint = nearest(kind, registry()) or f"known are {', '.join(registry())}"
                 self.faults.append(node.keys[kind].fault(f"no analysis is of kind {shorten(kind)!r}; {hint}"))
-            elif not isinstance(settings, Entries):
+            elif not isinstance(settings, MappingNode):
                 self.faults.append(settings.place.fault(f"expected a mapping of settings, not {form(settings)}"))
             else:
                 known = [name for name in cls.model_fields if name != "kind"]
@@ -421,10 +421,10 @@ class _Builder:
                 self.faults += [unknown_key(key, known, settings.keys[key]) for key in wrong]
                 self.fill_in(analyses, kind, settings, set(wrong))
 
-    def fill_in(self, analyses: Entries, kind: str, settings: Entries, wrong: set[str]) -> None:
+    def fill_in(self, analyses: MappingNode, kind: str, settings: MappingNode, wrong: set[str]) -> None:
         size = _size(settings)
         for analysis in analyses.entries.values():
-            if not isinstance(analysis, Entries) or "kind" not in analysis.entries:
+            if not isinstance(analysis, MappingNode) or "kind" not in analysis.entries:
                 continue
             if plain(analysis.entries["kind"]) == kind:
                 self.count_copies(size, settings.place)
@@ -432,25 +432,25 @@ class _Builder:
                     if key not in analysis.entries and key not in wrong:
                         analysis.put(key, copy(value), settings.keys[key])
 
-    def work_in_matrix(self, analyses: Entries) -> None:
+    def work_in_matrix(self, analyses: MappingNode) -> None:
         node = self.tree.entries.get("matrix")
         if node is None:
             return
-        if not isinstance(node, Entries):
+        if not isinstance(node, MappingNode):
             self.faults.append(node.place.fault(f"expected a mapping from analyses to fields, not {form(node)}"))
             return
         for name, fields in node.entries.items():
             original = analyses.entries.get(name)
-            if not isinstance(original, Entries):
+            if not isinstance(original, MappingNode):
                 hint = nearest(name, analyses.entries)
                 text = f"no analysis is called {shorten(name)!r}" + (f"; {hint}" if hint else "")
                 self.faults.append(node.keys[name].fault(text))
-            elif not isinstance(fields, Entries) or not fields.entries:
+            elif not isinstance(fields, MappingNode) or not fields.entries:
                 self.faults.append(fields.place.fault("expected a mapping from fields to lists of values"))
             else:
                 self.multiply(analyses, name, original, fields)
 
-    def multiply(self, analyses: Entries, name: str, original: Entries, fields: Entries) -> None:
+    def multiply(self, analyses: MappingNode, name: str, original: MappingNode, fields: MappingNode) -> None:
         axes = []
         for key, values in fields.entries.items():
             choices = list(_choices(values))
@@ -462,10 +462,10 @@ class _Builder:
         self.count("analyses", len(analyses.entries) - 1 + count, fields.place)
         longest = max(_size(item) for axis in axes for *_, item in axis)
         self.count_copies(count * (_size(original) + len(axes) * longest), fields.place)
-        made: dict[str, Entries] = {}
+        made: dict[str, MappingNode] = {}
         for combination in itertools.product(*axes):
             variant = copy(original)
-            assert isinstance(variant, Entries)
+            assert isinstance(variant, MappingNode)
             for key, _, value in combination:
                 variant.put(key, copy(value), fields.keys[key])
             made["-".join([name, *(word for _, word, _ in combination)])] = variant
@@ -488,16 +488,16 @@ class _Builder:
         """Look for what only files may be."""
         models = self.tree.entries.get("models")
         places: list[Address] = [("model", "path"), ("model", "labels")]
-        for alias in models.entries if isinstance(models, Entries) else ():
+        for alias in models.entries if isinstance(models, MappingNode) else ():
             places += [("models", alias, "path"), ("models", alias, "labels")]
         data = self.tree.entries.get("data")
-        for name in data.entries if isinstance(data, Entries) else ():
+        for name in data.entries if isinstance(data, MappingNode) else ():
             places += [("data", name, "images"), ("data", name, "concepts"), ("data", name, "generator")]
         for address in places:
             node = find(self.tree, address)
-            for item in node.items if isinstance(node, Items) and address[-1] == "images" else [node]:
+            for item in node.items if isinstance(node, SequenceNode) and address[-1] == "images" else [node]:
                 if (
-                    isinstance(item, Word)
+                    isinstance(item, ScalarNode)
                     and isinstance(item.value, str)
                     and (fault := not_a_path(item.value, item.place))
                 ):
@@ -507,9 +507,9 @@ class _Builder:
         """Check that expectations speak of analyses and models that there are."""
         analyses, models = (list(self.keys_of(part)) for part in ("analyses", "models"))
         expect = self.tree.entries.get("expect")
-        for item in expect.items if isinstance(expect, Items) else ():
+        for item in expect.items if isinstance(expect, SequenceNode) else ():
             node = find(item, ("metric",))
-            if not (isinstance(node, Word) and isinstance(node.value, str)):
+            if not (isinstance(node, ScalarNode) and isinstance(node.value, str)):
                 continue  # the schema says what is wrong with it
             match = re.fullmatch(METRIC_PATTERN, node.value)
             if match is None:
@@ -525,7 +525,7 @@ class _Builder:
             else:
                 self.metric(node, name)
 
-    def metric(self, node: Word, analysis: str) -> None:
+    def metric(self, node: ScalarNode, analysis: str) -> None:
         """Check that the kind of an analysis produces the metric that is expected of it."""
         found = find(self.tree, ("analyses", analysis, "kind"))
         kind = "" if found is None else str(plain(found))
@@ -539,7 +539,7 @@ class _Builder:
 
     def keys_of(self, part: str) -> Sequence[str]:
         node = self.tree.entries.get(part)
-        return list(node.entries) if isinstance(node, Entries) else []
+        return list(node.entries) if isinstance(node, MappingNode) else []
 
 
 def declared_as(metric: str, names: Mapping[str, str]) -> str | None:
@@ -559,15 +559,15 @@ def _size(node: Node) -> int:
 
 def _choices(values: Node) -> Iterator[tuple[str, Node]]:
     """Yield the values of one axis of a matrix with the word that names each: `{name: value}`, or a list."""
-    if isinstance(values, Entries):
+    if isinstance(values, MappingNode):
         yield from values.entries.items()
         return
-    if not isinstance(values, Items):
+    if not isinstance(values, SequenceNode):
         return
     taken: set[str] = set()
     for number, item in enumerate(values.items, start=1):
-        named = item.entries.get("kind") if isinstance(item, Entries) else item
-        word = str(plain(named)).lower() if isinstance(named, Word) else str(number)
+        named = item.entries.get("kind") if isinstance(item, MappingNode) else item
+        word = str(plain(named)).lower() if isinstance(named, ScalarNode) else str(number)
         word = re.sub(r"[^a-z0-9_]+", "-", word).strip("-") or str(number)
         if word in taken:
             word = f"{word}-{number}"

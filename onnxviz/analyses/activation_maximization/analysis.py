@@ -424,7 +424,7 @@ focus: 2
                     member=(index % self.together + 1, self.together) if self.together > 1 else None,
                     before=before,
                     after=after,
-                    louder=float(made.louder[index]),
+                    start_gain=float(made.start_gain[index]),
                     steps=int(made.taken[index]),
                     certainty=certainty[index],
                     activation=value,

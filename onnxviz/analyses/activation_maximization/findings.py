@@ -38,9 +38,7 @@ COLUMNS = (
     Column("rise", "number", "Difference in the direction asked for; below or at 0 the optimization failed."),
     Column("class probability", "percent", "What the model itself gives the final image; only for classes."),
     Column("top class", description="Whether that is the model's first choice; only for classes."),
-    Column(
-        "louder start", "number", "What the start was multiplied by, because its unit was silent on it; 1: nothing."
-    ),
+    Column("start gain", "number", "What the start was multiplied by, because its unit was silent on it; 1: nothing."),
     Column("steps", "integer", "Steps that the picture took; fewer than asked for where it was stopped early."),
     Column(
         "activation",
@@ -93,7 +91,7 @@ class Made:
         member: (its number from 1, how many) in its group, or None if it was made alone.
         before: activation of the start image, without the goal's sign.
         after: the same of the final image.
-        louder: what the start was multiplied by.
+        start_gain: what the start was multiplied by.
         steps: steps that it took.
         certainty: the model's probability for its class, and whether that is the first choice; None where it has none.
         activation: of the final image as it was measured on real images; None if it was not.
@@ -106,7 +104,7 @@ class Made:
     member: tuple[int, int] | None
     before: float
     after: float
-    louder: float
+    start_gain: float
     steps: int
     certainty: tuple[float | None, bool | None]
     activation: float | None
@@ -128,7 +126,7 @@ class Made:
             goal.sign * (self.after - self.before),
             probability,
             None if top is None else ("yes" if top else "no"),
-            self.louder,
+            self.start_gain,
             self.steps,
             self.activation,
             None if self.standing is None else self.standing.quantile,
@@ -150,7 +148,7 @@ class Made:
             "" if self.goal.sign > 0 else "driven down, ",
             f"seed {self.seed}{number}: {figure(self.before)} to {figure(self.after)}",
             "" if probability is None else f", {probability:.1%}",
-            "" if self.louder == 1 else f"; start x {self.louder:g}",
+            "" if self.start_gain == 1 else f"; start x {self.start_gain:g}",
             "" if self.standing is None else f"; {self.standing.brief}",
             f"; beaten by {self.limits.which}" if self.limits.beaten else "",
             "; dead" if self.limits.dead else "",
@@ -263,7 +261,7 @@ def array(name: str, made: Maximized, results: Sequence[Made]) -> Array:
         "curves": made.curves,
         "before": made.before,
         "after": made.after,
-        "louder": made.louder,
+        "start_gain": made.start_gain,
         "taken": made.taken,
         "unit": np.asarray([-1 if unit is None else unit.index for unit in units], dtype=np.int64),
         "sign": np.asarray([result.goal.sign for result in results], dtype=np.int64),
@@ -299,7 +297,7 @@ def _facts(rows: Sequence[Row]) -> tuple[tuple[str, Cell], ...]:
     facts.append(("seed", seeds[0]) if len(seeds) == 1 else ("seeds", ", ".join(map(str, seeds))))
     loud = [number(row[_LOUDER]) for row in rows if row[_LOUDER] != 1]
     if loud:
-        facts.append(("louder start", f"x {max(loud):g}, silent on the usual one"))
+        facts.append(("start gain", f"x {max(loud):g}, silent on the usual one"))
     facts += _limits(rows)
     if any(not rose(row) for row in rows):
         facts.append(("did not rise", "the picture shows nothing about this unit"))

@@ -82,7 +82,7 @@ def made_again(
         return made, begun
     again = climb(list(chosen), [start.load() for start in chosen.values()])
     arrays = {
-        name: getattr(made, name).copy() for name in ("images", "curves", "after", "louder", "taken", "importance")
+        name: getattr(made, name).copy() for name in ("images", "curves", "after", "start_gain", "taken", "importance")
     }
     for row, (place, start) in enumerate(chosen.items()):
         if signs[place] * (float(again.after[row]) - float(made.after[place])) <= 0:

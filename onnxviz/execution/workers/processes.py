@@ -263,7 +263,7 @@ class ProcessPool:
         for process in alive:
             process.signal_end()
         for process in alive:
-            process.bury()
+            process.reap()
         self._processes = [None] * self.size
         shutil.rmtree(self._temporary, ignore_errors=True)
 
@@ -316,7 +316,7 @@ class ProcessPool:
 
     def _autopsy(self, process: _Process) -> Died:
         """Say what a worker died of."""
-        status, said = process.bury()
+        status, said = process.reap()
         index = process.index
         if process.ended_for is not None:
             return Died(index, *process.ended_for, said, by_limit=True)
@@ -405,9 +405,9 @@ class _Process:
     def kill(self) -> None:
         """Kill it, and wait until it is gone."""
         self.signal_end()
-        self.bury()
+        self.reap()
 
-    def bury(self) -> tuple[int, str]:
+    def reap(self) -> tuple[int, str]:
         """Wait until it is gone; returns its status and the last that it said."""
         status = self._process.wait()
         for thread in self._threads:

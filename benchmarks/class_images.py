@@ -40,7 +40,7 @@ from PIL import Image, ImageDraw
 
 from benchmarks.lucent_peer import SIDE, class_image
 from benchmarks.measure import ROOT, arguments, markdown, prepare
-from onnxviz.analyses.base import Analysis, Bench, Subject
+from onnxviz.analyses.base import Analysis, JobContext, Subject
 from onnxviz.core.errors import OnnxvizError
 from onnxviz.core.findings import Array
 from onnxviz.model.model import Model, load
@@ -191,7 +191,7 @@ def _made(analysis: Analysis, subject: Subject, model: Model) -> list[np.ndarray
     found: dict[str, Any] = {}
     for job in analysis.jobs(subject):
         needed = {name: found[name] for name in job.needs}
-        found[job.name] = analysis.run(job, Bench(subject, model, lambda *_: None, needed))
+        found[job.name] = analysis.run(job, JobContext(subject, model, lambda *_: None, needed))
     stored = [finding.arrays for parts in found.values() for finding in parts if isinstance(finding, Array)]
     return [image for arrays in stored if "images" in arrays for image in arrays["images"]]
 

@@ -93,11 +93,11 @@ def own_work(count: int) -> float:
     from types import SimpleNamespace
 
     analysis = trial.Trial(count=count)
-    bench = SimpleNamespace(subject=SimpleNamespace(seed=0), found={}, progress=lambda *_: None)
-    jobs = list(analysis.jobs(bench.subject))  # type: ignore[arg-type]
+    context = SimpleNamespace(subject=SimpleNamespace(seed=0), found={}, progress=lambda *_: None)
+    jobs = list(analysis.jobs(context.subject))  # type: ignore[arg-type]
     clock = time.process_time()
     for job in jobs:
-        analysis.run(job, bench)  # type: ignore[arg-type]
+        analysis.run(job, context)  # type: ignore[arg-type]
     return time.process_time() - clock
 
 

@@ -23,7 +23,7 @@ from PIL import Image
 from benchmarks.measure import arguments, markdown, prepare
 from onnxviz.analyses.activation_maximization.analysis import ActivationMaximization
 from onnxviz.analyses.activation_maximization.simple_pictures import SIMPLE, simple_pictures
-from onnxviz.analyses.base import Bench, Subject
+from onnxviz.analyses.base import JobContext, Subject
 from onnxviz.core.findings import Array, Finding, Table
 from onnxviz.model.model import load
 from onnxviz.optimize.color import to_pixels
@@ -35,20 +35,22 @@ RECIPES: dict[str, dict[str, Any]] = {
 }
 
 
-def made(bench: Bench, settings: dict[str, Any]) -> tuple[np.ndarray, np.ndarray, Table, dict[str, float]]:
+def made(context: JobContext, settings: dict[str, Any]) -> tuple[np.ndarray, np.ndarray, Table, dict[str, float]]:
     """Return pictures, activations on simple pictures [simple, units], the table, and processor seconds by stage."""
     analysis = ActivationMaximization.model_validate(settings)
     found: dict[str, list[Finding]] = {}
     seconds = {"simple": 0.0, "pictures": 0.0}
-    jobs = list(analysis.jobs(bench.subject))
+    jobs = list(analysis.jobs(context.subject))
     for job in jobs:
         start = time.process_time()
-        found[job.name] = analysis.run(job, dataclasses.replace(bench, found={name: found[name] for name in job.needs}))
+        found[job.name] = analysis.run(
+            job, dataclasses.replace(context, found={name: found[name] for name in job.needs})
+        )
         seconds["simple" if job.parameters.get("stage") == SIMPLE else "pictures"] += time.process_time() - start
     arrays = [entry for job in jobs for entry in found[job.name] if isinstance(entry, Array)]
     images = np.concatenate([array.arrays["images"] for array in arrays if "images" in array.arrays])
     simple = np.concatenate([array.arrays["values"] for array in arrays if array.id == "simple"], axis=1)
-    combined = analysis.combine([found[job.name] for job in jobs if not job.inner], bench.subject)
+    combined = analysis.combine([found[job.name] for job in jobs if not job.inner], context.subject)
     (table,) = (entry for entry in combined if isinstance(entry, Table))
     return images, simple, table, seconds
 
@@ -62,14 +64,14 @@ def sheet(images: np.ndarray, columns: int = 16) -> Image.Image:
     return Image.fromarray(np.concatenate([np.concatenate(list(row), axis=1) for row in full]))
 
 
-def measure_layer(bench: Bench, layer: str, given: argparse.Namespace) -> list[list[str]]:
+def measure_layer(context: JobContext, layer: str, given: argparse.Namespace) -> list[list[str]]:
     """Return a line for each recipe."""
     plain = sum(simple.other is None for simple in simple_pictures(3))
     lines, reference = [], None
     for name in given.recipes:
         targets = [{"layer": layer, "units": given.units}]
         settings = {"kind": "activation_maximization", "targets": targets, "size": given.size, "steps": given.steps}
-        images, simple, table, seconds = made(bench, {**settings, **RECIPES[name]})
+        images, simple, table, seconds = made(context, {**settings, **RECIPES[name]})
         columns = [column.name for column in table.columns]
         after = np.array([row[columns.index("after")] for row in table.rows], np.float64)
         beaten = sum(row[columns.index("beaten")] == "yes" for row in table.rows)
@@ -111,8 +113,8 @@ def main() -> None:
     prepare(given)
     model = load(given.zoo / "zoo" / "onnx" / given.model, preprocess=given.preprocess, device="cpu")
     subject = Subject("model", model.view, model.preprocessing, model.labels, {}, 0)
-    bench = Bench(subject, model, _unheard)
-    lines = [line for layer in given.layers for line in measure_layer(bench, layer, given)]
+    context = JobContext(subject, model, _unheard)
+    lines = [line for layer in given.layers for line in measure_layer(context, layer, given)]
     head = ["layer", "recipe", "beaten", "begun again", "units of colour", "share of the best plain colour: least, "
             "median", "at least 95 %", "activation / first recipe's", "simple pictures, CPU s",
             "pictures, CPU s"]  # fmt: skip

@@ -20,7 +20,7 @@ from onnxviz.analyses import registry
 from onnxviz.analyses.activation_maximization import making as picture_making
 from onnxviz.analyses.activation_maximization.analysis import ActivationMaximization
 from onnxviz.analyses.activation_maximization.findings import figure
-from onnxviz.analyses.base import Bench, Job, Subject
+from onnxviz.analyses.base import Job, JobContext, Subject
 from onnxviz.core import findings as f
 from onnxviz.core.errors import DataError, SelectionError
 from onnxviz.core.values import Unit
@@ -72,18 +72,18 @@ def detectors(path: Path, *, channels: int = 3, softmax: bool = False, threshold
     return path
 
 
-def bench(path: Path, preprocess: str = "unit", labels: Iterable[str] | None = None, seed: int = 0) -> Bench:
+def context(path: Path, preprocess: str = "unit", labels: Iterable[str] | None = None, seed: int = 0) -> JobContext:
     model = onnxviz.model.model.load(path, preprocess=preprocess, labels=labels)
     subject = Subject("model", model.view, model.preprocessing, model.labels, {}, seed)
-    return Bench(subject, model, lambda done, total, note="": None)
+    return JobContext(subject, model, lambda done, total, note="": None)
 
 
-def analyse(place: Bench, **settings: Any) -> list[f.Finding]:
+def analyse(place: JobContext, **settings: Any) -> list[f.Finding]:
     analysis = ActivationMaximization.model_validate(settings)
     return analysis.combine(list(made(analysis, place).values()), place.subject)
 
 
-def made(analysis: ActivationMaximization, place: Bench) -> dict[str, list[f.Finding]]:
+def made(analysis: ActivationMaximization, place: JobContext) -> dict[str, list[f.Finding]]:
     """Do all jobs in their order, each with what it needs; return what those found that make pictures."""
     found: dict[str, list[f.Finding]] = {}
     jobs = list(analysis.jobs(place.subject))
@@ -112,8 +112,10 @@ def metric(found: Iterable[f.Finding], name: str) -> float:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    return bench(detectors(tmp_path_factory.mktemp("detectors") / "d.onnx"), labels=["red", "upright", "level", "none"])
+def place(tmp_path_factory: pytest.TempPathFactory) -> JobContext:
+    return context(
+        detectors(tmp_path_factory.mktemp("detectors") / "d.onnx"), labels=["red", "upright", "level", "none"]
+    )
 
 
 def roughness(image: np.ndarray) -> tuple[float, float]:
@@ -122,7 +124,7 @@ def roughness(image: np.ndarray) -> tuple[float, float]:
 
 
 @pytest.mark.parametrize("kind", ["fourier", "pixel"])
-def test_a_red_detector_gives_a_red_picture(place: Bench, kind: str) -> None:
+def test_a_red_detector_gives_a_red_picture(place: JobContext, kind: str) -> None:
     found = analyse(
         place,
         targets=[{"layer": "conv", "units": 0}],
@@ -142,7 +144,7 @@ def test_a_red_detector_gives_a_red_picture(place: Bench, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["fourier", "pixel"])
-def test_an_edge_detector_gives_stripes_in_its_direction(place: Bench, kind: str) -> None:
+def test_an_edge_detector_gives_stripes_in_its_direction(place: JobContext, kind: str) -> None:
     found = analyse(
         place,
         targets=[{"layer": "relu", "units": [1, 2]}],
@@ -158,7 +160,7 @@ def test_an_edge_detector_gives_stripes_in_its_direction(place: Bench, kind: str
     assert down > 2 * right
 
 
-def test_driven_down_a_red_detector_gives_cyan(place: Bench) -> None:
+def test_driven_down_a_red_detector_gives_cyan(place: JobContext) -> None:
     found = analyse(place, targets=[{"layer": "conv", "units": 0, "sign": "both"}], steps=60, optimizer=FAST)
     up, down = images(found)
     assert up[0].mean() > 0.7 > 0.3 > down[0].mean()
@@ -168,7 +170,7 @@ def test_driven_down_a_red_detector_gives_cyan(place: Bench) -> None:
     assert "driven down" in tile.captions[1]
 
 
-def test_a_neuron_changes_what_its_receptive_field_sees(place: Bench) -> None:
+def test_a_neuron_changes_what_its_receptive_field_sees(place: JobContext) -> None:
     kw: dict[str, Any] = {"steps": 60, "parameterization": {"kind": "pixel", "decorrelate": False}, "transforms": []}
     found = analyse(place, targets=[{"layer": "conv", "units": 0, "position": [2, 5]}], **kw)
     change = np.abs(images(found)[0] - 0.5).max(axis=0)
@@ -189,7 +191,7 @@ def test_a_neuron_changes_what_its_receptive_field_sees(place: Bench) -> None:
     ],
 )
 def test_pictures_of_classes_are_blurred_unless_the_recipe_says_how_much(
-    place: Bench, monkeypatch: pytest.MonkeyPatch, layer: str, settings: dict[str, Any], blur: float
+    place: JobContext, monkeypatch: pytest.MonkeyPatch, layer: str, settings: dict[str, Any], blur: float
 ) -> None:
     used = []
 
@@ -213,7 +215,7 @@ def test_pictures_of_classes_are_blurred_unless_the_recipe_says_how_much(
     assert f"decorrelated colours, {words}{moved}, begun" in grid.description
 
 
-def test_classes_are_seen_in_wider_views_than_other_units(place: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_classes_are_seen_in_wider_views_than_other_units(place: JobContext, monkeypatch: pytest.MonkeyPatch) -> None:
     used: dict[str, Settings] = {}
 
     def spy(model: Any, wanted: Any, seeds: Any, chosen: Settings, **others: Any) -> Any:
@@ -246,7 +248,7 @@ def test_classes_are_seen_in_wider_views_than_other_units(place: Bench, monkeypa
     assert {chosen.optimizer.kind for chosen in used.values()} == {"rmsprop"}
 
 
-def test_pixels_that_matter_little_fade(place: Bench) -> None:
+def test_pixels_that_matter_little_fade(place: JobContext) -> None:
     """A neuron of the centre cares about its receptive field: the rest is a chequerboard, in every picture."""
     target = {"layer": "first_conv", "units": 0, "position": "center"}
     settings: dict[str, Any] = {"targets": [target], "steps": 8, "transforms": []}
@@ -272,14 +274,14 @@ def test_opacity_is_refused_where_pictures_have_their_own() -> None:
 
 
 def test_grey_models_get_grey_pictures(tmp_path: Path) -> None:
-    place = bench(detectors(tmp_path / "grey.onnx", channels=1), preprocess="gray_unit")
+    place = context(detectors(tmp_path / "grey.onnx", channels=1), preprocess="gray_unit")
     found = analyse(place, targets=[{"layer": "conv", "units": 1}], steps=20)
     image = images(found)[0]
     assert np.array_equal(image[0], image[1])
     assert metric(found, "rise_fraction") == 1.0
 
 
-def test_findings_say_what_was_made(place: Bench) -> None:
+def test_findings_say_what_was_made(place: JobContext) -> None:
     found = analyse(
         place,
         targets=[{"layer": "logits", "units": ["red", "upright"]}, {"layer": "conv"}],
@@ -319,7 +321,7 @@ def test_findings_say_what_was_made(place: Bench) -> None:
 
 def test_a_silent_unit_is_woken_by_redirected_gradients(tmp_path: Path) -> None:
     """With this threshold, the ReLU lets nothing through of the edges in the usual start."""
-    place = bench(detectors(tmp_path / "d.onnx", threshold=0.3))
+    place = context(detectors(tmp_path / "d.onnx", threshold=0.3))
     entry: dict[str, Any] = {"targets": [{"layer": "relu", "units": [1, 3]}], "steps": 24, "optimizer": FAST}
     awake, dead = only(analyse(place, **entry), f.Table).rows
     assert awake[5] == 0.0
@@ -331,7 +333,7 @@ def test_a_silent_unit_is_woken_by_redirected_gradients(tmp_path: Path) -> None:
 def test_a_louder_start_is_told(tmp_path: Path) -> None:
     """Without redirected gradients, the same unit needs a start that it is not silent on."""
     found = analyse(
-        bench(detectors(tmp_path / "d.onnx", threshold=0.3)),
+        context(detectors(tmp_path / "d.onnx", threshold=0.3)),
         targets=[{"layer": "relu", "units": [1, 3]}],
         steps=2,
         redirect=0,
@@ -354,7 +356,7 @@ def test_figures_are_readable(value: float, words: str) -> None:
     assert figure(value) == words
 
 
-def test_what_does_not_rise_is_shown_and_said(place: Bench) -> None:
+def test_what_does_not_rise_is_shown_and_said(place: JobContext) -> None:
     found = analyse(place, targets=[{"layer": "logits", "units": ["none", "red"]}], steps=3)
     assert metric(found, "rise_fraction") == 0.5
     (caveat,) = (finding for finding in found if isinstance(finding, f.Caveat) and finding.id == "did_not_rise")
@@ -363,7 +365,7 @@ def test_what_does_not_rise_is_shown_and_said(place: Bench) -> None:
 
 
 def test_a_softmax_is_optimized_only_when_named(tmp_path: Path) -> None:
-    place = bench(detectors(tmp_path / "s.onnx", softmax=True), labels=["red", "upright", "level", "none"])
+    place = context(detectors(tmp_path / "s.onnx", softmax=True), labels=["red", "upright", "level", "none"])
     assert place.subject.view.logits.operator != "Softmax"
     by_role = analyse(place, targets=[{"layer": "logits", "units": "red"}], steps=20, optimizer=FAST)
     assert not any(isinstance(finding, f.Caveat) and finding.id == "softmax_target" for finding in by_role)
@@ -373,7 +375,7 @@ def test_a_softmax_is_optimized_only_when_named(tmp_path: Path) -> None:
     assert only(by_name, f.Table).rows[0][6] == pytest.approx(metric(by_name, "mean_class_probability"), abs=1e-3)
 
 
-def test_jobs_are_small_and_say_what_they_cost(place: Bench) -> None:
+def test_jobs_are_small_and_say_what_they_cost(place: JobContext) -> None:
     entry = {"targets": [{"layer": ["conv", "logits"], "units": "all"}], "steps": 10, "seeds": 5}
     jobs = picture_jobs(ActivationMaximization.model_validate(entry), place.subject)
     assert sum(job.images for job in jobs) == 2 * 4 * 5
@@ -390,7 +392,7 @@ def test_jobs_are_small_and_say_what_they_cost(place: Bench) -> None:
 
 
 @pytest.mark.parametrize(("side", "most"), [(8, 64), (224, 64), (448, 16), (4096, 1)])
-def test_jobs_fill_a_gpu(place: Bench, side: int, most: int) -> None:
+def test_jobs_fill_a_gpu(place: JobContext, side: int, most: int) -> None:
     analysis = ActivationMaximization.model_validate(
         {"targets": [{"layer": "conv", "units": "all"}], "steps": 10, "seeds": 50, "size": side}
     )
@@ -404,7 +406,7 @@ def _travelled(job: Job) -> Job:
     return replace(job, parameters=parameters)
 
 
-def test_a_job_may_travel_as_json(place: Bench) -> None:
+def test_a_job_may_travel_as_json(place: JobContext) -> None:
     analysis = ActivationMaximization.model_validate(
         {"targets": [{"layer": "conv", "units": 1, "position": "center"}], "steps": 2}
     )
@@ -414,7 +416,7 @@ def test_a_job_may_travel_as_json(place: Bench) -> None:
     assert np.array_equal(images(again), images(analysis.run(job, place)))
 
 
-def test_the_split_into_jobs_changes_no_picture(place: Bench) -> None:
+def test_the_split_into_jobs_changes_no_picture(place: JobContext) -> None:
     entry: dict[str, Any] = {"targets": [{"layer": "conv", "units": "0-2"}], "steps": 5, "seeds": 2}
     assert np.array_equal(images(analyse(place, batch=1, **entry)), images(analyse(place, batch=6, **entry)))
 
@@ -422,12 +424,12 @@ def test_the_split_into_jobs_changes_no_picture(place: Bench) -> None:
 def test_the_runs_seed_counts(tmp_path: Path) -> None:
     path = detectors(tmp_path / "d.onnx")
     entry: dict[str, Any] = {"targets": [{"layer": "conv", "units": 1}], "steps": 2}
-    first, again, other = (images(analyse(bench(path, seed=seed), **entry)) for seed in (0, 0, 1))
+    first, again, other = (images(analyse(context(path, seed=seed), **entry)) for seed in (0, 0, 1))
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
 
 
-def test_a_failed_job_leaves_the_rest(place: Bench) -> None:
+def test_a_failed_job_leaves_the_rest(place: JobContext) -> None:
     analysis = ActivationMaximization.model_validate(
         {"targets": [{"layer": "conv", "units": "0-2"}], "steps": 2, "batch": 1}
     )
@@ -448,7 +450,7 @@ def test_a_failed_job_leaves_the_rest(place: Bench) -> None:
         ([{"layer": "cnov", "units": 0}], "conv"),
     ],
 )
-def test_what_does_not_exist_is_refused_before_anything_runs(place: Bench, targets: Any, words: str) -> None:
+def test_what_does_not_exist_is_refused_before_anything_runs(place: JobContext, targets: Any, words: str) -> None:
     with pytest.raises(SelectionError, match=words):
         list(ActivationMaximization.model_validate({"targets": targets}).jobs(place.subject))
 
@@ -464,7 +466,7 @@ def test_a_size_that_the_network_cannot_take_is_refused(tmp_path: Path) -> None:
     )
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "m.onnx")
     with pytest.raises(DataError, match="16×16"):
-        analyse(bench(tmp_path / "m.onnx"), targets=[{"layer": "dense", "units": 0}], steps=1, size=16)
+        analyse(context(tmp_path / "m.onnx"), targets=[{"layer": "dense", "units": 0}], steps=1, size=16)
 
 
 def test_the_example_validates_and_settings_are_strict() -> None:
@@ -480,7 +482,7 @@ def test_the_example_validates_and_settings_are_strict() -> None:
 @pytest.mark.zoo
 def test_few_steps_raise_what_squeezenet_looks_for(zoo: Path) -> None:
     labels = (zoo / "labels" / "imagenet_1000.txt").read_text(encoding="utf-8").splitlines()
-    place = bench(zoo / "onnx" / "squeezenet_fp16.onnx", preprocess="caffe", labels=labels)
+    place = context(zoo / "onnx" / "squeezenet_fp16.onnx", preprocess="caffe", labels=labels)
     found = analyse(place, targets=[{"layer": "logits", "units": ["ostrich"]}], steps=48)
     row = only(found, f.Table).rows[0]
     assert row[6] > 5 * row[5] > 0  # type: ignore[operator]

@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 import onnxviz.optimize.adversarial as search
 from onnxviz.analyses.adversarial.analysis import Adversarial, _wanted
-from onnxviz.analyses.base import Bench, Subject
+from onnxviz.analyses.base import JobContext, Subject
 from onnxviz.core import findings as f
 from onnxviz.core.errors import AnalysisError, SelectionError
 from onnxviz.core.shares import wilson
@@ -276,7 +276,7 @@ def subject_of(model: Model, photos: ImageFolder, labels: tuple[str, ...] | None
 
 def analyse(model: Model, photos: ImageFolder, labels: tuple[str, ...] | None = None, **kw: Any) -> list[f.Finding]:
     made, subject = Adversarial(data="photos", **kw), subject_of(model, photos, labels)
-    parts = [made.run(job, Bench(subject, model, lambda *_: None)) for job in made.jobs(subject)]
+    parts = [made.run(job, JobContext(subject, model, lambda *_: None)) for job in made.jobs(subject)]
     return made.combine(parts, subject)
 
 

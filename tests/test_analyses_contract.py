@@ -13,7 +13,7 @@ import yaml
 from pydantic import BaseModel
 
 from onnxviz.analyses import kind_of, registry
-from onnxviz.analyses.base import Analysis, Bench, Job, Subject
+from onnxviz.analyses.base import Analysis, Job, JobContext, Subject
 from onnxviz.core.findings import Array, Metric, from_data, to_data
 from onnxviz.data import builtin
 from onnxviz.execution.store import Store, canonical
@@ -127,7 +127,7 @@ def test_findings_survive_a_round_trip_and_the_seed_decides(
         def progress(done: int, total: int, note: str = "", told: list[tuple[int, int]] = told) -> None:
             told.append((done, total))
 
-        store.save(key, made.run(job, Bench(subject, model, progress)), {})
+        store.save(key, made.run(job, JobContext(subject, model, progress)), {})
         assert all(0 <= done <= total for done, total in told)
         found = store.load(key, arrays=True)
         assert found

@@ -11,7 +11,7 @@ from headless import NAMES, Browser, find_browser
 from report_runs import make_run
 
 import onnxviz.model.model
-from onnxviz.analyses.base import Bench, Subject
+from onnxviz.analyses.base import JobContext, Subject
 from onnxviz.analyses.grad_cam.analysis import GradCam
 from onnxviz.core.findings import Finding, Metric, Outcomes, from_data, merge, to_data
 from onnxviz.core.results import RunResult
@@ -142,8 +142,8 @@ def test_grad_cam_tells_which_images_are_named_right(tmp_path: Path) -> None:
     model = onnxviz.model.model.load(known.path, preprocess=known.preprocessing, labels=known.labels)
     subject = Subject("m", model.view, model.preprocessing, model.labels, {"scenes": builtin.scenes(3)}, 0)
     analysis = GradCam(data="scenes", layers="last_conv", classes="top:1")
-    bench = Bench(subject, model, lambda done, total, note="": None)
-    found = analysis.combine([analysis.run(job, bench) for job in analysis.jobs(subject)], subject)
+    context = JobContext(subject, model, lambda done, total, note="": None)
+    found = analysis.combine([analysis.run(job, context) for job in analysis.jobs(subject)], subject)
     (told,) = [item for item in found if isinstance(item, Outcomes)]
     (accuracy,) = [item for item in found if isinstance(item, Metric) and item.name == told.id]
     assert told.images == builtin.scenes(3).names

@@ -16,7 +16,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import onnxviz.model.model
-from onnxviz.analyses.base import Bench, Subject
+from onnxviz.analyses.base import JobContext, Subject
 from onnxviz.analyses.dissection import Grid, Overlap, Passes, TopValues, count_overlap, upsample
 from onnxviz.analyses.dissection.analysis import Dissection
 from onnxviz.analyses.dissection.counting import round_down
@@ -339,8 +339,8 @@ def colour_network(path: Path) -> Path:
 
 
 def dissect(analysis: Dissection, subject: Subject, model: onnxviz.model.model.Model) -> list[Finding]:
-    bench = Bench(subject, model, lambda done, total, note="": None)
-    return analysis.combine([analysis.run(job, bench) for job in analysis.jobs(subject)], subject)
+    context = JobContext(subject, model, lambda done, total, note="": None)
+    return analysis.combine([analysis.run(job, context) for job in analysis.jobs(subject)], subject)
 
 
 def only(findings: list[Finding], kind: type, identity: str = "") -> Finding:
@@ -406,9 +406,10 @@ class TestEndToEnd:
 
     def test_stored_parts_are_joined_as_fresh_ones(self, model: onnxviz.model.model.Model, subject: Subject) -> None:
         analysis = Dissection(**{**self.SETTINGS, "layers": ["colours", "active"], "best_units": 0})
-        bench = Bench(subject, model, lambda done, total, note="": None)
+        context = JobContext(subject, model, lambda done, total, note="": None)
         parts = [
-            [item for item in analysis.run(job, bench) if not isinstance(item, Array)] for job in analysis.jobs(subject)
+            [item for item in analysis.run(job, context) if not isinstance(item, Array)]
+            for job in analysis.jobs(subject)
         ]
         stored = [[from_data(json.loads(json.dumps(to_data(item)))) for item in part] for part in parts]
         assert analysis.combine(stored, subject) == analysis.combine(parts, subject)

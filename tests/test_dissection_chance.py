@@ -13,7 +13,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import onnxviz.model.model
-from onnxviz.analyses.base import Bench, Subject
+from onnxviz.analyses.base import JobContext, Subject
 from onnxviz.analyses.dissection import Chance, Exchange, Grid, Overlap, ShuffledOverlap, count_overlap, likeness
 from onnxviz.analyses.dissection.analysis import Dissection
 from onnxviz.analyses.dissection.counting import PixelLabels, count_image
@@ -220,8 +220,8 @@ class TestDetectors:
         model = onnxviz.model.model.load(channels(folder / "channels.onnx", ceiling=ceiling), preprocess="unit")
         subject = Subject("m", model.view, model.preprocessing, None, {"discs": data}, 0)
         analysis = Dissection(**{**self.SETTINGS, **settings})
-        bench = Bench(subject, model, lambda done, total, note="": None)
-        return analysis.combine([analysis.run(job, bench) for job in analysis.jobs(subject)], subject)
+        context = JobContext(subject, model, lambda done, total, note="": None)
+        return analysis.combine([analysis.run(job, context) for job in analysis.jobs(subject)], subject)
 
     def unit(self, findings: list[Finding], index: int) -> dict[str, object]:
         table = next(item for item in findings if isinstance(item, Table) and item.id == "units")

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import onnxviz.model.model
-from onnxviz.analyses.base import Bench, Job, Subject
+from onnxviz.analyses.base import Job, JobContext, Subject
 from onnxviz.analyses.dissection import BestImages, Grid, Overlap, Thresholds, TopValues, count_overlap, sharding
 from onnxviz.analyses.dissection.analysis import Dissection
 from onnxviz.analyses.dissection.neighbours import Likeness
@@ -166,7 +166,7 @@ def dissect(
     while waiting:
         job = next(job for job in waiting if done.issuperset(job.needs))
         found = {name: loaded(store, keys[name]) for name in job.needs}
-        store.save(keys[job.name], analysis.run(job, Bench(subject, model, quiet, found)), {})
+        store.save(keys[job.name], analysis.run(job, JobContext(subject, model, quiet, found)), {})
         waiting.remove(job)
         done.add(job.name)
     parts = [store.load(keys[job.name]) or [] for job in jobs if not job.inner]
@@ -388,19 +388,21 @@ class TestJobs:
         subject = subject_of(model, 12)
         analysis = Dissection(layers="conv6", shard=6)
         jobs = {job.name.removeprefix("layers 1/1 "): job for job in analysis.jobs(subject)}
-        first = analysis.run(jobs["top values 1/2"], Bench(subject, model, quiet))
+        first = analysis.run(jobs["top values 1/2"], JobContext(subject, model, quiet))
         found = {jobs["top values 1/2"].name: first}
         with pytest.raises(KeyError, match="top values 2/2"):
-            analysis.run(jobs["thresholds"], Bench(subject, model, quiet, found))
+            analysis.run(jobs["thresholds"], JobContext(subject, model, quiet, found))
         with pytest.raises(ValueError, match="1 parts 'top values' of 'conv6' were found of 2"):
-            analysis.run(jobs["thresholds"], Bench(subject, model, quiet, {**found, jobs["top values 2/2"].name: []}))
+            analysis.run(
+                jobs["thresholds"], JobContext(subject, model, quiet, {**found, jobs["top values 2/2"].name: []})
+            )
         found[jobs["top values 2/2"].name] = [
             replace(item, arrays={**item.arrays, "seen": np.array(1), "top": item.arrays["top"][:, :1]})
             for item in first
             if isinstance(item, Array)
         ]
         with pytest.raises(ValueError, match="values were added of"):
-            analysis.run(jobs["thresholds"], Bench(subject, model, quiet, found))
+            analysis.run(jobs["thresholds"], JobContext(subject, model, quiet, found))
 
     def test_what_was_found_before_is_not_changed(self, model: onnxviz.model.model.Model) -> None:
         """Jobs in one process may be handed the same arrays more than once."""
@@ -408,7 +410,7 @@ class TestJobs:
         analysis = Dissection(layers="conv6", shard=6, best_units=1)
         found: dict[str, list[Finding]] = {}
         for job in analysis.jobs(subject):
-            findings = analysis.run(job, Bench(subject, model, quiet, found))
+            findings = analysis.run(job, JobContext(subject, model, quiet, found))
             for item in findings:
                 for values in item.arrays.values() if isinstance(item, Array) else ():
                     values.setflags(write=False)

@@ -20,7 +20,7 @@ from pydantic import Field
 from tiny_models import fill, save_model
 from worker_runs import PATIENCE
 
-from onnxviz.analyses.base import Analysis, Bench, Job, LayerSelector, Subject
+from onnxviz.analyses.base import Analysis, Job, JobContext, LayerSelector, Subject
 from onnxviz.core import devices, results
 from onnxviz.core.errors import AnalysisError, OnnxvizError, OutputError
 from onnxviz.core.findings import Array, Column, Finding, Metric, Note, Picture, Table, Tile, TileGrid
@@ -51,7 +51,7 @@ class Probe(Analysis):
         for layer in subject.view.select(self.layers):
             yield Job(layer.name, {"layer": layer.name}, (layer.name,), tuple(subject.data), cost=2.0, images=1)
 
-    def run(self, job: Job, bench: Bench) -> list[Finding]:
+    def run(self, job: Job, context: JobContext) -> list[Finding]:
         import torch
 
         RAN.append(job.name)
@@ -62,11 +62,11 @@ class Probe(Analysis):
                 raise AnalysisError("nothing to see", remedy="look elsewhere")
             if self.trouble == "mistake":
                 raise ZeroDivisionError("by\x1b[31m zero")
-        bench.progress(1, 1, "asked")
-        mean = float(bench.model.activations(torch.full((1, 3, 16, 16), 0.5), [job.name])[job.name].mean())
+        context.progress(1, 1, "asked")
+        mean = float(context.model.activations(torch.full((1, 3, 16, 16), 0.5), [job.name])[job.name].mean())
         pixels = (torch.rand(8, 8, 3) * 255).byte().numpy()
         tile = Tile(job.name, Unit(job.name, 0), (Picture(pixels),), (("mean", mean),))
-        rows = (("=cmd()", Unit(job.name, 0), np.random.default_rng(bench.subject.seed).random()),)  # type: ignore[var-annotated]
+        rows = (("=cmd()", Unit(job.name, 0), np.random.default_rng(context.subject.seed).random()),)  # type: ignore[var-annotated]
         return [
             Metric(f"mean_{job.name}", mean),
             TileGrid("grid", "Grid", (tile,)),

@@ -21,7 +21,7 @@ from pydantic import ValidationError
 
 import onnxviz.model.model
 from onnxviz.analyses import registry
-from onnxviz.analyses.base import Bench, Subject
+from onnxviz.analyses.base import JobContext, Subject
 from onnxviz.analyses.grad_cam import evidence_summary
 from onnxviz.analyses.grad_cam.analysis import GradCam
 from onnxviz.analyses.grad_cam.attribution import grad_cam, to_own_maximum, upsample
@@ -267,19 +267,19 @@ def squares(folder: Path, count: int = 1) -> ImageFolder:
     return ImageFolder.find("photos", ["*.png"], folder)
 
 
-def bench(model: Model, source: ImageFolder, labels: Sequence[str] | None = None) -> Bench:
+def context(model: Model, source: ImageFolder, labels: Sequence[str] | None = None) -> JobContext:
     names = tuple(labels) if labels is not None else model.labels
     subject = Subject("model", model.view, model.preprocessing, names, {"photos": source}, 0)
-    return Bench(subject, model, lambda *_: None)
+    return JobContext(subject, model, lambda *_: None)
 
 
 @pytest.fixture
-def on(tmp_path: Path) -> Bench:
+def on(tmp_path: Path) -> JobContext:
     model = onnxviz.model.model.load(detectors(tmp_path / "m.onnx"), preprocess=UNIT, labels=CLASSES, device="cpu")
-    return bench(model, squares(tmp_path))
+    return context(model, squares(tmp_path))
 
 
-def findings(analysis: GradCam, on: Bench) -> list[f.Finding]:
+def findings(analysis: GradCam, on: JobContext) -> list[f.Finding]:
     return analysis.combine([analysis.run(job, on) for job in analysis.jobs(on.subject)], on.subject)
 
 
@@ -297,7 +297,7 @@ def pixels(picture: f.Picture) -> np.ndarray:
     return picture.pixels
 
 
-def test_the_red_detector_looks_at_the_red_square(on: Bench) -> None:
+def test_the_red_detector_looks_at_the_red_square(on: JobContext) -> None:
     found = findings(GradCam(data="photos", layers=["colour", "half"], classes=["red", "blue"]), on)
     raw = find(found, f.Array, "arrays.0").arrays
     red = np.zeros((SIDE, SIDE))
@@ -324,7 +324,7 @@ def test_the_red_detector_looks_at_the_red_square(on: Bench) -> None:
     assert lead[8 * times, 24 * times].tolist() == [255, 0, 0]
 
 
-def test_facts_words_and_numbers(on: Bench) -> None:
+def test_facts_words_and_numbers(on: JobContext) -> None:
     analysis = GradCam(data="photos", layers=["colour", "half"], classes="top:2")
     found = findings(analysis, on)
     rows = find(found, f.Table, "evidence").rows
@@ -352,7 +352,7 @@ def test_facts_words_and_numbers(on: Bench) -> None:
     }
 
 
-def test_no_positive_evidence_is_said_and_drawn_black(on: Bench) -> None:
+def test_no_positive_evidence_is_said_and_drawn_black(on: JobContext) -> None:
     found = findings(GradCam(data="photos", layers=["colour", "half"], classes=["not red"]), on)
     for one in found:
         if isinstance(one, f.Array):
@@ -373,7 +373,7 @@ def test_no_positive_evidence_is_said_and_drawn_black(on: Bench) -> None:
     assert "first choice is another class, red" in note
 
 
-def test_the_class_that_the_network_believes_in_comes_first(on: Bench) -> None:
+def test_the_class_that_the_network_believes_in_comes_first(on: JobContext) -> None:
     found = findings(GradCam(data="photos", layers="half", classes=["not red", "red"]), on)
     assert [row.title for row in find(found, f.PictureMatrix, "maps.0").rows] == ["red", "not red"]
     (note,) = (one.text for one in found if isinstance(one, f.Note))
@@ -383,13 +383,13 @@ def test_the_class_that_the_network_believes_in_comes_first(on: Bench) -> None:
 
 def test_a_network_without_gradient_is_said(tmp_path: Path) -> None:
     model = onnxviz.model.model.load(detectors(tmp_path / "m.onnx", sign=True), preprocess=UNIT, device="cpu")
-    found = findings(GradCam(data="photos", classes=0), bench(model, squares(tmp_path)))
+    found = findings(GradCam(data="photos", classes=0), context(model, squares(tmp_path)))
     assert any("gradient of the score is zero at every layer" in one.text for one in found
                if isinstance(one, f.Caveat))  # fmt: skip
     assert metrics(found)["blank_fraction"] == 1
 
 
-def test_layers_without_positions_are_left_out_and_said(on: Bench) -> None:
+def test_layers_without_positions_are_left_out_and_said(on: JobContext) -> None:
     found = findings(GradCam(data="photos", layers=["colour", "pool", "logits"], classes=["red"]), on)
     layers = find(found, f.Coverage, "coverage.layers")
     assert (layers.done, layers.total) == (1, 3)
@@ -399,7 +399,7 @@ def test_layers_without_positions_are_left_out_and_said(on: Bench) -> None:
         list(GradCam(data="photos", layers=["pool", "logits"]).jobs(on.subject))
 
 
-def test_activation_or_convolution(on: Bench) -> None:
+def test_activation_or_convolution(on: JobContext) -> None:
     maps = {}
     for value in ("activation", "convolution"):
         analysis = GradCam(data="photos", layers="colour", value=value, classes=["red"])
@@ -413,7 +413,7 @@ def test_activation_or_convolution(on: Bench) -> None:
     assert find(twice, f.PictureMatrix, "maps.0").columns == ("colour",), "the same tensor is shown once"
 
 
-def test_one_forward_pass_and_one_backward_pass_for_each_class(on: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_forward_pass_and_one_backward_pass_for_each_class(on: JobContext, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = {"forward": 0, "backward": 0}
     make, backward = Model.differentiable, torch.autograd.grad
 
@@ -436,10 +436,10 @@ def test_one_forward_pass_and_one_backward_pass_for_each_class(on: Bench, monkey
     assert calls == {"forward": 1, "backward": 3}
 
 
-def test_layout_does_not_change_the_maps(on: Bench, tmp_path: Path) -> None:
+def test_layout_does_not_change_the_maps(on: JobContext, tmp_path: Path) -> None:
     (tmp_path / "nhwc").mkdir()
     path = detectors(tmp_path / "nhwc" / "m.onnx", nhwc=True)
-    other = bench(
+    other = context(
         onnxviz.model.model.load(path, preprocess=UNIT, labels=CLASSES, device="cpu"), on.subject.data["photos"]
     )  # type: ignore[arg-type]
     analysis = GradCam(data="photos", layers=["colour", "half"])
@@ -450,7 +450,7 @@ def test_layout_does_not_change_the_maps(on: Bench, tmp_path: Path) -> None:
             np.testing.assert_allclose(one[key], two[key], rtol=1e-5, atol=1e-9)
 
 
-def test_the_same_job_gives_the_same_bits(on: Bench) -> None:
+def test_the_same_job_gives_the_same_bits(on: JobContext) -> None:
     analysis = GradCam(data="photos", layers=["colour", "half"])
     first, second = findings(analysis, on), findings(analysis, on)
     one, two = (find(found, f.Array, "arrays.0").arrays for found in (first, second))
@@ -461,7 +461,7 @@ def test_the_same_job_gives_the_same_bits(on: Bench) -> None:
 
 def test_several_images_are_joined_averaged_and_limited(tmp_path: Path) -> None:
     model = onnxviz.model.model.load(detectors(tmp_path / "m.onnx"), preprocess=UNIT, labels=CLASSES, device="cpu")
-    some = bench(model, squares(tmp_path, 5))
+    some = context(model, squares(tmp_path, 5))
     analysis = GradCam(data="photos", layers="half", classes=["red", "not red"], limit=2)
     jobs = list(analysis.jobs(some.subject))
     assert [job.parameters["image"] for job in jobs] == [0, 2]
@@ -481,7 +481,7 @@ def test_own_classes_come_from_labels_beside_the_images(tmp_path: Path) -> None:
     source = squares(tmp_path, 2)
     (tmp_path / "labels.csv").write_text("file,class_index,name\nsquare0.png,7,red\nsquare1.png,8,blue\n")
     model = onnxviz.model.model.load(detectors(tmp_path / "m.onnx"), preprocess=UNIT, labels=CLASSES, device="cpu")
-    some = bench(model, source)
+    some = context(model, source)
     found = findings(GradCam(data="photos", layers="half", classes="label"), some)
     assert [row[1] for row in find(found, f.Table, "evidence").rows] == [0, 1], "names decide, not foreign numbers"
     assert metrics(found)["top1_accuracy"] == 0.5
@@ -531,7 +531,7 @@ def test_the_first_sentence_counts_all_images_and_names_those_that_are_wrong_or_
     ],
 )
 def test_mistakes_are_named_when_planning(
-    on: Bench, settings: dict[str, Any], error: type[Exception], words: str
+    on: JobContext, settings: dict[str, Any], error: type[Exception], words: str
 ) -> None:
     with pytest.raises(error) as caught:
         list(GradCam(**settings).jobs(on.subject))
@@ -551,7 +551,7 @@ def test_example_validates_and_every_field_is_described() -> None:
         assert name in ("kind", "title") or entry.description or entry.metadata, name
 
 
-def test_findings_survive_a_round_trip(on: Bench) -> None:
+def test_findings_survive_a_round_trip(on: JobContext) -> None:
     found = findings(GradCam(data="photos", layers="half"), on)
 
     def stored(leaf: f.Picture | f.Array) -> f.Picture | f.Array:
@@ -598,7 +598,7 @@ def test_the_animals_are_where_the_evidence_is(zoo: Path, shared_data: Path) -> 
         zoo / "onnx" / "squeezenet_fp16.onnx", preprocess="caffe", labels=labels, device="cpu"
     )
     names = ["n01518878_ostrich.JPEG", "n02056570_king_penguin.JPEG", "n02129165_lion.JPEG"]
-    some = bench(model, ImageFolder.find("photos", names, shared_data / "imagenet_sample"))
+    some = context(model, ImageFolder.find("photos", names, shared_data / "imagenet_sample"))
     found = findings(GradCam(data="photos", layers="last_conv", classes="label"), some)
     assert [row[1] for row in find(found, f.Table, "evidence").rows] == [9, 145, 291]
     # Boxes around the animals in the cropped picture, as parts of its height and width: top, bottom, left, right.

@@ -15,7 +15,7 @@ from pydantic import Field
 from test_judge import float_network, garbage, integer_network
 
 import onnxviz.convert.operators
-from onnxviz.analyses.base import Analysis, Bench, Job, LayerSelector, Subject
+from onnxviz.analyses.base import Analysis, Job, JobContext, LayerSelector, Subject
 from onnxviz.convert.operators import Conversion
 from onnxviz.core.findings import Finding, Metric
 from onnxviz.execution.execute import Silent, run
@@ -39,9 +39,9 @@ class Measuring(Analysis):
         for layer in subject.view.select(self.layers):
             yield Job(layer.name, {"layer": layer.name}, (layer.name,), tuple(subject.data), cost=1.0, images=1)
 
-    def run(self, job: Job, bench: Bench) -> list[Finding]:
-        measured = bench.model.measure(PIXELS, [job.name])[job.name]
-        converted = bench.model.activations(PIXELS, [job.name])[job.name].numpy()
+    def run(self, job: Job, context: JobContext) -> list[Finding]:
+        measured = context.model.measure(PIXELS, [job.name])[job.name]
+        converted = context.model.activations(PIXELS, [job.name])[job.name].numpy()
         return [Metric(f"apart_{job.name}", float(np.abs(measured - converted).max()))]
 
 

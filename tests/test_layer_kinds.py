@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from onnxviz.core import findings as f
-from tests.test_activation_maximization import analyse, bench, images, only
+from tests.test_activation_maximization import analyse, context, images, only
 
 pytestmark = pytest.mark.zoo
 
@@ -86,7 +86,7 @@ CASES: dict[str, tuple[str, str, list[dict[str, Any]], dict[str, Any]]] = {
 @pytest.mark.parametrize("name", CASES)
 def test_activations_rise(name: str, zoo: Path) -> None:
     file, preprocess, targets, settings = CASES[name]
-    place = bench(zoo / "onnx" / f"{file}.onnx", preprocess=preprocess)
+    place = context(zoo / "onnx" / f"{file}.onnx", preprocess=preprocess)
     found = analyse(place, targets=targets, **{"steps": 8, "optimizer": STRONG, **settings})
     table = only(found, f.Table)
     names = [column.name for column in table.columns]

@@ -16,7 +16,7 @@ from PIL import Image
 
 from onnxviz import cli
 from onnxviz.analyses.adversarial.analysis import Adversarial
-from onnxviz.analyses.base import Analysis, Bench, Subject
+from onnxviz.analyses.base import Analysis, JobContext, Subject
 from onnxviz.analyses.explained_score import too_sure
 from onnxviz.analyses.grad_cam.analysis import GradCam
 from onnxviz.core import findings as f
@@ -328,7 +328,7 @@ def colours(path: Path, tail: Sequence[NodeProto], outputs: Mapping[str, Any], r
 
 def found_by(analysis: Analysis, model: Model, data: ImageFolder) -> list[f.Finding]:
     subject = Subject("m", model.view, model.preprocessing, model.labels, {"d": data}, 0)
-    parts = [analysis.run(job, Bench(subject, model, lambda *_: None)) for job in analysis.jobs(subject)]
+    parts = [analysis.run(job, JobContext(subject, model, lambda *_: None)) for job in analysis.jobs(subject)]
     return analysis.combine(parts, subject)
 
 

@@ -15,7 +15,7 @@ import onnxviz.model.model
 from onnxviz.analyses.activation_maximization.analysis import ActivationMaximization
 from onnxviz.analyses.activation_maximization.real_activations import SHARD, STAGE, standing
 from onnxviz.analyses.activation_maximization.simple_pictures import SIMPLE
-from onnxviz.analyses.base import Bench, Job, Subject
+from onnxviz.analyses.base import Job, JobContext, Subject
 from onnxviz.core import findings as f
 from onnxviz.core.errors import DataError, OnnxvizError
 from onnxviz.data.images import ImageFolder, load_batch
@@ -25,7 +25,7 @@ COUNT = 9
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+def place(tmp_path_factory: pytest.TempPathFactory) -> JobContext:
     """The detectors of red, of upright and of level edges, with images of random colours and stripes."""
     folder = tmp_path_factory.mktemp("real")
     rng = np.random.default_rng(3)
@@ -38,27 +38,27 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Bench:
         detectors(folder / "d.onnx"), preprocess="unit", labels=["red", "up", "level", "none"]
     )
     subject = Subject("model", model.view, model.preprocessing, model.labels, {"photos": photos}, 0)
-    return Bench(subject, model, lambda done, total, note="": None)
+    return JobContext(subject, model, lambda done, total, note="": None)
 
 
-def all_found(place: Bench, **settings: Any) -> tuple[dict[str, list[f.Finding]], list[f.Finding]]:
+def all_found(place: JobContext, **settings: Any) -> tuple[dict[str, list[f.Finding]], list[f.Finding]]:
     """Do all jobs in their order, each with what it needs."""
     analysis = ActivationMaximization.model_validate(settings)
     found: dict[str, list[f.Finding]] = {}
     parts = []
     for job in analysis.jobs(place.subject):
-        bench = dataclasses.replace(place, found={name: found[name] for name in job.needs})
-        found[job.name] = analysis.run(job, bench)
+        context = dataclasses.replace(place, found={name: found[name] for name in job.needs})
+        found[job.name] = analysis.run(job, context)
         if not job.inner:
             parts.append(found[job.name])
     return found, analysis.combine(parts, place.subject)
 
 
-def analyse(place: Bench, **settings: Any) -> list[f.Finding]:
+def analyse(place: JobContext, **settings: Any) -> list[f.Finding]:
     return all_found(place, data="photos", **settings)[1]
 
 
-def images(place: Bench) -> np.ndarray:
+def images(place: JobContext) -> np.ndarray:
     source = place.subject.data["photos"]
     return load_batch(source, range(len(source)), place.model.preprocessing, (SIDE, SIDE))  # type: ignore[arg-type]
 
@@ -82,7 +82,7 @@ def table(found: list[f.Finding]) -> list[Mapping[str, Any]]:
     return [dict(zip((column.name for column in rows.columns), row, strict=True)) for row in rows.rows]
 
 
-def test_activations_on_real_images_are_measured_as_they_are_optimized(place: Bench) -> None:
+def test_activations_on_real_images_are_measured_as_they_are_optimized(place: JobContext) -> None:
     targets = [
         {"layer": "conv", "units": [0, 2]},
         {"layer": "conv", "units": 1, "position": [4, 6]},
@@ -113,7 +113,7 @@ def test_activations_on_real_images_are_measured_as_they_are_optimized(place: Be
     assert len({int(np.abs(values - wanted[:, None]).max(axis=0).argmin()) for wanted in expected}) == len(expected)
 
 
-def test_each_picture_has_its_place_among_the_real_images(place: Bench) -> None:
+def test_each_picture_has_its_place_among_the_real_images(place: JobContext) -> None:
     found = analyse(place, targets=[{"layer": "conv", "units": 0, "sign": "both"}], steps=60, optimizer=FAST)
     real = np.array([slow_edges(image)[0].mean() for image in images(place)])
     for row, sign in zip(table(found), (1, -1), strict=True):
@@ -131,14 +131,14 @@ def test_each_picture_has_its_place_among_the_real_images(place: Bench) -> None:
     assert tile.captions[6].startswith(f"real, least: {real[least[0]]:.3g}, {least[0]}.png")
 
 
-def test_the_real_images_are_shown_once_for_all_seeds(place: Bench) -> None:
+def test_the_real_images_are_shown_once_for_all_seeds(place: JobContext) -> None:
     found = analyse(place, targets=[{"layer": "conv", "units": [1, 2]}], steps=2, seeds=3, examples=2, batch=1)
     assert [len(tile.pictures) for tile in only(found, f.TileGrid).tiles] == [3 + 2, 3 + 2]
     assert "real image" not in only(found, f.TileGrid).tiles[0].pictures[2].alt
     assert "real image" in only(found, f.TileGrid).tiles[0].pictures[3].alt
 
 
-def test_a_limit_is_said(place: Bench) -> None:
+def test_a_limit_is_said(place: JobContext) -> None:
     found = analyse(place, targets=[{"layer": "conv", "units": 0}], steps=2, limit=4, begin_again=False)
     (coverage,) = (entry for entry in found if isinstance(entry, f.Coverage) and entry.id == "coverage.real_images")
     assert (coverage.done, coverage.total) == (4, COUNT)
@@ -146,7 +146,7 @@ def test_a_limit_is_said(place: Bench) -> None:
     assert "of 4" in only(found, f.TileGrid).tiles[0].pictures[0].alt
 
 
-def test_what_rises_but_stays_below_real_images_is_said(place: Bench) -> None:
+def test_what_rises_but_stays_below_real_images_is_said(place: JobContext) -> None:
     weak = analyse(
         place, targets=[{"layer": "relu", "units": 1}], steps=2, transforms=[],
         optimizer={"kind": "ascent", "learning_rate": 1e-4}, begin_again=False,
@@ -160,7 +160,9 @@ def test_what_rises_but_stays_below_real_images_is_said(place: Bench) -> None:
     assert metric.value == 1.0
 
 
-def test_many_images_are_measured_in_shards_with_the_same_result(place: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_images_are_measured_in_shards_with_the_same_result(
+    place: JobContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
     entry: dict[str, Any] = {"targets": [{"layer": "conv", "units": [0, 1]}], "steps": 2}
     whole = table(analyse(place, **entry))
     assert COUNT < SHARD
@@ -171,7 +173,7 @@ def test_many_images_are_measured_in_shards_with_the_same_result(place: Bench, m
     assert table(analyse(place, **entry)) == whole
 
 
-def test_layers_share_a_pass_and_directions_a_measurement(place: Bench) -> None:
+def test_layers_share_a_pass_and_directions_a_measurement(place: JobContext) -> None:
     targets = [{"layer": ["conv", "relu", "logits"], "units": "all", "sign": "both"}]
     analysis = ActivationMaximization.model_validate({"targets": targets, "data": "photos", "steps": 1})
     (first, *others) = analysis.jobs(place.subject)
@@ -182,14 +184,14 @@ def test_layers_share_a_pass_and_directions_a_measurement(place: Bench) -> None:
     assert first.data == ("photos",)
 
 
-def test_other_sizes_are_compared_with_images_of_the_models_own_size(place: Bench) -> None:
+def test_other_sizes_are_compared_with_images_of_the_models_own_size(place: JobContext) -> None:
     found, _ = all_found(place, data="photos", targets=[{"layer": "conv", "units": 0}], steps=1, size=48)
     (real,) = (entry for name, entries in found.items() for entry in entries if name.startswith("real images"))
     expected = [slow_edges(image)[0].mean() for image in images(place)]
     np.testing.assert_allclose(real.arrays["values"][:, 0], expected, atol=1e-5)  # type: ignore[union-attr]
 
 
-def test_a_groups_pictures_are_kept_different(place: Bench) -> None:
+def test_a_groups_pictures_are_kept_different(place: JobContext) -> None:
     kw: dict[str, Any] = {"targets": [{"layer": "relu", "units": 1}], "steps": 40, "transforms": [], "optimizer": FAST}
     alike, different = (
         np.concatenate([entry.arrays["images"] for entry in analyse(place, **kw, **more) if isinstance(entry, f.Array)])
@@ -211,7 +213,7 @@ def test_a_groups_pictures_are_kept_different(place: Bench) -> None:
     assert all(row["after"] == pytest.approx(row["activation"], rel=1e-4) for row in rows)
 
 
-def test_driven_down_and_kept_different_the_signs_are_right(place: Bench) -> None:
+def test_driven_down_and_kept_different_the_signs_are_right(place: JobContext) -> None:
     found = analyse(place, targets=[{"layer": "conv", "units": 0, "sign": "negative"}], steps=20, group=2, diversity={})
     for row in table(found):
         assert row["rise"] > 0
@@ -221,7 +223,7 @@ def test_driven_down_and_kept_different_the_signs_are_right(place: Bench) -> Non
     assert curve[-1] < curve[0]
 
 
-def test_objectives_with_a_reference_picture_take_it_from_the_data(place: Bench) -> None:
+def test_objectives_with_a_reference_picture_take_it_from_the_data(place: JobContext) -> None:
     entry: dict[str, Any] = {
         "objectives": [
             {
@@ -242,7 +244,7 @@ def test_objectives_with_a_reference_picture_take_it_from_the_data(place: Bench)
     assert all(job.data == ("photos",) for job in analysis.jobs(place.subject))  # also those of simple pictures
 
 
-def test_objectives_that_need_a_group_have_no_value_on_one_image(place: Bench) -> None:
+def test_objectives_that_need_a_group_have_no_value_on_one_image(place: JobContext) -> None:
     both = {"kind": "sum", "terms": [{"kind": "channel", "layer": "conv", "unit": 0},
                                      {"kind": "alignment", "layer": "conv"}]}  # fmt: skip
     found = analyse(place, objectives=[both], group=2, steps=2)
@@ -250,7 +252,7 @@ def test_objectives_that_need_a_group_have_no_value_on_one_image(place: Bench) -
     assert all(row["quantile among real images"] is None for row in table(found))
 
 
-def test_pictures_begin_with_an_image_of_the_data(place: Bench) -> None:
+def test_pictures_begin_with_an_image_of_the_data(place: JobContext) -> None:
     _, combined = all_found(
         place, targets=[{"layer": "conv", "units": 0}], begin={"data": "photos", "image": 3}, steps=1, transforms=[],
         optimizer={"kind": "ascent", "learning_rate": 1e-6},
@@ -261,7 +263,7 @@ def test_pictures_begin_with_an_image_of_the_data(place: Bench) -> None:
     assert "begun with photos/3" in only(combined, f.TileGrid).description
 
 
-def test_colours_are_measured_on_photographs(place: Bench) -> None:
+def test_colours_are_measured_on_photographs(place: JobContext) -> None:
     entry: dict[str, Any] = {"targets": [{"layer": "conv", "units": 0}], "steps": 2}
     analysis = ActivationMaximization.model_validate({**entry, "colors": {"data": "photos", "limit": 5}})
     first, second = (job for job in analysis.jobs(place.subject) if job.parameters.get("stage") != SIMPLE)
@@ -290,14 +292,14 @@ def test_colours_are_measured_on_photographs(place: Bench) -> None:
         ({"objectives": [{"kind": "channel", "layer": "conv", "unit": 7}]}, "4 units, 0 to 3"),
     ],
 )
-def test_what_is_not_there_is_refused_before_anything_runs(place: Bench, settings: Any, words: str) -> None:
+def test_what_is_not_there_is_refused_before_anything_runs(place: JobContext, settings: Any, words: str) -> None:
     entry = {"targets": [{"layer": "conv", "units": 0}], "steps": 1, **settings}
     with pytest.raises(OnnxvizError) as raised:
         list(ActivationMaximization.model_validate(entry).jobs(place.subject))
     assert words in f"{raised.value.what}; {raised.value.remedy}"
 
 
-def test_a_job_that_found_nothing_is_no_measurement(place: Bench) -> None:
+def test_a_job_that_found_nothing_is_no_measurement(place: JobContext) -> None:
     analysis = ActivationMaximization.model_validate(
         {"targets": [{"layer": "conv", "units": 0}], "steps": 1, "data": "photos"}
     )
@@ -330,7 +332,7 @@ def test_no_ratio_without_an_extreme_of_the_same_sign() -> None:
     assert standing(0.5, np.array([1.0, 2.0], np.float32), -1).times is None
 
 
-def test_a_model_that_takes_so_many_images_at_a_time(tmp_path: Path, place: Bench) -> None:
+def test_a_model_that_takes_so_many_images_at_a_time(tmp_path: Path, place: JobContext) -> None:
     import onnx
 
     model = onnx.load(detectors(tmp_path / "d.onnx"))
@@ -344,13 +346,13 @@ def test_a_model_that_takes_so_many_images_at_a_time(tmp_path: Path, place: Benc
     fixed = onnxviz.model.model.load(tmp_path / "fixed.onnx", preprocess="unit")
     assert fixed.view.batch == 4
     subject = dataclasses.replace(place.subject, view=fixed.view, labels=None)
-    bench = Bench(subject, fixed, lambda done, total, note="": None)
+    context = JobContext(subject, fixed, lambda done, total, note="": None)
     targets = [{"layer": "conv", "units": [0, 1]}, {"layer": "logits", "units": 0}]
-    rows = table(analyse(bench, targets=targets, steps=2))
+    rows = table(analyse(context, targets=targets, steps=2))
     assert all(row["activation"] == pytest.approx(row["after"], abs=1e-4) for row in rows)
 
 
-def test_a_missing_image_is_said_with_its_name(place: Bench, tmp_path: Path) -> None:
+def test_a_missing_image_is_said_with_its_name(place: JobContext, tmp_path: Path) -> None:
     Image.fromarray(np.zeros((SIDE, SIDE, 3), np.uint8)).save(tmp_path / "gone.png")
     source = ImageFolder.find("photos", ["*.png"], tmp_path)
     subject = dataclasses.replace(place.subject, data={"photos": source})

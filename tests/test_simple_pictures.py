@@ -18,13 +18,13 @@ from onnxviz.analyses.activation_maximization.goals import Goal
 from onnxviz.analyses.activation_maximization.limits import Start, exceeds, limits_of, made_again
 from onnxviz.analyses.activation_maximization.real_activations import RealActivations
 from onnxviz.analyses.activation_maximization.simple_pictures import SimpleActivations, SimplePicture, simple_pictures
-from onnxviz.analyses.base import Bench, Subject
+from onnxviz.analyses.base import JobContext, Subject
 from onnxviz.core import findings as f
 from onnxviz.core.values import Target
 from onnxviz.graph.unit_range import unit_range
 from onnxviz.optimize.ascent import Maximized, maximize
 from onnxviz.optimize.settings import Settings
-from tests.test_activation_maximization import analyse, bench, detectors, only
+from tests.test_activation_maximization import analyse, context, detectors, only
 
 # --- the pictures ---------------------------------------------------------------------------------------------------
 
@@ -81,7 +81,7 @@ def test_a_trifle_beats_nothing(value: float, after: float, sign: int, beats: bo
 
 
 def test_what_beats_a_picture_is_said_with_how_much(tmp_path: Path) -> None:
-    subject = bench(detectors(tmp_path / "d.onnx")).subject
+    subject = context(detectors(tmp_path / "d.onnx")).subject
     found = limits_of(goal(), 0.0, 0.5, tried(0.1, 1.0, 0.0), None, "", subject)
     assert (found.simple, found.times, found.beaten, found.dead) == (1.0, 2.0, True, False)
     assert found.which == simple_pictures(3)[1].words
@@ -104,7 +104,7 @@ def test_units_of_colour_are_those_that_a_plain_colour_excites_most() -> None:
 
 
 def test_the_mean_colour_is_free_for_units_of_colour_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    place, used = bench(detectors(tmp_path / "d.onnx")), {}
+    place, used = context(detectors(tmp_path / "d.onnx")), {}
 
     def spy(model: Any, wanted: Any, seeds: Any, chosen: Settings, **others: Any) -> Maximized:
         used.update({target.unit: chosen.parameterization.mean_color for target in wanted})  # type: ignore[union-attr]
@@ -144,7 +144,7 @@ def real(*values: float) -> RealActivations:
 def test_dead_and_silent_units_are_said_to_be(
     tmp_path: Path, before: float, after: float, simple: Sequence[float], seen: Sequence[float] | None, words: str
 ) -> None:
-    subject = bench(detectors(tmp_path / "d.onnx")).subject
+    subject = context(detectors(tmp_path / "d.onnx")).subject
     beside = None if seen is None else real(*seen)
     found = limits_of(goal(), before, after, tried(*simple), beside, "", subject)
     assert words in found.state
@@ -186,9 +186,12 @@ def test_only_what_falls_short_is_begun_again_and_the_better_is_kept() -> None:
 def test_the_report_names_what_is_beaten(tmp_path: Path) -> None:
     """A single small step leaves both units far below what a plain colour and a grating excite."""
     found = analyse(
-        bench(detectors(tmp_path / "d.onnx")), targets=[{"layer": "relu", "units": [0, 1]}], steps=1, begin_again=False,
+        context(detectors(tmp_path / "d.onnx")),
+        targets=[{"layer": "relu", "units": [0, 1]}],
+        steps=1,
+        begin_again=False,
         optimizer={"kind": "ascent", "learning_rate": 1e-3},
-    )  # fmt: skip
+    )
     (caveat,) = (entry for entry in found if isinstance(entry, f.Caveat) and entry.id == "beaten")
     assert caveat.text.startswith(
         "2 of 2 pictures are beaten by a plain colour or a grating: relu:0, seed 0 (plain red "
@@ -202,7 +205,7 @@ def test_the_report_names_what_is_beaten(tmp_path: Path) -> None:
 
 
 def test_a_picture_is_begun_again_alone_as_among_others(tmp_path: Path) -> None:
-    place = bench(detectors(tmp_path / "d.onnx"))
+    place = context(detectors(tmp_path / "d.onnx"))
 
     def images(units: Sequence[int]) -> np.ndarray:
         found = analyse(
@@ -267,7 +270,7 @@ def test_units_of_plain_colour_of_squeezenet_get_it(zoo: Path, unit: int, color:
     """Measured by ONNX Runtime, and beside the plain colour itself."""
     model = onnxviz.load(zoo / "onnx" / "squeezenet_fp16.onnx", preprocess="caffe", device="cpu")
     subject = Subject("model", model.view, model.preprocessing, model.labels, {}, 0)
-    place = Bench(subject, model, lambda done, total, note="": None)
+    place = JobContext(subject, model, lambda done, total, note="": None)
     found = analyse(place, targets=[{"layer": "conv1_2", "units": unit}], size=96, steps=128)
     picture = only(found, f.Array).arrays["images"][0]
     wanted = next(simple for simple in simple_pictures(3) if simple.words == f"plain {color}")

@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import onnxviz
 from onnxviz.analyses.activation_maximization.analysis import ActivationMaximization
-from onnxviz.analyses.base import Bench, Subject
+from onnxviz.analyses.base import JobContext, Subject
 from onnxviz.core.errors import AnalysisError, RecipeError, SelectionError
 from onnxviz.core.findings import Finding, TileGrid
 from onnxviz.core.values import Target
@@ -338,7 +338,7 @@ def described(model: Model, settings: str) -> str:
     analysis = recipe("{layer: logits, units: 0}, {layer: first_conv, units: 0}", settings).analyses["classes"]
     assert isinstance(analysis, ActivationMaximization)
     subject = Subject("model", model.view, model.preprocessing, model.labels, {}, 0)
-    place = Bench(subject, model, lambda done, total, note="": None)
+    place = JobContext(subject, model, lambda done, total, note="": None)
     found: dict[str, list[Finding]] = {}
     jobs = list(analysis.jobs(subject))
     for job in jobs:

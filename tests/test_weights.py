@@ -21,7 +21,7 @@ from worker_runs import PATIENCE
 
 import onnxviz.model.model
 from onnxviz.analyses import registry
-from onnxviz.analyses.base import Bench, Subject
+from onnxviz.analyses.base import JobContext, Subject
 from onnxviz.analyses.weights import kernels
 from onnxviz.analyses.weights.analysis import Weights, reads_image
 from onnxviz.core import findings as f
@@ -280,14 +280,14 @@ def photographs(folder: Path, count: int = 2) -> ImageFolder:
     return ImageFolder.find("photos", ["*.png"], folder)
 
 
-def bench(path: Path, preprocess: str = "unit", data: dict[str, Any] | None = None) -> Bench:
+def context(path: Path, preprocess: str = "unit", data: dict[str, Any] | None = None) -> JobContext:
     model = onnxviz.model.model.load(
         path, preprocess=dataclasses.replace(PRESETS[preprocess], fit="none"), device="cpu"
     )
-    return Bench(Subject("model", model.view, model.preprocessing, None, data or {}, 0), model, lambda *_: None)
+    return JobContext(Subject("model", model.view, model.preprocessing, None, data or {}, 0), model, lambda *_: None)
 
 
-def findings(analysis: Weights, on: Bench) -> list[f.Finding]:
+def findings(analysis: Weights, on: JobContext) -> list[f.Finding]:
     return analysis.combine([analysis.run(job, on) for job in analysis.jobs(on.subject)], on.subject)
 
 
@@ -317,7 +317,7 @@ def colours(order: str = "RGB") -> np.ndarray:
 @pytest.mark.parametrize(("order", "preprocess"), [("RGB", "unit"), ("BGR", "caffe")])
 @pytest.mark.parametrize("nhwc", [False, True])
 def test_kernels_that_read_the_image_have_its_colours(tmp_path: Path, order: str, preprocess: str, nhwc: bool) -> None:
-    on = bench(network(tmp_path / "m.onnx", colours(order), nhwc=nhwc), preprocess)
+    on = context(network(tmp_path / "m.onnx", colours(order), nhwc=nhwc), preprocess)
     grid = find(findings(Weights(), on), f.TileGrid, "kernels.0")
     for index, expected in enumerate([(255, 128, 128), (128, 255, 128), (128, 128, 255)]):
         assert (pixels(grid.tiles[index].pictures[0]) == expected).all()
@@ -330,7 +330,7 @@ def test_kernels_that_read_the_image_have_its_colours(tmp_path: Path, order: str
 def test_three_channels_that_are_no_colours_are_drawn_one_by_one(tmp_path: Path) -> None:
     generator = np.random.default_rng(0)
     path = network(tmp_path / "m.onnx", generator.standard_normal((3, 3, 3, 3)), second=colours())
-    on = bench(path)
+    on = context(path)
     assert reads_image(on.subject.view, on.subject.view.layer("conv1"))
     assert not reads_image(on.subject.view, on.subject.view.layer("conv2"))
     grid = find(findings(Weights(layers="conv2"), on), f.TileGrid, "kernels.0")
@@ -345,7 +345,7 @@ def test_input_channels_left_out_are_said(tmp_path: Path) -> None:
     generator = np.random.default_rng(0)
     second = generator.standard_normal((5, 10, 3, 3))
     second[:, [2, 7]] *= 10
-    on = bench(network(tmp_path / "m.onnx", generator.standard_normal((10, 3, 3, 3)), second=second))
+    on = context(network(tmp_path / "m.onnx", generator.standard_normal((10, 3, 3, 3)), second=second))
     found = findings(Weights(layers="conv2", input_channels=2, limit=4), on)
     assert "input channels 2, 7" in find(found, f.TileGrid, "kernels.0").tiles[0].captions[0]
     inputs = find(found, f.Coverage, "coverage.inputs.0")
@@ -360,7 +360,7 @@ def test_input_channels_left_out_are_said(tmp_path: Path) -> None:
 def test_one_scale_for_the_layer_or_one_for_each_kernel(tmp_path: Path) -> None:
     weight = np.zeros((2, 1, 3, 3))
     weight[0, 0, 1, 1], weight[1, 0, 1, 1] = 1.0, -0.5
-    on = bench(network(tmp_path / "m.onnx", weight), "gray_unit")
+    on = context(network(tmp_path / "m.onnx", weight), "gray_unit")
 
     def centres(**settings: Any) -> list[int]:
         grid = find(findings(Weights(**settings), on), f.TileGrid, "kernels.0")
@@ -372,7 +372,7 @@ def test_one_scale_for_the_layer_or_one_for_each_kernel(tmp_path: Path) -> None:
 
 
 def test_sheet_shows_every_kernel_with_separators(tmp_path: Path) -> None:
-    on = bench(network(tmp_path / "m.onnx", np.random.default_rng(0).standard_normal((16, 3, 3, 3))))
+    on = context(network(tmp_path / "m.onnx", np.random.default_rng(0).standard_normal((16, 3, 3, 3))))
     (tile,) = find(findings(Weights(), on), f.TileGrid, "sheet.0").tiles
     sheet = pixels(tile.pictures[0])
     assert sheet.shape[0] == sheet.shape[1]
@@ -387,7 +387,7 @@ def test_statistics_and_metrics(tmp_path: Path) -> None:
     weight[2] = 0
     weight[3] = SOBEL
     weight[5] = 3 * weight[4]
-    on = bench(network(tmp_path / "m.onnx", weight))
+    on = context(network(tmp_path / "m.onnx", weight))
     analysis = Weights()
     found = findings(analysis, on)
     rows = find(found, f.Table, "kernels").rows
@@ -421,11 +421,11 @@ def test_statistics_and_metrics(tmp_path: Path) -> None:
 
 def test_a_layer_of_noise_is_called_so_and_edges_are_not(tmp_path: Path) -> None:
     generator = np.random.default_rng(1)
-    noise = bench(network(tmp_path / "noise.onnx", generator.standard_normal((32, 3, 7, 7))))
+    noise = context(network(tmp_path / "noise.onnx", generator.standard_normal((32, 3, 7, 7))))
     y, x = np.mgrid[-3:4, -3:4]
     angles = np.linspace(0, np.pi, 16, endpoint=False)
     edges = np.stack([np.exp(-(x**2 + y**2) / 6) * np.sin(np.cos(a) * x + np.sin(a) * y) for a in angles])
-    trained = bench(network(tmp_path / "edges.onnx", np.repeat(edges[:, None], 3, axis=1)))
+    trained = context(network(tmp_path / "edges.onnx", np.repeat(edges[:, None], 3, axis=1)))
     texts = {}
     for name, on in (("noise", noise), ("edges", trained)):
         found = findings(Weights(), on)
@@ -442,7 +442,7 @@ def test_a_layer_of_noise_is_called_so_and_edges_are_not(tmp_path: Path) -> None
 def test_dense_layers_and_pointwise_convolutions_have_numbers_only(tmp_path: Path) -> None:
     generator = np.random.default_rng(0)
     path = network(tmp_path / "m.onnx", generator.standard_normal((9, 3, 3, 3)), second=np.ones((6, 9, 1, 1)))
-    found = findings(Weights(layers=["conv2", "dense"]), bench(path))
+    found = findings(Weights(layers=["conv2", "dense"]), context(path))
     assert not [one for one in found if isinstance(one, f.TileGrid)]
     drawn = find(found, f.Coverage, "coverage.kernels")
     assert (drawn.done, drawn.total) == (0, 11)
@@ -458,7 +458,7 @@ def test_dense_layers_and_pointwise_convolutions_have_numbers_only(tmp_path: Pat
 
 
 def test_layers_without_weights_are_said_or_refused(tmp_path: Path) -> None:
-    on = bench(network(tmp_path / "m.onnx", colours()))
+    on = context(network(tmp_path / "m.onnx", colours()))
     found = findings(Weights(layers=["conv1", "relu1"]), on)
     layers = find(found, f.Coverage, "coverage.layers")
     assert (layers.done, layers.total) == (1, 2)
@@ -473,7 +473,7 @@ def test_response_is_the_convolution_s_own_output(tmp_path: Path) -> None:
     weight[0, :] = SOBEL
     weight[2, 0, 1, 1] = 0.1
     source = photographs(tmp_path)
-    on = bench(network(tmp_path / "m.onnx", weight), data={"photos": source})
+    on = context(network(tmp_path / "m.onnx", weight), data={"photos": source})
     analysis = Weights(response_to={"data": "photos", "images": None, "kernels": [2, 0]})  # type: ignore[arg-type]
     found = findings(analysis, on)
     matrix = find(found, f.PictureMatrix, "response.0")
@@ -501,7 +501,7 @@ def test_response_is_the_convolution_s_own_output(tmp_path: Path) -> None:
 def test_kernels_are_chosen_by_norm(tmp_path: Path) -> None:
     weight = np.random.default_rng(0).standard_normal((6, 3, 3, 3))
     weight[[1, 4]] *= 10
-    on = bench(network(tmp_path / "m.onnx", weight), data={"photos": photographs(tmp_path)})
+    on = context(network(tmp_path / "m.onnx", weight), data={"photos": photographs(tmp_path)})
     found = findings(Weights(response_to={"data": "photos", "kernels": 2}), on)  # type: ignore[arg-type]
     matrix = find(found, f.PictureMatrix, "response.0")
     assert matrix.columns == ("kernel 1", "kernel 4")
@@ -523,13 +523,13 @@ def test_kernels_are_chosen_by_norm(tmp_path: Path) -> None:
 def test_mistakes_are_named_when_planning(
     tmp_path: Path, response: dict[str, Any], error: type[Exception], words: str
 ) -> None:
-    on = bench(network(tmp_path / "m.onnx", colours()), data={"photos": photographs(tmp_path)})
+    on = context(network(tmp_path / "m.onnx", colours()), data={"photos": photographs(tmp_path)})
     with pytest.raises(error, match=words):
         list(Weights(response_to=response).jobs(on.subject))  # type: ignore[arg-type]
 
 
 def test_findings_survive_a_round_trip(tmp_path: Path) -> None:
-    on = bench(network(tmp_path / "m.onnx", colours()), data={"photos": photographs(tmp_path)})
+    on = context(network(tmp_path / "m.onnx", colours()), data={"photos": photographs(tmp_path)})
     found = findings(Weights(response_to={"data": "photos"}), on)  # type: ignore[arg-type]
     stored = [f.replace_leaves(one, lambda leaf: dataclasses.replace(leaf, path="x.png", pixels=None)) for one in found]
     again = f.from_data(f.to_data(stored))
@@ -574,7 +574,7 @@ def test_first_layers_of_real_models(zoo: Path) -> None:
         ("stm_mobilenet_v1_0.25_224_imagenet.onnx", "tf"),
         ("mnist.onnx", "gray_raw"),
     ):
-        found = findings(Weights(), bench(zoo / "onnx" / file, preprocess))
+        found = findings(Weights(), context(zoo / "onnx" / file, preprocess))
         seen[file[:5]] = (find(found, f.TileGrid, "kernels.0"), metrics(found), find(found, f.Table, "layers").rows[0])
     assert len(seen["squee"][0].tiles) == 64
     assert "in colour" in seen["squee"][0].description

@@ -94,7 +94,7 @@ class Progress(Protocol):
 
 
 @dataclass(frozen=True)
-class Bench:
+class JobContext:
     """What a job is run with.
 
     Attributes:
@@ -143,7 +143,7 @@ class Analysis(BaseModel):
         """Return what should be known of the settings on a model before anything is computed, a sentence each."""
         return ()
 
-    def run(self, job: Job, bench: Bench) -> list[Finding]:
+    def run(self, job: Job, context: JobContext) -> list[Finding]:
         """Do one job; deterministic for the same job, model, data, seed and device."""
         raise NotImplementedError(type(self).__name__)
 

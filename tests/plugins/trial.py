@@ -15,7 +15,7 @@ from typing import ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from onnxviz.analyses.base import Analysis, Bench, Job, Subject
+from onnxviz.analyses.base import Analysis, Job, JobContext, Subject
 from onnxviz.core.errors import AnalysisError
 from onnxviz.core.findings import Array, Column, Finding, Metric, Picture, Table, Tile, TileGrid
 
@@ -43,20 +43,20 @@ class Trial(Analysis):
             needs = (f"{number - 1}",) if self.chain and number else ()
             yield Job(f"{number}", {"number": number}, images=int(self.size > 0), needs=needs)
 
-    def run(self, job: Job, bench: Bench) -> list[Finding]:
+    def run(self, job: Job, context: JobContext) -> list[Finding]:
         number = int(job.parameters["number"])
         if number == self.at and self.trouble != "none" and self._still():
             _go_wrong(self.trouble)
         held = os.environ.get("ONNXVIZ_TRIAL_HELD")
         while held is not None and number >= int(held):
             time.sleep(0.02)
-            bench.progress(0, 1)
+            context.progress(0, 1)
         end = time.monotonic() + self.seconds
         while (left := end - time.monotonic()) > 0:
             time.sleep(min(left, 0.02))
-            bench.progress(int(1000 * (self.seconds - left)), int(1000 * self.seconds))
-        rng = np.random.default_rng((bench.subject.seed, number))
-        value = float(rng.random()) + sum(_value(found) for found in bench.found.values())
+            context.progress(int(1000 * (self.seconds - left)), int(1000 * self.seconds))
+        rng = np.random.default_rng((context.subject.seed, number))
+        value = float(rng.random()) + sum(_value(found) for found in context.found.values())
         found: list[Finding] = [
             Metric(f"value_{number}", value),
             Table("values", "Values", (Column("job", "integer"), Column("value", "number")), ((number, value),)),

@@ -43,7 +43,7 @@ from onnxviz.analyses.activation_maximization.real_activations import (
 )
 from onnxviz.analyses.activation_maximization.settings import held_by, how_made, kinds_in
 from onnxviz.analyses.activation_maximization.simple_pictures import SIMPLE, measure_simple, simple_jobs
-from onnxviz.analyses.base import Analysis, Bench, Job, Subject
+from onnxviz.analyses.base import Analysis, Job, JobContext, Subject
 from onnxviz.core.devices import Device
 from onnxviz.core.errors import AnalysisError, SelectionError, shorten
 from onnxviz.core.findings import Array, Caveat, Coverage, Finding, Note, Table, TileGrid, merge
@@ -363,26 +363,27 @@ focus: 2
 
     # --- work -------------------------------------------------------------------------------------------------------
 
-    def run(self, job: Job, bench: Bench) -> list[Finding]:
+    def run(self, job: Job, context: JobContext) -> list[Finding]:
         """Make the pictures of one job, or measure images for it."""
         stage = job.parameters.get("stage")
         if stage == STAGE:
-            return measure_job(job, bench)
+            return measure_job(job, context)
         if stage == SIMPLE:
-            return measure_simple(job, bench)
+            return measure_simple(job, context)
         if stage == PHOTOGRAPHS:
-            return MeasuredPhotographs(self.colors, self.magnitude, self._size(bench.model.input_size)).run(job, bench)
+            size = self._size(context.model.input_size)
+            return MeasuredPhotographs(self.colors, self.magnitude, size).run(job, context)
         entries = job.parameters["pictures"]
         found, seeds = [Goal.of(entry) for entry in entries], [int(entry["seed"]) for entry in entries]
-        beside = Beside.of(job, bench)
-        made, begun = make(self, self._settings(found[0].layers, bench), found, seeds, beside, bench)
+        beside = Beside.of(job, context)
+        made, begun = make(self, self._settings(found[0].layers, context), found, seeds, beside, context)
         rows_of = [(place, member) for place in range(len(found)) for member in range(self.together)]
-        results = self._results(made, found, seeds, beside, begun, bench)
+        results = self._results(made, found, seeds, beside, begun, context)
         pixels = shown.shown_pixels(made.images if self.opacity is None else self._faded(made))
         tiles = []
         for index, (place, member) in enumerate(rows_of):
             goal = found[place]
-            examples = self._examples(goal, beside.real, entries[place], bench) if member == 0 else []
+            examples = self._examples(goal, beside.real, entries[place], context) if member == 0 else []
             tiles.append(shown.tile(results[index], pixels[index], goal.factor * made.curves[index], examples))
         findings: list[Finding] = [
             TileGrid("pictures", "Pictures", tuple(tiles)),
@@ -405,13 +406,13 @@ focus: 2
         seeds: Sequence[int],
         beside: Beside,
         begun: Sequence[str],
-        bench: Bench,
+        context: JobContext,
     ) -> list[shown.Made]:
         """Return the numbers of every picture."""
         each = [goal for goal in found for _ in range(self.together)]
         images = shown.opaque(made.images)
-        certainty = _certainty(images, each, bench)
-        activations = _activations(images, each, beside.real, bench)
+        certainty = _certainty(images, each, context)
+        activations = _activations(images, each, beside.real, context)
         results = []
         for index, goal in enumerate(each):
             known, value = beside.real.get(key_of_goal(goal)), activations[index]
@@ -429,19 +430,19 @@ focus: 2
                     certainty=certainty[index],
                     activation=value,
                     standing=None if known is None or value is None else standing(value, known.values, goal.sign),
-                    limits=limits_of(goal, before, after, simple, known, begun[index], bench.subject),
+                    limits=limits_of(goal, before, after, simple, known, begun[index], context.subject),
                 )
             )
         return results
 
     def _examples(
-        self, goal: Goal, real: Mapping[str, RealActivations], entry: Mapping[str, Any], bench: Bench
+        self, goal: Goal, real: Mapping[str, RealActivations], entry: Mapping[str, Any], context: JobContext
     ) -> list[Any]:
         known = real.get(key_of_goal(goal))
         if known is None or self.data is None or not entry["examples"]:
             return []
-        source = find_source(self.data, bench.subject.data)
-        return shown.real_pictures(goal, known, source, bench.subject, int(entry["examples"]))
+        source = find_source(self.data, context.subject.data)
+        return shown.real_pictures(goal, known, source, context.subject, int(entry["examples"]))
 
     def _suits(self, layers: Sequence[str], size: tuple[int, int], subject: Subject) -> Usual:
         """Return what the recipe says of views, regularizers, optimizer and blur, or else what is usual."""
@@ -462,11 +463,11 @@ focus: 2
         kinds, size = {True: "classes", False: "other units"}, self._size(subject.input_size)
         return {kinds[kind]: self._suits(found[kind], size, subject) for kind in sorted(found, reverse=True)}
 
-    def _settings(self, layers: Sequence[str], bench: Bench) -> Settings:
-        grey = bench.subject.preprocessing.channels == 1 or bench.subject.view.input_channels == 1
-        measured = measured_photographs(bench)
-        size = self._size(bench.model.input_size)
-        suits = self._suits(layers, size, bench.subject)
+    def _settings(self, layers: Sequence[str], context: JobContext) -> Settings:
+        grey = context.subject.preprocessing.channels == 1 or context.subject.view.input_channels == 1
+        measured = measured_photographs(context)
+        size = self._size(context.model.input_size)
+        suits = self._suits(layers, size, context.subject)
         form = self.parameterization
         return Settings(
             steps=self.steps,
@@ -488,7 +489,7 @@ focus: 2
             colors=measured.get("colors"),
             magnitude=measured.get("magnitude"),
             generators={
-                name: opened_generator(name, bench.subject.data, bench.model.device) for name in self._generators
+                name: opened_generator(name, context.subject.data, context.model.device) for name in self._generators
             },
         )
 
@@ -556,9 +557,11 @@ def _pictures_in_a_job(size: tuple[int, int], device: Device) -> int:
     return max(1, min(64, int(64 * usual)) if device == "cuda" else min(16, int(usual)))
 
 
-def _certainty(images: np.ndarray, found: Sequence[Goal], bench: Bench) -> list[tuple[float | None, bool | None]]:
+def _certainty(
+    images: np.ndarray, found: Sequence[Goal], context: JobContext
+) -> list[tuple[float | None, bool | None]]:
     """Return the probability that the model gives each image's class, and whether it is the first choice."""
-    view = bench.subject.view
+    view = context.subject.view
     classes = [
         None if goal.unit is None else class_of(view.layer(goal.unit.layer), goal.unit.index, goal.sign, view)
         for goal in found
@@ -566,7 +569,7 @@ def _certainty(images: np.ndarray, found: Sequence[Goal], bench: Bench) -> list[
     if all(number is None for number in classes):
         return [(None, None)] * len(found)
     try:
-        probabilities = bench.model.probabilities(_filled(images, bench))[: len(images)]
+        probabilities = context.model.probabilities(_filled(images, context))[: len(images)]
     except SelectionError:  # one class for each position, none for the picture; or scores without probabilities
         return [(None, None)] * len(found)
     chooses = view.main_head is not None and view.main_head.has_choice
@@ -578,20 +581,20 @@ def _certainty(images: np.ndarray, found: Sequence[Goal], bench: Bench) -> list[
     ]
 
 
-def _filled(images: np.ndarray, bench: Bench) -> np.ndarray:
+def _filled(images: np.ndarray, context: JobContext) -> np.ndarray:
     """Repeat the last image until a model that takes so many at a time has enough."""
-    missing = -len(images) % (bench.model.view.batch or 1)
+    missing = -len(images) % (context.model.view.batch or 1)
     return np.concatenate([images, np.repeat(images[-1:], missing, axis=0)]) if missing else images
 
 
 def _activations(
-    images: np.ndarray, found: Sequence[Goal], real: Mapping[str, RealActivations], bench: Bench
+    images: np.ndarray, found: Sequence[Goal], real: Mapping[str, RealActivations], context: JobContext
 ) -> list[float | None]:
     """Return every picture's own activation, measured as on real images; None where those were not measured."""
     wanted = {key: goal for goal in found if (key := key_of_goal(goal)) in real}
     if not wanted:
         return [None] * len(found)
-    values = Measurer(bench, list(wanted.values()), (images.shape[2], images.shape[3]))(images)
+    values = Measurer(context, list(wanted.values()), (images.shape[2], images.shape[3]))(images)
     columns = {key: column for column, key in enumerate(wanted)}
     places = [columns.get(key_of_goal(goal)) for goal in found]
     return [None if column is None else float(values[index, column]) for index, column in enumerate(places)]

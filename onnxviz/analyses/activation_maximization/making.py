@@ -17,7 +17,7 @@ from onnxviz.analyses.activation_maximization.real_activations import (
     reference_pictures,
 )
 from onnxviz.analyses.activation_maximization.simple_pictures import SimpleActivations, simple_activations
-from onnxviz.analyses.base import Bench, Job
+from onnxviz.analyses.base import Job, JobContext
 from onnxviz.core.errors import shorten
 from onnxviz.data.image_choice import find_source
 from onnxviz.data.images import load_batch
@@ -41,11 +41,11 @@ class Beside:
     simple: Mapping[str, SimpleActivations]
 
     @classmethod
-    def of(cls, job: Job, bench: Bench) -> Beside:
+    def of(cls, job: Job, context: JobContext) -> Beside:
         """Read what a job needs."""
         return cls(
-            real_activations(bench, job.parameters.get("real", {})),
-            simple_activations(bench, job.parameters.get("simple", {})),
+            real_activations(context, job.parameters.get("real", {})),
+            simple_activations(context, job.parameters.get("simple", {})),
         )
 
 
@@ -55,7 +55,7 @@ def make(
     found: Sequence[Goal],
     seeds: Sequence[int],
     beside: Beside,
-    bench: Bench,
+    context: JobContext,
 ) -> tuple[Maximized, list[str]]:
     """Run the loop; return the pictures, and for each what it was begun with if not as the recipe says, else "".
 
@@ -65,14 +65,14 @@ def make(
         found: what pictures are made for.
         seeds: one for each.
         beside: what other pictures reach.
-        bench: the model and its data.
+        context: the model and its data.
     """
     begin = analysis.begin
     starts = None
     if not isinstance(begin, str):
-        _, source, index = picture_of(f"{begin.data}/{begin.image}", bench.subject.data)
-        starts = [load_batch(source, [index], bench.model.preprocessing, settings.size)[0]] * len(found)
-    pictures = reference_pictures(found, bench, settings.size)
+        _, source, index = picture_of(f"{begin.data}/{begin.image}", context.subject.data)
+        starts = [load_batch(source, [index], context.model.preprocessing, settings.size)[0]] * len(found)
+    pictures = reference_pictures(found, context, settings.size)
 
     of_color = [_of_color(goal, beside) for goal in found]
 
@@ -85,10 +85,10 @@ def make(
                 continue
 
             def told(done: int, _: int, before: int = before) -> None:
-                bench.progress(before + done, steps, note)
+                context.progress(before + done, steps, note)
 
             made = maximize(
-                bench.model,
+                context.model,
                 [found[places[row]].optimized for row in chosen],
                 [seeds[places[row]] for row in chosen],
                 settings if colored else _with_usual_mean(analysis, settings),
@@ -101,9 +101,9 @@ def make(
         return _together(parts, settings.group)
 
     made = climb(range(len(found)), starts, "steps")
-    if not _may_begin_again(analysis) or are_classes(found[0].layers, bench.subject):
+    if not _may_begin_again(analysis) or are_classes(found[0].layers, context.subject):
         return made, [""] * len(made.after)
-    others = [_others(goal, analysis.data, beside, settings.size, bench) for goal in found]
+    others = [_others(goal, analysis.data, beside, settings.size, context) for goal in found]
     signs = [goal.sign for goal in found]
     return made_again(made, signs, others, lambda places, given: climb(places, given, "steps, begun again"))
 
@@ -140,18 +140,18 @@ def _may_begin_again(analysis: ActivationMaximization) -> bool:
     return analysis.begin_again and known and analysis.begin == "noise" and analysis.together == 1
 
 
-def _others(goal: Goal, data: str | None, beside: Beside, size: tuple[int, int], bench: Bench) -> list[Start]:
+def _others(goal: Goal, data: str | None, beside: Beside, size: tuple[int, int], context: JobContext) -> list[Start]:
     """Return what a picture could begin with: the best simple picture and the best real image."""
     key, found = key_of_goal(goal), []
     if key in beside.simple:
         simple, value = beside.simple[key].best(goal.sign)
         found.append(Start(value, simple.words, lambda: simple.paint(size)))
     if key in beside.real and data is not None:
-        source = find_source(data, bench.subject.data)
+        source = find_source(data, context.subject.data)
         ((index, value),) = beside.real[key].best(1, goal.sign)
 
         def load() -> Any:
-            return load_batch(source, [index], bench.model.preprocessing, size)[0]
+            return load_batch(source, [index], context.model.preprocessing, size)[0]
 
         found.append(Start(value, f"the real image {shorten(source.names[index])}", load))
     return found

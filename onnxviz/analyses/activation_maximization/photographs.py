@@ -9,7 +9,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from onnxviz.analyses import storage
-from onnxviz.analyses.base import Bench, Job, Subject
+from onnxviz.analyses.base import Job, JobContext, Subject
 from onnxviz.core.findings import Array, Finding
 from onnxviz.data.image_choice import choose_images, find_source
 
@@ -62,7 +62,7 @@ class MeasuredPhotographs:
             bytes=storage.RECORD + storage.dense(9 + 3 * self.size[0] * (self.size[1] // 2 + 1)),
         )
 
-    def run(self, job: Job, bench: Bench) -> list[Finding]:
+    def run(self, job: Job, context: JobContext) -> list[Finding]:
         """Measure."""
         from onnxviz.optimize.photographs import measure_colors, measure_magnitude
 
@@ -71,11 +71,11 @@ class MeasuredPhotographs:
 
         def images(name: str, settings: Photographs) -> Iterator[np.ndarray]:
             nonlocal done
-            source = find_source(settings.data, bench.subject.data)
+            source = find_source(settings.data, context.subject.data)
             for index in chosen[name]:
                 yield source.read(index)
                 done += 1
-                bench.progress(done, total, PHOTOGRAPHS)
+                context.progress(done, total, PHOTOGRAPHS)
 
         arrays: dict[str, np.ndarray] = {}
         if self.colors is not None:
@@ -86,10 +86,10 @@ class MeasuredPhotographs:
         return [Array(PHOTOGRAPHS, "Colours and frequencies of photographs", arrays)]
 
 
-def measured_photographs(bench: Bench) -> Mapping[str, np.ndarray]:
+def measured_photographs(context: JobContext) -> Mapping[str, np.ndarray]:
     """Return what the job has measured: `colors`, `magnitude`, both or nothing."""
     measured: dict[str, np.ndarray] = {}
-    for findings in bench.found.values():
+    for findings in context.found.values():
         for finding in findings:
             if isinstance(finding, Array) and finding.id == PHOTOGRAPHS:
                 measured |= finding.arrays

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from onnxviz.analyses import storage
 from onnxviz.analyses.activation_maximization.goals import Goal, picture_of
-from onnxviz.analyses.base import Bench, Job, Subject
+from onnxviz.analyses.base import Job, JobContext, Subject
 from onnxviz.core.findings import Array, Finding
 from onnxviz.core.values import Target
 from onnxviz.data.images import load_batch
@@ -157,17 +157,17 @@ def _elements(layer: str, subject: Subject) -> int:
 # --- measuring ------------------------------------------------------------------------------------------------------
 
 
-def measure_job(job: Job, bench: Bench) -> list[Finding]:
+def measure_job(job: Job, context: JobContext) -> list[Finding]:
     """Measure the goals of a job on its images."""
     found = [Goal.of(entry) for entry in job.parameters["goals"]]
     images, size = list(job.parameters["images"]), tuple(job.parameters["size"])
-    source = bench.subject.data[job.parameters["data"]]
-    measure = Measurer(bench, found, (size[0], size[1]))
+    source = context.subject.data[job.parameters["data"]]
+    measure = Measurer(context, found, (size[0], size[1]))
     parts = []
     for start in range(0, len(images), BATCH):
         batch = images[start : start + BATCH]
-        parts.append(measure(load_batch(source, batch, bench.model.preprocessing, measure.size)))
-        bench.progress(start + len(batch), len(images), STAGE)
+        parts.append(measure(load_batch(source, batch, context.model.preprocessing, measure.size)))
+        context.progress(start + len(batch), len(images), STAGE)
     return [
         Array("real", "Activations on real images", {"values": np.concatenate(parts), "images": np.asarray(images)})
     ]
@@ -177,18 +177,20 @@ class Measurer:
     """Measures goals on images of one size.
 
     Args:
-        bench: the model and the data that reference pictures are from.
+        context: the model and the data that reference pictures are from.
         found: what to measure.
         size: height and width of the images in pixels.
         converted: by the converted network, on its device and as pictures are optimized, instead of by ONNX Runtime.
     """
 
-    def __init__(self, bench: Bench, found: Sequence[Goal], size: tuple[int, int], *, converted: bool = False) -> None:
+    def __init__(
+        self, context: JobContext, found: Sequence[Goal], size: tuple[int, int], *, converted: bool = False
+    ) -> None:
         self.size, self._converted = size, converted
-        self._model: Model = bench.model
+        self._model: Model = context.model
         self._goals = tuple(found)
         self._layers = tuple(dict.fromkeys(layer for goal in found for layer in goal.wanted.layers()))
-        self._references = self._known(bench)
+        self._references = self._known(context)
 
     def __call__(self, images: Values) -> Values:
         """Return the activations.
@@ -241,14 +243,14 @@ class Measurer:
             measure = bind([objective] * len(images), place)
             return np.asarray(measure(Seen(torch.from_numpy(images), chosen)).numpy(), np.float32)
 
-    def _known(self, bench: Bench) -> dict[tuple[str, str | None], Any]:
+    def _known(self, context: JobContext) -> dict[tuple[str, str | None], Any]:
         """Return what the objectives need of their reference pictures."""
         pairs = dict.fromkeys(pair for goal in self._goals for pair in goal.wanted.references())
         if not pairs:
             return {}
         import torch
 
-        pictures = reference_pictures(self._goals, bench, self.size)
+        pictures = reference_pictures(self._goals, context, self.size)
         layers = tuple(dict.fromkeys(layer for _, layer in pairs if layer is not None))
         known: dict[tuple[str, str | None], Any] = {}
         for name in dict.fromkeys(picture for picture, _ in pairs):
@@ -263,12 +265,12 @@ class Measurer:
         return {name: np.ascontiguousarray(values[0]) for name, values in found.items()}
 
 
-def reference_pictures(found: Sequence[Goal], bench: Bench, size: tuple[int, int]) -> dict[str, Values]:
+def reference_pictures(found: Sequence[Goal], context: JobContext, size: tuple[int, int]) -> dict[str, Values]:
     """Return the goals' reference pictures by name, RGB [3, h, w] in 0..1, fitted as the model's images are."""
     pictures = {}
     for name in dict.fromkeys(picture for goal in found for picture in goal.pictures):
-        _, source, index = picture_of(name, bench.subject.data)
-        pictures[name] = load_batch(source, [index], bench.model.preprocessing, size)[0]
+        _, source, index = picture_of(name, context.subject.data)
+        pictures[name] = load_batch(source, [index], context.model.preprocessing, size)[0]
     return pictures
 
 
@@ -312,16 +314,16 @@ class RealActivations:
         return [(int(self.images[place]), float(self.values[place])) for place in order]
 
 
-def real_activations(bench: Bench, places: Mapping[str, Sequence[Any]]) -> dict[str, RealActivations]:
+def real_activations(context: JobContext, places: Mapping[str, Sequence[Any]]) -> dict[str, RealActivations]:
     """Return what the jobs that this one needs have measured.
 
     Args:
-        bench: holds what they found.
+        context: holds what they found.
         places: goal's key -> [names of the jobs, column in their arrays, size].
     """
     found = {}
     for key, (names, column, size) in places.items():
-        arrays = [finding.arrays for name in names for finding in bench.found[name] if isinstance(finding, Array)]
+        arrays = [finding.arrays for name in names for finding in context.found[name] if isinstance(finding, Array)]
         if len(arrays) != len(names):
             raise ValueError(f"{len(arrays)} of {len(names)} jobs found activations on real images")
         values = np.concatenate([part["values"][:, column] for part in arrays])

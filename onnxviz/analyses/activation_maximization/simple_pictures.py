@@ -19,7 +19,7 @@ import numpy.typing as npt
 from onnxviz.analyses import storage
 from onnxviz.analyses.activation_maximization.goals import Goal, picture_of
 from onnxviz.analyses.activation_maximization.real_activations import BATCH, Measurer, key_of_goal, measurable, together
-from onnxviz.analyses.base import Bench, Job, Subject
+from onnxviz.analyses.base import Job, JobContext, Subject
 from onnxviz.core.findings import Array, Finding
 
 Values = npt.NDArray[np.float32]
@@ -129,18 +129,18 @@ def simple_jobs(found: Sequence[Goal], size: tuple[int, int], subject: Subject) 
         yield job, [key_of_goal(goal) for goal in group]
 
 
-def measure_simple(job: Job, bench: Bench) -> list[Finding]:
+def measure_simple(job: Job, context: JobContext) -> list[Finding]:
     """Measure the goals of a job on the simple pictures."""
     found = [Goal.of(entry) for entry in job.parameters["goals"]]
     size = (int(job.parameters["size"][0]), int(job.parameters["size"][1]))
-    measure = Measurer(bench, found, size, converted=True)
-    tried = simple_pictures(_channels(bench.subject))
-    own = bench.subject.input_size
+    measure = Measurer(context, found, size, converted=True)
+    tried = simple_pictures(_channels(context.subject))
+    own = context.subject.input_size
     batch = max(1, min(BATCH, BATCH * own[0] * own[1] // (size[0] * size[1])))  # large pictures take more memory
     parts = []
     for start in range(0, len(tried), batch):
         parts.append(measure(np.stack([simple.paint(size) for simple in tried[start : start + batch]])))
-        bench.progress(min(start + batch, len(tried)), len(tried), SIMPLE)
+        context.progress(min(start + batch, len(tried)), len(tried), SIMPLE)
     return [Array("simple", "Activations on plain colours and gratings", {"values": np.concatenate(parts)})]
 
 
@@ -175,16 +175,16 @@ class SimpleActivations:
         return self.tried[place], float(self.values[place])
 
 
-def simple_activations(bench: Bench, places: Mapping[str, Sequence[Any]]) -> dict[str, SimpleActivations]:
+def simple_activations(context: JobContext, places: Mapping[str, Sequence[Any]]) -> dict[str, SimpleActivations]:
     """Return what the jobs that this one needs have measured.
 
     Args:
-        bench: holds what they found.
+        context: holds what they found.
         places: goal's key -> [name of the job, column in its array].
     """
-    tried = simple_pictures(_channels(bench.subject))
+    tried = simple_pictures(_channels(context.subject))
     found = {}
     for key, (name, column) in places.items():
-        (values,) = (finding.arrays["values"] for finding in bench.found[name] if isinstance(finding, Array))
+        (values,) = (finding.arrays["values"] for finding in context.found[name] if isinstance(finding, Array))
         found[key] = SimpleActivations(values[:, column], tried)
     return found

@@ -12,7 +12,7 @@ from pydantic import Field, StrictInt, model_validator
 
 from onnxviz.analyses import explained_score, storage
 from onnxviz.analyses.adversarial import counts
-from onnxviz.analyses.base import Analysis, Bench, Job, Subject
+from onnxviz.analyses.base import Analysis, Job, JobContext, Subject
 from onnxviz.core.errors import AnalysisError, shorten
 from onnxviz.core.findings import (
     Caveat,
@@ -156,13 +156,13 @@ class Adversarial(Analysis):
         why = f"the class of no photograph of {self.data!r} is known"
         return found | dict.fromkeys(("success_rate", "accuracy", "accuracy_under_attack"), why)
 
-    def run(self, job: Job, bench: Bench) -> list[Finding]:
+    def run(self, job: Job, context: JobContext) -> list[Finding]:
         """Change the photographs of one job."""
         images, known = list(job.parameters["images"]), list(job.parameters["known"])
-        source = find_source(self.data, bench.subject.data)
-        levels = _levels(bench, source, images)
-        head = self._head(bench.subject)
-        before = _Seen.of(bench.model, levels, head)
+        source = find_source(self.data, context.subject.data)
+        levels = _levels(context, source, images)
+        head = self._head(context.subject)
+        before = _Seen.of(context.model, levels, head)
         goals = list(job.parameters["targets"])
         asked = [
             _Asked(place, image, goal, own, _wanted(goal, before.logits[place], own), len(goals) == 1)
@@ -174,17 +174,17 @@ class Adversarial(Analysis):
             return []
         rules = self._attack(levels[0].size)
         made = attack(
-            bench.model,
+            context.model,
             levels[[entry.place for entry in asked]],
             [before.best(entry.place) for entry in asked],
             [entry.wanted for entry in asked],
-            [_seed(bench.subject.seed, entry.image) for entry in asked],
+            [_seed(context.subject.seed, entry.image) for entry in asked],
             rules,
-            told=lambda done, total: bench.progress(done, total, "steps"),
+            told=lambda done, total: context.progress(done, total, "steps"),
             head=head,
         )
-        after = _Seen.of(bench.model, np.stack([found.picture for found in made]), head)
-        titles = _Titles(head, bench.subject.labels)
+        after = _Seen.of(context.model, np.stack([found.picture for found in made]), head)
+        titles = _Titles(head, context.subject.labels)
         rows, tiles = [], []
         for index, (entry, found) in enumerate(zip(asked, made, strict=True)):
             name = source.names[entry.image]
@@ -446,10 +446,10 @@ def _is_grey(subject: Subject) -> bool:
     return subject.preprocessing.channels == 1 or subject.view.input_channels == 1
 
 
-def _levels(bench: Bench, source: ImageSource, images: Sequence[int]) -> np.ndarray:
+def _levels(context: JobContext, source: ImageSource, images: Sequence[int]) -> np.ndarray:
     """Return photographs as the network sees them, uint8 [N, 3, h, w]; [N, 1, h, w] where it sees grey only."""
-    batch = load_batch(source, images, bench.subject.preprocessing, bench.model.input_size)
-    if _is_grey(bench.subject):
+    batch = load_batch(source, images, context.subject.preprocessing, context.model.input_size)
+    if _is_grey(context.subject):
         batch = (batch * np.array((0.299, 0.587, 0.114), np.float32)[:, None, None]).sum(axis=1, keepdims=True)
     return np.asarray(np.rint(np.clip(batch, 0.0, 1.0) * 255.0), dtype=np.uint8)
 

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from onnxviz.analyses.base import Analysis, Bench, Job, LayerSelector, Progress, Subject
+from onnxviz.analyses.base import Analysis, Job, JobContext, LayerSelector, Progress, Subject
 from onnxviz.analyses.dissection import (
     Activations,
     BestImages,
@@ -207,14 +207,14 @@ iou: 0.04
         yield from (*top_values, thresholds, *counts)
         yield stage("units", "", float(max(1, shown)), shown, whole.bytes, needs=needs, **parts)
 
-    def run(self, job: Job, bench: Bench) -> list[Finding]:
+    def run(self, job: Job, context: JobContext) -> list[Finding]:
         """Dissect a group of layers, or do one stage of it on a shard: what `jobs` says."""
-        _, data = self._concepts(bench.subject)
-        layers = tuple(bench.subject.view.layer(str(name)) for name in cast("list[str]", job.parameters["layers"]))
+        _, data = self._concepts(context.subject)
+        layers = tuple(context.subject.view.layer(str(name)) for name in cast("list[str]", job.parameters["layers"]))
         images = self._images(data)
-        exchange = Exchange.of(images, self._shuffles(data), bench.subject.seed, likeness(data, images))
+        exchange = Exchange.of(images, self._shuffles(data), context.subject.seed, likeness(data, images))
         start, stop = job.parameters.get("images", (0, len(images)))
-        work = _Work(job, bench, layers, data, exchange, start, stop)
+        work = _Work(job, context, layers, data, exchange, start, stop)
         stages = {"": self._whole, "top values": self._top_values, "thresholds": self._merge,
                   "counts": self._counts, "units": self._join}  # fmt: skip
         return stages[str(job.parameters.get("stage", ""))](work)
@@ -273,7 +273,7 @@ iou: 0.04
         thresholds = {name: Thresholds.of(arrays) for name, arrays in merged.items()}
         best = {name: arrays["best_images"] for name, arrays in merged.items()}
         return self._findings(
-            work, thresholds, best, overlaps, lambda image: work.measure((image,)), work.bench.progress
+            work, thresholds, best, overlaps, lambda image: work.measure((image,)), work.context.progress
         )
 
     def _findings(
@@ -412,14 +412,14 @@ iou: 0.04
                     raise AnalysisError(fault.what, where=shorten(name), remedy=fault.remedy) from fault
                 best[name].add(values, batch)
             done += len(batch)
-            work.bench.progress(done, steps, "thresholds")
+            work.context.progress(done, steps, "thresholds")
         return tops, best
 
     def _count(
         self, work: _Work, passes: Passes, thresholds: Mapping[str, Thresholds], done: int, steps: int
     ) -> dict[str, tuple[Overlap, ShuffledOverlap]]:
         """Return each layer's pixel counts in the job's images; `done` of the job's `steps` are done before."""
-        size = self._label_size(work.bench.model.input_size)
+        size = self._label_size(work.context.model.input_size)
         labels = Labels(work.data, size, work.exchange.reach)
         overlaps = {name: self._no_counts(work.data, shape[0]) for name, shape in passes.shapes.items()}
         grids = {name: Grid.between(shape[1:], size) for name, shape in passes.shapes.items()}
@@ -431,7 +431,7 @@ iou: 0.04
                     count_image(*overlaps[name], values[row], thresholds[name].values, own_and_others, grids[name])
             place += len(batch)
             done += len(batch)
-            work.bench.progress(done, steps, "overlaps")
+            work.context.progress(done, steps, "overlaps")
         return overlaps
 
     def _no_counts(self, data: ConceptSet, units: int) -> tuple[Overlap, ShuffledOverlap]:
@@ -502,7 +502,7 @@ class _Work:
     """A job with its layers, its data, all images in the order of the exchange, and which of them it takes."""
 
     job: Job
-    bench: Bench
+    context: JobContext
     layers: tuple[Layer, ...]
     data: ConceptSet
     exchange: Exchange
@@ -516,14 +516,14 @@ class _Work:
 
     def measure(self, batch: Sequence[int]) -> Activations:
         """Return the maps of some images, numbered as in the data set."""
-        model = self.bench.model
+        model = self.context.model
         pixels = load_batch(self.data, batch, replace(model.preprocessing, fit="stretch"), model.input_size)
         measured = model.measure(pixels, [layer.name for layer in self.layers])
         return {layer.name: np.ascontiguousarray(to_map(layer, measured[layer.name])) for layer in self.layers}
 
     def passes(self, *, keep: bool) -> Passes:
         """Return the activations of all images of the job."""
-        return Passes(self.measure, self.images, keep=keep, model=self.bench.model)
+        return Passes(self.measure, self.images, keep=keep, model=self.context.model)
 
     def array(self, kind: str, layer: Layer, arrays: Mapping[str, npt.NDArray[Any]]) -> Array:
         """Return a layer's numbers as a finding for the jobs that need this one."""
@@ -535,7 +535,7 @@ class _Work:
         parts = [
             finding.arrays
             for name in self.job.needs
-            for finding in self.bench.found[name]
+            for finding in self.context.found[name]
             if isinstance(finding, Array) and finding.id == f"{kind}-{layer.position}"
         ]
         if len(parts) != wanted:

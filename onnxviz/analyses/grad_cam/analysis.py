@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import Field, StrictInt, field_validator
 
 from onnxviz.analyses import explained_score, storage
-from onnxviz.analyses.base import Analysis, Bench, Job, LayerSelector, Subject
+from onnxviz.analyses.base import Analysis, Job, JobContext, LayerSelector, Subject
 from onnxviz.analyses.grad_cam import evidence_summary
 from onnxviz.analyses.grad_cam.evidence_places import Places, find_places
 from onnxviz.core import colormap
@@ -142,22 +142,22 @@ class GradCam(Analysis):
         known = any(job.parameters["own_class"] is not None for job in jobs)
         return explained_score.without_metrics(self._head(subject), self.data, known=known)
 
-    def run(self, job: Job, bench: Bench) -> list[Finding]:
+    def run(self, job: Job, context: JobContext) -> list[Finding]:
         """Explain the classes of one image at every layer."""
         index = int(job.parameters["image"])
-        source = find_source(self.data, bench.subject.data)
-        used, _ = self._layers(bench.subject.view)
+        source = find_source(self.data, context.subject.data)
+        used, _ = self._layers(context.subject.view)
         titles = tuple(title for title, _ in used)
         with named_memory_limit(f"Grad-CAM at {len(used)} layers", remedy=_FEWER_LAYERS):
-            layers, head = [layer for _, layer in used], self._head(bench.subject)
-            evidence = _explain(bench, source, index, layers, job.parameters["classes"], head, self.positions)
+            layers, head = [layer for _, layer in used], self._head(context.subject)
+            evidence = _explain(context, source, index, layers, job.parameters["classes"], head, self.positions)
         kept = [place for place, size in enumerate(evidence.sizes) if max(size) > 1]
         if not kept:
             raise AnalysisError(
                 "no selected layer has a map of positions at this image size",
                 remedy="select layers before the global pooling, for example `layers: block_outputs`",
             )
-        return _report(evidence, kept, titles, source.names[index], job, bench.subject, self.positions)
+        return _report(evidence, kept, titles, source.names[index], job, context.subject, self.positions)
 
     def combine(self, parts: Sequence[list[Finding]], subject: Subject) -> list[Finding]:
         """Join the images; average the numbers; say what was left out."""
@@ -295,7 +295,7 @@ class _Evidence:
 
 
 def _explain(
-    bench: Bench,
+    context: JobContext,
     source: ImageSource,
     index: int,
     layers: Sequence[Layer],
@@ -308,7 +308,7 @@ def _explain(
 
     from onnxviz.analyses.grad_cam.attribution import grad_cam
 
-    subject, model = bench.subject, bench.model
+    subject, model = context.subject, context.model
     batch = load_batch(source, [index], subject.preprocessing, model.input_size)
     image = torch.from_numpy(batch).to(model.device).requires_grad_()
     score_layer = explained_score.layer_of(head)
@@ -328,15 +328,15 @@ def _explain(
     chosen = chosen[:classes] if isinstance(classes, int) else [number for number in chosen if number in classes]
     maps = []
     for done, number in enumerate(chosen):
-        bench.progress(done, len(chosen), head.title(number, None))
+        context.progress(done, len(chosen), head.title(number, None))
         maps.append(grad_cam(scores[:, number], activations, keep_tape=done + 1 < len(chosen), layers=layers))
-    bench.progress(len(chosen), len(chosen))
+    context.progress(len(chosen), len(chosen))
     return _Evidence(
         image.detach()[0],
         head,
         tuple(chosen),
         tuple(float(values[number]) for number in chosen),
-        explained_score.probabilities(bench.model, batch, head, int(values.numel())),
+        explained_score.probabilities(context.model, batch, head, int(values.numel())),
         int(values.argmax()),
         tuple(maps),
         int(placed.shape[2]),

@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, StrictInt
 
 from onnxviz.analyses import storage
-from onnxviz.analyses.base import Analysis, Bench, Job, LayerSelector, Subject
+from onnxviz.analyses.base import Analysis, Job, JobContext, LayerSelector, Subject
 from onnxviz.analyses.weights import kernels
 from onnxviz.analyses.weights.kernel_description import (
     Described,
@@ -139,13 +139,13 @@ class Weights(Analysis):
                       (self.response_to.data,), float(len(images)), len(images) * (len(chosen) + 1),
                       bytes=storage.responses(size, len(images), layer.spatial_shape, len(chosen)))  # fmt: skip
 
-    def run(self, job: Job, bench: Bench) -> list[Finding]:
+    def run(self, job: Job, context: JobContext) -> list[Finding]:
         """Draw and describe one layer's kernels, or apply some of them to photographs."""
         place = int(job.parameters["layer"])
-        layer = self._layers(bench.subject.view)[0][place]
+        layer = self._layers(context.subject.view)[0][place]
         if "images" in job.parameters:
-            return self._response(layer, place, job.parameters["images"], bench)
-        view, preprocessing = bench.subject.view, bench.subject.preprocessing
+            return self._response(layer, place, job.parameters["images"], context)
+        view, preprocessing = context.subject.view, context.subject.preprocessing
         array = _weight(view, layer)
         described = Described.of(array, view.groups(layer))
         findings: list[Finding] = [
@@ -310,11 +310,11 @@ class Weights(Analysis):
                 )
         return list(dict.fromkeys(wanted))
 
-    def _response(self, layer: Layer, place: int, images: Sequence[int], bench: Bench) -> list[Finding]:
+    def _response(self, layer: Layer, place: int, images: Sequence[int], context: JobContext) -> list[Finding]:
         """Show the convolution's own output for each photograph and kernel."""
         assert self.response_to is not None
-        view, preprocessing = bench.subject.view, bench.subject.preprocessing
-        source = find_source(self.response_to.data, bench.subject.data)
+        view, preprocessing = context.subject.view, context.subject.preprocessing
+        source = find_source(self.response_to.data, context.subject.data)
         array = _weight(view, layer)
         chosen = self._chosen_kernels(layer, array)
         drawing = _in_image_order(view, layer, array, preprocessing)
@@ -323,9 +323,9 @@ class Weights(Analysis):
         rows = [MatrixRow("the kernel", own)]
         ranges: list[tuple[Cell, ...]] = []
         for done, index in enumerate(images):
-            bench.progress(done, len(images), source.names[index])
-            batch = load_batch(source, [index], preprocessing, bench.model.input_size)
-            response = bench.model.measure(batch, [layer])[layer.name][0][chosen]
+            context.progress(done, len(images), source.names[index])
+            batch = load_batch(source, [index], preprocessing, context.model.input_size)
+            response = context.model.measure(batch, [layer])[layer.name][0][chosen]
             if not np.isfinite(response).all():
                 raise AnalysisError(
                     f"the response to {shorten(source.names[index])} is not finite", where=shorten(layer.name)
@@ -340,7 +340,7 @@ class Weights(Analysis):
                 )
                 for number, values in zip(chosen, response, strict=True)
             ]
-        bench.progress(len(images), len(images))
+        context.progress(len(images), len(images))
         name = shorten(layer.name)
         how = "of largest norm" if isinstance(self.response_to.kernels, int) else "chosen by `response_to.kernels`"
         return [

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from onnxviz.analyses.base import Analysis, Bench, Progress, Subject
+from onnxviz.analyses.base import Analysis, JobContext, Progress, Subject
 from onnxviz.core.devices import Device
 from onnxviz.core.errors import AnalysisError, OnnxvizError, OutputError, one_line
 from onnxviz.core.memory import describe_shortage, is_device_failure, is_out_of_memory
@@ -123,7 +123,7 @@ class LocalWorker:
         model.distrust(task.distrusted)
         try:
             seed_everything(subject.seed, analysis_kind(analysis), planned.job.name)
-            findings = analysis.run(planned.job, Bench(subject, model, progress, found))
+            findings = analysis.run(planned.job, JobContext(subject, model, progress, found))
             remarks = tuple(dict.fromkeys(model.reduced))
         finally:
             model.halvings, model.reduced = 0, []

@@ -11,9 +11,10 @@ Everything here is loaded when it is first used: `import onnxviz` loads neither 
 
 from __future__ import annotations
 
-import importlib
 import os
 from typing import TYPE_CHECKING, Any
+
+from onnxviz.core.lazy import loaded_later
 
 if TYPE_CHECKING:
     from onnxviz.analyses.base import Analysis
@@ -71,17 +72,18 @@ __all__ = [
     "to_torch",
 ]
 
-_ERRORS = tuple(name for name in __all__ if name.endswith("Error"))
-_PLACES: dict[str, tuple[str, str]] = {
-    **{name: ("onnxviz.core.errors", name) for name in _ERRORS},
-    **{name: ("onnxviz.core.values", name) for name in ("Agreement", "Layer", "Preprocessing", "Target", "Unit")},
-    "Model": ("onnxviz.model.model", "Model"),
-    "load": ("onnxviz.model.loading", "load"),
-    "to_torch": ("onnxviz.model.to_torch", "to_torch"),
-    **{name: ("onnxviz.graph", name) for name in ("GraphView", "open_model")},
-    "Analysis": ("onnxviz.analyses.base", "Analysis"),
-    "run": ("onnxviz.execution.execute", "run_file"),
+_PLACES = {
+    **{name: f"onnxviz.core.errors:{name}" for name in __all__ if name.endswith("Error")},
+    **{name: f"onnxviz.core.values:{name}" for name in ("Agreement", "Layer", "Preprocessing", "Target", "Unit")},
+    "Analysis": "onnxviz.analyses.base:Analysis",
+    "GraphView": "onnxviz.graph:GraphView",
+    "Model": "onnxviz.model.model:Model",
+    "load": "onnxviz.model.loading:load",
+    "open_model": "onnxviz.graph:open_model",
+    "run": "onnxviz.execution.execute:run_file",
+    "to_torch": "onnxviz.model.to_torch:to_torch",
 }
+_find, __dir__ = loaded_later(__name__, _PLACES)
 
 
 def __getattr__(name: str) -> Any:
@@ -89,13 +91,4 @@ def __getattr__(name: str) -> Any:
         from importlib.metadata import version  # slow to load, and every worker process loads this file first
 
         return version("onnxviz")
-    if name not in _PLACES:
-        raise AttributeError(f"module 'onnxviz' has no attribute {name!r}")
-    module, attribute = _PLACES[name]
-    value = getattr(importlib.import_module(module), attribute)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted(set(globals()) | set(__all__))
+    return _find(name)

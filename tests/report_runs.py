@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ from onnxviz.core.findings import (
     Column,
     Coverage,
     Curve,
+    CustomFinding,
     Finding,
     Histogram,
     MatrixRow,
@@ -58,6 +59,23 @@ HOSTILE = (
     "x" * 10_000,
     "",
 )
+
+
+@dataclass(frozen=True)
+class Strange(CustomFinding):
+    """A finding that the report does not know."""
+
+    id: str
+    title: str
+    words: tuple[str, ...]
+    unit: Unit
+    pictures: tuple[Picture, ...]
+    pairs: tuple[tuple[str, float], ...]
+    table: Table
+    description: int = 7
+    nothing: None = None
+
+
 PLAIN = ("layer1", "layer2", "layer3", "layer4")
 
 
@@ -112,6 +130,15 @@ def all_findings(folder: Path, names: tuple[str, ...], shift: float = 0.0) -> tu
         Bars("bars", first, names, tuple(float(i) - 1 for i in range(len(names))), first),
         Curve("curve", first, tuple(Series(n, (0.0, 1.0, 2.0), (1.0, float("nan"), 2.0)) for n in names), first, first),
         Array("array", first, {}, "arrays/kernels.npz"),
+        Strange(
+            "strange",
+            first,
+            names,
+            Unit(first, 1),
+            (picture, other),
+            tuple((name, float("nan")) for name in names),
+            Table("inner", first, columns, rows),
+        ),
         Coverage(first, 3, 4, first, id="coverage"),
     )
 

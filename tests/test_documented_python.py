@@ -30,9 +30,10 @@ def blocks(page: str) -> list[str]:
 
 
 def test_every_page_with_python_is_tried() -> None:
-    """That of docs/onnx2torch.md in `test_onnx2torch_faults`, the others here."""
+    """That of docs/analyses.md in `test_plugins`, of docs/onnx2torch.md in `test_onnx2torch_faults`, the rest here."""
     shown = {str(page.relative_to(ROOT)) for page in PAGES if BLOCK.search(page.read_text("utf-8"))}
-    assert shown == {"README.md", "docs/clusters.md", "docs/importing.md", "docs/onnx2torch.md"}
+    others = ("analyses", "clusters", "importing", "onnx2torch")
+    assert shown == {"README.md", *(f"docs/{name}.md" for name in others)}
 
 
 @pytest.fixture

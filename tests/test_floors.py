@@ -25,7 +25,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("execution",),
     ("progress",),
     ("cli",),
-    ("__main__",),
+    ("__main__", "analysis"),
 )
 """A room imports from lower floors only."""
 

@@ -58,6 +58,23 @@ def opened(browser: Browser, page: Path, fragment: str = "", width: int = 1400) 
     return browser
 
 
+def test_a_finding_of_unknown_kind_is_a_table_of_its_fields(browser: Browser, pages: dict[str, Path]) -> None:
+    opened(browser, pages["one"])
+    rows = browser.evaluate(
+        "[...document.querySelectorAll('.finding.own > .scroll > table > tbody > tr')].map(({ cells: [head, cell] }) =>"
+        " [head.textContent, cell.querySelectorAll('img').length, cell.querySelectorAll('table').length,"
+        " cell.textContent])"
+    )
+    shown = {name: (pictures, tables, text) for name, pictures, tables, text in rows}
+    assert list(shown) == ["words", "unit", "pictures", "pairs", "table", "description", "nothing"]
+    assert shown["words"][2] == "layer1, layer2, layer3, layer4"
+    assert shown["pictures"][0] == 2
+    assert shown["pairs"][2].startswith("(layer1, ")
+    assert shown["table"][1] == 1
+    assert shown["description"][2] == "7"
+    assert shown["nothing"][2] == "–"
+
+
 SORTS = ("one", "two", "four", "hostile", "failed", "empty")
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias, TypeVar
@@ -262,9 +263,37 @@ class Outcomes:
     holds: tuple[bool, ...]
 
 
+@dataclass(frozen=True)
+class CustomFinding:
+    """Base of a kind of finding that another package adds, and of its parts: frozen dataclasses too.
+
+    Fields hold what those of the findings here do: text, numbers, units, pictures, arrays, findings, and tuples of
+    these. The report shows a table of them under `title`, with `description`, where there are such fields. A process
+    that has not imported the class reads and writes an `UnknownFinding`, without loss.
+    """
+
+    def __init_subclass__(cls, **settings: Any) -> None:
+        super().__init_subclass__(**settings)
+        _TYPES[_type_name(cls)] = cls
+
+
+@dataclass(frozen=True)
+class UnknownFinding:
+    """A finding of a class that this process does not have, or has in another form, as it was stored.
+
+    Attributes:
+        kind: module and name of the class.
+        fields: its fields by name, in order.
+    """
+
+    kind: str
+    fields: tuple[tuple[str, Any], ...]
+
+
 Finding: TypeAlias = (
     Metric | Table | TileGrid | PictureMatrix | Histogram | Bars | Curve | Note | Caveat | Coverage | Array | Outcomes
-)
+    | CustomFinding | UnknownFinding
+)  # fmt: skip
 
 _TYPES: dict[str, type] = {
     cls.__name__: cls
@@ -274,6 +303,8 @@ _TYPES: dict[str, type] = {
     )
 }  # fmt: skip
 
+_CUSTOM = re.compile(r"[^\W\d][\w<>]*(\.[^\W\d][\w<>]*|\.<locals>)+")
+"""Names of classes with their modules, by which findings of other packages differ from those here."""
 _PLAIN = frozenset({str, int, bool, type(None)})
 """Types of cells that are JSON data as they are."""
 _WITHOUT_LEAVES = (
@@ -281,6 +312,10 @@ _WITHOUT_LEAVES = (
 )  # fmt: skip
 
 T = TypeVar("T")
+
+
+def _type_name(cls: type) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}" if issubclass(cls, CustomFinding) else cls.__name__
 
 
 def pictures(value: object) -> Iterable[Picture]:
@@ -317,7 +352,7 @@ def to_data(value: object) -> Any:
     Numbers that JSON lacks are written as {"type": "float", "value": "nan"}; pictures and arrays must have been stored.
 
     Raises:
-        TypeError: if a picture or an array has no path yet.
+        TypeError: if a picture or an array has no path yet, or something is no finding and no part of one.
     """
     if type(value) in _PLAIN:
         return value
@@ -325,12 +360,15 @@ def to_data(value: object) -> Any:
         return [item if type(item) in _PLAIN else to_data(item) for item in value]  # a table may have a million cells
     if isinstance(value, Picture | Array) and not value.path:
         raise TypeError(f"a {type(value).__name__} must be stored before it is written as data")
+    if isinstance(value, UnknownFinding):
+        return {"type": value.kind, **{name: to_data(item) for name, item in value.fields}}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        data: dict[str, Any] = {"type": type(value).__name__}
-        for entry in dataclasses.fields(value):
-            if entry.name not in ("pixels", "arrays"):
-                data[entry.name] = to_data(getattr(value, entry.name))
-        return data
+        name = _type_name(type(value))
+        names = [entry.name for entry in dataclasses.fields(value)]
+        if name not in _TYPES or "type" in names:
+            raise TypeError(f"{name} is no finding: derive it from `CustomFinding`, without a field called 'type'")
+        kept = [name for name in names if not (name in ("pixels", "arrays") and isinstance(value, Picture | Array))]
+        return {"type": name, **{name: to_data(getattr(value, name)) for name in kept}}
     if isinstance(value, np.generic):
         return to_data(value.item())
     if isinstance(value, float) and not math.isfinite(value):
@@ -353,11 +391,13 @@ def from_data(data: Any) -> Any:
     name = data.get("type")
     if name == "float":
         return float(data["value"])
-    cls = _TYPES.get(str(name))
+    given = {key: from_data(item) for key, item in data.items() if key != "type"}
+    cls, custom = _TYPES.get(str(name)), bool(_CUSTOM.fullmatch(str(name)))
+    known = {entry.name for entry in dataclasses.fields(cls)} if cls else set()
+    if custom and set(given) != known:
+        return UnknownFinding(str(name), tuple(given.items()))
     if cls is None:
         raise ValueError(f"no finding is called {name!r}")
-    known = {entry.name for entry in dataclasses.fields(cls)}
-    given = {key: from_data(item) for key, item in data.items() if key != "type"}
     if unknown := set(given) - known:
         raise ValueError(f"{name} has no field {sorted(unknown)[0]!r}")
     return cls(**given)
@@ -375,13 +415,13 @@ def merge(parts: Sequence[Sequence[Finding]]) -> list[Finding]:
     merged: list[Finding] = []
     places: dict[tuple[str, str], int] = {}
     for finding in (finding for part in parts for finding in part):
-        kind = type(finding).__name__
+        kind = _type_name(type(finding))
         if isinstance(finding, Coverage):
             identity = (kind, finding.id or finding.what)
         elif isinstance(finding, Note | Caveat):
             identity = (kind, finding.text)
         else:
-            identity = (kind, finding.id) if kind in _JOINED else (kind, f"#{len(merged)}")
+            identity = (kind, getattr(finding, "id", "") if kind in _JOINED else f"#{len(merged)}")
         place = places.get(identity)
         if place is None:
             places[identity] = len(merged)

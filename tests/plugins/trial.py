@@ -15,9 +15,21 @@ from typing import ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from onnxviz.analyses.base import Analysis, Job, JobContext, Subject
-from onnxviz.core.errors import AnalysisError
-from onnxviz.core.findings import Array, Column, Finding, Metric, Picture, Table, Tile, TileGrid
+from onnxviz.analysis import (
+    Analysis,
+    AnalysisError,
+    Array,
+    Column,
+    Finding,
+    Job,
+    JobContext,
+    Metric,
+    Picture,
+    Subject,
+    Table,
+    Tile,
+    TileGrid,
+)
 
 Trouble = Literal[
     "none", "error", "mistake", "killed", "crash", "memory", "grow", "abort", "hang", "leave", "network", "write",

@@ -6,6 +6,7 @@ const RENDERERS = new Map([
 ]);
 // In a section pictures come first, then charts, then tables; within each in the analysis' own order.
 const RANKS = new Map([["TileGrid", 0], ["PictureMatrix", 0], ["Histogram", 1], ["Bars", 1], ["Curve", 1], ["Table", 2]]);
+const SHOWN_APART = new Set(["Note", "Metric", "Caveat", "Coverage", "Array"]);
 // How the pictures of an analysis are read, in a sentence.
 const READING = new Map([
   ["weights", "Each picture is one filter, a weight a square. Stripes and edges in black and white or in two colours look for outlines, blobs of colour for colours; a large one that looks like noise has learnt little."],
@@ -20,6 +21,32 @@ function arrayFinding(group) {
     several ? [modelChip(model), " "] : null,
     finding.address ? link(finding.address, named(finding.title || finding.id, 100)) : named(finding.title || finding.id, 100),
     make("span", { class: "quiet-text" }, " ", make("code", null, named(finding.path, 120))))));
+}
+
+// What a package of its own has found: the report knows nothing of it but its fields.
+const HEAD_FIELDS = new Set(["type", "id", "title", "description"]);
+const MOST_ENTRIES = 200;
+
+function ownFinding(group) {
+  return group.entries.map(({ model, finding }) => [group.entries.length > 1 ? modelHeading(model) : null, fieldTable(finding, model)]);
+}
+
+function fieldTable(value, model) {
+  const rows = Object.entries(value).filter(([name, item]) => !HEAD_FIELDS.has(name) || typeof item !== "string");
+  return make("div", { class: "scroll" }, make("table", { class: "fields" }, make("tbody", null, rows.map(([name, item]) => make("tr", null,
+    make("th", { scope: "row" }, named(name.replaceAll("_", " "), 80)), make("td", null, fieldNode(item, model)))))));
+}
+
+function fieldNode(item, model) {
+  if (Array.isArray(item)) {
+    const more = item.length - MOST_ENTRIES;
+    const shown = item.slice(0, MOST_ENTRIES).map((entry, place) => [place ? ", " : null, Array.isArray(entry) ? ["(", fieldNode(entry, model), ")"] : fieldNode(entry, model)]);
+    return item.length ? [shown, more > 0 ? ` and ${integer(more)} more` : null] : make("span", { class: "none" }, "–");
+  }
+  if (item === null || typeof item !== "object" || isUnit(item) || item.type === "float") return cellNode(item);
+  if (item.type === "Picture") return pictureNode(item, "");
+  const draw = RENDERERS.get(item.type);
+  return draw ? draw({ type: item.type, entries: [{ model, finding: item }] }) : fieldTable(item, model);
 }
 
 function metricBlock(analysis, entries) {
@@ -164,22 +191,25 @@ function coverageList(analysis) {
 
 function findingBlock(analysis, group, level = "h4") {
   const { finding } = group.entries[0];
-  const draw = RENDERERS.get(group.type);
-  if (!draw) return null;
+  const draw = RENDERERS.get(group.type) ?? ownFinding;
+  const [id, title, description] = ["id", "title", "description"].map((name) => (typeof finding[name] === "string" ? finding[name] : ""));
+  const kind = group.type.split(".").pop();
+  const address = route("analysis", analysis.id, id || kind);
   const missing = several ? run.models.map((model) => model.alias).filter((alias) => analysis.parts.some((part) => part.model === alias) && !group.entries.some((entry) => entry.model === alias)) : [];
-  const block = make("section", { class: `finding ${group.type.toLowerCase()}` },
-    make(level, null, link(route("analysis", analysis.id, finding.id), named(finding.title || finding.id, 200))),
-    paragraphs(finding.description, "description"),
+  const block = make("section", { class: `finding ${draw === ownFinding ? "own" : kind.toLowerCase()}` },
+    make(level, null, link(address, named(title || id || kind, 200))),
+    paragraphs(description, "description"),
     missing.length ? make("p", { class: "quiet-text" }, "Not reported for ", missing.map((alias) => [modelChip(alias), " "])) : null,
     group.entries.length === 1 && several ? modelHeading(group.entries[0].model) : null);
   addTo(block, [draw(group)]);
-  places.set(route("analysis", analysis.id, finding.id), block);
+  places.set(address, block);
   return block;
 }
 
 function analysisSection(analysis) {
   const of = (type) => groups(analysis, (finding) => finding.type === type);
-  const rest = groups(analysis, (finding) => RANKS.has(finding.type)).sort((one, other) => RANKS.get(one.type) - RANKS.get(other.type));
+  const rank = ({ type }) => RANKS.get(type) ?? RANKS.size;
+  const rest = groups(analysis, (finding) => !SHOWN_APART.has(finding.type)).sort((one, other) => rank(one) - rank(other));
   const reading = rest.length && RANKS.get(rest[0].type) === 0 ? READING.get(analysis.kind) : null;
   const heading = make("h3", { tabindex: "-1" }, named(analysis.title || analysis.id, 200));
   const notes = of("Note");

@@ -34,9 +34,8 @@ if TYPE_CHECKING:
     )
     from onnxviz.core.values import Agreement, Layer, Preprocessing, Target, Unit
     from onnxviz.execution.execute import run_file as run
+    from onnxviz.execution.interactive import Model, load
     from onnxviz.graph import GraphView, open_model
-    from onnxviz.model.loading import load
-    from onnxviz.model.model import Model
     from onnxviz.model.to_torch import to_torch
 
 __version__: str
@@ -77,8 +76,8 @@ _PLACES = {
     **{name: f"onnxviz.core.values:{name}" for name in ("Agreement", "Layer", "Preprocessing", "Target", "Unit")},
     "Analysis": "onnxviz.analyses.base:Analysis",
     "GraphView": "onnxviz.graph:GraphView",
-    "Model": "onnxviz.model.model:Model",
-    "load": "onnxviz.model.loading:load",
+    "Model": "onnxviz.execution.interactive:Model",
+    "load": "onnxviz.execution.interactive:load",
     "open_model": "onnxviz.graph:open_model",
     "run": "onnxviz.execution.execute:run_file",
     "to_torch": "onnxviz.model.to_torch:to_torch",

@@ -7,9 +7,12 @@ network that is given 0..255 answers too, and nobody sees that it is nonsense.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +21,7 @@ import numpy as np
 from onnxviz.core.errors import DataError
 from onnxviz.core.values import Preprocessing
 from onnxviz.data.decode import Pixels, image_pixels, read_image
-from onnxviz.data.images import fit_image
+from onnxviz.data.images import ImageFolder, ImageSource, fit_image
 
 if TYPE_CHECKING:
     import torch
@@ -28,6 +31,81 @@ TOLERANCE = 1e-3
 _FAR = 8.0
 """Farther outside 0..1 than an optimisation strays that is not held in; images in 0..255 are farther."""
 _PREPARE = "give uint8 images, or let `model.prepare(images)` make them from files, PIL images and uint8 arrays"
+
+
+@dataclass(frozen=True, eq=False)
+class GivenImages:
+    """Images given in Python as a data set.
+
+    Attributes:
+        name: what the data set is called.
+        names: those of files, else numbers; unique.
+        pixels: uint8 [height, width, 3], RGB.
+    """
+
+    name: str
+    names: tuple[str, ...]
+    pixels: tuple[Pixels, ...]
+
+    @classmethod
+    def of(cls, name: str, images: Any) -> GivenImages:
+        """Make a data set of PIL images, uint8 arrays and files, one or several.
+
+        Raises:
+            DataError: if one is no image, or floating: those are prepared for a model already.
+        """
+        if getattr(getattr(images, "dtype", None), "kind", "") == "f" or getattr(images, "is_floating_point", bool)():
+            raise DataError("floating images are prepared already, and what is shown beside them would not be them",
+                            remedy="give the files, PIL images or uint8 arrays")  # fmt: skip
+        names: dict[str, None] = {}
+        items = _listed(images)
+        for place, item in enumerate(items):
+            file = item if isinstance(item, str | os.PathLike) else getattr(item, "filename", "")
+            found = Path(os.fspath(file)).name or f"image {place}"
+            while found in names:
+                found += f" ({place})"
+            names[found] = None
+        if not items:
+            raise DataError("there are no images")
+        return cls(name, tuple(names), tuple(_pixels(item) for item in items))
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 over the names, sizes and pixels."""
+        total = hashlib.sha256(repr((self.names, self.sizes)).encode("utf-8", "surrogateescape"))
+        for pixels in self.pixels:
+            total.update(np.ascontiguousarray(pixels).data)
+        return total.hexdigest()
+
+    @property
+    def sizes(self) -> tuple[tuple[int, int], ...]:
+        """Height and width of each image in pixels."""
+        return tuple((pixels.shape[0], pixels.shape[1]) for pixels in self.pixels)
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def read(self, index: int) -> Pixels:
+        """Return an image."""
+        return self.pixels[index]
+
+
+def source_of(images: Any, name: str = "images") -> ImageSource:
+    """Return a data set of images as people have them in Python.
+
+    Args:
+        images: files, folders and globs; PIL images and uint8 arrays; or a data set, which is returned as it is.
+        name: what it is called.
+
+    Raises:
+        DataError: if they are none of these, or none is left.
+    """
+    if hasattr(images, "names") and hasattr(images, "read"):
+        return images  # type: ignore[no-any-return]
+    items = [images] if isinstance(images, str | os.PathLike) else images
+    if isinstance(items, list | tuple) and items and all(isinstance(item, str | os.PathLike) for item in items):
+        return ImageFolder.find(name, [os.fspath(item) for item in items], Path())
+    return GivenImages.of(name, items)
 
 
 def as_images(images: Any, preprocessing: Preprocessing, size: tuple[int, int]) -> torch.Tensor:

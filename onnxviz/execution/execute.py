@@ -24,9 +24,9 @@ from onnxviz.execution.dispatch import Dispatcher, Item, Observer
 from onnxviz.execution.finished_run import Run
 from onnxviz.execution.folder import RUN, Log, write_run
 from onnxviz.execution.logged import Logged
-from onnxviz.execution.parity_job import read_agreement
+from onnxviz.execution.parity_job import disagreeing, distrusted, read_agreement, why_not
 from onnxviz.execution.partial_run import Kept, kept, with_reported
-from onnxviz.execution.plan import PROOF_COST, PlannedJob, analysis_kind
+from onnxviz.execution.plan import PROOF_COST, PlannedJob, analysis_kind, heading_of
 from onnxviz.execution.schedule import CHOICE, Schedule, left_out
 from onnxviz.execution.store import Checked, DamagedError, Store, key_of, locked, remove_empty
 from onnxviz.execution.workers.engine import started
@@ -384,15 +384,7 @@ class _Execution:
             self.store.discard(proof.key)
         else:
             self.checked.note(proof.key)
-        for item in self.agreement[alias]:
-            if not item.holds:
-                reference = "the model file" if item.reference == "file" else "the float32 graph"
-                errors[item.layer] = (
-                    f"the converted network differs from {reference} in ONNX Runtime by {item.relative:.2g} of the "
-                    f"layer's largest value, more than the {item.tolerance:.2g} that is accepted"
-                    + (f": {item.verdict}" if item.verdict else "")
-                )
-        self.disagreeing[alias] = errors
+        self.disagreeing[alias] = disagreeing(self.agreement[alias], errors)
         self.tell_of_runtime(alias)
 
     def tell_of_runtime(self, alias: str) -> None:
@@ -415,9 +407,8 @@ class _Execution:
             if error := self.why_not(job):
                 self.dispatcher.end(waiting, error)
                 return None
-            wrong = [item for item in self.agreement.get(job.alias, ()) if item.off == "runtime"]
-            distrusted = dict.fromkeys(name for item in wrong for name in (item.layer, item.origin) if name)
-            return JobTask(job, waiting.halvings, tuple(distrusted), self.schedule.choice_key(job.alias))
+            wrong = distrusted(self.agreement.get(job.alias, ()))
+            return JobTask(job, waiting.halvings, wrong, self.schedule.choice_key(job.alias))
 
         return task
 
@@ -425,11 +416,8 @@ class _Execution:
         """Return why a job cannot be done, or "": a layer that does not agree, or a job that failed before it."""
         if error := self.unchosen.get(job.alias):
             return error
-        broken = self.disagreeing.get(job.alias, {})
-        wrong = [layer for layer in job.job.layers if layer in broken]
-        if wrong:
-            error = "; ".join(f"layer {shorten(layer)!r}: {broken[layer]}" for layer in wrong[:3])
-            return error + (f"; and {len(wrong) - 3} more layers" if len(wrong) > 3 else "")
+        if error := why_not(job.job.layers, self.disagreeing.get(job.alias, {})):
+            return error
         for name in job.job.needs:
             if f"{job.alias}:{job.analysis}/{name}" in self.failed:
                 return f"the job {shorten(name)!r} failed, which it needs"
@@ -534,7 +522,7 @@ class _Execution:
         return AnalysisResult(
             id=name,
             kind=kind,
-            title=analysis.title or type(analysis).heading or kind.replace("_", " ").capitalize(),
+            title=heading_of(analysis),
             summary=summary.strip(),
             description=description.strip(),
             cites=tuple(type(analysis).cites),

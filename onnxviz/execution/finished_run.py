@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from onnxviz.core.errors import OutputError
-from onnxviz.core.findings import pictures
-from onnxviz.core.results import RunResult
+from onnxviz.core.errors import OutputError, shorten
+from onnxviz.core.findings import Finding, Metric, Note, pictures
+from onnxviz.core.results import AnalysisResult, RunResult
+from onnxviz.execution.findings_view import finding_html, metrics_html, picture_html, sample
 from onnxviz.execution.folder import analysis_of
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ _VERDICTS = {
     "incomplete": "incomplete",
     "finished": "finished; nothing was tested",
 }
+_PICTURES, _SENTENCES = 6, 3
+"""Most pictures, sentences and numbers of a card."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,10 @@ class Run:
                     raise OutputError("the picture cannot be read", where=str(path)) from error
         return found
 
+    def findings(self, analysis: str) -> dict[str, tuple[Finding, ...]]:
+        """Return everything that one analysis found, for each model."""
+        return {part.model: part.findings for part in analysis_of(self.result, analysis).parts}
+
     def metrics(self, analysis: str) -> dict[str, dict[str, float]]:
         """Return the metrics of one analysis for each model."""
         return {part.model: dict(part.metrics) for part in analysis_of(self.result, analysis).parts}
@@ -64,12 +71,26 @@ class Run:
         return f"<onnxviz run {self.result.title!r}: {_VERDICTS[self.result.verdict]}; {self.report}>"
 
     def _repr_html_(self) -> str:
-        """Show the verdict, the expectations and where the report is, in a notebook."""
-        result = self.result
-        lines = [f"<b>{html.escape(result.title)}</b>: {_VERDICTS[result.verdict]}"]
+        """Show the verdict, the expectations, a card with pictures for each analysis, and where the report is."""
+        result, where = self.result, self.report.resolve()
+        lines = [f"<b>{html.escape(shorten(result.title, 200))}</b>: {_VERDICTS[result.verdict]}"]
         for item in result.expectations:
             sign = "✓" if item.holds else "✗"
             value = "not produced" if item.value is None else f"{item.value:.4g}"
             lines.append(html.escape(f"{sign} {item.metric} {item.condition}: {value}"))
-        lines.append(f"report: <code>{html.escape(str(self.report))}</code>")
-        return "<br>".join(lines)
+        lines.append(
+            f'report: <a href="{html.escape(where.as_uri())}"><code>{html.escape(str(self.report))}</code></a>'
+        )
+        cards = "".join(self._card(analysis) for analysis in result.analyses)
+        return f'{"<br>".join(lines)}<div style="display:flex;flex-wrap:wrap;gap:16px">{cards}</div>'
+
+    def _card(self, analysis: AnalysisResult) -> str:
+        body = [f"<h4>{html.escape(shorten(analysis.title, 120))}</h4>"]
+        for part in analysis.parts:
+            if len(analysis.parts) > 1:
+                body.append(f"<p><b>{html.escape(shorten(part.model))}</b></p>")
+            body += [picture_html(item, self.folder, 96) for item in sample(part.findings, _PICTURES)]
+            body += [finding_html(item) for item in part.findings if isinstance(item, Note)][:_SENTENCES]
+            body.append(metrics_html([item for item in part.findings if isinstance(item, Metric)][:_SENTENCES]))
+            body += [f"<p>{len(part.failed)} of {part.jobs} jobs failed</p>"] if part.failed else []
+        return f'<div style="max-width:24em">{"".join(body)}</div>'

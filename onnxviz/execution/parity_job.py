@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import dataclasses
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from onnxviz.analyses.base import Subject
-from onnxviz.core.errors import one_line
+from onnxviz.core.errors import one_line, shorten
 from onnxviz.core.findings import Column, Finding, Table
 from onnxviz.core.values import Agreement
 from onnxviz.data.images import load_batch
@@ -153,6 +153,33 @@ def read_agreement(findings: list[Finding]) -> tuple[tuple[Agreement, ...], dict
         texts = {name: str(cell) for name, cell in cells.items() if name not in _NUMBERS}
         found.append(Agreement(**texts, **numbers))  # type: ignore[arg-type]
     return tuple(found), errors
+
+
+def disagreeing(found: Iterable[Agreement], errors: Mapping[str, str]) -> dict[str, str]:
+    """Return by layer why what is computed from it must not be shown: it differs, or could not be compared."""
+    reasons = dict(errors)
+    for item in found:
+        if not item.holds:
+            reference = "the model file" if item.reference == "file" else "the float32 graph"
+            reasons[item.layer] = (
+                f"the converted network differs from {reference} in ONNX Runtime by {item.relative:.2g} of the "
+                f"layer's largest value, more than the {item.tolerance:.2g} that is accepted"
+                + (f": {item.verdict}" if item.verdict else "")
+            )
+    return reasons
+
+
+def why_not(layers: Iterable[str], reasons: Mapping[str, str]) -> str:
+    """Return why a job on some layers must not be done, or "": `reasons` are those of `disagreeing`."""
+    wrong = [layer for layer in layers if layer in reasons]
+    error = "; ".join(f"layer {shorten(layer)!r}: {reasons[layer]}" for layer in wrong[:3])
+    return error + (f"; and {len(wrong) - 3} more layers" if len(wrong) > 3 else "")
+
+
+def distrusted(found: Iterable[Agreement]) -> tuple[str, ...]:
+    """Return the names of layers and nodes that ONNX Runtime computes wrongly."""
+    wrong = [item for item in found if item.off == "runtime"]
+    return tuple(dict.fromkeys(name for item in wrong for name in (item.layer, item.origin) if name))
 
 
 def proof_images(subject: Subject, proof: Proof, size: tuple[int, int]) -> tuple[np.ndarray, str]:

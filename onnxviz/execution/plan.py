@@ -440,14 +440,8 @@ class _Planner:
         made: list[Job] = []
         try:
             start = self.start_of_keys(subject, analysis)
-            for job in analysis.jobs(subject):
-                fault = f"two of its jobs are called {shorten(job.name)!r}" if job.name in keys else ""
-                for needed in job.needs:
-                    if needed not in keys:
-                        fault = f"the job {shorten(job.name)!r} needs {shorten(needed)!r}, which is none before it"
-                if fault:
-                    raise AnalysisError(fault, where=analysis_kind(analysis))
-                planned = self.planned(start, subject, name, analysis, job, keys)
+            for job in jobs_of(analysis, subject):
+                planned = self.planned(start, subject, name, job, keys)
                 keys[job.name] = planned.key
                 made.append(job)
                 yield planned
@@ -465,26 +459,16 @@ class _Planner:
                 text = f"the metric {shorten(metric)!r} will not be produced{of}: {unproduced[declared]}"
                 self.faults.append(place.fault(text))
 
-    def planned(
-        self, start: str, subject: Subject, name: str, analysis: Analysis, job: Job, keys: Mapping[str, str]
-    ) -> PlannedJob:
-        try:
-            # As they are after a way through JSON, so that a job is the same wherever it is done.
-            parameters = json.loads(json.dumps(dict(job.parameters), allow_nan=False))
-        except (TypeError, ValueError) as error:
-            raise AnalysisError(
-                f"the job {shorten(job.name)!r} has parameters that are no JSON data: {error}",
-                where=analysis_kind(analysis),
-            ) from error
+    def planned(self, start: str, subject: Subject, name: str, job: Job, keys: Mapping[str, str]) -> PlannedJob:
         needs = tuple(keys[needed] for needed in job.needs)
         parts: dict[str, Any] = {
             "start": start,
-            "job": [job.name, parameters, list(job.layers)],
+            "job": [job.name, job.parameters, list(job.layers)],
             "data": {name: subject.data[name].digest for name in job.data},
         }
         if needs:
             parts["needs"] = list(needs)
-        return PlannedJob(key_of(parts), subject.alias, name, dataclasses.replace(job, parameters=parameters), needs)
+        return PlannedJob(key_of(parts), subject.alias, name, job, needs)
 
     def start_of_keys(self, subject: Subject, analysis: Analysis) -> str:
         """Return what the keys of all jobs of an analysis on a model have in common."""
@@ -548,6 +532,30 @@ class _Planner:
         return best or self.recipe.place(address, key=address[0] == "analyses")
 
 
+def jobs_of(analysis: Analysis, subject: Subject) -> Iterator[Job]:
+    """Yield the jobs of an analysis on a model as they are done, wherever that is.
+
+    Raises:
+        AnalysisError: if two have the same name, one needs a job that is not before it, or has parameters that are no
+            JSON data; and what `Analysis.jobs` raises.
+    """
+    names: set[str] = set()
+    for job in analysis.jobs(subject):
+        fault = f"two of its jobs are called {shorten(job.name)!r}" if job.name in names else ""
+        for needed in job.needs:
+            if needed not in names:
+                fault = f"the job {shorten(job.name)!r} needs {shorten(needed)!r}, which is none before it"
+        try:
+            # As they are after a way through JSON, so that a job is the same wherever it is done.
+            parameters = json.loads(json.dumps(dict(job.parameters), allow_nan=False))
+        except (TypeError, ValueError) as error:
+            fault = f"the job {shorten(job.name)!r} has parameters that are no JSON data: {error}"
+        if fault:
+            raise AnalysisError(fault, where=analysis_kind(analysis))
+        names.add(job.name)
+        yield dataclasses.replace(job, parameters=parameters)
+
+
 def _with_unknown(error: OnnxvizError, view: GraphView) -> OnnxvizError:
     """Add to an error of a layer that it stands behind an unknown operator, which may well be the cause."""
     named = f"{error.where} {error.what}"
@@ -561,6 +569,11 @@ def _with_unknown(error: OnnxvizError, view: GraphView) -> OnnxvizError:
 def analysis_kind(analysis: Analysis) -> str:
     """Return the kind of an analysis as recipes name it."""
     return str(analysis.model_dump(mode="json", include={"kind"})["kind"])
+
+
+def heading_of(analysis: Analysis) -> str:
+    """Return what an analysis is called in a report."""
+    return analysis.title or type(analysis).heading or analysis_kind(analysis).replace("_", " ").capitalize()
 
 
 def _size(size: tuple[int, int] | None) -> str:

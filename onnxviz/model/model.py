@@ -573,11 +573,18 @@ def load(
             cannot be what it is said to be.
         DataError: if the labels cannot be read.
     """
+    return Model(*opened(path, preprocess, labels, output), device)
+
+
+def opened(
+    path: Path | str, preprocess: Any, labels: Path | str | Sequence[str] | None, output: Any
+) -> tuple[GraphView, Preprocessing, tuple[str, ...] | None]:
+    """Return what `load` makes a model of: its network, its preprocessing and its class names."""
     view = open_model(path)
     preprocessing = preprocessing_for(view, preprocess)
     given = read_labels(labels) if isinstance(labels, str | Path) else labels
     view, names = with_labels(view, given, output)
-    return Model(view, preprocessing, names, device)
+    return view, preprocessing, names
 
 
 def _remember(kept: OrderedDict[Any, _Item], key: Any, most: int, make: Callable[[], _Item]) -> _Item:

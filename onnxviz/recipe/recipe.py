@@ -193,6 +193,23 @@ def recipe_from(parts: Mapping[str, Any], overrides: Sequence[str] = ()) -> Reci
     return parse_recipe(text, "recipe", Path(), overrides)
 
 
+def analysis_from(kind: str, settings: Mapping[str, Any]) -> Analysis:
+    """Make an analysis of settings as a recipe gives them.
+
+    Raises:
+        RecipeError: if there is none of this kind, or with every fault of the settings.
+    """
+    try:
+        text = dump(_plain_values({"kind": kind, **settings}))
+    except (TypeError, RecursionError) as error:
+        raise RecipeError([Fault(str(error), kind)]) from None
+    node, faults = parse_source(text, kind, Path(), place=SourcePosition(kind))
+    made, found = read_analysis(node) if node is not None else (None, [])
+    if made is None or faults:
+        raise RecipeError(ordered([*faults, *found]))
+    return made
+
+
 def _plain_values(value: Any) -> Any:
     """Return what YAML can hold.
 
@@ -268,6 +285,21 @@ def _build(
     if recipe is None or (faults and not partly):
         raise RecipeError(ordered(faults))
     return dataclasses.replace(recipe, faults=tuple(faults))
+
+
+def read_analysis(node: Node) -> tuple[Analysis | None, list[Fault]]:
+    """Return the analysis that a node describes, or None and everything that is wrong with it."""
+    kinds = registry()
+    if not isinstance(node, MappingNode):
+        return None, [node.place.fault("expected a mapping such as {kind: grad_cam, layers: last_map}")]
+    kind = node.entries.get("kind")
+    if kind is None:
+        return None, [node.place.fault(f"'kind' is missing; known are {', '.join(kinds)}")]
+    cls = kinds.get(str(plain(kind)))
+    if cls is None:
+        hint = nearest(str(plain(kind)), kinds) or f"known are {', '.join(kinds)}"
+        return None, [kind.place.fault(f"no analysis is of kind {shorten(str(plain(kind)))!r}; {hint}")]
+    return check(cls, node)
 
 
 class _Builder:
@@ -384,20 +416,7 @@ class _Builder:
         return settings
 
     def analysis(self, node: Node) -> Analysis | None:
-        kinds = registry()
-        if not isinstance(node, MappingNode):
-            self.faults.append(node.place.fault("expected a mapping such as {kind: grad_cam, layers: last_map}"))
-            return None
-        kind = node.entries.get("kind")
-        if kind is None:
-            self.faults.append(node.place.fault(f"'kind' is missing; known are {', '.join(kinds)}"))
-            return None
-        cls = kinds.get(str(plain(kind)))
-        if cls is None:
-            hint = nearest(str(plain(kind)), kinds) or f"known are {', '.join(kinds)}"
-            self.faults.append(kind.place.fault(f"no analysis is of kind {shorten(str(plain(kind)))!r}; {hint}"))
-            return None
-        settings, faults = check(cls, node)
+        settings, faults = read_analysis(node)
         self.faults += faults
         return settings
 

@@ -6,6 +6,8 @@ import hashlib
 import os
 import random
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -48,6 +50,36 @@ def prepare_torch(device: Device) -> None:
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True
+
+
+@contextmanager
+def as_in_a_worker(device: Device) -> Iterator[None]:
+    """Set torch as a worker does, and afterwards it and all random generators as they were: they are the caller's.
+
+    Raises:
+        OnnxvizError: as `prepare_torch`.
+    """
+    torch = load_torch()
+    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    warning = torch.is_deterministic_algorithms_warn_only_enabled()
+    cudnn, products = torch.backends.cudnn, torch.backends.cuda.matmul
+    switches = [(cudnn, "allow_tf32"), (products, "allow_tf32"), (cudnn, "benchmark"), (cudnn, "deterministic")]
+    values = [getattr(*switch) for switch in switches]
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    devices = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    try:
+        prepare_torch(device)
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(deterministic, warn_only=warning)
+        for switch, value in zip(switches, values, strict=True):
+            setattr(*switch, value)
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])
+        if devices:
+            torch.cuda.set_rng_state_all(devices)
 
 
 def find_device(wanted: DeviceChoice) -> Device:

@@ -143,13 +143,6 @@ def test_an_image_is_edited_the_same_alone_or_in_a_batch(edit: Any) -> None:
 
 
 @pytest.mark.parametrize("edit", ALL, ids=repr)
-def test_nothing_waits_for_the_device(edit: Any) -> None:
-    """Tensors without memory have no numbers to look at."""
-    pixels = torch.empty((2, 3, 6, 7), device="meta")
-    assert edit.apply(pixels, pixels, 1).shape == pixels.shape
-
-
-@pytest.mark.parametrize("edit", ALL, ids=repr)
 def test_pixels_and_gradients_are_left_alone(edit: Any) -> None:
     pixels, gradient = drawn()
     copies = pixels.clone(), gradient.clone()

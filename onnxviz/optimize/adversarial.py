@@ -392,7 +392,7 @@ class _Descent:
             if step == 0:
                 self.scale = logits.detach().abs().amax(dim=1)
             self._look(step, picture.detach(), value.detach())
-            if last or (step % _LOOK == 0 and bool(self.won.all())):
+            if last or (step % _LOOK == 0 and self.all_won()):
                 break
             (gradient,) = torch.autograd.grad(value.sum(), picture)
             moving = ~self.won
@@ -401,6 +401,10 @@ class _Descent:
             rate = _as_rows(self.rate * moving, gradient)
             self.change = self.ball.project(self.change - rate * self.ball.direction(gradient))
             tell(step + 1)
+
+    def all_won(self) -> bool:
+        """Return whether all pictures are found; waits for the device."""
+        return bool(self.won.all())
 
     def _look(self, step: int, picture: Tensor, value: Tensor) -> None:
         """Keep the pictures with the smallest margins; those that are found already stay."""

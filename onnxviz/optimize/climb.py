@@ -124,6 +124,26 @@ def _climb_at(climber: Climber, smaller: Tensor | None, tell: Callable[[int], No
     """Optimize at one size; also returns the whole canvas, for the next."""
     import torch
 
+    ascent, from_picture = begun(climber, smaller)
+    views = ascent.views
+    with torch.no_grad():
+        before = ascent.as_it_is()
+        start_gain = torch.ones_like(before) if from_picture else ascent.wake(before)
+    taken = ascent.run(tell)
+    with torch.no_grad():
+        final = ascent.painter.paint(ascent.parameters).clamp(0.0, 1.0)
+        after = ascent.as_it_is()
+    importance = views.cut(ascent.importance[:, None])[:, 0] if climber.settings.importance else ascent.importance
+    return Climbed(views.cut(final), ascent.curves, before, after, start_gain, taken, importance), final
+
+
+def begun(climber: Climber, smaller: Tensor | None) -> tuple[_Ascent, bool]:
+    """Return the loop at one size before its first step, and whether it starts from pictures.
+
+    Args:
+        climber: the batch.
+        smaller: the whole canvas of the size before, if there was one.
+    """
     settings, model = climber.settings, climber.model
     transforms = settings.transforms
     if not settings.parameterization.may_have_margin:
@@ -134,19 +154,8 @@ def _climb_at(climber: Climber, smaller: Tensor | None, tell: Callable[[int], No
     pictures = _first(climber, margin, canvas_size) if smaller is None else _resized(smaller, canvas_size)
     parameters = painter.start(climber.draws, pictures)
     views = Views(transforms, settings.size, settings.steps, climber.draws, model.device, settings.fill)
-    network = _Network(model, climber, settings)
-    ascent = _Ascent(climber, settings, views, painter, network, parameters)
-    with torch.no_grad():
-        before = ascent.as_it_is()
-        start_gain = torch.ones_like(before)
-        if pictures is None:
-            start_gain = ascent.wake(before)
-    taken = ascent.run(tell)
-    with torch.no_grad():
-        final = painter.paint(ascent.parameters).clamp(0.0, 1.0)
-        after = ascent.as_it_is()
-    importance = views.cut(ascent.importance[:, None])[:, 0] if settings.importance else ascent.importance
-    return Climbed(views.cut(final), ascent.curves, before, after, start_gain, taken, importance), final
+    ascent = _Ascent(climber, settings, views, painter, _Network(model, climber, settings), parameters)
+    return ascent, pictures is not None
 
 
 class _Network:

@@ -48,7 +48,7 @@ class Resampling:
         xs, ys = self._xs.to(images.dtype), self._ys.to(images.dtype)
         images = images - 0.5 if self._fill == "grey" else images
         seen: Tensor
-        if images.is_cuda:
+        if images.device.type != "cpu":
             seen = RepeatableSampling.apply(images, maps, xs, ys, self._fill)  # type: ignore[no-untyped-call]
         else:
             seen = _sample(images, maps, xs, ys, self._fill)

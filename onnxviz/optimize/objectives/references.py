@@ -53,12 +53,12 @@ class FeatureInversion(_OfPicture):
         layer = self.layer
         targets = _stacked(same, layer, place).float()
         norms = targets.square().sum(dim=(1, 2))
-        silent = [item.picture for item, norm in zip(same, norms.expand(len(same)).tolist(), strict=True) if norm == 0]
-        if silent:
-            raise AnalysisError(
-                f"layer {shorten(layer)!r} is silent for the picture {shorten(silent[0])!r}: nothing can be inverted",
-                remedy="take another layer or picture",
-            )
+        for name in dict.fromkeys(item.picture for item in same):
+            if float(place.references[name, layer].float().square().sum()) == 0:
+                raise AnalysisError(
+                    f"layer {shorten(layer)!r} is silent for the picture {shorten(name)!r}: nothing can be inverted",
+                    remedy="take another layer or picture",
+                )
 
         def measure(seen: Seen) -> Tensor:
             return -(at_positions(seen.activations[layer]) - targets).square().sum(dim=(1, 2)) / norms

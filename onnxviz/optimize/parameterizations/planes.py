@@ -130,7 +130,7 @@ def row_by_row(make: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
     """
     import torch
 
-    if rows.is_cuda or len(rows) == 1:
+    if rows.device.type != "cpu" or len(rows) == 1:
         return make(rows)
     return torch.cat([make(row.clone()) for row in torch.split(rows, 1)])
 

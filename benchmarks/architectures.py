@@ -113,9 +113,9 @@ ARCHITECTURES: tuple[Architecture, ...] = (
 
 def libraries() -> dict[str, ModuleType]:
     """Import torchvision and timm, whichever are there."""
-    from onnxviz.convert import bridge
+    from benchmarks.stock_onnx2torch import load_torchvision
 
-    bridge._load_torchvision()  # what lets torchvision be imported beside a PyTorch that it was not built for
+    load_torchvision()  # what lets torchvision be imported beside a PyTorch that it was not built for
     found = {}
     for name in ("torchvision", "timm"):
         with contextlib.suppress(ImportError):

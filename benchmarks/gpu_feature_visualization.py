@@ -11,7 +11,7 @@ precisions, beside the bare network and what arithmetic allows; with and without
 
 Writes FOLDER/gpu_feature_visualization.json and .md; the exit code is 1 if a check failed. It needs this repository,
 torchvision, and for the comparison the extra `peers`. On a machine without a network, wheels of what its Python lacks:
-onnx2torch, pydantic (with pydantic-core, annotated-types, typing-inspection); for Lucent torch-lucent, kornia 0.4.1,
+pydantic (with pydantic-core, annotated-types, typing-inspection); for Lucent torch-lucent, kornia 0.4.1,
 decorator, and ipython with what it needs. `--networks`, `--only` and `--without-lucent` split the run.
 """
 

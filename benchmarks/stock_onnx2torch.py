@@ -1,31 +1,38 @@
 """The package onnx2torch as it is installed, measured by the same comparisons as this project's own importer.
 
-    python -m benchmarks.stock_onnx2torch [node] [zoo] [faults]
+    python -m benchmarks.stock_onnx2torch [node] [pairs] [zoo] [faults]
 
-`node`: the node tests of the onnx package. `zoo`: the real models against ONNX Runtime on normal noise, one image.
-`faults`: the small models of docs/onnx2torch.md. Without a name all three. "Refused" is a NotImplementedError, when it
+`node`: the node tests of the onnx package. `pairs`: the same for each operator and version of which it has a converter,
+and whether it could stand in for one of ours: right in all, with two batches in one too, nothing read on the host.
+`zoo`: the real models against ONNX Runtime on normal noise, one image. `faults`: the small models of
+docs/onnx2torch.md. Without a name all. "Refused" is a NotImplementedError, when it
 converts or when it runs; "crash" any other exception; "wrong" another value, shape, element type or number of outputs.
 """
 
 from __future__ import annotations
 
+import importlib
+import re
 import sys
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import onnx
+import onnx.reference
 import torch
+from onnx import ModelProto
 from torch import nn
 
 from benchmarks import backend_tests
 from benchmarks.backend_tests import Outcome, Result, as_tensor, compare
 from benchmarks.measure import arguments, markdown, prepare
 from benchmarks.stock_faults import FAULTS, Fault
-from onnxviz.convert import bridge
+from onnxviz.graph.passes.lift_opset import _MEANING_CHANGED
 
 TOLERANCE = 1e-3
 FREE = 64
@@ -41,7 +48,7 @@ _COUNTED: tuple[Result, ...] = ("pass", "wrong", "crash", "refused")
 
 def stock() -> Callable[[Any], nn.Module]:
     """Return onnx2torch's `convert`."""
-    bridge._load_torchvision()
+    load_torchvision()
     import torchvision
     from onnx2torch import convert
 
@@ -50,6 +57,29 @@ def stock() -> Callable[[Any], nn.Module]:
     except RuntimeError:  # a torchvision whose compiled part does not load, which is no fault of onnx2torch
         torchvision.ops.nms = suppress
     return convert  # type: ignore[no-any-return]
+
+
+_declared: list[Any] = []
+
+
+def load_torchvision() -> None:
+    """Import torchvision, which onnx2torch needs for two operators, also where its compiled part does not load.
+
+    A torchvision made for CUDA beside a PyTorch made for CPUs fails with "operator torchvision::nms does not exist"
+    when it describes operators that it could not load. Declaring them lets everything else of it work.
+    """
+    for _ in range(50):
+        try:
+            importlib.import_module("torchvision")
+        except RuntimeError as fault:
+            missing = re.fullmatch(r"operator torchvision::(\w+) does not exist", str(fault))
+            if missing is None:
+                raise
+            library = torch.library.Library("torchvision", "FRAGMENT")
+            library.define(f"{missing[1]}(Tensor values) -> Tensor")
+            _declared.append(library)
+        else:
+            return
 
 
 def suppress(boxes: torch.Tensor, scores: torch.Tensor, iou_threshold: float) -> torch.Tensor:
@@ -125,6 +155,115 @@ def run_node_test(convert: Callable[[Any], nn.Module], test: Any) -> Outcome:
     operators = tuple(sorted({node.op_type for node in test.model.graph.node}))
     cases = [(inputs, _differs(expected, test.rtol, test.atol)) for inputs, expected in test.data_sets]
     return Outcome(test.name, operators, *judge(lambda: convert(test.model), cases))
+
+
+# Operators and versions
+
+
+@dataclass(frozen=True)
+class Pair:
+    """What a converter of onnx2torch makes of the node tests of one version of an operator.
+
+    Attributes:
+        operator: its name.
+        version: the version of the standard since which it is as it is.
+        last: whether it is the version of the newest opset.
+        tests: how many node tests there are, those of other versions included that mean the same in this one.
+        faults: for each test that goes wrong what does: "wrong", "crash", "refused", "batch" or "host".
+    """
+
+    operator: str
+    version: int
+    last: bool
+    tests: int
+    faults: tuple[str, ...]
+
+
+def pairs(convert: Callable[[Any], nn.Module]) -> Iterator[Pair]:
+    """Yield each version of an operator of the standard that onnx2torch has a converter of, and what it makes of it."""
+    tests: dict[str, list[Any]] = defaultdict(list)
+    for test in backend_tests.node_tests():
+        if len(test.model.graph.node) == 1 and test.model.graph.node[0].domain == "":
+            tests[test.model.graph.node[0].op_type].append(test)
+    history: dict[str, list[int]] = defaultdict(list)
+    for schema in sorted(onnx.defs.get_all_schemas_with_history(), key=lambda schema: schema.since_version):
+        if schema.domain == "":
+            history[schema.name].append(schema.since_version)
+    for operator, version in sorted(known_pairs()):
+        later = [since for since in history[operator] if since > version]
+        # The newest opset in which this version of the operator is the standard's.
+        opset = later[0] - 1 if later else max(version, onnx.defs.onnx_opset_version())
+        models = [(test, model) for test in tests[operator] if (model := _of_opset(test, operator, opset)) is not None]
+        faults = [fault for test, model in models if (fault := _pair_fault(convert, test, model))]
+        yield Pair(operator, version, not later, len(models), tuple(faults))
+
+
+def known_pairs() -> set[tuple[str, int]]:
+    """Return the standard's operators and versions of which onnx2torch has a converter."""
+    from onnx2torch.node_converters.registry import _CONVERTER_REGISTRY
+
+    return {(entry.operation_type, entry.version) for entry in _CONVERTER_REGISTRY if entry.domain == ""}
+
+
+def _of_opset(test: Any, operator: str, opset: int) -> ModelProto | None:
+    """Return a test's model as one of another opset, None where it is none or means something else there."""
+    model = ModelProto.FromString(test.model.SerializeToString())
+    own = next(entry for entry in model.opset_import if entry.domain == "")
+    now, then = (onnx.defs.get_schema(operator, number).since_version for number in (own.version, opset))
+    if now == then:
+        return model
+    if operator in _MEANING_CHANGED:
+        return None
+    own.version = opset
+    try:
+        onnx.checker.check_model(model, full_check=True)
+        evaluator = onnx.reference.ReferenceEvaluator(model)
+        for inputs, expected in test.data_sets:
+            names = [value.name for value in model.graph.input]
+            found = evaluator.run(None, dict(zip(names, map(backend_tests.as_array, inputs), strict=True)))
+            if any(
+                not np.array_equal(one, backend_tests.as_array(other))
+                for one, other in zip(found, expected, strict=True)
+            ):
+                return None
+    except Exception:  # whatever the standard or its reference has against it
+        return None
+    return model
+
+
+def _pair_fault(convert: Callable[[Any], nn.Module], test: Any, model: ModelProto) -> str:
+    cases = [(inputs, _differs(expected, test.rtol, test.atol)) for inputs, expected in test.data_sets]
+    result, _ = judge(lambda: convert(model), cases)
+    if result != "pass":
+        return result
+    inputs, _ = test.data_sets[0]
+    twice = _two_batches(model, [backend_tests.as_array(value) for value in inputs])
+    if twice is not None and judge(lambda: convert(model), [(twice[0], _differs(twice[1], test.rtol, test.atol))])[1]:
+        return "batch"
+    try:
+        with torch.no_grad():
+            convert(model).eval().to("meta")(*(as_tensor(value).to("meta") for value in inputs))
+    except Exception:
+        return "host"
+    return ""
+
+
+def _two_batches(model: ModelProto, inputs: Sequence[np.ndarray]) -> tuple[list[np.ndarray], list[np.ndarray]] | None:
+    """Return inputs of twice the first length and what is right for them; None where nothing is."""
+    if not inputs or not inputs[0].ndim:
+        return None
+    longer = [
+        np.concatenate([value, value]) if value.ndim == inputs[0].ndim and len(value) == len(inputs[0]) else value
+        for value in inputs
+    ]
+    free = ModelProto.FromString(model.SerializeToString())
+    for value in (*free.graph.input, *free.graph.output):
+        value.type.tensor_type.ClearField("shape")
+    try:
+        names = [value.name for value in free.graph.input]
+        return longer, onnx.reference.ReferenceEvaluator(free).run(None, dict(zip(names, longer, strict=True)))
+    except Exception:
+        return None
 
 
 # Real models
@@ -214,12 +353,9 @@ def run_fault(convert: Callable[[Any], nn.Module], fault: Fault) -> tuple[Result
 def missing_versions() -> dict[str, list[int]]:
     """Return the operators of which onnx2torch has converters, but none for these versions of the standard."""
     stock()
-    from onnx2torch.node_converters.registry import _CONVERTER_REGISTRY
-
     known: dict[str, set[int]] = defaultdict(set)
-    for description in _CONVERTER_REGISTRY:
-        if description.domain == "":
-            known[description.operation_type].add(description.version)
+    for operator, version in known_pairs():
+        known[operator].add(version)
     history: dict[str, set[int]] = defaultdict(set)
     for schema in onnx.defs.get_all_schemas_with_history():
         if schema.domain == "" and schema.name in known:
@@ -227,7 +363,7 @@ def missing_versions() -> dict[str, list[int]]:
     return {name: missing for name in sorted(known) if (missing := sorted(history[name] - known[name]))}
 
 
-Section = Literal["node", "zoo", "faults"]
+Section = Literal["node", "pairs", "zoo", "faults"]
 
 
 def _node(convert: Callable[[Any], nn.Module]) -> Iterator[str]:
@@ -238,6 +374,25 @@ def _node(convert: Callable[[Any], nn.Module]) -> Iterator[str]:
             yield f"{outcome.result:8} {outcome.name}: {outcome.reason}"
     yield ""
     yield markdown(("node tests", *_COUNTED), [(len(outcomes), *(counts[result] for result in _COUNTED))])
+
+
+def _pairs(convert: Callable[[Any], nn.Module]) -> Iterator[str]:
+    found = list(pairs(convert))
+    fit = [pair for pair in found if pair.tests and not pair.faults]
+    kinds = Counter(Counter(pair.faults).most_common(1)[0][0] for pair in found if pair.faults)
+    counts = [kinds[kind] for kind in ("wrong", "crash", "refused", "batch", "host")]
+    untested = sum(not pair.tests for pair in found)
+    yield markdown(
+        ("operators and versions", "fit", "wrong", "crash", "refused", "batch", "host", "no test"),
+        [(len(found), len(fit), *counts, untested)],
+    )
+    yield "\nFit: " + ", ".join(f"{pair.operator} {pair.version}" for pair in fit)
+    newest = [pair.operator for pair in fit if pair.last]
+    yield f"\nOf the newest opset: {len(newest)}: {', '.join(newest)}\n"
+    for pair in found:
+        if pair.faults:
+            told = ", ".join(f"{count} {kind}" for kind, count in Counter(pair.faults).items())
+            yield f"{pair.operator} {pair.version}: {told} of {pair.tests}"
 
 
 def _zoo(convert: Callable[[Any], nn.Module], folder: Path) -> Iterator[str]:
@@ -256,9 +411,9 @@ def _faults(convert: Callable[[Any], nn.Module]) -> Iterator[str]:
 
 def main() -> int:
     parser = arguments(__doc__)
-    parser.add_argument("section", nargs="*", help="node, zoo, faults; all without a name")
+    parser.add_argument("section", nargs="*", help="node, pairs, zoo, faults; all without a name")
     given = parser.parse_args()
-    sections = ("node", "zoo", "faults")
+    sections = get_args(Section)
     if unknown := set(given.section) - set(sections):
         parser.error(f"unknown section {', '.join(sorted(unknown))}: choose from {', '.join(sections)}")
     warnings.simplefilter("ignore")
@@ -271,6 +426,7 @@ def main() -> int:
             continue
         lines = {
             "node": lambda: _node(convert),
+            "pairs": lambda: _pairs(convert),
             "zoo": lambda: _zoo(convert, folder),
             "faults": lambda: _faults(convert),
         }

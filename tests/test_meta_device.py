@@ -17,7 +17,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from host_reads import HostReads
 from pydantic import BaseModel, TypeAdapter, ValidationError
+from test_generator_prior import RANGES, plain
+from tiny_models import save_model
 
 import onnxviz
 from onnxviz.analyses.grad_cam.attribution import grad_cam, to_own_maximum, upsample
@@ -34,9 +37,6 @@ from onnxviz.optimize.regularizers import Regularizer
 from onnxviz.optimize.settings import Precision, Settings
 from onnxviz.optimize.stopping import EarlyStopping
 from onnxviz.optimize.transforms import Fill, Transform
-from tests.host_reads import HostReads
-from tests.test_generator_prior import RANGES, plain
-from tests.tiny_models import save_model
 
 META, CPU = torch.device("meta"), torch.device("cpu")
 LAYERS = ("second", "dense")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +23,6 @@ import onnxviz
 from benchmarks import stock_onnx2torch
 from benchmarks.backend_tests import as_tensor, compare
 from benchmarks.stock_faults import FAULTS, Fault
-from onnxviz.convert import bridge
 from onnxviz.convert.element_types import CARRIERS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -79,9 +80,23 @@ def test_an_unknown_tail_hides_nothing() -> None:
         onnxviz.to_torch(model)
 
 
-def test_standard_operators_need_neither_onnx2torch_nor_torchvision(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bridge, "_onnx2torch", lambda: pytest.fail("onnx2torch was loaded"))
-    onnxviz.to_torch(BY_NAME["nms_negative_scores"].model())
+def test_converting_loads_neither_onnx2torch_nor_torchvision() -> None:
+    """Whoever registers a converter has loaded it; what nobody has registered is refused without it."""
+    code = """
+import sys
+import onnxviz
+from tests.test_onnx2torch_faults import BY_NAME, GATED, parse
+for name in list(sys.modules):
+    if name.partition(".")[0] in ("onnx2torch", "torchvision"):
+        raise SystemExit(name)
+onnxviz.to_torch(BY_NAME["nms_negative_scores"].model())
+try:
+    onnxviz.to_torch(parse(GATED, '"" : 17, "org.example" : 3'))
+except onnxviz.UnsupportedOperatorError:
+    print(*({"onnx2torch", "torchvision"} & set(sys.modules)), "refused")
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True)
+    assert done.stdout.split() == ["refused"]
 
 
 def test_a_weight_that_is_read_twice_is_there_once() -> None:
@@ -170,7 +185,7 @@ class Gate(nn.Module):
 @pytest.fixture
 def gate() -> Iterator[None]:
     """Register a converter as its author would; forget it afterwards."""
-    bridge._load_torchvision()
+    stock_onnx2torch.load_torchvision()
     from onnx2torch.node_converters import registry
     from onnx2torch.utils.common import OperationConverterResult, onnx_mapping_from_node
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from tiny_models import fill, save_model
+from tiny_models import fill, save_model, save_unknown
 
 from onnxviz.core.devices import likely_device
 from onnxviz.core.errors import RecipeError
@@ -147,6 +147,19 @@ def test_keys_change_with_what_results_depend_on(folder: Path, monkeypatch: pyte
     now = keys(plan(folder))
     monkeypatch.setattr(plan_module, "versions", lambda: {"torch": "0"})
     assert not set(keys(plan(folder)).values()) & set(now.values())
+
+
+def test_the_version_of_onnx2torch_is_part_of_the_key_where_it_may_convert(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = "version: 1\nmodel: {path: m.onnx, preprocess: unit}\nanalyses: {filters: {kind: weights, layers: [conv1]}}"
+    for save, depends in ((save_model, False), (save_unknown, True)):
+        save(folder / "m.onnx")
+        found = []
+        for version in ("1", "2"):
+            monkeypatch.setattr(plan_module, "versions", lambda version=version: {"onnx2torch": version})
+            found.append(keys(plan(folder, text if depends else text.replace("conv1", "first"))))
+        assert (found[0] != found[1]) is depends
 
 
 def test_the_device_is_part_of_the_key(folder: Path) -> None:

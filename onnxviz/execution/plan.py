@@ -35,6 +35,7 @@ from onnxviz.data.images import ImageFolder, ImageSource
 from onnxviz.execution.store import Store, key_of
 from onnxviz.graph import open_model
 from onnxviz.graph.labels import read_labels, with_labels
+from onnxviz.graph.tensors import all_nodes
 from onnxviz.graph.view import GraphView
 from onnxviz.model.preprocessing import preprocessing_for
 from onnxviz.model.preprocessing_candidates import (
@@ -222,6 +223,12 @@ def open_subject(
     return subject
 
 
+def _versions_used(view: GraphView) -> dict[str, str]:
+    """Return the versions that a model's results depend on: onnx2torch's only where its registry may convert a node."""
+    foreign = any(node.domain not in ("", "ai.onnx") for node in all_nodes(view.proto))
+    return {name: version for name, version in versions().items() if foreign or name != "onnx2torch"}
+
+
 def digests_of(subjects: Iterable[Subject]) -> dict[str, str]:
     """Return digests of all files that results depend on, by what they are called in an error."""
     found = {}
@@ -238,7 +245,7 @@ def _labels_digest(subject: Subject) -> str | None:
 
 @cache
 def versions() -> Mapping[str, str]:
-    """Return the versions of the installed libraries that results depend on."""
+    """Return the versions of the installed libraries that results may depend on."""
     found = {}
     for name in _DISTRIBUTIONS:
         try:
@@ -492,7 +499,7 @@ class _Planner:
                 for head in subject.view.heads
             ],
             "seed": subject.seed,
-            "versions": dict(versions()),
+            "versions": _versions_used(subject.view),
             "device": self.device,
         }
 

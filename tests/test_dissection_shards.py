@@ -19,7 +19,8 @@ from onnxviz.analyses.base import Job, JobContext, Subject
 from onnxviz.analyses.dissection import BestImages, Grid, Overlap, Thresholds, TopValues, count_overlap, sharding
 from onnxviz.analyses.dissection.analysis import Dissection
 from onnxviz.analyses.dissection.neighbours import Likeness
-from onnxviz.analyses.dissection.sharding import Extent, counts_size, layer_groups, map_size, shard_bounds
+from onnxviz.analyses.dissection.sharding import Extent, counts_size, layer_groups, map_size
+from onnxviz.analyses.stream import SHARD_IMAGES, shard_bounds
 from onnxviz.core import limits
 from onnxviz.core.findings import Array, Finding, Table, TileGrid
 from onnxviz.data import builtin
@@ -286,12 +287,12 @@ class TestTheSameToTheBit:
 
 class TestJobs:
     def test_few_images_are_one_job_as_before(self, model: onnxviz.model.model.Model) -> None:
-        (job,) = Dissection(layers="conv6").jobs(subject_of(model, sharding.SHARD_IMAGES))
+        (job,) = Dissection(layers="conv6").jobs(subject_of(model, SHARD_IMAGES))
         assert (job.name, dict(job.parameters)) == ("layers 1/1", {"layers": ["conv6"]})
-        assert (job.needs, job.inner, job.cost) == ((), False, sharding.SHARD_IMAGES)
+        assert (job.needs, job.inner, job.cost) == ((), False, SHARD_IMAGES)
 
     def test_many_images_are_split_unasked(self, model: onnxviz.model.model.Model) -> None:
-        subject = subject_of(model, 2 * sharding.SHARD_IMAGES + 1)
+        subject = subject_of(model, 2 * SHARD_IMAGES + 1)
         jobs = list(Dissection(layers=["conv1", "conv6"]).jobs(subject))
         names = [job.name for job in jobs]
         assert names == [

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol
 from pydantic import BaseModel, ConfigDict, Field
 
 from onnxviz.core.devices import Device
-from onnxviz.core.findings import Finding, Metric, merge
+from onnxviz.core.findings import FINDING_TYPES, Finding, Metric, merge
 from onnxviz.core.values import DEFAULT_SIZE, Preprocessing
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ class JobContext:
     subject: Subject
     model: Model
     progress: Progress
-    found: Mapping[str, list[Finding]] = field(default_factory=dict)
+    found: Mapping[str, list[Any]] = field(default_factory=dict)
 
 
 class Analysis(BaseModel):
@@ -127,6 +127,9 @@ class Analysis(BaseModel):
     it is empty, recipes may expect anything, and what was not produced is said at the end."""
     without_effect: ClassVar[frozenset[str]] = frozenset({"title"})
     """Fields that change no result of a job, so that another value is no reason to do it again."""
+    results: ClassVar[tuple[type, ...]] = ()
+    """Dataclasses in which jobs return what they found, if not as findings, and those inside them. They hold numbers,
+    text, tuples, pictures and arrays, and are stored as JSON and files, never as Python objects."""
 
     title: str | None = Field(None, description="Heading in the report; the analysis' own if not given.")
 
@@ -143,13 +146,31 @@ class Analysis(BaseModel):
         """Return what should be known of the settings on a model before anything is computed, a sentence each."""
         return ()
 
-    def run(self, job: Job, context: JobContext) -> list[Finding]:
-        """Do one job; deterministic for the same job, model, data, seed and device."""
+    def run(self, job: Job, context: JobContext) -> list[Any]:
+        """Do one job; deterministic for the same job, model, data, seed and device.
+
+        Returns:
+            What it found: dataclasses of `results`, or findings.
+        """
         raise NotImplementedError(type(self).__name__)
 
-    def combine(self, parts: Sequence[list[Finding]], subject: Subject) -> list[Finding]:  # noqa: ARG002 - for subclasses
-        """Make one list of findings from those of all jobs; pictures are stored by now. No torch."""
+    def merge(self, parts: Sequence[list[Any]]) -> list[Any]:
+        """Join what all jobs found, in their order. No torch."""
         return merge(parts)
+
+    def present(self, found: Sequence[Any], subject: Subject) -> list[Finding]:  # noqa: ARG002 - for subclasses
+        """Say for readers what `merge` gave; pictures are stored by now. No torch."""
+        return list(found)
+
+    def combine(self, parts: Sequence[list[Any]], subject: Subject) -> list[Finding]:
+        """Make one list of findings from what all jobs found."""
+        return self.present(self.merge(parts), subject)
+
+    @classmethod
+    def result_types(cls) -> Mapping[str, type]:
+        """Return the dataclasses that its jobs may return, by name: those of findings, its own, its bases'."""
+        own = [made for base in reversed(cls.__mro__) for made in vars(base).get("results", ())]
+        return {**FINDING_TYPES, **{made.__name__: made for made in own}}
 
     def unproduced(self, jobs: Sequence[Job], subject: Subject) -> Mapping[str, str]:  # noqa: ARG002 - for subclasses
         """Return which of `metric_names` these jobs will certainly not produce -> why not. No torch."""

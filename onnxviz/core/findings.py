@@ -264,6 +264,13 @@ class Outcomes:
 
 
 @dataclass(frozen=True)
+class Numbers:
+    """Where an array of a job's result lies once it is stored; read back, it is the array again."""
+
+    path: str
+
+
+@dataclass(frozen=True)
 class CustomFinding:
     """Base of a kind of finding that another package adds, and of its parts: frozen dataclasses too.
 
@@ -274,7 +281,7 @@ class CustomFinding:
 
     def __init_subclass__(cls, **settings: Any) -> None:
         super().__init_subclass__(**settings)
-        _TYPES[_type_name(cls)] = cls
+        FINDING_TYPES[_type_name(cls)] = cls
 
 
 @dataclass(frozen=True)
@@ -295,11 +302,11 @@ Finding: TypeAlias = (
     | CustomFinding | UnknownFinding
 )  # fmt: skip
 
-_TYPES: dict[str, type] = {
+FINDING_TYPES: dict[str, type] = {
     cls.__name__: cls
     for cls in (
         Metric, Column, Table, Tile, TileGrid, MatrixRow, PictureMatrix, Histogram, Bars, Series, Curve, Note,
-        Caveat, Coverage, Array, Outcomes, Picture, Unit,
+        Caveat, Coverage, Array, Outcomes, Picture, Unit, Numbers,
     )
 }  # fmt: skip
 
@@ -330,9 +337,13 @@ def pictures(value: object) -> Iterable[Picture]:
             yield from pictures(item)
 
 
-def replace_leaves(value: T, replace: Callable[[Picture | Array], Picture | Array]) -> T:
-    """Return the same finding with every picture and array replaced, for storing them in files."""
-    if isinstance(value, Picture | Array):
+Leaf: TypeAlias = Picture | Array | Numbers | np.ndarray
+"""What is stored in a file of its own."""
+
+
+def replace_leaves(value: T, replace: Callable[[Any], Leaf]) -> T:
+    """Return the same finding or result with every picture and array replaced, for storing them in files."""
+    if isinstance(value, Leaf):
         return replace(value)  # type: ignore[return-value]
     if isinstance(value, _WITHOUT_LEAVES):  # a table may have a million cells
         return value
@@ -346,10 +357,14 @@ def replace_leaves(value: T, replace: Callable[[Picture | Array], Picture | Arra
     return value
 
 
-def to_data(value: object) -> Any:
-    """Turn a finding into JSON data.
+def to_data(value: object, types: Mapping[str, type] | None = None) -> Any:
+    """Turn a finding, or a dataclass of a job's result, into JSON data.
 
     Numbers that JSON lacks are written as {"type": "float", "value": "nan"}; pictures and arrays must have been stored.
+
+    Args:
+        value: findings, and what they are made of.
+        types: the dataclasses that may be written, by name; those of findings if None.
 
     Raises:
         TypeError: if a picture or an array has no path yet, or something is no finding and no part of one.
@@ -357,20 +372,22 @@ def to_data(value: object) -> Any:
     if type(value) in _PLAIN:
         return value
     if isinstance(value, tuple | list):
-        return [item if type(item) in _PLAIN else to_data(item) for item in value]  # a table may have a million cells
+        return [
+            item if type(item) in _PLAIN else to_data(item, types) for item in value
+        ]  # a table may have a million cells
     if isinstance(value, Picture | Array) and not value.path:
         raise TypeError(f"a {type(value).__name__} must be stored before it is written as data")
     if isinstance(value, UnknownFinding):
-        return {"type": value.kind, **{name: to_data(item) for name, item in value.fields}}
+        return {"type": value.kind, **{name: to_data(item, types) for name, item in value.fields}}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         name = _type_name(type(value))
         names = [entry.name for entry in dataclasses.fields(value)]
-        if name not in _TYPES or "type" in names:
+        if name not in (FINDING_TYPES if types is None else types) or "type" in names:
             raise TypeError(f"{name} is no finding: derive it from `CustomFinding`, without a field called 'type'")
         kept = [name for name in names if not (name in ("pixels", "arrays") and isinstance(value, Picture | Array))]
-        return {"type": name, **{name: to_data(getattr(value, name)) for name in kept}}
+        return {"type": name, **{name: to_data(getattr(value, name), types) for name in kept}}
     if isinstance(value, np.generic):
-        return to_data(value.item())
+        return to_data(value.item(), types)
     if isinstance(value, float) and not math.isfinite(value):
         return {"type": "float", "value": str(value)}
     if value is None or isinstance(value, str | bool | int | float):
@@ -378,21 +395,25 @@ def to_data(value: object) -> Any:
     raise TypeError(f"a finding cannot hold a {type(value).__name__}")
 
 
-def from_data(data: Any) -> Any:
+def from_data(data: Any, types: Mapping[str, type] = FINDING_TYPES) -> Any:
     """Undo `to_data`; lists become tuples.
+
+    Args:
+        data: JSON data.
+        types: the dataclasses that may be made, by name; those of findings if not given.
 
     Raises:
         ValueError: if the data names a type that is no finding or has fields that the type lacks.
     """
     if isinstance(data, list):
-        return tuple([item if type(item) in _PLAIN or type(item) is float else from_data(item) for item in data])
+        return tuple([item if type(item) in _PLAIN or type(item) is float else from_data(item, types) for item in data])
     if not isinstance(data, dict):
         return data
     name = data.get("type")
     if name == "float":
         return float(data["value"])
-    given = {key: from_data(item) for key, item in data.items() if key != "type"}
-    cls, custom = _TYPES.get(str(name)), bool(_CUSTOM.fullmatch(str(name)))
+    given = {key: from_data(item, types) for key, item in data.items() if key != "type"}
+    cls, custom = types.get(str(name)), bool(_CUSTOM.fullmatch(str(name)))
     known = {entry.name for entry in dataclasses.fields(cls)} if cls else set()
     if custom and set(given) != known:
         return UnknownFinding(str(name), tuple(given.items()))
@@ -406,13 +427,14 @@ def from_data(data: Any) -> Any:
 _JOINED = {"TileGrid": ("tiles",), "Table": ("rows",), "PictureMatrix": ("rows",), "Outcomes": ("images", "holds")}
 
 
-def merge(parts: Sequence[Sequence[Finding]]) -> list[Finding]:
-    """Join what several jobs of one analysis reported.
+def merge(parts: Iterable[Sequence[Any]]) -> list[Any]:
+    """Join what several jobs of one analysis found.
 
     Grids, tables, matrices and outcomes with the same id become one, in job order; coverage of the same kind is added
-    up; sentences that are said twice are kept once; everything else is kept as it is.
+    up; sentences that are said twice are kept once; everything else, such as the analysis' own dataclasses, is kept as
+    it is.
     """
-    merged: list[Finding] = []
+    merged: list[Any] = []
     places: dict[tuple[str, str], int] = {}
     for finding in (finding for part in parts for finding in part):
         kind = _type_name(type(finding))

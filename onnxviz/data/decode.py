@@ -6,10 +6,13 @@ decoder raises becomes a `DataError` that names the file.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import stat
+import threading
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, TypeAlias
 
@@ -195,11 +198,35 @@ def _bytes_of(path: Path, digest: bytes) -> bytes:
     return content
 
 
+_ENTERED = threading.Lock()
+_silenced: list[warnings.catch_warnings[None]] = []
+
+
+@contextlib.contextmanager
+def warnings_ignored() -> Iterator[None]:
+    """Ignore what Pillow warns of: metadata that is damaged, and sizes, which are bounded here.
+
+    The filters are those of the whole process, so threads that decode share them: the first one in sets them, and the
+    last one out restores what was before.
+    """
+    with _ENTERED:
+        _silenced.append(warnings.catch_warnings())
+        if len(_silenced) == 1:
+            _silenced[0].__enter__()
+            warnings.filterwarnings("ignore", module=r"PIL\.")
+    try:
+        yield
+    finally:
+        with _ENTERED:
+            if len(_silenced) == 1:
+                _silenced[0].__exit__(None, None, None)
+                _silenced.clear()
+            else:
+                _silenced.pop()
+
+
 def _open(path: Path | BinaryIO) -> Image.Image:
-    with warnings.catch_warnings():
-        # Pillow warns of damaged metadata, which is none of the reader's concern, and of very large images, which is.
-        warnings.simplefilter("ignore")
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
+    with warnings_ignored():
         return Image.open(path, formats=FORMATS)
 
 
@@ -237,7 +264,7 @@ def _too_many_pixels(path: Path, size: str) -> DataError:
 
 
 def _damaged(path: Path, fault: Exception) -> DataError:
-    if isinstance(fault, Image.DecompressionBombError | Image.DecompressionBombWarning):
+    if isinstance(fault, Image.DecompressionBombError):
         return _too_many_pixels(path, "more pixels than Pillow decodes")
     if isinstance(fault, UnidentifiedImageError):
         return DataError(f"not an image in one of the formats {', '.join(FORMATS)}", where=_shown(path))
@@ -269,8 +296,7 @@ def _has_end_mark(path: Path, format_name: str) -> bool:
 
 def _orientation(image: Image.Image) -> int:
     """Return the EXIF orientation, 1 (upright) if there is none or the metadata is damaged."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with warnings_ignored():
         try:
             value = image.getexif().get(_ORIENTATION_TAG, 1)
         except Exception:  # metadata is not worth an image

@@ -28,7 +28,16 @@ import numpy as np
 from PIL import Image
 
 from onnxviz.core.errors import OutputError, beginning, shorten
-from onnxviz.core.findings import Array, Finding, Picture, from_data, replace_leaves, to_data
+from onnxviz.core.findings import (
+    FINDING_TYPES,
+    Finding,
+    Leaf,
+    Numbers,
+    Picture,
+    from_data,
+    replace_leaves,
+    to_data,
+)
 
 FORMAT = 3
 """Version of a stored result; part of every key."""
@@ -153,17 +162,19 @@ class Store:
     def save(
         self,
         key: str,
-        findings: Sequence[Finding],
+        findings: Sequence[Any],
         about: Mapping[str, Any],
         metrics: Mapping[str, float] | None = None,
+        types: Mapping[str, type] = FINDING_TYPES,
     ) -> None:
         """Store a result, pictures and arrays as files beside it.
 
         Args:
             key: the job's key.
-            findings: what it found.
+            findings: what it found: findings, and dataclasses of its analysis.
             about: JSON data kept with it, for people who look into the folder.
             metrics: numbers that `expect:` can test, of findings that were put together.
+            types: the dataclasses that it may hold, by name.
 
         Raises:
             OutputError: if it cannot be written.
@@ -171,7 +182,7 @@ class Store:
         """
         files: dict[str, bytes] = {}
         stored = [replace_leaves(finding, lambda leaf: _file_away(leaf, key, files)) for finding in findings]
-        data = [to_data(finding) for finding in stored]
+        data = [to_data(finding, types) for finding in stored]
         record: dict[str, Any] = {
             "files": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
             "findings": data,
@@ -216,18 +227,28 @@ class Store:
             if temporary.exists():
                 shutil.rmtree(temporary, ignore_errors=True)
 
-    def load(self, key: str, *, arrays: bool = False) -> list[Finding] | None:
+    def load(self, key: str, *, arrays: bool = False, types: Mapping[str, type] = FINDING_TYPES) -> list[Any] | None:
         """Return a stored result, or None if there is none.
 
         Args:
             key: the result's key.
-            arrays: give `Array` findings their numbers, which are read when they are asked for.
+            arrays: give `Array` findings their numbers, which are read when they are asked for, and dataclasses theirs.
+            types: the dataclasses that it may hold, by name.
 
         Raises:
             DamagedError: if it is not whole.
         """
-        read = self._read(key, arrays)
+        read = self._read(key, arrays, types)
         return None if read is None else read[0]
+
+    def require(self, key: str) -> None:
+        """Compare a result with its digests.
+
+        Raises:
+            DamagedError: if it is not whole.
+        """
+        with _damage_told(key):
+            self._record(key)
 
     def load_combined(self, key: str) -> tuple[list[Finding], dict[str, float]] | None:
         """Return findings that were put together, and their metrics; None if there are none.
@@ -237,26 +258,30 @@ class Store:
         """
         return self._read(key, arrays=False)
 
-    def _read(self, key: str, arrays: bool) -> tuple[list[Finding], dict[str, float]] | None:
+    def _read(
+        self, key: str, arrays: bool, types: Mapping[str, type] = FINDING_TYPES
+    ) -> tuple[list[Any], dict[str, float]] | None:
         folder = self.jobs / key
         if not folder.is_dir():
             return None
-        try:
-            first, _, body = (folder / RECORD).read_bytes().partition(b"\n")
-            head, body = json.loads(first), body.removesuffix(b"\n")
-            if head["format"] != FORMAT or head["digest"] != _digest(key, head["about"], body):
-                raise DamagedError(key, f"{RECORD} was changed, or is that of another job")
-            record = json.loads(body)
+        with _damage_told(key):
+            record = self._record(key)
             files = dict(record["files"])
-            for name, digest in files.items():
-                _check_file(folder, key, name, digest)
-            found = [from_data(finding) for finding in record["findings"]]
+            found = [from_data(finding, types) for finding in record["findings"]]
             fetched = [replace_leaves(item, lambda leaf: _fetch(leaf, folder, files, arrays)) for item in found]
             return fetched, {str(name): float(from_data(value)) for name, value in record.get("metrics", {}).items()}
-        except FileNotFoundError as error:
-            raise DamagedError(key, f"{Path(error.filename or RECORD).name} is missing") from error
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, zipfile.BadZipFile) as error:
-            raise DamagedError(key, f"{RECORD} cannot be read: {beginning(str(error))}") from error
+
+    def _record(self, key: str) -> dict[str, Any]:
+        """Return what a result's record says, compared with its digests and those of the files that it names."""
+        folder = self.jobs / key
+        first, _, body = (folder / RECORD).read_bytes().partition(b"\n")
+        head, body = json.loads(first), body.removesuffix(b"\n")
+        if head["format"] != FORMAT or head["digest"] != _digest(key, head["about"], body):
+            raise DamagedError(key, f"{RECORD} was changed, or is that of another job")
+        record: dict[str, Any] = json.loads(body)
+        for name, digest in dict(record["files"]).items():
+            _check_file(folder, key, name, digest)
+        return record
 
     def discard(self, key: str) -> None:
         """Remove a damaged result, so that it is made again."""
@@ -306,7 +331,7 @@ class Checked:
         """
         stamp = self._stamp(key) if self._trusting else None
         if stamp is None or self._known.get(key) != stamp:
-            self._store.load(key)
+            self._store.require(key)
             self.note(key)
 
     def note(self, key: str) -> None:
@@ -363,13 +388,30 @@ class DamagedError(OutputError):
         super().__init__(why, where=f"jobs/{key}", remedy="run the same command again: it is removed and made again")
 
 
+@contextlib.contextmanager
+def _damage_told(key: str) -> Iterator[None]:
+    """Turn whatever a damaged result raises into one kind of error."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise DamagedError(key, f"{Path(error.filename or RECORD).name} is missing") from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, zipfile.BadZipFile) as error:
+        raise DamagedError(key, f"{RECORD} cannot be read: {beginning(str(error))}") from error
+
+
 def _digest(key: str, about: Mapping[str, Any], body: bytes) -> str:
     """Return the digest of a record; with the key, so that one job's record is none of another's."""
     return hashlib.sha256(b"\n".join((key.encode(), canonical(dict(about)), body))).hexdigest()
 
 
-def _file_away(leaf: Picture | Array, key: str, files: dict[str, bytes]) -> Picture | Array:
+def _file_away(leaf: Leaf, key: str, files: dict[str, bytes]) -> Leaf:
     """Put a picture or array among the files and return it with its path."""
+    if isinstance(leaf, np.ndarray):
+        name = f"{len(files):04d}.npz"
+        files[name] = encode_arrays({"values": leaf})
+        return Numbers(f"jobs/{key}/{name}")
+    if isinstance(leaf, Numbers):
+        return leaf  # stored before, by another job
     if isinstance(leaf, Picture):
         if leaf.pixels is None:
             return leaf  # stored before, by another job
@@ -383,12 +425,14 @@ def _file_away(leaf: Picture | Array, key: str, files: dict[str, bytes]) -> Pict
     return replace(leaf, arrays={}, path=f"jobs/{key}/{name}")
 
 
-def _fetch(leaf: Picture | Array, folder: Path, files: Mapping[str, str], arrays: bool) -> Picture | Array:
+def _fetch(leaf: Leaf, folder: Path, files: Mapping[str, str], arrays: bool) -> Leaf:
     """Check that a leaf names a file of the store, and read an array's numbers if wanted."""
+    assert not isinstance(leaf, np.ndarray), "JSON data has no arrays"
     if not re.fullmatch(rf"jobs/[0-9a-f]{{{KEY_LENGTH}}}/[A-Za-z0-9_.-]+", leaf.path):
         raise ValueError(f"the path {shorten(leaf.path)!r} is none of the store's")
-    if isinstance(leaf, Array) and arrays and Path(leaf.path).name in files:
-        return replace(leaf, arrays=StoredArrays(folder / Path(leaf.path).name))
+    if arrays and not isinstance(leaf, Picture) and Path(leaf.path).name in files:
+        numbers = StoredArrays(folder / Path(leaf.path).name)
+        return numbers["values"] if isinstance(leaf, Numbers) else replace(leaf, arrays=numbers)
     return leaf
 
 

@@ -19,14 +19,13 @@ import numpy.typing as npt
 from onnxviz.analyses import storage
 from onnxviz.analyses.activation_maximization.goals import Goal, picture_of
 from onnxviz.analyses.base import Job, JobContext, Subject
+from onnxviz.analyses.stream import Values, measured, shard_bounds, stream
 from onnxviz.core.findings import Array, Finding
 from onnxviz.core.values import Target
 from onnxviz.data.images import load_batch
 
 if TYPE_CHECKING:
     from onnxviz.model.model import Model
-
-Values = npt.NDArray[np.float32]
 
 STAGE = "real images"
 """What the jobs that measure are called."""
@@ -99,8 +98,8 @@ def real_jobs(found: Sequence[Goal], images: RealImages, subject: Subject) -> It
             (images.data, *(picture_of(name, subject.data)[0] for g in group for name in g.pictures))
         )
         larger = size[0] * size[1] / (images.own[0] * images.own[1])
-        for shard in range(shards):
-            part = images.chosen[shard * len(images.chosen) // shards : (shard + 1) * len(images.chosen) // shards]
+        for shard, (start, stop) in enumerate(shard_bounds(len(images.chosen), shards)):
+            part = images.chosen[start:stop]
             job = Job(
                 name=f"{STAGE} {number + 1}/{len(groups)}" + (f" {shard + 1}/{shards}" if shards > 1 else ""),
                 parameters={
@@ -163,14 +162,9 @@ def measure_job(job: Job, context: JobContext) -> list[Finding]:
     images, size = list(job.parameters["images"]), tuple(job.parameters["size"])
     source = context.subject.data[job.parameters["data"]]
     measure = Measurer(context, found, (size[0], size[1]))
-    parts = []
-    for start in range(0, len(images), BATCH):
-        batch = images[start : start + BATCH]
-        parts.append(measure(load_batch(source, batch, context.model.preprocessing, measure.size)))
-        context.progress(start + len(batch), len(images), STAGE)
-    return [
-        Array("real", "Activations on real images", {"values": np.concatenate(parts), "images": np.asarray(images)})
-    ]
+    batches = stream(context, source, images, measure.layers, size=measure.size, together=BATCH, note=STAGE)
+    values = np.concatenate([measure.of(batch.pixels, batch.activations) for batch in batches])
+    return [Array("real", "Activations on real images", {"values": values, "images": np.asarray(images)})]
 
 
 class Measurer:
@@ -189,7 +183,7 @@ class Measurer:
         self.size, self._converted = size, converted
         self._model: Model = context.model
         self._goals = tuple(found)
-        self._layers = tuple(dict.fromkeys(layer for goal in found for layer in goal.wanted.layers()))
+        self.layers = tuple(dict.fromkeys(layer for goal in found for layer in goal.wanted.layers()))
         self._references = self._known(context)
 
     def __call__(self, images: Values) -> Values:
@@ -201,7 +195,10 @@ class Measurer:
         Returns:
             float32 [N, goals], without the goals' signs.
         """
-        activations = self._activations(images)
+        return self.of(images, measured(self._model, images, self.layers, converted=self._converted))
+
+    def of(self, images: Values, activations: Mapping[str, Values]) -> Values:
+        """Return the same of images whose activations at `layers` are known."""
         values = np.empty((len(images), len(self._goals)), np.float32)
         means: dict[str, Values] = {}
         for column, goal in enumerate(self._goals):
@@ -210,19 +207,6 @@ class Measurer:
             else:
                 values[:, column] = self._of_objective(goal, images, activations)
         return values
-
-    def _activations(self, images: Values) -> Mapping[str, Values]:
-        """Return the layers' activations; a model that takes so many images at a time gets the last one again."""
-        fixed = self._model.view.batch
-        missing = -len(images) % fixed if fixed else 0
-        padded = np.concatenate([images, np.repeat(images[-1:], missing, axis=0)]) if missing else images
-        return {name: values[: len(images)] for name, values in self._computed(padded, self._layers).items()}
-
-    def _computed(self, images: Values, layers: Sequence[str]) -> Mapping[str, Values]:
-        if not self._converted:
-            return self._model.measure(images, layers)
-        found = self._model.activations(images, layers)
-        return {name: values.float().cpu().numpy() for name, values in found.items()}
 
     def _of_objective(self, goal: Goal, images: Values, activations: Mapping[str, Values]) -> Values:
         import torch
@@ -260,8 +244,7 @@ class Measurer:
         return known
 
     def _reference(self, picture: Values, layers: Sequence[str]) -> Mapping[str, Values]:
-        count = self._model.view.batch or 1
-        found = self._computed(np.repeat(picture[None], count, axis=0), layers) if layers else {}
+        found = measured(self._model, picture[None], layers, converted=self._converted) if layers else {}
         return {name: np.ascontiguousarray(values[0]) for name, values in found.items()}
 
 

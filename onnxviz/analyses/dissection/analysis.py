@@ -31,13 +31,14 @@ from onnxviz.analyses.dissection.caveats import caveats, listed, remarks, rivals
 from onnxviz.analyses.dissection.labels import categories_of
 from onnxviz.analyses.dissection.naming import chance_rows, counted_concepts, named_units
 from onnxviz.analyses.dissection.pictures import PICTURE_SIDE, maps_of, masked, shown, tile_of
-from onnxviz.analyses.dissection.sharding import Extent, counts_size, layer_groups, map_size, shard_bounds
+from onnxviz.analyses.dissection.sharding import Extent, counts_size, layer_groups, map_size
 from onnxviz.analyses.dissection.summary import CHANCE_COLUMNS, UNIT_COLUMNS, ByChance, ChanceRow, Summary, UnitResult
+from onnxviz.analyses.stream import measured, shard_bounds
 from onnxviz.core import limits
 from onnxviz.core.errors import AnalysisError, shorten
 from onnxviz.core.findings import Array, Caveat, Column, Coverage, Finding, Note, Table, Tile, TileGrid, merge
 from onnxviz.core.values import Layer
-from onnxviz.data.images import load_batch
+from onnxviz.data.read_ahead import ReadAhead
 from onnxviz.model.maps import in_words, to_map
 
 if TYPE_CHECKING:
@@ -214,10 +215,12 @@ iou: 0.04
         images = self._images(data)
         exchange = Exchange.of(images, self._shuffles(data), context.subject.seed, likeness(data, images))
         start, stop = job.parameters.get("images", (0, len(images)))
-        work = _Work(job, context, layers, data, exchange, start, stop)
+        model, order = context.model, exchange.order[start:stop]
         stages = {"": self._whole, "top values": self._top_values, "thresholds": self._merge,
                   "counts": self._counts, "units": self._join}  # fmt: skip
-        return stages[str(job.parameters.get("stage", ""))](work)
+        with ReadAhead(data, order, replace(model.preprocessing, fit="stretch"), model.input_size) as read:
+            work = _Work(job, context, layers, data, exchange, start, order, read)
+            return stages[str(job.parameters.get("stage", ""))](work)
 
     def _whole(self, work: _Work) -> list[Finding]:
         """Dissect a group of layers on all images: one pass for the thresholds, one for the counts, the pictures."""
@@ -499,7 +502,7 @@ iou: 0.04
 
 @dataclass(frozen=True)
 class _Work:
-    """A job with its layers, its data, all images in the order of the exchange, and which of them it takes."""
+    """A job with its layers, its data, all images in the order of the exchange, and those of them that it takes."""
 
     job: Job
     context: JobContext
@@ -507,19 +510,13 @@ class _Work:
     data: ConceptSet
     exchange: Exchange
     start: int
-    stop: int
-
-    @property
-    def images(self) -> tuple[int, ...]:
-        """The images that the job takes, numbered as in the data set: a part of the order."""
-        return self.exchange.order[self.start : self.stop]
+    images: tuple[int, ...]
+    read: ReadAhead
 
     def measure(self, batch: Sequence[int]) -> Activations:
         """Return the maps of some images, numbered as in the data set."""
-        model = self.context.model
-        pixels = load_batch(self.data, batch, replace(model.preprocessing, fit="stretch"), model.input_size)
-        measured = model.measure(pixels, [layer.name for layer in self.layers])
-        return {layer.name: np.ascontiguousarray(to_map(layer, measured[layer.name])) for layer in self.layers}
+        values = measured(self.context.model, self.read(batch), [layer.name for layer in self.layers])
+        return {layer.name: np.ascontiguousarray(to_map(layer, values[layer.name])) for layer in self.layers}
 
     def passes(self, *, keep: bool) -> Passes:
         """Return the activations of all images of the job."""

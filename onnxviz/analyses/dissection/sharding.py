@@ -7,12 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from onnxviz.analyses.dissection.thresholds import kept_values
+from onnxviz.analyses.stream import SHARD_IMAGES
 from onnxviz.core import limits
 from onnxviz.core.values import DEFAULT_SIZE, Layer
 from onnxviz.graph.view import GraphView
 
-SHARD_IMAGES = 1_000
-"""Images in one shard: some minutes of work for a network of average size on a CPU."""
 _LAYERS_IN_A_JOB = 8
 _ROW_BYTES = 200
 """A line of the units table, as JSON."""
@@ -87,11 +86,6 @@ def layer_groups(
         groups[-1].append(layer)
         total, counts = total + size, counts + kept
     return groups
-
-
-def shard_bounds(images: int, count: int) -> list[tuple[int, int]]:
-    """Split images evenly: the first of each shard, and the first after it."""
-    return [(shard * images // count, (shard + 1) * images // count) for shard in range(count)]
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from onnxviz.analyses.base import Analysis, JobContext, Progress, Subject
 from onnxviz.core.devices import Device
@@ -20,7 +20,6 @@ from onnxviz.execution.workers.tasks import ChoiceTask, CombineTask, JobTask, Ou
 from onnxviz.execution.workers.torch_setup import make_model, prepare_torch, seed_everything
 
 if TYPE_CHECKING:
-    from onnxviz.core.findings import Finding
     from onnxviz.model.model import Model
 
 _MODELS = 1
@@ -117,7 +116,8 @@ class LocalWorker:
     def _run(self, task: JobTask, progress: Progress) -> tuple[str, ...]:
         planned = task.planned
         analysis, subject = self._analyses[planned.analysis], self._subject(planned.alias)
-        found = {name: self._needed(name, key) for name, key in zip(planned.job.needs, planned.needs, strict=True)}
+        needed = zip(planned.job.needs, planned.needs, strict=True)
+        found = {name: self._needed(name, key, analysis) for name, key in needed}
         model = self._model(planned.alias)
         model.halvings, model.reduced = task.halvings, []
         model.distrust(task.distrusted)
@@ -128,11 +128,11 @@ class LocalWorker:
         finally:
             model.halvings, model.reduced = 0, []
         about = {"model": planned.alias, "analysis": planned.analysis, "job": planned.job.name}
-        self._store.save(planned.key, findings, about)
+        self._store.save(planned.key, findings, about, types=analysis.result_types())
         return remarks
 
-    def _needed(self, name: str, key: str) -> list[Finding]:
-        found = self._store.load(key, arrays=True)
+    def _needed(self, name: str, key: str, analysis: Analysis) -> list[Any]:
+        found = self._store.load(key, arrays=True, types=analysis.result_types())
         if found is None:
             raise AnalysisError(
                 f"what the job {name!r} found is gone", remedy="run the recipe again: what is missing is made again"
@@ -142,7 +142,8 @@ class LocalWorker:
     def _combine(self, task: CombineTask) -> None:
         analysis, subject = self._analyses[task.analysis], self._subject(task.alias)
         # Read back even what was just made, so that a resumed run cannot differ from an uninterrupted one.
-        loaded = [self._store.load(key, arrays=True) for key in task.parts]
+        types = analysis.result_types()
+        loaded = [self._store.load(key, arrays=True, types=types) for key in task.parts]
         findings = analysis.combine([found for found in loaded if found is not None], subject)
         metrics = {name: float(value) for name, value in analysis.metrics(findings).items()}
         self._store.save(task.key, findings, {"model": task.alias, "combined": task.analysis}, metrics)

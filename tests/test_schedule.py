@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from PIL import Image
 
-from onnxviz.execution.plan import make_plan
+from onnxviz.execution.plan import digests_of, make_plan
 from onnxviz.execution.schedule import from_data, schedule_of, to_data
 from onnxviz.execution.workers.tasks import (
     CombineTask,
@@ -101,6 +103,30 @@ def test_an_outcome_that_is_none_is_refused(told: dict[str, Any]) -> None:
         outcome_from(told)
 
 
+def test_a_worker_opens_and_hashes_data_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from onnxviz.data.images import ImageFolder
+    from onnxviz.execution.workers import child
+
+    for index in range(3):
+        Image.new("RGB", (8, 8)).save(tmp_path / f"{index}.png")
+    text = """\
+version: 1
+models: {a: {builtin: scenes}, b: {builtin: scenes}}
+data: {photos: {images: "*.png"}}
+analyses: {cam: {kind: grad_cam, data: photos}}
+"""
+    recipe = parse_recipe(text, "r.yaml", tmp_path)
+    digests = digests_of(make_plan(recipe).subjects.values())
+    found, hashed, find, digest = [], [], ImageFolder.find, hashlib.file_digest
+    monkeypatch.setattr(ImageFolder, "find", lambda *given: found.append(given) or find(*given))
+    monkeypatch.setattr(hashlib, "file_digest", lambda *given: hashed.append(given) or digest(*given))
+    made = child._Child(recipe, tmp_path, "cpu", 1, digests)
+    sources = [made.worker._subject(alias).data["photos"] for alias in "abab"]
+    assert all(source is sources[0] for source in sources)
+    assert len(found) == 1
+    assert len([given for given in hashed if given[0].name.endswith(".png")]) == 3
+
+
 def test_a_worker_keeps_one_model_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from onnxviz.execution.workers import child
 
@@ -110,7 +136,7 @@ def test_a_worker_keeps_one_model_at_a_time(tmp_path: Path, monkeypatch: pytest.
 
     def opens(recipe: Recipe, alias: str, *_: object) -> SimpleNamespace:
         opened.append(alias)
-        return SimpleNamespace(alias=alias, choice="")
+        return SimpleNamespace(alias=alias, choice="", data={})
 
     monkeypatch.setattr(child, "open_subject", opens)
     made = child._Child(two, tmp_path, "cpu", 1, None)

@@ -193,7 +193,11 @@ def make_plan(recipe: Recipe, device: Device = "cpu") -> Plan:
 
 
 def open_subject(
-    recipe: Recipe, alias: str, device: Device = "cpu", planned: Mapping[str, str] | None = None
+    recipe: Recipe,
+    alias: str,
+    device: Device = "cpu",
+    planned: Mapping[str, str] | None = None,
+    data: Mapping[str, Any] | None = None,
 ) -> Subject:
     """Open one model of a recipe with the recipe's data, for whoever is given jobs that were planned elsewhere.
 
@@ -202,13 +206,15 @@ def open_subject(
         alias: the model.
         device: what it is opened for.
         planned: what `digests_of` said when the keys of the jobs were made.
+        data: those of another model of the recipe that was opened before, so that they are read only once.
 
     Raises:
         RecipeError: if the model or the data are refused.
         DataError: if they are not those that the jobs were planned for.
     """
     planner = _Planner(recipe, device)
-    subject = planner.open_subject(alias, planner.open_data())
+    known = data if isinstance(data, _Known) else planner.open_data()
+    subject = planner.open_subject(alias, known)
     if subject is None or planner.faults:
         raise RecipeError(ordered(planner.faults))
     if planned is not None:

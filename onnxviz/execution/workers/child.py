@@ -12,7 +12,7 @@ import queue
 import signal
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -83,6 +83,7 @@ class _Child:
         self.device = device
         self.writing = writing
         self.subjects: dict[str, Subject] = {}
+        self.data: Mapping[str, object] | None = None
         self.worker = LocalWorker(self.subject, recipe.analyses, Store(folder), device)
         self.said = 0.0
         self.loaded = False
@@ -90,7 +91,8 @@ class _Child:
     def subject(self, alias: str) -> Subject:
         if alias not in self.subjects:
             self.subjects.clear()  # tasks come model by model, and a model may be large
-            self.subjects[alias] = open_subject(self.recipe, alias, self.device, self.planned)
+            opened = open_subject(self.recipe, alias, self.device, self.planned, self.data)
+            self.subjects[alias], self.data = opened, opened.data
         return self.subjects[alias]
 
     def obey(self, order: dict[str, Any]) -> None:
@@ -115,6 +117,7 @@ class _Child:
         try:
             plan = make_plan(self.recipe, self.device)
             self.subjects.update(plan.subjects)
+            self.data = next((subject.data for subject in plan.subjects.values()), None)
             return {"schedule": to_data(schedule_of(plan)), "digests": digests_of(plan.subjects.values())}
         except RecipeError as error:
             return {"faults": [dataclasses.asdict(fault) for fault in error.faults]}

@@ -33,7 +33,7 @@ from benchmarks.measure import ZOO, arguments, in_turns, markdown, medians, prep
 from onnxviz.analyses.base import Job, JobContext, Subject
 from onnxviz.analyses.stream import Batch, ExactSum, ShardedAnalysis
 from onnxviz.core.findings import Finding, Metric
-from onnxviz.core.values import Layer
+from onnxviz.core.values import PRESETS, Layer
 from onnxviz.data.images import ImageFolder
 from onnxviz.model.model import Model, load
 
@@ -153,7 +153,8 @@ def _peak(folder: Path, zoo: Path, images: int, shard: int) -> tuple[int, int]:
 def opened(folder: Path, zoo: Path, images: int) -> tuple[Model, ImageFolder]:
     """Return the network and the folder."""
     file, preset, _ = ZOO["resnet20"]
-    return load(zoo / "zoo" / "onnx" / file, preset, device="cpu"), ImageFolder.find("images", ["*"], folder, images)
+    preprocessing = dataclasses.replace(PRESETS[preset], fit="stretch")
+    return load(zoo / "zoo" / "onnx" / file, preprocessing, device="cpu"), ImageFolder.find("i", ["*"], folder, images)
 
 
 def speed(folder: Path, zoo: Path, slice_size: int, rounds: int) -> list[list[object]]:

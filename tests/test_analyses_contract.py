@@ -129,7 +129,7 @@ def test_findings_survive_a_round_trip_and_the_seed_decides(
 
         store.save(key, made.run(job, JobContext(subject, model, progress)), {})
         assert all(0 <= done <= total for done, total in told)
-        found = store.load(key, arrays=True)
+        found = store.load(key, arrays=True, types=made.result_types())
         assert found
         stored.append(found)
     first, second = ({p.name: p.read_bytes() for p in (store.jobs / key).iterdir()} for key in ("0" * 32, "1" * 32))

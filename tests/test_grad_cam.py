@@ -25,6 +25,7 @@ from onnxviz.analyses.base import JobContext, Subject
 from onnxviz.analyses.grad_cam import evidence_summary
 from onnxviz.analyses.grad_cam.analysis import GradCam
 from onnxviz.analyses.grad_cam.attribution import grad_cam, to_own_maximum, upsample
+from onnxviz.analyses.grad_cam.evidence_summary import ImageSummary
 from onnxviz.core import findings as f
 from onnxviz.core.errors import AnalysisError, DataError, SelectionError
 from onnxviz.core.values import PRESETS
@@ -464,7 +465,7 @@ def test_several_images_are_joined_averaged_and_limited(tmp_path: Path) -> None:
     some = context(model, squares(tmp_path, 5))
     analysis = GradCam(data="photos", layers="half", classes=["red", "not red"], limit=2)
     jobs = list(analysis.jobs(some.subject))
-    assert [job.parameters["image"] for job in jobs] == [0, 2]
+    assert [job.parameters["images"] for job in jobs] == [[0], [2]]
     assert len({job.name for job in jobs}) == 2
     found = findings(analysis, some)
     assert len([one for one in found if isinstance(one, f.PictureMatrix)]) == 2
@@ -475,6 +476,86 @@ def test_several_images_are_joined_averaged_and_limited(tmp_path: Path) -> None:
     assert "limit" in images.reason
     maps = find(found, f.Coverage, "coverage.maps")
     assert (maps.done, maps.total) == (4, 4)
+
+
+def test_many_images_share_passes_and_each_is_as_if_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = onnxviz.model.model.load(detectors(tmp_path / "m.onnx"), preprocess=UNIT, labels=CLASSES, device="cpu")
+    rng = np.random.default_rng(0)
+    for index in range(19):
+        pixels = rng.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{index:02d}.png")
+    some = context(model, ImageFolder.find("photos", ["*.png"], tmp_path))
+    sizes: list[int] = []
+    make = Model.differentiable
+
+    def counted(self: Model, layers: Any) -> Any:
+        forward = make(self, layers)
+        return lambda images: sizes.append(len(images)) or forward(images)
+
+    monkeypatch.setattr(Model, "differentiable", counted)
+    analysis = GradCam(data="photos", layers=["colour", "half"], classes="top:2")
+    jobs = list(analysis.jobs(some.subject))
+    assert [len(job.parameters["images"]) for job in jobs] == [8, 8, 3]
+    together = findings(analysis, some)
+    assert sizes == [8, 8, 8], "the last pass is filled"
+    sizes.clear()
+    monkeypatch.setattr("onnxviz.analyses.grad_cam.analysis._TOGETHER", 20)
+    alone = findings(analysis, some)
+    assert sizes == [1] * 19
+    assert len(together) == len(alone)
+    for one, two in zip(together, alone, strict=True):
+        if isinstance(one, f.Array) and isinstance(two, f.Array):
+            assert one.id == two.id
+            for name, values in one.arrays.items():
+                if values.dtype.kind == "f":
+                    np.testing.assert_allclose(values, two.arrays[name], rtol=1e-5, atol=1e-8)
+                else:
+                    assert (values == two.arrays[name]).all()
+        elif isinstance(one, f.Note | f.Coverage | f.Outcomes):
+            assert one == two
+
+
+def test_one_image_at_a_time_where_memory_does_not_suffice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = onnxviz.model.model.load(detectors(tmp_path / "m.onnx"), preprocess=UNIT, labels=CLASSES, device="cpu")
+    some = context(model, squares(tmp_path, 11))
+    analysis = GradCam(data="photos", layers=["half"], classes="top:1")
+    expected = findings(analysis, some)
+    make = Model.differentiable
+
+    def short(self: Model, layers: Any) -> Any:
+        forward = make(self, layers)
+
+        def run(images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            if len(images) > 3:
+                raise MemoryError
+            return forward(images)
+
+        return run
+
+    monkeypatch.setattr(Model, "differentiable", short)
+    found = findings(analysis, some)
+    assert [len(one.rows) for one in found if isinstance(one, f.Table)] == [11]
+    assert [one for one in found if isinstance(one, f.Note)] == [one for one in expected if isinstance(one, f.Note)]
+    assert "2 images at a time instead of 8" in " ".join(model.reduced)
+
+
+def test_activations_that_are_no_numbers_are_told_with_the_image(tmp_path: Path) -> None:
+    path = detectors(tmp_path / "m.onnx")
+    proto = onnx.load(path)
+    for index, weight in enumerate(proto.graph.initializer):
+        if weight.name == "head":
+            values = np.full((2, 3), np.finfo(np.float32).max, np.float32)
+            proto.graph.initializer[index].CopyFrom(numpy_helper.from_array(values, "head"))
+    onnx.save(proto, path)
+    Image.new("RGB", (SIDE, SIDE)).save(tmp_path / "black.png")
+    Image.new("RGB", (SIDE, SIDE), (255, 0, 0)).save(tmp_path / "red.png")
+    model = onnxviz.model.model.load(path, preprocess=dataclasses.replace(UNIT, scale=(1e-3,)), device="cpu")
+    some = context(model, ImageFolder.find("photos", ["*.png"], tmp_path))
+    analysis = GradCam(data="photos", layers="half", classes="top:1")
+    black, red = analysis.jobs(some.subject)
+    assert analysis.run(black, some)
+    with pytest.raises(AnalysisError, match=r"not finite for the image 'red\.png'"):
+        analysis.run(red, some)
 
 
 def test_own_classes_come_from_labels_beside_the_images(tmp_path: Path) -> None:
@@ -491,20 +572,11 @@ def test_own_classes_come_from_labels_beside_the_images(tmp_path: Path) -> None:
 
 
 def test_the_first_sentence_counts_all_images_and_names_those_that_are_wrong_or_uncertain() -> None:
-    source = ImageFolder("photos", tuple(f"{i}.png" for i in range(9)), (Path(),) * 9, (), (), 9)
+    def image(index: int, right: bool | None, sure: float | None, extent: float | None) -> ImageSummary:
+        return ImageSummary(f"{index}.png", "last", "cat", right, sure, (extent,))
 
-    def image(index: int, right: bool | None, sure: float | None, extent: float | None) -> list[f.Finding]:
-        row = (f"{index}.png: cat", 3, 1.0, sure, None, extent, 0)
-        names = ("image and class", "class", "logit", "probability", "position", "extent", "layers")
-        known = [] if right is None else [f.Outcomes("top1_accuracy", (f"{index}.png",), (right,))]
-        certain = [] if sure is None else [f.Metric("top1_confidence", sure, total=1)]
-        return [
-            f.PictureMatrix(f"maps.{index}", "", ("first", "last"), (f.MatrixRow("cat", ()),)),
-            f.Table("evidence", "", tuple(map(f.Column, names)), (row,)), *known, *certain,
-        ]  # fmt: skip
-
-    def said(*images: list[f.Finding], by_score: bool = True) -> str:
-        return " ".join(note.text for note in evidence_summary.in_words(images, source, by_score=by_score))
+    def said(*images: ImageSummary, by_score: bool = True) -> str:
+        return " ".join(note.text for note in evidence_summary.in_words(images, by_score=by_score))
 
     wrong = [image(index, False, index / 10, 0.25) for index in range(1, 6)]
     assert said(image(0, True, 0.2, 0.5), *wrong, image(8, None, 0.1, None)) == (

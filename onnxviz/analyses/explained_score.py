@@ -81,18 +81,20 @@ def in_order(scores: Sequence[float], predicted: Sequence[float] | None) -> list
     return sorted(range(len(scores)), key=lambda number: (-shares[number], -scores[number]))
 
 
-def probabilities(model: Model, batch: np.ndarray, head: Head, count: int) -> np.ndarray | None:
-    """Return a head's probabilities of the first image, or None where nothing makes one in 0..1 for each class."""
+def probabilities(model: Model, batch: np.ndarray, head: Head, count: int) -> list[np.ndarray | None]:
+    """Return a head's probabilities of each image; None where nothing makes one in 0..1 for each class."""
     if not head.probability:
-        return None
+        return [None] * len(batch)
     try:
-        found = np.asarray(model.probabilities(batch, head), np.float64)[0]
+        made = np.asarray(model.probabilities(batch, head), np.float64)
     except SelectionError:
-        return None
-    if found.shape != (count,) or not np.isfinite(found).all() or found.min() < -1e-6 or found.max() > 1 + 1e-6:
-        return None
-    clipped: np.ndarray = np.clip(found, 0.0, 1.0)
-    return clipped
+        return [None] * len(batch)
+    return [
+        np.clip(one, 0.0, 1.0)
+        if one.shape == (count,) and np.isfinite(one).all() and one.min() >= -1e-6 and one.max() <= 1 + 1e-6
+        else None
+        for one in made
+    ]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,8 +164,8 @@ def may_choose(head: Head) -> bool:
     return head.has_choice or (head.kind == "unknown" and not head.has_positions and head.choices != 1)
 
 
-def choice_metrics(head: Head, best: int, sure: np.ndarray | None, own: int | None) -> Iterator[Metric]:
-    """Yield one image's share of what is said of the model's choices; `joined` averages them."""
+def choice_metrics(head: Head, best: int, sure: float | None, own: int | None) -> Iterator[Metric]:
+    """Yield one image's share of what is said of the model's choices; `sure` is the probability of the best."""
     if own is not None:
         unsaid = "" if head.has_choice else " Nothing says that the model's outputs are classes."
         yield Metric(
@@ -173,7 +175,7 @@ def choice_metrics(head: Head, best: int, sure: np.ndarray | None, own: int | No
         )  # fmt: skip
     if sure is not None and head.has_choice:
         yield Metric(
-            "top1_confidence", float(sure[best]), "confidence", "Mean probability of the class of highest score.",
+            "top1_confidence", sure, "confidence", "Mean probability of the class of highest score.",
             "percent", total=1,
         )  # fmt: skip
 
@@ -278,7 +280,7 @@ def certainty(head: Head, probability: float | None, score: float, predicted: fl
 
 
 def first_choice(
-    head: Head, best: int, explained: Sequence[int], sure: np.ndarray | None, names: Sequence[str] | None
+    head: Head, best: int, explained: Sequence[int], sure: float | None, names: Sequence[str] | None
 ) -> str:
     """Say what the model takes an image for where none of the classes looked at is its first choice."""
     if best in explained or head.kind not in ("classes", "binary", "unknown"):
@@ -286,7 +288,7 @@ def first_choice(
     name = head.title(best, names)
     if not head.has_choice:
         return f" The highest is another one, {name}."
-    return f" The model's first choice is another class, {name}{'' if sure is None else f' ({sure[best]:.0%})'}."
+    return f" The model's first choice is another class, {name}{'' if sure is None else f' ({sure:.0%})'}."
 
 
 def about_positions(head: Head, count: int, positions: Positions) -> Iterator[Caveat]:

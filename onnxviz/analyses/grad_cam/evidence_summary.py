@@ -5,15 +5,17 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Sequence
 
+from onnxviz.analyses.grad_cam.evidence import ImageEvidence
 from onnxviz.core.errors import shorten
-from onnxviz.core.findings import Finding, Metric, Note, Outcomes, PictureMatrix, Table
+from onnxviz.core.findings import Note
 from onnxviz.data.images import ImageSource
+from onnxviz.graph.model_output import Head
 
 _LISTED = 3
 
 
 @dataclasses.dataclass(frozen=True)
-class _Image:
+class ImageSummary:
     """What is known of one image.
 
     Attributes:
@@ -33,29 +35,30 @@ class _Image:
     extents: tuple[float | None, ...]
 
     @classmethod
-    def of(cls, part: Sequence[Finding], source: ImageSource) -> _Image:
-        matrix = next(finding for finding in part if isinstance(finding, PictureMatrix))
-        table = next(finding for finding in part if isinstance(finding, Table))
-        right = next((finding.holds[0] for finding in part if isinstance(finding, Outcomes)), None)
-        sure = [finding.value for finding in part if isinstance(finding, Metric) and finding.name == "top1_confidence"]
-        column = [column.name for column in table.columns].index("extent")
-        cells = [row[column] for row in table.rows]
-        extents = tuple(cell if isinstance(cell, float) else None for cell in cells)
-        name = source.names[int(matrix.id.rpartition(".")[2])]
-        return cls(name, matrix.columns[-1], matrix.rows[0].title, right, sure[0] if sure else None, extents)
+    def of(
+        cls, image: ImageEvidence, source: ImageSource, titles: Sequence[str], head: Head, labels: Sequence[str] | None
+    ) -> ImageSummary:
+        """Take what is summed up from what was found; `titles` are the headings of the layers asked for."""
+        extents = tuple(None if one.places is None else one.places.extent for one in image.classes)
+        return cls(
+            source.names[image.index],
+            titles[image.kept[-1]],
+            head.title(image.classes[0].number, labels),
+            None if image.own is None else image.own == image.best,
+            image.sure if head.has_choice else None,
+            extents,
+        )
 
 
-def in_words(parts: Sequence[Sequence[Finding]], source: ImageSource, *, by_score: bool) -> Iterator[Note]:
+def in_words(images: Sequence[ImageSummary], *, by_score: bool) -> Iterator[Note]:
     """Yield a sentence on all images, where there are several.
 
     Args:
-        parts: what was found on each.
-        source: the data set.
+        images: what was found on each.
         by_score: whether what is explained first is the class of highest score.
     """
-    if len(parts) < 2:
+    if len(images) < 2:
         return
-    images = [_Image.of(part, source) for part in parts]
     known = [image for image in images if image.right is not None]
     wrong = sorted((image for image in known if not image.right), key=lambda image: -(image.sure or 0.0))
     said = []
@@ -74,13 +77,13 @@ def in_words(parts: Sequence[Sequence[Finding]], source: ImageSource, *, by_scor
     yield Note(" ".join(said), "summary")
 
 
-def _shown(image: _Image, by_score: bool) -> str:
+def _shown(image: ImageSummary, by_score: bool) -> str:
     taken = [f"taken for {shorten(image.first, 40)}"] if by_score else []
     taken += [f"{image.sure:.0%}"] if image.sure is not None else []
     return f"{shorten(image.name, 40)} ({', '.join(taken)})" if taken else shorten(image.name, 40)
 
 
-def _covered(images: Sequence[_Image]) -> Iterator[str]:
+def _covered(images: Sequence[ImageSummary]) -> Iterator[str]:
     """Say how much of the images the evidence covers at the last layer."""
     every = [extent for image in images for extent in image.extents]
     found = [extent for extent in every if extent is not None]

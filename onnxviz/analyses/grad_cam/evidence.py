@@ -1,0 +1,268 @@
+"""What Grad-CAM computes on images: the maps of all layers for some classes, and the pictures of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from onnxviz.analyses import explained_score
+from onnxviz.analyses.grad_cam.evidence_places import Places, find_places
+from onnxviz.core import colormap
+from onnxviz.core.errors import AnalysisError, shorten
+from onnxviz.core.findings import Array, Picture
+from onnxviz.core.values import Layer
+
+if TYPE_CHECKING:
+    import torch
+
+    from onnxviz.analyses.base import JobContext
+    from onnxviz.analyses.grad_cam.attribution import EvidenceMap
+    from onnxviz.graph.model_output import Head
+
+SMALLEST_PICTURE, LARGEST_PICTURE = 128, 256
+
+
+@dataclass(frozen=True, eq=False)
+class ClassEvidence:
+    """The evidence for one class or unit in one image.
+
+    Attributes:
+        number: the class' or unit's index.
+        score: of a class the logit.
+        probability: None if nothing makes any.
+        predicted: of a map of classes the share of the positions where this one is the highest; else None.
+        cells: for each layer the map in colours, and over the image.
+        blank: for each layer whether the map is zero everywhere.
+        reached: for each layer whether the score has a gradient there.
+        places: where the last layer's map lies; None if it is blank.
+    """
+
+    number: int
+    score: float
+    probability: float | None
+    predicted: float | None
+    cells: tuple[tuple[Picture, Picture], ...]
+    blank: tuple[bool, ...]
+    reached: tuple[bool, ...]
+    places: Places | None
+
+
+@dataclass(frozen=True, eq=False)
+class ImageEvidence:
+    """What was found in one image.
+
+    Attributes:
+        index: the image's in its data set.
+        own: the class that it is known to show, or None.
+        best: index of the highest score.
+        sure: the probability of that one; None if nothing makes any.
+        placed: positions that each score is of; 1 for a classifier.
+        kept: which of the layers asked for have a map of several positions at this size of the image.
+        photograph: the image as the network sees it.
+        classes: what is explained, that which the model believes in most first.
+        maps: the maps at the layers' own resolution.
+    """
+
+    index: int
+    own: int | None
+    best: int
+    sure: float | None
+    placed: int
+    kept: tuple[int, ...]
+    photograph: Picture
+    classes: tuple[ClassEvidence, ...]
+    maps: Array
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """An image to explain.
+
+    Attributes:
+        index: the image's in its data set.
+        name: its name.
+        classes: indices of the classes or units, or how many of the highest scores to take.
+        own: the class that it is known to show, or None.
+    """
+
+    index: int
+    name: str
+    classes: Sequence[int] | int
+    own: int | None
+
+
+def explain(
+    context: JobContext,
+    batch: np.ndarray,
+    wanted: Sequence[Wanted],
+    layers: Sequence[tuple[str, Layer]],
+    head: Head,
+    positions: explained_score.Positions,
+) -> list[ImageEvidence]:
+    """Run one forward pass for some images, and one backward pass for each of an image's classes.
+
+    Args:
+        context: the model.
+        batch: RGB in 0..1, float32 [N, 3, h, w]; images behind the last of `wanted` only fill the pass.
+        wanted: what to explain.
+        layers: heading and layer.
+        head: what gives the scores.
+        positions: how scores at several positions become one.
+
+    Raises:
+        AnalysisError: if activations are not finite, or no layer has a map of positions.
+    """
+    import torch
+
+    from onnxviz.analyses.grad_cam.attribution import grad_cam
+
+    model, score_layer = context.model, explained_score.layer_of(head)
+    images = torch.from_numpy(batch).to(model.device).requires_grad_()
+    maps_of, chosen = [layer for _, layer in layers], []
+    outputs = list(dict.fromkeys((*maps_of, score_layer)))
+    found = dict(zip(outputs, model.differentiable(outputs)(images), strict=True))
+    placed = explained_score.score_at_positions(found[score_layer], head)
+    scores = placed.mean(dim=2) if positions == "mean" else placed.amax(dim=2)
+    for layer in outputs:
+        _require_finite(found[layer], layer, wanted)
+    predicted = [explained_score.predicted_shares(one, head, positions) for one in placed.detach()]
+    for place, values in enumerate(scores.detach().tolist()):
+        # The class that the network believes in most comes first, also of those that are named.
+        order, asked = explained_score.in_order(values, predicted[place]), wanted[min(place, len(wanted) - 1)].classes
+        chosen.append(order[:asked] if isinstance(asked, int) else [number for number in order if number in asked])
+    maps, most = [], max(map(len, chosen))
+    for turn in range(most):
+        numbers = [classes[min(turn, len(classes) - 1)] for classes in chosen]
+        score = scores[torch.arange(len(numbers), device=scores.device), numbers]
+        activations = [found[layer] for layer in maps_of]
+        maps.append(grad_cam(score, activations, keep_tape=turn + 1 < most, layers=maps_of))
+    probabilities = explained_score.probabilities(model, batch, head, scores.shape[1])
+    kept = tuple(place for place, one in enumerate(maps[0]) if max(one.values.shape[1:]) > 1)
+    if not kept:
+        raise AnalysisError(
+            "no selected layer has a map of positions at this image size",
+            remedy="select layers before the global pooling, for example `layers: block_outputs`",
+        )
+    return [
+        _drawn(
+            context, entry, images.detach()[place], head, [layers[k][0] for k in kept], kept, int(placed.shape[2]),
+            chosen[place], scores.detach()[place], probabilities[place], predicted[place],
+            [[_of_image(row[k], place) for k in kept] for row in maps[: len(chosen[place])]],
+        )
+        for place, entry in enumerate(wanted)
+    ]  # fmt: skip
+
+
+def _require_finite(values: torch.Tensor, layer: Layer, wanted: Sequence[Wanted]) -> None:
+    finite = values.detach().flatten(1).isfinite().all(dim=1) if values.ndim > 1 else values.detach().isfinite()
+    for entry, fine in zip(wanted, finite.tolist(), strict=False):
+        if not fine:
+            raise AnalysisError(
+                f"the activations are not finite for the image {shorten(entry.name)!r}", where=shorten(layer.name)
+            )
+
+
+def _of_image(found: EvidenceMap, place: int) -> EvidenceMap:
+    from onnxviz.analyses.grad_cam.attribution import EvidenceMap
+
+    return EvidenceMap(found.values[place : place + 1], found.gradient[place : place + 1])
+
+
+def _drawn(
+    context: JobContext,
+    entry: Wanted,
+    image: torch.Tensor,
+    head: Head,
+    columns: Sequence[str],
+    kept: tuple[int, ...],
+    placed: int,
+    chosen: Sequence[int],
+    scores: torch.Tensor,
+    probabilities: np.ndarray | None,
+    predicted: Sequence[float] | None,
+    maps: Sequence[Sequence[EvidenceMap]],
+) -> ImageEvidence:
+    """Return one image's evidence with its pictures; nothing of the pass is kept."""
+    photograph = _photograph(image, context.subject.preprocessing.channel_order == "GRAY")
+    classes = []
+    for number, row in zip(chosen, maps, strict=True):
+        shown = head.title(number, context.subject.labels)
+        classes.append(
+            ClassEvidence(
+                number,
+                float(scores[number]),
+                None if probabilities is None else float(probabilities[number]),
+                None if predicted is None else predicted[number],
+                tuple(
+                    _cell(_pictures(one.values, photograph), shown, column)
+                    for one, column in zip(row, columns, strict=True)
+                ),
+                tuple(float(one.values.max()) <= 0 for one in row),
+                tuple(float(one.gradient.max()) > 0 for one in row),
+                _where(row[-1].values, photograph.shape[:2]),
+            )
+        )
+    best = int(scores.argmax())
+    sure = None if probabilities is None else float(probabilities[best])
+    lead = Picture(photograph, alt=f"{shorten(entry.name)} as the network sees it", format="jpeg")
+    arrays = _array(entry, columns, classes, maps)
+    return ImageEvidence(entry.index, entry.own, best, sure, placed, kept, lead, tuple(classes), arrays)
+
+
+def _array(
+    entry: Wanted, columns: Sequence[str], classes: Sequence[ClassEvidence], maps: Sequence[Sequence[EvidenceMap]]
+) -> Array:
+    arrays = {
+        f"class{one.number}_layer{position:03d}": found.values[0].float().cpu().numpy()
+        for one, row in zip(classes, maps, strict=True)
+        for position, found in enumerate(row)
+    }
+    numbers, scores = [one.number for one in classes], [one.score for one in classes]
+    about = {"layers": np.array(tuple(columns)), "classes": np.array(numbers), "logits": np.array(scores)}
+    title = f"{entry.name}: maps at the layers' own resolution"
+    return Array(f"arrays.{entry.index}", title, {**arrays, **about})
+
+
+# --- pictures -------------------------------------------------------------------------------------------------------
+
+
+def _where(values: torch.Tensor, size: tuple[int, ...]) -> Places | None:
+    """Return where on an image of a size a map [1, h, w] reaches half of its maximum; None if it is blank."""
+    from onnxviz.analyses.grad_cam.attribution import upsample
+
+    finest = (max(size[0], values.shape[1]), max(size[1], values.shape[2]))
+    return find_places(upsample(values, finest)[0].double().cpu().numpy())
+
+
+def _photograph(image: torch.Tensor, gray: bool) -> np.ndarray:
+    """Return what the network sees as uint8 [h, w, 3], enlarged or reduced to a size that suits a report."""
+    from torch.nn import functional
+
+    if gray:
+        image = (image * image.new_tensor((0.299, 0.587, 0.114))[:, None, None]).sum(dim=0).expand(3, -1, -1)
+    longest = max(image.shape[1:])
+    if longest < SMALLEST_PICTURE:
+        times = -(-SMALLEST_PICTURE // longest)
+        image = image.repeat_interleave(times, dim=1).repeat_interleave(times, dim=2)
+    elif longest > LARGEST_PICTURE:
+        size = [max(1, round(length * LARGEST_PICTURE / longest)) for length in image.shape[1:]]
+        image = functional.interpolate(image[None], size=size, mode="bilinear", antialias=True)[0]
+    pixels: np.ndarray = (image.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
+    return np.ascontiguousarray(pixels)
+
+
+def _pictures(values: torch.Tensor, photograph: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return heat map and overlay of a map [1, h, w]; the scale is the low-resolution map's own maximum."""
+    from onnxviz.analyses.grad_cam.attribution import to_own_maximum, upsample
+
+    height, width = photograph.shape[:2]
+    heat = upsample(to_own_maximum(values), (height, width))[0].cpu().numpy()
+    return colormap.colour(heat), colormap.overlay(photograph, heat)
+
+
+def _cell(pair: tuple[np.ndarray, np.ndarray], shown: str, column: str) -> tuple[Picture, Picture]:
+    alt = f"Grad-CAM of {shorten(shown, 40)} at {shorten(column, 40)}"
+    return Picture(pair[0], alt=alt, format="jpeg"), Picture(pair[1], alt=f"{alt}, over the image", format="jpeg")

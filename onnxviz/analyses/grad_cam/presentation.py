@@ -1,0 +1,203 @@
+"""What Grad-CAM found, for readers: rows of maps, sentences, numbers, and what could be taken for a finding."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from onnxviz.analyses import explained_score
+from onnxviz.analyses.base import Subject
+from onnxviz.analyses.grad_cam.evidence import ClassEvidence, ImageEvidence
+from onnxviz.analyses.grad_cam.evidence_places import Places
+from onnxviz.core.errors import shorten
+from onnxviz.core.findings import (
+    Caveat,
+    Cell,
+    Column,
+    Coverage,
+    Finding,
+    MatrixRow,
+    Metric,
+    Note,
+    Outcomes,
+    PictureMatrix,
+    Table,
+)
+from onnxviz.graph.model_output import Head
+
+
+def image_findings(
+    image: ImageEvidence,
+    titles: Sequence[str],
+    name: str,
+    subject: Subject,
+    head: Head,
+    positions: explained_score.Positions,
+) -> list[Finding]:
+    """Return what is shown and said of one image.
+
+    Args:
+        image: what was found.
+        titles: headings of the layers asked for.
+        name: the image's.
+        subject: the model.
+        head: what gives the scores.
+        positions: how scores at several positions become one.
+    """
+    columns = tuple(titles[place] for place in image.kept)
+    shown = [head.title(one.number, subject.labels) for one in image.classes]
+    rows = tuple(_row(image, one, title, columns, head) for one, title in zip(image.classes, shown, strict=True))
+    table = tuple(_line(name, one, title) for one, title in zip(image.classes, shown, strict=True))
+    first = image.classes[0]
+    certainty = explained_score.certainty(head, first.probability, first.score, first.predicted)
+    findings: list[Finding] = [
+        PictureMatrix(f"maps.{image.index}", f"{name}: {_columns_in_words(columns)}", columns, rows, scale=_SCALE),
+        Table("evidence", "Evidence at the last layer", explained_score.columns(head) + _COLUMNS, table, _TABLE),
+        Coverage(f"maps (layer, image, {head.unit})", len(columns) * len(rows), len(titles) * len(rows),
+                 _pointlike(titles, image.kept), id="coverage.maps"),
+        image.maps,
+        *([] if image.own is None else [Outcomes("top1_accuracy", (name,), (image.own == image.best,))]),
+        *_caveats(image.classes, columns, shown, subject.view.gradient_stops(explained_score.layer_of(head))),
+        *explained_score.about_positions(head, image.placed, positions),
+    ]  # fmt: skip
+    said = _sentence(name, shown[0], certainty, columns[-1], first.places, first.reached[-1])
+    explained = [one.number for one in image.classes]
+    said += explained_score.first_choice(head, image.best, explained, image.sure, subject.labels)
+    return [*findings, Note(said, about="each image")]
+
+
+def image_metrics(image: ImageEvidence, head: Head) -> Iterator[Metric]:
+    """Yield one image's share of the metrics; `explained_score.joined` averages them over the images."""
+    yield from explained_score.choice_metrics(head, image.best, image.sure, image.own)
+    extents = [one.places.extent for one in image.classes if one.places is not None]
+    if extents:
+        yield Metric(
+            "last_layer_extent", sum(extents) / len(extents), "extent of the evidence",
+            "Mean share of the image where the last layer's map reaches half of its maximum; blank maps left out.",
+            "percent", total=1,
+        )  # fmt: skip
+    flat = [blank for one in image.classes for blank in one.blank]
+    yield Metric(
+        "blank_fraction", sum(flat) / len(flat), "maps without positive evidence",
+        f"Share of the maps (layer, image, {head.unit}) that are zero everywhere.", "percent", "lower",
+        total=len(flat),
+    )  # fmt: skip
+
+
+def about_blank(metrics: Sequence[Metric]) -> Iterator[Caveat]:
+    """Say how many maps are blank, if any."""
+    fraction = next((metric.value for metric in metrics if metric.name == "blank_fraction"), 0.0)
+    if fraction > 0:
+        yield Caveat(
+            f"{fraction:.0%} of the maps hold no positive evidence: the weighted sum of channels is nowhere above "
+            "zero. They are drawn black; the rows say at which layers.", "blank", "limit",
+        )  # fmt: skip
+
+
+def _row(image: ImageEvidence, one: ClassEvidence, title: str, columns: Sequence[str], head: Head) -> MatrixRow:
+    words = (head.unit, "logit" if head.has_classes and head.holds == "scores" else "value")
+    facts: list[tuple[str, Cell]] = [(words[0], one.number), (words[1], round(one.score, 4))]
+    facts += [("probability", round(one.probability, 4))] if one.probability is not None else []
+    facts += [("predicted at", f"{one.predicted:.1%} of positions")] if one.predicted is not None else []
+    facts += [("evidence at the last layer", _in_words(one.places))]
+    empty = [column for column, blank in zip(columns, one.blank, strict=True) if blank]
+    facts += [("no positive evidence at", listed(empty))] if empty else []
+    return MatrixRow(title, one.cells, image.photograph, tuple(facts))
+
+
+def _line(name: str, one: ClassEvidence, title: str) -> tuple[Cell, ...]:
+    where = (None, None) if one.places is None else (one.places.words, one.places.extent)
+    return (f"{name}: {title}", one.number, one.score, one.probability, *where, sum(one.blank))
+
+
+_SCALE = "0 to the map's own maximum; black is no positive evidence"
+_TABLE = (
+    "Position: the parts of the image, thirds of its height and width, in which regions of the last layer's map reach "
+    "half of its maximum, that with the maximum first. Extent: how much of the image these regions cover. Layers "
+    "without positive evidence: their map is zero everywhere."
+)
+
+
+_COLUMNS = (
+    Column("position"),
+    Column("extent", "percent"),
+    Column("layers without positive evidence", "integer"),
+)
+
+
+def _columns_in_words(columns: Sequence[str]) -> str:
+    return f"evidence at {columns[0]}" if len(columns) == 1 else "from the first layer to the last"
+
+
+def _in_words(place: Places | None) -> str:
+    return "none" if place is None else f"{place.words}, {place.extent:.0%} of the image"
+
+
+def _sentence(
+    image: str,
+    shown: str,
+    certainty: str,
+    layer: str,
+    place: Places | None,
+    reached: bool,
+) -> str:
+    named = shorten(layer, 60)
+    if not reached:
+        return f"{image}: nothing can be said of {shown}{certainty} at {named}: the score has no gradient there."
+    if place is None:
+        return f"{image}: nothing at {named} speaks for {shown}{certainty}."
+    return f"{image}: the evidence for {shown}{certainty} at {named} {place.sentence}."
+
+
+def _caveats(
+    classes: Sequence[ClassEvidence], columns: Sequence[str], shown: Sequence[str], stops: tuple[str, ...]
+) -> Iterator[Caveat]:
+    """Say what a reader could take for a finding and is none; `stops` are the nodes that no gradient passes."""
+    reached = np.array([one.reached for one in classes])
+    if not reached.any():
+        yield Caveat(
+            f"The gradient of the score is zero at every layer ({_cause(stops)}): Grad-CAM cannot explain "
+            "this network, and its blank maps mean nothing.", "no_gradient", "wrong",
+        )  # fmt: skip
+        return
+    flat = [name for name, by_layer in zip(shown, reached.tolist(), strict=True) if not any(by_layer)]
+    if flat:
+        yield Caveat(
+            f"The score of {listed(flat)} has a gradient of zero at every layer, as of a score that is cut "
+            "off at its largest value; its blank maps mean nothing.", "no_gradient", "wrong",
+        )  # fmt: skip
+    cut = [column for column, by_class in zip(columns, reached.T.tolist(), strict=True) if not any(by_class)]
+    if cut:
+        yield Caveat(
+            f"The score's gradient is zero at {listed(cut)}: the score does not depend on these "
+            "layers, or every path to it is cut; their blank maps mean nothing.", "no_gradient",
+        )  # fmt: skip
+
+
+def _cause(stops: tuple[str, ...]) -> str:
+    if not stops:
+        return "a saturated output, or an operator whose slope is zero there"
+    more = f" and {len(stops) - 2} more" if len(stops) > 2 else ""
+    return f"every path to the image ends in an operator without a slope: {', '.join(stops[:2])}{more}"
+
+
+def _blank(metrics: Sequence[Metric]) -> list[Finding]:
+    fraction = next((metric.value for metric in metrics if metric.name == "blank_fraction"), 0.0)
+    if fraction <= 0:
+        return []
+    return [
+        Caveat(f"{fraction:.0%} of the maps hold no positive evidence: the weighted sum of channels is nowhere above "
+               "zero. They are drawn black; the rows say at which layers.", "blank", "limit")
+    ]  # fmt: skip
+
+
+def _pointlike(titles: Sequence[str], kept: Sequence[int]) -> str:
+    gone = [title for place, title in enumerate(titles) if place not in kept]
+    return f"a single position at this image size: {listed(gone)}" if gone else ""
+
+
+def listed(names: Sequence[str], most: int = 8) -> str:
+    """Return names in a row, the first of many."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(shorten(name, 40) for name in names[:most]) + more

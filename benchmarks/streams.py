@@ -8,8 +8,9 @@ the same network in the same batch size, by the converted network and by ONNX Ru
 - bare: PIL opens each image, converts and resizes it, numpy stacks them, the network runs, a mean is taken;
 - stream: a shard of `ShardedAnalysis` with the same mean, with checked files, exact sums and images read ahead.
 
-Slices of the folder are done in turns. Times are on the clock: reading ahead is about waiting less. Memory is the peak
-resident memory of a fresh process that goes over so many images.
+Slices of the folder are done in turns. Times are on the clock, which an otherwise busy machine disturbs, and of the
+processor, in which reading ahead is no gain. Memory is what is resident in a fresh process that goes over so many
+images in shards of a thousand, after each batch.
 """
 
 from __future__ import annotations
@@ -19,7 +20,6 @@ import dataclasses
 import functools
 import itertools
 import multiprocessing
-import resource
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,9 +30,10 @@ import torch
 from PIL import Image
 
 from benchmarks.measure import ZOO, arguments, in_turns, markdown, medians, prepare, spread
-from onnxviz.analyses.base import Job, JobContext, Subject
+from onnxviz.analyses.base import JobContext, Subject
 from onnxviz.analyses.stream import Batch, ExactSum, ShardedAnalysis
 from onnxviz.core.findings import Finding, Metric
+from onnxviz.core.memory import resident_memory
 from onnxviz.core.values import PRESETS, Layer
 from onnxviz.data.images import ImageFolder
 from onnxviz.model.model import Model, load
@@ -129,25 +130,28 @@ def streamed(model: Model, source: ImageFolder, *, converted: bool, start: int, 
     return next(finding.value for finding in found if isinstance(finding, Metric))
 
 
-def peak(folder: Path, zoo: Path, images: int, shard: int) -> tuple[int, int]:
-    """Return the bytes of a process before and at its peak, that hashes a folder and does so many images in shards."""
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(1) as pool:
-        found: tuple[int, int] = pool.apply(_peak, (folder, zoo, images, shard))
-    return found
+def memory(folder: Path, zoo: Path, images: int) -> list[int]:
+    """Return the resident bytes of a fresh process: with a hashed folder, at most in the stream, and at its end."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(_memory, (folder, zoo, images))
 
 
-def _peak(folder: Path, zoo: Path, images: int, shard: int) -> tuple[int, int]:
+def _memory(folder: Path, zoo: Path, images: int) -> list[int]:
     torch.set_num_threads(1)
     model, source = opened(folder, zoo, images)
     subject = Subject("model", model.view, model.preprocessing, None, {"images": source}, 0)
-    analysis = MeanActivation(data="images", shard=shard)
-    context = JobContext(subject, model, lambda *_: None)
-    jobs: list[Job] = list(analysis.jobs(subject))
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    analysis = MeanActivation(data="images")
+    jobs = list(analysis.jobs(subject))
     assert source.digest
+    before, most = resident_memory() or 0, 0
+
+    def progress(*_: object) -> None:
+        nonlocal most
+        most = max(most, resident_memory() or 0)
+
+    context = JobContext(subject, model, progress)
     analysis.combine([analysis.run(job, context) for job in jobs], subject)
-    return 1024 * before, 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return [before, most, resident_memory() or 0]
 
 
 def opened(folder: Path, zoo: Path, images: int) -> tuple[Model, ImageFolder]:
@@ -199,11 +203,9 @@ def main() -> None:
     prepare(given)
     rows = speed(given.folder, given.zoo, given.slice, given.rounds)
     print(markdown(["computed by", "clock", "", "images/s", "ms a slice", "time / bare"], rows), "\n", flush=True)
-    peaks: list[list[object]] = []
-    for count in given.memory:
-        before, after = peak(given.folder, given.zoo, count, 1_000)
-        peaks.append([count, f"{before / 2**20:.0f}", f"{after / 2**20:.0f}"])
-    print(markdown(["images", "MiB, data set opened", "MiB, peak"], peaks))
+    sizes = [[count, *(f"{size / 2**20:.0f}" for size in memory(given.folder, given.zoo, count))]
+             for count in given.memory]  # fmt: skip
+    print(markdown(["images", "MiB, folder hashed", "MiB, at most", "MiB, at the end"], sizes))
 
 
 if __name__ == "__main__":

@@ -93,11 +93,13 @@ def stream(
         for start in range(0, len(images), together):
             part = tuple(images[start : start + together])
             pixels = read(part)
-            yield Batch(part, pixels, measured(model, pixels, layers, converted=converted))
+            yield Batch(part, pixels, measured(model, pixels, layers, converted=converted, kept=False))
             context.progress(start + len(part), len(images), note)
 
 
-def measured(model: Model, images: Values, layers: Sequence[str], *, converted: bool = False) -> Mapping[str, Values]:
+def measured(
+    model: Model, images: Values, layers: Sequence[str], *, converted: bool = False, kept: bool = True
+) -> Mapping[str, Values]:
     """Return layers' activations; a model that takes so many images at a time gets the last one again.
 
     Args:
@@ -105,14 +107,16 @@ def measured(model: Model, images: Values, layers: Sequence[str], *, converted: 
         images: RGB [N, 3, h, w] in 0..1.
         layers: names of the layers.
         converted: by the converted network, on its device, instead of by ONNX Runtime.
+        kept: whether the result outlives the next call.
     """
     fixed = model.view.batch
     missing = -len(images) % fixed if fixed else 0
     padded = np.concatenate([images, np.repeat(images[-1:], missing, axis=0)]) if missing else images
     if not converted:
-        return {name: values[: len(images)] for name, values in model.measure(padded, layers).items()}
-    found = model.activations(padded, layers)
-    return {name: values[: len(images)].float().cpu().numpy() for name, values in found.items()}
+        found = model.measure(padded, layers, kept=kept)
+        return {name: values[: len(images)] for name, values in found.items()}
+    tensors = model.activations(padded, layers)
+    return {name: values[: len(images)].float().cpu().numpy() for name, values in tensors.items()}
 
 
 @dataclass(frozen=True, eq=False)

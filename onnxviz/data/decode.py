@@ -198,8 +198,9 @@ def _bytes_of(path: Path, digest: bytes) -> bytes:
     return content
 
 
-_ENTERED = threading.Lock()
-_silenced: list[warnings.catch_warnings[None]] = []
+_LOCK = threading.Lock()
+_filters = contextlib.ExitStack()
+_inside: list[None] = []
 
 
 @contextlib.contextmanager
@@ -209,20 +210,18 @@ def warnings_ignored() -> Iterator[None]:
     The filters are those of the whole process, so threads that decode share them: the first one in sets them, and the
     last one out restores what was before.
     """
-    with _ENTERED:
-        _silenced.append(warnings.catch_warnings())
-        if len(_silenced) == 1:
-            _silenced[0].__enter__()
+    with _LOCK:
+        if not _inside:
+            _filters.enter_context(warnings.catch_warnings())
             warnings.filterwarnings("ignore", module=r"PIL\.")
+        _inside.append(None)
     try:
         yield
     finally:
-        with _ENTERED:
-            if len(_silenced) == 1:
-                _silenced[0].__exit__(None, None, None)
-                _silenced.clear()
-            else:
-                _silenced.pop()
+        with _LOCK:
+            _inside.pop()
+            if not _inside:
+                _filters.close()
 
 
 def _open(path: Path | BinaryIO) -> Image.Image:

@@ -283,13 +283,15 @@ def fit_image(pixels: Pixels, preprocessing: Preprocessing, size: tuple[int, int
     Raises:
         DataError: if `fit` is "none" and the image has another size.
     """
-    height, width = size
+    return _fitted(pixels, preprocessing, size).astype(np.float32) / np.float32(255)
+
+
+def _fitted(pixels: Pixels, preprocessing: Preprocessing, size: tuple[int, int]) -> Pixels:
+    """Return an image at a model's input size, as `fit_image` does, in 8 bits."""
     box = fit_box((pixels.shape[0], pixels.shape[1]), preprocessing, size)
-    if box == (0.0, 0.0, float(height), float(width)) and pixels.shape[:2] == size:
-        fitted = pixels
-    else:
-        fitted = _resized(np.ascontiguousarray(pixels), box, size, preprocessing.interpolation)
-    return fitted.astype(np.float32) / np.float32(255)
+    if box == (0.0, 0.0, float(size[0]), float(size[1])) and pixels.shape[:2] == size:
+        return pixels
+    return _resized(np.ascontiguousarray(pixels), box, size, preprocessing.interpolation)
 
 
 def _resized(
@@ -398,15 +400,16 @@ def load_batch(
     Raises:
         DataError: if an image cannot be read or does not fit, with its name.
     """
-    batch = np.empty((len(indices), 3, *size), np.float32)
+    pixels = np.empty((len(indices), *size, 3), np.uint8)
     for place, index in enumerate(indices):
         try:
-            batch[place] = fit_image(source.read(index), preprocessing, size).transpose(2, 0, 1)
+            pixels[place] = _fitted(source.read(index), preprocessing, size)
         except DataError as fault:
             if fault.where:
                 raise
             raise DataError(fault.what, where=shorten(source.names[index]), remedy=fault.remedy) from fault
-    return batch
+    batch = np.empty((len(indices), 3, *size), np.float32)
+    return np.divide(pixels.transpose(0, 3, 1, 2), np.float32(255), out=batch)
 
 
 def _nearest_indices(start: float, end: float, count: int, size: int) -> npt.NDArray[np.intp]:

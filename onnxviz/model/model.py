@@ -87,6 +87,7 @@ class Model:
         self._network: Network | None = None
         self._forwards: OrderedDict[Any, Forward] = OrderedDict()
         self._sessions: OrderedDict[Any, Session] = OrderedDict()
+        self._passes: dict[tuple[object, ...], tuple[int, int]] = {}
         self._input_range = integer_range(view.types[view.input_name].element)
         # ONNX Runtime's optimizer fuses quantised operators into others that round differently, and computes
         # constants without a bound.
@@ -284,6 +285,7 @@ class Model:
             images: whatever `prepare` takes: paths, PIL images and uint8 arrays of any sizes, which are brought to
                 `input_size`; floating images [N, 3, height, width] in 0..1 are taken as they are.
             layers: layers or their names.
+            kept: whether the result outlives the next call; one that does not need not be copied.
 
         Returns:
             Layer name -> activations, float32, [N, units, *spatial].
@@ -314,12 +316,15 @@ class Model:
         named = {layer.name: values for layer, values in zip(chosen, joined, strict=True)}
         return Activations(self.view, named)
 
-    def measure(self, images: Any, layers: Sequence[Layer | str] | Layer | str) -> Activations[np.ndarray]:
+    def measure(
+        self, images: Any, layers: Sequence[Layer | str] | Layer | str, *, kept: bool = True
+    ) -> Activations[np.ndarray]:
         """Return the activations of some layers by ONNX Runtime: on a CPU the fast way without gradients.
 
         Args:
             images: as for `activations`; computed in micro-batches.
             layers: layers or their names.
+            kept: whether the result outlives the next call; one that does not need not be copied.
 
         Returns:
             Layer name -> activations, float32, [N, units, *spatial].
@@ -331,7 +336,7 @@ class Model:
             ModelError: if ONNX Runtime refuses the model or the size of the images.
         """
         chosen = self.resolve(layers)
-        values = self._measure(self._as_images(images), [layer.value for layer in chosen], chosen)
+        values = self._measure(self._as_images(images), [layer.value for layer in chosen], chosen, kept)
         named = {
             layer.name: units_first(array, layer.channel_axis) for layer, array in zip(chosen, values, strict=True)
         }
@@ -355,7 +360,9 @@ class Model:
         sums = [output for node in nodes if operator_name(node) in PRODUCTS for output in node.output]
         return frozenset(sums if sums and runtime.saturates() else ())
 
-    def _measure(self, images: torch.Tensor, values: Sequence[str], layers: Sequence[Layer]) -> list[np.ndarray]:
+    def _measure(
+        self, images: torch.Tensor, values: Sequence[str], layers: Sequence[Layer], kept: bool = True
+    ) -> list[np.ndarray]:
         distrusted = self.distrusted | self._saturated
         if distrusted and distrusted & ancestors(self.view.proto.graph, values):
             names = ", ".join(shorten(layer.name) for layer in layers[:3]) + (", ..." if len(layers) > 3 else "")
@@ -375,6 +382,9 @@ class Model:
                 for layer, part in zip(layers, parts, strict=True):
                     self._check_batch(part.shape, stop - start, images.shape[2:], layer.name)
                 # Copied also if they are all: while its own arrays live, the session keeps its working memory.
+                if not kept and len(parts[0]) == len(images):
+                    results.extend(parts)
+                    return
                 results.extend([np.empty((len(images), *part.shape[1:]), part.dtype) for part in parts])
             for result, part in zip(results, parts, strict=True):
                 result[start:stop] = part
@@ -394,13 +404,7 @@ class Model:
         """
         view, device = self.view, str(self.device)
         return Session(
-            view.proto,
-            values,
-            device=device,
-            exact=self._exact,
-            any_size=any_size,
-            types=view.types,
-            names=view.names,
+            view.proto, values, device=device, exact=self._exact, any_size=any_size, types=view.types, names=view.names
         )
 
     def probabilities(self, images: Any, head: Head | None = None) -> np.ndarray:
@@ -458,8 +462,11 @@ class Model:
                 remedy=f"give a multiple of {fixed}",
             )
         sizes = (self.view, self.input_size, shape[2:], layers)
-        what = layers_in_words(layers)
-        step = fixed or choose_batch(self, min(count, micro_batch(*sizes)), lambda: pass_bytes(*sizes), what)
+        key, what = (*shape[2:], *(layer.value for layer in layers)), layers_in_words(layers)
+        if key not in self._passes:
+            self._passes[key] = micro_batch(*sizes), pass_bytes(*sizes)
+        usual, image_bytes = self._passes[key]
+        step = fixed or choose_batch(self, min(count, usual), lambda: image_bytes, what)
         # A session keeps the memory of its largest batch, in pieces that smaller ones may not fit into.
         for _ in run_batches(self, count, step, work, what, fixed=bool(fixed), release=self._sessions.clear):
             pass

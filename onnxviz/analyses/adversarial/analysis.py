@@ -12,20 +12,10 @@ from pydantic import Field, StrictInt, model_validator
 
 from onnxviz.analyses import explained_score, storage
 from onnxviz.analyses.adversarial import counts
+from onnxviz.analyses.adversarial.counts import Search
 from onnxviz.analyses.base import Analysis, Job, JobContext, Subject
 from onnxviz.core.errors import AnalysisError, shorten
-from onnxviz.core.findings import (
-    Caveat,
-    Cell,
-    Coverage,
-    Finding,
-    Note,
-    Picture,
-    Table,
-    Tile,
-    TileGrid,
-    merge,
-)
+from onnxviz.core.findings import Caveat, Cell, Coverage, Finding, Note, Picture, Table, Tile, TileGrid
 from onnxviz.data.image_choice import ImageChoice, choose_images, find_source
 from onnxviz.data.images import ImageSource, load_batch
 from onnxviz.data.visible_part import cropped_note
@@ -103,7 +93,8 @@ class Adversarial(Analysis):
     )
 
     heading: ClassVar[str] = "Adversarial pictures"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
+    results: ClassVar[tuple[type, ...]] = (Search,)
     metric_names: ClassVar[Mapping[str, str]] = counts.METRICS
     cites: ClassVar[tuple[str, ...]] = (
         "Szegedy et al. 2014, Intriguing properties of neural networks, arXiv:1312.6199",
@@ -156,7 +147,7 @@ class Adversarial(Analysis):
         why = f"the class of no photograph of {self.data!r} is known"
         return found | dict.fromkeys(("success_rate", "accuracy", "accuracy_under_attack"), why)
 
-    def run(self, job: Job, context: JobContext) -> list[Finding]:
+    def run(self, job: Job, context: JobContext) -> list[Search]:
         """Change the photographs of one job."""
         images, known = list(job.parameters["images"]), list(job.parameters["known"])
         source = find_source(self.data, context.subject.data)
@@ -165,7 +156,7 @@ class Adversarial(Analysis):
         before = _Seen.of(context.model, levels, head)
         goals = list(job.parameters["targets"])
         asked = [
-            _Asked(place, image, goal, own, _wanted(goal, before.logits[place], own), len(goals) == 1)
+            _Asked(place, image, goal, own, _wanted(goal, before.logits[place], own))
             for place, (image, own) in enumerate(zip(images, known, strict=True))
             for goal in goals
         ]
@@ -184,40 +175,33 @@ class Adversarial(Analysis):
             head=head,
         )
         after = _Seen.of(context.model, np.stack([found.picture for found in made]), head)
-        titles = _Titles(head, context.subject.labels)
-        rows, tiles = [], []
-        for index, (entry, found) in enumerate(zip(asked, made, strict=True)):
-            name = source.names[entry.image]
-            row = _row(name, entry, found, before, after, index, levels[entry.place], titles, self.norm)
-            rows.append(row)
-            tiles.append(_tile(row, levels[entry.place], found, self.norm))
         return [
-            TileGrid("pictures", "Photographs before and after", tuple(tiles)),
-            Table("attacks", "What each photograph was taken for", counts.COLUMNS, tuple(rows)),
+            _search(source.names[entry.image], entry, found, before, after, index, levels[entry.place], self.norm)
+            for index, (entry, found) in enumerate(zip(asked, made, strict=True))
         ]
 
-    def combine(self, parts: Sequence[list[Finding]], subject: Subject) -> list[Finding]:
-        """Join the photographs, count the successes, and say what they mean."""
-        merged = merge(parts)
-        tables = [finding for finding in merged if isinstance(finding, Table)]
-        grids = [finding for finding in merged if isinstance(finding, TileGrid)]
-        coverage = self._coverage(tables[0].rows if tables else (), subject)
-        if not tables or not grids:
+    def present(self, found: Sequence[Search], subject: Subject) -> list[Finding]:
+        """Show the photographs, count the successes, and say what they mean."""
+        coverage = self._coverage(found, subject)
+        if not found:
             return [Note("Every photograph is taken for the class that was asked for as it is.", "summary"), *coverage]
-        rows, tiles = tables[0].rows, grids[0].tiles
+        titles = _Titles(self._head(subject), subject.labels, len(self._targets(subject)) > 1)
+        tiles = tuple(_tile(one, titles, self.norm) for one in found)
         radii = () if self.radius is None else self._radii(1)
-        grid = dataclasses.replace(grids[0], description=self._description(subject), tile_size=_tile_size(tiles))
-        said = explained_score.in_words(self._head(subject), subject.view)
-        found: list[Finding] = [
-            Note(counts.summary(rows, self.norm), "summary"),
-            *said,
-            *self._caveats(rows, subject),
-            grid,
-        ]
         source = find_source(self.data, subject.data)
         chosen = choose_images(source, self.images, self.limit)
-        found += cropped_note(source, chosen, subject.preprocessing, subject.input_size)
-        return [*found, *counts.metrics(rows, self.norm), *counts.curve(rows, radii, self.norm), *coverage, tables[0]]
+        return [
+            Note(counts.summary(found, self.norm), "summary"),
+            *explained_score.in_words(self._head(subject), subject.view),
+            *self._caveats(found, titles, subject),
+            TileGrid("pictures", "Photographs before and after", tiles, self._description(subject), _tile_size(tiles)),
+            *cropped_note(source, chosen, subject.preprocessing, subject.input_size),
+            *counts.metrics(found, self.norm),
+            *counts.curve(found, radii, self.norm),
+            *coverage,
+            Table("attacks", "What each photograph was taken for", counts.COLUMNS,
+                  tuple(_row(one, titles) for one in found)),
+        ]  # fmt: skip
 
     # --- the recipe's words -----------------------------------------------------------------------------------------
 
@@ -268,50 +252,50 @@ class Adversarial(Analysis):
             "falls below 0 there."
         )
 
-    def _coverage(self, rows: Sequence[counts.Row], subject: Subject) -> list[Finding]:
+    def _coverage(self, found: Sequence[Search], subject: Subject) -> list[Finding]:
         source = find_source(self.data, subject.data)
         chosen = choose_images(source, self.images, self.limit)
         wanted = len(choose_images(source, self.images, len(source)))
         why = [f"`limit: {self.limit}`, spread evenly"] if len(chosen) < wanted else []
         why += ["chosen by `images`"] if wanted < len(source) else []
         searches = len(chosen) * len(self._targets(subject))
-        done = len({row[counts.NAME] for row in rows})
+        done = len({one.image for one in found})
         why += [f"{len(chosen) - done} taken for the class wanted as they are, or their job failed"][
             : len(chosen) - done
         ]
-        left = "" if len(rows) == searches else "the rest is taken for the class wanted as it is, or its job failed"
+        left = "" if len(found) == searches else "the rest is taken for the class wanted as it is, or its job failed"
         return [
             Coverage("images", done, len(source), "; ".join(why), "coverage.images"),
-            Coverage("searches (image, target)", len(rows), searches, left, "coverage.searches"),
+            Coverage("searches (image, target)", len(found), searches, left, "coverage.searches"),
         ]
 
-    def _caveats(self, rows: Sequence[counts.Row], subject: Subject) -> Iterator[Caveat]:
-        lost = [row for row in rows if row[counts.SUCCESS] != "yes"]
+    def _caveats(self, found: Sequence[Search], titles: _Titles, subject: Subject) -> Iterator[Caveat]:
+        lost = [one for one in found if not one.won]
         if lost:
             yield Caveat(
-                f"For {len(lost)} of {len(rows)} nothing was found. This is no proof that there is nothing: more "
+                f"For {len(lost)} of {len(found)} nothing was found. This is no proof that there is nothing: more "
                 "steps, more restarts or another method may find it.",
                 "no_proof",
                 "limit",
             )
-        flat = [str(row[counts.SEARCH]) for row in rows if row[counts.GRADIENT] == "vanished"]
+        flat = [titles.of_search(one) for one in found if one.flat]
         if flat:
             cause = "a saturated activation or an operator without a slope; it looks like robustness and is none"
             if stops := subject.view.gradient_stops(explained_score.layer_of(self._head(subject))):
                 cause = f"every path to the image ends in an operator without a slope: {', '.join(stops[:2])}"
             yield Caveat(
-                f"The gradient was zero at some step for {len(flat)} of {len(rows)}: {_listed(flat)} ({cause}). Where "
+                f"The gradient was zero at some step for {len(flat)} of {len(found)}: {_listed(flat)} ({cause}). Where "
                 "nothing was found there, nothing can be said.",
                 "vanished_gradients",
             )
-        wrong = [row for row in rows if row[counts.TRUE] is not None and not counts.is_right(row)]
+        wrong = [one for one in found if one.true is not None and not one.right]
         if wrong:
             yield Caveat(
-                f"{len(wrong)} of {len(rows)} searches start from a photograph that is taken for a wrong class as it "
+                f"{len(wrong)} of {len(found)} searches start from a photograph that is taken for a wrong class as it "
                 "is; they do not count for the success rate, and count as wrong in the robust accuracy.",
                 "wrong_before",
             )
-        if not any(row[counts.TRUE] is not None for row in rows):
+        if not any(one.true is not None for one in found):
             yield Caveat(
                 "Nothing says what the photographs show, so a changed choice may be one that was wrong, and there is "
                 "no success rate and no robust accuracy.",
@@ -359,7 +343,6 @@ class _Asked:
         goal: the target, as the recipe has it; classes by their numbers.
         known: the class that the photograph is known to show, or None.
         wanted: the class to reach, or None for any other.
-        alone: whether there is no other target.
     """
 
     place: int
@@ -367,7 +350,6 @@ class _Asked:
     goal: str | int
     known: int | None
     wanted: int | None
-    alone: bool
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -428,10 +410,22 @@ def _require_classes(head: Head, view: GraphView) -> Head:
 
 @dataclasses.dataclass(frozen=True)
 class _Titles:
-    """What classes are called; no other class has the same name: two of ImageNet's are called crane."""
+    """What classes are called; no other class has the same name: two of ImageNet's are called crane.
+
+    Attributes:
+        head: what has the classes.
+        labels: the model's class names, or None.
+        several: whether photographs are driven to several targets.
+    """
 
     head: Head
     labels: Sequence[str] | None
+    several: bool = False
+
+    def of_search(self, one: Search) -> str:
+        """Return what a search is called: by its photograph, and by its target where there are several."""
+        goal = one.goal.replace("_", " ") if isinstance(one.goal, str) else self.of(one.goal)
+        return f"{one.name} → {goal}" if self.several else one.name
 
     def of(self, number: int) -> str:
         """Return one class' name."""
@@ -458,7 +452,7 @@ def _seed(seed: int, image: int) -> int:
     return (seed * 1_000_003 + image) & 0xFFFFFFFF
 
 
-def _row(
+def _search(
     name: str,
     asked: _Asked,
     found: Attacked,
@@ -466,64 +460,80 @@ def _row(
     after: _Seen,
     index: int,
     levels: np.ndarray,
-    titles: _Titles,
     norm: Norm,
-) -> counts.Row:
-    """Return one line of the table; all of it is measured on the picture that is stored."""
+) -> Search:
+    """Return what was found, measured on the picture that is stored."""
     left, now = before.best(asked.place), after.best(index)
-    goal = asked.goal.replace("_", " ") if isinstance(asked.goal, str) else titles.of(asked.goal)
-    wanted = "any other class" if asked.wanted is None else titles.of(asked.wanted)
     success = now != left if asked.wanted is None else now == asked.wanted
     change = found.picture.astype(np.int16) - levels.astype(np.int16)
-    return (
-        name if asked.alone else f"{name} → {goal}",
-        name,
-        None if asked.known is None else titles.of(asked.known),
-        titles.of(left),
-        before.probability(asked.place, left),
-        wanted,
-        titles.of(now),
-        after.probability(index, now),
-        "yes" if success else "no",
-        distance(change, "l2"),
-        int(distance(change, "linf")),
-        min(found.radius, distance(change, norm)) if success and found.radius is not None else None,
-        found.empty,
-        found.steps,
-        "vanished" if found.flat else "",
-    )
-
-
-def _tile(row: counts.Row, levels: np.ndarray, found: Attacked, norm: Norm) -> Tile:
-    """Return the tile of one photograph: before, after, and the change."""
-    change = found.picture.astype(np.int16) - levels.astype(np.int16)
     factor = max(1, int(127 // max(1, np.abs(change).max())))
-    name = shorten(str(row[counts.NAME]))
-    pictures = (
-        _picture(levels, f"{name} as the network sees it"),
-        _picture(found.picture, f"{name}, changed"),
-        _picture(np.clip(128 + factor * change, 0, 255).astype(np.uint8), f"the change to {name}"),
+    alt = shorten(name)
+    return Search(
+        image=asked.image,
+        name=name,
+        goal=asked.goal,
+        true=asked.known,
+        before=left,
+        sure_before=before.probability(asked.place, left),
+        wanted=asked.wanted,
+        after=now,
+        sure_after=after.probability(index, now),
+        l2=distance(change, "l2"),
+        linf=int(distance(change, "linf")),
+        radius=min(found.radius, distance(change, norm)) if success and found.radius is not None else None,
+        empty=found.empty,
+        steps=found.steps,
+        flat=found.flat,
+        lead=tuple(map(float, found.margins[:: max(1, math.ceil(len(found.margins) / _POINTS))])),
+        factor=factor,
+        pictures=(
+            _picture(levels, f"{alt} as the network sees it"),
+            _picture(found.picture, f"{alt}, changed"),
+            _picture(np.clip(128 + factor * change, 0, 255).astype(np.uint8), f"the change to {alt}"),
+        ),
     )
+
+
+def _row(one: Search, titles: _Titles) -> tuple[Cell, ...]:
+    """Return the cells under `counts.COLUMNS`."""
+    return (
+        titles.of_search(one),
+        one.name,
+        None if one.true is None else titles.of(one.true),
+        titles.of(one.before),
+        one.sure_before,
+        "any other class" if one.wanted is None else titles.of(one.wanted),
+        titles.of(one.after),
+        one.sure_after,
+        "yes" if one.won else "no",
+        one.l2,
+        one.linf,
+        one.radius,
+        one.empty,
+        one.steps,
+        "vanished" if one.flat else "",
+    )
+
+
+def _tile(one: Search, titles: _Titles, norm: Norm) -> Tile:
+    """Return the tile of one photograph: before, after, and the change."""
     captions = (
-        f"{row[counts.BEFORE]} {_percent(row[counts.P_BEFORE])}".strip(),
-        f"{row[counts.AFTER]} {_percent(row[counts.P_AFTER])}".strip(),
-        f"change x {factor}" if change.any() else "no change",
+        f"{titles.of(one.before)} {_percent(one.sure_before)}".strip(),
+        f"{titles.of(one.after)} {_percent(one.sure_after)}".strip(),
+        f"change x {one.factor}" if one.linf else "no change",
     )
-    size: tuple[str, Cell] = ("largest change", f"{row[counts.LINF]} of 255")
+    size: tuple[str, Cell] = ("largest change", f"{one.linf} of 255")
     if norm == "l2":
-        size = ("length", round(counts.number(row[counts.L2]), 2))
+        size = ("length", round(one.l2, 2))
     facts: tuple[tuple[str, Cell], ...] = (
-        ("wanted", row[counts.WANTED]),
-        ("success", row[counts.SUCCESS]),
+        ("wanted", "any other class" if one.wanted is None else titles.of(one.wanted)),
+        ("success", "yes" if one.won else "no"),
         size,
-        ("none within", round(counts.number(row[counts.EMPTY]), 2)),
-        ("steps", row[counts.STEPS]),
+        ("none within", round(one.empty, 2)),
+        ("steps", one.steps),
     )
-    thin = found.margins[:: max(1, math.ceil(len(found.margins) / _POINTS))]
-    curve = tuple(float(value) for value in thin)
-    return Tile(
-        str(row[counts.SEARCH]), None, pictures, facts, curve, "lead of the class to leave, in logits", captions
-    )
+    lead = "lead of the class to leave, in logits"
+    return Tile(titles.of_search(one), None, one.pictures, facts, one.lead, lead, captions)
 
 
 def _picture(levels: np.ndarray, alt: str) -> Picture:
@@ -538,8 +548,8 @@ def _tile_size(tiles: Sequence[Tile]) -> int:
     return width * max(1, round(160 / width)) if 0 < width < _SMALL else 0
 
 
-def _percent(cell: Cell) -> str:
-    return "" if cell is None else f"{counts.number(cell):.1%}"
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{share:.1%}"
 
 
 def _listed(names: Sequence[str], most: int = 6) -> str:

@@ -1,14 +1,13 @@
-"""What a table of adversarial searches counts: success and robustness of what was right, and the rest apart."""
+"""What adversarial searches found, and what is counted: success and robustness of what was right, the rest apart."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from onnxviz.core.findings import Cell, Column, Curve, Metric, Series
+from onnxviz.core.findings import Column, Curve, Metric, Picture, Series
 from onnxviz.core.shares import Share
 
 COLUMNS = (
@@ -36,35 +35,75 @@ COLUMNS = (
     Column("steps", "integer", "Gradient steps to the first picture found; in the largest ball where none was."),
     Column("gradient", description="`vanished` where it was zero at some step."),
 )
-SEARCH, NAME, TRUE, BEFORE, P_BEFORE, WANTED, AFTER, P_AFTER, SUCCESS, L2, LINF, RADIUS, EMPTY, STEPS, GRADIENT = range(
-    15
-)
-
-Row = tuple[Cell, ...]
 
 
-def is_right(row: Row) -> bool:
-    """Whether a search starts from a photograph that is taken for the class that it is known to show."""
-    return row[TRUE] is not None and row[TRUE] == row[BEFORE]
+@dataclass(frozen=True, eq=False)
+class Search:
+    """What the search from one photograph to one target found; all of it is measured on the picture that is stored.
+
+    Attributes:
+        image: the photograph's index in the data set.
+        name: its name.
+        goal: the target, as the recipe has it; classes by their numbers.
+        true: the class that the photograph is known to show, or None.
+        before: the model's first choice for the photograph.
+        sure_before: the probability of that class; None if nothing says it.
+        wanted: the class that was driven up, or None for any other.
+        after: the model's first choice for the changed picture.
+        sure_after: the probability of that class on the changed picture.
+        l2: length of the change, in levels of 0 to 255.
+        linf: largest change of any pixel and colour.
+        radius: of the smallest ball in which a picture was found; None without success.
+        empty: of the largest ball that was searched without success; 0 if none was.
+        steps: gradient steps to the first picture found; in the largest ball where none was.
+        flat: whether the gradient was zero at some step.
+        lead: of the class to leave, in logits, at some of the steps.
+        factor: by how much the picture of the change is multiplied.
+        pictures: the photograph as the network sees it, the changed one, and the change.
+    """
+
+    image: int
+    name: str
+    goal: str | int
+    true: int | None
+    before: int
+    sure_before: float | None
+    wanted: int | None
+    after: int
+    sure_after: float | None
+    l2: float
+    linf: int
+    radius: float | None
+    empty: float
+    steps: int
+    flat: bool
+    lead: tuple[float, ...]
+    factor: int
+    pictures: tuple[Picture, ...]
+
+    @property
+    def right(self) -> bool:
+        """Whether the photograph is taken for the class that it is known to show."""
+        return self.true is not None and self.true == self.before
+
+    @property
+    def won(self) -> bool:
+        """Whether the changed picture is taken for what was wanted."""
+        return self.after != self.before if self.wanted is None else self.after == self.wanted
 
 
-def is_won(row: Row) -> bool:
-    """Whether a search ended with a picture that is taken for what was wanted."""
-    return row[SUCCESS] == "yes"
-
-
-def counted(rows: Sequence[Row]) -> list[Row]:
+def counted(found: Sequence[Search]) -> list[Search]:
     """Return the searches that success is a share of: from what was right; all where no class is known at all."""
-    if any(row[TRUE] is not None for row in rows):
-        return [row for row in rows if is_right(row)]
-    return list(rows)
+    if any(one.true is not None for one in found):
+        return [one for one in found if one.right]
+    return list(found)
 
 
-def metrics(rows: Sequence[Row], norm: str) -> Iterator[Metric]:
+def metrics(found: Sequence[Search], norm: str) -> Iterator[Metric]:
     """Yield the numbers that `expect:` can test; `norm` is what the search made small."""
-    basis, known = counted(rows), by_photograph(rows)
-    won = [row for row in basis if is_won(row)]
-    single = len({row[NAME] for row in basis}) == len(basis)
+    basis, known = counted(found), by_photograph(found)
+    won = [one for one in basis if one.won]
+    single = len({one.image for one in basis}) == len(basis)
     if basis:
         share = Share(len(won), len(basis))
         name, title, words = (
@@ -78,12 +117,12 @@ def metrics(rows: Sequence[Row], norm: str) -> Iterator[Metric]:
         interval = share.interval if single else ()
         yield Metric(name, share.value, title, words, "percent", "lower", total=share.total, interval=interval)
     if won:
-        key, column, title, what = _SIZES[norm]
+        key, title, what = _SIZES[norm]
         words = f"{what} of the smallest change found where the search succeeded, in levels of 0 to 255; median."
-        yield Metric(key, median(won, column), title, words, better="higher", total=len(won))
+        yield Metric(key, median(_size(one, norm) for one in won), title, words, better="higher", total=len(won))
     if known:
-        right = [found for found in known if is_right(found[0])]
-        still = [found for found in right if all(row[AFTER] == row[TRUE] for row in found)]
+        right = [searches for searches in known if searches[0].right]
+        still = [searches for searches in right if all(one.after == one.true for one in searches)]
         for key, count, title, words in (
             ("accuracy", len(right), "Accuracy before", "Share of the photographs with a known class that are taken "
              "for it."),
@@ -97,8 +136,8 @@ def metrics(rows: Sequence[Row], norm: str) -> Iterator[Metric]:
 
 
 _SIZES = {
-    "linf": ("median_linf", LINF, "Largest change", "Largest value"),
-    "l2": ("median_l2", L2, "Length of the change", "Length"),
+    "linf": ("median_linf", "Largest change", "Largest value"),
+    "l2": ("median_l2", "Length of the change", "Length"),
 }
 """What each norm's search makes small; the other size is whatever the steps left it at, and no margin."""
 METRICS = {
@@ -111,20 +150,20 @@ METRICS = {
 }
 
 
-def by_photograph(rows: Sequence[Row]) -> list[list[Row]]:
+def by_photograph(found: Sequence[Search]) -> list[list[Search]]:
     """Return the searches of each photograph with a known class."""
-    known: dict[str, list[Row]] = {}
-    for row in rows:
-        if row[TRUE] is not None:
-            known.setdefault(str(row[NAME]), []).append(row)
+    known: dict[int, list[Search]] = {}
+    for one in found:
+        if one.true is not None:
+            known.setdefault(one.image, []).append(one)
     return list(known.values())
 
 
-def summary(rows: Sequence[Row], norm: str) -> str:
+def summary(found: Sequence[Search], norm: str) -> str:
     """Say how many searches succeeded among those that count, what it took, and what became of the rest."""
-    basis = counted(rows)
-    won = [row for row in basis if is_won(row)]
-    known = any(row[TRUE] is not None for row in rows)
+    basis = counted(found)
+    won = [one for one in basis if one.won]
+    known = any(one.true is not None for one in found)
     start = "from photographs that are classified right" if known else "(no true class is known)"
     words = [f"{len(won)} of {len(basis)} searches {start} found a picture that is taken for what was wanted"]
     if won:
@@ -133,47 +172,48 @@ def summary(rows: Sequence[Row], norm: str) -> str:
         words[0] += ", within the radius searched."
     else:
         words = ["No photograph with a known class is classified right, so there is no success to count."]
-    return " ".join([*words, *_rest(rows)])
+    return " ".join([*words, *_rest(found)])
 
 
-def _took(won: Sequence[Row], norm: str) -> str:
+def _took(won: Sequence[Search], norm: str) -> str:
     """Say how large the smallest changes found were, and how far down smaller ones were searched for."""
     if norm == "linf":
-        least = sum(row[LINF] == 1 for row in won)
+        least = sum(one.linf == 1 for one in won)
         floor = f"; {least} of them changed no value by more than 1 level, the least that there is" if least else ""
-        size = f"at most {count_of(median(won, LINF), 'level')} of 255 in any pixel and colour"
+        size = f"at most {count_of(median(one.linf for one in won), 'level')} of 255 in any pixel and colour"
     else:
-        floor, size = "", f"a change of length {median(won, L2):.4g} levels"
-    searched = [row for row in won if number(row[EMPTY]) > 0]
-    tried = f"; for {len(searched)} nothing was found within {median(searched, EMPTY):.4g} (median)" if searched else ""
+        floor, size = "", f"a change of length {median(one.l2 for one in won):.4g} levels"
+    searched = [one.empty for one in won if one.empty > 0]
+    tried = f"; for {len(searched)} nothing was found within {median(searched):.4g} (median)" if searched else ""
     return f"{size} (median{floor}{tried})"
 
 
-def _rest(rows: Sequence[Row]) -> Iterator[str]:
+def _rest(found: Sequence[Search]) -> Iterator[str]:
     """Say what became of photographs that were wrong from the start, and of those whose class is not known."""
-    wrong = [row for row in rows if row[TRUE] is not None and not is_right(row)]
+    wrong = [one for one in found if one.true is not None and not one.right]
     if wrong:
-        changed = [row for row in wrong if row[AFTER] != row[BEFORE]]
-        mended = sum(row[AFTER] == row[TRUE] for row in wrong)
+        changed = [one for one in wrong if one.after != one.before]
+        mended = sum(one.after == one.true for one in wrong)
         yield (
             f"Not counted: {count_of(len(wrong), 'search', 'searches')} from photographs that the model has wrong from "
             f"the start; {len(changed)} changed the choice, {mended} of these to the right class."
         )
-    if len(unknown := [row for row in rows if row[TRUE] is None]) < len(rows) and unknown:
-        won = sum(is_won(row) for row in unknown)
+    if len(unknown := [one for one in found if one.true is None]) < len(found) and unknown:
+        won = sum(one.won for one in unknown)
         yield (
             f"Not counted: {count_of(len(unknown), 'search', 'searches')} from photographs whose class is not known; "
             f"{won} ended as wanted."
         )
 
 
-def curve(rows: Sequence[Row], radii: Sequence[float], norm: str) -> Iterator[Curve]:
+def curve(found: Sequence[Search], radii: Sequence[float], norm: str) -> Iterator[Curve]:
     """Draw how many photographs give way as the ball grows, where several were searched."""
-    basis = counted(rows)
-    places = sorted({number(row[RADIUS]) for row in basis if row[RADIUS] is not None} | set(radii))
+    basis = counted(found)
+    reached = [one.radius for one in basis if one.won and one.radius is not None]
+    places = sorted({*reached, *radii})
     if not basis or len(radii) < 2:
         return
-    shares = [sum(is_won(row) and number(row[RADIUS]) <= radius for row in basis) / len(basis) for radius in places]
+    shares = [sum(own <= radius for own in reached) / len(basis) for radius in places]
     yield Curve(
         "success_by_radius",
         "Photographs that give way, by radius",
@@ -185,14 +225,13 @@ def curve(rows: Sequence[Row], radii: Sequence[float], norm: str) -> Iterator[Cu
     )
 
 
-def median(rows: Sequence[Row], column: int) -> float:
-    """Return the median of a column."""
-    return float(np.median([number(row[column]) for row in rows]))
+def median(values: Iterable[float]) -> float:
+    """Return the median of some numbers."""
+    return float(np.median(list(values)))
 
 
-def number(cell: Any) -> float:
-    """Return a cell's number; NaN if it has none."""
-    return float(cell) if isinstance(cell, int | float) else math.nan
+def _size(one: Search, norm: str) -> float:
+    return one.linf if norm == "linf" else one.l2
 
 
 def count_of(value: float, thing: str, things: str = "") -> str:

@@ -52,7 +52,7 @@ def lay_out(folder: Path) -> Path:
     fill(folder)
     (folder / "empty.txt").write_text("")
     (folder / "wide.txt").write_text("a\x1b[31m\n" * 5000, encoding="utf-8")
-    (folder / "labels.csv").write_text("file,class_index,name\n0.png,99999999999,\x1b[2J\n")
+    (folder / "labels.csv").write_text("file,class_index,name\n0.png,999999999,\x1b[2J\n")
     (folder / "broken.onnx").write_bytes((folder / "m.onnx").read_bytes()[:500])
     (folder / "hostile.onnx").write_bytes(hostile_models.named("\x1b[31m<b>\n../../x").SerializeToString())
     (folder / "photos" / "broken.png").write_bytes((folder / "photos" / "0.png").read_bytes()[:60])

@@ -14,8 +14,9 @@ from tiny_models import fill
 from onnxviz.cli.show_model import show_probe
 from onnxviz.core.errors import DataError, RecipeError, SelectionError
 from onnxviz.core.results import DataCard
+from onnxviz.data.class_conflicts import contradictions
 from onnxviz.data.ground_truth import class_in
-from onnxviz.data.image_choice import own_class, unknown_classes
+from onnxviz.data.image_choice import known_class, own_class, unknown_classes, why_unknown
 from onnxviz.data.images import ImageFolder
 from onnxviz.execution.inspection import inspect_model
 from onnxviz.execution.plan import make_plan
@@ -80,7 +81,20 @@ def test_file_names(tmp_path: Path) -> None:
 def test_numbers_in_file_names(tmp_path: Path) -> None:
     images(tmp_path, "7_0.png", "2_1.png")
     assert classes(tmp_path, None, "{class}_*") == [2, 7]
-    assert classes(tmp_path, LABELS, "{class}_*") == [2, 7]
+    assert classes(tmp_path, tuple("0123456789"), "{class}_*") == [2, 7]
+
+
+def test_running_numbers_in_file_names_are_no_classes_of_a_model_that_has_names(tmp_path: Path) -> None:
+    images(tmp_path, "cat_0000.png", "cat_0001.png")
+    with pytest.raises(SelectionError, match="none of the 3 classes is called '0000'"):
+        classes(tmp_path, LABELS, "*_{class}.png")
+    source = ImageFolder.find("x", ["."], tmp_path, classes="*_{class}.png")
+    assert [known_class(source, index, LABELS) for index in range(2)] == [None, None]
+    said = unknown_classes(source, LABELS)
+    assert said[0] == (
+        "the pattern of classes finds '0000', which is no class of the model: the class of 1 image is not known; the "
+        "model's classes have names; write their numbers in a labels.csv, as class_index"
+    )
 
 
 def test_wordnet_ids(tmp_path: Path) -> None:
@@ -273,3 +287,156 @@ def test_any_folder_is_no_class(tmp_path: Path, names: tuple[str, ...]) -> None:
     images(tmp_path, *names)
     assert classes(tmp_path, LABELS) == classes(tmp_path, None) == [None, None]
     assert not unknown_classes(ImageFolder.find("x", ["."], tmp_path), LABELS)
+
+
+ANIMALS = ("bird", "cat", "dog")
+
+
+def told(folder: Path, labels: tuple[str, ...] | None, pattern: str | None = None) -> list[str]:
+    return list(contradictions(ImageFolder.find("x", ["."], folder, classes=pattern), labels))
+
+
+def with_table(folder: Path, *lines: str, header: str = "file,class_index,name") -> None:
+    images(folder, *(line.partition(",")[0] for line in lines))
+    (folder / "labels.csv").write_text("\n".join([header, *lines, ""]))
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        (("a.png,2,cat", "b.png,1,dog"), "on 2 of 2 images: 'a.png' has the name 'cat', which is class 1, and the "
+         "class_index 2, the class 'dog' of the model; each class has one number, as if they were numbered in another "
+         "order; the names count"),
+        (("a.png,1,bird", "b.png,2,cat", "c.png,3,dog"), "on 3 of 3 images: 'a.png' has the name 'bird', which is "
+         "class 0, and the class_index 1, the class 'cat' of the model; every number is 1 too high for "),
+        (("a.png,3,dog",), "the class_index 3, no class of the model; the names count"),
+        (("a.png,1,cat", "b.png,2,cat", "c.png,2.0,dog"), "on 1 of 3 images: 'b.png' has the name 'cat', which is "
+         "class 1, and the class_index 2, the class 'dog' of the model; 'cat' has the numbers 1 and 2, so that"),
+    ],
+)  # fmt: skip
+def test_numbers_and_names_of_different_classes_are_told(tmp_path: Path, lines: tuple[str, ...], words: str) -> None:
+    with_table(tmp_path, *lines)
+    (said,) = told(tmp_path, ANIMALS)
+    assert said.startswith("class_index and name in labels.csv are different classes ")
+    assert words in said
+    assert not told(tmp_path, None) or "several names" in told(tmp_path, None)[0]
+
+
+def test_numbers_and_names_that_agree_are_not_told(tmp_path: Path) -> None:
+    with_table(tmp_path, "a.png,1,Cat", "b.png,2.0,dog", "c.png,0,", "d.png,,dog", "e.png,0,lynx")
+    assert not told(tmp_path, ANIMALS)
+    assert not told(tmp_path, None)
+    assert classes(tmp_path, None) == [1, 2, 0, None, 0]
+
+
+def test_a_number_of_several_names_is_told_without_labels(tmp_path: Path) -> None:
+    with_table(tmp_path, "a.png,1,cat", "b.png,1,dog")
+    (said,) = told(tmp_path, None)
+    assert said.startswith("labels.csv gives the class_index 1 to several names, 'cat', 'dog': one is wrong")
+    assert "so the numbers count" in said
+
+
+@pytest.mark.parametrize("text", ["-1", "1.5", "nan", "x", "1e3", "12345678901"])
+def test_what_is_no_class_number_is_refused_at_its_line(tmp_path: Path, text: str) -> None:
+    with_table(tmp_path, "a.png,1,cat", f"b.png,{text},dog")
+    with pytest.raises(DataError) as refused:
+        ImageFolder.find("x", ["."], tmp_path).require_classes()
+    assert str(refused.value).startswith(
+        f"{tmp_path / 'labels.csv'}, line 3: the class_index {text!r} is no class number"
+    )
+
+
+def test_a_table_above_the_folders_counts_and_the_conflict_is_told(tmp_path: Path) -> None:
+    images(tmp_path, "bird/1.png", "cat/1.png", "dog/1.png")
+    (tmp_path / "labels.csv").write_text("file,class_index,name\nbird/1.png,1,cat\n./cat/1.png,1,cat\n")
+    assert classes(tmp_path, ANIMALS) == [1, 1, 2]
+    assert told(tmp_path, ANIMALS) == [
+        "labels.csv and the folder say different classes of 1 of 2 images: 'bird/1.png' is 'cat' and 'bird'; "
+        "labels.csv counts"
+    ]
+    (tmp_path / "bird/labels.csv").write_text("file,name\n1.png,dog\n")
+    assert classes(tmp_path, ANIMALS) == [2, 1, 2]
+    assert told(tmp_path, ANIMALS)[0].startswith("labels.csv and another labels.csv above say different classes of 1 ")
+
+
+@pytest.mark.parametrize(
+    ("name", "labels", "pattern", "words"),
+    [
+        (
+            "bird/cat_1.png",
+            ANIMALS,
+            "{class}_*",
+            "the pattern of classes and the folder say different classes of 1",
+        ),
+        ("n01440764/n01484850_1.png", WORDNET, None, "the folder and the WordNet id in the file's name say different"),
+    ],
+)
+def test_folders_and_file_names_of_different_classes_are_told(
+    tmp_path: Path, name: str, labels: tuple[str, ...], pattern: str | None, words: str
+) -> None:
+    images(tmp_path, name, f"{labels[2]}/{labels[2]}_1.png")
+    (said,) = told(tmp_path, labels, pattern)
+    assert said.startswith(words)
+
+
+def test_lines_that_name_no_file_are_told_or_refused(tmp_path: Path) -> None:
+    with_table(tmp_path, "a.png,1,cat", "b.png,2,dog")
+    table = tmp_path / "labels.csv"
+    source = ImageFolder.find("x", ["a.png"], tmp_path)
+    assert not source.remarks_on_classes, "an image that is not used is there all the same"
+    table.write_text(table.read_text() + "ghost.png,1,cat\n")
+    source = ImageFolder.find("x", ["."], tmp_path)
+    assert source.remarks_on_classes == ("labels.csv: 1 of 3 lines names a file that is not there: 'ghost.png'",)
+    table.write_text("file,name\nshots/a.png,cat\nshots/b.png,dog\n")
+    with pytest.raises(
+        DataError, match=r"none of its 2 lines names a file; the first is 'shots/a\.png'; 'a\.png' is th"
+    ):
+        ImageFolder.find("x", ["."], tmp_path).require_classes()
+    table.write_text("")
+    with pytest.raises(DataError, match="is empty"):
+        ImageFolder.find("x", ["."], tmp_path).require_classes()
+
+
+def test_a_table_beside_a_pattern_is_not_read_and_that_is_told(tmp_path: Path) -> None:
+    with_table(tmp_path, "cat_1.png,-1,dog")
+    source = ImageFolder.find("x", ["."], tmp_path, classes="{class}_*")
+    source.require_classes()
+    assert source.remarks_on_classes == ("labels.csv is not read, because the recipe has a pattern of classes",)
+
+
+@pytest.mark.parametrize(
+    ("names", "labels", "words"),
+    [
+        (("cat/1.png", "dog/1.png"), ("0 bird", "1 cat", "2 dog"), "none of the 2 folders of images is called like a "
+         "class of the model: 'cat' (did you mean '1 cat'?), 'dog' (did you mean '2 dog'?)"),
+        (("1/1.png", "2/1.png"), ANIMALS, "'1', '2'; folders that are class numbers count from 0"),
+        (("cat/sub/1.png", "cat/sub/2.png", "dog/sub/1.png"), ANIMALS, "'sub' ('cat' above it is a class: only"),
+    ],
+)  # fmt: skip
+def test_folders_that_all_miss_the_labels_are_told(
+    tmp_path: Path, names: tuple[str, ...], labels: tuple[str, ...], words: str
+) -> None:
+    images(tmp_path, *names)
+    source = ImageFolder.find("x", ["."], tmp_path)
+    (said,) = unknown_classes(source, labels)
+    assert words in said
+    assert said in why_unknown(source, 0, labels)
+
+
+def test_a_refusal_says_what_a_table_lacks(tmp_path: Path) -> None:
+    with_table(tmp_path, "a.png,,")
+    images(tmp_path, "b.png")
+    source = ImageFolder.find("x", ["."], tmp_path)
+    assert [why_unknown(source, index, ANIMALS) for index in range(2)] == [
+        "its line in labels.csv says no class", "labels.csv has no line for it",
+    ]  # fmt: skip
+
+
+def test_a_run_tells_contradictions(tmp_path: Path) -> None:
+    fill(tmp_path)
+    images(tmp_path / "shots", "a.png", "b/cat/1.png", "b/dog/1.png")
+    (tmp_path / "shots/labels.csv").write_text("file,class_index,name\nb/cat/1.png,0,dog\nb/dog/1.png,1,dog\n")
+    said = data_of(tmp_path, "").remarks
+    assert any("labels.csv and the folder say different classes of 1 of 2 images" in sentence for sentence in said)
+    found = inspect_model(tmp_path / "m.onnx", images=tmp_path / "shots", labels=tmp_path / "labels.txt", convert=False)
+    assert any("labels.csv and the folder say different classes" in sentence for sentence in found.on_images)

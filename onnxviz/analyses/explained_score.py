@@ -12,7 +12,7 @@ from onnxviz.core.errors import DataError, SelectionError, shorten
 from onnxviz.core.findings import Caveat, Column, Finding, Metric, Note
 from onnxviz.core.shares import Share
 from onnxviz.data.ground_truth import HOW
-from onnxviz.data.image_choice import class_count, known_class, own_class
+from onnxviz.data.image_choice import class_count, known_class, own_class, why_unknown
 from onnxviz.graph.model_output import UNSAID
 
 if TYPE_CHECKING:
@@ -140,8 +140,9 @@ class OwnClasses:
             )
         own = own_class(self.source, index, self.names)
         if own is None:
+            why = why_unknown(self.source, index, self.names)
             raise DataError(
-                "nothing says which class the image shows",
+                "nothing says which class the image shows" + (f": {why}" if why else ""),
                 where=where,
                 remedy=f"{HOW}; or name classes",
             )

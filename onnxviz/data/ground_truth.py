@@ -1,22 +1,14 @@
-"""What images show, as people note it: a table beside them, a folder for each class, or the files' names."""
+"""What images show, as people note it: a folder for each class, or the files' names; tables: `label_tables`."""
 
 from __future__ import annotations
 
-import csv
 import fnmatch
-import io
 import re
 from collections.abc import Sequence
 from functools import cache
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
+from typing import Literal, NamedTuple, TypeAlias
 
-from onnxviz.core import limits
-from onnxviz.core.errors import DataError, shorten
-
-TABLE = "labels.csv"
-"""Name of the table that is looked for beside an image."""
-CLASS_COLUMNS = ("class_index", "name", "wnid")
-"""Columns of the table that say which class a file shows."""
 PLACE = "{class}"
 """Stands for the class in a pattern on file names."""
 HOW = (
@@ -24,9 +16,22 @@ HOW = (
     'one folder for each class, or a pattern on the file names such as classes: "{class}_*.jpg"'
 )
 """How to make the classes of images known, as an advice."""
+ClassOrigin: TypeAlias = Literal["pattern", "table", "missing line", "folder", "file name"]
+"""Where an image's class is looked for. In a pattern or a table somebody wrote it down; where the table has no line for
+the image, and else, it is looked for in the folder's name, which may mean something else, and in the file's."""
+STATED: frozenset[ClassOrigin] = frozenset({"pattern", "table"})
+"""Where somebody wrote down what an image shows."""
 _WORDNET = re.compile(r"n\d{8}")
 _MOST_STARS = 4
 _LONGEST = 200
+
+
+class Statement(NamedTuple):
+    """What one place says of the class of an image: a number, names, both or nothing."""
+
+    origin: ClassOrigin
+    number: int | None
+    names: tuple[str, ...]
 
 
 @cache
@@ -79,53 +84,3 @@ def wordnet_id(name: str) -> str | None:
 def is_wordnet_id(name: str) -> bool:
     """Whether a class is named by its WordNet id."""
     return bool(_WORDNET.fullmatch(name))
-
-
-def read_table(path: Path) -> dict[str, dict[str, str]]:
-    """Return the lines of a labels.csv by file name; empty if there is none.
-
-    Raises:
-        DataError: if it is too large, cannot be read, names no files, or gives one file two classes.
-    """
-    if not path.is_file():
-        return {}
-    if path.stat().st_size > limits.LABELS_BYTES:
-        raise DataError(f"larger than {limits.LABELS_BYTES >> 20} MiB", where=shorten(str(path), 200))
-    try:
-        rows = list(csv.DictReader(io.StringIO(path.read_text("utf-8-sig"))))
-    except (OSError, UnicodeDecodeError, csv.Error) as fault:
-        raise DataError(
-            f"cannot be read as a table: {fault}",
-            where=shorten(str(path), 200),
-            remedy="save it as UTF-8 with the columns file,class_index,name",
-        ) from fault
-    if rows and "file" not in rows[0]:
-        raise DataError(
-            "has no column 'file'",
-            where=shorten(str(path), 200),
-            remedy="the first line must name the columns: file,class_index,name",
-        )
-    found: dict[str, dict[str, str]] = {}
-    for row in rows:
-        line = {key: value.strip() for key, value in row.items() if isinstance(key, str) and isinstance(value, str)}
-        if name := line.get("file"):
-            found[name] = _one_class(name, found.get(name, {}), line, path)
-    return found
-
-
-def _one_class(name: str, before: dict[str, str], line: dict[str, str], path: Path) -> dict[str, str]:
-    """Return what two lines of a table say of one file, if they agree."""
-    for column in CLASS_COLUMNS:
-        first, second = before.get(column), line.get(column)
-        if first and second and _comparable(first) != _comparable(second):
-            raise DataError(
-                f"gives {shorten(name)!r} two classes: {column} {shorten(first)!r} and {shorten(second)!r}",
-                where=shorten(str(path), 200),
-                remedy="keep one line for each file",
-            )
-    return {**before, **{column: text for column, text in line.items() if text or column not in before}}
-
-
-def _comparable(text: str) -> str:
-    plain = " ".join(text.replace("_", " ").split()).casefold()
-    return plain.lstrip("0") if plain.isdecimal() else plain

@@ -10,15 +10,17 @@ from typing import Annotated, TypeVar
 
 from pydantic import Field, StrictInt
 
-from onnxviz.core.errors import DataError, nearest, shorten
-from onnxviz.data.ground_truth import is_wordnet_id
-from onnxviz.data.images import STATED, ClassOrigin, ImageSource
+from onnxviz.core.errors import DataError, SelectionError, nearest, shorten
+from onnxviz.data.ground_truth import STATED, ClassOrigin, is_wordnet_id
+from onnxviz.data.images import ImageSource
 from onnxviz.graph.targets import class_index, class_matches, nearest_class
 
 ImageChoice = Annotated[
     StrictInt | str | list[StrictInt | str] | None,
     Field(description="Indices from 0, names, or globs such as `*lion*`; nothing for all, up to the limit."),
 ]
+
+_NUMBERED = "the model's classes have names; write their numbers in a labels.csv, as class_index"
 
 Source = TypeVar("Source", bound=ImageSource)
 
@@ -104,48 +106,61 @@ def own_class(source: ImageSource, index: int, labels: Sequence[str] | None) -> 
     """Return the index of the class that an image shows, or None if nothing says it.
 
     The class's names decide where the model has labels, because data sets number their classes in their own ways; the
-    number decides between classes of the same name, and where there are no labels or no names. A folder whose name is
+    number decides between classes of the same name, and where there are no labels or no names. A number that a pattern
+    finds counts only where there are no labels, because files are often numbered themselves. A folder whose name is
     none of the labels says nothing: it may be called anything.
 
     Raises:
         SelectionError: if somebody wrote the class down and it is none of the labels.
     """
-    number, names = _number(source, index), _names(source, index)
-    found = _known(number, names, labels)
+    number, names = _said(source, index, labels)
+    found = class_of(number, names, labels)
     stated = not hasattr(source, "class_origin_of") or _origin(source, index) in STATED
     if found is None and labels and names and stated:
-        return class_index(names[0], labels)  # says what is wrong with the name
+        try:
+            return class_index(names[0], labels)  # says what is wrong with the name
+        except SelectionError as fault:
+            fault.remedy = _NUMBERED if _is_of_file(source, index, names[0]) else fault.remedy
+            raise
     return found
 
 
 def known_class(source: ImageSource, index: int, labels: Sequence[str] | None) -> int | None:
     """Return the same as `own_class`, and None too where what somebody wrote down is none of the labels."""
-    return _known(_number(source, index), _names(source, index), labels)
+    return class_of(*_said(source, index, labels), labels)
 
 
-def _known(number: int | None, names: Sequence[str], labels: Sequence[str] | None) -> int | None:
+def _said(source: ImageSource, index: int, labels: Sequence[str] | None) -> tuple[int | None, tuple[str, ...]]:
+    """Return the number and the names that are said of an image's class, as far as they count."""
+    number, names = _number(source, index), _names(source, index)
+    of_file = labels and names and _is_of_file(source, index, names[0])
+    return None if of_file else number, names
+
+
+def _is_of_file(source: ImageSource, index: int, name: str) -> bool:
+    """Whether a pattern found a number, which may be the file's own and not that of a class."""
+    return name.isdecimal() and hasattr(source, "class_origin_of") and _origin(source, index) == "pattern"
+
+
+def class_of(number: int | None, names: Sequence[str], labels: Sequence[str] | None) -> int | None:
+    """Return the class that a number and names stand for; None if they stand for none."""
     if not labels:
         return number
     for name in names:
-        found = class_matches(name, labels)
-        if not found and is_wordnet_id(name):
-            found = [place for place, label in enumerate(labels) if label.startswith(f"{name} ")]
-        if len(found) == 1:
-            return found[0]
+        if (found := class_named(name, labels)) is not None:
+            return found
     named = [name for name in names if not (name.isdecimal() and int(name) == number)]
     if number is None or not named:
         return number
     return number if number < len(labels) and any(class_matches(name, [labels[number]]) for name in named) else None
 
 
-def unfit_names(source: ImageSource) -> Iterator[str]:
-    """Yield how many of the images a pattern of classes fits, if not all."""
-    unfit: Sequence[str] = getattr(source, "without_class", ())
-    if unfit:
-        yield (
-            f"the pattern of classes fits {len(source) - len(unfit):,} of {len(source):,} images; the class of the "
-            f"others is not known, the first of them is {shorten(unfit[0])!r}"
-        )
+def class_named(name: str, labels: Sequence[str]) -> int | None:
+    """Return the one class of a name, which may be a WordNet id in front of the labels; None if none or several are."""
+    found = class_matches(name, labels)
+    if not found and is_wordnet_id(name):
+        found = [place for place, label in enumerate(labels) if label.startswith(f"{name} ")]
+    return found[0] if len(found) == 1 else None
 
 
 _TOLD: Mapping[ClassOrigin, str] = {
@@ -163,7 +178,8 @@ _NOT_TOLD: Mapping[ClassOrigin, str] = {
 def unknown_classes(source: ImageSource, labels: Sequence[str] | None, most: int = 5) -> tuple[str, ...]:
     """Return sentences on the images whose class is not known although it is written down or that of others is.
 
-    A folder that is no class, and images beside the folders, are told where other folders are classes.
+    A folder that is no class, and images beside the folders, are told where other folders are classes, or where all
+    folders are nearly called like classes.
 
     Args:
         source: the images.
@@ -176,14 +192,14 @@ def unknown_classes(source: ImageSource, labels: Sequence[str] | None, most: int
     unknown: dict[tuple[ClassOrigin, str], list[int]] = {}
     guessed = False
     for index in range(len(source)):
-        number, names = what = _number(source, index), _names(source, index)
+        number, names = what = _said(source, index, labels)
         origin = _origin(source, index)
         if what not in known:
-            found = _known(number, names, labels)
+            found = class_of(number, names, labels)
             known[what] = found is not None and (not labels or found < len(labels))
         if known[what]:
             guessed |= origin not in STATED
-        elif origin != "pattern" or names:  # `unfit_names` tells where a pattern does not fit
+        elif origin != "pattern" or names:  # the source itself tells where a pattern does not fit
             name = next(iter(names), "" if number is None else str(number)) if origin in _TOLD else ""
             unknown.setdefault((origin, name), []).append(index)
     told = {key: images for key, images in unknown.items() if guessed or key[0] not in ("folder", "file name")}
@@ -192,7 +208,63 @@ def unknown_classes(source: ImageSource, labels: Sequence[str] | None, most: int
     if len(told) > most:
         rest = sum(map(len, told.values())) - sum(len(images) for _, images in first)
         sentences.append(f"so it is with {len(told) - most:,} names more: the class of {_images(rest)} not known")
+    if not guessed and labels and (sentence := folders_missed(source, labels, likely=True)):
+        sentences.append(sentence)
     return tuple(sentences)
+
+
+def folders_missed(source: ImageSource, labels: Sequence[str], likely: bool = False, most: int = 3) -> str:
+    """Return a sentence on folders of images none of which is called like a class; "" if it is not so.
+
+    Args:
+        source: the images.
+        labels: the model's class names.
+        likely: say nothing unless the names look as if they were to be classes.
+        most: most folders to name.
+    """
+    if not hasattr(source, "class_origin_of"):
+        return ""
+    folders: dict[str, str] = {}
+    for index, name in enumerate(source.names):
+        path = PurePosixPath(name)
+        if _origin(source, index) in ("folder", "missing line") and path.parent.name:
+            if known_class(source, index, labels) is not None:
+                return ""
+            folders.setdefault(path.parent.name, name)
+    hints = {folder: _folder_hint(folder, name, labels) for folder, name in folders.items()}
+    from_one = len(folders) > 1 and {int(folder) for folder in folders if folder.isdecimal()} == set(
+        range(1, len(folders) + 1)
+    )
+    if not folders or (likely and not from_one and 2 * sum(map(bool, hints.values())) < len(folders)):
+        return ""
+    named = [repr(shorten(folder)) + (f" ({hint})" if hint else "") for folder, hint in hints.items()]
+    more = f" and {len(folders) - most:,} more" if len(folders) > most else ""
+    several = len(folders) > 1
+    count = f"none of the {len(folders):,} folders of images is" if several else "the folder of the images is not"
+    return f"{count} called like a class of the model: {', '.join(named[:most])}{more}" + (
+        "; folders that are class numbers count from 0" if from_one else ""
+    )
+
+
+def _folder_hint(folder: str, name: str, labels: Sequence[str]) -> str:
+    above = [part for part in PurePosixPath(name).parent.parts[:-1] if class_named(part, labels) is not None]
+    if above:
+        return f"{shorten(above[-1])!r} above it is a class: only the folder that an image lies in itself counts"
+    return nearest_class(folder, labels)
+
+
+def why_unknown(source: ImageSource, index: int, labels: Sequence[str] | None) -> str:
+    """Return why the class of an image is not known, in a few words; "" if there is nothing to say."""
+    if not hasattr(source, "class_origin_of"):
+        return ""
+    origin = _origin(source, index)
+    if origin == "table":
+        return "its line in labels.csv says no class"
+    if origin == "pattern":
+        return "the pattern of classes finds none in its name"
+    missed = folders_missed(source, labels) if labels else ""
+    no_line = "labels.csv has no line for it" if origin == "missing line" else ""
+    return "; ".join(filter(None, (no_line, missed)))
 
 
 def _sentence(
@@ -203,6 +275,8 @@ def _sentence(
         return f"{not_known}: {_NOT_TOLD[origin]}; the first of them is {shorten(source.names[images[0]])!r}"
     lacking = "is no class of the model" if labels else "is no number, and the model has no class names"
     hint = nearest_class(name, labels) if labels else ""
+    if labels and origin == "pattern" and name.isdecimal():
+        hint = _NUMBERED
     return f"{_TOLD[origin].format(name=repr(shorten(name)))} {lacking}: {not_known}" + (f"; {hint}" if hint else "")
 
 

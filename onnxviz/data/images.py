@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,16 @@ from PIL import Image
 from onnxviz.core.errors import DataError, nearest, shorten
 from onnxviz.core.values import CROP_FRACTION, Interpolation, Preprocessing
 from onnxviz.data.decode import FORMATS, Pixels, check_image, image_size, read_image
-from onnxviz.data.ground_truth import TABLE, class_in, folder_classes, folder_numbers, read_table, wordnet_id
+from onnxviz.data.ground_truth import (
+    STATED,
+    ClassOrigin,
+    Statement,
+    class_in,
+    folder_classes,
+    folder_numbers,
+    wordnet_id,
+)
+from onnxviz.data.label_tables import TABLE, LabelTables
 from onnxviz.data.patterns import matches
 
 __all__ = [
@@ -31,13 +40,6 @@ SUFFIXES = frozenset({
     ".jpg", ".jpeg", ".jpe", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm",
 })  # fmt: skip
 """What counts as an image when a whole folder is named."""
-
-
-ClassOrigin: TypeAlias = Literal["pattern", "table", "missing line", "folder", "file name"]
-"""Where an image's class is looked for. In a pattern or a table somebody wrote it down; where the table has no line for
-the image, and else, it is looked for in the folder's name, which may mean something else, and in the file's."""
-STATED: frozenset[ClassOrigin] = frozenset({"pattern", "table"})
-"""Where somebody wrote down what an image shows."""
 
 
 class ImageSource(Protocol):
@@ -174,42 +176,48 @@ class ImageFolder:
         number = None if names else self.class_index_of(index)
         return names[0] if names else None if number is None else str(number)
 
-    def class_names_of(self, index: int) -> tuple[str, ...]:
-        """Return the names that the class of an image goes by, the likeliest first.
+    def statements(self, index: int) -> tuple[Statement, ...]:
+        """Return all that says what an image shows, that which counts first.
 
-        They come from the file's name where `classes` is a pattern; else from the columns `name` and `wnid` of a
-        `labels.csv` beside the image, matched by its column `file`; else from the folder that the image lies in, and
-        from the WordNet id that the file's name begins with.
+        They are the recipe's pattern or, without one, each `labels.csv` in the image's folder or above it that has a
+        line for the image, the nearest first; the folder that the image lies in; the WordNet id that its name begins
+        with.
         """
+        found: list[Statement] = []
         if self.classes is not None:
-            found = class_in(self.names[index], self.classes)
-            return () if found is None else (found,)
-        row = self._labels(self.paths[index])
-        if row is not None:
-            return tuple(name for key in ("name", "wnid") if (name := row.get(key)))
-        found = self._folders[index]
-        own = wordnet_id(self.names[index])
-        return tuple(name for name in (found, own) if name is not None)
+            text = class_in(self.names[index], self.classes)
+            number = int(text) if text is not None and text.isdecimal() and len(text) < 10 else None
+            found.append(Statement("pattern", number, () if text is None else (text,)))
+        else:
+            found += self._tables.statements(index)
+        if (folder := self._folders[index]) is not None:
+            found.append(Statement("folder", self._numbers[index], (folder,)))
+        if (own := wordnet_id(self.names[index])) is not None:
+            found.append(Statement("file name", None, (own,)))
+        return tuple(found)
+
+    def _counting(self, index: int) -> tuple[Statement, ...]:
+        """Return the statements that count: one that somebody wrote down, or all if nobody did."""
+        found = self.statements(index)
+        return found[:1] if found and found[0].origin in STATED else found
+
+    def class_names_of(self, index: int) -> tuple[str, ...]:
+        """Return the names that the class of an image goes by, the likeliest first."""
+        return tuple(name for statement in self._counting(index) for name in statement.names)
 
     def class_index_of(self, index: int) -> int | None:
-        """Return the class index that a `labels.csv` or folders called 0, 1, 2 ... state, or None."""
-        if self.classes is not None:
-            text = class_in(self.names[index], self.classes) or ""
-        elif (row := self._labels(self.paths[index])) is not None:
-            text = row.get("class_index", "")
-        else:
-            return self._numbers[index]
-        return int(text) if text.isdecimal() and len(text) < 10 else None
+        """Return the class number that a pattern, a `labels.csv` or folders called 0, 1, 2 ... state, or None."""
+        return next((one.number for one in self._counting(index) if one.number is not None), None)
 
     def require_classes(self) -> None:
         """Make sure that what is said of the images' classes can be used.
 
         Raises:
-            DataError: if `classes` fits no image, or a `labels.csv` cannot be read or contradicts itself.
+            DataError: if `classes` fits no image, or a `labels.csv` cannot be read, contradicts itself, or names none
+                of the files.
         """
         if self.classes is None:
-            for path in self.paths:
-                self._labels(path)
+            self.remarks_on_classes  # noqa: B018 - reads the tables
         elif len(self.without_class) == len(self):
             count = f"the {len(self)} images" if len(self) > 1 else "the one image"
             raise DataError(
@@ -223,25 +231,39 @@ class ImageFolder:
         pattern = self.classes
         return () if pattern is None else tuple(name for name in self.names if class_in(name, pattern) is None)
 
+    @cached_property
+    def remarks_on_classes(self) -> tuple[str, ...]:
+        """What is not used of what is written down on the images' classes.
+
+        Raises:
+            DataError: if a `labels.csv` cannot be read, contradicts itself, or names none of the files.
+        """
+        if self.classes is None:
+            return tuple(self._tables.remarks())
+        said: list[str] = []
+        if self.without_class:
+            fitting = len(self) - len(self.without_class)
+            said.append(
+                f"the pattern of classes fits {fitting:,} of {len(self):,} images; the class of the others is not "
+                f"known, the first of them is {shorten(self.without_class[0])!r}"
+            )
+        if any((folder / TABLE).is_file() for folder in {path.parent for path in self.paths}):
+            said.append(f"{TABLE} is not read, because the recipe has a pattern of classes")
+        return tuple(said)
+
     def class_origin_of(self, index: int) -> ClassOrigin:
         """Return where an image's class is looked for, whether it is found there or not."""
         if self.classes is not None:
             return "pattern"
-        path = self.paths[index]
-        if self._labels(path) is not None:
+        if (first := self._counting(index)[:1]) and first[0].origin == "table":
             return "table"
-        if self._tables[path.parent]:
+        if index in self._tables:
             return "missing line"
         return "folder" if self._folders[index] is not None else "file name"
 
-    def _labels(self, path: Path) -> dict[str, str] | None:
-        if path.parent not in self._tables:
-            self._tables[path.parent] = read_table(path.parent / TABLE)
-        return self._tables[path.parent].get(path.name)
-
     @cached_property
-    def _tables(self) -> dict[Path, dict[str, dict[str, str]]]:
-        return {}
+    def _tables(self) -> LabelTables:
+        return LabelTables(self.names, self.paths)
 
     @cached_property
     def _folders(self) -> tuple[str | None, ...]:

@@ -13,8 +13,9 @@ from onnxviz.core import limits
 from onnxviz.core.errors import DataError, ModelError, SelectionError, shorten
 from onnxviz.core.results import LayerRow, ModelCard
 from onnxviz.core.values import AUTO, Agreement
+from onnxviz.data.class_conflicts import contradictions
 from onnxviz.data.ground_truth import class_pattern
-from onnxviz.data.image_choice import unfit_names, unknown_classes
+from onnxviz.data.image_choice import unknown_classes
 from onnxviz.execution.plan import PROOF_IMAGES, Proof
 from onnxviz.graph import GraphView, open_model
 from onnxviz.graph.labels import labels_in, with_labels, with_labels_of
@@ -254,7 +255,7 @@ def _probe(
         raise
     said = preprocess is not None or METADATA_KEY in view.metadata
     names = names if names is not None else labels_in(view)
-    on_images = (*unfit_names(pictures), *unknown_classes(pictures, names))
+    on_images = (*pictures.remarks_on_classes, *contradictions(pictures, names), *unknown_classes(pictures, names))
     tried = probe(
         view,
         pictures,

@@ -13,7 +13,8 @@ from onnxviz.core.devices import Device
 from onnxviz.core.errors import shorten
 from onnxviz.core.results import DataCard, ModelCard
 from onnxviz.core.values import DEFAULT_SIZE, Preprocessing
-from onnxviz.data.image_choice import unfit_names, unknown_classes, unlike_concepts
+from onnxviz.data.class_conflicts import contradictions
+from onnxviz.data.image_choice import unknown_classes, unlike_concepts
 from onnxviz.data.images import ImageSource
 from onnxviz.data.visible_part import part_seen
 from onnxviz.execution.plan import Choice, Plan, PlannedJob, Proof
@@ -141,11 +142,12 @@ def data_card(plan: Plan, name: str, source: ImageSource) -> DataCard:
 
 
 def _on_classes(plan: Plan, source: ImageSource) -> Iterator[str]:
-    """Yield of which images the class is not known although it should be."""
-    yield from unfit_names(source)
+    """Yield of which images the class is not known although it should be, or is said in two ways."""
+    yield from getattr(source, "remarks_on_classes", ())
     for alias, subject in plan.subjects.items():
         model = f"model {alias!r}: " if len(plan.subjects) > 1 else ""
-        yield from (f"{model}{sentence}" for sentence in unknown_classes(source, subject.labels))
+        said = (*contradictions(source, subject.labels), *unknown_classes(source, subject.labels))
+        yield from (f"{model}{sentence}" for sentence in said)
         head = subject.view.main_head
         if head is not None and head.kind == "map_of_classes" and subject.labels:
             yield from (f"{model}{sentence}" for sentence in unlike_concepts(source, subject.labels))

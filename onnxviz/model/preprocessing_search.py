@@ -21,6 +21,7 @@ from onnxviz.core.errors import ModelError, SelectionError, shorten
 from onnxviz.core.shares import Share, mcnemar, paired
 from onnxviz.core.values import CROP_FRACTION, Preprocessing
 from onnxviz.data.ground_truth import HOW
+from onnxviz.data.image_choice import folders_missed
 from onnxviz.data.images import ImageSource, fit_box, load_batch
 from onnxviz.graph import GraphView
 from onnxviz.graph.model_output import Head
@@ -226,7 +227,7 @@ def probe(
         notes += said
     if not keep and not meaningful and trier.differing(usual := best.trial.preprocessing, crops(usual)):
         notes.append("without known classes crops cannot be told apart: the usual one is kept")
-    note = "; ".join(notes + _notes(view, trier, truth, meaningful, declared or geometry))
+    note = "; ".join(notes + _notes(view, images, trier, truth, meaningful, declared or geometry))
     return _result(best, outcomes, images, trier, meaningful, declared, note)
 
 
@@ -392,6 +393,7 @@ def _better_than_chance(outcomes: Sequence[_Outcome], truth: npt.NDArray[np.int6
 
 def _notes(
     view: GraphView,
+    images: ImageSource,
     trier: _Trier,
     truth: npt.NDArray[np.int64],
     meaningful: bool,
@@ -401,7 +403,12 @@ def _notes(
     if trier.head.kind == "unknown":
         notes.append(f"nothing says that {shorten(trier.head.name, 60)!r} holds scores of classes: taken for them here")
     if trier.labels is not None and not (truth >= 0).any():
-        notes.append(f"the model's class names do not help where nothing says which of them a picture shows: {HOW}")
+        why = folders_missed(images, trier.labels)
+        notes.append(
+            "the model's class names do not help where nothing says which of them a picture shows"
+            + (f" ({why})" if why else "")
+            + f": {HOW}"
+        )
     if (truth >= 0).any() and not meaningful:
         notes.append(
             "no preprocessing is better than chance on the pictures' classes, so these are not used: there are too few "

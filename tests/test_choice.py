@@ -194,6 +194,9 @@ def test_the_first_recipe_marks_its_guess_or_tries(place: Path) -> None:
     assert "preprocess: {preset: unit, confirmed: false}" in guessed
     tried = starting_recipe(place / "m.onnx", place / "b.yaml", place / "photos")
     assert "preprocess: auto" in tried
+    assert "  # evidence: {kind: grad_cam," in guessed
+    evidence = [job for job in make_plan(parse_recipe(tried, "b.yaml", place)).jobs if job.analysis == "evidence"]
+    assert 1 < len(evidence) <= 9, "the first report shows photographs, and few of them"
     for text, origin in ((guessed, "guess"), (tried, "trial")):
         subject = make_plan(parse_recipe(text, "r.yaml", place)).subjects["model"]
         assert subject.preprocessing.origin == origin

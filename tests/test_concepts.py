@@ -320,3 +320,26 @@ def test_a_name_of_nothing_is_no_concept(folder: Path, name: str) -> None:
 @pytest.mark.parametrize("name", ["other", "0", "nullah", "knot", "road or path", "empty", "mask", "N", "背景板"])
 def test_what_may_be_a_concept_is_one(name: str) -> None:
     assert not is_void(name)
+
+
+def test_masks_that_hold_no_concept_are_told(folder: Path) -> None:
+    write(folder, "b", np.full((4, 6), 2, np.uint8))
+    (said,) = MaskFolder.find("x", folder, folder).remarks
+    assert said == (
+        "1 of the 2 masks that were looked at holds no concept: all values are called void or the like; the first is "
+        "'b.png'"
+    )
+
+
+def test_class_lists_that_differ_are_told(folder: Path) -> None:
+    lists = folder / "concepts.csv"
+    lists.write_text("index,name\n0,Sky\n1,road\n2,void\n")
+    assert not MaskFolder.find("x", folder, folder).remarks
+    lists.write_text("index,name\n0,road\n1,sky\n2,void\n3,tree\n")
+    (said,) = MaskFolder.find("x", folder, folder).remarks
+    assert said == (
+        "concepts.csv counts, and classes.txt beside it does not: they differ on 3 of 4 mask values; 0 is 'road' in "
+        "the first, and is 'sky' in the other"
+    )
+    (folder / "concepts.yaml").write_text("[")
+    assert "concepts.yaml beside it, which cannot be used, does not" in MaskFolder.find("x", folder, folder).remarks[0]

@@ -162,3 +162,32 @@ def test_floating_images_of_another_form_are_refused(model: Model, shape: tuple[
         for other, said in ((np.zeros(shape, np.float32), "ndarray"), (torch.zeros((1, 3, 16, 16)).byte(), "uint8")):
             with pytest.raises(DataError, match=f"must be a floating tensor.*{said}"):
                 function(other)
+
+
+def test_activations_have_all_names_of_their_layers(model: Model) -> None:
+    own = model.view.logits.name
+    found = model.activations(torch.rand(1, 3, *model.input_size), "logits")
+    assert list(found) == [own] != ["logits"]
+    assert "logits" in found
+    assert own in found
+    assert found.get("logits") is found["logits"] is found[own]
+    others = [layer.name for layer in model.view.layers if layer.name != own] + ["nothing"]
+    assert not any(name in found for name in others)
+    assert found.get(others[0]) is None
+    assert found.get("nothing", 3) == 3
+
+
+def test_a_refusal_does_not_advise_what_was_called(model: Model, folder: ImageFolder) -> None:
+    for wrong, words in (
+        (np.zeros((16, 16, 3), np.float32), "transpose(2, 0, 1); or give paths of files"),
+        (np.zeros((1, 16, 16, 3), np.float32), "transpose(0, 3, 1, 2); or give paths of files"),
+        (torch.full((1, 3, 16, 16), 255.0), "or give paths of files"),
+        (np.zeros((3, 16, 16), np.uint8), "uint8 [height, width] if it is grey"),
+        (str(folder.paths[0].parent), "is a folder; give its files"),
+    ):
+        with pytest.raises(DataError) as refused:
+            model.prepare(wrong)
+        assert words in str(refused.value).replace("\n  ", "; ")
+        assert "model.prepare" not in str(refused.value)
+    with pytest.raises(DataError, match=r"`model\.prepare\(images\)` make"):
+        model.encode(torch.zeros(16, 16, 3))

@@ -10,6 +10,7 @@ from onnxviz.core.yaml_source import dump
 from onnxviz.graph import GraphView, open_model
 from onnxviz.graph.labels import with_labels_of
 from onnxviz.graph.model_output import Head
+from onnxviz.graph.targets import resolve_head
 from onnxviz.model.preprocessing import preprocessing_for
 from onnxviz.model.preprocessing_candidates import require_classifier
 from onnxviz.recipe.recipe import relative
@@ -34,7 +35,7 @@ analyses:
   {what}:
     kind: activation_maximization
     targets: [{{layer: logits, units: {units}}}]
-  # evidence: {{kind: grad_cam, layers: block_outputs, data: photos, {explained}}}
+  {evidence}
   # concepts: {{kind: dissection, layers: last_map, data: scenes}}
 
 # What must hold, for the exit code; `onnxviz run` shows the metrics that there are in its report.
@@ -51,6 +52,8 @@ data:
   # Where file names hold the class: classes: "{{class}}_*.jpg"; else a labels.csv beside them, or a folder for each."""
 _NO_LABELS = "  # labels: labels.txt      # class names, one a line in the order of the scores\n"
 _GUESS = "# A guess, of which the report warns. Ask who trained the model, and write what is right without `confirmed`"
+_FIRST_IMAGES = 8
+"""How many photographs a first run explains."""
 _OR_TRY = """; or give
   # `data:` with photographs and write `preprocess: auto`"""
 
@@ -98,8 +101,21 @@ def starting_recipe(model: Path, target: Path, images: Path | None = None, label
         filters=_filters(view),
         what="classes" if ranked else "outputs",
         units=f"0-{min(units, 4) - 1}" if units > 1 else "0",
-        explained='classes: "top:3"' if ranked else "score: logits, positions: highest, classes: [0]",
+        evidence=_evidence(view, ranked, images is not None),
     )
+
+
+def _evidence(view: GraphView, ranked: bool, photographs: bool) -> str:
+    """Return the entry that shows the evidence in photographs, as a comment where there are none or no maps."""
+    explained = 'classes: "top:3"' if ranked else "score: logits, positions: highest, classes: [0]"
+    entry = f"evidence: {{kind: grad_cam, layers: block_outputs, data: photos, {explained}"
+    try:
+        view.select("block_outputs")
+        resolve_head(view, None if ranked else "logits", None)
+    except SelectionError:
+        return f"# {entry}}}"
+    # The first run shall not take long; a comment does not say how many.
+    return f"{entry}, limit: {_FIRST_IMAGES}}}" if photographs else f"# {entry}}}"
 
 
 def _labels(labels: Path | None, target: Path, ranked: bool) -> str:

@@ -7,7 +7,7 @@ import hashlib
 import io
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -168,8 +168,14 @@ class MaskFolder:
             found=found.found,
         )
         all_masks = [file for of_image in masks for file in of_image]
-        looked = _look_at_values(all_masks, numbers)
-        remarks = []
+        looked, void = _look_at_values(all_masks, numbers)
+        remarks = list(_passed_over(root))
+        if void:
+            first = shorten(void[0].relative_to(root / "labels").as_posix())
+            remarks.append(
+                f"{len(void):,} of the {looked:,} masks that were looked at hold{'s' * (len(void) == 1)} no concept: "
+                f"all values are called void or the like; the first is {first!r}"
+            )
         if resized := notes[len(found.notes) :]:
             first, what = resized[0]
             remarks.append(
@@ -261,15 +267,19 @@ def _numbered(values: npt.NDArray[np.int32], concepts: npt.NDArray[np.int32], pa
     return numbers
 
 
-def _look_at_values(files: Sequence[Path], concepts: npt.NDArray[np.int32]) -> int:
-    """Read some masks, evenly spread, as they will be read, and return how many."""
+def _look_at_values(files: Sequence[Path], concepts: npt.NDArray[np.int32]) -> tuple[int, list[Path]]:
+    """Read some masks, evenly spread, as they will be read, and return how many, and which of them hold no concept."""
     count, pixels = min(_SAMPLE, len(files)), 0
+    void: list[Path] = []
     for place in range(count):
         path = files[place * len(files) // count]
-        pixels += _numbered(read_indices(path), concepts, path).size
+        numbers = _numbered(read_indices(path), concepts, path)
+        if not numbers.any():
+            void.append(path)
+        pixels += numbers.size
         if pixels > _SAMPLE_PIXELS:
-            return place + 1
-    return count
+            return place + 1, void
+    return count, void
 
 
 def is_void(name: str) -> bool:
@@ -291,20 +301,50 @@ def read_concepts(root: Path) -> tuple[tuple[Concept, ...], npt.NDArray[np.int32
     Raises:
         DataError: if there is no list, or it cannot be used.
     """
-    parsers = {"concepts.csv": _from_csv, "concepts.yaml": _from_yaml, "classes.txt": _from_lines}
-    file = next((file for file in parsers if (root / file).is_file()), "")
+    file = next((file for file in _PARSERS if (root / file).is_file()), "")
     if not file:
         raise DataError("no classes.txt, concepts.csv or concepts.yaml", where=shorten(str(root), 200), remedy=_LAYOUT)
     path = root / file
     where = shorten(str(path), 200)
     try:
-        if path.stat().st_size > limits.LABELS_BYTES:
-            raise DataError(f"larger than {limits.LABELS_BYTES >> 20} MiB")
-        return _number(list(parsers[file](path.read_text("utf-8-sig"))))
+        return _number(_rows(path))
     except (OSError, UnicodeDecodeError, csv.Error) as fault:
         raise DataError(f"cannot be read: {beginning(str(fault))}", where=where, remedy="save it as UTF-8") from fault
     except DataError as fault:
         raise DataError(fault.what, where=where, remedy=fault.remedy) from fault
+
+
+def _rows(path: Path) -> list[tuple[str, str, str]]:
+    if path.stat().st_size > limits.LABELS_BYTES:
+        raise DataError(f"larger than {limits.LABELS_BYTES >> 20} MiB")
+    return list(_PARSERS[path.name](path.read_text("utf-8-sig")))
+
+
+def _passed_over(root: Path) -> Iterator[str]:
+    """Yield what the class lists say that do not count, where it differs from that which does."""
+    there = [root / file for file in _PARSERS if (root / file).is_file()]
+    counts = {value: name for value, name, _ in _rows(there[0])}
+    for path in there[1:]:
+        try:
+            other = {value: name for value, name, _ in _rows(path)}
+        except (OSError, UnicodeDecodeError, csv.Error, DataError):
+            yield f"{there[0].name} counts, and {path.name} beside it, which cannot be used, does not"
+            continue
+        apart = [value for value in {**counts, **other} if not _same(counts.get(value), other.get(value))]
+        if apart:
+            one, another = (
+                "is not named" if name is None else f"is {shorten(name)!r}"
+                for name in (counts.get(apart[0]), other.get(apart[0]))
+            )
+            yield (
+                f"{there[0].name} counts, and {path.name} beside it does not: they differ on {len(apart):,} of "
+                f"{len({**counts, **other}):,} mask values; {shorten(apart[0])} {one} in the first, and {another} in "
+                "the other"
+            )
+
+
+def _same(one: str | None, other: str | None) -> bool:
+    return one == other or (one is not None and other is not None and one.casefold() == other.casefold())
 
 
 def _number(rows: Sequence[tuple[str, str, str]]) -> tuple[tuple[Concept, ...], npt.NDArray[np.int32]]:
@@ -375,6 +415,10 @@ def _entry(row: dict[Any, Any]) -> tuple[str, str, str]:
         )
     number, name, category = (str(field).strip() for field in fields)
     return number, name, category
+
+
+_PARSERS = {"concepts.csv": _from_csv, "concepts.yaml": _from_yaml, "classes.txt": _from_lines}
+"""The class lists that a concept folder may have; the first that is there counts."""
 
 
 def _masks_of(relative: PurePosixPath, folders: Sequence[Path]) -> Iterable[Path]:

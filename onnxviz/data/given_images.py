@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from onnxviz.core.errors import DataError
+from onnxviz.core.errors import DataError, shorten
 from onnxviz.core.values import Preprocessing
 from onnxviz.data.decode import Pixels, image_pixels, read_image
 from onnxviz.data.images import ImageFolder, ImageSource, fit_image
@@ -30,7 +30,9 @@ TOLERANCE = 1e-3
 """How far outside 0..1 rounding may bring a prepared image."""
 _FAR = 8.0
 """Farther outside 0..1 than an optimisation strays that is not held in; images in 0..255 are farther."""
-_PREPARE = "give uint8 images, or let `model.prepare(images)` make them from files, PIL images and uint8 arrays"
+_GIVE = "give paths of files, PIL images or uint8 arrays [height, width, 3] or [height, width], of any size"
+PREPARE = "let `model.prepare(images)` make them of paths of files, PIL images or uint8 arrays, of any size"
+"""What to do where prepared images alone are taken, as an advice."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,12 +149,16 @@ def as_images(images: Any, preprocessing: Preprocessing, size: tuple[int, int]) 
     return torch.from_numpy(batch)
 
 
-def _require_form(shape: Sequence[int]) -> None:
+def _require_form(shape: Sequence[int], remedy: str = _GIVE) -> None:
     if len(shape) != 4 or shape[1] != 3:
-        one = "write images[None] for a single one; or " if len(shape) == 3 and shape[0] == 3 else ""
+        one = ""
+        if len(shape) == 3 and shape[0] == 3:
+            one = "write images[None] for a single one; or "
+        elif len(shape) in (3, 4) and shape[-1] == 3:
+            axes = "(2, 0, 1)" if len(shape) == 3 else "(0, 3, 1, 2)"
+            one = f"the channels come before height and width: transpose{axes}; or "
         raise DataError(
-            f"floating images must be [N, 3, height, width] in 0..1, not {list(shape)}",
-            remedy=f"{one}{_PREPARE}, of any size",
+            f"floating images must be [N, 3, height, width] in 0..1, not {list(shape)}", remedy=f"{one}{remedy}"
         )
 
 
@@ -170,7 +176,7 @@ def require_floating(images: Any) -> None:
             f"images must be a floating tensor [N, 3, height, width] in 0..1, not {given}",
             remedy="`model.prepare(images)` makes it",
         )
-    _require_form(images.shape)
+    _require_form(images.shape, PREPARE)
 
 
 def require_size(images: torch.Tensor, size: tuple[int, int]) -> None:
@@ -188,10 +194,14 @@ def require_size(images: torch.Tensor, size: tuple[int, int]) -> None:
         )
 
 
-def require_range(images: torch.Tensor) -> None:
+def require_range(images: torch.Tensor, remedy: str = _GIVE) -> None:
     """Refuse floating images that are not in 0..1.
 
     On a GPU this waits for the device, so it belongs where images come in and not into a loop.
+
+    Args:
+        images: floating images.
+        remedy: what to give instead.
 
     Raises:
         DataError: if a value is not a number or outside 0..1 by more than `TOLERANCE`.
@@ -202,7 +212,7 @@ def require_range(images: torch.Tensor) -> None:
     if math.isnan(least) or math.isnan(most):
         raise DataError("floating images must be in 0..1, and these hold values that are no numbers (NaN)")
     if least < -TOLERANCE or most > 1 + TOLERANCE:
-        raise _outside(least, most)
+        raise _outside(least, most, remedy)
 
 
 def require_no_bytes(images: torch.Tensor) -> None:
@@ -219,14 +229,14 @@ def require_no_bytes(images: torch.Tensor) -> None:
     if images.device.type == "cpu" and images.numel() and not torch.compiler.is_compiling():
         least, most = (float(end) for end in images.detach().aminmax())
         if least < -_FAR or most > 1 + _FAR:
-            raise _outside(least, most)
+            raise _outside(least, most, PREPARE)
 
 
-def _outside(least: float, most: float) -> DataError:
+def _outside(least: float, most: float, remedy: str) -> DataError:
     about = "divide by 255 what is in 0..255" if least >= -TOLERANCE and most <= 255.5 else "do not normalise them"
     return DataError(
         f"floating images must be RGB in 0..1, and these reach from {least:.4g} to {most:.4g}",
-        remedy=f"{about}: the model's preprocessing is applied to them; or {_PREPARE}",
+        remedy=f"{about}: the model's preprocessing is applied to them; or {remedy}",
     )
 
 
@@ -239,13 +249,17 @@ def _listed(images: Any) -> list[Any]:
     except TypeError:
         raise DataError(
             f"{type(images).__name__} is no image and no list of images",
-            remedy="give paths, PIL images, uint8 arrays [height, width, 3], or floats [N, 3, height, width] in 0..1",
+            remedy=f"{_GIVE}, or floats [N, 3, height, width] in 0..1",
         ) from None
 
 
 def _pixels(item: Any) -> Pixels:
     """Return one image as uint8 [height, width, 3], RGB."""
     if isinstance(item, str | os.PathLike):
+        if Path(item).is_dir():
+            raise DataError(
+                f"{shorten(str(item), 200)!r} is a folder", remedy="give its files: sorted(Path(folder).glob('*.jpg'))"
+            )
         return read_image(Path(item))
     if hasattr(item, "convert"):
         return image_pixels(item)
@@ -254,7 +268,7 @@ def _pixels(item: Any) -> Pixels:
         array = np.repeat(array[:, :, None], 3, axis=2)
     if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or 0 in array.shape:
         raise DataError(
-            f"an image must be uint8 [height, width, 3] or floating [N, 3, height, width], "
-            f"not {array.dtype} {list(array.shape)}"
+            f"an image must be uint8 [height, width, 3], uint8 [height, width] if it is grey, or all floating "
+            f"[N, 3, height, width], not {array.dtype} {list(array.shape)}"
         )
     return array

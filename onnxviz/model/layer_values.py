@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Mapping, Sequence
-from typing import TypeVar, overload
+from typing import Any, TypeVar, overload
 
 import numpy as np
 
@@ -46,20 +46,38 @@ class Layers(Sequence[Layer]):
 
 
 class Activations(dict[str, _Values]):
-    """Layer name -> activations; also answers to the other names that a layer goes by: an alias, a role, `Conv[3]`."""
+    """Layer name -> activations; `[...]`, `in` and `get` take a layer's other names too: an alias, a role, `Conv[3]`.
+
+    The keys are the layers' own names.
+    """
 
     def __init__(self, view: GraphView, values: Mapping[str, _Values]) -> None:
         super().__init__(values)
         self._view = view
 
     def __missing__(self, name: str) -> _Values:
-        try:
-            layer = self._view.layer(name)
-        except SelectionError:
-            raise KeyError(name) from None
-        if layer.name not in self:
+        own = self._own_name(name)
+        if own is None:
             raise KeyError(name)
-        return self[layer.name]
+        return self[own]
+
+    def __contains__(self, name: object) -> bool:
+        return super().__contains__(name) or (isinstance(name, str) and self._own_name(name) is not None)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """Return a layer's activations by any of its names, or a default."""
+        try:
+            return self[name]
+        except KeyError:
+            return default
+
+    def _own_name(self, name: str) -> str | None:
+        """Return the key of the layer that has another name, if it is one of these layers."""
+        try:
+            own = self._view.layer(name).name
+        except SelectionError:
+            return None
+        return own if super().__contains__(own) else None
 
 
 def units_first(array: np.ndarray, channel_axis: int | None) -> np.ndarray:

@@ -19,7 +19,14 @@ from onnxviz.convert.operators import NotConvertible
 from onnxviz.core.errors import BatchMixedError, DataError, ModelError, SelectionError, beginning, shorten
 from onnxviz.core.memory import is_out_of_memory
 from onnxviz.core.values import DEFAULT_SIZE, Layer, Preprocessing
-from onnxviz.data.given_images import as_images, require_floating, require_no_bytes, require_range, require_size
+from onnxviz.data.given_images import (
+    PREPARE,
+    as_images,
+    require_floating,
+    require_no_bytes,
+    require_range,
+    require_size,
+)
 from onnxviz.graph import GraphView, open_model
 from onnxviz.graph.labels import read_labels, with_labels
 from onnxviz.graph.model_output import Head, OutputKind
@@ -161,7 +168,7 @@ class Model:
             ModelError: if the model's input is no image of one or three channels.
         """
         require_floating(images)
-        require_range(images)
+        require_range(images, PREPARE)
         return self._encode(images)
 
     def _encode(self, images: torch.Tensor) -> torch.Tensor:

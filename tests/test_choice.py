@@ -186,7 +186,10 @@ def test_a_choice_that_fails_stops_the_jobs_that_wait_for_it(place: Path, monkey
     run = run_file(write(place, "auto"), place / "out").result
     assert run.verdict == "incomplete"
     assert "no preprocessing was chosen by trial: nothing works" in run.analyses[0].parts[0].failed[0].error
-    assert run.models[0].preprocessing == "auto: to be chosen by trial on images"
+    (card,) = run.models
+    assert card.preprocessing == "auto: nothing was chosen, because the trial failed (nothing works)"
+    assert card.preprocessing_origin == "undecided"
+    assert "chosen by trial, not declared" not in json.dumps(results.write(run))
 
 
 def test_the_first_recipe_marks_its_guess_or_tries(place: Path) -> None:
@@ -197,7 +200,7 @@ def test_the_first_recipe_marks_its_guess_or_tries(place: Path) -> None:
     assert "  # evidence: {kind: grad_cam," in guessed
     evidence = [job for job in make_plan(parse_recipe(tried, "b.yaml", place)).jobs if job.analysis == "evidence"]
     assert 1 < len(evidence) <= 9, "the first report shows photographs, and few of them"
-    for text, origin in ((guessed, "guess"), (tried, "trial")):
+    for text, origin in ((guessed, "guess"), (tried, "undecided")):
         subject = make_plan(parse_recipe(text, "r.yaml", place)).subjects["model"]
         assert subject.preprocessing.origin == origin
     assert onnxviz.load(place / "m.onnx").preprocessing.name in guessed

@@ -829,3 +829,13 @@ def test_a_model_that_is_sure_and_wrong_is_warned_of() -> None:
     assert "wrong preprocessing" in said
     assert caveats(22, 0.99) == caveats(8, 0.7) == []
     assert list(too_sure([f.Metric("top1_confidence", 0.99, total=24)])) == []
+
+
+@pytest.mark.parametrize(("images", "level"), [(1, "doubt"), (3, "doubt"), (6, "wrong")])
+def test_a_model_that_is_never_right_is_warned_of_without_probabilities_too(images: int, level: str) -> None:
+    none, one = Share(0, images), Share(1, images)
+    (said,) = too_sure([f.Metric("top1_accuracy", 0.0, total=images, interval=none.interval)])
+    assert said.level == level
+    assert said.text.startswith(f"Of {images} image{'s' if images > 1 else ''} whose class is known")
+    assert ("too few images" in said.text) == (level == "doubt")
+    assert list(too_sure([f.Metric("top1_accuracy", one.value, total=images, interval=one.interval)])) == []

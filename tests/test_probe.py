@@ -140,8 +140,9 @@ def test_the_usual_crop_is_kept_where_another_is_not_better(tmp_path: Path) -> N
     usual = "crop 0.875 of large ones"
     resized = {f"{usual}, bicubic", f"{usual}, bilinear without antialiasing"}
     assert {trial.geometry for trial in found.trials} == {usual, "crop 1", *resized}
-    assert f"{usual} is kept: crop 1 (+0 right) may differ from it by chance" in found.note
-    assert f"{usual} is kept: bicubic (+0 right), bilinear without antialiasing (+0 right)" in found.note
+    kept = f"pictures are brought to size as usual, {usual}; no other way is better for certain:"
+    assert f"{kept} crop 1 (right on as many)" in found.note
+    assert f"{kept} bicubic (right on as many), bilinear without antialiasing (right on as many)" in found.note
 
 
 def test_another_way_to_size_is_taken_if_it_is_clearly_better(tmp_path: Path) -> None:

@@ -126,6 +126,44 @@ def test_what_to_know_is_a_line_each_the_worst_first_and_the_rest_folds_out(brow
     assert browser.evaluate(inside)[0] == "Nobody said how images become this model's input."
 
 
+@pytest.mark.parametrize(
+    ("head", "rest"),
+    [
+        ("2 of 11 concepts are left out (`least_images`; their images in brackets)", "sky (1), car (2)."),
+        ("The best is right on so few of all (3 of 200; 1 to 4 %. No more).", "So it is."),
+        ("A name with a bracket ) that nobody opened is no end", "the rest."),
+        ("A name with a bracket ( that nobody closed: it stays whole.", ""),
+    ],
+)
+def test_the_line_of_a_caveat_does_not_end_inside_a_bracket(
+    browser: Browser, tmp_path: Path, head: str, rest: str
+) -> None:
+    text = f"{head}{'' if head.endswith('.') else ':'} {rest}".strip()
+    shown(browser, with_findings(make_run(tmp_path), (Caveat(text),)), tmp_path)
+    line = browser.evaluate("document.querySelector('.analysis .caveats li').textContent")
+    assert line == head.replace("`", "")
+
+
+@pytest.mark.parametrize("chosen", [True, False])
+def test_what_is_said_of_a_choice_is_what_came_of_it(browser: Browser, tmp_path: Path, *, chosen: bool) -> None:
+    run = make_run(tmp_path)
+    best = TriedPreprocessing("RGB", "0..1", "stretched", 0.0, 0.0, 0.9, 1.0, 0.9, 1.0, 1.0)
+    doubts = ("No preprocessing that was tried beats chance. The best is right on none.",)
+    tried = Tried("photos", 40, 60, 40, False, True, "the first is clearly ahead", "", (best,), (0.0, 0.09), doubts)
+    changes = {"tried": tried if chosen else None, "preprocessing_origin": "trial" if chosen else "undecided"}
+    shown(browser, replace(run, models=(replace(run.models[0], **changes),)), tmp_path)
+    lines = browser.evaluate("[...document.querySelectorAll('.overview .caveats li')].map((node) => node.textContent)")
+    facts = browser.evaluate("document.querySelector('.model-facts').textContent")
+    if chosen:
+        assert lines[0] == "No preprocessing that was tried beats chance."
+        assert lines[1].startswith("How images become this model's input was chosen by trial, not declared.")
+    else:
+        assert lines[0] == "Nothing was chosen for how images become this model's input."
+        assert not any("by trial" in line for line in lines)
+    assert ("chosen by trial" in facts) is chosen
+    assert ("not declared, and nothing was chosen" in facts) is not chosen
+
+
 def test_a_layer_with_two_references_is_counted_once(browser: Browser, tmp_path: Path) -> None:
     run = make_run(tmp_path)
     rows = tuple(

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+import re
 from fractions import Fraction
 from itertools import product
+from pathlib import Path
 
 import pytest
 
-from onnxviz.core.shares import Share, difference, mcnemar, paired, wilson
+import onnxviz
+from onnxviz.core.shares import Share, difference, mcnemar, paired, percent, wilson
 
 
 @pytest.mark.parametrize(
@@ -73,3 +76,28 @@ def test_intervals_of_differences_are_those_that_were_published(
 ) -> None:
     one, other = Share(*first), Share(*second)
     assert difference(one.value, one.interval, other.value, other.interval) == pytest.approx((low, high), abs=5e-5)
+
+
+@pytest.mark.parametrize(
+    ("share", "digits", "text"),
+    [
+        (0.0, 0, "0%"), (1 / 342, 0, "<1%"), (0.004, 1, "0.4%"), (0.0004, 1, "<0.1%"), (0.29, 0, "29%"),
+        (0.996, 0, ">99%"), (0.9996, 1, ">99.9%"), (0.9996, 2, "99.96%"), (1.0, 0, "100%"), (1.0, 1, "100.0%"),
+    ],
+)  # fmt: skip
+def test_none_is_said_of_none_only_and_all_of_all_only(share: float, digits: int, text: str) -> None:
+    assert percent(share, digits) == text
+
+
+def test_every_share_in_words_is_written_so() -> None:
+    written = re.compile(r":\.\d%")
+    package = Path(onnxviz.__file__).parent
+    found = [path for path in package.rglob("*.py") if written.search(path.read_text(encoding="utf-8"))]
+    assert not found, "write `core.shares.percent`, which does not round some to none"
+
+
+@pytest.mark.parametrize("total", [1, 3, 40, 47, 200, 999])
+def test_an_interval_ends_exactly_at_none_and_at_all(total: int) -> None:
+    assert wilson(0, total)[0] == 0.0
+    assert wilson(total, total)[1] == 1.0
+    assert 0 < wilson(1, total)[0] <= wilson(total, total)[0]

@@ -10,7 +10,7 @@ import numpy as np
 
 from onnxviz.core.errors import DataError, SelectionError, shorten
 from onnxviz.core.findings import Caveat, Column, Finding, Metric, Note
-from onnxviz.core.shares import Share
+from onnxviz.core.shares import Share, percent
 from onnxviz.data.ground_truth import HOW
 from onnxviz.data.image_choice import class_count, known_class, own_class, why_unknown
 from onnxviz.graph.model_output import UNSAID
@@ -213,20 +213,33 @@ def joined(parts: Sequence[Metric]) -> Metric:
 _TOO_SURE = 0.25
 """How far the mean confidence may lie above the accuracy's interval; networks are often sure of too much by a tenth."""
 
+_MAY_BE_GOOD = 0.5
+"""Accuracy that is not excluded where a model that was never right saw too few images."""
+
 
 def too_sure(metrics: Sequence[Metric]) -> Iterator[Caveat]:
-    """Warn of a model that is far more often sure than right, as wrong preprocessing and wrong labels make it."""
+    """Warn of a model that is far more often sure than right, or never, as wrong preprocessing and labels make it."""
     found = {metric.name: metric for metric in metrics}
     accuracy, confidence = found.get("top1_accuracy"), found.get("top1_confidence")
-    if accuracy is None or confidence is None or not accuracy.interval:
+    if accuracy is None or not accuracy.interval:
         return
-    if confidence.value > accuracy.interval[1] + _TOO_SURE:
+    if confidence is not None and confidence.value > accuracy.interval[1] + _TOO_SURE:
         yield Caveat(
-            f"The model is sure ({confidence.value:.0%} on average) and seldom right ({accuracy.value:.0%} of "
-            f"{accuracy.total} images, at most {accuracy.interval[1]:.0%} within 95 %): wrong preprocessing, class "
-            "names in another order, or images unlike those that it was made for.",
+            f"The model is sure ({percent(confidence.value)} on average) and seldom right ("
+            f"{percent(accuracy.value)} of {accuracy.total} images, at most {percent(accuracy.interval[1])} within 95 "
+            "%): wrong preprocessing, class names in another order, or images unlike those that it was made for.",
             "too_sure",
             "wrong",
+        )
+    elif not accuracy.value:
+        few = accuracy.interval[1] > _MAY_BE_GOOD
+        yield Caveat(
+            f"Of {accuracy.total} image{'' if accuracy.total == 1 else 's'} whose class is known the model names none "
+            f"right, so at most {percent(accuracy.interval[1])} of all (within 95 %): an untrained model, wrong "
+            "preprocessing, class names in another order, or images unlike those that it was made for"
+            + (", or just too few images." if few else "."),
+            "never_right",
+            "doubt" if few else "wrong",
         )
 
 
@@ -274,9 +287,9 @@ def columns(head: Head) -> tuple[Column, ...]:
 def certainty(head: Head, probability: float | None, score: float, predicted: float | None = None) -> str:
     """Return in brackets how sure the model is of what is explained, or the number where it is no class."""
     if predicted is not None:
-        return f" (predicted at {predicted:.0%} of positions)"
+        return f" (predicted at {percent(predicted)} of positions)"
     if probability is not None:
-        return f" (probability {probability:.0%})"
+        return f" (probability {percent(probability)})"
     return "" if head.has_classes else f" (value {score:.4g})"
 
 
@@ -289,7 +302,7 @@ def first_choice(
     name = head.title(best, names)
     if not head.has_choice:
         return f" The highest is another one, {name}."
-    return f" The model's first choice is another class, {name}{'' if sure is None else f' ({sure:.0%})'}."
+    return f" The model's first choice is another class, {name}{'' if sure is None else f' ({percent(sure)})'}."
 
 
 def about_positions(head: Head, count: int, positions: Positions) -> Iterator[Caveat]:

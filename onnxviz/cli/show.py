@@ -77,12 +77,15 @@ def _tested(result: RunResult) -> list[ExpectationResult]:
 
 
 def failed_jobs(console: Console, result: RunResult) -> None:
-    """Show the jobs that failed, each with its error."""
+    """Show the jobs that failed, each error once."""
+    jobs: dict[str, list[str]] = {}
     for analysis in result.analyses:
         for part in analysis.parts:
             for job in part.failed:
-                text = f"failed  {analysis.id}/{job.job}: {job.error}"
-                console.print(Text(beginning(text, 2000), style="red"), soft_wrap=True)
+                jobs.setdefault(job.error, []).append(f"{analysis.id}/{job.job}")
+    for error, names in jobs.items():
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        console.print(Text(beginning(f"failed  {names[0]}{more}: {error}", 2000), style="red"), soft_wrap=True)
 
 
 def show_expectations(console: Console, result: RunResult, *, broken_only: bool = False) -> None:

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from onnxviz.cli.show import make_table, number, show_rows
 from onnxviz.core.errors import beginning, shorten
+from onnxviz.core.shares import percent
 from onnxviz.core.values import PRESETS
 from onnxviz.data.ground_truth import HOW as GROUND_TRUTH
 from onnxviz.execution.inspection import Inspection
@@ -224,6 +225,8 @@ def show_probe(console: Console, found: Inspection) -> None:
         _line(console, "classes", sentence, "yellow")
     if len(found.on_images) > _LISTED:
         _line(console, "classes", f"and {len(found.on_images) - _LISTED} folders more", "yellow")
+    if result.no_better:
+        _line(console, "WARNING", result.no_better, "bold red")
     if result.note:
         _line(console, "note", result.note, "bold yellow")
     _show_trials(console, result)
@@ -248,9 +251,9 @@ def _show_trials(console: Console, result: Probe) -> None:
         preset = trial.preprocessing.name if trial.preprocessing.name in PRESETS else ""
         cells = [str(place), preset, trial.preprocessing.channel_order, trial.range, trial.geometry]
         if result.by_accuracy:
-            cells += [f"{trial.top1 or 0.0:.1%}", f"{trial.top5 or 0.0:.1%}"]
+            cells += [percent(trial.top1 or 0.0, 1), percent(trial.top5 or 0.0, 1)]
         cells += [f"{trial.steady:.2f}", f"{trial.variety:.2f}", f"{trial.score:.2f}"]
-        cells += ["", ""] if place == 1 else [f"{trial.chance:.2f}", f"{trial.alike:.0%}"]
+        cells += ["", ""] if place == 1 else [f"{trial.chance:.2f}", percent(trial.alike)]
         rows.append((cells, "bold" if place == 1 else ""))
     show_rows(console, columns, rows, names=5)
     console.print(

@@ -47,7 +47,8 @@ def show_plan(console: Console, work: Work, recipe: Recipe, folder: Path) -> Non
             name, done = f"{start}{CHOICE}, on {shorten(choice.data, 40)}", choice.key in work.cached
             _row(table, name, choice.images, choice.cost, work.job_seconds.get(choice.key), 0, done)
         if (proof := schedule.proofs.get(alias)) is not None:
-            name = f"{start}agreement of {len(proof.layers)} layers with ONNX Runtime"
+            count = len(proof.layers)
+            name = f"{start}agreement of {count} layer{'' if count == 1 else 's'} with ONNX Runtime"
             _row(table, name, 0, PROOF_COST, work.job_seconds.get(proof.key), 0, proof.key in work.cached)
         for analysis in recipe.analyses:
             found = [job for job in schedule.jobs if job.alias == alias and job.analysis == analysis]

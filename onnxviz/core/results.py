@@ -78,6 +78,7 @@ class Tried:
         note: what else has to be said, or "".
         trials: the best first.
         interval: of the first's top1, at 95 %; empty where no class is known.
+        doubts: what must be known before the choice is believed, the gravest first.
     """
 
     data: str
@@ -90,6 +91,7 @@ class Tried:
     note: str
     trials: tuple[TriedPreprocessing, ...]
     interval: tuple[float, ...] = ()
+    doubts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

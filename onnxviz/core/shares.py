@@ -44,8 +44,22 @@ class Share:
         """Write as "70.0 % (14 of 20; 48 to 85 %)"."""
         if not self.total:
             return "unknown (0 of 0)"
-        low, high = self.interval
-        return f"{self.value:.1%} ({self.count:,} of {self.total:,}; {100 * low:.0f} to {high:.0%})".replace("%", " %")
+        low, high = (percent(end) for end in self.interval)
+        span = f"{low.removesuffix('%')} to {high}"
+        return f"{percent(self.value, 1)} ({self.count:,} of {self.total:,}; {span})".replace("%", " %")
+
+
+def percent(share: float, digits: int = 0) -> str:
+    """Return a share as a percentage that is 0 only of nothing and 100 only of all: "<1%", ">99%".
+
+    Args:
+        share: in 0..1.
+        digits: after the point.
+    """
+    text, step = f"{share:.{digits}%}", 10.0**-digits
+    if share > 0 and not float(text[:-1]):
+        return f"<{step:.{digits}f}%"
+    return f">{100 - step:.{digits}f}%" if share < 1 and float(text[:-1]) == 100 else text
 
 
 def wilson(count: int, total: int, level: float = LEVEL) -> tuple[float, float]:
@@ -67,7 +81,9 @@ def wilson(count: int, total: int, level: float = LEVEL) -> tuple[float, float]:
     share, square = count / total, z * z / total
     centre = share + square / 2
     spread = z * math.sqrt(share * (1 - share) / total + square / (4 * total))
-    return max(0.0, (centre - spread) / (1 + square)), min(1.0, (centre + spread) / (1 + square))
+    # At the ends the formula gives 0 and 1 exactly, which rounding would miss.
+    low = (centre - spread) / (1 + square) if count else 0.0
+    return low, (centre + spread) / (1 + square) if count < total else 1.0
 
 
 def difference(

@@ -11,7 +11,7 @@ from onnxviz.core.errors import beginning, shorten
 ChannelOrder = Literal["RGB", "BGR", "GRAY"]
 Fit = Literal["crop", "stretch", "none"]
 Interpolation = Literal["bilinear", "bicubic", "bilinear_aliased"]
-Origin = Literal["declared", "trial", "guess"]
+Origin = Literal["declared", "trial", "undecided", "guess"]
 """Where a preprocessing comes from: somebody said it, it was the best of those tried on images, or nobody knows."""
 
 
@@ -179,7 +179,7 @@ class Preprocessing:
             that become one, "bilinear_aliased" looks at four of them only, as OpenCV and TensorFlow do by default.
         size: height and width in pixels, where the model leaves them free.
         name: the preset's name, or "custom".
-        origin: whether it was said, or found by trial, or guessed, so that reports can warn.
+        origin: whether it was said, or found by trial, or is to be found yet, or guessed, so that reports can warn.
     """
 
     channel_order: ChannelOrder = "RGB"
@@ -206,7 +206,7 @@ class Preprocessing:
     def in_words(self) -> str:
         """How images become the model's input, in one line."""
         if self.undecided:
-            return "auto: to be chosen by trial on images"
+            return f"{AUTO}: to be chosen by trial on images"
         mean, scale = ("/".join(f"{number:g}" for number in numbers) for numbers in (self.mean, self.scale))
         fraction = self.crop_fraction
         kept = f"centre {CROP_FRACTION:g} kept of images that are large enough" if fraction is None else (
@@ -225,14 +225,17 @@ class Preprocessing:
     @property
     def doubt(self) -> str:
         """What a reader must know of where it comes from, as a sentence; "" if it was declared."""
-        if self.origin == "guess":
-            return "Nobody said how images become this model's input."
-        return "" if self.declared else "How images become this model's input was chosen by trial, not declared."
+        return {
+            "declared": "",
+            "guess": "Nobody said how images become this model's input.",
+            "trial": "How images become this model's input was chosen by trial, not declared.",
+            "undecided": "Nothing was chosen yet for how images become this model's input.",
+        }[self.origin]
 
     @property
     def undecided(self) -> bool:
         """Whether it is to be chosen by trial yet; only its geometry means something then."""
-        return self.origin == "trial" and self.name == AUTO
+        return self.origin == "undecided"
 
     @property
     def keeps_geometry(self) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from onnxviz.core.findings import Note
+from onnxviz.core.shares import percent
 from onnxviz.core.values import Preprocessing
 from onnxviz.data.images import fit_box
 
@@ -35,7 +36,7 @@ def part_seen(sizes: Sequence[tuple[int, int]], preprocessing: Preprocessing, si
     parts = []
     if cropped:
         mean = sum(cropped) / len(cropped)
-        parts.append(f"of {_images(len(cropped))} only the centre is seen, on average {mean:.0%} of the area")
+        parts.append(f"of {_images(len(cropped))} only the centre is seen, on average {percent(mean)} of the area")
     if whole:
         how = (
             ("as they are" if whole > 1 else "as it is") if exact == whole else f"resized to {width} × {height} pixels"

@@ -11,7 +11,7 @@ from onnxviz.analyses.base import Progress, Subject
 from onnxviz.core import results
 from onnxviz.core.findings import Column, Finding, Table
 from onnxviz.core.results import ModelCard, Tried, TriedPreprocessing
-from onnxviz.core.values import Preprocessing
+from onnxviz.core.values import AUTO, Preprocessing
 from onnxviz.execution.plan import Choice
 from onnxviz.execution.schedule import seen_of
 from onnxviz.model.preprocessing import read_preprocessing
@@ -93,6 +93,7 @@ def tried_of(found: Probe, data: str) -> Tried:
         found.note,
         rows,
         right.interval if right is not None else (),
+        found.doubts,
     )
 
 
@@ -117,6 +118,11 @@ def read_chosen(findings: list[Finding]) -> Chosen:
         raise ValueError(f"no chosen preprocessing: {fault}") from fault
     read_preprocessing(chosen.preprocessing)
     return chosen
+
+
+def without_choice(card: ModelCard, error: str) -> ModelCard:
+    """Return a model's card where the trial that was to choose its preprocessing failed."""
+    return dataclasses.replace(card, preprocessing=f"{AUTO}: nothing was chosen, because the trial failed ({error})")
 
 
 def with_choice(card: ModelCard, chosen: Chosen) -> ModelCard:

@@ -220,7 +220,8 @@ class Dispatcher:
         limit = dict(self._pool.limits).get("memory", NO_LIMIT)
         if limit == NO_LIMIT or "GPU" in error:
             return ""
-        return f"; the memory limit of its process is {limit}: {more_memory(parse_bytes(limit), error)}"
+        named = "" if "the memory limit of " in error else f"; the memory limit of its process is {limit}"
+        return f"{named}: {more_memory(parse_bytes(limit), error)}"
 
     def _died(self, message: Died) -> None:
         items = self._sent[message.worker]

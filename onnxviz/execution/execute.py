@@ -19,7 +19,7 @@ from onnxviz.core.errors import Fault, OnnxvizError, OutputError, RecipeError, s
 from onnxviz.core.findings import Finding
 from onnxviz.core.results import AnalysisResult, FailedJob, ModelCard, Part, Provenance, RunResult
 from onnxviz.core.values import Agreement
-from onnxviz.execution.choice import Chosen, read_chosen, with_choice
+from onnxviz.execution.choice import Chosen, read_chosen, with_choice, without_choice
 from onnxviz.execution.dispatch import Dispatcher, Item, Observer
 from onnxviz.execution.finished_run import Run
 from onnxviz.execution.folder import RUN, Log, write_run
@@ -327,7 +327,7 @@ class _Execution:
         def ended(_: Item, outcome: Outcome) -> None:
             if outcome.error:
                 self.log.write(outcome.details)
-                self.unchosen[alias] = f"no preprocessing was chosen by trial: {outcome.error}"
+                self.unchosen[alias] = outcome.error
             else:
                 self.read_choice(alias)
 
@@ -367,7 +367,7 @@ class _Execution:
 
         def task(item: Item) -> Task | None:
             if error := self.unchosen.get(alias):
-                self.dispatcher.end(item, error)
+                self.dispatcher.end(item, _UNCHOSEN + error)
                 return None
             return ProofTask(proof, self.schedule.choice_key(alias))
 
@@ -415,7 +415,7 @@ class _Execution:
     def why_not(self, job: PlannedJob) -> str:
         """Return why a job cannot be done, or "": a layer that does not agree, or a job that failed before it."""
         if error := self.unchosen.get(job.alias):
-            return error
+            return _UNCHOSEN + error
         if error := why_not(job.job.layers, self.disagreeing.get(job.alias, {})):
             return error
         for name in job.job.needs:
@@ -512,7 +512,10 @@ class _Execution:
     def card(self, card: ModelCard) -> ModelCard:
         """Return what is known of a model now."""
         chosen = self.chosen.get(card.alias)
-        card = with_choice(card, chosen) if chosen is not None else card
+        if chosen is not None:
+            card = with_choice(card, chosen)
+        elif error := self.unchosen.get(card.alias):
+            card = without_choice(card, error)
         return replace(card, agreement=self.agreement.get(card.alias, ()))
 
     def analysis(self, name: str, analysis: Analysis) -> AnalysisResult:
@@ -566,6 +569,7 @@ class _Execution:
 
 
 _PROOF = "agreement with ONNX Runtime"
+_UNCHOSEN = "no preprocessing was chosen by trial: "
 
 
 def _identity(job: PlannedJob) -> str:

@@ -264,6 +264,8 @@ def load(
     source = source_of(images)
     indices = spread(pictures_for(opened.view), len(source))
     found = probe(opened.view, source, labels=opened.labels, device=str(opened.device), indices=indices)
+    if found.no_better:
+        warnings.warn(f"{shorten(opened.view.file)}: {found.no_better}", stacklevel=2)
     chosen = replace(found.trials[0].preprocessing, origin="trial")
     return Model(opened.view, chosen, opened.labels, opened.device)
 

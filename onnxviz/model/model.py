@@ -48,7 +48,7 @@ _NETWORKS = 8
 """How many truncated networks are kept; they share their weights."""
 _SESSIONS = 4
 """How many ONNX Runtime sessions are kept; each holds the weights it needs."""
-_ORIGINS = {"declared": "", "trial": " (chosen by trial)", "guess": " (a guess)"}
+_ORIGINS = {"declared": "", "trial": " (chosen by trial)", "undecided": " (to be chosen)", "guess": " (a guess)"}
 _FAULTS = (ArithmeticError, LookupError, MemoryError, NotConvertible, RuntimeError, TypeError, ValueError)
 """What modules raise for tensors that do not fit."""
 

@@ -22,6 +22,7 @@ from onnxviz.core.errors import (
     one_line,
     shorten,
 )
+from onnxviz.core.shares import percent
 from onnxviz.core.values import Agreement, Layer
 from onnxviz.graph import GraphView
 from onnxviz.graph.shapes import FLOATS, type_of
@@ -238,7 +239,7 @@ def require(agreements: Sequence[Agreement]) -> None:
 
 def _agreement(found: Difference, layer: Layer, tolerance: float, reference: Reference, note: str) -> Agreement:
     if found.part < 1 and not np.isnan(found.absolute):
-        said = f"quantised: computed from ONNX Runtime's rounded values, of which {found.part:.1%} count"
+        said = f"quantised: computed from ONNX Runtime's rounded values, of which {percent(found.part, 1)} count"
         note = f"{note}; {said}" if note else said
     return Agreement(layer.name, found.relative, found.absolute, tolerance, reference, note)
 

@@ -77,7 +77,7 @@ def read_preprocessing(given: str | Preprocessing | Mapping[str, Any]) -> Prepro
     if isinstance(given, Preprocessing):
         return _checked(given)
     if given == AUTO:
-        return Preprocessing(origin="trial", name=AUTO)
+        return Preprocessing(origin="undecided", name=AUTO)
     if isinstance(given, str):
         if given not in PRESETS:
             raise SelectionError(

@@ -15,7 +15,7 @@ from onnxviz.data.images import ImageSource
 from onnxviz.graph import GraphView
 from onnxviz.graph.model_output import Head
 
-VERSION = 2
+VERSION = 3
 """Part of the key of what was chosen: raise it when another choice may come out."""
 VARIANTS = 3
 """Ways in which each picture is shown for one trial."""

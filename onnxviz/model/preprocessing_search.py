@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxviz.core.errors import ModelError, SelectionError, shorten
-from onnxviz.core.shares import Share, mcnemar, paired
+from onnxviz.core.shares import Share, mcnemar, paired, percent
 from onnxviz.core.values import CROP_FRACTION, Preprocessing
 from onnxviz.data.ground_truth import HOW
 from onnxviz.data.image_choice import folders_missed
@@ -35,6 +35,7 @@ from onnxviz.model.preprocessing_candidates import (
     require_classifier,
     same_values,
 )
+from onnxviz.model.preprocessing_outcome import beyond_chance, chance_of, no_better_than_chance
 from onnxviz.model.probabilities import softmax
 
 CHANCE = 0.05
@@ -90,7 +91,9 @@ class Trial:
         fraction, resized = self.preprocessing.crop_fraction, self.preprocessing.resized
         if self.preprocessing.fit != "crop":
             return "stretched" + resized if self.preprocessing.fit == "stretch" else "as they are"
-        return (f"crop {CROP_FRACTION:g} of large ones" if fraction is None else f"crop {fraction:g}") + resized
+        if fraction is None:
+            return f"crop {CROP_FRACTION:g} of large ones{resized}"
+        return (f"crop {fraction:g} of all" if fraction < 1 else "crop 1") + resized
 
 
 @dataclass(frozen=True)
@@ -105,6 +108,7 @@ class Probe:
         declared: what the user or the file said, None if nobody did.
         by_accuracy: whether accuracy ranks.
         note: what else has to be said, or "".
+        no_better: that none beats chance, and what may be the reason, or "".
         failed: preprocessings that the model could not be run with, and why.
         skipped: files that were no pictures, and why.
     """
@@ -116,6 +120,7 @@ class Probe:
     declared: Preprocessing | None
     by_accuracy: bool = False
     note: str = ""
+    no_better: str = ""
     failed: tuple[tuple[str, str], ...] = ()
     skipped: tuple[tuple[str, str], ...] = ()
 
@@ -150,6 +155,12 @@ class Probe:
         return not self.undecided
 
     @property
+    def doubts(self) -> tuple[str, ...]:
+        """What a reader must know before believing the choice, in sentences, the gravest first."""
+        unclear = () if self.clear else (f"Which preprocessing is right is {self.verdict}.",)
+        return (self.no_better, *unclear) if self.no_better else unclear
+
+    @property
     def contradicted(self) -> bool:
         """Whether what was declared is behind the best by more than chance."""
         if self.declared is None or not self.trials or same_values(self.declared, self.trials[0].preprocessing):
@@ -164,7 +175,8 @@ class Probe:
             by = f"by accuracy on {self.labelled} pictures" if self.by_accuracy else "by steadiness and variety only"
             return f"the first is clearly ahead, {by}"
         names = [
-            f"{trial.preprocessing.channel_order} {trial.range} (the same class for {trial.alike:.0%} of the pictures)"
+            f"{trial.preprocessing.channel_order} {trial.range} "
+            f"(the same class for {percent(trial.alike)} of the pictures)"
             for trial in self.undecided
         ]
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
@@ -226,8 +238,9 @@ def probe(
         best, said = _best_size(best, others) if meaningful else (best, [])
         notes += said
     if not keep and not meaningful and trier.differing(usual := best.trial.preprocessing, crops(usual)):
-        notes.append("without known classes crops cannot be told apart: the usual one is kept")
-    note = "; ".join(notes + _notes(view, images, trier, truth, meaningful, declared or geometry))
+        why = "where no preprocessing beats chance" if (truth >= 0).any() else "without known classes"
+        notes.append(f"{why} crops cannot be told apart: the usual one is kept")
+    note = "; ".join(notes + _notes(view, images, trier, truth, declared or geometry))
     return _result(best, outcomes, images, trier, meaningful, declared, note)
 
 
@@ -372,23 +385,33 @@ def _best_size(usual: _Outcome, others: Sequence[_Outcome]) -> tuple[_Outcome, l
         return max(better, key=lambda outcome: (outcome.right.sum(), outcome.sureness.mean())), []
     kept = usual.trial.geometry
     tied = [
-        f"{other.trial.geometry.removeprefix(kept + ', ')} ({int(other.right.sum()) - int(usual.right.sum()):+d} right)"
+        f"{other.trial.geometry.removeprefix(kept + ', ')} ({_more(int(other.right.sum()) - int(usual.right.sum()))})"
         for other in others
         if chance[id(other)] >= CHANCE
     ]
     if not tied:
         return usual, []
-    return usual, [f"{kept} is kept: {', '.join(tied)} may differ from it by chance"]
+    return usual, [
+        f"pictures are brought to size as usual, {kept}; no other way is better for certain: {', '.join(tied)}"
+    ]
+
+
+def _more(count: int) -> str:
+    if not count:
+        return "right on as many"
+    return f"right on {abs(count)} {'more' if count > 0 else 'fewer'}, which may be chance"
 
 
 def _better_than_chance(outcomes: Sequence[_Outcome], truth: npt.NDArray[np.int64], head: Head) -> bool:
-    """Whether the best accuracy is more than four standard deviations above what needs no look at the pictures."""
+    """Whether the best accuracy is far above what needs no look at the pictures."""
     known = truth[truth >= 0]
     if not len(known):
         return False
-    share = max(float(np.bincount(known).max()) / len(known), 1 / max(head.choices, 1))
-    most = max(int(outcome.right.sum()) for outcome in outcomes)
-    return most > len(known) * share + 4 * float(np.sqrt(len(known) * share * (1 - share)))
+    return _most(outcomes) > beyond_chance(chance_of(known, head.choices), len(known))
+
+
+def _most(outcomes: Sequence[_Outcome]) -> int:
+    return max(int(outcome.right.sum()) for outcome in outcomes)
 
 
 def _notes(
@@ -396,7 +419,6 @@ def _notes(
     images: ImageSource,
     trier: _Trier,
     truth: npt.NDArray[np.int64],
-    meaningful: bool,
     kept: Preprocessing | None,
 ) -> list[str]:
     notes = []
@@ -408,11 +430,6 @@ def _notes(
             "the model's class names do not help where nothing says which of them a picture shows"
             + (f" ({why})" if why else "")
             + f": {HOW}"
-        )
-    if (truth >= 0).any() and not meaningful:
-        notes.append(
-            "no preprocessing is better than chance on the pictures' classes, so these are not used: there are too few "
-            "pictures, or the class names or numbers of the pictures are not those of the model"
         )
     if view.input_size is None and (kept is None or kept.size is None):
         height, width = trier.size
@@ -439,8 +456,23 @@ def _result(
     used = len(trier.indices)
     skipped = tuple((str(name), str(why)) for name, why in getattr(images, "skipped", ()))
     found = max(int(getattr(images, "found", 0)), len(images))
-    labelled = int((trier.truth >= 0).sum())
-    return Probe(tuple(trials), used, found, labelled, declared, meaningful, note, tuple(trier.failed), skipped)
+    known = trier.truth >= 0
+    no_better = ""
+    if known.any() and not meaningful:
+        given = [outcome.given[known] for outcome in outcomes]
+        no_better = no_better_than_chance(_most(outcomes), given, trier.truth[known], trier.head.choices)
+    return Probe(
+        tuple(trials),
+        used,
+        found,
+        int(known.sum()),
+        declared,
+        meaningful,
+        note,
+        no_better,
+        tuple(trier.failed),
+        skipped,
+    )
 
 
 def _variants(batch: npt.NDArray[np.float32]) -> Iterator[npt.NDArray[np.float32]]:

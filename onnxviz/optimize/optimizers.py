@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from onnxviz.core.shares import percent
 from onnxviz.optimize.averaging import Averaging
 from onnxviz.optimize.schedules import ScheduleKind, step_sizes
 
@@ -84,7 +85,7 @@ class _Optimizer(BaseModel):
         rising = f" rising over {self.warm_up} steps" if self.warm_up else ""
         falling = {"constant": "", "linear": " falling to 0", "cosine": " falling to 0 as a cosine"}[self.schedule]
         both = " and" if rising and falling else ""
-        mean = [f"averaged over the last {self.average:.0%} of the steps"] if self.average else []
+        mean = [f"averaged over the last {percent(self.average)} of the steps"] if self.average else []
         more = "".join(f", {text}" for text in self._details() + mean)
         return f"{self._name} at rate {self.learning_rate:g}{rising}{both}{falling}{more}"
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from onnxviz.analyses.activation_maximization.limits import Limits
 from onnxviz.analyses.activation_maximization.real_activations import Standing
 from onnxviz.core.findings import Array, Caveat, Cell, Column, Coverage, Metric, Picture, Tile
-from onnxviz.core.shares import Share
+from onnxviz.core.shares import Share, percent
 from onnxviz.core.values import Unit
 from onnxviz.data.images import load_batch
 from onnxviz.graph.targets import has_class_units
@@ -147,7 +147,7 @@ class Made:
         return "".join((
             "" if self.goal.sign > 0 else "driven down, ",
             f"seed {self.seed}{number}: {figure(self.before)} to {figure(self.after)}",
-            "" if probability is None else f", {probability:.1%}",
+            "" if probability is None else f", {percent(probability, 1)}",
             "" if self.start_gain == 1 else f"; start x {self.start_gain:g}",
             "" if self.standing is None else f"; {self.standing.brief}",
             f"; beaten by {self.limits.which}" if self.limits.beaten else "",
@@ -292,7 +292,7 @@ def _facts(rows: Sequence[Row]) -> tuple[tuple[str, Cell], ...]:
     if rows[0][_PROBABILITY] is not None:
         facts.append(("class probability", mean(_PROBABILITY)))
     if rows[0][_QUANTILE] is not None:
-        facts.append(("quantile among real images", f"{mean(_QUANTILE):.1%}"))
+        facts.append(("quantile among real images", percent(mean(_QUANTILE), 1)))
     seeds = list(dict.fromkeys(row[_SEED] for row in rows))
     facts.append(("seed", seeds[0]) if len(seeds) == 1 else ("seeds", ", ".join(map(str, seeds))))
     loud = [number(row[_LOUDER]) for row in rows if row[_LOUDER] != 1]

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from onnxviz.analyses.activation_maximization.real_activations import RealActivations
 from onnxviz.analyses.activation_maximization.simple_pictures import SimpleActivations
+from onnxviz.core.shares import percent
 from onnxviz.graph.unit_range import unit_range
 
 if TYPE_CHECKING:
@@ -182,7 +183,7 @@ def _silence(after: float, real: RealActivations | None, sign: int) -> str:
         alike = f"the same on all {count:,} real images: {value:.3g}"
         return alike if value else f"silent on real images: 0 on all {count:,}"
     if sign > 0 and float(real.values.min()) >= 0 and most < _SILENT * after:
-        return f"almost silent on real images: at most {most / after:.2%} of this on any of {count:,}"
+        return f"almost silent on real images: at most {percent(most / after, 2)} of this on any of {count:,}"
     return ""
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel
 
 from onnxviz.core.errors import shorten
+from onnxviz.core.shares import percent
 from onnxviz.optimize.regularizers import Regularizer
 from onnxviz.optimize.settings import Usual
 from onnxviz.optimize.transforms import Transform
@@ -83,7 +84,7 @@ def _further(analysis: ActivationMaximization) -> Iterator[str]:
     if analysis.octaves is not None:
         yield f"{analysis.octaves.count} octaves, each {analysis.octaves.scale:g} times the size before"
     if analysis.stopping is not None:
-        rise = f"{analysis.stopping.rise:.2%} within {analysis.stopping.patience} steps"
+        rise = f"{percent(analysis.stopping.rise, 2)} within {analysis.stopping.patience} steps"
         yield f"stopped where the activation no longer rose by {rise}"
     if analysis.opacity is not None:
         yield f"faded where the target cared less than at the {analysis.opacity:g}th percentile of pixels"
@@ -128,11 +129,11 @@ def words_of(entry: BaseModel) -> str:
 def _transform(transform: Transform) -> str:
     match transform.kind:
         case "pad" if transform.pixels is None:
-            return f"margin {transform.share:.0%}"
+            return f"margin {percent(transform.share)}"
         case "pad":
             return f"margin {transform.pixels} pixels"
         case "jitter" if transform.pixels is None:
-            return f"shifted ±{transform.share:.0%}"
+            return f"shifted ±{percent(transform.share)}"
         case "jitter":
             return f"shifted ±{transform.pixels} pixels"
         case "scale" if transform.values is None:
@@ -140,7 +141,7 @@ def _transform(transform: Transform) -> str:
         case "rotate" if transform.values is None:
             return f"turned ±{transform.degrees:g}°"
         case "admix":
-            return f"scenes mixed in, {transform.minimum:.0%} to {transform.maximum:.0%}"
+            return f"scenes mixed in, {percent(transform.minimum)} to {percent(transform.maximum)}"
     return words_of(transform)
 
 

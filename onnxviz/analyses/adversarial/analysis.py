@@ -16,6 +16,7 @@ from onnxviz.analyses.adversarial.counts import Search
 from onnxviz.analyses.base import Analysis, Job, JobContext, Subject
 from onnxviz.core.errors import AnalysisError, shorten
 from onnxviz.core.findings import Caveat, Cell, Coverage, Finding, Note, Picture, Table, Tile, TileGrid
+from onnxviz.core.shares import percent
 from onnxviz.data.image_choice import ImageChoice, choose_images, find_source
 from onnxviz.data.images import ImageSource, load_batch
 from onnxviz.data.visible_part import cropped_note
@@ -549,7 +550,7 @@ def _tile_size(tiles: Sequence[Tile]) -> int:
 
 
 def _percent(share: float | None) -> str:
-    return "" if share is None else f"{share:.1%}"
+    return "" if share is None else percent(share, 1)
 
 
 def _listed(names: Sequence[str], most: int = 6) -> str:

@@ -16,6 +16,7 @@ from onnxviz.analyses.dissection.summary import UnitResult
 from onnxviz.analyses.dissection.thresholds import Thresholds
 from onnxviz.core.errors import shorten
 from onnxviz.core.findings import Caveat
+from onnxviz.core.shares import percent
 from onnxviz.graph.ceilings import before_ceiling
 
 if TYPE_CHECKING:
@@ -68,11 +69,11 @@ def caveats(
         )
     if exchange.steps and (alike := exchange.alike) is not None:
         yield Caveat(
-            f"Images that follow each other are alike, as frames of a film are: their labels agree on {alike.near:.0%} "
-            f"of the places, those of images far apart on {alike.far:.0%}. So the shuffles keep the order and give "
-            f"each image the labels of one that is {exchange.steps[0]} to {exchange.steps[-1]} places behind it: "
-            "single images that are exchanged would show too little chance. The data set stands for fewer independent "
-            "images than it has.",
+            "Images that follow each other are alike, as frames of a film are: their labels agree on "
+            f"{percent(alike.near)} of the places, those of images far apart on {percent(alike.far)}. So the shuffles "
+            f"keep the order and give each image the labels of one that is {exchange.steps[0]} to {exchange.steps[-1]} "
+            "places behind it: single images that are exchanged would show too little chance. The data set stands for "
+            "fewer independent images than it has.",
             id="alike",
         )
     rare = [
@@ -119,15 +120,15 @@ def _reach(
     """
     shares = (overlap.concept / np.maximum(1, overlap.pixels[overlap.categories])).tolist()
     named = [
-        (f"{shorten(concept.name, 40)} ({share:.0%})", share)
+        (f"{shorten(concept.name, 40)} ({percent(share)})", share)
         for concept, share, enough in zip(data.concepts, shares, counted.tolist(), strict=True)
         if enough
     ]
     large = [name for name, share in named if share * iou > quantile]
     if large:
         yield Caveat(
-            f"A mask covers about {quantile:.1%} of all pixels, so a concept that covers more than "
-            f"{quantile / iou:.1%} of its images can hardly reach an IoU of {iou:g}: "
+            f"A mask covers about {percent(quantile, 1)} of all pixels, so a concept that covers more than "
+            f"{percent(quantile / iou, 1)} of its images can hardly reach an IoU of {iou:g}: "
             f"{listed(large)}. Raise `quantile` and `iou` together to look for detectors of them.",
             id="large",
             level="limit",
@@ -185,8 +186,8 @@ def rivals(layers: Mapping[str, Sequence[UnitResult]]) -> Iterator[Caveat]:
         own = statistics.fmean(unit.precision or 0.0 for unit in alike)
         other = statistics.fmean(unit.rival_share or 0.0 for unit in alike)
         told.append(
-            f"{shorten(concept, 40)}, {len(alike)} of {len(units)}: {own:.0%} of the mask on it, {other:.0%} on "
-            f"{shorten(rival, 40)}"
+            f"{shorten(concept, 40)}, {len(alike)} of {len(units)}: {percent(own)} of the mask on it, "
+            f"{percent(other)} on {shorten(rival, 40)}"
         )
     if told:
         yield Caveat(

@@ -13,6 +13,7 @@ from onnxviz.analyses.dissection.summary import BY_CHANCE, NO_CONCEPT, UnitResul
 from onnxviz.analyses.dissection.upsampling import Grid, upsample
 from onnxviz.core.errors import shorten
 from onnxviz.core.findings import Cell, Picture, Tile
+from onnxviz.core.shares import percent
 from onnxviz.core.values import Preprocessing, Unit
 from onnxviz.data.images import Pixels, fit_image
 
@@ -124,9 +125,9 @@ def tile_of(
         ("chance level", "unknown" if unit.chance is None else unit.chance),
     ]
     if unit.precision is not None:
-        facts.append(("on the concept", f"{unit.precision:.0%} of the mask"))
+        facts.append(("on the concept", f"{percent(unit.precision)} of the mask"))
     if unit.rival and unit.rival_share is not None:
-        facts.append(("more of it on", f"{shorten(unit.rival, 40)} ({unit.rival_share:.0%})"))
+        facts.append(("more of it on", f"{shorten(unit.rival, 40)} ({percent(unit.rival_share)})"))
     facts += [
         ("next best", also or NO_CONCEPT),
         ("threshold", unit.threshold),

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from onnxviz.core.shares import percent
+
 HALF = 0.5
 """Part of the map's maximum from which on a place counts as evidence."""
 _SHARE = 0.2
@@ -48,9 +50,9 @@ class Places:
     @property
     def sentence(self) -> str:
         """How a sentence on the evidence goes on: "lies at the upper left and covers 12% of the image"."""
-        covered = f"{self.extent:.0%} of the image"
+        covered = f"{percent(self.extent)} of the image"
         if self.extent >= _MOST:
-            return f"covers most of the image ({self.extent:.0%}) and is strongest at the {self.parts[0]}"
+            return f"covers most of the image ({percent(self.extent)}) and is strongest at the {self.parts[0]}"
         where = {True: f"at the {self.words}", False: f"in {self.words}"}[len(self.parts) == 1]
         return f"lies {where}; it covers {covered}" if len(self.parts) > 1 else f"lies {where} and covers {covered}"
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from onnxviz.analyses.grad_cam.evidence import ImageEvidence
 from onnxviz.core.errors import shorten
 from onnxviz.core.findings import Note
+from onnxviz.core.shares import percent
 from onnxviz.data.images import ImageSource
 from onnxviz.graph.model_output import Head
 
@@ -79,7 +80,7 @@ def in_words(images: Sequence[ImageSummary], *, by_score: bool) -> Iterator[Note
 
 def _shown(image: ImageSummary, by_score: bool) -> str:
     taken = [f"taken for {shorten(image.first, 40)}"] if by_score else []
-    taken += [f"{image.sure:.0%}"] if image.sure is not None else []
+    taken += [percent(image.sure)] if image.sure is not None else []
     return f"{shorten(image.name, 40)} ({', '.join(taken)})" if taken else shorten(image.name, 40)
 
 
@@ -91,11 +92,8 @@ def _covered(images: Sequence[ImageSummary]) -> Iterator[str]:
     where = shorten(layers.pop(), 60) if len(layers) == 1 else "the last layer"
     maps = f"{len(found)} map{'s' if len(found) > 1 else ''}"
     if found:
-        span = (
-            f"{min(found):.0%} to {max(found):.0%}"
-            if f"{min(found):.0%}" != f"{max(found):.0%}"
-            else f"{min(found):.0%}"
-        )
-        yield f"At {where} the evidence covers {span} of the image, {sum(found) / len(found):.0%} on average ({maps})."
+        ends = dict.fromkeys((percent(min(found)), percent(max(found))))
+        mean = percent(sum(found) / len(found))
+        yield f"At {where} the evidence covers {' to '.join(ends)} of the image, {mean} on average ({maps})."
     if len(found) < len(every):
         yield f"{len(every) - len(found)} of {len(every)} maps hold no evidence there."

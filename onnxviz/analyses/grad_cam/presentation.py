@@ -24,6 +24,7 @@ from onnxviz.core.findings import (
     PictureMatrix,
     Table,
 )
+from onnxviz.core.shares import percent
 from onnxviz.graph.model_output import Head
 
 
@@ -87,19 +88,19 @@ def image_metrics(image: ImageEvidence, head: Head) -> Iterator[Metric]:
 
 def about_blank(metrics: Sequence[Metric]) -> Iterator[Caveat]:
     """Say how many maps are blank, if any."""
-    fraction = next((metric.value for metric in metrics if metric.name == "blank_fraction"), 0.0)
-    if fraction > 0:
-        yield Caveat(
-            f"{fraction:.0%} of the maps hold no positive evidence: the weighted sum of channels is nowhere above "
-            "zero. They are drawn black; the rows say at which layers.", "blank", "limit",
-        )  # fmt: skip
+    for found in metrics:
+        if found.name == "blank_fraction" and found.total and (blank := round(found.value * found.total)):
+            yield Caveat(
+                f"{blank} of {found.total} maps {'holds' if blank == 1 else 'hold'} no positive evidence: the weighted "
+                "sum of channels is nowhere above zero. Such a map is black; the rows say where.", "blank", "limit",
+            )  # fmt: skip
 
 
 def _row(image: ImageEvidence, one: ClassEvidence, title: str, columns: Sequence[str], head: Head) -> MatrixRow:
     words = (head.unit, "logit" if head.has_classes and head.holds == "scores" else "value")
     facts: list[tuple[str, Cell]] = [(words[0], one.number), (words[1], round(one.score, 4))]
     facts += [("probability", round(one.probability, 4))] if one.probability is not None else []
-    facts += [("predicted at", f"{one.predicted:.1%} of positions")] if one.predicted is not None else []
+    facts += [("predicted at", f"{percent(one.predicted, 1)} of positions")] if one.predicted is not None else []
     facts += [("evidence at the last layer", _in_words(one.places))]
     empty = [column for column, blank in zip(columns, one.blank, strict=True) if blank]
     facts += [("no positive evidence at", listed(empty))] if empty else []
@@ -131,7 +132,7 @@ def _columns_in_words(columns: Sequence[str]) -> str:
 
 
 def _in_words(place: Places | None) -> str:
-    return "none" if place is None else f"{place.words}, {place.extent:.0%} of the image"
+    return "none" if place is None else f"{place.words}, {percent(place.extent)} of the image"
 
 
 def _sentence(
@@ -180,16 +181,6 @@ def _cause(stops: tuple[str, ...]) -> str:
         return "a saturated output, or an operator whose slope is zero there"
     more = f" and {len(stops) - 2} more" if len(stops) > 2 else ""
     return f"every path to the image ends in an operator without a slope: {', '.join(stops[:2])}{more}"
-
-
-def _blank(metrics: Sequence[Metric]) -> list[Finding]:
-    fraction = next((metric.value for metric in metrics if metric.name == "blank_fraction"), 0.0)
-    if fraction <= 0:
-        return []
-    return [
-        Caveat(f"{fraction:.0%} of the maps hold no positive evidence: the weighted sum of channels is nowhere above "
-               "zero. They are drawn black; the rows say at which layers.", "blank", "limit")
-    ]  # fmt: skip
 
 
 def _pointlike(titles: Sequence[str], kept: Sequence[int]) -> str:

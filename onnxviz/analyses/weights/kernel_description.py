@@ -12,6 +12,7 @@ import numpy as np
 from onnxviz.analyses.weights import kernels
 from onnxviz.core.errors import shorten
 from onnxviz.core.findings import Cell, Column, Finding, Histogram, Metric, Note, Table
+from onnxviz.core.shares import percent
 from onnxviz.core.values import Layer, Unit
 
 _HISTOGRAM_BINS = 41
@@ -58,7 +59,7 @@ class Described:
         if character is not None:
             facts.append(("looks", character))
         if self.spectrum is not None and not self.dead[index]:
-            facts.append(("high-frequency share", f"{self.spectrum.high_frequency_share[index]:.0%}"))
+            facts.append(("high-frequency share", percent(self.spectrum.high_frequency_share[index])))
         for what, partners in (("duplicate of", self.duplicates), ("negative of", self.negatives)):
             if partners is not None and (partner := partners[index]) is not None:
                 facts += [(what, Unit(layer.name, partner.index)), (f"cosine ({what[:-3]})", round(partner.cosine, 4))]

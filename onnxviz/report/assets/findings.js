@@ -123,10 +123,15 @@ function sentence(group) {
 const LEVELS = ["wrong", "doubt", "limit"];
 const MOST_CAVEATS = 6;
 
-// What a caveat says in one line, its first sentence or what stands before a colon, and the rest.
+// What a caveat says in one line, its first sentence or what stands before a colon, and the rest; brackets stay whole.
 function headOf(text) {
-  const end = /^(.{30,}?)(\.|[:;])\s+(?=\S)/s.exec(text);
-  return end ? [end[2] === "." ? `${end[1]}.` : end[1], text.slice(end[0].length)] : [text, ""];
+  let open = 0;
+  for (const { 0: sign, index } of text.matchAll(/[()[\]]|[.:;](?=\s+\S)/g)) {
+    if ("([".includes(sign)) open += 1;
+    else if (")]".includes(sign)) open = Math.max(0, open - 1);
+    else if (!open && index >= 30) return [text.slice(0, sign === "." ? index + 1 : index), text.slice(index + 1).trimStart()];
+  }
+  return [text, ""];
 }
 
 // Lines of { level, head, rest, where }: those that begin alike are one, with where each is said; the worst first. What

@@ -117,7 +117,7 @@ function modelsSection() {
 }
 
 function originTag(model) {
-  const words = { trial: "chosen by trial, not declared", guess: "not declared: a guess" }[model.preprocessing_origin];
+  const words = { trial: "chosen by trial, not declared", undecided: "not declared, and nothing was chosen", guess: "not declared: a guess" }[model.preprocessing_origin];
   return words ? make("div", null, make("span", { class: "tag warn" }, words)) : null;
 }
 
@@ -189,6 +189,7 @@ function triedText(model) {
   const head = make("p", { class: "prose" }, make("strong", null, "The preprocessing was chosen by trial, not declared. "),
     `${integer(tried.trials.length)} were tried on ${integer(tried.images)} of the ${plural(tried.found, "image")} of `, named(tried.data, 60), ` and ranked ${ranked}: `, beginning(tried.verdict, 2000), ".",
     best.top1 !== null ? [" The first is right on ", trialAccuracy(model), "."] : null,
+    tried.doubts.filter((text) => !text.includes(tried.verdict)).map((text) => ` ${beginning(text, 2000)}`),
     tried.note ? ` Note: ${beginning(tried.note, 2000)}.` : null);
   const accuracy = tried.by_accuracy ? [{ head: "top-1", kind: "percent" }, { head: "top-5", kind: "percent" }] : [];
   const columns = [{ head: "#", kind: "integer" }, { head: "channels", kind: "text" }, { head: "pixels become", kind: "text" }, { head: "size by", kind: "text" }, ...accuracy,

@@ -109,6 +109,8 @@ function caveatBlock() {
   for (const model of run.models) {
     // The same sentences as in the analyses (`Preprocessing.doubt`), whose lines join these.
     if (model.preprocessing_origin === "guess") add("wrong", "Nobody said how images become this model's input.", "If the guess is wrong, so is everything here.", several ? () => modelChip(model.alias) : null);
+    for (const text of model.tried?.doubts ?? []) add("wrong", ...headOf(text), several ? () => modelChip(model.alias) : null);
+    if (model.preprocessing_origin === "undecided") add("wrong", "Nothing was chosen for how images become this model's input.", model.preprocessing, several ? () => modelChip(model.alias) : null);
     if (model.preprocessing_origin === "trial") add("wrong", "How images become this model's input was chosen by trial, not declared.", model.tried ? `Tried on ${plural(model.tried.images, "image")}: ${model.tried.verdict}.` : "", () => [several ? [modelChip(model.alias), " "] : null, link(route("models"), "what was tried")]);
     const fault = runtimeFaultText(model);
     if (fault) add("doubt", fault);

@@ -68,7 +68,11 @@ function formatNumber(given, format = "number") {
   if (Number.isNaN(value)) return "not a number";
   if (!Number.isFinite(value)) return value > 0 ? "∞" : "−∞";
   if (format === "integer") return Number.isInteger(value) ? integer(value) : decimal(value);
-  if (format === "percent") return `${decimal(100 * value, 3)}${THIN}%`;
+  if (format === "percent") {
+    // All is said of all only.
+    const text = decimal(100 * value, 3);
+    return `${text === "100" && value < 1 ? ">99.9" : text}${THIN}%`;
+  }
   if (format === "scientific") return scientific(value);
   return Number.isInteger(value) && Math.abs(value) < 1e15 ? integer(value) : decimal(value);
 }

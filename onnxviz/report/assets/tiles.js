@@ -124,8 +124,10 @@ function cardFact(card, fact) {
 
 // A number, also one that an analysis wrote out as a percentage.
 function sortable(value) {
-  const percent = typeof value === "string" ? /^([-−]?\d+(?:\.\d+)?)\s?%$/.exec(value) : null;
-  return percent ? Number(percent[1].replace("−", "-")) / 100 : numeric(value);
+  const percent = typeof value === "string" ? /^([<>]?)([-−]?\d+(?:\.\d+)?)\s?%$/.exec(value) : null;
+  if (!percent) return numeric(value);
+  const found = Number(percent[2].replace("−", "-"));
+  return { "<": found / 2, ">": (found + 100) / 2, "": found }[percent[1]] / 100;
 }
 
 function sortableFacts(cards) {

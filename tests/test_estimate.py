@@ -21,6 +21,7 @@ from onnxviz.execution.pace import Clocks, Pace, measure_pace, time_passes
 from onnxviz.execution.plan import PROOF_COST, PlannedJob, make_plan
 from onnxviz.execution.schedule import Schedule, schedule_of
 from onnxviz.recipe.recipe import Recipe, parse_recipe
+from tests.tiny_models import save_model
 
 TEXT = """\
 version: 1
@@ -204,6 +205,31 @@ def test_time_comes_from_a_measured_second_of_the_model() -> None:
     assert estimated(schedule, done, 1, None, measure=lambda _: pytest.fail("nothing is to be done")).seconds == (0, 0)
     guessed = estimated(schedule, frozenset(), 1, None, lambda: 1e9, lambda _: None)
     assert "a guess" in guessed.basis[0]
+
+
+def test_a_trial_takes_what_an_image_of_a_batch_takes(tmp_path: Path) -> None:
+    """A small network spends most of a pass on what a batch shares."""
+    save_model(tmp_path / "m.onnx")
+    text = """\
+version: 1
+model: {path: m.onnx, preprocess: auto}
+data: {scenes: {builtin: scenes, count: 40}}
+analyses: {w: {kind: weights}}
+"""
+    made = make_plan(parse_recipe(text, "r.yaml", tmp_path))
+    pace = measure_pace(made.subjects["model"], "cpu")
+    assert pace is not None
+    assert pace.trial is not None
+    assert pace.trial < pace.seconds, "of one image by itself"
+    schedule = schedule_of(made)
+    choice = schedule.choices["model"]
+
+    def seconds(pace: Pace) -> float:
+        return estimated(schedule, frozenset(), 1, None, lambda: 1e99, lambda _: pace).job_seconds[choice.key]
+
+    work = estimated(schedule, frozenset(), 1, None, lambda: 1e99, lambda _: Pace(0.01, trial=0.001))
+    assert "a forward pass, 1 ms for an image in a trial of preprocessings, measured" in work.basis[0]
+    assert seconds(Pace(0.01, trial=0.001)) == pytest.approx(0.1 * seconds(Pace(0.01)))
 
 
 def test_the_pace_of_a_real_model_and_of_one_that_does_not_convert(tmp_path: Path) -> None:

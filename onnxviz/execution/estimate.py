@@ -153,7 +153,7 @@ def estimated(
             note(proof.key, PROOF_COST, rates.derived(alias), 0.0)
     for alias, choice in schedule.choices.items():
         if choice.key not in cached:
-            note(choice.key, choice.cost, rates.derived(alias), 0.0)
+            note(choice.key, choice.cost, rates.trial(alias), 0.0)
     choices = [choice.key for choice in schedule.choices.values() if choice.key not in cached]
     proofs = [proof.key for proof in schedule.proofs.values() if proof.key not in cached]
     known = all(job.key in seconds for job in to_do) and all(key in seconds for key in (*proofs, *choices))
@@ -188,6 +188,10 @@ class _Rate:
         return cls(seconds / factor, seconds * factor)
 
 
+def _measured_rate(seconds: float) -> _Rate:
+    return _Rate(seconds / _SPREAD, seconds * _DEARER)
+
+
 def _total(parts: Sequence[tuple[float, float]], start: float) -> tuple[float, float]:
     least, most = (sum((part[side] for part in parts), 0.0) for side in (0, 1))
     return least + start / _SPREAD, most + start * _SPREAD
@@ -218,6 +222,7 @@ class _Rates:
         self._speed = speed
         self._measure = measure
         self._known: dict[str, _Rate | None] = {}
+        self._paces: dict[str, Pace] = {}
 
     def of(self, job: PlannedJob) -> tuple[_Rate | None, bool]:
         """Return the rate for a job, None if nothing is known, and whether it includes the job's pictures."""
@@ -233,19 +238,26 @@ class _Rates:
             self._known[alias] = self._derive(self._cards[alias])
         return self._known[alias]
 
+    def trial(self, alias: str) -> _Rate | None:
+        """Return the rate of trials of preprocessings, which take images in batches, as far as that is measured."""
+        derived, pace = self.derived(alias), self._paces.get(alias)
+        return derived if pace is None or pace.trial is None else _measured_rate(pace.trial)
+
     def _derive(self, card: ModelCard) -> _Rate | None:
         name = shorten(card.file, 60)
         if self._measure is not None and (pace := self._measure(card.alias)) is not None:
+            self._paces[card.alias] = pace
+            trial = f", {in_units(pace.trial)} for an image in a trial of preprocessings" if pace.trial else ""
             self.crowded |= pace.crowd > _CROWDED
             self.basis[
-                f"{name}: {in_units(pace.seconds)} of this machine's time a forward pass, measured"
+                f"{name}: {in_units(pace.seconds)} of this machine's time a forward pass{trial}, measured"
                 + (
                     f"; now {pace.crowd:.1f} programs share a core, which makes it as many times as long while they do"
                     if pace.crowd > _CROWDED
                     else ""
                 )
             ] = None
-            return _Rate(pace.seconds / _SPREAD, pace.seconds * _DEARER)
+            return _measured_rate(pace.seconds)
         if card.multiply_adds is None:
             self.basis[f"{name}: multiply-adds unknown, so its time cannot be estimated"] = None
             return None

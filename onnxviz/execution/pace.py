@@ -8,16 +8,25 @@ from __future__ import annotations
 import os
 import statistics
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from onnxviz.analyses.base import Subject
 from onnxviz.core.devices import Device
+from onnxviz.core.errors import OnnxvizError
+
+if TYPE_CHECKING:
+    from onnxviz.model.model import Model
 
 BUDGET = 1.0
 """Seconds that measuring takes, the first pass left out, which prepares what later ones find."""
 _LEAST = 2
 """Passes of each kind, however long they take."""
+_BATCH = 16
+"""Images that a trial takes at a time."""
 _GRADIENT = 3.0
 """What a pass forward and backward counts in forward passes."""
 
@@ -44,10 +53,13 @@ class Pace:
     Attributes:
         seconds: of a machine that does nothing else: the processor's, over the cores that share a pass.
         crowd: how many programs share a core, this one included; 1 if they do not.
+        trial: the same for an image of a batch that ONNX Runtime computes, as trials of preprocessings do; None if
+            there is none to do, or it could not be measured.
     """
 
     seconds: float
     crowd: float = 1.0
+    trial: float | None = None
 
 
 def measure_pace(subject: Subject, device: Device, clocks: Clocks | None = None) -> Pace | None:
@@ -79,9 +91,23 @@ def measure_pace(subject: Subject, device: Device, clocks: Clocks | None = None)
             (scores,) = compute(watched)
             torch.autograd.grad(scores.sum(), watched, allow_unused=True)
 
-        return time_passes(forward, gradient, clocks or Clocks(cores=torch.get_num_threads()), crowd())
+        clocks = clocks or Clocks(cores=torch.get_num_threads())
+        found = time_passes(forward, gradient, clocks, crowd())
+        return replace(found, trial=_trial_seconds(model, clocks)) if subject.choice else found
     except Exception:  # whatever a strange model does here, its analysis will say; the estimate does without
         return None
+
+
+def _trial_seconds(model: Model, clocks: Clocks) -> float | None:
+    """Return what an image takes in a trial: small networks spend most of a pass on what a batch shares."""
+    count = model.view.batch or _BATCH
+    images = np.full((count, 3, *model.input_size), 0.5, np.float32)
+    try:
+        model.scores(images)
+        (seconds,), shared = _timed([(lambda: model.scores(images), float(count))], clocks)
+    except OnnxvizError:
+        return None
+    return seconds / shared
 
 
 def crowd() -> float:
@@ -104,15 +130,29 @@ def time_passes(
     """
     forward()
     gradient()
+    seconds, shared = _timed([(forward, 1.0), (gradient, _GRADIENT)], clocks)
+    return Pace(max(seconds) / shared, crowded)
+
+
+def _timed(works: Sequence[tuple[Callable[[], object], float]], clocks: Clocks) -> tuple[list[float], float]:
+    """Do each of some works in turn until the budget is used up.
+
+    Args:
+        works: what to do, and how many passes that counts.
+        clocks: what is measured with.
+
+    Returns:
+        The processor's seconds of a pass of each, and how many cores share one.
+    """
     begun = clocks.wall()
-    found: tuple[list[float], list[float]] = ([], [])
+    found: list[list[float]] = [[] for _ in works]
     shared = 1.0
-    while clocks.wall() - begun < BUDGET or len(found[1]) < _LEAST:
-        for seconds, do, passes in zip(found, (forward, gradient), (1.0, _GRADIENT), strict=True):
+    while clocks.wall() - begun < BUDGET or len(found[-1]) < _LEAST:
+        for seconds, (do, passes) in zip(found, works, strict=True):
             before, worked = clocks.wall(), clocks.processor()
             do()
             used, took = clocks.processor() - worked, clocks.wall() - before
             seconds.append(used / passes)
             # At its best moment a pass had all the cores that it can use.
             shared = max(shared, min(used / took if took > 0 else 1.0, clocks.cores))
-    return Pace(max(map(statistics.median, found)) / shared, crowded)
+    return list(map(statistics.median, found)), shared

@@ -187,7 +187,7 @@ def test_a_choice_that_fails_stops_the_jobs_that_wait_for_it(place: Path, monkey
     assert run.verdict == "incomplete"
     assert "no preprocessing was chosen by trial: nothing works" in run.analyses[0].parts[0].failed[0].error
     (card,) = run.models
-    assert card.preprocessing == "auto: nothing was chosen, because the trial failed (nothing works)"
+    assert card.preprocessing == "auto: nothing was chosen, because the trial failed"
     assert card.preprocessing_origin == "undecided"
     assert "chosen by trial, not declared" not in json.dumps(results.write(run))
 

@@ -75,3 +75,13 @@ def test_a_pool_that_takes_nothing_is_asked_why() -> None:
         dispatcher.add(job)
     with pytest.raises(OnnxvizError, match="all workers are lost"):
         dispatcher.run()
+
+
+@pytest.mark.parametrize("error", ["needed more than the memory limit of 1.0 GiB", "memory ran out"])
+def test_the_limit_is_named_once_with_what_to_do(error: str) -> None:
+    class Limited(Halves):
+        limits = (("memory", "1.0 GiB"),)
+
+    said = error + Dispatcher(Limited(), Silent())._limit_named(error)
+    assert said.count("the memory limit of") == 1
+    assert "1.0 GiB: " in said

@@ -205,7 +205,7 @@ def test_short_jobs_are_summed_up_and_the_counts_add_up(monkeypatch: pytest.Monk
     said = stream.getvalue()
     assert "\x1b" not in said
     assert said.count("FAILED a/7 ") == said.count("FAILED a/600 ") == 1
-    assert said.count("it [bold]broke[/bold]\\x1b[2J") == 2
+    assert said.count("it [bold]broke[/bold]\\x1b[2J") == said.count("as a/7") == 1
     assert said.count("done   a/500  1.5 s") == 1
     sums = [line.split("done   ")[1] for line in said.splitlines() if " jobs in " in line]
     assert sum(int(text.split()[0]) for text in sums) == 1000 - 3
@@ -351,3 +351,15 @@ def test_a_full_disk_is_said() -> None:
     events.close()
     assert events.broken
     assert "space" in events.fault
+
+
+def test_an_error_is_told_once_and_later_by_the_job_that_had_it_first() -> None:
+    observer, stream = plain()
+    observer.planned(schedule(4), set())
+    for number, error in enumerate(("too large", "too large", "broken", "too large")):
+        do(observer, number, status="failed", error=error)
+    said = stream.getvalue()
+    assert said.count("too large") == 1
+    assert said.count("broken") == 1
+    assert said.count("as a/0") == 2
+    assert all(f"a/{number}" in said for number in range(4))

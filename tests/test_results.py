@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import math
 
 import pytest
+from rich.console import Console
 
+from onnxviz.cli.show import failed_jobs
 from onnxviz.core import results
 from onnxviz.core.findings import Note, Picture, Tile, TileGrid
 from onnxviz.core.values import Agreement, Unit
@@ -71,3 +74,15 @@ def test_failed_jobs_make_a_run_incomplete_whatever_is_expected() -> None:
 
 def test_agreement_that_is_not_a_number_does_not_hold() -> None:
     assert not Agreement("x", math.nan, 0.0, 1e-3).holds
+
+
+def test_an_error_of_many_jobs_is_shown_once() -> None:
+    stream = io.StringIO()
+    failed = tuple(results.FailedJob(f"job {n}", "broken" if n == 1 else "too large") for n in range(5))
+    part = dataclasses.replace(PART, failed=failed)
+    run = dataclasses.replace(RUN, analyses=(dataclasses.replace(ANALYSIS, parts=(part,)),))
+    failed_jobs(Console(file=stream, width=200), run)
+    assert stream.getvalue().splitlines() == [
+        "failed filters/job 0 and 3 more: too large",
+        "failed filters/job 1: broken",
+    ]

@@ -120,9 +120,9 @@ def read_chosen(findings: list[Finding]) -> Chosen:
     return chosen
 
 
-def without_choice(card: ModelCard, error: str) -> ModelCard:
+def without_choice(card: ModelCard) -> ModelCard:
     """Return a model's card where the trial that was to choose its preprocessing failed."""
-    return dataclasses.replace(card, preprocessing=f"{AUTO}: nothing was chosen, because the trial failed ({error})")
+    return dataclasses.replace(card, preprocessing=f"{AUTO}: nothing was chosen, because the trial failed")
 
 
 def with_choice(card: ModelCard, chosen: Chosen) -> ModelCard:

@@ -514,8 +514,8 @@ class _Execution:
         chosen = self.chosen.get(card.alias)
         if chosen is not None:
             card = with_choice(card, chosen)
-        elif error := self.unchosen.get(card.alias):
-            card = without_choice(card, error)
+        elif card.alias in self.unchosen:
+            card = without_choice(card)
         return replace(card, agreement=self.agreement.get(card.alias, ()))
 
     def analysis(self, name: str, analysis: Analysis) -> AnalysisResult:

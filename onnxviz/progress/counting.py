@@ -226,6 +226,7 @@ class Lines:
         self._progression = progression
         self._every_job = every_job
         self._cached = self._proved = 0
+        self._failed_first: dict[str, str] = {}
         self._short = 0
         self._summed = progression.clock()
 
@@ -252,7 +253,8 @@ class Lines:
         if self._short and now - self._summed >= SUM_EVERY:
             yield self._sum(now)
         if told:
-            yield outcome_line(name, seconds, status, error)
+            first = self._failed_first.setdefault(error, name) if error else name
+            yield outcome_line(name, seconds, status, error if first == name else f"as {shorten(first, 100)}")
 
     def close(self) -> Iterator[Text]:
         """The run is over: yield what was not said yet."""

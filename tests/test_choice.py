@@ -198,8 +198,7 @@ def test_the_first_recipe_marks_its_guess_or_tries(place: Path) -> None:
     tried = starting_recipe(place / "m.onnx", place / "b.yaml", place / "photos")
     assert "preprocess: auto" in tried
     assert "  # evidence: {kind: grad_cam," in guessed
-    evidence = [job for job in make_plan(parse_recipe(tried, "b.yaml", place)).jobs if job.analysis == "evidence"]
-    assert 1 < len(evidence) <= 9, "the first report shows photographs, and few of them"
+    assert "  # evidence: {kind: grad_cam," in tried, "this model has no maps to explain photographs by"
     for text, origin in ((guessed, "guess"), (tried, "undecided")):
         subject = make_plan(parse_recipe(text, "r.yaml", place)).subjects["model"]
         assert subject.preprocessing.origin == origin

@@ -244,6 +244,7 @@ def test_init_writes_paths_that_hold_from_anywhere(folder: Path, monkeypatch: py
         plan = make_plan(read_recipe(target))
         assert plan.subjects["model"].view.file == "m.onnx"
         assert len(plan.data["photos"])
+        assert sum(job.analysis == "evidence" for job in plan.jobs) > 1, "the first report shows photographs"
 
 
 @pytest.mark.zoo

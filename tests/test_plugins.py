@@ -148,6 +148,17 @@ def test_a_process_with_the_class_reads_the_class(run: Path, plugin: ModuleType)
     assert run_data(result) == (run / "run.json").read_bytes()
 
 
+def test_it_can_be_tried_before_there_is_a_package(run: Path, plugin: ModuleType) -> None:
+    scenes = builtin.model("scenes")
+    model = onnxviz.load(scenes.path, scenes.preprocessing, scenes.labels, device="cpu")
+    analysis = plugin.Sparsity(data="photos", layers="all_convs", shard=2)
+    found = model.analyze(analysis, {"photos": builtin.scenes(count=5)})
+    assert found.findings == read_run(run).analyses[0].parts[0].findings
+    assert "zero fraction" in found._repr_html_()
+    with pytest.raises(onnxviz.SelectionError, match="has its settings already"):
+        model.analyze(analysis, {"photos": builtin.scenes(count=5)}, shard=1)
+
+
 def test_of_another_form_of_the_class_nothing_is_lost(plugin: ModuleType) -> None:
     """The package has changed since: a field is gone, another has come."""
     data = {

@@ -112,11 +112,6 @@ def test_uint64_to_float_and_back() -> None:
 def test_the_type_of_the_first_opsets_is_a_name() -> None:
     values = np.array([1.7, -2.3], np.float32)
     check("Cast", [values], opset=1, to="INT32", expected=[np.array([1, -2])])
-    from onnxviz.convert.operators.casting import CONVERTERS
-    from onnxviz.convert.operators.operation import Operation
-
-    operation = Operation("Cast", 1, {"to": "INT32"}, (None,), (True,), ((2,),), (TensorProto.FLOAT,))
-    assert CONVERTERS["Cast"](operation).module(torch.from_numpy(values)).tolist() == [1, -2]
 
 
 def test_a_cast_to_a_byte_passes_gradients_and_one_to_an_index_does_not() -> None:

@@ -10,8 +10,6 @@ import torch
 from one_node import check, one_node
 
 import onnxviz
-from onnxviz.convert.operators.operation import Operation
-from onnxviz.convert.operators.searching import CONVERTERS
 
 GENERATOR = np.random.default_rng(0)
 RANDOM = GENERATOR.normal(0, 1, (3, 4, 6)).astype(np.float32)
@@ -34,14 +32,6 @@ def test_top_k_of_large_unsigned_numbers() -> None:
     values, places = onnxviz.to_torch(model)(torch.from_numpy(data.view(np.int64)))
     assert places.tolist() == [3, 1, 4]
     assert values.numpy().view(np.uint64).tolist() == [2**64 - 1, 2**63 + 5, 2**63]
-
-
-def test_top_k_of_opset_1() -> None:
-    operation = Operation("TopK", 1, {"k": 2}, (None,), (True,), ((3, 4, 6),), (1,), (True, True))
-    values, places = CONVERTERS["TopK"](operation).module(torch.from_numpy(RANDOM))
-    wanted = torch.from_numpy(RANDOM).topk(2)
-    assert torch.equal(values, wanted.values)
-    assert torch.equal(places, wanted.indices)
 
 
 @pytest.mark.parametrize("data", [RANDOM * (TIES > 0), TIES, TIES > 1, np.float32(3), np.float32(0)])

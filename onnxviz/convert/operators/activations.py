@@ -11,7 +11,7 @@ from onnx import TensorProto
 from torch import nn
 from torch.nn import functional
 
-from onnxviz.convert.element_types import CARRIERS, FLOATING, sortable
+from onnxviz.convert.element_types import FLOATING, sortable
 from onnxviz.convert.operators.operation import Conversion, Converter, NotConvertible, Operation
 from onnxviz.core.errors import ModelError
 
@@ -52,7 +52,7 @@ class ComputedClip(nn.Module):
 
 
 class FlatSoftmax(nn.Module):
-    """Softmax before opset 13: over all axes from `axis` on, together."""
+    """Softmax as before opset 13, over all axes from `axis` on, together; QLinearSoftmax still has it."""
 
     def __init__(self, axis: int, logarithm: bool) -> None:
         super().__init__()
@@ -67,24 +67,15 @@ class FlatSoftmax(nn.Module):
 
 
 class Hardmax(nn.Module):
-    """1 at the first largest element, 0 elsewhere.
+    """1 at the first largest element of an axis, 0 elsewhere."""
 
-    Args:
-        axis: axis of the elements that are compared.
-        flat: whether all axes from `axis` on are compared together, as before opset 13.
-    """
-
-    def __init__(self, axis: int, flat: bool) -> None:
+    def __init__(self, axis: int) -> None:
         super().__init__()
         self.axis = axis
-        self.flat = flat
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
         """Mark the largest element."""
-        seen = _flattened(values, self.axis) if self.flat else values
-        axis = -1 if self.flat else self.axis
-        marked = torch.zeros_like(seen).scatter(axis, seen.argmax(axis, keepdim=True), 1.0)
-        return marked.reshape(values.shape)
+        return torch.zeros_like(values).scatter(self.axis, values.argmax(self.axis, keepdim=True), 1.0)
 
 
 class Selu(nn.Module):
@@ -190,13 +181,11 @@ class Dropout(nn.Module):
 
     Args:
         named: for each output, whether it has a name.
-        mask: torch type of the mask.
     """
 
-    def __init__(self, named: tuple[bool, ...], mask: torch.dtype) -> None:
+    def __init__(self, named: tuple[bool, ...]) -> None:
         super().__init__()
         self.named = named
-        self.mask = mask
 
     def forward(
         self, values: torch.Tensor, ratio: torch.Tensor | None = None, training: torch.Tensor | None = None
@@ -208,7 +197,7 @@ class Dropout(nn.Module):
             )
         if self.named == (True,):
             return values
-        mask = torch.ones_like(values, dtype=self.mask) if len(self.named) > 1 and self.named[1] else None
+        mask = torch.ones_like(values, dtype=torch.bool) if len(self.named) > 1 and self.named[1] else None
         return (values, mask)[: len(self.named)]
 
 
@@ -255,8 +244,7 @@ def convert_softmax(operation: Operation) -> Conversion:
 
 def convert_hardmax(operation: Operation) -> Conversion:
     """Convert `Hardmax`."""
-    flat = operation.version < 13
-    return Conversion(Hardmax(int(operation.attributes.get("axis", 1 if flat else -1)), flat))
+    return Conversion(Hardmax(int(operation.attributes.get("axis", -1))))
 
 
 def convert_gelu(operation: Operation) -> Conversion:
@@ -316,11 +304,8 @@ def convert_dropout(operation: Operation) -> Conversion:
         assert training is not None
         if np.any(training) and (ratio is None or np.any(ratio)):
             raise NotConvertible("Dropout in training mode draws random numbers")
-    # The mask was of the input's type until opset 10; newer ones, and some exporters before them, say bool.
-    boolean = operation.version >= 10 or operation.result(1) == TensorProto.BOOL
-    mask = torch.bool if boolean else CARRIERS.get(operation.element(0), torch.float32)
     inputs = (0, 1, 2) if operation.computed(2) else (0,)
-    return Conversion(Dropout(operation.outputs, mask), inputs)
+    return Conversion(Dropout(operation.outputs), inputs)
 
 
 def _with(make: Callable[..., nn.Module], name: str, default: float) -> Converter:

@@ -105,14 +105,16 @@ class Concat(nn.Module):
 class Split(nn.Module):
     """ONNX Split: into parts of given sizes, or `count` equal ones of which the last may be smaller."""
 
-    def __init__(self, axis: int, count: int, single: bool) -> None:
+    def __init__(self, axis: int, count: int, single: bool, sizes: Sequence[int] | None) -> None:
         super().__init__()
         self.axis = axis
         self.count = count
         self.single = single
+        self.sizes = sizes
 
     def forward(self, values: torch.Tensor, sizes: Any = None) -> torch.Tensor | tuple[torch.Tensor, ...]:
         """Split."""
+        sizes = self.sizes if sizes is None else sizes
         if sizes is None:
             whole = values.shape[self.axis]
             each = -(-whole // self.count)
@@ -284,22 +286,7 @@ class Col2Im(nn.Module):
 def convert_reshape(operation: Operation) -> Conversion:
     """Convert `Reshape`; the shape may be constant, follow from other shapes, or be computed."""
     allow_zero = bool(operation.attributes.get("allowzero", 0))
-    if "shape" in operation.attributes:  # opset 1
-        return Conversion(_Fixed(Reshape(allow_zero), _listed(operation, "shape")))
     return Conversion(Reshape(allow_zero), (0, 1), numbers=(1,))
-
-
-class _Fixed(nn.Module):
-    """A module with a last argument that is an attribute in the model."""
-
-    def __init__(self, module: nn.Module, *values: Any) -> None:
-        super().__init__()
-        self.module = module
-        self.values = values
-
-    def forward(self, data: torch.Tensor) -> Any:
-        """Call it."""
-        return self.module(data, *self.values)
 
 
 def _listed(operation: Operation, name: str) -> tuple[int, ...]:
@@ -323,10 +310,8 @@ def convert_squeeze(operation: Operation) -> Conversion:
     return Conversion(Squeeze(tuple(a for a, size in enumerate(shape) if size == 1 or (size is None and a > 0))))
 
 
-def convert_unsqueeze(operation: Operation) -> Conversion:
+def convert_unsqueeze(_: Operation) -> Conversion:
     """Convert `Unsqueeze`."""
-    if "axes" in operation.attributes:
-        return Conversion(_Fixed(Unsqueeze(), _listed(operation, "axes")))
     return Conversion(Unsqueeze(), (0, 1), numbers=(1,))
 
 
@@ -343,17 +328,14 @@ def convert_concat(operation: Operation) -> Conversion:
 def convert_split(operation: Operation) -> Conversion:
     """Convert `Split`."""
     count = int(operation.attributes.get("num_outputs", len(operation.outputs)))
-    split = Split(int(operation.attributes.get("axis", 0)), count, operation.single)
-    if "split" in operation.attributes:
-        return Conversion(_Fixed(split, _listed(operation, "split")))
+    # Files that still have the attribute of opset 2 to 12 are read as they are meant.
+    sizes = _listed(operation, "split") if "split" in operation.attributes else None
+    split = Split(int(operation.attributes.get("axis", 0)), count, operation.single, sizes)
     return Conversion(split, (0, 1), numbers=(1,)) if operation.has(1) else Conversion(split)
 
 
 def convert_slice(operation: Operation) -> Conversion:
-    """Convert `Slice`; opset 1 keeps the limits in attributes."""
-    if "starts" in operation.attributes:
-        axes = _listed(operation, "axes") if "axes" in operation.attributes else None
-        return Conversion(_Fixed(Slice(), _listed(operation, "starts"), _listed(operation, "ends"), axes))
+    """Convert `Slice`."""
     return Conversion(Slice(), range(len(operation.given)), numbers=(1, 2, 3, 4))
 
 

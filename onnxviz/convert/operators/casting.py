@@ -168,10 +168,7 @@ def convert_cast(operation: Operation) -> Conversion:
 
 
 def _element(value: object) -> int:
-    """Read the attribute `to`, which opsets 1 to 5 spell as a name."""
-    if isinstance(value, str):
-        found = getattr(TensorProto, value.upper(), 0)
-        return int(found) if isinstance(found, int) else 0
+    """Read the attribute `to`; 0 for a name, as opsets 1 to 5 spell it, that is no element type's."""
     return int(value) if isinstance(value, int) else 0
 
 

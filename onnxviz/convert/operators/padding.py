@@ -127,15 +127,10 @@ class CenterCropPad(nn.Module):
 
 
 def convert_pad(operation: Operation) -> Conversion:
-    """Convert `Pad`; before opset 11 the amounts and the value are attributes."""
-    attributes = operation.attributes
-    mode = str(attributes.get("mode", "constant"))
+    """Convert `Pad`."""
+    mode = str(operation.attributes.get("mode", "constant"))
     if mode not in _MODES:
         raise NotConvertible(f"padding mode {mode!r}")
-    name = "paddings" if operation.version == 1 else "pads"
-    if operation.version < 11:
-        amounts = tuple(int(amount) for amount in attributes[name])
-        return Conversion(_Fixed(Pad(_MODES[mode], float(attributes.get("value", 0.0))), amounts))
     value = operation.known(2)
     number = np.asarray(value).reshape(-1)[0].item() if value is not None and np.size(value) else 0
     pad = Pad(_MODES[mode], number)
@@ -143,20 +138,6 @@ def convert_pad(operation: Operation) -> Conversion:
     if not operation.computed(2):
         return Conversion(_WithoutValue(pad), inputs[: 3 if operation.has(3) else 2], numbers=(1, 3))
     return Conversion(pad, inputs[: 4 if operation.has(3) else 3], numbers=(1, 3))
-
-
-class _Fixed(nn.Module):
-    """A Pad whose amounts are attributes."""
-
-    def __init__(self, pad: Pad, amounts: tuple[int, ...]) -> None:
-        super().__init__()
-        self.pad = pad
-        self.amounts = amounts
-
-    def forward(self, values: torch.Tensor) -> torch.Tensor:
-        """Pad."""
-        result: torch.Tensor = self.pad(values, self.amounts)
-        return result
 
 
 class _WithoutValue(nn.Module):

@@ -174,8 +174,8 @@ def convert_aligned_regions(operation: Operation) -> Conversion:
     samples = int(get("sampling_ratio", 0))
     if mode not in ("avg", "max") or shift not in ("half_pixel", "output_half_pixel") or min(*size) < 1 or samples < 0:
         raise NotConvertible("RoiAlign with attributes that ONNX does not define")
-    half_pixel = operation.version >= 16 and shift == "half_pixel"
-    module = AlignedRegions(mode == "max", size, samples, float(get("spatial_scale", 1.0)), half_pixel)
+    scale = float(get("spatial_scale", 1.0))
+    module = AlignedRegions(mode == "max", size, samples, scale, shift == "half_pixel")
     return Conversion(module, range(3))
 
 

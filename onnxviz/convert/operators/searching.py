@@ -205,22 +205,7 @@ def convert_top_k(operation: Operation) -> Conversion:
         operation.element(0) == TensorProto.UINT64,
         (operation.wants(0), operation.wants(1)),
     )
-    if "k" in attributes:
-        return Conversion(_WithCount(module, int(attributes["k"])))
     return Conversion(module, (0, 1), numbers=(1,))
-
-
-class _WithCount(nn.Module):
-    """A TopK whose count is an attribute."""
-
-    def __init__(self, module: TopK, count: int) -> None:
-        super().__init__()
-        self.module = module
-        self.count = count
-
-    def forward(self, values: torch.Tensor) -> Any:
-        """Find them."""
-        return self.module(values, self.count)
 
 
 def convert_non_zero(_: Operation) -> Conversion:

@@ -21,7 +21,8 @@ from onnxviz.analyses.activation_maximization.simple_pictures import SimpleActiv
 from onnxviz.analyses.base import JobContext, Subject
 from onnxviz.core import findings as f
 from onnxviz.core.values import Target
-from onnxviz.graph.unit_range import unit_range
+from onnxviz.graph.structure import initializers
+from onnxviz.graph.value_range import range_of
 from onnxviz.optimize.ascent import Maximized, maximize
 from onnxviz.optimize.settings import Settings
 from tests.test_activation_maximization import analyse, context, detectors, only
@@ -235,6 +236,7 @@ Chain = list[tuple[str, dict[str, list[str]]]]
         ([("LeakyRelu", {})], (-np.inf, np.inf)),
         ([("Clip", {"extra": ["zero", "six"]}), ("MaxPool", {"kernel_shape": [2, 2]})], (0, 6)),
         ([("Clip", {"extra": ["zero", "six"]}), ("LeakyRelu", {})], (-np.inf, np.inf)),
+        ([("Sigmoid", {}), ("Sub", {"extra": ["six"]}), ("Squeeze", {})], (-6, -5)),
     ],
 )
 def test_the_bounds_of_units(tmp_path: Path, nodes: Chain, bounds: Sequence[float]) -> None:
@@ -260,8 +262,13 @@ def test_the_bounds_of_units(tmp_path: Path, nodes: Chain, bounds: Sequence[floa
         helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "bounds.onnx"
     )
     view = onnxviz.model.model.load(tmp_path / "bounds.onnx", preprocess="unit").view
-    assert unit_range(view, view.layer(f"n{len(nodes) - 1}")) == tuple(bounds)
-    assert unit_range(view, view.layer("conv")) == (-np.inf, np.inf)
+
+    def bounds_of(layer: str) -> tuple[float, float]:
+        found = range_of(view.layer(layer).value, view.proto.graph, initializers(view.proto.graph))
+        return found.low, found.high
+
+    assert bounds_of(f"n{len(nodes) - 1}") == tuple(bounds)
+    assert bounds_of("conv") == (-np.inf, np.inf)
 
 
 @pytest.mark.zoo

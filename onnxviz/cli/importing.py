@@ -160,7 +160,9 @@ def _show(console: Console, made: Imported) -> None:
 
 def _names(made: Imported) -> list[str]:
     """Return a few names that a user knows layers by: their own framework's, where it gave any."""
-    weighted = [layer for layer in made.view.layers if layer.operator in ("Conv", "Gemm", "MatMul")]
+    from onnxviz.graph.operators import traits_of
+
+    weighted = [layer for layer in made.view.layers if traits_of(made.view.node(layer)).weight]
     chosen = [weighted[0], weighted[len(weighted) // 2], weighted[-1]] if weighted else list(made.view.layers[:3])
     names = []
     for layer in chosen:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from onnxviz.graph.operators import TRAITS
+
 _STRINGS = "it works on strings"
 _SEQUENCES = "it works on sequences of tensors"
 _OPTIONALS = "it works on values that may be missing"
@@ -28,9 +30,7 @@ REFUSALS: Mapping[str, str] = {
         _SEQUENCES,
     ),
     "Optional": _OPTIONALS,
-    **dict.fromkeys(
-        ("Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"), _RANDOM
-    ),
+    **{name: _RANDOM for name, traits in TRAITS.items() if traits.random and name != "Dropout"},
     **{
         f"ai.onnx.preview.training:{operator}": _TRAINING
         for operator in ("Adagrad", "Adam", "Gradient", "GraphCall", "Momentum")

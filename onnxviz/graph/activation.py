@@ -7,20 +7,9 @@ from collections.abc import Mapping
 
 from onnx import GraphProto, NodeProto
 
+from onnxviz.graph.operators import traits_of
 from onnxviz.graph.structure import consumers, initializers, producers, reads, to_array
 
-ACTIVATIONS = frozenset(
-    ["Relu", "Clip", "LeakyRelu", "PRelu", "Sigmoid", "HardSwish", "HardSigmoid", "Elu", "Selu", "Celu", "Tanh",
-     "Softplus", "Softsign", "ThresholdedRelu", "Gelu", "Mish", "Swish", "Sign"]
-)  # fmt: skip
-_NONLINEAR = ACTIVATIONS | {"Abs", "Erf", "Exp", "Log", "Max", "Min"}
-_ROUNDINGS = frozenset(["QuantizeLinear", "DequantizeLinear"])
-_ELEMENTWISE = _NONLINEAR | _ROUNDINGS | {"Add", "Div", "Mul", "Neg", "Pow", "Reciprocal", "Sqrt", "Sub"}
-_NORMALISATIONS = frozenset(
-    ["BatchNormalization", "InstanceNormalization", "GroupNormalization", "LayerNormalization", "RMSNormalization",
-     "LRN", "MeanVarianceNormalization"]
-)  # fmt: skip
-_FORM_ONLY = _ROUNDINGS | {"Transpose", "Cast"}
 _LONGEST = 14
 """Operators that one activation is written with, at most: GELU by tanh takes nine. Roundings are not counted."""
 
@@ -91,8 +80,10 @@ class Following:
         if len(readers) != 1 or readers[0].domain:
             return None
         node = readers[0]
-        if node.op_type in _NORMALISATIONS | _FORM_ONLY and node.input[0] == value:
-            return node.output[0], node.op_type in _FORM_ONLY
+        traits = traits_of(node)
+        form_only = traits.form in ("quantize", "transpose") or node.op_type == "Cast"
+        if (traits.normalises or form_only) and node.input[0] == value:
+            return node.output[0], form_only
         first = node.op_type in ("Add", "Mul") or (node.op_type in ("Sub", "Div") and node.input[0] == value)
         if first and all(name == value or name in self._constants for name in node.input):
             return node.output[0], False
@@ -107,10 +98,10 @@ class Following:
         inside = {value}
         region: list[NodeProto] = []
         waiting = list(self._consumers.get(value, ()))
-        while waiting and sum(node.op_type not in _ROUNDINGS for node in region) < _LONGEST:
+        while waiting and sum(traits_of(node).form != "quantize" for node in region) < _LONGEST:
             waiting.sort(key=lambda node: self._places[id(node)])
             node = waiting.pop(0)
-            if node.domain or node.op_type not in _ELEMENTWISE or node.output[0] in inside:
+            if traits_of(node).form not in ("pointwise", "quantize") or node.output[0] in inside:
                 continue
             varying = [name for name in node.input if name and name not in self._constants]
             if not all(name in inside for name in varying):
@@ -121,9 +112,7 @@ class Following:
             if len(varying) > 1 and self._closes(node, region):
                 return self._half(node, region)
         direct = [
-            node
-            for node in self._consumers.get(value, ())
-            if not node.domain and node.op_type in ACTIVATIONS and node.input[0] == value
+            node for node in self._consumers.get(value, ()) if traits_of(node).activation and node.input[0] == value
         ]
         return direct[0].output[0] if len(direct) == 1 else None
 
@@ -136,7 +125,7 @@ class Following:
                 way.add(id(earlier))
                 needed.update(reads(earlier))
         nodes = [earlier for earlier in region if id(earlier) in way]
-        if not any(earlier.op_type in _NONLINEAR for earlier in nodes):
+        if not any(traits.form == "pointwise" and not traits.algebraic for traits in map(traits_of, nodes)):
             return False
         return all(
             id(reader) in way

@@ -8,7 +8,7 @@ convolution or a product with weights reads has its units where they need them. 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,22 +47,16 @@ from onnxviz.graph.factors import (
     units_of,
 )
 from onnxviz.graph.inputs import InputLayout
-from onnxviz.graph.operators import CHANNELS_AT_ONE, POINTWISE
+from onnxviz.graph.operators import CHANNELS_FIRST, traits_of
 from onnxviz.graph.shapes import TensorType
 from onnxviz.graph.structure import attribute, initializers, integers, reads, text, to_array
 
-_CONVOLUTIONS = frozenset(["Conv", "ConvInteger", "ConvTranspose", "DeformConv", "QLinearConv"])
-_CHANNELS_FIRST = CHANNELS_AT_ONE | _CONVOLUTIONS
-"""Operators whose first input and output have their channels at axis 1, as the ONNX standard says."""
-_NORMALISATIONS = frozenset(["BatchNormalization", "GroupNormalization", "InstanceNormalization", "LRN"])
-_LAST_NORMALISED = frozenset(["LayerNormalization", "RMSNormalization"])
-_AS_FIRST_INPUT = _NORMALISATIONS | _LAST_NORMALISED | frozenset(
-    ["Bernoulli", "CumSum", "DequantizeLinear", "Hardmax", "LogSoftmax", "LpNormalization", "MeanVarianceNormalization",
-     "QuantizeLinear", "RotaryEmbedding", "ScatterElements", "ScatterND", "Softmax", "Trilu"]
-)  # fmt: skip
-"""Operators whose first output has the axes of their first input."""
-_FORM_ONLY = frozenset(["Reshape", "Flatten", "Squeeze", "Unsqueeze"])
-_RIGHT_OPERAND = {"MatMul": 1, "MatMulInteger": 1, "QLinearMatMul": 3}
+_NAMES_UNITS = {"channel_normalisation": 1, "last_normalisation": -1, "map_normalisation": 1}
+_AS_FIRST_INPUT = frozenset([
+    *_NAMES_UNITS, "along_axis", "axis_normalisation", "cumulative", "normalisation", "quantize", "rotary",
+    "scatter_elements", "scatter_nd", "trilu",
+])  # fmt: skip
+"""Forms whose first output has the axes of their first input."""
 
 
 @dataclass(frozen=True)
@@ -225,40 +219,41 @@ class _Walk:
         out = self.shape(value)
         if out is None or node.domain:
             return None
-        if node.op_type in POINTWISE or node.op_type == "Expand":
+        form = traits_of(node).form
+        if form in ("pointwise", "expand"):
             return self._joined(node, out)
         source = next((name for name in node.input if name in self.known), None)
         given = self.known.get(source or "")
         before = self.shape(source or "")
         if given is None or before is None:
             return None
-        if node.op_type == "Einsum":
+        if form == "einsum":
             return self._einsum(node, out)
-        if node.op_type in _RIGHT_OPERAND:
+        if form == "product":
             return self._product(node, out)
-        if node.op_type == "Concat":
+        if form == "concat":
             return self._concatenated(node, out)
         if node.input[0] != source:
             return None  # what it is made of is constant: only how it is arranged depends on the image
-        if node.op_type == "Transpose":
+        if form == "transpose":
             return tuple(given[axis] for axis in integers(node, "perm", range(len(before) - 1, -1, -1)))
-        if node.op_type in _FORM_ONLY:
+        if form == "reshape":
             return self._reformed(node, given, before, out)
-        if node.op_type == "Gather":
+        if form == "gather":
             return self._gathered(node, given, before, out)
-        if node.op_type == "Gemm":
+        if form == "gemm":
             return given[1 if attribute(node, "transA", 0) else 0], fresh("channel", out[1])
-        if node.op_type == "GridSample":
+        if form == "grid_sample":
             return (*given[:2], *(fresh("position", size) for size in out[2:]))
-        if node.op_type in _CONVOLUTIONS:
+        if form.endswith("convolution"):
             return self._convolved(node, given, before, out)
-        if node.op_type in _AS_FIRST_INPUT:
-            return self._normalised(node, given, out)
-        if node.op_type in CHANNELS_AT_ONE:
+        if form in _AS_FIRST_INPUT:
+            return with_units(given, _units_named(node, len(out)), out)
+        if form in CHANNELS_FIRST:
             return self._pooled(given, before, out)
-        if node.op_type.startswith("Reduce") or node.op_type in ("ArgMax", "ArgMin"):
+        if form == "reduction":
             return self._reduced(node, given, before, out)
-        if node.op_type in ("Slice", "Split", "Pad", "Resize", "Upsample", "Tile"):
+        if form in ("slice", "split", "pad", "resize", "tile"):
             return self._cut(node, value, given, before, out)
         return None
 
@@ -274,22 +269,13 @@ class _Walk:
                 return tuple(() if place in named else next(rest, ()) for place in range(len(out)))
         return reshaped(given, out)
 
-    def _normalised(self, node: NodeProto, given: Meaning, out: Shape) -> Meaning:
-        """Normalisation keeps all axes; over the last one alone, or with one weight for each channel, it names them."""
-        place = None
-        if node.op_type in _NORMALISATIONS:
-            place = 1
-        elif node.op_type in _LAST_NORMALISED and int(attribute(node, "axis", -1)) in (-1, len(out) - 1):
-            place = len(out) - 1
-        return with_units(given, place, out)
-
     def _convolved(self, node: NodeProto, given: Meaning, before: Shape, out: Shape) -> Meaning:
         """A convolution makes channels at axis 1 of what it reads there, and keeps rows and columns."""
         if len(out) != len(before) or len(out) < 3:
             return tuple(fresh("", size) for size in out)
         kernel = integers(node, "kernel_shape")
-        weights = next((self.shape(name) for name in node.input[1:2] if name), None)
-        sides = kernel or tuple(size for size in (weights or ())[2:] if isinstance(size, int))
+        weights = self.shape(node.input[traits_of(node).weight]) or ()
+        sides = kernel or tuple(size for size in weights[2:] if isinstance(size, int))
         spatial = [resized(axis, was, size) for axis, was, size in zip(given[2:], before[2:], out[2:], strict=True)]
         if len(spatial) == 2 and all(map(is_unknown, given[2:])) and len(sides) == 2 and min(sides) > 1:
             spatial = [fresh("row", out[2]), fresh("column", out[3])]  # it mixes neighbours: they lie on a grid
@@ -308,7 +294,7 @@ class _Walk:
     def _product(self, node: NodeProto, out: Shape) -> Meaning | None:
         """Weights make units of what they sum over; two activations give rows of the one and columns of the other."""
         rank = len(out)
-        names = node.input[0], node.input[_RIGHT_OPERAND[node.op_type]]
+        names = node.input[0], node.input[traits_of(node).weight]
         if rank < 2 or any(len(self.shape(name) or (0, 0)) < 2 for name in names):
             return None
         left, right = (self._aligned(name, rank) for name in names)
@@ -400,7 +386,7 @@ class _Walk:
             if (out[axis] == before[axis] and out[axis] is not None and steps.get(axis, 1) == 1) or not factors:
                 continue
             found[axis] = remaining(factors, before[axis], out[axis], starts.get(axis), steps.get(axis, 1))
-            if node.op_type in ("Resize", "Upsample", "Pad"):
+            if traits_of(node).form in ("resize", "pad"):
                 found[axis] = resized(factors, before[axis], out[axis])
             if node.op_type == "Pad" and kinds(factors) >= {"row", "column"}:
                 found[axis] = self._padded(node, axis, factors, before, out)
@@ -426,11 +412,11 @@ class _Walk:
             return ({} if begin is None else {axis: begin}), {}
         if node.op_type != "Slice":
             return {}, {}
-        starts, ends, axes, steps = (self.constant(node, index) for index in (1, 2, 3, 4))
-        bounds = starts if starts is not None else ends
-        if bounds is None or (len(node.input) > 3 and node.input[3] and axes is None):
+        starts, ends, steps = (self.constant(node, index) for index in (1, 2, 4))
+        bounds, axes = starts if starts is not None else ends, axes_of(node, lambda index: self.constant(node, index))
+        if bounds is None or axes is None:
             return {}, dict.fromkeys(range(rank), 0)
-        named = [int(axis) % rank for axis in axes.reshape(-1)] if axes is not None else list(range(bounds.size))
+        named = [axis % rank for axis in axes or range(bounds.size)]
         found = {}
         for axis, bound in zip(named, bounds.reshape(-1), strict=False):
             size, left = before[axis], out[axis]
@@ -461,10 +447,7 @@ class _Walk:
         return None
 
     def _reduced(self, node: NodeProto, given: Meaning, before: Shape, out: Shape) -> Meaning | None:
-        if node.op_type in ("ArgMax", "ArgMin"):
-            named: Sequence[int] | None = [int(attribute(node, "axis", 0))]
-        else:
-            named = axes_of(node, lambda index: self.constant(node, index))
+        named = axes_of(node, lambda index: self.constant(node, index))
         if named is None:
             return None
         gone = {axis % len(before) for axis in named} or set(range(len(before)))
@@ -481,31 +464,31 @@ class _Walk:
         if shape is None or name not in self.known:
             name, shape = "", ()
         blank = [fresh("", size) for size in shape]
-        if len(shape) > 1 and node.op_type in _CHANNELS_FIRST:
-            blank[1] = fresh("channel", shape[1])
-        if (
-            len(shape) > 1
-            and node.op_type in _LAST_NORMALISED
-            and int(attribute(node, "axis", -1)) in (-1, len(shape) - 1)
-        ):
-            blank[-1] = fresh("channel", shape[-1])
-        if (
-            len(shape) > 1
-            and node.op_type in _RIGHT_OPERAND
-            and node.input[_RIGHT_OPERAND[node.op_type]] in self.constants
-        ):
-            blank[-1] = fresh("channel", shape[-1])
+        traits = traits_of(node)
+        place = 1 if traits.form in CHANNELS_FIRST else _units_named(node, len(shape))
+        if traits.form == "product" and node.input[traits.weight] in self.constants:
+            place = len(shape) - 1
+        if len(shape) > 1 and place is not None:
+            blank[place] = fresh("channel", shape[place])
         found = [(name, tuple(blank))] if name and not all(map(is_unknown, blank)) else []
         out = self.known.get(node.output[0])
         if out is None:
             return found
-        if node.op_type == "Transpose" and name and len(out) == len(shape):
+        if traits.form == "transpose" and name and len(out) == len(shape):
             order = integers(node, "perm", range(len(shape) - 1, -1, -1))
             found.append((name, tuple(out[order.index(axis)] for axis in range(len(shape)))))
-        elif node.op_type in _FORM_ONLY and name:
+        elif traits.form == "reshape" and name:
             found.append((name, reshaped(out, shape)))
-        elif node.op_type in _AS_FIRST_INPUT and name:
+        elif traits.form in _AS_FIRST_INPUT and name:
             found.append((name, out))
-        elif node.op_type in POINTWISE:
+        elif traits.form == "pointwise":
             found += [(other, out) for other in node.input if self.shape(other) == self.shape(node.output[0])]
         return found
+
+
+def _units_named(node: NodeProto, rank: int) -> int | None:
+    """Return the axis of which a normalisation says that it holds the units: it has a weight for each."""
+    place = _NAMES_UNITS.get(traits_of(node).form)
+    if place == -1:
+        return rank - 1 if int(attribute(node, "axis", -1)) in (-1, rank - 1) else None
+    return place

@@ -19,6 +19,7 @@ from onnx import NodeProto, TensorProto
 
 from onnxviz.graph.batch_places import BatchFlow, Mixes, Place, Scene
 from onnxviz.graph.batch_rules import result_places
+from onnxviz.graph.operators import traits_of
 from onnxviz.graph.shapes import TensorType
 from onnxviz.graph.structure import reads
 
@@ -95,7 +96,7 @@ def _follow_once(
         if any(name in flow.lost for name in reads(node)):
             flow.lost.update(made)
             continue
-        if node.op_type in ("Shape", "Size") or not any(name in flow.places for name in reads(node)):
+        if traits_of(node).form == "shape" or not any(name in flow.places for name in reads(node)):
             continue
         try:
             places = result_places(scene, node)

@@ -221,10 +221,13 @@ def grown(shape: tuple[Dimension, ...], place: Place, times: int) -> tuple[Dimen
 
 def axes_of(node: NodeProto, constant: Callable[[int], np.ndarray | None]) -> tuple[int, ...] | None:
     """Return the axes a node names by attribute or constant input; () if none are named, None if they vary."""
+    if node.op_type in ("ArgMax", "ArgMin"):
+        return (int(attribute(node, "axis", 0)),)
     listed = attribute(node, "axes")
     if listed is not None:
         return tuple(int(axis) for axis in listed)
-    if len(node.input) > 1 and node.input[1]:
-        array = constant(1)
+    place = 3 if node.op_type in ("Pad", "Slice") else 1
+    if len(node.input) > place and node.input[place]:
+        array = constant(place)
         return None if array is None else tuple(int(axis) for axis in array.reshape(-1))
     return ()

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from onnx import NodeProto
 
 from onnxviz.graph.batch_places import Mixes, Place, Rule, Scene, axes_of, placed, reshaped
-from onnxviz.graph.operators import CHANNELS_AT_ONE, POINTWISE
+from onnxviz.graph.operators import CHANNELS_FIRST, Form, traits_of
 from onnxviz.graph.shapes import Dimension
 from onnxviz.graph.structure import attribute, integers, text
-
-_POINTWISE = POINTWISE | {"Affine", "BitwiseAnd", "BitwiseNot", "BitwiseOr", "BitwiseXor", "ImageScaler"}
-_IMAGEWISE = CHANNELS_AT_ONE | {"Col2Im", "ConvInteger", "Crop", "QLinearConv"}
-_ALONG_AXIS = {"Softmax": -1, "LogSoftmax": -1, "Hardmax": -1, "LpNormalization": -1, "TopK": -1}
 
 
 def result_places(scene: Scene, node: NodeProto) -> Place | Sequence[Place]:
@@ -24,11 +20,7 @@ def result_places(scene: Scene, node: NodeProto) -> Place | Sequence[Place]:
     """
     if node.domain:
         raise Mixes("is not a standard operator")
-    if node.op_type in _POINTWISE:
-        return _pointwise(scene, node)
-    if node.op_type in _IMAGEWISE:
-        return _imagewise(scene, node)
-    rule = _RULES.get(node.op_type)
+    rule = _RULES.get(traits_of(node).form)
     if rule is None:
         raise Mixes("is not known to treat images one by one")
     if rule not in _ANY_INPUT and scene.place(node.input[0]) is None:
@@ -88,10 +80,11 @@ def _joined(scene: Scene, node: NodeProto, ranks: dict[int, int], rank: int) -> 
 def _pointwise(scene: Scene, node: NodeProto) -> Place:
     """Broadcasting aligns shapes on the right; a tensor without batch must be 1 wide where the batch is."""
     ranks = {index: len(scene.shape(name)) for index, name in enumerate(node.input) if name}
-    if node.op_type in ("Dropout", "Clip"):
-        ranks = {0: ranks[0]}
-        if any(scene.place(name) is not None for name in node.input[1:]):
+    operands = traits_of(node).operands
+    if operands is not None:
+        if any(scene.place(name) is not None for index, name in enumerate(node.input) if index not in operands):
             raise Mixes("depends on the images in an unusual place")
+        ranks = {index: ranks[index] for index in operands}
     return _joined(scene, node, ranks, max(ranks.values()))
 
 
@@ -131,6 +124,10 @@ def _deform_conv(scene: Scene, node: NodeProto) -> Place:
 def _transpose(scene: Scene, node: NodeProto) -> Place:
     shape, place = _source(scene, node)
     return place.at(integers(node, "perm", range(len(shape) - 1, -1, -1)).index(place.axis))
+
+
+def _reformed(scene: Scene, node: NodeProto) -> Place:
+    return _REFORMED[node.op_type](scene, node)
 
 
 def _reshape(scene: Scene, node: NodeProto) -> Place:
@@ -291,12 +288,8 @@ def _scatter_nd(scene: Scene, node: NodeProto) -> Place:
 
 def _slice(scene: Scene, node: NodeProto) -> Place:
     shape, place = _source(scene, node)
-    if len(node.input) > 3 and node.input[3]:
-        array = scene.constant(node, 3)
-        axes = None if array is None else [int(entry) % len(shape) for entry in array.reshape(-1)]
-    else:
-        starts = scene.shape(node.input[1])[0]
-        axes = list(range(starts)) if isinstance(starts, int) else None
+    starts = scene.shape(node.input[1])[0]
+    axes = _named_axes(scene, node, len(shape)) or (tuple(range(starts)) if isinstance(starts, int) else None)
     if axes is None:
         raise Mixes("takes images apart")
     if place.axis in axes and scene.shape(node.output[0])[place.axis] != shape[place.axis]:
@@ -317,13 +310,7 @@ def _forwards(scene: Scene, node: NodeProto, index: int) -> bool:
 def _pad(scene: Scene, node: NodeProto) -> Place:
     shape, place = _source(scene, node)
     pads = scene.constant(node, 1)
-    if len(node.input) > 3 and node.input[3]:
-        named = scene.constant(node, 3)
-        if named is None:
-            raise Mixes("chooses its axes while running")
-        axes = [int(entry) % len(shape) for entry in named.reshape(-1)]
-    else:
-        axes = list(range(len(shape)))
+    axes = _named_axes(scene, node, len(shape)) or tuple(range(len(shape)))
     if place.axis in axes and (pads is None or pads.reshape(2, -1)[:, axes.index(place.axis)].any()):
         raise Mixes("adds images")
     return place
@@ -331,12 +318,9 @@ def _pad(scene: Scene, node: NodeProto) -> Place:
 
 def _reduce(scene: Scene, node: NodeProto) -> Place:
     shape, place = _source(scene, node)
-    if node.op_type in ("ArgMax", "ArgMin"):
-        axes: tuple[int, ...] = (_along(node, "axis", 0, len(shape)),)
-    else:
-        axes = _named_axes(scene, node, len(shape))
-        if not axes and attribute(node, "noop_with_empty_axes", 0):
-            return place
+    axes = _named_axes(scene, node, len(shape))
+    if not axes and attribute(node, "noop_with_empty_axes", 0):
+        return place
     if not axes or place.axis in axes:
         raise Mixes("takes a value over all images")
     if attribute(node, "keepdims", 1):
@@ -346,7 +330,7 @@ def _reduce(scene: Scene, node: NodeProto) -> Place:
 
 def _along_axis(scene: Scene, node: NodeProto) -> Place:
     shape, place = _source(scene, node)
-    if _along(node, "axis", _ALONG_AXIS[node.op_type], len(shape)) == place.axis:
+    if _along(node, "axis", -1, len(shape)) == place.axis:
         raise Mixes("works along the batch")
     return place
 
@@ -410,7 +394,7 @@ def _addend(scene: Scene, node: NodeProto, place: Place) -> None:
 
 
 def _matmul(scene: Scene, node: NodeProto) -> Place:
-    factors = (0, 3) if node.op_type == "QLinearMatMul" else (0, 1)
+    factors = (0, traits_of(node).weight)
     shapes = {index: scene.shape(node.input[index]) for index in factors}
     rank = max(*(len(shape) for shape in shapes.values()), 2)
     held = {index: found for index in factors if (found := scene.place(node.input[index])) is not None}
@@ -520,42 +504,38 @@ def _rotary(scene: Scene, node: NodeProto) -> Place:
     return _every_input_at_front(scene, node, (0, 3) if with_positions else (0, 1, 2))
 
 
-_REDUCTIONS = "ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum"
-_RULES: dict[str, Rule] = {
-    "Transpose": _transpose,
-    "Reshape": _reshape,
-    "Flatten": _flatten,
-    "Squeeze": _squeeze,
-    "Unsqueeze": _unsqueeze,
-    "Concat": _concat,
-    "Gather": _gather,
-    "GatherND": _gather_nd,
-    "ScatterND": _scatter_nd,
-    "Slice": _slice,
-    "Pad": _pad,
-    "Split": _split,
-    "Gemm": _gemm,
-    "Einsum": _einsum,
-    "Resize": _resize,
-    "Upsample": _resize,
-    "Tile": _resize,
-    "Expand": _expand,
-    "CumSum": _cumulative,
-    "CumProd": _cumulative,
-    "OneHot": _one_hot,
-    "Trilu": _last_two,
-    "GridSample": _all_imagewise,
-    "DeformConv": _deform_conv,
-    "Attention": _attention,
-    "RotaryEmbedding": _rotary,
-    **dict.fromkeys(["GatherElements", "ScatterElements"], _gather_elements),
-    **dict.fromkeys(["MatMul", "MatMulInteger", "QLinearMatMul"], _matmul),
-    **dict.fromkeys(["QuantizeLinear", "DequantizeLinear"], _quantize),
-    **dict.fromkeys(["LayerNormalization", "RMSNormalization"], _from_axis_on),
-    **dict.fromkeys(["RNN", "GRU", "LSTM"], _recurrent),
-    **dict.fromkeys(_ALONG_AXIS, _along_axis),
-    **dict.fromkeys([*_REDUCTIONS.split(), "ReduceSumSquare", "ArgMax", "ArgMin"], _reduce),
+_REFORMED = {"Reshape": _reshape, "Flatten": _flatten, "Squeeze": _squeeze, "Unsqueeze": _unsqueeze}
+_RULES: Mapping[Form, Rule] = {
+    **dict.fromkeys(CHANNELS_FIRST | {"columns_to_image"}, _imagewise),
+    **dict.fromkeys(("along_axis", "axis_normalisation", "top_k"), _along_axis),
+    **dict.fromkeys(("gather_elements", "scatter_elements"), _gather_elements),
+    **dict.fromkeys(("resize", "tile"), _resize),
+    "attention": _attention,
+    "concat": _concat,
+    "cumulative": _cumulative,
+    "deformed_convolution": _deform_conv,
+    "einsum": _einsum,
+    "expand": _expand,
+    "gather": _gather,
+    "gather_nd": _gather_nd,
+    "gemm": _gemm,
+    "grid_sample": _all_imagewise,
+    "last_normalisation": _from_axis_on,
+    "one_hot": _one_hot,
+    "pad": _pad,
+    "pointwise": _pointwise,
+    "product": _matmul,
+    "quantize": _quantize,
+    "recurrent": _recurrent,
+    "reduction": _reduce,
+    "reshape": _reformed,
+    "rotary": _rotary,
+    "scatter_nd": _scatter_nd,
+    "slice": _slice,
+    "split": _split,
+    "transpose": _transpose,
+    "trilu": _last_two,
 }
-_ANY_INPUT = {_concat, _einsum, _gather, _gather_elements, _gather_nd, _gemm, _matmul, _all_imagewise, _deform_conv,
-              _attention, _scatter_nd}  # fmt: skip
+_ANY_INPUT = {_pointwise, _concat, _einsum, _gather, _gather_elements, _gather_nd, _gemm, _matmul, _all_imagewise,
+              _deform_conv, _attention, _scatter_nd}  # fmt: skip
 """Rules that allow the batch in any input."""

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
+from onnx import NodeProto
+
 from onnxviz.core.values import Layer
+from onnxviz.graph.operators import traits_of
 from onnxviz.graph.structure import producers
 from onnxviz.graph.view import GraphView
-
-_ARRANGING = frozenset(
-    ["MaxPool", "Identity", "Dropout", "Reshape", "Transpose", "Cast", "QuantizeLinear", "DequantizeLinear"]
-)
-_BOUNDED = frozenset(["Clip", "Min", "Sigmoid", "HardSigmoid", "Tanh", "Softsign", "Softmax", "Sign", "Erf"])
-"""Operators whose values have a greatest one that many inputs reach."""
 
 
 def before_ceiling(view: GraphView, layer: Layer) -> Layer | None:
@@ -20,10 +19,15 @@ def before_ceiling(view: GraphView, layer: Layer) -> Layer | None:
     """
     made_by = producers(view.proto.graph)
     value = layer.value
-    while (node := made_by.get(value)) is not None and node.op_type in _ARRANGING:
+    while (node := made_by.get(value)) is not None and traits_of(node).moves:
         value = node.input[0]
-    if node is None or node.op_type not in _BOUNDED:
+    if node is None or not _bounded(node):
         return None
-    while (node := made_by.get(value)) is not None and node.op_type in _BOUNDED | {"Max", "Relu"}:
+    while (node := made_by.get(value)) is not None and (_bounded(node) or node.op_type in ("Max", "Relu")):
         value = next((name for name in node.input if name in made_by), "")
     return next((other for other in view.layers if other.value == value), None)
+
+
+def _bounded(node: NodeProto) -> bool:
+    """Whether an operator's values have a greatest one."""
+    return traits_of(node).bounds[1] < math.inf or node.op_type in ("Clip", "Min")

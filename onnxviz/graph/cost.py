@@ -7,39 +7,34 @@ from collections.abc import Mapping
 
 from onnx import NodeProto
 
+from onnxviz.graph.operators import traits_of
 from onnxviz.graph.shapes import TensorType
 from onnxviz.graph.structure import attribute
 
 _UNKNOWN = TensorType(0, None)
-_COUNTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
-_OPAQUE = frozenset({"LSTM", "GRU", "RNN", "Einsum", "If", "Loop", "Scan", "Attention", "DeformConv"})
 
 
 def multiply_adds(node: NodeProto, types: Mapping[str, TensorType]) -> int | None:
     """Return the multiply-adds of a node for one image, with the usual convention.
 
-    Convolutions and matrix products count one for each product that is summed; everything else counts none.
+    Convolutions and matrix products count one for each product that is summed; what else counts none.
 
     Returns:
         The number, or None if a shape is not known.
     """
-    if node.domain or node.op_type in _OPAQUE:
-        return None
-    if node.op_type not in _COUNTED:
-        return 0
-    if node.op_type == "ConvTranspose":
-        written, weight = _image(types.get(node.input[0], _UNKNOWN)), types.get(node.input[1], _UNKNOWN).fixed
-        return None if written is None or weight is None else math.prod(written) * math.prod(weight[1:])
-    made = _image(types.get(node.output[0], _UNKNOWN))
+    traits = traits_of(node)
+    if traits.work in ("none", "unknown"):
+        return 0 if traits.work == "none" else None
+    made = _image(types.get(node.input[0] if traits.work == "transposed" else node.output[0], _UNKNOWN))
     if made is None:
         return None
-    if node.op_type == "Conv":
-        weight = types.get(node.input[1], _UNKNOWN).fixed
+    if traits.work != "product":
+        weight = types.get(node.input[traits.weight], _UNKNOWN).fixed
         return None if weight is None else math.prod(made) * math.prod(weight[1:])
     left = types.get(node.input[0], _UNKNOWN).shape
     if not left:
         return None
-    summed = left[0 if node.op_type == "Gemm" and attribute(node, "transA", 0) else -1]
+    summed = left[0 if traits.form == "gemm" and attribute(node, "transA", 0) else -1]
     return math.prod(made) * summed if isinstance(summed, int) else None
 
 

@@ -4,17 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from onnxviz.graph.operators import traits_of
 from onnxviz.graph.structure import image_dependent, producers, reads
 
 if TYPE_CHECKING:
-    from onnx import NodeProto
-
     from onnxviz.core.values import Layer
     from onnxviz.graph.view import GraphView
-
-_WEIGHTED = frozenset(
-    ("Conv", "ConvTranspose", "Gemm", "MatMul", "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger")
-)
 
 
 def features_before(view: GraphView, layer: Layer) -> Layer | None:
@@ -40,12 +35,8 @@ def features_before(view: GraphView, layer: Layer) -> Layer | None:
         if len(inputs) != 1:
             return None
         (value,) = inputs
-        weighted = weighted or _has_weights(node)
+        weighted = weighted or traits_of(node).weight > 0
         found = layers.get(value)
         if weighted and found is not None and found.channel_axis is not None and found.unit_count > 1:
             return found
     return None
-
-
-def _has_weights(node: NodeProto) -> bool:
-    return not node.domain and node.op_type in _WEIGHTED

@@ -7,72 +7,17 @@ and a map made of it is blank for a reason that has nothing to do with the image
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cache
 
+import onnx
 from onnx import GraphProto, NodeProto, TensorProto
 
+from onnxviz.graph.operators import traits_of
 from onnxviz.graph.shapes import FLOATS
 from onnxviz.graph.structure import ancestors, attribute, reads
 
-FLAT = frozenset(
-    [
-        "And",
-        "ArgMax",
-        "ArgMin",
-        "BitCast",
-        "BitShift",
-        "BitwiseAnd",
-        "BitwiseNot",
-        "BitwiseOr",
-        "BitwiseXor",
-        "Ceil",
-        "Equal",
-        "EyeLike",
-        "Floor",
-        "Greater",
-        "GreaterOrEqual",
-        "Hardmax",
-        "IsInf",
-        "IsNaN",
-        "Less",
-        "LessOrEqual",
-        "NonMaxSuppression",
-        "NonZero",
-        "Not",
-        "OneHot",
-        "Or",
-        "Round",
-        "Shape",
-        "Sign",
-        "Size",
-        "Xor",
-        "Binarizer",
-        "LabelEncoder",
-        "OneHotEncoder",
-        "TfIdfVectorizer",
-        "TreeEnsemble",
-        "TreeEnsembleClassifier",
-        "TreeEnsembleRegressor",
-    ]
-)
-"""Operators whose derivative is zero wherever it exists."""
-
-_DATA_INPUTS: dict[str, tuple[int, ...]] = {
-    "Where": (1, 2),
-    "Gather": (0,),
-    "GatherElements": (0,),
-    "GatherND": (0,),
-    "ScatterElements": (0, 2),
-    "ScatterND": (0, 2),
-    "Reshape": (0,),
-    "Expand": (0,),
-    "Tile": (0,),
-    "Slice": (0,),
-    "Pad": (0, 2),
-    "Resize": (0,),
-    "TopK": (0,),
-    "If": (),
-}
-"""Inputs through which gradients flow, where that is not all of them; for `If` what the branches read does."""
+_WHOLE = {"tensor(bool)", "tensor(int32)", "tensor(int64)", "tensor(string)"}
+"""Types that hold no numbers of an image; narrower integers may be rounded ones, which gradients pass."""
 
 
 def reached(graph: GraphProto, image: str) -> set[str]:
@@ -85,9 +30,7 @@ def reached(graph: GraphProto, image: str) -> set[str]:
     found = {image}
     for node in graph.node:
         if not _flat(node) and any(value in found for value in _differentiable(node)):
-            outputs = list(node.output)
-            # The second output of these holds places, not values.
-            found.update(name for name in (outputs[:1] if node.op_type in ("TopK", "MaxPool") else outputs) if name)
+            found.update(name for name in node.output[: traits_of(node).sloped_outputs] if name)
     return found
 
 
@@ -109,23 +52,31 @@ def stops(graph: GraphProto, image: str, value: str) -> tuple[NodeProto, ...]:
     return tuple(
         node
         for node in graph.node
-        if any(name in needed for name in node.output)
-        and not any(name in flows for name in node.output)
-        and any(name in flows for name in reads(node))
+        if (made := needed.intersection(node.output)) and not made & flows and not flows.isdisjoint(reads(node))
     )
 
 
 def _flat(node: NodeProto) -> bool:
-    if node.op_type in FLAT:
+    if traits_of(node).flat:
         return True
     # A cast to whole numbers rounds; to a boolean it compares. Quantisation has an operator of its own.
     return node.op_type == "Cast" and attribute(node, "to", TensorProto.FLOAT) not in FLOATS
 
 
 def _differentiable(node: NodeProto) -> Iterable[str]:
-    if node.op_type not in _DATA_INPUTS:
-        return reads(node)
-    places = _DATA_INPUTS[node.op_type]
-    if node.op_type == "If":
-        return (name for name in reads(node) if name != node.input[0])
-    return (node.input[place] for place in places if place < len(node.input))
+    """Return what a node reads and could pass a gradient to: no indices, shapes or conditions."""
+    sloped = traits_of(node).sloped
+    counts = _whole_inputs(node.op_type, node.domain)
+    passed = {
+        name for place, name in enumerate(node.input) if (place not in counts if sloped is None else place in sloped)
+    }
+    return passed | (set(reads(node)) - set(node.input))
+
+
+@cache
+def _whole_inputs(operator: str, domain: str) -> frozenset[int]:
+    """Return which inputs of an operator hold nothing but indices, sizes or conditions, as its schema says."""
+    if not onnx.defs.has(operator, domain):
+        return frozenset()
+    inputs = onnx.defs.get_schema(operator, domain).inputs
+    return frozenset(place for place, given in enumerate(inputs) if set(given.types) <= _WHOLE)

@@ -16,6 +16,7 @@ from onnx import NodeProto
 
 from onnxviz.core import limits
 from onnxviz.graph.draft import Draft
+from onnxviz.graph.operators import traits_of
 from onnxviz.graph.selection import is_reserved
 from onnxviz.graph.structure import initializers, reads
 
@@ -25,8 +26,6 @@ _WEIGHT_SUFFIX = re.compile(
 _BLOB_NUMBER = re.compile(r"_\d+$")
 _INSERTED = re.compile(r"__\d+$")
 """Ends the names of nodes that tf2onnx has put in between."""
-_WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-_FORM_ONLY = frozenset(["Transpose", "Reshape", "Cast", "Squeeze", "Unsqueeze", "Identity"])
 _OPERATIONS = frozenset(["Conv2D", "depthwise", "BiasAdd", "MatMul", "FusedBatchNormV3", "Relu", "Relu6"])
 """What TensorFlow calls the operations inside of a layer: "conv1/Conv2D". Other files with paths have no layers."""
 _SCOPES_KEY = "pkg.torch.onnx.name_scopes"
@@ -353,7 +352,7 @@ class _Modules:
         A folded batch normalisation lives on in the name of the convolution's value.
         """
         own = self._draft.node_names.get(node.name, "")
-        if _INSERTED.search(own) and node.op_type in _FORM_ONLY:
+        if _INSERTED.search(own) and traits_of(node).arranges and traits_of(node).form != "quantize":
             return []
         sources = [own, *(self._draft.names.get(value, "").removesuffix(":0") for value in node.output[:1])]
         return list(dict.fromkeys(path for source in sources for path in _keras(source)))
@@ -404,9 +403,9 @@ class _Modules:
     def _weights(self, places: Sequence[int]) -> Counter[tuple[str, str]]:
         """Count how often constant weights are used."""
         return Counter(
-            (node.op_type, node.input[1])
+            (node.op_type, node.input[weight])
             for node in (self._nodes[place] for place in places)
-            if node.op_type in _WEIGHTED and len(node.input) > 1 and node.input[1] not in self._maker
+            if (weight := traits_of(node).weight) and node.input[weight] not in self._maker
         )
 
     def _repeats(self, places: Sequence[int]) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import Literal
+from typing import Literal, TypeGuard
 
 from onnx import GraphProto, NodeProto
 
@@ -12,16 +12,13 @@ from onnxviz.core.errors import shorten
 from onnxviz.core.values import Layer, Tokens
 from onnxviz.graph.activation import Following
 from onnxviz.graph.nesting import Nesting
-from onnxviz.graph.operators import POINTWISE
+from onnxviz.graph.operators import UNKNOWN, Form, traits_of
 from onnxviz.graph.structure import attribute, consumers, image_dependent, initializers, integers, producers, to_array
 
-_WEIGHTED = frozenset(["Conv", "ConvInteger", "ConvTranspose", "Gemm", "MatMul", "MatMulInteger", "QLinearConv",
-                       "QLinearMatMul"])  # fmt: skip
-_FORM_ONLY = frozenset(["Cast", "DequantizeLinear", "Dropout", "Flatten", "Identity", "Pad", "QuantizeLinear",
-                        "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"])  # fmt: skip
-_POOLS = frozenset(["AveragePool", "LpPool", "MaxPool"])
-_MIXING = _POOLS | {"DeformConv", "Einsum", "GridSample", "Resize"}
-"""Operators whose results depend on other positions too, beside convolutions and products of two activations."""
+_MIXING = frozenset(["attention", "deformed_convolution", "einsum", "grid_sample", "pool", "resize"])
+"""Forms whose results depend on other positions too, beside convolutions and products of two activations."""
+_PARTS = ("pad", "slice", "split")
+_PRODUCTS = ("gemm", "product")
 _FEWEST = 2
 """Fewer joins than this are no blocks: the network is then shown by its convolutions."""
 _WIDEST = 40
@@ -77,16 +74,17 @@ class Roles:
         earlier = self._layers.get(inputs[0])
         if earlier is None or not earlier.has_map or inputs[0] not in self._live:
             return None
-        linear = node.op_type in ("MatMul", "Gemm") or (node.op_type in ("Add", "Mul") and self._projects(inputs[0]))
-        return earlier if node.op_type in _FORM_ONLY | _POOLS or linear else None
+        form = traits_of(node).form
+        linear = form in _PRODUCTS or (node.op_type in ("Add", "Mul") and self._projects(inputs[0]))
+        return earlier if _is_form_only(node) or form == "pool" or linear else None
 
     def _projects(self, value: str) -> bool:
         """Whether a value is a product with weights, but for its bias, scale and form."""
         node = self._producers.get(value)
-        while node is not None and not node.domain and node.op_type in (*_FORM_ONLY, "Add", "Mul"):
+        while node is not None and (_is_form_only(node) or node.op_type in ("Add", "Mul")):
             inputs = self._inputs(node)
             node = self._producers.get(inputs[0]) if len(inputs) == 1 else None
-        return node is not None and node.op_type in ("MatMul", "Gemm")
+        return node is not None and traits_of(node).form in _PRODUCTS
 
     @cached_property
     def _head(self) -> list[str]:
@@ -101,7 +99,7 @@ class Roles:
                 continue
             seen.add((value, weighted))
             inputs = self._inputs(node)
-            weighted = weighted or (len(inputs) == 1 and not node.domain and node.op_type in _WEIGHTED)
+            weighted = weighted or (len(inputs) == 1 and traits_of(node).weight > 0)
             for name in inputs:
                 layer = self._layers.get(name)
                 if weighted and layer is not None and layer.unit_count > 1:
@@ -137,7 +135,7 @@ class Roles:
             return "extra" if grid is not None else None if patches else "all"
         if layer is None or not layer.tokens:
             return "all"
-        if node.op_type == "MatMul" and len(self._inputs(node)) > 1:
+        if traits_of(node).form == "product" and len(self._inputs(node)) > 1:
             own = len(layer.shape) - (2 if name == node.input[0] else 1)
             return "extra" if any(tokens.axis == own for tokens in layer.tokens) else "all"
         mixes = node.op_type == "Softmax" and len(layer.tokens) == 1
@@ -194,7 +192,7 @@ class Roles:
             node, value = readers[0], readers[0].output[0]
             if sums := [join for join in joins if join.value == value and node.op_type != "Concat"]:
                 return self._settled(sums[0])
-            if node.domain or node.op_type not in _FORM_ONLY:
+            if not _is_form_only(node):
                 break
         return layer
 
@@ -220,7 +218,7 @@ class Roles:
         if value not in self._roots:
             node = self._producers.get(value)
             roots = {value}
-            if node is not None and not node.domain and node.op_type in POINTWISE:
+            if node is not None and traits_of(node).form == "pointwise":
                 roots = {self._root(name) for name in self._inputs(node)}
             self._roots[value] = roots.pop() if len(roots) == 1 else value
         return self._roots[value]
@@ -262,31 +260,32 @@ class Roles:
 
     def _origin(self, value: str) -> str:
         """Return what a value is only another form or a part of."""
-        return self._earlier(value, _FORM_ONLY)
+        return self._earlier(value)
 
     def _whole(self, value: str) -> str:
         """Return what a value is only another form of, with nothing left out."""
-        return self._earlier(value, _FORM_ONLY - {"Slice", "Split"})
+        return self._earlier(value, but=("slice", "split"))
 
-    def _earlier(self, value: str, operators: frozenset[str]) -> str:
-        """Return what is before the nodes of such operators that made a value of a single one."""
+    def _earlier(self, value: str, but: tuple[Form, ...] = ()) -> str:
+        """Return what is before the nodes that only gave a value another form, but for some forms."""
         node = self._producers.get(value)
-        while node is not None and node.op_type in operators and len(self._inputs(node)) == 1:
+        while _is_form_only(node, but) and len(self._inputs(node)) == 1:
             value = self._inputs(node)[0]
             node = self._producers.get(value)
         return value
 
     def _mixes(self, node: NodeProto) -> bool:
-        if node.op_type in ("Conv", "ConvTranspose"):
+        form = traits_of(node).form
+        if form in ("convolution", "transposed_convolution"):
             return any(size > 1 for size in integers(node, "kernel_shape", (3,)))
-        return node.op_type in _MIXING or (node.op_type == "MatMul" and len(self._inputs(node)) > 1)
+        return form in _MIXING or (form == "product" and len(self._inputs(node)) > 1)
 
     def _settled(self, layer: Layer) -> Layer:
         """Return the activation behind a join if nothing else reads the join, else the join."""
         end = self._following.activated(layer.value)
         if end == layer.value or end not in self._layers or end not in self._live:
             return layer
-        if self._layers[end].operator.endswith("Normalization"):
+        if traits_of(self._producers[end]).normalises:
             return layer  # it belongs to what comes next
         waiting, seen = [layer.value], set()
         while waiting:
@@ -295,7 +294,7 @@ class Roles:
                 continue
             seen.add(value)
             readers = self._consumers.get(value, [])
-            if not readers or len(seen) > _WIDEST or any(node.op_type in _WEIGHTED for node in readers):
+            if not readers or len(seen) > _WIDEST or any(traits_of(node).weight for node in readers):
                 return layer
             waiting += [name for node in readers for name in node.output]
         return self._layers[end]
@@ -332,14 +331,22 @@ class Roles:
                 value = root
                 continue
             node = self._producers.get(value)
-            normalises = node is not None and node.op_type.endswith("Normalization")
-            if node is None or not (normalises or node.op_type in _FORM_ONLY | _POOLS) or len(self._inputs(node)) != 1:
+            if node is None or len(self._inputs(node)) != 1:
+                return False
+            traits = traits_of(node)
+            if not (traits.normalises or traits.form == "pool" or _is_form_only(node)):
                 return False
             value = self._inputs(node)[0]
         return True
 
     def _inputs(self, node: NodeProto) -> list[str]:
         return list(dict.fromkeys(name for name in node.input if name in self._dependent))
+
+
+def _is_form_only(node: NodeProto | None, but: tuple[Form, ...] = ()) -> TypeGuard[NodeProto]:
+    """Whether a node gives what it reads another form, takes a part of it, or puts a border around it."""
+    traits = UNKNOWN if node is None else traits_of(node)
+    return (traits.arranges or traits.form in _PARTS) and traits.form not in but
 
 
 def _last_of_each_size(layers: Sequence[Layer]) -> Sequence[Layer]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from onnx import GraphProto, NodeProto, TensorProto
+from onnx import NodeProto, TensorProto
 
 from onnxviz.core.values import Layer
 from onnxviz.graph.axes import find_axes
@@ -14,7 +14,7 @@ from onnxviz.graph.inputs import InputLayout
 from onnxviz.graph.layer_names import name_layers
 from onnxviz.graph.passes.resolve_shapes import types_with
 from onnxviz.graph.shapes import UNKNOWN, TensorType
-from onnxviz.graph.structure import producers, reads
+from onnxviz.graph.structure import image_dependent, producers
 from onnxviz.graph.unknown import behind_unknown, describe
 
 
@@ -37,15 +37,6 @@ class LayerList:
     modules: dict[str, str]
     unknown: dict[str, str]
     in_file: dict[str, str]
-
-
-def image_dependent(graph: GraphProto, input_name: str) -> set[str]:
-    """Return the values that depend on the input's content, not only on its shape."""
-    found = {input_name}
-    for node in graph.node:
-        if node.op_type not in ("Shape", "Size") and any(name in found for name in reads(node)):
-            found.update(name for name in node.output if name)
-    return found
 
 
 def _without_needless_freedom(

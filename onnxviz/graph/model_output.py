@@ -10,6 +10,7 @@ from onnx import GraphProto, NodeProto
 
 from onnxviz.core.errors import shorten
 from onnxviz.core.values import Layer
+from onnxviz.graph.operators import traits_of
 from onnxviz.graph.shapes import TensorType
 from onnxviz.graph.structure import ancestors, attribute, initializers, producers, to_array
 from onnxviz.graph.value_range import clip_bounds, constant, range_of
@@ -24,13 +25,10 @@ Source = Literal["graph", "declared", "labels", "images", "nothing"]
 UNSAID = "nothing in the file says what it is"
 WITH_CLASSES: frozenset[str] = frozenset(["classes", "binary", "multilabel", "map_of_classes"])
 
-PASSED_THROUGH = frozenset(
-    ["Reshape", "Flatten", "Squeeze", "Unsqueeze", "Cast", "Identity", "Dropout", "QuantizeLinear", "DequantizeLinear"]
-)
-_ON_THE_WAY_OUT = PASSED_THROUGH | {"Transpose", "ZipMap"}
+_IN_ORDER = ("order",)
+_ARRANGED = ("order", "axes")
 _SOFTMAX = frozenset(["Softmax", "LogSoftmax"])
 _CHOOSES = frozenset(["ArgMax", "TopK", "Hardmax"])
-_DOMAINS = ("", "ai.onnx.ml")
 _LOOKS_UP = frozenset(["Gather", "ArrayFeatureExtractor"])
 """From the number of a class to its name or number in the data: the second input is what the network computed."""
 
@@ -226,7 +224,7 @@ class _Reader:
         start, chosen = self._choice(output)
         if chosen is not None and (said := self._renumbering(output)):
             return Head((name,), scores=self._scores(start), reason=said, holds="renumbered")
-        node = self._end(start, _ON_THE_WAY_OUT if chosen is None else PASSED_THROUGH)
+        node = self._end(start, _ARRANGED if chosen is None else _IN_ORDER)
         if node is not None and (activation := self._activation(node)):
             return self._activated(name, output, activation, chosen, self._written_out(activation))
         if chosen is not None:
@@ -246,16 +244,16 @@ class _Reader:
 
     def _choice(self, output: str) -> tuple[str, NodeProto | None]:
         """Go up through what chooses a class; return what it chooses by, and the node."""
-        node = self._end(output, _ON_THE_WAY_OUT)
+        node = self._end(output)
         if node is not None and (key := self._looked_up(node)):
-            node = self._end(key, _ON_THE_WAY_OUT)
+            node = self._end(key)
         return (node.input[0], node) if node is not None and _is(node, _CHOOSES) else (output, None)
 
     def _smallest(self, output: str) -> str:
         """Say what keeps the smallest numbers; "" if nothing does. Such numbers are distances, no scores of classes."""
-        node = self._end(output, _ON_THE_WAY_OUT)
+        node = self._end(output)
         if node is not None and (key := self._looked_up(node)):
-            node = self._end(key, _ON_THE_WAY_OUT)
+            node = self._end(key)
         picks = node is not None and (
             _is(node, {"ArgMin"}) or (_is(node, {"TopK"}) and not attribute(node, "largest", 1))
         )
@@ -270,7 +268,7 @@ class _Reader:
 
     def _renumbering(self, output: str) -> str:
         """Say what gives chosen classes other numbers than those of the scores; "" if nothing does."""
-        node = self._end(output, _ON_THE_WAY_OUT)
+        node = self._end(output)
         if node is None or not self._looked_up(node):
             return ""
         if node.op_type == "LabelEncoder":
@@ -293,14 +291,14 @@ class _Reader:
         low, high = clip_bounds(node, self.made_by, self.constants) if _is(node, {"Clip"}) else (0.0, 0.0)
         if not 0 <= low < 0.5 < high <= 1:
             return None
-        above = self._end(node.input[0], PASSED_THROUGH)
+        above = self._end(node.input[0], _IN_ORDER)
         found = self._activation(above) if above is not None and not _is(above, {"Clip"}) else None
         return found if found is not None and found.op_type != "LogSoftmax" else None
 
-    def _end(self, value: str, through: frozenset[str]) -> NodeProto | None:
+    def _end(self, value: str, through: tuple[str, ...] = _ARRANGED) -> NodeProto | None:
         """Return the first node up from a value that does more than change form."""
         node = self.made_by.get(value)
-        while node is not None and node.op_type in through and node.domain in _DOMAINS and node.input:
+        while node is not None and traits_of(node).keeps in through:
             node = self.made_by.get(node.input[0])
         return node
 
@@ -455,7 +453,7 @@ class _Reader:
     def _runs_over_positions(self, value: str) -> bool:
         """Whether units are positions, or pairs of one with a unit, that a reshape has put into a row."""
         made = self.layers[value]
-        while (node := self.made_by.get(value)) is not None and _is(node, PASSED_THROUGH | {"Transpose"}):
+        while (node := self.made_by.get(value)) is not None and traits_of(node).arranges:
             value = node.input[0]
             above = self.layers.get(value)
             if above is not None and has_positions(above) and not has_positions(made):
@@ -498,7 +496,7 @@ class _Reader:
         is zero then.
         """
         value, rounded = layer.value, False
-        while (node := self.made_by.get(value)) is not None and _is(node, PASSED_THROUGH):
+        while (node := self.made_by.get(value)) is not None and traits_of(node).keeps == "order":
             rounded |= node.op_type == "QuantizeLinear"
             value = node.input[0]
         origin = self.layers.get(value)
@@ -508,7 +506,7 @@ class _Reader:
         """Go up through operators that only change form, until a value is wanted or none is left."""
         while not wanted(value):
             node = self.made_by.get(value)
-            if node is None or not _is(node, PASSED_THROUGH):
+            if node is None or traits_of(node).keeps != "order":
                 break
             value = node.input[0]
         return value

@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from onnx import NodeProto
 
 from onnxviz.core.values import Layer
+from onnxviz.graph.operators import traits_of
 
-_ENLARGING = frozenset(["ConvTranspose", "DepthToSpace", "MaxUnpool", "Resize", "Upsample"])
+_ENLARGING = frozenset(["depth_to_space", "resize", "transposed_convolution", "unpool"])
 
 
 class Nesting:
@@ -101,7 +102,7 @@ class Nesting:
         waiting = [value]
         while waiting:
             node = self._producers.get(waiting.pop())
-            if node is None or node.op_type in _ENLARGING:
+            if node is None or traits_of(node).form in _ENLARGING:
                 return None
             new = [name for name in self._inputs(node) if name != fork and name not in found]
             found.update(new)

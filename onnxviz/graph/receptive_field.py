@@ -16,9 +16,9 @@ import numpy as np
 from onnx import NodeProto, TensorProto
 
 from onnxviz.graph import windows
-from onnxviz.graph.batch_places import axes_of
+from onnxviz.graph.batch_places import axes_of, product
 from onnxviz.graph.inputs import InputLayout
-from onnxviz.graph.operators import POINTWISE
+from onnxviz.graph.operators import Form, traits_of
 from onnxviz.graph.shapes import TensorType
 from onnxviz.graph.structure import attribute, integers, reads, text, to_array
 from onnxviz.graph.windows import Reach
@@ -123,7 +123,7 @@ def receptive_fields(
     }
     lost: set[str] = set()
     for node in nodes:
-        if node.op_type in ("Shape", "Size"):
+        if traits_of(node).form == "shape":
             continue
         if any(name in lost for name in reads(node)):
             lost.update(node.output)
@@ -155,7 +155,7 @@ class _Scene:
         """Return the reach of the output's rows (0) or columns (1)."""
         sources = [name for name in reads(self.node) if name in self.fields]
         reaches = {name: self.fields[name][direction] for name in sources}
-        rule = _RULES.get(self.node.op_type) if not self.node.domain else None
+        rule = _RULES.get(traits_of(self.node).form)
         if rule is None or (rule is not _joined and rule is not _concatenated and sources[0] != self.node.input[0]):
             return windows.united([reach.collapsed(None) for reach in reaches.values()])
         if len(sources) > 1 and rule is not _joined and rule is not _concatenated:
@@ -208,9 +208,8 @@ def _along_axis(scene: _Scene, reaches: dict[str, Reach]) -> Reach:
     """Softmax and its kin: every position uses all positions along one axis."""
     name, reach = _only(reaches)
     rank = len(scene.shape(name))
-    default = -1
-    axis = int(attribute(scene.node, "axis", default)) % rank
-    covered = range(axis, rank) if scene.node.op_type in ("LayerNormalization", "RMSNormalization") else (axis,)
+    axis = int(attribute(scene.node, "axis", -1)) % rank
+    covered = range(axis, rank) if traits_of(scene.node).form == "last_normalisation" else (axis,)
     return reach.spread() if reach.axis in covered else reach
 
 
@@ -224,7 +223,7 @@ def _window(scene: _Scene, reaches: dict[str, Reach]) -> Reach:
     spatial = len(scene.shape(name)) - 2
     kernel = integers(scene.node, "kernel_shape")
     if not kernel:
-        weight = scene.node.input[1]
+        weight = scene.node.input[traits_of(scene.node).weight]
         kernel = tuple(scene.length(weight, axis) for axis in range(2, 2 + spatial))
     strides = integers(scene.node, "strides", (1,) * spatial)
     dilations = integers(scene.node, "dilations", (1,) * spatial)
@@ -232,7 +231,7 @@ def _window(scene: _Scene, reaches: dict[str, Reach]) -> Reach:
     length = scene.length(scene.value, reach.axis)
     window = windows.Window(kernel[place], strides[place], dilations[place], pads[place])
     automatic = text(scene.node, "auto_pad", "NOTSET")
-    if scene.node.op_type == "ConvTranspose":
+    if traits_of(scene.node).form == "transposed_convolution":
         return windows.transposed(reach, window, length, _transposed_pad(scene, window, place, spatial, automatic))
     if automatic in ("SAME_UPPER", "SAME_LOWER"):
         window = window.same(len(reach.low), length, lower=automatic == "SAME_LOWER")
@@ -261,15 +260,12 @@ def _global(scene: _Scene, reaches: dict[str, Reach]) -> Reach:
 def _reduced(scene: _Scene, reaches: dict[str, Reach]) -> Reach:
     name, reach = _only(reaches)
     rank = len(scene.shape(name))
-    if scene.node.op_type in ("ArgMax", "ArgMin"):
-        axes: tuple[int, ...] = (int(attribute(scene.node, "axis", 0)) % rank,)
-    else:
-        named = axes_of(scene.node, scene.constant)
-        if named is None:
-            return reach.collapsed(None)
-        if not named and attribute(scene.node, "noop_with_empty_axes", 0):
-            return reach
-        axes = tuple(axis % rank for axis in named) or tuple(range(rank))
+    named = axes_of(scene.node, scene.constant)
+    if named is None:
+        return reach.collapsed(None)
+    if not named and attribute(scene.node, "noop_with_empty_axes", 0):
+        return reach
+    axes = tuple(axis % rank for axis in named) or tuple(range(rank))
     keep = bool(attribute(scene.node, "keepdims", 1))
     if reach.axis is None:
         return reach
@@ -290,35 +286,24 @@ def _reshape(scene: _Scene, reaches: dict[str, Reach]) -> Reach:
     if reach.axis is None:
         return reach
     before, after = scene.shape(name), scene.shape(scene.value)
-    front = _product(before[1 : reach.axis])
+    front = product(before[1 : reach.axis])
     for axis in range(1, len(after)):
-        if front is not None and after[axis] == len(reach.low) and _product(after[1:axis]) == front:
+        if front is not None and after[axis] == len(reach.low) and product(after[1:axis]) == front:
             return reach.moved(axis)
     return reach.collapsed(None)
 
 
-def _product(sizes: tuple[int | None, ...]) -> int | None:
-    result = 1
-    for size in sizes:
-        if size is None:
-            return None
-        result *= size
-    return result
-
-
 def _pad(scene: _Scene, reaches: dict[str, Reach]) -> Reach:
-    _, reach = _only(reaches)
+    name, reach = _only(reaches)
     pads = scene.constant(1)
     if reach.axis is None:
         return reach
     if pads is None:
         raise windows.Unknown
-    axes = list(range(len(scene.shape(scene.node.input[0]))))
-    if len(scene.node.input) > 3 and scene.node.input[3]:
-        named = scene.constant(3)
-        if named is None:
-            raise windows.Unknown
-        axes = [int(axis) % len(axes) for axis in named.reshape(-1)]
+    rank, named = len(scene.shape(name)), axes_of(scene.node, scene.constant)
+    if named is None:
+        raise windows.Unknown
+    axes = [axis % rank for axis in named or range(rank)]
     if reach.axis not in axes:
         return reach
     start = int(pads.reshape(-1)[axes.index(reach.axis)])
@@ -341,11 +326,11 @@ def _slice(scene: _Scene, reaches: dict[str, Reach]) -> Reach:
     name, reach = _only(reaches)
     if reach.axis is None:
         return reach
-    starts, axes, steps = scene.constant(1), scene.constant(3), scene.constant(4)
-    if starts is None:
+    starts, axes, steps = scene.constant(1), axes_of(scene.node, scene.constant), scene.constant(4)
+    if starts is None or axes is None:
         raise windows.Unknown
     rank = len(scene.shape(name))
-    named = [int(axis) % rank for axis in axes.reshape(-1)] if axes is not None else list(range(starts.size))
+    named = [axis % rank for axis in axes or range(starts.size)]
     if reach.axis not in named:
         return reach
     place = named.index(reach.axis)
@@ -456,7 +441,7 @@ def _matmul(scene: _Scene, reaches: dict[str, Reach]) -> Reach:
     """A product with constant weights: the last axis is summed over."""
     name, reach = _only(reaches)
     rank = len(scene.shape(name))
-    summed = int(not attribute(scene.node, "transA", 0)) if scene.node.op_type == "Gemm" else rank - 1
+    summed = int(not attribute(scene.node, "transA", 0)) if traits_of(scene.node).form == "gemm" else rank - 1
     if reach.axis is None or reach.axis == summed:
         return reach.collapsed(None)
     return reach.moved(reach.axis + len(scene.shape(scene.value)) - rank)
@@ -472,42 +457,23 @@ def _tile(scene: _Scene, reaches: dict[str, Reach]) -> Reach:
 
 _LONGEST = 1 << 24
 """Axes that are longer are not followed: each position of an axis is a number here."""
-_POINTWISE = POINTWISE | {"BatchNormalization", "DequantizeLinear", "LRN", "QuantizeLinear"}
-_RULES: dict[str, Callable[[_Scene, dict[str, Reach]], Reach]] = {
-    **dict.fromkeys(_POINTWISE, _joined),
-    **dict.fromkeys(["Conv", "ConvTranspose", "MaxPool", "AveragePool", "LpPool"], _window),
-    **dict.fromkeys(["GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool"], _global),
-    **dict.fromkeys(["InstanceNormalization", "GroupNormalization"], _everywhere),
-    **dict.fromkeys(
-        ["Softmax", "LogSoftmax", "Hardmax", "LpNormalization", "LayerNormalization", "RMSNormalization"], _along_axis
-    ),
-    **dict.fromkeys(
-        [
-            "ReduceMean",
-            "ReduceSum",
-            "ReduceMax",
-            "ReduceMin",
-            "ReduceL1",
-            "ReduceL2",
-            "ReduceProd",
-            "ReduceSumSquare",
-            "ReduceLogSum",
-            "ReduceLogSumExp",
-            "ArgMax",
-            "ArgMin",
-        ],
-        _reduced,
-    ),
-    **dict.fromkeys(["Reshape", "Flatten", "Squeeze", "Unsqueeze"], _reshape),
-    **dict.fromkeys(["Tile", "Expand"], _tile),
-    **dict.fromkeys(["MatMul", "Gemm"], _matmul),
-    "Transpose": _transpose,
-    "Pad": _pad,
-    "Slice": _slice,
-    "Split": _split,
-    "Concat": _concatenated,
-    "Gather": _gather,
-    "Resize": _resize,
-    "DepthToSpace": _depth_to_space,
-    "SpaceToDepth": _space_to_depth,
+_RULES: Mapping[Form, Callable[[_Scene, dict[str, Reach]], Reach]] = {
+    **dict.fromkeys(("along_axis", "axis_normalisation", "last_normalisation"), _along_axis),
+    **dict.fromkeys(("channel_normalisation", "pointwise", "quantize"), _joined),
+    **dict.fromkeys(("convolution", "pool", "transposed_convolution"), _window),
+    **dict.fromkeys(("expand", "tile"), _tile),
+    **dict.fromkeys(("gemm", "product"), _matmul),
+    "concat": _concatenated,
+    "depth_to_space": _depth_to_space,
+    "gather": _gather,
+    "global_pool": _global,
+    "map_normalisation": _everywhere,
+    "pad": _pad,
+    "reduction": _reduced,
+    "reshape": _reshape,
+    "resize": _resize,
+    "slice": _slice,
+    "space_to_depth": _space_to_depth,
+    "split": _split,
+    "transpose": _transpose,
 }

@@ -11,6 +11,7 @@ import onnx
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
 
 from onnxviz.core import limits
+from onnxviz.graph.operators import traits_of
 from onnxviz.graph.tensors import subgraphs
 
 
@@ -59,12 +60,17 @@ def reads(node: NodeProto) -> Iterator[str]:
             yield from reads(inner)
 
 
-def image_dependent(graph: GraphProto) -> set[str]:
-    """Return values that depend on the content, not only on the shape, of an input that is no initializer."""
+def image_dependent(graph: GraphProto, image: str | None = None) -> set[str]:
+    """Return values that depend on the content, not only on the shape, of an input that is no initializer.
+
+    Args:
+        graph: in topological order.
+        image: the input; None for all of them.
+    """
     constant = {tensor.name for tensor in graph.initializer}
-    found = {value.name for value in graph.input} - constant
+    found = {value.name for value in graph.input} - constant if image is None else {image}
     for node in graph.node:
-        if node.op_type not in ("Shape", "Size") and any(name in found for name in reads(node)):
+        if traits_of(node).form != "shape" and any(name in found for name in reads(node)):
             found.update(name for name in node.output if name)
     return found
 

@@ -4,25 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from onnx import GraphProto, NodeProto, TensorProto
 
-from onnxviz.graph.structure import attribute, producers, to_array
+from onnxviz.graph.operators import traits_of
+from onnxviz.graph.structure import attribute, producers, repeated_number, to_array
 
-_ACTIVATIONS: dict[str, tuple[float, float]] = {
-    "Softmax": (0.0, 1.0), "Sigmoid": (0.0, 1.0), "HardSigmoid": (0.0, 1.0), "LogSoftmax": (-math.inf, 0.0),
-}  # fmt: skip
-_KEEPS = frozenset([
-    "Cast", "DequantizeLinear", "Dropout", "Expand", "Flatten", "Gather", "GatherElements", "GatherND",
-    "GlobalAveragePool", "GlobalMaxPool", "Identity", "MaxPool", "QuantizeLinear", "ReduceMax", "ReduceMean",
-    "ReduceMin", "Reshape", "Slice", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze",
-])  # fmt: skip
-"""Operators that select, arrange or average the numbers of their first input."""
+_ACTIVATED = frozenset(["Softmax", "Sigmoid", "HardSigmoid", "LogSoftmax", "Exp"])
+"""What makes probabilities, or their logarithms, of scores."""
 _COMBINES = frozenset(["Add", "Sub", "Mul", "Div", "Sum", "Mean", "Max", "Min", "Concat", "Where"])
-_CHANGES = frozenset(["Clip", "Exp", "Log", "Neg", "Reciprocal", "ReduceSum", "Relu", "Tanh"])
-_FOLLOWED = _KEEPS | _COMBINES | _CHANGES
+_CHANGES = frozenset(["Clip", "Exp", "Log", "Neg", "Reciprocal", "ReduceSum", "Relu"])
 _CONSTANT = 1 << 16
 """Elements of the largest constant that is read; a larger one counts as without bounds."""
 _ROUNDING = 1e-5
@@ -64,7 +57,7 @@ def range_of(value: str, graph: GraphProto, constants: Mapping[str, TensorProto]
         if name in reached or node is None:
             continue
         reached.add(name)
-        if not node.domain and node.op_type in _FOLLOWED:
+        if _is_followed(node):
             stack += node.input
     found: dict[str, ValueRange] = {}
 
@@ -77,9 +70,9 @@ def range_of(value: str, graph: GraphProto, constants: Mapping[str, TensorProto]
         return found[name]
 
     for node in graph.node:
-        if reached.intersection(node.output):
+        if node.op_type != "Constant" and reached.intersection(node.output):
             made = _range(node, [known(name) for name in node.input], made_by, constants)
-            found.update((name, made) for name in node.output if node.op_type != "Constant")
+            found.update((name, made) for name in node.output[: traits_of(node).sloped_outputs])
     return known(value)
 
 
@@ -93,9 +86,10 @@ def constant(
         single = attribute(made_by[name], "value_float", attribute(made_by[name], "value_int"))
         if single is not None:
             return np.asarray(single)
-    if tensor is None or tensor.data_type == TensorProto.STRING or math.prod(tensor.dims) > most:
-        return None
-    return to_array(tensor)
+    if tensor is None:
+        repeated = repeated_number(made_by.get(name), constants)
+        return repeated if repeated is not None and repeated.size <= most else None
+    return None if tensor.data_type == TensorProto.STRING or math.prod(tensor.dims) > most else to_array(tensor)
 
 
 def clip_bounds(
@@ -116,16 +110,13 @@ def _range(
     made_by: Mapping[str, NodeProto],
     constants: Mapping[str, TensorProto],
 ) -> ValueRange:
-    operator = "" if node.domain else node.op_type
-    if operator in _ACTIVATIONS:
-        return ValueRange(*_ACTIVATIONS[operator], True)
-    if operator == "Tanh":
-        return ValueRange(-1.0, 1.0)
-    if operator not in _FOLLOWED or not inputs:
-        return ValueRange()
+    operator, traits = node.op_type, traits_of(node)
+    if not _is_followed(node) or not inputs:
+        return ValueRange(*traits.bounds, operator in _ACTIVATED)
     first = inputs[0]
-    if operator in _KEEPS:
-        return first
+    if traits.keeps:
+        padded = operator == "AveragePool" and attribute(node, "count_include_pad", 0)
+        return replace(first, low=min(first.low, 0.0), high=max(first.high, 0.0)) if padded else first
     if operator in _CHANGES:
         return _changed(operator, first, clip_bounds(node, made_by, constants))
     used = inputs[1:] if operator == "Where" else inputs
@@ -136,6 +127,11 @@ def _range(
     if operator == "Mul" and any(not each.activated and math.inf in (-each.low, each.high) for each in used):
         activated = False  # a gate: scores without bounds, weighed by a sigmoid
     return ValueRange(low, high, activated)
+
+
+def _is_followed(node: NodeProto) -> bool:
+    """Whether the bounds of the inputs say something of those of the result."""
+    return bool(traits_of(node).keeps) or (not node.domain and node.op_type in _COMBINES | _CHANGES)
 
 
 def _is_part_of(part: str, whole: NodeProto | None, total: ValueRange) -> bool:

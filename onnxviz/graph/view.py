@@ -23,6 +23,7 @@ from onnxviz.graph.inputs import InputLayout, find_input, input_layout
 from onnxviz.graph.layers import make_layers
 from onnxviz.graph.model_file import LoadedModel
 from onnxviz.graph.model_output import Head, OutputKind, find_heads, main_of, says_what
+from onnxviz.graph.operators import traits_of
 from onnxviz.graph.passes import normalise
 from onnxviz.graph.receptive_field import Field, ReceptiveField, receptive_fields
 from onnxviz.graph.selection import Selector
@@ -316,8 +317,8 @@ class GraphView:
         node = self.node(layer)
         if not _is_windowed(node):
             return ()
-        declared = integers(node, "kernel_shape")
-        weight = self._initializers.get(node.input[1]) if len(node.input) > 1 else None
+        declared, place = integers(node, "kernel_shape"), traits_of(node).weight
+        weight = self._initializers.get(node.input[place]) if place else None
         return declared or (tuple(weight.dims[2:]) if weight is not None else ())
 
     # --- size and cost ----------------------------------------------------------------------------------------------
@@ -504,7 +505,7 @@ class GraphView:
 
 
 def _is_windowed(node: NodeProto) -> bool:
-    return node.op_type in ("Conv", "ConvTranspose", "MaxPool", "AveragePool", "LpPool")
+    return traits_of(node).form in ("convolution", "transposed_convolution", "pool")
 
 
 # --- making a view --------------------------------------------------------------------------------------------------

@@ -30,6 +30,7 @@ from onnxviz.data.given_images import (
 from onnxviz.graph import GraphView, open_model
 from onnxviz.graph.labels import read_labels, with_labels
 from onnxviz.graph.model_output import Head, OutputKind
+from onnxviz.graph.operators import traits_of
 from onnxviz.graph.structure import ancestors
 from onnxviz.model import ort_session as runtime
 from onnxviz.model.batches import choose_batch, layers_in_words, micro_batch, pass_bytes, room_for, run_batches
@@ -98,9 +99,9 @@ class Model:
         self._input_range = integer_range(view.types[view.input_name].element)
         # ONNX Runtime's optimizer fuses quantised operators into others that round differently, and computes
         # constants without a bound.
-        self._exact = any(
-            node.op_type in ("QuantizeLinear", "DynamicQuantizeLinear") for node in view.proto.graph.node
-        ) or folds_too_much(view.proto.graph, view.types)
+        self._exact = any(traits_of(node).rounds for node in view.proto.graph.node) or folds_too_much(
+            view.proto.graph, view.types
+        )
         channels = preprocessing.channels
         self._mean = torch.tensor(preprocessing.mean).expand(channels).reshape(1, channels, 1, 1).to(self.device)
         self._scale = torch.tensor(preprocessing.scale).expand(channels).reshape(1, channels, 1, 1).to(self.device)

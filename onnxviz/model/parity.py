@@ -25,6 +25,7 @@ from onnxviz.core.errors import (
 from onnxviz.core.shares import percent
 from onnxviz.core.values import Agreement, Layer
 from onnxviz.graph import GraphView
+from onnxviz.graph.operators import traits_of
 from onnxviz.graph.shapes import FLOATS, type_of
 from onnxviz.graph.structure import ancestors, initializers, producers, reads
 from onnxviz.model.differences import HALF_TOLERANCE, KEPT, TOLERANCE, Difference
@@ -38,10 +39,6 @@ _LAYER_BYTES = 256 << 20
 """What the activations of one group of layers may take for one image."""
 
 _HALF = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
-QUANTISING = frozenset(
-    ["QuantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul", "QLinearAdd", "QLinearMul", "QGemm"]
-)
-"""Operators that round what they compute."""
 Reference = Literal["file", "float32"]
 
 
@@ -481,7 +478,7 @@ def _quantised(model: Model) -> set[str]:
     found: set[str] = set()
     constant = set(initializers(model.view.proto.graph))
     for node in model.view.proto.graph.node:
-        makes = node.op_type in QUANTISING and any(name and name not in constant for name in node.input)
+        makes = traits_of(node).rounds and any(name and name not in constant for name in node.input)
         if makes or any(name in found for name in reads(node)):
             found.update(name for name in node.output if name)
     return found

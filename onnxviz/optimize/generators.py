@@ -12,8 +12,10 @@ import numpy as np
 from onnx import TensorProto
 
 from onnxviz.core.errors import AnalysisError, beginning, shorten
+from onnxviz.graph.operators import traits_of
 from onnxviz.graph.shapes import TensorType
-from onnxviz.graph.structure import attribute, constants_within, producers, to_array
+from onnxviz.graph.structure import constants_within, producers, to_array
+from onnxviz.graph.value_range import clip_bounds
 
 if TYPE_CHECKING:
     import torch
@@ -26,11 +28,6 @@ ImageLayout = Literal["NCHW", "NHWC", "NHW", "flat"]
 
 _FLOATING = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 _WHOLE = (TensorProto.INT32, TensorProto.INT64)
-_BOUNDED = {"Sigmoid": (0.0, 1.0), "HardSigmoid": (0.0, 1.0), "Tanh": (-1.0, 1.0)}
-_PASSED_THROUGH = frozenset(
-    ["Cast", "DepthToSpace", "Flatten", "Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"]
-)
-"""Operators that only move numbers."""
 _LEAST_SIDE = 4
 """What is smaller, in pixels, is no image."""
 
@@ -211,7 +208,7 @@ def _bounds(graph: GraphProto, output: str) -> tuple[float, float] | None:
                 low, high = _moved(step, low, constants), _moved(step, high, constants)
             return min(low, high), max(low, high)
         onward = [name for name in node.input if name and name not in constants]
-        if len(onward) != 1 or not (node.op_type in _PASSED_THROUGH or _is_affine(node, constants)):
+        if len(onward) != 1 or not (_is_moving(node) or _is_affine(node, constants)):
             return None
         steps.append(node)
         value = onward[0]
@@ -220,15 +217,14 @@ def _bounds(graph: GraphProto, output: str) -> tuple[float, float] | None:
 
 def _own_bounds(node: NodeProto, constants: dict[str, TensorProto]) -> tuple[float, float] | None:
     """Return what a node bounds its output to."""
-    if node.domain not in ("", "ai.onnx"):
-        return None
-    if node.op_type == "Clip":
-        limits = [_number(name, constants) for name in (*node.input[1:3], "", "")[:2]]
-        low, high = limits[0], limits[1]
-        low = attribute(node, "min", None) if low is None else low
-        high = attribute(node, "max", None) if high is None else high
-        return None if low is None or high is None or not abs(high - low) < 1e6 else (float(low), float(high))
-    return _BOUNDED.get(node.op_type)
+    clips = node.op_type == "Clip" and not node.domain
+    low, high = clip_bounds(node, {}, constants) if clips else traits_of(node).bounds
+    return (low, high) if abs(high - low) < 1e6 else None
+
+
+def _is_moving(node: NodeProto) -> bool:
+    """Whether a node only moves or picks numbers."""
+    return traits_of(node).moves and not traits_of(node).rounds
 
 
 def _is_affine(node: NodeProto, constants: dict[str, TensorProto]) -> bool:
@@ -243,7 +239,7 @@ def _is_affine(node: NodeProto, constants: dict[str, TensorProto]) -> bool:
 
 def _moved(node: NodeProto, value: float, constants: dict[str, TensorProto]) -> float:
     """Return what a node makes of a number."""
-    if node.op_type in _PASSED_THROUGH:
+    if _is_moving(node):
         return value
     first, second = (_number(name, constants) for name in node.input)
     left = value if first is None else first

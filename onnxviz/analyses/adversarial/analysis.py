@@ -20,6 +20,7 @@ from onnxviz.core.shares import percent
 from onnxviz.data.image_choice import ImageChoice, choose_images, find_source
 from onnxviz.data.images import ImageSource, load_batch
 from onnxviz.data.visible_part import cropped_note
+from onnxviz.graph.operators import traits_of
 from onnxviz.graph.targets import class_indices, resolve_head
 from onnxviz.optimize.adversarial import Attack, Attacked, Norm, as_images, attack, distance, filled, measured_logits
 
@@ -302,7 +303,7 @@ class Adversarial(Analysis):
                 "no success rate and no robust accuracy.",
                 "no_true_classes",
             )
-        quantised = {node.op_type for node in subject.view.proto.graph.node} & _ROUNDING
+        quantised = {node.op_type for node in subject.view.proto.graph.node if traits_of(node).rounds}
         if quantised:
             yield Caveat(
                 f"The network rounds its values ({', '.join(sorted(quantised))}). Gradients pass the rounding as if it "
@@ -328,7 +329,6 @@ class Adversarial(Analysis):
 _POINTS = 256
 """A line a few hundred pixels wide needs no more points."""
 _NORMS = {"linf": "no pixel and colour changed by more than", "l2": "the length of the change at most"}
-_ROUNDING = frozenset({"QuantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger"})
 
 
 # --- classes --------------------------------------------------------------------------------------------------------

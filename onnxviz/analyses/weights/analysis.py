@@ -39,6 +39,7 @@ from onnxviz.core.findings import (
 from onnxviz.core.values import Layer, Preprocessing, Unit
 from onnxviz.data.image_choice import ImageChoice, choose_images, find_source
 from onnxviz.data.images import load_batch
+from onnxviz.graph.operators import traits_of
 from onnxviz.graph.structure import producers
 
 if TYPE_CHECKING:
@@ -47,11 +48,8 @@ if TYPE_CHECKING:
 _SHEET_SIDE = 768
 _RESPONSE_QUANTILE = 0.995
 """Of the absolute values of a response: stronger ones have the full colour, or one bright edge would hide the rest."""
-_KEEPS_CHANNELS = frozenset({
-    "Transpose", "Pad", "Identity", "Cast", "Add", "Sub", "Mul", "Div", "Clip", "BatchNormalization", "QuantizeLinear",
-    "DequantizeLinear", "Resize",
-})  # fmt: skip
-"""What may stand between the image and a layer that still reads red, green and blue as they are."""
+_KEEPS_CHANNELS = frozenset(["pad", "quantize", "resize", "transpose"])
+"""Forms that may stand between the image and a layer that still reads red, green and blue as they are."""
 _RESPONSE_SCALE = (
     "blue is negative, white zero, red positive; full colour from the map's own 99.5 % quantile of absolute values on"
 )
@@ -399,7 +397,11 @@ def reads_image(view: GraphView, layer: Layer) -> bool:
     value = view.node(layer).input[0]
     while value != view.input_name:
         node = makers.get(value)
-        if node is None or node.op_type not in _KEEPS_CHANNELS:
+        if node is None:
+            return False
+        traits = traits_of(node)
+        scales = traits.algebraic or node.op_type in ("BatchNormalization", "Clip")
+        if not scales and traits.form not in _KEEPS_CHANNELS:
             return False
         variable = [name for name in node.input if name in makers or name == view.input_name]
         if len(variable) != 1:

@@ -19,24 +19,18 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
 from onnxviz.core import limits
 from onnxviz.graph.draft import Draft
+from onnxviz.graph.operators import Form, traits_of
 from onnxviz.graph.shapes import TensorType, infer
 from onnxviz.graph.structure import attribute, initializers, rename_reads, replace_nodes, to_array
 from onnxviz.graph.tensors import subgraphs
 
-_FOLDABLE = frozenset(
-    ["Abs", "Acos", "Acosh", "Add", "And", "ArgMax", "ArgMin", "Asin", "Asinh", "Atan", "Atanh", "BatchNormalization",
-     "BitShift", "BitwiseAnd", "BitwiseNot", "BitwiseOr", "BitwiseXor", "Cast", "CastLike", "Ceil", "Celu", "Clip",
-     "Concat", "ConstantOfShape", "Cos", "Cosh", "CumSum", "DequantizeLinear", "Div", "Elu", "Equal", "Erf", "Exp",
-     "Expand", "EyeLike", "Flatten", "Floor", "Gather", "GatherElements", "GatherND", "Gelu", "Gemm", "Greater",
-     "GreaterOrEqual", "HardSigmoid", "HardSwish", "Identity", "InstanceNormalization", "IsInf", "IsNaN",
-     "LayerNormalization", "LeakyRelu", "Less", "LessOrEqual", "Log", "LogSoftmax", "LpNormalization", "MatMul", "Max",
-     "Mean", "Min", "Mish", "Mod", "Mul", "Neg", "NonZero", "Not", "OneHot", "Or", "Pad", "Pow", "QuantizeLinear",
-     "Range", "Reciprocal", "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean",
-     "ReduceMin", "ReduceProd", "ReduceSum", "ReduceSumSquare", "Relu", "Reshape", "Round", "ScatterElements",
-     "ScatterND", "Selu", "Shape", "Sigmoid", "Sign", "Sin", "Sinh", "Size", "Slice", "Softmax", "Softplus", "Split",
-     "Sqrt", "Squeeze", "Sub", "Sum", "Tan", "Tanh", "Tile", "Transpose", "Trilu", "Unsqueeze", "Where", "Xor"]
-)  # fmt: skip
-"""Operators that are deterministic and whose work is proportional to the numbers they read and write."""
+_FOLDABLE: frozenset[Form] = frozenset([
+    "along_axis", "axis_normalisation", "channel_normalisation", "concat", "cumulative", "depth_to_space", "expand",
+    "gather", "gather_elements", "gather_nd", "gemm", "generation", "last_normalisation", "map_normalisation",
+    "nonzero", "one_hot", "pad", "pointwise", "product", "quantize", "reduction", "reshape", "scatter_elements",
+    "scatter_nd", "shape", "slice", "space_to_depth", "split", "tile", "transpose", "trilu",
+])  # fmt: skip
+"""Forms whose work is proportional to the numbers they read and write."""
 _PLAIN = frozenset(
     [TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.BOOL,
      TensorProto.INT8, TensorProto.INT16, TensorProto.INT32, TensorProto.INT64,
@@ -157,7 +151,7 @@ def _evaluate(draft: Draft, node: NodeProto, constants: Mapping[str, TensorProto
         copy = TensorProto()
         copy.CopyFrom(constants[node.input[0]])
         return {outputs[0]: copy}
-    if node.op_type not in _FOLDABLE or next(subgraphs(node), None) is not None:
+    if traits_of(node).form not in _FOLDABLE or traits_of(node).random:
         return None
     given = {name: constants[name] for name in node.input if name}
     # Quantised weights may be of any narrow type; otherwise such types pass through as they are.
@@ -202,7 +196,7 @@ def _result_bytes(node: NodeProto, given: Mapping[str, TensorProto], types: Mapp
     read = sum(int(math.prod(tensor.dims)) for tensor in given.values())
     if node.op_type == "NonZero":
         return 8 * max(1, len(next(iter(given.values())).dims)) * read
-    if node.op_type in ("MatMul", "Gemm") and read > limits.FOLDED_BYTES // 64:
+    if traits_of(node).form in ("gemm", "product") and read > limits.FOLDED_BYTES // 64:
         return None  # work grows faster than the result
     total = 0
     for name in node.output:

@@ -16,6 +16,7 @@ import onnx
 from onnx import ModelProto, NodeProto, TensorProto
 from onnx.reference import ReferenceEvaluator
 
+from onnxviz.graph.operators import traits_of
 from onnxviz.graph.structure import initializers, producers, reads
 from onnxviz.graph.tensors import subgraphs
 from onnxviz.model.reference.integers import DEFINITIONS, PRODUCTS
@@ -32,8 +33,6 @@ _LOOPS = frozenset(
 """Operators that the evaluator computes position by position in Python."""
 _LOOP_WORK = 20_000
 """What one position of those costs, in multiplications."""
-_RANDOM = frozenset(["Bernoulli", "Dropout", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform",
-                     "RandomUniformLike"])  # fmt: skip
 _FLOATS = frozenset([TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16])
 
 
@@ -134,11 +133,12 @@ def _work(node: NodeProto, inputs: Sequence[np.ndarray | None]) -> float:
     """Return a bound on the multiplications of a node, which is no more than a guess for what is not listed."""
     sizes = [array.size for array in inputs if array is not None]
     first = inputs[0] if inputs else None
-    if node.op_type in ("Conv", "ConvInteger", "ConvTranspose", "QLinearConv") and first is not None:
-        weight = inputs[3 if node.op_type == "QLinearConv" else 1]
+    traits = traits_of(node)
+    if traits.form in ("convolution", "transposed_convolution") and first is not None:
+        weight = inputs[traits.weight]
         if weight is None:
             return 0.0
-        strides = math.prod(_attributes(node).get("strides") or [1]) if node.op_type != "ConvTranspose" else 1
+        strides = math.prod(_attributes(node).get("strides") or [1]) if traits.form == "convolution" else 1
         return float(first.size // max(first.shape[1], 1) * weight.size / max(strides, 1))
     if "MatMul" in node.op_type or node.op_type in ("Gemm", "QGemm", "Einsum"):
         return sizes[0] * math.sqrt(max(sizes[1:])) if len(sizes) > 1 else 0.0
@@ -169,7 +169,7 @@ def _pools(node: NodeProto) -> bool:
 def _node(
     model: ModelProto, node: NodeProto, inputs: Sequence[np.ndarray | None], known: Mapping[str, np.ndarray]
 ) -> Sequence[np.ndarray]:
-    if node.op_type in _RANDOM and not node.domain:
+    if traits_of(node).random:
         raise Undecidable(f"{node.op_type} is random")
     attributes = _attributes(node)
     if operator_name(node) in DEFINITIONS:

@@ -1,0 +1,45 @@
+"""Operators that arrange, select, repeat or join numbers, and those that make numbers of shapes."""
+
+from __future__ import annotations
+
+from onnxviz.graph.operators.traits import family
+
+TRAITS = {
+    **family("Flatten Reshape Squeeze Unsqueeze", "reshape", keeps="order"),
+    **family("Transpose", "transpose", keeps="axes"),
+    **family("DepthToSpace", "depth_to_space", keeps="all"),
+    **family("SpaceToDepth", "space_to_depth", keeps="all"),
+    **family("ReverseSequence", keeps="all"),
+    **family("Slice", "slice", keeps="some"),
+    **family("Split", "split", keeps="some"),
+    **family("Gather", "gather", keeps="some"),
+    **family("GatherElements", "gather_elements", keeps="some"),
+    **family("GatherND", "gather_nd", keeps="some"),
+    **family("Tile", "tile", keeps="some"),
+    **family("Expand", "expand", keeps="some"),
+    **family("Compress ai.onnx.ml:ArrayFeatureExtractor", keeps="some"),
+    **family("Concat", "concat"),
+    **family("Pad", "pad"),
+    **family("Trilu", "trilu"),
+    **family("Col2Im", "columns_to_image"),
+    **family("Resize Upsample", "resize", sloped=(0,)),
+    **family("AffineGrid CenterCropPad Constant ConstantFill GivenTensorFill Scatter TensorScatter"),
+    **family("GridSample", "grid_sample"),
+    **family("ScatterElements", "scatter_elements"),
+    **family("ScatterND", "scatter_nd"),
+    **family("OneHot", "one_hot", flat=True),
+    **family("NonZero", "nonzero", flat=True),
+    **family("Shape Size", "shape", flat=True),
+    **family("EyeLike", "generation", flat=True),
+    **family("ConstantOfShape", "generation", flat=True),
+    **family("Range", "generation"),
+    **family("BlackmanWindow HammingWindow HannWindow MelWeightMatrix", flat=True),
+    **family("Multinomial RandomNormal RandomNormalLike RandomUniform RandomUniformLike", flat=True, random=True),
+    **family("TopK", "top_k", sloped_outputs=1),
+    **family("Unique", keeps="some", sloped_outputs=1),
+    **family("NonMaxSuppression", flat=True),
+    **family("If Loop Scan", work="unknown"),
+    **family("OptionalGetElement", keeps="order"),
+    **family("OptionalHasElement", flat=True),
+    **family("ai.onnx.ml:ZipMap", keeps="axes"),
+}

@@ -17,8 +17,12 @@ import onnx
 
 from benchmarks.backend_tests import Outcome, node_tests, run
 from onnxviz.convert.operators import CONVERTERS
+from onnxviz.convert.operators.exact_products import EXACT
 from onnxviz.convert.refusals import REFUSALS
+from onnxviz.graph.passes import to_qdq, unfuse
 
+REPLACED = [key for key in (*to_qdq.REWRITES, *unfuse.REWRITES) if key[0] and key[1] != "ConvIntegerToFloat"]
+"""Operators of other domains that passes replace; `ConvIntegerToFloat` is one that a pass makes itself."""
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "operators.md"
 DOMAINS = ("", "ai.onnx.ml", "ai.onnx.preview", "ai.onnx.preview.training")
 
@@ -74,8 +78,12 @@ def rows(outcomes: Iterable[Outcome]) -> list[Sequence[str]]:
         operator = key.rpartition(":")[2]
         tests = f"{passed[operator]} / {seen[operator]}" if seen[operator] else ""
         listed.append((f"`{key}`", ", ".join(map(str, versions)), way(key), tests))
-    extra = sorted(key for key in CONVERTERS if key not in schemas())
-    listed += [(f"`{key}`", "", "own (not in the installed standard)", "") for key in extra]
+    extra = {key: "own (not in the installed standard)" for key in CONVERTERS if key not in schemas()}
+    extra |= {
+        f"{domain}:{operator}": "becomes standard operators when the file is read" for domain, operator in REPLACED
+    }
+    hidden = [key for key in extra if key.startswith(f"{EXACT}:")]
+    listed += [(f"`{key}`", "", text, "") for key, text in sorted(extra.items()) if key not in hidden]
     return listed
 
 

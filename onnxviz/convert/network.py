@@ -11,6 +11,7 @@ from torch import fx
 from onnxviz.convert.specialise import fold_constants, truncate
 from onnxviz.convert.walk import Converted, convert
 from onnxviz.core.errors import ModelError, UnsupportedOperatorError, shorten
+from onnxviz.graph.draft import ExactForms
 from onnxviz.graph.structure import ancestors, producers
 
 
@@ -22,6 +23,7 @@ class Network:
         names: what to call values in messages.
         device: where the weights go.
         declared: identifier of an input -> the element type that the file gives it, where the model has another.
+        exact: products of integers that are computed exactly.
     """
 
     def __init__(
@@ -30,9 +32,10 @@ class Network:
         names: Mapping[str, str],
         device: torch.device | str = "cpu",
         declared: Mapping[str, int] | None = None,
+        exact: ExactForms | None = None,
     ) -> None:
         self._names = names
-        self._converted: Converted = convert(model, declared)
+        self._converted: Converted = convert(model, declared, exact)
         fold_constants(self._converted.root, self._converted.graph)
         root = self._converted.root.eval().requires_grad_(False)
         root.to(device)

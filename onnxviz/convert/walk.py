@@ -20,12 +20,14 @@ from onnxviz.convert import bridge, shape_operators, shapes
 from onnxviz.convert.definitions import definition, has_definition
 from onnxviz.convert.element_types import CARRIERS, PLAIN, accept, to_carrier
 from onnxviz.convert.operators import CONVERTERS, Body, Conversion, NotConvertible, Operation
+from onnxviz.convert.operators.exact_products import EXACT
 from onnxviz.convert.refusals import REFUSALS
 from onnxviz.core import limits
 from onnxviz.core.errors import ModelError, beginning
+from onnxviz.graph.draft import ExactForms
 from onnxviz.graph.passes.fold_constants import constant_value
 from onnxviz.graph.shapes import UNKNOWN, TensorType, infer, type_of, value_info
-from onnxviz.graph.structure import reads
+from onnxviz.graph.structure import initializers, reads
 
 _LONGEST_LITERAL = 4096
 """Longest constant that a module gets as Python numbers where it asks for numbers."""
@@ -68,31 +70,33 @@ class _Place:
     copied: list[int] = field(default_factory=lambda: [0])
 
 
-def convert(model: ModelProto, declared: Mapping[str, int] | None = None) -> Converted:
+def convert(model: ModelProto, declared: Mapping[str, int] | None = None, exact: ExactForms | None = None) -> Converted:
     """Convert every node of a model that can be converted.
 
     Args:
         model: a model with plain identifiers as names, no initializers among its inputs.
         declared: identifier of an input -> the element type that the file gives it, where the model has another.
+        exact: products of integers that are computed exactly.
 
     Returns:
         The converted part, and for each other node the reason.
     """
     # No converter may disturb the random numbers of the program that uses it.
     with torch.random.fork_rng(devices=()), torch.no_grad():
-        return _Walk(model, declared or {}, _Place()).run()
+        return _Walk(model, declared or {}, _Place(), exact or ExactForms()).run()
 
 
 class _Walk:
     """One pass over the nodes of a model, in order."""
 
-    def __init__(self, model: ModelProto, declared: Mapping[str, int], place: _Place) -> None:
+    def __init__(self, model: ModelProto, declared: Mapping[str, int], place: _Place, exact: ExactForms) -> None:
         self.model = model
+        self.exact = exact
         self.declared = declared
         self.place = place
         self.types = infer(model)
         self.opsets = {_domain(entry.domain): entry.version for entry in model.opset_import}
-        self.constants = {tensor.name: tensor for tensor in model.graph.initializer}
+        self.constants = {**exact.constants, **initializers(model.graph)}
         for node in model.graph.node:  # in graphs within nodes nobody has made initializers of them yet
             tensor = constant_value(node) if node.op_type == "Constant" and self._place(node)[0] == "" else None
             if tensor is not None:
@@ -119,7 +123,7 @@ class _Walk:
                 continue
             try:
                 if not self._as_numbers(node):
-                    self._as_module(node, f"{_plain(node.op_type)}_{position}")
+                    self._as_module(self._exactly(node), f"{_plain(node.op_type)}_{position}")
             except Exception as fault:  # converters raise whatever comes to them
                 self.result.refused[node.name] = _reason(fault)
         for output in self.model.graph.output:
@@ -200,6 +204,17 @@ class _Walk:
         if tensor is None or math.prod(tensor.dims) > longest or tensor.data_type == TensorProto.STRING:
             return None
         return shapes.from_array(onnx.numpy_helper.to_array(tensor), longest)
+
+    def _exactly(self, node: NodeProto) -> NodeProto:
+        """Return the exact form of a node, where it has one."""
+        further = self.exact.inputs.get(node.output[0] if node.output else "")
+        if further is None:
+            return node
+        copy = NodeProto()
+        copy.CopyFrom(node)
+        copy.domain = EXACT
+        copy.input.extend([*[""] * (3 - len(node.input)), *further])
+        return copy
 
     # --- everything else ----------------------------------------------------------------------------------------------
 
@@ -393,7 +408,7 @@ class _Walk:
             raise NotConvertible(f"graphs lie more than {_DEPTH} deep within each other")
         graph = model.graph
         place = _Place(self.place.depth + 1, frozenset(numbers), self.place.copied)
-        walk = _Walk(model, {}, place)
+        walk = _Walk(model, {}, place, ExactForms())
         converted = walk.run()
         outputs = [value.name for value in graph.output]
         made = [converted.nodes.get(name) for name in outputs]

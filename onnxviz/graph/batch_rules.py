@@ -459,6 +459,8 @@ def _expand(scene: Scene, node: NodeProto) -> Place:
 
 
 def _quantize(scene: Scene, node: NodeProto) -> Place:
+    if node.op_type == "DynamicQuantizeLinear":
+        raise Mixes("measures its scale over all images")
     shape, place = _source(scene, node)
     scale = scene.shape(node.input[1])
     wide = len(scale) > 0 and scale != (1,)

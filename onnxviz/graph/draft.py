@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -12,6 +13,19 @@ from onnxviz.graph.structure import image_dependent, reads, replace_initializers
 
 BATCH = "batch"
 """Name of the batch dimension once it is free."""
+
+
+@dataclass
+class ExactForms:
+    """What the converted network computes exactly where the graph says it in rounded real numbers.
+
+    Attributes:
+        inputs: identifier of a value -> what the node that makes it reads beyond the inputs of its operator.
+        constants: those of them that nobody else reads.
+    """
+
+    inputs: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    constants: dict[str, TensorProto] = field(default_factory=dict)
 
 
 @dataclass
@@ -28,10 +42,13 @@ class Draft:
         mixed_batches: values whose first axis is not simply the batch.
         sizes: what the user says about free dimensions: name, or input and place ("input:2") -> size.
         dimensions: identifier of a free dimension -> its name in the file.
+        exact: products of integers, see `to_qdq`.
+        readable: nodes that make real numbers of quantised values of the file.
         nodes_folded: how many nodes were evaluated so far.
         bytes_folded: size of what they made.
         branches_chosen: how many conditions were constant so far.
         shapes_resolved: how many shapes were made constant so far.
+        replaced: what replaced nodes -> how many of each operator so far.
     """
 
     model: ModelProto
@@ -43,10 +60,13 @@ class Draft:
     mixed_batches: set[str] = field(default_factory=set)
     sizes: Mapping[str, int] = field(default_factory=dict)
     dimensions: Mapping[str, str] = field(default_factory=dict)
+    exact: ExactForms = field(default_factory=ExactForms)
+    readable: list[NodeProto] = field(default_factory=list)
     nodes_folded: int = 0
     bytes_folded: int = 0
     branches_chosen: int = 0
     shapes_resolved: int = 0
+    replaced: dict[str, Counter[str]] = field(default_factory=dict)
     _types: dict[str, TensorType] | None = None
 
     @property
@@ -64,6 +84,12 @@ class Draft:
         if self._types is None:
             self._types = infer(self.model)
         return self._types
+
+    @property
+    def progress(self) -> tuple[int, ...]:
+        """What passes that help each other have done so far: if it stays the same, none will do more."""
+        replaced = sum(count.total() for count in self.replaced.values())
+        return self.nodes_folded, self.shapes_resolved, self.branches_chosen, replaced
 
     def changed(self) -> None:
         """Forget what was inferred about the graph before it changed."""

@@ -69,6 +69,12 @@ class Roles:
         """Return what a layer has in another form, pools, or projects linearly for an attention; None if nothing."""
         node = self._producers[layer.value]
         inputs = self._inputs(node)
+        if node.op_type == "DequantizeLinear" and inputs and inputs[0] not in self._layers:
+            # A quantisation clips too: what it rounds is the layer only where that is another one pooled or moved.
+            inputs = self._inputs(self._producers[inputs[0]]) if inputs[0] in self._producers else []
+            rounded = self._producers.get(inputs[0]) if len(inputs) == 1 else None
+            if rounded is None or not (_is_form_only(rounded) or traits_of(rounded).form == "pool"):
+                return None
         if node.domain or len(inputs) != 1:
             return None
         earlier = self._layers.get(inputs[0])

@@ -13,14 +13,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from onnx import NodeProto, TensorProto
+from onnx import GraphProto, NodeProto, TensorProto
 
 from onnxviz.graph import windows
 from onnxviz.graph.batch_places import axes_of, product
 from onnxviz.graph.inputs import InputLayout
 from onnxviz.graph.operators import Form, traits_of
 from onnxviz.graph.shapes import TensorType
-from onnxviz.graph.structure import attribute, integers, reads, text, to_array
+from onnxviz.graph.structure import attribute, integers, measured_ranges, reads, text, to_array
 from onnxviz.graph.windows import Reach
 
 Field = tuple[Reach, Reach]
@@ -96,7 +96,7 @@ class ReceptiveField:
 
 
 def receptive_fields(
-    nodes: list[NodeProto],
+    graph: GraphProto,
     types: Mapping[str, TensorType],
     constants: Mapping[str, TensorProto],
     input_name: str,
@@ -106,7 +106,7 @@ def receptive_fields(
     """Follow the image's pixels through the graph.
 
     Args:
-        nodes: in topological order.
+        graph: in topological order. The ranges that dynamic quantisation measures do not count as seeing.
         types: inferred for an input of this size.
         constants: initializers by identifier.
         input_name: the image input.
@@ -122,7 +122,8 @@ def receptive_fields(
         input_name: (Reach.of_input(size[0], axes[0]), Reach.of_input(size[1], axes[1])),
     }
     lost: set[str] = set()
-    for node in nodes:
+    ranges = measured_ranges(graph)
+    for node in graph.node:
         if traits_of(node).form == "shape":
             continue
         if any(name in lost for name in reads(node)):
@@ -131,7 +132,7 @@ def receptive_fields(
         if not any(name in fields for name in reads(node)):
             continue
         for value in node.output:
-            if not value:
+            if not value or value in ranges:
                 continue
             scene = _Scene(types, constants, fields, node, value)
             try:

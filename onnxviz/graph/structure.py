@@ -69,9 +69,28 @@ def image_dependent(graph: GraphProto, image: str | None = None) -> set[str]:
     """
     constant = {tensor.name for tensor in graph.initializer}
     found = {value.name for value in graph.input} - constant if image is None else {image}
+    ranges = measured_ranges(graph)
     for node in graph.node:
         if traits_of(node).form != "shape" and any(name in found for name in reads(node)):
-            found.update(name for name in node.output if name)
+            found.update(name for name in node.output if name and name not in ranges)
+    return found
+
+
+def measured_ranges(graph: GraphProto) -> set[str]:
+    """Return the scales and zero points of dynamic quantisation that only say what its integers stand for.
+
+    They are measured on the whole value, and are no content of it.
+    """
+    found = {
+        name
+        for node in graph.node
+        if node.op_type == "DynamicQuantizeLinear" and not node.domain
+        for name in node.output[1:]
+    }
+    if found:
+        found -= {value.name for value in graph.output}
+        for node in graph.node:
+            found.difference_update(node.input[:1] if node.op_type == "DequantizeLinear" else reads(node))
     return found
 
 

@@ -17,7 +17,7 @@ from onnxviz.core.results import HeadRow, LayerRow, ModelCard
 from onnxviz.core.values import CROP_FRACTION, Agreement, Layer, Preprocessing
 from onnxviz.graph.conformance import check_nodes
 from onnxviz.graph.cost import multiply_adds
-from onnxviz.graph.draft import Draft
+from onnxviz.graph.draft import Draft, ExactForms
 from onnxviz.graph.gradient_path import stops
 from onnxviz.graph.inputs import InputLayout, find_input, input_layout
 from onnxviz.graph.layers import make_layers
@@ -50,7 +50,8 @@ class GraphView:
 
     Attributes:
         proto: the normalised graph: plain identifiers, float32, one opset, constants folded, batch free where possible.
-        original: the model as given but for plain identifiers; the reference of the agreement proof.
+        original: the model as given but for plain identifiers, with the real numbers that its quantised values stand
+            for; the reference of the agreement proof.
         layers: every float tensor that depends on the image and is made by a node, in topological order.
         input_name: identifier of the image input.
         input_layout: "NCHW", "NHWC", or "other" if the input is no image.
@@ -68,6 +69,7 @@ class GraphView:
         told_heads: what the outputs are, where somebody said more of them than the graph does.
         mixed_batches: identifiers of values whose first axis is not simply the batch.
         namesakes: what means something else in selectors, such as a role -> names of the layers that the file calls so.
+        exact: products of integers that the converted network computes exactly.
         names_in_file: identifier of a value -> its node's name in the file, where the framework's is shown instead.
     """
 
@@ -97,6 +99,7 @@ class GraphView:
     names_in_file: dict[str, str] = field(repr=False, default_factory=dict)
     dimensions: dict[str, str] = field(repr=False, default_factory=dict)
     told_heads: tuple[Head, ...] = field(repr=False, default=())
+    exact: ExactForms = field(repr=False, default_factory=ExactForms)
     _fields: dict[tuple[int, int], dict[str, Field]] = field(repr=False, default_factory=dict, init=False)
     _work: dict[tuple[int, int] | None, list[int | None]] = field(repr=False, default_factory=dict, init=False)
     _sized_types: dict[tuple[int, int], Mapping[str, TensorType]] = field(repr=False, default_factory=dict, init=False)
@@ -390,9 +393,7 @@ class GraphView:
         if self.input_layout == "other":
             return {}
         types = self._types_at(size)
-        return receptive_fields(
-            list(self.proto.graph.node), types, self._initializers, self.input_name, self.input_layout, size
-        )
+        return receptive_fields(self.proto.graph, types, self._initializers, self.input_name, self.input_layout, size)
 
     def _types_at(self, size: tuple[int, int]) -> Mapping[str, TensorType]:
         """Return the types of all values for images of a size."""
@@ -570,7 +571,7 @@ def _look(loaded: LoadedModel, draft: Draft, passes: tuple[str, ...]) -> GraphVi
     opset = ", ".join(f"{entry.domain or 'ai.onnx'} {entry.version}" for entry in loaded.proto.opset_import)
     return GraphView(
         proto=draft.model,
-        original=loaded.proto,
+        original=_readable(loaded.proto, draft.readable),
         layers=listed.layers,
         input_name=image.name,
         input_layout=layout,
@@ -594,4 +595,16 @@ def _look(loaded: LoadedModel, draft: Draft, passes: tuple[str, ...]) -> GraphVi
         modules=listed.modules,
         unknown=listed.unknown,
         names_in_file=listed.in_file,
+        exact=draft.exact,
     )
+
+
+def _readable(model: ModelProto, nodes: Sequence[NodeProto]) -> ModelProto:
+    """Return a model with nodes more that make real numbers of its quantised values."""
+    if not nodes:
+        return model
+    made = {name for node in model.graph.node for name in node.output}
+    result = ModelProto()
+    result.CopyFrom(model)
+    result.graph.node.extend(node for node in nodes if node.input[0] in made)
+    return result

@@ -269,7 +269,7 @@ def _rounding(case: Case, values: Sequence[str], sides: _Sides, allowance: Allow
 
 def _double(case: Case) -> Network:
     view = case.model.view
-    return Network(view.proto, view.names, case.model.device, declared_elements(view.original))
+    return Network(view.proto, view.names, case.model.device, declared_elements(view.original), view.exact)
 
 
 def _quantised(case: Case, values: Sequence[str], sides: _Sides) -> dict[str, Verdict]:

@@ -281,7 +281,7 @@ class Model:
         """Everything of the model that converts; made when it is first asked for."""
         if self._network is None:
             declared = declared_elements(self.view.original)
-            self._network = Network(self.view.proto, self.view.names, self.device, declared)
+            self._network = Network(self.view.proto, self.view.names, self.device, declared, self.view.exact)
         return self._network
 
     # --- without gradients ------------------------------------------------------------------------------------------

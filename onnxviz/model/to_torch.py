@@ -46,7 +46,7 @@ def to_torch(
         view = make_view(loaded)
         return to_torch(Model(view, preprocessing_for(view), device="cpu"), outputs)
     draft = normal_form(loaded)
-    network = Network(draft.model, draft.names, declared=declared_elements(loaded.proto))
+    network = Network(draft.model, draft.names, declared=declared_elements(loaded.proto), exact=draft.exact)
     return network.cut([output.name for output in draft.graph.output])
 
 

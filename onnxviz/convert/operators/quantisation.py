@@ -174,34 +174,8 @@ class ComputedProduct(nn.Module):
         return self.product(first, second)
 
 
-class Requantised(nn.Module):
-    """A product of quantised values with constant weights, quantised again.
-
-    Args:
-        product: gives exact integers.
-        multiplier: scale of the values times scale of the weights by scale of the result, in a shape that broadcasts.
-        zero: zero point of the result.
-        element: ONNX element type of the result.
-    """
-
-    multiplier: torch.Tensor
-
-    def __init__(self, product: nn.Module, multiplier: np.ndarray, zero: int, element: int) -> None:
-        super().__init__()
-        self.product = product
-        self.zero = zero
-        self.range = integer_range(element)
-        self.register_buffer("multiplier", torch.from_numpy(np.array(multiplier, np.float32)))
-
-    def forward(self, values: torch.Tensor) -> torch.Tensor:
-        """Multiply and quantise."""
-        assert self.range is not None
-        scaled = self.product(values).float() * self.multiplier
-        return (round_through(scaled) + self.zero).clamp(*self.range)
-
-
 class ComputedRequantised(nn.Module):
-    """`Requantised` with everything computed; arguments in the order of ONNX QLinearConv and QLinearMatMul."""
+    """A product of quantised values, quantised again; arguments in the order of ONNX QLinearConv and QLinearMatMul."""
 
     def __init__(self, product: Product, kernels: bool, element: int) -> None:
         super().__init__()
@@ -373,31 +347,12 @@ def convert_quantised_matrix_product(operation: Operation) -> Conversion:
 
 
 def quantised_product(operation: Operation, product: Product, kernels: bool) -> Conversion:
-    """Convert a node whose inputs are those of `QLinearConv` or `QLinearMatMul`."""
+    """Convert a node whose inputs are those of `QLinearConv`, of computed scales: the others became something else."""
     element = operation.element(7)
     if integer_range(element) is None:
         raise NotConvertible(f"{operation.operator} of other types than integers")
-    if any(operation.computed(index) for index in range(1, 9)):
-        return Conversion(ComputedRequantised(product, kernels, element), tuple(range(9 if operation.has(8) else 8)))
-    scale, zero, weight, weight_scale, weight_zero, result_scale, result_zero = (
-        np.asarray(operation.constant(index)) for index in range(1, 8)
-    )
-    if result_zero.size > 1 or result_scale.size > 1:
-        inputs = tuple(range(9 if operation.has(8) else 8))
-        return Conversion(ComputedRequantised(product, kernels, element), inputs)
-    largest = largest_magnitude(operation.element(2), zero)
-    exact = exact_product(product, weight, weight_zero, kernels, largest, operation.constant(8))
-    multiplier = (_rows(scale, kernels) * weight_scale).astype(np.float32) / result_scale.reshape(())
-    if kernels and multiplier.size > 1:
-        multiplier = multiplier.reshape(-1, *(1,) * (weight.ndim - 2))
-    module = Requantised(Shifted(exact, zero, not kernels), multiplier, int(result_zero.reshape(())), element)
-    return Conversion(module)
-
-
-def _rows(scale: np.ndarray, kernels: bool) -> np.ndarray:
-    if scale.size == 1:
-        return scale.reshape(())
-    return scale if kernels or scale.ndim > 1 else scale[:, None]
+    inputs = tuple(range(9 if operation.has(8) else 8))
+    return Conversion(ComputedRequantised(product, kernels, element), inputs)
 
 
 CONVERTERS: Mapping[str, Converter] = {
@@ -408,4 +363,6 @@ CONVERTERS: Mapping[str, Converter] = {
     "QLinearConv": convert_quantised_convolution,
     "QLinearMatMul": convert_quantised_matrix_product,
     "QuantizeLinear": convert_quantise,
+    "com.microsoft:DequantizeLinear": convert_dequantise,
+    "com.microsoft:QuantizeLinear": convert_quantise,
 }

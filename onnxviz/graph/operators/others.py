@@ -7,7 +7,7 @@ from onnxviz.graph.operators.traits import family
 TRAITS = {
     **family("QuantizeLinear", "quantize", keeps="order", rounds=True),
     **family("DequantizeLinear", "quantize", keeps="order"),
-    **family("DynamicQuantizeLinear", rounds=True),
+    **family("DynamicQuantizeLinear", "quantize", keeps="order", rounds=True),
     **family("TfIdfVectorizer", flat=True),
     **family(
         "ai.onnx.ml:Binarizer ai.onnx.ml:LabelEncoder ai.onnx.ml:OneHotEncoder ai.onnx.ml:TreeEnsemble"

@@ -26,6 +26,8 @@ from onnxviz.graph.passes import (
     replace_experimental,
     resolve_shapes,
     to_float32,
+    to_qdq,
+    unfuse,
 )
 from onnxviz.graph.structure import producers
 
@@ -64,14 +66,14 @@ def normalise(loaded: LoadedModel, sizes: Mapping[str, int] | None = None) -> tu
     effects: dict[str, str] = {}  # a pass that runs again tells the sum of what it did
     for group in passes():
         for _ in range(max(2, min(_ROUNDS, _STEPS // max(1, len(draft.graph.node))))):
-            before = draft.nodes_folded, draft.shapes_resolved, draft.branches_chosen
+            before = draft.progress
             for change in group:
                 effect = change(draft)
                 draft.changed()
                 _check(draft, change.__module__.rpartition(".")[2])
                 if effect:
                     effects[change.__module__] = effect
-            if (draft.nodes_folded, draft.shapes_resolved, draft.branches_chosen) == before:
+            if draft.progress == before:
                 break
     return draft, tuple(effects.values())
 
@@ -89,7 +91,7 @@ def passes() -> tuple[tuple[Pass, ...], ...]:
         (remove_training_nodes.run,),
         (replace_experimental.run,),
         # Before the opsets are changed: that needs the ranks of values, and so their shapes.
-        (fold_constants.run, resolve_shapes.run),
+        (unfuse.run, to_qdq.run, fold_constants.run, resolve_shapes.run),
         (lift_opset.run,),
         (to_float32.run,),
         (fold_constants.run, resolve_shapes.run),

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from onnxviz.convert.element_types import INTEGERS, integer_range
 from onnxviz.convert.operators.convolution import convolve
 from onnxviz.convert.operators.operation import NotConvertible, Operation
+from onnxviz.convert.operators.rounding import round_through
 from onnxviz.convert.operators.windows import Window, read_window
 
 _EXACT = 1 << 24
@@ -71,7 +71,7 @@ class ExactProduct(nn.Module):
         if values.is_cuda and weights[0].dim() > 2:
             # cuDNN may transform a convolution (Winograd, FFT), whose sums are not those of integers.
             weight = torch.stack([step * part.double() for step, part in zip(self.steps, weights, strict=True)]).sum(0)
-            result = self.product(values.double(), weight).round()
+            result = round_through(self.product(values.double(), weight))
         elif len(weights) == 1:
             result = self.product(values.to(weights[0].dtype), weights[0])
         else:
@@ -127,14 +127,3 @@ def sums_of_magnitudes(weight: np.ndarray, columns: bool) -> np.ndarray:
     magnitudes = np.abs(weight.astype(np.int64))
     axes = -2 if columns and weight.ndim > 1 else tuple(range(0 if columns else 1, weight.ndim))
     return np.asarray(magnitudes.sum(axes))
-
-
-def largest_magnitude(element: int, zero: np.ndarray | None) -> int:
-    """Return the largest distance of a value of an integer type from its zero point (None if that is computed)."""
-    found = integer_range(element)
-    if found is None or INTEGERS[element][0] > 16:
-        raise NotConvertible("the type of the quantised values is unknown")
-    low, high = found
-    if zero is None:
-        return high - low
-    return max(high - int(zero.min()), int(zero.max()) - low)

@@ -16,11 +16,8 @@ from torch import nn
 
 from onnxviz.convert.element_types import INTEGERS, integer_range
 from onnxviz.convert.operators.integer_products import (
-    ExactProduct,
     Product,
-    largest_magnitude,
     read_convolution,
-    sums_of_magnitudes,
 )
 from onnxviz.convert.operators.operation import Conversion, Converter, NotConvertible, Operation
 from onnxviz.convert.operators.rounding import FORMATS, round_through, round_to_format
@@ -121,30 +118,6 @@ class DynamicQuantise(nn.Module):
         return (round_through(values / scale) + zero).clamp(0.0, 255.0), scale, zero
 
 
-class Shifted(nn.Module):
-    """An exact product of quantised values with constant weights.
-
-    Args:
-        product: multiplies values whose zero point is subtracted.
-        zero: zero point of the values if it is constant; None if it is computed.
-        rows: whether a zero point of several numbers belongs to the rows of matrices.
-    """
-
-    zero: torch.Tensor | None
-
-    def __init__(self, product: ExactProduct, zero: np.ndarray | None, rows: bool = False) -> None:
-        super().__init__()
-        self.product = product
-        self.rows = rows
-        self.register_buffer("zero", None if zero is None or not zero.any() else as_rows(_vector(zero), rows))
-
-    def forward(self, values: torch.Tensor, zero: torch.Tensor | None = None) -> torch.Tensor:
-        """Multiply."""
-        offset = self.zero if zero is None else as_rows(_floating(zero), self.rows)
-        result: torch.Tensor = self.product(_floating(values) if offset is None else _floating(values) - offset)
-        return result
-
-
 class ComputedProduct(nn.Module):
     """A product of quantised values with quantised weights that are computed, in double precision.
 
@@ -171,7 +144,7 @@ class ComputedProduct(nn.Module):
             first = first - as_rows(zero.double(), not self.kernels)
         if weight_zero is not None:
             second = second - (as_kernels(weight_zero.double(), weight.dim()) if self.kernels else weight_zero.double())
-        return self.product(first, second)
+        return round_through(self.product(first, second))  # cuDNN transforms convolutions
 
 
 class ComputedRequantised(nn.Module):
@@ -243,10 +216,6 @@ def _constant(value: np.ndarray | None) -> torch.Tensor | None:
     return torch.from_numpy(np.array(value, np.float32).reshape(() if value.size == 1 else value.shape))
 
 
-def _vector(value: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(np.array(value, np.float32))
-
-
 def _floating(values: torch.Tensor) -> torch.Tensor:
     return values if values.is_floating_point() else values.float()
 
@@ -283,70 +252,26 @@ def convert_dynamic_quantise(_operation: Operation) -> Conversion:
 
 
 def convert_integer_convolution(operation: Operation) -> Conversion:
-    """Convert `ConvInteger`."""
-    return _integer_product(operation, read_convolution(operation, 1), kernels=True)
+    """Convert `ConvInteger`; one that is scaled to real numbers is an exact product (`exact_products`)."""
+    return Conversion(ComputedProduct(read_convolution(operation, 1), kernels=True), (0, 1, 2, 3))
 
 
-def convert_integer_matrix_product(operation: Operation) -> Conversion:
+def convert_integer_matrix_product(_operation: Operation) -> Conversion:
     """Convert `MatMulInteger`."""
-    return _integer_product(operation, torch.matmul, kernels=False)
-
-
-def _integer_product(operation: Operation, product: Product, kernels: bool) -> Conversion:
-    weight = operation.known(1)
-    if weight is None or operation.computed(3):
-        return Conversion(ComputedProduct(product, kernels), (0, 1, 2, 3))
-    exact = exact_product(product, weight, operation.known(3), kernels, _largest(operation, 0, 2))
-    if operation.computed(2):
-        return Conversion(Shifted(exact, None, not kernels), (0, 2))
-    return Conversion(Shifted(exact, operation.constant(2), not kernels))
-
-
-def exact_product(
-    product: Product,
-    weight: np.ndarray,
-    zero: np.ndarray | None,
-    kernels: bool,
-    largest: int,
-    bias: np.ndarray | None = None,
-) -> ExactProduct:
-    """Return the exact product with constant weights.
-
-    Args:
-        product: a convolution or a matrix product.
-        weight: the weights as integers.
-        zero: their zero point: a number, or one for each output channel.
-        kernels: whether output channels are axis 0 of the weights, instead of the last one.
-        largest: largest magnitude of a value whose zero point is subtracted.
-        bias: integers to add, one for each output channel.
-    """
-    shifted = weight.astype(np.int64)
-    if zero is not None:
-        offset = zero.astype(np.int64)
-        shifted = shifted - (offset.reshape(-1, *(1,) * (weight.ndim - 1)) if kernels and offset.size > 1 else offset)
-    if bias is not None and kernels:
-        bias = bias.reshape(-1, *(1,) * (weight.ndim - 2))
-    return ExactProduct(product, shifted, sums_of_magnitudes(shifted, not kernels), largest, bias)
-
-
-def _largest(operation: Operation, values: int, zero: int) -> int:
-    constant = operation.known(zero)
-    if not operation.has(zero):
-        constant = np.zeros(1, np.int64)
-    return largest_magnitude(operation.element(values), constant)
+    return Conversion(ComputedProduct(torch.matmul, kernels=False), (0, 1, 2, 3))
 
 
 def convert_quantised_convolution(operation: Operation) -> Conversion:
     """Convert `QLinearConv`."""
-    return quantised_product(operation, read_convolution(operation, 3), kernels=True)
+    return _quantised_product(operation, read_convolution(operation, 3), kernels=True)
 
 
 def convert_quantised_matrix_product(operation: Operation) -> Conversion:
     """Convert `QLinearMatMul`."""
-    return quantised_product(operation, torch.matmul, kernels=False)
+    return _quantised_product(operation, torch.matmul, kernels=False)
 
 
-def quantised_product(operation: Operation, product: Product, kernels: bool) -> Conversion:
+def _quantised_product(operation: Operation, product: Product, kernels: bool) -> Conversion:
     """Convert a node whose inputs are those of `QLinearConv`, of computed scales: the others became something else."""
     element = operation.element(7)
     if integer_range(element) is None:

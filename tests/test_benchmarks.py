@@ -18,8 +18,8 @@ ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = (
     "agreement", "class_images", "cluster_costs", "cluster_simulation", "dissection", "execution", "faults",
     "feature_visualization", "fuzz", "gpu", "gpu_execution", "gpu_feature_visualization", "grad_cam", "import_coverage",
-    "import_speed", "layer_names", "operator_table", "preprocessing", "ray_overhead", "simple_pictures",
-    "stock_onnx2torch",
+    "import_speed", "layer_names", "operator_table", "preprocessing", "quantised_forms", "ray_overhead",
+    "simple_pictures", "stock_onnx2torch",
 )  # fmt: skip
 
 

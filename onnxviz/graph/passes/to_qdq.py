@@ -23,6 +23,7 @@ from onnxviz.graph.structure import (
     attribute,
     constants_within,
     consumers,
+    measured_ranges,
     producers,
     reads,
     replace_nodes,
@@ -48,7 +49,11 @@ def run(draft: Draft) -> str:
         return ""
     for operator, scaled in _SCALED.items():
         said = said.replace(scaled, f"{operator} with its scales")
-    return f"wrote quantised operators as floating ones between quantisations ({said})"
+    measured = measured_ranges(draft.graph)
+    apart = (
+        "; the ranges that dynamic quantisation measures on whole values are in no receptive field" if measured else ""
+    )
+    return f"wrote quantised operators as floating ones between quantisations ({said}){apart}"
 
 
 def _join_scalings(draft: Draft) -> None:

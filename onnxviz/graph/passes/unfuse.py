@@ -171,7 +171,9 @@ def _mean(new: Replacement, value: str, to: str = "") -> str:
 def _channels_first(new: Replacement) -> bool:
     """NhwcMaxPool: a pooling of images whose channels are the last axis."""
     attributes = {entry.name: attribute(new.node, entry.name) for entry in new.node.attribute}
-    sizes = len(attributes["kernel_shape"])
+    sizes = len(attributes.get("kernel_shape", ()))
+    if not sizes:
+        return False
     first = new.add("Transpose", new.input(0), perm=[0, sizes + 1, *range(1, sizes + 1)])
     pooled = new.add("MaxPool", first, **attributes)
     new.add("Transpose", pooled, to=new.node.output[0], perm=[0, *range(2, sizes + 2), 1])

@@ -411,7 +411,8 @@ class TestEndToEnd:
             [item for item in analysis.run(job, context) if not isinstance(item, Array)]
             for job in analysis.jobs(subject)
         ]
-        stored = [[from_data(json.loads(json.dumps(to_data(item)))) for item in part] for part in parts]
+        types = Dissection.result_types()
+        stored = [[from_data(json.loads(json.dumps(to_data(item))), types) for item in part] for part in parts]
         assert analysis.combine(stored, subject) == analysis.combine(parts, subject)
 
     def test_layers_without_maps_are_left_out_and_said(

@@ -32,11 +32,11 @@ from onnxviz.analyses.dissection.labels import categories_of
 from onnxviz.analyses.dissection.naming import chance_rows, counted_concepts, named_units
 from onnxviz.analyses.dissection.pictures import PICTURE_SIDE, maps_of, masked, shown, tile_of
 from onnxviz.analyses.dissection.sharding import Extent, counts_size, layer_groups, map_size
-from onnxviz.analyses.dissection.summary import CHANCE_COLUMNS, UNIT_COLUMNS, ByChance, ChanceRow, Summary, UnitResult
+from onnxviz.analyses.dissection.summary import UNIT_COLUMNS, ByChance, ChanceRow, GroupResult, Summary, UnitResult
 from onnxviz.analyses.stream import measured, shard_bounds
 from onnxviz.core import limits
 from onnxviz.core.errors import AnalysisError, shorten
-from onnxviz.core.findings import Array, Caveat, Column, Coverage, Finding, Note, Table, Tile, TileGrid, merge
+from onnxviz.core.findings import Array, Caveat, Coverage, Finding, Note, Table, Tile, TileGrid
 from onnxviz.core.values import Layer
 from onnxviz.data.read_ahead import ReadAhead
 from onnxviz.model.maps import in_words, to_map
@@ -64,7 +64,8 @@ class Dissection(Analysis):
 
     kind: Literal["dissection"] = "dissection"
     heading: ClassVar[str] = "Network dissection"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
+    results: ClassVar[tuple[type, ...]] = (GroupResult, UnitResult, ChanceRow)
     without_effect: ClassVar[frozenset[str]] = Analysis.without_effect | {"shard"}
     cites: ClassVar[tuple[str, ...]] = ("Bau, Zhou, Khosla, Oliva and Torralba 2017, arXiv:1704.05796",)
     example: ClassVar[str] = """\
@@ -208,7 +209,7 @@ iou: 0.04
         yield from (*top_values, thresholds, *counts)
         yield stage("units", "", float(max(1, shown)), shown, whole.bytes, needs=needs, **parts)
 
-    def run(self, job: Job, context: JobContext) -> list[Finding]:
+    def run(self, job: Job, context: JobContext) -> list[Any]:
         """Dissect a group of layers, or do one stage of it on a shard: what `jobs` says."""
         _, data = self._concepts(context.subject)
         layers = tuple(context.subject.view.layer(str(name)) for name in cast("list[str]", job.parameters["layers"]))
@@ -222,7 +223,7 @@ iou: 0.04
             work = _Work(job, context, layers, data, exchange, start, order, read)
             return stages[str(job.parameters.get("stage", ""))](work)
 
-    def _whole(self, work: _Work) -> list[Finding]:
+    def _whole(self, work: _Work) -> list[Any]:
         """Dissect a group of layers on all images: one pass for the thresholds, one for the counts, the pictures."""
         passes, steps = work.passes(keep=True), 2 * len(work.images)
         tops, best = self._take_tops(work, passes, steps)
@@ -262,7 +263,7 @@ iou: 0.04
             for own, shuffled in [overlaps[layer.name]]
         ]
 
-    def _join(self, work: _Work) -> list[Finding]:
+    def _join(self, work: _Work) -> list[Any]:
         """Add up the counts of all shards, and show the best units; only the images shown are computed again."""
         merged = {layer.name: work.found("thresholds", layer)[0] for layer in work.layers}
         overlaps = {}
@@ -287,8 +288,8 @@ iou: 0.04
         overlaps: Mapping[str, tuple[Overlap, ShuffledOverlap]],
         measure: Callable[[int], Activations],
         progress: Progress | None,
-    ) -> list[Finding]:
-        """Return tables, pictures and numbers of all layers; `measure` gives one image's activations."""
+    ) -> list[GroupResult | Finding]:
+        """Return what was found of all layers, and pictures of it; `measure` gives one image's activations."""
         data = work.data
         first, _ = overlaps[work.layers[0].name]
         counted = counted_concepts(first, self.least_images)
@@ -304,12 +305,13 @@ iou: 0.04
         chosen = {unit.unit: best[name][unit.unit.index].tolist() for name in best_units for unit in best_units[name]}
         maps = maps_of(chosen, measure, progress)
         picture_of = functools.cache(functools.partial(shown, data))
-        findings: list[Finding] = []
+        by_chance = [
+            row for name, chance in chances.items() for row in chance_rows(name, data.concepts, chance, self.iou)
+        ]
+        results = tuple(unit for found in units.values() for unit in found)
+        findings: list[GroupResult | Finding] = [GroupResult(results, tuple(by_chance), tuple(first.images.tolist()))]
         for layer in work.layers:
             name = layer.name
-            findings.append(Table("units", "Units", UNIT_COLUMNS, tuple(unit.row() for unit in units[name])))
-            rows = chance_rows(name, data.concepts, chances[name], self.iou)
-            findings.append(Table("chance", "Named by chance", CHANCE_COLUMNS, tuple(rows)))
             own, _ = overlaps[name]
             ious = np.where(counted, own.iou(), 0.0)
             tiles = []
@@ -322,7 +324,6 @@ iou: 0.04
                 tiles.append(tile_of(unit, ious[unit.unit.index], data, pictures, captions))
             findings.append(self._grid(tuple(tiles)))
             findings.append(_numbers(layer, thresholds[name], own, chances[name], data))
-        findings.append(_present(data, first))
         findings += caveats(data, work.exchange, first, counted, thresholds, self.quantile, self.iou)
         return findings
 
@@ -331,37 +332,32 @@ iou: 0.04
         note = subject.view.remark_on(self.layers)
         return (note,) if note else ()
 
-    def combine(self, parts: Sequence[list[Finding]], subject: Subject) -> list[Finding]:
-        """Join the layers, and count detectors over all of them."""
+    def present(self, found: Sequence[Any], subject: Subject) -> list[Finding]:
+        """Count detectors over all layers, and show those that fit best first."""
         _, data = self._concepts(subject)
-        joined = merge(parts)
+        groups = [item for item in found if isinstance(item, GroupResult)]
+        rest: list[Finding] = [item for item in found if not isinstance(item, GroupResult)]
+        if not groups:
+            return rest
         layers: dict[str, list[UnitResult]] = {}
-        images: dict[tuple[str, str], int] = {}
-        by_chance: list[ChanceRow] = []
-        rest: list[Finding] = []
-        for finding in joined:
-            if isinstance(finding, Table) and finding.id == "units":
-                units = finding
-                for row in finding.rows:
-                    result = UnitResult.of(row)
-                    layers.setdefault(result.unit.layer, []).append(result)
-            elif isinstance(finding, Table) and finding.id == "chance":
-                by_chance += [ChanceRow(*cast("Any", row)) for row in finding.rows]
-            elif isinstance(finding, Table) and finding.id == "present":
-                images.update({(str(row[1]), str(row[0])): int(cast("int", row[2])) for row in finding.rows})
-            elif isinstance(finding, TileGrid):
-                rest.append(replace(finding, tiles=tuple(sorted(finding.tiles, key=_iou_of, reverse=True))))
-            else:
-                rest.append(finding)
-        if not layers:
-            return joined
+        for unit in (unit for group in groups for unit in group.units):
+            layers.setdefault(unit.unit.layer, []).append(unit)
+        images = {(concept.category, concept.name): count
+                  for concept, count in zip(data.concepts, groups[-1].images, strict=True)}  # fmt: skip
         counted = {key: count for key, count in images.items() if count >= self.least_images}
-        chance = ByChance(by_chance, self._shuffles(data))
-        summary = Summary(layers, chance, counted, data.categories, self.iou, self.least_images).findings()
-        grids = [finding for finding in rest if isinstance(finding, TileGrid)]
-        others = [finding for finding in rest if not isinstance(finding, TileGrid)]
-        said = (*remarks(layers, subject.view), *rivals(layers))
-        return [*summary, *grids, units, *self._coverage(layers, images, subject), *said, *others]
+        chance = ByChance([row for group in groups for row in group.by_chance], self._shuffles(data))
+        grids = [replace(item, tiles=tuple(sorted(item.tiles, key=_iou_of, reverse=True)))
+                 for item in rest if isinstance(item, TileGrid)]  # fmt: skip
+        rows = tuple(unit.row() for units in layers.values() for unit in units)
+        return [
+            *Summary(layers, chance, counted, data.categories, self.iou, self.least_images).findings(),
+            *grids,
+            Table("units", "Units", UNIT_COLUMNS, rows),
+            *self._coverage(layers, images, subject),
+            *remarks(layers, subject.view),
+            *rivals(layers),
+            *(item for item in rest if not isinstance(item, TileGrid)),
+        ]
 
     def _concepts(self, subject: Subject) -> tuple[str, ConceptSet]:
         """Return the concept set's name and the set."""
@@ -543,14 +539,6 @@ class _Work:
 def _with_maps(layers: Sequence[Layer]) -> list[Layer]:
     """Return the layers whose units have a height and a width, and more than one position."""
     return [layer for layer in layers if layer.has_map]
-
-
-def _present(data: ConceptSet, overlap: Overlap) -> Table:
-    """Return in how many images each concept is, for `combine`."""
-    columns = (Column("concept"), Column("category"), Column("images", "integer"))
-    concepts = zip(data.concepts, overlap.images.tolist(), strict=True)
-    rows = tuple((concept.name, concept.category, count) for concept, count in concepts)
-    return Table("present", "Concepts in the images", columns, rows)
 
 
 def _numbers(layer: Layer, thresholds: Thresholds, overlap: Overlap, chance: Chance, data: ConceptSet) -> Array:

@@ -8,7 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 from onnxviz.core.errors import shorten
 from onnxviz.core.findings import Bars, Cell, Column, Curve, Finding, Histogram, Metric, Note, Series, Table
@@ -31,15 +31,6 @@ UNIT_COLUMNS = (
     Column("largest", "number", "The unit's greatest activation."),
     Column("remark", description="dead: the same activation everywhere. saturated: nothing lies above the threshold."),
 )  # fmt: skip
-CHANCE_COLUMNS = (
-    Column("layer"),
-    Column("shuffle", "integer"),
-    Column("concept"),
-    Column("category"),
-    Column("reach the limit", "integer"),
-    Column("above chance", "integer"),
-    Column("best IoU", "number"),
-)
 NO_CONCEPT = "none"
 DETECTS, BY_CHANCE, UNKNOWN, DETECTS_NOT = "yes", "by chance", "unknown", "no"
 _LONG_LIST = 40
@@ -96,33 +87,14 @@ class UnitResult:
         judged = (self.verdict, self.chance, self.precision, self.rival, self.rival_share)
         return (self.unit, name, self.category, self.iou, *judged, self.threshold, self.largest, self.remark)
 
-    @classmethod
-    def of(cls, row: Sequence[Cell]) -> UnitResult:
-        """Undo `row`."""
-        unit, concept, category, iou, verdict, chance, precision, rival, share, threshold, largest, remark = row
-        assert isinstance(unit, Unit)
-        return cls(
-            unit,
-            str(concept) if category else "",
-            str(category),
-            _number(iou),
-            str(verdict),
-            None if chance is None else _number(chance),
-            None if precision is None else _number(precision),
-            str(rival),
-            None if share is None else _number(share),
-            _number(threshold),
-            _number(largest),
-            str(remark),
-        )
-
 
 Concept: TypeAlias = tuple[str, str]
 """A concept's category and name."""
 
 
-class ChanceRow(NamedTuple):
-    """What a layer's units are named in one shuffle, under `CHANCE_COLUMNS`.
+@dataclass(frozen=True, slots=True)
+class ChanceRow:
+    """What a layer's units are named in one shuffle.
 
     Attributes:
         layer: the layer's name.
@@ -143,14 +115,24 @@ class ChanceRow(NamedTuple):
     best: float
 
 
+@dataclass(frozen=True)
+class GroupResult:
+    """What was found of a group of layers, on all images.
+
+    Attributes:
+        units: what each unit fits best, layer by layer.
+        by_chance: what they are named in the shuffles.
+        images: for each concept in how many images it is.
+    """
+
+    units: tuple[UnitResult, ...]
+    by_chance: tuple[ChanceRow, ...]
+    images: tuple[int, ...]
+
+
 _LAYER: Callable[[ChanceRow], Hashable] = operator.attrgetter("layer")
 _CONCEPT: Callable[[ChanceRow], Hashable] = operator.attrgetter("category", "concept")
 _CATEGORY: Callable[[ChanceRow], Hashable] = operator.attrgetter("category")
-
-
-def _number(cell: Cell) -> float:
-    assert isinstance(cell, float | int)
-    return float(cell)
 
 
 class ByChance:

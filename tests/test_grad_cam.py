@@ -30,6 +30,7 @@ from onnxviz.core import findings as f
 from onnxviz.core.errors import AnalysisError, DataError, SelectionError
 from onnxviz.core.values import PRESETS
 from onnxviz.data.images import ImageFolder, load_batch
+from onnxviz.execution.store import Store
 from onnxviz.model.model import Model
 
 Found = TypeVar("Found")
@@ -513,6 +514,24 @@ def test_many_images_share_passes_and_each_is_as_if_alone(tmp_path: Path, monkey
                     assert (values == two.arrays[name]).all()
         elif isinstance(one, f.Note | f.Coverage | f.Outcomes):
             assert one == two
+
+
+def test_stored_evidence_is_presented_as_fresh_one(on: JobContext, tmp_path: Path) -> None:
+    analysis, store = GradCam(data="photos", layers=["colour", "half"], classes="top:2"), Store(tmp_path)
+    (job,) = analysis.jobs(on.subject)
+    evidence = analysis.run(job, on)
+    store.save("0" * 32, evidence, {})
+    stored = store.load("0" * 32, arrays=True, types=analysis.result_types())
+    assert stored is not None
+    assert stored[0].classes[0].places == evidence[0].classes[0].places
+    for one, two in zip(analysis.combine([stored], on.subject), analysis.combine([evidence], on.subject), strict=True):
+        assert type(one) is type(two)
+        if isinstance(one, f.Array):
+            assert all(np.array_equal(one.arrays[name], values) for name, values in two.arrays.items())
+        elif not isinstance(one, f.PictureMatrix):
+            assert one == two
+        else:
+            assert [picture.alt for picture in f.pictures(one)] == [picture.alt for picture in f.pictures(two)]
 
 
 def test_one_image_at_a_time_where_memory_does_not_suffice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

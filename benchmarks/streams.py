@@ -1,6 +1,6 @@
 """A sharded analysis over a large folder of small images, beside a bare loop: images a second, and memory.
 
-    python -m benchmarks.streams --folder /tmp/stream_images
+    python -m benchmarks.streams --folder runs/stream_images
 
 Makes a folder of 50,000 small JPEGs from photographs where it is not there yet. Both sides compute the same layers of
 the same network in the same batch size, by the converted network and by ONNX Runtime:

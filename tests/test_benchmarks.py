@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import runpy
@@ -19,7 +20,7 @@ SCRIPTS = (
     "agreement", "class_images", "cluster_costs", "cluster_simulation", "dissection", "execution", "faults",
     "feature_visualization", "fuzz", "gpu", "gpu_execution", "gpu_feature_visualization", "grad_cam", "import_coverage",
     "import_speed", "layer_names", "operator_table", "preprocessing", "quantised_forms", "ray_overhead",
-    "simple_pictures", "stock_onnx2torch",
+    "simple_pictures", "stock_onnx2torch", "streams",
 )  # fmt: skip
 
 
@@ -107,6 +108,17 @@ def test_feature_visualization(capsys: pytest.CaptureFixture[str], monkeypatch: 
     for row in found:
         bare, full, parts = float(row[1]), float(row[2]), sum(map(float, row[4:8]))
         assert full - bare == pytest.approx(parts, abs=0.3)  # the parts are the whole
+
+
+@pytest.mark.zoo
+def test_streams(
+    zoo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ("--zoo", str(zoo.parent), "--folder", str(tmp_path), "--count", "40", "--slice", "20", "--rounds", "1")
+    monkeypatch.setattr(sys, "argv", ["streams", *options, "--memory"])
+    importlib.import_module("benchmarks.streams").main()  # pydantic looks for its classes in a module that is there
+    found = rows(capsys.readouterr().out)
+    assert [row[2] for row in found] == ["bare", "stream"] * 4
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -216,6 +217,14 @@ def inspect(
         list[str] | None,
         typer.Option("--size", metavar="NAME=NUMBER", help="A number for a free dimension: height=224."),
     ] = None,
+    inputs: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--input",
+            metavar="NAME=VALUE",
+            help="A value for an input beside the image: ones, zeros, a number, a list [0, 1] or a .npy file.",
+        ),
+    ] = None,
     device: DeviceOption = "auto",
     memory: MemoryOption = None,
 ) -> None:
@@ -235,6 +244,7 @@ def inspect(
     if images is not None:
         require_files(str(images), Path())
     known = _sizes(sizes)
+    fixed = _inputs(inputs)
 
     def work() -> None:
         found = inspect_model(
@@ -248,6 +258,7 @@ def inspect(
             classes_from=classes_from,
             count=count,
             sizes=known,
+            inputs=fixed,
             device=device,
             progress=trial_counter(errors) if images is not None else None,
         )
@@ -260,7 +271,8 @@ def inspect(
         if any(why != MIXES_BATCH for _, why in found.errors) or any(not item.holds for item in found.card.agreement):
             raise typer.Exit(3)
 
-    read = [*beside(model), *(path.resolve() for path in (images, labels) if path is not None)]
+    files = [images, labels, *(Path(value) for value in fixed.values() if isinstance(value, str))]
+    read = [*beside(model), *(path.resolve() for path in files if path is not None)]
     confined(work, confinement(model.name, read, memory, device, compute=not classes))
 
 
@@ -295,6 +307,21 @@ def _refuse_idle_options(
             raise SelectionError(
                 f"--images and {name} ask for different things", remedy="call `onnxviz inspect` once for each"
             )
+
+
+def _inputs(given: list[str] | None) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for item in given or ():
+        name, equals, text = item.partition("=")
+        if not equals or not name or not text:
+            raise SelectionError(
+                f"--input {shorten(item)!r} is not a name and a value", remedy="write --input mask=ones"
+            )
+        try:
+            values[name] = json.loads(text)
+        except (ValueError, RecursionError):
+            values[name] = text
+    return values
 
 
 def _sizes(given: list[str] | None) -> dict[str, int] | None:

@@ -115,8 +115,10 @@ def _show_unsupported(console: Console, found: Inspection) -> None:
     if found.unreachable:
         left = total - len(found.unreachable)
         _line(console, "converts", f"{left} of {total} layers can be analysed; the others need what is refused")
-    else:
+    elif not found.waiting:
         _line(console, "converts", f"all {total} layers can be analysed")
+    if found.waiting:
+        _line(console, "not given", found.waiting, "bold yellow")
 
 
 def _show_gradient(console: Console, found: Inspection) -> None:

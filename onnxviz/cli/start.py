@@ -8,6 +8,7 @@ from onnxviz.core.errors import ModelError, SelectionError, beginning, shorten
 from onnxviz.core.values import PRESETS, Preprocessing
 from onnxviz.core.yaml_source import dump
 from onnxviz.graph import GraphView, open_model
+from onnxviz.graph.inputs import describe_value, graph_inputs
 from onnxviz.graph.labels import with_labels_of
 from onnxviz.graph.model_output import Head
 from onnxviz.graph.targets import resolve_head
@@ -96,7 +97,7 @@ def starting_recipe(model: Path, target: Path, images: Path | None = None, label
         facts=facts,
         preprocess=_preprocess(view, images is not None),
         data=_NO_DATA if images is None else _DATA.format(images=_plain(relative(images, target.parent))),
-        sizing=sizing,
+        sizing=_inputs(view) + sizing,
         output=_labels(labels, target, ranked) + _output(head),
         filters=_filters(view),
         what="classes" if ranked else "outputs",
@@ -116,6 +117,17 @@ def _evidence(view: GraphView, ranked: bool, photographs: bool) -> str:
         return f"# {entry}}}"
     # The first run shall not take long; a comment does not say how many.
     return f"{entry}, limit: {_FIRST_IMAGES}}}" if photographs else f"# {entry}}}"
+
+
+def _inputs(view: GraphView) -> str:
+    """Return the lines that give the inputs beside the image a value, which is a guess."""
+    graph = view.proto.graph
+    others = [value for value in graph_inputs(graph) if value.name != view.input_name]
+    if not others:
+        return ""
+    values = ", ".join(f"{_plain(view.names[value.name])}: zeros" for value in others)
+    listed = "; ".join(describe_value(value, view.names, view.dimensions) for value in others)
+    return f"\n  inputs: {{{values}}}  # a guess; they are {listed}"
 
 
 def _labels(labels: Path | None, target: Path, ranked: bool) -> str:

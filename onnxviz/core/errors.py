@@ -104,7 +104,7 @@ class AgreementError(ModelError):
 
 
 class SelectionError(OnnxvizError):
-    """A layer, unit or class that the model does not have."""
+    """A layer, unit, class or input that the model does not have, or a value that it cannot take."""
 
 
 class DataError(OnnxvizError):

@@ -18,6 +18,8 @@ from onnxviz.data.ground_truth import class_pattern
 from onnxviz.data.image_choice import unknown_classes
 from onnxviz.execution.plan import PROOF_IMAGES, Proof
 from onnxviz.graph import GraphView, open_model
+from onnxviz.graph.fixed_inputs import InputValue
+from onnxviz.graph.inputs import further_inputs
 from onnxviz.graph.labels import labels_in, with_labels, with_labels_of
 from onnxviz.graph.structure import reads
 from onnxviz.model.preprocessing import METADATA_KEY, preprocessing_for
@@ -64,6 +66,7 @@ class Inspection:
         classes: names of the classes in the order of the scores, where they are known.
         class_count: how many classes there are; 0 if there are none, or that is not known.
         no_classes: what the main output is where it is no scores of classes; "" where it is.
+        waiting: why some of the layers cannot be analysed yet: inputs that nobody has given; "" if there are none.
         on_images: of which of the pictures the class is not known although it should be.
     """
 
@@ -82,6 +85,7 @@ class Inspection:
     class_count: int = 0
     no_classes: str = ""
     on_images: tuple[str, ...] = ()
+    waiting: str = ""
 
 
 def inspect_model(
@@ -96,6 +100,7 @@ def inspect_model(
     classes_from: str | None = None,
     count: int | None = None,
     sizes: Mapping[str, int] | None = None,
+    inputs: Mapping[str, InputValue] | None = None,
     device: DeviceChoice = "auto",
     progress: Callable[[int, int], None] | None = None,
 ) -> Inspection:
@@ -112,6 +117,7 @@ def inspect_model(
         classes_from: pattern that finds the pictures' classes in their names (`ground_truth.class_pattern`).
         count: use at most this many pictures, spread evenly; as many as a run would try if None.
         sizes: numbers for free dimensions, by their names.
+        inputs: values for inputs beside the image, see `open_model`.
         device: where to compute.
         progress: called with the number of preprocessings tried and of all.
 
@@ -120,7 +126,7 @@ def inspect_model(
         SelectionError: if no layer is selected, or no preset is called so.
         DataError: if the pictures or class names cannot be used.
     """
-    view = open_model(path, sizes=sizes) if sizes else open_model(path)
+    view = open_model(path, sizes, inputs)
     if preprocess == AUTO:
         if images is None:
             raise SelectionError("`auto` tries preprocessings on pictures", remedy="add --images FOLDER")
@@ -167,7 +173,22 @@ def inspect_model(
         tried,
         *_classes(view, labels),
         on_images,
+        _waiting(view),
     )
+
+
+def _waiting(view: GraphView) -> str:
+    try:
+        view.require_image_only(layer.value for layer in view.layers)
+    except ModelError as fault:
+        values = {layer.value for layer in view.layers}
+        behind = {value.name for value in further_inputs(view.proto.graph, view.input_name, values)}
+        for node in view.proto.graph.node:
+            if any(name in behind for name in reads(node)):
+                behind.update(node.output)
+        ready = sum(1 for layer in view.layers if layer.value not in behind)
+        return f"{ready} of {len(view.layers)} layers can be analysed; {fault.what}; {fault.remedy}"
+    return ""
 
 
 def _classes(view: GraphView, labels: Path | None) -> tuple[tuple[str, ...], int, str]:

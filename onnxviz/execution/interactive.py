@@ -34,7 +34,8 @@ from onnxviz.recipe.recipe import analysis_from
 if TYPE_CHECKING:
     import torch
 
-    from onnxviz.graph.model_output import OutputKind
+    from onnxviz.graph.fixed_inputs import InputValue
+from onnxviz.graph.model_output import OutputKind
 
 _UNITS = re.compile(r"\d+(-\d+)?|all")
 
@@ -225,6 +226,7 @@ def load(
     output: OutputKind | Mapping[str, OutputKind] | None = None,
     *,
     images: Any = None,
+    inputs: Mapping[str, InputValue] | None = None,
 ) -> Model:
     """Open an ONNX model from any exporter.
 
@@ -240,6 +242,8 @@ def load(
             its outputs to these.
         images: for "auto": files, folders, globs, PIL images or uint8 arrays of what the model is made for, or a data
             set. Where their classes are known (`ground_truth.HOW`) accuracy decides.
+        inputs: values for inputs beside the image, by their names: "ones", "zeros", a number for all entries, all
+            numbers as a list or an array, or the path of a .npy file of them.
 
     Returns:
         The model; it is converted when gradients or activations are first asked for.
@@ -254,13 +258,13 @@ def load(
     if preprocess != AUTO:
         if images is not None:
             raise SelectionError("images are for preprocess='auto' only", remedy="leave them out, or write 'auto'")
-        model = Model(*models.opened(path, preprocess, labels, output), device)
+        model = Model(*models.opened(path, preprocess, labels, output, inputs), device)
         if preprocess is None and model.preprocessing.origin == "guess" and model.view.input_layout != "other":
             warnings.warn(_guessed(model), stacklevel=2)
         return model
     if images is None:
         raise SelectionError("preprocess='auto' tries preprocessings on images", remedy="give them: images='photos/'")
-    opened = Model(*models.opened(path, None, labels, output), device)
+    opened = Model(*models.opened(path, None, labels, output, inputs), device)
     source = source_of(images)
     indices = spread(pictures_for(opened.view), len(source))
     found = probe(opened.view, source, labels=opened.labels, device=str(opened.device), indices=indices)

@@ -240,6 +240,7 @@ def digests_of(subjects: Iterable[Subject]) -> dict[str, str]:
     found = {}
     for subject in subjects:
         found[f"model {subject.alias!r}"] = subject.view.digest
+        found[f"inputs of model {subject.alias!r}"] = subject.view.fixed_digest
         found[f"labels of model {subject.alias!r}"] = _labels_digest(subject) or ""
         found |= {f"data {name!r}": source.digest for name, source in subject.data.items()}
     return found
@@ -312,6 +313,12 @@ class _Planner:
         proofs = {}
         for alias, subject in subjects.items():
             used = {layer for job in jobs if job.alias == alias for layer in job.job.layers}
+            values = [layer.value for layer in subject.view.layers if layer.name in used]
+            try:
+                subject.view.require_image_only(values)
+            except OnnxvizError as error:
+                self.note(error, (*self.recipe.address(alias), "path"))
+                continue
             if used:
                 proofs[alias] = self.proof(subject, used)
         return Plan(self.recipe, subjects, dict(data), tuple(jobs), proofs, self.choices, self.device, versions())
@@ -356,8 +363,12 @@ class _Planner:
                 hint = nearest(settings.builtin, builtin.MODELS) or f"known are {', '.join(builtin.MODELS)}"
                 self.fault(f"no built-in model is called {shorten(settings.builtin)!r}; {hint}", (*address, "builtin"))
                 return None
+        inputs = self.recipe.inputs(alias)
         try:
-            view = open_model(own.path if own else self.recipe.resolve((*address, "path")))
+            view = open_model(own.path if own else self.recipe.resolve((*address, "path")), inputs=inputs)
+        except (DataError, SelectionError) as error:
+            self.note(error, (*address, "inputs"))
+            return None
         except OnnxvizError as error:
             self.note(error, (*address, "builtin" if own else "path"))
             self.labels(alias, None)
@@ -495,6 +506,7 @@ class _Planner:
         """Return what every result of a model depends on."""
         return {
             "model": subject.view.digest,
+            **({"inputs": subject.view.fixed_digest} if subject.view.fixed_digest else {}),
             "preprocessing": [
                 dataclasses.asdict(dataclasses.replace(subject.preprocessing, name="", origin="declared")),
                 subject.choice,  # stands for what is chosen by trial, which follows from it

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
 from onnx import GraphProto, TensorProto, ValueInfoProto
 
-from onnxviz.core.errors import ModelFileError
-from onnxviz.graph.shapes import TensorType, type_of
-from onnxviz.graph.structure import consumers, initializers, integers
+from onnxviz.core.errors import ModelFileError, shorten
+from onnxviz.graph.shapes import Dimension, TensorType, type_of
+from onnxviz.graph.structure import ancestors, consumers, initializers, integers
 
 InputLayout = Literal["NCHW", "NHWC", "other"]
 
@@ -25,9 +26,7 @@ def image_input(graph: GraphProto) -> ValueInfoProto | None:
     The first tensor of rank 4 whose numbers may be pixels; else the first that may be pixels; else the first of any
     numbers (token identifiers, masks).
     """
-    constant = set(initializers(graph))
-    given = [value for value in graph.input if value.name not in constant]
-    candidates = [value for value in given if type_of(value).element not in _NO_NUMBERS]
+    candidates = [value for value in graph_inputs(graph) if type_of(value).element not in _NO_NUMBERS]
     pixels = [value for value in candidates if type_of(value).element in _PIXELS]
     images = [value for value in pixels if len(type_of(value).shape or ()) == 4]
     return next(iter((*images, *pixels, *candidates)), None)
@@ -64,3 +63,31 @@ def input_layout(graph: GraphProto, kind: TensorType, name: str) -> tuple[InputL
     channels, height, width = (shape[3], shape[1], shape[2]) if last else (shape[1], shape[2], shape[3])
     known = (height, width) if isinstance(height, int) and isinstance(width, int) else None
     return layout, channels if isinstance(channels, int) else 0, known
+
+
+def graph_inputs(graph: GraphProto) -> list[ValueInfoProto]:
+    """Return the inputs that are not weights as well."""
+    constant = set(initializers(graph))
+    return [value for value in graph.input if value.name not in constant]
+
+
+def further_inputs(graph: GraphProto, image: str, values: Iterable[str]) -> list[ValueInfoProto]:
+    """Return the inputs beside the image that some values are made from."""
+    needed = ancestors(graph, values)
+    return [value for value in graph_inputs(graph) if value.name in needed and value.name != image]
+
+
+def describe_value(value: ValueInfoProto, names: Mapping[str, str], dimensions: Mapping[str, str]) -> str:
+    """Write an input or output as "data_0: float16 [batch, 3, 224, 224]"; free dimensions by their names."""
+    name = shorten(names.get(value.name, value.name))
+    kind = type_of(value)
+    if not kind.element:
+        return f"{name}: {value.type.WhichOneof('value') or 'unknown'}"
+    element = TensorProto.DataType.Name(kind.element).lower()
+    sizes = ", ".join(describe_size(size, dimensions) for size in kind.shape or ())
+    return f"{name}: {element} [{sizes}]" if kind.shape is not None else f"{name}: {element}"
+
+
+def describe_size(size: Dimension, dimensions: Mapping[str, str]) -> str:
+    """Write a dimension as its number or its name."""
+    return str(size) if isinstance(size, int) else shorten(dimensions.get(size or "", "?"), 30)

@@ -64,6 +64,8 @@ class LoadedModel:
         producer: name and version of the exporter.
         metadata: the model's metadata properties.
         dimensions: identifier of a free dimension -> its name in the file.
+        fixed: name of an input that was given a value once for all -> that, in words.
+        fixed_digest: changes whenever one of these values does; "" if there are none.
     """
 
     proto: ModelProto
@@ -76,6 +78,8 @@ class LoadedModel:
     producer: str
     metadata: dict[str, str] = field(default_factory=dict)
     dimensions: dict[str, str] = field(default_factory=dict)
+    fixed: dict[str, str] = field(default_factory=dict)
+    fixed_digest: str = ""
 
 
 def read_model(path: Path) -> LoadedModel:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
-from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto
+from onnx import ModelProto, NodeProto, TensorProto
 
-from onnxviz.core.errors import ModelFileError, SelectionError, beginning, shorten
+from onnxviz.core.errors import ModelError, ModelFileError, SelectionError, beginning, shorten
 from onnxviz.core.memory import show_bytes, total_memory
 from onnxviz.core.results import HeadRow, LayerRow, ModelCard
 from onnxviz.core.values import CROP_FRACTION, Agreement, Layer, Preprocessing
@@ -19,7 +19,14 @@ from onnxviz.graph.conformance import check_nodes
 from onnxviz.graph.cost import multiply_adds
 from onnxviz.graph.draft import Draft, ExactForms
 from onnxviz.graph.gradient_path import stops
-from onnxviz.graph.inputs import InputLayout, find_input, input_layout
+from onnxviz.graph.inputs import (
+    InputLayout,
+    describe_value,
+    find_input,
+    further_inputs,
+    graph_inputs,
+    input_layout,
+)
 from onnxviz.graph.layers import make_layers
 from onnxviz.graph.model_file import LoadedModel
 from onnxviz.graph.model_output import Head, OutputKind, find_heads, main_of, says_what
@@ -27,7 +34,7 @@ from onnxviz.graph.operators import traits_of
 from onnxviz.graph.passes import normalise
 from onnxviz.graph.receptive_field import Field, ReceptiveField, receptive_fields
 from onnxviz.graph.selection import Selector
-from onnxviz.graph.shapes import Dimension, TensorType, infer, skeleton, type_of
+from onnxviz.graph.shapes import TensorType, infer, skeleton, type_of
 from onnxviz.graph.structure import (
     attribute,
     consumers,
@@ -71,6 +78,8 @@ class GraphView:
         namesakes: what means something else in selectors, such as a role -> names of the layers that the file calls so.
         exact: products of integers that the converted network computes exactly.
         names_in_file: identifier of a value -> its node's name in the file, where the framework's is shown instead.
+        fixed: name of an input that was given a value once for all -> that, in words.
+        fixed_digest: changes whenever the value of a fixed input does; "" if there are none.
     """
 
     proto: ModelProto
@@ -100,6 +109,8 @@ class GraphView:
     dimensions: dict[str, str] = field(repr=False, default_factory=dict)
     told_heads: tuple[Head, ...] = field(repr=False, default=())
     exact: ExactForms = field(repr=False, default_factory=ExactForms)
+    fixed: dict[str, str] = field(default_factory=dict)
+    fixed_digest: str = ""
     _fields: dict[tuple[int, int], dict[str, Field]] = field(repr=False, default_factory=dict, init=False)
     _work: dict[tuple[int, int] | None, list[int | None]] = field(repr=False, default_factory=dict, init=False)
     _sized_types: dict[tuple[int, int], Mapping[str, TensorType]] = field(repr=False, default_factory=dict, init=False)
@@ -435,7 +446,8 @@ class GraphView:
                 )
             )
         costs = [row.multiply_adds for row in rows]
-        floats = [tensor for tensor in self.proto.graph.initializer if tensor.data_type == TensorProto.FLOAT]
+        learned = [t for t in self.proto.graph.initializer if self.names.get(t.name) not in self.fixed]
+        floats = [tensor for tensor in learned if tensor.data_type == TensorProto.FLOAT]
         return ModelCard(
             alias=alias,
             file=self.file,
@@ -443,8 +455,8 @@ class GraphView:
             bytes=self.bytes,
             producer=self.producer,
             opset=self.opset,
-            inputs=tuple(self._describe(value) for value in self._original_inputs()),
-            outputs=tuple(self._describe(value) for value in self.original.graph.output),
+            inputs=tuple(describe_value(v, self.names, self.dimensions) for v in graph_inputs(self.original.graph)),
+            outputs=tuple(describe_value(v, self.names, self.dimensions) for v in self.original.graph.output),
             preprocessing=preprocessing.in_words,
             preprocessing_origin=preprocessing.origin,
             geometry=self._geometry(preprocessing),
@@ -480,29 +492,30 @@ class GraphView:
     def free_dimensions(self) -> tuple[str, ...]:
         """What `open_model(path, sizes=...)` calls the dimensions that the inputs leave free; by place if unnamed."""
         found: dict[str, None] = {}
-        for value in self._original_inputs():
+        for value in graph_inputs(self.original.graph):
             for place, size in enumerate(type_of(value).shape or ()):
                 if not isinstance(size, int):
                     by_place = f"{shorten(self.names.get(value.name, value.name))}:{place}"
                     found[self.dimensions.get(size or "", by_place)] = None
         return tuple(found)
 
-    def _original_inputs(self) -> list[ValueInfoProto]:
-        constant = {tensor.name for tensor in self.original.graph.initializer}
-        return [value for value in self.original.graph.input if value.name not in constant]
+    def require_image_only(self, values: Iterable[str]) -> None:
+        """Refuse values, by their identifiers, that also depend on inputs that nobody has given.
 
-    def _describe(self, value: ValueInfoProto) -> str:
-        """Write an input or output as "data_0: float16 [batch, 3, 224, 224]"; free dimensions by their names."""
-        name = shorten(self.names.get(value.name, value.name))
-        kind = type_of(value)
-        if not kind.element:
-            return f"{name}: {value.type.WhichOneof('value') or 'unknown'}"
-        element = TensorProto.DataType.Name(kind.element).lower()
-        sizes = ", ".join(self._dimension(size) for size in kind.shape or ())
-        return f"{name}: {element} [{sizes}]" if kind.shape is not None else f"{name}: {element}"
-
-    def _dimension(self, size: Dimension) -> str:
-        return str(size) if isinstance(size, int) else shorten(self.dimensions.get(size or "", "?"), 30)
+        Raises:
+            ModelError: names these inputs, with their types and shapes.
+        """
+        graph = self.proto.graph
+        missing = further_inputs(graph, self.input_name, values)
+        if missing:
+            listed = ", ".join(describe_value(value, self.names, self.dimensions) for value in missing)
+            name = shorten(self.names.get(missing[0].name, ""))
+            raise ModelError(
+                f"what is asked for also needs the model's inputs {listed}",
+                where=shorten(self.file),
+                remedy=f"give them a value: inputs: {{{name}: zeros}} in a recipe or in Python, --input {name}=zeros "
+                "for inspect; `ones`, a number, a list or a .npy file will do as well",
+            )
 
 
 def _is_windowed(node: NodeProto) -> bool:
@@ -525,7 +538,8 @@ def make_view(loaded: LoadedModel, sizes: Mapping[str, int] | None = None) -> Gr
     with _contradictions_refused(loaded):
         check_nodes(loaded)
         draft, passes = normalise(loaded, sizes)
-        return _look(loaded, draft, passes)
+        fixed = (f"fixed the input {shorten(name)} to {value}" for name, value in loaded.fixed.items())
+        return _look(loaded, draft, (*fixed, *passes))
 
 
 def normal_form(loaded: LoadedModel) -> Draft:
@@ -596,6 +610,8 @@ def _look(loaded: LoadedModel, draft: Draft, passes: tuple[str, ...]) -> GraphVi
         unknown=listed.unknown,
         names_in_file=listed.in_file,
         exact=draft.exact,
+        fixed=loaded.fixed,
+        fixed_digest=loaded.fixed_digest,
     )
 
 

@@ -28,6 +28,7 @@ from onnxviz.data.given_images import (
     require_size,
 )
 from onnxviz.graph import GraphView, open_model
+from onnxviz.graph.fixed_inputs import InputValue
 from onnxviz.graph.labels import read_labels, with_labels
 from onnxviz.graph.model_output import Head, OutputKind
 from onnxviz.graph.operators import traits_of
@@ -411,6 +412,7 @@ class Model:
             ModelError: if ONNX Runtime refuses the model.
         """
         view, device = self.view, str(self.device)
+        view.require_image_only(values)
         return Session(
             view.proto, values, device=device, exact=self._exact, any_size=any_size, types=view.types, names=view.names
         )
@@ -512,15 +514,7 @@ class _Forward:
         self._network = network
         self._layers = layers
         self._place = inputs.index(model.view.input_name)
-        used = [index for index, node in enumerate(network.graph.find_nodes(op="placeholder")) if node.users]
-        others = [inputs[index] for index in used if index != self._place]
-        if others:
-            names = ", ".join(shorten(model.view.names.get(name, name)) for name in others)
-            raise ModelError(
-                f"the layers asked for also need the model's inputs {names}",
-                where=shorten(model.view.file),
-                remedy="ask for layers that depend on the image only, or use onnxviz.to_torch(path)",
-            )
+        model.view.require_image_only(layer.value for layer in layers)
         self._arguments: list[torch.Tensor | None] = [None] * len(inputs)
 
     def __call__(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -566,6 +560,7 @@ def load(
     labels: Path | str | Sequence[str] | None = None,
     device: torch.device | str | None = None,
     output: OutputKind | Mapping[str, OutputKind] | None = None,
+    inputs: Mapping[str, InputValue] | None = None,
 ) -> Model:
     """Open an ONNX model from any exporter.
 
@@ -578,6 +573,7 @@ def load(
         output: what the model gives, where its file does not say it: "classes", "binary", "multilabel",
             "map_of_classes", "regression", "embedding", "boxes", "image" or "unknown"; or a mapping from the names of
             its outputs to these.
+        inputs: values for inputs beside the image, see `open_model`.
 
     Returns:
         The model; it is converted when gradients or activations are first asked for.
@@ -588,14 +584,18 @@ def load(
             cannot be what it is said to be.
         DataError: if the labels cannot be read.
     """
-    return Model(*opened(path, preprocess, labels, output), device)
+    return Model(*opened(path, preprocess, labels, output, inputs), device)
 
 
 def opened(
-    path: Path | str, preprocess: Any, labels: Path | str | Sequence[str] | None, output: Any
+    path: Path | str,
+    preprocess: Any,
+    labels: Path | str | Sequence[str] | None,
+    output: Any,
+    inputs: Mapping[str, InputValue] | None = None,
 ) -> tuple[GraphView, Preprocessing, tuple[str, ...] | None]:
     """Return what `load` makes a model of: its network, its preprocessing and its class names."""
-    view = open_model(path)
+    view = open_model(path, inputs=inputs)
     preprocessing = preprocessing_for(view, preprocess)
     given = read_labels(labels) if isinstance(labels, str | Path) else labels
     view, names = with_labels(view, given, output)

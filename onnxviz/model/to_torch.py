@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from onnx import ModelProto
@@ -12,19 +12,23 @@ from onnxviz.convert import Network, declared_elements
 from onnxviz.core.errors import SelectionError
 from onnxviz.core.values import Layer
 from onnxviz.graph import GraphView, make_view, normal_form
+from onnxviz.graph.fixed_inputs import InputValue, fix_inputs
 from onnxviz.graph.model_file import from_proto, read_model
 from onnxviz.model.model import Model
 from onnxviz.model.preprocessing import preprocessing_for
 
 
 def to_torch(
-    model_or_path: Model | ModelProto | Path | str, outputs: Sequence[Layer | str] | Layer | str | None = None
+    model_or_path: Model | ModelProto | Path | str,
+    outputs: Sequence[Layer | str] | Layer | str | None = None,
+    inputs: Mapping[str, InputValue] | None = None,
 ) -> fx.GraphModule:
     """Return a model as an `fx.GraphModule`, in the file's own layout and without preprocessing.
 
     Args:
         model_or_path: a loaded model, the file, or a model in memory; it need not be a vision model.
         outputs: layers, or names of any values of the graph, to return; the model's own outputs if None.
+        inputs: values for some of the inputs, see `open_model`; the others are the module's arguments.
 
     Returns:
         A frozen module in eval mode: positional arguments in graph order, a tuple in the order of the outputs. Of a
@@ -33,15 +37,19 @@ def to_torch(
 
     Raises:
         ModelFileError: if the file cannot be read or is refused as unsafe.
-        SelectionError: if a layer does not exist.
+        SelectionError: if a layer or input does not exist, an input cannot take its value, or the model is loaded
+            already and inputs are given.
         UnsupportedOperatorError: if an output needs operators that do not convert; names all of them.
     """
     if isinstance(model_or_path, Model):
         model = model_or_path
+        if inputs:
+            raise SelectionError("a loaded model keeps its inputs", remedy="fix them in load(path, inputs=...)")
         if outputs is None:
             return model.network.cut([output.name for output in model.view.proto.graph.output])
         return model.network.cut(_values(model.view, outputs))
     loaded = from_proto(model_or_path) if isinstance(model_or_path, ModelProto) else read_model(Path(model_or_path))
+    fix_inputs(loaded, inputs or {})
     if outputs is not None:
         view = make_view(loaded)
         return to_torch(Model(view, preprocessing_for(view), device="cpu"), outputs)

@@ -33,6 +33,7 @@ from onnxviz.core.yaml_source import (
     read_source,
     words,
 )
+from onnxviz.graph.fixed_inputs import FILLINGS
 from onnxviz.recipe.faults import check, unknown_key
 from onnxviz.recipe.layers import extended, form, not_a_path, override
 from onnxviz.recipe.schema import (
@@ -99,6 +100,14 @@ class Recipe:
         assert isinstance(node, ScalarNode)
         return node.place.folder / str(node.value)
 
+    def inputs(self, alias: str) -> dict[str, Any]:
+        """Return the values of a model's fixed inputs, those in files as paths."""
+        address = (*self.address(alias), "inputs")
+        return {
+            name: self.resolve((*address, name)) if _is_file(value) else value
+            for name, value in self.models[alias].inputs.items()
+        }
+
     def base(self, name: str) -> Path:
         """Return the folder that a data set's patterns are relative to."""
         source = next(key for key in DATA_KINDS if hasattr(self.data[name], key))
@@ -145,6 +154,12 @@ class Recipe:
         for key in ("path", "labels"):
             if isinstance(settings.get(key), str):
                 settings[key] = relative(self.resolve((*self.address(alias), key)), folder)
+        inputs = self.inputs(alias)
+        settings["inputs"] = {
+            name: relative(value, folder) if isinstance(value, Path) else value for name, value in inputs.items()
+        }
+        if not inputs:
+            del settings["inputs"]
         return settings
 
 
@@ -250,6 +265,10 @@ def ordered(faults: Sequence[Fault]) -> list[Fault]:
     if (more := len(found) - _MOST_FAULTS) > 0:
         found[_MOST_FAULTS:] = [Fault(f"and {more:,} more fault{'s' * (more != 1)}", found[-1].file)]
     return found
+
+
+def _is_file(value: Any) -> bool:
+    return isinstance(value, str) and value not in FILLINGS
 
 
 def _relative_all(value: str | list[str], base: Path, folder: Path) -> str | list[str]:
@@ -509,6 +528,9 @@ class _Builder:
         places: list[Address] = [("model", "path"), ("model", "labels")]
         for alias in models.entries if isinstance(models, MappingNode) else ():
             places += [("models", alias, "path"), ("models", alias, "labels")]
+        for start in dict.fromkeys(address[:-1] for address in places):
+            inputs = find(self.tree, (*start, "inputs"))
+            places += [(*start, "inputs", name) for name in (inputs.entries if isinstance(inputs, MappingNode) else ())]
         data = self.tree.entries.get("data")
         for name in data.entries if isinstance(data, MappingNode) else ():
             places += [("data", name, "images"), ("data", name, "concepts"), ("data", name, "generator")]

@@ -8,10 +8,11 @@ from pydantic import BaseModel, ConfigDict, Field, create_model, field_validator
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 
 from onnxviz.analyses import registry
-from onnxviz.core.errors import nearest
+from onnxviz.core.errors import nearest, shorten
 from onnxviz.core.memory import parse_bytes
 from onnxviz.core.values import AUTO, PRESETS, ChannelOrder, Fit, Interpolation, Preprocessing
 from onnxviz.data.ground_truth import class_pattern
+from onnxviz.graph.fixed_inputs import FILLINGS
 from onnxviz.graph.model_output import OutputKind
 from onnxviz.model.preprocessing import read_preprocessing
 
@@ -126,6 +127,11 @@ class ModelSettings(Settings):
         "score for two classes), multilabel (a score for each label), map_of_classes (scores at each position), "
         "regression, embedding, boxes, image, unknown; or a mapping from the names of outputs to these.",
     )
+    inputs: dict[str, str | bool | int | float | list[Any]] = Field(
+        {},
+        description="Values for inputs beside the image, by their names: ones, zeros, a number for all entries, all "
+        "numbers as a list, or a .npy file of them, relative to the recipe.",
+    )
     size: Size | None = Field(
         None, description="Input size in pixels, one number or [height, width], where the model leaves it free."
     )
@@ -134,6 +140,17 @@ class ModelSettings(Settings):
     @classmethod
     def _known(cls, value: str | PreprocessSettings | None) -> str | PreprocessSettings | None:
         return known_preset(value) if isinstance(value, str) else value
+
+    @field_validator("inputs")
+    @classmethod
+    def _values(cls, values: dict[str, Any]) -> dict[str, Any]:
+        for name, value in values.items():
+            if isinstance(value, str) and value not in FILLINGS and not value.lower().endswith(".npy"):
+                raise ValueError(
+                    f"{shorten(name)!r} is fixed to ones, zeros, a number, a list or a .npy file, "
+                    f"not {shorten(value)!r}"
+                )
+        return values
 
     @field_validator("size")
     @classmethod

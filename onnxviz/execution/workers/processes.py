@@ -445,6 +445,7 @@ def paths_of(recipe: Recipe) -> list[Path]:
             found += [file.absolute().parent, _real(file).parent]
         if isinstance(model.labels, str):
             found.append(_real(recipe.resolve((*address, "labels"))))
+        found += [_real(value) for value in recipe.inputs(alias).values() if isinstance(value, Path)]
     for name, settings in recipe.data.items():
         base = recipe.base(name)
         if isinstance(settings, GeneratorSettings):

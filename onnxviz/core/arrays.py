@@ -1,0 +1,90 @@
+"""NumPy's own files (.npy), on the assumption that whoever wrote them means harm: bounded, and never unpickled."""
+
+from __future__ import annotations
+
+import math
+import os
+import stat
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from onnxviz.core.errors import DataError, beginning, shorten
+
+_READERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+
+
+def read_array(path: Path, most_bytes: int) -> np.ndarray:
+    """Read an array of numbers or text from a .npy file.
+
+    Args:
+        path: the file.
+        most_bytes: the most that it may hold.
+
+    Raises:
+        DataError: if it cannot be read, is no such file, holds Python objects, or more than it may.
+    """
+    try:
+        with path.open("rb") as stream:
+            status = os.fstat(stream.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise DataError("not a regular file", where=_shown(path))
+            array = _read(stream, path, status.st_size, most_bytes)
+    except FileNotFoundError:
+        raise DataError("no such file", where=_shown(path), remedy="check the path of the array") from None
+    except (OSError, ValueError, EOFError) as fault:
+        raise DataError(
+            f"not a readable .npy file ({beginning(str(fault)) or type(fault).__name__})",
+            where=_shown(path),
+            remedy="write it with numpy.save",
+        ) from fault
+    return array
+
+
+def array_shape(path: Path) -> tuple[int, ...]:
+    """Return the shape of a .npy file's array from its header alone.
+
+    Raises:
+        DataError: as `read_array`.
+    """
+    try:
+        with path.open("rb") as stream:
+            return _header(stream, path)[0]
+    except (OSError, ValueError, EOFError) as fault:
+        raise DataError(
+            f"not a readable .npy file ({beginning(str(fault)) or type(fault).__name__})", where=_shown(path)
+        ) from fault
+
+
+def _header(stream: BinaryIO, path: Path) -> tuple[tuple[int, ...], bool, np.dtype]:
+    version = np.lib.format.read_magic(stream)
+    if version not in _READERS:
+        raise DataError(f"a .npy file of version {version[0]}.{version[1]}", where=_shown(path))
+    shape, by_columns, kind = _READERS[version](stream)
+    if kind.hasobject or kind.names is not None:
+        raise DataError(
+            f"holds {'Python objects' if kind.hasobject else 'records'}, not numbers",
+            where=_shown(path),
+            remedy="save a plain array of numbers",
+        )
+    return shape, by_columns, kind
+
+
+def _read(stream: BinaryIO, path: Path, size: int, most_bytes: int) -> np.ndarray:
+    shape, by_columns, kind = _header(stream, path)
+    wanted = math.prod(shape) * kind.itemsize
+    if wanted > most_bytes:
+        raise DataError(f"{wanted:,} bytes are more than the limit of {most_bytes:,}", where=_shown(path))
+    if wanted != size - stream.tell():  # before anything of the size that the header claims is allocated
+        raise DataError(
+            f"damaged: {size - stream.tell():,} bytes where its shape {list(shape)} takes {wanted:,}",
+            where=_shown(path),
+            remedy="copy or save it again",
+        )
+    flat = np.frombuffer(stream.read(wanted), kind) if kind.itemsize else np.zeros(math.prod(shape), kind)
+    return flat.reshape(shape, order="F" if by_columns else "C")
+
+
+def _shown(path: Path) -> str:
+    return shorten(str(path), 200)

@@ -54,7 +54,7 @@ def test_presets_and_fields() -> None:
         ({"declared": True}, "has no 'declared'"),
         ({"channel_order": "RBG"}, "did you mean 'RGB'"),
         ({"fit": "squash"}, "it is one of crop"),
-        ({"mean": [1, 2]}, "2 numbers for 3"),
+        ({"channel_order": "RGB", "mean": [1, 2]}, "2 numbers for 3"),
         ({"scale": 0}, "cannot be 0"),
         ({"scale": [1, 0, 1]}, "cannot be 0"),
         ({"mean": "104"}, "must be numbers"),

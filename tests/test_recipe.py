@@ -329,7 +329,10 @@ def test_the_lock_says_the_same_and_is_complete(tmp_path: Path) -> None:
 def test_preprocessing_settings() -> None:
     found = PreprocessSettings(preset="caffe", mean=[1.0, 2.0, 3.0]).resolve()
     assert (found.channel_order, found.mean, found.scale) == ("BGR", (1.0, 2.0, 3.0), (1.0,))
-    for wrong in ("{mean: [1, 2]}", "{scale: 0}", "{preset: x}", "{channel_order: GRAY, mean: [1, 2, 3]}", "{meen: 1}"):
+    for wrong in (
+        "{channel_order: RGB, mean: [1, 2]}", "{scale: 0}", "{preset: x}", "{channel_order: GRAY, mean: [1, 2, 3]}",
+        "{meen: 1}", "{preset: unit, range: [1, 0]}", "{channel_order: BGR, show: [0]}",
+    ):  # fmt: skip
         head = f"version: 1\nmodel: {{path: m, preprocess: {wrong}}}\n"
         assert len(faults(head + "analyses: {a: {kind: probe}}")) == 1
 

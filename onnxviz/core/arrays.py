@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -15,22 +17,42 @@ from onnxviz.core.errors import DataError, beginning, shorten
 _READERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
-def read_array(path: Path, most_bytes: int) -> np.ndarray:
+def read_array(path: Path, most_bytes: int, content: BinaryIO | None = None) -> np.ndarray:
     """Read an array of numbers or text from a .npy file.
 
     Args:
         path: the file.
         most_bytes: the most that it may hold.
+        content: what it holds, where that has been read already.
 
     Raises:
         DataError: if it cannot be read, is no such file, holds Python objects, or more than it may.
     """
+    with _opened(path, content) as stream:
+        return _read(stream, path, stream.seek(0, os.SEEK_END), most_bytes)
+
+
+def array_kind(path: Path) -> tuple[tuple[int, ...], np.dtype]:
+    """Return shape and type of a .npy file's array from its header alone.
+
+    Raises:
+        DataError: as `read_array`.
+    """
+    with _opened(path) as stream:
+        shape, _, kind = _header(stream, path)
+        return shape, kind
+
+
+@contextmanager
+def _opened(path: Path, content: BinaryIO | None = None) -> Iterator[BinaryIO]:
     try:
+        if content is not None:
+            yield content
+            return
         with path.open("rb") as stream:
-            status = os.fstat(stream.fileno())
-            if not stat.S_ISREG(status.st_mode):
+            if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
                 raise DataError("not a regular file", where=_shown(path))
-            array = _read(stream, path, status.st_size, most_bytes)
+            yield stream
     except FileNotFoundError:
         raise DataError("no such file", where=_shown(path), remedy="check the path of the array") from None
     except (OSError, ValueError, EOFError) as fault:
@@ -38,22 +60,6 @@ def read_array(path: Path, most_bytes: int) -> np.ndarray:
             f"not a readable .npy file ({beginning(str(fault)) or type(fault).__name__})",
             where=_shown(path),
             remedy="write it with numpy.save",
-        ) from fault
-    return array
-
-
-def array_shape(path: Path) -> tuple[int, ...]:
-    """Return the shape of a .npy file's array from its header alone.
-
-    Raises:
-        DataError: as `read_array`.
-    """
-    try:
-        with path.open("rb") as stream:
-            return _header(stream, path)[0]
-    except (OSError, ValueError, EOFError) as fault:
-        raise DataError(
-            f"not a readable .npy file ({beginning(str(fault)) or type(fault).__name__})", where=_shown(path)
         ) from fault
 
 
@@ -72,6 +78,7 @@ def _header(stream: BinaryIO, path: Path) -> tuple[tuple[int, ...], bool, np.dty
 
 
 def _read(stream: BinaryIO, path: Path, size: int, most_bytes: int) -> np.ndarray:
+    stream.seek(0)
     shape, by_columns, kind = _header(stream, path)
     wanted = math.prod(shape) * kind.itemsize
     if wanted > most_bytes:

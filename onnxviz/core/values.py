@@ -8,7 +8,7 @@ from typing import Literal
 
 from onnxviz.core.errors import beginning, shorten
 
-ChannelOrder = Literal["RGB", "BGR", "GRAY"]
+ChannelOrder = Literal["RGB", "BGR", "GRAY", "STORED"]
 Fit = Literal["crop", "stretch", "none"]
 Interpolation = Literal["bilinear", "bicubic", "bilinear_aliased"]
 Origin = Literal["declared", "trial", "undecided", "guess"]
@@ -155,6 +155,8 @@ class Target:
     focus: float = 0.0
 
 
+LUMA = (0.299, 0.587, 0.114)
+"""Brightness of red, green and blue (ITU-R BT.601)."""
 AUTO = "auto"
 """Stands for a preset where the preprocessing is to be chosen by trial on images."""
 DEFAULT_SIZE = (224, 224)
@@ -165,12 +167,13 @@ CROP_FRACTION = 0.875
 
 @dataclass(frozen=True, slots=True)
 class Preprocessing:
-    """How an RGB image becomes a model's input: x = (255 * image - mean) / scale, in the model's channel order.
+    """How an image becomes a model's input: x = (255 * image - mean) / scale, in the model's channel order.
 
     Attributes:
-        channel_order: order of the model's channels; GRAY is 0.299 R + 0.587 G + 0.114 B.
-        mean: subtracted, in units of 0..255, in the model's channel order; one number stands for all.
-        scale: divided by, in units of 0..255, in the model's channel order; one number stands for all.
+        channel_order: order of the model's channels; GRAY is 0.299 R + 0.587 G + 0.114 B; STORED is whatever the files
+            hold, any number of channels in their order.
+        mean: subtracted, in units of `range`, in the model's channel order; one number stands for all.
+        scale: divided by, in units of `range`, in the model's channel order; one number stands for all.
         fit: "crop" resizes the short side to size / crop_fraction and cuts out the centre, "stretch" ignores the
             aspect ratio, "none" requires images of the right size.
         crop_fraction: the part of the resized short side that the crop keeps; None for `CROP_FRACTION` of an image
@@ -180,6 +183,10 @@ class Preprocessing:
         size: height and width in pixels, where the model leaves them free.
         name: the preset's name, or "custom".
         origin: whether it was said, or found by trial, or is to be found yet, or guessed, so that reports can warn.
+        range: between what the numbers of the files lie; 0..255 but for STORED.
+        show: the channels of STORED that stand for red, green and blue in pictures, counted from 0, or the one that is
+            shown in grey; the first three, or the first of fewer, if empty.
+        count: how many channels STORED has; None where it is not known yet.
     """
 
     channel_order: ChannelOrder = "RGB"
@@ -191,11 +198,21 @@ class Preprocessing:
     size: tuple[int, int] | None = None
     name: str = "custom"
     origin: Origin = "declared"
+    range: tuple[float, float] = (0.0, 255.0)
+    show: tuple[int, ...] = ()
+    count: int | None = None
 
     @property
     def channels(self) -> int:
         """Number of channels of the model's input."""
+        if self.channel_order == "STORED":
+            return self.count or max(len(self.mean), len(self.scale))
         return 1 if self.channel_order == "GRAY" else 3
+
+    @property
+    def shown_channels(self) -> tuple[int, ...]:
+        """The channels of STORED that pictures show: three, or one in grey."""
+        return self.show or ((0, 1, 2) if self.channels >= 3 else (0,))
 
     @property
     def declared(self) -> bool:
@@ -213,7 +230,16 @@ class Preprocessing:
             f"centre {fraction:g} kept" if fraction < 1 else "centre kept"
         )  # fmt: skip
         fit = {"crop": f"short side resized, {kept}", "stretch": "stretched to size", "none": "not resized"}[self.fit]
-        return f"{self.name}: {self.channel_order}, (0..255 minus {mean}) divided by {scale}, {fit}{self.resized}"
+        order: str = self.channel_order
+        low, high = self.range
+        shown = ""
+        if order == "STORED":
+            order = f"{self.channels} channel{'s' * (self.channels != 1)} as stored"
+            which = ", ".join(map(str, self.shown_channels))
+            shown = f"; channels {which} shown as red, green and blue" if len(self.shown_channels) == 3 else (
+                f"; channel {which} shown in grey"
+            )  # fmt: skip
+        return f"{self.name}: {order}, ({low:g}..{high:g} minus {mean}) divided by {scale}, {fit}{self.resized}{shown}"
 
     @property
     def resized(self) -> str:

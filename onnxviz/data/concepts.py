@@ -234,6 +234,10 @@ class MaskFolder:
         """Return an image as uint8 [height, width, 3], RGB; raises DataError if it cannot be decoded."""
         return self.images.read(index)
 
+    def stored(self, index: int) -> npt.NDArray[Any]:
+        """Return an image as its file holds it; raises DataError if it cannot be decoded."""
+        return self.images.stored(index)
+
     def read_labels(self, index: int) -> npt.NDArray[np.int32]:
         """Return an image's labels as int32 [layers, height, width], in the image's size.
 

@@ -14,17 +14,21 @@ import threading
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, TypeAlias
+from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from onnxviz.core import limits
+from onnxviz.core.arrays import array_kind, read_array
 from onnxviz.core.errors import DataError, beginning, shorten
 
 Pixels: TypeAlias = npt.NDArray[np.uint8]
 
+ARRAY_SUFFIX = ".npy"
+"""What names of arrays [height, width, channels] end in."""
+_SAMPLES_PER_PIXEL = 277
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 """The only formats that are decoded, whatever the file's name ends in."""
 _TAIL_BYTES = 1 << 16
@@ -54,6 +58,8 @@ def read_image(path: Path, digest: bytes | None = None) -> Pixels:
         DataError: if the file is too large, not an image of a known format, damaged, or another than it must be.
     """
     _require_regular(path)
+    if is_array(path):
+        return _as_rgb(read_stored(path, digest), path)
     try:
         with _open(path if digest is None else io.BytesIO(_bytes_of(path, digest))) as image:
             _require_bounded(image, path)
@@ -62,6 +68,101 @@ def read_image(path: Path, digest: bytes | None = None) -> Pixels:
         raise
     except Exception as fault:  # a decoder on hostile bytes may raise anything
         raise _damaged(path, fault) from fault
+
+
+def read_stored(path: Path, digest: bytes | None = None) -> npt.NDArray[Any]:
+    """Decode an image to the numbers that the file holds, nothing converted: an alpha channel is a channel.
+
+    An array (.npy) as it is; an image as Pillow reads it, EXIF orientation applied, palettes as the colours that they
+    stand for; the pages of a TIFF of several grey pages of one size are its channels.
+
+    Args:
+        path: the file.
+        digest: as for `read_image`.
+
+    Returns:
+        [height, width, channels] or [height, width], whole or floating numbers.
+
+    Raises:
+        DataError: as for `read_image`, or if Pillow would leave channels out.
+    """
+    _require_regular(path)
+    content = None if digest is None else io.BytesIO(_bytes_of(path, digest))
+    if is_array(path):
+        array = read_array(path, limits.IMAGE_BYTES, content)
+        if array.dtype.kind not in "biuf" or not np.isfinite(array).all():
+            raise DataError("holds values that are no numbers", where=_shown(path))
+        return array
+    try:
+        with _open(content or path) as image:
+            return _stored(image, path)
+    except (DataError, MemoryError):  # too little memory is no fault of the file
+        raise
+    except UnidentifiedImageError as fault:
+        raise DataError(
+            f"not an image that Pillow reads, in one of the formats {', '.join(FORMATS)}",
+            where=_shown(path),
+            remedy="save several channels of more than 8 bits as an array: numpy.save, [height, width, channels]",
+        ) from fault
+    except Exception as fault:  # as in read_image
+        raise _damaged(path, fault) from fault
+
+
+def _stored(image: Image.Image, path: Path) -> npt.NDArray[Any]:
+    _require_bounded(image, path)
+    orientation = _orientation(image)
+    pages = int(getattr(image, "n_frames", 1)) if image.format == "TIFF" else 1
+    if image.width * image.height * pages > limits.IMAGE_PIXELS:
+        raise _too_many_pixels(path, f"{pages} pages of {image.width} x {image.height} pixels")
+    found = []
+    for page in range(pages):
+        if pages > 1:
+            image.seek(page)
+        image.load()
+        turned = image.transpose(_TURNS[orientation]) if orientation in _TURNS else image
+        if turned.mode in ("P", "PA"):
+            turned = turned.convert("RGBA" if turned.mode == "PA" or "transparency" in turned.info else "RGB")
+        array = np.asarray(turned.convert("L") if turned.mode == "1" else turned)
+        tags = getattr(image, "tag_v2", {})
+        promised = int(tags.get(_SAMPLES_PER_PIXEL, 1)) if image.format == "TIFF" and image.mode != "P" else 0
+        if promised > len(turned.getbands()):
+            raise DataError(
+                f"holds {promised} channels, of which Pillow reads {len(turned.getbands())}",
+                where=_shown(path),
+                remedy="save it as an array: numpy.save, [height, width, channels]",
+            )
+        found.append(array)
+    if pages > 1 and all(array.ndim == 2 and array.shape == found[0].shape for array in found):
+        return np.stack(found, axis=2)
+    return found[0]
+
+
+def is_array(path: Path) -> bool:
+    """Whether a file's name is that of an array."""
+    return path.suffix.lower() == ARRAY_SUFFIX
+
+
+def _as_rgb(array: npt.NDArray[Any], path: Path) -> Pixels:
+    if array.dtype != np.uint8 or array.ndim not in (2, 3) or array.shape[2:] not in ((), (1,), (3,)) or not array.size:
+        raise DataError(
+            f"is no RGB image of 8 bits, but {array.dtype} {list(array.shape)}",
+            where=_shown(path),
+            remedy="write `preprocess: {channel_order: STORED, ...}` for a model that takes what the files hold",
+        )
+    grey = array.ndim == 2 or array.shape[2] == 1
+    return np.repeat(array.reshape(*array.shape[:2], 1), 3, axis=2) if grey else array
+
+
+def _array_size(path: Path) -> tuple[int, int]:
+    _require_regular(path)
+    shape, kind = array_kind(path)
+    if len(shape) not in (2, 3) or kind.kind not in "biuf" or 0 in shape:
+        raise DataError(
+            f"is no image, but {kind} {list(shape)}", where=_shown(path), remedy="save [height, width, channels]"
+        )
+    if shape[0] * shape[1] > limits.IMAGE_PIXELS:
+        raise _too_many_pixels(path, f"{shape[1]} x {shape[0]} pixels")
+    return shape[0], shape[1]
 
 
 def image_pixels(image: Image.Image) -> Pixels:
@@ -95,6 +196,9 @@ def check_image(path: Path) -> str:
     Raises:
         DataError: if the file cannot be used.
     """
+    if is_array(path):
+        _array_size(path)
+        return ""
     _require_regular(path)
     try:
         with _open(path) as image:
@@ -120,6 +224,8 @@ def image_size(path: Path) -> tuple[int, int]:
     Raises:
         DataError: if the file cannot be used.
     """
+    if is_array(path):
+        return _array_size(path)
     _require_regular(path)
     try:
         with _open(path) as image:

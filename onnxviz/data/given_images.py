@@ -20,7 +20,8 @@ import numpy as np
 
 from onnxviz.core.errors import DataError, shorten
 from onnxviz.core.values import Preprocessing
-from onnxviz.data.decode import Pixels, image_pixels, read_image
+from onnxviz.data.decode import Pixels, image_pixels, read_image, read_stored
+from onnxviz.data.domains import ImageDomain
 from onnxviz.data.images import ImageFolder, ImageSource, fit_image
 
 if TYPE_CHECKING:
@@ -111,12 +112,13 @@ def source_of(images: Any, name: str = "images") -> ImageSource:
 
 
 def as_images(images: Any, preprocessing: Preprocessing, size: tuple[int, int]) -> torch.Tensor:
-    """Turn images of any common kind into float32 [N, 3, height, width] in 0..1, RGB.
+    """Turn images of any common kind into float32 [N, channels, height, width] in 0..1, RGB unless STORED.
 
     Args:
         images: paths of files, PIL images, or uint8 [height, width, 3] (grey: [height, width]) as arrays or tensors;
             one or several, of any sizes: all are brought to `size`. Or prepared images: a floating tensor or array
-            [N, 3, height, width] in 0..1 of any one size, returned as it is.
+            [N, channels, height, width] in 0..1 of any one size, returned as it is. Where channels are STORED, paths,
+            or arrays [height, width, channels] of whole numbers in the preprocessing's `range`.
         preprocessing: says how to crop, to stretch, or to require the right size.
         size: height and width of the model's input in pixels.
 
@@ -125,23 +127,26 @@ def as_images(images: Any, preprocessing: Preprocessing, size: tuple[int, int]) 
     """
     import torch
 
+    domain = ImageDomain(preprocessing)
+    channels = domain.channels
     if isinstance(images, torch.Tensor) and images.is_floating_point():
-        _require_form(images.shape)
+        _require_form(images.shape, channels)
         require_range(images)
         return images
     if isinstance(images, np.ndarray) and images.dtype.kind == "f":
         array = np.ascontiguousarray(images, dtype=np.float32)
-        _require_form(array.shape)
+        _require_form(array.shape, channels)
         given = torch.from_numpy(array if array.flags.writeable else array.copy())
         require_range(given)
         return given
     items = _listed(images)
     if not items:
         raise DataError("there are no images")
-    batch = np.empty((len(items), 3, *size), np.float32)
+    batch = np.empty((len(items), channels, *size), np.float32)
     for place, item in enumerate(items):
         try:
-            batch[place] = fit_image(_pixels(item), preprocessing, size).transpose(2, 0, 1)
+            pixels = _pixels(item) if domain.photographic else domain.in_range(_stored(item))
+            batch[place] = fit_image(pixels, preprocessing, size).transpose(2, 0, 1)
         except DataError as fault:
             if fault.where:
                 raise
@@ -149,21 +154,26 @@ def as_images(images: Any, preprocessing: Preprocessing, size: tuple[int, int]) 
     return torch.from_numpy(batch)
 
 
-def _require_form(shape: Sequence[int], remedy: str = _GIVE) -> None:
-    if len(shape) != 4 or shape[1] != 3:
+def _stored(item: Any) -> np.ndarray:
+    return read_stored(Path(item)) if isinstance(item, str | os.PathLike) else np.asarray(item)
+
+
+def _require_form(shape: Sequence[int], channels: int = 3, remedy: str = _GIVE) -> None:
+    if len(shape) != 4 or shape[1] != channels:
         one = ""
-        if len(shape) == 3 and shape[0] == 3:
+        if len(shape) == 3 and shape[0] == channels:
             one = "write images[None] for a single one; or "
-        elif len(shape) in (3, 4) and shape[-1] == 3:
+        elif len(shape) in (3, 4) and shape[-1] == channels:
             axes = "(2, 0, 1)" if len(shape) == 3 else "(0, 3, 1, 2)"
             one = f"the channels come before height and width: transpose{axes}; or "
         raise DataError(
-            f"floating images must be [N, 3, height, width] in 0..1, not {list(shape)}", remedy=f"{one}{remedy}"
+            f"floating images must be [N, {channels}, height, width] in 0..1, not {list(shape)}",
+            remedy=f"{one}{remedy}",
         )
 
 
-def require_floating(images: Any) -> None:
-    """Refuse what is no floating tensor [N, 3, height, width]; its values are not looked at.
+def require_floating(images: Any, channels: int = 3) -> None:
+    """Refuse what is no floating tensor [N, channels, height, width]; its values are not looked at.
 
     Raises:
         DataError: if it is something else.
@@ -173,10 +183,10 @@ def require_floating(images: Any) -> None:
     if not isinstance(images, torch.Tensor) or not images.is_floating_point():
         given = f"{images.dtype} {list(images.shape)}" if isinstance(images, torch.Tensor) else type(images).__name__
         raise DataError(
-            f"images must be a floating tensor [N, 3, height, width] in 0..1, not {given}",
+            f"images must be a floating tensor [N, {channels}, height, width] in 0..1, not {given}",
             remedy="`model.prepare(images)` makes it",
         )
-    _require_form(images.shape, PREPARE)
+    _require_form(images.shape, channels, PREPARE)
 
 
 def require_size(images: torch.Tensor, size: tuple[int, int]) -> None:

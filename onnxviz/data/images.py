@@ -17,7 +17,8 @@ from PIL import Image
 
 from onnxviz.core.errors import DataError, nearest, shorten
 from onnxviz.core.values import CROP_FRACTION, Interpolation, Preprocessing
-from onnxviz.data.decode import FORMATS, Pixels, check_image, image_size, read_image
+from onnxviz.data.decode import ARRAY_SUFFIX, FORMATS, Pixels, check_image, image_size, read_image, read_stored
+from onnxviz.data.domains import domain_of
 from onnxviz.data.ground_truth import (
     STATED,
     ClassOrigin,
@@ -150,6 +151,11 @@ class ImageFolder:
         # What is computed is stored under a key made of the digest: another image must not take this one's place.
         known = self.__dict__.get("_contents")
         return read_image(self.paths[index], None if known is None else known[index])
+
+    def stored(self, index: int) -> npt.NDArray[Any]:
+        """Return an image as its file holds it, any number of channels (`decode.read_stored`); raises as `read`."""
+        known = self.__dict__.get("_contents")
+        return read_stored(self.paths[index], None if known is None else known[index])
 
     @cached_property
     def sizes(self) -> tuple[tuple[int, int], ...]:
@@ -290,26 +296,27 @@ def file_digests(paths: Iterable[Path]) -> tuple[bytes, ...]:
     return tuple(found)
 
 
-def fit_image(pixels: Pixels, preprocessing: Preprocessing, size: tuple[int, int]) -> npt.NDArray[np.float32]:
+def fit_image(pixels: npt.NDArray[Any], preprocessing: Preprocessing, size: tuple[int, int]) -> npt.NDArray[np.float32]:
     """Bring an image to a model's input size.
 
     Args:
-        pixels: uint8 [H, W, 3], RGB.
+        pixels: uint8 [H, W, 3], RGB; or float32 [H, W, channels] in 0..1.
         preprocessing: says whether to crop, to stretch, or to require the right size.
         size: height and width of the input in pixels.
 
     Returns:
-        float32 [h, w, 3] in 0..1, RGB, resized as Pillow does, with its antialiasing unless the preprocessing leaves
-        that out, and rounded to 8 bits as there.
+        float32 [h, w, channels] in 0..1, resized as Pillow does, with its antialiasing unless the preprocessing leaves
+        that out; of bytes rounded to 8 bits as there.
 
     Raises:
         DataError: if `fit` is "none" and the image has another size.
     """
-    return _fitted(pixels, preprocessing, size).astype(np.float32) / np.float32(255)
+    fitted = _fitted(pixels, preprocessing, size)
+    return fitted.astype(np.float32) / np.float32(255) if fitted.dtype == np.uint8 else fitted
 
 
-def _fitted(pixels: Pixels, preprocessing: Preprocessing, size: tuple[int, int]) -> Pixels:
-    """Return an image at a model's input size, as `fit_image` does, in 8 bits."""
+def _fitted(pixels: npt.NDArray[Any], preprocessing: Preprocessing, size: tuple[int, int]) -> npt.NDArray[Any]:
+    """Return an image at a model's input size, as `fit_image` does, in the numbers that it has."""
     box = fit_box((pixels.shape[0], pixels.shape[1]), preprocessing, size)
     if box == (0.0, 0.0, float(size[0]), float(size[1])) and pixels.shape[:2] == size:
         return pixels
@@ -317,21 +324,32 @@ def _fitted(pixels: Pixels, preprocessing: Preprocessing, size: tuple[int, int])
 
 
 def _resized(
-    pixels: Pixels, box: tuple[float, float, float, float], size: tuple[int, int], how: Interpolation
-) -> Pixels:
+    pixels: npt.NDArray[Any], box: tuple[float, float, float, float], size: tuple[int, int], how: Interpolation
+) -> npt.NDArray[Any]:
     """Return part of an image at another size."""
+    if pixels.dtype != np.uint8:  # Pillow resizes one plane of floating numbers at a time
+        planes = (_resized_plane(pixels[:, :, channel], box, size, how) for channel in range(pixels.shape[2]))
+        return np.stack([plane.clip(0.0, 1.0) for plane in planes], axis=2)
+    return _resized_plane(pixels, box, size, how)
+
+
+def _resized_plane(
+    pixels: npt.NDArray[Any], box: tuple[float, float, float, float], size: tuple[int, int], how: Interpolation
+) -> npt.NDArray[Any]:
     top, left, bottom, right = box
     if how != "bilinear_aliased":
         kind = Image.Resampling.BICUBIC if how == "bicubic" else Image.Resampling.BILINEAR
         return np.asarray(Image.fromarray(pixels).resize(size[::-1], kind, box=(left, top, right, bottom)))
     above, below, down = _between(top, bottom, size[0], pixels.shape[0])
     before, behind, along = _between(left, right, size[1], pixels.shape[1])
+    plane = pixels.ndim == 2
+    pixels = pixels[:, :, None] if plane else pixels
     upper, lower = (
         pixels[rows[:, None], before] * (1 - along[:, None]) + pixels[rows[:, None], behind] * along[:, None]
         for rows in (above, below)
     )
-    mixed: Pixels = np.rint(upper * (1 - down[:, None, None]) + lower * down[:, None, None]).astype(np.uint8)
-    return mixed
+    mixed = upper * (1 - down[:, None, None]) + lower * down[:, None, None]
+    return mixed[:, :, 0].astype(np.float32) if plane else np.rint(mixed).astype(np.uint8)
 
 
 def _between(
@@ -417,21 +435,22 @@ def load_batch(
     """Read images and bring them to a model's input size.
 
     Returns:
-        float32 [N, 3, h, w] in 0..1, RGB, in the order of `indices`.
+        float32 [N, channels, h, w] in 0..1, in the order of `indices`; RGB, or what the preprocessing has for STORED.
 
     Raises:
         DataError: if an image cannot be read or does not fit, with its name.
     """
-    pixels = np.empty((len(indices), *size, 3), np.uint8)
+    domain = domain_of(preprocessing)
+    pixels = np.empty((len(indices), *size, domain.channels), np.uint8 if domain.photographic else np.float32)
     for place, index in enumerate(indices):
         try:
-            pixels[place] = _fitted(source.read(index), preprocessing, size)
+            pixels[place] = _fitted(domain.sample(source, index), preprocessing, size)
         except DataError as fault:
             if fault.where:
                 raise
             raise DataError(fault.what, where=shorten(source.names[index]), remedy=fault.remedy) from fault
-    batch = np.empty((len(indices), 3, *size), np.float32)
-    return np.divide(pixels.transpose(0, 3, 1, 2), np.float32(255), out=batch)
+    batch = np.empty((len(indices), domain.channels, *size), np.float32)
+    return np.divide(pixels.transpose(0, 3, 1, 2), np.float32(255 if domain.photographic else 1), out=batch)
 
 
 def _nearest_indices(start: float, end: float, count: int, size: int) -> npt.NDArray[np.intp]:
@@ -475,10 +494,17 @@ def _files_of(pattern: str, base: Path) -> Iterator[Path]:
 
 
 def _images_below(folder: Path) -> Iterator[Path]:
+    """Yield the images in a folder; arrays only where there is nothing else, as they may be anything."""
+    files = list(_files_below(folder))
+    images = [file for file in files if file.suffix.lower() in SUFFIXES]
+    yield from images or files
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
     for parent, folders, names in os.walk(folder):
         folders[:] = sorted(entry for entry in folders if not entry.startswith("."))
         for name in sorted(names):
-            if Path(name).suffix.lower() in SUFFIXES and not name.startswith("."):
+            if Path(name).suffix.lower() in {*SUFFIXES, ARRAY_SUFFIX} and not name.startswith("."):
                 yield Path(parent) / name
 
 

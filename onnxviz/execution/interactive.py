@@ -276,10 +276,11 @@ def load(
 
 def _guessed(model: Model) -> str:
     """Return what to do about a preprocessing that nobody has said."""
+    example = "'imagenet'" if model.domain.photographic else "{'mean': [...], 'scale': [...], 'range': [0, 10000]}"
     text = (
         f"{shorten(model.view.file)}: nothing says how images become its input, so that "
         f"{model.preprocessing.name!r} is a guess, and results may be of images that it was not made for; say what its "
-        "authors say, for example preprocess='imagenet'"
+        f"authors say, for example preprocess={example}"
     )
     try:
         require_classifier(model.view)

@@ -80,7 +80,7 @@ def measure_pace(subject: Subject, device: Device, clocks: Clocks | None = None)
         prepare_torch(device)
         model = make_model(subject, device)
         compute = model.differentiable([subject.view.logits])
-        images = torch.full((1, 3, *model.input_size), 0.5, device=device)
+        images = torch.full((1, model.domain.channels, *model.input_size), 0.5, device=device)
 
         def forward() -> None:
             with torch.no_grad():

@@ -16,6 +16,7 @@ from onnxviz.analyses.base import Subject
 from onnxviz.core.errors import one_line, shorten
 from onnxviz.core.findings import Column, Finding, Table
 from onnxviz.core.values import Agreement
+from onnxviz.data.domains import domain_of
 from onnxviz.data.images import load_batch
 from onnxviz.execution.plan import PROOF_IMAGES, Proof
 from onnxviz.graph.structure import consumers
@@ -188,11 +189,12 @@ def proof_images(subject: Subject, proof: Proof, size: tuple[int, int]) -> tuple
         source = subject.data[proof.data]
         indices = range(min(PROOF_IMAGES, len(source)))
         return load_batch(source, indices, subject.preprocessing, size), ""
-    return synthetic_photographs(PROOF_IMAGES, size), "on made-up images, because the recipe has no data"
+    channels = domain_of(subject.preprocessing).channels
+    return synthetic_photographs(PROOF_IMAGES, size, channels), "on made-up images, because the recipe has no data"
 
 
-def synthetic_photographs(count: int, size: tuple[int, int]) -> np.ndarray:
-    """Return colour noise with the 1/f spectrum of photographs, as float32 [count, 3, h, w] in 0..1; always the same.
+def synthetic_photographs(count: int, size: tuple[int, int], channels: int = 3) -> np.ndarray:
+    """Return noise with the 1/f spectrum of photographs, as float32 [count, channels, h, w] in 0..1; always the same.
 
     The amplitude spectrum of natural images falls as 1/f (Field 1987, J. Opt. Soc. Am. A 4, 2379); their colour
     channels are strongly correlated.
@@ -202,12 +204,13 @@ def synthetic_photographs(count: int, size: tuple[int, int]) -> np.ndarray:
     frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None, :])
     amplitude = 1.0 / np.maximum(frequency, 1.0 / max(height, width))
     amplitude[0, 0] = 0.0
-    made = np.empty((count, 3, height, width), np.float32)
+    made = np.empty((count, channels, height, width), np.float32)
     for index in range(count):
-        noise = [np.fft.irfft2(np.fft.rfft2(rng.standard_normal(size)) * amplitude, s=size) for _ in range(4)]
-        channels = np.stack([0.85 * noise[0] + 0.5 * own for own in noise[1:]])
-        spread = max(float(channels.std()), 1e-6)
-        made[index] = np.clip(0.5 + 0.22 * channels / spread, 0.0, 1.0)
+        drawn = [rng.standard_normal(size) for _ in range(1 + channels)]
+        noise = [np.fft.irfft2(np.fft.rfft2(own) * amplitude, s=size) for own in drawn]
+        planes = np.stack([0.85 * noise[0] + 0.5 * own for own in noise[1:]])
+        spread = max(float(planes.std()), 1e-6)
+        made[index] = np.clip(0.5 + 0.22 * planes / spread, 0.0, 1.0)
     return made
 
 

@@ -29,6 +29,8 @@ from onnxviz.core.errors import (
 from onnxviz.core.yaml_source import Address, MappingNode, SourcePosition, find, plain, words
 from onnxviz.data import builtin
 from onnxviz.data.concepts import MaskFolder
+from onnxviz.data.decode import is_array
+from onnxviz.data.domains import domain_of
 from onnxviz.data.generator_file import GeneratorFile
 from onnxviz.data.image_choice import class_count
 from onnxviz.data.images import ImageFolder, ImageSource
@@ -313,6 +315,7 @@ class _Planner:
         proofs = {}
         for alias, subject in subjects.items():
             used = {layer for job in jobs if job.alias == alias for layer in job.job.layers}
+            self.check_samples(subject, {name for job in jobs if job.alias == alias for name in job.job.data})
             values = [layer.value for layer in subject.view.layers if layer.name in used]
             try:
                 subject.view.require_image_only(values)
@@ -322,6 +325,20 @@ class _Planner:
             if used:
                 proofs[alias] = self.proof(subject, used)
         return Plan(self.recipe, subjects, dict(data), tuple(jobs), proofs, self.choices, self.device, versions())
+
+    def check_samples(self, subject: Subject, names: Iterable[str]) -> None:
+        """Refuse data whose first image is none that the model takes; photographs are not decoded for that."""
+        domain = domain_of(subject.preprocessing)
+        for name in sorted(names):
+            source = subject.data[name]
+            if isinstance(source, ImageFolder | MaskFolder) and not (
+                domain.photographic and not is_array(source.paths[0])
+            ):
+                try:
+                    domain.sample(source, 0)
+                except DataError as error:
+                    error.where = error.where or source.names[0]
+                    self.note(error, ("data", name), subject.alias)
 
     def open_data(self) -> _Known:
         found: dict[str, ImageSource] = {}

@@ -19,6 +19,7 @@ from onnxviz.convert.operators import NotConvertible
 from onnxviz.core.errors import BatchMixedError, DataError, ModelError, SelectionError, beginning, shorten
 from onnxviz.core.memory import is_out_of_memory
 from onnxviz.core.values import DEFAULT_SIZE, Layer, Preprocessing
+from onnxviz.data.domains import domain_of
 from onnxviz.data.given_images import (
     PREPARE,
     as_images,
@@ -103,10 +104,8 @@ class Model:
         self._exact = any(traits_of(node).rounds for node in view.proto.graph.node) or folds_too_much(
             view.proto.graph, view.types
         )
-        channels = preprocessing.channels
-        self._mean = torch.tensor(preprocessing.mean).expand(channels).reshape(1, channels, 1, 1).to(self.device)
-        self._scale = torch.tensor(preprocessing.scale).expand(channels).reshape(1, channels, 1, 1).to(self.device)
-        self._luma = torch.tensor((0.299, 0.587, 0.114), device=self.device).reshape(1, 3, 1, 1)
+        self.domain = domain_of(preprocessing)
+        self._to_input = self.domain.encoder(self.device)
 
     def __repr__(self) -> str:
         height, width = self.input_size
@@ -140,8 +139,8 @@ class Model:
                 prepared already and returned as they are.
 
         Returns:
-            float32 [N, 3, height, width] in 0..1, of `input_size`; what every other call computes with. Floating images
-            keep their size where the model leaves its own open.
+            float32 [N, 3, height, width] in 0..1, of `input_size`, with all channels where they are STORED; what every
+            other call computes with. Floating images keep their size where the model leaves its own open.
 
         Raises:
             DataError: if they are no images, cannot be read, or are floating and not in 0..1 or of another size.
@@ -159,7 +158,7 @@ class Model:
         """Turn images into the network's input: x = (255 image - mean) / scale; differentiable, no resizing.
 
         Args:
-            images: RGB, [N, 3, height, width], floating, 0..1.
+            images: RGB, [N, 3, height, width], floating, 0..1; as many channels as `domain` has, where they are STORED.
 
         Returns:
             float32 in the model's channel order and layout, on its device; whole numbers, with the rounding passed
@@ -167,27 +166,23 @@ class Model:
 
         Raises:
             DataError: if the images have another shape, are not floating or not in 0..1.
-            ModelError: if the model's input is no image of one or three channels.
+            ModelError: if the model's input is no image.
         """
-        require_floating(images)
+        require_floating(images, self.domain.channels)
         require_range(images, PREPARE)
         return self._encode(images)
 
     def _encode(self, images: torch.Tensor) -> torch.Tensor:
         """Encode without a look at the values, for which a GPU would have to be waited for at each step."""
-        require_floating(images)
-        if self.view.input_layout == "other" or self.view.input_channels not in (0, 1, 3):
+        require_floating(images, self.domain.channels)
+        if self.view.input_layout == "other":
             raise ModelError(
-                f"the model's input is no image: layout {self.view.input_layout}, {self.view.input_channels} channels",
+                "the model's input is no image [N, channels, height, width] or [N, height, width, channels]",
                 where=shorten(self.view.file),
                 remedy="use onnxviz.to_torch(path) to call it with tensors of your own",
             )
         values = images.to(device=self.device, dtype=torch.float32)
-        if self.preprocessing.channel_order == "BGR":
-            values = values.flip(1)
-        elif self.preprocessing.channel_order == "GRAY":
-            values = (values * self._luma).sum(1, keepdim=True)
-        values = (values * 255.0 - self._mean) / self._scale
+        values = self._to_input(values)
         if self._input_range is not None:
             values = values + (values.detach().round().clamp(*self._input_range) - values.detach())
         values = values.contiguous(memory_format=torch.channels_last)
@@ -518,7 +513,7 @@ class _Forward:
         self._arguments: list[torch.Tensor | None] = [None] * len(inputs)
 
     def __call__(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        require_floating(images)
+        require_floating(images, self._model.domain.channels)
         require_no_bytes(images)
         results = self.compute(images)
         for layer, result in zip(self._layers, results, strict=True):

@@ -41,10 +41,13 @@ def preprocessing_for(view: GraphView, given: str | Preprocessing | Mapping[str,
     if given is None:
         return _guess(view)
     preprocessing = read_preprocessing(given)
+    preprocessing = _for_channels(preprocessing, view)
     if preprocessing.undecided:
         return dataclasses.replace(preprocessing, channel_order="GRAY" if view.input_channels == 1 else "RGB")
-    if view.input_channels in (1, 3) and preprocessing.channels != view.input_channels:
-        wanted = "one of the presets gray_unit, gray_raw, gray_tf" if view.input_channels == 1 else "an RGB or BGR one"
+    if view.input_channels and preprocessing.channels != view.input_channels:
+        wanted = {1: "one of the presets gray_unit, gray_raw, gray_tf", 3: "an RGB or BGR one"}.get(
+            view.input_channels, "channel_order: STORED"
+        )
         raise SelectionError(
             f"the preprocessing {preprocessing.name!r} makes {preprocessing.channels} channel(s), "
             f"the model takes {view.input_channels}",
@@ -54,7 +57,22 @@ def preprocessing_for(view: GraphView, given: str | Preprocessing | Mapping[str,
     return preprocessing
 
 
+def _for_channels(preprocessing: Preprocessing, view: GraphView) -> Preprocessing:
+    """Let what says nothing of colours be for a model of any number of channels."""
+    count = view.input_channels
+    plain = preprocessing.channel_order == "RGB" and len(preprocessing.mean) == 1 == len(preprocessing.scale)
+    if count not in (0, 1, 3) and plain and view.input_layout != "other":
+        preprocessing = dataclasses.replace(preprocessing, channel_order="STORED")
+    if preprocessing.channel_order != "STORED" or not count:
+        return preprocessing
+    return _checked(dataclasses.replace(preprocessing, count=count))
+
+
 def _guess(view: GraphView) -> Preprocessing:
+    return _for_channels(_guess_of(view), view)
+
+
+def _guess_of(view: GraphView) -> Preprocessing:
     order: ChannelOrder = "GRAY" if view.input_channels == 1 else "RGB"
     element = view.types[view.input_name].element
     if element == TensorProto.INT8:
@@ -96,11 +114,20 @@ def read_preprocessing(given: str | Preprocessing | Mapping[str, Any]) -> Prepro
                 remedy=nearest(str(key), known) or f"it has {', '.join(sorted(known))}",
             )
     values: dict[str, Any] = {
-        key: _tuple(key, value) if key in ("mean", "scale", "size") else value for key, value in fields.items()
+        key: _tuple(key, value) if key in ("mean", "scale", "size", "range", "show") else value
+        for key, value in fields.items()
     }
+    if "channel_order" not in fields and is_stored(values):
+        values["channel_order"] = "STORED"
     if fields:
         values.setdefault("name", "custom")
     return _checked(dataclasses.replace(base, **values))
+
+
+def is_stored(fields: Mapping[str, Any]) -> bool:
+    """Whether the fields of a preprocessing that name no channel order say what only STORED has."""
+    several = (fields.get(key) or () for key in ("mean", "scale"))
+    return bool(fields.get("range") or fields.get("show")) or any(len(each) not in (0, 1, 3) for each in several)
 
 
 def _from_metadata(text: str) -> Mapping[str, Any]:
@@ -133,13 +160,14 @@ def _checked(preprocessing: Preprocessing) -> Preprocessing:
         numbers = getattr(preprocessing, key)
         if not all(_is_number(number) and math.isfinite(number) for number in numbers):
             raise SelectionError(f"the {key} of a preprocessing must be numbers, in units of 0..255")
-        if len(numbers) not in (1, preprocessing.channels):
+        if len(numbers) not in (1, preprocessing.channels) or not numbers:
             raise SelectionError(
                 f"the {key} has {len(numbers)} numbers for {preprocessing.channels} channel(s)",
                 remedy="give one number, or one for each channel",
             )
     if 0 in preprocessing.scale:
         raise SelectionError("the scale of a preprocessing cannot be 0")
+    _check_stored(preprocessing)
     fraction, size = preprocessing.crop_fraction, preprocessing.size
     if fraction is not None and not (_is_number(fraction) and 0 < fraction <= 1):
         raise SelectionError("crop_fraction must be above 0 and at most 1")
@@ -148,6 +176,22 @@ def _checked(preprocessing: Preprocessing) -> Preprocessing:
     if not isinstance(preprocessing.name, str):
         raise SelectionError("the name of a preprocessing must be text")
     return preprocessing
+
+
+def _check_stored(preprocessing: Preprocessing) -> None:
+    span, show = preprocessing.range, preprocessing.show
+    if preprocessing.channel_order != "STORED" and (show or tuple(span) != (0, 255)):
+        raise SelectionError("`range` and `show` are for `channel_order: STORED`", remedy="leave them out, or say so")
+    if not (len(span) == 2 and all(_is_number(end) and math.isfinite(end) for end in span) and span[0] < span[1]):
+        raise SelectionError("range must be two numbers, the smaller first, between which those of the files lie")
+    known = preprocessing.count
+    if show and (
+        len(show) not in (1, 3) or not all(type(c) is int and c >= 0 and (known is None or c < known) for c in show)
+    ):
+        raise SelectionError(
+            f"show cannot be {list(show)}",
+            remedy=f"name one or three channels, counted from 0{'' if known is None else f' to {known - 1}'}",
+        )
 
 
 def _is_number(value: object) -> bool:

@@ -157,6 +157,12 @@ def require_classifier(view: GraphView) -> Head:
         raise SelectionError(
             "the model takes no image, so there is no preprocessing to find", where=where, remedy=remedy
         )
+    if view.input_channels not in (0, 1, 3):
+        raise SelectionError(
+            f"trials are of photographs, and the model takes {view.input_channels} channels",
+            where=where,
+            remedy="give mean and scale, one number or one for each channel, and range",
+        )
     head = view.main_head
     if head is None or head.has_positions or head.choices == 1 or head.kind not in _RANKED:
         found = "no output depends on the image" if head is None else f"{shorten(head.name, 60)!r}: {head.in_words}"

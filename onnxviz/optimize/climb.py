@@ -344,7 +344,7 @@ class _Ascent:
         leaf = self.parameters.detach().requires_grad_(True)
         images = self.painter.paint(leaf)
         # What holds images back is not computed from these: their slopes are the objective's alone.
-        seen = self._opaque(images).view_as(images[:, :3])
+        seen = self._opaque(images).view_as(images[:, : self.settings.samples])
         value, unusual = self.network(self.views.look(seen, self.step), forward)
         loss = -(self.signs * value)
         held = self._held_back(images, leaf, unusual)
@@ -378,7 +378,7 @@ class _Ascent:
         terms = [] if unusual is None else [unusual]
         of_picture = [entry for entry in self.settings.regularizers if not isinstance(entry, UnusualFeatures)]
         if of_picture:
-            picture = self.views.cut(images)[:, :3]
+            picture = self.views.cut(images)[:, : self.settings.samples]
             terms += [regularizer.weight * regularizer.term(picture) for regularizer in of_picture]
         penalty = self.painter.penalty(parameters)
         if penalty is not None:
@@ -387,11 +387,10 @@ class _Ascent:
 
     def _opaque(self, images: Tensor) -> Tensor:
         """Put images with opacity on the backgrounds of this step."""
-        if images.shape[1] == 3:
+        if self.backgrounds is None:
             return images
         from onnxviz.optimize.parameterizations.alpha import composite
 
-        assert self.backgrounds is not None
         backgrounds = self.backgrounds(self.step)
         if backgrounds.shape[-2:] != images.shape[-2:]:
             backgrounds = self.views.cut(backgrounds)
@@ -412,7 +411,9 @@ def _canvas(settings: Settings, size: tuple[int, int], device: torch.device) -> 
 
     colors = None if settings.colors is None else torch.from_numpy(settings.colors).float().to(device)
     magnitude = None if settings.magnitude is None else torch.from_numpy(settings.magnitude).float().to(device)
-    return Canvas(settings.channels, size, settings.group, device, colors, magnitude, settings.generators)
+    return Canvas(
+        settings.channels, size, settings.group, device, colors, magnitude, settings.generators, settings.samples
+    )
 
 
 def _first(climber: Climber, margin: tuple[int, int], size: tuple[int, int]) -> Tensor | None:
@@ -427,7 +428,7 @@ def _first(climber: Climber, margin: tuple[int, int], size: tuple[int, int]) -> 
         kind = "reflect" if top < settings.size[0] and left < settings.size[1] else "replicate"
         return functional.pad(pictures, (left, left, top, top), kind)
     if settings.begin == "grey":
-        return torch.full((len(climber.objectives), 3, *size), 0.5, device=climber.model.device)
+        return torch.full((len(climber.objectives), settings.samples, *size), 0.5, device=climber.model.device)
     return None
 
 

@@ -87,7 +87,7 @@ _STEPS = 256
 _LARGEST_RATE = 0.12
 
 
-def usual(size: tuple[int, int], steps: int, *, classes: bool) -> Usual:
+def usual(size: tuple[int, int], steps: int, *, classes: bool, photographic: bool = True) -> Usual:
     """Return what suits the pictures of classes, or of other units.
 
     Fewer than 256 steps are larger, so that a picture gets as far as with 256, down to 64 of them for classes.
@@ -96,12 +96,16 @@ def usual(size: tuple[int, int], steps: int, *, classes: bool) -> Usual:
         size: height and width of the pictures in pixels.
         steps: how many there are.
         classes: whether they are of classes.
+        photographic: whether they are photographs to the model; else no scenes are mixed in, and features are not held
+            to what scenes excite.
     """
     optimizer = CLASS_OPTIMIZER if classes else DEFAULT_OPTIMIZER
     rate = min(_LARGEST_RATE, optimizer.learning_rate * max(1.0, _STEPS / steps))
     optimizer = optimizer.model_copy(update={"learning_rate": rate})
     if classes:
-        return Usual(CLASS_TRANSFORMS, CLASS_REGULARIZERS, optimizer, min(CLASS_BLUR, min(size) / _SIDE), 0.0)
+        transforms = tuple(entry for entry in CLASS_TRANSFORMS if photographic or not entry.photographic)
+        held = tuple(entry for entry in CLASS_REGULARIZERS if photographic or not isinstance(entry, UnusualFeatures))
+        return Usual(transforms, held, optimizer, min(CLASS_BLUR, min(size) / _SIDE), 0.0)
     return Usual(DEFAULT_TRANSFORMS, (), optimizer, 0.0, UNIT_MEAN_COLOR)
 
 
@@ -127,7 +131,7 @@ class Settings:
     Attributes:
         steps: number of steps, over all octaves.
         size: height and width of the images in pixels.
-        channels: 3 for colour, 1 for grey.
+        channels: planes of the images, see `parameterizations.Canvas`.
         group: how many images are made together for one target.
         parameterization: how an image is written.
         begin: what the start image is where none is given.
@@ -144,6 +148,7 @@ class Settings:
         colors: float32 [3, 3], the colours' matrix as measured; the published one if None.
         magnitude: float32 [3, h, w // 2 + 1], the spectrum's magnitudes as measured; a power law if None.
         generators: name -> generator, for learned priors.
+        samples: channels of the images: 3 of photographs.
     """
 
     steps: int
@@ -165,3 +170,4 @@ class Settings:
     colors: np.ndarray | None = None
     magnitude: np.ndarray | None = None
     generators: Mapping[str, GeneratorNetwork] = field(default_factory=dict)
+    samples: int = 3

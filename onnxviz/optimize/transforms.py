@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from onnxviz.core.values import LUMA
 from onnxviz.optimize.dead_leaves import SCENES
 from onnxviz.optimize.gaussian import DEVIATIONS, gaussian_blur
-from onnxviz.optimize.parameterizations.planes import LUMA
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,6 +33,8 @@ class AnyTransform(BaseModel):
 
     numbers: ClassVar[int] = 0
     """How many random numbers a view takes."""
+    photographic: ClassVar[bool] = False
+    """Whether it is for photographs only: it knows of red, green and blue, or brings scenes in."""
 
 
 class _Range(AnyTransform):
@@ -248,6 +250,7 @@ class ColorJitter(Change):
     saturation: float = Field(0.1, ge=0, le=1, description="Largest change of saturation: distances to grey.")
 
     numbers: ClassVar[int] = 3
+    photographic: ClassVar[bool] = True
 
     def rows(self, draws: Tensor) -> Tensor:
         """Return [steps, N, 3, 4], matrix and shift of saturation(contrast(brightness(rgb)))."""
@@ -280,6 +283,7 @@ class Admix(_Range, Change):
     maximum: float = Field(0.3, ge=0, le=0.95, description="Largest share of the scene in the view.")
 
     numbers: ClassVar[int] = 2
+    photographic: ClassVar[bool] = True
 
     def rows(self, draws: Tensor) -> Tensor:
         """Return [steps, N, 2], the number of the scene and its share."""

@@ -8,13 +8,13 @@ from pydantic import BaseModel, ConfigDict, Field, create_model, field_validator
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 
 from onnxviz.analyses import registry
-from onnxviz.core.errors import nearest, shorten
+from onnxviz.core.errors import SelectionError, nearest, shorten
 from onnxviz.core.memory import parse_bytes
 from onnxviz.core.values import AUTO, PRESETS, ChannelOrder, Fit, Interpolation, Preprocessing
 from onnxviz.data.ground_truth import class_pattern
 from onnxviz.graph.fixed_inputs import FILLINGS
 from onnxviz.graph.model_output import OutputKind
-from onnxviz.model.preprocessing import read_preprocessing
+from onnxviz.model.preprocessing import is_stored, read_preprocessing
 
 ID_PATTERN = r"[a-z0-9][a-z0-9_-]{0,63}"
 """Ids become file names and addresses, so they are kept plain; no dot, which separates them from metrics."""
@@ -37,12 +37,23 @@ class PreprocessSettings(Settings):
     preset: str | None = Field(
         None, description=f"Start from one of: {', '.join(PRESETS)}; auto tries them and others on the recipe's images."
     )
-    channel_order: ChannelOrder | None = Field(None, description="Order of the model's channels; GRAY is luma.")
+    channel_order: ChannelOrder | None = Field(
+        None,
+        description="Order of the model's channels; GRAY is luma; STORED is what the files hold, of any number.",
+    )
     mean: ColorNumbers | None = Field(
-        None, description="Subtracted, in 0..255, in the model's channel order; one number stands for all."
+        None, description="Subtracted, in 0..255 or `range`, in the model's channel order; one number stands for all."
     )
     scale: ColorNumbers | None = Field(
-        None, description="Divided by, in 0..255, in the model's channel order; one number stands for all."
+        None, description="Divided by, in 0..255 or `range`, in the model's channel order; one number stands for all."
+    )
+    range: tuple[float, float] | None = Field(
+        None, description="Of STORED channels: between what the files' numbers lie; [0, 255] if not given."
+    )
+    show: list[int] | None = Field(
+        None,
+        description="Of STORED channels: the three that pictures show as red, green and blue, counted from 0, or one "
+        "for grey; the first three if not given.",
     )
     fit: Fit | None = Field(
         None,
@@ -85,19 +96,21 @@ class PreprocessSettings(Settings):
             )
         if self.preset == AUTO and not self.confirmed:
             raise ValueError("`auto` is no guess to be confirmed: leave `confirmed` out")
-        channels = self.resolve().channels
-        for name in ("mean", "scale"):
-            value = getattr(self, name)
-            if value is not None and len(_numbers(value)) not in (1, channels):
-                raise ValueError(f"{name} has {len(_numbers(value))} numbers for {channels} channel(s)")
+        try:
+            read_preprocessing(self.resolve())
+        except SelectionError as fault:
+            raise ValueError("; ".join(part for part in (fault.what, fault.remedy) if part)) from None
         return self
 
     def resolve(self) -> Preprocessing:
         """Return the preprocessing that these settings mean."""
         start = read_preprocessing(self.preset) if self.preset else Preprocessing()
         own = self.channel_order is not None or self.mean is not None or self.scale is not None or not self.preset
+        given: dict[str, Any] = {"range": self.range, "show": self.show}
+        given |= {name: _numbers(getattr(self, name)) for name in ("mean", "scale") if getattr(self, name) is not None}
+        order: ChannelOrder = "STORED" if is_stored(given) else start.channel_order
         return Preprocessing(
-            channel_order=self.channel_order or start.channel_order,
+            channel_order=self.channel_order or order,
             mean=start.mean if self.mean is None else _numbers(self.mean),
             scale=start.scale if self.scale is None else _numbers(self.scale),
             fit=self.fit or start.fit,
@@ -105,6 +118,8 @@ class PreprocessSettings(Settings):
             interpolation=self.interpolation or start.interpolation,
             name="custom" if own else start.name,
             origin=start.origin if self.confirmed else "guess",
+            range=self.range or start.range,
+            show=tuple(self.show or start.show),
         )
 
 

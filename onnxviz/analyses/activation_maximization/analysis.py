@@ -41,12 +41,13 @@ from onnxviz.analyses.activation_maximization.real_activations import (
     real_jobs,
     standing,
 )
-from onnxviz.analyses.activation_maximization.settings import held_by, how_made, kinds_in
+from onnxviz.analyses.activation_maximization.settings import held_by, how_made, kinds_in, require_suitable
 from onnxviz.analyses.activation_maximization.simple_pictures import SIMPLE, measure_simple, simple_jobs
 from onnxviz.analyses.base import Analysis, Job, JobContext, Subject
 from onnxviz.core.devices import Device
 from onnxviz.core.errors import AnalysisError, SelectionError, shorten
 from onnxviz.core.findings import Array, Caveat, Coverage, Finding, Note, Table, TileGrid, merge
+from onnxviz.data.domains import domain_of
 from onnxviz.data.generator_file import generator_file
 from onnxviz.data.image_choice import choose_images, find_source
 from onnxviz.graph.targets import TargetSelector, class_of
@@ -250,6 +251,7 @@ focus: 2
                 "the model's input is no image, so no picture can be made for it",
                 remedy="use an analysis that needs no image",
             )
+        require_suitable(self, subject)
         found = self._goals(subject)
         for layers in dict.fromkeys(goal.layers for goal in found):
             restrained_layers(subject.view, layers, self.regularizers or ())
@@ -285,7 +287,7 @@ focus: 2
         larger = size[0] * size[1] / (own[0] * own[1])
         pictures = self.batch or _pictures_in_a_job(size, subject.device)
         together = max(1, pictures // self.together)
-        picture_bytes = self._picture_bytes(size, 1 if subject.view.input_channels == 1 else 3)
+        picture_bytes = self._picture_bytes(size, domain_of(subject.preprocessing).planes)
         layers_of = {id(goal): goal.layers for goal in found}
         for layers in dict.fromkeys(layers_of.values()):
             wanted = [
@@ -379,7 +381,7 @@ focus: 2
         made, begun = make(self, self._settings(found[0].layers, context), found, seeds, beside, context)
         rows_of = [(place, member) for place in range(len(found)) for member in range(self.together)]
         results = self._results(made, found, seeds, beside, begun, context)
-        pixels = shown.shown_pixels(made.images if self.opacity is None else self._faded(made))
+        pixels = shown.shown_pixels(made.images if self.opacity is None else self._faded(made), context.model.domain)
         tiles = []
         for index, (place, member) in enumerate(rows_of):
             goal = found[place]
@@ -410,7 +412,7 @@ focus: 2
     ) -> list[shown.Made]:
         """Return the numbers of every picture."""
         each = [goal for goal in found for _ in range(self.together)]
-        images = shown.opaque(made.images)
+        images = shown.opaque(made.images, context.model.domain)
         certainty = _certainty(images, each, context)
         activations = _activations(images, each, beside.real, context)
         results = []
@@ -447,7 +449,8 @@ focus: 2
     def _suits(self, layers: Sequence[str], size: tuple[int, int], subject: Subject) -> Usual:
         """Return what the recipe says of views, regularizers, optimizer and blur, or else what is usual."""
         form = self.parameterization
-        suits = usual(size, self.steps, classes=are_classes(layers, subject))
+        domain = domain_of(subject.preprocessing)
+        suits = usual(size, self.steps, classes=are_classes(layers, subject), photographic=domain.photographic)
         held = suiting(suits.regularizers, subject.view, layers)
         return Usual(
             suits.transforms if self.transforms is None else self.transforms,
@@ -464,15 +467,15 @@ focus: 2
         return {kinds[kind]: self._suits(found[kind], size, subject) for kind in sorted(found, reverse=True)}
 
     def _settings(self, layers: Sequence[str], context: JobContext) -> Settings:
-        grey = context.subject.preprocessing.channels == 1 or context.subject.view.input_channels == 1
-        measured = measured_photographs(context)
+        domain, measured = context.model.domain, measured_photographs(context)
         size = self._size(context.model.input_size)
         suits = self._suits(layers, size, context.subject)
         form = self.parameterization
         return Settings(
             steps=self.steps,
             size=size,
-            channels=1 if grey else 3,
+            channels=domain.planes,
+            samples=domain.channels,
             group=self.together,
             parameterization=suits.written(form),
             begin="grey" if self.begin == "grey" else "noise",
@@ -530,7 +533,7 @@ focus: 2
     def _description(self, subject: Subject, suits: Mapping[str, Usual]) -> str:
         size = subject.view.input_size or subject.preprocessing.size
         known = None if self.size is None and size is None else self._size(size or (0, 0))
-        text = how_made(self, known, suits)
+        text = how_made(self, known, suits, subject.preprocessing)
         images = self._real_images(subject)
         if images is None:
             return text

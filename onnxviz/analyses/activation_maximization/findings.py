@@ -16,6 +16,7 @@ from onnxviz.analyses.activation_maximization.real_activations import Standing
 from onnxviz.core.findings import Array, Caveat, Cell, Column, Coverage, Metric, Picture, Tile
 from onnxviz.core.shares import Share, percent
 from onnxviz.core.values import Unit
+from onnxviz.data.domains import Domain, domain_of
 from onnxviz.data.images import load_batch
 from onnxviz.graph.targets import has_class_units
 from onnxviz.optimize.color import to_pixels
@@ -158,22 +159,25 @@ class Made:
 # --- pictures -------------------------------------------------------------------------------------------------------
 
 
-def opaque(images: npt.NDArray[np.float32], background: float = 0.5) -> npt.NDArray[np.float32]:
-    """Put images with opacity, [N, 4, h, w], on a grey; others are returned as they are."""
-    if images.shape[1] == 3:
+def opaque(
+    images: npt.NDArray[np.float32], domain: Domain, background: float | npt.NDArray[np.float64] = 0.5
+) -> npt.NDArray[np.float32]:
+    """Put images with opacity, one channel more than `domain` has, on a grey; others are returned as they are."""
+    own, opacity = images[:, : domain.channels], images[:, domain.channels :]
+    if not opacity.shape[1]:
         return images
-    return np.asarray(images[:, :3] * images[:, 3:] + background * (1.0 - images[:, 3:]), np.float32)
+    return np.asarray(own * opacity + background * (1.0 - opacity), np.float32)
 
 
-def shown_pixels(images: npt.NDArray[np.float32]) -> Pixels:
+def shown_pixels(images: npt.NDArray[np.float32], domain: Domain) -> Pixels:
     """Return images as they are shown, uint8 [N, h, w, 3]; transparent ones before a chequerboard."""
-    if images.shape[1] == 3:
-        return to_pixels(images)
+    if images.shape[1] == domain.channels:
+        return to_pixels(images if domain.photographic else domain.show(images))
     height, width = images.shape[2:]
     square = max(2, min(height, width) // 16)
     odd = (np.arange(height)[:, None] // square + np.arange(width)[None] // square) % 2
     behind = np.where(odd == 1, *_CHECKER)
-    return to_pixels(np.asarray(images[:, :3] * images[:, 3:] + behind * (1.0 - images[:, 3:]), np.float32))
+    return to_pixels(opaque(images, domain, behind))
 
 
 def picture(pixels: Pixels, alt: str) -> Picture:
@@ -215,9 +219,7 @@ def real_pictures(
     found = []
     for index, value in real.best(count, goal.sign):
         image = load_batch(source, [index], subject.preprocessing, real.size)
-        if subject.preprocessing.channels == 1:
-            luma = np.asarray((0.299, 0.587, 0.114), np.float32).reshape(1, 3, 1, 1)
-            image = np.repeat((image * luma).sum(axis=1, keepdims=True), 3, axis=1)
+        image = domain_of(subject.preprocessing).show(image)
         name = source.names[index]
         caption = f"real, {'most' if goal.sign > 0 else 'least'}: {figure(value)}, {PurePosixPath(name).name}"
         found.append((picture(to_pixels(image)[0], f"real image {name}"), caption))

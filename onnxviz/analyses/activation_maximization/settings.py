@@ -7,30 +7,45 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
-from onnxviz.core.errors import shorten
+from onnxviz.core.errors import AnalysisError, shorten
 from onnxviz.core.shares import percent
-from onnxviz.optimize.regularizers import Regularizer
+from onnxviz.core.values import Preprocessing
+from onnxviz.data.domains import domain_of
+from onnxviz.optimize.parameterizations.base import Parameterization
+from onnxviz.optimize.regularizers import Regularizer, UnusualFeatures
 from onnxviz.optimize.settings import Usual
 from onnxviz.optimize.transforms import Transform
 
 if TYPE_CHECKING:
     from onnxviz.analyses.activation_maximization.analysis import ActivationMaximization
+    from onnxviz.analyses.base import Subject
 
 
-def how_made(analysis: ActivationMaximization, size: tuple[int, int] | None, suits: Mapping[str, Usual]) -> str:
+def how_made(
+    analysis: ActivationMaximization,
+    size: tuple[int, int] | None,
+    suits: Mapping[str, Usual],
+    preprocessing: Preprocessing,
+) -> str:
     """Return the sentences that say how pictures were made.
 
     Args:
         analysis: its choices.
         size: height and width of the pictures in pixels, if that is known.
         suits: kind of targets -> what the recipe says of them, or what suits them.
+        preprocessing: says what the model sees.
     """
     pixels = f" of {size[0]} x {size[1]} pixels" if size else ""
     further = "".join(f"; {part}" for part in _further(analysis))
     climb = _of_each(suits, lambda usual: usual.optimizer.words())
+    form = _form(analysis, suits, colored=preprocessing.channel_order in ("RGB", "BGR"))
+    if preprocessing.channel_order == "STORED":
+        further += (
+            f"; of {preprocessing.channels} channels, pictures show {', '.join(map(str, preprocessing.shown_channels))}"
+        )
     looks = _of_each(suits, lambda usual: transform_words(usual.transforms))
     return (
-        f"{analysis.steps} steps of {climb} on images{pixels}, {_form(analysis, suits)}; views: {looks}; regularizers: "
+        f"{analysis.steps} steps of {climb} on images{pixels}, {form}; views: {looks}; regularizers: "
         f"{held_by(suits)}{further}. A channel's activation is its mean over all positions, "
         "a whole layer's the mean of squares; a tile's figures are means over its pictures."
     )
@@ -49,10 +64,10 @@ def _of_each(suits: Mapping[str, Usual], words: Callable[[Usual], str]) -> str:
     return ", ".join(f"{text} for {kind}" for kind, text in found.items())
 
 
-def _form(analysis: ActivationMaximization, suits: Mapping[str, Usual]) -> str:
+def _form(analysis: ActivationMaximization, suits: Mapping[str, Usual], *, colored: bool) -> str:
     form = analysis.parameterization
     text = f"{form.kind.replace('_', ' ')} parameterization"
-    if getattr(form, "decorrelate", False):
+    if getattr(form, "decorrelate", False) and colored:
         text += ", decorrelated colours"
     if form.kind == "fourier":
         text += f", {_of_each(suits, lambda usual: _blurred(usual.blur))}"
@@ -94,13 +109,17 @@ def _further(analysis: ActivationMaximization) -> Iterator[str]:
 
 def kinds_in(settings: BaseModel) -> set[str]:
     """Return the kinds of settings and of all settings within them."""
-    found = {str(settings.kind)} if hasattr(settings, "kind") else set()
+    return {str(item.kind) for item in _within(settings) if hasattr(item, "kind")}
+
+
+def _within(settings: BaseModel) -> Iterator[BaseModel]:
+    """Yield settings and all settings within them."""
+    yield settings
     for name in type(settings).model_fields:
         value = getattr(settings, name)
         for item in value if isinstance(value, tuple) else (value,):
             if isinstance(item, BaseModel):
-                found |= kinds_in(item)
-    return found
+                yield from _within(item)
 
 
 def transform_words(transforms: Sequence[Transform]) -> str:
@@ -161,3 +180,24 @@ def _value(value: Any) -> str:
     if isinstance(value, tuple):
         return "[" + ", ".join(_value(item) for item in value) + "]"
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def require_suitable(analysis: ActivationMaximization, subject: Subject) -> None:
+    """Refuse choices that are for photographs only where the model takes other images.
+
+    Raises:
+        AnalysisError: names them.
+    """
+    if domain_of(subject.preprocessing).photographic:
+        return
+    asked: list[str] = [entry.kind for entry in analysis.transforms or () if entry.photographic]
+    asked += [entry.kind for entry in analysis.regularizers or () if isinstance(entry, UnusualFeatures)]
+    forms = (form for form in _within(analysis.parameterization) if isinstance(form, Parameterization))
+    asked += [str(getattr(form, "kind", "")) for form in forms if form.photographic]
+    asked += [name for name in ("colors", "magnitude") if getattr(analysis, name) is not None]
+    if asked:
+        raise AnalysisError(
+            f"{', '.join(asked)}: for photographs only, and the model takes {subject.preprocessing.channels} channels "
+            "as stored",
+            remedy="leave that out",
+        )

@@ -21,9 +21,10 @@ from onnxviz.analyses.activation_maximization.goals import Goal, picture_of
 from onnxviz.analyses.activation_maximization.real_activations import BATCH, Measurer, key_of_goal, measurable, together
 from onnxviz.analyses.base import Job, JobContext, Subject
 from onnxviz.core.findings import Array, Finding
+from onnxviz.data.domains import domain_of
 
 Values = npt.NDArray[np.float32]
-Color = tuple[float, float, float]
+Color = tuple[float, ...]
 
 SIMPLE = "simple pictures"
 """What the jobs that measure them are called."""
@@ -50,30 +51,33 @@ class SimplePicture:
     """A plain colour, or a sine between two colours.
 
     Attributes:
-        color: RGB in 0..1; of a grating's darkest or first line.
+        color: RGB in 0..1, or a number for each channel as stored; of a grating's darkest or first line.
         other: of a grating's other line; None for a plain colour.
         angle: degrees by which a grating's lines are turned from upright, counterclockwise as it is seen.
         period: pixels from line to line.
+        photographic: whether the channels are red, green and blue.
     """
 
     color: Color
     other: Color | None = None
     angle: float = 0.0
     period: float = 0.0
+    photographic: bool = True
 
     @property
     def words(self) -> str:
         """What it is: "plain yellow", "black and white lines, 45° from upright, every 8 pixels"."""
+        name = _name if self.photographic else _name_of_channels
         if self.other is None:
-            return f"plain {_name(self.color)}"
+            return f"plain {name(self.color)}"
         turned = f"{self.angle:g}° from upright" if self.angle else "upright"
-        return f"{_name(self.color)} and {_name(self.other)} lines, {turned}, every {self.period:.2g} pixels"
+        return f"{name(self.color)} and {name(self.other)} lines, {turned}, every {self.period:.2g} pixels"
 
     def paint(self, size: tuple[int, int]) -> Values:
-        """Return it as RGB [3, height, width] in 0..1; a grating's sine passes the picture's centre at its middle."""
+        """Return [channels, height, width] in 0..1; a grating's sine passes the picture's centre at its middle."""
         first = np.asarray(self.color, np.float32)[:, None, None]
         if self.other is None:
-            return np.broadcast_to(first, (3, *size)).copy()
+            return np.broadcast_to(first, (len(first), *size)).copy()
         down, right = (np.arange(length) - (length - 1) / 2 for length in size)
         along = math.cos(math.radians(self.angle)) * right[None] - math.sin(math.radians(self.angle)) * down[:, None]
         share = ((1 + np.sin(2 * np.pi * along / self.period)) / 2).astype(np.float32)
@@ -84,16 +88,35 @@ def _name(color: Color) -> str:
     return _NAMES.get(color) or "#" + "".join(f"{round(255 * level):02x}" for level in color)
 
 
+def _name_of_channels(color: Color) -> str:
+    """Name what all channels are, or the one that differs from all others."""
+    for channel, level in enumerate(color):
+        others = set(color[:channel] + color[channel + 1 :])
+        if len(others) == 1 and level not in others and len(color) > 2:
+            return f"channel {channel} at {level:g} and the others at {others.pop():g}"
+    return "all channels at " + "/".join(f"{level:g}" for level in dict.fromkeys(color))
+
+
 @cache
-def simple_pictures(channels: int) -> tuple[SimplePicture, ...]:
-    """Return the pictures that are tried, for a model that sees colours (3) or brightness (1)."""
-    colors = list(itertools.product(_LEVELS, _LEVELS, _LEVELS)) if channels == 3 else [(v, v, v) for v in _LEVELS]
-    pairs = _OPPOSITE if channels == 3 else _OPPOSITE[:1]
+def simple_pictures(channels: int, photographic: bool = True) -> tuple[SimplePicture, ...]:
+    """Return the pictures that are tried.
+
+    Args:
+        channels: how many the model sees: colours (3) or brightness (1) of photographs, or any number as stored.
+        photographic: whether it sees photographs.
+    """
+    colors: list[Color] = [(v,) * (3 if photographic else channels) for v in _LEVELS]
+    if photographic and channels == 3:
+        colors = list(itertools.product(_LEVELS, _LEVELS, _LEVELS))
+    elif channels > 1:
+        own = [tuple(float(channel == which) for channel in range(channels)) for which in range(channels)]
+        colors += [*own, *(tuple(1.0 - level for level in color) for color in own)]
+    pairs = _OPPOSITE if photographic and channels == 3 else ((colors[0], colors[len(_LEVELS) - 1]),)
     turned = [180.0 * step / _ANGLES for step in range(_ANGLES)]
     gratings = itertools.product(turned, _PERIODS, pairs)
     return (
-        *(SimplePicture(color) for color in colors),
-        *(SimplePicture(first, other, angle, period) for angle, period, (first, other) in gratings),
+        *(SimplePicture(color, photographic=photographic) for color in colors),
+        *(SimplePicture(first, other, angle, period, photographic) for angle, period, (first, other) in gratings),
     )
 
 
@@ -110,7 +133,7 @@ def simple_jobs(found: Sequence[Goal], size: tuple[int, int], subject: Subject) 
     """
     view = subject.view
     own = subject.input_size
-    count = len(simple_pictures(_channels(subject)))
+    count = len(_tried(subject))
     groups = together([goal for goal in found if measurable(goal)], lambda _: size, subject)
     for number, (_, group) in enumerate(groups):
         layers = tuple(dict.fromkeys(layer for goal in group for layer in goal.wanted.layers()))
@@ -134,7 +157,7 @@ def measure_simple(job: Job, context: JobContext) -> list[Finding]:
     found = [Goal.of(entry) for entry in job.parameters["goals"]]
     size = (int(job.parameters["size"][0]), int(job.parameters["size"][1]))
     measure = Measurer(context, found, size, converted=True)
-    tried = simple_pictures(_channels(context.subject))
+    tried = _tried(context.subject)
     own = context.subject.input_size
     batch = max(1, min(BATCH, BATCH * own[0] * own[1] // (size[0] * size[1])))  # large pictures take more memory
     parts = []
@@ -144,8 +167,9 @@ def measure_simple(job: Job, context: JobContext) -> list[Finding]:
     return [Array("simple", "Activations on plain colours and gratings", {"values": np.concatenate(parts)})]
 
 
-def _channels(subject: Subject) -> int:
-    return 1 if subject.preprocessing.channels == 1 or subject.view.input_channels == 1 else 3
+def _tried(subject: Subject) -> tuple[SimplePicture, ...]:
+    domain = domain_of(subject.preprocessing)
+    return simple_pictures(domain.planes, domain.photographic)
 
 
 # --- reading --------------------------------------------------------------------------------------------------------
@@ -182,7 +206,7 @@ def simple_activations(context: JobContext, places: Mapping[str, Sequence[Any]])
         context: holds what they found.
         places: goal's key -> [name of the job, column in its array].
     """
-    tried = simple_pictures(_channels(context.subject))
+    tried = _tried(context.subject)
     found = {}
     for key, (name, column) in places.items():
         (values,) = (finding.arrays["values"] for finding in context.found[name] if isinstance(finding, Array))

@@ -17,6 +17,8 @@ from onnxviz.analyses.base import Analysis, Job, JobContext, Subject
 from onnxviz.core.errors import AnalysisError, shorten
 from onnxviz.core.findings import Caveat, Cell, Coverage, Finding, Note, Picture, Table, Tile, TileGrid
 from onnxviz.core.shares import percent
+from onnxviz.core.values import LUMA
+from onnxviz.data.domains import domain_of
 from onnxviz.data.image_choice import ImageChoice, choose_images, find_source
 from onnxviz.data.images import ImageSource, load_batch
 from onnxviz.data.visible_part import cropped_note
@@ -114,6 +116,12 @@ class Adversarial(Analysis):
 
     def jobs(self, subject: Subject) -> Iterable[Job]:
         """Plan a job for every few photographs."""
+        if not domain_of(subject.preprocessing).photographic:
+            raise AnalysisError(
+                f"it changes photographs of 8 bits, and the model takes {subject.preprocessing.channels} channels as "
+                "stored",
+                remedy="leave this analysis out",
+            )
         source = find_source(self.data, subject.data)
         head = _require_classes(self._head(subject), subject.view)
         own = explained_score.OwnClasses.of(source, subject, head)
@@ -438,14 +446,14 @@ class _Titles:
 
 
 def _is_grey(subject: Subject) -> bool:
-    return subject.preprocessing.channels == 1 or subject.view.input_channels == 1
+    return domain_of(subject.preprocessing).planes == 1
 
 
 def _levels(context: JobContext, source: ImageSource, images: Sequence[int]) -> np.ndarray:
     """Return photographs as the network sees them, uint8 [N, 3, h, w]; [N, 1, h, w] where it sees grey only."""
     batch = load_batch(source, images, context.subject.preprocessing, context.model.input_size)
     if _is_grey(context.subject):
-        batch = (batch * np.array((0.299, 0.587, 0.114), np.float32)[:, None, None]).sum(axis=1, keepdims=True)
+        batch = (batch * np.array(LUMA, np.float32)[:, None, None]).sum(axis=1, keepdims=True)
     return np.asarray(np.rint(np.clip(batch, 0.0, 1.0) * 255.0), dtype=np.uint8)
 
 

@@ -304,7 +304,7 @@ iou: 0.04
         }
         chosen = {unit.unit: best[name][unit.unit.index].tolist() for name in best_units for unit in best_units[name]}
         maps = maps_of(chosen, measure, progress)
-        picture_of = functools.cache(functools.partial(shown, data))
+        picture_of = functools.cache(functools.partial(shown, data, domain=work.context.model.domain))
         by_chance = [
             row for name, chance in chances.items() for row in chance_rows(name, data.concepts, chance, self.iou)
         ]

@@ -15,7 +15,9 @@ from onnxviz.core.errors import shorten
 from onnxviz.core.findings import Cell, Picture, Tile
 from onnxviz.core.shares import percent
 from onnxviz.core.values import Preprocessing, Unit
+from onnxviz.data.domains import Domain
 from onnxviz.data.images import Pixels, fit_image
+from onnxviz.optimize.color import to_pixels
 
 if TYPE_CHECKING:
     from onnxviz.data.concepts import ConceptSet
@@ -91,9 +93,11 @@ def maps_of(
     return maps
 
 
-def shown(data: ConceptSet, image: int) -> Pixels:
+def shown(data: ConceptSet, image: int, domain: Domain) -> Pixels:
     """Return an image as it is shown."""
-    pixels = data.read(image)
+    pixels = domain.sample(data, image)
+    if not domain.photographic:
+        pixels = to_pixels(domain.show(pixels.transpose(2, 0, 1)[None]))[0]
     return show_at(pixels, shown_size(pixels, PICTURE_SIDE))
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from onnxviz.analyses.base import JobContext
     from onnxviz.analyses.grad_cam.attribution import EvidenceMap
+    from onnxviz.data.domains import Domain
     from onnxviz.graph.model_output import Head
 
 SMALLEST_PICTURE, LARGEST_PICTURE = 128, 256
@@ -186,7 +187,7 @@ def _drawn(
     maps: Sequence[Sequence[EvidenceMap]],
 ) -> ImageEvidence:
     """Return one image's evidence with its pictures; nothing of the pass is kept."""
-    photograph = _photograph(image, context.subject.preprocessing.channel_order == "GRAY")
+    photograph = _photograph(image, context.model.domain)
     classes = []
     for number, row in zip(chosen, maps, strict=True):
         shown = head.title(number, context.subject.labels)
@@ -237,12 +238,12 @@ def _where(values: torch.Tensor, size: tuple[int, ...]) -> Places | None:
     return find_places(upsample(values, finest)[0].double().cpu().numpy())
 
 
-def _photograph(image: torch.Tensor, gray: bool) -> np.ndarray:
+def _photograph(image: torch.Tensor, domain: Domain) -> np.ndarray:
     """Return what the network sees as uint8 [h, w, 3], enlarged or reduced to a size that suits a report."""
+    import torch
     from torch.nn import functional
 
-    if gray:
-        image = (image * image.new_tensor((0.299, 0.587, 0.114))[:, None, None]).sum(dim=0).expand(3, -1, -1)
+    image = torch.from_numpy(domain.show(image[None].cpu().numpy())[0])
     longest = max(image.shape[1:])
     if longest < SMALLEST_PICTURE:
         times = -(-SMALLEST_PICTURE // longest)

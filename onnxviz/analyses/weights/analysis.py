@@ -37,6 +37,7 @@ from onnxviz.core.findings import (
     TileGrid,
 )
 from onnxviz.core.values import Layer, Preprocessing, Unit
+from onnxviz.data.domains import domain_of
 from onnxviz.data.image_choice import ImageChoice, choose_images, find_source
 from onnxviz.data.images import load_batch
 from onnxviz.graph.operators import traits_of
@@ -319,6 +320,7 @@ class Weights(Analysis):
         pictures = self._kernel_pictures(drawing, _strongest(drawing.kernels, 3 if drawing.rgb else 1), len(array))
         own = tuple((_picture(pictures[index], f"kernel {index}"),) for index in chosen)
         rows = [MatrixRow("the kernel", own)]
+        stored = not domain_of(preprocessing).photographic
         ranges: list[tuple[Cell, ...]] = []
         for done, index in enumerate(images):
             context.progress(done, len(images), source.names[index])
@@ -328,7 +330,8 @@ class Weights(Analysis):
                 raise AnalysisError(
                     f"the response to {shorten(source.names[index])} is not finite", where=shorten(layer.name)
                 )
-            rows.append(_response_row(source.names[index], batch[0], chosen, response))
+            photograph = domain_of(preprocessing).show(batch)[0] if stored else batch[0]
+            rows.append(_response_row(source.names[index], photograph, chosen, response))
             ranges += [
                 (
                     f"{source.names[index]}, kernel {number}",
@@ -385,7 +388,8 @@ def _weight(view: GraphView, layer: Layer) -> np.ndarray:
 
 def _in_image_order(view: GraphView, layer: Layer, array: np.ndarray, preprocessing: Preprocessing) -> _Drawing:
     """Put the input channels of a layer that reads the image directly in the order red, green, blue."""
-    direct = array.shape[1] == 3 == preprocessing.channels and view.groups(layer) == 1 and reads_image(view, layer)
+    colored = domain_of(preprocessing).photographic and array.shape[1] == 3 == preprocessing.channels
+    direct = colored and view.groups(layer) == 1 and reads_image(view, layer)
     if direct and preprocessing.channel_order == "BGR":
         return _Drawing(array[:, ::-1], True)
     return _Drawing(array, direct)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
@@ -33,6 +33,7 @@ class Transparent(Parameterization):
     """An image with opacity, seen on another random background at every step; opacity costs activation."""
 
     kind: Literal["alpha"] = "alpha"
+    photographic: ClassVar[bool] = True
     own: Own = Field(Fourier(), description="How the colours are written.")
     opacity: float = Field(0.5, gt=0, lt=1, description="How opaque the image is at the start.")
     decay: float = Field(

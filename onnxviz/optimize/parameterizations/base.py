@@ -20,13 +20,14 @@ class Canvas:
     """What images are painted on.
 
     Attributes:
-        channels: 3 for colour, 1 for grey.
+        channels: planes that images are made of: 3 for colour, 1 for grey; any number where they are no photographs.
         size: height and width in pixels, margins included.
         group: how many images are made together for one objective; they follow each other in the batch.
         device: where the images are made.
         colors: [3, 3], planes to colours (`color.correlate`); the published matrix of photographs if None.
         magnitude: [3, h, w // 2 + 1], mean magnitudes of the spectrum of given photographs; a power law if None.
         generators: name -> a generator, for learned priors.
+        samples: channels of the images: 3 of photographs, grey ones too; else as many as there are planes.
     """
 
     channels: int
@@ -36,6 +37,12 @@ class Canvas:
     colors: Tensor | None = None
     magnitude: Tensor | None = None
     generators: Mapping[str, GeneratorNetwork] = field(default_factory=dict)
+    samples: int = 3
+
+    @property
+    def colored(self) -> bool:
+        """Whether the planes are those of red, green and blue."""
+        return self.channels == 3 == self.samples
 
 
 class Painter(Protocol):
@@ -79,6 +86,8 @@ class Parameterization(BaseModel):
 
     may_have_margin: ClassVar[bool] = True
     """Whether what lies beyond the picture can be painted with it; a generator's image is whole, and nothing is cut."""
+    photographic: ClassVar[bool] = False
+    """Whether it can write photographs only, of three channels or one."""
 
     def showing_last_bits(self) -> Self:
         """Return the same without what would hide a difference in the last bits of gradients, for `lanes`."""
@@ -97,4 +106,6 @@ class Parameterization(BaseModel):
 class PlaneParameterization(Parameterization):
     """A way to write images as planes, numbers without bounds, of which colours are made."""
 
-    decorrelate: bool = Field(True, description="Give the colours the correlations of photographs; no effect on grey.")
+    decorrelate: bool = Field(
+        True, description="Give the colours the correlations of photographs, if they are colours."
+    )

@@ -86,7 +86,7 @@ class FourierPainter(PlanePainter):
         """Return [channels], how far each plane moves colours: photographs differ in brightness more than in hue."""
         import torch
 
-        if self.canvas.channels == 1 or not self.decorrelate:
+        if not self.canvas.colored or not self.decorrelate:
             return torch.ones(self.canvas.channels, device=self.canvas.device)
         lengths: Tensor = torch.linalg.vector_norm(colors_on(self.canvas), dim=0)
         return lengths.clamp_(min=_LEAST_REACH)

@@ -35,6 +35,7 @@ class Generator(Parameterization):
 
     may_have_margin: ClassVar[bool] = False
     kind: Literal["generator"] = "generator"
+    photographic: ClassVar[bool] = True
     model: str = Field(description="Name of the recipe's generator, an ONNX file that makes images from codes.")
     latent: Literal["normal", "uniform"] = Field(
         "normal", description="How codes were distributed in training: standard normal, or evenly within bounds."

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -38,6 +38,7 @@ class Maco(PlaneParameterization):
     """
 
     kind: Literal["maco"] = "maco"
+    photographic: ClassVar[bool] = True
     decay: float = Field(
         1.4,
         ge=0,

@@ -51,10 +51,10 @@ class PixelPainter(PlanePainter):
 
     def colors(self, planes: Tensor) -> Tensor:
         """Return the images; where nothing squashes them, planes are colours around 0."""
-        return super().colors(planes) if self._squash else (planes + 0.5).expand(-1, 3, -1, -1)
+        return super().colors(planes) if self._squash else (planes + 0.5).expand(-1, self.canvas.samples, -1, -1)
 
     def planes_of(self, pictures: Tensor) -> Tensor:
         """Return the planes of pictures."""
         if self._squash:
             return super().planes_of(pictures)
-        return (grey(pictures) if self.canvas.channels == 1 else pictures) - 0.5
+        return (grey(pictures) if self.canvas.channels == 1 and self.canvas.samples == 3 else pictures) - 0.5

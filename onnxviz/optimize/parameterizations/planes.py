@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from onnxviz.core.values import LUMA
 from onnxviz.optimize.color import correlate, decorrelated, matrix_on
 
 if TYPE_CHECKING:
@@ -15,8 +16,6 @@ if TYPE_CHECKING:
 
     from onnxviz.optimize.parameterizations.base import Canvas
 
-LUMA = (0.299, 0.587, 0.114)
-"""Brightness of red, green and blue (ITU-R BT.601), as `Model.encode` has it."""
 _EDGE = 0.01
 """How near to black and white a picture to start from may be: beyond, a sigmoid hardly moves."""
 
@@ -30,11 +29,11 @@ def to_colors(planes: Tensor, canvas: Canvas, decorrelate: bool) -> Tensor:
         decorrelate: whether planes are independent, so that colours are made of them by the canvas' matrix.
 
     Returns:
-        RGB [N, 3, h, w] in 0..1; one channel is repeated three times.
+        [N, samples, h, w] in 0..1; one channel is repeated for all three of a grey photograph.
     """
     if planes.shape[1] == 1:
-        return planes.sigmoid().expand(-1, 3, -1, -1)
-    return (correlate(planes, canvas.colors) if decorrelate else planes).sigmoid()
+        return planes.sigmoid().expand(-1, canvas.samples, -1, -1)
+    return (correlate(planes, canvas.colors) if decorrelate and canvas.colored else planes).sigmoid()
 
 
 def to_planes(pictures: Tensor, canvas: Canvas, decorrelate: bool) -> Tensor:
@@ -48,10 +47,10 @@ def to_planes(pictures: Tensor, canvas: Canvas, decorrelate: bool) -> Tensor:
     Returns:
         [N, channels, h, w].
     """
-    if canvas.channels == 1:
+    if canvas.channels == 1 and canvas.samples == 3:
         return grey(pictures).clamp(_EDGE, 1 - _EDGE).logit()
     planes = pictures.clamp(_EDGE, 1 - _EDGE).logit()
-    return decorrelated(planes, canvas.colors) if decorrelate else planes
+    return decorrelated(planes, canvas.colors) if decorrelate and canvas.colored else planes
 
 
 def colors_on(canvas: Canvas) -> Tensor:

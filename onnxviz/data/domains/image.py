@@ -1,0 +1,104 @@
+"""Images of any number of channels: photographs as RGB, everything else as it is stored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxviz.core.errors import DataError
+from onnxviz.core.values import LUMA, Preprocessing
+from onnxviz.data.domains.base import SampleSource
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class ImageDomain:
+    """A `domains.Domain`: images, of which the preprocessing says what their channels are."""
+
+    preprocessing: Preprocessing
+
+    @property
+    def channels(self) -> int:
+        """Three of photographs, also where the model sees their brightness only."""
+        return 3 if self.photographic else self.preprocessing.channels
+
+    @property
+    def planes(self) -> int:
+        """As many as the model has channels."""
+        return self.preprocessing.channels
+
+    @property
+    def photographic(self) -> bool:
+        """Whether the channels are red, green and blue."""
+        return self.preprocessing.channel_order != "STORED"
+
+    def sample(self, source: SampleSource, index: int) -> npt.NDArray[Any]:
+        """Return a photograph as uint8, anything else as float32 in 0..1 by its `range`."""
+        if self.photographic:
+            return source.read(index)
+        stored = getattr(source, "stored", source.read)
+        return self.in_range(stored(index))
+
+    def in_range(self, array: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+        """Bring numbers as they are stored, [height, width, channels] or [height, width], to float32 in 0..1.
+
+        Raises:
+            DataError: if they have other channels than the model, or are not within `range`.
+        """
+        array = array[:, :, None] if array.ndim == 2 else array
+        if array.ndim != 3 or 0 in array.shape:
+            raise DataError(
+                f"has the shape {list(array.shape)}", remedy="an image is [height, width, channels], channels last"
+            )
+        if array.shape[2] != self.channels:
+            raise DataError(
+                f"has {array.shape[2]} channel{'s' * (array.shape[2] != 1)} ({array.dtype} {list(array.shape)}), the "
+                f"model takes {self.channels}",
+                remedy="give images of that many, [height, width, channels]",
+            )
+        low, high = self.preprocessing.range
+        least, most = float(array.min()), float(array.max())
+        if not (low <= least and most <= high):
+            raise DataError(
+                f"holds numbers from {least:g} to {most:g}, outside {low:g} to {high:g}",
+                remedy="say between what the files' numbers lie: `range: [0, 10000]` in `preprocess`",
+            )
+        return ((array.astype(np.float64) - low) / (high - low)).astype(np.float32)
+
+    def encoder(self, device: torch.device) -> Callable[[torch.Tensor], torch.Tensor]:
+        """Return channel order, mean and scale as one function."""
+        import torch
+
+        chosen = self.preprocessing
+        channels, (low, high) = chosen.channels, chosen.range
+        mean, scale = (
+            torch.tensor(numbers, dtype=torch.float32).expand(channels).reshape(1, channels, 1, 1).to(device)
+            for numbers in (chosen.mean, chosen.scale)
+        )
+        luma = torch.tensor(LUMA, device=device).reshape(1, 3, 1, 1)
+
+        def encode(images: torch.Tensor) -> torch.Tensor:
+            if chosen.channel_order == "BGR":
+                images = images.flip(1)
+            elif chosen.channel_order == "GRAY":
+                images = (images * luma).sum(1, keepdim=True)
+            numbers = images * (high - low)
+            return ((numbers + low if low else numbers) - mean) / scale
+
+        return encode
+
+    def show(self, images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Return photographs as they are, in grey where the model sees no more; else the channels that are shown."""
+        if self.photographic:
+            if self.planes == 3:
+                return images
+            brightness = (images * np.asarray(LUMA, np.float32).reshape(1, 3, 1, 1)).sum(axis=1, keepdims=True)
+            return np.repeat(brightness, 3, axis=1)
+        shown = images[:, list(self.preprocessing.shown_channels)]
+        return np.broadcast_to(shown, (len(images), 3, *images.shape[2:])).copy()

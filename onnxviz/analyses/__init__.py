@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import functools
 import importlib
-import importlib.metadata
 import inspect
 import pkgutil
 import typing
 
 from onnxviz.analyses.base import Analysis
-from onnxviz.core.errors import AnalysisError
+from onnxviz.core.plugins import by_kind
 
 ENTRY_POINTS = "onnxviz.analyses"
 
@@ -28,19 +27,8 @@ def registry() -> dict[str, type[Analysis]]:
     Raises:
         AnalysisError: if two classes claim the same kind, or an entry point is no analysis.
     """
-    found: dict[str, type[Analysis]] = {}
     classes = [cls for module in _built_in_modules() for cls in _analyses_in(module)]
-    for entry in sorted(importlib.metadata.entry_points(group=ENTRY_POINTS), key=lambda entry: entry.name):
-        cls = entry.load()
-        if not (isinstance(cls, type) and issubclass(cls, Analysis)):
-            raise AnalysisError(f"the entry point {entry.name!r} is no Analysis", where=ENTRY_POINTS)
-        classes.append(cls)
-    for cls in classes:
-        kind = kind_of(cls)
-        if kind in found:
-            raise AnalysisError(f"two analyses are called {kind!r}: {found[kind].__module__} and {cls.__module__}")
-        found[kind] = cls
-    return found
+    return by_kind(classes, Analysis, ENTRY_POINTS, kind_of)
 
 
 def _built_in_modules() -> list[object]:

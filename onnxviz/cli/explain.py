@@ -15,8 +15,8 @@ from onnxviz.analyses import kind_of, registry
 from onnxviz.analyses.base import Analysis
 from onnxviz.cli.show import show_lines, show_table
 from onnxviz.core.errors import SelectionError, nearest, shorten
+from onnxviz.data.kinds import data_kinds
 from onnxviz.recipe.schema import (
-    DATA_KINDS,
     ExpectationSettings,
     LimitsSettings,
     ModelSettings,
@@ -35,7 +35,7 @@ _SETTINGS: dict[str, tuple[type[BaseModel], ...]] = {
     "model": (ModelSettings,),
     "models": (ModelSettings,),
     "preprocess": (PreprocessSettings,),
-    "data": tuple(DATA_KINDS.values()),
+    "data": tuple(data_kinds().values()),
     "expect": (ExpectationSettings,),
     "limits": (LimitsSettings,),
 }

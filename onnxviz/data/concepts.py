@@ -11,15 +11,17 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import Field
 
 from onnxviz.core import limits
 from onnxviz.core.errors import DataError, beginning, shorten
 from onnxviz.core.values import Preprocessing
 from onnxviz.core.yaml_source import parse_source, plain
+from onnxviz.data.base import DataSource
 from onnxviz.data.decode import Pixels, image_size, indices_size, read_indices
 from onnxviz.data.images import ImageFolder, ImageSource, file_digests, fit_labels
 
@@ -253,6 +255,20 @@ class MaskFolder:
             for path, content in zip(files, contents, strict=True)
         ]
         return np.stack(labels)
+
+
+class ConceptsSettings(DataSource):
+    """Images of which every pixel is labelled with concepts."""
+
+    kind: ClassVar[str] = "concepts"
+    paths: ClassVar[tuple[str, ...]] = ("concepts",)
+
+    concepts: str = Field(description="Folder with images/, labels/ and classes.txt, relative to the recipe.")
+    limit: int | None = Field(None, ge=1, description="Use at most so many images, spread evenly over the sorted list.")
+
+    def open(self, name: str, base: Path) -> MaskFolder:
+        """Find the images that have masks."""
+        return MaskFolder.find(name, self.concepts, base, self.limit)
 
 
 def _numbered(values: npt.NDArray[np.int32], concepts: npt.NDArray[np.int32], path: Path) -> npt.NDArray[np.int32]:

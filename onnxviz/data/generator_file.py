@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
+
+from pydantic import Field
 
 from onnxviz.core.errors import DataError, nearest, shorten
+from onnxviz.data.base import DataSource
 from onnxviz.data.decode import Pixels
 from onnxviz.graph import open_model
 
@@ -46,6 +50,25 @@ class GeneratorFile:
             DataError: always.
         """
         raise DataError(f"a generator holds no image {index}", where=f"data {shorten(self.name)!r}")
+
+
+class GeneratorSettings(DataSource):
+    """A model that makes images from codes, for pictures that are made with what it has learned."""
+
+    kind: ClassVar[str] = "generator"
+    paths: ClassVar[tuple[str, ...]] = ("generator",)
+    holds_images: ClassVar[bool] = False
+
+    generator: str = Field(description="ONNX file of a decoder or generator, relative to the recipe.")
+
+    def open(self, name: str, base: Path) -> GeneratorFile:
+        """Look at the file."""
+        return GeneratorFile.open(name, base / self.generator)
+
+    def files(self, base: Path) -> Iterator[Path]:
+        """Yield the folders of the file and of what it links to, where its external data lies."""
+        file = base / self.generator
+        yield from (file.absolute().parent, Path(os.path.realpath(file)).parent)
 
 
 def generator_file(name: str, data: Mapping[str, Any]) -> GeneratorFile:

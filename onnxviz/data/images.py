@@ -9,14 +9,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
+from pydantic import Field, field_validator
 
 from onnxviz.core.errors import DataError, nearest, shorten
 from onnxviz.core.values import CROP_FRACTION, Interpolation, Preprocessing
+from onnxviz.data.base import DataSource, ImageSource
 from onnxviz.data.decode import ARRAY_SUFFIX, FORMATS, Pixels, check_image, image_size, read_image, read_stored
 from onnxviz.data.domains import domain_of
 from onnxviz.data.ground_truth import (
@@ -24,6 +26,7 @@ from onnxviz.data.ground_truth import (
     ClassOrigin,
     Statement,
     class_in,
+    class_pattern,
     folder_classes,
     folder_numbers,
     wordnet_id,
@@ -32,8 +35,8 @@ from onnxviz.data.label_tables import TABLE, LabelTables
 from onnxviz.data.patterns import matches
 
 __all__ = [
-    "ImageFolder", "ImageSource", "Pixels", "fit_box", "fit_image", "fit_labels", "kept_fraction", "load_batch",
-    "read_image",
+    "ImageFolder", "ImageSource", "ImagesSettings", "Pixels", "fit_box", "fit_image", "fit_labels", "kept_fraction",
+    "load_batch", "read_image",
 ]  # fmt: skip
 
 _NAME_IMAGES = "name a file, a folder or a glob of images"
@@ -41,31 +44,6 @@ SUFFIXES = frozenset({
     ".jpg", ".jpeg", ".jpe", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm",
 })  # fmt: skip
 """What counts as an image when a whole folder is named."""
-
-
-class ImageSource(Protocol):
-    """Images by index, wherever they come from."""
-
-    @property
-    def name(self) -> str:
-        """The data set's name in the recipe."""
-        ...
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """One display name for each image, unique."""
-        ...
-
-    @property
-    def digest(self) -> str:
-        """Changes whenever an image does."""
-        ...
-
-    def __len__(self) -> int: ...
-
-    def read(self, index: int) -> Pixels:
-        """Return an image as uint8 [height, width, 3], RGB; raises DataError if it cannot be read."""
-        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -278,6 +256,42 @@ class ImageFolder:
     @cached_property
     def _numbers(self) -> tuple[int | None, ...]:
         return folder_numbers(self._folders)
+
+
+class ImagesSettings(DataSource):
+    """Images from files."""
+
+    kind: ClassVar[str] = "images"
+    paths: ClassVar[tuple[str, ...]] = ("images",)
+
+    images: str | list[str] = Field(description="Glob patterns or folders, relative to the recipe.")
+    limit: int | None = Field(None, ge=1, description="Use at most so many images, spread evenly over the sorted list.")
+    classes: str | None = Field(
+        None,
+        description="Where the class of each image stands in its file's name: `{class}_*.jpg`; names, numbers or "
+        "WordNet ids as in the model's labels. Not given: a labels.csv beside the images (file,class_index,name), else "
+        "one folder for each class.",
+    )
+
+    @field_validator("classes")
+    @classmethod
+    def _readable(cls, value: str | None) -> str | None:
+        if value is not None:
+            class_pattern(value)
+        return value
+
+    def open(self, name: str, base: Path) -> ImageFolder:
+        """Find the images."""
+        patterns = [self.images] if isinstance(self.images, str) else self.images
+        return ImageFolder.find(name, patterns, base, self.limit, self.classes)
+
+    def verify(self, opened: ImageSource) -> Iterator[tuple[str, DataError]]:
+        """Make sure that what is said of the images' classes can be used."""
+        assert isinstance(opened, ImageFolder)
+        try:
+            opened.require_classes()
+        except DataError as error:
+            yield "images" if self.classes is None else "classes", error
 
 
 def file_digests(paths: Iterable[Path]) -> tuple[bytes, ...]:

@@ -28,12 +28,11 @@ from onnxviz.core.errors import (
 )
 from onnxviz.core.yaml_source import Address, MappingNode, SourcePosition, find, plain, words
 from onnxviz.data import builtin
-from onnxviz.data.concepts import MaskFolder
 from onnxviz.data.decode import is_array
 from onnxviz.data.domains import domain_of
-from onnxviz.data.generator_file import GeneratorFile
 from onnxviz.data.image_choice import class_count
-from onnxviz.data.images import ImageFolder, ImageSource
+from onnxviz.data.images import ImageSource
+from onnxviz.data.kinds import data_kinds
 from onnxviz.execution.store import Store, key_of
 from onnxviz.graph import open_model
 from onnxviz.graph.labels import read_labels, with_labels
@@ -51,15 +50,7 @@ from onnxviz.model.preprocessing_candidates import (
     spread,
 )
 from onnxviz.recipe.recipe import Recipe, declared_as, ordered
-from onnxviz.recipe.schema import (
-    DATA_KINDS,
-    BuiltinSettings,
-    ConceptsSettings,
-    GeneratorSettings,
-    ImagesSettings,
-    PreprocessSettings,
-    pair,
-)
+from onnxviz.recipe.schema import PreprocessSettings, pair
 
 PROOF_IMAGES = 2
 """Images on which every layer that is used must agree with ONNX Runtime."""
@@ -331,9 +322,8 @@ class _Planner:
         domain = domain_of(subject.preprocessing)
         for name in sorted(names):
             source = subject.data[name]
-            if isinstance(source, ImageFolder | MaskFolder) and not (
-                domain.photographic and not is_array(source.paths[0])
-            ):
+            arrays = any(is_array(path) for path in getattr(source, "paths", ())[:1])
+            if len(source) and (arrays or not domain.photographic):
                 try:
                     domain.sample(source, 0)
                 except DataError as error:
@@ -344,31 +334,18 @@ class _Planner:
         found: dict[str, ImageSource] = {}
         for name, settings in self.recipe.data.items():
             try:
-                found[name] = self.open_source(name, settings)
+                opened = settings.open(name, self.recipe.base(name))
             except OnnxvizError as error:
-                source = next(key for key in DATA_KINDS if hasattr(settings, key))
-                self.note(error, ("data", name, source))
+                self.note(error, ("data", name, settings.kind))
                 continue
-            if isinstance(opened := found[name], ImageFolder):
-                try:
-                    opened.require_classes()
-                except OnnxvizError as error:
-                    del found[name]  # told once
-                    self.note(error, ("data", name, "images" if opened.classes is None else "classes"))
+            wrong = list(settings.verify(opened))
+            for field, why in wrong:
+                self.note(why, ("data", name, field))
+            if not wrong:  # else it is told once
+                found[name] = opened
         declared = find(self.recipe.tree, ("data",))
         names = set(declared.entries) if isinstance(declared, MappingNode) else set()
         return _Known(found, names - set(found))
-
-    def open_source(self, name: str, settings: Any) -> ImageSource:
-        if isinstance(settings, BuiltinSettings):
-            return builtin.scenes(count=settings.count, seed=settings.seed, size=settings.size, split=settings.split)
-        base = self.recipe.base(name)
-        if isinstance(settings, ConceptsSettings):
-            return MaskFolder.find(name, settings.concepts, base, settings.limit)
-        if isinstance(settings, GeneratorSettings):
-            return GeneratorFile.open(name, base / settings.generator)
-        patterns = [settings.images] if isinstance(settings.images, str) else settings.images
-        return ImageFolder.find(name, patterns, base, settings.limit, settings.classes)
 
     def open_subject(self, alias: str, data: _Known) -> Subject | None:
         settings, address = self.recipe.models[alias], self.recipe.address(alias)
@@ -427,8 +404,8 @@ class _Planner:
         Raises:
             SelectionError: if the recipe has no images, or the model gives no class to an image.
         """
-        kinds = (ImagesSettings, ConceptsSettings, BuiltinSettings)
-        named = (name for kind in kinds for name, item in self.recipe.data.items() if isinstance(item, kind))
+        kinds = [cls for cls in data_kinds().values() if cls.holds_images]
+        named = (name for cls in kinds for name, item in self.recipe.data.items() if type(item) is cls)
         name = next((name for name in named if name not in data.broken), None)
         if name is None:
             if data.broken:
@@ -540,7 +517,7 @@ class _Planner:
 
     def proof(self, subject: Subject, used: set[str]) -> Proof:
         layers = tuple(layer.name for layer in subject.view.layers if layer.name in used)
-        data = next((name for name, source in subject.data.items() if not isinstance(source, GeneratorFile)), None)
+        data = next((name for name in subject.data if self.recipe.data[name].holds_images), None)
         digest = subject.data[data].digest if data is not None else None
         key = key_of({**self.context(subject), "proof": [list(layers), data, digest, PROOF_IMAGES, PROOF_VERSION]})
         return Proof(key, subject.alias, layers, data)

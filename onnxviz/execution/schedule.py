@@ -20,7 +20,6 @@ from onnxviz.data.visible_part import part_seen
 from onnxviz.execution.plan import Choice, Plan, PlannedJob, Proof
 from onnxviz.execution.store import KEY, Store
 from onnxviz.recipe.recipe import Recipe
-from onnxviz.recipe.schema import DATA_KINDS, BuiltinSettings
 
 CHOICE = "preprocessing by trial"
 """How the choice of a preprocessing is called in progress and errors."""
@@ -130,15 +129,10 @@ def seen_of(subject: Subject, preprocessing: Preprocessing) -> tuple[tuple[str, 
 def data_card(plan: Plan, name: str, source: ImageSource) -> DataCard:
     """Return what the report says of a data set."""
     settings = plan.recipe.data[name]
-    kind = next(key for key in DATA_KINDS if hasattr(settings, key))
-    what = getattr(settings, kind)
-    shown = ", ".join(what) if isinstance(what, list) else str(what)
-    if isinstance(settings, BuiltinSettings):
-        shown = f"{shown}: {settings.count} generated images, {settings.size} pixels, seed {settings.seed}"
     skipped = tuple((str(item), str(why)) for item, why in getattr(source, "skipped", ()))
     notes = tuple((str(item), str(what)) for item, what in getattr(source, "notes", ()))
     remarks = (*getattr(source, "remarks", ()), *_on_classes(plan, source))
-    return DataCard(name, kind, shown, source.digest, len(source), skipped, notes, remarks)
+    return DataCard(name, settings.kind, settings.in_words, source.digest, len(source), skipped, notes, remarks)
 
 
 def _on_classes(plan: Plan, source: ImageSource) -> Iterator[str]:

@@ -21,7 +21,8 @@ from onnxviz.core.yaml_source import (
     read_source,
     scalar,
 )
-from onnxviz.recipe.schema import DATA_KINDS, RecipeSettings
+from onnxviz.data.kinds import data_kinds
+from onnxviz.recipe.schema import RecipeSettings
 
 _NAMED = ("analyses", "data", "models", "defaults", "matrix")
 _MODEL_SOURCES = ("path", "builtin")
@@ -119,7 +120,7 @@ def _make_room(node: MappingNode, address: Address, keys: Sequence[str]) -> None
         for key in set(keys) & set(_MODEL_SOURCES):
             for other in set(_MODEL_SOURCES) - {key}:
                 node.drop(other)
-    if len(address) == 2 and address[0] == "data" and set(keys) & set(DATA_KINDS) - set(node.entries):
+    if len(address) == 2 and address[0] == "data" and set(keys) & set(data_kinds()) - set(node.entries):
         for key in list(node.entries):
             node.drop(key)
 

@@ -33,13 +33,13 @@ from onnxviz.core.yaml_source import (
     read_source,
     words,
 )
+from onnxviz.data.base import DataSource
+from onnxviz.data.kinds import data_kinds
 from onnxviz.graph.fixed_inputs import FILLINGS
 from onnxviz.recipe.faults import check, unknown_key
 from onnxviz.recipe.layers import extended, form, not_a_path, override
 from onnxviz.recipe.schema import (
-    DATA_KINDS,
     ID_PATTERN,
-    DataSettings,
     ExpectationSettings,
     LimitsSettings,
     ModelSettings,
@@ -74,7 +74,7 @@ class Recipe:
     title: str
     seed: int
     models: Mapping[str, ModelSettings]
-    data: Mapping[str, DataSettings]
+    data: Mapping[str, DataSource]
     analyses: Mapping[str, Analysis]
     expect: tuple[ExpectationSettings, ...]
     tree: MappingNode = field(repr=False, compare=False)
@@ -110,8 +110,7 @@ class Recipe:
 
     def base(self, name: str) -> Path:
         """Return the folder that a data set's patterns are relative to."""
-        source = next(key for key in DATA_KINDS if hasattr(self.data[name], key))
-        node = find(self.tree, ("data", name, source))
+        node = find(self.tree, ("data", name, self.data[name].kind))
         first = node.items[0] if isinstance(node, SequenceNode) and node.items else node
         return first.place.folder if first is not None else Path()
 
@@ -132,7 +131,7 @@ class Recipe:
         data: dict[str, Any] = {}
         for name, settings in self.data.items():
             data[name] = settings.model_dump(mode="json", exclude_none=True)
-            for key in ("images", "concepts", "generator"):
+            for key in settings.paths:
                 if key in data[name]:
                     data[name][key] = _relative_all(data[name][key], self.base(name), folder)
         locked: dict[str, Any] = {"version": 1, "title": self.title, "seed": self.seed}
@@ -417,20 +416,22 @@ class _Builder:
             self.faults.append(self.tree.keys[both[0]].fault("no model is given"))
         return settings if len(both) == 1 else None
 
-    def data(self, node: Node) -> DataSettings | None:
+    def data(self, node: Node) -> DataSource | None:
         if not isinstance(node, MappingNode):
             self.faults.append(node.place.fault("expected a mapping such as {images: 'photos/*.jpg'}"))
             return None
-        sources = [key for key in DATA_KINDS if key in node.entries]
+        kinds = data_kinds()
+        sources = [key for key in kinds if key in node.entries]
         if len(sources) != 1:
-            wrong = [key for key in node.entries if not any(key in cls.model_fields for cls in DATA_KINDS.values())]
+            wrong = [key for key in node.entries if not any(key in cls.model_fields for cls in kinds.values())]
             if wrong and not sources:
-                self.faults += [unknown_key(key, list(DATA_KINDS), node.keys[key]) for key in wrong]
+                self.faults += [unknown_key(key, list(kinds), node.keys[key]) for key in wrong]
             else:
-                known = "'images', 'concepts', 'builtin' and 'generator'"
+                *others, last = map(repr, kinds)
+                known = f"{', '.join(others)} and {last}"
                 self.faults.append(node.place.fault(f"a data set has one of {known}"))
             return None
-        settings, faults = check(DATA_KINDS[sources[0]], node)
+        settings, faults = check(kinds[sources[0]], node)
         self.faults += faults
         return settings
 
@@ -533,10 +534,10 @@ class _Builder:
             places += [(*start, "inputs", name) for name in (inputs.entries if isinstance(inputs, MappingNode) else ())]
         data = self.tree.entries.get("data")
         for name in data.entries if isinstance(data, MappingNode) else ():
-            places += [("data", name, "images"), ("data", name, "concepts"), ("data", name, "generator")]
+            places += [("data", name, field) for cls in data_kinds().values() for field in cls.paths]
         for address in places:
             node = find(self.tree, address)
-            for item in node.items if isinstance(node, SequenceNode) and address[-1] == "images" else [node]:
+            for item in node.items if isinstance(node, SequenceNode) and address[0] == "data" else [node]:
                 if (
                     isinstance(item, ScalarNode)
                     and isinstance(item.value, str)

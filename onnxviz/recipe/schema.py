@@ -11,7 +11,7 @@ from onnxviz.analyses import registry
 from onnxviz.core.errors import SelectionError, nearest, shorten
 from onnxviz.core.memory import parse_bytes
 from onnxviz.core.values import AUTO, PRESETS, ChannelOrder, Fit, Interpolation, Preprocessing
-from onnxviz.data.ground_truth import class_pattern
+from onnxviz.data.kinds import data_kinds
 from onnxviz.graph.fixed_inputs import FILLINGS
 from onnxviz.graph.model_output import OutputKind
 from onnxviz.model.preprocessing import is_stored, read_preprocessing
@@ -181,60 +181,6 @@ class ModelSettings(Settings):
         return self
 
 
-class ImagesSettings(Settings):
-    """Images from files."""
-
-    images: str | list[str] = Field(description="Glob patterns or folders, relative to the recipe.")
-    limit: int | None = Field(None, ge=1, description="Use at most so many images, spread evenly over the sorted list.")
-    classes: str | None = Field(
-        None,
-        description="Where the class of each image stands in its file's name: `{class}_*.jpg`; names, numbers or "
-        "WordNet ids as in the model's labels. Not given: a labels.csv beside the images or above "
-        "(file,class_index,name), else one folder for each class.",
-    )
-
-    @field_validator("classes")
-    @classmethod
-    def _readable(cls, value: str | None) -> str | None:
-        if value is not None:
-            class_pattern(value)
-        return value
-
-
-class ConceptsSettings(Settings):
-    """Images of which every pixel is labelled with concepts."""
-
-    concepts: str = Field(description="Folder with images/, labels/ and classes.txt, relative to the recipe.")
-    limit: int | None = Field(None, ge=1, description="Use at most so many images, spread evenly over the sorted list.")
-
-
-class BuiltinSettings(Settings):
-    """The built-in labelled data set, generated."""
-
-    builtin: Literal["scenes"] = Field(description="Which one.")
-    count: int = Field(200, ge=1, le=100_000, description="Number of images.")
-    seed: int = Field(0, ge=0, description="Another seed gives other images.")
-    size: int = Field(64, ge=16, le=4096, description="Side of the square images in pixels.")
-    split: Literal["train", "validation", "test"] = Field(
-        "test", description="Images that the built-in models learned from (train, seed 0), or others."
-    )
-
-
-class GeneratorSettings(Settings):
-    """A model that makes images from codes, for pictures that are made with what it has learned."""
-
-    generator: str = Field(description="ONNX file of a decoder or generator, relative to the recipe.")
-
-
-DataSettings = ImagesSettings | ConceptsSettings | BuiltinSettings | GeneratorSettings
-DATA_KINDS: dict[str, type[ImagesSettings | ConceptsSettings | BuiltinSettings | GeneratorSettings]] = {
-    "images": ImagesSettings,
-    "concepts": ConceptsSettings,
-    "builtin": BuiltinSettings,
-    "generator": GeneratorSettings,
-}
-
-
 class ExpectationSettings(Settings):
     """A metric that must hold."""
 
@@ -290,7 +236,7 @@ class RecipeSettings(Settings):
     )
     model: ModelSettings | None = Field(None, description="The model.")
     models: dict[str, ModelSettings] | None = Field(None, description="Several models, compared, by a short name.")
-    data: dict[str, DataSettings] = Field({}, description="Images and labelled data sets, by a short name.")
+    data: dict[str, Any] = Field({}, description="Images and labelled data sets, by a short name.")
     defaults: dict[str, dict[str, Any]] = Field({}, description="Settings for all analyses of a kind, by kind.")
     matrix: dict[str, dict[str, list[Any] | dict[str, Any]]] = Field(
         {}, description="For an analysis id, fields with several values each: one analysis per combination."
@@ -337,10 +283,12 @@ def json_schema() -> dict[str, Any]:
     every: Any = Any
     if kinds:
         every = Annotated[Union[tuple(kinds.values())], Field(discriminator="kind")]  # noqa: UP007
+    source: Any = Union[tuple(data_kinds().values())]  # noqa: UP007
     recipe = create_model(
         "Recipe",
         __base__=RecipeSettings,
         __doc__=RecipeSettings.__doc__,
+        data=(dict[str, source], RecipeSettings.model_fields["data"]),
         analyses=(dict[str, every], Field(description="What to find out, by a short id.")),
     )
     schema = recipe.model_json_schema(schema_generator=_EditorSchema)

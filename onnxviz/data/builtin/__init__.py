@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar, Literal
+
+from pydantic import Field
 
 from onnxviz.core.errors import SelectionError, nearest
 from onnxviz.core.values import Preprocessing
+from onnxviz.data.base import DataSource
 from onnxviz.data.builtin.scenes import CLASSES, PREPROCESSING, SceneSet, Split
 
-__all__ = ["MODELS", "BuiltinModel", "SceneSet", "model", "scenes"]
+__all__ = ["MODELS", "BuiltinModel", "BuiltinSettings", "SceneSet", "model", "scenes"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,3 +82,24 @@ def scenes(count: int = 200, seed: int = 0, size: int = 64, split: Split = "test
         DataError: an argument is out of its range.
     """
     return SceneSet(count, seed, size, split)
+
+
+class BuiltinSettings(DataSource):
+    """The built-in labelled data set, generated."""
+
+    kind: ClassVar[str] = "builtin"
+
+    builtin: Literal["scenes"] = Field(description="Which one.")
+    count: int = Field(200, ge=1, le=100_000, description="Number of images.")
+    seed: int = Field(0, ge=0, description="Another seed gives other images.")
+    size: int = Field(64, ge=16, le=4096, description="Side of the square images in pixels.")
+    split: Split = Field("test", description="Images that the built-in models learned from (train, seed 0), or others.")
+
+    def open(self, name: str, base: Path) -> SceneSet:  # noqa: ARG002 - it is drawn
+        """Return the scenes."""
+        return scenes(count=self.count, seed=self.seed, size=self.size, split=self.split)
+
+    @property
+    def in_words(self) -> str:
+        """How it was generated."""
+        return f"{self.builtin}: {self.count} generated images, {self.size} pixels, seed {self.seed}"

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from onnxviz.core.values import Preprocessing
-from onnxviz.data.domains.base import Domain, SampleSource
+from onnxviz.data.domains.base import Domain
 from onnxviz.data.domains.image import ImageDomain
 
-__all__ = ["Domain", "ImageDomain", "SampleSource", "domain_of"]
+__all__ = ["Domain", "ImageDomain", "domain_of"]
 
 
 def domain_of(preprocessing: Preprocessing) -> Domain:

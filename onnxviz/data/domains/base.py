@@ -8,16 +8,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from onnxviz.data.base import ImageSource
+
 if TYPE_CHECKING:
     import torch
-
-
-class SampleSource(Protocol):
-    """Samples by index; a source whose files hold more than RGB also has `stored(index)`, which returns that."""
-
-    def read(self, index: int) -> npt.NDArray[np.uint8]:
-        """Return a sample as uint8 [height, width, 3], RGB."""
-        ...
 
 
 class Domain(Protocol):
@@ -42,7 +36,7 @@ class Domain(Protocol):
         """Whether samples are photographs: then views may mix scenes in, and colours are correlated as theirs are."""
         ...
 
-    def sample(self, source: SampleSource, index: int) -> npt.NDArray[Any]:
+    def sample(self, source: ImageSource, index: int) -> npt.NDArray[Any]:
         """Return a sample [height, width, channels]: uint8, or float32 in 0..1.
 
         Raises:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from onnxviz.core.errors import DataError
 from onnxviz.core.values import LUMA, Preprocessing
-from onnxviz.data.domains.base import SampleSource
+from onnxviz.data.base import ImageSource
 
 if TYPE_CHECKING:
     import torch
@@ -38,7 +38,7 @@ class ImageDomain:
         """Whether the channels are red, green and blue."""
         return self.preprocessing.channel_order != "STORED"
 
-    def sample(self, source: SampleSource, index: int) -> npt.NDArray[Any]:
+    def sample(self, source: ImageSource, index: int) -> npt.NDArray[Any]:
         """Return a photograph as uint8, anything else as float32 in 0..1 by its `range`."""
         if self.photographic:
             return source.read(index)

@@ -33,7 +33,6 @@ from onnxviz.execution.workers.own_memory import DOUBTFUL, require_enough
 from onnxviz.execution.workers.pool import DeathKind, Died, Finished, Message, Progressed
 from onnxviz.execution.workers.tasks import Task, outcome_from, task_data
 from onnxviz.recipe.recipe import Recipe
-from onnxviz.recipe.schema import GeneratorSettings
 
 _SCRIPT = Path(__file__).with_name("begin.py")
 _LINE_BYTES = 256 << 20
@@ -447,15 +446,7 @@ def paths_of(recipe: Recipe) -> list[Path]:
             found.append(_real(recipe.resolve((*address, "labels"))))
         found += [_real(value) for value in recipe.inputs(alias).values() if isinstance(value, Path)]
     for name, settings in recipe.data.items():
-        base = recipe.base(name)
-        if isinstance(settings, GeneratorSettings):
-            file = base / settings.generator
-            found += [file.absolute().parent, _real(file).parent]
-        for key in ("images", "concepts"):
-            value = getattr(settings, key, None)
-            for pattern in [value] if isinstance(value, str) else value or []:
-                start = os.path.expanduser(pattern).split("*")[0].split("?")[0].split("[")[0]  # noqa: PTH111 - as below
-                found.append(_real(base / start))
+        found += [_real(path) for path in settings.files(recipe.base(name))]
     # A pattern's start may end in half a name: then it is the folder above that is looked through.
     existing = [path if os.path.exists(path) else path.parent for path in found]  # noqa: PTH110 - False where too long
     # What lies above the home folders is never opened as a whole for the sake of a pattern.

@@ -15,8 +15,8 @@ import onnxviz
 from benchmarks.quantised_forms import NETWORKS, Network, correlation, describe, forms, maps, outputs_apart, photographs
 from benchmarks.quantised_forms import weights_off as count_off
 from onnxviz.graph import GraphView
+from onnxviz.graph.make_view import make_view
 from onnxviz.graph.model_file import from_proto
-from onnxviz.graph.view import make_view
 from onnxviz.model.ort_session import saturates
 from onnxviz.model.parity import prove
 

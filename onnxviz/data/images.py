@@ -269,8 +269,8 @@ class ImagesSettings(DataSource):
     classes: str | None = Field(
         None,
         description="Where the class of each image stands in its file's name: `{class}_*.jpg`; names, numbers or "
-        "WordNet ids as in the model's labels. Not given: a labels.csv beside the images (file,class_index,name), else "
-        "one folder for each class.",
+        "WordNet ids as in the model's labels. Not given: a labels.csv beside the images or above (file,class_index,"
+        "name), else one folder for each class.",
     )
 
     @field_validator("classes")

@@ -33,7 +33,8 @@ from onnxviz.execution.workers.engine import started
 from onnxviz.execution.workers.pool import Pool
 from onnxviz.execution.workers.tasks import ChoiceTask, CombineTask, JobTask, Outcome, ProofTask, Task
 from onnxviz.recipe.expectations import decide
-from onnxviz.recipe.recipe import Recipe, read_recipe, recipe_from
+from onnxviz.recipe.from_python import recipe_from
+from onnxviz.recipe.recipe import Recipe, read_recipe
 from onnxviz.recipe.selection import chosen, restricted
 
 if TYPE_CHECKING:

@@ -27,9 +27,10 @@ from onnxviz.execution.parity_job import disagreeing, distrusted, measure_agreem
 from onnxviz.execution.plan import Proof, analysis_kind, heading_of, jobs_of
 from onnxviz.execution.workers.torch_setup import as_in_a_worker, seed_everything
 from onnxviz.model import model as models
+from onnxviz.model.opening import opened
 from onnxviz.model.preprocessing_candidates import pictures_for, require_classifier, spread
 from onnxviz.model.preprocessing_search import probe
-from onnxviz.recipe.recipe import analysis_from
+from onnxviz.recipe.from_python import analysis_from
 
 if TYPE_CHECKING:
     import torch
@@ -258,20 +259,20 @@ def load(
     if preprocess != AUTO:
         if images is not None:
             raise SelectionError("images are for preprocess='auto' only", remedy="leave them out, or write 'auto'")
-        model = Model(*models.opened(path, preprocess, labels, output, inputs), device)
+        model = Model(*opened(path, preprocess, labels, output, inputs), device)
         if preprocess is None and model.preprocessing.origin == "guess" and model.view.input_layout != "other":
             warnings.warn(_guessed(model), stacklevel=2)
         return model
     if images is None:
         raise SelectionError("preprocess='auto' tries preprocessings on images", remedy="give them: images='photos/'")
-    opened = Model(*models.opened(path, None, labels, output, inputs), device)
+    model = Model(*opened(path, None, labels, output, inputs), device)
     source = source_of(images)
-    indices = spread(pictures_for(opened.view), len(source))
-    found = probe(opened.view, source, labels=opened.labels, device=str(opened.device), indices=indices)
+    indices = spread(pictures_for(model.view), len(source))
+    found = probe(model.view, source, labels=model.labels, device=str(model.device), indices=indices)
     if found.no_better:
-        warnings.warn(f"{shorten(opened.view.file)}: {found.no_better}", stacklevel=2)
+        warnings.warn(f"{shorten(model.view.file)}: {found.no_better}", stacklevel=2)
     chosen = replace(found.trials[0].preprocessing, origin="trial")
-    return Model(opened.view, chosen, opened.labels, opened.device)
+    return Model(model.view, chosen, model.labels, model.device)
 
 
 def _guessed(model: Model) -> str:

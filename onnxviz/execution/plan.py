@@ -49,7 +49,8 @@ from onnxviz.model.preprocessing_candidates import (
     require_classifier,
     spread,
 )
-from onnxviz.recipe.recipe import Recipe, declared_as, ordered
+from onnxviz.recipe.faults import ordered
+from onnxviz.recipe.recipe import Recipe, declared_as
 from onnxviz.recipe.schema import PreprocessSettings, pair
 
 PROOF_IMAGES = 2

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from onnxviz.graph.fixed_inputs import InputValue, fix_inputs
+from onnxviz.graph.make_view import make_view, normal_form
 from onnxviz.graph.model_file import read_model
-from onnxviz.graph.view import GraphView, make_view, normal_form
+from onnxviz.graph.view import GraphView
 
 __all__ = ["GraphView", "make_view", "normal_form", "open_model"]
 

@@ -3,35 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto
 
-from onnxviz.core.errors import ModelError, ModelFileError, SelectionError, beginning, shorten
-from onnxviz.core.memory import show_bytes, total_memory
+from onnxviz.core.errors import ModelError, SelectionError, shorten
 from onnxviz.core.results import HeadRow, LayerRow, ModelCard
 from onnxviz.core.values import CROP_FRACTION, Agreement, Layer, Preprocessing
-from onnxviz.graph.conformance import check_nodes
 from onnxviz.graph.cost import multiply_adds
-from onnxviz.graph.draft import Draft, ExactForms
+from onnxviz.graph.draft import ExactForms
 from onnxviz.graph.gradient_path import stops
 from onnxviz.graph.inputs import (
     InputLayout,
     describe_value,
-    find_input,
     further_inputs,
     graph_inputs,
-    input_layout,
 )
-from onnxviz.graph.layers import make_layers
-from onnxviz.graph.model_file import LoadedModel
 from onnxviz.graph.model_output import Head, OutputKind, find_heads, main_of, says_what
 from onnxviz.graph.operators import traits_of
-from onnxviz.graph.passes import normalise
 from onnxviz.graph.receptive_field import Field, ReceptiveField, receptive_fields
 from onnxviz.graph.selection import Selector
 from onnxviz.graph.shapes import TensorType, infer, skeleton, type_of
@@ -45,7 +37,6 @@ from onnxviz.graph.structure import (
     to_array,
 )
 from onnxviz.graph.told_outputs import tell
-from onnxviz.graph.unknown import foreign_operators
 
 _ASSUMED_SIZE = (512, 512)
 """Input size for receptive fields where neither the model nor the caller gives one."""
@@ -520,107 +511,3 @@ class GraphView:
 
 def _is_windowed(node: NodeProto) -> bool:
     return traits_of(node).form in ("convolution", "transposed_convolution", "pool")
-
-
-# --- making a view --------------------------------------------------------------------------------------------------
-
-
-def make_view(loaded: LoadedModel, sizes: Mapping[str, int] | None = None) -> GraphView:
-    """Normalise a loaded model and look at it.
-
-    Args:
-        loaded: the model.
-        sizes: sizes for its free dimensions, by name or place.
-
-    Raises:
-        ModelFileError: if the model has no tensor input, or cannot be what it says it is.
-    """
-    with _contradictions_refused(loaded):
-        check_nodes(loaded)
-        draft, passes = normalise(loaded, sizes)
-        fixed = (f"fixed the input {shorten(name)} to {value}" for name, value in loaded.fixed.items())
-        return _look(loaded, draft, (*fixed, *passes))
-
-
-def normal_form(loaded: LoadedModel) -> Draft:
-    """Check and normalise a loaded model, which need not be a vision model.
-
-    Raises:
-        ModelFileError: if the model cannot be what it says it is.
-    """
-    with _contradictions_refused(loaded):
-        check_nodes(loaded)
-        return normalise(loaded)[0]
-
-
-@contextmanager
-def _contradictions_refused(loaded: LoadedModel) -> Iterator[None]:
-    try:
-        yield
-    except ModelFileError as fault:
-        fault.where = fault.where or shorten(loaded.file)
-        raise
-    except MemoryError as fault:
-        raise ModelFileError(
-            f"reading it needed more than the memory limit of {show_bytes(total_memory())}",
-            where=shorten(loaded.file),
-            remedy="give it more with --memory (and in `limits:`, where the recipe sets it), or use a smaller model",
-        ) from fault
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as fault:
-        # What passes the checks and still cannot be computed with: an axis that does not exist, a stride of 0.
-        raise ModelFileError(
-            f"its graph contradicts itself ({type(fault).__name__}: {beginning(str(fault))})",
-            where=shorten(loaded.file),
-            remedy="check that it runs in ONNX Runtime; if it does, this is a fault of onnxviz: please report it",
-        ) from fault
-
-
-def _look(loaded: LoadedModel, draft: Draft, passes: tuple[str, ...]) -> GraphView:
-    image = find_input(draft.graph)
-    types = infer(draft.model)
-    layout, channels, size = input_layout(draft.graph, types[image.name], image.name)
-    listed = make_layers(draft, types, image.name, layout)
-    shape = types[image.name].shape or ()
-    batch = shape[0] if shape and isinstance(shape[0], int) else None
-    opset = ", ".join(f"{entry.domain or 'ai.onnx'} {entry.version}" for entry in loaded.proto.opset_import)
-    return GraphView(
-        proto=draft.model,
-        original=_readable(loaded.proto, draft.readable),
-        layers=listed.layers,
-        input_name=image.name,
-        input_layout=layout,
-        input_channels=channels,
-        input_size=size,
-        batch=batch,
-        digest=loaded.digest,
-        file=loaded.file,
-        bytes=loaded.bytes,
-        producer=loaded.producer,
-        opset=opset,
-        passes=passes,
-        dimensions=loaded.dimensions,
-        refused_operators=(*draft.refused, *foreign_operators(draft.model)),
-        metadata=loaded.metadata,
-        names=draft.names,
-        types=types,
-        mixed_batches=frozenset(draft.mixed_batches),
-        ambiguous=listed.ambiguous,
-        namesakes=listed.namesakes,
-        modules=listed.modules,
-        unknown=listed.unknown,
-        names_in_file=listed.in_file,
-        exact=draft.exact,
-        fixed=loaded.fixed,
-        fixed_digest=loaded.fixed_digest,
-    )
-
-
-def _readable(model: ModelProto, nodes: Sequence[NodeProto]) -> ModelProto:
-    """Return a model with nodes more that make real numbers of its quantised values."""
-    if not nodes:
-        return model
-    made = {name for node in model.graph.node for name in node.output}
-    result = ModelProto()
-    result.CopyFrom(model)
-    result.graph.node.extend(node for node in nodes if node.input[0] in made)
-    return result

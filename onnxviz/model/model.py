@@ -28,17 +28,16 @@ from onnxviz.data.given_images import (
     require_range,
     require_size,
 )
-from onnxviz.graph import GraphView, open_model
+from onnxviz.graph import GraphView
 from onnxviz.graph.fixed_inputs import InputValue
-from onnxviz.graph.labels import read_labels, with_labels
 from onnxviz.graph.model_output import Head, OutputKind
 from onnxviz.graph.operators import traits_of
 from onnxviz.graph.structure import ancestors
 from onnxviz.model import ort_session as runtime
 from onnxviz.model.batches import choose_batch, layers_in_words, micro_batch, pass_bytes, room_for, run_batches
 from onnxviz.model.layer_values import Activations, Layers, units_first, units_last
+from onnxviz.model.opening import opened
 from onnxviz.model.ort_session import Session, folds_too_much
-from onnxviz.model.preprocessing import preprocessing_for
 from onnxviz.model.probabilities import probabilities_of, require_probabilities
 from onnxviz.model.reference import operator_name
 from onnxviz.model.reference.integers import PRODUCTS
@@ -580,21 +579,6 @@ def load(
         DataError: if the labels cannot be read.
     """
     return Model(*opened(path, preprocess, labels, output, inputs), device)
-
-
-def opened(
-    path: Path | str,
-    preprocess: Any,
-    labels: Path | str | Sequence[str] | None,
-    output: Any,
-    inputs: Mapping[str, InputValue] | None = None,
-) -> tuple[GraphView, Preprocessing, tuple[str, ...] | None]:
-    """Return what `load` makes a model of: its network, its preprocessing and its class names."""
-    view = open_model(path, inputs=inputs)
-    preprocessing = preprocessing_for(view, preprocess)
-    given = read_labels(labels) if isinstance(labels, str | Path) else labels
-    view, names = with_labels(view, given, output)
-    return view, preprocessing, names
 
 
 def _remember(kept: OrderedDict[Any, _Item], key: Any, most: int, make: Callable[[], _Item]) -> _Item:

@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from onnxviz.analyses import registry
+from onnxviz.analyses.base import Analysis
 from onnxviz.core.errors import Fault, nearest, shorten
 from onnxviz.core.yaml_source import Address, MappingNode, Node, SourcePosition, find, place_of, plain
 
@@ -31,6 +33,8 @@ _EXPECTED = {
     "dataclass_type": "a mapping",
     "none_required": "nothing",
 }
+
+_MOST_FAULTS = 1_000
 
 
 @dataclass(frozen=True)
@@ -228,3 +232,31 @@ def _options(annotation: Any) -> Iterator[Any]:
 
 def _is_model(annotation: Any) -> bool:
     return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+
+
+def ordered(faults: Sequence[Fault]) -> list[Fault]:
+    """Return the faults without repetitions, file by file in the order of the text, those of `--set` last.
+
+    Of more than a thousand the first are returned, with one that says how many others there are.
+    """
+    names = dict.fromkeys(fault.file for fault in faults)
+    files = {name: index for index, name in enumerate(sorted(names, key=lambda name: name.startswith("--set")))}
+    found = sorted(dict.fromkeys(faults), key=lambda fault: (files[fault.file], fault.line, fault.column))
+    if (more := len(found) - _MOST_FAULTS) > 0:
+        found[_MOST_FAULTS:] = [Fault(f"and {more:,} more fault{'s' * (more != 1)}", found[-1].file)]
+    return found
+
+
+def read_analysis(node: Node) -> tuple[Analysis | None, list[Fault]]:
+    """Return the analysis that a node describes, or None and everything that is wrong with it."""
+    kinds = registry()
+    if not isinstance(node, MappingNode):
+        return None, [node.place.fault("expected a mapping such as {kind: grad_cam, layers: last_map}")]
+    kind = node.entries.get("kind")
+    if kind is None:
+        return None, [node.place.fault(f"'kind' is missing; known are {', '.join(kinds)}")]
+    cls = kinds.get(str(plain(kind)))
+    if cls is None:
+        hint = nearest(str(plain(kind)), kinds) or f"known are {', '.join(kinds)}"
+        return None, [kind.place.fault(f"no analysis is of kind {shorten(str(plain(kind)))!r}; {hint}")]
+    return check(cls, node)

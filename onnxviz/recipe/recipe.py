@@ -36,7 +36,7 @@ from onnxviz.core.yaml_source import (
 from onnxviz.data.base import DataSource
 from onnxviz.data.kinds import data_kinds
 from onnxviz.graph.fixed_inputs import FILLINGS
-from onnxviz.recipe.faults import check, unknown_key
+from onnxviz.recipe.faults import check, ordered, read_analysis, unknown_key
 from onnxviz.recipe.layers import extended, form, not_a_path, override
 from onnxviz.recipe.schema import (
     ID_PATTERN,
@@ -50,7 +50,6 @@ SINGLE = "model"
 """Alias of the model where a recipe has only one."""
 METRIC_PATTERN = r"(?:([^:.]*):)?([^:.]*)\.(.+)"
 """`analysis_id.metric`, or `alias:analysis_id.metric` for one of several models."""
-_MOST_FAULTS = 1_000
 
 
 @dataclass(frozen=True)
@@ -189,58 +188,6 @@ def parse_recipe(text: str, name: str, folder: Path, overrides: Sequence[str] = 
     return _build(tree, faults, name, folder / name, overrides)
 
 
-def recipe_from(parts: Mapping[str, Any], overrides: Sequence[str] = ()) -> Recipe:
-    """Make a recipe of a mapping, as a program writes it; its paths start in the working folder.
-
-    Args:
-        parts: what a recipe's file would hold: mappings, lists, tuples, text, numbers, paths, true, false and None.
-        overrides: as for `read_recipe`.
-
-    Raises:
-        RecipeError: with every fault that can be seen without opening the model.
-    """
-    try:
-        text = dump(_plain_values(parts))
-    except (TypeError, RecursionError) as error:
-        why = "it contains itself" if isinstance(error, RecursionError) else str(error)
-        raise RecipeError([Fault(f"no recipe can be made of this mapping: {why}", "recipe")]) from None
-    return parse_recipe(text, "recipe", Path(), overrides)
-
-
-def analysis_from(kind: str, settings: Mapping[str, Any]) -> Analysis:
-    """Make an analysis of settings as a recipe gives them.
-
-    Raises:
-        RecipeError: if there is none of this kind, or with every fault of the settings.
-    """
-    try:
-        text = dump(_plain_values({"kind": kind, **settings}))
-    except (TypeError, RecursionError) as error:
-        raise RecipeError([Fault(str(error), kind)]) from None
-    node, faults = parse_source(text, kind, Path(), place=SourcePosition(kind))
-    made, found = read_analysis(node) if node is not None else (None, [])
-    if made is None or faults:
-        raise RecipeError(ordered([*faults, *found]))
-    return made
-
-
-def _plain_values(value: Any) -> Any:
-    """Return what YAML can hold.
-
-    Raises:
-        TypeError: if a part is nothing that a recipe may say.
-    """
-    if isinstance(value, Mapping):
-        return {str(key): _plain_values(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain_values(item) for item in value]
-    if isinstance(value, os.PathLike):
-        return os.fspath(value)
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    raise TypeError(f"{shorten(repr(value))} is {type(value).__name__}, not text, a number, a list or a mapping")
-
-
 def relative(path: Path, folder: Path) -> str:
     """Return a path as seen from a folder, with slashes; absolute where there is no way (another drive).
 
@@ -251,19 +198,6 @@ def relative(path: Path, folder: Path) -> str:
         return Path(os.path.relpath(there, os.path.realpath(folder))).as_posix()
     except ValueError:
         return path.absolute().as_posix()
-
-
-def ordered(faults: Sequence[Fault]) -> list[Fault]:
-    """Return the faults without repetitions, file by file in the order of the text, those of `--set` last.
-
-    Of more than a thousand the first are returned, with one that says how many others there are.
-    """
-    names = dict.fromkeys(fault.file for fault in faults)
-    files = {name: index for index, name in enumerate(sorted(names, key=lambda name: name.startswith("--set")))}
-    found = sorted(dict.fromkeys(faults), key=lambda fault: (files[fault.file], fault.line, fault.column))
-    if (more := len(found) - _MOST_FAULTS) > 0:
-        found[_MOST_FAULTS:] = [Fault(f"and {more:,} more fault{'s' * (more != 1)}", found[-1].file)]
-    return found
 
 
 def _is_file(value: Any) -> bool:
@@ -303,21 +237,6 @@ def _build(
     if recipe is None or (faults and not partly):
         raise RecipeError(ordered(faults))
     return dataclasses.replace(recipe, faults=tuple(faults))
-
-
-def read_analysis(node: Node) -> tuple[Analysis | None, list[Fault]]:
-    """Return the analysis that a node describes, or None and everything that is wrong with it."""
-    kinds = registry()
-    if not isinstance(node, MappingNode):
-        return None, [node.place.fault("expected a mapping such as {kind: grad_cam, layers: last_map}")]
-    kind = node.entries.get("kind")
-    if kind is None:
-        return None, [node.place.fault(f"'kind' is missing; known are {', '.join(kinds)}")]
-    cls = kinds.get(str(plain(kind)))
-    if cls is None:
-        hint = nearest(str(plain(kind)), kinds) or f"known are {', '.join(kinds)}"
-        return None, [kind.place.fault(f"no analysis is of kind {shorten(str(plain(kind)))!r}; {hint}")]
-    return check(cls, node)
 
 
 class _Builder:

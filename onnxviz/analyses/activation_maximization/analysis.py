@@ -40,7 +40,7 @@ from onnxviz.analyses.activation_maximization.real_activations import (
     measure_job,
     real_jobs,
     standing,
-)
+)  # fmt: skip
 from onnxviz.analyses.activation_maximization.settings import held_by, how_made, kinds_in, require_suitable
 from onnxviz.analyses.activation_maximization.simple_pictures import SIMPLE, measure_simple, simple_jobs
 from onnxviz.analyses.base import Analysis, Job, JobContext, Subject

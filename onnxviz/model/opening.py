@@ -1,0 +1,28 @@
+"""What a model is made of, before it is one: its network, its preprocessing and its class names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from onnxviz.core.values import Preprocessing
+from onnxviz.graph import GraphView, open_model
+from onnxviz.graph.fixed_inputs import InputValue
+from onnxviz.graph.labels import read_labels, with_labels
+from onnxviz.model.preprocessing import preprocessing_for
+
+
+def opened(
+    path: Path | str,
+    preprocess: Any,
+    labels: Path | str | Sequence[str] | None,
+    output: Any,
+    inputs: Mapping[str, InputValue] | None = None,
+) -> tuple[GraphView, Preprocessing, tuple[str, ...] | None]:
+    """Return what `load` makes a model of: its network, its preprocessing and its class names."""
+    view = open_model(path, inputs=inputs)
+    preprocessing = preprocessing_for(view, preprocess)
+    given = read_labels(labels) if isinstance(labels, str | Path) else labels
+    view, names = with_labels(view, given, output)
+    return view, preprocessing, names

@@ -137,6 +137,7 @@ def formula(activation: np.ndarray, gradient: np.ndarray) -> np.ndarray:
 
 
 def test_maps_follow_the_paper_s_formula() -> None:
+    torch.manual_seed(0)
     image = torch.rand(2, 3, 20, 26, requires_grad=True)
     *activations, logits = small_network()(image)
     gradients = torch.autograd.grad(logits[:, 4].sum(), activations, retain_graph=True)

@@ -24,6 +24,7 @@ from onnxviz.analyses.activation_maximization.goals import (
 )
 from onnxviz.analyses.activation_maximization.limits import limits_of
 from onnxviz.analyses.activation_maximization.making import Beside, make
+from onnxviz.analyses.activation_maximization.measured import certainties, own_activations
 from onnxviz.analyses.activation_maximization.photographs import (
     PHOTOGRAPHS,
     MeasuredPhotographs,
@@ -32,7 +33,6 @@ from onnxviz.analyses.activation_maximization.photographs import (
 )
 from onnxviz.analyses.activation_maximization.real_activations import (
     STAGE,
-    Measurer,
     RealActivations,
     RealImages,
     key_of_goal,
@@ -45,12 +45,12 @@ from onnxviz.analyses.activation_maximization.settings import held_by, how_made,
 from onnxviz.analyses.activation_maximization.simple_pictures import SIMPLE, measure_simple, simple_jobs
 from onnxviz.analyses.base import Analysis, Job, JobContext, Subject
 from onnxviz.core.devices import Device
-from onnxviz.core.errors import AnalysisError, SelectionError, shorten
+from onnxviz.core.errors import AnalysisError, shorten
 from onnxviz.core.findings import Array, Caveat, Coverage, Finding, Note, Table, TileGrid, merge
 from onnxviz.data.domains import domain_of
 from onnxviz.data.generator_file import generator_file
 from onnxviz.data.image_choice import choose_images, find_source
-from onnxviz.graph.targets import TargetSelector, class_of
+from onnxviz.graph.targets import TargetSelector
 from onnxviz.optimize.ascent import Maximized
 from onnxviz.optimize.edits import Edit
 from onnxviz.optimize.optimizers import Optimizer
@@ -413,8 +413,8 @@ focus: 2
         """Return the numbers of every picture."""
         each = [goal for goal in found for _ in range(self.together)]
         images = shown.opaque(made.images, context.model.domain)
-        certainty = _certainty(images, each, context)
-        activations = _activations(images, each, beside.real, context)
+        certainty = certainties(images, each, context)
+        activations = own_activations(images, each, beside.real, context)
         results = []
         for index, goal in enumerate(each):
             known, value = beside.real.get(key_of_goal(goal)), activations[index]
@@ -558,46 +558,3 @@ def _pictures_in_a_job(size: tuple[int, int], device: Device) -> int:
     """Return how many pictures of this size a job makes: few, so that little is lost, but enough to fill a GPU."""
     usual = 224 * 224 / (size[0] * size[1])
     return max(1, min(64, int(64 * usual)) if device == "cuda" else min(16, int(usual)))
-
-
-def _certainty(
-    images: np.ndarray, found: Sequence[Goal], context: JobContext
-) -> list[tuple[float | None, bool | None]]:
-    """Return the probability that the model gives each image's class, and whether it is the first choice."""
-    view = context.subject.view
-    classes = [
-        None if goal.unit is None else class_of(view.layer(goal.unit.layer), goal.unit.index, goal.sign, view)
-        for goal in found
-    ]
-    if all(number is None for number in classes):
-        return [(None, None)] * len(found)
-    try:
-        probabilities = context.model.probabilities(_filled(images, context))[: len(images)]
-    except SelectionError:  # one class for each position, none for the picture; or scores without probabilities
-        return [(None, None)] * len(found)
-    chooses = view.main_head is not None and view.main_head.has_choice
-    return [
-        (float(line[number]), int(line.argmax()) == number if chooses else None)
-        if number is not None and number < len(line)
-        else (None, None)
-        for line, number in zip(probabilities, classes, strict=True)
-    ]
-
-
-def _filled(images: np.ndarray, context: JobContext) -> np.ndarray:
-    """Repeat the last image until a model that takes so many at a time has enough."""
-    missing = -len(images) % (context.model.view.batch or 1)
-    return np.concatenate([images, np.repeat(images[-1:], missing, axis=0)]) if missing else images
-
-
-def _activations(
-    images: np.ndarray, found: Sequence[Goal], real: Mapping[str, RealActivations], context: JobContext
-) -> list[float | None]:
-    """Return every picture's own activation, measured as on real images; None where those were not measured."""
-    wanted = {key: goal for goal in found if (key := key_of_goal(goal)) in real}
-    if not wanted:
-        return [None] * len(found)
-    values = Measurer(context, list(wanted.values()), (images.shape[2], images.shape[3]))(images)
-    columns = {key: column for column, key in enumerate(wanted)}
-    places = [columns.get(key_of_goal(goal)) for goal in found]
-    return [None if column is None else float(values[index, column]) for index, column in enumerate(places)]

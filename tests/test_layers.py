@@ -367,10 +367,29 @@ def test_a_file_cannot_change_what_roles_mean(way: str, tmp_path: Path) -> None:
     view = opened(text.format(*values), tmp_path, inputs="float[N, 4, 8, 8] x", nodes=named)
     roles = {"first_conv": 0, "last_conv": 2, "last_map": 1, "logits": 4}
     assert {role: view.layer(role).position for role in roles} == roles
-    assert set(view.namesake_notes) == set(words)
+    assert set(view.namesake_notes) == {"logits", "first_conv", "last_map"}  # block_outputs are what is called so
     assert "logits keeps its meaning" in view.remark_on("logits:act")
     for layer in view.layers:
         assert view.layer(layer.name) == layer
+
+
+def test_a_layer_that_the_file_calls_like_its_role_keeps_the_name(tmp_path: Path) -> None:
+    text = "first_conv = Conv (x, w) b = GlobalAveragePool (first_conv) logits = Flatten (b) y = Softmax (logits)"
+    view = opened(text, tmp_path)
+    assert [layer.name for layer in view.layers] == ["first_conv", "b", "logits", "y"]
+    assert view.layer("logits").position == 2
+    assert not view.namesake_notes
+    several = parser.parse_model(
+        """<ir_version: 8, opset_import: ["": 20]> g (float[N, 4] x) => (float[N, 4] one, float[N, 4] two) {
+        logits = Neg (x) one = Softmax (logits) b = Abs (x) two = Softmax (b) }"""
+    )
+    (tmp_path / "two.onnx").write_bytes(several.SerializeToString())
+    first = open_model(tmp_path / "two.onnx")
+    second = first.with_output({"one": "embedding", "two": "classes"})
+    for told in (first, second):
+        assert all(told.layer(layer.name) == layer for layer in told.layers)
+        assert told.layers[0].name == ("logits" if told.logits.position == 0 else "logits#1")
+    assert second.logits.position == 2
 
 
 def test_names_that_several_layers_go_by_are_refused(tmp_path: Path) -> None:

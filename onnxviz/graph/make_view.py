@@ -81,7 +81,7 @@ def _look(loaded: LoadedModel, draft: Draft, passes: tuple[str, ...]) -> GraphVi
     shape = types[image.name].shape or ()
     batch = shape[0] if shape and isinstance(shape[0], int) else None
     opset = ", ".join(f"{entry.domain or 'ai.onnx'} {entry.version}" for entry in loaded.proto.opset_import)
-    return GraphView(
+    view = GraphView(
         proto=draft.model,
         original=_readable(loaded.proto, draft.readable),
         layers=listed.layers,
@@ -111,6 +111,7 @@ def _look(loaded: LoadedModel, draft: Draft, passes: tuple[str, ...]) -> GraphVi
         fixed=loaded.fixed,
         fixed_digest=loaded.fixed_digest,
     )
+    return view.with_roles_settled()
 
 
 def _readable(model: ModelProto, nodes: Sequence[NodeProto]) -> ModelProto:

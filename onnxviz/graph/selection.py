@@ -112,10 +112,10 @@ class Selector:
         return found
 
     def _plain(self, selector: str, *, globs: bool) -> list[Layer]:
-        if selector in self._by_name:
-            return [self._by_name[selector]]
         if selector in ROLES:
             return self._role(selector)
+        if selector in self._by_name:
+            return [self._by_name[selector]]
         if match := _INDEXED.fullmatch(selector):
             return self._indexed(match[1], int(match[2]))
         if globs and any(character in selector for character in "*?["):

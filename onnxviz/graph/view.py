@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import count
 
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto
@@ -25,7 +27,7 @@ from onnxviz.graph.inputs import (
 from onnxviz.graph.model_output import Head, OutputKind, find_heads, main_of, says_what
 from onnxviz.graph.operators import traits_of
 from onnxviz.graph.receptive_field import Field, ReceptiveField, receptive_fields
-from onnxviz.graph.selection import Selector
+from onnxviz.graph.selection import ROLES, Selector
 from onnxviz.graph.shapes import TensorType, infer, skeleton, type_of
 from onnxviz.graph.structure import (
     attribute,
@@ -144,8 +146,32 @@ class GraphView:
         Raises:
             SelectionError: if there is no such output, or it cannot be what it is said to be.
         """
-        inferred = find_heads(self.proto.graph, self.layers, self.types, self.names)
-        return replace(self, told_heads=tell(inferred, kinds, names, numbers))
+
+        def told(view: GraphView) -> GraphView:
+            inferred = find_heads(view.proto.graph, view.layers, view.types, view.names)
+            return replace(view, told_heads=tell(inferred, kinds, names, numbers))
+
+        return told(told(self).with_roles_settled())  # heads hold layers, whose names may have changed
+
+    def with_roles_settled(self) -> GraphView:
+        """Return the same view with the layer that a role stands for called so, where the file calls it so too.
+
+        Any other layer of such a name keeps its number, as `logits#1`: the name is the role's.
+        """
+        by_name = {layer.name: layer.value for layer in self.layers}
+        called: dict[str, tuple[str, ...]] = {role: (by_name[role],) for role in ROLES if role in by_name}
+        called |= {role: tuple(by_name[name] for name in names) for role, names in self.namesakes.items()}
+        shown = {value: name for name, value in by_name.items()}
+        for role in called.keys() & by_name.keys():
+            shown[by_name[role]] = next(name for n in count(1) if (name := f"{role}#{n}") not in by_name)
+        for role, values in called.items():
+            with suppress(SelectionError):
+                if role in ROLES and tuple(layer.value for layer in self.select(role)) == values:
+                    shown[values[0]] = role
+        layers = tuple(replace(layer, name=shown[layer.value]) for layer in self.layers)
+        namesakes = {role: tuple(shown[value] for value in values) for role, values in called.items()}
+        others = {role: names for role, names in namesakes.items() if names != (role,)}
+        return self if layers == self.layers else replace(self, layers=layers, namesakes=others)
 
     def layer(self, name: str) -> Layer:
         """Return the layer of this name, alias or role; also `Conv[3]` and `conv1:act`.

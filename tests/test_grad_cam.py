@@ -521,7 +521,7 @@ def test_stored_evidence_is_presented_as_fresh_one(on: JobContext, tmp_path: Pat
     analysis, store = GradCam(data="photos", layers=["colour", "half"], classes="top:2"), Store(tmp_path)
     (job,) = analysis.jobs(on.subject)
     evidence = analysis.run(job, on)
-    store.save("0" * 32, evidence, {})
+    store.save("0" * 32, evidence, {}, types=analysis.result_types())
     stored = store.load("0" * 32, arrays=True, types=analysis.result_types())
     assert stored is not None
     assert stored[0].classes[0].places == evidence[0].classes[0].places

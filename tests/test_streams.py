@@ -97,7 +97,7 @@ def stored_parts(analysis: Activity, on: JobContext, store: Store) -> list[list[
     """Do the jobs and read back what they found."""
     parts = []
     for number, job in enumerate(analysis.jobs(on.subject)):
-        store.save(f"{number:032x}", analysis.run(job, on), {})
+        store.save(f"{number:032x}", analysis.run(job, on), {}, types=analysis.result_types())
         parts.append(store.load(f"{number:032x}", arrays=True, types=analysis.result_types()))
     return [part for part in parts if part is not None]
 
@@ -151,12 +151,17 @@ def _findings(analysis: Activity, on: JobContext) -> list[Finding]:
 def test_what_a_stored_result_must_not_hold_is_refused(on: JobContext, tmp_path: Path) -> None:
     store, analysis = Store(tmp_path), Activity(data="photos", layers=["relu"])
     (job,) = analysis.jobs(on.subject)
-    store.save("0" * 32, analysis.run(job, on), {})
+    store.save("0" * 32, analysis.run(job, on), {}, types=analysis.result_types())
     with pytest.raises(OnnxvizError, match="no finding is called"):
         store.load("0" * 32)
     store.require("0" * 32)
     with pytest.raises(TypeError, match="Python objects"):
-        store.save("1" * 32, [dataclasses.replace(analysis.run(job, on)[0], kept=np.array([object()]))], {})
+        store.save(
+            "1" * 32,
+            [dataclasses.replace(analysis.run(job, on)[0], kept=np.array([object()]))],
+            {},
+            types=analysis.result_types(),
+        )
 
 
 @given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1), st.integers(0, 99))

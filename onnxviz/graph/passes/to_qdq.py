@@ -43,8 +43,9 @@ def run(draft: Draft) -> str:
     if draft.opset < 10:  # the first that can write a quantisation
         return ""
     _join_scalings(draft)
+    read = {name for node in draft.graph.node for name in reads(node)}
     said = replace(draft, REWRITES, "to_qdq")
-    _drop_unread(draft)
+    _drop_unread(draft, read)
     if not said:
         return ""
     for operator, scaled in _SCALED.items():
@@ -98,12 +99,12 @@ def _join_scalings(draft: Draft) -> None:
         replace_nodes(graph, [joined.get(id(node), node) for node in graph.node if id(node) not in gone])
 
 
-def _drop_unread(draft: Draft) -> None:
-    """Remove what moved integers that only replaced operators have read."""
+def _drop_unread(draft: Draft, read: set[str]) -> None:
+    """Remove what moved integers that only replaced operators have read; what nothing had read before stays."""
     needed = {value.name for value in draft.graph.output}
     kept = []
     for node in reversed(draft.graph.node):
-        if node.op_type not in _MOVING or needed.intersection(node.output):
+        if node.op_type not in _MOVING or needed.intersection(node.output) or not read.intersection(node.output):
             kept.append(node)
             needed.update(reads(node))
     if len(kept) < len(draft.graph.node):

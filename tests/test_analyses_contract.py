@@ -127,7 +127,7 @@ def test_findings_survive_a_round_trip_and_the_seed_decides(
         def progress(done: int, total: int, note: str = "", told: list[tuple[int, int]] = told) -> None:
             told.append((done, total))
 
-        store.save(key, made.run(job, JobContext(subject, model, progress)), {})
+        store.save(key, made.run(job, JobContext(subject, model, progress)), {}, types=made.result_types())
         assert all(0 <= done <= total for done, total in told)
         found = store.load(key, arrays=True, types=made.result_types())
         assert found

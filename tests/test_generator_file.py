@@ -106,7 +106,7 @@ def test_only_a_worker_opens_the_generator(folder: Path, monkeypatch: pytest.Mon
     def refused(path: object) -> None:
         raise AssertionError(f"{path} was opened in the process of the caller")
 
-    for module in ("onnxviz.data.generator_file", "onnxviz.execution.plan", "onnxviz.model.model"):
+    for module in ("onnxviz.data.generator_file", "onnxviz.execution.plan", "onnxviz.model.opening"):
         monkeypatch.setattr(f"{module}.open_model", refused)
     result = run(parse_recipe(RECIPE, "r.yaml", folder), folder / "out", device="cpu", workers=1).result
     (part,) = result.analyses[0].parts

@@ -213,7 +213,7 @@ def data_of(folder: Path, options: str) -> DataCard:
     )
     schedule = schedule_of(make_plan(parse_recipe(text, "r.yaml", folder)))
     (card,) = schedule.data
-    assert [job.job.parameters["own_class"] for job in schedule.jobs] == [None, 1, 1]
+    assert [own for job in schedule.jobs for own in job.job.parameters["own_classes"]] == [None, 1, 1]
     return card
 
 

@@ -276,7 +276,7 @@ def test_events_and_log_of_a_run_and_of_one_that_is_refused(
     assert Path(events[-1]["report"]).is_file()
     own, other = Path("runs/r/log.txt").read_text(), Path("out/log.txt").read_text()
     assert own == other
-    assert "evidence/0 0.png begins" in own
+    assert "evidence/1/3 0.png begins" in own
     assert call(monkeypatch, *RUN, *told, "--set", "model.path=none.onnx") == 2
     assert "none.onnx: no such file" in Path("out/log.txt").read_text().splitlines()[-1]
     (event,) = [json.loads(line) for line in Path("out/e.jsonl").read_text().splitlines()]

@@ -27,6 +27,7 @@ from onnxviz.core.findings import (
     UnknownFinding,
     pictures,
 )
+from onnxviz.core.shares import percent
 from onnxviz.core.values import Unit
 from onnxviz.execution.store import encode_picture
 from onnxviz.report.files import find_file, picture_kind
@@ -41,7 +42,7 @@ _SIDE = 128
 _SMALL = 48
 """Pictures of fewer pixels are enlarged without smoothing, as in the report."""
 _FORMATS: dict[str, Callable[[float], str]] = {
-    "percent": lambda value: f"{value:.1%}",
+    "percent": lambda value: percent(value, 1),
     "integer": lambda value: f"{value:,.0f}",
     "scientific": lambda value: f"{value:.2e}",
     "number": lambda value: f"{value:.4g}",

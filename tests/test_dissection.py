@@ -412,7 +412,7 @@ class TestEndToEnd:
             for job in analysis.jobs(subject)
         ]
         types = Dissection.result_types()
-        stored = [[from_data(json.loads(json.dumps(to_data(item))), types) for item in part] for part in parts]
+        stored = [[from_data(json.loads(json.dumps(to_data(item, types))), types) for item in part] for part in parts]
         assert analysis.combine(stored, subject) == analysis.combine(parts, subject)
 
     def test_layers_without_maps_are_left_out_and_said(

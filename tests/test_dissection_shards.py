@@ -168,8 +168,8 @@ def dissect(
     while waiting:
         job = next(job for job in waiting if done.issuperset(job.needs))
         found = {name: loaded(store, keys[name]) for name in job.needs}
-        done = analysis.run(job, JobContext(subject, model, quiet, found))
-        store.save(keys[job.name], done, {}, types=analysis.result_types())
+        given = analysis.run(job, JobContext(subject, model, quiet, found))
+        store.save(keys[job.name], given, {}, types=analysis.result_types())
         waiting.remove(job)
         done.add(job.name)
     parts = [store.load(keys[job.name], types=Dissection.result_types()) or [] for job in jobs if not job.inner]

@@ -31,7 +31,7 @@ from onnxviz.execution.execute import Run, Silent, run, run_file
 from onnxviz.execution.folder import read_run
 from onnxviz.execution.parity_job import synthetic_photographs
 from onnxviz.model import parity as agreement
-from onnxviz.recipe import faults
+from onnxviz.recipe import faults as recipe_faults
 from onnxviz.recipe import recipe as recipe_module
 from onnxviz.recipe.expectations import decide, describe, holds
 from onnxviz.recipe.recipe import parse_recipe, read_recipe
@@ -87,7 +87,7 @@ class Probe(Analysis):
 @pytest.fixture(autouse=True)
 def one_kind(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recipe_module, "registry", lambda: {"probe": Probe})
-    monkeypatch.setattr(faults, "registry", lambda: {"probe": Probe})
+    monkeypatch.setattr(recipe_faults, "registry", lambda: {"probe": Probe})
     RAN.clear()
 
 
@@ -266,7 +266,7 @@ def test_one_layer_that_does_not_convert_costs_only_itself(folder: Path, monkeyp
     assert "no such operator" in made.result.analyses[0].parts[0].failed[0].error
     monkeypatch.undo()
     monkeypatch.setattr(recipe_module, "registry", lambda: {"probe": Probe})
-    monkeypatch.setattr(faults, "registry", lambda: {"probe": Probe})
+    monkeypatch.setattr(recipe_faults, "registry", lambda: {"probe": Probe})
     assert start(folder).result.verdict == "passed"
 
 

@@ -23,7 +23,7 @@ from onnxviz.execution.finished_run import Run
 from onnxviz.execution.workers.tasks import JobTask, task_data, task_from
 from onnxviz.model import ort_session as runtime
 from onnxviz.model.model import load
-from onnxviz.recipe import faults
+from onnxviz.recipe import faults as recipe_faults
 from onnxviz.recipe import recipe as recipe_module
 from onnxviz.recipe.recipe import parse_recipe
 
@@ -49,7 +49,7 @@ class Measuring(Analysis):
 @pytest.fixture(autouse=True)
 def one_kind(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recipe_module, "registry", lambda: {"measuring": Measuring})
-    monkeypatch.setattr(faults, "registry", lambda: {"measuring": Measuring})
+    monkeypatch.setattr(recipe_faults, "registry", lambda: {"measuring": Measuring})
 
 
 class Told(Silent):

@@ -11,7 +11,7 @@ from pydantic import Field, StrictInt
 
 from onnxviz.analyses.base import Analysis, LayerSelector
 from onnxviz.core.errors import RecipeError
-from onnxviz.recipe import faults
+from onnxviz.recipe import faults as recipe_faults
 from onnxviz.recipe import recipe as recipe_module
 from onnxviz.recipe import schema as recipe_schema
 from onnxviz.recipe.recipe import Recipe, parse_recipe, read_recipe
@@ -56,7 +56,7 @@ class Other(Analysis):
 def two_kinds(monkeypatch: pytest.MonkeyPatch) -> None:
     kinds = {"other": Other, "probe": Probe}
     monkeypatch.setattr(recipe_module, "registry", lambda: kinds)
-    monkeypatch.setattr(faults, "registry", lambda: kinds)
+    monkeypatch.setattr(recipe_faults, "registry", lambda: kinds)
     monkeypatch.setattr(recipe_schema, "registry", lambda: kinds)
 
 

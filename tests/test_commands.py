@@ -139,6 +139,7 @@ def test_every_part_of_a_recipe_is_explained_with_an_example_that_is_valid(
 def test_explain_is_short_and_every_field_can_be_reached(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setenv("COLUMNS", "160")  # as in a pipe, whatever runs this test
     assert call(monkeypatch, "explain") == 0
     assert len(capsys.readouterr().out.splitlines()) <= 40
     for kind, cls in registry().items():

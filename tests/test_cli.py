@@ -418,3 +418,13 @@ def test_small_words(capsys: pytest.CaptureFixture[str]) -> None:
     output, _ = show.consoles()
     show.show_error(output, OnnxvizError("[b]x[/b]", where="w", remedy="r"))
     assert "w: [b]x[/b]" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("option", "value"), [("--device", "gpu"), ("--engine", "gpu")])
+def test_a_wrong_value_of_an_option_is_said_plainly(
+    option: str, value: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(monkeypatch, "run", "r.yaml", option, value) == 2
+    said = capsys.readouterr().err
+    assert f"'{value}'" in said
+    assert "Value error" not in said

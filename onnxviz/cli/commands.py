@@ -51,6 +51,9 @@ class Commands(TyperGroup):
 
             consoles()[1].print(Text("\ninterrupted"), soft_wrap=True)
             raise typer.Exit(INTERRUPTED) from None
+        except typer.BadParameter as fault:  # by pydantic, whose word for it says nothing
+            fault.message = fault.message.replace("Value error, ", "")
+            raise
 
 
 app = typer.Typer(

@@ -159,19 +159,22 @@ class GraphView:
         Any other layer of such a name keeps its number, as `logits#1`: the name is the role's.
         """
         by_name = {layer.name: layer.value for layer in self.layers}
-        called: dict[str, tuple[str, ...]] = {role: (by_name[role],) for role in ROLES if role in by_name}
-        called |= {role: tuple(by_name[name] for name in names) for role, names in self.namesakes.items()}
         shown = {value: name for name, value in by_name.items()}
+        called = {role: [by_name[name] for name in names] for role, names in self.namesakes.items()}
         for role in called.keys() & by_name.keys():
             shown[by_name[role]] = next(name for n in count(1) if (name := f"{role}#{n}") not in by_name)
         for role, values in called.items():
-            with suppress(SelectionError):
-                if role in ROLES and tuple(layer.value for layer in self.select(role)) == values:
-                    shown[values[0]] = role
+            if self._means(role, values) and shown[values[0]].startswith(f"{role}#"):
+                shown[values[0]] = role
         layers = tuple(replace(layer, name=shown[layer.value]) for layer in self.layers)
         namesakes = {role: tuple(shown[value] for value in values) for role, values in called.items()}
-        others = {role: names for role, names in namesakes.items() if names != (role,)}
-        return self if layers == self.layers else replace(self, layers=layers, namesakes=others)
+        return self if layers == self.layers else replace(self, layers=layers, namesakes=namesakes)
+
+    def _means(self, role: str, values: Sequence[str]) -> bool:
+        """Whether a role stands for one layer, and that is the one of these values."""
+        with suppress(SelectionError):
+            return role in ROLES and len(values) == 1 and [each.value for each in self.select(role)] == list(values)
+        return False
 
     def layer(self, name: str) -> Layer:
         """Return the layer of this name, alias or role; also `Conv[3]` and `conv1:act`.
@@ -204,10 +207,12 @@ class GraphView:
     @property
     def namesake_notes(self) -> dict[str, str]:
         """Role or other word of selectors that the file has a layer of the same name for -> a sentence on that."""
+        by_name = {layer.name: layer.value for layer in self.layers}
         return {
             name: f"{name} keeps its meaning in recipes; the layer that the file calls so is "
             + ", ".join(repr(shorten(layer, 60)) for layer in layers[:3])
             for name, layers in self.namesakes.items()
+            if not self._means(name, [by_name[layer] for layer in layers])
         }
 
     @property

@@ -13,6 +13,8 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from onnxviz.core.values import LUMA
+
 Pixels: TypeAlias = npt.NDArray[np.uint8]
 Values: TypeAlias = npt.NDArray[np.floating[Any]]
 
@@ -107,4 +109,4 @@ def overlay(image: Pixels, heat: Values, alpha: float = 0.8) -> Pixels:
     return blended
 
 
-_LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)
+_LUMINANCE = np.array(LUMA, np.float32)

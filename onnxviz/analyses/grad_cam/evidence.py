@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -127,8 +127,7 @@ def explain(
     found = dict(zip(outputs, model.differentiable(outputs)(images), strict=True))
     placed = explained_score.score_at_positions(found[score_layer], head)
     scores = placed.mean(dim=2) if positions == "mean" else placed.amax(dim=2)
-    for layer in outputs:
-        _require_finite(found[layer], layer, wanted)
+    _require_finite(found, wanted)
     predicted = [explained_score.predicted_shares(one, head, positions) for one in placed.detach()]
     for place, values in enumerate(scores.detach().tolist()):
         # The class that the network believes in most comes first, also of those that are named.
@@ -157,13 +156,17 @@ def explain(
     ]  # fmt: skip
 
 
-def _require_finite(values: torch.Tensor, layer: Layer, wanted: Sequence[Wanted]) -> None:
-    finite = values.detach().flatten(1).isfinite().all(dim=1) if values.ndim > 1 else values.detach().isfinite()
-    for entry, fine in zip(wanted, finite.tolist(), strict=False):
-        if not fine:
-            raise AnalysisError(
-                f"the activations are not finite for the image {shorten(entry.name)!r}", where=shorten(layer.name)
-            )
+def _require_finite(found: Mapping[Layer, torch.Tensor], wanted: Sequence[Wanted]) -> None:
+    import torch
+
+    finite = [values.detach().reshape(len(values), -1).isfinite().all(dim=1) for values in found.values()]
+    # All layers are read from the device at once: each reading waits for it.
+    for layer, each in zip(found, torch.stack(finite).tolist(), strict=True):
+        for entry, fine in zip(wanted, each, strict=False):
+            if not fine:
+                raise AnalysisError(
+                    f"the activations are not finite for the image {shorten(entry.name)!r}", where=shorten(layer.name)
+                )
 
 
 def _of_image(found: EvidenceMap, place: int) -> EvidenceMap:

@@ -6,10 +6,11 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from onnxviz.analyses.base import Subject
 from onnxviz.core import limits
+from onnxviz.core.devices import DeviceChoice
 from onnxviz.core.errors import DataError, ModelError, SelectionError, shorten
 from onnxviz.core.results import LayerRow, ModelCard
 from onnxviz.core.values import AUTO, Agreement
@@ -28,8 +29,6 @@ from onnxviz.model.preprocessing_candidates import pictures_for
 if TYPE_CHECKING:
     from onnxviz.model.model import Model
     from onnxviz.model.preprocessing_search import Probe
-
-DeviceChoice = Literal["auto", "cpu", "cuda"]
 
 
 @dataclass(frozen=True)

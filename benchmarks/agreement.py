@@ -31,7 +31,7 @@ from onnxviz.core.errors import DataError, OnnxvizError, shorten
 from onnxviz.core.values import Agreement, Layer, Preprocessing
 from onnxviz.data.images import ImageFolder, fit_image, load_batch
 from onnxviz.model.model import Model, load
-from onnxviz.model.parity import prove, prove_tensors
+from onnxviz.model.parity import check_parity, check_tensors
 from onnxviz.model.to_torch import to_torch
 
 PHOTOGRAPHS = ("imagenet_sample/*.JPEG",)
@@ -230,12 +230,12 @@ def _row(path: Path, folder: Path, data: Path, counts: Sequence[int]) -> list[ob
     cells: list[object] = []
     for count in counts if layers else ():
         if path.name in TENSORS:
-            found = prove_tensors(model, layers, TENSORS[path.name](count, folder, data))
+            found = check_tensors(model, layers, TENSORS[path.name](count, folder, data))
         elif patterns:
             images = images_for(model, patterns, data, count)
-            found = prove(model, layers[: len(layers) - len(mixed)], images)
+            found = check_parity(model, layers[: len(layers) - len(mixed)], images)
             if mixed:
-                tensors = prove_tensors(model, mixed, [model.encode(torch.from_numpy(images)).numpy()])
+                tensors = check_tensors(model, mixed, [model.encode(torch.from_numpy(images)).numpy()])
                 # A file that takes one image at a time says nothing of the order of rows that several images share.
                 found += tuple(item for item in tensors if item.reference == "float32" or count == 1)
         else:

@@ -91,7 +91,7 @@ def model_part(model: str) -> dict[str, float]:
     found["plan_s"], plan = timed(lambda: make_plan(recipe, "cpu"))
     found["plan_kept_mb"] = memory("VmRSS") - rest
     found["jobs"], found["plan_peak_mb"] = len(plan.jobs), memory()  # type: ignore[attr-defined]
-    subject, proof = plan.subjects["model"], plan.proofs["model"]  # type: ignore[attr-defined]
+    subject, check = plan.subjects["model"], plan.parity_checks["model"]  # type: ignore[attr-defined]
     before = time.process_time()
     from onnxviz.execution.parity_job import measure_agreement
     from onnxviz.execution.workers.torch_setup import make_model, prepare_torch
@@ -99,7 +99,7 @@ def model_part(model: str) -> dict[str, float]:
     prepare_torch("cpu")
     found["torch_s"] = time.process_time() - before
     found["convert_s"], converted = timed(lambda: make_model(subject, "cpu"))
-    found["prove_s"], (_, errors) = timed(lambda: measure_agreement(converted, subject, proof))  # type: ignore[misc]
+    found["prove_s"], (_, errors) = timed(lambda: measure_agreement(converted, subject, check))  # type: ignore[misc]
     found["unproved"] = len(errors)
     found["peak_mb"] = memory()
     return found

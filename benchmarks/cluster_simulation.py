@@ -69,7 +69,7 @@ class Costs:
     plan_mb: float = 0.004
     plan_job: float = 5e-5
     plan_memory_mb: float = 2.0
-    prove: float = 1.5
+    check_parity: float = 1.5
     prove_mb: float = 0.05
     encode: float = 1.5e-5
     decode: float = 5e-5
@@ -180,7 +180,7 @@ def one_run(work: Work, costs: Costs) -> Played:
     """All models in one recipe, one parent: plan one model after the other, share the jobs, write one report."""
     parent, disk, account = Server(), Server(), Account()
     fresh, begun = deque(range(work.models)), dict[int, int]()
-    prove = costs.prove + costs.prove_mb * work.model_mb
+    check_parity = costs.check_parity + costs.prove_mb * work.model_mb
 
     def take(last: int | None) -> int | None:
         """Return a model with work: the own, then one that nobody is at, then any."""
@@ -197,10 +197,10 @@ def one_run(work: Work, costs: Costs) -> Played:
         while (model := take(last)) is not None:
             if model not in begun:
                 now = yield parent.serve(now, costs.dispatch)
-                now = yield now + account.add("converting and proving models", prove)
+                now = yield now + account.add("converting and comparing models", check_parity)
                 begun[model] = work.jobs
             elif model != last:
-                now = yield now + account.add("converting and proving models", prove / 2)
+                now = yield now + account.add("converting and comparing models", check_parity / 2)
             last = model
             if not begun[model]:
                 continue
@@ -234,8 +234,8 @@ def run_each(work: Work, costs: Costs) -> Played:
             each = costs.plan_job + costs.encode + costs.decode
             plan = costs.plan + costs.plan_mb * work.model_mb + work.jobs * each
             now = yield now + account.add("planning", plan)
-            prove = costs.prove + costs.prove_mb * work.model_mb
-            now = yield now + account.add("converting and proving models", prove)
+            check_parity = costs.check_parity + costs.prove_mb * work.model_mb
+            now = yield now + account.add("converting and comparing models", check_parity)
             for _ in range(work.jobs):
                 now = yield now + account.add("computing", work.unit_seconds * work.together)
                 now = yield now + account.add("overhead of jobs", max(costs.job, costs.dispatch))

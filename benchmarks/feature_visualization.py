@@ -44,7 +44,7 @@ from onnxviz.model.model import Forward, Model, load
 from onnxviz.optimize.ascent import maximize
 from onnxviz.optimize.optimizers import GradientAscent
 from onnxviz.optimize.parameterizations import Pixel
-from onnxviz.optimize.settings import Settings
+from onnxviz.optimize.settings import AscentSettings
 
 NETWORKS = {"resnet18": ("ResNet-18 layer3", "layer3"), "vgg16": ("VGG-16 conv4_1", "features.18")}
 """torchvision's name -> heading, module behind which the network is cut. Lucent's `features_17` is the same tensor as
@@ -142,7 +142,7 @@ def ours(model: Model, layer: str, turn: int, side: int, later: int, samples: di
     """Time the steps of as many images as are made side by side: other channels in every turn."""
     threads = torch.get_num_threads() if model.device.type == "cpu" else 1
     marks: list[Mark] = []
-    settings = Settings(steps=Settings.redirect + later, size=(side, side))
+    settings = AscentSettings(steps=AscentSettings.redirect + later, size=(side, side))
     together = most_together(model, layer, settings) * threads
     targets = [Target(layer, UNITS[(turn * together + index) % len(UNITS)]) for index in range(together)]
     maximize(model, targets, list(range(together)), settings, told=lambda *_: marks.append(Mark()))
@@ -152,7 +152,7 @@ def ours(model: Model, layer: str, turn: int, side: int, later: int, samples: di
     samples[LATER].add(marks[begin + each - 1 :: each], together)  # the first of them comes behind a change of networks
 
 
-def most_together(model: Model, layer: str, settings: Settings) -> int:
+def most_together(model: Model, layer: str, settings: AscentSettings) -> int:
     """Return how many images a thread makes in one pass; it is tried in this call, and known in later ones."""
     if model.device.type != "cpu":
         return len(UNITS)
@@ -165,7 +165,7 @@ def most_together(model: Model, layer: str, settings: Settings) -> int:
 def ours_together(model: Model, layer: str, side: int, samples: Samples) -> None:
     """Time steps of eight images in one batch, as `batch: 8` asks for, without the redirected gradients."""
     marks: list[Mark] = []
-    settings = Settings(steps=4, size=(side, side), redirect=0)
+    settings = AscentSettings(steps=4, size=(side, side), redirect=0)
     targets, seeds = [Target(layer, unit) for unit in UNITS], list(UNITS)
     maximize(model, targets, seeds, settings, batch=len(UNITS), told=lambda *_: marks.append(Mark()))
     samples.add(marks, len(UNITS))
@@ -221,7 +221,7 @@ def measure(name: str, given: argparse.Namespace) -> dict[str, Samples]:
 def mean_step(samples: dict[str, Samples], clock: str) -> float:
     """Return the mean step of a usual picture of ours."""
     first, later = (statistics.median(getattr(samples[key], clock)) for key in (FIRST, LATER))
-    share = Settings.redirect / STEPS
+    share = AscentSettings.redirect / STEPS
     return share * first + (1 - share) * later
 
 
@@ -263,19 +263,19 @@ def compare(given: argparse.Namespace) -> None:
 # --- ladder -----------------------------------------------------------------------------------------------------------
 
 
-def rungs(steps: int, size: tuple[int, int]) -> dict[str, Settings]:
+def rungs(steps: int, size: tuple[int, int]) -> dict[str, AscentSettings]:
     """Return the settings that add one part after the other, all without the redirected gradients of first steps."""
     ascent, pixels = GradientAscent(), Pixel(decorrelate=False)
-    bare = Settings(steps, size, regularizers=(), redirect=0)
+    bare = AscentSettings(steps, size, regularizers=(), redirect=0)
     return {
         "loop": replace(bare, parameterization=pixels, transforms=(), optimizer=ascent),
         "parameterization": replace(bare, transforms=(), optimizer=ascent),
         "transforms": replace(bare, optimizer=ascent),
-        "optimizer": Settings(steps, size, redirect=0),
+        "optimizer": AscentSettings(steps, size, redirect=0),
     }
 
 
-def steps_of(model: Model, target: Target, settings: Settings) -> list[float]:
+def steps_of(model: Model, target: Target, settings: AscentSettings) -> list[float]:
     """Return the CPU time of every step of one image but the first."""
     times: list[float] = []
     maximize(model, [target], [0], settings, batch=1, told=lambda *_: times.append(time.process_time()))

@@ -37,7 +37,7 @@ from onnxviz.data import builtin
 from onnxviz.data.images import ImageFolder, fit_labels, load_batch
 from onnxviz.model.model import Model, load
 from onnxviz.model.ort_session import Session
-from onnxviz.model.parity import prove
+from onnxviz.model.parity import check_parity
 
 Figures = dict[str, float | int | str]
 
@@ -192,7 +192,7 @@ def agreement(on: Context) -> Figures:
     for allowed in (False, True) if on.device.type == "cuda" else (False,):
         label = "TF32 on" if allowed else "TF32 off"
         with tf32(allowed):
-            found = prove(on.model, on.model.layers, on.images[:4])
+            found = check_parity(on.model, on.model.layers, on.images[:4])
         for reference in ("file", "float32"):
             against = [item for item in found if item.reference == reference]
             if not against:

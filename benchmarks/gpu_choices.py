@@ -23,7 +23,7 @@ from onnxviz.optimize.optimizers import Adam, GradientAscent, Optimizer
 from onnxviz.optimize.parameterizations import Fourier, ParameterizationChoice, Pixel
 from onnxviz.optimize.parameterizations.generator import Generator
 from onnxviz.optimize.regularizers import Regularizer
-from onnxviz.optimize.settings import Octaves, Settings
+from onnxviz.optimize.settings import AscentSettings, Octaves
 from onnxviz.optimize.transforms import Pad, Transform
 
 CODE = 8
@@ -61,14 +61,14 @@ def decoder(device: torch.device) -> GeneratorNetwork:
         return open_generator(path, device)
 
 
-def settings_by_name(model: Model, steps: int) -> dict[str, Settings]:
+def settings_by_name(model: Model, steps: int) -> dict[str, AscentSettings]:
     """Return settings with each parameterization, transform, regularizer, edit and optimizer, one at a time.
 
     All but the optimizers' go along the gradient divided by its size: a step of Adam has one size whatever the
     gradient's is, so where that is nearly nothing its sign would be compared.
     """
     free = Pixel(squash="none", decorrelate=False)
-    plain = Settings(steps, model.input_size, transforms=(), redirect=0, optimizer=GradientAscent(), group=2)
+    plain = AscentSettings(steps, model.input_size, transforms=(), redirect=0, optimizer=GradientAscent(), group=2)
     found: dict[str, dict[str, Any]] = {}
     for form in kinds(ParameterizationChoice):
         if form is Generator:
@@ -83,14 +83,14 @@ def settings_by_name(model: Model, steps: int) -> dict[str, Settings]:
     for transform in kinds(Transform):
         found[f"transform {_kind(transform)}"] = {"transforms": (Pad(), transform())}
     for fill in ("grey", "edge"):
-        found[f"border {fill}"] = {"transforms": (*Settings(1, (1, 1)).transforms,), "fill": fill}
+        found[f"border {fill}"] = {"transforms": (*AscentSettings(1, (1, 1)).transforms,), "fill": fill}
     for regularizer in kinds(Regularizer):
         found[f"regularizer {_kind(regularizer)}"] = {"regularizers": (regularizer(),)}
     for edit in kinds(Edit):
         found[f"edit {_kind(edit)}"] = {"parameterization": free, "edits": (edit(),)}
     if steps > 1:
         found["octaves"] = {"octaves": Octaves(count=2), "parameterization": Fourier()}
-        found["usual"] = {"transforms": Settings(1, (1, 1)).transforms, "optimizer": Adam()}
+        found["usual"] = {"transforms": AscentSettings(1, (1, 1)).transforms, "optimizer": Adam()}
         found |= {f"optimizer {_kind(kind)}": {"optimizer": kind()} for kind in kinds(Optimizer)}
         found["averaged"] = {"optimizer": Adam(average=0.5)}
     return {name: replace(plain, **changes) for name, changes in found.items()}

@@ -57,12 +57,12 @@ from benchmarks.gpu_choices import gradients_of_a_dead_image, objectives, optimi
 from benchmarks.lucent_peer import render_channels
 from onnxviz.core.values import Target
 from onnxviz.model.model import load
-from onnxviz.optimize import climb
+from onnxviz.optimize import optimize_batch
 from onnxviz.optimize.ascent import Maximized, maximize
 from onnxviz.optimize.capture import Step
 from onnxviz.optimize.objectives import Objective
 from onnxviz.optimize.optimizers import GradientAscent
-from onnxviz.optimize.settings import Precision, Settings
+from onnxviz.optimize.settings import AscentSettings, Precision
 from onnxviz.optimize.stopping import EarlyStopping
 
 EXACT: dict[str, Check] = {"device and versions": device_facts}
@@ -120,7 +120,7 @@ class Network(Context):
 
 
 def pictures_of(
-    on: Context, targets: Sequence[Target | Objective], settings: Settings, batch: int | None = None, **more: Any
+    on: Context, targets: Sequence[Target | Objective], settings: AscentSettings, batch: int | None = None, **more: Any
 ) -> Maximized:
     """Make pictures with seeds 0, 1, ..."""
     return maximize(on.model, targets, range(len(targets)), settings, batch=batch or len(targets), **more)
@@ -129,12 +129,12 @@ def pictures_of(
 @contextlib.contextmanager
 def steps_as(wrap: Callable[[Step, int, torch.device], Step]) -> Iterator[None]:
     """Let steps on a GPU be what a function makes of them, instead of captured."""
-    before = climb.captured
-    climb.captured = wrap
+    before = optimize_batch.captured
+    optimize_batch.captured = wrap
     try:
         yield
     finally:
-        climb.captured = before
+        optimize_batch.captured = before
 
 
 def by_themselves(step: Step, count: int, device: torch.device) -> Step:  # noqa: ARG001 - as `captured` is called
@@ -152,7 +152,7 @@ def one_step(on: Context) -> Figures:
         mine, theirs = (settings_by_name(model, steps=1) for model in (on.model, on.reference))
         for name, settings in mine.items():
             _compare_a_step(on, name, (settings, theirs[name]), None, found)
-        plain = Settings(1, on.model.input_size, transforms=(), redirect=0, optimizer=GradientAscent(), group=2)
+        plain = AscentSettings(1, on.model.input_size, transforms=(), redirect=0, optimizer=GradientAscent(), group=2)
         for name, objective in objectives(on.layers[-1].name, on.layers[-2].name).items():
             _compare_a_step(on, f"objective {name}", (plain, plain), objective, found)
         for name, difference in optimizers(on.device).items():
@@ -163,7 +163,7 @@ def one_step(on: Context) -> Figures:
 
 
 def _compare_a_step(
-    on: Context, name: str, pair: tuple[Settings, Settings], goal: Objective | None, found: Figures
+    on: Context, name: str, pair: tuple[AscentSettings, AscentSettings], goal: Objective | None, found: Figures
 ) -> None:
     """Compare one step on the device and on the CPU, each with its own settings."""
     layer = on.layers[-1].name
@@ -186,14 +186,17 @@ def no_step_waits(on: Context) -> Figures:
     goals: dict[str, list[Target | Objective]] = {
         f"objective {name}": [goal] for name, goal in objectives(layer, on.layers[-2].name).items()
     }
-    works: dict[str, tuple[list[Target | Objective], Settings]] = {
+    works: dict[str, tuple[list[Target | Objective], AscentSettings]] = {
         name: ([Target(layer, 0)], settings) for name, settings in settings_by_name(on.model, steps=4).items()
     }
     size = on.model.input_size
-    works |= {name: (goal, Settings(4, size, group=2, redirect=2)) for name, goal in goals.items()}
-    works["redirected gradients"] = [Target(layer, 0)], Settings(4, size, redirect=4)
-    works["bfloat16"] = [Target(layer, 0)], Settings(4, size, redirect=0, precision="bfloat16")
-    works["early stopping"] = [Target(layer, 0)], Settings(4, size, redirect=0, stopping=EarlyStopping(patience=8))
+    works |= {name: (goal, AscentSettings(4, size, group=2, redirect=2)) for name, goal in goals.items()}
+    works["redirected gradients"] = [Target(layer, 0)], AscentSettings(4, size, redirect=4)
+    works["bfloat16"] = [Target(layer, 0)], AscentSettings(4, size, redirect=0, precision="bfloat16")
+    works["early stopping"] = (
+        [Target(layer, 0)],
+        AscentSettings(4, size, redirect=0, stopping=EarlyStopping(patience=8)),
+    )
     for name, (targets, settings) in works.items():
         try:
             with steps_as(_watched):
@@ -256,7 +259,7 @@ def deterministic() -> Iterator[None]:
 @check("the same bits again, beside others, and alone", EXACT)
 def same_again(on: Context) -> Figures:
     """Alone a picture shares no pass, for which libraries may choose other kernels: that difference is told."""
-    settings = Settings(6 if on.quick else 64, on.model.input_size)
+    settings = AscentSettings(6 if on.quick else 64, on.model.input_size)
     units = [Target(on.layers[-1].name, unit) for unit in range(8)]
     figures: Figures = {"steps": settings.steps}
     with deterministic():
@@ -292,9 +295,9 @@ def redirected(on: Context) -> Figures:
 
 
 @check("bfloat16 climbs as float32", EXACT)
-def climbs_in_bfloat16(on: Context) -> Figures:
+def ascent_in_bfloat16(on: Context) -> Figures:
     units = [Target(on.layers[-1].name, unit) for unit in range(2 if on.quick else 16)]
-    settings = Settings(16 if on.quick else 128, on.model.input_size)
+    settings = AscentSettings(16 if on.quick else 128, on.model.input_size)
     full = pictures_of(on, units, settings)
     half = pictures_of(on, units, replace(settings, precision="bfloat16"))
     ratio = float(np.median(half.after / np.where(full.after == 0, 1, full.after)))
@@ -313,7 +316,7 @@ def step_seconds(on: Network, count: int, side: int, kind: str) -> float:
     targets = on.targets(count)
     times = []
     for steps in (short, long):
-        settings = Settings(steps, (side, side), precision=precision, redirect=0)
+        settings = AscentSettings(steps, (side, side), precision=precision, redirect=0)
         with tf32(allowed):
             times.append(seconds_of(lambda settings=settings: pictures_of(on, targets, settings), on, 3))
     return max(times[1] - times[0], 1e-9) / (long - short)
@@ -475,7 +478,7 @@ def all_channels(on: Network) -> Figures:
         count = min(most, units)
         wait(on.device)
         before = time.perf_counter()
-        settings = Settings(steps, (side, side), precision=precision)
+        settings = AscentSettings(steps, (side, side), precision=precision)
         pictures_of(on, [Target(layer.name, unit) for unit in range(count)], settings, batch=count)
         seconds = time.perf_counter() - before
         figures[f"{layer.name[:60]}, {count} of {units}, s"] = seconds

@@ -50,7 +50,7 @@ def made(context: JobContext, settings: dict[str, Any]) -> tuple[np.ndarray, np.
     arrays = [entry for job in jobs for entry in found[job.name] if isinstance(entry, Array)]
     images = np.concatenate([array.arrays["images"] for array in arrays if "images" in array.arrays])
     simple = np.concatenate([array.arrays["values"] for array in arrays if array.id == "simple"], axis=1)
-    combined = analysis.combine([found[job.name] for job in jobs if not job.inner], context.subject)
+    combined = analysis.combine([found[job.name] for job in jobs if not job.intermediate], context.subject)
     (table,) = (entry for entry in combined if isinstance(entry, Table))
     return images, simple, table, seconds
 

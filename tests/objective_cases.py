@@ -23,7 +23,7 @@ from onnxviz.optimize.objectives import (
     NeuronDirection,
     Objective,
     ObjectiveChoice,
-    Place,
+    ObjectiveContext,
     Seen,
     Style,
     WholeLayer,
@@ -44,8 +44,8 @@ PICTURES = {
 VECTOR = (0.5, -1.0, 2.0, 0.0, 0.25)
 
 
-def place(group: int = 1, **layers: Layer) -> Place:
-    return Place(torch.device("cpu"), group, SHAPES, layers, PICTURES)
+def place(group: int = 1, **layers: Layer) -> ObjectiveContext:
+    return ObjectiveContext(torch.device("cpu"), group, SHAPES, layers, PICTURES)
 
 
 def inputs(count: int, seed: int = 0) -> dict[str, np.ndarray]:
@@ -61,7 +61,9 @@ def seen(arrays: Arrays, *, grad: bool = False) -> Seen:
     return Seen(tensors.pop(""), tensors)
 
 
-def measured(objectives: Sequence[Objective], arrays: Arrays, where: Place) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+def measured(
+    objectives: Sequence[Objective], arrays: Arrays, where: ObjectiveContext
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Return the values and what their sum changes by with each number of the images and activations."""
     look = seen(arrays, grad=True)
     values = bind(objectives, where)(look)

@@ -32,7 +32,7 @@ from onnxviz.optimize.settings import (
     CLASS_TRANSFORMS,
     DEFAULT_OPTIMIZER,
     DEFAULT_TRANSFORMS,
-    Settings,
+    AscentSettings,
 )
 
 Found = TypeVar("Found")
@@ -89,12 +89,12 @@ def made(analysis: ActivationMaximization, place: JobContext) -> dict[str, list[
     jobs = list(analysis.jobs(place.subject))
     for job in jobs:
         found[job.name] = analysis.run(job, replace(place, found={name: found[name] for name in job.needs}))
-    return {job.name: found[job.name] for job in jobs if not job.inner}
+    return {job.name: found[job.name] for job in jobs if not job.intermediate}
 
 
 def picture_jobs(analysis: ActivationMaximization, subject: Subject) -> list[Job]:
     """Return the jobs that make pictures."""
-    return [job for job in analysis.jobs(subject) if not job.inner]
+    return [job for job in analysis.jobs(subject) if not job.intermediate]
 
 
 def only(found: Iterable[f.Finding], kind: type[Found]) -> Found:
@@ -195,7 +195,7 @@ def test_pictures_of_classes_are_blurred_unless_the_recipe_says_how_much(
 ) -> None:
     used = []
 
-    def spy(model: Any, wanted: Any, seeds: Any, chosen: Settings, **others: Any) -> Any:
+    def spy(model: Any, wanted: Any, seeds: Any, chosen: AscentSettings, **others: Any) -> Any:
         used.append(chosen)
         return maximize(model, wanted, seeds, chosen, **others)
 
@@ -216,9 +216,9 @@ def test_pictures_of_classes_are_blurred_unless_the_recipe_says_how_much(
 
 
 def test_classes_are_seen_in_wider_views_than_other_units(place: JobContext, monkeypatch: pytest.MonkeyPatch) -> None:
-    used: dict[str, Settings] = {}
+    used: dict[str, AscentSettings] = {}
 
-    def spy(model: Any, wanted: Any, seeds: Any, chosen: Settings, **others: Any) -> Any:
+    def spy(model: Any, wanted: Any, seeds: Any, chosen: AscentSettings, **others: Any) -> Any:
         used[wanted[0].layer] = chosen
         return maximize(model, wanted, seeds, chosen, **others)
 

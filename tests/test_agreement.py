@@ -1,4 +1,4 @@
-"""The proof of conversion: it holds on real models, and it can fail."""
+"""The parity check of conversion: it holds on real models, and it can fail."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from onnxviz.core.errors import AgreementError, DataError
 from onnxviz.core.values import Agreement
 from onnxviz.model.differences import HALF_TOLERANCE, TOLERANCE, Difference
 from onnxviz.model.model import Model, load
-from onnxviz.model.parity import is_half, prove, require
+from onnxviz.model.parity import check_parity, is_half, require
 
 
 def make(path: Path, element: int = TensorProto.FLOAT, bias: float = 0.0, domain: str = "", opset: int = 17) -> Path:
@@ -49,7 +49,7 @@ IMAGES = np.random.default_rng(3).uniform(size=(3, 3, 8, 8)).astype(np.float32)
 
 def test_a_converted_model_agrees_with_the_file_and_with_the_float32_graph(tmp_path: Path) -> None:
     model = load(make(tmp_path / "m.onnx"), "unit")
-    found = prove(model, model.layers, IMAGES)
+    found = check_parity(model, model.layers, IMAGES)
     assert [(item.layer, item.reference) for item in found] == [
         (layer.name, reference) for layer in model.layers for reference in ("file", "float32")
     ]
@@ -62,7 +62,7 @@ def test_half_precision_is_compared_with_the_files_own_rounding(tmp_path: Path) 
     model = load(make(tmp_path / "m.onnx", TensorProto.FLOAT16), "unit")
     assert is_half(model.view.original)
     assert not is_half(model.view.proto)
-    found = prove(model, ["conv", "mean"], IMAGES)
+    found = check_parity(model, ["conv", "mean"], IMAGES)
     by_reference = {item.reference: item for item in found if item.layer == "conv"}
     assert by_reference["file"].tolerance == HALF_TOLERANCE
     assert by_reference["float32"].tolerance == TOLERANCE
@@ -76,7 +76,7 @@ def test_a_wrong_weight_does_not_hold(tmp_path: Path) -> None:
     weight = next(p for p in network.parameters() if p.dim() == 4)
     with torch.no_grad():
         weight[1, 0, 0, 0] += 0.5
-    found = prove(model, ["conv", "relu"], IMAGES)
+    found = check_parity(model, ["conv", "relu"], IMAGES)
     assert [item.holds for item in found] == [False] * 4
     with pytest.raises(AgreementError, match=r"conv differs by .* against the file"):
         require(found)
@@ -89,13 +89,13 @@ def test_a_wrong_converter_does_not_hold_from_its_layer_on(tmp_path: Path, monke
         lambda operation: Conversion(torch.nn.Softmax(int(operation.attributes["axis"]) + 1)),
     )
     model = load(make(tmp_path / "m.onnx"), "unit")
-    found = {item.layer: item.holds for item in prove(model, ["relu", "soft", "mean"], IMAGES)}
+    found = {item.layer: item.holds for item in check_parity(model, ["relu", "soft", "mean"], IMAGES)}
     assert found == {"relu": True, "soft": False, "mean": True}
 
 
 def test_a_silent_layer_is_judged_by_its_difference_as_it_is(tmp_path: Path) -> None:
     model = load(make(tmp_path / "m.onnx", bias=-1000.0), "unit")
-    for item in prove(model, ["relu", "mean"], IMAGES):
+    for item in check_parity(model, ["relu", "mean"], IMAGES):
         assert item.absolute == item.relative == 0.0
         assert item.holds
     difference = Difference()
@@ -131,9 +131,9 @@ def test_what_is_no_number_never_holds_by_accident(ours: list[float], theirs: li
 def test_where_the_file_does_not_run_the_reason_is_noted(tmp_path: Path) -> None:
     """A tail that nobody asks about does not matter; an input type that ONNX Runtime refuses does."""
     model = load(make(tmp_path / "m.onnx", domain="custom"), "unit")
-    assert {item.reference for item in prove(model, ["mean"], IMAGES)} == {"file", "float32"}
+    assert {item.reference for item in check_parity(model, ["mean"], IMAGES)} == {"file", "float32"}
     model.view.original.graph.node[0].op_type = "Unheard"
-    (only,) = prove(model, ["mean"], IMAGES)
+    (only,) = check_parity(model, ["mean"], IMAGES)
     assert only.reference == "float32"
     assert "does not run in ONNX Runtime" in only.note
 
@@ -144,13 +144,13 @@ def test_images_need_not_lie_where_numpy_can_read_them(tmp_path: Path) -> None:
     pixels = torch.as_tensor(IMAGES).clone().requires_grad_()
     with pytest.raises(RuntimeError):
         pixels.numpy()
-    assert all(item.holds for item in prove(model, ["conv", "mean"], pixels))
+    assert all(item.holds for item in check_parity(model, ["conv", "mean"], pixels))
 
 
 def test_no_images_prove_nothing(tmp_path: Path) -> None:
     model = load(make(tmp_path / "m.onnx"), "unit")
     with pytest.raises(DataError):
-        prove(model, ["mean"], IMAGES[:0])
+        check_parity(model, ["mean"], IMAGES[:0])
 
 
 # --- real models --------------------------------------------------------------------------------------------------
@@ -200,7 +200,7 @@ def test_real_models_agree_at_every_layer_one_by_one_and_in_a_batch(
     images = photographs(shared_data, kind, model.input_size)
     found: list[Agreement] = []
     for count in (1, 4):
-        found += prove(model, model.layers, images[:count])
+        found += check_parity(model, model.layers, images[:count])
     require(found)
     assert {item.layer for item in found if item.reference == "file"} == {layer.name for layer in model.layers}
     # The float32 graph is the same arithmetic in another order; half precision rounds at every operation.
@@ -238,7 +238,7 @@ def quantised(path: Path) -> Path:
 
 def test_a_quantised_layer_is_computed_from_onnx_runtimes_rounded_values(tmp_path: Path) -> None:
     model = load(quantised(tmp_path / "m.onnx"), "unit")
-    found = prove(model, list(model.layers), torch.rand(2, 3, 16, 16))
+    found = check_parity(model, list(model.layers), torch.rand(2, 3, 16, 16))
     assert {item.layer for item in found} == {"conv1", "dequantise1", "conv2", "dequantise2"}
     require(found)
     assert "rounded values" in next(item.note for item in found if item.layer == "conv2")
@@ -258,6 +258,6 @@ def test_a_wrong_rounding_does_not_hold(tmp_path: Path, monkeypatch: pytest.Monk
         lambda operation: Conversion(Down()),
     )
     model = load(quantised(tmp_path / "m.onnx"), "unit")
-    found = prove(model, ["conv1", "dequantise1", "conv2"], torch.rand(2, 3, 16, 16))
+    found = check_parity(model, ["conv1", "dequantise1", "conv2"], torch.rand(2, 3, 16, 16))
     holds = {item.layer: item.holds for item in found}
     assert holds == {"conv1": True, "dequantise1": False, "conv2": True}

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from onnxviz.core.errors import AnalysisError, SelectionError
 from onnxviz.core.values import Layer, Target
-from onnxviz.optimize.ascent import DEFAULT_TRANSFORMS, Maximized, Settings, maximize
-from onnxviz.optimize.objectives import Place, Seen, bind, objective_of
+from onnxviz.optimize.ascent import DEFAULT_TRANSFORMS, AscentSettings, Maximized, maximize
+from onnxviz.optimize.objectives import ObjectiveContext, Seen, bind, objective_of
 from onnxviz.optimize.objectives.units import centre
 from onnxviz.optimize.optimizers import Adam, GradientAscent, RmsProp
 from onnxviz.optimize.parameterizations import Canvas, Fourier, Pixel
@@ -50,8 +50,10 @@ class SmallModel:
         return run
 
 
-def climb(model: SmallModel, targets: list[Target], seeds: list[int], batch: int | None = None, **kw: Any) -> Maximized:
-    settings = Settings(**{"steps": 5, "size": (12, 12), **kw})
+def optimize_batch(
+    model: SmallModel, targets: list[Target], seeds: list[int], batch: int | None = None, **kw: Any
+) -> Maximized:
+    settings = AscentSettings(**{"steps": 5, "size": (12, 12), **kw})
     return maximize(model, targets, seeds, settings, batch=batch)  # type: ignore[arg-type]
 
 
@@ -131,7 +133,7 @@ def test_steps_follow_the_published_rules(optimizer: Any, slow: Any) -> None:
     """Seven steps against a loop in NumPy with the gradient worked out by hand: -3 w x (1 - x), plus the Lp term's."""
     model = SmallModel(Brightness())
     weight = model.network.weight.numpy().astype(np.float64).reshape(3, 4, 4)
-    made = climb(
+    made = optimize_batch(
         model, channels(0), [3], steps=7, size=(4, 4), transforms=(), optimizer=optimizer,
         parameterization=Pixel(decorrelate=False), regularizers=(LpNorm(p=2, weight=0.5),),
     )  # fmt: skip
@@ -152,7 +154,7 @@ def test_steps_follow_the_published_rules(optimizer: Any, slow: Any) -> None:
 def test_plain_ascent_with_momentum_and_raw_gradients() -> None:
     model = SmallModel(Brightness())
     weight = model.network.weight.numpy().reshape(3, 4, 4)
-    made = climb(
+    made = optimize_batch(
         model, channels(0), [3], steps=3, size=(4, 4), transforms=(),
         optimizer=GradientAscent(learning_rate=0.1, momentum=0.5, normalize=False),
         parameterization=Pixel(decorrelate=False), regularizers=(),
@@ -171,7 +173,7 @@ def test_objectives_and_their_gradients_on_a_given_image() -> None:
     targets = [
         Target("a", 1), Target("a", 2, (4, 0)), Target("a", 0, ()), Target("a"),
     ]  # fmt: skip
-    place = Place(torch.device("cpu"), 1, {"a": (3, 5, 7)})
+    place = ObjectiveContext(torch.device("cpu"), 1, {"a": (3, 5, 7)})
     values = bind([objective_of(target) for target in targets], place)(Seen(activations[:, :3], {"a": activations}))
     a = activations.detach().numpy()
     expected = [a[0, 1].mean(), a[1, 2, 4, 0], a[2, 0, 2, 3], (a[3] ** 2).mean()]
@@ -184,7 +186,9 @@ def test_objectives_and_their_gradients_on_a_given_image() -> None:
     slope[3] = 2 * a[3] / a[3].size
     np.testing.assert_allclose(gradient, slope, atol=1e-7)
     logits = torch.tensor([[1.0, 5.0], [2.0, 3.0]])
-    measure = bind([objective_of(target) for target in channels(1, 0)], Place(torch.device("cpu"), 1, {"layer": (2,)}))
+    measure = bind(
+        [objective_of(target) for target in channels(1, 0)], ObjectiveContext(torch.device("cpu"), 1, {"layer": (2,)})
+    )
     assert measure(Seen(logits, {"layer": logits})).tolist() == [5.0, 2.0]
     assert centre((4, 5)) == (2, 2)
     assert centre(()) == ()
@@ -200,7 +204,7 @@ def test_objectives_and_their_gradients_on_a_given_image() -> None:
 )
 def test_targets_that_do_not_exist_are_refused_by_name(target: Target, words: str) -> None:
     with pytest.raises(SelectionError, match=words):
-        climb(SmallModel(), [target], [0])
+        optimize_batch(SmallModel(), [target], [0])
 
 
 @pytest.mark.parametrize("form", [Fourier(), Pixel()])
@@ -209,7 +213,7 @@ def test_the_activation_rises_and_falls_as_asked(form: Any, optimizer: Any) -> N
     up, down = Target("layer", 1), Target("layer", 1, sign=-1)
     # Without views: those of so small a picture smooth what a random network answers to, and it is seen as it is then.
     choices = {"parameterization": form, "optimizer": optimizer, "transforms": ()}
-    made = climb(SmallModel(), [up, down], [0, 0], steps=12, **choices)
+    made = optimize_batch(SmallModel(), [up, down], [0, 0], steps=12, **choices)
     assert made.before[0] == made.before[1]
     assert made.after[0] > made.before[0]
     assert made.after[1] < made.before[1]
@@ -220,44 +224,44 @@ def test_a_unit_gets_the_same_picture_alone_or_in_a_batch() -> None:
     """Bit for bit with the same micro-batch; to 1e-5 where the batch changes the order of sums inside the network."""
     kw: dict[str, Any] = {"steps": 6, "regularizers": (TotalVariation(weight=0.3),)}
     targets = [Target("layer", 0), Target("layer", 2, sign=-1), Target("layer", 3, (1, 2)), Target("layer")]
-    one_by_one = climb(SmallModel(), targets, [4, 5, 6, 7], **kw)
+    one_by_one = optimize_batch(SmallModel(), targets, [4, 5, 6, 7], **kw)
     for index, target in enumerate(targets):
-        alone = climb(SmallModel(), [target], [4 + index], **kw)
+        alone = optimize_batch(SmallModel(), [target], [4 + index], **kw)
         for name in ("images", "curves", "before", "after"):
             assert np.array_equal(getattr(alone, name)[0], getattr(one_by_one, name)[index])
-    together = climb(SmallModel(), targets, [4, 5, 6, 7], batch=4, **kw)
+    together = optimize_batch(SmallModel(), targets, [4, 5, 6, 7], batch=4, **kw)
     np.testing.assert_allclose(together.images, one_by_one.images, atol=1e-5)
     np.testing.assert_allclose(together.after, one_by_one.after, rtol=1e-4, atol=1e-6)
 
 
 def test_plain_ascent_normalises_image_by_image() -> None:
     kw: dict[str, Any] = {"steps": 4, "optimizer": GradientAscent()}
-    together = climb(SmallModel(), channels(0, 3), [1, 2], batch=2, **kw)
-    alone = climb(SmallModel(), channels(3), [2], **kw)
+    together = optimize_batch(SmallModel(), channels(0, 3), [1, 2], batch=2, **kw)
+    alone = optimize_batch(SmallModel(), channels(3), [2], **kw)
     np.testing.assert_allclose(together.images[1], alone.images[0], atol=1e-5)
 
 
 def test_batches_have_the_size_asked_for() -> None:
     model = SmallModel()
-    climb(model, channels(0, 1, 2), [0, 1, 2], batch=2, steps=1)
+    optimize_batch(model, channels(0, 1, 2), [0, 1, 2], batch=2, steps=1)
     assert model.batches == [2, 2, 2, 1, 1, 1]
     default = SmallModel()
-    climb(default, channels(0, 1), [0, 1], steps=1)
+    optimize_batch(default, channels(0, 1), [0, 1], steps=1)
     assert set(default.batches) <= {1, 2, 4, 8}
 
 
 def test_a_network_with_a_fixed_batch_is_filled_up() -> None:
     model = SmallModel()
     model.view = SimpleNamespace(batch=2, layer=lambda name: LAYER)
-    made = climb(model, channels(0, 1, 2), [0, 1, 2], steps=1)
+    made = optimize_batch(model, channels(0, 1, 2), [0, 1, 2], steps=1)
     assert set(model.batches) == {2}
     np.testing.assert_allclose(
-        made.images, climb(SmallModel(), channels(0, 1, 2), [0, 1, 2], steps=1).images, atol=1e-5
+        made.images, optimize_batch(SmallModel(), channels(0, 1, 2), [0, 1, 2], steps=1).images, atol=1e-5
     )
 
 
 def test_the_same_seed_gives_the_same_picture_and_another_seed_another() -> None:
-    first, again, other = (climb(SmallModel(), channels(1), [seed]) for seed in (8, 8, 9))
+    first, again, other = (optimize_batch(SmallModel(), channels(1), [seed]) for seed in (8, 8, 9))
     assert np.array_equal(first.images, again.images)
     assert np.array_equal(first.curves, again.curves)
     assert not np.allclose(first.images, other.images, atol=1e-3)
@@ -266,7 +270,7 @@ def test_the_same_seed_gives_the_same_picture_and_another_seed_another() -> None
 def test_the_global_random_state_is_left_alone() -> None:
     model = SmallModel()
     before = torch.get_rng_state()
-    climb(model, channels(1), [0])
+    optimize_batch(model, channels(1), [0])
     assert torch.equal(before, torch.get_rng_state())
 
 
@@ -274,7 +278,7 @@ def test_regularizers_do_what_they_are_for() -> None:
     def made(*regularizers: Any) -> Tensor:
         kw: dict[str, Any] = {"steps": 40, "optimizer": Adam(learning_rate=0.2), "parameterization": Pixel()}
         return torch.from_numpy(
-            climb(SmallModel(), channels(1), [0], transforms=(), regularizers=regularizers, **kw).images
+            optimize_batch(SmallModel(), channels(1), [0], transforms=(), regularizers=regularizers, **kw).images
         )
 
     free, smooth, pale = made(), made(TotalVariation(weight=3.0)), made(LpNorm(weight=3.0))
@@ -284,7 +288,7 @@ def test_regularizers_do_what_they_are_for() -> None:
 
 def test_before_and_after_are_measured_without_transforms() -> None:
     model = SmallModel()
-    made = climb(model, channels(2), [0], steps=3, transforms=(Pad(share=0.1), Rotate(degrees=90)))
+    made = optimize_batch(model, channels(2), [0], steps=3, transforms=(Pad(share=0.1), Rotate(degrees=90)))
     again = model.network(torch.from_numpy(made.images))[0, 2].mean()
     assert made.after[0] == pytest.approx(float(again), rel=1e-5)
     painter = Fourier().painter(Canvas(3, (14, 14), 1, torch.device("cpu")))
@@ -302,7 +306,7 @@ class Sleeper(nn.Module):
 
 
 def test_a_silent_unit_is_woken_by_a_louder_start() -> None:
-    made = climb(SmallModel(Sleeper()), channels(0, 1), [0, 0], steps=10, redirect=0)
+    made = optimize_batch(SmallModel(Sleeper()), channels(0, 1), [0, 0], steps=10, redirect=0)
     assert made.before.tolist() == [0.0, 0.0]
     assert made.after[0] > 0.001
     assert made.after[1] == 0.0
@@ -324,15 +328,15 @@ class Distant(nn.Module):
 def test_gradients_are_redirected_until_a_unit_wakes() -> None:
     """Also when it takes longer than the first steps; not for an image beside it, part of whose network is silent."""
     choices: dict[str, Any] = {"steps": 60, "redirect": 4, "transforms": (), "parameterization": Pixel()}
-    together = climb(SmallModel(Distant()), channels(0, 1), [0, 0], **choices)
+    together = optimize_batch(SmallModel(Distant()), channels(0, 1), [0, 0], **choices)
     assert together.curves[1, :8].tolist() == [0.0] * 8
     assert together.after[1] > 0.05
-    alone = climb(SmallModel(Distant()), channels(0), [0], **choices)
+    alone = optimize_batch(SmallModel(Distant()), channels(0), [0], **choices)
     np.testing.assert_array_equal(alone.images[0], together.images[0])
 
 
 def test_a_silent_unit_is_not_woken_to_be_driven_down() -> None:
-    made = climb(SmallModel(Sleeper()), [Target("layer", 0, sign=-1)], [0], steps=2)
+    made = optimize_batch(SmallModel(Sleeper()), [Target("layer", 0, sign=-1)], [0], steps=2)
     assert made.start_gain.tolist() == [1.0]
     assert made.after.tolist() == [0.0]
 
@@ -356,20 +360,22 @@ def test_what_hardly_matters_to_a_unit_hardly_moves() -> None:
 
     def speckle(damping: float) -> float:
         adam = Adam(damping=damping)
-        made = climb(SmallModel(OneWave()), channels(0), [0], steps=30, size=(32, 32), transforms=(), optimizer=adam)
+        made = optimize_batch(
+            SmallModel(OneWave()), channels(0), [0], steps=30, size=(32, 32), transforms=(), optimizer=adam
+        )
         return float(np.abs(np.diff(made.images[0], axis=1)).mean())
 
     assert speckle(0.0) > 5 * speckle(1.0)
 
 
 def test_grey_images_are_grey() -> None:
-    made = climb(SmallModel(), channels(0), [0], channels=1)
+    made = optimize_batch(SmallModel(), channels(0), [0], channels=1)
     assert np.array_equal(made.images[:, 0], made.images[:, 2])
 
 
 def test_progress_counts_every_step_of_every_image() -> None:
     told: list[tuple[int, int]] = []
-    settings = Settings(steps=3, size=(12, 12))
+    settings = AscentSettings(steps=3, size=(12, 12))
     model: Any = SmallModel()
     maximize(model, channels(0, 1, 2), [0, 0, 0], settings, batch=2, told=lambda *at: told.append(at))
     assert told == [(2, 9), (4, 9), (6, 9), (7, 9), (8, 9), (9, 9)]
@@ -384,14 +390,14 @@ class Broken(nn.Module):
 
 def test_a_network_without_numbers_is_named() -> None:
     with pytest.raises(AnalysisError, match="unit 1 is not a number"):
-        climb(SmallModel(Broken()), channels(1), [0])
+        optimize_batch(SmallModel(Broken()), channels(1), [0])
 
 
 def test_one_layer_and_one_seed_for_each_target() -> None:
     with pytest.raises(ValueError, match="the same layers"):
-        climb(SmallModel(), [Target("a", 0), Target("b", 0)], [0, 1])
+        optimize_batch(SmallModel(), [Target("a", 0), Target("b", 0)], [0, 1])
     with pytest.raises(ValueError, match="one seed"):
-        climb(SmallModel(), channels(0, 1), [0])
+        optimize_batch(SmallModel(), channels(0, 1), [0])
     assert DEFAULT_TRANSFORMS
 
 
@@ -400,15 +406,17 @@ def test_importance_is_what_the_slopes_add_up_to(regularizers: tuple[Any, ...]) 
     """A linear unit has the same slope in every step; what holds the picture back is no part of it."""
     network = nn.Conv2d(3, 4, 12)
     model = SmallModel(network)
-    made = climb(model, channels(1, 2), [0, 0], regularizers=regularizers, transforms=(), importance=True)
+    made = optimize_batch(model, channels(1, 2), [0, 0], regularizers=regularizers, transforms=(), importance=True)
     expected = 5 * network.weight.abs().mean(dim=1)[[1, 2]].numpy()
     np.testing.assert_allclose(made.importance, expected, rtol=1e-5)
-    plain = climb(model, channels(1, 2), [0, 0], regularizers=regularizers, transforms=())
+    plain = optimize_batch(model, channels(1, 2), [0, 0], regularizers=regularizers, transforms=())
     assert plain.importance.shape == (2, 0, 0)
     np.testing.assert_array_equal(plain.images, made.images)
 
 
 def test_importance_is_of_the_picture_without_its_margin() -> None:
-    made = climb(SmallModel(), channels(1), [0], transforms=(Pad(pixels=3), Rotate(degrees=20.0)), importance=True)
+    made = optimize_batch(
+        SmallModel(), channels(1), [0], transforms=(Pad(pixels=3), Rotate(degrees=20.0)), importance=True
+    )
     assert made.importance.shape == (1, 12, 12)
     assert (made.importance > 0).all()

@@ -13,7 +13,7 @@ from onnxviz.optimize.edits import Decay
 from onnxviz.optimize.optimizers import Adam, GradientAscent, RmsProp
 from onnxviz.optimize.parameterizations import Pixel
 from onnxviz.optimize.stopping import EarlyStopping
-from tests.test_ascent import SmallModel, channels, climb
+from tests.test_ascent import SmallModel, channels, optimize_batch
 
 PIXELS = {"parameterization": Pixel(squash="none"), "transforms": (), "begin": "grey", "redirect": 0}
 
@@ -21,7 +21,9 @@ PIXELS = {"parameterization": Pixel(squash="none"), "transforms": (), "begin": "
 def pictures(optimizer: Any, steps: int, units: tuple[int, ...] = (0, 2), **more: Any) -> np.ndarray:
     """Return the images of a climb; the parameters are the pixels, so that their mean is that of the images."""
     seeds = list(range(len(units)))
-    return climb(SmallModel(), channels(*units), seeds, optimizer=optimizer, steps=steps, **{**PIXELS, **more}).images
+    return optimize_batch(
+        SmallModel(), channels(*units), seeds, optimizer=optimizer, steps=steps, **{**PIXELS, **more}
+    ).images
 
 
 @pytest.mark.parametrize(
@@ -51,7 +53,7 @@ def test_the_picture_is_the_mean_of_those_after_each_of_the_last_steps(optimizer
 
 def test_what_is_measured_is_the_picture_that_is_given() -> None:
     model = SmallModel()
-    made = climb(model, channels(1), [0], optimizer=Adam(average=0.5), steps=8, **PIXELS)  # type: ignore[arg-type]
+    made = optimize_batch(model, channels(1), [0], optimizer=Adam(average=0.5), steps=8, **PIXELS)  # type: ignore[arg-type]
     shown = model.network(torch.from_numpy(made.images))[:, 1].mean().item()
     assert made.after[0] == pytest.approx(shown, rel=1e-4)
 
@@ -61,10 +63,10 @@ def test_a_stopped_picture_is_the_same_alone_and_beside_one_that_goes_on() -> No
     optimizer, stopping = Adam(learning_rate=0.02, average=0.9), EarlyStopping(patience=8, rise=0.2)
     model = SmallModel()
     settings = {"optimizer": optimizer, "stopping": stopping, "steps": 64, **PIXELS}
-    both = climb(model, channels(2, 3), [2, 3], **settings)
+    both = optimize_batch(model, channels(2, 3), [2, 3], **settings)
     assert both.taken[0] != both.taken[1]
     for row, unit in enumerate((2, 3)):
-        alone = climb(SmallModel(), channels(unit), [unit], **settings)
+        alone = optimize_batch(SmallModel(), channels(unit), [unit], **settings)
         np.testing.assert_array_equal(both.images[row], alone.images[0])
 
 

@@ -21,7 +21,7 @@ from onnxviz.core.memory import is_out_of_memory
 from onnxviz.core.values import Target
 from onnxviz.model import batches
 from onnxviz.model.model import Model, load
-from onnxviz.optimize.ascent import Settings, maximize
+from onnxviz.optimize.ascent import AscentSettings, maximize
 
 FULL = (
     "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate 9"
@@ -297,7 +297,7 @@ def test_dissection_keeps_no_more_than_fits(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_the_ascent_takes_fewer_pictures_together(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     targets, seeds = [Target("conv2", unit) for unit in range(5)], [1, 2, 3, 4, 5]
-    settings = Settings(steps=3, size=(12, 12))
+    settings = AscentSettings(steps=3, size=(12, 12))
     told: list[tuple[int, int]] = []
     alone = maximize(model, targets, seeds, settings, batch=1)
     tried = inject(model, monkeypatch, 2)
@@ -323,7 +323,9 @@ def test_the_ascent_on_a_small_gpu(model: Model, monkeypatch: pytest.MonkeyPatch
     assert each > 4 * (values + 8 * 144)
     monkeypatch.setattr(batches, "free_memory", lambda _device: 5 * each)
     tried = inject(model, monkeypatch, 99)
-    maximize(model, [Target("conv2", unit) for unit in range(5)], [0] * 5, Settings(steps=1, size=(12, 12)), batch=5)
+    maximize(
+        model, [Target("conv2", unit) for unit in range(5)], [0] * 5, AscentSettings(steps=1, size=(12, 12)), batch=5
+    )
     assert set(tried) == {2, 1}
     assert "which is more than is free" in model.reduced[0]
 

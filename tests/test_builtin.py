@@ -16,8 +16,8 @@ import pytest
 from onnxviz.core.errors import DataError, SelectionError
 from onnxviz.data import builtin
 from onnxviz.data.builtin.materials import PALETTE
+from onnxviz.data.builtin.outlines import SHAPES
 from onnxviz.data.builtin.scenes import CATEGORIES, CLASSES
-from onnxviz.data.builtin.shapes import SHAPES
 from onnxviz.model.preprocessing import read_preprocessing
 
 SIZES = (16, 32, 64, 96, 256)

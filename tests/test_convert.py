@@ -13,7 +13,8 @@ import pytest
 import torch
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from onnxviz.convert import Network, extract, shapes
+from onnxviz.convert import Network, extract
+from onnxviz.convert import shape_arithmetic as arithmetic
 from onnxviz.convert.operators import CONVERTERS
 from onnxviz.core.errors import ModelError, UnsupportedOperatorError
 from onnxviz.model.ort_session import Session
@@ -279,8 +280,8 @@ def test_a_shape_may_become_part_of_the_computation() -> None:
 
 
 def test_division_of_shapes_rounds_towards_zero() -> None:
-    assert shapes.divide((7, -7), 2) == (3, -3)
-    assert shapes.divide(7.0, 2) == 3.5
+    assert arithmetic.divide((7, -7), 2) == (3, -3)
+    assert arithmetic.divide(7.0, 2) == 3.5
 
 
 def test_what_depends_on_no_input_is_computed_once() -> None:

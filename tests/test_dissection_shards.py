@@ -172,7 +172,7 @@ def dissect(
         store.save(keys[job.name], given, {}, types=analysis.result_types())
         waiting.remove(job)
         done.add(job.name)
-    parts = [store.load(keys[job.name], types=Dissection.result_types()) or [] for job in jobs if not job.inner]
+    parts = [store.load(keys[job.name], types=Dissection.result_types()) or [] for job in jobs if not job.intermediate]
     return analysis.combine(parts, subject)
 
 
@@ -291,7 +291,7 @@ class TestJobs:
     def test_few_images_are_one_job_as_before(self, model: onnxviz.model.model.Model) -> None:
         (job,) = Dissection(layers="conv6").jobs(subject_of(model, SHARD_IMAGES))
         assert (job.name, dict(job.parameters)) == ("layers 1/1", {"layers": ["conv6"]})
-        assert (job.needs, job.inner, job.cost) == ((), False, SHARD_IMAGES)
+        assert (job.needs, job.intermediate, job.cost) == ((), False, SHARD_IMAGES)
 
     def test_many_images_are_split_unasked(self, model: onnxviz.model.model.Model) -> None:
         subject = subject_of(model, 2 * SHARD_IMAGES + 1)
@@ -303,7 +303,7 @@ class TestJobs:
             *(f"layers 1/1 counts {number}/3" for number in (1, 2, 3)),
             "layers 1/1 units",
         ]
-        assert [job.inner for job in jobs] == [True] * 7 + [False]
+        assert [job.intermediate for job in jobs] == [True] * 7 + [False]
         assert [job.needs for job in jobs] == [(), (), (), tuple(names[:3]), *[(names[3],)] * 3, tuple(names[3:7])]
         for shards in (jobs[:3], jobs[4:7]):
             bounds = [job.parameters["images"] for job in shards]

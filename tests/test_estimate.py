@@ -18,7 +18,7 @@ from onnxviz.execution import estimate
 from onnxviz.execution.estimate import Work, estimated, planned_work
 from onnxviz.execution.execute import run
 from onnxviz.execution.pace import Clocks, Pace, measure_pace, time_passes
-from onnxviz.execution.plan import PROOF_COST, PlannedJob, make_plan
+from onnxviz.execution.plan import PARITY_COST, PlannedJob, make_plan
 from onnxviz.execution.schedule import Schedule, schedule_of
 from onnxviz.recipe.recipe import Recipe, parse_recipe
 from tests.tiny_models import save_model
@@ -46,7 +46,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Recipe, Path]:
 
 def test_the_estimated_bytes_are_right_within_a_factor_of_two(finished: tuple[Recipe, Path]) -> None:
     recipe, folder = finished
-    jobs = [job for job in make_plan(recipe).jobs if not job.job.inner]  # what others needed is not kept
+    jobs = [job for job in make_plan(recipe).jobs if not job.job.intermediate]  # what others needed is not kept
     assert len(jobs) >= 4
     for job in jobs:
         stored = sum(file.stat().st_size for file in (folder / "jobs" / job.key).iterdir())
@@ -62,7 +62,7 @@ def test_time_comes_from_the_last_run_of_the_same_model_and_device(finished: tup
     before = estimate.read_run(folder)
     part = next(analysis for analysis in before.analyses if analysis.id == "classes").parts[0]
     larger = (96 / 64) ** 2  # than the model's images
-    (simple,) = (job.job.cost for job in work.schedule.jobs if job.analysis == "classes" and job.job.inner)
+    (simple,) = (job.job.cost for job in work.schedule.jobs if job.analysis == "classes" and job.job.intermediate)
     assert 280 * larger < simple < 300 * larger
     assert part.cost == pytest.approx(2 * (3 * 40 + 2) * larger + simple)
     assert sum(forced.job_seconds.values()) == pytest.approx(part.seconds, rel=1e-3)
@@ -100,12 +100,12 @@ def test_time_by_multiply_adds() -> None:
     job = next(job for job in schedule.jobs if job.analysis == "classes")
     pictures = job.job.bytes * estimate.BYTE_SECONDS + job.job.images * estimate.IMAGE_SECONDS + estimate.JOB_SECONDS
     assert work.job_seconds[job.key] == pytest.approx(job.job.cost * a_pass + pictures)
-    assert work.job_seconds[schedule.proofs["model"].key] == pytest.approx(PROOF_COST * a_pass)
+    assert work.job_seconds[schedule.parity_checks["model"].key] == pytest.approx(PARITY_COST * a_pass)
     assert work.seconds is not None
     whole = sum(work.job_seconds.values()) + estimate.START_SECONDS
     assert work.seconds[0] < whole / 2 < 2 * whole < work.seconds[1]  # a guess
     assert "a guess, nothing was measured" in work.basis[0]
-    assert work.bytes == sum(job.job.bytes for job in schedule.jobs) + estimate.PROOF_BYTES
+    assert work.bytes == sum(job.job.bytes for job in schedule.jobs) + estimate.PARITY_BYTES
     unknown = dataclasses.replace(schedule, models=(dataclasses.replace(card, multiply_adds=None),))
     work = estimated(unknown, frozenset(), 1, None)
     assert work.seconds is None
@@ -190,7 +190,7 @@ def test_time_comes_from_a_measured_second_of_the_model() -> None:
 
     work = estimated(schedule, frozenset(), 1, None, lambda: 1e99, measure)
     assert asked == ["model"]
-    passes = sum(job.job.cost for job in schedule.jobs) + PROOF_COST
+    passes = sum(job.job.cost for job in schedule.jobs) + PARITY_COST
     assert work.seconds is not None
     assert work.seconds[0] < 0.01 * passes + estimate.START_SECONDS
     assert work.seconds[1] > 0.02 * passes + estimate.START_SECONDS

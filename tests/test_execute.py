@@ -38,7 +38,7 @@ from onnxviz.recipe.recipe import parse_recipe, read_recipe
 from onnxviz.recipe.schema import ExpectationSettings
 
 RAN: list[str] = []
-Proved = tuple[tuple[Agreement, ...], tuple[str, ...]]
+Checked = tuple[tuple[Agreement, ...], tuple[str, ...]]
 
 
 class Probe(Analysis):
@@ -242,10 +242,10 @@ def test_an_interrupted_run_goes_on(folder: Path) -> None:
 
 
 def test_layers_that_disagree_are_not_analysed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def prove(model: object, layers: Sequence[str], images: object) -> Proved:
+    def check_parity(model: object, layers: Sequence[str], images: object) -> Checked:
         return tuple(Agreement(name, 0.5 if name == "second" else 0.0, 1.0, 1e-4) for name in layers), ()
 
-    monkeypatch.setattr(agreement, "prove_comparable", prove)
+    monkeypatch.setattr(agreement, "check_comparable_layers", check_parity)
     made = start(folder)
     assert RAN == ["first"]
     (failed,) = made.result.analyses[0].parts[0].failed
@@ -255,12 +255,12 @@ def test_layers_that_disagree_are_not_analysed(folder: Path, monkeypatch: pytest
 
 
 def test_one_layer_that_does_not_convert_costs_only_itself(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def prove(model: object, layers: Sequence[str], images: object) -> Proved:
+    def check_parity(model: object, layers: Sequence[str], images: object) -> Checked:
         if "second" in layers:
             raise RuntimeError("no such operator")
         return tuple(Agreement(name, 0.0, 0.0, 1e-4) for name in layers), ()
 
-    monkeypatch.setattr(agreement, "prove_comparable", prove)
+    monkeypatch.setattr(agreement, "check_comparable_layers", check_parity)
     made = start(folder)
     assert RAN == ["first"]
     assert "no such operator" in made.result.analyses[0].parts[0].failed[0].error
@@ -270,7 +270,7 @@ def test_one_layer_that_does_not_convert_costs_only_itself(folder: Path, monkeyp
     assert start(folder).result.verdict == "passed"
 
 
-def test_without_data_the_proof_says_so(folder: Path) -> None:
+def test_without_data_the_parity_check_says_so(folder: Path) -> None:
     made = start(folder, text=TEXT.replace("data: {photos: {images: photos}}\n", ""))
     assert made.result.models[0].agreement
     assert all("made-up images" in item.note for item in made.result.models[0].agreement)

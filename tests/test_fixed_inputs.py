@@ -21,7 +21,7 @@ from onnxviz.core.errors import DataError, ModelError, OnnxvizError, RecipeError
 from onnxviz.execution.execute import run
 from onnxviz.execution.plan import make_plan
 from onnxviz.graph import open_model
-from onnxviz.model.parity import prove
+from onnxviz.model.parity import check_parity
 from onnxviz.recipe.recipe import parse_recipe
 
 RNG = np.random.default_rng(0)
@@ -107,7 +107,7 @@ def test_values_are_those_of_the_file_fed_with_them(
     assert model.view.batch is None
     np.testing.assert_allclose(model.activations(images, ["scores"])["scores"].numpy(), wanted, atol=1e-6)
     np.testing.assert_allclose(model.measure(images, ["scores"])["scores"], wanted, atol=1e-6)
-    assert all(item.holds for item in prove(model, ["masked", "joined", "scores"], images))
+    assert all(item.holds for item in check_parity(model, ["masked", "joined", "scores"], images))
     network = onnxviz.to_torch(path, inputs=values)
     np.testing.assert_allclose(network(images[:1])[0].numpy(), wanted[:1], atol=1e-6)
     leaf = images.clone().requires_grad_()

@@ -77,13 +77,15 @@ def test_pictures_are_made_with_a_generator(folder: Path) -> None:
 
 def test_the_generator_is_part_of_the_keys_and_of_nothing_else(folder: Path) -> None:
     plan = make_plan(parse_recipe(RECIPE, "r.yaml", folder))
-    (job,) = (planned for planned in plan.jobs if not planned.job.inner)
+    (job,) = (planned for planned in plan.jobs if not planned.job.intermediate)
     assert job.job.data == ("prior",)
-    assert plan.proofs["model"].data == "photos"  # agreement is proved on images
+    assert plan.parity_checks["model"].data == "photos"  # agreement is proved on images
     assert digests_of(plan.subjects.values())["data 'prior'"] == plan.data["prior"].digest
     assert {card.kind for card in schedule_of(plan).data} == {"generator", "images"}
     save_generator(folder / "made" / "g.onnx", seed=1)
-    (other,) = (planned for planned in make_plan(parse_recipe(RECIPE, "r.yaml", folder)).jobs if not planned.job.inner)
+    (other,) = (
+        planned for planned in make_plan(parse_recipe(RECIPE, "r.yaml", folder)).jobs if not planned.job.intermediate
+    )
     assert other.key != job.key
 
 

@@ -318,7 +318,7 @@ def test_all_four_analyses_run(tmp_path: Path, channels: int, show: list[int]) -
         ("parameterization: {kind: maco}, ", "maco: for photographs only, and the model takes 4 channels"),
         ("transforms: [{kind: color_jitter}], ", "color_jitter: for photographs only"),
         ("transforms: [{kind: admix}], ", "admix: for photographs only"),
-        ("regularizers: [{kind: unusual_features}], ", "unusual_features: for photographs only"),
+        ("regularizers: [{kind: feature_statistics}], ", "feature_statistics: for photographs only"),
         ("colors: {data: tiles}, ", "colors: for photographs only"),
     ],
 )
@@ -332,12 +332,12 @@ def test_what_is_for_photographs_is_refused_at_validation(tmp_path: Path, am: st
 def test_every_other_parameterization_writes_any_channels(tmp_path: Path, kind: str) -> None:
     from onnxviz.optimize.ascent import maximize
     from onnxviz.optimize.objectives import Channel
-    from onnxviz.optimize.settings import Settings
+    from onnxviz.optimize.settings import AscentSettings
 
     pytest.importorskip("torch")
     model = onnxviz.load(save(tmp_path / "model.onnx", 5), "unit", device="cpu")
     form = _parameterization(kind)
-    settings = Settings(steps=4, size=SIZE, channels=5, samples=5, parameterization=form)
+    settings = AscentSettings(steps=4, size=SIZE, channels=5, samples=5, parameterization=form)
     made = maximize(model, [Channel(layer="conv2", unit=1)], [0], settings)
     assert made.images.shape == (1, 5, *SIZE)
     assert made.images.min() >= 0

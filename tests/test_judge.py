@@ -17,7 +17,7 @@ from onnxviz.core.errors import AgreementError
 from onnxviz.core.values import Agreement
 from onnxviz.model import judge as judge_module
 from onnxviz.model.model import Model, load
-from onnxviz.model.parity import prove, prove_tensors, require
+from onnxviz.model.parity import check_parity, check_tensors, require
 from onnxviz.model.reference import Allowance
 
 IMAGES = np.random.default_rng(3).uniform(size=(2, 3, 8, 8)).astype(np.float32)
@@ -88,7 +88,7 @@ def test_saturated_sums_are_laid_at_onnx_runtime(tmp_path: Path, monkeypatch: py
     model = load(integer_network(tmp_path / "m.onnx"), "unit")
     right = model.activations(IMAGES, ["scaled", "scores"])
     faulty_runtime.install(monkeypatch, {"MatMulInteger": faulty_runtime.saturated})
-    found = verdicts(prove(model, model.layers, IMAGES))
+    found = verdicts(check_parity(model, model.layers, IMAGES))
     assert found["flat"].off == ""
     for name in ("cast", "scaled", "scores"):
         item = found[name]
@@ -113,7 +113,7 @@ def test_a_layer_that_onnx_runtime_gets_wrong_holds(
     model = load(float_network(tmp_path / "m.onnx"), "unit")
     value = model.view.layer(layer).value
     faulty_runtime.install(monkeypatch, {value: garbage})
-    found = verdicts(prove(model, model.layers, IMAGES))
+    found = verdicts(check_parity(model, model.layers, IMAGES))
     behind = {"norm": {"norm", "relu", "soft", "pool", "scores"}, "soft": {"soft"}}[layer]
     assert {name for name, item in found.items() if item.off == "runtime"} == behind
     assert {item.origin for item in found.values() if item.off} == {layer}
@@ -129,7 +129,7 @@ def test_our_own_mistake_is_stopped_whoever_else_is_wrong(tmp_path: Path, monkey
         lambda operation: Conversion(torch.nn.Softmax(int(operation.attributes["axis"]) + 1)),
     )
     model = load(float_network(tmp_path / "m.onnx"), "unit")
-    found = verdicts(prove(model, model.layers, IMAGES))
+    found = verdicts(check_parity(model, model.layers, IMAGES))
     assert {name: item.off for name, item in found.items() if item.off} == {"soft": "ours"}
     assert not found["soft"].holds
     assert found["soft"].ours > 0.01
@@ -137,7 +137,7 @@ def test_our_own_mistake_is_stopped_whoever_else_is_wrong(tmp_path: Path, monkey
     with pytest.raises(AgreementError, match=r"the converted network is off by .*standard's definition"):
         require(tuple(found.values()))
     faulty_runtime.install(monkeypatch, {model.view.layer("soft").value: garbage})
-    both = verdicts(prove(model, model.layers, IMAGES))["soft"]
+    both = verdicts(check_parity(model, model.layers, IMAGES))["soft"]
     assert (both.off, both.holds) == ("both", False)
 
 
@@ -147,7 +147,7 @@ def test_a_wrong_weight_is_ours_although_every_node_is_right_elsewhere(tmp_path:
     weight = next(part for part in onnxviz.to_torch(model).parameters() if part.dim() == 4)
     with torch.no_grad():
         weight[1, 0, 0, 0] += 0.5
-    found = verdicts(prove(model, ["conv", "relu"], IMAGES))
+    found = verdicts(check_parity(model, ["conv", "relu"], IMAGES))
     assert {name: (item.off, item.origin, item.holds) for name, item in found.items()} == {
         "conv": ("ours", "conv", False),
         "relu": ("ours", "conv", False),
@@ -158,7 +158,7 @@ def test_what_has_no_third_computation_is_stopped_as_ever(tmp_path: Path, monkey
     model = load(float_network(tmp_path / "m.onnx"), "unit")
     faulty_runtime.install(monkeypatch, {model.view.layer("norm").value: garbage})
     monkeypatch.setattr(judge_module, "Allowance", lambda: Allowance(10))
-    found = verdicts(prove(model, ["norm", "pool"], IMAGES))
+    found = verdicts(check_parity(model, ["norm", "pool"], IMAGES))
     for item in found.values():
         assert (item.off, item.holds, item.origin) == ("unknown", False, "norm")
         assert "takes too long" in item.judged
@@ -181,7 +181,7 @@ def test_small_errors_that_grow_are_laid_where_they_arise(tmp_path: Path, monkey
     ]
     model = load(save(tmp_path / "m.onnx", nodes, tensors, "scores"), "unit")
     faulty_runtime.install(monkeypatch, {model.view.layer("far").value: slightly})
-    found = verdicts(prove(model, model.layers, IMAGES))
+    found = verdicts(check_parity(model, model.layers, IMAGES))
     assert found["far"].relative < found["far"].tolerance
     assert found["far"].off == ""
     for name in ("near", "scores"):
@@ -193,7 +193,7 @@ def test_small_errors_that_grow_are_laid_where_they_arise(tmp_path: Path, monkey
 def test_tensors_are_judged_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = load(float_network(tmp_path / "m.onnx"), "unit")
     faulty_runtime.install(monkeypatch, {model.view.layer("norm").value: garbage})
-    found = verdicts(prove_tensors(model, ["conv", "norm", "scores"], [IMAGES]))
+    found = verdicts(check_tensors(model, ["conv", "norm", "scores"], [IMAGES]))
     assert {name: item.off for name, item in found.items()} == {"conv": "", "norm": "runtime", "scores": "runtime"}
 
 
@@ -203,7 +203,7 @@ def test_layers_that_agree_cost_nothing_more(tmp_path: Path, monkeypatch: pytest
 
     model: Model = load(float_network(tmp_path / "m.onnx"), "unit")
     monkeypatch.setattr("onnxviz.model.parity.judge", called)
-    assert all(item.off == "" for item in prove(model, model.layers, IMAGES))
+    assert all(item.off == "" for item in check_parity(model, model.layers, IMAGES))
 
 
 def test_names_from_a_model_are_shown_as_text() -> None:

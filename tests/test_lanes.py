@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import onnxviz
 from onnxviz.core.values import Target
-from onnxviz.optimize.ascent import Settings, maximize
+from onnxviz.optimize.ascent import AscentSettings, maximize
 from onnxviz.optimize.lanes import agreeing, shares
 from onnxviz.optimize.parameterizations import Fourier
 from onnxviz.optimize.settings import CLASS_FOCUS, usual
@@ -71,7 +71,7 @@ def test_a_unit_of_a_real_model_gets_the_same_bits_among_32_in_any_number_of_thr
     count = min(32, model.view.layer(layer).unit_count)
     classes, steps = layer == "logits", 18  # two steps behind the redirected ones
     suits = usual((size, size), steps, classes=classes)
-    settings = Settings(
+    settings = AscentSettings(
         steps=steps,
         size=(size, size),
         parameterization=suits.written(Fourier()),

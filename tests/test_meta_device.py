@@ -27,14 +27,14 @@ from onnxviz.analyses.grad_cam.attribution import grad_cam, to_own_maximum, upsa
 from onnxviz.core.errors import AnalysisError
 from onnxviz.model.model import Model
 from onnxviz.optimize.adversarial import Attack, _Ball, _Descent, _Margin
-from onnxviz.optimize.climb import Climber, begun
+from onnxviz.optimize.ascent_batch import AscentBatch, begun
 from onnxviz.optimize.edits import Edit
 from onnxviz.optimize.generators import GeneratorNetwork, open_generator
 from onnxviz.optimize.objectives import Channel, ObjectiveChoice
 from onnxviz.optimize.optimizers import Optimizer
 from onnxviz.optimize.parameterizations import Maco, ParameterizationChoice, Pixel
 from onnxviz.optimize.regularizers import Regularizer
-from onnxviz.optimize.settings import Precision, Settings
+from onnxviz.optimize.settings import AscentSettings, Precision
 from onnxviz.optimize.stopping import EarlyStopping
 from onnxviz.optimize.transforms import Fill, Transform
 
@@ -142,7 +142,7 @@ def generator(folder: Path, device: torch.device) -> GeneratorNetwork:
     return open_generator(folder / "generator.onnx", device)
 
 
-def settings_with(field: str, value: Any, folder: Path, device: torch.device) -> Settings:
+def settings_with(field: str, value: Any, folder: Path, device: torch.device) -> AscentSettings:
     given = {field: (value,) if field in ("transforms", "regularizers", "edits") else value}
     if field == "edits":
         given["parameterization"] = Pixel(squash="none")
@@ -152,10 +152,10 @@ def settings_with(field: str, value: Any, folder: Path, device: torch.device) ->
         given = {}
     prior = {"prior": generator(folder, device)}
     usual = {"steps": STEPS, "size": SIZE, "group": GROUP, "generators": prior, "importance": True}
-    return Settings(**{**usual, **given})
+    return AscentSettings(**{**usual, **given})
 
 
-def batch(folder: Path, device: torch.device, settings: Settings, objective: Any, **more: Any) -> Climber:
+def batch(folder: Path, device: torch.device, settings: AscentSettings, objective: Any, **more: Any) -> AscentBatch:
     def references(size: tuple[int, int]) -> Mapping[tuple[str, str | None], torch.Tensor]:
         """Return what lies on the CPU: binding looks at it, steps may not."""
         picture = torch.rand((3, *size))
@@ -165,13 +165,13 @@ def batch(folder: Path, device: torch.device, settings: Settings, objective: Any
     draws = [torch.Generator().manual_seed(seed) for seed in range(COUNT)]
     signs = torch.ones(COUNT, device=device)
     network = model(folder, device)
-    return Climber(network, [objective] * COUNT, signs, draws, settings, more.get("starts"), references)
+    return AscentBatch(network, [objective] * COUNT, signs, draws, settings, more.get("starts"), references)
 
 
-def steps(climber: Climber, smaller: torch.Tensor | None = None) -> list[str]:
+def steps(ascent_batch: AscentBatch, smaller: torch.Tensor | None = None) -> list[str]:
     """Do the steps of the loop; return what all but the first waited for."""
-    device = climber.model.device
-    ascent, _ = begun(climber, smaller)
+    device = ascent_batch.model.device
+    ascent, _ = begun(ascent_batch, smaller)
     watch = HostReads(device)
     watch.watching = False
 
@@ -191,25 +191,25 @@ def steps(climber: Climber, smaller: torch.Tensor | None = None) -> list[str]:
 @pytest.mark.parametrize(("field", "value"), list(cases()))
 def test_steps_run_without_the_host(folder: Path, field: str, value: Any, device: torch.device) -> None:
     objective = value if field == "objective" else TypeAdapter(ObjectiveChoice).validate_python(CHANNEL)
-    climber = batch(folder, device, settings_with(field, value, folder, device), objective)
+    ascent_batch = batch(folder, device, settings_with(field, value, folder, device), objective)
     if device == META and isinstance(value, str) and value == "bfloat16":
         with pytest.raises(RuntimeError, match="unsupported autocast device_type 'meta'"):  # PyTorch's, not ours
-            steps(climber)
+            steps(ascent_batch)
         return
-    assert steps(climber) == []
+    assert steps(ascent_batch) == []
 
 
 @pytest.mark.parametrize("form", [made for _, made in registered("parameterization")], ids=str)
 def test_steps_from_pictures_run_without_the_host(folder: Path, form: Any) -> None:
     settings = settings_with("parameterization", form, folder, META)
     starts = torch.empty((COUNT, 3, 9, 20), device=META)
-    climber = batch(folder, META, settings, Channel(layer=LAYERS[0], unit=1), starts=starts)
+    ascent_batch = batch(folder, META, settings, Channel(layer=LAYERS[0], unit=1), starts=starts)
     for smaller in (None, torch.empty((COUNT, 4 if form.kind == "alpha" else 3, 11, 11), device=META)):
         if form.kind in ("cppn", "generator"):
             with pytest.raises(AnalysisError, match=r"picture"):
-                begun(climber, smaller)
+                begun(ascent_batch, smaller)
         else:
-            assert steps(climber, smaller) == []
+            assert steps(ascent_batch, smaller) == []
 
 
 @pytest.mark.parametrize("device", [META, CPU], ids=str)

@@ -16,7 +16,7 @@ import onnxviz
 from onnxviz.core.errors import ModelError
 from onnxviz.graph.shapes import TensorType
 from onnxviz.model.ort_session import Session
-from onnxviz.model.parity import prove
+from onnxviz.model.parity import check_parity
 
 IMAGES = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(3))
 
@@ -194,7 +194,7 @@ def test_a_part_of_a_split_is_measured_as_that_part(tmp_path: Path) -> None:
     for index, value in enumerate(expected):
         name = f"r{index}"
         np.testing.assert_allclose(loaded.measure(IMAGES.numpy(), name)[name], value, atol=1e-5)
-    assert all(item.holds for item in prove(loaded, ["r0", "r1"], IMAGES))
+    assert all(item.holds for item in check_parity(loaded, ["r0", "r1"], IMAGES))
 
 
 def test_a_tensor_of_another_shape_than_the_graph_gives_is_never_returned() -> None:

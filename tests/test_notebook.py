@@ -187,8 +187,8 @@ def test_errors_are_those_of_the_tree(
 def test_a_layer_that_does_not_agree_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     from onnxviz.execution import interactive
 
-    def differing(model: Any, subject: Any, proof: Any) -> Any:
-        return tuple(onnxviz.Agreement(layer, 0.5, 0.5, 1e-3) for layer in proof.layers), {}
+    def differing(model: Any, subject: Any, check: Any) -> Any:
+        return tuple(onnxviz.Agreement(layer, 0.5, 0.5, 1e-3) for layer in check.layers), {}
 
     monkeypatch.setattr(interactive, "measure_agreement", differing)
     model = onnxviz.load(SCENES.path, SCENES.preprocessing, SCENES.labels, device="cpu")

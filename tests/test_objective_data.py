@@ -28,7 +28,7 @@ from onnxviz.optimize.objectives import (
     NeuronDirection,
     Objective,
     ObjectiveChoice,
-    Place,
+    ObjectiveContext,
     Product,
     Seen,
     Style,
@@ -286,7 +286,7 @@ def test_tokens_of_a_real_transformer(zoo: Path) -> None:
     assert model.input_size is not None
     images = torch.rand(1, 3, *model.input_size, generator=torch.Generator().manual_seed(0))
     (values,) = model.differentiable((layer,))(images)
-    where = Place(torch.device("cpu"), 1, {layer.name: tuple(values.shape[1:])}, {layer.name: layer})
+    where = ObjectiveContext(torch.device("cpu"), 1, {layer.name: tuple(values.shape[1:])}, {layer.name: layer})
     grid = layer.tokens[0]
     middle = grid.before + grid.height // 2 * grid.width + grid.width // 2
     look = Seen(images, {layer.name: values})

@@ -22,7 +22,7 @@ from onnxviz.optimize.objectives import (
     Neuron,
     NeuronDirection,
     Objective,
-    Place,
+    ObjectiveContext,
     Seen,
     Style,
     WholeLayer,
@@ -105,9 +105,9 @@ def test_diversity_is_the_same_by_either_way() -> None:
     """Few positions go by the products between positions, many by Gram matrices: here the same numbers by both."""
     draw = np.random.default_rng(0)
     few = draw.normal(size=(4, 40, 2, 2))
-    by_positions = bind([Diversity(layer="map")] * 4, Place(torch.device("cpu"), 4, {"map": (40, 2, 2)}))
+    by_positions = bind([Diversity(layer="map")] * 4, ObjectiveContext(torch.device("cpu"), 4, {"map": (40, 2, 2)}))
     padded = np.concatenate([few.reshape(4, 40, 4), np.zeros((4, 40, 40))], axis=2)
-    by_grams = bind([Diversity(layer="map")] * 4, Place(torch.device("cpu"), 4, {"map": (40, 44)}))
+    by_grams = bind([Diversity(layer="map")] * 4, ObjectiveContext(torch.device("cpu"), 4, {"map": (40, 44)}))
     one = by_positions(Seen(torch.zeros(4, 3, 2, 2), {"map": torch.from_numpy(few)}))
     other = by_grams(Seen(torch.zeros(4, 3, 2, 2), {"map": torch.from_numpy(padded)}))
     np.testing.assert_allclose(one.numpy(), other.numpy(), rtol=1e-5)
@@ -136,7 +136,7 @@ def test_silent_layers_and_perfect_matches_have_gradients_that_are_numbers() -> 
 
 def test_half_precision_is_added_up_in_float32() -> None:
     values = torch.full((1, 2, 100, 100), 0.1, dtype=torch.bfloat16)
-    where = Place(torch.device("cpu"), 1, {"map": (2, 100, 100)})
+    where = ObjectiveContext(torch.device("cpu"), 1, {"map": (2, 100, 100)})
     for objective in (Channel(layer="map", unit=0), Direction(layer="map", units={0: 1}), WholeLayer(layer="map")):
         result = bind([objective], where)(Seen(torch.zeros(1, 3, 4, 4), {"map": values}))
         assert result.dtype == torch.float32
@@ -187,7 +187,9 @@ ATTENTION = Layer("heads", "h", "Softmax", 0, (None, 2, 6, 6), 1, tokens=(Tokens
 
 
 def test_the_centre_of_tokens_is_the_central_patch() -> None:
-    where = Place(torch.device("cpu"), 1, {"tokens": (6, 15), "heads": (2, 6, 6)}, {"tokens": VIT, "heads": ATTENTION})
+    where = ObjectiveContext(
+        torch.device("cpu"), 1, {"tokens": (6, 15), "heads": (2, 6, 6)}, {"tokens": VIT, "heads": ATTENTION}
+    )
     tokens, heads = torch.randn(1, 6, 15), torch.randn(1, 2, 6, 6)
     look = Seen(torch.zeros(1, 3, 8, 8), {"tokens": tokens, "heads": heads})
     assert bind([Neuron(layer="tokens", unit=5)], where)(look) == tokens[0, 5, 2 + 1 * 4 + 2]
@@ -199,7 +201,9 @@ def test_the_centre_of_tokens_is_the_central_patch() -> None:
 
 
 def test_a_box_takes_the_patches_whose_centres_lie_in_it() -> None:
-    where = Place(torch.device("cpu"), 1, {"tokens": (6, 15), "heads": (2, 6, 6)}, {"tokens": VIT, "heads": ATTENTION})
+    where = ObjectiveContext(
+        torch.device("cpu"), 1, {"tokens": (6, 15), "heads": (2, 6, 6)}, {"tokens": VIT, "heads": ATTENTION}
+    )
     tokens = torch.randn(1, 6, 15)
     look = Seen(torch.zeros(1, 3, 8, 8), {"tokens": tokens})
     lower_right = Channel(layer="tokens", unit=1, box=(0.5, 0.5, 1, 1))
@@ -210,7 +214,7 @@ def test_a_box_takes_the_patches_whose_centres_lie_in_it() -> None:
 
 
 def test_tokens_at_another_size_are_not_guessed() -> None:
-    where = Place(torch.device("cpu"), 1, {"tokens": (6, 20)}, {"tokens": VIT})
+    where = ObjectiveContext(torch.device("cpu"), 1, {"tokens": (6, 20)}, {"tokens": VIT})
     with pytest.raises(SelectionError, match="20 tokens"):
         bind([Neuron(layer="tokens", unit=0)], where)
     bind([Neuron(layer="tokens", unit=0, position=(19,))], where)
@@ -242,10 +246,10 @@ def test_what_does_not_exist_is_refused(objective: Objective, message: str) -> N
 def test_pictures_that_cannot_be_used_are_refused() -> None:
     flat = {("cat", "map"): torch.zeros(5, 3, 4)}
     with pytest.raises(AnalysisError, match="silent"):
-        bind([FeatureInversion(layer="map", picture="cat")], Place(torch.device("cpu"), 1, SHAPES, {}, flat))
+        bind([FeatureInversion(layer="map", picture="cat")], ObjectiveContext(torch.device("cpu"), 1, SHAPES, {}, flat))
     other = {("cat", "map"): torch.zeros(5, 6, 8)}
     with pytest.raises(AnalysisError, match="shape"):
-        bind([Style(layer="map", picture="cat")], Place(torch.device("cpu"), 1, SHAPES, {}, other))
+        bind([Style(layer="map", picture="cat")], ObjectiveContext(torch.device("cpu"), 1, SHAPES, {}, other))
     with pytest.raises(AnalysisError, match="shape"):
         bind([InputDifference(picture="cat")], place())(Seen(torch.zeros(1, 3, 12, 8), {}))
 

@@ -15,7 +15,7 @@ from onnxviz.core.errors import ModelFileError, SelectionError, UnsupportedOpera
 from onnxviz.execution.inspection import inspect_model
 from onnxviz.graph import open_model
 from onnxviz.graph.targets import TargetSelector, resolve
-from onnxviz.model.parity import prove
+from onnxviz.model.parity import check_parity
 
 IMAGES = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(3))
 OWN = "qonnx.custom_op.general"
@@ -70,7 +70,7 @@ def test_what_does_not_hang_on_the_operator_works(tmp_path: Path, opsets: list[o
         ("behind", ()),
         ("beside", (None, 6, 1, 1)),
     ]
-    assert all(item.holds for item in prove(loaded, ["conv", "relu", "beside"], IMAGES))
+    assert all(item.holds for item in check_parity(loaded, ["conv", "relu", "beside"], IMAGES))
     assert loaded.view.refused_operators == (("Quant", f"1 of domain {OWN}"),)
     with pytest.raises(UnsupportedOperatorError, match=r"qonnx\.custom_op\.general:Quant"):
         loaded.activations(IMAGES, "behind")

@@ -556,17 +556,17 @@ def edge_and_colour(images: Tensor) -> Tensor:
 @pytest.mark.parametrize("channels", [3, 1])
 @each
 def test_ascent_raises_what_an_edge_detector_sees(form: Parameterization, channels: int) -> None:
-    def climbed(*seeds: int) -> tuple[Tensor, list[float]]:
+    def optimized(*seeds: int) -> tuple[Tensor, list[float]]:
         painter = form.painter(canvas((12, 16), channels, group=2))
         return adam(painter, painter.start(generators(*seeds), None), edge_and_colour, 40, 0.05)
 
-    parameters, values = climbed(0, 1)
+    parameters, values = optimized(0, 1)
     images = form.painter(canvas((12, 16), channels, group=2)).paint(parameters)
     assert abs(values[0]) < 0.1
     assert values[-1] > 0.15
     assert float(images[:, :, :, :8].mean()) > float(images[:, :, :, 8:].mean())
-    assert torch.equal(climbed(0, 1)[0], parameters)
-    batch, _ = climbed(0, 1, 2, 3)
+    assert torch.equal(optimized(0, 1)[0], parameters)
+    batch, _ = optimized(0, 1, 2, 3)
     assert torch.equal(batch[: len(parameters)], parameters)
 
 

@@ -47,13 +47,15 @@ def keys(found: Plan) -> dict[str, str]:
     return {job.name: job.key for job in found.jobs}
 
 
-def test_jobs_of_all_analyses_and_one_proof(folder: Path) -> None:
+def test_jobs_of_all_analyses_and_one_parity_check(folder: Path) -> None:
     found = plan(folder)
     assert [job.analysis for job in found.jobs] == ["filters", *["evidence"] * 3, *["classes"] * 2]
-    assert set(found.proofs) == {"model"}
-    assert found.proofs["model"].data == "photos"
+    assert set(found.parity_checks) == {"model"}
+    assert found.parity_checks["model"].data == "photos"
     order = [layer.name for layer in found.subjects["model"].view.layers]
-    assert list(found.proofs["model"].layers) == [name for name in order if name in found.proofs["model"].layers]
+    assert list(found.parity_checks["model"].layers) == [
+        name for name in order if name in found.parity_checks["model"].layers
+    ]
     assert found.cached(Store(folder / "none")) == set()
     assert keys(plan(folder)) == keys(found)
 

@@ -17,16 +17,16 @@ from rich.console import Console
 
 from onnxviz.analyses.base import Job
 from onnxviz.execution.dispatch import Observer
-from onnxviz.execution.plan import PlannedJob, Proof
+from onnxviz.execution.plan import ParityCheck, PlannedJob
 from onnxviz.execution.schedule import Schedule
 from onnxviz.progress import EventStream, PlainProgress, Progression, TerminalProgress, span
 
 
-def schedule(count: int, cost: float = 1.0, *, proof: bool = False) -> Schedule:
+def schedule(count: int, cost: float = 1.0, *, check: bool = False) -> Schedule:
     """A schedule of jobs "a/0", "a/1", ..."""
     jobs = tuple(PlannedJob(f"{n:032x}", "m", "a", Job(str(n), cost=cost)) for n in range(count))
-    proofs = {"m": Proof("f" * 32, "m", ("x",), None)} if proof else {}
-    return Schedule((), (), jobs, proofs, "cpu", {})
+    parity_checks = {"m": ParityCheck("f" * 32, "m", ("x",), None)} if check else {}
+    return Schedule((), (), jobs, parity_checks, "cpu", {})
 
 
 class Clock:
@@ -91,10 +91,10 @@ def test_a_failed_job_is_no_work_done_and_none_that_is_left() -> None:
     assert middle(progression.left()) == pytest.approx(2 * 3.0)  # 3 seconds for the one that was done
 
 
-def test_the_proof_says_nothing_of_the_time_that_is_left() -> None:
+def test_the_parity_check_says_nothing_of_the_time_that_is_left() -> None:
     clock = Clock()
     progression = Progression(clock)
-    progression.plan(schedule(4, proof=True), set())
+    progression.plan(schedule(4, check=True), set())
     progression.start("agreement with ONNX Runtime", 4.0)
     clock.now += 60.0  # the model was loaded meanwhile
     progression.end("agreement with ONNX Runtime", 4.0, "done")
@@ -302,7 +302,7 @@ def read(stream: io.StringIO) -> list[dict[str, Any]]:
 def test_events_are_those_of_the_document() -> None:
     stream, clock = io.StringIO(), Clock()
     events = EventStream(lambda: stream, clock=clock)
-    work = schedule(3, proof=True)
+    work = schedule(3, check=True)
     events.planned(work, {work.jobs[0].key})
     events.finished("a/0", 1.0, 0.0, "cached")
     events.started("a/1", 1.0)
@@ -319,7 +319,7 @@ def test_events_are_those_of_the_document() -> None:
         for name in set(event) - {"event", "time"}:
             assert f"`{name}`" in section, (event["event"], name)
     assert told[0] == {
-        "event": "planned", "time": 100.0, "format": 1, "device": "cpu", "models": [], "jobs": 3, "proofs": 1,
+        "event": "planned", "time": 100.0, "format": 1, "device": "cpu", "models": [], "jobs": 3, "parity_checks": 1,
         "cached": 1, "cost": 6.0,
     }  # fmt: skip
     progress = [event for event in told if event["event"] == "progress"]

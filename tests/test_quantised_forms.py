@@ -18,7 +18,7 @@ from onnxviz.graph import GraphView
 from onnxviz.graph.make_view import make_view
 from onnxviz.graph.model_file import from_proto
 from onnxviz.model.ort_session import saturates
-from onnxviz.model.parity import prove
+from onnxviz.model.parity import check_parity
 
 RNG = np.random.default_rng(0)
 FEWER = (", uint8, per tensor", ", int8, per channel")
@@ -68,10 +68,10 @@ def test_integers_are_those_of_the_file(zoo: Path, shared_data: Path, tmp_path: 
     images = photographs(plain, shared_data / network.images, 4)
     made = dict(forms(zoo / "onnx" / network.file, tmp_path, plain.encode(images).numpy(), [form]))
     model = network.load(made[form])
-    proved = prove(model, model.layers, images)
-    to_file = [item for item in proved if item.reference == "file"]
+    agreements = check_parity(model, model.layers, images)
+    to_file = [item for item in agreements if item.reference == "file"]
     assert len(to_file) > len(model.layers) / 2  # the rest is made between the file's roundings
-    assert all(item.holds for item in proved)
+    assert all(item.holds for item in agreements)
     if not saturates():
         assert outputs_apart(made[form], model, images) < 1e-6
 

@@ -49,7 +49,7 @@ def all_found(place: JobContext, **settings: Any) -> tuple[dict[str, list[f.Find
     for job in analysis.jobs(place.subject):
         context = dataclasses.replace(place, found={name: found[name] for name in job.needs})
         found[job.name] = analysis.run(job, context)
-        if not job.inner:
+        if not job.intermediate:
             parts.append(found[job.name])
     return found, analysis.combine(parts, place.subject)
 
@@ -168,8 +168,8 @@ def test_many_images_are_measured_in_shards_with_the_same_result(
     assert COUNT < SHARD
     monkeypatch.setattr("onnxviz.analyses.activation_maximization.real_activations.SHARD", 2)
     jobs = list(ActivationMaximization.model_validate({**entry, "data": "photos"}).jobs(place.subject))
-    assert sum(job.inner and job.parameters["stage"] == STAGE for job in jobs) == 5
-    assert all(sum(name.startswith(STAGE) for name in job.needs) == 5 for job in jobs if not job.inner)
+    assert sum(job.intermediate and job.parameters["stage"] == STAGE for job in jobs) == 5
+    assert all(sum(name.startswith(STAGE) for name in job.needs) == 5 for job in jobs if not job.intermediate)
     assert table(analyse(place, **entry)) == whole
 
 
@@ -179,7 +179,7 @@ def test_layers_share_a_pass_and_directions_a_measurement(place: JobContext) -> 
     (first, *others) = analysis.jobs(place.subject)
     assert set(first.layers) == {"conv", "relu", place.subject.view.logits.name}
     assert len(first.parameters["goals"]) == 3 * 4
-    assert first.inner
+    assert first.intermediate
     assert not any(job.parameters.get("stage") == STAGE for job in others)
     assert first.data == ("photos",)
 
@@ -267,7 +267,7 @@ def test_colours_are_measured_on_photographs(place: JobContext) -> None:
     entry: dict[str, Any] = {"targets": [{"layer": "conv", "units": 0}], "steps": 2}
     analysis = ActivationMaximization.model_validate({**entry, "colors": {"data": "photos", "limit": 5}})
     first, second = (job for job in analysis.jobs(place.subject) if job.parameters.get("stage") != SIMPLE)
-    assert first.inner
+    assert first.intermediate
     assert first.data == ("photos",)
     assert first.name in second.needs
     assert len(first.parameters["images"]["colors"]) == 5

@@ -270,7 +270,7 @@ def test_events_and_log_of_a_run_and_of_one_that_is_refused(
     events = [json.loads(line) for line in Path("out/e.jsonl").read_text().splitlines()]
     assert [event["event"] for event in events[:2]] == ["planned", "started"]
     finished = [event for event in events if event["event"] == "finished"]
-    assert len(finished) == events[0]["jobs"] + events[0]["proofs"] == 5
+    assert len(finished) == events[0]["jobs"] + events[0]["parity_checks"] == 5
     assert (events[-1]["event"], events[-1]["verdict"], events[-1]["exit_code"]) == ("verdict", "passed", 0)
     assert events[-1]["expectations"][0]["holds"] is True
     assert Path(events[-1]["report"]).is_file()

@@ -17,7 +17,7 @@ from onnxviz.execution.workers.tasks import (
     CombineTask,
     JobTask,
     Outcome,
-    ProofTask,
+    ParityTask,
     outcome_data,
     outcome_from,
     task_data,
@@ -50,12 +50,14 @@ def test_a_schedule_survives_the_way(recipe: Recipe) -> None:
     schedule = schedule_of(make_plan(recipe))
     assert from_data(through_json(to_data(schedule)), recipe) == schedule
     assert any(job.needs for job in schedule.jobs)
-    assert any(job.job.inner for job in schedule.jobs)
+    assert any(job.job.intermediate for job in schedule.jobs)
 
 
 def test_tasks_and_outcomes_survive_the_way(recipe: Recipe) -> None:
     schedule = schedule_of(make_plan(recipe))
-    tasks = [JobTask(job, 2) for job in schedule.jobs] + [ProofTask(proof) for proof in schedule.proofs.values()]
+    tasks = [JobTask(job, 2) for job in schedule.jobs] + [
+        ParityTask(check) for check in schedule.parity_checks.values()
+    ]
     for task in [*tasks, CombineTask("0" * 32, "model", "filters", ("1" * 32,))]:
         assert task_from(through_json(task_data(task))) == task
     outcome = Outcome("memory", "x", "y", 1.5, ("z",))
@@ -78,8 +80,8 @@ def broken(data: dict[str, Any], change: str) -> None:
         data["models"][0]["alias"] = "other"
     elif change == "data":
         data["data"] = []
-    elif change == "proof":
-        data["proofs"][0]["key"] = "x" * 32
+    elif change == "parity check":
+        data["parity_checks"][0]["key"] = "x" * 32
     elif change == "no jobs":
         del data["jobs"]
     else:
@@ -88,7 +90,7 @@ def broken(data: dict[str, Any], change: str) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    ["key", "short key", "analysis", "alias", "needs", "model", "data", "proof", "no jobs", "job"],
+    ["key", "short key", "analysis", "alias", "needs", "model", "data", "parity check", "no jobs", "job"],
 )
 def test_a_schedule_that_is_none_of_the_recipe_is_refused(recipe: Recipe, change: str) -> None:
     data = through_json(to_data(schedule_of(make_plan(recipe))))

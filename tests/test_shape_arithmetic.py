@@ -13,7 +13,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 import onnxviz
-from onnxviz.convert import shapes
+from onnxviz.convert import shape_arithmetic as arithmetic
 from onnxviz.core.errors import ModelError
 
 SIZES = (2, 3, 5, 7)
@@ -171,7 +171,7 @@ def test_shapes_of_data_become_arguments() -> None:
         "two": I64(2), "by": I64(2), "zero": np.asarray([0]), "axis": np.asarray([2]), "rest": np.asarray([-1]),
     }  # fmt: skip
     network = agree(graph(nodes, constants), numbers=False)
-    assert shapes.to_tensor not in [node.target for node in network.graph.nodes]
+    assert arithmetic.to_tensor not in [node.target for node in network.graph.nodes]
 
 
 def test_compilation_for_any_size() -> None:
@@ -193,12 +193,12 @@ def test_a_division_by_zero_is_refused() -> None:
 @pytest.mark.parametrize("number", [0.1, 1e-40, -3.4e38, 16777217.0, 1e-46, 5e-46, 1.5, 0.0, float("inf")])
 def test_single_precision(number: float) -> None:
     with np.errstate(over="ignore", under="ignore"):
-        assert shapes.single(number) == float(np.float32(number))
+        assert arithmetic.single(number) == float(np.float32(number))
 
 
 def test_a_device_is_not_waited_for() -> None:
     """Elsewhere than on the host a tensor is filled, not copied; "meta" is elsewhere."""
-    made = shapes.to_tensor((1, 2, 3), torch.empty(0, device="meta"))
+    made = arithmetic.to_tensor((1, 2, 3), torch.empty(0, device="meta"))
     assert made.device.type == "meta"
     assert made.shape == (3,)
     assert made.dtype == torch.int64

@@ -24,7 +24,7 @@ from onnxviz.core.values import Target
 from onnxviz.graph.structure import initializers
 from onnxviz.graph.value_range import range_of
 from onnxviz.optimize.ascent import Maximized, maximize
-from onnxviz.optimize.settings import Settings
+from onnxviz.optimize.settings import AscentSettings
 from tests.test_activation_maximization import analyse, context, detectors, only
 
 # --- the pictures ---------------------------------------------------------------------------------------------------
@@ -107,7 +107,7 @@ def test_units_of_colour_are_those_that_a_plain_colour_excites_most() -> None:
 def test_the_mean_colour_is_free_for_units_of_colour_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     place, used = context(detectors(tmp_path / "d.onnx")), {}
 
-    def spy(model: Any, wanted: Any, seeds: Any, chosen: Settings, **others: Any) -> Maximized:
+    def spy(model: Any, wanted: Any, seeds: Any, chosen: AscentSettings, **others: Any) -> Maximized:
         used.update({target.unit: chosen.parameterization.mean_color for target in wanted})  # type: ignore[union-attr]
         return maximize(model, wanted, seeds, chosen, **others)
 
@@ -167,7 +167,7 @@ def test_only_what_falls_short_is_begun_again_and_the_better_is_kept() -> None:
     first = made([1.0, 1.0, 1.0, -1.0])
     asked: list[tuple[list[int], list[float]]] = []
 
-    def climb(places: Sequence[int], starts: Sequence[np.ndarray]) -> Maximized:
+    def optimize_batch(places: Sequence[int], starts: Sequence[np.ndarray]) -> Maximized:
         asked.append((list(places), [float(start.max()) for start in starts]))
         again = made([2.5, 0.5, -3.5])
         return replace(again, images=again.images + 100)
@@ -176,7 +176,7 @@ def test_only_what_falls_short_is_begun_again_and_the_better_is_kept() -> None:
         return Start(value, words, lambda: np.full((3, 2, 2), value, np.float32))
 
     starts = [[start(2.0, "two"), start(1.5, "less")], [start(1.01, "no")], [start(3.0, "worse")], [start(-3.0, "low")]]
-    found, begun = made_again(first, [1, 1, 1, -1], starts, climb)
+    found, begun = made_again(first, [1, 1, 1, -1], starts, optimize_batch)
     assert asked == [([0, 2, 3], [2.0, 3.0, -3.0])]
     assert begun == ["two", "", "", "low"]
     assert found.after.tolist() == [2.5, 1.0, 1.0, -3.5]

@@ -52,7 +52,7 @@ class Job:
     cost: float = 1.0
     images: int = 0
     needs: tuple[str, ...] = ()
-    inner: bool = False
+    intermediate: bool = False
     bytes: int = 0
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from onnx import TensorProto
 
-from onnxviz.convert import shapes
+from onnxviz.convert import shape_arithmetic as arithmetic
 from onnxviz.graph.shapes import FLOATS
 
 Call = tuple[Callable[..., Any], tuple[Any, ...]]
@@ -29,7 +29,12 @@ def call(operator: str, attributes: Mapping[str, Any], inputs: Sequence[Any], ou
     """
     if operator == "Split":
         sizes = attributes.get("split", _input(inputs, 1))
-        return shapes.split, (inputs[0], sizes, attributes.get("axis", 0), attributes.get("num_outputs", outputs))
+        return arithmetic.split, (
+            inputs[0],
+            sizes,
+            attributes.get("axis", 0),
+            attributes.get("num_outputs", outputs),
+        )
     read = _READERS.get(operator)
     if read is not None:
         return read(attributes, inputs)
@@ -46,20 +51,20 @@ def _input(inputs: Sequence[Any], index: int) -> Any:
 def _cast(attributes: Mapping[str, Any], inputs: Sequence[Any]) -> Call | None:
     element = attributes.get("to")
     if element in FLOATS:
-        return shapes.as_floats, (inputs[0],)
+        return arithmetic.as_floats, (inputs[0],)
     if element in (TensorProto.INT64, TensorProto.INT32):
-        return shapes.as_integers, (inputs[0],)
-    return (shapes.as_truths, (inputs[0],)) if element == TensorProto.BOOL else None
+        return arithmetic.as_integers, (inputs[0],)
+    return (arithmetic.as_truths, (inputs[0],)) if element == TensorProto.BOOL else None
 
 
 def _clip(attributes: Mapping[str, Any], inputs: Sequence[Any]) -> Call:
     low, high = (attributes.get(name, _input(inputs, index)) for index, name in ((1, "min"), (2, "max")))
-    return shapes.clip, (inputs[0], low, high)
+    return arithmetic.clip, (inputs[0], low, high)
 
 
 def _constant_of_shape(attributes: Mapping[str, Any], inputs: Sequence[Any]) -> Call:
     value = attributes.get("value")
-    return shapes.fill, (inputs[0], 0.0 if value is None else np.asarray(value).reshape(-1)[0].item())
+    return arithmetic.fill, (inputs[0], 0.0 if value is None else np.asarray(value).reshape(-1)[0].item())
 
 
 def _reduction(kind: str) -> Callable[[Mapping[str, Any], Sequence[Any]], Call]:
@@ -67,7 +72,7 @@ def _reduction(kind: str) -> Callable[[Mapping[str, Any], Sequence[Any]], Call]:
         axes = attributes.get("axes")
         axes = tuple(axes) if axes is not None else _input(inputs, 1)
         keep, none_is_none = bool(attributes.get("keepdims", 1)), bool(attributes.get("noop_with_empty_axes", 0))
-        return shapes.reduce, (inputs[0], axes, kind, keep, none_is_none)
+        return arithmetic.reduce, (inputs[0], axes, kind, keep, none_is_none)
 
     return read
 
@@ -75,13 +80,13 @@ def _reduction(kind: str) -> Callable[[Mapping[str, Any], Sequence[Any]], Call]:
 def _slice(attributes: Mapping[str, Any], inputs: Sequence[Any]) -> Call:
     if "starts" in attributes:
         axes = attributes.get("axes")
-        return shapes.select, (
+        return arithmetic.select, (
             inputs[0],
             tuple(attributes["starts"]),
             tuple(attributes["ends"]),
             None if axes is None else tuple(axes),
         )
-    return shapes.select, tuple(inputs)
+    return arithmetic.select, tuple(inputs)
 
 
 def _with_axes(function: Callable[..., Any]) -> Callable[[Mapping[str, Any], Sequence[Any]], Call]:
@@ -94,26 +99,26 @@ def _with_axes(function: Callable[..., Any]) -> Callable[[Mapping[str, Any], Seq
 
 def _reshape(attributes: Mapping[str, Any], inputs: Sequence[Any]) -> Call:
     shape = tuple(attributes["shape"]) if "shape" in attributes else inputs[1]
-    return shapes.reshape, (inputs[0], shape, bool(attributes.get("allowzero", 0)))
+    return arithmetic.reshape, (inputs[0], shape, bool(attributes.get("allowzero", 0)))
 
 
 def _transpose(attributes: Mapping[str, Any], inputs: Sequence[Any]) -> Call:
     order = attributes.get("perm")
-    return shapes.transpose, (inputs[0], None if order is None else tuple(order))
+    return arithmetic.transpose, (inputs[0], None if order is None else tuple(order))
 
 
 def _scatter(attributes: Mapping[str, Any], inputs: Sequence[Any]) -> Call:
-    return shapes.scatter, (*inputs[:3], attributes.get("reduction", "none"))
+    return arithmetic.scatter, (*inputs[:3], attributes.get("reduction", "none"))
 
 
 _READERS: Mapping[str, Callable[[Mapping[str, Any], Sequence[Any]], Call | None]] = {
     "Cast": _cast,
     "Clip": _clip,
-    "Concat": lambda attributes, inputs: (shapes.concatenate, (attributes.get("axis", 1), *inputs)),
+    "Concat": lambda attributes, inputs: (arithmetic.concatenate, (attributes.get("axis", 1), *inputs)),
     "ConstantOfShape": _constant_of_shape,
-    "Gather": lambda attributes, inputs: (shapes.gather, (inputs[0], inputs[1], attributes.get("axis", 0))),
+    "Gather": lambda attributes, inputs: (arithmetic.gather, (inputs[0], inputs[1], attributes.get("axis", 0))),
     "Mod": lambda attributes, inputs: (
-        shapes.remainder if attributes.get("fmod", 0) else shapes.modulo, tuple(inputs)
+        arithmetic.remainder if attributes.get("fmod", 0) else arithmetic.modulo, tuple(inputs)
     ),
     "ReduceMax": _reduction("max"),
     "ReduceMin": _reduction("min"),
@@ -123,46 +128,46 @@ _READERS: Mapping[str, Callable[[Mapping[str, Any], Sequence[Any]], Call | None]
     "ScatterElements": _scatter,
     "ScatterND": _scatter,
     "Shape": lambda attributes, inputs: (
-        shapes.shape_of_numbers, (inputs[0], attributes.get("start", 0), attributes.get("end"))
+        arithmetic.shape_of_numbers, (inputs[0], attributes.get("start", 0), attributes.get("end"))
     ),
     "Slice": _slice,
-    "Squeeze": _with_axes(shapes.squeeze),
+    "Squeeze": _with_axes(arithmetic.squeeze),
     "Transpose": _transpose,
-    "Unsqueeze": _with_axes(shapes.unsqueeze),
+    "Unsqueeze": _with_axes(arithmetic.unsqueeze),
 }  # fmt: skip
 
 _SIMPLE: Mapping[str, Callable[..., Any]] = {
-    "Abs": shapes.absolute,
-    "Add": shapes.add,
-    "And": shapes.both,
-    "Ceil": shapes.ceiling,
-    "Div": shapes.divide,
-    "Equal": shapes.equal,
-    "Expand": shapes.expand,
-    "Floor": shapes.floor,
-    "GatherElements": shapes.gather_elements,
-    "Greater": shapes.greater,
-    "GreaterOrEqual": shapes.greater_or_equal,
-    "Identity": shapes.same,
-    "Less": shapes.less,
-    "LessOrEqual": shapes.less_or_equal,
-    "Max": shapes.maximum,
-    "Min": shapes.minimum,
-    "Mul": shapes.multiply,
-    "Neg": shapes.negate,
-    "Not": shapes.opposite,
-    "Or": shapes.either,
-    "Pow": shapes.power,
-    "Range": shapes.count,
-    "Reciprocal": shapes.reciprocal,
-    "Round": shapes.nearest,
-    "Sign": shapes.sign,
-    "Size": shapes.size_of_numbers,
-    "Sqrt": shapes.square_root,
-    "Sub": shapes.subtract,
-    "Sum": shapes.add,
-    "Tile": shapes.tile,
-    "Where": shapes.choose,
-    "Xor": shapes.one_of,
+    "Abs": arithmetic.absolute,
+    "Add": arithmetic.add,
+    "And": arithmetic.both,
+    "Ceil": arithmetic.ceiling,
+    "Div": arithmetic.divide,
+    "Equal": arithmetic.equal,
+    "Expand": arithmetic.expand,
+    "Floor": arithmetic.floor,
+    "GatherElements": arithmetic.gather_elements,
+    "Greater": arithmetic.greater,
+    "GreaterOrEqual": arithmetic.greater_or_equal,
+    "Identity": arithmetic.same,
+    "Less": arithmetic.less,
+    "LessOrEqual": arithmetic.less_or_equal,
+    "Max": arithmetic.maximum,
+    "Min": arithmetic.minimum,
+    "Mul": arithmetic.multiply,
+    "Neg": arithmetic.negate,
+    "Not": arithmetic.opposite,
+    "Or": arithmetic.either,
+    "Pow": arithmetic.power,
+    "Range": arithmetic.count,
+    "Reciprocal": arithmetic.reciprocal,
+    "Round": arithmetic.nearest,
+    "Sign": arithmetic.sign,
+    "Size": arithmetic.size_of_numbers,
+    "Sqrt": arithmetic.square_root,
+    "Sub": arithmetic.subtract,
+    "Sum": arithmetic.add,
+    "Tile": arithmetic.tile,
+    "Where": arithmetic.choose,
+    "Xor": arithmetic.one_of,
 }
 """Operators that are called with their inputs alone."""

@@ -16,7 +16,8 @@ import torch
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 from torch import fx, nn
 
-from onnxviz.convert import bridge, shape_operators, shapes
+from onnxviz.convert import bridge, shape_operators
+from onnxviz.convert import shape_arithmetic as arithmetic
 from onnxviz.convert.definitions import definition, has_definition
 from onnxviz.convert.element_types import CARRIERS, PLAIN, accept, to_carrier
 from onnxviz.convert.operators import CONVERTERS, Body, Conversion, NotConvertible, Operation
@@ -149,7 +150,7 @@ class _Walk:
             arguments: tuple[Any, ...] = (nodes[node.input[0]],)
             if node.op_type == "Shape":
                 arguments += (attributes.get("start", 0), attributes.get("end"))
-            source = shapes.shape_of if node.op_type == "Shape" else shapes.size_of
+            source = arithmetic.shape_of if node.op_type == "Shape" else arithmetic.size_of
             self.numbers[node.output[0]] = graph.call_function(source, arguments)
             return True
         if not any(name in self.numbers for name in node.input) or not self._short(node):
@@ -170,7 +171,7 @@ class _Walk:
             return True
         for index, name in enumerate(node.output):
             if name:
-                self.numbers[name] = graph.call_function(shapes.part, (made, index))
+                self.numbers[name] = graph.call_function(arithmetic.part, (made, index))
         return True
 
     def _short(self, node: NodeProto) -> bool:
@@ -184,26 +185,28 @@ class _Walk:
             if kind.fixed is None and (len(kind.shape) == 2 or node.op_type in shape_operators.GROWING):
                 return False  # a free size: as long as the data
             size = math.prod(kind.fixed or (1,))
-            if size > shapes.LONGEST or (len(kind.shape) == 2 and not size):
+            if size > arithmetic.LONGEST or (len(kind.shape) == 2 and not size):
                 return False
         return True
 
     def number_node(self, name: str) -> fx.Node | None:
         """Return what gives a value as numbers; None if that would mean reading a tensor."""
-        literal = self._literal(name, shapes.LONGEST)
-        return self.numbers.get(name) if literal is None else self.result.graph.call_function(shapes.same, (literal,))
+        literal = self._literal(name, arithmetic.LONGEST)
+        return (
+            self.numbers.get(name) if literal is None else self.result.graph.call_function(arithmetic.same, (literal,))
+        )
 
     def _numbers(self, name: str) -> Any:
         if name in self.numbers:
             return self.numbers[name]
-        return self._literal(name, shapes.LONGEST)
+        return self._literal(name, arithmetic.LONGEST)
 
     def _literal(self, name: str, longest: int) -> Any:
         """Return a short constant as numbers; None if it is none, or is long."""
         tensor = self.constants.get(name)
         if tensor is None or math.prod(tensor.dims) > longest or tensor.data_type == TensorProto.STRING:
             return None
-        return shapes.from_array(onnx.numpy_helper.to_array(tensor), longest)
+        return arithmetic.from_array(onnx.numpy_helper.to_array(tensor), longest)
 
     def _exactly(self, node: NodeProto) -> NodeProto:
         """Return the exact form of a node, where it has one."""
@@ -307,7 +310,7 @@ class _Walk:
         if value in self.numbers and value not in nodes:
             number = self.numbers[value]
             kind = CARRIERS.get(self.types.get(value, UNKNOWN).element)
-            nodes[value] = self.result.graph.call_function(shapes.to_tensor, (number, self._like(number), kind))
+            nodes[value] = self.result.graph.call_function(arithmetic.to_tensor, (number, self._like(number), kind))
         if value not in nodes and value in self.constants:
             tensor = self.constants[value]
             name = f"constant_{len(nodes)}"
@@ -319,7 +322,7 @@ class _Walk:
     def _like(self, number: fx.Node) -> fx.Node:
         """Return a tensor on the device on which a number is needed."""
         while number.all_input_nodes:
-            if number.target in (shapes.shape_of, shapes.size_of):
+            if number.target in (arithmetic.shape_of, arithmetic.size_of):
                 return number.all_input_nodes[0]  # the tensor whose shape it all came from
             number = number.all_input_nodes[0]
         # It came as a number from around this graph: whatever lies in the root moves with it.
@@ -506,7 +509,7 @@ def _declared(value: ValueInfoProto, element: int, shape: Sequence[int | None] |
     return value_info(value.name, TensorType(own.element or element, known))
 
 
-def _vector(numbers: shapes.Numbers) -> shapes.Numbers:
+def _vector(numbers: arithmetic.Numbers) -> arithmetic.Numbers:
     """Return a number as the vector that a body declares it to be."""
     return numbers if isinstance(numbers, tuple) else (numbers,)
 

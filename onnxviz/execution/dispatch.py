@@ -153,7 +153,7 @@ class Dispatcher:
         for alias in self._order(worker):
             queue = self._ready[alias]
             for place, item in enumerate(queue):
-                # What is done is put together even then: only jobs and proofs are shown.
+                # What is done is put together even then: only jobs and parity checks are shown.
                 task = None if self.stopped and item.shown else item.task(item)
                 if task is None:  # it ended without any work, or shall not begin any more
                     del queue[place]

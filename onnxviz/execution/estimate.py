@@ -17,7 +17,7 @@ from onnxviz.core.errors import OutputError, shorten
 from onnxviz.core.results import ModelCard, RunResult
 from onnxviz.execution.folder import read_run
 from onnxviz.execution.pace import Pace
-from onnxviz.execution.plan import PROOF_COST, PlannedJob
+from onnxviz.execution.plan import PARITY_COST, PlannedJob
 from onnxviz.execution.schedule import Schedule
 from onnxviz.execution.store import Store
 
@@ -37,7 +37,7 @@ IMAGE_SECONDS = 2e-4
 """What each picture takes beside its bytes."""
 START_SECONDS = 4.0
 """To load torch and the model."""
-PROOF_BYTES = 20_000
+PARITY_BYTES = 20_000
 _GPU_SPEEDS = (
     ("H200", 30e12), ("H100", 30e12), ("A100", 9.7e12), ("L40", 40e12), ("L4", 15e12), ("V100", 7.8e12), ("T4", 4e12),
     ("4090", 40e12), ("4080", 24e12), ("3090", 17e12), ("3080", 15e12), ("A10", 15e12),
@@ -103,7 +103,7 @@ def planned_work(
     cached = schedule.cached(Store(folder)) - forced
     # What others needed is not kept, and not done again while they are there.
     wanted = schedule.wanted(cached)
-    cached |= {job.key for job in schedule.jobs if job.job.inner and job.key not in wanted}
+    cached |= {job.key for job in schedule.jobs if job.job.intermediate and job.key not in wanted}
     try:
         before = read_run(folder)
     except OutputError:
@@ -148,23 +148,23 @@ def estimated(
     for job in to_do:
         rate, whole = rates.of(job)
         note(job.key, job.job.cost, rate, 0.0 if whole else _beside(job) / workers)
-    for alias, proof in schedule.proofs.items():
-        if proof.key not in cached:
-            note(proof.key, PROOF_COST, rates.derived(alias), 0.0)
+    for alias, check in schedule.parity_checks.items():
+        if check.key not in cached:
+            note(check.key, PARITY_COST, rates.derived(alias), 0.0)
     for alias, choice in schedule.choices.items():
         if choice.key not in cached:
             note(choice.key, choice.cost, rates.trial(alias), 0.0)
     choices = [choice.key for choice in schedule.choices.values() if choice.key not in cached]
-    proofs = [proof.key for proof in schedule.proofs.values() if proof.key not in cached]
-    known = all(job.key in seconds for job in to_do) and all(key in seconds for key in (*proofs, *choices))
-    work = bool(to_do or proofs or choices)
+    parity_checks = [check.key for check in schedule.parity_checks.values() if check.key not in cached]
+    known = all(job.key in seconds for job in to_do) and all(key in seconds for key in (*parity_checks, *choices))
+    work = bool(to_do or parity_checks or choices)
     return Work(
         schedule=schedule,
         cached=cached,
         workers=workers,
         job_seconds=seconds,
         seconds=_total(bounds, START_SECONDS if work else 0.0) if known else None,
-        bytes=sum(job.job.bytes for job in to_do) + PROOF_BYTES * len(proofs),
+        bytes=sum(job.job.bytes for job in to_do) + PARITY_BYTES * len(parity_checks),
         basis=tuple(rates.basis),
         crowded=rates.crowded,
     )

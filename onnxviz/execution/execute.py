@@ -26,12 +26,12 @@ from onnxviz.execution.folder import RUN, Log, write_run
 from onnxviz.execution.logged import Logged
 from onnxviz.execution.parity_job import disagreeing, distrusted, read_agreement, why_not
 from onnxviz.execution.partial_run import Kept, kept, with_reported
-from onnxviz.execution.plan import PROOF_COST, PlannedJob, analysis_kind, heading_of
+from onnxviz.execution.plan import PARITY_COST, PlannedJob, analysis_kind, heading_of
 from onnxviz.execution.schedule import CHOICE, Schedule, left_out
 from onnxviz.execution.store import Checked, DamagedError, Store, key_of, locked, remove_empty
 from onnxviz.execution.workers.engine import started
 from onnxviz.execution.workers.pool import Pool
-from onnxviz.execution.workers.tasks import ChoiceTask, CombineTask, JobTask, Outcome, ProofTask, Task
+from onnxviz.execution.workers.tasks import ChoiceTask, CombineTask, JobTask, Outcome, ParityTask, Task
 from onnxviz.recipe.expectations import decide
 from onnxviz.recipe.from_python import recipe_from
 from onnxviz.recipe.recipe import Recipe, read_recipe
@@ -225,7 +225,7 @@ class _Execution:
             self.add_items()
             self.dispatcher.run()
             self.store.clean()  # what workers left that were killed while they wrote
-            self.drop_inner()
+            self.drop_intermediate()
             result = self.result(started_at, clock, command)
             result = write_run(result, self.folder)
             page = report.write_report(result, self.folder)
@@ -292,8 +292,8 @@ class _Execution:
         wanted = self.schedule.wanted(self.cached)
         for alias in self.schedule.aliases:
             choice = self.add_choice(alias)
-            proof = self.add_proof(alias, choice)
-            first = [item for item in (choice, proof) if item]
+            check = self.add_parity_check(alias, choice)
+            first = [item for item in (choice, check) if item]
             items: dict[str, Item] = {}
             of_analysis: dict[str, list[Item]] = {name: [] for name in self.recipe.analyses}
             for job in (job for name in self.recipe.analyses for job in self.jobs.get((alias, name), ())):
@@ -346,45 +346,45 @@ class _Execution:
             raise DamagedError(key, str(error)) from error
         self.checked.note(key)
 
-    def add_proof(self, alias: str, choice: Item | None) -> Item | None:
-        proof = self.schedule.proofs.get(alias)
-        if proof is None:
+    def add_parity_check(self, alias: str, choice: Item | None) -> Item | None:
+        check = self.schedule.parity_checks.get(alias)
+        if check is None:
             return None
-        name = f"{alias}: {_PROOF}" if self.recipe.compares else _PROOF
-        if proof.key in self.cached and not self.readable(proof.key, lambda: self.store.load(proof.key)):
-            self.cached.discard(proof.key)
-        if proof.key in self.cached:
-            self.observer.finished(name, PROOF_COST, 0.0, "cached")
-            self.read_proof(alias)
+        name = f"{alias}: {_PARITY}" if self.recipe.compares else _PARITY
+        if check.key in self.cached and not self.readable(check.key, lambda: self.store.load(check.key)):
+            self.cached.discard(check.key)
+        if check.key in self.cached:
+            self.observer.finished(name, PARITY_COST, 0.0, "cached")
+            self.read_parity(alias)
             return None
 
         def ended(_: Item, outcome: Outcome) -> None:
-            self.seconds[proof.key] = outcome.seconds
+            self.seconds[check.key] = outcome.seconds
             if outcome.error:
                 self.log.write(outcome.details)
-                self.disagreeing[alias] = dict.fromkeys(proof.layers, outcome.error)
+                self.disagreeing[alias] = dict.fromkeys(check.layers, outcome.error)
             else:
-                self.read_proof(alias)
+                self.read_parity(alias)
 
         def task(item: Item) -> Task | None:
             if error := self.unchosen.get(alias):
                 self.dispatcher.end(item, _UNCHOSEN + error)
                 return None
-            return ProofTask(proof, self.schedule.choice_key(alias))
+            return ParityTask(check, self.schedule.choice_key(alias))
 
-        item = Item(name, alias, PROOF_COST, task, ended)
+        item = Item(name, alias, PARITY_COST, task, ended)
         self.dispatcher.add(item, [choice] if choice else [])
         return item
 
-    def read_proof(self, alias: str) -> None:
-        proof = self.schedule.proofs[alias]
-        findings = self.store.load(proof.key)
+    def read_parity(self, alias: str) -> None:
+        check = self.schedule.parity_checks[alias]
+        findings = self.store.load(check.key)
         assert findings is not None
         self.agreement[alias], errors = read_agreement(findings)
         if errors:  # not a result but a failure: tried again next time
-            self.store.discard(proof.key)
+            self.store.discard(check.key)
         else:
-            self.checked.note(proof.key)
+            self.checked.note(check.key)
         self.disagreeing[alias] = disagreeing(self.agreement[alias], errors)
         self.tell_of_runtime(alias)
 
@@ -438,7 +438,7 @@ class _Execution:
 
     def parts(self, alias: str, name: str) -> list[PlannedJob]:
         """Return the jobs whose findings are put together, those that failed included."""
-        return [job for job in self.jobs.get((alias, name), ()) if not job.job.inner]
+        return [job for job in self.jobs.get((alias, name), ()) if not job.job.intermediate]
 
     def combine_task(self, alias: str, name: str) -> Callable[[Item], Task | None]:
         def task(item: Item) -> Task | None:
@@ -471,14 +471,14 @@ class _Execution:
 
         return ended
 
-    def drop_inner(self) -> None:
+    def drop_intermediate(self) -> None:
         """Remove what jobs found for other jobs only, once all of those are done: it can be gigabytes."""
         open_keys = {
             key for job in self.schedule.jobs if _identity(job) in self.failed for key in (job.key, *job.needs)
         }
         there = self.store.stored_keys()
         for job in self.schedule.jobs:
-            if job.job.inner and job.key in there and job.key not in open_keys:
+            if job.job.intermediate and job.key in there and job.key not in open_keys:
                 self.store.discard(job.key)
 
     # --- what came out ----------------------------------------------------------------------------------------------
@@ -569,7 +569,7 @@ class _Execution:
         )
 
 
-_PROOF = "agreement with ONNX Runtime"
+_PARITY = "agreement with ONNX Runtime"
 _UNCHOSEN = "no preprocessing was chosen by trial: "
 
 

@@ -17,7 +17,7 @@ from onnxviz.core.values import AUTO, Agreement
 from onnxviz.data.class_conflicts import contradictions
 from onnxviz.data.ground_truth import class_pattern
 from onnxviz.data.image_choice import unknown_classes
-from onnxviz.execution.plan import PROOF_IMAGES, Proof
+from onnxviz.execution.plan import PARITY_IMAGES, ParityCheck
 from onnxviz.graph import GraphView, open_model
 from onnxviz.graph.fixed_inputs import InputValue
 from onnxviz.graph.inputs import further_inputs
@@ -48,7 +48,7 @@ class Unsupported:
 
 @dataclass(frozen=True)
 class Inspection:
-    """A model, read and proved.
+    """A model, read and compared.
 
     Attributes:
         card: what the report's model section shows.
@@ -132,7 +132,7 @@ def inspect_model(
         preprocess = None
     chosen = view.select(layers) if layers is not None else view.layers
     preprocessing = preprocessing_for(view, preprocess)
-    proved: tuple[Agreement, ...] = ()
+    agreements: tuple[Agreement, ...] = ()
     errors: dict[str, str] = {}
     said = ""
     unsupported: tuple[Unsupported, ...] | None = None
@@ -149,14 +149,14 @@ def inspect_model(
         if agreement:
             heavy = _heavy(view)
             reachable = tuple(layer.name for layer in chosen if layer.name not in unreachable | heavy)
-            proved, errors, said = _agreement(model, subject, reachable)
+            agreements, errors, said = _agreement(model, subject, reachable)
             why = f"it, or what it is made from, takes more than {limits.COMPARED_BYTES >> 20} MiB for one image"
             errors = {**errors, **dict.fromkeys((layer.name for layer in chosen if layer.name in heavy), why)}
     tried: Probe | None = None
     on_images: tuple[str, ...] = ()
     if images is not None:
         tried, on_images = _probe(view, preprocess, images, labels, classes_from, count, device, progress)
-    card = view.card("model", preprocessing, proved)
+    card = view.card("model", preprocessing, agreements)
     names = {layer.name for layer in chosen}
     return Inspection(
         card,
@@ -229,13 +229,13 @@ def _agreement(
     if subject.view.input_layout != "other" and len(model.inputs) == 1:
         from onnxviz.execution.parity_job import measure_agreement
 
-        proved, errors = measure_agreement(model, subject, Proof("", "model", layers, None))
-        return proved, errors, f"on {PROOF_IMAGES} made-up images, preprocessed as {subject.preprocessing.name}"
-    from onnxviz.model.parity import made_up_inputs, prove_tensors
+        agreements, errors = measure_agreement(model, subject, ParityCheck("", "model", layers, None))
+        return agreements, errors, f"on {PARITY_IMAGES} made-up images, preprocessed as {subject.preprocessing.name}"
+    from onnxviz.model.parity import check_tensors, made_up_inputs
 
     said = "on made-up inputs of the declared shapes, 1 for free dimensions, 0 for whole numbers"
     try:
-        return prove_tensors(model, layers, made_up_inputs(subject.view)), {}, said
+        return check_tensors(model, layers, made_up_inputs(subject.view)), {}, said
     except ModelError as fault:
         free = subject.view.free_dimensions
         hint = f"; give its free dimensions sizes that fit: --size {free[0]}=..." if free else ""

@@ -24,7 +24,7 @@ from onnxviz.data.concepts import ConceptSet, MaskFolder
 from onnxviz.data.given_images import source_of
 from onnxviz.execution.findings_view import Findings
 from onnxviz.execution.parity_job import disagreeing, distrusted, measure_agreement, why_not
-from onnxviz.execution.plan import Proof, analysis_kind, heading_of, jobs_of
+from onnxviz.execution.plan import ParityCheck, analysis_kind, heading_of, jobs_of
 from onnxviz.execution.workers.torch_setup import as_in_a_worker, seed_everything
 from onnxviz.model import model as models
 from onnxviz.model.opening import opened
@@ -165,16 +165,16 @@ class Model(models.Model):
         jobs = list(jobs_of(analysis, subject))
         self._compare(subject, {layer for job in jobs for layer in job.layers}, analysis_kind(analysis))
         last = {name: job.name for job in jobs for name in job.needs}
-        inner = {job.name for job in jobs if job.inner}
+        intermediate = {job.name for job in jobs if job.intermediate}
         found: dict[str, list[Finding]] = {}
         for job in jobs:
             seed_everything(subject.seed, analysis_kind(analysis), job.name)
             needed = {name: found[name] for name in job.needs}
             found[job.name] = analysis.run(job, JobContext(subject, self, _unheard, needed))
-            for name in inner.intersection(job.needs):  # can be gigabytes
+            for name in intermediate.intersection(job.needs):  # can be gigabytes
                 if last[name] == job.name:
                     del found[name]
-        return analysis.combine([found[job.name] for job in jobs if not job.inner], subject)
+        return analysis.combine([found[job.name] for job in jobs if not job.intermediate], subject)
 
     @cached_property
     def _compared(self) -> tuple[set[str], list[Agreement], dict[str, str]]:
@@ -187,7 +187,7 @@ class Model(models.Model):
         new = tuple(name for name in layers if name not in names)
         if new:
             data = next((name for name, source in subject.data.items() if len(source)), None)
-            measured, failed = measure_agreement(self, subject, Proof("", subject.alias, new, data))
+            measured, failed = measure_agreement(self, subject, ParityCheck("", subject.alias, new, data))
             names.update(new)
             agreement += measured
             errors |= failed

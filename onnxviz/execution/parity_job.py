@@ -1,4 +1,4 @@
-"""The proof of a model's layers as a job: what to compare on, who is compared with whom, and how it is stored."""
+"""The parity check of a model's layers as a job: what to compare on, with whom, and how it is stored."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from onnxviz.core.findings import Column, Finding, Table
 from onnxviz.core.values import Agreement
 from onnxviz.data.domains import domain_of
 from onnxviz.data.images import load_batch
-from onnxviz.execution.plan import PROOF_IMAGES, Proof
+from onnxviz.execution.plan import PARITY_IMAGES, ParityCheck
 from onnxviz.graph.structure import consumers
 
 if TYPE_CHECKING:
@@ -34,8 +34,10 @@ _COLUMNS = (*(entry.name for entry in dataclasses.fields(Agreement)), "error")
 _NUMBERS = ("relative", "absolute", "tolerance", "ours", "theirs", "end_to_end")
 
 
-def measure_agreement(model: Model, subject: Subject, proof: Proof) -> tuple[tuple[Agreement, ...], dict[str, str]]:
-    """Prove layers at once; where that is impossible in halves, so that an odd layer does not cost a pass for each.
+def measure_agreement(
+    model: Model, subject: Subject, check: ParityCheck
+) -> tuple[tuple[Agreement, ...], dict[str, str]]:
+    """Check layers at once; where that is impossible in halves, so that an odd layer does not cost a pass for each.
 
     What is computed from a layer that fails fails with it, and is not tried.
 
@@ -44,21 +46,21 @@ def measure_agreement(model: Model, subject: Subject, proof: Proof) -> tuple[tup
     """
     import torch
 
-    from onnxviz.model.parity import prove_comparable
+    from onnxviz.model.parity import check_comparable_layers
 
-    pixels, note = proof_images(subject, proof, model.input_size)
+    pixels, note = parity_images(subject, check, model.input_size)
     images = torch.from_numpy(np.ascontiguousarray(pixels)).to(model.device)
     found: list[Agreement] = []
     errors: dict[str, str] = {}
     failed = _Failed(subject)
-    waiting = [proof.layers]
+    waiting = [check.layers]
     while waiting:
         part = tuple(layer for layer in waiting.pop() if not failed.explains(layer))
         if not part:
             continue
         try:
             with _large_tensors_returned():
-                proved, mixing = prove_comparable(model, part, images)
+                agreements, mixing = check_comparable_layers(model, part, images)
         except Exception as error:  # an operator may fail in any library: said for this layer, not for all
             if len(part) == 1:
                 failed.add(part[0], one_line(error))
@@ -66,11 +68,11 @@ def measure_agreement(model: Model, subject: Subject, proof: Proof) -> tuple[tup
                 # Graph order: what a layer is computed from is tried before it.
                 waiting += [part[len(part) // 2 :], part[: len(part) // 2]]
             continue
-        found += proved
+        found += agreements
         errors.update(dict.fromkeys(mixing, MIXES_BATCH))
     found = _with_effect(model, found, images)
     done = {item.layer for item in found}
-    errors.update({layer: why for layer in proof.layers if layer not in done and (why := failed.explains(layer))})
+    errors.update({layer: why for layer in check.layers if layer not in done and (why := failed.explains(layer))})
     return tuple(replace(item, note="; ".join(part for part in (item.note, note) if part)) for item in found), errors
 
 
@@ -83,7 +85,7 @@ def _with_effect(model: Model, found: list[Agreement], images: torch.Tensor) -> 
         return found
     try:
         effect = output_error(model, images, found)
-    except Exception as error:  # an operator may fail in any library: the layers are proved all the same
+    except Exception as error:  # an operator may fail in any library: the layers are compared all the same
         effect = f"what that does to the output could not be measured: {one_line(error)}"
     return [replace(item, effect=effect) if index == wrong else item for index, item in enumerate(found)]
 
@@ -132,9 +134,9 @@ class _Failed:
         return self._reasons.get(self._view.layer(layer).value, "")
 
 
-def agreement_table(proved: tuple[Agreement, ...], errors: dict[str, str]) -> Table:
+def agreement_table(agreements: tuple[Agreement, ...], errors: dict[str, str]) -> Table:
     """Return what `read_agreement` reads: the agreement of each layer, and why others could not be compared."""
-    rows = [(*dataclasses.astuple(item), "") for item in proved]
+    rows = [(*dataclasses.astuple(item), "") for item in agreements]
     rows += [(*dataclasses.astuple(Agreement(layer, 0.0, 0.0, 0.0)), error) for layer, error in errors.items()]
     columns = (Column(name, "scientific" if name in _NUMBERS else "text") for name in _COLUMNS)
     return Table("agreement", "Agreement with ONNX Runtime", tuple(columns), tuple(rows))
@@ -183,14 +185,14 @@ def distrusted(found: Iterable[Agreement]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for item in wrong for name in (item.layer, item.origin) if name))
 
 
-def proof_images(subject: Subject, proof: Proof, size: tuple[int, int]) -> tuple[np.ndarray, str]:
-    """Return the images of a proof as float32 [n, 3, h, w] in 0..1, and what to say about them."""
-    if proof.data is not None:
-        source = subject.data[proof.data]
-        indices = range(min(PROOF_IMAGES, len(source)))
+def parity_images(subject: Subject, check: ParityCheck, size: tuple[int, int]) -> tuple[np.ndarray, str]:
+    """Return the images of a parity check as float32 [n, 3, h, w] in 0..1, and what to say about them."""
+    if check.data is not None:
+        source = subject.data[check.data]
+        indices = range(min(PARITY_IMAGES, len(source)))
         return load_batch(source, indices, subject.preprocessing, size), ""
     channels = domain_of(subject.preprocessing).channels
-    return synthetic_photographs(PROOF_IMAGES, size, channels), "on made-up images, because the recipe has no data"
+    return synthetic_photographs(PARITY_IMAGES, size, channels), "on made-up images, because the recipe has no data"
 
 
 def synthetic_photographs(count: int, size: tuple[int, int], channels: int = 3) -> np.ndarray:

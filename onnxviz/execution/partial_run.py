@@ -57,7 +57,7 @@ def kept(whole: Recipe, planned: Recipe, schedule: Schedule, asked: Set[str], st
         store: results of the run folder.
     """
     there = schedule.cached(store)
-    undone = {job.analysis for job in schedule.jobs if not job.job.inner and job.key not in there} - asked
+    undone = {job.analysis for job in schedule.jobs if not job.job.intermediate and job.key not in there} - asked
     names = [name for name in planned.analyses if name not in undone]
     never = [name for name in whole.analyses if name not in planned.analyses]
     said = (

@@ -53,12 +53,12 @@ from onnxviz.recipe.faults import ordered
 from onnxviz.recipe.recipe import Recipe, declared_as
 from onnxviz.recipe.schema import PreprocessSettings, pair
 
-PROOF_IMAGES = 2
+PARITY_IMAGES = 2
 """Images on which every layer that is used must agree with ONNX Runtime."""
-PROOF_VERSION = 2
+PARITY_VERSION = 2
 """Raised when the same comparison gives another table."""
-PROOF_COST = 2.0 * PROOF_IMAGES
-"""Forward passes of a proof: one by each of the two engines for each image."""
+PARITY_COST = 2.0 * PARITY_IMAGES
+"""Forward passes of a parity check: one by each of the two engines for each image."""
 _DISTRIBUTIONS = ("onnxviz", "torch", "onnx", "onnxruntime", "onnxruntime-gpu", "onnx2torch", "numpy", "pillow")
 
 
@@ -87,7 +87,7 @@ class PlannedJob:
 
 
 @dataclass(frozen=True)
-class Proof:
+class ParityCheck:
     """The comparison with ONNX Runtime that a model's jobs wait for.
 
     Attributes:
@@ -131,7 +131,7 @@ class Plan:
         subjects: the opened models with their data, by alias.
         data: the opened data sets by name.
         jobs: in the order of the recipe, model by model.
-        proofs: one for each model that needs one, by alias.
+        parity_checks: one for each model that needs one, by alias.
         choices: one for each model whose preprocessing is to be chosen by trial, by alias.
         device: what it is planned for.
         versions: of the libraries that results depend on.
@@ -141,7 +141,7 @@ class Plan:
     subjects: Mapping[str, Subject]
     data: Mapping[str, ImageSource]
     jobs: tuple[PlannedJob, ...]
-    proofs: Mapping[str, Proof]
+    parity_checks: Mapping[str, ParityCheck]
     choices: Mapping[str, Choice]
     device: Device
     versions: Mapping[str, str]
@@ -164,7 +164,7 @@ class Plan:
 
     def cached(self, store: Store) -> set[str]:
         """Return the keys of what is done already."""
-        keys = [job.key for job in self.jobs] + [proof.key for proof in self.proofs.values()]
+        keys = [job.key for job in self.jobs] + [parity_check.key for parity_check in self.parity_checks.values()]
         keys += [choice.key for choice in self.choices.values()]
         return {key for key in keys if store.has(key)}
 
@@ -304,7 +304,7 @@ class _Planner:
                     self.fault(f"with this the run has more than {limits.JOBS:,} jobs; make several runs of it",
                                ("analyses", name))  # fmt: skip
                     return Plan(self.recipe, {}, {}, (), {}, {}, self.device, versions())
-        proofs = {}
+        checks = {}
         for alias, subject in subjects.items():
             used = {layer for job in jobs if job.alias == alias for layer in job.job.layers}
             self.check_samples(subject, {name for job in jobs if job.alias == alias for name in job.job.data})
@@ -315,8 +315,8 @@ class _Planner:
                 self.note(error, (*self.recipe.address(alias), "path"))
                 continue
             if used:
-                proofs[alias] = self.proof(subject, used)
-        return Plan(self.recipe, subjects, dict(data), tuple(jobs), proofs, self.choices, self.device, versions())
+                checks[alias] = self.parity_check(subject, used)
+        return Plan(self.recipe, subjects, dict(data), tuple(jobs), checks, self.choices, self.device, versions())
 
     def check_samples(self, subject: Subject, names: Iterable[str]) -> None:
         """Refuse data whose first image is none that the model takes; photographs are not decoded for that."""
@@ -516,12 +516,12 @@ class _Planner:
             "device": self.device,
         }
 
-    def proof(self, subject: Subject, used: set[str]) -> Proof:
+    def parity_check(self, subject: Subject, used: set[str]) -> ParityCheck:
         layers = tuple(layer.name for layer in subject.view.layers if layer.name in used)
         data = next((name for name in subject.data if self.recipe.data[name].holds_images), None)
         digest = subject.data[data].digest if data is not None else None
-        key = key_of({**self.context(subject), "proof": [list(layers), data, digest, PROOF_IMAGES, PROOF_VERSION]})
-        return Proof(key, subject.alias, layers, data)
+        key = key_of({**self.context(subject), "parity": [list(layers), data, digest, PARITY_IMAGES, PARITY_VERSION]})
+        return ParityCheck(key, subject.alias, layers, data)
 
     def fault(self, message: str, address: Address) -> None:
         self.faults.append(self.recipe.place(address).fault(message))

@@ -17,7 +17,7 @@ from onnxviz.data.class_conflicts import contradictions
 from onnxviz.data.image_choice import unknown_classes, unlike_concepts
 from onnxviz.data.images import ImageSource
 from onnxviz.data.visible_part import part_seen
-from onnxviz.execution.plan import Choice, Plan, PlannedJob, Proof
+from onnxviz.execution.plan import Choice, ParityCheck, Plan, PlannedJob
 from onnxviz.execution.store import KEY, Store
 from onnxviz.recipe.recipe import Recipe
 
@@ -35,7 +35,7 @@ class Schedule:
         models: what is known of each model before anything is analysed, in the order of the recipe.
         data: the data sets.
         jobs: in the order of the recipe, model by model; a job stands behind those it needs.
-        proofs: one for each model that needs one, by alias.
+        parity_checks: one for each model that needs one, by alias.
         choices: one for each model whose preprocessing is chosen by trial, by alias.
         device: what it is planned for.
         versions: of the libraries that results depend on.
@@ -46,7 +46,7 @@ class Schedule:
     models: tuple[ModelCard, ...]
     data: tuple[DataCard, ...]
     jobs: tuple[PlannedJob, ...]
-    proofs: Mapping[str, Proof]
+    parity_checks: Mapping[str, ParityCheck]
     device: Device
     versions: Mapping[str, str]
     not_comparable: tuple[str, ...] = ()
@@ -60,8 +60,8 @@ class Schedule:
 
     @property
     def all_keys(self) -> list[str]:
-        """Return the keys of all jobs, proofs and choices."""
-        keys = [job.key for job in self.jobs] + [proof.key for proof in self.proofs.values()]
+        """Return the keys of all jobs, parity checks and choices."""
+        keys = [job.key for job in self.jobs] + [check.key for check in self.parity_checks.values()]
         return keys + [choice.key for choice in self.choices.values()]
 
     def choice_key(self, alias: str) -> str:
@@ -83,7 +83,7 @@ class Schedule:
         wanted: set[str] = set()
         for job in reversed(self.jobs):
             missing = job.key not in cached
-            if missing and (not job.job.inner or job.key in wanted):
+            if missing and (not job.job.intermediate or job.key in wanted):
                 wanted.add(job.key)
                 wanted.update(job.needs)
         return wanted
@@ -103,7 +103,7 @@ def schedule_of(plan: Plan) -> Schedule:
         models=cards,
         data=tuple(data_card(plan, name, source) for name, source in plan.data.items()),
         jobs=plan.jobs,
-        proofs=plan.proofs,
+        parity_checks=plan.parity_checks,
         device=plan.device,
         versions=plan.versions,
         not_comparable=tuple(reasons_against_comparing(list(plan.subjects.values()))),
@@ -188,7 +188,7 @@ def to_data(schedule: Schedule) -> dict[str, Any]:
         "models": results.encode(schedule.models),
         "data": results.encode(schedule.data),
         "jobs": [job_data(job) for job in schedule.jobs],
-        "proofs": [proof_data(proof) for proof in schedule.proofs.values()],
+        "parity_checks": [parity_check_data(check) for check in schedule.parity_checks.values()],
         "choices": [choice_data(choice) for choice in schedule.choices.values()],
         "device": schedule.device,
         "versions": dict(schedule.versions),
@@ -205,14 +205,14 @@ def from_data(data: Any, recipe: Recipe) -> Schedule:
     """
     try:
         jobs = tuple(job_from(item) for item in data["jobs"])
-        proofs = [proof_from(item) for item in data["proofs"]]
+        parity_checks = [parity_check_from(item) for item in data["parity_checks"]]
         choices = [choice_from(item) for item in data["choices"]]
         models = results.decode(data["models"], tuple[ModelCard, ...])
         schedule = Schedule(
             models=models,
             data=results.decode(data["data"], tuple[DataCard, ...]),
             jobs=jobs,
-            proofs={proof.alias: proof for proof in proofs},
+            parity_checks={check.alias: check for check in parity_checks},
             device="cuda" if data["device"] == "cuda" else "cpu",
             versions={str(name): str(version) for name, version in data["versions"].items()},
             not_comparable=tuple(str(item) for item in data["not_comparable"]),
@@ -226,7 +226,9 @@ def from_data(data: Any, recipe: Recipe) -> Schedule:
 
 
 def _check(schedule: Schedule, recipe: Recipe) -> None:
-    if schedule.aliases != tuple(recipe.models) or not {*schedule.proofs, *schedule.choices} <= set(recipe.models):
+    if schedule.aliases != tuple(recipe.models) or not {*schedule.parity_checks, *schedule.choices} <= set(
+        recipe.models
+    ):
         raise ValueError("the models are not those of the recipe")
     if {card.name for card in schedule.data} != set(recipe.data):
         raise ValueError("the data sets are not those of the recipe")
@@ -270,7 +272,7 @@ def job_from(data: Mapping[str, Any]) -> PlannedJob:
         parameters=dict(given["parameters"]),
         cost=float(given["cost"]),
         images=int(given["images"]),
-        inner=bool(given["inner"]),
+        intermediate=bool(given["intermediate"]),
         bytes=int(given["bytes"]),
         **cast("dict[str, Any]", lists),
     )
@@ -278,20 +280,25 @@ def job_from(data: Mapping[str, Any]) -> PlannedJob:
     return PlannedJob(str(data["key"]), str(data["alias"]), str(data["analysis"]), job, needs)
 
 
-def proof_data(proof: Proof) -> dict[str, Any]:
-    """Return a proof as JSON data."""
-    return {"key": proof.key, "alias": proof.alias, "layers": list(proof.layers), "data": proof.data}
+def parity_check_data(check: ParityCheck) -> dict[str, Any]:
+    """Return a parity check as JSON data."""
+    return {
+        "key": check.key,
+        "alias": check.alias,
+        "layers": list(check.layers),
+        "data": check.data,
+    }
 
 
-def proof_from(data: Mapping[str, Any]) -> Proof:
+def parity_check_from(data: Mapping[str, Any]) -> ParityCheck:
     """Undo `proof_data`.
 
     Raises:
-        KeyError, TypeError: if it is no proof.
+        KeyError, TypeError: if it is no parity check.
     """
     name = data["data"]
     layers = tuple(str(layer) for layer in data["layers"])
-    return Proof(str(data["key"]), str(data["alias"]), layers, None if name is None else str(name))
+    return ParityCheck(str(data["key"]), str(data["alias"]), layers, None if name is None else str(name))
 
 
 def choice_data(choice: Choice) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from onnx import NodeProto, TensorProto
 
-from onnxviz.graph.batch_places import BatchFlow, Mixes, Place, Scene
+from onnxviz.graph.batch_places import BatchAxis, BatchContext, BatchFlow, MixesBatchError
 from onnxviz.graph.batch_rules import result_places
 from onnxviz.graph.operators import traits_of
 from onnxviz.graph.shapes import TensorType
@@ -33,7 +33,7 @@ def follow(
     nodes: Sequence[NodeProto],
     types: Mapping[str, TensorType],
     constants: Mapping[str, TensorProto],
-    given: Mapping[str, Place],
+    given: Mapping[str, BatchAxis],
     batch: int,
 ) -> BatchFlow:
     """Follow the batch through all nodes; where it can be placed in several ways, search for one that goes on.
@@ -85,12 +85,12 @@ def _follow_once(
     nodes: Iterable[NodeProto],
     types: Mapping[str, TensorType],
     constants: Mapping[str, TensorProto],
-    given: Mapping[str, Place],
+    given: Mapping[str, BatchAxis],
     batch: int,
     choices: Mapping[str, int],
 ) -> BatchFlow:
     flow = BatchFlow(batch, dict(given))
-    scene = Scene(types, constants, flow, choices)
+    context = BatchContext(types, constants, flow, choices)
     for node in nodes:
         made = [name for name in node.output if name]
         if any(name in flow.lost for name in reads(node)):
@@ -99,12 +99,12 @@ def _follow_once(
         if traits_of(node).form == "shape" or not any(name in flow.places for name in reads(node)):
             continue
         try:
-            places = result_places(scene, node)
-        except (Mixes, ArithmeticError, LookupError, TypeError, ValueError) as reason:
-            what = str(reason) if isinstance(reason, Mixes) else "contradicts the shapes of its inputs"
+            places = result_places(context, node)
+        except (MixesBatchError, ArithmeticError, LookupError, TypeError, ValueError) as reason:
+            what = str(reason) if isinstance(reason, MixesBatchError) else "contradicts the shapes of its inputs"
             flow.problems.append((node, what))
             flow.lost.update(made)
         else:
-            listed = [places] * len(node.output) if isinstance(places, Place) else places
+            listed = [places] * len(node.output) if isinstance(places, BatchAxis) else places
             flow.places.update((name, place) for name, place in zip(node.output, listed, strict=False) if name)
     return flow

@@ -12,12 +12,12 @@ from onnxviz.graph.shapes import UNKNOWN, Dimension, TensorType
 from onnxviz.graph.structure import attribute, to_array
 
 
-class Mixes(Exception):  # noqa: N818 - not an error of the program
+class MixesBatchError(Exception):
     """An operator does something to the batch axis that keeps the images from being independent."""
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class BatchAxis:
     """Where a value holds the batch.
 
     Attributes:
@@ -28,9 +28,9 @@ class Place:
     axis: int
     before: int = 1
 
-    def at(self, axis: int) -> Place:
+    def at(self, axis: int) -> BatchAxis:
         """The same in another axis."""
-        return Place(axis, self.before)
+        return BatchAxis(axis, self.before)
 
 
 @dataclass
@@ -50,21 +50,21 @@ class BatchFlow:
     """
 
     batch: int
-    places: dict[str, Place] = field(default_factory=dict)
+    places: dict[str, BatchAxis] = field(default_factory=dict)
     lost: set[str] = field(default_factory=set)
     problems: list[tuple[NodeProto, str]] = field(default_factory=list)
-    widened: dict[tuple[str, int], Place] = field(default_factory=dict)
+    widened: dict[tuple[str, int], BatchAxis] = field(default_factory=dict)
     within: set[str] = field(default_factory=set)
     options: dict[str, int] = field(default_factory=dict)
 
     def leads(self, value: str, types: Mapping[str, TensorType]) -> bool:
         """Whether a value is a plain batch: axis 0 holds the images and nothing else."""
         shape = types.get(value, UNKNOWN).shape
-        return self.places.get(value) == Place(0) and bool(shape) and shape is not None and shape[0] == self.batch
+        return self.places.get(value) == BatchAxis(0) and bool(shape) and shape is not None and shape[0] == self.batch
 
 
 @dataclass
-class Scene:
+class BatchContext:
     """What a rule may look at."""
 
     types: Mapping[str, TensorType]
@@ -77,7 +77,7 @@ class Scene:
         """The number of images that shapes were inferred with."""
         return self.flow.batch
 
-    def place(self, value: str) -> Place | None:
+    def place(self, value: str) -> BatchAxis | None:
         """Where a value holds the batch; None if it does not."""
         return self.flow.places.get(value)
 
@@ -85,11 +85,11 @@ class Scene:
         """A value's dimensions.
 
         Raises:
-            Mixes: if even their number is not known.
+            MixesBatchError: if even their number is not known.
         """
         shape = self.types.get(value, UNKNOWN).shape
         if shape is None:
-            raise Mixes("has a shape that is not known")
+            raise MixesBatchError("has a shape that is not known")
         return shape
 
     def constant(self, node: NodeProto, index: int) -> np.ndarray | None:
@@ -97,75 +97,79 @@ class Scene:
         name = node.input[index] if index < len(node.input) else ""
         return to_array(self.constants[name]) if name in self.constants else None
 
-    def widen(self, node: NodeProto, index: int, place: Place, *, size: Dimension) -> None:
+    def widen(self, node: NodeProto, index: int, place: BatchAxis, *, size: Dimension) -> None:
         """Ask for an input that is there once, `size` long at the place, to be repeated for every image.
 
         Raises:
-            Mixes: if it has another number for each image.
+            MixesBatchError: if it has another number for each image.
         """
         if size != 1 and self.batch != 1:
-            raise Mixes("has another number for each image")
+            raise MixesBatchError("has another number for each image")
         if not isinstance(size, int) or size % place.before:
-            raise Mixes("joins images with something that is there once")
+            raise MixesBatchError("joins images with something that is there once")
         self.flow.widened[node.name, index] = place
 
 
-Rule = Callable[[Scene, NodeProto], Place | Sequence[Place]]
+Rule = Callable[[BatchContext, NodeProto], BatchAxis | Sequence[BatchAxis]]
 """From a node to the place of the batch in its output, or in each of its outputs."""
 
 
 # --- reshaping ------------------------------------------------------------------------------------------------------
 
 
-def reshaped(scene: Scene, node: NodeProto, preferred: int | None = None) -> Place:
+def reshaped(context: BatchContext, node: NodeProto, preferred: int | None = None) -> BatchAxis:
     """Return where a node that only changes the shape of its first input puts the batch.
 
     Args:
-        scene: the graph.
+        context: the graph.
         node: the node.
         preferred: of several that are as good, the axis in which a node of this kind keeps the batch by itself.
 
     Raises:
-        Mixes: if no axis of the result can hold the batch.
+        MixesBatchError: if no axis of the result can hold the batch.
     """
-    place = scene.place(node.input[0])
+    place = context.place(node.input[0])
     assert place is not None
-    return placed(scene, node, scene.shape(node.input[0]), place, preferred)
+    return placed(context, node, context.shape(node.input[0]), place, preferred)
 
 
 def placed(
-    scene: Scene, node: NodeProto, before: tuple[Dimension, ...], place: Place, preferred: int | None = None
-) -> Place:
+    context: BatchContext,
+    node: NodeProto,
+    before: tuple[Dimension, ...],
+    place: BatchAxis,
+    preferred: int | None = None,
+) -> BatchAxis:
     """Return where a node's result, which a reshape makes from a tensor of another shape, holds the batch.
 
     Args:
-        scene: the graph.
+        context: the graph.
         node: the node.
         before: shape of that tensor.
         place: where it holds the batch.
         preferred: of several that are as good, the axis to try first.
 
     Raises:
-        Mixes: if no axis of the result can hold the batch.
+        MixesBatchError: if no axis of the result can hold the batch.
     """
-    after = scene.shape(node.output[0])
+    after = context.shape(node.output[0])
     if 0 in after:
-        raise Mixes("makes an empty tensor")
-    ranked = _options(before, after, place, scene.batch)
+        raise MixesBatchError("makes an empty tensor")
+    ranked = _options(before, after, place, context.batch)
     options = [option for _, option in sorted(ranked, key=lambda entry: (entry[0], entry[1].axis != preferred))]
     if not options:
-        raise Mixes("joins the batch with another axis in front of it")
+        raise MixesBatchError("joins the batch with another axis in front of it")
     if len(options) > 1:
-        scene.flow.options[node.name] = len(options)
-    return options[min(scene.choices.get(node.name, 0), len(options) - 1)]
+        context.flow.options[node.name] = len(options)
+    return options[min(context.choices.get(node.name, 0), len(options) - 1)]
 
 
 def _options(
-    before: tuple[Dimension, ...], after: tuple[Dimension, ...], place: Place, batch: int
-) -> list[tuple[int, Place]]:
+    before: tuple[Dimension, ...], after: tuple[Dimension, ...], place: BatchAxis, batch: int
+) -> list[tuple[int, BatchAxis]]:
     """Return the ways to hold the batch with as many numbers in front of it as before, and how plain each is."""
     if not after:
-        return [(0, Place(0))] if place.before == 1 and product(before[: place.axis]) == 1 else []
+        return [(0, BatchAxis(0))] if place.before == 1 and product(before[: place.axis]) == 1 else []
     common = 0
     lead = product(before[: place.axis])
     if lead is None:  # leading axes that are the same need not be known numbers
@@ -175,7 +179,7 @@ def _options(
     if lead is None:
         return []
     front = lead * place.before
-    found: list[tuple[int, Place]] = []
+    found: list[tuple[int, BatchAxis]] = []
     passed = 1
     for axis in range(common, len(after)):
         size = after[axis]
@@ -183,9 +187,9 @@ def _options(
             inner = front // passed
             if isinstance(size, int):
                 if size and size % (inner * batch) == 0:
-                    found.append((_plainness(size, inner, batch, last=axis == len(after) - 1), Place(axis, inner)))
+                    found.append((_plainness(size, inner, batch, last=axis == len(after) - 1), BatchAxis(axis, inner)))
             elif inner == 1:
-                found.append((1, Place(axis)))
+                found.append((1, BatchAxis(axis)))
         if not isinstance(size, int):
             break
         passed *= size
@@ -211,7 +215,7 @@ def product(sizes: Iterable[Dimension]) -> int | None:
     return result
 
 
-def grown(shape: tuple[Dimension, ...], place: Place, times: int) -> tuple[Dimension, ...]:
+def grown(shape: tuple[Dimension, ...], place: BatchAxis, times: int) -> tuple[Dimension, ...]:
     """Return the shape of a value with `times` as many images."""
     if not shape:
         return (times,)

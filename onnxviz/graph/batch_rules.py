@@ -6,360 +6,364 @@ from collections.abc import Mapping, Sequence
 
 from onnx import NodeProto
 
-from onnxviz.graph.batch_places import Mixes, Place, Rule, Scene, axes_of, placed, reshaped
+from onnxviz.graph.batch_places import BatchAxis, BatchContext, MixesBatchError, Rule, axes_of, placed, reshaped
 from onnxviz.graph.operators import CHANNELS_FIRST, Form, traits_of
 from onnxviz.graph.shapes import Dimension
 from onnxviz.graph.structure import attribute, integers, text
 
 
-def result_places(scene: Scene, node: NodeProto) -> Place | Sequence[Place]:
+def result_places(context: BatchContext, node: NodeProto) -> BatchAxis | Sequence[BatchAxis]:
     """Return where a node puts the batch in its output, or in each of them.
 
     Raises:
-        Mixes: if it does not keep images apart, or is not known to.
+        MixesBatchError: if it does not keep images apart, or is not known to.
     """
     if node.domain:
-        raise Mixes("is not a standard operator")
+        raise MixesBatchError("is not a standard operator")
     rule = _RULES.get(traits_of(node).form)
     if rule is None:
-        raise Mixes("is not known to treat images one by one")
-    if rule not in _ANY_INPUT and scene.place(node.input[0]) is None:
-        raise Mixes("depends on the images in an unusual place")
-    return rule(scene, node)
+        raise MixesBatchError("is not known to treat images one by one")
+    if rule not in _ANY_INPUT and context.place(node.input[0]) is None:
+        raise MixesBatchError("depends on the images in an unusual place")
+    return rule(context, node)
 
 
-def _source(scene: Scene, node: NodeProto) -> tuple[tuple[Dimension, ...], Place]:
+def _source(context: BatchContext, node: NodeProto) -> tuple[tuple[Dimension, ...], BatchAxis]:
     """Shape and batch of the first input, in which alone the batch may come."""
-    place = scene.place(node.input[0])
-    if place is None or any(scene.place(name) is not None for name in node.input[1:]):
-        raise Mixes("depends on the images in an unusual place")
-    return scene.shape(node.input[0]), place
+    place = context.place(node.input[0])
+    if place is None or any(context.place(name) is not None for name in node.input[1:]):
+        raise MixesBatchError("depends on the images in an unusual place")
+    return context.shape(node.input[0]), place
 
 
 def _along(node: NodeProto, name: str, default: int, rank: int) -> int:
     return int(attribute(node, name, default)) % rank
 
 
-def _same(places: set[Place]) -> Place:
+def _same(places: set[BatchAxis]) -> BatchAxis:
     if len(places) != 1:
-        raise Mixes("joins tensors with the batch at different axes")
+        raise MixesBatchError("joins tensors with the batch at different axes")
     return places.pop()
 
 
-def _joined(scene: Scene, node: NodeProto, ranks: dict[int, int], rank: int) -> Place:
+def _joined(context: BatchContext, node: NodeProto, ranks: dict[int, int], rank: int) -> BatchAxis:
     """Align inputs on the right and find the batch that they share; widen those that are there once.
 
     Args:
-        scene: the graph.
+        context: the graph.
         node: the node.
         ranks: index of each input that takes part -> its rank.
         rank: that of the result.
     """
-    places: dict[int, Place] = {}
+    places: dict[int, BatchAxis] = {}
     for index in ranks:
-        found = scene.place(node.input[index])
+        found = context.place(node.input[index])
         if found is not None:
             places[index] = found.at(found.axis + rank - ranks[index])
     shared = _same(set(places.values()))
-    sizes = {scene.shape(node.input[index])[shared.axis - rank + ranks[index]] for index in places if ranks[index]}
+    sizes = {context.shape(node.input[index])[shared.axis - rank + ranks[index]] for index in places if ranks[index]}
     if len(sizes) > 1 or (not sizes and rank):
-        raise Mixes("joins tensors that hold the batch in different ways")
+        raise MixesBatchError("joins tensors that hold the batch in different ways")
     for index, own in ranks.items():
         axis = shared.axis - (rank - own)
         if index in places or axis < 0:
             continue
-        size = scene.shape(node.input[index])[axis]
+        size = context.shape(node.input[index])[axis]
         if size == 1:
             continue
         if {size} != sizes:
-            raise Mixes("has another number for each image")
-        scene.widen(node, index, shared.at(axis), size=size)
+            raise MixesBatchError("has another number for each image")
+        context.widen(node, index, shared.at(axis), size=size)
     return shared
 
 
-def _pointwise(scene: Scene, node: NodeProto) -> Place:
+def _pointwise(context: BatchContext, node: NodeProto) -> BatchAxis:
     """Broadcasting aligns shapes on the right; a tensor without batch must be 1 wide where the batch is."""
-    ranks = {index: len(scene.shape(name)) for index, name in enumerate(node.input) if name}
+    ranks = {index: len(context.shape(name)) for index, name in enumerate(node.input) if name}
     operands = traits_of(node).operands
     if operands is not None:
-        if any(scene.place(name) is not None for index, name in enumerate(node.input) if index not in operands):
-            raise Mixes("depends on the images in an unusual place")
+        if any(context.place(name) is not None for index, name in enumerate(node.input) if index not in operands):
+            raise MixesBatchError("depends on the images in an unusual place")
         ranks = {index: ranks[index] for index in operands}
-    return _joined(scene, node, ranks, max(ranks.values()))
+    return _joined(context, node, ranks, max(ranks.values()))
 
 
-def _imagewise(scene: Scene, node: NodeProto) -> Place:
-    _, place = _source(scene, node)
+def _imagewise(context: BatchContext, node: NodeProto) -> BatchAxis:
+    _, place = _source(context, node)
     if place.axis != 0:
-        raise Mixes("works on a tensor whose first axis is not the batch")
+        raise MixesBatchError("works on a tensor whose first axis is not the batch")
     if node.op_type == "BatchNormalization" and attribute(node, "training_mode", 0):
-        raise Mixes("takes its statistics over all images")
+        raise MixesBatchError("takes its statistics over all images")
     if node.op_type == "MaxPool" and any(node.output[1:]):
-        raise Mixes("numbers positions through all images")
+        raise MixesBatchError("numbers positions through all images")
     return place
 
 
-def _all_imagewise(scene: Scene, node: NodeProto) -> Place:
+def _all_imagewise(context: BatchContext, node: NodeProto) -> BatchAxis:
     """Every input has its images at axis 0."""
-    return _every_input_at_front(scene, node, range(len(node.input)))
+    return _every_input_at_front(context, node, range(len(node.input)))
 
 
-def _every_input_at_front(scene: Scene, node: NodeProto, indices: Sequence[int]) -> Place:
+def _every_input_at_front(context: BatchContext, node: NodeProto, indices: Sequence[int]) -> BatchAxis:
     given = [index for index in indices if index < len(node.input) and node.input[index]]
-    shared = _same({found for index in given if (found := scene.place(node.input[index])) is not None})
+    shared = _same({found for index in given if (found := context.place(node.input[index])) is not None})
     if shared.axis != 0:
-        raise Mixes("works on a tensor whose first axis is not the batch")
+        raise MixesBatchError("works on a tensor whose first axis is not the batch")
     for index in given:
-        if scene.place(node.input[index]) is None:
-            scene.widen(node, index, shared, size=scene.shape(node.input[index])[0])
+        if context.place(node.input[index]) is None:
+            context.widen(node, index, shared, size=context.shape(node.input[index])[0])
     return shared
 
 
-def _deform_conv(scene: Scene, node: NodeProto) -> Place:
-    if any(scene.place(name) is not None for index, name in enumerate(node.input) if index in (1, 3)):
-        raise Mixes("has weights that depend on the images")
-    return _every_input_at_front(scene, node, (0, 2, 4))
+def _deform_conv(context: BatchContext, node: NodeProto) -> BatchAxis:
+    if any(context.place(name) is not None for index, name in enumerate(node.input) if index in (1, 3)):
+        raise MixesBatchError("has weights that depend on the images")
+    return _every_input_at_front(context, node, (0, 2, 4))
 
 
-def _transpose(scene: Scene, node: NodeProto) -> Place:
-    shape, place = _source(scene, node)
+def _transpose(context: BatchContext, node: NodeProto) -> BatchAxis:
+    shape, place = _source(context, node)
     return place.at(integers(node, "perm", range(len(shape) - 1, -1, -1)).index(place.axis))
 
 
-def _reformed(scene: Scene, node: NodeProto) -> Place:
-    return _REFORMED[node.op_type](scene, node)
+def _reformed(context: BatchContext, node: NodeProto) -> BatchAxis:
+    return _REFORMED[node.op_type](context, node)
 
 
-def _reshape(scene: Scene, node: NodeProto) -> Place:
-    _, place = _source(scene, node)
-    target = scene.constant(node, 1)
+def _reshape(context: BatchContext, node: NodeProto) -> BatchAxis:
+    _, place = _source(context, node)
+    target = context.constant(node, 1)
     copied = target is not None and place.axis < target.size and target.reshape(-1)[place.axis] == 0
-    return reshaped(scene, node, place.axis if copied and not attribute(node, "allowzero", 0) else None)
+    return reshaped(context, node, place.axis if copied and not attribute(node, "allowzero", 0) else None)
 
 
-def _flatten(scene: Scene, node: NodeProto) -> Place:
-    shape, place = _source(scene, node)
+def _flatten(context: BatchContext, node: NodeProto) -> BatchAxis:
+    shape, place = _source(context, node)
     cut = int(attribute(node, "axis", 1))
     cut += len(shape) if cut < 0 else 0
-    return reshaped(scene, node, 0 if place.axis < cut else 1)
+    return reshaped(context, node, 0 if place.axis < cut else 1)
 
 
-def _named_axes(scene: Scene, node: NodeProto, rank: int) -> tuple[int, ...]:
-    axes = axes_of(node, lambda index: scene.constant(node, index))
+def _named_axes(context: BatchContext, node: NodeProto, rank: int) -> tuple[int, ...]:
+    axes = axes_of(node, lambda index: context.constant(node, index))
     if axes is None:
-        raise Mixes("chooses its axes while running")
+        raise MixesBatchError("chooses its axes while running")
     return tuple(axis % rank for axis in axes)
 
 
-def _squeeze(scene: Scene, node: NodeProto) -> Place:
-    shape, place = _source(scene, node)
-    axes = _named_axes(scene, node, len(shape))
+def _squeeze(context: BatchContext, node: NodeProto) -> BatchAxis:
+    shape, place = _source(context, node)
+    axes = _named_axes(context, node, len(shape))
     gone = axes or tuple(index for index, size in enumerate(shape) if size == 1)
-    return reshaped(scene, node, None if place.axis in gone else place.axis - sum(axis < place.axis for axis in gone))
+    return reshaped(context, node, None if place.axis in gone else place.axis - sum(axis < place.axis for axis in gone))
 
 
-def _unsqueeze(scene: Scene, node: NodeProto) -> Place:
-    shape, place = _source(scene, node)
-    rank = len(scene.shape(node.output[0]))
-    new = _named_axes(scene, node, rank)
+def _unsqueeze(context: BatchContext, node: NodeProto) -> BatchAxis:
+    shape, place = _source(context, node)
+    rank = len(context.shape(node.output[0]))
+    new = _named_axes(context, node, rank)
     if not shape:
-        return reshaped(scene, node)
-    return reshaped(scene, node, [index for index in range(rank) if index not in new][place.axis])
+        return reshaped(context, node)
+    return reshaped(context, node, [index for index in range(rank) if index not in new][place.axis])
 
 
-def _concat(scene: Scene, node: NodeProto) -> Place:
-    rank = len(scene.shape(node.output[0]))
-    shared = {found for name in node.input if (found := scene.place(name)) is not None}
+def _concat(context: BatchContext, node: NodeProto) -> BatchAxis:
+    rank = len(context.shape(node.output[0]))
+    shared = {found for name in node.input if (found := context.place(name)) is not None}
     along = _along(node, "axis", 1, rank)
     if any(place.axis == along for place in shared):
-        return _stacked(scene, node, along)
+        return _stacked(context, node, along)
     place = _same(shared)
-    sizes = {scene.shape(name)[place.axis] for name in node.input}
+    sizes = {context.shape(name)[place.axis] for name in node.input}
     if len(sizes) != 1:
-        raise Mixes("joins tensors that hold the batch in different ways")
+        raise MixesBatchError("joins tensors that hold the batch in different ways")
     for index, name in enumerate(node.input):
-        if scene.place(name) is None:
-            scene.widen(node, index, place, size=scene.shape(name)[place.axis])
+        if context.place(name) is None:
+            context.widen(node, index, place, size=context.shape(name)[place.axis])
     return place
 
 
-def _stacked(scene: Scene, node: NodeProto, axis: int) -> Place:
+def _stacked(context: BatchContext, node: NodeProto, axis: int) -> BatchAxis:
     """Batches one behind the other: what belongs to one image is then apart."""
     before = 0
     for name in node.input:
-        place = scene.place(name)
-        if place is None or place.axis != axis or scene.shape(name)[axis] != place.before * scene.batch:
-            raise Mixes("joins along the batch")
+        place = context.place(name)
+        if place is None or place.axis != axis or context.shape(name)[axis] != place.before * context.batch:
+            raise MixesBatchError("joins along the batch")
         before += place.before
-    return Place(axis, before)
+    return BatchAxis(axis, before)
 
 
-def _split(scene: Scene, node: NodeProto) -> Place:
-    shape, place = _source(scene, node)
+def _split(context: BatchContext, node: NodeProto) -> BatchAxis:
+    shape, place = _source(context, node)
     if _along(node, "axis", 0, len(shape)) != place.axis:
         return place
-    sizes = {scene.shape(name)[place.axis] for name in node.output if name}
+    sizes = {context.shape(name)[place.axis] for name in node.output if name}
     parts, size = len(node.output), shape[place.axis]
-    if not all(node.output) or size != place.before * scene.batch or place.before % parts or len(sizes) != 1:
-        raise Mixes("takes images apart")
-    return Place(place.axis, place.before // parts)
+    if not all(node.output) or size != place.before * context.batch or place.before % parts or len(sizes) != 1:
+        raise MixesBatchError("takes images apart")
+    return BatchAxis(place.axis, place.before // parts)
 
 
-def _gather(scene: Scene, node: NodeProto) -> Place:
-    data, indices = scene.shape(node.input[0]), scene.shape(node.input[1])
-    place, chosen = scene.place(node.input[0]), scene.place(node.input[1])
+def _gather(context: BatchContext, node: NodeProto) -> BatchAxis:
+    data, indices = context.shape(node.input[0]), context.shape(node.input[1])
+    place, chosen = context.place(node.input[0]), context.place(node.input[1])
     taken = _along(node, "axis", 0, len(data))
     if place is not None and chosen is not None:
-        raise Mixes("takes other positions from each image")
+        raise MixesBatchError("takes other positions from each image")
     if chosen is not None:
         return chosen.at(taken + chosen.axis)
     assert place is not None
     if taken == place.axis:
-        if scene.batch == 1 and data[taken] == 1:
-            return _only_image(scene, node, indices)
-        return _gather_within(scene, node, data, indices, place)
+        if context.batch == 1 and data[taken] == 1:
+            return _only_image(context, node, indices)
+        return _gather_within(context, node, data, indices, place)
     return place.at(place.axis if taken > place.axis else place.axis - 1 + len(indices))
 
 
-def _only_image(scene: Scene, node: NodeProto, indices: tuple[Dimension, ...]) -> Place:
+def _only_image(context: BatchContext, node: NodeProto, indices: tuple[Dimension, ...]) -> BatchAxis:
     """`x[0]` of a graph for one image says nothing but "the image"."""
-    index = scene.constant(node, 1)
-    data = scene.shape(node.input[0])
-    place = scene.place(node.input[0])
+    index = context.constant(node, 1)
+    data = context.shape(node.input[0])
+    place = context.place(node.input[0])
     assert place is not None
     if index is None or indices or int(index) not in (0, -1) or data[place.axis] != 1:
-        raise Mixes("takes images apart")
-    return reshaped(scene, node)
+        raise MixesBatchError("takes images apart")
+    return reshaped(context, node)
 
 
 def _gather_within(
-    scene: Scene, node: NodeProto, data: tuple[Dimension, ...], indices: tuple[Dimension, ...], place: Place
-) -> Place:
+    context: BatchContext,
+    node: NodeProto,
+    data: tuple[Dimension, ...],
+    indices: tuple[Dimension, ...],
+    place: BatchAxis,
+) -> BatchAxis:
     """The same positions of each image, from an axis that holds both."""
     size = data[place.axis]
-    if scene.batch != 1 or place.before != 1 or not isinstance(size, int):
-        raise Mixes("takes images apart")
+    if context.batch != 1 or place.before != 1 or not isinstance(size, int):
+        raise MixesBatchError("takes images apart")
     if not all(isinstance(entry, int) for entry in (*data, *indices)):
-        raise Mixes("takes images apart")
+        raise MixesBatchError("takes images apart")
     apart = (*data[: place.axis], 1, *indices, *data[place.axis + 1 :])
-    scene.flow.within.add(node.name)
-    return placed(scene, node, apart, place)
+    context.flow.within.add(node.name)
+    return placed(context, node, apart, place)
 
 
-def _gather_elements(scene: Scene, node: NodeProto) -> Place:
+def _gather_elements(context: BatchContext, node: NodeProto) -> BatchAxis:
     """GatherElements and ScatterElements: positions correspond along all axes but one."""
-    rank = len(scene.shape(node.input[0]))
-    place = _same({found for name in node.input if (found := scene.place(name)) is not None})
+    rank = len(context.shape(node.input[0]))
+    place = _same({found for name in node.input if (found := context.place(name)) is not None})
     if _along(node, "axis", 0, rank) == place.axis:
-        raise Mixes("works along the batch")
+        raise MixesBatchError("works along the batch")
     for index, name in enumerate(node.input):
-        if scene.place(name) is None:
-            scene.widen(node, index, place, size=scene.shape(name)[place.axis])
+        if context.place(name) is None:
+            context.widen(node, index, place, size=context.shape(name)[place.axis])
     return place
 
 
-def _gather_nd(scene: Scene, node: NodeProto) -> Place:
-    place = _same({found for name in node.input if (found := scene.place(name)) is not None})
+def _gather_nd(context: BatchContext, node: NodeProto) -> BatchAxis:
+    place = _same({found for name in node.input if (found := context.place(name)) is not None})
     if place.axis >= int(attribute(node, "batch_dims", 0)):
-        raise Mixes("takes images apart")
+        raise MixesBatchError("takes images apart")
     for index, name in enumerate(node.input):
-        if scene.place(name) is None:
-            scene.widen(node, index, place, size=scene.shape(name)[place.axis])
+        if context.place(name) is None:
+            context.widen(node, index, place, size=context.shape(name)[place.axis])
     return place
 
 
-def _scatter_nd(scene: Scene, node: NodeProto) -> Place:
+def _scatter_nd(context: BatchContext, node: NodeProto) -> BatchAxis:
     """Constant coordinates, as an assignment to a part of a tensor is exported: the only image's are everyone's."""
-    data, updates = scene.place(node.input[0]), scene.place(node.input[2])
-    indices = scene.constant(node, 1)
-    if indices is None or updates is None or scene.batch != 1 or not indices.size:
-        raise Mixes("takes images apart")
-    place = data or Place(0)
-    shapes = scene.shape(node.input[0]), scene.shape(node.input[2])
+    data, updates = context.place(node.input[0]), context.place(node.input[2])
+    indices = context.constant(node, 1)
+    if indices is None or updates is None or context.batch != 1 or not indices.size:
+        raise MixesBatchError("takes images apart")
+    place = data or BatchAxis(0)
+    shapes = context.shape(node.input[0]), context.shape(node.input[2])
     own_axes = shapes[0][place.axis] == 1 and shapes[1][updates.axis] == 1
     by_coordinate = place.axis < indices.shape[-1] and updates.axis < indices.ndim - 1
     if not own_axes or not by_coordinate or indices[..., place.axis].any():
-        raise Mixes("takes images apart")
+        raise MixesBatchError("takes images apart")
     if data is None:
-        scene.widen(node, 0, place, size=1)
-    scene.flow.within.add(node.name)
+        context.widen(node, 0, place, size=1)
+    context.flow.within.add(node.name)
     return place
 
 
-def _slice(scene: Scene, node: NodeProto) -> Place:
-    shape, place = _source(scene, node)
-    starts = scene.shape(node.input[1])[0]
-    axes = _named_axes(scene, node, len(shape)) or (tuple(range(starts)) if isinstance(starts, int) else None)
+def _slice(context: BatchContext, node: NodeProto) -> BatchAxis:
+    shape, place = _source(context, node)
+    starts = context.shape(node.input[1])[0]
+    axes = _named_axes(context, node, len(shape)) or (tuple(range(starts)) if isinstance(starts, int) else None)
     if axes is None:
-        raise Mixes("takes images apart")
-    if place.axis in axes and scene.shape(node.output[0])[place.axis] != shape[place.axis]:
-        raise Mixes("takes images apart")
-    if place.axis in axes and not _forwards(scene, node, axes.index(place.axis)):
-        raise Mixes("turns the images around")
+        raise MixesBatchError("takes images apart")
+    if place.axis in axes and context.shape(node.output[0])[place.axis] != shape[place.axis]:
+        raise MixesBatchError("takes images apart")
+    if place.axis in axes and not _forwards(context, node, axes.index(place.axis)):
+        raise MixesBatchError("turns the images around")
     return place
 
 
-def _forwards(scene: Scene, node: NodeProto, index: int) -> bool:
-    steps = scene.constant(node, 4)
+def _forwards(context: BatchContext, node: NodeProto, index: int) -> bool:
+    steps = context.constant(node, 4)
     if len(node.input) > 4 and node.input[4] and steps is None:
         return False
-    constant = all(scene.constant(node, place) is not None for place in (1, 2))
+    constant = all(context.constant(node, place) is not None for place in (1, 2))
     return constant and (steps is None or int(steps.reshape(-1)[index]) == 1)
 
 
-def _pad(scene: Scene, node: NodeProto) -> Place:
-    shape, place = _source(scene, node)
-    pads = scene.constant(node, 1)
-    axes = _named_axes(scene, node, len(shape)) or tuple(range(len(shape)))
+def _pad(context: BatchContext, node: NodeProto) -> BatchAxis:
+    shape, place = _source(context, node)
+    pads = context.constant(node, 1)
+    axes = _named_axes(context, node, len(shape)) or tuple(range(len(shape)))
     if place.axis in axes and (pads is None or pads.reshape(2, -1)[:, axes.index(place.axis)].any()):
-        raise Mixes("adds images")
+        raise MixesBatchError("adds images")
     return place
 
 
-def _reduce(scene: Scene, node: NodeProto) -> Place:
-    shape, place = _source(scene, node)
-    axes = _named_axes(scene, node, len(shape))
+def _reduce(context: BatchContext, node: NodeProto) -> BatchAxis:
+    shape, place = _source(context, node)
+    axes = _named_axes(context, node, len(shape))
     if not axes and attribute(node, "noop_with_empty_axes", 0):
         return place
     if not axes or place.axis in axes:
-        raise Mixes("takes a value over all images")
+        raise MixesBatchError("takes a value over all images")
     if attribute(node, "keepdims", 1):
         return place
     return place.at(place.axis - sum(gone < place.axis for gone in axes))
 
 
-def _along_axis(scene: Scene, node: NodeProto) -> Place:
-    shape, place = _source(scene, node)
+def _along_axis(context: BatchContext, node: NodeProto) -> BatchAxis:
+    shape, place = _source(context, node)
     if _along(node, "axis", -1, len(shape)) == place.axis:
-        raise Mixes("works along the batch")
+        raise MixesBatchError("works along the batch")
     return place
 
 
-def _cumulative(scene: Scene, node: NodeProto) -> Place:
-    shape, place = _source(scene, node)
-    axis = scene.constant(node, 1)
+def _cumulative(context: BatchContext, node: NodeProto) -> BatchAxis:
+    shape, place = _source(context, node)
+    axis = context.constant(node, 1)
     if axis is None or int(axis.reshape(-1)[0]) % len(shape) == place.axis:
-        raise Mixes("works along the batch")
+        raise MixesBatchError("works along the batch")
     return place
 
 
-def _from_axis_on(scene: Scene, node: NodeProto) -> Place:
+def _from_axis_on(context: BatchContext, node: NodeProto) -> BatchAxis:
     """LayerNormalization and RMSNormalization."""
-    shape, place = _source(scene, node)
+    shape, place = _source(context, node)
     if place.axis >= _along(node, "axis", -1, len(shape)):
-        raise Mixes("works along the batch")
+        raise MixesBatchError("works along the batch")
     return place
 
 
-def _last_two(scene: Scene, node: NodeProto) -> Place:
-    shape, place = _source(scene, node)
+def _last_two(context: BatchContext, node: NodeProto) -> BatchAxis:
+    shape, place = _source(context, node)
     if place.axis >= len(shape) - 2:
-        raise Mixes("works along the batch")
+        raise MixesBatchError("works along the batch")
     return place
 
 
-def _one_hot(scene: Scene, node: NodeProto) -> Place:
-    shape, place = _source(scene, node)
+def _one_hot(context: BatchContext, node: NodeProto) -> BatchAxis:
+    shape, place = _source(context, node)
     axis = _along(node, "axis", -1, len(shape) + 1)
     return place.at(place.axis + (axis <= place.axis))
 
@@ -367,143 +371,143 @@ def _one_hot(scene: Scene, node: NodeProto) -> Place:
 # --- products -------------------------------------------------------------------------------------------------------
 
 
-def _gemm(scene: Scene, node: NodeProto) -> Place:
-    left, right = scene.place(node.input[0]), scene.place(node.input[1])
+def _gemm(context: BatchContext, node: NodeProto) -> BatchAxis:
+    left, right = context.place(node.input[0]), context.place(node.input[1])
     if left is not None and right is not None:
-        raise Mixes("multiplies images with each other")
+        raise MixesBatchError("multiplies images with each other")
     if left is not None and left.axis == int(bool(attribute(node, "transA", 0))):
         place = left.at(0)
     elif right is not None and right.axis == int(not attribute(node, "transB", 0)):
         place = right.at(1)
     else:
-        raise Mixes("sums over images")
+        raise MixesBatchError("sums over images")
     if len(node.input) > 2 and node.input[2]:
-        _addend(scene, node, place)
+        _addend(context, node, place)
     return place
 
 
-def _addend(scene: Scene, node: NodeProto, place: Place) -> None:
-    shape, own = scene.shape(node.input[2]), scene.place(node.input[2])
+def _addend(context: BatchContext, node: NodeProto, place: BatchAxis) -> None:
+    shape, own = context.shape(node.input[2]), context.place(node.input[2])
     if own is not None:
         if own.at(own.axis + 2 - len(shape)) != place:
-            raise Mixes("joins tensors with the batch at different axes")
+            raise MixesBatchError("joins tensors with the batch at different axes")
         return
     axis = place.axis - 2 + len(shape)
     if axis >= 0 and shape[axis] != 1:
-        scene.widen(node, 2, place.at(axis), size=shape[axis])
+        context.widen(node, 2, place.at(axis), size=shape[axis])
 
 
-def _matmul(scene: Scene, node: NodeProto) -> Place:
+def _matmul(context: BatchContext, node: NodeProto) -> BatchAxis:
     factors = (0, traits_of(node).weight)
-    shapes = {index: scene.shape(node.input[index]) for index in factors}
+    shapes = {index: context.shape(node.input[index]) for index in factors}
     rank = max(*(len(shape) for shape in shapes.values()), 2)
-    held = {index: found for index in factors if (found := scene.place(node.input[index])) is not None}
-    if not held or any(scene.place(name) for index, name in enumerate(node.input) if index not in factors):
-        raise Mixes("depends on the images in an unusual place")
+    held = {index: found for index in factors if (found := context.place(node.input[index])) is not None}
+    if not held or any(context.place(name) for index, name in enumerate(node.input) if index not in factors):
+        raise MixesBatchError("depends on the images in an unusual place")
     for index, place in held.items():
         summed = len(shapes[index]) - (1 if index == factors[0] else 2)
         if len(shapes[index]) < 2 or place.axis == summed:
-            raise Mixes("sums over images")
+            raise MixesBatchError("sums over images")
     aligned = {index: place.axis + rank - len(shapes[index]) for index, place in held.items()}
     if all(axis < rank - 2 for axis in aligned.values()):
-        return _joined(scene, node, {index: len(shape) for index, shape in shapes.items()}, rank)
+        return _joined(context, node, {index: len(shape) for index, shape in shapes.items()}, rank)
     if len(held) > 1:
-        raise Mixes("multiplies images with each other")
+        raise MixesBatchError("multiplies images with each other")
     index, place = held.popitem()
     # A vector on the left has no row, and leaves the result without one.
     return place.at(aligned[index] - int(index == factors[1] and len(shapes[factors[0]]) == 1))
 
 
-def _einsum(scene: Scene, node: NodeProto) -> Place:
+def _einsum(context: BatchContext, node: NodeProto) -> BatchAxis:
     """The batch must keep one letter, which is not summed over."""
     written = text(node, "equation").replace(" ", "")
     if "." in written or "->" not in written:
-        raise Mixes("is not known to treat images one by one")
+        raise MixesBatchError("is not known to treat images one by one")
     terms, result = written.split("->")
     letters = terms.split(",")
     shared: set[tuple[str, int]] = set()
     for term, name in zip(letters, node.input, strict=True):
-        place = scene.place(name)
+        place = context.place(name)
         if place is not None:
             shared.add((term[place.axis], place.before))
     if len(shared) != 1:
-        raise Mixes("joins tensors with the batch at different axes")
+        raise MixesBatchError("joins tensors with the batch at different axes")
     letter, before = shared.pop()
     if letter not in result:
-        raise Mixes("sums over images")
+        raise MixesBatchError("sums over images")
     for index, (term, name) in enumerate(zip(letters, node.input, strict=True)):
-        if scene.place(name) is None and letter in term:
+        if context.place(name) is None and letter in term:
             axis = term.index(letter)
-            scene.widen(node, index, Place(axis, before), size=scene.shape(name)[axis])
-    return Place(result.index(letter), before)
+            context.widen(node, index, BatchAxis(axis, before), size=context.shape(name)[axis])
+    return BatchAxis(result.index(letter), before)
 
 
 # --- sizes ----------------------------------------------------------------------------------------------------------
 
 
-def _resize(scene: Scene, node: NodeProto) -> Place:
-    shape, place = _source(scene, node)
-    after = scene.shape(node.output[0])
+def _resize(context: BatchContext, node: NodeProto) -> BatchAxis:
+    shape, place = _source(context, node)
+    after = context.shape(node.output[0])
     if shape[place.axis] != after[place.axis] or len(shape) != len(after):
-        raise Mixes("makes images of images")
+        raise MixesBatchError("makes images of images")
     return place
 
 
-def _expand(scene: Scene, node: NodeProto) -> Place:
-    shape, place = _source(scene, node)
-    after = scene.shape(node.output[0])
+def _expand(context: BatchContext, node: NodeProto) -> BatchAxis:
+    shape, place = _source(context, node)
+    after = context.shape(node.output[0])
     axis = place.axis + len(after) - len(shape)
     if shape and shape[place.axis] != after[axis]:
-        raise Mixes("makes images of images")
+        raise MixesBatchError("makes images of images")
     return place.at(axis)
 
 
-def _quantize(scene: Scene, node: NodeProto) -> Place:
+def _quantize(context: BatchContext, node: NodeProto) -> BatchAxis:
     if node.op_type == "DynamicQuantizeLinear":
-        raise Mixes("measures its scale over all images")
-    shape, place = _source(scene, node)
-    scale = scene.shape(node.input[1])
+        raise MixesBatchError("measures its scale over all images")
+    shape, place = _source(context, node)
+    scale = context.shape(node.input[1])
     wide = len(scale) > 0 and scale != (1,)
     blocked = len(scale) > 1 and scale[min(place.axis, len(scale) - 1)] != 1
     if blocked or (wide and _along(node, "axis", 1, len(shape)) == place.axis):
-        raise Mixes("has another number for each image")
+        raise MixesBatchError("has another number for each image")
     return place
 
 
 # --- sequences ------------------------------------------------------------------------------------------------------
 
 
-def _recurrent(scene: Scene, node: NodeProto) -> list[Place]:
+def _recurrent(context: BatchContext, node: NodeProto) -> list[BatchAxis]:
     """RNN, GRU and LSTM: [length, images, numbers], or images first where `layout` is 1."""
     first = bool(attribute(node, "layout", 0))
     axis = 0 if first else 1
-    if scene.place(node.input[0]) != Place(axis) or any(scene.place(name) for name in node.input[1:4]):
-        raise Mixes("works along the batch")
+    if context.place(node.input[0]) != BatchAxis(axis) or any(context.place(name) for name in node.input[1:4]):
+        raise MixesBatchError("works along the batch")
     for index, wanted in ((4, 0), (5, axis), (6, axis)):
         name = node.input[index] if index < len(node.input) else ""
-        held = scene.place(name) if name else Place(wanted)
+        held = context.place(name) if name else BatchAxis(wanted)
         if held is None:
-            scene.widen(node, index, Place(wanted), size=scene.shape(name)[wanted])
-        elif held != Place(wanted):
-            raise Mixes("joins tensors with the batch at different axes")
-    return [Place(0 if first else 2), Place(axis), Place(axis)]
+            context.widen(node, index, BatchAxis(wanted), size=context.shape(name)[wanted])
+        elif held != BatchAxis(wanted):
+            raise MixesBatchError("joins tensors with the batch at different axes")
+    return [BatchAxis(0 if first else 2), BatchAxis(axis), BatchAxis(axis)]
 
 
-def _attention(scene: Scene, node: NodeProto) -> Place:
+def _attention(context: BatchContext, node: NodeProto) -> BatchAxis:
     """The standard's Attention: images first in queries, keys, values and what is remembered of them."""
-    mask = scene.shape(node.input[3]) if len(node.input) > 3 and node.input[3] else ()
+    mask = context.shape(node.input[3]) if len(node.input) > 3 and node.input[3] else ()
     if len(mask) == 4 and mask[0] != 1:
-        raise Mixes("has another number for each image")
-    if len(node.input) > 3 and scene.place(node.input[3]) is not None:
-        raise Mixes("depends on the images in an unusual place")
-    return _every_input_at_front(scene, node, (0, 1, 2, 4, 5, 6))
+        raise MixesBatchError("has another number for each image")
+    if len(node.input) > 3 and context.place(node.input[3]) is not None:
+        raise MixesBatchError("depends on the images in an unusual place")
+    return _every_input_at_front(context, node, (0, 1, 2, 4, 5, 6))
 
 
-def _rotary(scene: Scene, node: NodeProto) -> Place:
-    if any(scene.place(name) is not None for name in node.input[1:]):
-        raise Mixes("depends on the images in an unusual place")
+def _rotary(context: BatchContext, node: NodeProto) -> BatchAxis:
+    if any(context.place(name) is not None for name in node.input[1:]):
+        raise MixesBatchError("depends on the images in an unusual place")
     with_positions = len(node.input) > 3 and node.input[3]
-    return _every_input_at_front(scene, node, (0, 3) if with_positions else (0, 1, 2))
+    return _every_input_at_front(context, node, (0, 3) if with_positions else (0, 1, 2))
 
 
 _REFORMED = {"Reshape": _reshape, "Flatten": _flatten, "Squeeze": _squeeze, "Unsqueeze": _unsqueeze}

@@ -10,7 +10,7 @@ import onnx
 from onnx import NodeProto, TensorProto
 
 from onnxviz.graph import windows
-from onnxviz.graph.batch_places import BatchFlow, Place, grown, product
+from onnxviz.graph.batch_places import BatchAxis, BatchFlow, grown, product
 from onnxviz.graph.draft import Draft
 from onnxviz.graph.shapes import UNKNOWN, Dimension, TensorType
 from onnxviz.graph.structure import (
@@ -74,7 +74,7 @@ class _Rewriter:
         self.done: list[NodeProto] = []
         self.restored: set[str] = set()
         self._images = ""
-        self._wide: dict[tuple[str, Place], str] = {}
+        self._wide: dict[tuple[str, BatchAxis], str] = {}
 
     def finish(self) -> None:
         """Put the new nodes into the graph."""
@@ -169,7 +169,7 @@ class _Rewriter:
             parts.append(self._make("Slice", [shape, self._constant([index + 1], like), ends, zero, one], like))
         return self._make("Concat", parts, like, axis=0)
 
-    def _widened(self, value: str, place: Place) -> str:
+    def _widened(self, value: str, place: BatchAxis) -> str:
         """Repeat a value that is there once for every image."""
         if (value, place) in self._wide:
             return self._wide[value, place]
@@ -194,10 +194,10 @@ class _Rewriter:
 
     # --- outputs ----------------------------------------------------------------------------------------------------
 
-    def _wants_its_own_axis(self, value: str, place: Place) -> bool:
+    def _wants_its_own_axis(self, value: str, place: BatchAxis) -> bool:
         """Whether an output would hold its images and something else in its first axis."""
         shape = self._shape(value)
-        return value in self.outputs and place == Place(0) and bool(shape) and shape[0] != self.flow.batch
+        return value in self.outputs and place == BatchAxis(0) and bool(shape) and shape[0] != self.flow.batch
 
     def _restored_shape(self, value: str) -> list[int]:
         shape = self._shape(value)
@@ -223,7 +223,7 @@ class _Rewriter:
 
     # --- operators --------------------------------------------------------------------------------------------------
 
-    def _reshape(self, node: NodeProto, before: Place, after: Place, restore: bool) -> None:
+    def _reshape(self, node: NodeProto, before: BatchAxis, after: BatchAxis, restore: bool) -> None:
         """Let a node that changes only the shape make what it must for any number of images."""
         if node.name in self.flow.within:
             self._gather_within(node, before, after)
@@ -242,7 +242,7 @@ class _Rewriter:
         if restore:
             self._restore(node)
 
-    def _gather_within(self, node: NodeProto, before: Place, after: Place) -> None:
+    def _gather_within(self, node: NodeProto, before: BatchAxis, after: BatchAxis) -> None:
         """Take the images apart from what else lies in their axis, gather, and join them again."""
         shape, result = self._shape(node.input[0]), self._shape(node.output[0])
         sizes = [size for size in shape if isinstance(size, int)]
@@ -259,7 +259,7 @@ class _Rewriter:
         self.done.append(node)
         self.done.append(onnx.helper.make_node("Reshape", [node.output[0], together], [output], name=name))
 
-    def _scatter_nd(self, node: NodeProto, place: Place, updates: Place) -> None:
+    def _scatter_nd(self, node: NodeProto, place: BatchAxis, updates: BatchAxis) -> None:
         """Put the images last, where no coordinate is needed for them, scatter, and put them back."""
         rank, own = len(self._shape(node.output[0])), len(self._shape(node.input[2]))
         indices = self._known(node, 1)
@@ -280,14 +280,14 @@ class _Rewriter:
         name = self.draft.new_node(node.name)
         self.done.append(onnx.helper.make_node("Transpose", [node.output[0]], [output], name=name, perm=back))
 
-    def _takes_the_image(self, node: NodeProto, place: Place) -> bool:
+    def _takes_the_image(self, node: NodeProto, place: BatchAxis) -> bool:
         """Whether a Gather removes the batch axis of a graph for one image."""
         axis = int(attribute(node, "axis", 0)) % len(self._shape(node.input[0]))
         return axis == place.axis and not self._shape(node.input[1])
 
-    def _reshape_output(self, node: NodeProto, before: Place) -> None:
+    def _reshape_output(self, node: NodeProto, before: BatchAxis) -> None:
         output = node.output[0]
-        if node.op_type == "Squeeze" and before == Place(0):
+        if node.op_type == "Squeeze" and before == BatchAxis(0):
             shape = self._shape(node.input[0])
             gone = [axis for axis, size in enumerate(shape) if size == 1 and axis]
             if len(shape) - len(gone) == len(self._shape(output)) + 1:
@@ -308,7 +308,7 @@ class _Rewriter:
         del node.input[:]
         node.input.extend([source, target])
 
-    def _fits(self, node: NodeProto, before: Place, after: Place) -> bool:
+    def _fits(self, node: NodeProto, before: BatchAxis, after: BatchAxis) -> bool:
         """Whether a node as it is makes the wanted shape from more images."""
         shape, result = self._shape(node.input[0]), self._shape(node.output[0])
         if node.op_type == "Reshape":
@@ -322,7 +322,7 @@ class _Rewriter:
             return bool(copied and before == after and shape[before.axis] == result[after.axis])
         return all(_native(self, node, grown(shape, before, times)) == grown(result, after, times) for times in (7, 13))
 
-    def _target(self, node: NodeProto, before: Place, after: Place) -> str:
+    def _target(self, node: NodeProto, before: BatchAxis, after: BatchAxis) -> str:
         """Return the shape for a Reshape to what it must make, as a constant where one will do."""
         shape, result = self._shape(node.input[0]), self._shape(node.output[0])
         if not result:
@@ -348,7 +348,7 @@ class _Rewriter:
         count = self._count(size // self.flow.batch, node.output[0])
         return self._with_entry_replaced(node.input[1], after.axis, len(result), count, node.output[0])
 
-    def _resize(self, node: NodeProto, place: Place) -> None:
+    def _resize(self, node: NodeProto, place: BatchAxis) -> None:
         if len(node.input) < 4 or not node.input[3]:
             return
         shape, result = self._shape(node.input[0]), self._shape(node.output[0])
@@ -380,7 +380,7 @@ class _Rewriter:
         else:
             node.input[3] = self._with_entry_replaced(node.input[3], index, len(axes), count, output)
 
-    def _expand(self, node: NodeProto, place: Place) -> None:
+    def _expand(self, node: NodeProto, place: BatchAxis) -> None:
         """Where the batch is, a size of 1 leaves it as it is."""
         target = self._known(node, 1)
         rank = len(self._shape(node.output[0]))
@@ -401,7 +401,7 @@ class _Rewriter:
             one = self._constant([1], node.output[0])
             node.input[1] = self._with_entry_replaced(node.input[1], index, length, one, node.output[0])
 
-    def _slice(self, node: NodeProto, place: Place) -> None:
+    def _slice(self, node: NodeProto, place: BatchAxis) -> None:
         """All images, however many."""
         starts, ends = self._known(node, 1), self._known(node, 2)
         if len(node.input) > 3 and node.input[3]:
@@ -418,7 +418,7 @@ class _Rewriter:
         for position, array in ((1, starts), (2, ends)):
             node.input[position] = self.draft.add_constant(onnx.numpy_helper.from_array(array), node.output[0])
 
-    def _split(self, node: NodeProto, place: Place) -> None:
+    def _split(self, node: NodeProto, place: BatchAxis) -> None:
         """Equal parts, whatever their size."""
         if int(attribute(node, "axis", 0)) % len(self._shape(node.input[0])) != place.axis:
             return

@@ -25,7 +25,7 @@ TARGET = 17
 
 
 @dataclass(frozen=True)
-class Scene:
+class RewriteContext:
     """What a rewrite may look at.
 
     Attributes:
@@ -76,7 +76,7 @@ class Scene:
         return self.draft.add_constant(tensor, node.output[0])
 
 
-Rewrite = Callable[[Scene, NodeProto], list[NodeProto] | None]
+Rewrite = Callable[[RewriteContext, NodeProto], list[NodeProto] | None]
 
 _ADDED_WITHOUT_EFFECT = frozenset(
     ["allowzero", "axis", "batch_dims", "ceil_mode", "count_include_pad", "cubic_coeff_a", "dilations", "end",
@@ -99,9 +99,9 @@ def schema(operator: str, opset: int) -> OpSchema | None:
         return None
 
 
-def as_its_schemas_say(scene: Scene, node: NodeProto) -> list[NodeProto] | None:
+def as_its_schemas_say(context: RewriteContext, node: NodeProto) -> list[NodeProto] | None:
     """Bring a node over whose operator only gained or lost attributes: defaults that changed are written out."""
-    old, new = schema(node.op_type, scene.source), schema(node.op_type, TARGET)
+    old, new = schema(node.op_type, context.source), schema(node.op_type, TARGET)
     if old is None or new is None or new.deprecated:
         return None
     names = [entry.name for entry in new.inputs]
@@ -134,91 +134,91 @@ def _take(node: NodeProto, name: str, default: Any = None) -> Any:
 # --- attributes that became inputs ----------------------------------------------------------------------------------
 
 
-def _axes(scene: Scene, node: NodeProto) -> list[NodeProto] | None:
+def _axes(context: RewriteContext, node: NodeProto) -> list[NodeProto] | None:
     """Squeeze, Unsqueeze and ReduceSum: the axes are an input from opset 13 on."""
-    if scene.source < 13:
+    if context.source < 13:
         axes = _take(node, "axes")
         if axes is not None:
-            node.input.append(scene.add_integers(axes, node))
+            node.input.append(context.add_integers(axes, node))
     return [node]
 
 
-def _split(scene: Scene, node: NodeProto) -> list[NodeProto] | None:
+def _split(context: RewriteContext, node: NodeProto) -> list[NodeProto] | None:
     """Opset 1 had the sizes as input or attribute, 2 to 12 as attribute, since 13 they are an input."""
     sizes = _take(node, "split")
     if sizes is not None and not (len(node.input) > 1 and node.input[1]):
         del node.input[1:]
-        node.input.append(scene.add_integers(sizes, node))
+        node.input.append(context.add_integers(sizes, node))
     return [node]
 
 
-def _slice(scene: Scene, node: NodeProto) -> list[NodeProto] | None:
-    if scene.source < 10:
+def _slice(context: RewriteContext, node: NodeProto) -> list[NodeProto] | None:
+    if context.source < 10:
         starts, ends, axes = (_take(node, name) for name in ("starts", "ends", "axes"))
-        node.input.extend([scene.add_integers(starts, node), scene.add_integers(ends, node)])
+        node.input.extend([context.add_integers(starts, node), context.add_integers(ends, node)])
         if axes is not None:
-            node.input.append(scene.add_integers(axes, node))
+            node.input.append(context.add_integers(axes, node))
     return [node]
 
 
-def _pad(scene: Scene, node: NodeProto) -> list[NodeProto] | None:
-    if scene.source < 11:
-        pads, value = _take(node, "paddings" if scene.source < 2 else "pads"), _take(node, "value", 0.0)
-        node.input.append(scene.add_integers(pads, node))
+def _pad(context: RewriteContext, node: NodeProto) -> list[NodeProto] | None:
+    if context.source < 11:
+        pads, value = _take(node, "paddings" if context.source < 2 else "pads"), _take(node, "value", 0.0)
+        node.input.append(context.add_integers(pads, node))
         if text(node, "mode", "constant") == "constant":
-            node.input.append(scene.add_like(float(value), node.input[0], node))
+            node.input.append(context.add_like(float(value), node.input[0], node))
     return [node]
 
 
-def _clip(scene: Scene, node: NodeProto) -> list[NodeProto] | None:
-    if scene.source < 11:
+def _clip(context: RewriteContext, node: NodeProto) -> list[NodeProto] | None:
+    if context.source < 11:
         remove_attribute(node, "consumed_inputs")
         for limit in (_take(node, "min"), _take(node, "max")):
-            node.input.append("" if limit is None else scene.add_like(float(limit), node.input[0], node))
+            node.input.append("" if limit is None else context.add_like(float(limit), node.input[0], node))
         while not node.input[-1]:
             del node.input[-1]
     return [node]
 
 
-def _concat(scene: Scene, node: NodeProto) -> list[NodeProto] | None:
+def _concat(context: RewriteContext, node: NodeProto) -> list[NodeProto] | None:
     """Opset 1 joined along axis 1 if nothing else was said."""
-    if scene.source < 4 and attribute(node, "axis") is None:
+    if context.source < 4 and attribute(node, "axis") is None:
         set_integer(node, "axis", 1)
     return [node]
 
 
-def _reshape(scene: Scene, node: NodeProto) -> list[NodeProto] | None:
-    if scene.source < 5:
+def _reshape(context: RewriteContext, node: NodeProto) -> list[NodeProto] | None:
+    if context.source < 5:
         shape = _take(node, "shape")
         remove_attribute(node, "consumed_inputs")
         if shape is None:
             return None
-        node.input.append(scene.add_integers(shape, node))
+        node.input.append(context.add_integers(shape, node))
     return [node]
 
 
-def _top_k(scene: Scene, node: NodeProto) -> list[NodeProto] | None:
-    if scene.source < 10:
-        node.input.append(scene.add_integers([_take(node, "k")], node))
+def _top_k(context: RewriteContext, node: NodeProto) -> list[NodeProto] | None:
+    if context.source < 10:
+        node.input.append(context.add_integers([_take(node, "k")], node))
     return [node]
 
 
-def _tile(scene: Scene, node: NodeProto) -> list[NodeProto] | None:
+def _tile(context: RewriteContext, node: NodeProto) -> list[NodeProto] | None:
     """Opset 1 tiled along one axis: inputs `tiles` and `axis`."""
-    if scene.source < 6:
-        tiles, axis, rank = scene.constant(node, 1), scene.constant(node, 2), scene.rank(node.input[0])
+    if context.source < 6:
+        tiles, axis, rank = context.constant(node, 1), context.constant(node, 2), context.rank(node.input[0])
         if tiles is None or axis is None or rank is None:
             return None
         repeats = np.ones(rank, np.int64)
         repeats[int(axis.reshape(-1)[0])] = int(tiles.reshape(-1)[0])
         del node.input[1:]
-        node.input.append(scene.add_integers(repeats, node))
+        node.input.append(context.add_integers(repeats, node))
     return [node]
 
 
-def _dropout(scene: Scene, node: NodeProto) -> list[NodeProto] | None:
+def _dropout(context: RewriteContext, node: NodeProto) -> list[NodeProto] | None:
     """Inference: the ratio does not matter; without an input that says otherwise nothing is dropped."""
-    if scene.source < 12:
+    if context.source < 12:
         remove_attribute(node, "ratio", "is_test", "consumed_inputs")
     return [node]
 
@@ -226,46 +226,46 @@ def _dropout(scene: Scene, node: NodeProto) -> list[NodeProto] | None:
 # --- broadcasting by attribute, until opset 6 -----------------------------------------------------------------------
 
 
-def _binary(scene: Scene, node: NodeProto) -> list[NodeProto] | None:
+def _binary(context: RewriteContext, node: NodeProto) -> list[NodeProto] | None:
     """Before opset 7 the second operand was broadcast if asked for, aligned at an axis of the first."""
-    if scene.source >= 7:
+    if context.source >= 7:
         return [node]
     broadcast, axis = _take(node, "broadcast", 0), _take(node, "axis")
     remove_attribute(node, "consumed_inputs")
     if not broadcast or axis is None:
         return [node]
-    left, right = scene.rank(node.input[0]), scene.rank(node.input[1])
+    left, right = context.rank(node.input[0]), context.rank(node.input[1])
     if left is None or right is None:
         return None
     behind = left - (axis + left if axis < 0 else axis) - right
     if behind <= 0:
         return [node]
-    axes = scene.add_integers(range(right, right + behind), node)
-    wider = scene.draft.new_value(node.input[1])
-    name = scene.draft.new_node(node.name)
+    axes = context.add_integers(range(right, right + behind), node)
+    wider = context.draft.new_value(node.input[1])
+    name = context.draft.new_node(node.name)
     made = onnx.helper.make_node("Unsqueeze", [node.input[1], axes], [wider], name=name)
     node.input[1] = wider
     return [made, node]
 
 
-def _gemm(scene: Scene, node: NodeProto) -> list[NodeProto] | None:
+def _gemm(context: RewriteContext, node: NodeProto) -> list[NodeProto] | None:
     """Since opset 7 the third operand is always broadcast."""
-    remove_attribute(node, *(["broadcast"] if scene.source < 7 else []))
+    remove_attribute(node, *(["broadcast"] if context.source < 7 else []))
     return [node]
 
 
-def _prelu(scene: Scene, node: NodeProto) -> list[NodeProto] | None:
+def _prelu(context: RewriteContext, node: NodeProto) -> list[NodeProto] | None:
     """Before opset 7 a slope with one number for each channel needed no trailing dimensions."""
     remove_attribute(node, "consumed_inputs")
-    if scene.source >= 7:
+    if context.source >= 7:
         return [node]
-    rank, shape = scene.rank(node.input[0]), scene.shape(node.input[1])
+    rank, shape = context.rank(node.input[0]), context.shape(node.input[1])
     if rank is None or shape is None:
         return None
     if len(shape) == 1 and shape[0] != 1 and rank > 2:
-        axes = scene.add_integers(range(1, rank - 1), node)
-        wider = scene.draft.new_value(node.input[1])
-        name = scene.draft.new_node(node.name)
+        axes = context.add_integers(range(1, rank - 1), node)
+        wider = context.draft.new_value(node.input[1])
+        name = context.draft.new_node(node.name)
         made = onnx.helper.make_node("Unsqueeze", [node.input[1], axes], [wider], name=name)
         node.input[1] = wider
         return [made, node]
@@ -275,11 +275,11 @@ def _prelu(scene: Scene, node: NodeProto) -> list[NodeProto] | None:
 # --- another meaning ------------------------------------------------------------------------------------------------
 
 
-def _softmax(scene: Scene, node: NodeProto) -> list[NodeProto] | None:
+def _softmax(context: RewriteContext, node: NodeProto) -> list[NodeProto] | None:
     """Before opset 13 the input was flattened at `axis` to two dimensions and the last one normalised."""
-    if scene.source >= 13:
+    if context.source >= 13:
         return [node]
-    shape = scene.shape(node.input[0])
+    shape = context.shape(node.input[0])
     axis = int(attribute(node, "axis", 1))
     if axis == -1:
         return [node]
@@ -290,7 +290,7 @@ def _softmax(scene: Scene, node: NodeProto) -> list[NodeProto] | None:
         if len(wide) <= 1:
             set_integer(node, "axis", wide[0] if wide else min(axis, rank - 1))
             return [node]
-    draft = scene.draft
+    draft = context.draft
     flat, result, dimensions = (draft.new_value(node.output[0]) for _ in range(3))
     return [
         onnx.helper.make_node("Flatten", [node.input[0]], [flat], name=draft.new_node(node.name), axis=axis),
@@ -300,11 +300,11 @@ def _softmax(scene: Scene, node: NodeProto) -> list[NodeProto] | None:
     ]
 
 
-def _resize(scene: Scene, node: NodeProto) -> list[NodeProto] | None:
+def _resize(context: RewriteContext, node: NodeProto) -> list[NodeProto] | None:
     """Upsample and the first Resize sampled at x / scale, rounded down where "nearest"; since 11 one may choose."""
-    if scene.source >= 13:
+    if context.source >= 13:
         return [node]
-    if scene.source >= 11:
+    if context.source >= 11:
         if text(node, "coordinate_transformation_mode") != "tf_crop_and_resize":
             node.input[1] = ""
         if len(node.input) > 3 and node.input[3]:
@@ -314,7 +314,7 @@ def _resize(scene: Scene, node: NodeProto) -> list[NodeProto] | None:
     if scales is None and attribute(node, "width_scale") is not None:  # opset 1
         scales = [1.0, 1.0, attribute(node, "height_scale"), attribute(node, "width_scale")]
     if scales is not None:
-        scale_input = scene.add(np.asarray(scales, np.float32), node)
+        scale_input = context.add(np.asarray(scales, np.float32), node)
     elif len(node.input) > 1:
         scale_input = node.input[1]
     else:
@@ -334,24 +334,24 @@ def _resize(scene: Scene, node: NodeProto) -> list[NodeProto] | None:
     return [resized]
 
 
-def _batch_normalization(scene: Scene, node: NodeProto) -> list[NodeProto] | None:
+def _batch_normalization(context: RewriteContext, node: NodeProto) -> list[NodeProto] | None:
     """Inference is the same in all versions but for `spatial`; training is, as far as it only gives the result."""
     if not attribute(node, "spatial", 1):
         return None
-    if scene.source < 14 and len(node.output) > 1:
+    if context.source < 14 and len(node.output) > 1:
         if any(node.output[1:]):
             return None
         trains = not attribute(node, "is_test", 0)
-        node.output[1:] = [scene.draft.new_value(node.output[0]) for _ in range(2)] if trains else []
+        node.output[1:] = [context.draft.new_value(node.output[0]) for _ in range(2)] if trains else []
         if trains:
             set_integer(node, "training_mode", 1)
     remove_attribute(node, "spatial", "is_test", "consumed_inputs")
     return [node]
 
 
-def _cast(scene: Scene, node: NodeProto) -> list[NodeProto] | None:
+def _cast(context: RewriteContext, node: NodeProto) -> list[NodeProto] | None:
     """Opset 1 wrote the element type as text."""
-    if scene.source < 6:
+    if context.source < 6:
         name = text(node, "to").upper()
         if name not in TensorProto.DataType.keys():  # noqa: SIM118 - an enum of protobuf
             return None
@@ -359,34 +359,34 @@ def _cast(scene: Scene, node: NodeProto) -> list[NodeProto] | None:
     return [node]
 
 
-def _power_as_integer(scene: Scene, node: NodeProto) -> list[NodeProto] | None:
+def _power_as_integer(context: RewriteContext, node: NodeProto) -> list[NodeProto] | None:
     """LpPool and GlobalLpPool: opset 1 had a floating p."""
-    if scene.source < 2:
+    if context.source < 2:
         power = float(_take(node, "p", 2.0))
         if power != int(power):
             return None
         set_integer(node, "p", int(power))
         return [node]
-    return as_its_schemas_say(scene, node)
+    return as_its_schemas_say(context, node)
 
 
-def _scatter(_: Scene, node: NodeProto) -> list[NodeProto] | None:
+def _scatter(_: RewriteContext, node: NodeProto) -> list[NodeProto] | None:
     """Scatter got a new name in opset 11."""
     node.op_type = "ScatterElements"
     return [node]
 
 
-def _roi_align(scene: Scene, node: NodeProto) -> list[NodeProto] | None:
+def _roi_align(context: RewriteContext, node: NodeProto) -> list[NodeProto] | None:
     """Before opset 16 boxes were not moved by half a pixel."""
-    if scene.source < 16:
+    if context.source < 16:
         mode = onnx.helper.make_attribute("coordinate_transformation_mode", "output_half_pixel")
         node.attribute.append(mode)
     return [node]
 
 
-def _scan(scene: Scene, node: NodeProto) -> list[NodeProto] | None:
+def _scan(context: RewriteContext, node: NodeProto) -> list[NodeProto] | None:
     """The Scan of opset 8 had a batch axis and sequence lengths."""
-    return [node] if scene.source >= 9 else None
+    return [node] if context.source >= 9 else None
 
 
 _BINARY = ("Add", "Sub", "Mul", "Div", "Pow", "And", "Or", "Xor", "Equal", "Greater", "Less")

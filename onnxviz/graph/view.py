@@ -51,7 +51,7 @@ class GraphView:
     Attributes:
         proto: the normalised graph: plain identifiers, float32, one opset, constants folded, batch free where possible.
         original: the model as given but for plain identifiers, with the real numbers that its quantised values stand
-            for; the reference of the agreement proof.
+            for; the reference of the parity check.
         layers: every float tensor that depends on the image and is made by a node, in topological order.
         input_name: identifier of the image input.
         input_layout: "NCHW", "NHWC", or "other" if the input is no image.

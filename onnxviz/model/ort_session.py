@@ -1,4 +1,4 @@
-"""ONNX Runtime: fast passes without gradients, and the reference that conversion is proved against."""
+"""ONNX Runtime: fast passes without gradients, and the reference that conversion is compared with."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from onnxviz.model.differences import relative_difference
 from onnxviz.model.layer_values import units_first
 from onnxviz.model.model import Model
 from onnxviz.model.ort_session import Session
-from onnxviz.model.parity import prove_comparable
+from onnxviz.model.parity import check_comparable_layers
 
 
 def output_error(model: Model, images: torch.Tensor, known: Sequence[Agreement] = ()) -> str:
@@ -31,9 +31,9 @@ def output_error(model: Model, images: torch.Tensor, known: Sequence[Agreement] 
     """
     try:
         layer = model.view.logits
-        proved = tuple(item for item in known if item.layer == layer.name)
-        proved = proved or prove_comparable(model, [layer], images)[0]
-        if not proved or not all(item.holds for item in proved):
+        agreements = tuple(item for item in known if item.layer == layer.name)
+        agreements = agreements or check_comparable_layers(model, [layer], images)[0]
+        if not agreements or not all(item.holds for item in agreements):
             return ""
         in_file = layer.value in producers(model.view.original.graph)
         session = Session(model.view.original if in_file else model.view.proto, [layer.value], exact=True)
@@ -53,6 +53,6 @@ def output_error(model: Model, images: torch.Tensor, known: Sequence[Agreement] 
     if rows[0].shape[1] == layer.unit_count and layer.unit_count > 1:
         changed = int((rows[0].argmax(axis=1) != rows[1].argmax(axis=1)).sum())
         text += f", and on {changed} of {len(images)} images another of its {layer.unit_count} numbers is the largest"
-    if any(item.end_to_end is not None for item in proved):
+    if any(item.end_to_end is not None for item in agreements):
         text += "; roundings to integers that fell to other sides lie in that too"
     return text

@@ -1,4 +1,4 @@
-"""Proof that the converted network computes what the model file says, layer by layer, on real images."""
+"""Parity check: whether the converted network computes what the model file says, layer by layer, on real images."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _HALF = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
 Reference = Literal["file", "float32"]
 
 
-def prove(model: Model, layers: Sequence[Layer | str] | Layer | str, images: object) -> tuple[Agreement, ...]:
+def check_parity(model: Model, layers: Sequence[Layer | str] | Layer | str, images: object) -> tuple[Agreement, ...]:
     """Compare the converted network with ONNX Runtime at every layer, on the same images.
 
     Two references, both by ONNX Runtime: the model as given, without graph optimizations, wherever it has the layer's
@@ -62,7 +62,7 @@ def prove(model: Model, layers: Sequence[Layer | str] | Layer | str, images: obj
         DataError: if the images cannot be used.
         UnsupportedOperatorError: if a layer needs operators that do not convert.
     """
-    found, mixing = prove_comparable(model, layers, images)
+    found, mixing = check_comparable_layers(model, layers, images)
     if mixing:
         raise BatchMixedError(
             f"{shorten(mixing[0])} mixes the images of a batch, so that no image has values of its own",
@@ -72,20 +72,20 @@ def prove(model: Model, layers: Sequence[Layer | str] | Layer | str, images: obj
     return found
 
 
-def prove_comparable(
+def check_comparable_layers(
     model: Model, layers: Sequence[Layer | str] | Layer | str, images: object
 ) -> tuple[tuple[Agreement, ...], tuple[str, ...]]:
-    """Compare as `prove` does, all layers but those that mix the batch.
+    """Compare as `check_parity` does, all layers but those that mix the batch.
 
     Sessions and networks are not kept by the model: they are made for one comparison, and each may hold all weights.
 
     Args:
         model: the model.
         layers: layers or their names.
-        images: as for `prove`.
+        images: as for `check_parity`.
 
     Returns:
-        What `prove` returns, and the names of the layers whose first axis is not the images.
+        What `check_parity` returns, and the names of the layers whose first axis is not the images.
 
     Raises:
         DataError: if the images cannot be used.
@@ -94,15 +94,15 @@ def prove_comparable(
     chosen = model.resolve(layers)
     batch = model.prepare(images)
     if batch.shape[0] == 0:
-        raise DataError("there are no images to prove the conversion with")
+        raise DataError("there are no images to compare the conversion on")
     result: list[Agreement] = []
     mixing: list[str] = []
     for group in _groups(chosen):
-        result.extend(_prove_group(model, group, batch, mixing))
+        result.extend(_check_group(model, group, batch, mixing))
     return tuple(result), tuple(mixing)
 
 
-def prove_tensors(
+def check_tensors(
     model: Model, layers: Sequence[Layer | str] | Layer | str, inputs: Sequence[np.ndarray]
 ) -> tuple[Agreement, ...]:
     """Compare the converted network with ONNX Runtime on tensors, for models that take no image.
@@ -113,7 +113,7 @@ def prove_tensors(
         inputs: one array for each input of the model, in the order of the file.
 
     Returns:
-        As `prove`.
+        As `check_parity`.
 
     Raises:
         ModelError: if the network or ONNX Runtime cannot do with these inputs.
@@ -258,7 +258,7 @@ def _groups(layers: Sequence[Layer]) -> Iterator[tuple[Layer, ...]]:
         yield tuple(group)
 
 
-def _prove_group(
+def _check_group(
     model: Model, layers: tuple[Layer, ...], images: torch.Tensor, mixing: list[str]
 ) -> Iterator[Agreement]:
     """Yield the agreement of each layer; those that mix the batch are added to `mixing` instead."""

@@ -1,4 +1,4 @@
-"""Images climb the activations of their targets, many at once and none influencing another."""
+"""Gradient ascent on the activations of targets, many images at once and none influencing another."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from onnxviz.core.errors import AnalysisError, DataError, shorten
 from onnxviz.core.memory import is_out_of_memory
 from onnxviz.core.values import Target
 from onnxviz.model.batches import choose_batch, empty, gradient_bytes, run_batches
-from onnxviz.optimize.climb import Climber, climb
+from onnxviz.optimize.ascent_batch import AscentBatch, optimize_batch
+from onnxviz.optimize.feature_statistics import layers_read
 from onnxviz.optimize.lanes import PROBE_STEPS, agreeing, one_thread, shares, tried_sizes
 from onnxviz.optimize.objectives import Objective, objective_of
-from onnxviz.optimize.settings import DEFAULT_TRANSFORMS, Octaves, Settings
-from onnxviz.optimize.unusual_features import layers_read
+from onnxviz.optimize.settings import DEFAULT_TRANSFORMS, AscentSettings, Octaves
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
     from onnxviz.model.model import Model
 
-__all__ = ["DEFAULT_TRANSFORMS", "Maximized", "Octaves", "Settings", "Told", "maximize"]
+__all__ = ["DEFAULT_TRANSFORMS", "AscentSettings", "Maximized", "Octaves", "Told", "maximize"]
 
 Told = Callable[[int, int], None]
 """Called with the steps done and the steps in all, over all images."""
@@ -64,7 +64,7 @@ def maximize(
     model: Model,
     targets: Sequence[Target | Objective],
     seeds: Sequence[int],
-    settings: Settings,
+    settings: AscentSettings,
     *,
     batch: int | None = None,
     told: Told | None = None,
@@ -125,7 +125,7 @@ class _Maker:
         model: Model,
         wanted: Sequence[_Wanted],
         seeds: Sequence[int],
-        settings: Settings,
+        settings: AscentSettings,
         pictures: _Pictures,
         starts: Sequence[np.ndarray] | None,
     ) -> None:
@@ -176,7 +176,7 @@ class _Maker:
                 return self._side_by_side(first, stop - first, lanes, sizes, steps)
             # A network that takes exactly so many images gets the last one again and again; the copies are dropped.
             chosen = [min(first + index, end - 1) for index in range(filled or stop - first)]
-            made = self._climb(chosen, steps.of(first, stop - first))
+            made = self._optimize(chosen, steps.of(first, stop - first))
             return [array[: (stop - first) * self.settings.group] for array in made]
 
         return work
@@ -214,7 +214,7 @@ class _Maker:
 
             def make(size: int) -> list[np.ndarray]:
                 with one_thread():
-                    made = probe._climb([0] * size, _unheard)
+                    made = probe._optimize([0] * size, _unheard)
                 return [array.reshape(size, self.settings.group, *array.shape[1:]) for array in made]
 
             try:
@@ -236,7 +236,7 @@ class _Maker:
             with one_thread():
                 try:
                     chosen = [first + min(part.start + index, part[-1]) for index in range(filled)]
-                    made = self._climb(chosen, steps.of(chosen[0], len(part)))
+                    made = self._optimize(chosen, steps.of(chosen[0], len(part)))
                 except BaseException:
                     self.stopped.set()
                     raise
@@ -255,7 +255,7 @@ class _Maker:
         made = [future.result() for future in futures]
         return [np.concatenate(arrays) for arrays in zip(*made, strict=True)]
 
-    def _climb(self, chosen: Sequence[int], tell: Callable[[int], None]) -> list[np.ndarray]:
+    def _optimize(self, chosen: Sequence[int], tell: Callable[[int], None]) -> list[np.ndarray]:
         """Optimize the images of some targets as one batch."""
         import torch
 
@@ -271,8 +271,8 @@ class _Maker:
                 raise _StoppedError
             tell(step)
 
-        made = climb(
-            Climber(
+        made = optimize_batch(
+            AscentBatch(
                 self.model,
                 [self.wanted[place].objective for place in images],
                 torch.tensor([self.wanted[place].sign for place in images], device=device),
@@ -384,7 +384,7 @@ def _generator(seed: int, member: int) -> Generator:
     return torch.Generator().manual_seed(seed if member == 0 else (seed + 0x9E3779B97F4A7C15 * member) % 2**63)
 
 
-def _require_sound(wanted: Sequence[_Wanted], settings: Settings) -> None:
+def _require_sound(wanted: Sequence[_Wanted], settings: AscentSettings) -> None:
     """Refuse choices that do not go together."""
     least = max(item.objective.least_group() for item in wanted)
     if settings.group < least:

@@ -109,10 +109,10 @@ class HighFrequency(_PictureRegularizer):
         return (scaled - gaussian_blur(scaled, self.sigma)).square().mean(dim=(1, 2, 3))
 
 
-class UnusualFeatures(_Regularizer):
-    """Keeps the features that a class is computed from near what pictures of scenes excite; see `unusual_features`."""
+class FeatureStatistics(_Regularizer):
+    """Keeps the features that tell a class near what pictures of scenes excite; see `feature_statistics`."""
 
-    kind: Literal["unusual_features"] = "unusual_features"
+    kind: Literal["feature_statistics"] = "feature_statistics"
     layer: str | None = Field(
         None,
         description="The layer whose features count: its name, `Conv[3]` or a role. If not given, the one that the "
@@ -131,4 +131,4 @@ def _mean(values: Tensor) -> Tensor:
     return values.sum(dim=(1, 2, 3)) / max(1, values[0].numel())
 
 
-Regularizer = Annotated[LpNorm | TotalVariation | HighFrequency | UnusualFeatures, Field(discriminator="kind")]
+Regularizer = Annotated[LpNorm | TotalVariation | HighFrequency | FeatureStatistics, Field(discriminator="kind")]

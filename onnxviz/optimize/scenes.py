@@ -28,7 +28,7 @@ def scenes(which: Tensor, size: tuple[int, int]) -> Tensor:
     """
     shrunk = min(1.0, _SIDE / max(size))
     small = max(1, round(size[0] * shrunk)), max(1, round(size[1] * shrunk))
-    with _LOCK:  # threads that climb side by side would each make them
+    with _LOCK:  # threads that work side by side would each make them
         made = _all(small, which.device)
     chosen = made.index_select(0, which)
     return chosen if small == size else functional.interpolate(chosen, size, mode="bilinear", align_corners=False)

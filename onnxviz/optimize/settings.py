@@ -13,7 +13,7 @@ from onnxviz.optimize import transforms as views
 from onnxviz.optimize.edits import Edit
 from onnxviz.optimize.optimizers import Adam, Optimizer
 from onnxviz.optimize.parameterizations import Fourier, ParameterizationChoice
-from onnxviz.optimize.regularizers import Regularizer, TotalVariation, UnusualFeatures
+from onnxviz.optimize.regularizers import FeatureStatistics, Regularizer, TotalVariation
 from onnxviz.optimize.stopping import EarlyStopping
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ CLASS_TRANSFORMS = (
 """Much wider, and with scenes that shine through: class pictures made so are recognised by other networks too, which
 those of narrow views often are not (benchmarks/RESULTS.md). A unit within the network often is about one direction or
 size, and wide views hide it."""
-CLASS_REGULARIZERS: tuple[Regularizer, ...] = (TotalVariation(weight=0.5), UnusualFeatures(weight=0.3))
+CLASS_REGULARIZERS: tuple[Regularizer, ...] = (TotalVariation(weight=0.5), FeatureStatistics(weight=0.3))
 """Total variation takes out speckle that the network answers to and nobody sees; much more of it makes shapes disappear
 as well. Features held to what scenes excite have to agree on a class, where else a few of them do; only maps of them
 need it (benchmarks/RESULTS.md). Other units have neither: speckle may be what they look for, and what excites them
@@ -104,7 +104,7 @@ def usual(size: tuple[int, int], steps: int, *, classes: bool, photographic: boo
     optimizer = optimizer.model_copy(update={"learning_rate": rate})
     if classes:
         transforms = tuple(entry for entry in CLASS_TRANSFORMS if photographic or not entry.photographic)
-        held = tuple(entry for entry in CLASS_REGULARIZERS if photographic or not isinstance(entry, UnusualFeatures))
+        held = tuple(entry for entry in CLASS_REGULARIZERS if photographic or not isinstance(entry, FeatureStatistics))
         return Usual(transforms, held, optimizer, min(CLASS_BLUR, min(size) / _SIDE), 0.0)
     return Usual(DEFAULT_TRANSFORMS, (), optimizer, 0.0, UNIT_MEAN_COLOR)
 
@@ -125,7 +125,7 @@ class Octaves(BaseModel):
 
 
 @dataclass(frozen=True)
-class Settings:
+class AscentSettings:
     """The choices of the loop.
 
     Attributes:

@@ -39,7 +39,7 @@ class Running:
         total: all its steps; 0 if it does not say.
         note: what it is at.
         said: when something was last said of it.
-        analysis: which one it is of; None for a proof.
+        analysis: which one it is of; None for a parity check.
         first: when it first told of steps, and how many were done; what lies before prepares the work.
         last: when it last did.
     """
@@ -98,8 +98,8 @@ class Progression:
     """Counts the work, several jobs at a time, and says what time is left, once there is evidence for it.
 
     Work is counted in estimated forward passes, which different analyses do at different rates: each is judged by its
-    own jobs. Nothing is said before the analyses that make up half of the work have shown what they take. Proofs are
-    left out, because they load the model and so say nothing of the rest.
+    own jobs. Nothing is said before the analyses that make up half of the work have shown what they take. Parity checks
+    are left out, because they load the model and so say nothing of the rest.
 
     Args:
         clock: seconds that only grow.
@@ -123,7 +123,7 @@ class Progression:
     def plan(self, schedule: Schedule, cached: set[str]) -> None:
         """Take note of all the work."""
         self.begun = self.clock()
-        self.jobs = len(schedule.jobs) + len(schedule.proofs) + len(schedule.choices)
+        self.jobs = len(schedule.jobs) + len(schedule.parity_checks) + len(schedule.choices)
         self._cost_total = sum(job.job.cost for job in schedule.jobs if job.key not in cached)
         for job in schedule.jobs:
             # Of several models each has its own pace.
@@ -134,7 +134,7 @@ class Progression:
         self._choices = {title for alias in schedule.choices for title in (CHOICE, f"{alias}: {CHOICE}")}
 
     def is_job(self, name: str) -> bool:
-        """Whether it is a job or the choice of a preprocessing, not a proof."""
+        """Whether it is a job or the choice of a preprocessing, not a parity check."""
         return name in self._analyses or name in self._choices
 
     def start(self, name: str, cost: float) -> Running:
@@ -225,7 +225,7 @@ class Lines:
     def __init__(self, progression: Progression, *, every_job: bool = False) -> None:
         self._progression = progression
         self._every_job = every_job
-        self._cached = self._proved = 0
+        self._cached = self._parity_checks = 0
         self._failed_first: dict[str, str] = {}
         self._short = 0
         self._summed = progression.clock()
@@ -243,7 +243,7 @@ class Lines:
         """A job has ended: yield what is to be said."""
         if status == "cached":
             self._cached += self._progression.is_job(name)
-            self._proved += not self._progression.is_job(name)
+            self._parity_checks += not self._progression.is_job(name)
             return
         yield from self._done_before()
         told = status == "failed" or seconds >= LONG or self._every_job
@@ -270,10 +270,12 @@ class Lines:
         return Text(f"{jobs(count)} {'was' if count == 1 else 'were'} not begun, because another failed", style="red")
 
     def _done_before(self) -> Iterator[Text]:
-        named = [jobs(self._cached)] * (self._cached > 0) + [proofs(self._proved)] * (self._proved > 0)
+        named = [jobs(self._cached)] * (self._cached > 0) + [parity_checks(self._parity_checks)] * (
+            self._parity_checks > 0
+        )
         if named:
-            plural = self._cached + self._proved > 1
-            self._cached = self._proved = 0
+            plural = self._cached + self._parity_checks > 1
+            self._cached = self._parity_checks = 0
             yield Text(f"{' and '.join(named)} {'were' if plural else 'was'} done before", style="cyan")
 
     def _sum(self, now: float) -> Text:
@@ -287,8 +289,8 @@ def jobs(count: int) -> str:
     return f"{count:,} job{'s' * (count != 1)}"
 
 
-def proofs(count: int) -> str:
-    """Return a number of proofs in words."""
+def parity_checks(count: int) -> str:
+    """Return a number of parity checks in words."""
     return f"{count:,} comparison{'s' * (count != 1)} with ONNX Runtime"
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any, Literal, TextIO
 
 from onnxviz.core.results import ExpectationResult, RunResult
-from onnxviz.execution.plan import PROOF_COST
+from onnxviz.execution.plan import PARITY_COST
 from onnxviz.execution.schedule import Schedule
 
 FORMAT = 1
@@ -45,17 +45,17 @@ class EventStream:
 
     def planned(self, schedule: Schedule, cached: set[str]) -> None:
         """The work is known."""
-        proofs = schedule.proofs.values()
+        parity_checks = schedule.parity_checks.values()
         cost = sum(job.job.cost for job in schedule.jobs if job.key not in cached)
         cost += sum(choice.cost for choice in schedule.choices.values() if choice.key not in cached)
-        cost += sum(PROOF_COST for proof in proofs if proof.key not in cached)
+        cost += sum(PARITY_COST for check in parity_checks if check.key not in cached)
         self.write(
             "planned",
             format=FORMAT,
             device=schedule.device,
             models=list(schedule.aliases),
             jobs=len(schedule.jobs),
-            proofs=len(schedule.proofs),
+            parity_checks=len(schedule.parity_checks),
             cached=sum(job.key in cached for job in schedule.jobs),
             cost=cost,
         )

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from onnxviz.core.errors import beginning, shorten
 from onnxviz.execution.schedule import Schedule
-from onnxviz.progress.counting import Lines, Progression, Running, jobs, proofs, span
+from onnxviz.progress.counting import Lines, Progression, Running, jobs, parity_checks, span
 
 _SAY_EVERY = 20.0
 """Seconds between lines of a job that is still running."""
@@ -51,8 +51,8 @@ class PlainProgress:
         """Say how much there is to do."""
         self._progression.plan(schedule, cached)
         self._lines.plan()
-        proved = f" and {proofs(len(schedule.proofs))}" if schedule.proofs else ""
-        self._write(f"{jobs(len(schedule.jobs))}{proved} on {schedule.device}")
+        agreements = f" and {parity_checks(len(schedule.parity_checks))}" if schedule.parity_checks else ""
+        self._write(f"{jobs(len(schedule.jobs))}{agreements} on {schedule.device}")
 
     def started(self, name: str, cost: float) -> None:
         """Remember when the job began."""

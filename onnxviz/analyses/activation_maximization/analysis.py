@@ -22,6 +22,7 @@ from onnxviz.analyses.activation_maximization.goals import (
     picture_of,
     reference_data,
 )
+from onnxviz.analyses.activation_maximization.how_made import held_by, how_made, kinds_in, require_suitable
 from onnxviz.analyses.activation_maximization.limits import limits_of
 from onnxviz.analyses.activation_maximization.making import Beside, make
 from onnxviz.analyses.activation_maximization.measured import certainties, own_activations
@@ -41,7 +42,6 @@ from onnxviz.analyses.activation_maximization.real_activations import (
     real_jobs,
     standing,
 )  # fmt: skip
-from onnxviz.analyses.activation_maximization.settings import held_by, how_made, kinds_in, require_suitable
 from onnxviz.analyses.activation_maximization.simple_pictures import SIMPLE, measure_simple, simple_jobs
 from onnxviz.analyses.base import Analysis, Job, JobContext, Subject
 from onnxviz.core.devices import Device
@@ -53,14 +53,14 @@ from onnxviz.data.image_choice import choose_images, find_source
 from onnxviz.graph.targets import TargetSelector
 from onnxviz.optimize.ascent import Maximized
 from onnxviz.optimize.edits import Edit
+from onnxviz.optimize.feature_statistics import restrained_layers, suiting
 from onnxviz.optimize.optimizers import Optimizer
 from onnxviz.optimize.parameterizations import Fourier, ParameterizationChoice
 from onnxviz.optimize.parameterizations.maco import opacity_from_gradients
 from onnxviz.optimize.regularizers import Regularizer
-from onnxviz.optimize.settings import CLASS_FOCUS, Octaves, Precision, Settings, Usual, usual
+from onnxviz.optimize.settings import CLASS_FOCUS, AscentSettings, Octaves, Precision, Usual, usual
 from onnxviz.optimize.stopping import EarlyStopping
 from onnxviz.optimize.transforms import Fill, Transform
-from onnxviz.optimize.unusual_features import restrained_layers, suiting
 
 Percentile = Annotated[float, Field(gt=0, le=100)]
 Side = Annotated[int, Field(ge=8, le=4096)]
@@ -174,7 +174,7 @@ focus: 2
     regularizers: tuple[Regularizer, ...] | None = Field(
         None,
         description="What holds the image back; may be empty. If not given, nothing for units other than classes; for "
-        "classes total variation x 0.5 and, where weights read a feature map to tell them, unusual features x 0.3.",
+        "classes total variation x 0.5 and, where weights read a feature map to tell them, feature statistics x 0.3.",
     )
     edits: tuple[Edit, ...] = Field(
         (), description="What is done to the pixels after a step; for `{kind: pixel, squash: none}` only."
@@ -466,12 +466,12 @@ focus: 2
         kinds, size = {True: "classes", False: "other units"}, self._size(subject.input_size)
         return {kinds[kind]: self._suits(found[kind], size, subject) for kind in sorted(found, reverse=True)}
 
-    def _settings(self, layers: Sequence[str], context: JobContext) -> Settings:
+    def _settings(self, layers: Sequence[str], context: JobContext) -> AscentSettings:
         domain, measured = context.model.domain, measured_photographs(context)
         size = self._size(context.model.input_size)
         suits = self._suits(layers, size, context.subject)
         form = self.parameterization
-        return Settings(
+        return AscentSettings(
             steps=self.steps,
             size=size,
             channels=domain.planes,

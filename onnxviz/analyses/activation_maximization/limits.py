@@ -57,7 +57,7 @@ def made_again(
     made: Maximized,
     signs: Sequence[int],
     starts: Sequence[Sequence[Start]],
-    climb: Callable[[Sequence[int], Sequence[Values]], Maximized],
+    optimize_batch: Callable[[Sequence[int], Sequence[Values]], Maximized],
 ) -> tuple[Maximized, list[str]]:
     """Begin pictures that fall far short of something simpler again, with that; keep the better of both.
 
@@ -65,7 +65,7 @@ def made_again(
         made: one picture for each target.
         signs: of the targets.
         starts: what each could begin with.
-        climb: makes the pictures of some targets from given ones.
+        optimize_batch: makes the pictures of some targets from given ones.
 
     Returns:
         The pictures, and what each of them was begun with if that was another one, else "".
@@ -82,7 +82,7 @@ def made_again(
     begun = [""] * len(signs)
     if not chosen:
         return made, begun
-    again = climb(list(chosen), [start.load() for start in chosen.values()])
+    again = optimize_batch(list(chosen), [start.load() for start in chosen.values()])
     arrays = {
         name: getattr(made, name).copy() for name in ("images", "curves", "after", "start_gain", "taken", "importance")
     }

@@ -25,7 +25,7 @@ from onnxviz.optimize.ascent import Maximized, maximize
 
 if TYPE_CHECKING:
     from onnxviz.analyses.activation_maximization.analysis import ActivationMaximization
-    from onnxviz.optimize.settings import Settings
+    from onnxviz.optimize.settings import AscentSettings
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +51,7 @@ class Beside:
 
 def make(
     analysis: ActivationMaximization,
-    settings: Settings,
+    settings: AscentSettings,
     found: Sequence[Goal],
     seeds: Sequence[int],
     beside: Beside,
@@ -76,7 +76,7 @@ def make(
 
     of_color = [_of_color(goal, beside) for goal in found]
 
-    def climb(places: Sequence[int], starts: Sequence[np.ndarray] | None, note: str) -> Maximized:
+    def optimize_batch(places: Sequence[int], starts: Sequence[np.ndarray] | None, note: str) -> Maximized:
         steps = len(places) * settings.steps
         before, parts = 0, []
         for colored in (True, False):
@@ -100,12 +100,12 @@ def make(
             parts.append((chosen, made))
         return _together(parts, settings.group)
 
-    made = climb(range(len(found)), starts, "steps")
+    made = optimize_batch(range(len(found)), starts, "steps")
     if not _may_begin_again(analysis) or are_classes(found[0].layers, context.subject):
         return made, [""] * len(made.after)
     others = [_others(goal, analysis.data, beside, settings.size, context) for goal in found]
     signs = [goal.sign for goal in found]
-    return made_again(made, signs, others, lambda places, given: climb(places, given, "steps, begun again"))
+    return made_again(made, signs, others, lambda places, given: optimize_batch(places, given, "steps, begun again"))
 
 
 def _of_color(goal: Goal, beside: Beside) -> bool:
@@ -117,7 +117,7 @@ def _of_color(goal: Goal, beside: Beside) -> bool:
     return key in beside.simple and beside.simple[key].is_of_color(goal.sign)
 
 
-def _with_usual_mean(analysis: ActivationMaximization, settings: Settings) -> Settings:
+def _with_usual_mean(analysis: ActivationMaximization, settings: AscentSettings) -> AscentSettings:
     """Return settings that scale the mean colour like all else, unless the recipe says how it is."""
     form = analysis.parameterization
     if form.kind != "fourier" or form.mean_color is not None:

@@ -58,7 +58,7 @@ class MeasuredPhotographs:
             data=tuple(dict.fromkeys(value.data for value in wanted.values())),
             cost=_COST * count,
             images=count,
-            inner=True,
+            intermediate=True,
             bytes=storage.RECORD + storage.dense(9 + 3 * self.size[0] * (self.size[1] // 2 + 1)),
         )
 

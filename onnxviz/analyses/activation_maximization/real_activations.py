@@ -113,7 +113,7 @@ def real_jobs(found: Sequence[Goal], images: RealImages, subject: Subject) -> It
                 data=tuple(sources),
                 cost=len(part) * larger,
                 images=len(part),
-                inner=True,
+                intermediate=True,
                 bytes=storage.RECORD + storage.dense(len(part) * len(group)),
             )
             yield job, tuple(key_of_goal(goal) for goal in group)
@@ -211,12 +211,12 @@ class Measurer:
     def _of_objective(self, goal: Goal, images: Values, activations: Mapping[str, Values]) -> Values:
         import torch
 
-        from onnxviz.optimize.objectives import Place, Seen, bind
+        from onnxviz.optimize.objectives import ObjectiveContext, Seen, bind
 
         objective = goal.wanted
         chosen = {name: torch.from_numpy(np.ascontiguousarray(activations[name])) for name in objective.layers()}
         view = self._model.view
-        place = Place(
+        place = ObjectiveContext(
             device=torch.device("cpu"),
             group=1,
             shapes={name: tuple(values.shape[1:]) for name, values in chosen.items()},

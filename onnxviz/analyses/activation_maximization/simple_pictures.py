@@ -146,7 +146,7 @@ def simple_jobs(found: Sequence[Goal], size: tuple[int, int], subject: Subject) 
             data=tuple(dict.fromkeys(sources)),
             cost=count * share * size[0] * size[1] / (own[0] * own[1]),
             images=count,
-            inner=True,
+            intermediate=True,
             bytes=storage.RECORD + storage.dense(count * len(group)),
         )
         yield job, [key_of_goal(goal) for goal in group]

@@ -193,7 +193,7 @@ iou: 0.04
                     size(stop - start),
                     parameters={"images": [start, stop]},
                     needs=needs,
-                    inner=True,
+                    intermediate=True,
                 )
                 for number, (start, stop) in enumerate(shard_bounds(extent.images, count))
             ]
@@ -202,7 +202,7 @@ iou: 0.04
         top_values = shards("top values", extent.top_bytes)
         needs = tuple(job.name for job in top_values)
         # No pass over images, but not quite nothing.
-        thresholds = stage("thresholds", "", 1.0, 0, extent.merged_bytes, needs=needs, inner=True, **parts)
+        thresholds = stage("thresholds", "", 1.0, 0, extent.merged_bytes, needs=needs, intermediate=True, **parts)
         counts = shards("counts", lambda _: extent.count_bytes, (thresholds.name,))
         needs = (thresholds.name, *(job.name for job in counts))
         shown = min(extent.images, len(extent.units) * self.best_units * self.best_images)

@@ -21,7 +21,7 @@ from torch.nn import functional
 from onnxviz.convert.operators.bounds import bounded
 from onnxviz.convert.operators.operation import Conversion, Converter, NotConvertible, Operation, as_numbers
 from onnxviz.convert.operators.rounding import straight_through
-from onnxviz.convert.shapes import single
+from onnxviz.convert.shape_arithmetic import single
 
 _KEPT = 16
 """For how many axes of different sizes samples and weights are kept."""

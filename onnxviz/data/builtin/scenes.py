@@ -29,7 +29,7 @@ from onnxviz.data.builtin.materials import (
     relief,
     shade_of,
 )
-from onnxviz.data.builtin.shapes import PARTS, SHAPES, Shape, parts
+from onnxviz.data.builtin.outlines import PARTS, SHAPES, Shape, parts
 from onnxviz.data.concepts import Concept
 
 SIZE = 64

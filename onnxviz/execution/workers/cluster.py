@@ -27,7 +27,7 @@ from onnxviz.execution.workers.node import SUGGESTED, Node, file_digests, files_
 from onnxviz.execution.workers.pool import DeathKind, Died, Finished, Message, Progressed
 from onnxviz.execution.workers.processes import ProcessPool, paths_of
 from onnxviz.execution.workers.ray_session import connect, import_ray, room_for_workers
-from onnxviz.execution.workers.tasks import CombineTask, JobTask, Outcome, ProofTask, Task, outcome_from, task_data
+from onnxviz.execution.workers.tasks import CombineTask, JobTask, Outcome, ParityTask, Task, outcome_from, task_data
 from onnxviz.recipe.recipe import Recipe
 
 RESULTS = "ONNXVIZ_RAY_RESULTS"
@@ -191,7 +191,7 @@ class RayPool:
         slot.sent.append(sent)
         slot.asked = time.monotonic()
         needed = {}
-        if self._way == "store" and isinstance(task, JobTask | ProofTask):
+        if self._way == "store" and isinstance(task, JobTask | ParityTask):
             keys = (*(task.planned.needs if isinstance(task, JobTask) else ()), *([task.choice] if task.choice else ()))
             needed = {key: files_of(self._store, key) for key in keys}
         self._ask(slot, "work", sent, slot.turn, task_data(task), needed)

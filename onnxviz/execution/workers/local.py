@@ -16,7 +16,7 @@ from onnxviz.execution.choice import choose, chosen_table, read_chosen
 from onnxviz.execution.parity_job import agreement_table, measure_agreement
 from onnxviz.execution.plan import analysis_kind
 from onnxviz.execution.store import Store
-from onnxviz.execution.workers.tasks import ChoiceTask, CombineTask, JobTask, Outcome, OutcomeKind, ProofTask, Task
+from onnxviz.execution.workers.tasks import ChoiceTask, CombineTask, JobTask, Outcome, OutcomeKind, ParityTask, Task
 from onnxviz.execution.workers.torch_setup import make_model, prepare_torch, seed_everything
 
 if TYPE_CHECKING:
@@ -80,8 +80,8 @@ class LocalWorker:
         if isinstance(task, ChoiceTask):
             self._choose(task, progress)
             return ()
-        if isinstance(task, ProofTask):
-            self._prove(task)
+        if isinstance(task, ParityTask):
+            self._check_parity(task)
             return ()
         return self._run(task, progress)
 
@@ -107,11 +107,11 @@ class LocalWorker:
         chosen = choose(self._open(choice.alias), choice, self._device, progress)
         self._store.save(choice.key, [chosen_table(chosen)], {"choice": choice.alias, "images": choice.data})
 
-    def _prove(self, task: ProofTask) -> None:
-        proof = task.proof
-        proved, errors = measure_agreement(self._model(proof.alias), self._subject(proof.alias), proof)
-        about = {"proof": proof.alias, "images": proof.data or "synthetic"}
-        self._store.save(proof.key, [agreement_table(proved, errors)], about)
+    def _check_parity(self, task: ParityTask) -> None:
+        check = task.parity_check
+        agreements, errors = measure_agreement(self._model(check.alias), self._subject(check.alias), check)
+        about = {"parity": check.alias, "images": check.data or "synthetic"}
+        self._store.save(check.key, [agreement_table(agreements, errors)], about)
 
     def _run(self, task: JobTask, progress: Progress) -> tuple[str, ...]:
         planned = task.planned

@@ -22,7 +22,7 @@ from onnxviz.execution.store import Store
 from onnxviz.execution.workers.limits import default_limits
 from onnxviz.execution.workers.pool import Died, Finished, Message, Progressed
 from onnxviz.execution.workers.processes import ProcessPool
-from onnxviz.execution.workers.tasks import ChoiceTask, JobTask, ProofTask, Task, outcome_data, task_from
+from onnxviz.execution.workers.tasks import ChoiceTask, JobTask, ParityTask, Task, outcome_data, task_from
 from onnxviz.recipe.recipe import Recipe
 
 _PATIENCE = 0.5
@@ -197,7 +197,7 @@ def key_of_task(task: Task) -> str:
         return task.planned.key
     if isinstance(task, ChoiceTask):
         return task.choice.key
-    return task.proof.key if isinstance(task, ProofTask) else task.key
+    return task.parity_check.key if isinstance(task, ParityTask) else task.key
 
 
 def files_of(store: Store, key: str) -> dict[str, bytes]:

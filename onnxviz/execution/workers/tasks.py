@@ -6,8 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-from onnxviz.execution.plan import Choice, PlannedJob, Proof
-from onnxviz.execution.schedule import choice_data, choice_from, job_data, job_from, proof_data, proof_from
+from onnxviz.execution.plan import Choice, ParityCheck, PlannedJob
+from onnxviz.execution.schedule import (
+    choice_data,
+    choice_from,
+    job_data,
+    job_from,
+    parity_check_data,
+    parity_check_from,
+)
 
 OutcomeKind = Literal["done", "error", "memory", "device"]
 
@@ -25,21 +32,21 @@ class ChoiceTask:
 
 
 @dataclass(frozen=True)
-class ProofTask:
-    """Compare a model's layers with ONNX Runtime, and store the agreement under the proof's key.
+class ParityTask:
+    """Compare a model's layers with ONNX Runtime, and store the agreement under the parity check's key.
 
     Attributes:
-        proof: what to compare.
+        parity_check: what to compare.
         choice: key of the model's preprocessing, where it was chosen by trial.
     """
 
-    proof: Proof
+    parity_check: ParityCheck
     choice: str = ""
 
     @property
     def alias(self) -> str:
         """The model."""
-        return self.proof.alias
+        return self.parity_check.alias
 
 
 @dataclass(frozen=True)
@@ -81,7 +88,7 @@ class CombineTask:
     parts: tuple[str, ...]
 
 
-Task: TypeAlias = ChoiceTask | ProofTask | JobTask | CombineTask
+Task: TypeAlias = ChoiceTask | ParityTask | JobTask | CombineTask
 
 
 @dataclass(frozen=True)
@@ -107,8 +114,8 @@ def task_data(task: Task) -> dict[str, Any]:
     """Return a task as JSON data."""
     if isinstance(task, ChoiceTask):
         return {"do": "choose", "choice": choice_data(task.choice)}
-    if isinstance(task, ProofTask):
-        return {"do": "prove", "proof": proof_data(task.proof), "choice": task.choice}
+    if isinstance(task, ParityTask):
+        return {"do": "check_parity", "parity_check": parity_check_data(task.parity_check), "choice": task.choice}
     if isinstance(task, JobTask):
         return {
             "do": "job",
@@ -125,8 +132,8 @@ def task_from(data: Mapping[str, Any]) -> Task:
     """Undo `task_data`."""
     if data["do"] == "choose":
         return ChoiceTask(choice_from(data["choice"]))
-    if data["do"] == "prove":
-        return ProofTask(proof_from(data["proof"]), str(data["choice"]))
+    if data["do"] == "check_parity":
+        return ParityTask(parity_check_from(data["parity_check"]), str(data["choice"]))
     if data["do"] == "job":
         distrusted = tuple(map(str, data["distrusted"]))
         return JobTask(job_from(data["job"]), int(data["halvings"]), distrusted, str(data["choice"]))

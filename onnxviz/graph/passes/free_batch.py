@@ -3,7 +3,7 @@
 The batch is followed through the graph (see `onnxviz.graph.batch`). Where it meets a size, shape or constant that is
 there for one image only (a Reshape to [1, 256], a class token of one row, a Resize to fixed sizes), that is made
 relative to the number of images. If an operator mixes images, or is not known to keep them apart, a hard-coded batch
-stays as it is. The freed graph is proved by shape inference: with seven times as many images every value must have the
+stays as it is. The freed graph is checked by shape inference: with seven times as many images every value must have the
 shape that following the batch foretells; if one has not, all is put back.
 """
 
@@ -17,7 +17,7 @@ from onnx import NodeProto, ValueInfoProto
 
 from onnxviz.core.errors import shorten
 from onnxviz.graph.batch import follow
-from onnxviz.graph.batch_places import BatchFlow, Place, grown
+from onnxviz.graph.batch_places import BatchAxis, BatchFlow, grown
 from onnxviz.graph.draft import BATCH, Draft
 from onnxviz.graph.inputs import image_input
 from onnxviz.graph.passes.resolve_shapes import types_with
@@ -26,7 +26,7 @@ from onnxviz.graph.shapes import UNKNOWN, Dimension, TensorType
 from onnxviz.graph.structure import attribute, initializers, reads, replace_initializers, replace_nodes
 
 _TIMES = 7
-"""How many times as many images the proof takes: a prime that few other sizes contain."""
+"""How many times as many images the check takes: a prime that few other sizes contain."""
 
 
 def run(draft: Draft) -> str:
@@ -63,7 +63,7 @@ def run(draft: Draft) -> str:
 
 def _follow(draft: Draft, image: ValueInfoProto, batch: int) -> tuple[BatchFlow, dict[str, TensorType]]:
     types = types_with(draft, image.name, batch)
-    given = {image.name: Place(0), **_shaped_like_the_batch(draft, image, types, batch)}
+    given = {image.name: BatchAxis(0), **_shaped_like_the_batch(draft, image, types, batch)}
     return follow(list(draft.graph.node), types, initializers(draft.graph), given, batch), types
 
 
@@ -92,7 +92,7 @@ def _name_squeezed_axes(draft: Draft, types: Mapping[str, TensorType]) -> None:
 
 
 def _free(draft: Draft, flow: BatchFlow, types: Mapping[str, TensorType], image: ValueInfoProto) -> str:
-    """Rewrite the graph and prove it; if that fails, put it back and return why."""
+    """Rewrite the graph and check it; if that fails, put it back and return why."""
     nodes = [NodeProto.FromString(node.SerializeToString()) for node in draft.graph.node]
     tensors = {tensor.name for tensor in draft.graph.initializer}
     stubborn, restored = make_relative(draft, flow, types, image.name, free=False)
@@ -102,8 +102,8 @@ def _free(draft: Draft, flow: BatchFlow, types: Mapping[str, TensorType], image:
             # With one image the output must have the shape that the file gives it.
             reason = f"the output {shorten(draft.names.get(value.name, ''))!r} has no axis for the images"
     if not reason:
-        unproved = _unproved(draft, flow, types, image, restored)
-        reason = f"{_shown(draft, unproved)} could not be proved to keep the images apart" if unproved else ""
+        mixed = _mixed_value(draft, flow, types, image, restored)
+        reason = f"{_shown(draft, mixed)} could not be shown to keep the images apart" if mixed else ""
     if reason:
         replace_nodes(draft.graph, nodes)
         replace_initializers(draft.graph, [tensor for tensor in draft.graph.initializer if tensor.name in tensors])
@@ -113,7 +113,7 @@ def _free(draft: Draft, flow: BatchFlow, types: Mapping[str, TensorType], image:
     return ""
 
 
-def _unproved(
+def _mixed_value(
     draft: Draft, flow: BatchFlow, types: Mapping[str, TensorType], image: ValueInfoProto, restored: set[str]
 ) -> NodeProto | None:
     """Return the first node whose result has not the shape that it must have with more images."""
@@ -137,13 +137,13 @@ def _unproved(
 
 def _shaped_like_the_batch(
     draft: Draft, image: ValueInfoProto, types: Mapping[str, TensorType], batch: int
-) -> dict[str, Place]:
+) -> dict[str, BatchAxis]:
     """Return values that do not depend on the images, but have as many entries (a class token, repeated for each)."""
     if not any(node.op_type in ("Shape", "Size") for node in draft.graph.node):
         return {}
     more = types_with(draft, image.name, batch * _TIMES)
     dependent = {image.name}
-    found: dict[str, Place] = {}
+    found: dict[str, BatchAxis] = {}
     for node in draft.graph.node:
         if node.op_type not in ("Shape", "Size") and any(name in dependent for name in reads(node)):
             dependent.update(node.output)
@@ -154,7 +154,7 @@ def _shaped_like_the_batch(
                 continue
             wider = [axis for axis, size in enumerate(one) if many[axis] != size]
             if len(wider) == 1 and one[wider[0]] == batch and many[wider[0]] == batch * _TIMES:
-                found[value] = Place(wider[0])
+                found[value] = BatchAxis(wider[0])
     return found
 
 

@@ -22,7 +22,7 @@ from functools import lru_cache
 from onnx import GraphProto, NodeProto, TensorProto
 
 from onnxviz.graph.draft import Draft
-from onnxviz.graph.rewrites import LIFT, TARGET, Scene, as_its_schemas_say, schema
+from onnxviz.graph.rewrites import LIFT, TARGET, RewriteContext, as_its_schemas_say, schema
 from onnxviz.graph.shapes import TensorType, infer_body
 from onnxviz.graph.structure import constants_within, replace_nodes, set_domain
 from onnxviz.graph.tensors import subgraphs
@@ -81,9 +81,9 @@ class _Lift:
     ) -> list[NodeProto]:
         if _unchanged(node.op_type, source):
             return [node]
-        scene = Scene(self.draft, source, types, constants)
+        context = RewriteContext(self.draft, source, types, constants)
         before = NodeProto.FromString(node.SerializeToString())
-        rewritten = LIFT.get(node.op_type, as_its_schemas_say)(scene, node)
+        rewritten = LIFT.get(node.op_type, as_its_schemas_say)(context, node)
         if rewritten is not None:
             return rewritten
         self.stuck[source, before.op_type] += 1

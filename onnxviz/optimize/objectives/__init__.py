@@ -4,7 +4,7 @@ Each is data (`base.Objective`): it names layers and units, is bound once to the
 number for each image at every step.
 """
 
-from onnxviz.optimize.objectives.base import Measure, Objective, Place, Product, Seen, Sum, bind
+from onnxviz.optimize.objectives.base import Measure, Objective, ObjectiveContext, Product, Seen, Sum, bind
 from onnxviz.optimize.objectives.choice import ObjectiveChoice
 from onnxviz.optimize.objectives.directions import Direction, NeuronDirection
 from onnxviz.optimize.objectives.groups import Alignment, ChannelInterpolation, Diversity
@@ -27,7 +27,7 @@ __all__ = [
     "NeuronDirection",
     "Objective",
     "ObjectiveChoice",
-    "Place",
+    "ObjectiveContext",
     "Position",
     "Product",
     "Seen",

@@ -45,7 +45,7 @@ Measure = Callable[[Seen], "Tensor"]
 
 
 @dataclass(frozen=True)
-class Place:
+class ObjectiveContext:
     """What objectives are bound to before the first step.
 
     Attributes:
@@ -121,12 +121,12 @@ class Objective(BaseModel):
         """
         return self
 
-    def bind(self, same: Sequence[Self], place: Place) -> Measure:
+    def bind(self, same: Sequence[Self], context: ObjectiveContext) -> Measure:
         """Return the function that measures the images of a batch; without the weights.
 
         Args:
             same: an objective for each image of the batch, all `alike`; `self` is the first.
-            place: shapes, references and the device.
+            context: shapes, references and the device.
 
         Raises:
             SelectionError: if a unit or position does not exist.
@@ -237,9 +237,9 @@ class _Composition(Objective):
         """Resolve every part."""
         return self.model_copy(update={self._parts: tuple(part.resolved(view, labels) for part in self.parts)})
 
-    def _measures(self, same: Sequence[Self], place: Place) -> list[Measure]:
+    def _measures(self, same: Sequence[Self], context: ObjectiveContext) -> list[Measure]:
         """Return one measure for each part, weights included."""
-        return [bind(column, place) for column in zip(*(item.parts for item in same), strict=True)]
+        return [bind(column, context) for column in zip(*(item.parts for item in same), strict=True)]
 
 
 class Sum(_Composition):
@@ -251,9 +251,9 @@ class Sum(_Composition):
     )
     _parts: ClassVar[str] = "terms"
 
-    def bind(self, same: Sequence[Self], place: Place) -> Measure:
+    def bind(self, same: Sequence[Self], context: ObjectiveContext) -> Measure:
         """Add up the parts' values."""
-        measures = self._measures(same, place)
+        measures = self._measures(same, context)
         return lambda seen: functools.reduce(operator.add, [measure(seen) for measure in measures])
 
     def words(self) -> str:
@@ -273,9 +273,9 @@ class Product(_Composition):
     )
     _parts: ClassVar[str] = "factors"
 
-    def bind(self, same: Sequence[Self], place: Place) -> Measure:
+    def bind(self, same: Sequence[Self], context: ObjectiveContext) -> Measure:
         """Multiply the parts' values."""
-        measures = self._measures(same, place)
+        measures = self._measures(same, context)
         return lambda seen: functools.reduce(operator.mul, [measure(seen) for measure in measures])
 
     def words(self) -> str:
@@ -400,14 +400,14 @@ def unit_number(unit: int | str, layer: Layer, view: GraphView, labels: Sequence
     return found[0]
 
 
-def bind(objectives: Sequence[Objective], place: Place) -> Measure:
+def bind(objectives: Sequence[Objective], context: ObjectiveContext) -> Measure:
     """Return the function that measures a batch of images, each by its own objective, weights included.
 
     Objectives that differ in their units only are measured together, whatever their order.
 
     Args:
         objectives: one for each image of the batch.
-        place: shapes, references and the device.
+        context: shapes, references and the device.
 
     Raises:
         AnalysisError: if images are to be compared that are not made together, or a picture cannot be used.
@@ -419,16 +419,16 @@ def bind(objectives: Sequence[Objective], place: Place) -> Measure:
     alike = [objective.alike() for objective in objectives]
     for index, kind in enumerate(alike):
         kinds.setdefault(kind, []).append(index)
-    _check_groups(objectives, alike, place.group)
-    weights = torch.tensor([objective.weight for objective in objectives], device=place.device)
+    _check_groups(objectives, alike, context.group)
+    weights = torch.tensor([objective.weight for objective in objectives], device=context.device)
     weighted = any(objective.weight != 1 for objective in objectives)
     parts = [([objectives[i] for i in members], members) for members in kinds.values()]
-    measures = [same[0].bind(same, place) for same, _ in parts]
+    measures = [same[0].bind(same, context) for same, _ in parts]
     if len(parts) == 1:
         (measure,) = measures
         return (lambda seen: weights * measure(seen)) if weighted else measure
     layers = [same[0].layers() for same, _ in parts]
-    chosen = [torch.tensor(members, device=place.device) for _, members in parts]
+    chosen = [torch.tensor(members, device=context.device) for _, members in parts]
     order = torch.cat(chosen).argsort()
 
     def each(seen: Seen) -> Tensor:

@@ -9,7 +9,7 @@ import numpy as np
 from pydantic import BeforeValidator, Field, PlainSerializer, StrictInt, WithJsonSchema, model_validator
 
 from onnxviz.core.errors import SelectionError, shorten
-from onnxviz.optimize.objectives.base import Measure, Number, OfLayer, Place, Seen, UnitName, unit_number
+from onnxviz.optimize.objectives.base import Measure, Number, ObjectiveContext, OfLayer, Seen, UnitName, unit_number
 from onnxviz.optimize.objectives.positions import (
     BOX,
     Box,
@@ -94,13 +94,13 @@ class _AlongVector(OfLayer):
             raise SelectionError("a unit is named twice in a direction", where=f"layer {shorten(layer.name)!r}")
         return {"units": tuple(found)}
 
-    def direction(self, place: Place) -> np.ndarray:
+    def direction(self, context: ObjectiveContext) -> np.ndarray:
         """Return float32 [units].
 
         Raises:
             SelectionError: if the layer has another number of units, or not the ones named.
         """
-        count = place.units(self.layer)
+        count = context.units(self.layer)
         if self.random is not None:
             drawn = np.random.default_rng(self.random).standard_normal(count)
             return (drawn / np.linalg.norm(drawn)).astype(np.float32)
@@ -109,7 +109,7 @@ class _AlongVector(OfLayer):
             return np.array(self.vector, np.float32)
         mixed = np.zeros(count, np.float32)
         for unit, value in self.units or ():
-            mixed[place.unit(self.layer, number(unit))] = value
+            mixed[context.unit(self.layer, number(unit))] = value
         return mixed
 
     def words(self) -> str:
@@ -141,11 +141,11 @@ class Direction(_AlongVector):
         """Return layer and power: directions may differ."""
         return (self.kind, self.layer, self.cosine_power, self.box is None)
 
-    def bind(self, same: Sequence[Self], place: Place) -> Measure:
+    def bind(self, same: Sequence[Self], context: ObjectiveContext) -> Measure:
         """Go along each image's own direction at every position."""
         layer, power = self.layer, self.cosine_power
-        vectors = _stacked(same, place).unsqueeze(2)
-        mean = mean_over(layer, [item.box for item in same], place)
+        vectors = _stacked(same, context).unsqueeze(2)
+        mean = mean_over(layer, [item.box for item in same], context)
         return lambda seen: mean(along(at_positions(seen.activations[layer]), vectors, power))
 
     def words(self) -> str:
@@ -171,14 +171,14 @@ class NeuronDirection(_AlongVector):
         """Return layer and power: directions and positions may differ."""
         return (self.kind, self.layer, self.cosine_power)
 
-    def bind(self, same: Sequence[Self], place: Place) -> Measure:
+    def bind(self, same: Sequence[Self], context: ObjectiveContext) -> Measure:
         """Go along each image's own direction at its own position."""
         import torch
 
         layer, power = self.layer, self.cosine_power
-        vectors = _stacked(same, place)
-        rows = torch.arange(len(same), device=place.device)
-        places = indices([position_in(layer, item.position, place) for item in same], place)
+        vectors = _stacked(same, context)
+        rows = torch.arange(len(same), device=context.device)
+        places = indices([position_in(layer, item.position, context) for item in same], context)
 
         def measure(seen: Seen) -> Tensor:
             there = seen.activations[layer].movedim(1, -1)[(rows, *places)]
@@ -217,10 +217,10 @@ def at_positions(activations: Tensor) -> Tensor:
     return activations.float().reshape(*activations.shape[:2], -1)
 
 
-def _stacked(same: Sequence[_AlongVector], place: Place) -> Tensor:
+def _stacked(same: Sequence[_AlongVector], context: ObjectiveContext) -> Tensor:
     import torch
 
-    return torch.from_numpy(np.stack([item.direction(place) for item in same])).to(place.device)
+    return torch.from_numpy(np.stack([item.direction(context) for item in same])).to(context.device)
 
 
 def _check_length(vector: Sequence[float], layer: str, units: int) -> None:

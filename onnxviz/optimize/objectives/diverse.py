@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING, Literal, Self
 
-from onnxviz.optimize.objectives.base import Measure, Objective, Place, Seen, bind
+from onnxviz.optimize.objectives.base import Measure, Objective, ObjectiveContext, Seen, bind
 from onnxviz.optimize.objectives.groups import Diversity
 
 if TYPE_CHECKING:
@@ -42,10 +42,10 @@ class KeptDifferent(Objective):
         """Return what is alike of what is wanted, the layer and the share."""
         return (self.kind, self.wanted.alike(), self.layer, self.share)
 
-    def bind(self, same: Sequence[Self], place: Place) -> Measure:
+    def bind(self, same: Sequence[Self], context: ObjectiveContext) -> Measure:
         """Measure what is wanted, and the likeness within each group."""
-        wanted = bind([item.wanted for item in same], place)
-        differ = bind([Diversity(layer=self.layer)] * len(same), place)
+        wanted = bind([item.wanted for item in same], context)
+        differ = bind([Diversity(layer=self.layer)] * len(same), context)
 
         def measure(seen: Seen) -> Tensor:
             value = wanted(seen)

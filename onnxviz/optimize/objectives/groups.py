@@ -16,8 +16,8 @@ from onnxviz.optimize.objectives.base import (
     LayerName,
     Measure,
     Objective,
+    ObjectiveContext,
     OfLayer,
-    Place,
     Seen,
     UnitName,
     unit_number,
@@ -53,13 +53,13 @@ class Diversity(_Comparison, OfLayer):
         """Return the layer."""
         return (self.kind, self.layer)
 
-    def bind(self, same: Sequence[Self], place: Place) -> Measure:
+    def bind(self, same: Sequence[Self], context: ObjectiveContext) -> Measure:
         """Compare each image with the others of its group."""
         import torch
 
         layer = self.layer
-        group = _whole_groups(len(same), place)
-        others = (1.0 - torch.eye(group, device=place.device)) / group
+        group = _whole_groups(len(same), context)
+        others = (1.0 - torch.eye(group, device=context.device)) / group
 
         def measure(seen: Seen) -> Tensor:
             features = at_positions(seen.activations[layer])
@@ -99,12 +99,12 @@ class Alignment(_Comparison):
         """Return the layer, and who counts how much."""
         return (self.kind, self.layer, self.decay, self.reach)
 
-    def bind(self, same: Sequence[Self], place: Place) -> Measure:
+    def bind(self, same: Sequence[Self], context: ObjectiveContext) -> Measure:
         """Compare each image with its neighbours in its group."""
         from torch.nn import functional
 
         layer, decay = self.layer, self.decay
-        group = _whole_groups(len(same), place)
+        group = _whole_groups(len(same), context)
         reach = min(self.reach, group - 1)
 
         def measure(seen: Seen) -> Tensor:
@@ -159,15 +159,15 @@ class ChannelInterpolation(_Comparison, OfLayer):
         """Return the layers: units may differ."""
         return (self.kind, self.layer, self._other)
 
-    def bind(self, same: Sequence[Self], place: Place) -> Measure:
+    def bind(self, same: Sequence[Self], context: ObjectiveContext) -> Measure:
         """Read both units, and weigh them by the image's place in its group."""
         import torch
 
         first, second = self.layer, self._other
-        group = _whole_groups(len(same), place)
-        rows = torch.arange(len(same), device=place.device)
-        units = torch.tensor([place.unit(first, number(item.unit)) for item in same], device=place.device)
-        to_units = torch.tensor([place.unit(second, number(item.to_unit)) for item in same], device=place.device)
+        group = _whole_groups(len(same), context)
+        rows = torch.arange(len(same), device=context.device)
+        units = torch.tensor([context.unit(first, number(item.unit)) for item in same], device=context.device)
+        to_units = torch.tensor([context.unit(second, number(item.to_unit)) for item in same], device=context.device)
         along = (rows % group) / (group - 1)
 
         def measure(seen: Seen) -> Tensor:
@@ -182,11 +182,11 @@ class ChannelInterpolation(_Comparison, OfLayer):
         return f"{unit_in_words(self.layer, self.unit)} to {unit_in_words(self._other, self.to_unit)}"
 
 
-def _whole_groups(count: int, place: Place) -> int:
+def _whole_groups(count: int, context: ObjectiveContext) -> int:
     """Return how many images are made together."""
-    if place.group < 2 or count % place.group:
-        raise ValueError(f"{count} images are no groups of {place.group}, or groups of one")
-    return place.group
+    if context.group < 2 or count % context.group:
+        raise ValueError(f"{count} images are no groups of {context.group}, or groups of one")
+    return context.group
 
 
 def _gram_products(features: Tensor) -> Tensor:

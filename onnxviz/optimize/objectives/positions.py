@@ -14,7 +14,7 @@ from onnxviz.core.values import Layer, Tokens
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from onnxviz.optimize.objectives.base import Place
+    from onnxviz.optimize.objectives.base import ObjectiveContext
 
 Index = Annotated[StrictInt, Field(ge=0)]
 Position = Annotated[
@@ -40,14 +40,14 @@ def centre(spatial: Sequence[int]) -> tuple[int, ...]:
     return tuple(size // 2 for size in spatial)
 
 
-def position_in(layer: str, position: Position, place: Place) -> tuple[int, ...]:
+def position_in(layer: str, position: Position, context: ObjectiveContext) -> tuple[int, ...]:
     """Return where a neuron is in a layer at the size that is optimized; among tokens the centre is the middle patch.
 
     Raises:
         SelectionError: if there is no such position.
     """
-    spatial = place.shapes[layer][1:]
-    chosen = _centre(layer, spatial, place) if position == "center" else tuple(position)
+    spatial = context.shapes[layer][1:]
+    chosen = _centre(layer, spatial, context) if position == "center" else tuple(position)
     if len(chosen) != len(spatial) or any(not 0 <= at < size for at, size in zip(chosen, spatial, strict=True)):
         raise SelectionError(
             f"layer {shorten(layer)!r} has positions of shape {list(spatial)} at this image size; "
@@ -82,13 +82,13 @@ def box_in_words(box: Box | None) -> str:
     return f" in [{', '.join(f'{share:g}' for share in box)}]" if box else ""
 
 
-def mean_over(layer: str, boxes: Sequence[Box | None], place: Place) -> Callable[[Tensor], Tensor]:
+def mean_over(layer: str, boxes: Sequence[Box | None], context: ObjectiveContext) -> Callable[[Tensor], Tensor]:
     """Return the function from values at positions [N, *spatial] to their mean [N], each in its own box.
 
     Args:
         layer: the layer whose positions they are.
         boxes: one for each image, or None for all of them.
-        place: shapes and the device.
+        context: shapes and the device.
 
     Raises:
         SelectionError: if a box has no position in it.
@@ -97,20 +97,20 @@ def mean_over(layer: str, boxes: Sequence[Box | None], place: Place) -> Callable
 
     if all(box is None for box in boxes):
         return lambda values: values.reshape(len(values), -1).mean(dim=1)
-    shares = {box: _shares(layer, box, place) for box in set(boxes)}
-    weights = torch.from_numpy(np.stack([shares[box].ravel() for box in boxes])).to(place.device)
+    shares = {box: _shares(layer, box, context) for box in set(boxes)}
+    weights = torch.from_numpy(np.stack([shares[box].ravel() for box in boxes])).to(context.device)
     return lambda values: (values.reshape(len(values), -1) * weights).sum(dim=1)
 
 
-def _shares(layer: str, box: Box | None, place: Place) -> np.ndarray:
+def _shares(layer: str, box: Box | None, context: ObjectiveContext) -> np.ndarray:
     """Return float32 [*spatial], what each position counts; the sum is 1.
 
     A position lies where its centre does: (y + 1/2) / rows. Tokens that are no patches count nothing.
     """
-    spatial = place.shapes[layer][1:]
+    spatial = context.shapes[layer][1:]
     if box is None:
         return np.full(spatial, 1.0 / np.prod(spatial), np.float32)
-    grids = _grids(layer, spatial, place)
+    grids = _grids(layer, spatial, context)
     if len(grids) == 1:
         ((axis, grid),) = grids.items()
         patches = _inside(box, grid.height, grid.width).ravel()
@@ -140,17 +140,17 @@ def _inside(box: Box, height: int, width: int) -> np.ndarray:
     return inside
 
 
-def _centre(layer: str, spatial: Sequence[int], place: Place) -> tuple[int, ...]:
+def _centre(layer: str, spatial: Sequence[int], context: ObjectiveContext) -> tuple[int, ...]:
     middle = list(centre(spatial))
-    for index, grid in _grids(layer, spatial, place).items():
+    for index, grid in _grids(layer, spatial, context).items():
         row, column = centre((grid.height, grid.width))
         middle[index] = grid.before + row * grid.width + column
     return tuple(middle)
 
 
-def _grids(layer: str, spatial: Sequence[int], place: Place) -> dict[int, Tokens]:
+def _grids(layer: str, spatial: Sequence[int], context: ObjectiveContext) -> dict[int, Tokens]:
     """Return which of the spatial dimensions run over tokens."""
-    known = place.layers.get(layer)
+    known = context.layers.get(layer)
     if known is None or not known.tokens:
         return {}
     axes = [axis for axis in range(len(known.shape)) if axis not in (0, known.channel_axis)]

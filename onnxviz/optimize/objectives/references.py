@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 from pydantic import Field
 
 from onnxviz.core.errors import AnalysisError, SelectionError, shorten
-from onnxviz.optimize.objectives.base import Measure, Objective, OfLayer, Place, Seen
+from onnxviz.optimize.objectives.base import Measure, Objective, ObjectiveContext, OfLayer, Seen
 from onnxviz.optimize.objectives.directions import CosinePower, along, at_positions
 from onnxviz.optimize.objectives.positions import BOX, Box, box_in_words, mean_over
 
@@ -48,13 +48,13 @@ class FeatureInversion(_OfPicture):
 
     kind: Literal["feature_inversion"] = "feature_inversion"
 
-    def bind(self, same: Sequence[Self], place: Place) -> Measure:
+    def bind(self, same: Sequence[Self], context: ObjectiveContext) -> Measure:
         """Compare each image's activations with those of its picture."""
         layer = self.layer
-        targets = _stacked(same, layer, place).float()
+        targets = _stacked(same, layer, context).float()
         norms = targets.square().sum(dim=(1, 2))
         for name in dict.fromkeys(item.picture for item in same):
-            if float(place.references[name, layer].float().square().sum()) == 0:
+            if float(context.references[name, layer].float().square().sum()) == 0:
                 raise AnalysisError(
                     f"layer {shorten(layer)!r} is silent for the picture {shorten(name)!r}: nothing can be inverted",
                     remedy="take another layer or picture",
@@ -88,11 +88,11 @@ class Caricature(_OfPicture):
         """Return layer and power: pictures may differ."""
         return (self.kind, self.layer, self.cosine_power, self.box is None)
 
-    def bind(self, same: Sequence[Self], place: Place) -> Measure:
+    def bind(self, same: Sequence[Self], context: ObjectiveContext) -> Measure:
         """Go along the picture's activations at every position."""
         layer, power = self.layer, self.cosine_power
-        targets = _stacked(same, layer, place)
-        mean = mean_over(layer, [item.box for item in same], place)
+        targets = _stacked(same, layer, context)
+        mean = mean_over(layer, [item.box for item in same], context)
         return lambda seen: mean(along(at_positions(seen.activations[layer]), targets, power))
 
     def words(self) -> str:
@@ -109,10 +109,10 @@ class Style(_OfPicture):
 
     kind: Literal["style"] = "style"
 
-    def bind(self, same: Sequence[Self], place: Place) -> Measure:
+    def bind(self, same: Sequence[Self], context: ObjectiveContext) -> Measure:
         """Compare the Gram matrices."""
         layer = self.layer
-        targets = _gram(_stacked(same, layer, place))
+        targets = _gram(_stacked(same, layer, context))
 
         def measure(seen: Seen) -> Tensor:
             features = at_positions(seen.activations[layer])
@@ -152,11 +152,11 @@ class InputDifference(Objective):
         """Return the kind: pictures may differ."""
         return self.kind
 
-    def bind(self, same: Sequence[Self], place: Place) -> Measure:
+    def bind(self, same: Sequence[Self], context: ObjectiveContext) -> Measure:
         """Compare the pixels."""
         import torch
 
-        pictures = _pictures(same, None, place)
+        pictures = _pictures(same, None, context)
         root = math.sqrt(pictures[0].numel())
 
         def measure(seen: Seen) -> Tensor:
@@ -173,29 +173,31 @@ class InputDifference(Objective):
         return f"difference from {shorten(self.picture, 60)}"
 
 
-def _pictures(same: Sequence[_OfPicture] | Sequence[InputDifference], layer: str | None, place: Place) -> Tensor:
+def _pictures(
+    same: Sequence[_OfPicture] | Sequence[InputDifference], layer: str | None, context: ObjectiveContext
+) -> Tensor:
     """Return what is known of each image's picture, [N, ...], or [1, ...] where all have the same."""
     import torch
 
     names = [item.picture for item in same]
     for name in names:
-        if (name, layer) not in place.references:
+        if (name, layer) not in context.references:
             raise SelectionError(
                 f"no picture called {shorten(name)!r} is given" + (f" for layer {shorten(layer)!r}" if layer else "")
             )
     distinct = list(dict.fromkeys(names))
-    known = torch.stack([place.references[name, layer].detach().to(place.device).float() for name in distinct])
+    known = torch.stack([context.references[name, layer].detach().to(context.device).float() for name in distinct])
     if len(distinct) == 1:
         return known
-    return known[torch.tensor([distinct.index(name) for name in names], device=place.device)]
+    return known[torch.tensor([distinct.index(name) for name in names], device=context.device)]
 
 
-def _stacked(same: Sequence[_OfPicture], layer: str, place: Place) -> Tensor:
+def _stacked(same: Sequence[_OfPicture], layer: str, context: ObjectiveContext) -> Tensor:
     """Return the pictures' activations as [N or 1, units, positions]."""
-    known = _pictures(same, layer, place)
-    if tuple(known.shape[1:]) != tuple(place.shapes[layer]):
-        raise _other_size(f"layer {shorten(layer)!r} of the picture", known, place.shapes[layer])
-    place.units(layer)
+    known = _pictures(same, layer, context)
+    if tuple(known.shape[1:]) != tuple(context.shapes[layer]):
+        raise _other_size(f"layer {shorten(layer)!r} of the picture", known, context.shapes[layer])
+    context.units(layer)
     return at_positions(known)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, Self
 from pydantic import Field
 
 from onnxviz.core.errors import SelectionError, shorten
-from onnxviz.optimize.objectives.base import Measure, OfLayer, Place, Seen, UnitName, unit_number
+from onnxviz.optimize.objectives.base import Measure, ObjectiveContext, OfLayer, Seen, UnitName, unit_number
 from onnxviz.optimize.objectives.positions import (
     BOX,
     Box,
@@ -71,11 +71,11 @@ class Channel(_OfUnit):
         """Add the whole layer to a unit that is to stand out: below the least cosine its neighbours do not count."""
         return self + WholeLayer(layer=self.layer, box=self.box) if self.focus else self
 
-    def bind(self, same: Sequence[Self], place: Place) -> Measure:
+    def bind(self, same: Sequence[Self], context: ObjectiveContext) -> Measure:
         """Read each image's own unit."""
         layer, power = self.layer, self.focus
-        rows, units = rows_and_units(same, layer, place)
-        mean = mean_over(layer, [item.box for item in same], place)
+        rows, units = rows_and_units(same, layer, context)
+        mean = mean_over(layer, [item.box for item in same], context)
 
         def measure(seen: Seen) -> Tensor:
             activations = seen.activations[layer]
@@ -117,11 +117,11 @@ class Neuron(_OfUnit):
         """Return the layer: units and positions may differ."""
         return (self.kind, self.layer)
 
-    def bind(self, same: Sequence[Self], place: Place) -> Measure:
+    def bind(self, same: Sequence[Self], context: ObjectiveContext) -> Measure:
         """Read each image's own unit at its own position."""
         layer = self.layer
-        rows, units = rows_and_units(same, layer, place)
-        places = indices([position_in(layer, item.position, place) for item in same], place)
+        rows, units = rows_and_units(same, layer, context)
+        places = indices([position_in(layer, item.position, context) for item in same], context)
         return lambda seen: seen.activations[layer][(rows, units, *places)].float()
 
     def words(self) -> str:
@@ -142,12 +142,12 @@ class WholeLayer(OfLayer):
         """Return the layer."""
         return (self.kind, self.layer, self.box is None)
 
-    def bind(self, same: Sequence[Self], place: Place) -> Measure:
+    def bind(self, same: Sequence[Self], context: ObjectiveContext) -> Measure:
         """Square all activations of each image."""
         layer = self.layer
         if self.box is None:
             return lambda seen: seen.activations[layer].float().square().reshape(len(same), -1).mean(dim=1)
-        mean = mean_over(layer, [item.box for item in same], place)
+        mean = mean_over(layer, [item.box for item in same], context)
         return lambda seen: mean(seen.activations[layer].float().square().mean(dim=1))
 
     def words(self) -> str:
@@ -164,19 +164,19 @@ def objective_of(target: Target) -> Objective:
     return Neuron(layer=target.layer, unit=target.unit, position=target.position or "center")
 
 
-def rows_and_units(same: Sequence[_OfUnit], layer: str, place: Place) -> tuple[Tensor, Tensor]:
+def rows_and_units(same: Sequence[_OfUnit], layer: str, context: ObjectiveContext) -> tuple[Tensor, Tensor]:
     """Return the index [N] of each image in the batch, and the index [N] of its unit."""
     import torch
 
-    units = [place.unit(layer, number(item.unit)) for item in same]
-    return torch.arange(len(same), device=place.device), torch.tensor(units, device=place.device)
+    units = [context.unit(layer, number(item.unit)) for item in same]
+    return torch.arange(len(same), device=context.device), torch.tensor(units, device=context.device)
 
 
-def indices(positions: Sequence[tuple[int, ...]], place: Place) -> list[Tensor]:
+def indices(positions: Sequence[tuple[int, ...]], context: ObjectiveContext) -> list[Tensor]:
     """Return one index tensor [N] for each dimension of some positions."""
     import torch
 
-    return [torch.tensor(axis, device=place.device) for axis in zip(*positions, strict=True)]
+    return [torch.tensor(axis, device=context.device) for axis in zip(*positions, strict=True)]
 
 
 def unit_in_words(layer: str, unit: int | str) -> str:

@@ -57,7 +57,7 @@ class CppnPainter:
 
     rate = 0.1
     """Every weight moves the whole image: lucid's notebook takes 0.004 and 0.005 where it takes 0.05 for spectra. With
-    0.25 and random views SqueezeNet's ostrich did not climb."""
+    0.25 and random views SqueezeNet's ostrich did not grow."""
 
     def __init__(self, form: Cppn, canvas: Canvas) -> None:
         self.form, self.canvas = form, canvas

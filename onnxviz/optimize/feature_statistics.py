@@ -18,7 +18,7 @@ from onnxviz.core.errors import AnalysisError, shorten
 from onnxviz.graph.features import features_before
 from onnxviz.optimize.dead_leaves import SCENES
 from onnxviz.optimize.lanes import one_thread
-from onnxviz.optimize.regularizers import Regularizer, UnusualFeatures
+from onnxviz.optimize.regularizers import FeatureStatistics, Regularizer
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -106,14 +106,14 @@ def suiting(regularizers: Sequence[Regularizer], view: GraphView, layers: Sequen
     Pooled ones stay within what photographs excite without being held (benchmarks/RESULTS.md).
 
     Args:
-        regularizers: what is usual; unusual features of a layer that is named are kept.
+        regularizers: what is usual; feature statistics of a layer that is named are kept.
         view: the network.
         layers: names of the layers that are maximised.
     """
     features = features_read(view, layers)
     if features is not None and _is_map(features):
         return tuple(regularizers)
-    return tuple(entry for entry in regularizers if not isinstance(entry, UnusualFeatures) or entry.layer)
+    return tuple(entry for entry in regularizers if not isinstance(entry, FeatureStatistics) or entry.layer)
 
 
 def _is_map(layer: Layer) -> bool:
@@ -123,7 +123,7 @@ def _is_map(layer: Layer) -> bool:
 
 
 def restrained_layers(view: GraphView, layers: Sequence[str], regularizers: Sequence[Regularizer]) -> tuple[str, ...]:
-    """Return the layers whose features hold back pictures for some layers, one for each `unusual_features`.
+    """Return the layers whose features hold back pictures for some layers, one for each `feature_statistics`.
 
     Raises:
         AnalysisError: if there are no features before a target.
@@ -131,7 +131,7 @@ def restrained_layers(view: GraphView, layers: Sequence[str], regularizers: Sequ
     """
     found = []
     for entry in regularizers:
-        if not isinstance(entry, UnusualFeatures):
+        if not isinstance(entry, FeatureStatistics):
             continue
         layer = view.layer(entry.layer) if entry.layer else features_read(view, layers)
         if layer is None or layer.channel_axis is None:
@@ -140,7 +140,7 @@ def restrained_layers(view: GraphView, layers: Sequence[str], regularizers: Sequ
                 if layer is None
                 else f"the layer {shorten(layer.name)!r} has no units whose activations could be kept usual",
                 where=shorten(layers[-1]),
-                remedy="name a layer (`{kind: unusual_features, layer: ...}`), or leave `unusual_features` out",
+                remedy="name a layer (`{kind: feature_statistics, layer: ...}`), or leave `feature_statistics` out",
             )
         found.append(layer.name)
     return tuple(found)
@@ -174,7 +174,7 @@ def restraint(
     names = restrained_layers(model.view, layers, regularizers)
     if not names:
         return None
-    weights = tuple(entry.weight for entry in regularizers if isinstance(entry, UnusualFeatures))
+    weights = tuple(entry.weight for entry in regularizers if isinstance(entry, FeatureStatistics))
     return Restraint(names, tuple(usual_features(model, name, size) for name in names), weights)
 
 

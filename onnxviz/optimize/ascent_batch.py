@@ -1,4 +1,4 @@
-"""One batch of images climbs: the loop itself. No step waits for the device.
+"""Gradient ascent of one batch of images: the loop itself. No step waits for the device.
 
 Every few steps the host waits for it: for an answer, where images may stop early, and to stay near it.
 """
@@ -11,12 +11,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from onnxviz.optimize.capture import captured, paced
-from onnxviz.optimize.objectives import Measure, Objective, Place, Seen, bind
+from onnxviz.optimize.feature_statistics import layers_read, restraint
+from onnxviz.optimize.objectives import Measure, Objective, ObjectiveContext, Seen, bind
 from onnxviz.optimize.parameterizations import Canvas, Painter
-from onnxviz.optimize.regularizers import UnusualFeatures
-from onnxviz.optimize.settings import Settings
+from onnxviz.optimize.regularizers import FeatureStatistics
+from onnxviz.optimize.settings import AscentSettings
 from onnxviz.optimize.transforms import margins
-from onnxviz.optimize.unusual_features import layers_read, restraint
 from onnxviz.optimize.views import Views
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ _ASKED_EVERY = 16
 
 
 @dataclass(frozen=True, eq=False)
-class Climber:
+class AscentBatch:
     """What a batch is made from.
 
     Attributes:
@@ -49,13 +49,13 @@ class Climber:
     objectives: Sequence[Objective]
     signs: Tensor
     draws: Sequence[torch.Generator]
-    settings: Settings
+    settings: AscentSettings
     starts: Tensor | None
     references: Callable[[tuple[int, int]], Mapping[tuple[str, str | None], Tensor]]
 
 
 @dataclass(frozen=True, eq=False)
-class Climbed:
+class AscentResult:
     """What came out of a batch; N images, all on the device.
 
     Attributes:
@@ -77,25 +77,25 @@ class Climbed:
     importance: Tensor
 
 
-def climb(climber: Climber, tell: Callable[[int], None]) -> Climbed:
+def optimize_batch(batch: AscentBatch, tell: Callable[[int], None]) -> AscentResult:
     """Optimize one batch, from its smallest size to its own.
 
     Args:
-        climber: the batch.
+        batch: the batch.
         tell: told how many steps are done.
     """
     import torch
 
-    settings = climber.settings
+    settings = batch.settings
     done, canvas, parts = 0, None, []
     for size, steps in octaves(settings):
-        now = replace(climber, settings=replace(settings, size=size, steps=steps))
+        now = replace(batch, settings=replace(settings, size=size, steps=steps))
         offset = done
-        made, canvas = _climb_at(now, canvas, lambda step, offset=offset: tell(offset + step))  # type: ignore[misc]
+        made, canvas = _optimize_at(now, canvas, lambda step, offset=offset: tell(offset + step))  # type: ignore[misc]
         parts.append(made)
         done += steps
     first, last = parts[0], parts[-1]
-    return Climbed(
+    return AscentResult(
         last.images,
         torch.cat([part.curves for part in parts], dim=1),
         first.before,
@@ -106,7 +106,7 @@ def climb(climber: Climber, tell: Callable[[int], None]) -> Climbed:
     )
 
 
-def octaves(settings: Settings) -> list[tuple[tuple[int, int], int]]:
+def octaves(settings: AscentSettings) -> list[tuple[tuple[int, int], int]]:
     """Return the sizes from small to large, each with its share of the steps."""
     chosen = settings.octaves
     count = min(chosen.count, settings.steps) if chosen else 1
@@ -120,11 +120,13 @@ def octaves(settings: Settings) -> list[tuple[tuple[int, int], int]]:
     return found
 
 
-def _climb_at(climber: Climber, smaller: Tensor | None, tell: Callable[[int], None]) -> tuple[Climbed, Tensor]:
+def _optimize_at(
+    batch: AscentBatch, smaller: Tensor | None, tell: Callable[[int], None]
+) -> tuple[AscentResult, Tensor]:
     """Optimize at one size; also returns the whole canvas, for the next."""
     import torch
 
-    ascent, from_picture = begun(climber, smaller)
+    ascent, from_picture = begun(batch, smaller)
     views = ascent.views
     with torch.no_grad():
         before = ascent.as_it_is()
@@ -133,28 +135,28 @@ def _climb_at(climber: Climber, smaller: Tensor | None, tell: Callable[[int], No
     with torch.no_grad():
         final = ascent.painter.paint(ascent.parameters).clamp(0.0, 1.0)
         after = ascent.as_it_is()
-    importance = views.cut(ascent.importance[:, None])[:, 0] if climber.settings.importance else ascent.importance
-    return Climbed(views.cut(final), ascent.curves, before, after, start_gain, taken, importance), final
+    importance = views.cut(ascent.importance[:, None])[:, 0] if batch.settings.importance else ascent.importance
+    return AscentResult(views.cut(final), ascent.curves, before, after, start_gain, taken, importance), final
 
 
-def begun(climber: Climber, smaller: Tensor | None) -> tuple[_Ascent, bool]:
+def begun(batch: AscentBatch, smaller: Tensor | None) -> tuple[_Ascent, bool]:
     """Return the loop at one size before its first step, and whether it starts from pictures.
 
     Args:
-        climber: the batch.
+        batch: the batch.
         smaller: the whole canvas of the size before, if there was one.
     """
-    settings, model = climber.settings, climber.model
+    settings, model = batch.settings, batch.model
     transforms = settings.transforms
     if not settings.parameterization.may_have_margin:
         transforms = tuple(transform for transform in transforms if transform.kind != "pad")
     margin = margins(transforms, settings.size)
     canvas_size = (settings.size[0] + 2 * margin[0], settings.size[1] + 2 * margin[1])
     painter = settings.parameterization.painter(_canvas(settings, canvas_size, model.device))
-    pictures = _first(climber, margin, canvas_size) if smaller is None else _resized(smaller, canvas_size)
-    parameters = painter.start(climber.draws, pictures)
-    views = Views(transforms, settings.size, settings.steps, climber.draws, model.device, settings.fill)
-    ascent = _Ascent(climber, settings, views, painter, _Network(model, climber, settings), parameters)
+    pictures = _first(batch, margin, canvas_size) if smaller is None else _resized(smaller, canvas_size)
+    parameters = painter.start(batch.draws, pictures)
+    views = Views(transforms, settings.size, settings.steps, batch.draws, model.device, settings.fill)
+    ascent = _Ascent(batch, settings, views, painter, _Network(model, batch, settings), parameters)
     return ascent, pictures is not None
 
 
@@ -167,19 +169,19 @@ class _Network:
         silent: [N], whether an image's unit may be silent; changed in place, as a captured step reads it.
     """
 
-    def __init__(self, model: Model, climber: Climber, settings: Settings) -> None:
+    def __init__(self, model: Model, batch: AscentBatch, settings: AscentSettings) -> None:
         import torch
 
-        layers = climber.objectives[0].layers()
+        layers = batch.objectives[0].layers()
         self._restraint = restraint(model, layers, settings.regularizers, settings.size)
         layers = layers_read(model.view, layers, settings.regularizers)
         self._layers = layers
         self._bfloat = settings.precision == "bfloat16"
         self._device = model.device.type
         self.usual = model.differentiable(layers)
-        self.silent = torch.ones(len(climber.objectives), dtype=torch.bool, device=model.device)
+        self.silent = torch.ones(len(batch.objectives), dtype=torch.bool, device=model.device)
         self.redirected = self._redirected() if settings.redirect else self.usual
-        self._climber, self._settings, self._model = climber, settings, model
+        self._batch, self._settings, self._model = batch, settings, model
         self._measure: Measure | None = None
 
     def __call__(self, views: Tensor, forward: Forward | None = None) -> tuple[Tensor, Tensor | None]:
@@ -202,14 +204,14 @@ class _Network:
 
     def _bind(self, shapes: dict[str, tuple[int, ...]]) -> Measure:
         view = self._model.view
-        place = Place(
+        place = ObjectiveContext(
             self._model.device,
             self._settings.group,
             shapes,
             {layer: view.layer(layer) for layer in self._layers},
-            self._climber.references(self._settings.size),
+            self._batch.references(self._settings.size),
         )
-        return bind(self._climber.objectives, place)
+        return bind(self._batch.objectives, place)
 
 
 class _Ascent:
@@ -217,8 +219,8 @@ class _Ascent:
 
     def __init__(
         self,
-        climber: Climber,
-        settings: Settings,
+        batch: AscentBatch,
+        settings: AscentSettings,
         views: Views,
         painter: Painter,
         network: _Network,
@@ -228,8 +230,8 @@ class _Ascent:
 
         self.settings, self.views, self.painter, self.network = settings, views, painter, network
         self.parameters = parameters.contiguous()
-        self.signs = climber.signs
-        count, device = len(climber.objectives), parameters.device
+        self.signs = batch.signs
+        count, device = len(batch.objectives), parameters.device
         self.curves = torch.zeros((count, settings.steps), device=device)
         self.step = torch.zeros((), dtype=torch.int64, device=device)
         canvas = [length + 2 * margin for length, margin in zip(settings.size, views.margin, strict=True)]
@@ -376,7 +378,7 @@ class _Ascent:
     def _held_back(self, images: Tensor, parameters: Tensor, unusual: Tensor | None) -> Tensor | None:
         """Return [N], the weighted terms that hold images back, those of their features given; None if none do."""
         terms = [] if unusual is None else [unusual]
-        of_picture = [entry for entry in self.settings.regularizers if not isinstance(entry, UnusualFeatures)]
+        of_picture = [entry for entry in self.settings.regularizers if not isinstance(entry, FeatureStatistics)]
         if of_picture:
             picture = self.views.cut(images)[:, : self.settings.samples]
             terms += [regularizer.weight * regularizer.term(picture) for regularizer in of_picture]
@@ -406,7 +408,7 @@ class _Ascent:
                 self._average()
 
 
-def _canvas(settings: Settings, size: tuple[int, int], device: torch.device) -> Canvas:
+def _canvas(settings: AscentSettings, size: tuple[int, int], device: torch.device) -> Canvas:
     import torch
 
     colors = None if settings.colors is None else torch.from_numpy(settings.colors).float().to(device)
@@ -416,19 +418,19 @@ def _canvas(settings: Settings, size: tuple[int, int], device: torch.device) -> 
     )
 
 
-def _first(climber: Climber, margin: tuple[int, int], size: tuple[int, int]) -> Tensor | None:
+def _first(batch: AscentBatch, margin: tuple[int, int], size: tuple[int, int]) -> Tensor | None:
     """Return what the first octave starts from: given pictures with a margin that mirrors them, grey, or None."""
     import torch
     from torch.nn import functional
 
-    settings = climber.settings
-    if climber.starts is not None:
-        pictures = _resized(climber.starts, settings.size)
+    settings = batch.settings
+    if batch.starts is not None:
+        pictures = _resized(batch.starts, settings.size)
         top, left = margin
         kind = "reflect" if top < settings.size[0] and left < settings.size[1] else "replicate"
         return functional.pad(pictures, (left, left, top, top), kind)
     if settings.begin == "grey":
-        return torch.full((len(climber.objectives), settings.samples, *size), 0.5, device=climber.model.device)
+        return torch.full((len(batch.objectives), settings.samples, *size), 0.5, device=batch.model.device)
     return None
 
 

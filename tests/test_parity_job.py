@@ -1,4 +1,4 @@
-"""The proof as a job: odd layers cost little, nothing is kept, and what is stored is what was measured."""
+"""The parity check as a job: odd layers cost little, nothing is kept, and what is stored is what was measured."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from onnxviz.analyses.base import Subject
 from onnxviz.core.errors import BatchMixedError, ModelError
 from onnxviz.core.values import Agreement
 from onnxviz.execution.parity_job import MIXES_BATCH, agreement_table, measure_agreement, read_agreement
-from onnxviz.execution.plan import Proof
+from onnxviz.execution.plan import ParityCheck
 from onnxviz.execution.workers.torch_setup import make_model
 from onnxviz.graph import open_model
 from onnxviz.model import parity as agreement
 from onnxviz.model.model import Model
-from onnxviz.model.parity import prove, prove_comparable
+from onnxviz.model.parity import check_comparable_layers, check_parity
 from onnxviz.model.preprocessing import preprocessing_for
 
 node = helper.make_node
@@ -50,7 +50,7 @@ def chain(tmp_path: Path) -> tuple[Subject, Model]:
 def fail_at(monkeypatch: pytest.MonkeyPatch, *layers: str) -> Parts:
     """Let the computation of some layers fail; returns the parts that are tried from now on."""
     tried: Parts = []
-    whole = agreement.prove_comparable
+    whole = agreement.check_comparable_layers
 
     def broken(model: Model, part: Sequence[str], images: object) -> object:
         tried.append(tuple(part))
@@ -60,7 +60,7 @@ def fail_at(monkeypatch: pytest.MonkeyPatch, *layers: str) -> Parts:
                 raise RuntimeError(f"{name} is broken")
         return whole(model, part, images)
 
-    monkeypatch.setattr(agreement, "prove_comparable", broken)
+    monkeypatch.setattr(agreement, "check_comparable_layers", broken)
     return tried
 
 
@@ -72,7 +72,7 @@ def test_sound_layers_take_one_pass(chain: tuple[Subject, Model], monkeypatch: p
     subject, model = chain
     tried = fail_at(monkeypatch)
     layers = tuple(layer.name for layer in model.layers)
-    found, errors = measure_agreement(model, subject, Proof("", "model", layers, None))
+    found, errors = measure_agreement(model, subject, ParityCheck("", "model", layers, None))
     assert (len(tried), errors) == (1, {})
     assert names(found) == set(layers)
     assert all(item.holds and "made-up images" in item.note for item in found)
@@ -84,7 +84,7 @@ def test_a_layer_that_fails_takes_what_reads_it_along(
     subject, model = chain
     tried = fail_at(monkeypatch, "b4")
     layers = tuple(layer.name for layer in model.layers)
-    found, errors = measure_agreement(model, subject, Proof("", "model", layers, None))
+    found, errors = measure_agreement(model, subject, ParityCheck("", "model", layers, None))
     lost = {f"b{i}" for i in range(4, 20)} | {"y"}
     assert errors == dict.fromkeys(lost, "RuntimeError: b4 is broken")
     assert names(found) == set(layers) - lost
@@ -95,7 +95,7 @@ def test_two_independent_faults_are_both_told(chain: tuple[Subject, Model], monk
     subject, model = chain
     fail_at(monkeypatch, "b4", "c17")
     layers = tuple(layer.name for layer in model.layers)
-    found, errors = measure_agreement(model, subject, Proof("", "model", layers, None))
+    found, errors = measure_agreement(model, subject, ParityCheck("", "model", layers, None))
     assert errors["b5"] == "RuntimeError: b4 is broken"
     assert errors["c18"] == "RuntimeError: c17 is broken"
     assert {"b3", "c16"} <= names(found)
@@ -121,26 +121,26 @@ def test_layers_that_mix_the_batch_cost_nothing(mixing: tuple[Subject, Model], m
     tried = fail_at(monkeypatch)
     layers = tuple(layer.name for layer in model.layers)
     assert "mixed" in layers
-    found, errors = measure_agreement(model, subject, Proof("", "model", layers, None))
+    found, errors = measure_agreement(model, subject, ParityCheck("", "model", layers, None))
     assert len(tried) == 1
     assert errors["mixed"] == MIXES_BATCH
     assert {"before", "y"} <= names(found)
     assert names(found) | set(errors) == set(layers)
 
 
-def test_proving_a_layer_that_mixes_the_batch_is_refused(mixing: tuple[Subject, Model]) -> None:
+def test_checking_a_layer_that_mixes_the_batch_is_refused(mixing: tuple[Subject, Model]) -> None:
     _, model = mixing
     images = torch.rand(2, 3, *model.input_size)
     with pytest.raises(BatchMixedError, match="mixed mixes the images"):
-        prove(model, ["before", "mixed"], images)
-    found, odd = prove_comparable(model, ["before", "mixed"], images)
+        check_parity(model, ["before", "mixed"], images)
+    found, odd = check_comparable_layers(model, ["before", "mixed"], images)
     assert (names(found), odd) == ({"before"}, ("mixed",))
 
 
 def test_nothing_is_kept(chain: tuple[Subject, Model]) -> None:
-    """Each session and network may hold all weights: proofs of many parts would fill the memory with them."""
+    """Each session and network may hold all weights: checks of many parts would fill the memory with them."""
     _, model = chain
-    prove(model, [layer.name for layer in model.layers], torch.rand(2, 3, *model.input_size))
+    check_parity(model, [layer.name for layer in model.layers], torch.rand(2, 3, *model.input_size))
     assert not model._sessions
     assert not model._forwards
 
@@ -148,8 +148,8 @@ def test_nothing_is_kept(chain: tuple[Subject, Model]) -> None:
 def test_a_wrong_network_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_model(tmp_path / "m.onnx")
     subject, model = opened(tmp_path / "m.onnx")
-    proof = Proof("", "model", ("first", "relu", "dense"), None)
-    found, _ = measure_agreement(make_model(subject, "cpu"), subject, proof)
+    check = ParityCheck("", "model", ("first", "relu", "dense"), None)
+    found, _ = measure_agreement(make_model(subject, "cpu"), subject, check)
     assert all(item.holds for item in found)
     encode = Model._encode
     calls: list[int] = []
@@ -159,7 +159,7 @@ def test_a_wrong_network_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         return encode(self, images) + (0.5 if len(calls) % 3 == 2 else 0.0)
 
     monkeypatch.setattr(Model, "_encode", shifted)
-    found, _ = measure_agreement(model, subject, proof)
+    found, _ = measure_agreement(model, subject, check)
     assert not any(item.holds for item in found)
 
 
@@ -185,20 +185,20 @@ def test_constants_are_computed_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
         return relu(values, *arguments, **named)
 
     monkeypatch.setattr(torch.nn.functional, "relu", counted)
-    found = prove(model, layers, torch.rand(3, 3, *model.input_size))
+    found = check_parity(model, layers, torch.rand(3, 3, *model.input_size))
     assert all(item.holds for item in found)
     assert {item.reference for item in found} == {"file", "float32"}
     assert seen.count(20 << 20) == 1
 
 
 def test_what_is_stored_is_read_again() -> None:
-    proved = (
+    agreements = (
         Agreement("a", 1e-6, 2e-6, 1e-3, "file", "note"),
         Agreement("a", float("nan"), 2e-6, 1e-3, "float32", ""),
     )
-    found, errors = read_agreement([agreement_table(proved, {"b": "it broke"})])
+    found, errors = read_agreement([agreement_table(agreements, {"b": "it broke"})])
     assert errors == {"b": "it broke"}
-    assert found[0] == proved[0]
+    assert found[0] == agreements[0]
     assert np.isnan(found[1].relative)
     assert not found[1].holds
 
@@ -211,8 +211,8 @@ def test_an_impossible_request_is_told_for_each_layer(
     def refused(*_: object) -> object:
         raise ModelError("no", where="m.onnx", remedy="mend it")
 
-    monkeypatch.setattr(agreement, "prove_comparable", refused)
-    found, errors = measure_agreement(model, subject, Proof("", "model", ("a0", "a1"), None))
+    monkeypatch.setattr(agreement, "check_comparable_layers", refused)
+    found, errors = measure_agreement(model, subject, ParityCheck("", "model", ("a0", "a1"), None))
     assert found == ()
     assert errors == dict.fromkeys(("a0", "a1"), "m.onnx: no; mend it")
-    assert measure_agreement(model, subject, Proof("", "model", (), None)) == ((), {})
+    assert measure_agreement(model, subject, ParityCheck("", "model", (), None)) == ((), {})

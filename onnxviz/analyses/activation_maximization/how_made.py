@@ -12,7 +12,7 @@ from onnxviz.core.shares import percent
 from onnxviz.core.values import Preprocessing
 from onnxviz.data.domains import domain_of
 from onnxviz.optimize.parameterizations.base import Parameterization
-from onnxviz.optimize.regularizers import Regularizer, UnusualFeatures
+from onnxviz.optimize.regularizers import FeatureStatistics, Regularizer
 from onnxviz.optimize.settings import Usual
 from onnxviz.optimize.transforms import Transform
 
@@ -37,7 +37,7 @@ def how_made(
     """
     pixels = f" of {size[0]} x {size[1]} pixels" if size else ""
     further = "".join(f"; {part}" for part in _further(analysis))
-    climb = _of_each(suits, lambda usual: usual.optimizer.words())
+    optimize_batch = _of_each(suits, lambda usual: usual.optimizer.words())
     form = _form(analysis, suits, colored=preprocessing.channel_order in ("RGB", "BGR"))
     if preprocessing.channel_order == "STORED":
         further += (
@@ -45,7 +45,7 @@ def how_made(
         )
     looks = _of_each(suits, lambda usual: transform_words(usual.transforms))
     return (
-        f"{analysis.steps} steps of {climb} on images{pixels}, {form}; views: {looks}; regularizers: "
+        f"{analysis.steps} steps of {optimize_batch} on images{pixels}, {form}; views: {looks}; regularizers: "
         f"{held_by(suits)}{further}. A channel's activation is its mean over all positions, "
         "a whole layer's the mean of squares; a tile's figures are means over its pictures."
     )
@@ -191,7 +191,7 @@ def require_suitable(analysis: ActivationMaximization, subject: Subject) -> None
     if domain_of(subject.preprocessing).photographic:
         return
     asked: list[str] = [entry.kind for entry in analysis.transforms or () if entry.photographic]
-    asked += [entry.kind for entry in analysis.regularizers or () if isinstance(entry, UnusualFeatures)]
+    asked += [entry.kind for entry in analysis.regularizers or () if isinstance(entry, FeatureStatistics)]
     forms = (form for form in _within(analysis.parameterization) if isinstance(form, Parameterization))
     asked += [str(getattr(form, "kind", "")) for form in forms if form.photographic]
     asked += [name for name in ("colors", "magnitude") if getattr(analysis, name) is not None]

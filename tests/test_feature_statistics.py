@@ -24,11 +24,9 @@ from onnxviz.execution.plan import make_plan
 from onnxviz.graph import open_model
 from onnxviz.graph.features import features_before
 from onnxviz.model.model import Model
-from onnxviz.optimize.ascent import Settings, maximize
+from onnxviz.optimize.ascent import AscentSettings, maximize
 from onnxviz.optimize.dead_leaves import dead_leaves
-from onnxviz.optimize.regularizers import LpNorm, TotalVariation, UnusualFeatures
-from onnxviz.optimize.settings import CLASS_REGULARIZERS, usual
-from onnxviz.optimize.unusual_features import (
+from onnxviz.optimize.feature_statistics import (
     UsualFeatures,
     layers_read,
     restraint,
@@ -36,6 +34,8 @@ from onnxviz.optimize.unusual_features import (
     unusualness,
     usual_features,
 )
+from onnxviz.optimize.regularizers import FeatureStatistics, LpNorm, TotalVariation
+from onnxviz.optimize.settings import CLASS_REGULARIZERS, usual
 from onnxviz.recipe.recipe import Recipe, parse_recipe
 
 SIDE = 64
@@ -193,7 +193,7 @@ def restrained(model: Model) -> str:
 
 def test_pictures_of_classes_excite_features_less_far_beyond_scenes_and_are_the_class_still(scenes: Model) -> None:
     suits = usual((SIDE, SIDE), 64, classes=True)
-    settings = Settings(
+    settings = AscentSettings(
         steps=64,
         size=(SIDE, SIDE),
         transforms=suits.transforms,
@@ -210,17 +210,17 @@ def test_pictures_of_classes_excite_features_less_far_beyond_scenes_and_are_the_
             features, scores = scenes.differentiable((name, logits))(torch.from_numpy(made.images))
         return scores.argmax(dim=1).numpy(), float(unusualness(features, known).mean())
 
-    free, held = far(suits.regularizers[:1]), far((*suits.regularizers[:1], UnusualFeatures(weight=0.3)))
+    free, held = far(suits.regularizers[:1]), far((*suits.regularizers[:1], FeatureStatistics(weight=0.3)))
     assert held[1] < 0.8 * free[1]
     assert held[0].tolist() == free[0].tolist() == [0, 1, 2, 3]
 
 
 def test_without_weight_it_changes_nothing(scenes: Model) -> None:
-    settings = Settings(steps=4, size=(SIDE, SIDE))
+    settings = AscentSettings(steps=4, size=(SIDE, SIDE))
     target = [Target(scenes.view.logits.name, 1)]
     plain = maximize(scenes, target, [0], settings)
-    none = maximize(scenes, target, [0], replace(settings, regularizers=(UnusualFeatures(weight=0.0),)))
-    some = maximize(scenes, target, [0], replace(settings, regularizers=(UnusualFeatures(weight=1.0),)))
+    none = maximize(scenes, target, [0], replace(settings, regularizers=(FeatureStatistics(weight=0.0),)))
+    some = maximize(scenes, target, [0], replace(settings, regularizers=(FeatureStatistics(weight=1.0),)))
     assert np.array_equal(plain.images, none.images)
     assert not np.array_equal(plain.images, some.images)
 
@@ -228,12 +228,12 @@ def test_without_weight_it_changes_nothing(scenes: Model) -> None:
 def test_the_layer_may_be_named(scenes: Model) -> None:
     view = scenes.view
     logits = (view.logits.name,)
-    named = UnusualFeatures(layer="Conv[2]")
+    named = FeatureStatistics(layer="Conv[2]")
     assert layers_read(view, logits, (named, TotalVariation())) == (*logits, view.layer("Conv[2]").name)
     assert layers_read(view, logits, (LpNorm(), TotalVariation())) == logits
-    assert layers_read(view, logits, (UnusualFeatures(layer="logits"),)) == logits
+    assert layers_read(view, logits, (FeatureStatistics(layer="logits"),)) == logits
     with pytest.raises(SelectionError, match="nothing_like_it"):
-        layers_read(view, logits, (UnusualFeatures(layer="nothing_like_it"),))
+        layers_read(view, logits, (FeatureStatistics(layer="nothing_like_it"),))
 
 
 # --- where there are none --------------------------------------------------------------------------------------------
@@ -263,10 +263,12 @@ def test_a_class_that_reads_the_image_has_no_features_to_hold(tmp_path: Path) ->
     logits = (model.view.logits.name,)
     assert features_before(model.view, model.view.logits) is None
     assert suiting(CLASS_REGULARIZERS, model.view, logits) == CLASS_REGULARIZERS[:1]
-    named = (UnusualFeatures(layer="conv"), TotalVariation())
+    named = (FeatureStatistics(layer="conv"), TotalVariation())
     assert suiting(named, model.view, logits) == named
-    with pytest.raises(AnalysisError, match=r"(?s)no features .*leave `unusual_features` out"):
-        maximize(model, [Target(logits[0], 0)], [0], Settings(steps=1, size=(16, 16), regularizers=CLASS_REGULARIZERS))
+    with pytest.raises(AnalysisError, match=r"(?s)no features .*leave `feature_statistics` out"):
+        maximize(
+            model, [Target(logits[0], 0)], [0], AscentSettings(steps=1, size=(16, 16), regularizers=CLASS_REGULARIZERS)
+        )
 
 
 def test_features_that_no_scene_excites_count_by_their_activation(tmp_path: Path) -> None:
@@ -296,7 +298,7 @@ def test_features_that_no_scene_excites_count_by_their_activation(tmp_path: Path
 @pytest.mark.parametrize("file", ["cifar10_resnet20_ts17.onnx", "vnn_gtsrb_bnn_48.onnx", "caffe_lenet.onnx"])
 def test_real_models_are_held_with_finite_slopes(zoo: Path, file: str) -> None:
     model = onnxviz.load(zoo / "onnx" / file, device="cpu")
-    settings = Settings(steps=6, size=model.input_size, regularizers=(UnusualFeatures(weight=1.0),))
+    settings = AscentSettings(steps=6, size=model.input_size, regularizers=(FeatureStatistics(weight=1.0),))
     made: Mapping[str, np.ndarray] = vars(maximize(model, [Target(model.view.logits.name, 3)], [0], settings))
     assert np.isfinite(made["images"]).all()
     assert np.isfinite(made["curves"]).all()
@@ -319,7 +321,10 @@ def recipe(target: str, settings: str) -> Recipe:
     ("settings", "words"),
     [
         ("size: 32", "total variation^2 x 0.5 for classes, none for other units"),
-        ("size: 32, regularizers: [{kind: unusual_features, layer: logits}]", "unusual features (layer logits) x 0.3."),
+        (
+            "size: 32, regularizers: [{kind: feature_statistics, layer: logits}]",
+            "feature statistics (layer logits) x 0.3.",
+        ),
     ],
 )
 def test_the_report_says_what_held_pictures_back(scenes: Model, settings: str, words: str) -> None:
@@ -330,7 +335,7 @@ def test_the_report_says_what_held_pictures_back(scenes: Model, settings: str, w
 @pytest.mark.zoo
 def test_classes_told_from_a_map_are_held_near_usual_features_and_the_report_says_so(zoo: Path) -> None:
     model = onnxviz.load(zoo / "onnx" / "squeezenet_fp16.onnx", preprocess="caffe", device="cpu")
-    words = "total variation^2 x 0.5, unusual features x 0.3 for classes, none for other units"
+    words = "total variation^2 x 0.5, feature statistics x 0.3 for classes, none for other units"
     assert words in described(model, "size: 64")
 
 
@@ -343,7 +348,7 @@ def described(model: Model, settings: str) -> str:
     jobs = list(analysis.jobs(subject))
     for job in jobs:
         found[job.name] = analysis.run(job, replace(place, found={name: found[name] for name in job.needs}))
-    parts = [found[job.name] for job in jobs if not job.inner]
+    parts = [found[job.name] for job in jobs if not job.intermediate]
     (grid,) = (finding for finding in analysis.combine(parts, subject) if isinstance(finding, TileGrid))
     return grid.description
 
@@ -351,9 +356,9 @@ def described(model: Model, settings: str) -> str:
 @pytest.mark.parametrize(
     ("target", "regularizer", "fault"),
     [
-        ("{layer: first_conv, units: 0}", "{kind: unusual_features}", r"conv1: there are no features to keep usual"),
-        ("{layer: logits, units: 0}", "{kind: unusual_features, layer: nope}", r"r.yaml:\d+:\d+: no layer .*'nope'"),
-        ("{layer: logits, units: 0}", "{kind: unusual_feature}", r"did you mean 'unusual_features'"),
+        ("{layer: first_conv, units: 0}", "{kind: feature_statistics}", r"conv1: there are no features to keep usual"),
+        ("{layer: logits, units: 0}", "{kind: feature_statistics, layer: nope}", r"r.yaml:\d+:\d+: no layer .*'nope'"),
+        ("{layer: logits, units: 0}", "{kind: feature_statistic}", r"did you mean 'feature_statistics'"),
     ],
 )
 def test_faults_are_told_before_anything_runs(target: str, regularizer: str, fault: str) -> None:

@@ -112,6 +112,9 @@ def test_an_interpolation_that_is_said_is_kept_and_told(place: Path) -> None:
     assert {row.size_by for row in card.tried.trials} == {"crop 0.875 of large ones, bicubic"}
     assert card.preprocessing.endswith("kept of images that are large enough, bicubic")
     assert "bicubic" in card.geometry, "models are compared on the same pixels only"
+    usual = card_of(place, "{preset: auto, interpolation: bilinear}")
+    assert usual.tried is not None
+    assert {row.size_by for row in usual.tried.trials} == {"crop 0.875 of large ones"}, "said, though usual"
 
 
 @pytest.mark.parametrize(

@@ -302,6 +302,6 @@ def _usage(trial: Trial) -> str:
         fields.append(f"fit: {preprocessing.fit}")
     if preprocessing.fit == "crop" and preprocessing.crop_fraction is not None:
         fields.append(f"crop_fraction: {preprocessing.crop_fraction:g}")
-    if preprocessing.interpolation != "bilinear":
+    if preprocessing.interpolation is not None:
         fields.append(f"interpolation: {preprocessing.interpolation}")
     return f"preprocess: {{{', '.join(fields)}}}   (in a recipe)"

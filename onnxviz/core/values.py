@@ -179,7 +179,8 @@ class Preprocessing:
         crop_fraction: the part of the resized short side that the crop keeps; None for `CROP_FRACTION` of an image
             that is large enough to need no enlarging for it, and for all (1) of a smaller one.
         interpolation: how pixels are made where an image is resized: "bilinear" and "bicubic" average over all pixels
-            that become one, "bilinear_aliased" looks at four of them only, as OpenCV and TensorFlow do by default.
+            that become one, "bilinear_aliased" looks at four of them only, as OpenCV and TensorFlow do by default. None
+            is bilinear, and where a preprocessing is found by trial, what the trial takes.
         size: height and width in pixels, where the model leaves them free.
         name: the preset's name, or "custom".
         origin: whether it was said, or found by trial, or is to be found yet, or guessed, so that reports can warn.
@@ -194,7 +195,7 @@ class Preprocessing:
     scale: tuple[float, ...] = (255.0,)
     fit: Fit = "crop"
     crop_fraction: float | None = None
-    interpolation: Interpolation = "bilinear"
+    interpolation: Interpolation | None = None
     size: tuple[int, int] | None = None
     name: str = "custom"
     origin: Origin = "declared"
@@ -244,9 +245,8 @@ class Preprocessing:
     @property
     def resized(self) -> str:
         """How pixels are made where images are resized, to be written behind something; "" for the usual way."""
-        return {"bilinear": "", "bicubic": ", bicubic", "bilinear_aliased": ", bilinear without antialiasing"}[
-            self.interpolation
-        ]
+        how = {"bilinear": "", "bicubic": ", bicubic", "bilinear_aliased": ", bilinear without antialiasing"}
+        return how[self.interpolation or "bilinear"]
 
     @property
     def doubt(self) -> str:
@@ -266,7 +266,7 @@ class Preprocessing:
     @property
     def keeps_geometry(self) -> bool:
         """Whether somebody said how to bring images to size, so that trials try nothing else."""
-        return self.fit != "crop" or self.crop_fraction is not None or self.interpolation != "bilinear"
+        return self.fit != "crop" or self.crop_fraction is not None or self.interpolation is not None
 
     def with_size(self, height: int, width: int) -> Preprocessing:
         """Return the same preprocessing for another input size in pixels."""

@@ -334,7 +334,7 @@ def _fitted(pixels: npt.NDArray[Any], preprocessing: Preprocessing, size: tuple[
     box = fit_box((pixels.shape[0], pixels.shape[1]), preprocessing, size)
     if box == (0.0, 0.0, float(size[0]), float(size[1])) and pixels.shape[:2] == size:
         return pixels
-    return _resized(np.ascontiguousarray(pixels), box, size, preprocessing.interpolation)
+    return _resized(np.ascontiguousarray(pixels), box, size, preprocessing.interpolation or "bilinear")
 
 
 def _resized(

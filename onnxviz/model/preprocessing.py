@@ -153,7 +153,7 @@ def _checked(preprocessing: Preprocessing) -> Preprocessing:
     for key, kind in (("channel_order", ChannelOrder), ("fit", Fit), ("interpolation", Interpolation)):
         choices = typing.get_args(kind)
         value = getattr(preprocessing, key)
-        if value not in choices:
+        if value not in choices and not (key == "interpolation" and value is None):
             advice = nearest(str(value), choices) or f"it is one of {', '.join(choices)}"
             raise SelectionError(f"{key} cannot be {shorten(str(value))!r}", remedy=advice)
     for key in ("mean", "scale"):

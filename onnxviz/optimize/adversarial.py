@@ -17,11 +17,11 @@ import numpy as np
 
 from onnxviz.core.errors import AnalysisError, shorten
 from onnxviz.core.lazy_torch import torch
+from onnxviz.graph.model_output import Head
 from onnxviz.model.batches import choose_batch, gradient_bytes, run_batches
 from onnxviz.optimize.optimizers import as_rows
 
 if TYPE_CHECKING:
-    from onnxviz.graph.model_output import Head
     from onnxviz.model.model import Model
 
 Norm = Literal["linf", "l2"]

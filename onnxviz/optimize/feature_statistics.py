@@ -15,14 +15,14 @@ from weakref import WeakKeyDictionary
 
 from onnxviz.core.errors import AnalysisError, shorten
 from onnxviz.core.lazy_torch import torch
+from onnxviz.core.values import Layer
 from onnxviz.graph.features import features_before
+from onnxviz.graph.view import GraphView
 from onnxviz.optimize.dead_leaves import SCENES, scenes
 from onnxviz.optimize.lanes import one_thread
 from onnxviz.optimize.regularizers import FeatureStatistics, Regularizer
 
 if TYPE_CHECKING:
-    from onnxviz.core.values import Layer
-    from onnxviz.graph.view import GraphView
     from onnxviz.model.model import Model
 
 _WIDER = 2.5

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from onnx import TensorProto
+from onnx import GraphProto, NodeProto, TensorProto
 
 from onnxviz.core.errors import AnalysisError, beginning, shorten
 from onnxviz.core.lazy_torch import torch
@@ -20,8 +20,6 @@ from onnxviz.graph.structure import constants_within, producers, to_array
 from onnxviz.graph.value_range import clip_bounds
 
 if TYPE_CHECKING:
-    from onnx import GraphProto, NodeProto
-
     from onnxviz.model.model import Model
 
 ImageLayout = Literal["NCHW", "NHWC", "NHW", "flat"]
@@ -70,14 +68,8 @@ class GeneratorNetwork:
     channels: int
     size: tuple[int, int]
     bounds: tuple[float, float] | None
-    device: torch.device
     _network: torch.fx.GraphModule = field(repr=False)
     _batch: int | None = None
-
-    @property
-    def elements(self) -> int:
-        """How many numbers a code has."""
-        return sum(entry.elements for entry in self.inputs)
 
     def __call__(self, codes: torch.Tensor) -> torch.Tensor:
         """Return the images of codes [N, elements], differentiably: float32 [N, channels, h, w], as they are made."""
@@ -121,7 +113,7 @@ def open_generator(source: Model | Path | str, device: torch.device | str | None
     if channels * size[0] * size[1] <= sum(entry.elements for entry in inputs):
         raise _no_generator(file, "it takes as many numbers as it gives")
     bounds = _bounds(graph, output)
-    return GeneratorNetwork(file, inputs, layout, channels, size, bounds, model.device, network, batch)
+    return GeneratorNetwork(file, inputs, layout, channels, size, bounds, network, batch)
 
 
 def _latent(model: Model, identifier: str) -> LatentInput:

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from onnxviz.optimize import transforms as views
 from onnxviz.optimize.edits import Edit
+from onnxviz.optimize.generators import GeneratorNetwork
 from onnxviz.optimize.optimizers import Adam, Optimizer
 from onnxviz.optimize.parameterizations import Fourier, ParameterizationChoice
 from onnxviz.optimize.regularizers import FeatureStatistics, Regularizer, TotalVariation
 from onnxviz.optimize.stopping import EarlyStopping
-
-if TYPE_CHECKING:
-    from onnxviz.optimize.generators import GeneratorNetwork
 
 DEFAULT_TRANSFORMS = (
     views.Jitter(share=0.05),

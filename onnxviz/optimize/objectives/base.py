@@ -13,11 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field, StrictInt, model_validator
 
 from onnxviz.core.errors import AnalysisError, SelectionError, shorten
 from onnxviz.core.lazy_torch import torch
+from onnxviz.core.values import Layer
 from onnxviz.graph.targets import has_class_units, unit_indices
-
-if TYPE_CHECKING:
-    from onnxviz.core.values import Layer
-    from onnxviz.graph.view import GraphView
+from onnxviz.graph.view import GraphView
 
 LayerName = Annotated[str, Field(description="A layer name, `Conv[3]`, or a role such as last_map or logits.")]
 UnitName = Annotated[StrictInt | str, Field(description="Index from 0, or a class name where the layer is the logits.")]

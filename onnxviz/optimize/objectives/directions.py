@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 from pydantic import BeforeValidator, Field, PlainSerializer, StrictInt, WithJsonSchema, model_validator
 
 from onnxviz.core.errors import SelectionError, shorten
 from onnxviz.core.lazy_torch import torch
+from onnxviz.core.values import Layer
+from onnxviz.graph.view import GraphView
 from onnxviz.optimize.objectives.base import Measure, Number, ObjectiveContext, OfLayer, Seen, UnitName, unit_number
 from onnxviz.optimize.objectives.positions import AtPosition, MaybeBox, box_in_words, in_words, mean_over, positions_in
 from onnxviz.optimize.objectives.units import EPSILON, LEAST_COSINE, number
-
-if TYPE_CHECKING:
-    from onnxviz.core.values import Layer
-    from onnxviz.graph.view import GraphView
 
 
 def _pairs(given: Any) -> Any:

@@ -7,12 +7,13 @@ each other.
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from typing import TYPE_CHECKING, ClassVar, Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, StrictInt
 
 from onnxviz.core.errors import shorten
 from onnxviz.core.lazy_torch import torch
+from onnxviz.graph.view import GraphView
 from onnxviz.optimize.objectives.base import (
     LayerName,
     Measure,
@@ -26,9 +27,6 @@ from onnxviz.optimize.objectives.base import (
 )
 from onnxviz.optimize.objectives.directions import at_positions
 from onnxviz.optimize.objectives.units import rows_and_units, unit_in_words
-
-if TYPE_CHECKING:
-    from onnxviz.graph.view import GraphView
 
 _LEAST_SQUARE = 1e-10
 

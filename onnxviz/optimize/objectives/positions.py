@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from pydantic import AfterValidator, Field, StrictInt
@@ -11,10 +11,8 @@ from pydantic import AfterValidator, Field, StrictInt
 from onnxviz.core.errors import SelectionError, shorten
 from onnxviz.core.lazy_torch import torch
 from onnxviz.core.values import Layer, Tokens
+from onnxviz.graph.view import GraphView
 from onnxviz.optimize.objectives.base import ObjectiveContext, OfLayer
-
-if TYPE_CHECKING:
-    from onnxviz.graph.view import GraphView
 
 Index = Annotated[StrictInt, Field(ge=0)]
 Position = Annotated[

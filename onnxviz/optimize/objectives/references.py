@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field
 
 from onnxviz.core.errors import AnalysisError, SelectionError, shorten
 from onnxviz.core.lazy_torch import torch
+from onnxviz.graph.view import GraphView
 from onnxviz.optimize.objectives.base import Measure, Objective, ObjectiveContext, OfLayer, Seen
 from onnxviz.optimize.objectives.directions import CosinePower, along, at_positions
 from onnxviz.optimize.objectives.positions import MaybeBox, box_in_words, mean_over
-
-if TYPE_CHECKING:
-    from onnxviz.graph.view import GraphView
 
 PictureName = Annotated[str, Field(min_length=1, max_length=200, description="Name of the given picture.")]
 

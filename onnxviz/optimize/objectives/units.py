@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar, Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field
 
 from onnxviz.core.errors import SelectionError, shorten
 from onnxviz.core.lazy_torch import torch
-from onnxviz.optimize.objectives.base import Measure, ObjectiveContext, OfLayer, Seen, UnitName, unit_number
+from onnxviz.core.values import Layer, Target
+from onnxviz.graph.view import GraphView
+from onnxviz.optimize.objectives.base import Measure, Objective, ObjectiveContext, OfLayer, Seen, UnitName, unit_number
 from onnxviz.optimize.objectives.positions import AtPosition, MaybeBox, box_in_words, in_words, mean_over, positions_in
-
-if TYPE_CHECKING:
-    from onnxviz.core.values import Layer, Target
-    from onnxviz.graph.view import GraphView
-    from onnxviz.optimize.objectives.base import Objective
 
 FOCUS = (
     "How much the unit should stand out among those of its layer, as a power of the cosine between its axis and all "

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from onnxviz.core.lazy_torch import torch
-
-if TYPE_CHECKING:
-    from onnxviz.optimize.generators import GeneratorNetwork
+from onnxviz.optimize.generators import GeneratorNetwork
 
 
 @dataclass(frozen=True)

@@ -8,17 +8,15 @@ section 2: the code is optimized instead of the pixels, held by an L2 term and c
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar, Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from onnxviz.core.errors import AnalysisError, nearest, shorten
 from onnxviz.core.lazy_torch import torch
+from onnxviz.optimize.generators import GeneratorNetwork
 from onnxviz.optimize.parameterizations.base import Canvas, Painter, Parameterization
 from onnxviz.optimize.parameterizations.planes import grey
-
-if TYPE_CHECKING:
-    from onnxviz.optimize.generators import GeneratorNetwork
 
 _DRAWS = 64
 """How many codes the range of an unbounded generator is measured on."""

@@ -28,7 +28,7 @@ from onnxviz.data.images import ImageFolder
 from onnxviz.execution.store import Store
 from onnxviz.graph.model_output import Head
 from onnxviz.model.model import Model, load
-from onnxviz.optimize.adversarial import Attack, Attacked, _Ball, attack, distance
+from onnxviz.optimize.adversarial import Attack, Attacked, _Ball, _Wanted, attack, distance
 
 Found = TypeVar("Found")
 SIDE = 8
@@ -487,13 +487,12 @@ def test_what_came_closest_is_kept_where_nothing_is_found() -> None:
         margins = np.array([3.0, least], np.float32)
         return Attacked(np.zeros((1, 1, 1), np.uint8), radius, 1, margins, False, 1.0)
 
-    holder = search._Search.__new__(search._Search)
-    holder.found = [None]
+    wanted = _Wanted(np.zeros((1, 1, 1), np.uint8), 0, None, 0, 0.0)
     for now, kept in ((made(None, 2.0), 2.0), (made(None, 1.0), 1.0), (made(None, 1.5), 1.0), (made(4.0, -0.1), -0.1),
                       (made(None, -3.0), -0.1), (made(2.0, -0.05), -0.05)):  # fmt: skip
-        holder._keep(0, now)
-        assert holder.found[0] is not None
-        assert holder.found[0].margins.min() == pytest.approx(kept)
+        wanted.keep(now)
+        assert wanted.found is not None
+        assert wanted.found.margins.min() == pytest.approx(kept)
 
 
 # --- real models ----------------------------------------------------------------------------------------------------

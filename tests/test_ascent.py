@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from onnxviz.core.errors import AnalysisError, SelectionError
 from onnxviz.core.values import Layer, Target
 from onnxviz.optimize.ascent import DEFAULT_TRANSFORMS, AscentSettings, Maximized, maximize
-from onnxviz.optimize.objectives import ObjectiveContext, Seen, bind, objective_of
-from onnxviz.optimize.objectives.units import centre
+from onnxviz.optimize.objectives import ObjectiveContext, Seen, bind, centre, objective_of
 from onnxviz.optimize.optimizers import Adam, GradientAscent, RmsProp
 from onnxviz.optimize.parameterizations import Canvas, Fourier, Pixel
 from onnxviz.optimize.regularizers import LpNorm, TotalVariation

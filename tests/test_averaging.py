@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from onnxviz.optimize.averaging import Averaging, shares_in_mean
 from onnxviz.optimize.edits import Decay
-from onnxviz.optimize.optimizers import Adam, GradientAscent, RmsProp
+from onnxviz.optimize.optimizers import Adam, Averaging, GradientAscent, RmsProp, shares_in_mean
 from onnxviz.optimize.parameterizations import Pixel
 from onnxviz.optimize.stopping import EarlyStopping
 from tests.test_ascent import SmallModel, channels, optimize_batch

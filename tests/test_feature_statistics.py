@@ -29,6 +29,7 @@ from onnxviz.optimize.dead_leaves import dead_leaves
 from onnxviz.optimize.feature_statistics import (
     UsualFeatures,
     layers_read,
+    restrained_layers,
     restraint,
     suiting,
     unusualness,
@@ -181,10 +182,13 @@ def test_scenes_are_usual_and_what_excites_all_features_is_not(scenes: Model) ->
 
 
 def restrained(model: Model) -> str:
+    (name,) = restrained_layers(model.view, (model.view.logits.name,), CLASS_REGULARIZERS)
     held = restraint(model, (model.view.logits.name,), CLASS_REGULARIZERS, (SIDE, SIDE))
     assert held is not None
-    assert held.weights == (0.3,)
-    (name,) = held.layers
+    with torch.no_grad():
+        features = model.differentiable((name,))(torch.rand((2, 3, SIDE, SIDE)))[0]
+        usual_term = unusualness(features, usual_features(model, name, (SIDE, SIDE)))
+        assert torch.equal(held({name: features}), 0.3 * usual_term)
     return name
 
 

@@ -26,7 +26,7 @@ import onnxviz
 from onnxviz.analyses.grad_cam.attribution import grad_cam, to_own_maximum, upsample
 from onnxviz.core.errors import AnalysisError
 from onnxviz.model.model import Model
-from onnxviz.optimize.adversarial import Attack, _Ball, _Descent, _Margin
+from onnxviz.optimize.adversarial import Attack, _Ball, _Descent, _Margin, _Wanted
 from onnxviz.optimize.ascent_batch import AscentBatch, begun
 from onnxviz.optimize.edits import Edit
 from onnxviz.optimize.generators import GeneratorNetwork, open_generator
@@ -222,11 +222,9 @@ def test_adversarial_steps_run_without_the_host(
     pictures = (torch.rand((2, 3, *SIZE)) * 255).round().to(device)
     ball = _Ball(norm, pictures, torch.tensor([8.0, 16.0], device=device))
     change = ball.draw([torch.Generator().manual_seed(seed) for seed in range(2)])
-    margin = _Margin([0, 1], [None, 2], device)
-    lead = torch.zeros(2, device=device)
-    descent = _Descent(
-        lambda levels: forward(levels / 255)[0], ball, margin, Attack(norm, (8.0,), steps=STEPS), change, lead
-    )
+    picture = np.zeros((3, *SIZE), np.uint8)
+    margin = _Margin([_Wanted(picture, 0, None, 0, 0.0), _Wanted(picture, 1, 2, 1, 0.0)], device)
+    descent = _Descent(lambda levels: forward(levels / 255)[0], ball, margin, Attack(norm, (8.0,), steps=STEPS), change)
     with HostReads(device) as watch:
         descent.run(lambda step: None)
     assert watch.found == []

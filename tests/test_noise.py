@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from scipy import stats
 
-from onnxviz.optimize.noise import normal_noise
+from onnxviz.optimize.transforms import normal_noise
 
 
 def pcg3d(x: int, y: int, z: int) -> tuple[int, int, int]:

@@ -12,8 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from onnxviz.optimize.optimizers import Adam, GradientAscent, LBfgs, RmsProp
-from onnxviz.optimize.schedules import step_sizes
+from onnxviz.optimize.optimizers import Adam, GradientAscent, LBfgs, RmsProp, step_sizes
 
 Slope = Callable[[np.ndarray], np.ndarray]
 STEPS = 9

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from onnxviz.core.errors import AnalysisError
 from onnxviz.optimize.color import CORRELATION, correlate, correlation_matrix, decorrelated, to_pixels
+from onnxviz.optimize.optimizers import step_sizes
 from onnxviz.optimize.parameterizations import (
     Canvas,
     Cppn,
@@ -27,12 +28,9 @@ from onnxviz.optimize.parameterizations import (
 )
 from onnxviz.optimize.parameterizations.alpha import composite
 from onnxviz.optimize.parameterizations.fourier import spectrum_scale
-from onnxviz.optimize.parameterizations.laplacian import LEVEL_GAIN
-from onnxviz.optimize.parameterizations.low_resolution import Enlarged
 from onnxviz.optimize.parameterizations.pixel import PIXEL_GAIN, PixelPainter
-from onnxviz.optimize.parameterizations.planes import grey
+from onnxviz.optimize.parameterizations.planes import Enlarged, grey
 from onnxviz.optimize.parameterizations.shared import mixing_weights
-from onnxviz.optimize.schedules import step_sizes
 from onnxviz.optimize.settings import usual
 
 PLANE_FORMS: tuple[Fourier | Pixel | LaplacianPyramid, ...] = (
@@ -379,7 +377,7 @@ def test_the_pyramid_is_the_sum_of_its_enlarged_levels(size: tuple[int, int]) ->
     at = 0
     for height, width in sizes:
         level = parameters[1, at : at + 3 * height * width].reshape(3, height, width)
-        planes += LEVEL_GAIN * np.stack([slow_enlarged(plane, size) for plane in level])
+        planes += np.stack([slow_enlarged(plane, size) for plane in level])
         at += 3 * height * width
     images = painter.paint(torch.from_numpy(parameters))
     np.testing.assert_allclose(images[1], sigmoid(planes), atol=1e-6)
@@ -390,7 +388,7 @@ def test_each_level_of_a_picture_holds_what_coarser_ones_leave() -> None:
     smooth = torch.full((1, 3, 16, 16), 0.7)
     parameters = painter.start(generators(0), smooth)[0]
     assert float(parameters[: 3 * (256 + 64)].abs().max()) < 1e-6
-    expected = torch.full((3 * 16,), 0.7).logit() / LEVEL_GAIN
+    expected = torch.full((3 * 16,), 0.7).logit()
     torch.testing.assert_close(parameters[3 * (256 + 64) :], expected, rtol=0, atol=1e-5)
 
 
@@ -507,11 +505,11 @@ def test_a_networks_weights_start_as_lucids() -> None:
 
 
 def test_a_network_paints_the_same_image_at_any_size() -> None:
-    painter = Cppn(layers=3, width=6, radius=True).painter(canvas((5, 7)))
+    form = Cppn(layers=3, width=6, radius=True)
+    painter = form.painter(canvas((5, 7)))
     parameters = painter.start(generators(0), None)
     parameters += 0.3 * torch.randn(parameters.shape, generator=torch.Generator().manual_seed(1))
-    assert torch.equal(painter.paint_at(parameters, (5, 7)), painter.paint(parameters))
-    large = painter.paint_at(parameters, (15, 21))
+    large = form.painter(canvas((15, 21))).paint(parameters)
     # The centre of each pixel is the centre of the middle one of the nine that take its place.
     torch.testing.assert_close(large[:, :, 1::3, 1::3], painter.paint(parameters), rtol=0, atol=1e-5)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from onnxviz.optimize.stopping import EarlyStopping
+from onnxviz.optimize.stopping import EarlyStopping, Watch
 
 
 def slow(curve: np.ndarray, patience: int, rise: float) -> int:
@@ -21,13 +21,13 @@ def slow(curve: np.ndarray, patience: int, rise: float) -> int:
 
 def watched(curves: np.ndarray, rules: EarlyStopping) -> tuple[np.ndarray, list[bool]]:
     """Return the masks [N, steps] and whether all were done after each step."""
-    watch = rules.watch(len(curves), curves.shape[1], torch.device("cpu"))
+    watch = Watch(rules, len(curves), curves.shape[1], torch.device("cpu"))
     masks, done = [], []
     for step in range(curves.shape[1]):
         masks.append(watch.still(torch.from_numpy(curves[:, step]), torch.tensor(step)).clone().numpy())
         done.append(watch.all_done())
     found = np.stack(masks, axis=1)
-    assert watch.taken().tolist() == found.sum(axis=1).tolist()
+    assert watch.taken.tolist() == found.sum(axis=1).tolist()
     return found, done
 
 

@@ -22,8 +22,9 @@ from onnxviz.optimize.transforms import (
     Pad,
     Rotate,
     Scale,
+    Views,
+    fused,
 )
-from onnxviz.optimize.views import Views, fused
 
 LIVELY = (Pad(share=0.1), Jitter(share=0.1), Scale(minimum=0.8, maximum=1.2), Rotate(degrees=15), Crop(minimum=0.8))
 EVERYTHING = (*LIVELY, Blur(minimum=0.3, maximum=1.5, final=0.5), Noise(deviation=0.05), ColorJitter(), Admix())

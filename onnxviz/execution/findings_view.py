@@ -30,7 +30,7 @@ from onnxviz.core.findings import (
 from onnxviz.core.shares import percent
 from onnxviz.core.values import Unit
 from onnxviz.execution.store import encode_picture
-from onnxviz.report.files import find_file, picture_kind
+from onnxviz.report.files import PICTURES, find_kind
 
 if TYPE_CHECKING:
     import numpy as np
@@ -140,11 +140,11 @@ def picture_html(picture: Picture, folder: Path | None = None, width: int = _SID
     if picture.pixels is not None:
         kind, content = f"image/{picture.format}", encode_picture(picture)
     else:
-        path = find_file(folder, picture.path) if folder else None
-        found = picture_kind(path) if path else None
-        if path is None or found is None:
+        found = find_kind(folder, picture.path, PICTURES) if folder else None
+        if found is None:
             return "<span>picture missing</span>"
-        kind, content = found[1], path.read_bytes()
+        path, _, kind = found
+        content = path.read_bytes()
     small = picture.pixelated or 0 < picture.width < _SMALL
     style = f"width:{width}px;display:inline-block;margin:1px" + (";image-rendering:pixelated" if small else "")
     data = base64.b64encode(content).decode()

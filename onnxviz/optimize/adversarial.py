@@ -16,13 +16,12 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from onnxviz.core.errors import AnalysisError, shorten
+from onnxviz.core.lazy_torch import torch
+from onnxviz.graph.model_output import Head
 from onnxviz.model.batches import choose_batch, gradient_bytes, run_batches
+from onnxviz.optimize.optimizers import as_rows
 
 if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-
-    from onnxviz.graph.model_output import Head
     from onnxviz.model.model import Model
 
 Norm = Literal["linf", "l2"]
@@ -131,14 +130,18 @@ def attack(
     head = head or model.view.main_head
     if head is None or head.scores is None:
         raise AnalysisError("the model has no scores of classes", where=shorten(model.view.file))
-    search = _Search(model, head, pictures, left, wanted, seeds, rules, told)
+    searched = [
+        _Wanted(picture, own, aim, seed, rules.confidence)
+        for picture, own, aim, seed in zip(pictures, left, wanted, seeds, strict=True)
+    ]
+    search = _Search(model, head, searched, rules, told)
     for radius in rules.radii:
-        search.enter({place: radius for place, found in enumerate(search.found) if not _reached(found)})
+        search.enter(radius)
     for _ in range(rules.halvings):
         if not search.narrow():
             break
     search.tell_all()
-    return [replace(found, empty=search.empty[place]) for place, found in enumerate(search.found) if found is not None]
+    return [replace(one.found, empty=one.empty) for one in searched if one.found is not None]
 
 
 def distance(change: np.ndarray, norm: Norm) -> float:
@@ -147,60 +150,84 @@ def distance(change: np.ndarray, norm: Norm) -> float:
     return float(np.abs(values).max(initial=0.0)) if norm == "linf" else float(np.linalg.norm(values))
 
 
+@dataclass(eq=False)
+class _Wanted:
+    """A picture, what it is to be taken for, and what was found for it so far.
+
+    `left` is the class to leave, `wanted` the one to reach, None for any other; `lead` is by how much it has to be
+    found, and `empty` the radius of the largest ball that was searched without finding any.
+    """
+
+    picture: np.ndarray
+    left: int
+    wanted: int | None
+    seed: int
+    lead: float
+    found: Attacked | None = None
+    empty: float = 0.0
+
+    @property
+    def reached(self) -> float:
+        """Radius of the smallest ball in which a picture was found; infinite if none was."""
+        return math.inf if self.found is None or self.found.radius is None else self.found.radius
+
+    def change(self) -> np.ndarray:
+        assert self.found is not None
+        change: np.ndarray = self.found.picture.astype(np.int16) - self.picture
+        return change
+
+    def is_taken(self, choice: int) -> bool:
+        return choice != self.left if self.wanted is None else choice == self.wanted
+
+    def keep(self, now: Attacked) -> None:
+        """Take what was found in a smaller ball, or what came closer where nothing was."""
+        best = self.found
+        if best is None:
+            self.found = now
+            return
+        closer = best.radius is None and float(now.margins.min()) < float(best.margins.min())
+        chosen = now if now.radius is not None or closer else best
+        self.found = replace(chosen, flat=best.flat or now.flat)
+
+
 class _Search:
     """Pictures with the smallest balls in which something was found for them."""
 
-    def __init__(
-        self,
-        model: Model,
-        head: Head,
-        pictures: np.ndarray,
-        left: Sequence[int],
-        wanted: Sequence[int | None],
-        seeds: Sequence[int],
-        rules: Attack,
-        told: Told | None,
-    ) -> None:
-        self.model, self.head, self.pictures, self.rules, self.seeds = model, head, pictures, rules, seeds
-        self.left, self.wanted, self.told = left, wanted, told
-        self.found: list[Attacked | None] = [None] * len(pictures)
-        self.empty = [0.0] * len(pictures)
-        self.lead = [rules.confidence] * len(pictures)
+    def __init__(self, model: Model, head: Head, pictures: Sequence[_Wanted], rules: Attack, told: Told | None) -> None:
+        self.model, self.head, self.pictures, self.rules, self.told = model, head, pictures, rules, told
         self.done = 0
         assert head.scores is not None
         self.layer = head.scores
         self.forward = model.differentiable(self.layer)
 
-    def enter(self, radii: dict[int, float]) -> None:
-        """Search in a ball for each of some pictures, from the picture itself and then from random starts."""
-        before = self.done
+    def enter(self, radius: float) -> None:
+        """Search in a ball for each picture not yet found, from the picture itself and then from random starts."""
+        before, searched = self.done, [one for one in self.pictures if one.reached == math.inf]
         for start in range(1 + self.rules.restarts):
-            self._descend({place: radius for place, radius in radii.items() if not self._in(place, radius)}, start)
-        self._note_empty(radii)
+            self._descend({one: radius for one in searched if one.reached > radius}, start)
+        self._note_empty(dict.fromkeys(searched, radius))
         self._tell(before + len(self.pictures) * self.rules.steps * (1 + self.rules.restarts))
 
     def narrow(self) -> bool:
         """Search half-way between the largest empty ball and the found picture, from that picture drawn in.
 
-        Returns:
-            Whether there was anything between: more than a level, or for l2 than a fiftieth of the change.
+        Return whether there was anything between: more than a level, or for l2 than a fiftieth of the change.
         """
         before, radii = self.done, {}
-        for place, found in enumerate(self.found):
-            if found is None or found.radius is None:
+        for one in self.pictures:
+            if one.reached == math.inf:
                 continue
-            reached = distance(self._change(place), self.rules.norm)
-            middle = (self.empty[place] + reached) / 2
+            reached = distance(one.change(), self.rules.norm)
+            middle = (one.empty + reached) / 2
             middle = float(math.floor(middle)) if self.rules.norm == "linf" else middle
             least = 1.0 if self.rules.norm == "linf" else max(1.0, _CLOSE * reached)
-            if reached - self.empty[place] > least and middle >= 1:
-                radii[place] = middle
-        first = {place: self.found[place] for place in radii}
+            if reached - one.empty > least and middle >= 1:
+                radii[one] = middle
+        first = {one: one.found for one in radii}
         self._descend(radii, None)
-        for place, found in first.items():  # how it went from the photograph, not from the picture found before
-            now = self.found[place]
-            if now is not None and found is not None:
-                self.found[place] = replace(now, margins=found.margins, steps=found.steps)
+        for one, found in first.items():  # how it went from the photograph, not from the picture found before
+            if one.found is not None and found is not None:
+                one.found = replace(one.found, margins=found.margins, steps=found.steps)
         self._note_empty(radii)
         self._tell(before + len(self.pictures) * self.rules.steps)
         return bool(radii)
@@ -209,137 +236,94 @@ class _Search:
         """Count the steps that were not needed."""
         self._tell(len(self.pictures) * self.rules.most_steps)
 
-    def _in(self, place: int, radius: float) -> bool:
-        found = self.found[place]
-        return found is not None and found.radius is not None and found.radius <= radius
+    def _note_empty(self, radii: dict[_Wanted, float]) -> None:
+        for one, radius in radii.items():
+            if one.reached > radius:
+                one.empty = radius
 
-    def _note_empty(self, radii: dict[int, float]) -> None:
-        for place, radius in radii.items():
-            if not self._in(place, radius):
-                self.empty[place] = radius
-
-    def _change(self, place: int) -> np.ndarray:
-        found = self.found[place]
-        assert found is not None
-        change: np.ndarray = found.picture.astype(np.int16) - self.pictures[place]
-        return change
-
-    def _descend(self, radii: dict[int, float], start: int | None) -> None:
+    def _descend(self, radii: dict[_Wanted, float], start: int | None) -> None:
         """Search from one start: the number of a random one, 0 for the picture itself, None for what was found."""
         begun = self.done
         for _ in range(1 + _TIMES):
             if not radii:
                 return
             made = self._made(radii, start, begun)
-            taken = self._taken({place: now.picture for place, now in made.items() if now.radius is not None})
-            for place, now in made.items():
-                self._keep(place, now if taken.get(place, True) else replace(now, radius=None))
-                if not taken.get(place, True):
-                    self.lead[place] = 2.0 * max(self.lead[place], -float(now.margins.min()), _NOISE * now.scale)
-            radii = {place: radius for place, radius in radii.items() if not taken.get(place, True)}
+            refused = self._refused({one: now.picture for one, now in made.items() if now.radius is not None})
+            for one, now in made.items():
+                one.keep(replace(now, radius=None) if one in refused else now)
+                if one in refused:
+                    one.lead = 2.0 * max(one.lead, -float(now.margins.min()), _NOISE * now.scale)
+            radii = {one: radius for one, radius in radii.items() if one in refused}
 
-    def _taken(self, pictures: dict[int, np.ndarray]) -> dict[int, bool]:
-        """Say of each picture whether ONNX Runtime takes it for what is wanted."""
-        if not pictures:
-            return {}
-        choices = measured_logits(self.model, np.stack(list(pictures.values())), self.head).argmax(axis=1).tolist()
-        said = {}
-        for place, choice in zip(pictures, choices, strict=True):
-            wanted = self.wanted[place]
-            said[place] = choice != self.left[place] if wanted is None else choice == wanted
-        return said
+    def _refused(self, found: dict[_Wanted, np.ndarray]) -> set[_Wanted]:
+        """Return those whose pictures ONNX Runtime does not take for what is wanted."""
+        if not found:
+            return set()
+        choices = measured_logits(self.model, np.stack(list(found.values())), self.head).argmax(axis=1).tolist()
+        return {one for one, choice in zip(found, choices, strict=True) if not one.is_taken(choice)}
 
-    def _made(self, radii: dict[int, float], start: int | None, begun: int) -> dict[int, Attacked]:
+    def _made(self, radii: dict[_Wanted, float], start: int | None, begun: int) -> dict[_Wanted, Attacked]:
         """Run what is searched for through the network, some pictures at a time."""
-        places, model, fixed = list(radii), self.model, self.model.view.batch
-        size = self.pictures.shape[2:]
+        searched, model, fixed = list(radii), self.model, self.model.view.batch
+        height, width = searched[0].picture.shape[1:]
 
         def image_bytes() -> int:
-            return gradient_bytes(model.view, model.input_size, (size[0], size[1]), self.layer)
+            return gradient_bytes(model.view, model.input_size, (height, width), self.layer)
 
         what = "The search for adversarial pictures"
-        usual = min(len(places), _together(model.device.type, size))
+        usual = min(len(searched), _together(model.device.type, (height, width)))
         together = fixed or choose_batch(model, usual, image_bytes, what)
 
         def work(first: int, stop: int) -> list[Attacked]:
             # A network that takes exactly so many images gets the last one again and again; the copies are dropped.
-            chosen = [places[min(first + index, len(places) - 1)] for index in range(fixed or stop - first)]
+            chosen = [searched[min(first + index, len(searched) - 1)] for index in range(fixed or stop - first)]
             done = begun + first * self.rules.steps
 
             def tell(step: int) -> None:
                 self._tell(done + step * (stop - first))
 
-            return self._batch(chosen, [radii[place] for place in chosen], start, tell)[: stop - first]
+            return self._batch(chosen, [radii[one] for one in chosen], start, tell)[: stop - first]
 
-        batches = run_batches(model, len(places), together, work, what, fixed=bool(fixed))
-        return dict(zip(places, [found for _, _, made in batches for found in made], strict=True))
-
-    def _keep(self, place: int, now: Attacked) -> None:
-        """Take what was found in a smaller ball, or what came closer where nothing was."""
-        best = self.found[place]
-        if best is None:
-            self.found[place] = now
-            return
-        closer = best.radius is None and float(now.margins.min()) < float(best.margins.min())
-        chosen = now if now.radius is not None or closer else best
-        self.found[place] = replace(chosen, flat=best.flat or now.flat)
+        batches = run_batches(model, len(searched), together, work, what, fixed=bool(fixed))
+        return dict(zip(searched, [found for _, _, made in batches for found in made], strict=True))
 
     def _batch(
-        self, places: Sequence[int], radii: Sequence[float], start: int | None, tell: Callable[[int], None]
+        self, chosen: Sequence[_Wanted], radii: Sequence[float], start: int | None, tell: Callable[[int], None]
     ) -> list[Attacked]:
-        """Descend from one start for one batch."""
-        import torch
-
         device = self.model.device
-        pictures = torch.from_numpy(self.pictures[list(places)]).to(device, torch.float32)
+        pictures = torch.from_numpy(np.stack([one.picture for one in chosen])).to(device, torch.float32)
         ball = _Ball(self.rules.norm, pictures, torch.tensor(radii, device=device))
         change = torch.zeros_like(pictures)
         if start is None:
-            found = np.stack([self._change(place) for place in places])
-            change = ball.project(torch.from_numpy(found).to(change))
+            change = ball.project(torch.from_numpy(np.stack([one.change() for one in chosen])).to(change))
         elif start > 0:
-            change = ball.draw([_generator(self.seeds[place], start) for place in places])
-        margin = _Margin([self.left[p] for p in places], [self.wanted[p] for p in places], device)
-        lead = torch.tensor([self.lead[place] for place in places], device=device)
-        descent = _Descent(self._logits, ball, margin, self.rules, change, lead)
+            change = ball.draw([_generator(one.seed, start) for one in chosen])
+        descent = _Descent(self._logits, ball, _Margin(chosen, device), self.rules, change)
         descent.run(tell)
         return self._read(descent, radii)
 
-    def _logits(self, pictures: Tensor) -> Tensor:
+    def _logits(self, pictures: torch.Tensor) -> torch.Tensor:
         """Return [N, classes] of pictures in levels, with one or three channels."""
-        import torch
-
         (raw,) = self.forward((pictures / _LEVELS).expand(-1, 3, -1, -1))
         scores = raw.reshape(len(raw), raw.shape[1] if raw.ndim > 1 else 1, -1).mean(dim=2).float()
-        return (
-            torch.cat([torch.full_like(scores, self.head.threshold), scores], dim=1)
-            if self.head.is_two_from_one
-            else scores
-        )
+        if not self.head.is_two_from_one:
+            return scores
+        return torch.cat([torch.full_like(scores, self.head.threshold), scores], dim=1)
 
     def _read(self, descent: _Descent, radii: Sequence[float]) -> list[Attacked]:
-        """Bring what was found to the host."""
         pictures = descent.best.to("cpu").numpy().astype(np.uint8)
-        margins = descent.margins.cpu().numpy()
+        lines = descent.margins.cpu().numpy()
         steps, won, flat = descent.taken.tolist(), descent.won.tolist(), descent.flat.tolist()
         scales = descent.scale.tolist()
-        if not all(np.isfinite(line[: count + 1]).all() for line, count in zip(margins, steps, strict=True)):
+        margins = [line[: count + 1].copy() for line, count in zip(lines, steps, strict=True)]
+        if not all(np.isfinite(line).all() for line in margins):
             raise AnalysisError(
                 "the logits of a picture near a photograph are not finite numbers",
                 where=shorten(self.layer.name),
                 remedy="check the model's preprocessing; a smaller radius may help",
             )
-        return [
-            Attacked(
-                pictures[i],
-                radius if won[i] else None,
-                steps[i],
-                margins[i, : steps[i] + 1].copy(),
-                flat[i],
-                scales[i],
-            )
-            for i, radius in enumerate(radii)
-        ]
+        reached = [radius if found else None for radius, found in zip(radii, won, strict=True)]
+        return [Attacked(*found) for found in zip(pictures, reached, steps, margins, flat, scales, strict=True)]
 
     def _tell(self, done: int) -> None:
         total = len(self.pictures) * self.rules.most_steps
@@ -354,18 +338,15 @@ class _Descent:
 
     def __init__(
         self,
-        logits: Callable[[Tensor], Tensor],
+        logits: Callable[[torch.Tensor], torch.Tensor],
         ball: _Ball,
         margin: _Margin,
         rules: Attack,
-        change: Tensor,
-        lead: Tensor,
+        change: torch.Tensor,
     ) -> None:
-        import torch
-
         self.logits, self.ball, self.margin, self.rules = logits, ball, margin, rules
         count, device = len(ball.pictures), ball.pictures.device
-        self.change, self.lead = change, lead
+        self.change = change
         self.best = ball.pictures.clone()
         self.least = torch.full((count,), math.inf, device=device)
         self.margins = torch.zeros((count, rules.steps + 1), device=device)
@@ -381,8 +362,6 @@ class _Descent:
 
     def run(self, tell: Callable[[int], None]) -> None:
         """Do the steps; pictures that are found are not changed any more."""
-        import torch
-
         for step in range(self.rules.steps + 1):
             last = step == self.rules.steps
             picture = (self.ball.pictures + self.ball.rounded(self.change)).requires_grad_(not last)
@@ -398,7 +377,7 @@ class _Descent:
             moving = ~self.won
             self.flat |= moving & ~gradient.flatten(1).any(dim=1)
             self.taken += moving
-            rate = _as_rows(self.rate * moving, gradient)
+            rate = as_rows(self.rate * moving, gradient)
             self.change = self.ball.project(self.change - rate * self.ball.direction(gradient))
             tell(step + 1)
 
@@ -406,62 +385,58 @@ class _Descent:
         """Return whether all pictures are found; waits for the device."""
         return bool(self.won.all())
 
-    def _look(self, step: int, picture: Tensor, value: Tensor) -> None:
+    def _look(self, step: int, picture: torch.Tensor, value: torch.Tensor) -> None:
         """Keep the pictures with the smallest margins; those that are found already stay."""
-        import torch
-
         self.margins[:, step] = value
         # Compared this way round, a margin that is not a number is kept as well, and reported.
         better = ~self.won & ~(value >= self.least)
-        self.best = torch.where(_as_rows(better, picture), picture, self.best)
+        self.best = torch.where(as_rows(better, picture), picture, self.best)
         self.least = torch.where(better, value, self.least)
-        self.won = self.won | (value < -self.lead)
+        self.won = self.won | (value < -self.margin.lead)
 
 
 class _Margin:
     """How far a picture is from being taken for another class."""
 
-    def __init__(self, left: Sequence[int], wanted: Sequence[int | None], device: torch.device) -> None:
-        import torch
-
-        targeted = [number is not None for number in wanted]
-        own = [left[i] if number is None else number for i, number in enumerate(wanted)]
+    def __init__(self, chosen: Sequence[_Wanted], device: torch.device) -> None:
+        own = [one.left if one.wanted is None else one.wanted for one in chosen]
         self._own = torch.tensor(own, device=device)[:, None]
-        self._sign = torch.tensor([-1.0 if aimed else 1.0 for aimed in targeted], device=device)
+        self._sign = torch.tensor([1.0 if one.wanted is None else -1.0 for one in chosen], device=device)
+        self.lead = torch.tensor([one.lead for one in chosen], device=device)
 
-    def of(self, logits: Tensor) -> Tensor:
+    def of(self, logits: torch.Tensor) -> torch.Tensor:
         """Return [N], the margin of logits [N, classes]: below 0 where the picture is found."""
         own = logits.gather(1, self._own)[:, 0]
         others = logits.scatter(1, self._own, -math.inf).amax(dim=1)
-        margins: Tensor = self._sign * (own - others)
+        margins: torch.Tensor = self._sign * (own - others)
         return margins
 
 
 class _Ball:
     """The pictures near a picture: of whole levels from 0 to 255, and no further than the radius."""
 
-    def __init__(self, norm: Norm, pictures: Tensor, radius: Tensor) -> None:
+    def __init__(self, norm: Norm, pictures: torch.Tensor, radius: torch.Tensor) -> None:
         self.norm, self.pictures, self.radius = norm, pictures, radius
         self._low, self._high = -pictures, _LEVELS - pictures
 
-    def direction(self, gradient: Tensor) -> Tensor:
+    def direction(self, gradient: torch.Tensor) -> torch.Tensor:
         """Return the steepest direction of size 1; zero for a gradient of zero."""
         if self.norm == "linf":
             return gradient.sign()
-        return gradient / _as_rows(_length(gradient).clamp_min(1e-30), gradient)
+        return gradient / as_rows(_length(gradient).clamp_min(1e-30), gradient)
 
-    def project(self, change: Tensor) -> Tensor:
+    def project(self, change: torch.Tensor) -> torch.Tensor:
         """Return the change brought back into the ball, and the picture into 0 to 255."""
-        radius = _as_rows(self.radius, change)
+        radius = as_rows(self.radius, change)
         if self.norm == "linf":
             change = change.clamp(-radius, radius)
         else:
             # A little less, or float32 could let the squared length be one more than the radius allows.
             inside = (1 - 1e-6) * self.radius / _length(change).clamp_min(1e-30)
-            change = change * _as_rows(inside.clamp(max=1.0), change)
+            change = change * as_rows(inside.clamp(max=1.0), change)
         return change.clamp(self._low, self._high)
 
-    def rounded(self, change: Tensor) -> Tensor:
+    def rounded(self, change: torch.Tensor) -> torch.Tensor:
         """Return a change in whole levels that is inside the ball as well.
 
         The nearest levels may be further away than the change itself. With linf they are kept within the radius rounded
@@ -470,21 +445,19 @@ class _Ball:
         maximises 2 s n·c - n·n.
         """
         if self.norm == "linf":
-            whole = _as_rows(self.radius.floor(), change)
+            whole = as_rows(self.radius.floor(), change)
             return self._levels(change).clamp(-whole, whole)
         length, numbers = _length(change), change[0].numel()
         # round(s · change) is at least as long as s · change less half a level in every place.
         low, high = length.new_zeros(len(length)), 1.01 + 0.51 * math.sqrt(numbers) / length.clamp_min(1e-30)
         for _ in range(16):
             middle = (low + high) / 2
-            fits = _length(self._levels(change * _as_rows(middle, change))) <= length
+            fits = _length(self._levels(change * as_rows(middle, change))) <= length
             low, high = low.where(~fits, middle), high.where(fits, middle)
-        return self._levels(change * _as_rows(low, change))
+        return self._levels(change * as_rows(low, change))
 
-    def draw(self, generators: Sequence[torch.Generator]) -> Tensor:
+    def draw(self, generators: Sequence[torch.Generator]) -> torch.Tensor:
         """Return random changes in the ball, evenly spread over it, each from its own generator on the CPU."""
-        import torch
-
         shape = self.pictures.shape[1:]
         if self.norm == "linf":
             drawn = [torch.rand(shape, generator=generator) * 2.0 - 1.0 for generator in generators]
@@ -495,9 +468,9 @@ class _Ball:
                 share = torch.rand((), generator=generator) ** (1.0 / way.numel())
                 drawn.append(way * (share / way.norm()))
         change = torch.stack(drawn).to(self.pictures.device)
-        return self.project(change * _as_rows(self.radius, change))
+        return self.project(change * as_rows(self.radius, change))
 
-    def _levels(self, change: Tensor) -> Tensor:
+    def _levels(self, change: torch.Tensor) -> torch.Tensor:
         return change.round().clamp(self._low, self._high)
 
 
@@ -521,19 +494,9 @@ def filled(model: Model, levels: np.ndarray) -> np.ndarray:
     return np.concatenate([levels, np.repeat(levels[-1:], fill, axis=0)]) if fill else levels
 
 
-def _length(change: Tensor) -> Tensor:
-    import torch
-
-    lengths: Tensor = torch.linalg.vector_norm(change.flatten(1), dim=1)
+def _length(change: torch.Tensor) -> torch.Tensor:
+    lengths: torch.Tensor = torch.linalg.vector_norm(change.flatten(1), dim=1)
     return lengths
-
-
-def _as_rows(values: Tensor, like: Tensor) -> Tensor:
-    return values.view(-1, *[1] * (like.dim() - 1))
-
-
-def _reached(found: Attacked | None) -> bool:
-    return found is not None and found.radius is not None
 
 
 def _together(device: str, size: Sequence[int]) -> int:
@@ -543,7 +506,5 @@ def _together(device: str, size: Sequence[int]) -> int:
 
 def _generator(seed: int, start: int) -> torch.Generator:
     """Return the draws of one start of one picture, the same whatever else is searched for."""
-    import torch
-
     mixed = np.random.SeedSequence([seed & 0xFFFFFFFFFFFFFFFF, start]).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(mixed) & 0x7FFFFFFFFFFFFFFF)

@@ -5,59 +5,40 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from onnxviz.core.errors import AnalysisError, DataError, shorten
+from onnxviz.core.lazy_torch import torch
 from onnxviz.core.memory import is_out_of_memory
 from onnxviz.core.values import Target
 from onnxviz.model.batches import choose_batch, empty, gradient_bytes, run_batches
-from onnxviz.optimize.ascent_batch import AscentBatch, optimize_batch
+from onnxviz.optimize.ascent_batch import AscentBatch, AscentResult, optimize_batch
 from onnxviz.optimize.feature_statistics import layers_read
 from onnxviz.optimize.lanes import PROBE_STEPS, agreeing, one_thread, shares, tried_sizes
 from onnxviz.optimize.objectives import Objective, objective_of
 from onnxviz.optimize.settings import DEFAULT_TRANSFORMS, AscentSettings, Octaves
 
 if TYPE_CHECKING:
-    from torch import Generator, Tensor
-
     from onnxviz.model.model import Model
 
 __all__ = ["DEFAULT_TRANSFORMS", "AscentSettings", "Maximized", "Octaves", "Told", "maximize"]
 
+_SHARE_A_PASS = 32
+"""How many targets do on a GPU, where memory allows it."""
 Told = Callable[[int, int], None]
 """Called with the steps done and the steps in all, over all images."""
-References = Mapping[tuple[str, str | None], "Tensor"]
+References = Mapping[tuple[str, str | None], "torch.Tensor"]
 
 
-@dataclass(frozen=True, eq=False)
-class Maximized:
+class Maximized(AscentResult[np.ndarray]):
     """What the loop made, for each image; N is targets times group, and the images of a group follow each other.
 
     Activations are the objective's value, without the target's sign.
-
-    Attributes:
-        images: float32 [N, 3, h, w], RGB in 0..1; [N, 4, h, w] with opacity where the parameterization has it.
-        curves: float32 [N, steps], the activation in each step's view, before that step.
-        before: float32 [N], the activation of the start image, seen as it is.
-        after: float32 [N], the activation of the final image, seen as it is.
-        start_gain: float32 [N], what a start that left its unit silent was multiplied by; 1 where it was not needed or
-            did not help. `before` is the activation of the start that was not yet multiplied.
-        taken: int64 [N], steps that the image took before it was stopped.
-        importance: float32 [N, h, w], how much the objective cared about each pixel: Σ over the steps (of the last
-            octave) of the mean over colours of |∂ activation / ∂ pixel|; [N, 0, 0] unless `Settings.importance`.
     """
-
-    images: np.ndarray
-    curves: np.ndarray
-    before: np.ndarray
-    after: np.ndarray
-    start_gain: np.ndarray
-    taken: np.ndarray
-    importance: np.ndarray
 
 
 def maximize(
@@ -117,28 +98,23 @@ class _Wanted:
         return cls(objective_of(target), float(target.sign), unit)
 
 
+@dataclass(eq=False)
 class _Maker:
     """Makes the images of a call, so many at a time."""
 
-    def __init__(
-        self,
-        model: Model,
-        wanted: Sequence[_Wanted],
-        seeds: Sequence[int],
-        settings: AscentSettings,
-        pictures: _Pictures,
-        starts: Sequence[np.ndarray] | None,
-    ) -> None:
-        self.model, self.wanted, self.seeds, self.settings = model, wanted, seeds, settings
-        self.pictures, self.starts = pictures, starts
-        self.layers = wanted[0].objective.layers()
-        self.read = layers_read(model.view, self.layers, settings.regularizers)
+    model: Model
+    wanted: Sequence[_Wanted]
+    seeds: Sequence[int]
+    settings: AscentSettings
+    pictures: _Pictures
+    starts: Sequence[np.ndarray] | None
+
+    def __post_init__(self) -> None:
+        self.layers = self.wanted[0].objective.layers()
+        self.read = layers_read(self.model.view, self.layers, self.settings.regularizers)
         self.stopped = threading.Event()
 
     def make(self, batch: int | None, told: Told | None) -> Maximized:
-        """Make all images; see `maximize`."""
-        import torch
-
         model, count = self.model, len(self.wanted)
         fixed = model.view.batch
         if fixed and fixed % self.settings.group:
@@ -154,7 +130,7 @@ class _Maker:
         parts: list[list[np.ndarray]] = []
         for start, end in self._alike() if lanes else [(0, count)]:
             sizes = self._sizes(start) if lanes else ()
-            usual = lanes * sizes[0] if lanes else batch or micro_batch(model.device.type)
+            usual = lanes * sizes[0] if lanes else batch or (1 if model.device.type == "cpu" else _SHARE_A_PASS)
             filled = fixed // self.settings.group if fixed else 0
             usual = max(1, min(usual, end - start))
             together = filled or choose_batch(model, usual, self._bytes, what)
@@ -169,8 +145,6 @@ class _Maker:
     def _work(
         self, lanes: int, sizes: Sequence[int], filled: int, end: int, steps: _Steps
     ) -> Callable[[int, int], list[np.ndarray]]:
-        """Return what makes the targets from one number to before another."""
-
         def work(first: int, stop: int) -> list[np.ndarray]:
             if lanes:
                 return self._side_by_side(first, stop - first, lanes, sizes, steps)
@@ -188,7 +162,6 @@ class _Maker:
         return list(zip(starts, [*starts[1:], len(kinds)], strict=True))
 
     def _bytes(self) -> int:
-        """Estimate what one target takes."""
         view, last = self.model.view, max(self.read, key=lambda name: self.model.view.layer(name).position)
         one = gradient_bytes(view, self.model.input_size, self.settings.size, view.layer(last))
         return one * self.settings.group
@@ -214,7 +187,7 @@ class _Maker:
 
             def make(size: int) -> list[np.ndarray]:
                 with one_thread():
-                    made = probe._optimize([0] * size, _unheard)
+                    made = probe._optimize([0] * size, lambda _step: None)
                 return [array.reshape(size, self.settings.group, *array.shape[1:]) for array in made]
 
             try:
@@ -256,9 +229,6 @@ class _Maker:
         return [np.concatenate(arrays) for arrays in zip(*made, strict=True)]
 
     def _optimize(self, chosen: Sequence[int], tell: Callable[[int], None]) -> list[np.ndarray]:
-        """Optimize the images of some targets as one batch."""
-        import torch
-
         group, device = self.settings.group, self.model.device
         images = [place for place in chosen for _ in range(group)]
         starts = None
@@ -283,9 +253,7 @@ class _Maker:
             ),
             told,
         )
-        tensors = (made.images, made.curves, made.before, made.after, made.start_gain)
-        arrays = [tensor.float().cpu().numpy() for tensor in tensors]
-        return [*arrays, made.taken.cpu().numpy(), made.importance.cpu().numpy()]
+        return [getattr(made, entry.name).cpu().numpy() for entry in fields(made)]
 
     def _require_finite(self, made: Maximized) -> None:
         sound = np.isfinite(made.before) & np.isfinite(made.after) & np.isfinite(made.images).all(axis=(1, 2, 3))
@@ -300,10 +268,6 @@ class _Maker:
 
 _AGREEING: WeakKeyDictionary[Model, dict[Hashable, tuple[int, ...]]] = WeakKeyDictionary()
 """How many targets may share a pass, as tried."""
-
-
-def _unheard(step: int) -> None:
-    """Tell nobody of a step."""
 
 
 class _StoppedError(Exception):
@@ -340,7 +304,7 @@ class _Pictures:
 
     def __init__(self, model: Model, pictures: Mapping[str, np.ndarray]) -> None:
         self._model, self._pictures = model, pictures
-        self._known: dict[tuple[str, str | None, tuple[int, int]], Tensor] = {}
+        self._known: dict[tuple[str, str | None, tuple[int, int]], torch.Tensor] = {}
         self._lock = threading.Lock()
 
     def references(self, wanted: Sequence[_Wanted], size: tuple[int, int]) -> References:
@@ -349,10 +313,7 @@ class _Pictures:
         with self._lock:
             return {pair: self._reference(*pair, size) for pair in pairs}
 
-    def _reference(self, name: str, layer: str | None, size: tuple[int, int]) -> Tensor:
-        import torch
-        from torch.nn import functional
-
+    def _reference(self, name: str, layer: str | None, size: tuple[int, int]) -> torch.Tensor:
         if (name, layer, size) in self._known:
             return self._known[name, layer, size]
         if name not in self._pictures:
@@ -362,7 +323,7 @@ class _Pictures:
             )
         if layer is None:
             array = torch.from_numpy(np.ascontiguousarray(self._pictures[name])).float()[None].to(self._model.device)
-            made = functional.interpolate(array, size, mode="bilinear", align_corners=False, antialias=True)[0]
+            made = torch.nn.functional.interpolate(array, size, mode="bilinear", align_corners=False, antialias=True)[0]
         else:
             picture = self._reference(name, None, size)[None]
             batch = self._model.view.batch or 1
@@ -372,20 +333,12 @@ class _Pictures:
         return made
 
 
-def micro_batch(device: str) -> int:
-    """Return how many targets share a pass where a pass is shared."""
-    return 1 if device == "cpu" else 32
-
-
-def _generator(seed: int, member: int) -> Generator:
+def _generator(seed: int, member: int) -> torch.Generator:
     """Return an image's own source of random numbers; the first of a group draws what it would draw alone."""
-    import torch
-
     return torch.Generator().manual_seed(seed if member == 0 else (seed + 0x9E3779B97F4A7C15 * member) % 2**63)
 
 
 def _require_sound(wanted: Sequence[_Wanted], settings: AscentSettings) -> None:
-    """Refuse choices that do not go together."""
     least = max(item.objective.least_group() for item in wanted)
     if settings.group < least:
         raise AnalysisError(

@@ -8,23 +8,22 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, TypeVar
 
+from onnxviz.core.lazy_torch import torch
 from onnxviz.optimize.capture import captured, paced
 from onnxviz.optimize.feature_statistics import layers_read, restraint
 from onnxviz.optimize.objectives import Measure, Objective, ObjectiveContext, Seen, bind
+from onnxviz.optimize.optimizers import as_rows
 from onnxviz.optimize.parameterizations import Canvas, Painter
+from onnxviz.optimize.parameterizations.alpha import composite
 from onnxviz.optimize.regularizers import FeatureStatistics
 from onnxviz.optimize.settings import AscentSettings
-from onnxviz.optimize.transforms import margins
-from onnxviz.optimize.views import Views
+from onnxviz.optimize.stopping import Watch
+from onnxviz.optimize.transforms import Views, margins
 
 if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-
     from onnxviz.model.model import Forward, Model
-    from onnxviz.optimize.stopping import Watch
 
 
 _ASKED_EVERY = 16
@@ -36,56 +35,52 @@ class AscentBatch:
     """What a batch is made from.
 
     Attributes:
-        model: the network.
         objectives: one for each image, all of the same layers.
         signs: [N], 1 to maximise and -1 to minimise.
         draws: one generator for each image, on the CPU.
-        settings: the choices.
         starts: RGB [N, 3, h, w] to start from, of any one size; noise or grey if None.
         references: what is known of given pictures at one size, asked for with that size.
     """
 
     model: Model
     objectives: Sequence[Objective]
-    signs: Tensor
+    signs: torch.Tensor
     draws: Sequence[torch.Generator]
     settings: AscentSettings
-    starts: Tensor | None
-    references: Callable[[tuple[int, int]], Mapping[tuple[str, str | None], Tensor]]
+    starts: torch.Tensor | None
+    references: Callable[[tuple[int, int]], Mapping[tuple[str, str | None], torch.Tensor]]
+
+
+Values = TypeVar("Values")
 
 
 @dataclass(frozen=True, eq=False)
-class AscentResult:
-    """What came out of a batch; N images, all on the device.
+class AscentResult(Generic[Values]):
+    """What came out of a batch of N images, on the device or the host.
 
     Attributes:
-        images: [N, 3, h, w], or [N, 4, h, w] with opacity.
-        curves: [N, steps].
-        before: [N].
-        after: [N].
-        start_gain: [N].
-        taken: [N], steps that each image took.
-        importance: [N, h, w], what the loop added up for `Settings.importance`; [N, 0, 0] if it was not to.
+        images: float32 [N, 3, h, w], RGB in 0..1; [N, 4, h, w] with opacity where the parameterization has it.
+        curves: float32 [N, steps], the objective's value in each step's view, before that step.
+        before: float32 [N], the value of the start image, seen as it is.
+        after: float32 [N], the value of the final image, seen as it is.
+        start_gain: float32 [N], what a start that left its unit silent was multiplied by; 1 where it was not needed or
+            did not help. `before` is the value of the start that was not yet multiplied.
+        taken: int64 [N], steps that the image took before it was stopped.
+        importance: float32 [N, h, w], how much the objective cared about each pixel: Σ over the steps (of the last
+            octave) of the mean over colours of |∂ activation / ∂ pixel|; [N, 0, 0] unless `Settings.importance`.
     """
 
-    images: Tensor
-    curves: Tensor
-    before: Tensor
-    after: Tensor
-    start_gain: Tensor
-    taken: Tensor
-    importance: Tensor
+    images: Values
+    curves: Values
+    before: Values
+    after: Values
+    start_gain: Values
+    taken: Values
+    importance: Values
 
 
-def optimize_batch(batch: AscentBatch, tell: Callable[[int], None]) -> AscentResult:
-    """Optimize one batch, from its smallest size to its own.
-
-    Args:
-        batch: the batch.
-        tell: told how many steps are done.
-    """
-    import torch
-
+def optimize_batch(batch: AscentBatch, tell: Callable[[int], None]) -> AscentResult[torch.Tensor]:
+    """Optimize one batch, from its smallest size to its own; `tell` is told how many steps are done."""
     settings = batch.settings
     done, canvas, parts = 0, None, []
     for size, steps in octaves(settings):
@@ -121,11 +116,9 @@ def octaves(settings: AscentSettings) -> list[tuple[tuple[int, int], int]]:
 
 
 def _optimize_at(
-    batch: AscentBatch, smaller: Tensor | None, tell: Callable[[int], None]
-) -> tuple[AscentResult, Tensor]:
+    batch: AscentBatch, smaller: torch.Tensor | None, tell: Callable[[int], None]
+) -> tuple[AscentResult[torch.Tensor], torch.Tensor]:
     """Optimize at one size; also returns the whole canvas, for the next."""
-    import torch
-
     ascent, from_picture = begun(batch, smaller)
     views = ascent.views
     with torch.no_grad():
@@ -139,12 +132,10 @@ def _optimize_at(
     return AscentResult(views.cut(final), ascent.curves, before, after, start_gain, taken, importance), final
 
 
-def begun(batch: AscentBatch, smaller: Tensor | None) -> tuple[_Ascent, bool]:
+def begun(batch: AscentBatch, smaller: torch.Tensor | None) -> tuple[_Ascent, bool]:
     """Return the loop at one size before its first step, and whether it starts from pictures.
 
-    Args:
-        batch: the batch.
-        smaller: the whole canvas of the size before, if there was one.
+    `smaller` is the whole canvas of the size before, if there was one.
     """
     settings, model = batch.settings, batch.model
     transforms = settings.transforms
@@ -156,79 +147,55 @@ def begun(batch: AscentBatch, smaller: Tensor | None) -> tuple[_Ascent, bool]:
     pictures = _first(batch, margin, canvas_size) if smaller is None else _resized(smaller, canvas_size)
     parameters = painter.start(batch.draws, pictures)
     views = Views(transforms, settings.size, settings.steps, batch.draws, model.device, settings.fill)
-    ascent = _Ascent(batch, settings, views, painter, _Network(model, batch, settings), parameters)
-    return ascent, pictures is not None
+    return _Ascent(batch, views, painter, parameters), pictures is not None
 
 
 class _Network:
     """The network as the loop sees it: views in, the objectives' values out.
 
-    Attributes:
-        usual: with the usual gradients.
-        redirected: with those that wake silent units.
-        silent: [N], whether an image's unit may be silent; changed in place, as a captured step reads it.
+    `usual` has the usual gradients, `redirected` those that wake silent units. `silent` says of each image whether its
+    unit may be silent; it is changed in place, as a captured step reads it.
     """
 
-    def __init__(self, model: Model, batch: AscentBatch, settings: AscentSettings) -> None:
-        import torch
-
-        layers = batch.objectives[0].layers()
+    def __init__(self, batch: AscentBatch) -> None:
+        model, settings, layers = batch.model, batch.settings, batch.objectives[0].layers()
+        self._batch = batch
         self._restraint = restraint(model, layers, settings.regularizers, settings.size)
-        layers = layers_read(model.view, layers, settings.regularizers)
-        self._layers = layers
+        self._layers = layers_read(model.view, layers, settings.regularizers)
         self._bfloat = settings.precision == "bfloat16"
-        self._device = model.device.type
-        self.usual = model.differentiable(layers)
+        self.usual = model.differentiable(self._layers)
         self.silent = torch.ones(len(batch.objectives), dtype=torch.bool, device=model.device)
         self.redirected = self._redirected() if settings.redirect else self.usual
-        self._batch, self._settings, self._model = batch, settings, model
         self._measure: Measure | None = None
 
-    def __call__(self, views: Tensor, forward: Forward | None = None) -> tuple[Tensor, Tensor | None]:
+    def __call__(self, views: torch.Tensor, forward: Forward | None = None) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Return [N], the objectives of views RGB [N, 3, h, w]; and [N], what their features hold back, if anything."""
-        import torch
-
         forward = forward or self.usual
-        with torch.autocast(self._device, torch.bfloat16) if self._bfloat else contextlib.nullcontext():
+        with torch.autocast(views.device.type, torch.bfloat16) if self._bfloat else contextlib.nullcontext():
             found = dict(zip(self._layers, forward(views), strict=True))
         if self._measure is None:  # the first pass tells the shapes
             self._measure = self._bind({layer: tuple(values.shape[1:]) for layer, values in found.items()})
         return self._measure(Seen(views, found)), self._restraint(found) if self._restraint else None
 
     def _redirected(self) -> Forward:
-        """Return the network with redirected gradients for the images whose unit is silent."""
         from onnxviz.convert.redirected_gradients import redirected  # loads torch
 
         forward = redirected(self.usual)
         return lambda views: forward(views, self.silent)
 
     def _bind(self, shapes: dict[str, tuple[int, ...]]) -> Measure:
-        view = self._model.view
-        place = ObjectiveContext(
-            self._model.device,
-            self._settings.group,
-            shapes,
-            {layer: view.layer(layer) for layer in self._layers},
-            self._batch.references(self._settings.size),
-        )
-        return bind(self._batch.objectives, place)
+        model, settings = self._batch.model, self._batch.settings
+        layers = {layer: model.view.layer(layer) for layer in self._layers}
+        references = self._batch.references(settings.size)
+        return bind(self._batch.objectives, ObjectiveContext(model.device, settings.group, shapes, layers, references))
 
 
 class _Ascent:
     """The state of the loop at one size: parameters, curves, the step; all are changed in place."""
 
-    def __init__(
-        self,
-        batch: AscentBatch,
-        settings: AscentSettings,
-        views: Views,
-        painter: Painter,
-        network: _Network,
-        parameters: Tensor,
-    ) -> None:
-        import torch
-
-        self.settings, self.views, self.painter, self.network = settings, views, painter, network
+    def __init__(self, batch: AscentBatch, views: Views, painter: Painter, parameters: torch.Tensor) -> None:
+        self.settings, self.views, self.painter, self.network = batch.settings, views, painter, _Network(batch)
+        settings = batch.settings
         self.parameters = parameters.contiguous()
         self.signs = batch.signs
         count, device = len(batch.objectives), parameters.device
@@ -236,23 +203,21 @@ class _Ascent:
         self.step = torch.zeros((), dtype=torch.int64, device=device)
         canvas = [length + 2 * margin for length, margin in zip(settings.size, views.margin, strict=True)]
         self.importance = torch.zeros((count, *(canvas if settings.importance else (0, 0))), device=device)
-        self.watch: Watch | None = settings.stopping.watch(count, settings.steps, device) if settings.stopping else None
-        self.moving: Tensor | None = None  # [rows], those that the last step changed; all if None
+        self.watch = Watch(settings.stopping, count, settings.steps, device) if settings.stopping else None
+        self.moving: torch.Tensor | None = None  # [rows], those that the last step changed; all if None
         self.rows = count // len(self.parameters)  # images that share a row of parameters
         self.backgrounds = getattr(painter, "backgrounds", None)
 
-    def as_it_is(self) -> Tensor:
+    def as_it_is(self) -> torch.Tensor:
         """Return [N], the objectives of the pictures themselves, colours clipped as they are shown."""
         return self.network(self._opaque(self.views.cut(self.painter.paint(self.parameters)).clamp(0.0, 1.0)))[0]
 
-    def wake(self, before: Tensor) -> Tensor:
+    def wake(self, before: torch.Tensor) -> torch.Tensor:
         """Multiply starts that leave their unit silent by 4, up to four times; return [N], by how much.
 
         Behind a ReLU a unit that is exactly 0 has no gradient to follow, unless redirected gradients reach the image.
         A start that stays silent is left as it was.
         """
-        import torch
-
         factors, start = torch.ones_like(before), self.parameters
         silent = (before == 0) & (self.signs > 0)
         if self.rows > 1 or not bool(silent.any()):
@@ -263,16 +228,14 @@ class _Ascent:
             if not bool(silent.any()):
                 break
             factors = torch.where(silent, 4.0 * factors, factors)
-            self.parameters = start * _as_factors(factors, start)
+            self.parameters = start * as_rows(factors, start)
             silent = silent & (self.as_it_is() == 0)
         factors = torch.where(silent, torch.ones_like(factors), factors)
-        self.parameters = start * _as_factors(factors, start)
+        self.parameters = start * as_rows(factors, start)
         return factors
 
-    def _reaches_the_image(self) -> Tensor:
+    def _reaches_the_image(self) -> torch.Tensor:
         """Return [N], whether redirected gradients tell how to change the start."""
-        import torch
-
         with torch.enable_grad():
             leaf = self.parameters.detach().requires_grad_(True)
             picture = self._opaque(self.views.cut(self.painter.paint(leaf)))
@@ -280,10 +243,8 @@ class _Ascent:
             (gradient,) = torch.autograd.grad(-value.sum(), leaf)
         return gradient.flatten(1).any(dim=1)
 
-    def run(self, tell: Callable[[int], None]) -> Tensor:
+    def run(self, tell: Callable[[int], None]) -> torch.Tensor:
         """Do the steps; return [N], how many each image took."""
-        import torch
-
         steps, redirect = self.settings.steps, self.settings.redirect
         optimizer = self.settings.optimizer
         self.rule = optimizer.rule(steps, self.parameters)
@@ -312,7 +273,7 @@ class _Ascent:
         wait()  # for all that was begun: a graph is not given up while it runs
         if self.watch is not None:
             tell(steps)
-            taken = self.watch.taken()
+            taken = self.watch.taken
             # What was not done is shown as it was at the end, not as 0.
             last = self.curves.gather(1, (taken - 1).clamp_(min=0)[:, None])
             later = torch.arange(steps, device=taken.device) >= taken[:, None]
@@ -338,11 +299,9 @@ class _Ascent:
             self._advance(forward)
 
         device = self.parameters.device
-        return captured(advance, count, device) if device.type == "cuda" and self.views.repeatable else advance
+        return captured(advance, count, device) if device.type == "cuda" else advance
 
     def _advance(self, forward: Forward) -> None:
-        import torch
-
         leaf = self.parameters.detach().requires_grad_(True)
         images = self.painter.paint(leaf)
         # What holds images back is not computed from these: their slopes are the objective's alone.
@@ -360,7 +319,7 @@ class _Ascent:
             if self.watch is not None:
                 moving = self.watch.still(value.detach() * self.signs, self.step)
                 self.moving = moving.view(-1, self.rows).any(dim=1) if self.rows > 1 else moving
-                change = change * _as_factors(self.moving, change)
+                change = change * as_rows(self.moving, change)
             self.parameters.sub_(change, alpha=self.painter.rate)
             kept = self.painter.keep(self.parameters)
             if kept is not self.parameters:
@@ -375,7 +334,9 @@ class _Ascent:
         if self.averaging is not None:
             self.averaging.follow(self.parameters, self.step - 1, self.moving)
 
-    def _held_back(self, images: Tensor, parameters: Tensor, unusual: Tensor | None) -> Tensor | None:
+    def _held_back(
+        self, images: torch.Tensor, parameters: torch.Tensor, unusual: torch.Tensor | None
+    ) -> torch.Tensor | None:
         """Return [N], the weighted terms that hold images back, those of their features given; None if none do."""
         terms = [] if unusual is None else [unusual]
         of_picture = [entry for entry in self.settings.regularizers if not isinstance(entry, FeatureStatistics)]
@@ -387,20 +348,16 @@ class _Ascent:
             terms.append(penalty)
         return sum(terms[1:], terms[0]) if terms else None
 
-    def _opaque(self, images: Tensor) -> Tensor:
+    def _opaque(self, images: torch.Tensor) -> torch.Tensor:
         """Put images with opacity on the backgrounds of this step."""
         if self.backgrounds is None:
             return images
-        from onnxviz.optimize.parameterizations.alpha import composite
-
         backgrounds = self.backgrounds(self.step)
         if backgrounds.shape[-2:] != images.shape[-2:]:
             backgrounds = self.views.cut(backgrounds)
         return composite(images, backgrounds)
 
     def _edit(self, done: int) -> None:
-        import torch
-
         if self.settings.edits:
             with torch.no_grad():
                 for edit in self.settings.edits:
@@ -409,8 +366,6 @@ class _Ascent:
 
 
 def _canvas(settings: AscentSettings, size: tuple[int, int], device: torch.device) -> Canvas:
-    import torch
-
     colors = None if settings.colors is None else torch.from_numpy(settings.colors).float().to(device)
     magnitude = None if settings.magnitude is None else torch.from_numpy(settings.magnitude).float().to(device)
     return Canvas(
@@ -418,30 +373,20 @@ def _canvas(settings: AscentSettings, size: tuple[int, int], device: torch.devic
     )
 
 
-def _first(batch: AscentBatch, margin: tuple[int, int], size: tuple[int, int]) -> Tensor | None:
+def _first(batch: AscentBatch, margin: tuple[int, int], size: tuple[int, int]) -> torch.Tensor | None:
     """Return what the first octave starts from: given pictures with a margin that mirrors them, grey, or None."""
-    import torch
-    from torch.nn import functional
-
     settings = batch.settings
     if batch.starts is not None:
         pictures = _resized(batch.starts, settings.size)
         top, left = margin
         kind = "reflect" if top < settings.size[0] and left < settings.size[1] else "replicate"
-        return functional.pad(pictures, (left, left, top, top), kind)
+        return torch.nn.functional.pad(pictures, (left, left, top, top), kind)
     if settings.begin == "grey":
         return torch.full((len(batch.objectives), settings.samples, *size), 0.5, device=batch.model.device)
     return None
 
 
-def _resized(images: Tensor, size: tuple[int, int]) -> Tensor:
-    from torch.nn import functional
-
+def _resized(images: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     if tuple(images.shape[-2:]) == size:
         return images
-    return functional.interpolate(images, size, mode="bilinear", align_corners=False, antialias=True)
-
-
-def _as_factors(values: Tensor, parameters: Tensor) -> Tensor:
-    """Give one number for each row the shape that multiplies all its parameters."""
-    return values.to(parameters.dtype).view(-1, *[1] * (parameters.dim() - 1))
+    return torch.nn.functional.interpolate(images, size, mode="bilinear", align_corners=False, antialias=True)

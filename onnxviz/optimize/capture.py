@@ -6,10 +6,8 @@ import contextlib
 import functools
 import warnings
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    import torch
+from onnxviz.core.lazy_torch import torch
 
 Step = Callable[[], None]
 
@@ -22,19 +20,12 @@ _WAITS = "synchronizing CUDA operation"
 
 
 def captured(step: Step, count: int, device: torch.device) -> Step:
-    """Return a function that does what a step does, captured as a CUDA graph after its first steps.
+    """Return a function that does what a step does `count` times, captured as a CUDA graph after its first steps.
 
-    A step that waits for the device, as networks do that look at their own values, cannot be captured and is not.
+    A step changes tensors in place, always by the same kernels on the same memory. One that waits for the device, as
+    networks do that look at their own values, cannot be captured and is not. Every call is one step, the ones before
+    the capture too. What the step leaves in attributes is refreshed by each call.
     Source: PyTorch's notes on CUDA semantics, section "CUDA Graphs": warm-up on a side stream, capture, replay.
-
-    Args:
-        step: changes tensors in place, always by the same kernels on the same memory.
-        count: how often it will be done.
-        device: where it is done.
-
-    Returns:
-        The function. Every call is one step, the ones before the capture too. What the step leaves in attributes is
-        refreshed by each call.
     """
     if count < WARM_UP + _WORTH:
         return step
@@ -65,8 +56,6 @@ def paced(device: torch.device) -> Step:
     """
     if device.type != "cuda":
         return lambda: None
-    import torch
-
     before: torch.cuda.Event | None = None
 
     def wait() -> None:
@@ -83,16 +72,12 @@ def paced(device: torch.device) -> Step:
 @functools.lru_cache(maxsize=64)
 def _side(device: torch.device) -> torch.cuda.Stream:
     """Keep one stream for all captures on a device: memory and workspaces of one stream are of no use to another."""
-    import torch
-
     return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
 @contextlib.contextmanager
 def _beside(device: torch.device) -> Iterator[None]:
     """Work on the device's side stream, after what was begun before and before what is begun later."""
-    import torch
-
     side = _side(device)
     side.wait_stream(torch.cuda.current_stream(device))
     with torch.cuda.stream(side):
@@ -102,8 +87,6 @@ def _beside(device: torch.device) -> Iterator[None]:
 
 def _waits(step: Step, device: torch.device) -> bool:
     """Do one step and return whether it waits for the device."""
-    import torch
-
     before = torch.cuda.get_sync_debug_mode()
     with warnings.catch_warnings(record=True) as said, _beside(device):
         warnings.simplefilter("always")
@@ -117,8 +100,6 @@ def _waits(step: Step, device: torch.device) -> bool:
 
 def _recorded(step: Step, device: torch.device) -> Step:
     """Return the step as a graph; as it is if it cannot be captured, which has worked so far."""
-    import torch
-
     graph = torch.cuda.CUDAGraph()
     # A capture that fails leaves its stream current: the outer block puts the right one back.
     with torch.cuda.device(device), torch.cuda.stream(torch.cuda.current_stream(device)):

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
+from onnxviz.core.lazy_torch import torch
 
 CORRELATION = ((0.26, 0.09, 0.02), (0.27, 0.00, -0.05), (0.27, -0.09, 0.03))
 """Square root of the covariance of the colours of ImageNet's photographs (Olah et al. 2017, lucid `param/color.py`).
@@ -25,34 +22,25 @@ def correlation_matrix() -> np.ndarray:
 
 
 @functools.lru_cache(maxsize=8)
-def matrix_on(device: torch.device) -> Tensor:
+def matrix_on(device: torch.device) -> torch.Tensor:
     """Keep the matrix on the device: copying it there would make every step wait for the device."""
-    import torch
-
     return torch.from_numpy(correlation_matrix()).to(device)
 
 
-def correlate(planes: Tensor, matrix: Tensor | None = None) -> Tensor:
-    """Turn decorrelated planes into colours: rgb = matrix · plane at every pixel.
+def correlate(planes: torch.Tensor, matrix: torch.Tensor | None = None) -> torch.Tensor:
+    """Turn decorrelated planes [N, 3, h, w] into colours: rgb = matrix · plane at every pixel.
 
-    Args:
-        planes: [N, 3, h, w], any unit.
-        matrix: [3, 3]; that of photographs if None.
-
-    Returns:
-        [N, 3, h, w], red, green and blue.
+    The matrix [3, 3] is that of photographs if None.
     """
     chosen = matrix_on(planes.device) if matrix is None else matrix
-    rgb: Tensor = (chosen @ planes.flatten(2)).view(planes.shape)
+    rgb: torch.Tensor = (chosen @ planes.flatten(2)).view(planes.shape)
     return rgb
 
 
-def decorrelated(colors: Tensor, matrix: Tensor | None = None) -> Tensor:
+def decorrelated(colors: torch.Tensor, matrix: torch.Tensor | None = None) -> torch.Tensor:
     """Return the planes that `correlate` makes given colours of: the inverse matrix at every pixel."""
-    import torch
-
     chosen = matrix_on(colors.device) if matrix is None else matrix
-    planes: Tensor = torch.linalg.solve(chosen, colors.flatten(2)).view(colors.shape)
+    planes: torch.Tensor = torch.linalg.solve(chosen, colors.flatten(2)).view(colors.shape)
     return planes
 
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+from threading import Lock
+
 import numpy as np
 
+from onnxviz.core.lazy_torch import torch
 from onnxviz.optimize.color import correlation_matrix
 
 _SMALLEST, _LARGEST = (0.03, 0.25), 0.6
@@ -15,20 +19,17 @@ _COLOR, _TEXTURE, _SHADE = 0.9, (0.05, 0.5), 0.25
 _CONTRAST = 1.2
 SCENES = 32
 """How many pictures, of the seeds from 0 on, stand for all scenes."""
+_SIDE = 320
+"""Pixels of a side beyond which scenes are made smaller and enlarged: all stay in memory, 39 MB for a size at most."""
+_LOCK = Lock()
 
 
 def dead_leaves(seed: int, size: tuple[int, int]) -> np.ndarray:
     """Make a picture of leaves that fell on each other: discs, rectangles and triangles at random places.
 
     Radii r have the density r^-3, which makes the picture look alike at all scales, as photographs do. Colours have the
-    correlations of photographs, and textures the spectrum 1 / f^a with a power between 0.6 and 1.6.
-
-    Args:
-        seed: the same seed and size give the same picture.
-        size: height and width in pixels.
-
-    Returns:
-        RGB, float32 [3, height, width], in 0..1.
+    correlations of photographs, and textures the spectrum 1 / f^a with a power between 0.6 and 1.6. The same seed and
+    size (height, width) give the same picture: RGB, float32 [3, height, width], in 0..1.
 
     Source: Matheron 1968 and Lee, Mumford and Huang 2001 ("Occlusion models for natural images"). Baradad et al. 2021
     ("Learning to see by looking at noise") show how much of what networks learn such pictures hold.
@@ -85,3 +86,23 @@ def _texture(draws: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
     shape = (3, *frequency.shape)
     planes = np.fft.irfft2((draws.normal(size=shape) + 1j * draws.normal(size=shape)) * scale, s=size)
     return np.asarray(planes / np.maximum(planes.std(axis=(1, 2), keepdims=True), 1e-9))
+
+
+def scenes(which: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Return some of the scenes, RGB, float32 [N, 3, height, width], in 0..1; nothing waits for the device.
+
+    `which` is int64 [N], numbers from 0 to `SCENES` - 1.
+    """
+    shrunk = min(1.0, _SIDE / max(size))
+    small = max(1, round(size[0] * shrunk)), max(1, round(size[1] * shrunk))
+    with _LOCK:  # threads that work side by side would each make them
+        made = _all(small, which.device)
+    chosen = made.index_select(0, which)
+    return (
+        chosen if small == size else torch.nn.functional.interpolate(chosen, size, mode="bilinear", align_corners=False)
+    )
+
+
+@lru_cache(maxsize=4)  # a captured step reads them: more sizes than one run works on at a time
+def _all(size: tuple[int, int], device: torch.device) -> torch.Tensor:
+    return torch.stack([torch.from_numpy(dead_leaves(seed, size)) for seed in range(SCENES)]).to(device)

@@ -9,22 +9,20 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 from weakref import WeakKeyDictionary
 
 from onnxviz.core.errors import AnalysisError, shorten
+from onnxviz.core.lazy_torch import torch
+from onnxviz.core.values import Layer
 from onnxviz.graph.features import features_before
-from onnxviz.optimize.dead_leaves import SCENES
+from onnxviz.graph.view import GraphView
+from onnxviz.optimize.dead_leaves import SCENES, scenes
 from onnxviz.optimize.lanes import one_thread
 from onnxviz.optimize.regularizers import FeatureStatistics, Regularizer
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from onnxviz.core.values import Layer
-    from onnxviz.graph.view import GraphView
     from onnxviz.model.model import Model
 
 _WIDER = 2.5
@@ -39,59 +37,28 @@ _STRAIGHT = 3.0
 class UsualFeatures(NamedTuple):
     """What scenes excite at a layer; S statistics: each unit's mean over positions, then its deviation over them.
 
-    Attributes:
-        mean: float32 [S].
-        deviation: float32 [S], over scenes; above 0 unless nothing excites the layer.
+    Both are float32 [S]; `deviation` is over scenes, and above 0 unless nothing excites the layer.
     """
 
-    mean: Tensor
-    deviation: Tensor
+    mean: torch.Tensor
+    deviation: torch.Tensor
 
 
-@dataclass(frozen=True, eq=False)
-class Restraint:
-    """What holds back the pictures of a batch by their features.
-
-    Attributes:
-        layers: names of the layers whose features count; one for each entry of `usual` and `weights`.
-        usual: what scenes excite there.
-        weights: how much each counts, relative to the activation.
-    """
-
-    layers: tuple[str, ...]
-    usual: tuple[UsualFeatures, ...]
-    weights: tuple[float, ...]
-
-    def __call__(self, activations: Mapping[str, Tensor]) -> Tensor:
-        """Return [N], the weighted terms: layer name -> [N, units, *spatial]."""
-        found = [
-            weight * unusualness(activations[layer], usual)
-            for layer, usual, weight in zip(self.layers, self.usual, self.weights, strict=True)
-        ]
-        return sum(found[1:], found[0])
+Restraint = Callable[[Mapping[str, "torch.Tensor"]], "torch.Tensor"]
+"""What holds back pictures: activations, layer name -> [N, units, *spatial], to [N], the weighted terms."""
 
 
-def unusualness(features: Tensor, usual: UsualFeatures) -> Tensor:
-    """Return how far features are from the usual ones: the mean over the statistics of h((s - mean) / deviation).
+def unusualness(features: torch.Tensor, usual: UsualFeatures) -> torch.Tensor:
+    """Return [N], how far features [N, units, *spatial] are from the usual ones: the mean of h((s - mean) / deviation).
 
     h(z) is z² / 2 up to 3 and 3 |z| - 4.5 beyond (Huber 1964). Scenes have about 0.1, photographs
     1.2 at SqueezeNet's fire9 and 0.8 at MobileNet's pooled features (means over 52, no more than 2.9).
 
-    Args:
-        features: [N, units, *spatial].
-        usual: what is usual at this layer.
-
-    Returns:
-        [N].
-
     Source: the statistics are those of batch normalisation, which Yin et al. 2020 (DeepInversion, equation 4) keep for
     a whole batch of pictures; here each picture is held by itself, within what single pictures vary by.
     """
-    import torch
-    from torch.nn import functional
-
     z = (_statistics(features) - usual.mean) / usual.deviation
-    terms: Tensor = functional.huber_loss(z, torch.zeros_like(z), reduction="none", delta=_STRAIGHT)
+    terms: torch.Tensor = torch.nn.functional.huber_loss(z, torch.zeros_like(z), reduction="none", delta=_STRAIGHT)
     return terms.mean(dim=1)
 
 
@@ -103,23 +70,14 @@ def features_read(view: GraphView, layers: Sequence[str]) -> Layer | None:
 def suiting(regularizers: Sequence[Regularizer], view: GraphView, layers: Sequence[str]) -> tuple[Regularizer, ...]:
     """Return the usual regularizers that suit some layers: unusual features only where features are a map.
 
-    Pooled ones stay within what photographs excite without being held (benchmarks/RESULTS.md).
-
-    Args:
-        regularizers: what is usual; feature statistics of a layer that is named are kept.
-        view: the network.
-        layers: names of the layers that are maximised.
+    Pooled ones stay within what photographs excite without being held (benchmarks/RESULTS.md). Feature statistics of a
+    layer that is named are kept.
     """
     features = features_read(view, layers)
-    if features is not None and _is_map(features):
+    # Several positions, or as many as the picture's size makes.
+    if features is not None and any(length != 1 for length in features.spatial_shape):
         return tuple(regularizers)
     return tuple(entry for entry in regularizers if not isinstance(entry, FeatureStatistics) or entry.layer)
-
-
-def _is_map(layer: Layer) -> bool:
-    """Return whether a layer's units have several positions, or as many as the picture's size makes."""
-    positions = [length for axis, length in enumerate(layer.shape) if axis not in (0, layer.channel_axis)]
-    return any(length != 1 for length in positions)
 
 
 def restrained_layers(view: GraphView, layers: Sequence[str], regularizers: Sequence[Regularizer]) -> tuple[str, ...]:
@@ -150,8 +108,7 @@ def layers_read(view: GraphView, layers: Sequence[str], regularizers: Sequence[R
     """Return the layers that a step reads, each once: those that are maximised, then those whose features count.
 
     Raises:
-        AnalysisError: if there are no features before a target.
-        SelectionError: if a layer does not exist.
+        AnalysisError, SelectionError: as `restrained_layers`.
     """
     return tuple(dict.fromkeys((*layers, *restrained_layers(view, layers, regularizers))))
 
@@ -159,33 +116,26 @@ def layers_read(view: GraphView, layers: Sequence[str], regularizers: Sequence[R
 def restraint(
     model: Model, layers: Sequence[str], regularizers: Sequence[Regularizer], size: tuple[int, int]
 ) -> Restraint | None:
-    """Return what holds pictures back by their features; None if nothing is to.
-
-    Args:
-        model: the network.
-        layers: names of the layers that are maximised.
-        regularizers: all of them.
-        size: height and width of the pictures in pixels.
+    """Return what holds pictures of a size in pixels back by their features; None if nothing is to.
 
     Raises:
-        AnalysisError: if there are no features before a target.
-        SelectionError: if a layer does not exist.
+        AnalysisError, SelectionError: as `restrained_layers`.
     """
     names = restrained_layers(model.view, layers, regularizers)
     if not names:
         return None
-    weights = tuple(entry.weight for entry in regularizers if isinstance(entry, FeatureStatistics))
-    return Restraint(names, tuple(usual_features(model, name, size) for name in names), weights)
+    weights = [entry.weight for entry in regularizers if isinstance(entry, FeatureStatistics)]
+    known = [(name, usual_features(model, name, size), weight) for name, weight in zip(names, weights, strict=True)]
+
+    def held_back(activations: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        found = [weight * unusualness(activations[layer], usual) for layer, usual, weight in known]
+        return sum(found[1:], found[0])
+
+    return held_back
 
 
 def usual_features(model: Model, layer: str, size: tuple[int, int]) -> UsualFeatures:
-    """Measure what scenes excite at a layer: pictures of dead leaves, the same each time; kept for the next call.
-
-    Args:
-        model: the network.
-        layer: a layer's name.
-        size: height and width of the pictures in pixels.
-    """
+    """Measure what scenes of a size in pixels excite at a layer: the same each time, and kept for the next call."""
     with _LOCK:
         known = _KNOWN.setdefault(model, {})
         if (layer, size) not in known:
@@ -198,10 +148,6 @@ _LOCK = threading.Lock()
 
 
 def _measured(model: Model, layer: str, size: tuple[int, int]) -> UsualFeatures:
-    import torch
-
-    from onnxviz.optimize.scenes import scenes  # loads torch
-
     forward = model.differentiable((layer,))
     batch = model.view.batch or 1  # one at a time gives the same bits whatever is made with it
     found = []
@@ -217,10 +163,8 @@ def _measured(model: Model, layer: str, size: tuple[int, int]) -> UsualFeatures:
         return UsualFeatures(statistics.mean(dim=0), deviation)
 
 
-def _statistics(features: Tensor) -> Tensor:
+def _statistics(features: torch.Tensor) -> torch.Tensor:
     """Return each unit's mean over positions and, where there are several, its deviation over them: [N, S]."""
-    import torch
-
     flat = features.float().flatten(2) if features.dim() > 2 else features.float()[:, :, None]
     mean = flat.mean(dim=2)
     if flat.shape[2] == 1:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from torch import Tensor
+from onnxviz.core.lazy_torch import torch
 
 DEVIATIONS = 4.0
 """Kernels end at so many standard deviations: 0.006 % lies beyond."""
@@ -17,7 +16,7 @@ _Weights = Sequence[Any]
 """A kernel's middle and what follows on each side of it: numbers for all images, or [N, 1, 1, 1] for each its own."""
 
 
-def gaussian_blur(images: Tensor, sigma: float | Tensor, reach: int | None = None) -> Tensor:
+def gaussian_blur(images: torch.Tensor, sigma: float | torch.Tensor, reach: int | None = None) -> torch.Tensor:
     """Blur images; nothing waits for the device, and the same images give the same bits.
 
     Sums of shifted images: a tenth of the time of a convolution with one channel on a CPU, and its float32 is never
@@ -38,7 +37,7 @@ def gaussian_blur(images: Tensor, sigma: float | Tensor, reach: int | None = Non
             raise TypeError("a kernel of unknown width has no reach of its own: give `reach`")
         reach = int(DEVIATIONS * sigma + 0.5)
     weights = _weights(sigma, reach) if isinstance(sigma, float | int) else _own_weights(sigma, reach, images)
-    blurred: Tensor = _blur().apply(images, weights)
+    blurred: torch.Tensor = _blur().apply(images, weights)
     return blurred
 
 
@@ -48,9 +47,7 @@ def _weights(sigma: float, reach: int) -> _Weights:
     return [weight / whole for weight in weights]
 
 
-def _own_weights(sigma: Tensor, reach: int, images: Tensor) -> _Weights:
-    import torch
-
+def _own_weights(sigma: torch.Tensor, reach: int, images: torch.Tensor) -> _Weights:
     # At a deviation of 0.001 neighbours already weigh nothing.
     precisions = -0.5 / sigma.to(images.dtype).clamp_min(1e-3).square()
     squares = torch.arange(reach + 1, dtype=images.dtype, device=images.device).square()
@@ -62,30 +59,26 @@ def _own_weights(sigma: Tensor, reach: int, images: Tensor) -> _Weights:
 @cache
 def _blur() -> Any:
     """Return the blur as a function of PyTorch's, which is loaded when it is first used."""
-    import torch
 
     class Blur(torch.autograd.Function):
         """With mirrored borders the blur is a symmetric matrix: its gradient is the blurred gradient."""
 
         @staticmethod
-        def forward(ctx: Any, images: Tensor, weights: _Weights) -> Tensor:
+        def forward(ctx: Any, images: torch.Tensor, weights: _Weights) -> torch.Tensor:
             ctx.weights = weights
             return _along(_along(images, weights, 2), weights, 3)
 
         @staticmethod
-        def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
             return _blur().apply(gradient, ctx.weights), None
 
     return Blur
 
 
-def _along(images: Tensor, weights: _Weights, axis: int) -> Tensor:
-    """Blur along one axis."""
-    import torch
-
+def _along(images: torch.Tensor, weights: _Weights, axis: int) -> torch.Tensor:
     reach, length = len(weights) - 1, images.shape[axis]
     wide = _mirrored(images, reach, axis)
-    blurred: Tensor = images * weights[0]
+    blurred: torch.Tensor = images * weights[0]
     for offset, weight in enumerate(weights[1:], start=1):
         pair = wide.narrow(axis, reach - offset, length) + wide.narrow(axis, reach + offset, length)
         if isinstance(weight, torch.Tensor):
@@ -95,10 +88,8 @@ def _along(images: Tensor, weights: _Weights, axis: int) -> Tensor:
     return blurred
 
 
-def _mirrored(images: Tensor, margin: int, axis: int) -> Tensor:
+def _mirrored(images: torch.Tensor, margin: int, axis: int) -> torch.Tensor:
     """Add a mirrored margin at both ends of an axis; margins wider than the image are mirrored again."""
-    import torch
-
     while margin:
         length = images.shape[axis]
         width = min(margin, length)

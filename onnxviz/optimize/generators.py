@@ -3,44 +3,42 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import operator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from onnx import TensorProto
+from onnx import GraphProto, NodeProto, TensorProto
 
 from onnxviz.core.errors import AnalysisError, beginning, shorten
+from onnxviz.core.lazy_torch import torch
 from onnxviz.graph.operators import traits_of
 from onnxviz.graph.shapes import TensorType
 from onnxviz.graph.structure import constants_within, producers, to_array
 from onnxviz.graph.value_range import clip_bounds
 
 if TYPE_CHECKING:
-    import torch
-    from onnx import GraphProto, NodeProto
-    from torch import Tensor, fx
-
     from onnxviz.model.model import Model
 
 ImageLayout = Literal["NCHW", "NHWC", "NHW", "flat"]
 
 _FLOATING = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 _WHOLE = (TensorProto.INT32, TensorProto.INT64)
+_ARITHMETIC: dict[str, Callable[[float, float], float]] = {
+    "Add": operator.add,
+    "Sub": operator.sub,
+    "Mul": operator.mul,
+    "Div": operator.truediv,
+}
 _LEAST_SIDE = 4
 """What is smaller, in pixels, is no image."""
 
 
 @dataclass(frozen=True)
 class LatentInput:
-    """An input of a generator.
-
-    Attributes:
-        name: its name in the file.
-        shape: of what one image takes.
-        whole: whether it takes whole numbers, such as a class.
-    """
+    """An input of a generator: its name in the file, the shape of what one image takes, whether of whole numbers."""
 
     name: str
     shape: tuple[int, ...]
@@ -57,13 +55,11 @@ class GeneratorNetwork:
     """A model that makes images from latent codes; its weights are frozen.
 
     Attributes:
-        file: the model's file.
         inputs: what it takes, in the file's order; a code holds the numbers of all of them, one after another.
         layout: how its output lies.
         channels: of its images, 1 or 3.
         size: height and width of its images in pixels.
         bounds: between which numbers its output lies, as its last operators say; None if nothing bounds it.
-        device: where it runs.
     """
 
     file: str
@@ -72,24 +68,11 @@ class GeneratorNetwork:
     channels: int
     size: tuple[int, int]
     bounds: tuple[float, float] | None
-    device: torch.device
-    _network: fx.GraphModule = field(repr=False)
+    _network: torch.fx.GraphModule = field(repr=False)
     _batch: int | None = None
 
-    @property
-    def elements(self) -> int:
-        """How many numbers a code has."""
-        return sum(entry.elements for entry in self.inputs)
-
-    def __call__(self, codes: Tensor) -> Tensor:
-        """Return the images of codes, differentiably, with the numbers that the model gives them.
-
-        Args:
-            codes: float32 [N, elements] on the generator's device.
-
-        Returns:
-            float32 [N, channels, h, w], within `bounds` where they are known.
-        """
+    def __call__(self, codes: torch.Tensor) -> torch.Tensor:
+        """Return the images of codes [N, elements], differentiably: float32 [N, channels, h, w], as they are made."""
         made = _run(self._network, self.inputs, self._batch, codes)
         height, width = self.size
         if self.layout == "NHWC":
@@ -109,8 +92,6 @@ def open_generator(source: Model | Path | str, device: torch.device | str | None
         ModelFileError: if the file cannot be read or is refused as unsafe.
         UnsupportedOperatorError: if it needs operators that do not convert.
     """
-    import torch
-
     from onnxviz.model.model import Model, load
 
     model = source if isinstance(source, Model) else load(source, device=device)
@@ -132,11 +113,10 @@ def open_generator(source: Model | Path | str, device: torch.device | str | None
     if channels * size[0] * size[1] <= sum(entry.elements for entry in inputs):
         raise _no_generator(file, "it takes as many numbers as it gives")
     bounds = _bounds(graph, output)
-    return GeneratorNetwork(file, inputs, layout, channels, size, bounds, model.device, network, batch)
+    return GeneratorNetwork(file, inputs, layout, channels, size, bounds, network, batch)
 
 
 def _latent(model: Model, identifier: str) -> LatentInput:
-    """Describe an input."""
     view = model.view
     kind: TensorType = view.types[identifier]
     name, file = view.names.get(identifier, identifier), shorten(view.file)
@@ -151,10 +131,10 @@ def _latent(model: Model, identifier: str) -> LatentInput:
     return LatentInput(name, own, kind.element in _WHOLE)
 
 
-def _run(network: fx.GraphModule, inputs: Sequence[LatentInput], batch: int | None, codes: Tensor) -> Tensor:
+def _run(
+    network: torch.fx.GraphModule, inputs: Sequence[LatentInput], batch: int | None, codes: torch.Tensor
+) -> torch.Tensor:
     """Run the model on codes, as many at a time as it takes."""
-    import torch
-
     if batch is None:
         return _run_once(network, inputs, codes)
     count = len(codes)
@@ -164,15 +144,13 @@ def _run(network: fx.GraphModule, inputs: Sequence[LatentInput], batch: int | No
     return torch.cat(parts)[:count]
 
 
-def _run_once(network: fx.GraphModule, inputs: Sequence[LatentInput], codes: Tensor) -> Tensor:
-    import torch
-
+def _run_once(network: torch.fx.GraphModule, inputs: Sequence[LatentInput], codes: torch.Tensor) -> torch.Tensor:
     arguments, place = [], 0
     for entry in inputs:
         numbers = codes[:, place : place + entry.elements].reshape(-1, *entry.shape)
         arguments.append(numbers.detach().round().to(torch.int64) if entry.whole else numbers)
         place += entry.elements
-    made: Tensor = network(*arguments)[0]
+    made: torch.Tensor = network(*arguments)[0]
     return made.float()
 
 
@@ -216,7 +194,6 @@ def _bounds(graph: GraphProto, output: str) -> tuple[float, float] | None:
 
 
 def _own_bounds(node: NodeProto, constants: dict[str, TensorProto]) -> tuple[float, float] | None:
-    """Return what a node bounds its output to."""
     clips = node.op_type == "Clip" and not node.domain
     low, high = clip_bounds(node, {}, constants) if clips else traits_of(node).bounds
     return (low, high) if abs(high - low) < 1e6 else None
@@ -229,7 +206,7 @@ def _is_moving(node: NodeProto) -> bool:
 
 def _is_affine(node: NodeProto, constants: dict[str, TensorProto]) -> bool:
     """Whether a node adds or multiplies by one number."""
-    if node.op_type not in ("Add", "Sub", "Mul", "Div") or len(node.input) != 2:
+    if node.op_type not in _ARITHMETIC or len(node.input) != 2:
         return False
     numbers = [_number(name, constants) for name in node.input]
     if node.op_type == "Div" and (numbers[1] is None or numbers[1] == 0):
@@ -238,17 +215,12 @@ def _is_affine(node: NodeProto, constants: dict[str, TensorProto]) -> bool:
 
 
 def _moved(node: NodeProto, value: float, constants: dict[str, TensorProto]) -> float:
-    """Return what a node makes of a number."""
     if _is_moving(node):
         return value
     first, second = (_number(name, constants) for name in node.input)
     left = value if first is None else first
     right = value if second is None else second
-    if node.op_type == "Add":
-        return left + right
-    if node.op_type == "Sub":
-        return left - right
-    return left * right if node.op_type == "Mul" else left / right
+    return _ARITHMETIC[node.op_type](left, right)
 
 
 def _number(name: str, constants: dict[str, TensorProto]) -> float | None:

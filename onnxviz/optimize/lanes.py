@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
+from onnxviz.core.lazy_torch import torch
+
 PROBE_STEPS = 2
 """Steps that are compared: the first moves by signs alone with some optimizers, which shows no last bits."""
 _SMALL = 160 * 160
@@ -39,31 +41,19 @@ def agreeing(make: Callable[[int], Sequence[np.ndarray]], tried: Sequence[int]) 
     found = []
     for size in tried:
         made = make(size)
-        if not first and all(_one_for_all(array) for array in made):
-            first = [array[0] for array in made]
-        if first and all(np.array_equal(array, _repeated(one, size)) for array, one in zip(made, first, strict=True)):
+        images = first or [array[0] for array in made]
+        if all(
+            np.array_equal(array, np.broadcast_to(one, array.shape)) for array, one in zip(made, images, strict=True)
+        ):
+            first = images
             found.append(size)
     return tuple(found) if found and min(found) <= 2 else (1,)
 
 
-def _one_for_all(array: np.ndarray) -> bool:
-    return np.array_equal(array, _repeated(array[0], len(array)))
-
-
-def _repeated(one: np.ndarray, size: int) -> np.ndarray:
-    return np.broadcast_to(one, (size, *one.shape))
-
-
 def shares(count: int, lanes: int, sizes: Sequence[int]) -> list[tuple[range, int]]:
-    """Split images among threads.
+    """Split images among threads, given how many may share a pass.
 
-    Args:
-        count: number of images.
-        lanes: number of threads.
-        sizes: numbers of images that may share a pass.
-
-    Returns:
-        Images and the number that is to share their pass, which may be larger: the last image is then repeated.
+    Return images and the number that is to share their pass, which may be larger: the last image is then repeated.
     """
     upward = sorted(sizes)
     each = next((size for size in upward if size * lanes >= count), upward[-1])
@@ -77,8 +67,6 @@ def shares(count: int, lanes: int, sizes: Sequence[int]) -> list[tuple[range, in
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
     """Compute with one thread in this block: the same bits however many threads there are, and no waiting for them."""
-    import torch
-
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -10,17 +10,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Protocol
+from typing import Annotated, ClassVar, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from onnxviz.core.lazy_torch import torch
 from onnxviz.core.shares import percent
-from onnxviz.optimize.averaging import Averaging
-from onnxviz.optimize.schedules import ScheduleKind, step_sizes
 
-if TYPE_CHECKING:
-    from torch import Tensor
+ScheduleKind = Literal["constant", "linear", "cosine"]
 
+_SIZES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "rms": lambda rows: torch.linalg.vector_norm(rows, dim=1) / math.sqrt(rows.shape[1]),
+    "l2": lambda rows: torch.linalg.vector_norm(rows, dim=1),
+    "std": lambda rows: rows.std(dim=1, correction=0),
+    "mean_abs": lambda rows: torch.linalg.vector_norm(rows, ord=1, dim=1) / rows.shape[1],
+}
+"""What measures the gradients' sizes, [rows, numbers] to [rows]."""
 _SMALLEST = 1e-12
 """Keeps a gradient of zero at zero where it is divided by its own size."""
 
@@ -28,7 +33,7 @@ _SMALLEST = 1e-12
 class Rule(Protocol):
     """Follows the gradient of one optimization; remembers earlier steps."""
 
-    def __call__(self, gradient: Tensor, parameters: Tensor, step: Tensor) -> Tensor:
+    def __call__(self, gradient: torch.Tensor, parameters: torch.Tensor, step: torch.Tensor) -> torch.Tensor:
         """Return what to subtract from the parameters.
 
         Args:
@@ -62,7 +67,7 @@ class _Optimizer(BaseModel):
         ),
     )
 
-    def rule(self, steps: int, like: Tensor) -> Rule:
+    def rule(self, steps: int, like: torch.Tensor) -> Rule:
         """Return the rule for one optimization, before its first step.
 
         Args:
@@ -71,13 +76,8 @@ class _Optimizer(BaseModel):
         """
         raise NotImplementedError(type(self).__name__)
 
-    def averaging(self, steps: int, parameters: Tensor) -> Averaging | None:
-        """Return what averages the last parameters of one optimization; None if the last step's are wanted.
-
-        Args:
-            steps: number of steps.
-            parameters: [rows, ...], before the first step.
-        """
+    def averaging(self, steps: int, parameters: torch.Tensor) -> Averaging | None:
+        """Return what averages the parameters [rows, ...] of the last steps; None if the last step's are wanted."""
         return Averaging(self.average, steps, parameters) if self.average else None
 
     def words(self) -> str:
@@ -99,9 +99,8 @@ class _Optimizer(BaseModel):
 class Adam(_Optimizer):
     """Adam: steps of about the learning rate, whatever the gradient's size."""
 
-    _name: ClassVar[str] = "Adam"
-
     kind: Literal["adam"] = "adam"
+    _name: ClassVar[str] = "Adam"
     learning_rate: float = Field(
         0.03,
         gt=0,
@@ -121,25 +120,23 @@ class Adam(_Optimizer):
     def _details(self) -> list[str]:
         return [f"damping {self.damping:g}"] if self.damping else []
 
-    def rule(self, steps: int, like: Tensor) -> Rule:
+    def rule(self, steps: int, like: torch.Tensor) -> Rule:
         """Return Adam (Kingma and Ba 2015, algorithm 1) with β₁ = 0.9, β₂ = 0.999.
 
         For each row, ε is 1e-8 + damping · √(mean of v̂ over the row's parameters). It grows with the gradient, so
         the result stays independent of the activation's scale. The corrections of both moments are taken out of the
         fraction, as section 2 of the paper has it: α √(1-β₂ᵗ) / (1-β₁ᵗ) · m / (√v + ε √(1-β₂ᵗ)).
         """
-        import torch
-
         roots = [math.sqrt(1 - 0.999**step) for step in range(1, steps + 1)]
         scales = [
             size * root / (1 - 0.9**step)
             for step, (size, root) in enumerate(zip(self._sizes(steps), roots, strict=True), start=1)
         ]
-        scale = _on_device(scales, like)
-        epsilon = _on_device([1e-8 * root for root in roots], like)
+        scale = like.new_tensor(scales)
+        epsilon = like.new_tensor([1e-8 * root for root in roots])
         first, second, work = (torch.zeros_like(like) for _ in range(3))
 
-        def change(gradient: Tensor, parameters: Tensor, step: Tensor) -> Tensor:  # noqa: ARG001 - see Rule
+        def change(gradient: torch.Tensor, parameters: torch.Tensor, step: torch.Tensor) -> torch.Tensor:  # noqa: ARG001 - see Rule
             now = step.view(1)
             first.lerp_(gradient, 0.1)
             second.mul_(0.999).addcmul_(gradient, gradient, value=0.001)
@@ -148,7 +145,7 @@ class Adam(_Optimizer):
             if self.damping:
                 # The mean of v: its root has the correction √(1-β₂ᵗ) already, like that of v beside it.
                 shared = second.flatten(1).mean(dim=1).sqrt_()
-                work.add_(_as_rows(shared.mul_(self.damping).add_(least), work))
+                work.add_(as_rows(shared.mul_(self.damping).add_(least), work))
             else:
                 work.add_(least)
             return torch.div(first, work, out=work).mul_(scale.index_select(0, now))
@@ -159,23 +156,20 @@ class Adam(_Optimizer):
 class RmsProp(_Optimizer):
     """RMSprop: gradients divided by the root of their running mean square."""
 
-    _name: ClassVar[str] = "RMSprop"
-
     kind: Literal["rmsprop"] = "rmsprop"
+    _name: ClassVar[str] = "RMSprop"
     learning_rate: float = Field(0.02, gt=0, allow_inf_nan=False, description="Step size.")
     decay: float = Field(0.9, ge=0, lt=1, description="How slowly the mean square follows the gradient.")
 
     def _details(self) -> list[str]:
         return [f"decay {self.decay:g}"] if self.decay != RmsProp.model_fields["decay"].default else []
 
-    def rule(self, steps: int, like: Tensor) -> Rule:
+    def rule(self, steps: int, like: torch.Tensor) -> Rule:
         """Return RMSprop (Tieleman and Hinton 2012, lecture 6.5) with ε = 1e-8."""
-        import torch
-
-        scale = _on_device(self._sizes(steps), like)
+        scale = like.new_tensor(self._sizes(steps))
         second, work = torch.zeros_like(like), torch.zeros_like(like)
 
-        def change(gradient: Tensor, parameters: Tensor, step: Tensor) -> Tensor:  # noqa: ARG001 - see Rule
+        def change(gradient: torch.Tensor, parameters: torch.Tensor, step: torch.Tensor) -> torch.Tensor:  # noqa: ARG001 - see Rule
             second.mul_(self.decay).addcmul_(gradient, gradient, value=1 - self.decay)
             torch.sqrt(second, out=work).add_(1e-8)
             return torch.div(gradient, work, out=work).mul_(scale.index_select(0, step.view(1)))
@@ -186,9 +180,8 @@ class RmsProp(_Optimizer):
 class GradientAscent(_Optimizer):
     """Plain gradient ascent, with or without normalisation and momentum."""
 
-    _name: ClassVar[str] = "gradient ascent"
-
     kind: Literal["ascent"] = "ascent"
+    _name: ClassVar[str] = "gradient ascent"
     learning_rate: float = Field(0.03, gt=0, allow_inf_nan=False, description="Step size.")
     momentum: float = Field(0.0, ge=0, lt=1, description="Share of the last step that is added to the next.")
     nesterov: bool = Field(False, description="Look ahead along the momentum; no effect without momentum.")
@@ -203,7 +196,7 @@ class GradientAscent(_Optimizer):
         by = f"gradients divided by their {divided[self.normalize]}" if self.normalize else "gradients as they are"
         return [by, f"{'Nesterov ' if self.nesterov else ''}momentum {self.momentum:g}"] if self.momentum else [by]
 
-    def rule(self, steps: int, like: Tensor) -> Rule:
+    def rule(self, steps: int, like: torch.Tensor) -> Rule:
         """Return learning rate × moving, where moving = gradient + momentum × moving; a gradient of zero stays zero.
 
         With `nesterov`, learning rate × (gradient + momentum × moving) (Sutskever et al. 2013, section 2, in the
@@ -211,20 +204,18 @@ class GradientAscent(_Optimizer):
         networks see the world"), mean absolute value as Mordvintsev et al. 2015 (`dream.ipynb`, `make_step`), standard
         deviation as TensorFlow's DeepDream tutorial; the mean is not taken away.
         """
-        import torch
-
-        scale = _on_device(self._sizes(steps), like)
-        divisor = _divisor(self.normalize, like)
+        scale = like.new_tensor(self._sizes(steps))
+        divisor = _SIZES[self.normalize] if self.normalize else None
         moving = torch.zeros_like(like) if self.momentum else None
 
-        def change(gradient: Tensor, parameters: Tensor, step: Tensor) -> Tensor:  # noqa: ARG001 - see Rule
+        def change(gradient: torch.Tensor, parameters: torch.Tensor, step: torch.Tensor) -> torch.Tensor:  # noqa: ARG001 - see Rule
             size = scale.index_select(0, step.view(1))
             if divisor is None:
                 slope = gradient
             elif moving is None:
-                return gradient * _as_rows(size / (divisor(gradient) + _SMALLEST), gradient)
+                return gradient * as_rows(size / (divisor(gradient.flatten(1)) + _SMALLEST), gradient)
             else:
-                slope = gradient / _as_rows(divisor(gradient) + _SMALLEST, gradient)
+                slope = gradient / as_rows(divisor(gradient.flatten(1)) + _SMALLEST, gradient)
             if moving is None:
                 return slope * size
             moving.mul_(self.momentum).add_(slope)
@@ -241,9 +232,8 @@ class LBfgs(_Optimizer):
     never longer than `largest_step`, and pairs that show no positive curvature are not used.
     """
 
-    _name: ClassVar[str] = "L-BFGS"
-
     kind: Literal["lbfgs"] = "lbfgs"
+    _name: ClassVar[str] = "L-BFGS"
     learning_rate: float = Field(1.0, gt=0, allow_inf_nan=False, description="Share of the quasi-Newton step.")
     history: int = Field(5, ge=1, le=100, description="Pairs of steps and gradient changes to remember.")
     largest_step: float = Field(
@@ -256,20 +246,18 @@ class LBfgs(_Optimizer):
     def _details(self) -> list[str]:
         return [f"{self.history} pairs", f"steps of at most {self.largest_step:g}"]
 
-    def rule(self, steps: int, like: Tensor) -> Rule:
+    def rule(self, steps: int, like: torch.Tensor) -> Rule:
         """Return L-BFGS (Nocedal and Wright 2006, algorithms 7.4 and 7.5), each row with a history of its own.
 
         The step is H g by the two-loop recursion with H₀ = γ I, γ = s·y / y·y of the newest pair (equation 7.20). A
         pair is kept if s·y > 1e-8 |s| |y|, otherwise the older ones stay. A row without pairs goes along its gradient.
         """
-        import torch
-
         rows = len(like)
-        scale = _on_device(self._sizes(steps), like)
+        scale = like.new_tensor(self._sizes(steps))
         past = _Pairs(like, self.history)
         longest = self.largest_step * math.sqrt(like[0].numel())
 
-        def change(gradient: Tensor, parameters: Tensor, step: Tensor) -> Tensor:
+        def change(gradient: torch.Tensor, parameters: torch.Tensor, step: torch.Tensor) -> torch.Tensor:
             slope = gradient.reshape(rows, -1)
             past.remember(parameters.reshape(rows, -1), slope)
             direction = past.newton(slope)
@@ -286,15 +274,7 @@ class LBfgs(_Optimizer):
 class _Pairs:
     """The last steps s and gradient changes y of each row, in rings that each row fills at its own pace."""
 
-    def __init__(self, like: Tensor, most: int) -> None:
-        """Allocate the rings.
-
-        Args:
-            like: parameters [rows, ...].
-            most: pairs to remember.
-        """
-        import torch
-
+    def __init__(self, like: torch.Tensor, most: int) -> None:
         rows, size = len(like), like[0].numel()
         self.most = most
         # The slot after a ring's last takes the pairs that are not kept, so that nothing asks whether one is.
@@ -308,15 +288,13 @@ class _Pairs:
         self.parameters = like.new_zeros(rows, size)
         self.gradient = like.new_zeros(rows, size)
 
-    def remember(self, parameters: Tensor, gradient: Tensor) -> None:
+    def remember(self, parameters: torch.Tensor, gradient: torch.Tensor) -> None:
         """Take in where the rows are now, [rows, size], and their gradients there."""
-        import torch
-
         moved = torch.sub(parameters, self.parameters, out=self.parameters)
         turned = torch.sub(gradient, self.gradient, out=self.gradient)
-        product = _dot(moved, turned)
-        square = _dot(turned, turned)
-        kept = (product > 1e-8 * torch.sqrt(_dot(moved, moved) * square)) & self.begun
+        product = torch.linalg.vecdot(moved, turned)
+        square = torch.linalg.vecdot(turned, turned)
+        kept = (product > 1e-8 * torch.sqrt(torch.linalg.vecdot(moved, moved) * square)) & self.begun
         slot = self.rings + torch.where(kept, self.count.remainder(self.most), self.most)
         self.steps.index_copy_(0, slot, moved)
         self.changes.index_copy_(0, slot, turned)
@@ -327,10 +305,8 @@ class _Pairs:
         self.parameters.copy_(parameters)
         self.gradient.copy_(gradient)
 
-    def newton(self, gradient: Tensor) -> Tensor:
+    def newton(self, gradient: torch.Tensor) -> torch.Tensor:
         """Return the inverse curvature times the gradient, [rows, size]; of a row without pairs the gradient."""
-        import torch
-
         direction = gradient.clone()
         used = []
         for back in range(1, self.most + 1):
@@ -338,47 +314,72 @@ class _Pairs:
             moved, turned = self.steps.index_select(0, slot), self.changes.index_select(0, slot)
             # A slot that was never filled has the inverse 0, and so no share.
             inverse = self.inverse.index_select(0, slot)
-            share = inverse * _dot(moved, direction)
+            share = inverse * torch.linalg.vecdot(moved, direction)
             direction.addcmul_(share[:, None], turned, value=-1)
             used.append((moved, turned, inverse, share))
         direction.mul_(self.gamma[:, None])
         for moved, turned, inverse, share in reversed(used):
-            direction.addcmul_((share - inverse * _dot(turned, direction))[:, None], moved)
+            direction.addcmul_((share - inverse * torch.linalg.vecdot(turned, direction))[:, None], moved)
         return torch.where((self.count > 0)[:, None], direction, gradient)
 
 
-def _dot(first: Tensor, second: Tensor) -> Tensor:
-    """Return [rows], the products of [rows, size]."""
-    import torch
-
-    products: Tensor = torch.linalg.vecdot(first, second)
-    return products
-
-
-def _divisor(kind: str | bool, like: Tensor) -> Callable[[Tensor], Tensor] | None:
-    """Return what measures the gradients' sizes, [rows, ...] to [rows]; None for no normalisation."""
-    import torch
-
-    count = like[0].numel()
-    if kind == "rms":
-        return lambda gradient: torch.linalg.vector_norm(gradient.flatten(1), dim=1) / math.sqrt(count)
-    if kind == "l2":
-        return lambda gradient: torch.linalg.vector_norm(gradient.flatten(1), dim=1)
-    if kind == "std":
-        return lambda gradient: gradient.flatten(1).std(dim=1, correction=0)
-    if kind == "mean_abs":
-        return lambda gradient: torch.linalg.vector_norm(gradient.flatten(1), ord=1, dim=1) / count
-    return None
-
-
-def _on_device(values: list[float], like: Tensor) -> Tensor:
-    """Return numbers, one for each step, where the parameters lie."""
-    return like.new_tensor(values)
-
-
-def _as_rows(values: Tensor, like: Tensor) -> Tensor:
+def as_rows(values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     """Give one number for each row the shape that meets all its parameters."""
     return values.view(-1, *[1] * (like.dim() - 1))
+
+
+def step_sizes(steps: int, learning_rate: float, kind: ScheduleKind, warm_up: int) -> list[float]:
+    """Return the size of every step, `learning_rate` being the largest.
+
+    The first `warm_up` steps w rise evenly, (t + 1) / w of the learning rate (Goyal et al. 2017, section 2.2). Over the
+    remaining n steps the size then stays, falls as 1 - t / n, or as (1 + cos(π t / n)) / 2 (Loshchilov and Hutter 2017,
+    SGDR, equation 5, without restarts). The first step has a size, and the last as well: 0 comes after it.
+    """
+    rising = min(warm_up, steps)
+    left = steps - rising
+    rise = [learning_rate * (step + 1) / rising for step in range(rising)]
+    return rise + [learning_rate * _share(step / left, kind) for step in range(left)]
+
+
+def _share(done: float, kind: ScheduleKind) -> float:
+    if kind == "linear":
+        return 1.0 - done
+    if kind == "cosine":
+        return (1.0 + math.cos(math.pi * done)) / 2.0
+    return 1.0
+
+
+def shares_in_mean(share: float, steps: int) -> list[float]:
+    """Return the share that the parameters after each step have in the mean of a share of the steps, as it is then.
+
+    1 up to the first step that counts, then 1/2, 1/3, ...: after each step the mean is that of all counted so far, and
+    before any is, the parameters as they are. Sources: Polyak and Juditsky 1992; Izmailov et al. 2018
+    (stochastic weight averaging, algorithm 1), who average weights; the optima are flat: what is near is good as well.
+    """
+    first = steps - max(1, round(share * steps))
+    return [1.0 / max(1, step - first + 1) for step in range(steps)]
+
+
+class Averaging:
+    """Follows parameters [rows, ...] step by step, and keeps the `mean` of those after a share of steps, the last.
+
+    It changes its tensors in place, and no row influences another.
+    """
+
+    def __init__(self, share: float, steps: int, parameters: torch.Tensor) -> None:
+        self.mean = parameters.clone()
+        self._shares = parameters.new_tensor(shares_in_mean(share, steps))
+
+    def follow(self, parameters: torch.Tensor, step: torch.Tensor, moving: torch.Tensor | None) -> None:
+        """Take in the parameters [rows, ...] after a step, int64 [] from 0; each step is told once, in order.
+
+        `moving` is bool [rows], the rows that the step changed; the others keep their mean. All if None.
+        """
+        share = self._shares.index_select(0, step.view(1))
+        if moving is not None:
+            share = as_rows(share * moving, parameters)
+        # Not lerp, which may round the last few numbers of a tensor in another way than the others.
+        self.mean.add_((parameters - self.mean).mul_(share))
 
 
 Optimizer = Annotated[Adam | RmsProp | GradientAscent | LBfgs, Field(discriminator="kind")]

@@ -26,12 +26,11 @@ _WHOLE = Preprocessing(fit="crop", crop_fraction=1.0)
 
 @dataclass(frozen=True, eq=False)
 class MeasuredColors:
-    """The colours of photographs.
+    """The colours of photographs, and how many were measured.
 
     Attributes:
         matrix: float32 [3, 3], for `color.correlate`: U √S of the colours' covariance, divided by its longest column.
         covariance: float64 [3, 3], of red, green and blue in 0..1: what lucid's published matrix is the root of.
-        photographs: how many were measured.
     """
 
     matrix: np.ndarray
@@ -41,12 +40,7 @@ class MeasuredColors:
 
 @dataclass(frozen=True, eq=False)
 class MeasuredMagnitude:
-    """The spectrum of photographs.
-
-    Attributes:
-        planes: float32 [3, h, w // 2 + 1], mean |rfft2| of the decorrelated planes.
-        photographs: how many were measured.
-    """
+    """The spectrum of photographs, mean |rfft2| of the planes [3, h, w // 2 + 1], and how many were measured."""
 
     planes: np.ndarray
     photographs: int
@@ -61,17 +55,12 @@ def measure_colors(images: Iterable[np.ndarray]) -> MeasuredColors:
     root for ImageNet's photographs (lucid `param/color.py`, `color_correlation_svd_sqrt`). The sign of a column is
     free; as in the published one, red is positive in all of them.
 
-    Args:
-        images: photographs, uint8 [height, width, 3], RGB, of any sizes; each counts the same.
-
-    Returns:
-        The matrix and how many photographs there were.
+    Images are uint8 [height, width, 3], RGB, of any sizes.
 
     Raises:
         DataError: if there are no photographs, or they have no colours.
     """
-    count = 0
-    mean, product = np.zeros(3), np.zeros((3, 3))
+    count, mean, product = 0, np.zeros(3), np.zeros((3, 3))
     for image in _checked(images):
         pixels = image.reshape(-1, 3)
         total, squares = np.zeros(3), np.zeros((3, 3))
@@ -82,7 +71,6 @@ def measure_colors(images: Iterable[np.ndarray]) -> MeasuredColors:
         mean += total / len(pixels)
         product += squares / len(pixels)
         count += 1
-    _require_some(count)
     mean, product = mean / count, product / count
     covariance = product - np.outer(mean, mean)
     values, vectors = np.linalg.eigh(covariance)
@@ -104,26 +92,19 @@ def measure_magnitude(
     This is the magnitude that MaCo keeps (Fel et al. 2023, section 3, "r"), measured in the planes that a
     parameterization writes rather than in colours: the logits of the colours, by the inverse of the colours' matrix.
 
-    Args:
-        images: photographs, uint8 [height, width, 3], RGB, of any sizes; each counts the same.
-        size: height and width that they are cut to in pixels: the largest part of this shape about the centre.
-        matrix: [3, 3], the colours' matrix; the published one if None.
-
-    Returns:
-        The mean magnitudes and how many photographs there were.
+    Images are uint8 [height, width, 3], RGB, of any sizes, cut to the largest part of the shape `size` about the
+    centre; `matrix` is the colours', [3, 3], the published one if None.
 
     Raises:
         DataError: if there are no photographs.
     """
     inverse = np.linalg.inv(np.asarray(correlation_matrix() if matrix is None else matrix, dtype=np.float64))
-    count = 0
-    total = np.zeros((3, size[0], size[1] // 2 + 1))
+    count, total = 0, np.zeros((3, size[0], size[1] // 2 + 1))
     for image in _checked(images):
         colors = np.clip(fit_image(image, _WHOLE, size).astype(np.float64), EDGE, 1.0 - EDGE)
         logits = np.log(colors) - np.log1p(-colors)
         total += np.abs(_periodic_spectrum(np.einsum("pc,hwc->phw", inverse, logits)))
         count += 1
-    _require_some(count)
     return MeasuredMagnitude((total / count).astype(np.float32), count)
 
 
@@ -148,6 +129,8 @@ def _periodic_spectrum(planes: np.ndarray) -> np.ndarray:
 
 
 def _checked(images: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    """Yield photographs, at least one."""
+    some = False
     for index, image in enumerate(images):
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
             raise DataError(
@@ -155,8 +138,6 @@ def _checked(images: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
                 remedy="give decoded RGB images, as `decode.read_image` returns them",
             )
         yield image
-
-
-def _require_some(count: int) -> None:
-    if not count:
+        some = True
+    if not some:
         raise DataError("there are no photographs to measure", remedy="name images that exist")

@@ -7,14 +7,12 @@ it scaled to v = 2 x - 1, from black at -1 to white at 1, and are means over it,
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from onnxviz.core.lazy_torch import torch
 from onnxviz.optimize.gaussian import gaussian_blur
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 _FLAT = 1e-8
 """Added to squares of which a power below 1 is taken: it has no derivative at 0, which flat areas reach."""
@@ -25,7 +23,7 @@ class _Regularizer(BaseModel):
 
 
 class _PictureRegularizer(_Regularizer):
-    def term(self, images: Tensor) -> Tensor:
+    def term(self, images: torch.Tensor) -> torch.Tensor:
         """Return the term of each image: images [N, 3, h, w] in 0..1 to [N], not yet weighted."""
         raise NotImplementedError
 
@@ -40,7 +38,7 @@ class LpNorm(_PictureRegularizer):
     )
     weight: float = Field(1.0, ge=0, description="Weight relative to the activation.")
 
-    def term(self, images: Tensor) -> Tensor:
+    def term(self, images: torch.Tensor) -> torch.Tensor:
         """Return the mean of |v|^p over pixels and colours, or of (Σ v² over the colours)^(p / 2) over pixels.
 
         Of values it is 0 for grey and 1 for black and white; of colours it is √3^p for these.
@@ -68,7 +66,7 @@ class TotalVariation(_PictureRegularizer):
     )
     weight: float = Field(1.0, ge=0, description="Weight relative to the activation.")
 
-    def term(self, images: Tensor) -> Tensor:
+    def term(self, images: torch.Tensor) -> torch.Tensor:
         """Return the sum over neighbours, by the number of summed places.
 
         Isotropic: the mean over the (h - 1) · (w - 1) pixels that have both neighbours, and over colours. Anisotropic:
@@ -95,7 +93,7 @@ class HighFrequency(_PictureRegularizer):
     )
     weight: float = Field(1.0, ge=0, description="Weight relative to the activation.")
 
-    def term(self, images: Tensor) -> Tensor:
+    def term(self, images: torch.Tensor) -> torch.Tensor:
         """Return the mean of (v - blurred v)² over pixels and colours.
 
         A wave of angular frequency f (radians for each pixel) counts with (1 - exp(-σ² f² / 2))², but for the kernel's
@@ -121,12 +119,12 @@ class FeatureStatistics(_Regularizer):
     weight: float = Field(0.3, ge=0, description="Weight relative to the activation.")
 
 
-def _power(squares: Tensor, exponent: float) -> Tensor:
+def _power(squares: torch.Tensor, exponent: float) -> torch.Tensor:
     """Return squares^(exponent / 2), with finite gradients at 0."""
     return (squares if exponent >= 2.0 else squares + _FLAT).pow(exponent / 2.0)
 
 
-def _mean(values: Tensor) -> Tensor:
+def _mean(values: torch.Tensor) -> torch.Tensor:
     """Return the mean of each image, 0 of nothing: [N, 3, h, w] to [N]."""
     return values.sum(dim=(1, 2, 3)) / max(1, values[0].numel())
 

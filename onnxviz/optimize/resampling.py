@@ -20,12 +20,9 @@ _UNIT = 2.0**38
 
 
 class Resampling:
-    """Looks at images through affine maps; nothing waits for the device.
+    """Looks at images through affine maps, in views of a size in pixels; nothing waits for the device.
 
-    Args:
-        size: height and width of the views in pixels.
-        fill: what lies beyond the image's border: its mirror image, middle grey, or the border's own colour.
-        device: where the images are.
+    `fill` is what lies beyond the image's border: its mirror image, middle grey, or the border's own colour.
     """
 
     def __init__(self, size: tuple[int, int], fill: Fill, device: torch.device | str) -> None:
@@ -35,14 +32,9 @@ class Resampling:
         self._fill: Fill = fill
 
     def __call__(self, images: Tensor, maps: Tensor) -> Tensor:
-        """Return the views.
+        """Return the views [N, C, h, w] of images [N, C, H, W]; pixels at the border are as bright as those inside.
 
-        Args:
-            images: [N, C, H, W].
-            maps: [N, 2, 3], from the view to the image, in the normalised coordinates of `affine_grid`.
-
-        Returns:
-            [N, C, h, w]; pixels at the border are as bright as those inside.
+        Maps are [N, 2, 3], from the view to the image, in the normalised coordinates of `affine_grid`.
         """
         maps = maps.to(images.dtype)
         xs, ys = self._xs.to(images.dtype), self._ys.to(images.dtype)
@@ -68,30 +60,21 @@ class RepeatableSampling(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, images: Tensor, maps: Tensor, xs: Tensor, ys: Tensor, fill: Fill) -> Tensor:
-        """Return the views."""
         ctx.save_for_backward(maps, xs, ys)
         ctx.size, ctx.fill = tuple(images.shape[2:]), fill
         return _sample(images, maps, xs, ys, fill)
 
     @staticmethod
     def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, None, None, None, None]:
-        """Return the gradient of the images."""
         maps, xs, ys = ctx.saved_tensors
         return spread(slopes[0], maps, xs, ys, ctx.size, ctx.fill), None, None, None, None
 
 
 def places(maps: Tensor, xs: Tensor, ys: Tensor) -> Tensor:
-    """Return where the pixels of views come from.
+    """Return where the pixels of views come from, x and y in -1..1, [N, h, w, 2].
 
-    Places are one sum of complex numbers x + iy, which is 40 times as fast as `affine_grid` on a CPU.
-
-    Args:
-        maps: [N, 2, 3].
-        xs: [w], the middles of the view's columns in -1..1.
-        ys: [h], the middles of its rows.
-
-    Returns:
-        [N, h, w, 2], x and y in -1..1.
+    Places are one sum of complex numbers x + iy, which is 40 times as fast as `affine_grid` on a CPU. Maps are
+    [N, 2, 3]; `xs` [w] and `ys` [h] are, here and below, the middles of the view's columns and rows in -1..1.
     """
     along_x, along_y, shift = torch.view_as_complex(maps.transpose(1, 2).contiguous()).unbind(1)
     rows = along_y[:, None, None] * ys[:, None]
@@ -102,18 +85,9 @@ def places(maps: Tensor, xs: Tensor, ys: Tensor) -> Tensor:
 def spread(slopes: Tensor, maps: Tensor, xs: Tensor, ys: Tensor, size: tuple[int, int], fill: Fill) -> Tensor:
     """Give what each view pixel says to the four image pixels that it was made of: the transpose of sampling.
 
-    Slopes are added as whole numbers, whose sum does not depend on the order.
-
-    Args:
-        slopes: [N, C, h, w], of the views' pixels.
-        maps: [N, 2, 3].
-        xs: [w], the middles of the view's columns in -1..1.
-        ys: [h], the middles of its rows.
-        size: height and width of the images.
-        fill: what lies beyond their borders; grey is 0.
-
-    Returns:
-        [N, C, H, W], exact to 2^-38 of an image's largest slope; not finite where slopes are not.
+    Slopes of the views' pixels [N, C, h, w] are added as whole numbers, whose sum does not depend on the order. The
+    result, [N, C, H, W] of the images' `size`, is exact to 2^-38 of an image's largest slope; not finite where slopes
+    are not.
     """
     count, colors = slopes.shape[:2]
     height, width = size[0] + 3, size[1] + 3  # one line before and two after take what falls beside the image
@@ -145,17 +119,10 @@ def _in_any_order() -> Iterator[None]:
 
 
 def _between(line: Tensor, xs: Tensor, ys: Tensor, length: int, fill: Fill) -> tuple[Tensor, Tensor]:
-    """Return the pixel of a side that each place lies behind, and how far, as a share of a pixel.
+    """Return the pixel of a side that each place lies behind, and how far, as a share of a pixel: [N, h, w] twice.
 
-    Args:
-        line: [N, 3], a line of the maps.
-        xs: [w], the middles of the view's columns in -1..1.
-        ys: [h], the middles of its rows.
-        length: of the image's side in pixels; -1 and 1 are the outer edges of its first and last pixel.
-        fill: what lies beyond.
-
-    Returns:
-        [N, h, w] twice. The first is whole, from -1 for what lies before the image to `length` for what lies behind.
+    `line` is one of the maps, [N, 3], and `length` that of the image's side in pixels; -1 and 1 are the outer edges of
+    its first and last one. Pixels go from -1 for what lies before the image to `length` for what lies behind.
     """
     along_x, along_y, shift = line[:, :, None, None].unbind(1)
     if fill == "reflect":  # in mirror images and their mirror images: every 2 · length pixels all is the same

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from onnxviz.optimize import transforms as views
 from onnxviz.optimize.edits import Edit
+from onnxviz.optimize.generators import GeneratorNetwork
 from onnxviz.optimize.optimizers import Adam, Optimizer
 from onnxviz.optimize.parameterizations import Fourier, ParameterizationChoice
 from onnxviz.optimize.regularizers import FeatureStatistics, Regularizer, TotalVariation
 from onnxviz.optimize.stopping import EarlyStopping
-
-if TYPE_CHECKING:
-    from onnxviz.optimize.generators import GeneratorNetwork
 
 DEFAULT_TRANSFORMS = (
     views.Jitter(share=0.05),
@@ -60,15 +58,7 @@ scene."""
 
 @dataclass(frozen=True)
 class Usual:
-    """What suits targets of one kind, if nobody says anything else.
-
-    Attributes:
-        transforms: the random views.
-        regularizers: what holds the image back.
-        optimizer: how parameters follow the gradient.
-        blur: of the Fourier parameterization, in pixels.
-        mean_color: of the Fourier parameterization.
-    """
+    """What suits targets of one kind, if nobody says anything else; `blur` and `mean_color` are those of `Fourier`."""
 
     transforms: tuple[views.Transform, ...]
     regularizers: tuple[Regularizer, ...]
@@ -88,16 +78,10 @@ _LARGEST_RATE = 0.12
 
 
 def usual(size: tuple[int, int], steps: int, *, classes: bool, photographic: bool = True) -> Usual:
-    """Return what suits the pictures of classes, or of other units.
+    """Return what suits the pictures of classes, or of other units, of a size in pixels.
 
-    Fewer than 256 steps are larger, so that a picture gets as far as with 256, down to 64 of them for classes.
-
-    Args:
-        size: height and width of the pictures in pixels.
-        steps: how many there are.
-        classes: whether they are of classes.
-        photographic: whether they are photographs to the model; else no scenes are mixed in, and features are not held
-            to what scenes excite.
+    Fewer than 256 steps are larger, so that a picture gets as far as with 256, down to 64 of them for classes. If they
+    are no photographs to the model, no scenes are mixed in, and features are not held to what scenes excite.
     """
     optimizer = CLASS_OPTIMIZER if classes else DEFAULT_OPTIMIZER
     rate = min(_LARGEST_RATE, optimizer.learning_rate * max(1.0, _STEPS / steps))
@@ -133,13 +117,9 @@ class AscentSettings:
         size: height and width of the images in pixels.
         channels: planes of the images, see `parameterizations.Canvas`.
         group: how many images are made together for one target.
-        parameterization: how an image is written.
         begin: what the start image is where none is given.
         transforms: the random views, applied first to last.
         fill: what lies beyond the image's border.
-        regularizers: what holds the image back.
-        edits: what is done to the pixels after a step.
-        optimizer: how the parameters follow the gradient.
         stopping: when to stop before the last step; never if None.
         octaves: sizes from small to large; one size if None.
         redirect: for how many steps gradients pass ReLUs that would stop them all; as many again for silent units.

@@ -9,49 +9,49 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, TypeVar
+from itertools import accumulate
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from onnxviz.core.lazy_torch import torch
 from onnxviz.core.values import LUMA
-from onnxviz.optimize.dead_leaves import SCENES
+from onnxviz.optimize.dead_leaves import SCENES, scenes
 from onnxviz.optimize.gaussian import DEVIATIONS, gaussian_blur
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 Fill = Literal["reflect", "grey", "edge"]
 Factor = Annotated[float, Field(gt=0.1, le=10)]
 Degrees = Annotated[float, Field(ge=-180, le=180)]
-_Model = TypeVar("_Model", bound=BaseModel)
 
 
 class AnyTransform(BaseModel):
     """What a view goes through."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-
     numbers: ClassVar[int] = 0
     """How many random numbers a view takes."""
     photographic: ClassVar[bool] = False
     """Whether it is for photographs only: it knows of red, green and blue, or brings scenes in."""
-
-
-class _Range(AnyTransform):
-    """A number between a smallest and a largest one."""
+    instead: ClassVar[tuple[str, ...]] = ()
+    """A field, and those instead of which it may be given."""
 
     @model_validator(mode="after")
-    def _ordered(self) -> _Range:
+    def _sound(self) -> Self:
         minimum, maximum = getattr(self, "minimum", 0.0), getattr(self, "maximum", 0.0)
         if minimum > maximum:
             raise ValueError(f"minimum {minimum:g} is larger than maximum {maximum:g}")
+        # Defaults that were written out, as stored recipes have them, say nothing.
+        fields = type(self).model_fields
+        given = [name for name in self.instead if getattr(self, name) != fields[name].default]
+        if len(given) > 1 and given[0] == self.instead[0]:
+            raise ValueError(f"`{given[0]}` and `{given[1]}` exclude each other: keep one of them")
         return self
 
 
 class Move(AnyTransform):
     """Moves places: where in the picture a view's pixels come from."""
 
-    def matrices(self, draws: Tensor, size: tuple[int, int]) -> Tensor:
+    def matrices(self, draws: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
         """Return where the output's pixels come from.
 
         Args:
@@ -67,7 +67,7 @@ class Move(AnyTransform):
 class Change(AnyTransform):
     """Changes the pixels of a view."""
 
-    def rows(self, draws: Tensor) -> Tensor:
+    def rows(self, draws: torch.Tensor) -> torch.Tensor:
         """Return what `apply` needs to know of each step.
 
         Args:
@@ -78,7 +78,7 @@ class Change(AnyTransform):
         """
         raise NotImplementedError
 
-    def apply(self, images: Tensor, row: Tensor) -> Tensor:
+    def apply(self, images: torch.Tensor, row: torch.Tensor) -> torch.Tensor:
         """Change views.
 
         Args:
@@ -97,10 +97,7 @@ class Pad(AnyTransform):
     kind: Literal["pad"] = "pad"
     share: float = Field(0.1, ge=0, le=1, description="Width of the margin as a share of the picture's side.")
     pixels: int | None = Field(None, ge=0, le=4096, description="Width of the margin in pixels; instead of `share`.")
-
-    @model_validator(mode="after")
-    def _one_unit(self) -> Pad:
-        return _refuse_both(self, "pixels", "share")
+    instead: ClassVar[tuple[str, ...]] = ("pixels", "share")
 
     def width(self, side: int) -> int:
         """Return the margin in pixels, for a side in pixels."""
@@ -114,23 +111,18 @@ class Jitter(Move):
     share: float = Field(0.05, ge=0, le=1, description="Largest shift as a share of the image's side.")
     pixels: int | None = Field(None, ge=0, le=4096, description="Largest shift in pixels; instead of `share`.")
 
+    instead: ClassVar[tuple[str, ...]] = ("pixels", "share")
     numbers: ClassVar[int] = 2
 
-    @model_validator(mode="after")
-    def _one_unit(self) -> Jitter:
-        return _refuse_both(self, "pixels", "share")
-
-    def matrices(self, draws: Tensor, size: tuple[int, int]) -> Tensor:
+    def matrices(self, draws: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
         """Shift by -p to p pixels; lucid's `jitter(d)` cuts d pixels off, which is p = d / 2."""
-        import torch
-
         sides = size[::-1]
         most = [round(self.share * side) if self.pixels is None else self.pixels for side in sides]
         largest = torch.tensor(most, dtype=draws.dtype)
         return _shifts((draws * (2 * largest + 1)).floor() - largest)
 
 
-class Scale(_Range, Move):
+class Scale(Move):
     """Enlarges or shrinks about the centre."""
 
     kind: Literal["scale"] = "scale"
@@ -140,14 +132,10 @@ class Scale(_Range, Move):
         None, description="Factors, each as likely as any other; instead of `minimum` and `maximum`."
     )
 
+    instead: ClassVar[tuple[str, ...]] = ("values", "minimum", "maximum")
     numbers: ClassVar[int] = 1
 
-    @model_validator(mode="after")
-    def _one_choice(self) -> Scale:
-        return _refuse_both(self, "values", "minimum", "maximum")
-
-    def matrices(self, draws: Tensor, size: tuple[int, int]) -> Tensor:  # noqa: ARG002 - the same at every size
-        """Scale by a factor between `minimum` and `maximum`, or by one of `values`."""
+    def matrices(self, draws: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:  # noqa: ARG002 - the same at every size
         factor = _between(draws[..., 0], self.minimum, self.maximum, self.values)
         return _linear(1.0 / factor, factor * 0)
 
@@ -161,31 +149,24 @@ class Rotate(Move):
         None, description="Angles in degrees, each as likely as any other; instead of `degrees`."
     )
 
+    instead: ClassVar[tuple[str, ...]] = ("values", "degrees")
     numbers: ClassVar[int] = 1
 
-    @model_validator(mode="after")
-    def _one_choice(self) -> Rotate:
-        return _refuse_both(self, "values", "degrees")
-
-    def matrices(self, draws: Tensor, size: tuple[int, int]) -> Tensor:  # noqa: ARG002 - the same at every size
-        """Rotate by an angle between -`degrees` and `degrees`, or by one of `values`."""
+    def matrices(self, draws: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:  # noqa: ARG002 - the same at every size
         angle = _between(draws[..., 0], -self.degrees, self.degrees, self.values) * (math.pi / 180.0)
         return _linear(angle * 0 + 1, angle)
 
 
-class Crop(_Range, Move):
+class Crop(Move):
     """Shows a part of the picture, at any place that lies within it, enlarged to the picture's size."""
 
     kind: Literal["crop"] = "crop"
     minimum: float = Field(0.7, gt=0.05, le=1, description="Smallest side of the part as a share of the picture's.")
     maximum: float = Field(1.0, gt=0.05, le=1, description="Largest side of the part as a share of the picture's.")
-
     numbers: ClassVar[int] = 3
 
-    def matrices(self, draws: Tensor, size: tuple[int, int]) -> Tensor:
+    def matrices(self, draws: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
         """Draw the share and the place evenly; a part keeps the picture's shape."""
-        import torch
-
         share = _between(draws[..., 0], self.minimum, self.maximum, None)
         matrices = _linear(share, share * 0)
         free = (1.0 - share)[..., None] * torch.tensor([size[1], size[0]], dtype=draws.dtype)
@@ -193,7 +174,7 @@ class Crop(_Range, Move):
         return matrices
 
 
-class Blur(_Range, Change):
+class Blur(Change):
     """Blurs the view, strongly at first if asked for, so that large shapes come before small ones."""
 
     kind: Literal["blur"] = "blur"
@@ -205,17 +186,14 @@ class Blur(_Range, Change):
         le=1,
         description="What deviations are multiplied by in the last step: the factor falls evenly from 1.",
     )
-
     numbers: ClassVar[int] = 1
 
-    def rows(self, draws: Tensor) -> Tensor:
+    def rows(self, draws: torch.Tensor) -> torch.Tensor:
         """Return the deviations, [steps, N]."""
-        import torch
-
         fading = torch.linspace(1.0, self.final, len(draws), dtype=draws.dtype)
         return _between(draws[..., 0], self.minimum, self.maximum, None) * fading[:, None]
 
-    def apply(self, images: Tensor, row: Tensor) -> Tensor:
+    def apply(self, images: torch.Tensor, row: torch.Tensor) -> torch.Tensor:
         """Blur by `row`'s deviations in pixels; the kernel is as wide as the largest one needs."""
         return gaussian_blur(images, row, math.ceil(DEVIATIONS * self.maximum))
 
@@ -225,19 +203,13 @@ class Noise(Change):
 
     kind: Literal["noise"] = "noise"
     deviation: float = Field(0.02, ge=0, le=1, description="Standard deviation; black to white is 1.")
-
     numbers: ClassVar[int] = 2
 
-    def rows(self, draws: Tensor) -> Tensor:
+    def rows(self, draws: torch.Tensor) -> torch.Tensor:
         """Return int32 [steps, N, 2], what names the noise of a view."""
-        import torch
-
         return (draws * 2.0**24).to(torch.int32)
 
-    def apply(self, images: Tensor, row: Tensor) -> Tensor:
-        """Add noise."""
-        from onnxviz.optimize.noise import normal_noise
-
+    def apply(self, images: torch.Tensor, row: torch.Tensor) -> torch.Tensor:
         return images + self.deviation * normal_noise(row, (images.shape[2], images.shape[3])).to(images.dtype)
 
 
@@ -248,14 +220,11 @@ class ColorJitter(Change):
     brightness: float = Field(0.1, ge=0, le=1, description="Largest change of brightness: colours times a factor.")
     contrast: float = Field(0.1, ge=0, le=1, description="Largest change of contrast: distances to middle grey.")
     saturation: float = Field(0.1, ge=0, le=1, description="Largest change of saturation: distances to grey.")
-
     numbers: ClassVar[int] = 3
     photographic: ClassVar[bool] = True
 
-    def rows(self, draws: Tensor) -> Tensor:
+    def rows(self, draws: torch.Tensor) -> torch.Tensor:
         """Return [steps, N, 3, 4], matrix and shift of saturation(contrast(brightness(rgb)))."""
-        import torch
-
         amounts = torch.tensor([self.brightness, self.contrast, self.saturation], dtype=draws.dtype)
         bright, contrast, saturation = (1.0 + (2.0 * draws - 1.0) * amounts).unbind(-1)
         grey = torch.tensor(LUMA, dtype=draws.dtype).expand(3, 3)
@@ -263,15 +232,12 @@ class ColorJitter(Change):
         shift = (0.5 - 0.5 * contrast)[..., None, None].expand(*contrast.shape, 3, 1)  # grey, which mixing keeps
         return torch.cat([mix * (bright * contrast)[..., None, None], shift], dim=-1)
 
-    def apply(self, images: Tensor, row: Tensor) -> Tensor:
-        """Apply each image's matrix and shift."""
-        import torch
-
+    def apply(self, images: torch.Tensor, row: torch.Tensor) -> torch.Tensor:
         row = row.to(images.dtype)
         return torch.baddbmm(row[..., 3:], row[..., :3], images.flatten(2)).view_as(images)
 
 
-class Admix(_Range, Change):
+class Admix(Change):
     """Lets a scene shine through, another one in every step: the target has to be there in spite of it.
 
     Source: Wang et al. 2021 (Admix, arXiv:2102.00436), who mix photographs into pictures that are to convince networks
@@ -281,21 +247,15 @@ class Admix(_Range, Change):
     kind: Literal["admix"] = "admix"
     minimum: float = Field(0.0, ge=0, le=0.95, description="Smallest share of the scene in the view.")
     maximum: float = Field(0.3, ge=0, le=0.95, description="Largest share of the scene in the view.")
-
     numbers: ClassVar[int] = 2
     photographic: ClassVar[bool] = True
 
-    def rows(self, draws: Tensor) -> Tensor:
+    def rows(self, draws: torch.Tensor) -> torch.Tensor:
         """Return [steps, N, 2], the number of the scene and its share."""
-        import torch
-
         share = _between(draws[..., 1], self.minimum, self.maximum, None)
         return torch.stack([(draws[..., 0] * SCENES).floor(), share], dim=-1)
 
-    def apply(self, images: Tensor, row: Tensor) -> Tensor:
-        """Mix each image with its scene."""
-        from onnxviz.optimize.scenes import scenes  # loads torch
-
+    def apply(self, images: torch.Tensor, row: torch.Tensor) -> torch.Tensor:
         share = row[:, 1, None, None, None].to(images.dtype)
         scene = scenes(row[:, 0].long(), (images.shape[2], images.shape[3])).to(images.dtype)
         return images * (1.0 - share) + scene * share
@@ -304,6 +264,81 @@ class Admix(_Range, Change):
 Transform = Annotated[
     Pad | Jitter | Scale | Rotate | Crop | Blur | Noise | ColorJitter | Admix, Field(discriminator="kind")
 ]
+
+
+class Views:
+    """The random views of a batch.
+
+    Moves are one affine map for each view, so the image is resampled once; what changes pixels follows, in the order
+    given. Each image has its own draws, made before the first step: nothing waits for the host inside the loop, a
+    picture is the same alone or in a batch, and a step's view is the same however often it is looked at.
+
+    `size` is that of a view in pixels; the canvas has a `margin` above and below it, and left and right of it.
+    Generators are on the CPU, one for each image.
+    """
+
+    def __init__(
+        self,
+        transforms: Sequence[AnyTransform],
+        size: tuple[int, int],
+        steps: int,
+        generators: Sequence[torch.Generator],
+        device: torch.device | str,
+        fill: Fill = "reflect",
+    ) -> None:
+        from onnxviz.optimize.resampling import Resampling  # loads torch
+
+        self.margin = margins(transforms, size)
+        draws = _draw(transforms, steps, generators)
+        moves = [(transform, drawn) for transform, drawn in draws if isinstance(transform, Move)]
+        self._maps = fused(moves, size, self.margin).to(device, torch.float32) if moves else None
+        self._resampling = Resampling(size, fill, device)
+        self._changes = [
+            (transform, transform.rows(drawn).to(device)) for transform, drawn in draws if isinstance(transform, Change)
+        ]
+
+    def look(self, canvas: torch.Tensor, step: torch.Tensor) -> torch.Tensor:
+        """Return images as they are seen in a step, int64 [] on their device, from 0.
+
+        The canvas is RGB [N, 3, h + 2 top, w + 2 left] in 0..1, the view [N, 3, h, w].
+        """
+        place = step.view(1)
+        if self._maps is None:
+            seen = self.cut(canvas)
+        else:
+            seen = self._resampling(canvas, self._maps.index_select(0, place)[0])
+        for transform, rows in self._changes:
+            seen = transform.apply(seen, rows.index_select(0, place)[0])
+        return seen
+
+    def cut(self, canvas: torch.Tensor) -> torch.Tensor:
+        """Cut the margin off: [N, C, h + 2 top, w + 2 left] to [N, C, h, w]."""
+        top, left = self.margin
+        return canvas[:, :, top : canvas.shape[2] - top, left : canvas.shape[3] - left]
+
+
+def _draw(
+    transforms: Sequence[AnyTransform], steps: int, generators: Sequence[torch.Generator]
+) -> list[tuple[AnyTransform, torch.Tensor]]:
+    """Return transforms with uniform numbers [steps, N, numbers], each image's from its own generator."""
+    ends = list(accumulate((transform.numbers for transform in transforms), initial=0))
+    drawn = torch.stack([torch.rand((steps, ends[-1]), generator=generator) for generator in generators], dim=1)
+    return [(each, drawn[..., first:end]) for each, first, end in zip(transforms, ends, ends[1:], strict=False)]
+
+
+def fused(moves: Sequence[tuple[Move, torch.Tensor]], size: tuple[int, int], margin: tuple[int, int]) -> torch.Tensor:
+    """Fuse moves, first to last with their numbers [..., numbers], to one affine map for each view of a size in pixels.
+
+    Return [..., 2, 3], from the view to the canvas in the normalised coordinates of `torch.nn.functional.affine_grid`
+    (align_corners=False).
+    """
+    total = torch.eye(3, dtype=torch.float64)
+    for move, draws in moves:
+        total = total @ move.matrices(draws.double(), size)
+    (height, width), (top, left) = size, margin
+    view = torch.tensor([width / 2.0, height / 2.0, 1.0], dtype=torch.float64)
+    canvas = torch.tensor([width / 2.0 + left, height / 2.0 + top, 1.0], dtype=torch.float64)
+    return (total * view / canvas[:, None])[..., :2, :]
 
 
 def margins(transforms: Sequence[AnyTransform], size: tuple[int, int]) -> tuple[int, int]:
@@ -331,16 +366,39 @@ def _is_smooth(number: int) -> bool:
     return number == 1
 
 
-def _between(draws: Tensor, minimum: float, maximum: float, values: tuple[float, ...] | None) -> Tensor:
-    """Return numbers between two ends, or of a list, each as likely as any other."""
-    import torch
+def normal_noise(names: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Return normal noise that is a function of its names: the same on every device, in any order, in any batch.
 
+    The hash `pcg3d` makes three colours of a pixel's number and two names; the normal distribution's inverse does the
+    rest. A generator would give other noise when a step is looked at twice, and cannot be part of a captured step.
+    Names are int32 [N, 2]; the noise is float32 [N, 3, h, w], of mean 0 and deviation 1, at most 5.2 deviations from 0.
+    Source: Jarzynski and Olano 2020, "Hash Functions for GPU Rendering", Journal of Computer Graphics Techniques 9(3),
+    listing of pcg3d.
+    """
+    height, width = size
+    pixels = torch.arange(height * width, dtype=torch.int32, device=names.device)[None]
+    # Whole numbers of 32 bits wrap around, as the hash expects of them.
+    x, y, z = (value * 1664525 + 1013904223 for value in (pixels, names[:, :1], names[:, 1:]))
+    x = x + y * z
+    y = y + z * x
+    z = z + x * y
+    x, y, z = (value ^ ((value >> 16) & 0xFFFF) for value in (x, y, z))
+    x = x + y * z
+    y = y + z * x
+    z = z + x * y
+    bits = (torch.stack((x, y, z), dim=1) >> 9) & 0x7FFFFF
+    even = (bits.to(torch.float32) + 0.5) / 2.0**22 - 1.0  # -1..1, never the ends
+    return (torch.erfinv(even) * math.sqrt(2.0)).view(len(names), 3, height, width)
+
+
+def _between(draws: torch.Tensor, minimum: float, maximum: float, values: tuple[float, ...] | None) -> torch.Tensor:
+    """Return numbers between two ends, or of a list, each as likely as any other."""
     if values is None:
         return minimum + (maximum - minimum) * draws
     return torch.tensor(values, dtype=draws.dtype)[(draws * len(values)).long()]
 
 
-def _linear(factor: Tensor, angle: Tensor) -> Tensor:
+def _linear(factor: torch.Tensor, angle: torch.Tensor) -> torch.Tensor:
     """Return matrices [..., 3, 3] that multiply by `factor` and turn by `angle` in radians."""
     cosine, sine = factor * angle.cos(), factor * angle.sin()
     matrices = factor.new_zeros((*factor.shape, 3, 3))
@@ -352,17 +410,8 @@ def _linear(factor: Tensor, angle: Tensor) -> Tensor:
     return matrices
 
 
-def _shifts(shifts: Tensor) -> Tensor:
+def _shifts(shifts: torch.Tensor) -> torch.Tensor:
     """Return matrices [..., 3, 3] that add shifts [..., 2]."""
     matrices = _linear(shifts[..., 0] * 0 + 1, shifts[..., 0] * 0)
     matrices[..., :2, 2] = shifts
     return matrices
-
-
-def _refuse_both(model: _Model, one: str, *others: str) -> _Model:
-    """Refuse two ways of saying the same; defaults that were written out, as stored recipes have them, say nothing."""
-    fields = type(model).model_fields
-    given = [other for other in others if getattr(model, other) != fields[other].default]
-    if getattr(model, one) is not None and given:
-        raise ValueError(f"`{one}` and `{given[0]}` exclude each other: keep one of them")
-    return model

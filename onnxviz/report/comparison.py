@@ -10,7 +10,7 @@ from typing import Any
 from onnxviz.core.errors import OutputError, shorten
 from onnxviz.core.findings import Array, Picture, replace_leaves
 from onnxviz.core.results import AnalysisResult, DataCard, Part, Provenance, RunResult
-from onnxviz.report.files import content_name, find_file, is_array, picture_kind, place
+from onnxviz.report.files import ARRAYS, PICTURES, content_name, find_kind, place
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,11 @@ class _Source:
     folder: Path
     number: int
     aliases: dict[str, str]
+
+    @property
+    def without_model(self) -> str:
+        """The name in the comparison of what names no model: that of the run's only one, else the run's."""
+        return next(iter(self.aliases.values())) if len(self.aliases) == 1 else self.name
 
 
 def compare(runs: Sequence[tuple[str, RunResult, Path]], out: Path) -> RunResult:
@@ -60,9 +65,7 @@ def compare(runs: Sequence[tuple[str, RunResult, Path]], out: Path) -> RunResult
         data=tuple(_merged_data(sources)),
         analyses=analyses,
         expectations=tuple(
-            replace(
-                item, model=source.aliases.get(item.model, source.name if len(source.aliases) != 1 else _only(source))
-            )
+            replace(item, model=source.aliases.get(item.model, source.without_model))
             for source in sources
             for item in source.result.expectations
         ),
@@ -92,10 +95,6 @@ def _unused(wanted: str, taken: set[str]) -> str:
     return alias
 
 
-def _only(source: _Source) -> str:
-    return next(iter(source.aliases.values()))
-
-
 def _require_same_analyses(sources: Sequence[_Source]) -> None:
     kinds = [{analysis.id: analysis.kind for analysis in source.result.analyses} for source in sources]
     for source, other in zip(sources[1:], kinds[1:], strict=True):
@@ -122,21 +121,16 @@ def _moved_part(part: Part, source: _Source, out: Path) -> Part:
     """Give a part its model's new name and bring its files along."""
 
     def moved(leaf: Picture | Array) -> Picture | Array:
-        kinds = {Picture: "images", Array: "arrays"}
-        path = find_file(source.folder, leaf.path)
-        if path is None:
+        subfolder, kinds = ("images", PICTURES) if isinstance(leaf, Picture) else ("arrays", ARRAYS)
+        found = find_kind(source.folder, leaf.path, kinds)
+        if found is None:
             # The report says that the picture is missing; a plain name keeps it from meaning another run's file.
-            return replace(leaf, path=f"{kinds[type(leaf)]}/{source.number}/missing")
-        if isinstance(leaf, Picture):
-            kind = picture_kind(path)
-            name = f"{content_name(path)}.{kind[0]}" if kind else "missing"
-        else:
-            name = f"{content_name(path)}.npz" if is_array(path) else "missing"
-        target = Path(kinds[type(leaf)]) / str(source.number) / name
-        if name != "missing":
-            (out / target).parent.mkdir(parents=True, exist_ok=True)
-            place(path, out / target)
-        return replace(leaf, path=target.as_posix())
+            return replace(leaf, path=f"{subfolder}/{source.number}/missing")
+        path, extension, _ = found
+        name = f"{subfolder}/{source.number}/{content_name(path)}.{extension}"
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        place(path, out / name)
+        return replace(leaf, path=name)
 
     findings = tuple(replace_leaves(finding, moved) for finding in part.findings)
     return replace(part, model=source.aliases.get(part.model, source.name), findings=findings)

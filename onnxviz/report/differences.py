@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from onnxviz.core.findings import Metric, Outcomes
-from onnxviz.core.results import AnalysisResult, Part, RunResult
+from onnxviz.core.results import Part, RunResult
 from onnxviz.core.shares import LEVEL, difference, mcnemar, wilson
 
 Verdict = Literal["better", "worse", "differs", "none", "unknown"]
@@ -50,7 +50,9 @@ def differences(result: RunResult) -> Iterator[Difference]:
     if len(result.models) != 2:
         return
     for analysis in result.analyses:
-        first, second = (_part(analysis, model.alias) for model in result.models)
+        first, second = (
+            next((part for part in analysis.parts if part.model == model.alias), None) for model in result.models
+        )
         if first is None or second is None:
             continue
         metrics = _metrics(first), _metrics(second)
@@ -103,10 +105,6 @@ def _paired(first: Outcomes | None, second: Outcomes | None) -> tuple[int, int, 
     only_first = sum(ours[image] and not theirs[image] for image in ours)
     only_second = sum(theirs[image] and not ours[image] for image in ours)
     return only_first, only_second, len(ours)
-
-
-def _part(analysis: AnalysisResult, alias: str) -> Part | None:
-    return next((part for part in analysis.parts if part.model == alias), None)
 
 
 def _metrics(part: Part) -> Mapping[str, Metric]:

@@ -11,13 +11,16 @@ import os
 import re
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
 from onnxviz.core.errors import OutputError, shorten
 
 _PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+=@,-]*\Z")
-_KINDS = {b"\x89PNG\r\n\x1a\n": ("png", "image/png"), b"\xff\xd8\xff": ("jpg", "image/jpeg")}
-_ARRAY_START = b"PK"
+Kinds = Mapping[bytes, tuple[str, str]]
+"""What files start with -> their extension and media type."""
+PICTURES: Kinds = {b"\x89PNG\r\n\x1a\n": ("png", "image/png"), b"\xff\xd8\xff": ("jpg", "image/jpeg")}
+ARRAYS: Kinds = {b"PK": ("npz", "application/zip")}
 
 
 def find_file(folder: Path, name: str) -> Path | None:
@@ -48,17 +51,18 @@ def find_file(folder: Path, name: str) -> Path | None:
     return path if path.is_file() else None
 
 
-def picture_kind(path: Path) -> tuple[str, str] | None:
-    """Return the extension and media type that a picture's first bytes show, or None if it is no PNG or JPEG."""
+def find_kind(folder: Path, name: str, kinds: Kinds) -> tuple[Path, str, str] | None:
+    """Return the file that a run calls `name`, its extension and media type; None if it is missing or of no such kind.
+
+    Raises:
+        OutputError: as `find_file`.
+    """
+    path = find_file(folder, name)
+    if path is None:
+        return None
     with path.open("rb") as stream:
         start = stream.read(8)
-    return next((kind for magic, kind in _KINDS.items() if start.startswith(magic)), None)
-
-
-def is_array(path: Path) -> bool:
-    """Whether a file starts like an .npz archive."""
-    with path.open("rb") as stream:
-        return stream.read(2) == _ARRAY_START
+    return next(((path, *kind) for magic, kind in kinds.items() if start.startswith(magic)), None)
 
 
 def content_name(path: Path) -> str:

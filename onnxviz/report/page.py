@@ -25,7 +25,7 @@ from onnxviz.core.errors import OutputError
 from onnxviz.core.findings import Metric
 from onnxviz.core.results import RunResult
 from onnxviz.report.differences import count_of, differences
-from onnxviz.report.files import content_name, find_file, is_array, picture_kind, place, write_text
+from onnxviz.report.files import ARRAYS, PICTURES, content_name, find_kind, place, write_text
 
 SCRIPTS = (
     "text.js", "dom.js", "data.js", "pictures.js", "tables.js", "charts.js", "tiles.js", "findings.js",
@@ -59,7 +59,7 @@ def write_report(result: RunResult, folder: Path, *, single_file: bool = False) 
     report = folder / "report"
     try:
         report.mkdir(parents=True, exist_ok=True)
-        files: _Files = _Embedded(folder) if single_file else _Beside(folder, report / "assets")
+        files = _Files(folder, None if single_file else report / "assets")
         page = build_page(_island(result, files), single_file=single_file)
         index = report / "index.html"
         write_text(index, page)
@@ -84,15 +84,9 @@ def build_page(island: dict[str, Any], *, single_file: bool = False) -> str:
     script = f'"use strict";\n(() => {{\n{script}}})();\n'
     # A page opened by double click has an opaque origin, so 'self' alone does not cover the pictures beside it.
     pictures = "data:" if single_file else "'self' file: data:"
-    policy = "; ".join(
-        (
-            "default-src 'none'",
-            f"img-src {pictures}",
-            f"script-src {source_hash(script)}",
-            f"style-src {source_hash(style)}",
-            "base-uri 'none'",
-            "form-action 'none'",
-        )
+    policy = (
+        f"default-src 'none'; img-src {pictures}; script-src {source_hash(script)}; style-src {source_hash(style)}; "
+        "base-uri 'none'; form-action 'none'"
     )
     return _shell().render(
         policy=policy,
@@ -134,6 +128,8 @@ class _Files:
     """Where the page finds its pictures: `sources` is what the island lists, `used` the names in `assets`."""
 
     folder: Path
+    assets: Path | None
+    """The folder that receives them; None if they are to be in the page itself."""
     sources: list[str | None] = field(default_factory=list)
     used: set[str] = field(default_factory=set)
     places: dict[str, int] = field(default_factory=dict)
@@ -142,43 +138,24 @@ class _Files:
         """Return the number of a picture in `sources`; None stands there for one that is missing."""
         if name not in self.places:
             self.places[name] = len(self.sources)
-            path = find_file(self.folder, name)
-            kind = picture_kind(path) if path else None
-            self.sources.append(self.add(path, *kind) if path and kind else None)
+            found = find_kind(self.folder, name, PICTURES)
+            self.sources.append(self._address(*found) if found else None)
         return self.places[name]
 
     def array(self, name: str) -> str | None:
         """Return the address of an array file, or None if the page cannot link to it."""
-        path = find_file(self.folder, name)
-        return self.add(path, "npz", "application/zip") if path and is_array(path) else None
+        found = find_kind(self.folder, name, ARRAYS)
+        return self._address(*found) if found and self.assets else None
 
-    def add(self, path: Path, extension: str, media_type: str) -> str | None:
-        raise NotImplementedError
-
-
-@dataclass
-class _Beside(_Files):
-    assets: Path = Path()
-
-    def __init__(self, folder: Path, assets: Path) -> None:
-        super().__init__(folder)
-        self.assets = assets
-
-    def add(self, path: Path, extension: str, media_type: str) -> str | None:  # noqa: ARG002
+    def _address(self, path: Path, extension: str, media_type: str) -> str:
+        if self.assets is None:
+            return f"data:{media_type};base64,{base64.b64encode(path.read_bytes()).decode()}"
         name = f"{content_name(path)}.{extension}"
         if name not in self.used:
             self.assets.mkdir(exist_ok=True)
             place(path, self.assets / name)
             self.used.add(name)
         return f"assets/{name}"
-
-
-@dataclass
-class _Embedded(_Files):
-    def add(self, path: Path, extension: str, media_type: str) -> str | None:
-        if extension == "npz":
-            return None
-        return f"data:{media_type};base64,{base64.b64encode(path.read_bytes()).decode()}"
 
 
 def _island(result: RunResult, files: _Files) -> dict[str, Any]:

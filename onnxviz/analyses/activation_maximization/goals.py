@@ -14,8 +14,7 @@ from onnxviz.core.values import Target, Unit
 from onnxviz.data.image_choice import choose_images, find_source
 from onnxviz.data.images import ImageSource
 from onnxviz.graph.targets import TargetSelector, is_behind_scores, resolve
-from onnxviz.optimize.objectives import Objective, ObjectiveChoice, objective_of
-from onnxviz.optimize.objectives.diverse import KeptDifferent
+from onnxviz.optimize.objectives import KeptDifferent, Objective, ObjectiveChoice, objective_of
 from onnxviz.optimize.settings import CLASS_FOCUS
 
 if TYPE_CHECKING:

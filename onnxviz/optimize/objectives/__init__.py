@@ -4,17 +4,21 @@ Each is data (`base.Objective`): it names layers and units, is bound once to the
 number for each image at every step.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field
+
 from onnxviz.optimize.objectives.base import Measure, Objective, ObjectiveContext, Product, Seen, Sum, bind
-from onnxviz.optimize.objectives.choice import ObjectiveChoice
 from onnxviz.optimize.objectives.directions import Direction, NeuronDirection
-from onnxviz.optimize.objectives.groups import Alignment, ChannelInterpolation, Diversity
-from onnxviz.optimize.objectives.positions import Box, Position, centre
+from onnxviz.optimize.objectives.groups import Alignment, ChannelInterpolation, Diversity, KeptDifferent
+from onnxviz.optimize.objectives.positions import centre
 from onnxviz.optimize.objectives.references import Caricature, FeatureInversion, InputDifference, Style
 from onnxviz.optimize.objectives.units import Channel, Neuron, WholeLayer, objective_of
 
 __all__ = [
     "Alignment",
-    "Box",
     "Caricature",
     "Channel",
     "ChannelInterpolation",
@@ -22,13 +26,13 @@ __all__ = [
     "Diversity",
     "FeatureInversion",
     "InputDifference",
+    "KeptDifferent",
     "Measure",
     "Neuron",
     "NeuronDirection",
     "Objective",
     "ObjectiveChoice",
     "ObjectiveContext",
-    "Position",
     "Product",
     "Seen",
     "Style",
@@ -38,3 +42,15 @@ __all__ = [
     "centre",
     "objective_of",
 ]
+
+if TYPE_CHECKING:
+    ObjectiveChoice = Objective
+else:
+    _Single = Channel | Neuron | WholeLayer | Direction | NeuronDirection
+    _Grouped = Diversity | Alignment | ChannelInterpolation
+    _Compared = FeatureInversion | Caricature | Style | InputDifference
+    ObjectiveChoice = Annotated[_Single | _Grouped | _Compared | Sum | Product, Field(discriminator="kind")]
+    """Any objective that a recipe can name."""
+
+for _composition in (Sum, Product):
+    _composition.model_rebuild(_types_namespace={"ObjectiveChoice": ObjectiveChoice})

@@ -12,14 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, model_validator
 
 from onnxviz.core.errors import AnalysisError, SelectionError, shorten
+from onnxviz.core.lazy_torch import torch
+from onnxviz.core.values import Layer
 from onnxviz.graph.targets import has_class_units, unit_indices
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-
-    from onnxviz.core.values import Layer
-    from onnxviz.graph.view import GraphView
+from onnxviz.graph.view import GraphView
 
 LayerName = Annotated[str, Field(description="A layer name, `Conv[3]`, or a role such as last_map or logits.")]
 UnitName = Annotated[StrictInt | str, Field(description="Index from 0, or a class name where the layer is the logits.")]
@@ -36,11 +32,11 @@ class Seen:
         activations: layer name -> [N, units, *spatial].
     """
 
-    images: Tensor
-    activations: Mapping[str, Tensor]
+    images: torch.Tensor
+    activations: Mapping[str, torch.Tensor]
 
 
-Measure = Callable[[Seen], "Tensor"]
+Measure = Callable[[Seen], "torch.Tensor"]
 """Takes what a step sees and returns [N], one number for each image, differentiable. Never waits for the device."""
 
 
@@ -62,14 +58,10 @@ class ObjectiveContext:
     group: int
     shapes: Mapping[str, tuple[int, ...]]
     layers: Mapping[str, Layer] = field(default_factory=dict)
-    references: Mapping[tuple[str, str | None], Tensor] = field(default_factory=dict)
+    references: Mapping[tuple[str, str | None], torch.Tensor] = field(default_factory=dict)
 
     def unit(self, layer: str, unit: int) -> int:
-        """Return the unit's index if the layer has it.
-
-        Raises:
-            SelectionError: if it has not.
-        """
+        """Return the unit's index if the layer has it, else raise SelectionError."""
         units = self.units(layer)
         if not 0 <= unit < units:
             raise SelectionError(
@@ -78,11 +70,7 @@ class ObjectiveContext:
         return unit
 
     def units(self, layer: str) -> int:
-        """Return how many units a layer has.
-
-        Raises:
-            SelectionError: if it has none: one number for each image.
-        """
+        """Return how many units a layer has; raises SelectionError if it has none: one number for each image."""
         if not self.shapes[layer]:
             raise SelectionError(f"layer {shorten(layer)!r} has no units", remedy="take the whole layer")
         return self.shapes[layer][0]
@@ -98,9 +86,12 @@ class Objective(BaseModel):
 
     weight: Number = Field(1.0, description="What the value is multiplied by; negative: avoid.")
 
+    measured_together: ClassVar[tuple[str, ...]] = ()
+    """Fields that two objectives must have in common to be bound together: all but units, positions, weights."""
+
     def layers(self) -> tuple[str, ...]:
         """Return the names of the layers that it reads, each once."""
-        raise NotImplementedError(type(self).__name__)
+        return ()
 
     def references(self) -> tuple[tuple[str, str | None], ...]:
         """Return what must be known of given pictures: (picture, layer), or (picture, None) for the picture itself."""
@@ -111,8 +102,9 @@ class Objective(BaseModel):
         return 1
 
     def alike(self) -> Hashable:
-        """Return what two objectives must have in common to be bound together: all but units, positions, weights."""
-        raise NotImplementedError(type(self).__name__)
+        """Return what two objectives must have in common to be bound together, and whether they have a box."""
+        shared = [getattr(self, name) for name in self.measured_together]
+        return (type(self), *shared, getattr(self, "box", None) is None)
 
     def densest(self) -> Objective:
         """Return this, or where its slope may reach all units of a layer later only, what reaches them at once.
@@ -133,13 +125,13 @@ class Objective(BaseModel):
         """
         raise NotImplementedError(type(self).__name__)
 
-    def resolved(self, view: GraphView, labels: Sequence[str] | None) -> Self:
+    def resolved(self, view: GraphView, labels: Sequence[str] | None) -> Self:  # noqa: ARG002 - nothing is named
         """Return the same with layers by their full names and units by their numbers.
 
         Raises:
             SelectionError: if a layer, unit or class does not exist.
         """
-        raise NotImplementedError(type(self).__name__)
+        return self
 
     def words(self) -> str:
         """Say what it is, in a few words, without its weight: "fire5:3", "fire5:3 at the centre"."""
@@ -150,7 +142,8 @@ class Objective(BaseModel):
         return sum_in_words((self,))
 
     def __add__(self, other: Any) -> Objective:
-        return added(self, other) if isinstance(other, Objective) else NotImplemented
+        # Sums in it are dissolved, their weights multiplied into their terms.
+        return Sum(terms=(*_terms(self), *_terms(other))) if isinstance(other, Objective) else NotImplemented
 
     def __radd__(self, other: Any) -> Objective:
         # Python's `sum` starts with 0.
@@ -167,7 +160,7 @@ class Objective(BaseModel):
 
     def __mul__(self, other: Any) -> Objective:
         if isinstance(other, Objective):
-            return multiplied(self, other)
+            return _product(self, other)
         if isinstance(other, int | float):
             return self.weighted(other)
         return NotImplemented
@@ -175,11 +168,7 @@ class Objective(BaseModel):
     __rmul__ = __mul__
 
     def weighted(self, factor: float) -> Self:
-        """Return the same with its weight multiplied.
-
-        Raises:
-            ValueError: if the weight is then no number that can be calculated with.
-        """
+        """Return the same with its weight multiplied; raises ValueError if it then cannot be calculated with."""
         weight = self.weight * factor
         if not (math.isfinite(weight) and abs(weight) <= 1e9):
             raise ValueError(f"a weight must lie between -1e9 and 1e9, not at {weight}")
@@ -193,9 +182,10 @@ DEEPEST = 8
 
 
 class _Composition(Objective):
-    """What sums and products share; their parts are in a field of their own name."""
+    """What sums and products share: all but the name of the field that holds their parts, and how these are joined."""
 
     _parts: ClassVar[str]
+    _join: ClassVar[Callable[[Any, Any], Any]]
 
     @model_validator(mode="after")
     def _bounded(self) -> Self:
@@ -209,37 +199,30 @@ class _Composition(Objective):
 
     @property
     def parts(self) -> tuple[Objective, ...]:
-        """What it is made of."""
         found: tuple[Objective, ...] = getattr(self, self._parts)
         return found
 
     def layers(self) -> tuple[str, ...]:
-        """Return the layers of all parts, each once."""
         return tuple(dict.fromkeys(layer for part in self.parts for layer in part.layers()))
 
     def references(self) -> tuple[tuple[str, str | None], ...]:
-        """Return the pictures of all parts, each once."""
         return tuple(dict.fromkeys(pair for part in self.parts for pair in part.references()))
 
     def least_group(self) -> int:
-        """Return the most that a part needs."""
         return max(part.least_group() for part in self.parts)
 
     def alike(self) -> Hashable:
-        """Return what the parts must have in common, one by one."""
         return (self._parts, *(part.alike() for part in self.parts))
 
     def densest(self) -> Objective:
-        """Return the composition of what the parts return."""
         return self.model_copy(update={self._parts: tuple(part.densest() for part in self.parts)})
 
     def resolved(self, view: GraphView, labels: Sequence[str] | None) -> Self:
-        """Resolve every part."""
         return self.model_copy(update={self._parts: tuple(part.resolved(view, labels) for part in self.parts)})
 
-    def _measures(self, same: Sequence[Self], context: ObjectiveContext) -> list[Measure]:
-        """Return one measure for each part, weights included."""
-        return [bind(column, context) for column in zip(*(item.parts for item in same), strict=True)]
+    def bind(self, same: Sequence[Self], context: ObjectiveContext) -> Measure:
+        measures = [bind(column, context) for column in zip(*(item.parts for item in same), strict=True)]
+        return lambda seen: functools.reduce(type(self)._join, [measure(seen) for measure in measures])
 
 
 class Sum(_Composition):
@@ -250,14 +233,9 @@ class Sum(_Composition):
         max_length=MOST_TERMS, description="What is added up, each with its weight."
     )
     _parts: ClassVar[str] = "terms"
-
-    def bind(self, same: Sequence[Self], context: ObjectiveContext) -> Measure:
-        """Add up the parts' values."""
-        measures = self._measures(same, context)
-        return lambda seen: functools.reduce(operator.add, [measure(seen) for measure in measures])
+    _join: ClassVar[Callable[[Any, Any], Any]] = operator.add
 
     def words(self) -> str:
-        """Return the terms with their weights."""
         return sum_in_words(self.terms)
 
 
@@ -272,11 +250,7 @@ class Product(_Composition):
         max_length=MOST_TERMS, description="What is multiplied, each with its weight."
     )
     _parts: ClassVar[str] = "factors"
-
-    def bind(self, same: Sequence[Self], context: ObjectiveContext) -> Measure:
-        """Multiply the parts' values."""
-        measures = self._measures(same, context)
-        return lambda seen: functools.reduce(operator.mul, [measure(seen) for measure in measures])
+    _join: ClassVar[Callable[[Any, Any], Any]] = operator.mul
 
     def words(self) -> str:
         """Return the factors; their weights stand in front."""
@@ -298,21 +272,8 @@ def terms_in(objective: Objective) -> int:
     return sum(map(terms_in, objective.parts)) if isinstance(objective, _Composition) else 1
 
 
-def added(*objectives: Objective) -> Sum:
-    """Return the sum; sums in it are dissolved, their weights multiplied into their terms.
-
-    Raises:
-        ValueError: if it has too many terms.
-    """
-    return Sum(terms=tuple(term for objective in objectives for term in _terms(objective)))
-
-
-def multiplied(*objectives: Objective) -> Product:
-    """Return the product; products in it are dissolved, their weights multiplied into its own.
-
-    Raises:
-        ValueError: if it has too many factors.
-    """
+def _product(*objectives: Objective) -> Product:
+    """Return the product; products in it are dissolved, their weights multiplied into its own."""
     weight = 1.0
     factors: list[Objective] = []
     for objective in objectives:
@@ -364,13 +325,12 @@ class OfLayer(Objective):
     """An objective that reads one layer."""
 
     layer: LayerName
+    measured_together: ClassVar[tuple[str, ...]] = ("layer",)
 
     def layers(self) -> tuple[str, ...]:
-        """Return the one layer."""
         return (self.layer,)
 
     def resolved(self, view: GraphView, labels: Sequence[str] | None) -> Self:
-        """Name the layer in full, and whatever else is named of it."""
         layer = view.layer(self.layer)
         return self.model_copy(update={"layer": layer.name, **self.fitted(layer, view, labels)})
 
@@ -413,8 +373,6 @@ def bind(objectives: Sequence[Objective], context: ObjectiveContext) -> Measure:
         AnalysisError: if images are to be compared that are not made together, or a picture cannot be used.
         SelectionError: if a unit or position does not exist.
     """
-    import torch
-
     kinds: dict[Hashable, list[int]] = {}
     alike = [objective.alike() for objective in objectives]
     for index, kind in enumerate(alike):
@@ -431,7 +389,7 @@ def bind(objectives: Sequence[Objective], context: ObjectiveContext) -> Measure:
     chosen = [torch.tensor(members, device=context.device) for _, members in parts]
     order = torch.cat(chosen).argsort()
 
-    def each(seen: Seen) -> Tensor:
+    def each(seen: Seen) -> torch.Tensor:
         values = [
             measure(_subset(seen, index, read)) for measure, index, read in zip(measures, chosen, layers, strict=True)
         ]
@@ -454,5 +412,5 @@ def _check_groups(objectives: Sequence[Objective], alike: Sequence[Hashable], gr
             raise ValueError("the images of one group need objectives of the same kind")
 
 
-def _subset(seen: Seen, index: Tensor, layers: Sequence[str]) -> Seen:
+def _subset(seen: Seen, index: torch.Tensor, layers: Sequence[str]) -> Seen:
     return Seen(seen.images[index], {layer: seen.activations[layer][index] for layer in layers})

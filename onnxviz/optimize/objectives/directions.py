@@ -2,34 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 from pydantic import BeforeValidator, Field, PlainSerializer, StrictInt, WithJsonSchema, model_validator
 
 from onnxviz.core.errors import SelectionError, shorten
+from onnxviz.core.lazy_torch import torch
+from onnxviz.core.values import Layer
+from onnxviz.graph.view import GraphView
 from onnxviz.optimize.objectives.base import Measure, Number, ObjectiveContext, OfLayer, Seen, UnitName, unit_number
-from onnxviz.optimize.objectives.positions import (
-    BOX,
-    Box,
-    Position,
-    box_in_words,
-    check_position,
-    in_words,
-    mean_over,
-    position_in,
-)
-from onnxviz.optimize.objectives.units import indices, number
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from onnxviz.core.values import Layer
-    from onnxviz.graph.view import GraphView
-
-_EPSILON = 1e-4
-_LEAST_COSINE = 0.1
+from onnxviz.optimize.objectives.positions import AtPosition, MaybeBox, box_in_words, in_words, mean_over, positions_in
+from onnxviz.optimize.objectives.units import EPSILON, LEAST_COSINE, number
 
 
 def _pairs(given: Any) -> Any:
@@ -69,6 +54,7 @@ class _AlongVector(OfLayer):
     cosine_power: CosinePower = Field(
         0.0, description="How much more activations count that point along the direction; 0: only how far they reach."
     )
+    measured_together: ClassVar[tuple[str, ...]] = ("layer", "cosine_power")
 
     @model_validator(mode="after")
     def _one_direction(self) -> Self:
@@ -84,7 +70,6 @@ class _AlongVector(OfLayer):
         return self.random is not None or any(numbers)
 
     def fitted(self, layer: Layer, view: GraphView, labels: Sequence[str] | None) -> dict[str, object]:
-        """Return the units' numbers."""
         if self.vector is not None and layer.unit_count:
             _check_length(self.vector, layer.name, layer.unit_count)
         if self.units is None:
@@ -95,11 +80,7 @@ class _AlongVector(OfLayer):
         return {"units": tuple(found)}
 
     def direction(self, context: ObjectiveContext) -> np.ndarray:
-        """Return float32 [units].
-
-        Raises:
-            SelectionError: if the layer has another number of units, or not the ones named.
-        """
+        """Return float32 [units]; raises SelectionError if the layer has not as many units, or not the ones named."""
         count = context.units(self.layer)
         if self.random is not None:
             drawn = np.random.default_rng(self.random).standard_normal(count)
@@ -113,7 +94,6 @@ class _AlongVector(OfLayer):
         return mixed
 
     def words(self) -> str:
-        """Return the direction by its seed or its strongest units."""
         layer = shorten(self.layer, 60)
         if self.random is not None:
             return f"random direction {self.random} of {layer}"
@@ -135,91 +115,63 @@ class Direction(_AlongVector):
     """
 
     kind: Literal["direction"] = "direction"
-    box: Box | None = Field(None, description=BOX)
-
-    def alike(self) -> Hashable:
-        """Return layer and power: directions may differ."""
-        return (self.kind, self.layer, self.cosine_power, self.box is None)
+    box: MaybeBox = None
 
     def bind(self, same: Sequence[Self], context: ObjectiveContext) -> Measure:
-        """Go along each image's own direction at every position."""
         layer, power = self.layer, self.cosine_power
         vectors = _stacked(same, context).unsqueeze(2)
         mean = mean_over(layer, [item.box for item in same], context)
         return lambda seen: mean(along(at_positions(seen.activations[layer]), vectors, power))
 
     def words(self) -> str:
-        """Return the direction, and the box if there is one."""
         return super().words() + box_in_words(self.box)
 
 
-class NeuronDirection(_AlongVector):
+class NeuronDirection(AtPosition, _AlongVector):
     """A mixture of units at one position: v·x max(0.1, cos(v, x))^p there.
 
     Source: lucid `objectives.py` (`direction_neuron`).
     """
 
     kind: Literal["neuron_direction"] = "neuron_direction"
-    position: Position = "center"
-
-    def fitted(self, layer: Layer, view: GraphView, labels: Sequence[str] | None) -> dict[str, object]:
-        """Return the units' numbers."""
-        check_position(self.position, layer)
-        return super().fitted(layer, view, labels)
-
-    def alike(self) -> Hashable:
-        """Return layer and power: directions and positions may differ."""
-        return (self.kind, self.layer, self.cosine_power)
 
     def bind(self, same: Sequence[Self], context: ObjectiveContext) -> Measure:
-        """Go along each image's own direction at its own position."""
-        import torch
-
         layer, power = self.layer, self.cosine_power
         vectors = _stacked(same, context)
         rows = torch.arange(len(same), device=context.device)
-        places = indices([position_in(layer, item.position, context) for item in same], context)
+        places = positions_in(layer, [item.position for item in same], context)
 
-        def measure(seen: Seen) -> Tensor:
+        def measure(seen: Seen) -> torch.Tensor:
             there = seen.activations[layer].movedim(1, -1)[(rows, *places)]
             return along(there.float(), vectors, power)
 
         return measure
 
     def words(self) -> str:
-        """Return direction and position."""
         return f"{super().words()} at {in_words(self.position)}"
 
 
-def along(activations: Tensor, directions: Tensor, power: float) -> Tensor:
+def along(activations: torch.Tensor, directions: torch.Tensor, power: float) -> torch.Tensor:
     """Return v·x max(0.1, cos(v, x))^power over the second axis, differentiable also where x is 0.
 
-    Args:
-        activations: float32 [N, units, ...].
-        directions: float32, of a shape that broadcasts to it.
-        power: how much the cosine counts.
-
+    Activations x are float32 [N, units, ...], directions v of a shape that broadcasts to it.
     Source: lucid `objectives_util.py` (`_dot_cossim`).
     """
-    import torch
-
     reach = (activations * directions).sum(dim=1)
     if power == 0:
         return reach
-    lengths = torch.linalg.vector_norm(activations, dim=1) + _EPSILON
-    cosines = reach / lengths / (torch.linalg.vector_norm(directions, dim=1) + _EPSILON)
-    weighted: Tensor = reach * cosines.clamp(min=_LEAST_COSINE).pow(power)
+    lengths = torch.linalg.vector_norm(activations, dim=1) + EPSILON
+    cosines = reach / lengths / (torch.linalg.vector_norm(directions, dim=1) + EPSILON)
+    weighted: torch.Tensor = reach * cosines.clamp(min=LEAST_COSINE).pow(power)
     return weighted
 
 
-def at_positions(activations: Tensor) -> Tensor:
+def at_positions(activations: torch.Tensor) -> torch.Tensor:
     """Return activations [N, units, *spatial] as float32 [N, units, positions]; without positions as if one."""
     return activations.float().reshape(*activations.shape[:2], -1)
 
 
-def _stacked(same: Sequence[_AlongVector], context: ObjectiveContext) -> Tensor:
-    import torch
-
+def _stacked(same: Sequence[_AlongVector], context: ObjectiveContext) -> torch.Tensor:
     return torch.from_numpy(np.stack([item.direction(context) for item in same])).to(context.device)
 
 

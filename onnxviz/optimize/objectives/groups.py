@@ -7,11 +7,13 @@ each other.
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from typing import TYPE_CHECKING, Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, StrictInt
 
 from onnxviz.core.errors import shorten
+from onnxviz.core.lazy_torch import torch
+from onnxviz.graph.view import GraphView
 from onnxviz.optimize.objectives.base import (
     LayerName,
     Measure,
@@ -20,22 +22,17 @@ from onnxviz.optimize.objectives.base import (
     OfLayer,
     Seen,
     UnitName,
+    bind,
     unit_number,
 )
 from onnxviz.optimize.objectives.directions import at_positions
-from onnxviz.optimize.objectives.units import number, unit_in_words
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from onnxviz.graph.view import GraphView
+from onnxviz.optimize.objectives.units import rows_and_units, unit_in_words
 
 _LEAST_SQUARE = 1e-10
 
 
 class _Comparison(Objective):
     def least_group(self) -> int:
-        """Return 2: one image cannot be compared."""
         return 2
 
 
@@ -49,19 +46,12 @@ class Diversity(_Comparison, OfLayer):
 
     kind: Literal["diversity"] = "diversity"
 
-    def alike(self) -> Hashable:
-        """Return the layer."""
-        return (self.kind, self.layer)
-
     def bind(self, same: Sequence[Self], context: ObjectiveContext) -> Measure:
-        """Compare each image with the others of its group."""
-        import torch
-
         layer = self.layer
         group = _whole_groups(len(same), context)
         others = (1.0 - torch.eye(group, device=context.device)) / group
 
-        def measure(seen: Seen) -> Tensor:
+        def measure(seen: Seen) -> torch.Tensor:
             features = at_positions(seen.activations[layer])
             products = _gram_products(features.reshape(-1, group, *features.shape[1:]))
             squares = products.diagonal(dim1=1, dim2=2).clamp(min=_LEAST_SQUARE)
@@ -71,8 +61,50 @@ class Diversity(_Comparison, OfLayer):
         return measure
 
     def words(self) -> str:
-        """Return the layer."""
         return f"diversity in {shorten(self.layer, 60)}"
+
+
+class KeptDifferent(_Comparison):
+    """What is wanted, of pictures that differ: the slope is that of a + |a| · share · diversity, the value is a.
+
+    Activations differ by orders of magnitude between layers; relative to them, the same share means the same
+    everywhere, as with regularizers. With the value left as it is, curves show what the unit does.
+    """
+
+    kind: Literal["kept_different"] = "kept_different"
+    wanted: Objective
+    layer: str
+    share: float
+
+    def layers(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys((*self.wanted.layers(), self.layer)))
+
+    def references(self) -> tuple[tuple[str, str | None], ...]:
+        return self.wanted.references()
+
+    def least_group(self) -> int:
+        return max(super().least_group(), self.wanted.least_group())
+
+    def alike(self) -> Hashable:
+        return (self.kind, self.wanted.alike(), self.layer, self.share)
+
+    def bind(self, same: Sequence[Self], context: ObjectiveContext) -> Measure:
+        wanted = bind([item.wanted for item in same], context)
+        differ = bind([Diversity(layer=self.layer)] * len(same), context)
+
+        def measure(seen: Seen) -> torch.Tensor:
+            value = wanted(seen)
+            term = self.share * value.detach().abs() * differ(seen)
+            return value + (term - term.detach())
+
+        return measure
+
+    def resolved(self, view: GraphView, labels: Sequence[str] | None) -> Self:
+        update = {"wanted": self.wanted.resolved(view, labels), "layer": view.layer(self.layer).name}
+        return self.model_copy(update=update)
+
+    def words(self) -> str:
+        return self.wanted.words()
 
 
 class Alignment(_Comparison):
@@ -86,40 +118,33 @@ class Alignment(_Comparison):
     layer: LayerName | None = Field(None, description="Where images are compared; nothing for the images themselves.")
     decay: float = Field(2.0, ge=1, le=1e3, description="How much less each further neighbour counts.")
     reach: StrictInt = Field(4, ge=1, le=64, description="How many neighbours to each side count.")
+    measured_together: ClassVar[tuple[str, ...]] = ("layer", "decay", "reach")
 
     def layers(self) -> tuple[str, ...]:
-        """Return the layer, if there is one."""
         return (self.layer,) if self.layer is not None else ()
 
     def resolved(self, view: GraphView, labels: Sequence[str] | None) -> Self:  # noqa: ARG002 - no unit is named
-        """Name the layer in full."""
         return self if self.layer is None else self.model_copy(update={"layer": view.layer(self.layer).name})
 
-    def alike(self) -> Hashable:
-        """Return the layer, and who counts how much."""
-        return (self.kind, self.layer, self.decay, self.reach)
-
     def bind(self, same: Sequence[Self], context: ObjectiveContext) -> Measure:
-        """Compare each image with its neighbours in its group."""
-        from torch.nn import functional
-
         layer, decay = self.layer, self.decay
         group = _whole_groups(len(same), context)
         reach = min(self.reach, group - 1)
 
-        def measure(seen: Seen) -> Tensor:
+        def measure(seen: Seen) -> torch.Tensor:
             values = seen.images if layer is None else seen.activations[layer]
             values = values.float().reshape(-1, group, values[0].numel())
             shares = []
             for apart in range(1, reach + 1):
                 differences = (values[:, :-apart] - values[:, apart:]).square().mean(dim=2) / decay**apart
-                shares.append(functional.pad(differences, (0, apart)) + functional.pad(differences, (apart, 0)))
+                shares.append(
+                    torch.nn.functional.pad(differences, (0, apart)) + torch.nn.functional.pad(differences, (apart, 0))
+                )
             return sum(shares[1:], shares[0]).reshape(-1) / -2.0
 
         return measure
 
     def words(self) -> str:
-        """Return the layer."""
         return f"alignment of {'the images' if self.layer is None else shorten(self.layer, 60)}"
 
 
@@ -134,18 +159,17 @@ class ChannelInterpolation(_Comparison, OfLayer):
     unit: UnitName
     to_unit: UnitName
     to_layer: LayerName | None = Field(None, description="The layer of `to_unit`; the same if not given.")
+    measured_together: ClassVar[tuple[str, ...]] = ("layer", "other_layer")
 
     def layers(self) -> tuple[str, ...]:
-        """Return the one layer or both."""
-        return tuple(dict.fromkeys((self.layer, self._other)))
+        return tuple(dict.fromkeys((self.layer, self.other_layer)))
 
     @property
-    def _other(self) -> str:
+    def other_layer(self) -> str:
         return self.layer if self.to_layer is None else self.to_layer
 
     def resolved(self, view: GraphView, labels: Sequence[str] | None) -> Self:
-        """Name the layers in full, and the units by their numbers."""
-        first, second = view.layer(self.layer), view.layer(self._other)
+        first, second = view.layer(self.layer), view.layer(self.other_layer)
         return self.model_copy(
             update={
                 "layer": first.name,
@@ -155,22 +179,14 @@ class ChannelInterpolation(_Comparison, OfLayer):
             }
         )
 
-    def alike(self) -> Hashable:
-        """Return the layers: units may differ."""
-        return (self.kind, self.layer, self._other)
-
     def bind(self, same: Sequence[Self], context: ObjectiveContext) -> Measure:
-        """Read both units, and weigh them by the image's place in its group."""
-        import torch
-
-        first, second = self.layer, self._other
+        first, second = self.layer, self.other_layer
         group = _whole_groups(len(same), context)
-        rows = torch.arange(len(same), device=context.device)
-        units = torch.tensor([context.unit(first, number(item.unit)) for item in same], device=context.device)
-        to_units = torch.tensor([context.unit(second, number(item.to_unit)) for item in same], device=context.device)
+        rows, units = rows_and_units([item.unit for item in same], first, context)
+        _, to_units = rows_and_units([item.to_unit for item in same], second, context)
         along = (rows % group) / (group - 1)
 
-        def measure(seen: Seen) -> Tensor:
+        def measure(seen: Seen) -> torch.Tensor:
             start = seen.activations[first][rows, units].float().reshape(len(rows), -1).mean(dim=1)
             end = seen.activations[second][rows, to_units].float().reshape(len(rows), -1).mean(dim=1)
             return (1.0 - along) * start + along * end
@@ -178,24 +194,19 @@ class ChannelInterpolation(_Comparison, OfLayer):
         return measure
 
     def words(self) -> str:
-        """Return both units."""
-        return f"{unit_in_words(self.layer, self.unit)} to {unit_in_words(self._other, self.to_unit)}"
+        return f"{unit_in_words(self.layer, self.unit)} to {unit_in_words(self.other_layer, self.to_unit)}"
 
 
 def _whole_groups(count: int, context: ObjectiveContext) -> int:
-    """Return how many images are made together."""
     if context.group < 2 or count % context.group:
         raise ValueError(f"{count} images are no groups of {context.group}, or groups of one")
     return context.group
 
 
-def _gram_products(features: Tensor) -> Tensor:
-    """Return [groups, g, g], the inner products ⟨G_i, G_j⟩ of the Gram matrices of a group's images.
+def _gram_products(features: torch.Tensor) -> torch.Tensor:
+    """Return the inner products ⟨G_i, G_j⟩ [groups, g, g] of Gram matrices of features [groups, g, units, positions].
 
     Either as they are defined, or as |X_iᵀ X_j|², which is the same and takes less where positions are few.
-
-    Args:
-        features: [groups, g, units, positions].
     """
     groups, group, units, positions = features.shape
     if group * positions < units:

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from pydantic import AfterValidator, Field, StrictInt
 
 from onnxviz.core.errors import SelectionError, shorten
+from onnxviz.core.lazy_torch import torch
 from onnxviz.core.values import Layer, Tokens
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from onnxviz.optimize.objectives.base import ObjectiveContext
+from onnxviz.graph.view import GraphView
+from onnxviz.optimize.objectives.base import ObjectiveContext, OfLayer
 
 Index = Annotated[StrictInt, Field(ge=0)]
 Position = Annotated[
@@ -32,7 +30,8 @@ def _with_an_area(box: tuple[float, ...]) -> tuple[float, ...]:
 
 _Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Box = Annotated[tuple[_Share, ...], Field(min_length=4, max_length=4), AfterValidator(_with_an_area)]
-BOX = "Only the positions inside a box [top, left, bottom, right], in shares of the picture from 0 to 1."
+_BOX = "Only the positions inside a box [top, left, bottom, right], in shares of the picture from 0 to 1."
+MaybeBox = Annotated[Box | None, Field(description=_BOX)]
 
 
 def centre(spatial: Sequence[int]) -> tuple[int, ...]:
@@ -40,12 +39,13 @@ def centre(spatial: Sequence[int]) -> tuple[int, ...]:
     return tuple(size // 2 for size in spatial)
 
 
-def position_in(layer: str, position: Position, context: ObjectiveContext) -> tuple[int, ...]:
-    """Return where a neuron is in a layer at the size that is optimized; among tokens the centre is the middle patch.
+def positions_in(layer: str, positions: Sequence[Position], context: ObjectiveContext) -> list[torch.Tensor]:
+    """Return where neurons are in a layer at the size that is optimized, an index [N] for each of its dimensions."""
+    chosen = [_position_in(layer, position, context) for position in positions]
+    return [torch.tensor(axis, device=context.device) for axis in zip(*chosen, strict=True)]
 
-    Raises:
-        SelectionError: if there is no such position.
-    """
+
+def _position_in(layer: str, position: Position, context: ObjectiveContext) -> tuple[int, ...]:
     spatial = context.shapes[layer][1:]
     chosen = _centre(layer, spatial, context) if position == "center" else tuple(position)
     if len(chosen) != len(spatial) or any(not 0 <= at < size for at, size in zip(chosen, spatial, strict=True)):
@@ -57,19 +57,20 @@ def position_in(layer: str, position: Position, context: ObjectiveContext) -> tu
     return chosen
 
 
-def check_position(position: Position, layer: Layer) -> None:
-    """Refuse a position with more or fewer numbers than the layer has dimensions.
+class AtPosition(OfLayer):
+    """An objective at one position of its layer."""
 
-    Raises:
-        SelectionError: if it has.
-    """
-    spatial = layer.spatial_shape
-    if position != "center" and len(position) != len(spatial):
-        raise SelectionError(
-            f"a position here has {len(spatial)} numbers, not {len(position)}",
-            where=f"layer {shorten(layer.name)!r}",
-            remedy=f"the positions have the shape {[size or '?' for size in spatial]}",
-        )
+    position: Position = "center"
+
+    def fitted(self, layer: Layer, view: GraphView, labels: Sequence[str] | None) -> dict[str, object]:
+        spatial = layer.spatial_shape
+        if self.position != "center" and len(self.position) != len(spatial):
+            raise SelectionError(
+                f"a position here has {len(spatial)} numbers, not {len(self.position)}",
+                where=f"layer {shorten(layer.name)!r}",
+                remedy=f"the positions have the shape {[size or '?' for size in spatial]}",
+            )
+        return super().fitted(layer, view, labels)
 
 
 def in_words(position: Position) -> str:
@@ -82,19 +83,10 @@ def box_in_words(box: Box | None) -> str:
     return f" in [{', '.join(f'{share:g}' for share in box)}]" if box else ""
 
 
-def mean_over(layer: str, boxes: Sequence[Box | None], context: ObjectiveContext) -> Callable[[Tensor], Tensor]:
-    """Return the function from values at positions [N, *spatial] to their mean [N], each in its own box.
-
-    Args:
-        layer: the layer whose positions they are.
-        boxes: one for each image, or None for all of them.
-        context: shapes and the device.
-
-    Raises:
-        SelectionError: if a box has no position in it.
-    """
-    import torch
-
+def mean_over(
+    layer: str, boxes: Sequence[Box | None], context: ObjectiveContext
+) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Return the function from values at a layer's positions [N, *spatial] to their mean [N], each in its own box."""
     if all(box is None for box in boxes):
         return lambda values: values.reshape(len(values), -1).mean(dim=1)
     shares = {box: _shares(layer, box, context) for box in set(boxes)}

@@ -7,20 +7,17 @@ A picture is named; whoever runs the objective gives its activations at the size
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Sequence
-from typing import TYPE_CHECKING, Annotated, Literal, Self
+from collections.abc import Sequence
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field
 
 from onnxviz.core.errors import AnalysisError, SelectionError, shorten
+from onnxviz.core.lazy_torch import torch
+from onnxviz.graph.view import GraphView
 from onnxviz.optimize.objectives.base import Measure, Objective, ObjectiveContext, OfLayer, Seen
 from onnxviz.optimize.objectives.directions import CosinePower, along, at_positions
-from onnxviz.optimize.objectives.positions import BOX, Box, box_in_words, mean_over
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from onnxviz.graph.view import GraphView
+from onnxviz.optimize.objectives.positions import MaybeBox, box_in_words, mean_over
 
 PictureName = Annotated[str, Field(min_length=1, max_length=200, description="Name of the given picture.")]
 
@@ -29,12 +26,7 @@ class _OfPicture(OfLayer):
     picture: PictureName
 
     def references(self) -> tuple[tuple[str, str | None], ...]:
-        """Return the picture in the layer."""
         return ((self.picture, self.layer),)
-
-    def alike(self) -> Hashable:
-        """Return the layer: pictures may differ."""
-        return (self.kind, self.layer)  # type: ignore[attr-defined]
 
     def _of(self) -> str:
         return f"{shorten(self.picture, 60)} in {shorten(self.layer, 60)}"
@@ -49,7 +41,6 @@ class FeatureInversion(_OfPicture):
     kind: Literal["feature_inversion"] = "feature_inversion"
 
     def bind(self, same: Sequence[Self], context: ObjectiveContext) -> Measure:
-        """Compare each image's activations with those of its picture."""
         layer = self.layer
         targets = _stacked(same, layer, context).float()
         norms = targets.square().sum(dim=(1, 2))
@@ -60,13 +51,12 @@ class FeatureInversion(_OfPicture):
                     remedy="take another layer or picture",
                 )
 
-        def measure(seen: Seen) -> Tensor:
+        def measure(seen: Seen) -> torch.Tensor:
             return -(at_positions(seen.activations[layer]) - targets).square().sum(dim=(1, 2)) / norms
 
         return measure
 
     def words(self) -> str:
-        """Return picture and layer."""
         return f"inversion of {self._of()}"
 
 
@@ -82,21 +72,16 @@ class Caricature(_OfPicture):
     cosine_power: CosinePower = Field(
         0.0, description="How much more activations count that point where the picture's do."
     )
-    box: Box | None = Field(None, description=BOX)
-
-    def alike(self) -> Hashable:
-        """Return layer and power: pictures may differ."""
-        return (self.kind, self.layer, self.cosine_power, self.box is None)
+    box: MaybeBox = None
+    measured_together: ClassVar[tuple[str, ...]] = ("layer", "cosine_power")
 
     def bind(self, same: Sequence[Self], context: ObjectiveContext) -> Measure:
-        """Go along the picture's activations at every position."""
         layer, power = self.layer, self.cosine_power
         targets = _stacked(same, layer, context)
         mean = mean_over(layer, [item.box for item in same], context)
         return lambda seen: mean(along(at_positions(seen.activations[layer]), targets, power))
 
     def words(self) -> str:
-        """Return picture and layer."""
         return f"caricature of {self._of()}{box_in_words(self.box)}"
 
 
@@ -110,11 +95,10 @@ class Style(_OfPicture):
     kind: Literal["style"] = "style"
 
     def bind(self, same: Sequence[Self], context: ObjectiveContext) -> Measure:
-        """Compare the Gram matrices."""
         layer = self.layer
         targets = _gram(_stacked(same, layer, context))
 
-        def measure(seen: Seen) -> Tensor:
+        def measure(seen: Seen) -> torch.Tensor:
             features = at_positions(seen.activations[layer])
             divisor = -4.0 * (features.shape[1] * features.shape[2]) ** 2
             return (_gram(features) - targets).square().sum(dim=(1, 2)) / divisor
@@ -122,7 +106,6 @@ class Style(_OfPicture):
         return measure
 
     def words(self) -> str:
-        """Return picture and layer."""
         return f"style of {self._of()}"
 
 
@@ -137,48 +120,35 @@ class InputDifference(Objective):
     picture: PictureName
 
     def layers(self) -> tuple[str, ...]:
-        """Return none."""
         return ()
 
     def references(self) -> tuple[tuple[str, str | None], ...]:
-        """Return the picture itself."""
         return ((self.picture, None),)
 
     def resolved(self, view: GraphView, labels: Sequence[str] | None) -> Self:  # noqa: ARG002 - no layer is named
-        """Return the same."""
         return self
 
-    def alike(self) -> Hashable:
-        """Return the kind: pictures may differ."""
-        return self.kind
-
     def bind(self, same: Sequence[Self], context: ObjectiveContext) -> Measure:
-        """Compare the pixels."""
-        import torch
-
         pictures = _pictures(same, None, context)
         root = math.sqrt(pictures[0].numel())
 
-        def measure(seen: Seen) -> Tensor:
+        def measure(seen: Seen) -> torch.Tensor:
             if seen.images.shape[1:] != pictures.shape[1:]:
                 raise _other_size("the picture", pictures, seen.images.shape[1:])
             # A norm has a gradient at 0, where an image starts that is the picture; a root of squares has none.
-            difference: Tensor = torch.linalg.vector_norm((seen.images.float() - pictures).flatten(1), dim=1)
+            difference: torch.Tensor = torch.linalg.vector_norm((seen.images.float() - pictures).flatten(1), dim=1)
             return difference / root
 
         return measure
 
     def words(self) -> str:
-        """Return the picture."""
         return f"difference from {shorten(self.picture, 60)}"
 
 
 def _pictures(
     same: Sequence[_OfPicture] | Sequence[InputDifference], layer: str | None, context: ObjectiveContext
-) -> Tensor:
+) -> torch.Tensor:
     """Return what is known of each image's picture, [N, ...], or [1, ...] where all have the same."""
-    import torch
-
     names = [item.picture for item in same]
     for name in names:
         if (name, layer) not in context.references:
@@ -192,7 +162,7 @@ def _pictures(
     return known[torch.tensor([distinct.index(name) for name in names], device=context.device)]
 
 
-def _stacked(same: Sequence[_OfPicture], layer: str, context: ObjectiveContext) -> Tensor:
+def _stacked(same: Sequence[_OfPicture], layer: str, context: ObjectiveContext) -> torch.Tensor:
     """Return the pictures' activations as [N or 1, units, positions]."""
     known = _pictures(same, layer, context)
     if tuple(known.shape[1:]) != tuple(context.shapes[layer]):
@@ -201,12 +171,12 @@ def _stacked(same: Sequence[_OfPicture], layer: str, context: ObjectiveContext) 
     return at_positions(known)
 
 
-def _other_size(what: str, known: Tensor, needed: Sequence[int]) -> AnalysisError:
+def _other_size(what: str, known: torch.Tensor, needed: Sequence[int]) -> AnalysisError:
     return AnalysisError(
         f"{what} has the shape {list(known.shape[1:])}, the image's has {list(needed)}",
         remedy="give the picture at the size that is optimized",
     )
 
 
-def _gram(features: Tensor) -> Tensor:
+def _gram(features: torch.Tensor) -> torch.Tensor:
     return features @ features.transpose(1, 2)

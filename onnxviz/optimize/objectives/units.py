@@ -2,48 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
-from typing import TYPE_CHECKING, Literal, Self
+from collections.abc import Sequence
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field
 
 from onnxviz.core.errors import SelectionError, shorten
-from onnxviz.optimize.objectives.base import Measure, ObjectiveContext, OfLayer, Seen, UnitName, unit_number
-from onnxviz.optimize.objectives.positions import (
-    BOX,
-    Box,
-    Position,
-    box_in_words,
-    centre,
-    check_position,
-    in_words,
-    mean_over,
-    position_in,
-)
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from onnxviz.core.values import Layer, Target
-    from onnxviz.graph.view import GraphView
-    from onnxviz.optimize.objectives.base import Objective
-
-__all__ = ["Channel", "Neuron", "WholeLayer", "centre", "objective_of"]
-
+from onnxviz.core.lazy_torch import torch
+from onnxviz.core.values import Layer, Target
+from onnxviz.graph.view import GraphView
+from onnxviz.optimize.objectives.base import Measure, Objective, ObjectiveContext, OfLayer, Seen, UnitName, unit_number
+from onnxviz.optimize.objectives.positions import AtPosition, MaybeBox, box_in_words, in_words, mean_over, positions_in
 
 FOCUS = (
     "How much the unit should stand out among those of its layer, as a power of the cosine between its axis and all "
     "activations; 0: not at all."
 )
-_LEAST_COSINE = 0.1
-_EPSILON = 1e-4
+LEAST_COSINE = 0.1
+EPSILON = 1e-4
 
 
 class _OfUnit(OfLayer):
     unit: UnitName
 
     def fitted(self, layer: Layer, view: GraphView, labels: Sequence[str] | None) -> dict[str, object]:
-        """Return the unit's number."""
         return {"unit": unit_number(self.unit, layer, view, labels)}
 
 
@@ -61,23 +43,19 @@ class Channel(_OfUnit):
 
     kind: Literal["channel"] = "channel"
     focus: float = Field(0.0, ge=0, le=16, description=FOCUS)
-    box: Box | None = Field(None, description=BOX)
-
-    def alike(self) -> Hashable:
-        """Return the layer and the focus: units may differ."""
-        return (self.kind, self.layer, self.box is None, self.focus)
+    box: MaybeBox = None
+    measured_together: ClassVar[tuple[str, ...]] = ("layer", "focus")
 
     def densest(self) -> Objective:
         """Add the whole layer to a unit that is to stand out: below the least cosine its neighbours do not count."""
         return self + WholeLayer(layer=self.layer, box=self.box) if self.focus else self
 
     def bind(self, same: Sequence[Self], context: ObjectiveContext) -> Measure:
-        """Read each image's own unit."""
         layer, power = self.layer, self.focus
-        rows, units = rows_and_units(same, layer, context)
+        rows, units = rows_and_units([item.unit for item in same], layer, context)
         mean = mean_over(layer, [item.box for item in same], context)
 
-        def measure(seen: Seen) -> Tensor:
+        def measure(seen: Seen) -> torch.Tensor:
             activations = seen.activations[layer]
             own = activations[rows, units].float()
             return mean(own * _standing_out(own, activations.float(), power) if power else own)
@@ -85,20 +63,17 @@ class Channel(_OfUnit):
         return measure
 
     def words(self) -> str:
-        """Return layer and unit."""
         return unit_in_words(self.layer, self.unit) + box_in_words(self.box)
 
 
-def _standing_out(own: Tensor, activations: Tensor, power: float) -> Tensor:
+def _standing_out(own: torch.Tensor, activations: torch.Tensor, power: float) -> torch.Tensor:
     """Return 1 with the relative slope of max(0.1, cos)^power: [N, ...], of units [N, ...] among [N, units, ...]."""
-    import torch
-
-    cosines = (own / (torch.linalg.vector_norm(activations, dim=1) + _EPSILON)).clamp(min=_LEAST_COSINE)
-    standing: Tensor = (cosines / cosines.detach()).pow(power)
+    cosines = (own / (torch.linalg.vector_norm(activations, dim=1) + EPSILON)).clamp(min=LEAST_COSINE)
+    standing: torch.Tensor = (cosines / cosines.detach()).pow(power)
     return standing
 
 
-class Neuron(_OfUnit):
+class Neuron(AtPosition, _OfUnit):
     """A unit at one position: the activation there.
 
     Source: Erhan et al. 2009; the centre of an even map as lucid `objectives_util.py` has it. Among the tokens of a
@@ -106,26 +81,14 @@ class Neuron(_OfUnit):
     """
 
     kind: Literal["neuron"] = "neuron"
-    position: Position = "center"
-
-    def fitted(self, layer: Layer, view: GraphView, labels: Sequence[str] | None) -> dict[str, object]:
-        """Return the unit's number."""
-        check_position(self.position, layer)
-        return super().fitted(layer, view, labels)
-
-    def alike(self) -> Hashable:
-        """Return the layer: units and positions may differ."""
-        return (self.kind, self.layer)
 
     def bind(self, same: Sequence[Self], context: ObjectiveContext) -> Measure:
-        """Read each image's own unit at its own position."""
         layer = self.layer
-        rows, units = rows_and_units(same, layer, context)
-        places = indices([position_in(layer, item.position, context) for item in same], context)
+        rows, units = rows_and_units([item.unit for item in same], layer, context)
+        places = positions_in(layer, [item.position for item in same], context)
         return lambda seen: seen.activations[layer][(rows, units, *places)].float()
 
     def words(self) -> str:
-        """Return layer, unit and position."""
         return f"{unit_in_words(self.layer, self.unit)} at {in_words(self.position)}"
 
 
@@ -136,14 +99,9 @@ class WholeLayer(OfLayer):
     """
 
     kind: Literal["layer"] = "layer"
-    box: Box | None = Field(None, description=BOX)
-
-    def alike(self) -> Hashable:
-        """Return the layer."""
-        return (self.kind, self.layer, self.box is None)
+    box: MaybeBox = None
 
     def bind(self, same: Sequence[Self], context: ObjectiveContext) -> Measure:
-        """Square all activations of each image."""
         layer = self.layer
         if self.box is None:
             return lambda seen: seen.activations[layer].float().square().reshape(len(same), -1).mean(dim=1)
@@ -151,7 +109,6 @@ class WholeLayer(OfLayer):
         return lambda seen: mean(seen.activations[layer].float().square().mean(dim=1))
 
     def words(self) -> str:
-        """Return the layer."""
         return f"{shorten(self.layer, 60)} (whole layer){box_in_words(self.box)}"
 
 
@@ -164,19 +121,12 @@ def objective_of(target: Target) -> Objective:
     return Neuron(layer=target.layer, unit=target.unit, position=target.position or "center")
 
 
-def rows_and_units(same: Sequence[_OfUnit], layer: str, context: ObjectiveContext) -> tuple[Tensor, Tensor]:
+def rows_and_units(
+    units: Sequence[int | str], layer: str, context: ObjectiveContext
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the index [N] of each image in the batch, and the index [N] of its unit."""
-    import torch
-
-    units = [context.unit(layer, number(item.unit)) for item in same]
-    return torch.arange(len(same), device=context.device), torch.tensor(units, device=context.device)
-
-
-def indices(positions: Sequence[tuple[int, ...]], context: ObjectiveContext) -> list[Tensor]:
-    """Return one index tensor [N] for each dimension of some positions."""
-    import torch
-
-    return [torch.tensor(axis, device=context.device) for axis in zip(*positions, strict=True)]
+    numbers = [context.unit(layer, number(unit)) for unit in units]
+    return torch.arange(len(units), device=context.device), torch.tensor(numbers, device=context.device)
 
 
 def unit_in_words(layer: str, unit: int | str) -> str:
@@ -185,11 +135,7 @@ def unit_in_words(layer: str, unit: int | str) -> str:
 
 
 def number(unit: int | str) -> int:
-    """Return the index of a unit that was resolved.
-
-    Raises:
-        SelectionError: if it is still a name.
-    """
+    """Return the index of a unit; raises SelectionError if it is still a name."""
     if isinstance(unit, str):
         raise SelectionError(f"the unit {shorten(unit)!r} is not resolved", remedy="give its index")
     return unit

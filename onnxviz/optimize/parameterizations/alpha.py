@@ -9,19 +9,23 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from onnxviz.optimize.parameterizations.base import Canvas, Parameterization
+from onnxviz.core.lazy_torch import torch
+from onnxviz.optimize.parameterizations.base import Canvas, Painter, Parameterization
 from onnxviz.optimize.parameterizations.fourier import MAGIC, Fourier, FourierPainter, spectrum_scale
-from onnxviz.optimize.parameterizations.low_resolution import Enlarged
-from onnxviz.optimize.parameterizations.planes import PlanePainter, normal, pack, row_by_row, to_colors, unpack
+from onnxviz.optimize.parameterizations.planes import (
+    Enlarged,
+    PlanePainter,
+    normal,
+    pack,
+    row_by_row,
+    to_colors,
+    unpack,
+)
 from onnxviz.optimize.parameterizations.shared import Own
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
 
 _COARSE = 4
 """How many pixels there are for one number of a background, which is smooth."""
@@ -50,11 +54,10 @@ class Transparent(Parameterization):
     contrast: float = Field(1.5, ge=0, description="Standard deviation of the backgrounds' planes before the sigmoid.")
 
     def painter(self, canvas: Canvas) -> TransparentPainter:
-        """Return what makes images with opacity."""
         return TransparentPainter(self, canvas)
 
 
-class TransparentPainter:
+class TransparentPainter(Painter):
     """Images of a base parameterization and sigmoid(irfft2(scale · spectrum) / 4 + constant) as their opacity.
 
     Parameters are [N, P]: the spectrum of the opacity, then those of the colours.
@@ -64,19 +67,16 @@ class TransparentPainter:
     def __init__(self, form: Transparent, canvas: Canvas) -> None:
         self.form, self.canvas = form, canvas
         self._own: PlanePainter = form.own.painter(canvas)
-        self.rate = self._own.rate
         plane = replace(canvas, channels=1, colors=None)
         self._opacity = FourierPainter(Fourier(decay=form.decay, decorrelate=False), plane)
         self._constant = math.log(form.opacity / (1.0 - form.opacity))
         self._fields = RandomFields(canvas, form.contrast)
-        self._bank: Tensor | None = None
+        self._bank: torch.Tensor | None = None
 
-    def start(self, draws: Sequence[torch.Generator], pictures: Tensor | None) -> Tensor:
+    def start(self, draws: Sequence[torch.Generator], pictures: torch.Tensor | None) -> torch.Tensor:
         """Start the colours, and the opacity near its mean; also draw the backgrounds.
 
-        Args:
-            draws: one generator for each image.
-            pictures: RGB [N, 3, h, w], or with their opacity [N, 4, h, w].
+        Pictures are RGB [N, 3, h, w], or have their opacity [N, 4, h, w].
         """
         own = self._own.start(draws, None if pictures is None else pictures[:, :3])
         if pictures is not None and pictures.shape[1] == 4:
@@ -86,24 +86,17 @@ class TransparentPainter:
         self._bank = self._fields.draw(draws, self.form.backgrounds)
         return pack([spectrum, own])
 
-    def paint(self, parameters: Tensor) -> Tensor:
+    def paint(self, parameters: torch.Tensor) -> torch.Tensor:
         """Return [N, 4, h, w]: red, green, blue, not multiplied by the opacity, and the opacity."""
         return row_by_row(self._paint, parameters)
 
-    def backgrounds(self, step: Tensor) -> Tensor:
-        """Return what the images stand on in a step.
-
-        Args:
-            step: int64 [], the step's number on the canvas' device, from 0; so nothing waits for the device.
-
-        Returns:
-            RGB [N, 3, h, w] in 0..1, as large as the canvas.
-        """
+    def backgrounds(self, step: torch.Tensor) -> torch.Tensor:
+        """Return what the images stand on in a step, int64 [] on their device: RGB [N, 3, h, w] in 0..1."""
         assert self._bank is not None, "start draws the backgrounds"
         chosen = self._bank.index_select(1, (step % self.form.backgrounds).view(1))
         return row_by_row(self._fields.paint, chosen[:, 0])
 
-    def penalty(self, parameters: Tensor) -> Tensor:
+    def penalty(self, parameters: torch.Tensor) -> torch.Tensor:
         """Return [N], weight · -log(mean transparency), over the canvas with its margin.
 
         Lucid maximises activation a · transparency t, whose slope is t · (∇a + a ∇log t). Up to the factor t, which
@@ -112,57 +105,39 @@ class TransparentPainter:
         """
         return row_by_row(self._penalty, parameters)
 
-    def keep(self, parameters: Tensor) -> Tensor:
-        """Return the parameters as they are."""
-        return parameters
-
-    def _paint(self, parameters: Tensor) -> Tensor:
-        import torch
-
+    def _paint(self, parameters: torch.Tensor) -> torch.Tensor:
         spectrum, own = self._parts(parameters)
         return torch.cat([self._own.paint(own), self._logits(spectrum).sigmoid()], dim=1)
 
-    def _penalty(self, parameters: Tensor) -> Tensor:
+    def _penalty(self, parameters: torch.Tensor) -> torch.Tensor:
         spectrum, _ = self._parts(parameters)
         # sigmoid(-x) instead of 1 - sigmoid(x), which would be 0 in float32 from x = 17 on, without a slope.
         transparency = (-self._logits(spectrum)).sigmoid().mean(dim=(1, 2, 3))
         return -self.form.weight * (transparency + _LEAST).log()
 
-    def _parts(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
+    def _parts(self, parameters: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         # The spectrum first: complex numbers have to lie at even places.
         spectrum, own = unpack(parameters, [self._opacity.shape, self._own.shape])
         return spectrum, own
 
-    def _logits(self, spectrum: Tensor) -> Tensor:
+    def _logits(self, spectrum: torch.Tensor) -> torch.Tensor:
         return self._opacity.planes(spectrum) + self._constant
 
 
-def composite(images: Tensor, backgrounds: Tensor) -> Tensor:
-    """Put images on backgrounds: opacity · colour + (1 - opacity) · background.
+def composite(images: torch.Tensor, backgrounds: torch.Tensor) -> torch.Tensor:
+    """Put images [N, 4, h, w] on backgrounds [N, 3, h, w]: opacity · colour + (1 - opacity) · background.
 
     Colours are mixed as they are encoded, as a browser mixes a PNG, so the picture that is looked at later is the one
     that was optimized (lucid `transform.py`, `collapse_alpha_random`; its notebook mixes light instead).
-
-    Args:
-        images: [N, 4, h, w] in 0..1, red, green, blue, opacity.
-        backgrounds: RGB [N, 3, h, w] in 0..1.
-
-    Returns:
-        RGB [N, 3, h, w] in 0..1.
     """
-    import torch
-
     return torch.lerp(backgrounds, images[:, :3], images[:, 3:])
 
 
 class RandomFields:
     """Smooth random images with the colours of photographs: 1/f^1.5 spectra, as lucid's notebook draws backgrounds.
 
-    They are kept small and enlarged when they are needed.
-
-    Args:
-        canvas: its size, channels and colours are those of the images.
-        contrast: standard deviation of the planes before the sigmoid, over many images.
+    They are kept small and enlarged when they are needed. `contrast` is the standard deviation of the planes before the
+    sigmoid, over many images.
     """
 
     decay = 1.5
@@ -174,13 +149,13 @@ class RandomFields:
         self._enlarge = Enlarged(low, canvas.size, canvas.device)
         self._factor = contrast / _expected_deviation(low, self.decay)
 
-    def draw(self, draws: Sequence[torch.Generator], count: int) -> Tensor:
+    def draw(self, draws: Sequence[torch.Generator], count: int) -> torch.Tensor:
         """Return small planes [N, count, channels, low h, low w], each image's from its own generator."""
         spectra = normal((count, *self._spectra.shape), draws, self._canvas.device)
         planes = self._spectra.planes(spectra.flatten(0, 1)) * self._factor
         return planes.view(len(draws), count, -1, *self._spectra.canvas.size)
 
-    def paint(self, planes: Tensor) -> Tensor:
+    def paint(self, planes: torch.Tensor) -> torch.Tensor:
         """Return RGB [N, 3, h, w] in 0..1 of small planes [N, channels, low h, low w]."""
         return to_colors(self._enlarge(planes), self._canvas, decorrelate=True)
 

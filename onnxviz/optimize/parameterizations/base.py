@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, Protocol, Self
+from typing import ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-
-    from onnxviz.optimize.generators import GeneratorNetwork
+from onnxviz.core.lazy_torch import torch
+from onnxviz.optimize.generators import GeneratorNetwork
 
 
 @dataclass(frozen=True)
@@ -23,7 +20,6 @@ class Canvas:
         channels: planes that images are made of: 3 for colour, 1 for grey; any number where they are no photographs.
         size: height and width in pixels, margins included.
         group: how many images are made together for one objective; they follow each other in the batch.
-        device: where the images are made.
         colors: [3, 3], planes to colours (`color.correlate`); the published matrix of photographs if None.
         magnitude: [3, h, w // 2 + 1], mean magnitudes of the spectrum of given photographs; a power law if None.
         generators: name -> a generator, for learned priors.
@@ -34,8 +30,8 @@ class Canvas:
     size: tuple[int, int]
     group: int
     device: torch.device
-    colors: Tensor | None = None
-    magnitude: Tensor | None = None
+    colors: torch.Tensor | None = None
+    magnitude: torch.Tensor | None = None
     generators: Mapping[str, GeneratorNetwork] = field(default_factory=dict)
     samples: int = 3
 
@@ -45,17 +41,17 @@ class Canvas:
         return self.channels == 3 == self.samples
 
 
-class Painter(Protocol):
+class Painter:
     """Makes images from parameters, for one batch; pure: the same parameters give the same images.
 
     Parameters are one tensor [rows, ...]: a row for each image, or for each group where images of a group share some.
     Rows never influence each other, and no method waits for the device.
     """
 
-    rate: float
+    rate: float = 1.0
     """What the optimizer's step size is multiplied by, so that the usual one suits all parameterizations."""
 
-    def start(self, draws: Sequence[torch.Generator], pictures: Tensor | None) -> Tensor:
+    def start(self, draws: Sequence[torch.Generator], pictures: torch.Tensor | None) -> torch.Tensor:
         """Return the first parameters, float32 on the canvas' device.
 
         Args:
@@ -65,18 +61,22 @@ class Painter(Protocol):
         Raises:
             AnalysisError: if it cannot start from a picture.
         """
+        raise NotImplementedError(type(self).__name__)
 
-    def paint(self, parameters: Tensor) -> Tensor:
+    def paint(self, parameters: torch.Tensor) -> torch.Tensor:
         """Return the images [N, 3, h, w] in 0..1, RGB; [N, 4, h, w] with opacity where they may be transparent.
 
         One channel is repeated three times.
         """
+        raise NotImplementedError(type(self).__name__)
 
-    def penalty(self, parameters: Tensor) -> Tensor | None:
+    def penalty(self, parameters: torch.Tensor) -> torch.Tensor | None:  # noqa: ARG002 - none is less likely
         """Return [N], what makes parameters unlikely, to be held down relative to the activation; None if nothing."""
+        return None
 
-    def keep(self, parameters: Tensor) -> Tensor:
+    def keep(self, parameters: torch.Tensor) -> torch.Tensor:
         """Return the parameters brought back to where they may be, after a step; most return them as they are."""
+        return parameters
 
 
 class Parameterization(BaseModel):

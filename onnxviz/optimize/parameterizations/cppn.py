@@ -8,17 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from pydantic import Field
 
 from onnxviz.core.errors import AnalysisError
-from onnxviz.optimize.parameterizations.base import Canvas, PlaneParameterization
+from onnxviz.core.lazy_torch import torch
+from onnxviz.optimize.parameterizations.base import Canvas, Painter, PlaneParameterization
 from onnxviz.optimize.parameterizations.planes import normal, pack, row_by_row, to_colors, unpack
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
 
 _BIAS = 0.1
 """Standard deviation of the biases at the start."""
@@ -44,11 +41,10 @@ class Cppn(PlaneParameterization):
     radius: bool = Field(False, description="Also tell the network the distance from the centre: rounder patterns.")
 
     def painter(self, canvas: Canvas) -> CppnPainter:
-        """Return what makes images of networks."""
         return CppnPainter(self, canvas)
 
 
-class CppnPainter:
+class CppnPainter(Painter):
     """Images of networks: x, y -> 1×1 layers -> sigmoid (lucid `param/cppn.py`).
 
     Parameters are [N, P]: weight [out, in] and bias [out] of each layer, first to last. The last starts with zeros, so
@@ -65,16 +61,10 @@ class CppnPainter:
         inputs = [3 if form.radius else 2, *[wide] * form.layers]
         outputs = [*[form.width] * form.layers, canvas.channels]
         self._shapes = [shape for size in zip(outputs, inputs, strict=True) for shape in (size, (size[0], 1))]
-        self._places = self._coordinates(canvas.size)
+        self._places = self._coordinates()
 
-    def start(self, draws: Sequence[torch.Generator], pictures: Tensor | None) -> Tensor:
-        """Draw the weights: variance 1 / inputs, as lucid has it; the last layer starts with zeros.
-
-        Raises:
-            AnalysisError: if there are pictures to start from.
-        """
-        import torch
-
+    def start(self, draws: Sequence[torch.Generator], pictures: torch.Tensor | None) -> torch.Tensor:
+        """Draw the weights: variance 1 / inputs, as lucid has it; the last layer starts with zeros."""
         if pictures is not None:
             raise AnalysisError(
                 "no network is known whose image is a given picture",
@@ -88,35 +78,17 @@ class CppnPainter:
             parts[index + 1] *= _BIAS
         return pack([*parts[:-2], *(torch.zeros_like(part) for part in parts[-2:])])
 
-    def paint(self, parameters: Tensor) -> Tensor:
-        """Return the images."""
-        return self._images(parameters, self._places, self.canvas.size)
+    def paint(self, parameters: torch.Tensor) -> torch.Tensor:
+        return row_by_row(self._paint, parameters)
 
-    def paint_at(self, parameters: Tensor, size: tuple[int, int]) -> Tensor:
-        """Return the same images at another size: RGB [N, 3, h, w] in 0..1, margins included."""
-        return self._images(parameters, self._coordinates(size), size)
+    def _paint(self, parameters: torch.Tensor) -> torch.Tensor:
+        planes = self._planes(parameters).view(len(parameters), -1, *self.canvas.size)
+        return to_colors(planes, self.canvas, self.form.decorrelate)
 
-    def penalty(self, parameters: Tensor) -> Tensor | None:  # noqa: ARG002 - none is less likely
-        """Return nothing."""
-        return None
-
-    def keep(self, parameters: Tensor) -> Tensor:
-        """Return the parameters as they are."""
-        return parameters
-
-    def _images(self, parameters: Tensor, places: Tensor, size: tuple[int, int]) -> Tensor:
-        def paint(rows: Tensor) -> Tensor:
-            planes = self._planes(rows, places).view(len(rows), -1, *size)
-            return to_colors(planes, self.canvas, self.form.decorrelate)
-
-        return row_by_row(paint, parameters)
-
-    def _planes(self, parameters: Tensor, places: Tensor) -> Tensor:
-        """Ask the networks [N, P] for the planes [N, channels, h · w] at places [1, 2 or 3, h · w]."""
-        import torch
-
+    def _planes(self, parameters: torch.Tensor) -> torch.Tensor:
+        """Ask the networks [N, P] for the planes [N, channels, h · w]."""
         parts = unpack(parameters, self._shapes)
-        values = torch.baddbmm(parts[1], parts[0], places.expand(len(parameters), -1, -1))
+        values = torch.baddbmm(parts[1], parts[0], self._places.expand(len(parameters), -1, -1))
         for weight, bias in zip(parts[2::2], parts[3::2], strict=True):
             bent = self._bend(values)
             # Shifts and factors of the activation go into the weights, which are few.
@@ -130,7 +102,7 @@ class CppnPainter:
                 values = torch.baddbmm(values, part, inputs)
         return values
 
-    def _bend(self, values: Tensor) -> list[tuple[Tensor, float, float]]:
+    def _bend(self, values: torch.Tensor) -> list[tuple[torch.Tensor, float, float]]:
         """Return the activation's parts, not yet normalised, each with what is subtracted and what it is divided by.
 
         Lucid's constants: for normally distributed values each part then has a mean square, or a variance, of 1.
@@ -143,16 +115,14 @@ class CppnPainter:
             (bent.square(), *((0.0, 0.6) if self.form.activation == "composite" else (0.45, 0.396))),
         ]
 
-    def _coordinates(self, size: tuple[int, int]) -> Tensor:
+    def _coordinates(self) -> torch.Tensor:
         """Return [1, 2 or 3, h · w]: x, y and the distance from the centre, at the pixels' centres.
 
         The longer side goes from -√3 to √3 from edge to edge, so an image looks the same at every size.
         (Lucid has the first and last pixel's centres there, and squares only.)
         """
-        import torch
-
-        height, width = size
-        unit = _SIDE / max(size)
+        height, width = self.canvas.size
+        unit = _SIDE / max(height, width)
         y = (torch.arange(height) - (height - 1) / 2.0) * unit
         x = (torch.arange(width) - (width - 1) / 2.0) * unit
         grid = [x.expand(height, width), y.view(-1, 1).expand(height, width)]

@@ -10,16 +10,14 @@ which a few hundred steps of usual size bring nowhere near red: `mean_color` (ou
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, Self
+from typing import Literal, Self
 
 import numpy as np
 from pydantic import Field
 
+from onnxviz.core.lazy_torch import torch
 from onnxviz.optimize.parameterizations.base import Canvas, PlaneParameterization
 from onnxviz.optimize.parameterizations.planes import PlanePainter, colors_on
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 MAGIC = 4.0
 """Lucid divides by it ("magic constant") so that its learning rates suit; ours are in the same unit."""
@@ -58,7 +56,6 @@ class Fourier(PlaneParameterization):
         return self.model_copy(update={"mean_color": None})
 
     def painter(self, canvas: Canvas) -> FourierPainter:
-        """Return what makes images of spectra."""
         return FourierPainter(self, canvas)
 
 
@@ -70,8 +67,6 @@ class FourierPainter(PlanePainter):
     """
 
     def __init__(self, form: Fourier, canvas: Canvas) -> None:
-        import torch
-
         height, width = canvas.size
         shape = (canvas.channels, height, width // 2 + 1, 2)
         super().__init__(canvas, form.decorrelate, form.deviation, shape)
@@ -82,41 +77,28 @@ class FourierPainter(PlanePainter):
             self._scale = self._scale.repeat(canvas.channels, 1, 1)
             self._scale[:, 0, 0] *= form.mean_color / self._reach()
 
-    def _reach(self) -> Tensor:
+    def _reach(self) -> torch.Tensor:
         """Return [channels], how far each plane moves colours: photographs differ in brightness more than in hue."""
-        import torch
-
         if not self.canvas.colored or not self.decorrelate:
             return torch.ones(self.canvas.channels, device=self.canvas.device)
-        lengths: Tensor = torch.linalg.vector_norm(colors_on(self.canvas), dim=0)
+        lengths: torch.Tensor = torch.linalg.vector_norm(colors_on(self.canvas), dim=0)
         return lengths.clamp_(min=_LEAST_REACH)
 
-    def planes(self, parameters: Tensor) -> Tensor:
-        """Return the waves that the spectrum is made of, added up."""
-        import torch
-
+    def planes(self, parameters: torch.Tensor) -> torch.Tensor:
         spectrum = torch.view_as_complex(parameters.contiguous()) * self._scale
-        planes: Tensor = torch.fft.irfft2(spectrum, s=self.canvas.size)
+        planes: torch.Tensor = torch.fft.irfft2(spectrum, s=self.canvas.size)
         return planes
 
-    def solve(self, planes: Tensor) -> Tensor:
-        """Return the spectrum of planes, the scale taken out."""
-        import torch
-
+    def solve(self, planes: torch.Tensor) -> torch.Tensor:
         return torch.view_as_real(torch.fft.rfft2(planes) / self._scale)
 
 
 def spectrum_scale(size: tuple[int, int], decay: float = 1.0, blur: float = 0.0) -> np.ndarray:
     """Return √(h·w) / max(f, 1 / max(h, w))^decay · exp(-2π²·blur²·f²) for each frequency f in cycles per pixel.
 
-    Args:
-        size: height and width in pixels.
-        decay: the exponent.
-        blur: standard deviation in pixels of the Gaussian whose transform the last factor is. The factor is 0.0001 at
-            least: a picture to start from keeps its detail, which no step of usual size changes.
-
-    Returns:
-        float32 [h, w // 2 + 1] (lucid `param/spatial.py`, `rfft2d_freqs` and `fft_image`; the Gaussian is ours).
+    The last factor is the transform of a Gaussian of `blur` pixels. It is 0.0001 at least: a picture to start from
+    keeps its detail, which no step of usual size changes. The result is float32 [h, w // 2 + 1] (lucid
+    `param/spatial.py`, `rfft2d_freqs` and `fft_image`; the Gaussian is ours).
     """
     height, width = size
     frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None, :])

@@ -8,22 +8,16 @@ section 2: the code is optimized instead of the pixels, held by an L2 term and c
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar, Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from onnxviz.core.errors import AnalysisError, nearest, shorten
-from onnxviz.optimize.parameterizations.base import Canvas, Parameterization
+from onnxviz.core.lazy_torch import torch
+from onnxviz.optimize.generators import GeneratorNetwork
+from onnxviz.optimize.parameterizations.base import Canvas, Painter, Parameterization
 from onnxviz.optimize.parameterizations.planes import grey
 
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-
-    from onnxviz.optimize.generators import GeneratorNetwork
-
-RATE = 1.0
-"""How far a code goes for a step of 1, in standard deviations."""
 _DRAWS = 64
 """How many codes the range of an unbounded generator is measured on."""
 _OUTLIERS = 0.005
@@ -91,18 +85,14 @@ class Generator(Parameterization):
         return GeneratorPainter(self, canvas, network)
 
 
-class GeneratorPainter:
+class GeneratorPainter(Painter):
     """Images of codes: the generator's, brought to 0..1 and bilinearly to the canvas' size.
 
     Parameters are [N, elements], the numbers of all inputs but the fixed ones. A normal code is the parameter itself; a
     uniform one is middle + half the width · parameter, so that both are of the order of 1.
     """
 
-    rate = RATE
-
     def __init__(self, form: Generator, canvas: Canvas, network: GeneratorNetwork) -> None:
-        import torch
-
         self.form, self.canvas, self.network = form, canvas, network
         fixed, free = _fixed(form, network)
         low, high = _box(form, network, len(free))
@@ -115,14 +105,8 @@ class GeneratorPainter:
         self._columns = _resampling(network.size[1], canvas.size[1]).to(canvas.device).T
         self._black, self._white = self._range()
 
-    def start(self, draws: Sequence[torch.Generator], pictures: Tensor | None) -> Tensor:
-        """Draw the codes as they were distributed in training.
-
-        Raises:
-            AnalysisError: if pictures are given: what code makes a picture is not known.
-        """
-        import torch
-
+    def start(self, draws: Sequence[torch.Generator], pictures: torch.Tensor | None) -> torch.Tensor:
+        """Draw the codes as they were distributed in training; what code makes a given picture is not known."""
         if pictures is not None:
             raise AnalysisError(
                 f"the generator {shorten(self.form.model)!r} cannot start from a picture: its code is not known",
@@ -135,8 +119,7 @@ class GeneratorPainter:
             drawn = torch.stack([torch.rand(count, generator=generator) for generator in draws]) * 2.0 - 1.0
         return drawn.to(self.canvas.device)
 
-    def paint(self, parameters: Tensor) -> Tensor:
-        """Return the images."""
+    def paint(self, parameters: torch.Tensor) -> torch.Tensor:
         made = self.network(self._codes(parameters))
         images = ((made - self._black) / (self._white - self._black)).clamp(0.0, 1.0)
         if self.canvas.channels == 1 and images.shape[1] == 3:
@@ -145,7 +128,7 @@ class GeneratorPainter:
             images = self._rows @ images @ self._columns
         return images.expand(-1, 3, -1, -1)
 
-    def penalty(self, parameters: Tensor) -> Tensor | None:
+    def penalty(self, parameters: torch.Tensor) -> torch.Tensor | None:
         """Return [N], weight · (mean z² - 1)² or weight · mean z² / 2.
 
         The second is the negative logarithm of the density for each number of the code, the L2 term of Nguyen et al.
@@ -157,18 +140,16 @@ class GeneratorPainter:
             return None
         return self.form.weight * (square / 2.0 if self.form.held == "density" else (square - 1.0).square())
 
-    def keep(self, parameters: Tensor) -> Tensor:
-        """Return the codes brought back to where codes are in training."""
+    def keep(self, parameters: torch.Tensor) -> torch.Tensor:
         if self.form.latent == "uniform":
             return parameters.clamp(-1.0, 1.0)
         return parameters if self.form.clip is None else parameters.clamp(-self.form.clip, self.form.clip)
 
-    def _codes(self, parameters: Tensor) -> Tensor:
+    def _codes(self, parameters: torch.Tensor) -> torch.Tensor:
         codes = self._fixed.expand(len(parameters), -1)
         return codes.index_copy(1, self._free, self._middle + self._half * parameters)
 
     def _range(self) -> tuple[float, float]:
-        """Return the numbers that are black and white."""
         if isinstance(self.form.range, tuple):
             return self.form.range
         known = {"unit": (0.0, 1.0), "signed": (-1.0, 1.0), "auto": self.network.bounds}[self.form.range]
@@ -176,8 +157,6 @@ class GeneratorPainter:
 
     def _measured_range(self) -> tuple[float, float]:
         """Return between which numbers nearly all pixels of the images of random codes lie."""
-        import torch
-
         drawn = self.start([torch.Generator().manual_seed(seed) for seed in range(_DRAWS)], None)
         with torch.no_grad():
             pixels = self.network(self._codes(drawn)).flatten().sort().values
@@ -192,44 +171,32 @@ class GeneratorPainter:
         return low, high
 
 
-def _resampling(before: int, after: int) -> Tensor:
+def _resampling(before: int, after: int) -> torch.Tensor:
     """Return the matrix [after, before] that resamples a line bilinearly, smoothed first where it gets shorter.
 
     Products with it give the same bits every time, which the gradient of PyTorch's own resampling does not on a GPU.
     """
-    import torch
-    from torch.nn import functional
-
     lines = torch.eye(before)[None, None]
     size = (after, before)
-    return functional.interpolate(lines, size=size, mode="bilinear", align_corners=False, antialias=True)[0, 0]
+    return torch.nn.functional.interpolate(lines, size=size, mode="bilinear", align_corners=False, antialias=True)[0, 0]
 
 
 def _fixed(form: Generator, network: GeneratorNetwork) -> tuple[list[float], list[int]]:
     """Return a code with the fixed numbers in their places, and the places of the free ones."""
     unknown = sorted(set(form.fixed) - {entry.name for entry in network.inputs})
     if unknown:
-        raise AnalysisError(
-            f"the generator has no input {shorten(unknown[0])!r}",
-            where=network.file,
-            remedy="its inputs are " + ", ".join(shorten(entry.name) for entry in network.inputs),
-        )
+        inputs = "its inputs are " + ", ".join(shorten(entry.name) for entry in network.inputs)
+        raise AnalysisError(f"the generator has no input {shorten(unknown[0])!r}", where=network.file, remedy=inputs)
     numbers: list[float] = []
     free: list[int] = []
     for entry in network.inputs:
-        given = form.fixed.get(entry.name)
+        given, name = form.fixed.get(entry.name), shorten(entry.name)
         if given is not None and len(given) != entry.elements:
-            raise AnalysisError(
-                f"the generator's input {shorten(entry.name)!r} takes {entry.elements} numbers, not {len(given)}",
-                where=network.file,
-                remedy="give as many in `fixed`",
-            )
+            what = f"the generator's input {name!r} takes {entry.elements} numbers, not {len(given)}"
+            raise AnalysisError(what, where=network.file, remedy="give as many in `fixed`")
         if given is None and entry.whole:
-            raise AnalysisError(
-                f"the generator's input {shorten(entry.name)!r} takes whole numbers, which have no gradient",
-                where=network.file,
-                remedy="give them in `fixed`",
-            )
+            what = f"the generator's input {name!r} takes whole numbers, which have no gradient"
+            raise AnalysisError(what, where=network.file, remedy="give them in `fixed`")
         if given is None:
             free.extend(range(len(numbers), len(numbers) + entry.elements))
         numbers.extend(given or (0.0,) * entry.elements)

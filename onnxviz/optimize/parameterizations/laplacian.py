@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from pydantic import Field
 
 from onnxviz.core.errors import AnalysisError
+from onnxviz.core.lazy_torch import torch
 from onnxviz.optimize.parameterizations.base import Canvas, PlaneParameterization
-from onnxviz.optimize.parameterizations.low_resolution import Enlarged
-from onnxviz.optimize.parameterizations.planes import PlanePainter, pack, unpack
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-LEVEL_GAIN = 1.0
-"""How far a number of any level goes for a step of 1. Amplitudes that fall as 1/frequency, as those of photographs do,
-have the same variance in every octave, so all levels get the same."""
+from onnxviz.optimize.parameterizations.planes import Enlarged, PlanePainter, pack, unpack
 
 
 class LaplacianPyramid(PlaneParameterization):
@@ -39,7 +32,8 @@ class LaplacianPainter(PlanePainter):
     """Images of pyramids: the sum of levels of size h / 2^k, w / 2^k, enlarged bilinearly.
 
     Source: lucid `param/spatial.py` (`laplacian_pyramid_image`); Burt and Adelson 1983, "The Laplacian Pyramid as a
-    Compact Image Code". Parameters are [N, P]: the levels from fine to coarse, one after the other.
+    Compact Image Code". Parameters are [N, P]: the levels from fine to coarse, one after the other. Amplitudes that
+    fall as 1/frequency, as those of photographs do, have the same variance in every octave, so no level is scaled.
     """
 
     def __init__(self, form: LaplacianPyramid, canvas: Canvas) -> None:
@@ -57,21 +51,18 @@ class LaplacianPainter(PlanePainter):
         numbers = sum(canvas.channels * height * width for height, width in sizes)
         super().__init__(canvas, form.decorrelate, form.deviation, (numbers,))
 
-    def planes(self, parameters: Tensor) -> Tensor:
-        """Return the sum of the levels."""
+    def planes(self, parameters: torch.Tensor) -> torch.Tensor:
         levels = unpack(parameters, self._shapes)
         finest, *others = [enlarge(level) for enlarge, level in zip(self._enlarge, levels, strict=True)]
-        return LEVEL_GAIN * sum(others, finest)
+        return sum(others, finest)
 
-    def solve(self, planes: Tensor) -> Tensor:
+    def solve(self, planes: torch.Tensor) -> torch.Tensor:
         """Return the pyramid of planes: each level holds what the coarser ones leave, so the sum is exact."""
-        from torch.nn import functional
-
-        left, levels = planes / LEVEL_GAIN, []
+        left, levels = planes, []
         for enlarge in reversed(self._enlarge):
             level = left
             if enlarge.low != enlarge.size:
-                level = functional.interpolate(left, enlarge.low, mode="bilinear", antialias=True)
+                level = torch.nn.functional.interpolate(left, enlarge.low, mode="bilinear", antialias=True)
             levels.append(level)
             left = left - enlarge(level)
         return pack(levels[::-1])

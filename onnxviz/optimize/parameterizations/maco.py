@@ -10,22 +10,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 
-from onnxviz.optimize.color import correlation_matrix
+from onnxviz.core.lazy_torch import torch
 from onnxviz.optimize.parameterizations.base import Canvas, PlaneParameterization
 from onnxviz.optimize.parameterizations.fourier import spectrum_scale
-from onnxviz.optimize.parameterizations.planes import PlanePainter
+from onnxviz.optimize.parameterizations.planes import PlanePainter, colors_on
 
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-
-RATE = 4.0
-"""How far a phase turns for a step of 1: phases are angles, a spectrum's numbers start near 0.01."""
 CONTRAST = (1.76, 1.54, 1.48)
 """Standard deviations of planes that have the mean magnitudes of 206 ImageNet photographs (`measure_magnitude`)."""
 
@@ -51,7 +45,6 @@ class Maco(PlaneParameterization):
     )
 
     def painter(self, canvas: Canvas) -> MacoPainter:
-        """Return what makes images of phases."""
         return MacoPainter(self, canvas)
 
 
@@ -71,7 +64,8 @@ class MacoPainter(PlanePainter):
     theirs are magnitude · cos(phase).
     """
 
-    rate = RATE
+    rate = 4.0
+    """Phases are angles, a spectrum's numbers start near 0.01."""
 
     def __init__(self, form: Maco, canvas: Canvas) -> None:
         height, width = canvas.size
@@ -79,47 +73,31 @@ class MacoPainter(PlanePainter):
         super().__init__(canvas, form.decorrelate, math.pi, (canvas.channels, height, width // 2 + 1))
         self._magnitude = _magnitude(form, canvas)
 
-    def start(self, draws: Sequence[torch.Generator], pictures: Tensor | None) -> Tensor:
-        """Draw the phases evenly from the circle, or take those of pictures."""
-        import torch
-
+    def start(self, draws: Sequence[torch.Generator], pictures: torch.Tensor | None) -> torch.Tensor:
         if pictures is not None:
             return self.solve(self.planes_of(pictures)).contiguous()
         drawn = torch.stack([torch.rand(self.shape, generator=generator) for generator in draws])
         return (drawn.to(self.canvas.device) * 2.0 - 1.0) * self.deviation
 
-    def planes(self, parameters: Tensor) -> Tensor:
-        """Return the planes of these phases."""
-        import torch
-
+    def planes(self, parameters: torch.Tensor) -> torch.Tensor:
         phases = mirrored(parameters, self.canvas.size)
         spectrum = torch.complex(self._magnitude * phases.cos(), self._magnitude * phases.sin())
-        planes: Tensor = torch.fft.irfft2(spectrum, s=self.canvas.size)
+        planes: torch.Tensor = torch.fft.irfft2(spectrum, s=self.canvas.size)
         return planes
 
-    def solve(self, planes: Tensor) -> Tensor:
-        """Return the phases of planes."""
-        import torch
-
-        phases: Tensor = torch.fft.rfft2(planes).angle()
+    def solve(self, planes: torch.Tensor) -> torch.Tensor:
+        phases: torch.Tensor = torch.fft.rfft2(planes).angle()
         return phases
 
 
-def mirrored(phases: Tensor, size: tuple[int, int]) -> Tensor:
-    """Make phases those of a real image: phase(-f) = -phase(f) in the columns that hold both f and -f.
+def mirrored(phases: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Make phases [..., h, w // 2 + 1] those of a real image: phase(-f) = -phase(f) in the columns that hold both.
 
-    Args:
-        phases: [..., h, w // 2 + 1], in radians.
-        size: height and width of the image in pixels.
-
-    Returns:
-        The same shape. Phases of frequencies that are their own mirror image stay; `irfft2` takes their cosine.
+    Phases of frequencies that are their own mirror image stay; `irfft2` takes their cosine.
     """
-    import torch
-
     height, width = size
 
-    def mirror(column: Tensor) -> Tensor:
+    def mirror(column: torch.Tensor) -> torch.Tensor:
         return torch.cat((column[..., : height // 2 + 1, :], -column[..., 1 : (height + 1) // 2, :].flip(-2)), dim=-2)
 
     inner = phases[..., 1:-1] if width % 2 == 0 else phases[..., 1:]
@@ -127,15 +105,10 @@ def mirrored(phases: Tensor, size: tuple[int, int]) -> Tensor:
     return torch.cat((mirror(phases[..., :1]), inner, *last), dim=-1)
 
 
-def deviation(magnitude: Tensor, width: int) -> Tensor:
-    """Return the standard deviation of real planes by their half spectrum (Parseval's theorem), the mean left out.
+def deviation(magnitude: torch.Tensor, width: int) -> torch.Tensor:
+    """Return the standard deviation [...] of real planes by their half spectrum (Parseval's theorem), without the mean.
 
-    Args:
-        magnitude: |rfft2| of the planes, [..., h, w // 2 + 1].
-        width: w in pixels.
-
-    Returns:
-        [...].
+    `magnitude` is |rfft2| of the planes, [..., h, w // 2 + 1], and `width` is w.
     """
     twice = magnitude.new_full(magnitude.shape[-1:], 2.0)
     twice[0] = 1.0
@@ -145,10 +118,7 @@ def deviation(magnitude: Tensor, width: int) -> Tensor:
     return energy.sqrt() / (magnitude.shape[-2] * width)
 
 
-def _magnitude(form: Maco, canvas: Canvas) -> Tensor:
-    """Return the magnitudes [channels, h, w // 2 + 1] for the canvas."""
-    import torch
-
+def _magnitude(form: Maco, canvas: Canvas) -> torch.Tensor:
     contrast = form.contrast
     if canvas.magnitude is None:
         law = torch.from_numpy(spectrum_scale(canvas.size, form.decay)).to(canvas.device)
@@ -168,31 +138,18 @@ def _magnitude(form: Maco, canvas: Canvas) -> Tensor:
     return planes
 
 
-def _of_colors(planes: Tensor, canvas: Canvas) -> Tensor:
+def _of_colors(planes: torch.Tensor, canvas: Canvas) -> torch.Tensor:
     """Return the magnitudes of red, green and blue by those of the independent planes that they are made of."""
-    import torch
-
-    published = torch.from_numpy(correlation_matrix()).to(planes.device)
-    matrix = published if canvas.colors is None else canvas.colors.to(planes.device)
-    return (matrix.square() @ planes.flatten(1).square()).sqrt().view(planes.shape)
+    return (colors_on(canvas).square() @ planes.flatten(1).square()).sqrt().view(planes.shape)
 
 
-def resized(magnitude: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bring magnitudes to another size of image, so that planes keep their mean square and their deviation.
+def resized(magnitude: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Bring magnitudes [channels, h, w // 2 + 1], w even, to another size of image, height and width in pixels.
 
-    A frequency, in cycles per pixel, keeps its share: logarithms are interpolated between frequencies. Photographs look
-    alike at all scales, so it does not matter that what they show becomes larger or smaller.
-
-    Args:
-        magnitude: [channels, h, w // 2 + 1]; w is taken to be even.
-        size: height and width to bring them to, in pixels.
-
-    Returns:
-        [channels, size[0], size[1] // 2 + 1].
+    Planes keep their mean square and their deviation, and a frequency, in cycles per pixel, keeps its share: logarithms
+    are interpolated between frequencies. Photographs look alike at all scales, so it does not matter that what they
+    show becomes larger or smaller.
     """
-    import torch
-    from torch.nn import functional
-
     height, width = magnitude.shape[1], 2 * (magnitude.shape[2] - 1)
     if (height, width) == (size[0], size[1] - size[1] % 2):
         return magnitude
@@ -206,7 +163,7 @@ def resized(magnitude: Tensor, size: tuple[int, int]) -> Tensor:
     extent = magnitude.new_tensor([max(width // 2, 1), max(height - 1, 1)])
     grid = (places / extent * 2.0 - 1.0)[None]
     shifted = torch.fft.fftshift(logarithms, dim=1)[None]
-    found = functional.grid_sample(shifted, grid, "bilinear", "border", align_corners=True)[0].exp()
+    found = torch.nn.functional.grid_sample(shifted, grid, "bilinear", "border", align_corners=True)[0].exp()
     found = found * (before / deviation(found, size[1]))[:, None, None]
     found[:, 0, 0] = magnitude[:, 0, 0] * (size[0] * size[1] / (height * width))
     return found

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from pydantic import Field
 
+from onnxviz.core.lazy_torch import torch
 from onnxviz.optimize.parameterizations.base import Canvas, PlaneParameterization
 from onnxviz.optimize.parameterizations.planes import PlanePainter, grey
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 PIXEL_GAIN = 3.0
 """How far a pixel goes for a step of 1: so the learning rates that suit spectra suit pixels too."""
@@ -30,7 +28,6 @@ class Pixel(PlaneParameterization):
     )
 
     def painter(self, canvas: Canvas) -> PixelPainter:
-        """Return what makes images of pixels."""
         return PixelPainter(self, canvas)
 
 
@@ -41,20 +38,16 @@ class PixelPainter(PlanePainter):
         super().__init__(canvas, form.decorrelate, form.deviation, (canvas.channels, *canvas.size))
         self._squash = form.squash == "sigmoid"
 
-    def planes(self, parameters: Tensor) -> Tensor:
-        """Return the parameters, multiplied by the gain where they are squashed."""
+    def planes(self, parameters: torch.Tensor) -> torch.Tensor:
         return parameters * PIXEL_GAIN if self._squash else parameters
 
-    def solve(self, planes: Tensor) -> Tensor:
-        """Return the planes, divided by the gain where they are squashed."""
+    def solve(self, planes: torch.Tensor) -> torch.Tensor:
         return planes / PIXEL_GAIN if self._squash else planes
 
-    def colors(self, planes: Tensor) -> Tensor:
-        """Return the images; where nothing squashes them, planes are colours around 0."""
+    def colors(self, planes: torch.Tensor) -> torch.Tensor:
         return super().colors(planes) if self._squash else (planes + 0.5).expand(-1, self.canvas.samples, -1, -1)
 
-    def planes_of(self, pictures: Tensor) -> Tensor:
-        """Return the planes of pictures."""
+    def planes_of(self, pictures: torch.Tensor) -> torch.Tensor:
         if self._squash:
             return super().planes_of(pictures)
         return (grey(pictures) if self.canvas.channels == 1 and self.canvas.samples == 3 else pictures) - 0.5

@@ -8,21 +8,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from onnxviz.optimize.parameterizations.base import Canvas, Parameterization
+from onnxviz.core.lazy_torch import torch
+from onnxviz.optimize.parameterizations.base import Canvas, Painter, Parameterization
 from onnxviz.optimize.parameterizations.fourier import Fourier
 from onnxviz.optimize.parameterizations.laplacian import LaplacianPyramid
-from onnxviz.optimize.parameterizations.low_resolution import Enlarged
 from onnxviz.optimize.parameterizations.pixel import Pixel
-from onnxviz.optimize.parameterizations.planes import PlanePainter, normal, pack, row_by_row, unpack
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
+from onnxviz.optimize.parameterizations.planes import Enlarged, PlanePainter, normal, pack, row_by_row, unpack
 
 Own = Annotated[Fourier | Pixel | LaplacianPyramid, Field(discriminator="kind")]
 """What an image can be written with inside another parameterization."""
@@ -42,10 +38,6 @@ class SharedTensor(BaseModel):
     )
     offset: float = Field(0.0, ge=0, lt=1, description="Shift down and to the right, as a share of the square's side.")
 
-
-SHARED_RATE = 0.6
-"""What the step size is multiplied by: the six tensors move together with the own part. With lucid's 1, pictures of two
-SqueezeNet channels and between had 1.35 times the contrast that they have alone; now 1.2 times, as well aligned."""
 
 LUCID_TENSORS = (
     SharedTensor(divisor=2),
@@ -69,22 +61,22 @@ class Shared(Parameterization):
     deviation: float = Field(0.01, ge=0, description="Standard deviation of the shared numbers at the start.")
 
     def painter(self, canvas: Canvas) -> SharedPainter:
-        """Return what makes the images of groups."""
         return SharedPainter(self, canvas)
 
 
-class SharedPainter:
+class SharedPainter(Painter):
     """Images of groups: own planes + Σ enlarged shared tensors (lucid `param/lowres.py`, `lowres_tensor`).
 
     Parameters are [groups, P]: the own parameters of all images of a group, then the shared tensors.
     """
 
-    def __init__(self, form: Shared, canvas: Canvas) -> None:
-        import torch
+    rate = 0.6
+    """The shared tensors move together with the own part. With lucid's 1, pictures of two SqueezeNet channels and
+    between had 1.35 times the contrast that they have alone; now 1.2 times, as well aligned."""
 
+    def __init__(self, form: Shared, canvas: Canvas) -> None:
         self.form, self.canvas = form, canvas
         self._own: PlanePainter = form.own.painter(canvas)
-        self.rate = SHARED_RATE * self._own.rate
         self._shapes: list[tuple[int, ...]] = [(canvas.group * math.prod(self._own.shape),)]
         self._enlarge, self._mix = [], []
         for tensor in form.tensors:
@@ -95,7 +87,7 @@ class SharedPainter:
             self._enlarge.append(Enlarged(low, canvas.size, canvas.device, shift))
             self._mix.append(torch.from_numpy(mix).to(canvas.device))
 
-    def start(self, draws: Sequence[torch.Generator], pictures: Tensor | None) -> Tensor:
+    def start(self, draws: Sequence[torch.Generator], pictures: torch.Tensor | None) -> torch.Tensor:
         """Draw own and shared parameters; pictures become own parameters, and what is shared starts with nothing.
 
         What is shared is drawn by the generator of the group's first image.
@@ -106,11 +98,10 @@ class SharedPainter:
         shared = [normal(shape, firsts, self.canvas.device) * deviation for shape in self._shapes[1:]]
         return pack([own.reshape(len(firsts), -1), *shared])
 
-    def paint(self, parameters: Tensor) -> Tensor:
-        """Return the images."""
+    def paint(self, parameters: torch.Tensor) -> torch.Tensor:
         return row_by_row(self._paint, parameters)
 
-    def _paint(self, parameters: Tensor) -> Tensor:
+    def _paint(self, parameters: torch.Tensor) -> torch.Tensor:
         own, *shared = unpack(parameters, self._shapes)
         planes = self._own.planes(own.reshape(-1, *self._own.shape))
         total = planes.view(len(parameters), self.canvas.group, *planes.shape[1:])
@@ -121,27 +112,12 @@ class SharedPainter:
             total = total + enlarged
         return self._own.colors(total.view(planes.shape))
 
-    def penalty(self, parameters: Tensor) -> Tensor | None:  # noqa: ARG002 - none is less likely
-        """Return nothing."""
-        return None
-
-    def keep(self, parameters: Tensor) -> Tensor:
-        """Return the parameters as they are."""
-        return parameters
-
 
 def mixing_weights(tensors: int, group: int) -> np.ndarray:
-    """Return how much of each tensor along the group goes into each image.
+    """Return how much of each tensor along the group goes into each image, float32 [group, tensors].
 
-    The first image has the first tensor, the last image the last one, those between mix two neighbours. (Lucid
-    interpolates as TensorFlow 1 resizes: its last images all have the last tensor.)
-
-    Args:
-        tensors: how many stand along the group; as many as it has images if that is fewer.
-        group: how many images it has.
-
-    Returns:
-        float32 [group, tensors]; [group, 1] of ones for a single tensor.
+    The first image has the first tensor, the last image the last one, those between mix two neighbours; there are no
+    more tensors than images. (Lucid interpolates as TensorFlow 1 resizes: its last images all have the last tensor.)
     """
     count = min(tensors, group)
     places = np.linspace(0.0, count - 1.0, group)

@@ -16,13 +16,20 @@ function modelClass(alias) {
 }
 
 function modelChip(alias) {
-  return make("span", { class: `chip ${modelClass(alias)}` }, make("span", { class: "swatch", "aria-hidden": "true" }), named(alias, 40));
+  return make(
+    "span",
+    { class: `chip ${modelClass(alias)}` },
+    make("span", { class: "swatch", "aria-hidden": "true" }),
+    named(alias, 40),
+  );
 }
 
 function failedJobs() {
-  return run.analyses.flatMap((analysis) => analysis.parts.flatMap((part) => {
-    return part.failed.map((job) => ({ analysis, model: part.model, job: job.job, error: job.error }));
-  }));
+  return run.analyses.flatMap((analysis) =>
+    analysis.parts.flatMap((part) => {
+      return part.failed.map((job) => ({ analysis, model: part.model, job: job.job, error: job.error }));
+    }),
+  );
 }
 
 const IN_WORDS = new Set(["Note", "Caveat", "Coverage"]);
@@ -87,10 +94,18 @@ function partSample(part, count, pairs) {
   const size = (grid) => Math.min(grid.first.length + grid.rest.length, 6);
   const best = grids.reduce((found, grid) => (found && size(found) >= size(grid) ? found : grid), null);
   if (best && size(best)) {
-    const fine = best.first.concat(best.rest).slice(0, 6).every((picture) => picture.width < 48) ? 24 / 6 : 1;
+    const fine = best.first
+      .concat(best.rest)
+      .slice(0, 6)
+      .every((picture) => picture.width < 48)
+      ? 24 / 6
+      : 1;
     return [...best.first.slice(0, count * fine), ...spread(best.rest, Math.max(0, count * fine - best.first.length))];
   }
-  const rows = spread(part.findings.filter((finding) => finding.type === "PictureMatrix").flatMap(rowPairs), pairs ? Math.floor(count / 2) : count);
+  const rows = spread(
+    part.findings.filter((finding) => finding.type === "PictureMatrix").flatMap(rowPairs),
+    pairs ? Math.floor(count / 2) : count,
+  );
   return pairs ? [...rows.map((row) => row.lead), ...rows.map((row) => row.last)] : rows.map((row) => row.last);
 }
 
@@ -98,10 +113,12 @@ function partSample(part, count, pairs) {
 function samplePictures(analysis) {
   const parts = analysis.parts.slice(0, 6);
   const one = parts.length === 1;
-  const lists = parts.map((part) => partSample(part, Math.max(1, Math.floor(6 / parts.length)), one)).filter((list) => list.length);
+  const lists = parts
+    .map((part) => partSample(part, Math.max(1, Math.floor(6 / parts.length)), one))
+    .filter((list) => list.length);
   const least = Math.min(...lists.map((list) => list.length));
   const pictures = lists.flatMap((list) => (one ? list : list.slice(0, least)));
   const fine = pictures.length >= 24 && pictures.slice(0, 24).every((picture) => picture.width < 48);
-  const count = fine ? 24 : [6, 4, 3, 2, 1].find((number) => number <= pictures.length) ?? 0;
+  const count = fine ? 24 : ([6, 4, 3, 2, 1].find((number) => number <= pictures.length) ?? 0);
   return { pictures: pictures.slice(0, count), layout: `of-${count}` };
 }

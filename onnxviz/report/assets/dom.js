@@ -42,16 +42,23 @@ function named(text, length = 160) {
 // Where a name may go on in the next line: behind its slashes and colons; inside a part only where that is long. A
 // unit's number stays with the end of its layer's name.
 function breakable(text) {
-  return text.split(/(?<=[/·])|(?<=:)(?!\d)/).flatMap((part) => (part.length > 20 ? part.split(/(?<=[_-])(?=[^_.-]{3})|(?<=\.)(?=[A-Za-z]{3})/) : [part]));
+  return text
+    .split(/(?<=[/·])|(?<=:)(?!\d)/)
+    .flatMap((part) => (part.length > 20 ? part.split(/(?<=[_-])(?=[^_.-]{3})|(?<=\.)(?=[A-Za-z]{3})/) : [part]));
 }
 
 // A sentence in which `words between backticks` are code.
 function prose(text) {
-  return String(text).split(/`([^`\n]{1,200})`/).map((part, place) => (place % 2 ? make("code", null, part) : part));
+  return String(text)
+    .split(/`([^`\n]{1,200})`/)
+    .map((part, place) => (place % 2 ? make("code", null, part) : part));
 }
 
 function paragraphs(text, className = "prose") {
-  const parts = String(text ?? "").split(/\n\s*\n/).map((part) => part.trim()).filter(Boolean);
+  const parts = String(text ?? "")
+    .split(/\n\s*\n/)
+    .map((part) => part.trim())
+    .filter(Boolean);
   return parts.map((part) => make("p", { class: className }, prose(beginning(part.replace(/\s*\n\s*/g, " "), 5000))));
 }
 
@@ -87,7 +94,9 @@ function cellNode(value, kind = "text") {
   if (value === false) return "no";
   const number = numeric(value);
   if (number !== null) {
-    return Number.isNaN(number) ? make("span", { class: "bad-text" }, formatNumber(number)) : formatNumber(number, kind);
+    return Number.isNaN(number)
+      ? make("span", { class: "bad-text" }, formatNumber(number))
+      : formatNumber(number, kind);
   }
   return named(value, 140);
 }

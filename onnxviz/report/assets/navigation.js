@@ -1,6 +1,5 @@
 // Putting the page together, and moving in it by its addresses.
 
-
 const main = document.getElementById("main");
 const contents = document.getElementById("contents");
 const reportBody = make("div", { class: "report" });
@@ -9,12 +8,42 @@ let reportScroll = 0;
 
 function contentsList() {
   const entry = (address, label) => make("li", null, link(address, label));
-  const entries = [entry(route(""), "Overview"), entry(route("models"), several ? "The models" : "The model"),
-    run.analyses.length ? make("li", { class: "nav-group" }, make("span", null, "Analyses"), make("ul", null, places.has(route(SIDE_BY_SIDE)) ? entry(route(SIDE_BY_SIDE), "Side by side") : null, run.analyses.map((analysis) => entry(route("analysis", analysis.id), named(analysis.title || analysis.id, 60))))) : null,
-    run.data.length ? entry(route("data"), "The data") : null, entry(route("provenance"), "How to repeat this")];
-  const fold = make("details", { class: "contents-fold" }, make("summary", null, make("span", { class: "wordmark" }, "onnxviz"), make("span", { class: "contents-word" }, "Contents")), make("ul", { class: "contents-list" }, entries));
+  const entries = [
+    entry(route(""), "Overview"),
+    entry(route("models"), several ? "The models" : "The model"),
+    run.analyses.length
+      ? make(
+          "li",
+          { class: "nav-group" },
+          make("span", null, "Analyses"),
+          make(
+            "ul",
+            null,
+            places.has(route(SIDE_BY_SIDE)) ? entry(route(SIDE_BY_SIDE), "Side by side") : null,
+            run.analyses.map((analysis) =>
+              entry(route("analysis", analysis.id), named(analysis.title || analysis.id, 60)),
+            ),
+          ),
+        )
+      : null,
+    run.data.length ? entry(route("data"), "The data") : null,
+    entry(route("provenance"), "How to repeat this"),
+  ];
+  const fold = make(
+    "details",
+    { class: "contents-fold" },
+    make(
+      "summary",
+      null,
+      make("span", { class: "wordmark" }, "onnxviz"),
+      make("span", { class: "contents-word" }, "Contents"),
+    ),
+    make("ul", { class: "contents-list" }, entries),
+  );
   const wide = matchMedia("(min-width: 1080px)");
-  const adapt = () => { fold.open = wide.matches; };
+  const adapt = () => {
+    fold.open = wide.matches;
+  };
   wide.addEventListener("change", adapt);
   adapt();
   fold.addEventListener("click", (event) => {
@@ -27,14 +56,19 @@ function contentsList() {
 // Marks the part of the report that is being read.
 function watchSections() {
   const links = [...contents.querySelectorAll("a")];
-  const watched = new Map(links.map((node) => [places.get(node.getAttribute("href")), node]).filter(([place]) => place));
-  const observer = new IntersectionObserver((entries) => {
-    for (const entry of entries) {
-      if (!entry.isIntersecting) continue;
-      for (const node of links) node.removeAttribute("aria-current");
-      watched.get(entry.target)?.setAttribute("aria-current", "true");
-    }
-  }, { rootMargin: "-20% 0px -70% 0px" });
+  const watched = new Map(
+    links.map((node) => [places.get(node.getAttribute("href")), node]).filter(([place]) => place),
+  );
+  const observer = new IntersectionObserver(
+    (entries) => {
+      for (const entry of entries) {
+        if (!entry.isIntersecting) continue;
+        for (const node of links) node.removeAttribute("aria-current");
+        watched.get(entry.target)?.setAttribute("aria-current", "true");
+      }
+    },
+    { rootMargin: "-20% 0px -70% 0px" },
+  );
   for (const place of watched.keys()) observer.observe(place);
 }
 
@@ -86,13 +120,37 @@ function start() {
   const first = overview();
   const beside = sideBySideSection();
   places.set(route(""), first);
-  addTo(reportBody, [first, modelsSection(), run.analyses.length ? make("section", { class: "chapter" }, make("h2", null, "What was analysed"), beside, run.analyses.map(analysisSection)) : null, dataSection(), provenanceSection(),
-    make("footer", { class: "colophon" }, "Made by onnxviz", run.provenance.versions && Object.hasOwn(run.provenance.versions, "onnxviz") ? ` ${shorten(run.provenance.versions.onnxviz, 20)}` : "", ". This page loads nothing from the network.")]);
+  addTo(reportBody, [
+    first,
+    modelsSection(),
+    run.analyses.length
+      ? make(
+          "section",
+          { class: "chapter" },
+          make("h2", null, "What was analysed"),
+          beside,
+          run.analyses.map(analysisSection),
+        )
+      : null,
+    dataSection(),
+    provenanceSection(),
+    make(
+      "footer",
+      { class: "colophon" },
+      "Made by onnxviz",
+      run.provenance.versions && Object.hasOwn(run.provenance.versions, "onnxviz")
+        ? ` ${shorten(run.provenance.versions.onnxviz, 20)}`
+        : "",
+      ". This page loads nothing from the network.",
+    ),
+  ]);
   contents.replaceChildren(contentsList());
   main.replaceChildren(reportBody, unitBody);
   watchSections();
   window.addEventListener("hashchange", follow);
-  window.addEventListener("beforeprint", () => { for (const fold of document.querySelectorAll("main details.method, .caveats details")) fold.open = true; });
+  window.addEventListener("beforeprint", () => {
+    for (const fold of document.querySelectorAll("main details.method, .caveats details")) fold.open = true;
+  });
   if (location.hash) follow();
   else document.title = visible(shorten(run.title || "onnxviz report", 200));
   document.documentElement.dataset.ready = String(Math.round(performance.now()));

@@ -6,7 +6,11 @@ const shownPictures = new WeakMap();
 function pictureNode(picture, caption, options = {}) {
   const source = island.sources[picture.source];
   if (typeof source !== "string") {
-    return make("span", { class: "picture missing", role: "img", "aria-label": picture.alt || "missing picture" }, "picture missing");
+    return make(
+      "span",
+      { class: "picture missing", role: "img", "aria-label": picture.alt || "missing picture" },
+      "picture missing",
+    );
   }
   const image = make("img", {
     src: source,
@@ -18,7 +22,11 @@ function pictureNode(picture, caption, options = {}) {
     class: picture.pixelated || (picture.width && picture.width < 48) ? "pixelated" : null,
   });
   if (options.decorative) return image;
-  const node = make("button", { type: "button", class: "picture", title: beginning(caption || picture.alt || "", 500) || null }, image);
+  const node = make(
+    "button",
+    { type: "button", class: "picture", title: beginning(caption || picture.alt || "", 500) || null },
+    image,
+  );
   shownPictures.set(node, { picture, source, caption: caption || picture.alt || "" });
   return node;
 }
@@ -29,7 +37,11 @@ let lightboxPlace = 0;
 
 function drawLightbox() {
   const { picture, source, caption } = shownPictures.get(lightboxList[lightboxPlace]);
-  const image = make("img", { src: source, alt: beginning(picture.alt || caption, 500), class: picture.pixelated || picture.width < 48 ? "pixelated" : null });
+  const image = make("img", {
+    src: source,
+    alt: beginning(picture.alt || caption, 500),
+    class: picture.pixelated || picture.width < 48 ? "pixelated" : null,
+  });
   const room = Math.min(window.innerWidth - 48, 900) / (picture.width || 224);
   const tall = (window.innerHeight - 190) / (picture.height || 224);
   // Kernels are enlarged until every weight can be seen; photographs no further than they bear.
@@ -38,15 +50,21 @@ function drawLightbox() {
   const many = lightboxList.length > 1;
   lightbox.replaceChildren(
     make("div", { class: "lightbox-picture" }, image),
-    make("div", { class: "lightbox-text" },
+    make(
+      "div",
+      { class: "lightbox-text" },
       make("p", { class: "lightbox-caption" }, named(caption, 400)),
       picture.alt && picture.alt !== caption ? make("p", { class: "quiet-text" }, beginning(picture.alt, 1000)) : null,
-      make("div", { class: "lightbox-controls" },
+      make(
+        "div",
+        { class: "lightbox-controls" },
         many ? button("← Previous", "quiet", () => turnLightbox(-1)) : null,
         many ? make("span", { class: "where" }, `${lightboxPlace + 1} of ${integer(lightboxList.length)}`) : null,
         many ? button("Next →", "quiet", () => turnLightbox(1)) : null,
         make("span", { class: "where" }, `${picture.width} × ${picture.height} pixels`),
-        button("Close", "plain", () => lightbox.close()))),
+        button("Close", "plain", () => lightbox.close()),
+      ),
+    ),
   );
 }
 
@@ -77,10 +95,15 @@ lightbox.addEventListener("keydown", (event) => {
 function sizeControl(target) {
   const control = make("div", { class: "sizes", role: "group", "aria-label": "Size of the pictures" });
   for (const size of ["small", "medium", "large"]) {
-    const choice = button(size, "quiet", () => {
-      for (const other of control.children) other.setAttribute("aria-pressed", String(other === choice));
-      target.dataset.size = size;
-    }, { "aria-pressed": String(size === "medium") });
+    const choice = button(
+      size,
+      "quiet",
+      () => {
+        for (const other of control.children) other.setAttribute("aria-pressed", String(other === choice));
+        target.dataset.size = size;
+      },
+      { "aria-pressed": String(size === "medium") },
+    );
     control.append(choice);
   }
   target.dataset.size = "medium";

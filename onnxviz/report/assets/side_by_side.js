@@ -5,7 +5,9 @@ const SIDE_BY_SIDE = "side-by-side";
 
 // [{ analysis, tiles: Map(key -> tile) }] of the analyses that made pictures for titles which others made them for too.
 function comparedAnalyses() {
-  const made = run.analyses.filter((analysis) => analysis.kind === MADE_PICTURES).map((analysis) => ({ analysis, tiles: titledTiles(analysis) }));
+  const made = run.analyses
+    .filter((analysis) => analysis.kind === MADE_PICTURES)
+    .map((analysis) => ({ analysis, tiles: titledTiles(analysis) }));
   const counts = new Map();
   for (const { tiles } of made) for (const key of tiles.keys()) counts.set(key, (counts.get(key) ?? 0) + 1);
   const shared = (key) => counts.get(key) > 1;
@@ -37,10 +39,22 @@ function sideBySideSection() {
   });
   const columns = made.map(({ analysis }) => analysis.title || analysis.id);
   const finding = { title: "Side by side", scale: "" };
-  const section = make("section", { class: "analysis" },
-    make("header", { class: "section-head" }, make("p", { class: "eyebrow" }, plural(made.length, "analysis", "analyses")), make("h3", { tabindex: "-1" }, "Side by side")),
-    make("p", { class: "reading" }, "The same units, a column for each way in which their pictures were made; of several pictures the first. What differs between columns is the method's doing, not the unit's."),
-    make("section", { class: "finding picturematrix" }, matrixNode(columns, rows, finding, several)));
+  const section = make(
+    "section",
+    { class: "analysis" },
+    make(
+      "header",
+      { class: "section-head" },
+      make("p", { class: "eyebrow" }, plural(made.length, "analysis", "analyses")),
+      make("h3", { tabindex: "-1" }, "Side by side"),
+    ),
+    make(
+      "p",
+      { class: "reading" },
+      "The same units, a column for each way in which their pictures were made; of several pictures the first. What differs between columns is the method's doing, not the unit's.",
+    ),
+    make("section", { class: "finding picturematrix" }, matrixNode(columns, rows, finding, several)),
+  );
   places.set(route(SIDE_BY_SIDE), section);
   return section;
 }

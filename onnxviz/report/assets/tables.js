@@ -22,41 +22,101 @@ function dataTable(columns, rows, options = {}) {
     const cells = columns.map((column, place) => {
       const sorted = state.place === place;
       const order = sorted ? (state.descending ? "descending" : "ascending") : null;
-      const sorter = button([column.head, make("span", { class: "order", "aria-hidden": "true" }, sorted ? (state.descending ? " ↓" : " ↑") : "")],
-        "head", () => {
+      const sorter = button(
+        [
+          column.head,
+          make("span", { class: "order", "aria-hidden": "true" }, sorted ? (state.descending ? " ↓" : " ↑") : ""),
+        ],
+        "head",
+        () => {
           const numbers = NUMERIC_KINDS.has(column.kind);
           state.descending = sorted ? !state.descending : numbers;
           state.place = place;
           show();
-        }, { title: column.description ? beginning(column.description, 2000) : null });
-      return make("th", { scope: "col", class: NUMERIC_KINDS.has(column.kind) ? "numeric" : null, "aria-sort": order }, sorter);
+        },
+        { title: column.description ? beginning(column.description, 2000) : null },
+      );
+      return make(
+        "th",
+        { scope: "col", class: NUMERIC_KINDS.has(column.kind) ? "numeric" : null, "aria-sort": order },
+        sorter,
+      );
     });
     return make("tr", null, cells);
   };
-  const draw = (shown) => make("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": shorten(options.label || "table", 200) },
-    make("table", { class: options.className ?? null },
-      make("thead", null, options.groupRow ? options.groupRow() : null, headRow()),
-      make("tbody", null, shown.map((row) => make("tr", { class: options.rowClass?.(row) ?? null },
-        columns.map((column, place) => make(place === options.key ? "th" : "td",
-          { class: NUMERIC_KINDS.has(column.kind) ? "numeric" : typeof row[place] === "string" && row[place].length <= SHORT_TEXT ? "short" : null, scope: place === options.key ? "row" : null }, cell(row, place))))))));
+  const draw = (shown) =>
+    make(
+      "div",
+      { class: "scroll", tabindex: "0", role: "region", "aria-label": shorten(options.label || "table", 200) },
+      make(
+        "table",
+        { class: options.className ?? null },
+        make("thead", null, options.groupRow ? options.groupRow() : null, headRow()),
+        make(
+          "tbody",
+          null,
+          shown.map((row) =>
+            make(
+              "tr",
+              { class: options.rowClass?.(row) ?? null },
+              columns.map((column, place) =>
+                make(
+                  place === options.key ? "th" : "td",
+                  {
+                    class: NUMERIC_KINDS.has(column.kind)
+                      ? "numeric"
+                      : typeof row[place] === "string" && row[place].length <= SHORT_TEXT
+                        ? "short"
+                        : null,
+                    scope: place === options.key ? "row" : null,
+                  },
+                  cell(row, place),
+                ),
+              ),
+            ),
+          ),
+        ),
+      ),
+    );
   const show = () => {
     const wanted = state.words.toLowerCase().split(/\s+/).filter(Boolean);
     let shown = wanted.length ? rows.filter((row) => wanted.every((word) => textOf(row).includes(word))) : rows;
     if (state.place >= 0) shown = sortedRows(shown, (row) => row[state.place], state.descending);
-    count.textContent = wanted.length ? `${integer(shown.length)} of ${integer(rows.length)}` : plural(rows.length, "row");
-    body.replaceChildren(shown.length || !rows.length
-      ? paged(shown, shown.length > PAGED_FROM ? PAGE_ROWS : PAGED_FROM, draw, "rows")
-      : make("p", { class: "quiet-text" }, "No row holds these words."));
+    count.textContent = wanted.length
+      ? `${integer(shown.length)} of ${integer(rows.length)}`
+      : plural(rows.length, "row");
+    body.replaceChildren(
+      shown.length || !rows.length
+        ? paged(shown, shown.length > PAGED_FROM ? PAGE_ROWS : PAGED_FROM, draw, "rows")
+        : make("p", { class: "quiet-text" }, "No row holds these words."),
+    );
   };
   const node = make("div", { class: "data-table" });
-  if (rows.length > FILTER_FROM) node.append(make("div", { class: "controls" }, filterBox((words) => { state.words = words; show(); }, "Filter rows"), count));
+  if (rows.length > FILTER_FROM)
+    node.append(
+      make(
+        "div",
+        { class: "controls" },
+        filterBox((words) => {
+          state.words = words;
+          show();
+        }, "Filter rows"),
+        count,
+      ),
+    );
   node.append(body);
   show();
   return node;
 }
 
 function filterBox(change, label) {
-  const box = make("input", { type: "search", placeholder: label, "aria-label": label, autocomplete: "off", spellcheck: "false" });
+  const box = make("input", {
+    type: "search",
+    placeholder: label,
+    "aria-label": label,
+    autocomplete: "off",
+    spellcheck: "false",
+  });
   box.addEventListener("input", () => change(box.value));
   return box;
 }
@@ -87,18 +147,27 @@ function sortText(value) {
 
 function tableFinding(group) {
   const [first] = group.entries;
-  const draw = () => (group.entries.length === 1 ? singleTable(first.finding) : joinTables(group.entries) ?? stackedTable(group.entries));
+  const draw = () =>
+    group.entries.length === 1
+      ? singleTable(first.finding)
+      : (joinTables(group.entries) ?? stackedTable(group.entries));
   const rows = Math.max(...group.entries.map(({ finding }) => finding.rows.length));
   return rows > FOLDED_FROM ? details(`Show the table of ${plural(rows, "row")}`, "method", draw) : draw();
 }
 
 function singleTable(table) {
-  const columns = table.columns.map((column) => ({ head: named(column.name, 80), kind: column.kind, description: column.description }));
+  const columns = table.columns.map((column) => ({
+    head: named(column.name, 80),
+    kind: column.kind,
+    description: column.description,
+  }));
   return dataTable(columns, table.rows, { label: table.title, key: table.key });
 }
 
 function sameColumns(entries) {
-  const heads = entries.map((entry) => JSON.stringify(entry.finding.columns.map((column) => [column.name, column.kind])));
+  const heads = entries.map((entry) =>
+    JSON.stringify(entry.finding.columns.map((column) => [column.name, column.kind])),
+  );
   return heads.every((head) => head === heads[0]);
 }
 
@@ -114,12 +183,16 @@ function joinTables(entries) {
   if (shared < Math.min(...tables.map((table) => table.size)) / 2) return null;
   const others = columns.map((column, place) => ({ column, place })).filter(({ place }) => place !== key);
   const two = entries.length === 2;
-  const shown = [{ head: named(columns[key].name, 80), kind: columns[key].kind, description: columns[key].description }];
+  const shown = [
+    { head: named(columns[key].name, 80), kind: columns[key].kind, description: columns[key].description },
+  ];
   const spans = [];
   for (const { column } of others) {
     const difference = two && NUMERIC_KINDS.has(column.kind);
-    for (const { model } of entries) shown.push({ head: modelChip(model), kind: column.kind, description: column.description });
-    if (difference) shown.push({ head: "difference", kind: column.kind, description: "second model minus first", difference: true });
+    for (const { model } of entries)
+      shown.push({ head: modelChip(model), kind: column.kind, description: column.description });
+    if (difference)
+      shown.push({ head: "difference", kind: column.kind, description: "second model minus first", difference: true });
     spans.push({ column, span: entries.length + Number(difference) });
   }
   const rows = [...keys].map((name) => {
@@ -135,20 +208,33 @@ function joinTables(entries) {
     }
     return row;
   });
-  const groupRow = () => make("tr", { class: "group-row" }, make("td"), spans.map(({ column, span }) => {
-    return make("th", { scope: "colgroup", colspan: span }, named(column.name, 80));
-  }));
-  const cell = (row, place) => (shown[place].difference && row[place] !== null
-    ? formatDifference(row[place], shown[place].kind) : cellNode(row[place], shown[place].kind));
+  const groupRow = () =>
+    make(
+      "tr",
+      { class: "group-row" },
+      make("td"),
+      spans.map(({ column, span }) => {
+        return make("th", { scope: "colgroup", colspan: span }, named(column.name, 80));
+      }),
+    );
+  const cell = (row, place) =>
+    shown[place].difference && row[place] !== null
+      ? formatDifference(row[place], shown[place].kind)
+      : cellNode(row[place], shown[place].kind);
   return dataTable(shown, rows, { label: entries[0].finding.title, key: 0, groupRow, cell, className: "joined" });
 }
 
 function stackedTable(entries) {
   if (!sameColumns(entries)) {
-    return entries.map(({ model, finding }) => make("div", { class: "by-model" }, modelHeading(model), singleTable(finding)));
+    return entries.map(({ model, finding }) =>
+      make("div", { class: "by-model" }, modelHeading(model), singleTable(finding)),
+    );
   }
   const { columns, title, key } = entries[0].finding;
-  const shown = [{ head: "model", kind: "text" }, ...columns.map((column) => ({ head: named(column.name, 80), kind: column.kind, description: column.description }))];
+  const shown = [
+    { head: "model", kind: "text" },
+    ...columns.map((column) => ({ head: named(column.name, 80), kind: column.kind, description: column.description })),
+  ];
   const rows = entries.flatMap(({ model, finding }) => finding.rows.map((row) => [model, ...row]));
   const cell = (row, place) => (place === 0 ? modelChip(row[0]) : cellNode(row[place], shown[place].kind));
   return dataTable(shown, rows, { label: title, key: key + 1, cell });
@@ -160,5 +246,16 @@ function modelHeading(alias) {
 
 function factList(facts, className = "facts") {
   if (!facts.length) return null;
-  return make("dl", { class: className }, facts.map(([name, value]) => make("div", null, make("dt", null, named(name, 60)), make("dd", { class: numeric(value) === null ? null : "number" }, cellNode(value)))));
+  return make(
+    "dl",
+    { class: className },
+    facts.map(([name, value]) =>
+      make(
+        "div",
+        null,
+        make("dt", null, named(name, 60)),
+        make("dd", { class: numeric(value) === null ? null : "number" }, cellNode(value)),
+      ),
+    ),
+  );
 }

@@ -1,14 +1,17 @@
 // Words and numbers as the page shows them. Names come from model files, recipes and image folders.
 
-const UNSEEN = /[\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u009f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff]/g;
+const UNSEEN =
+  /[\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u009f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff]/g;
 const LONE = /[\ud800-\udbff](?![\udc00-\udfff])|(?<![\ud800-\udbff])[\udc00-\udfff]/g;
 const THIN = "\u202f";
 
 // Characters that would hide or reorder their neighbours are written out.
 function visible(text) {
-  return String(text).replace(LONE, "\ufffd").replace(UNSEEN, (character) => {
-    return `\\u${character.charCodeAt(0).toString(16).padStart(4, "0")}`;
-  });
+  return String(text)
+    .replace(LONE, "\ufffd")
+    .replace(UNSEEN, (character) => {
+      return `\\u${character.charCodeAt(0).toString(16).padStart(4, "0")}`;
+    });
 }
 
 function shorten(text, length) {
@@ -97,7 +100,12 @@ function bytes(count) {
 
 function magnitude(count) {
   if (count === null || count === undefined) return "–";
-  for (const [size, letter] of [[1e12, "T"], [1e9, "G"], [1e6, "M"], [1e3, "k"]]) {
+  for (const [size, letter] of [
+    [1e12, "T"],
+    [1e9, "G"],
+    [1e6, "M"],
+    [1e3, "k"],
+  ]) {
     if (count >= size) return `${decimal(count / size, 3)}${THIN}${letter}`;
   }
   return integer(count);
@@ -130,7 +138,9 @@ function settingText(value) {
   if (value === null) return "none";
   if (Array.isArray(value)) return value.length ? `[${value.map(settingText).join(", ")}]` : "[]";
   if (typeof value === "object") {
-    return `{${Object.entries(value).map(([key, item]) => `${key}: ${settingText(item)}`).join(", ")}}`;
+    return `{${Object.entries(value)
+      .map(([key, item]) => `${key}: ${settingText(item)}`)
+      .join(", ")}}`;
   }
   return typeof value === "number" ? String(value) : visible(value);
 }

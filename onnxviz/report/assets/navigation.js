@@ -1,13 +1,24 @@
 // Putting the page together, and moving in it by its addresses.
 
-const main = document.getElementById("main");
-const contents = document.getElementById("contents");
+import { places, run, several } from "./data.js";
+import { addTo, link, make, named, required, route } from "./dom.js";
+import { analysisSection } from "./findings.js";
+import { modelsSection } from "./models.js";
+import { overview } from "./overview.js";
+import { lightbox } from "./pictures.js";
+import { dataSection, provenanceSection } from "./provenance.js";
+import { SIDE_BY_SIDE, sideBySideSection } from "./side_by_side.js";
+import { shorten, visible } from "./text.js";
+import { unitPage } from "./units.js";
+
+const main = required("main");
+const contents = required("contents");
 const reportBody = make("div", { class: "report" });
 const unitBody = make("div", { class: "unit-room", hidden: true });
 let reportScroll = 0;
 
 function contentsList() {
-  const entry = (address, label) => make("li", null, link(address, label));
+  const entry = (/** @type {string} */ address, /** @type {Child} */ label) => make("li", null, link(address, label));
   const entries = [
     entry(route(""), "Overview"),
     entry(route("models"), several ? "The models" : "The model"),
@@ -53,11 +64,15 @@ function contentsList() {
   return fold;
 }
 
-// Marks the part of the report that is being read.
+/** Marks the part of the report that is being read. */
 function watchSections() {
   const links = [...contents.querySelectorAll("a")];
+  /** @type {Map<Element, Element>} */
   const watched = new Map(
-    links.map((node) => [places.get(node.getAttribute("href")), node]).filter(([place]) => place),
+    links.flatMap((node) => {
+      const place = places.get(node.getAttribute("href") ?? "");
+      return place ? [[place, node]] : [];
+    }),
   );
   const observer = new IntersectionObserver(
     (entries) => {
@@ -93,13 +108,14 @@ function follow() {
     unitBody.replaceChildren(unitPage(layer, Number(index)));
     document.title = visible(shorten(`${layer} : ${index}`, 200));
     window.scrollTo(0, 0);
-    unitBody.querySelector("h1").focus({ preventScroll: true });
+    unitBody.querySelector("h1")?.focus({ preventScroll: true });
     return;
   }
   const came = showReport();
   const place = places.get(route(...[kind, ...rest].map(decoded)));
   if (place && kind) {
     place.scrollIntoView({ block: "start" });
+    /** @type {HTMLElement | null} */
     const heading = place.querySelector("h1, h2, h3, h4");
     heading?.setAttribute("tabindex", "-1");
     heading?.focus({ preventScroll: true });
@@ -108,6 +124,7 @@ function follow() {
   }
 }
 
+/** @param {string} part */
 function decoded(part) {
   try {
     return decodeURIComponent(part);
@@ -149,7 +166,9 @@ function start() {
   watchSections();
   window.addEventListener("hashchange", follow);
   window.addEventListener("beforeprint", () => {
-    for (const fold of document.querySelectorAll("main details.method, .caveats details")) fold.open = true;
+    for (const fold of document.querySelectorAll("main details.method, .caveats details")) {
+      fold.setAttribute("open", "");
+    }
   });
   if (location.hash) follow();
   else document.title = visible(shorten(run.title || "onnxviz report", 200));

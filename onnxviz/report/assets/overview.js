@@ -1,54 +1,27 @@
 // The first screen: what failed, the verdict, what was found in words, and what was looked at.
 
-// Jobs that failed for the same reason stand together; the first reasons are open.
-function failedBox(failed, title) {
-  const reasons = new Map();
-  for (const entry of failed) {
-    if (!reasons.has(entry.error)) reasons.set(entry.error, []);
-    reasons.get(entry.error).push(entry);
-  }
-  const all = [...reasons.values()];
-  const list = (some) => make("ul", { class: "failures" }, some.map(failedReason));
-  return make(
-    "section",
-    { class: "alert bad", role: "alert" },
-    make("h3", null, title),
-    list(all.slice(0, 3)),
-    all.length > 3
-      ? details(`${plural(all.length - 3, "more reason")}`, "failed-list", () => list(all.slice(3, 300)))
-      : null,
-  );
-}
+import { agreementTag, runtimeFaultText } from "./agreement.js";
+import { caveatLines, caveatList, headOf } from "./caveats.js";
+import { failedJobs, groups, island, modelChip, modelClass, run, samplePictures, several } from "./data.js";
+import { cellNode, link, make, named, prose, route } from "./dom.js";
+import { failedBox } from "./failures.js";
+import { coverageList } from "./findings.js";
+import { basisNode } from "./metrics.js";
+import { pictureNode } from "./pictures.js";
+import {
+  beginning,
+  deviceText,
+  duration,
+  formatNumber,
+  integer,
+  magnitude,
+  moment,
+  numeric,
+  plural,
+  shorten,
+} from "./text.js";
 
-function failedReason(entries) {
-  const jobs = entries.map((entry) =>
-    make(
-      "li",
-      null,
-      make("strong", null, named(entry.job, 100)),
-      " ",
-      make(
-        "span",
-        { class: "quiet-text" },
-        "in ",
-        named(entry.analysis.id, 60),
-        several ? [" · ", modelChip(entry.model)] : null,
-      ),
-    ),
-  );
-  return make(
-    "li",
-    null,
-    make("ul", { class: "failed-jobs" }, jobs.slice(0, 3)),
-    jobs.length > 3
-      ? details(`${plural(jobs.length - 3, "more job")} with the same error`, "failed-list", () =>
-          make("ul", { class: "failed-jobs" }, jobs.slice(3, 1000)),
-        )
-      : null,
-    make("pre", { class: "error" }, beginning(entries[0].error, 4000)),
-  );
-}
-
+/** @param {FailedEntry[]} failed */
 function verdictBlock(failed) {
   const wanted = run.expectations.filter((item) => item.level !== "off");
   const broken = wanted.filter((item) => item.level === "error" && !item.holds);
@@ -64,22 +37,24 @@ function verdictBlock(failed) {
     allJobs = run.provenance.jobs === 1 ? "the only job" : `all ${jobs}`;
   const sentences = [];
   if (failed.length) sentences.push(`${integer(failed.length)} of ${jobs} failed: parts of this report are missing.`);
-  if (broken.length)
+  if (broken.length) {
     sentences.push(
       wanted.length === 1
         ? "The only expectation does not hold."
         : `${integer(broken.length)} of ${integer(wanted.length)} expectations ${broken.length === 1 ? "does" : "do"} not hold.`,
     );
-  if (!wanted.length)
+  }
+  if (!wanted.length) {
     sentences.push(
       failed.length
         ? "No expectations were set."
         : `${allJobs[0].toUpperCase()}${allJobs.slice(1)} finished. No expectations were ${run.expectations.length ? "tested" : "set"}, so nothing was put to the test.`,
     );
-  else if (!broken.length)
+  } else if (!broken.length) {
     sentences.push(
       `${warned.length ? "No expectation fails" : `${wanted.length === 1 ? "The only expectation holds" : `All ${integer(wanted.length)} expectations hold`}`}${failed.length ? "" : `, and ${allJobs} finished`}.`,
     );
+  }
   if (warned.length) sentences.push(`${plural(warned.length, "warning")}.`);
   return make(
     "div",
@@ -163,25 +138,34 @@ function expectationTable() {
   );
 }
 
-// Every model's first sentence, then every model's second one, and so on.
+/**
+ * Every model's first sentence, then every model's second one, and so on.
+ * @param {Group<Note>[]} notes
+ */
 function inTurn(notes) {
+  /** @type {Map<string, number>} */
   const said = new Map();
   const turns = new Map(
     notes.map((group) => [
       group,
       Math.min(
         ...group.entries.map(({ model }) => {
-          said.set(model, (said.get(model) ?? 0) + 1);
-          return said.get(model);
+          const turn = (said.get(model) ?? 0) + 1;
+          said.set(model, turn);
+          return turn;
         }),
       ),
     ]),
   );
-  return [...notes].sort((one, other) => turns.get(one) - turns.get(other));
+  return [...notes].sort((one, other) => (turns.get(one) ?? 0) - (turns.get(other) ?? 0));
 }
 
-// The sentences of a card: those on the whole analysis, and those on its parts only where all of them find room. A
-// model's only sentence on a part speaks of all there is.
+/**
+ * The sentences of a card: those on the whole analysis, and those on its parts only where all of them find room. A
+ * model's only sentence on a part speaks of all there is.
+ * @param {AnalysisResult} analysis
+ * @param {number} most
+ */
 function headlines(analysis, most) {
   const notes = inTurn(groups(analysis, (finding) => finding.type === "Note"));
   const single = analysis.parts.every(
@@ -189,7 +173,8 @@ function headlines(analysis, most) {
   );
   const whole = notes.filter((group) => single || !group.entries[0].finding.about);
   if (notes.length <= most || whole.length === notes.length) return { shown: notes.slice(0, most), rest: "" };
-  return { shown: whole.slice(0, most), rest: notes.find((group) => !whole.includes(group)).entries[0].finding.about };
+  const left = notes.find((group) => !whole.includes(group));
+  return { shown: whole.slice(0, most), rest: left?.entries[0].finding.about ?? "" };
 }
 
 function highlightCards() {
@@ -289,45 +274,57 @@ function coverageBlock() {
   );
 }
 
-// Everything to know before believing, over all analyses; what several of them say of the model's input is one line.
+/** Everything to know before believing, over all analyses; what several of them say of the model's input is one line. */
 function caveatBlock() {
+  /** @type {CaveatLine[]} */
   const lines = [];
+  /**
+   * @param {string} level
+   * @param {Child} head
+   * @param {string} [rest]
+   * @param {CaveatLine["where"]} [where]
+   */
   const add = (level, head, rest = "", where = null) => lines.push({ level, head, rest, where });
   for (const model of run.models) {
     // The same sentences as in the analyses (`Preprocessing.doubt`), whose lines join these.
-    if (model.preprocessing_origin === "guess")
+    if (model.preprocessing_origin === "guess") {
       add(
         "wrong",
         "Nobody said how images become this model's input.",
         "If the guess is wrong, so is everything here.",
         several ? () => modelChip(model.alias) : null,
       );
-    for (const text of model.tried?.doubts ?? [])
+    }
+    for (const text of model.tried?.doubts ?? []) {
       add("wrong", ...headOf(text), several ? () => modelChip(model.alias) : null);
-    if (model.preprocessing_origin === "undecided")
+    }
+    if (model.preprocessing_origin === "undecided") {
       add(
         "wrong",
         "Nothing was chosen for how images become this model's input.",
         model.preprocessing,
         several ? () => modelChip(model.alias) : null,
       );
-    if (model.preprocessing_origin === "trial")
+    }
+    if (model.preprocessing_origin === "trial") {
       add(
         "wrong",
         "How images become this model's input was chosen by trial, not declared.",
         model.tried ? `Tried on ${plural(model.tried.images, "image")}: ${model.tried.verdict}.` : "",
         () => [several ? [modelChip(model.alias), " "] : null, link(route("models"), "what was tried")],
       );
+    }
     const fault = runtimeFaultText(model);
     if (fault) add("doubt", fault);
   }
   const lost = island.missing.length;
-  if (lost)
+  if (lost) {
     add(
       "doubt",
       `${plural(lost, "picture")} of the run could not be found and ${lost === 1 ? "is" : "are"} missing here.`,
     );
-  for (const data of run.data.filter((source) => source.skipped.length))
+  }
+  for (const data of run.data.filter((source) => source.skipped.length)) {
     add("limit", [
       `${plural(data.skipped.length, "file")} of `,
       named(data.name, 60),
@@ -335,6 +332,7 @@ function caveatBlock() {
       link(route("data"), "which, and why"),
       ".",
     ]);
+  }
   for (const analysis of run.analyses) {
     const found = groups(analysis, (finding) => finding.type === "Caveat");
     lines.push(
@@ -349,7 +347,7 @@ function caveatBlock() {
   );
 }
 
-function overview() {
+export function overview() {
   const failed = failedJobs();
   const { started, seconds } = run.provenance;
   return make(
@@ -361,7 +359,9 @@ function overview() {
       make(
         "p",
         { class: "eyebrow" },
-        [moment(started), `${duration(seconds)} on ${deviceText(run.provenance.device)}`].filter(Boolean).join(" · "),
+        [moment(started), `${duration(numeric(seconds))} on ${deviceText(run.provenance.device)}`]
+          .filter(Boolean)
+          .join(" · "),
       ),
       make("h1", { tabindex: "-1" }, named(run.title || "onnxviz report", 200)),
       make(

@@ -1,9 +1,19 @@
 // Pictures, and the large view that opens when one is chosen.
 
+import { island } from "./data.js";
+import { button, make, named, required } from "./dom.js";
+import { beginning, integer } from "./text.js";
+
+/** @type {WeakMap<Element, { picture: Picture, source: string, caption: string }>} */
 const shownPictures = new WeakMap();
 
-// `caption` says what the picture is of; it heads the large view.
-function pictureNode(picture, caption, options = {}) {
+/**
+ * `caption` says what the picture is of; it heads the large view.
+ * @param {Picture} picture
+ * @param {string} caption
+ * @param {{ decorative?: boolean }} [options]
+ */
+export function pictureNode(picture, caption, options = {}) {
   const source = island.sources[picture.source];
   if (typeof source !== "string") {
     return make(
@@ -31,12 +41,15 @@ function pictureNode(picture, caption, options = {}) {
   return node;
 }
 
-const lightbox = document.getElementById("lightbox");
+export const lightbox = /** @type {HTMLDialogElement} */ (required("lightbox"));
+/** @type {Element[]} */
 let lightboxList = [];
 let lightboxPlace = 0;
 
 function drawLightbox() {
-  const { picture, source, caption } = shownPictures.get(lightboxList[lightboxPlace]);
+  const shown = shownPictures.get(lightboxList[lightboxPlace]);
+  if (!shown) return;
+  const { picture, source, caption } = shown;
   const image = make("img", {
     src: source,
     alt: beginning(picture.alt || caption, 500),
@@ -68,6 +81,7 @@ function drawLightbox() {
   );
 }
 
+/** @param {number} step */
 function turnLightbox(step) {
   lightboxPlace = (lightboxPlace + step + lightboxList.length) % lightboxList.length;
   drawLightbox();
@@ -76,7 +90,7 @@ function turnLightbox(step) {
 document.addEventListener("click", (event) => {
   const chosen = event.target instanceof Element ? event.target.closest("button.picture") : null;
   if (chosen && shownPictures.has(chosen)) {
-    const gallery = chosen.closest("[data-gallery]") ?? chosen.parentElement;
+    const gallery = chosen.closest("[data-gallery]") ?? chosen.parentElement ?? document;
     lightboxList = [...gallery.querySelectorAll("button.picture")].filter((node) => shownPictures.has(node));
     lightboxPlace = lightboxList.indexOf(chosen);
     drawLightbox();
@@ -91,8 +105,11 @@ lightbox.addEventListener("keydown", (event) => {
   if (event.key === "ArrowRight" && lightboxList.length > 1) turnLightbox(1);
 });
 
-// A choice of three picture sizes for what `target` holds.
-function sizeControl(target) {
+/**
+ * A choice of three picture sizes for what `target` holds.
+ * @param {HTMLElement} target
+ */
+export function sizeControl(target) {
   const control = make("div", { class: "sizes", role: "group", "aria-label": "Size of the pictures" });
   for (const size of ["small", "medium", "large"]) {
     const choice = button(

@@ -1,6 +1,11 @@
 // The data sets, and what is needed to make the report again.
 
-function dataSection() {
+import { places, run } from "./data.js";
+import { button, details, make, named, paragraphs, route } from "./dom.js";
+import { dataTable, factList } from "./tables.js";
+import { deviceText, duration, integer, moment, numeric, plural, shorten } from "./text.js";
+
+export function dataSection() {
   if (!run.data.length) return null;
   const section = make(
     "section",
@@ -60,16 +65,16 @@ function dataSection() {
   return section;
 }
 
+/** @param {string} text */
 function copyButton(text) {
   const node = button("Copy", "quiet", async () => {
     try {
       await navigator.clipboard.writeText(text);
       node.textContent = "Copied";
     } catch {
-      const range = document.createRange();
-      range.selectNodeContents(node.closest(".recipe").querySelector("pre"));
-      getSelection().removeAllRanges();
-      getSelection().addRange(range);
+      const shown = node.closest(".recipe")?.querySelector("pre");
+      if (!shown) return;
+      getSelection()?.selectAllChildren(shown);
       node.textContent = "Selected: press Ctrl C";
     }
     setTimeout(() => {
@@ -79,6 +84,10 @@ function copyButton(text) {
   return node;
 }
 
+/**
+ * @param {string} title
+ * @param {string} text
+ */
 function codeBlock(title, text) {
   return make(
     "div",
@@ -88,7 +97,10 @@ function codeBlock(title, text) {
   );
 }
 
-// What went wrong on the way and was mended, and what the processes that opened the models were kept from.
+/**
+ * What went wrong on the way and was mended, and what the processes that opened the models were kept from.
+ * @param {string[] | undefined} events
+ */
 function happenings(events) {
   if (!events || !events.length) return null;
   return make(
@@ -106,6 +118,10 @@ function happenings(events) {
   );
 }
 
+/**
+ * @param {[string, string][] | undefined} limits
+ * @param {Defence[] | undefined} defences
+ */
 function confinementTable(limits, defences) {
   const rows = [
     ...(limits || []).map(([name, value]) => [name, value === "no limit" ? "not limited" : "limited", value]),
@@ -134,17 +150,18 @@ function confinementTable(limits, defences) {
   );
 }
 
-function provenanceSection() {
+export function provenanceSection() {
   const { seed, device, versions, started, seconds, jobs, cached, command, engine, limits, defences, events } =
     run.provenance;
+  /** @type {[string, string][]} */
   const facts = [
     ["started", moment(started)],
-    ["took", duration(seconds)],
+    ["took", duration(numeric(seconds))],
     ["seed", String(seed)],
     ["device", deviceText(device)],
     ["jobs", `${integer(jobs)}, ${integer(cached)} taken from the cache`],
     ["done by", shorten(engine || "unknown", 120)],
-    ...Object.entries(versions).map(([name, version]) => [name, version]),
+    ...Object.entries(versions),
   ];
   const section = make(
     "section",

@@ -1,5 +1,12 @@
 // Grids of tiles and matrices of pictures.
 
+import { sparkline } from "./charts.js";
+import { alike, modelChip, numbered } from "./data.js";
+import { button, cellText, link, make, named, paged, prose, route } from "./dom.js";
+import { pictureNode, sizeControl } from "./pictures.js";
+import { factList, FILTER_FROM, filterBox, modelHeading, sortedRows } from "./tables.js";
+import { beginning, integer, numeric, plural, shorten } from "./text.js";
+
 const PAGE_TILES = 120;
 const PAGE_MATRIX_ROWS = 20;
 // A matrix with more columns begins with some of them, spread from the first to the last.
@@ -7,7 +14,11 @@ const MOST_COLUMNS = 9;
 const SPREAD_COLUMNS = 7;
 const SHEET_WIDTH = 720;
 
-function tileBody(tile, options = {}) {
+/**
+ * @param {Tile} tile
+ * @param {{ model?: string }} [options]
+ */
+export function tileBody(tile, options = {}) {
   const label = options.model ? `${tile.title} · ${options.model}` : tile.title;
   const pictures = tile.pictures.map((picture, place) => {
     const caption = tile.captions[place];
@@ -25,6 +36,7 @@ function tileBody(tile, options = {}) {
   ];
 }
 
+/** @param {Tile} tile */
 function tileTitle(tile) {
   return make(
     "h5",
@@ -33,8 +45,12 @@ function tileTitle(tile) {
   );
 }
 
-// One card for each title; for several models a column for each. Where most titles belong to one model alone (each
-// has its own best units), a card holds the models' first tiles, the next their second ones, and so on.
+/**
+ * One card for each title; for several models a column for each. Where most titles belong to one model alone (each
+ * has its own best units), a card holds the models' first tiles, the next their second ones, and so on.
+ * @param {Entry<TileGrid>[]} entries
+ * @returns {Card[]}
+ */
 function tileCards(entries) {
   if (entries.length === 1) return entries[0].finding.tiles.map((tile) => [{ model: "", tile }]);
   const titles = entries.map(({ finding }) => new Set(finding.tiles.map((tile) => tile.title)));
@@ -47,20 +63,17 @@ function tileCards(entries) {
         .map(({ model, finding }) => ({ model, tile: finding.tiles[place], apart: true })),
     );
   }
-  const cards = new Map();
-  for (const { model, finding } of entries) {
-    const seen = new Map();
-    for (const tile of finding.tiles) {
-      const turn = seen.get(tile.title) ?? 0;
-      seen.set(tile.title, turn + 1);
-      const key = `${turn} ${tile.title}`;
-      if (!cards.has(key)) cards.set(key, []);
-      cards.get(key).push({ model, tile });
-    }
-  }
-  return [...cards.values()];
+  const found = entries.flatMap(({ model, finding }) =>
+    numbered(finding.tiles, (tile) => tile.title).map(({ item, key }) => ({ model, tile: item, key })),
+  );
+  return alike(found, ({ key }) => key);
 }
 
+/**
+ * @param {Card} card
+ * @param {string[]} models
+ * @param {boolean} untitled
+ */
 function tileCard(card, models, untitled) {
   const { tile, apart } = card[0];
   if (models.length < 2) return make("article", { class: "tile" }, untitled ? null : tileTitle(tile), tileBody(tile));
@@ -84,7 +97,8 @@ function tileCard(card, models, untitled) {
   );
 }
 
-function gridFinding(group) {
+/** @param {Group<TileGrid>} group */
+export function gridFinding(group) {
   const models = group.entries.length > 1 ? group.entries.map((entry) => entry.model) : [];
   const cards = tileCards(group.entries);
   const { finding } = group.entries[0];
@@ -134,21 +148,23 @@ function gridFinding(group) {
     );
   };
   const controls = make("div", { class: "controls" });
-  if (cards.length > FILTER_FROM)
+  if (cards.length > FILTER_FROM) {
     controls.append(
       filterBox((words) => {
         state.words = words;
         show();
       }, "Filter tiles"),
     );
+  }
   const facts = sortableFacts(cards);
-  if (cards.length > 5 && facts.length)
+  if (cards.length > 5 && facts.length) {
     controls.append(
       sortControl(facts, (fact, descending) => {
         Object.assign(state, { fact, descending });
         show();
       }),
     );
+  }
   if (cards.length > 3) controls.append(sizeControl(grid));
   if (cards.length > FILTER_FROM) controls.append(count);
   show();
@@ -164,6 +180,10 @@ function gridFinding(group) {
   ];
 }
 
+/**
+ * @param {TileGrid} finding
+ * @param {Card[]} cards
+ */
 function pictureWidth(finding, cards) {
   if (finding.tile_size > 0) return Math.max(32, Math.min(512, finding.tile_size));
   const [picture] = cards.slice(0, 20).flatMap((card) => card.flatMap(({ tile }) => tile.pictures));
@@ -172,6 +192,7 @@ function pictureWidth(finding, cards) {
 
 const cardTexts = new WeakMap();
 
+/** @param {Card} card */
 function cardText(card) {
   if (!cardTexts.has(card)) {
     const words = card.flatMap(({ tile }) => [
@@ -190,6 +211,10 @@ function cardText(card) {
   return cardTexts.get(card);
 }
 
+/**
+ * @param {Card} card
+ * @param {string} fact
+ */
 function cardFact(card, fact) {
   for (const { tile } of card) {
     const found = tile.facts.find(([name]) => name === fact);
@@ -198,23 +223,34 @@ function cardFact(card, fact) {
   return null;
 }
 
-// A number, also one that an analysis wrote out as a percentage.
+/**
+ * A number, also one that an analysis wrote out as a percentage.
+ * @param {Cell} value
+ */
 function sortable(value) {
   const percent = typeof value === "string" ? /^([<>]?)([-−]?\d+(?:\.\d+)?)\s?%$/.exec(value) : null;
   if (!percent) return numeric(value);
   const found = Number(percent[2].replace("−", "-"));
-  return { "<": found / 2, ">": (found + 100) / 2, "": found }[percent[1]] / 100;
+  const middle = percent[1] === "<" ? found / 2 : percent[1] === ">" ? (found + 100) / 2 : found;
+  return middle / 100;
 }
 
+/** @param {Card[]} cards */
 function sortableFacts(cards) {
+  /** @type {Map<string, number>} */
   const names = new Map();
   for (const card of cards.slice(0, 200)) {
-    for (const { tile } of card)
+    for (const { tile } of card) {
       for (const [name, value] of tile.facts) if (sortable(value) !== null) names.set(name, (names.get(name) ?? 0) + 1);
+    }
   }
   return [...names.keys()].slice(0, 12);
 }
 
+/**
+ * @param {string[]} facts
+ * @param {(fact: string, descending: boolean) => void} change
+ */
 function sortControl(facts, change) {
   const choice = make(
     "select",
@@ -232,7 +268,8 @@ function sortControl(facts, change) {
   return choice;
 }
 
-function matrixFinding(group) {
+/** @param {Group<PictureMatrix>} group */
+export function matrixFinding(group) {
   const heads = group.entries.map(({ finding }) => JSON.stringify(finding.columns));
   if (group.entries.length > 1 && !heads.every((head) => head === heads[0])) {
     return group.entries.map(({ model, finding }) =>
@@ -250,17 +287,18 @@ function matrixFinding(group) {
     );
   }
   const { finding } = group.entries[0];
-  const titles = new Map();
-  for (const entry of group.entries) {
-    entry.finding.rows.forEach((row) => {
-      if (!titles.has(row.title)) titles.set(row.title, []);
-      titles.get(row.title).push({ model: entry.model, row });
-    });
-  }
-  return matrixNode(finding.columns, [...titles.values()].flat(), finding, group.entries.length > 1);
+  const lines = group.entries.flatMap(({ model, finding: { rows } }) => rows.map((row) => ({ model, row })));
+  const sorted = alike(lines, ({ row }) => row.title).flat();
+  return matrixNode(finding.columns, sorted, finding, group.entries.length > 1);
 }
 
-function matrixNode(columns, rows, finding, byModel) {
+/**
+ * @param {string[]} columns
+ * @param {MatrixLine[]} rows
+ * @param {{ title: string, scale: string }} finding
+ * @param {boolean} byModel
+ */
+export function matrixNode(columns, rows, finding, byModel) {
   const many = columns.length > MOST_COLUMNS;
   const all = columns.map((_, place) => place);
   const some = Array.from({ length: SPREAD_COLUMNS }, (_, step) =>
@@ -286,18 +324,24 @@ function matrixNode(columns, rows, finding, byModel) {
         ),
       ),
     );
+  /**
+   * @param {MatrixLine} line
+   * @param {number} place
+   * @param {MatrixLine[]} shown
+   */
   const line = ({ model, row }, place, shown) => {
     const again = byModel && place > 0 && shown[place - 1].row.title === row.title;
     const cells = wanted.map((number) => {
       const column = columns[number];
       const cell = row.cells[number];
-      if (!cell || !cell.length)
+      if (!cell || !cell.length) {
         return make("td", { class: "empty" }, make("span", { "aria-label": "no picture" }, "–"));
+      }
       const label = [row.title, column, byModel ? model : ""].filter(Boolean).join(" · ");
       return make(
         "td",
         null,
-        cell.map((picture) => pictureNode(picture, label)),
+        cell.map((/** @type {Picture} */ picture) => pictureNode(picture, label)),
       );
     });
     return make(
@@ -318,7 +362,7 @@ function matrixNode(columns, rows, finding, byModel) {
       cells,
     );
   };
-  const draw = (shown) =>
+  const draw = (/** @type {MatrixLine[]} */ shown) =>
     make(
       "div",
       { class: "scroll", tabindex: "0", role: "region", "aria-label": shorten(finding.title, 200) },
@@ -329,17 +373,16 @@ function matrixNode(columns, rows, finding, byModel) {
     ? make(
         "div",
         { class: "sizes", role: "group", "aria-label": "Columns to show" },
-        [
-          [some, `${some.length} from first to last`],
-          [all, `all ${integer(columns.length)} columns`],
-        ].map(([list, words]) =>
+        [some, all].map((list) =>
           button(
-            words,
+            list === some ? `${some.length} from first to last` : `all ${integer(columns.length)} columns`,
             "quiet",
             (event) => {
               wanted = list;
-              for (const choice of event.currentTarget.parentElement.children)
-                choice.setAttribute("aria-pressed", String(choice === event.currentTarget));
+              const chosen = /** @type {Element} */ (event.currentTarget);
+              for (const choice of chosen.parentElement?.children ?? []) {
+                choice.setAttribute("aria-pressed", String(choice === chosen));
+              }
               show();
             },
             { "aria-pressed": String(list === wanted) },

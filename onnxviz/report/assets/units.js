@@ -1,46 +1,76 @@
 // The page of one unit: everything that any analysis says about it, all models side by side.
 
+import { alike, modelChip, run, several } from "./data.js";
+import { addTo, button, cellNode, details, isUnit, link, make, named, route } from "./dom.js";
+import { factList, modelHeading } from "./tables.js";
+import { integer } from "./text.js";
+import { tileBody } from "./tiles.js";
+
+/** @type {Map<string, UnitPlaces> | null} */
 let unitPlaces = null;
 
+/**
+ * @param {string} layer
+ * @param {number} index
+ */
 function unitKey(layer, index) {
   return route("unit", layer, index);
 }
 
-// address -> { layer, index, tiles: [...], rows: [...] }; built when the first unit is asked for.
+/**
+ * address -> { layer, index, tiles: [...], rows: [...] }; built when the first unit is asked for.
+ * @returns {Map<string, UnitPlaces>}
+ */
 function unitIndex() {
   if (unitPlaces) return unitPlaces;
-  unitPlaces = new Map();
-  const entry = (unit) => {
+  /** @type {Map<string, UnitPlaces>} */
+  const found = new Map();
+  const entry = (/** @type {Unit} */ unit) => {
     const key = unitKey(unit.layer, unit.index);
-    if (!unitPlaces.has(key)) unitPlaces.set(key, { layer: unit.layer, index: unit.index, tiles: [], rows: [] });
-    return unitPlaces.get(key);
+    const known = found.get(key) ?? { layer: unit.layer, index: unit.index, tiles: [], rows: [] };
+    found.set(key, known);
+    return known;
   };
   for (const analysis of run.analyses) {
     for (const part of analysis.parts) {
       for (const finding of part.findings) {
         if (finding.type === "TileGrid") indexTiles(analysis, part.model, finding, entry);
         if (finding.type === "Table") {
-          for (const row of finding.rows)
-            for (const value of row)
+          for (const row of finding.rows) {
+            for (const value of row) {
               if (isUnit(value)) entry(value).rows.push({ analysis, model: part.model, finding, row });
+            }
+          }
         }
       }
     }
   }
-  return unitPlaces;
+  unitPlaces = found;
+  return found;
 }
 
+/**
+ * @param {AnalysisResult} analysis
+ * @param {string} model
+ * @param {TileGrid} finding
+ * @param {(unit: Unit) => UnitPlaces} entry
+ */
 function indexTiles(analysis, model, finding, entry) {
   for (const tile of finding.tiles) {
     if (tile.unit) entry(tile.unit).tiles.push({ analysis, model, finding, tile });
     for (const [, value] of tile.facts) {
-      if (isUnit(value) && !(tile.unit && tile.unit.layer === value.layer && tile.unit.index === value.index))
+      if (isUnit(value) && !(tile.unit && tile.unit.layer === value.layer && tile.unit.index === value.index)) {
         entry(value).tiles.push({ analysis, model, finding, tile });
+      }
     }
   }
 }
 
-function unitPage(layer, index) {
+/**
+ * @param {string} layer
+ * @param {number} index
+ */
+export function unitPage(layer, index) {
   const found = unitIndex().get(unitKey(layer, index));
   const heading = make("h1", { tabindex: "-1" }, named(layer, 120), ` : ${index}`);
   const back = button("← Back to the report", "quiet back", () => {
@@ -56,9 +86,9 @@ function unitPage(layer, index) {
       ? details("Whole name", "method", () => make("p", { class: "whole-name" }, layer))
       : null,
   );
-  const facts = run.models
-    .map((model) => ({ model, row: model.layers.find((row) => row.name === layer) }))
-    .filter((entry) => entry.row);
+  const facts = run.models.flatMap((model) =>
+    model.layers.filter((row) => row.name === layer).map((row) => ({ model, row })),
+  );
   for (const { model, row } of facts) {
     addTo(page, [
       several ? modelHeading(model.alias) : null,
@@ -82,23 +112,29 @@ function unitPage(layer, index) {
   return page;
 }
 
+/** @param {UnitPlaces} found */
 function neighbours(found) {
   const known = [...unitIndex().values()]
     .filter((entry) => entry.layer === found.layer)
     .sort((one, other) => one.index - other.index);
   const place = known.indexOf(found);
-  const step = (entry, label) => (entry ? link(unitKey(entry.layer, entry.index), label(entry.index)) : make("span"));
+  const step = (/** @type {UnitPlaces | undefined} */ entry, /** @type {(index: number) => string} */ label) =>
+    entry ? link(unitKey(entry.layer, entry.index), label(entry.index)) : make("span");
   return known.length > 1
     ? make(
         "nav",
         { class: "neighbours", "aria-label": "Other units of the layer" },
-        step(known[place - 1], (index) => `← unit ${index}`),
+        step(known[place - 1], (/** @type {number} */ index) => `← unit ${index}`),
         make("span", { class: "where" }, `${integer(place + 1)} of ${integer(known.length)} known here`),
-        step(known[place + 1], (index) => `unit ${index} →`),
+        step(known[place + 1], (/** @type {number} */ index) => `unit ${index} →`),
       )
     : null;
 }
 
+/**
+ * @param {AnalysisResult} analysis
+ * @param {UnitPlaces} found
+ */
 function unitSection(analysis, found) {
   const tiles = found.tiles.filter((entry) => entry.analysis === analysis);
   const rows = found.rows.filter((entry) => entry.analysis === analysis);
@@ -108,13 +144,7 @@ function unitSection(analysis, found) {
     { class: "unit-section" },
     make("h2", null, link(route("analysis", analysis.id), named(analysis.title || analysis.id, 120))),
   );
-  const byFinding = new Map();
-  for (const entry of [...tiles, ...rows]) {
-    const key = `${entry.finding.type} ${entry.finding.id}`;
-    if (!byFinding.has(key)) byFinding.set(key, []);
-    byFinding.get(key).push(entry);
-  }
-  for (const entries of byFinding.values()) {
+  for (const entries of alike([...tiles, ...rows], ({ finding }) => `${finding.type} ${finding.id}`)) {
     addTo(section, [
       make("h3", null, named(entries[0].finding.title || entries[0].finding.id, 120)),
       make(
@@ -130,7 +160,8 @@ function unitSection(analysis, found) {
   return section;
 }
 
-function unitEntry({ model, finding, tile, row }) {
+/** @param {UnitEntry} entry */
+function unitEntry({ model, finding, tile, row = [] }) {
   const chip = several ? modelChip(model) : null;
   if (tile) {
     const node = make(
@@ -143,9 +174,10 @@ function unitEntry({ model, finding, tile, row }) {
     node.style.setProperty("--columns", String(Math.min(Math.max(tile.pictures.length, 1), 4)));
     return node;
   }
-  const cells = finding.columns
-    .map((column, place) => [column, row[place]])
-    .filter(([column, value]) => column.kind !== "unit" && !isUnit(value) && value !== null && value !== "");
+  const columns = /** @type {Column[]} */ (finding.columns);
+  const cells = columns
+    .map((column, place) => ({ column, value: row[place] }))
+    .filter(({ column, value }) => column.kind !== "unit" && !isUnit(value) && value !== null && value !== "");
   return make(
     "article",
     { class: "tile unit-tile" },
@@ -153,7 +185,7 @@ function unitEntry({ model, finding, tile, row }) {
     make(
       "dl",
       { class: "facts" },
-      cells.map(([column, value]) =>
+      cells.map(({ column, value }) =>
         make("div", null, make("dt", null, named(column.name, 60)), make("dd", null, cellNode(value, column.kind))),
       ),
     ),

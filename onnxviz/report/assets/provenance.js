@@ -26,43 +26,27 @@ export function dataSection() {
           "facts wide-facts",
         ),
         (data.remarks || []).map((remark) => paragraphs(remark)),
-        data.skipped.length
-          ? details(
-              `${plural(data.skipped.length, "file")} skipped, and why`,
-              "method",
-              () =>
-                dataTable(
-                  [
-                    { head: "file", kind: "text" },
-                    { head: "reason", kind: "text" },
-                  ],
-                  data.skipped,
-                  { label: "Skipped files", key: 0 },
-                ),
-              data.skipped.length < 6,
-            )
-          : null,
-        data.notes.length
-          ? details(
-              `${plural(data.notes.length, "file")} used, but not as it is`,
-              "method",
-              () =>
-                dataTable(
-                  [
-                    { head: "file", kind: "text" },
-                    { head: "what was done", kind: "text" },
-                  ],
-                  data.notes,
-                  { label: "Changed files", key: 0 },
-                ),
-              data.notes.length < 6,
-            )
-          : null,
+        fileTable(data.skipped, "skipped, and why", "reason", "Skipped files"),
+        fileTable(data.notes, "used, but not as it is", "what was done", "Changed files"),
       ),
     ),
   );
   places.set(route("data"), section);
   return section;
+}
+
+/**
+ * Files with what is said of each, open where they are few.
+ * @param {[string, string][]} rows
+ * @param {string} what
+ * @param {string} head
+ * @param {string} label
+ */
+function fileTable(rows, what, head, label) {
+  if (!rows.length) return null;
+  const columns = ["file", head].map((text) => ({ head: text, kind: "text" }));
+  const draw = () => dataTable(columns, rows, { label, key: 0 });
+  return details(`${plural(rows.length, "file")} ${what}`, "method", draw, rows.length < 6);
 }
 
 /** @param {string} text */

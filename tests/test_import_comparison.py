@@ -104,13 +104,13 @@ def test_a_program_is_compared(tmp_path: Path) -> None:
     made = import_model(tmp_path / "small.pt2", tmp_path / "m.onnx")
     assert made.compared.agrees, made.compared.said
     assert "on 2 random inputs" in made.compared.said
-    assert open_model(tmp_path / "m.onnx").metadata["onnxviz.core.yaml_source.compared"] == made.compared.said
+    assert open_model(tmp_path / "m.onnx").metadata["onnxviz.source.compared"] == made.compared.said
 
 
 def test_a_module_is_compared(tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
     view = from_torch(Small(), torch.zeros(2, 3, 8, 8), tmp_path / "m.onnx")
-    assert view.metadata["onnxviz.core.yaml_source.compared"].startswith("agrees with the source to ")
+    assert view.metadata["onnxviz.source.compared"].startswith("agrees with the source to ")
 
 
 def test_a_caffe_network_is_not_compared(tmp_path: Path) -> None:
@@ -162,4 +162,4 @@ def test_an_import_that_differs_is_written_only_if_it_is_wanted(
     assert target.read_bytes() == b"what was there"
     assert ended("--keep-different") == 3
     assert said in capsys.readouterr().out
-    assert open_model(tmp_path / "m.onnx").metadata["onnxviz.core.yaml_source.compared"] == said
+    assert open_model(tmp_path / "m.onnx").metadata["onnxviz.source.compared"] == said

@@ -163,8 +163,8 @@ def test_keras_files(name: str, reference: str, keras_models: Path, keras_python
     assert made.view.layer("scores").operator == "Softmax"
     assert made.view.logits.unit_count == 5
     written = open_model(made.path).metadata
-    assert written["onnxviz.core.yaml_source.file"] == name
-    assert "tf2onnx" in written["onnxviz.core.yaml_source.frameworks"]
+    assert written["onnxviz.source.file"] == name
+    assert "tf2onnx" in written["onnxviz.source.frameworks"]
     assert [path.name for path in tmp_path.iterdir()] == ["m.onnx"]
 
 

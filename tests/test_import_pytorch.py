@@ -89,7 +89,7 @@ def test_a_module_from_python(torch_net: Any, tmp_path: Path) -> None:
     assert [view.layer(f"layer1.{index}.conv1").operator for index in (0, 1)] == ["Conv", "Conv"]
     assert view.layer("stem").operator == "Conv"
     assert view.layer("head").operator == "Gemm"
-    assert view.metadata["onnxviz.core.yaml_source.kind"] == "PyTorch module"
+    assert view.metadata["onnxviz.source.kind"] == "PyTorch module"
     with torch.no_grad():
         expected = torch_net(torch.from_numpy(IMAGES)).numpy()
     np.testing.assert_allclose(run_onnx(tmp_path / "net.onnx", IMAGES), expected, atol=1e-5)
@@ -140,10 +140,10 @@ def test_a_program(program: Path, torch_net: Any, tmp_path: Path) -> None:
     assert made.view.batch is None
     assert made.view.layer("layer1.1.conv1").operator == "Conv"
     written = open_model(made.path).metadata
-    assert written["onnxviz.core.yaml_source.kind"] == "PyTorch program"
-    assert written["onnxviz.core.yaml_source.file"] == "net.pt2"
-    assert len(written["onnxviz.core.yaml_source.sha256"]) == 64
-    assert f"torch {torch.__version__}" in written["onnxviz.core.yaml_source.frameworks"]
+    assert written["onnxviz.source.kind"] == "PyTorch program"
+    assert written["onnxviz.source.file"] == "net.pt2"
+    assert len(written["onnxviz.source.sha256"]) == 64
+    assert f"torch {torch.__version__}" in written["onnxviz.source.frameworks"]
     with torch.no_grad():
         expected = torch_net(torch.from_numpy(IMAGES)).numpy()
     np.testing.assert_allclose(run_onnx(made.path, IMAGES), expected, atol=1e-5)
@@ -306,7 +306,7 @@ def test_unpickling_is_off_in_the_exporter(tmp_path: Path) -> None:
     torch.save({"a": torch.zeros(1)}, torch_file)
     script = (
         "import sys, torch, pickle\n"
-        "from onnxviz.importing.program_exporter import RefusedError, switch_pickle_off\n"
+        "from onnxviz.importing.exporters.torch_program import RefusedError, switch_pickle_off\n"
         "switch_pickle_off(torch)\n"
         "for call in (lambda: torch.load(sys.argv[1]), lambda: pickle.loads(b'N.'),\n"
         "             lambda: torch._C._pickle_load_obj(b'')):\n"

@@ -17,7 +17,8 @@ from onnxviz.core import limits
 from onnxviz.core.errors import ModelError, ModelFileError, OutputError
 from onnxviz.importing import import_model, importer
 from onnxviz.importing.child import run_exporter
-from onnxviz.importing.keras_exporter import RefusedError, check_config
+from onnxviz.importing.exporters.keras_model import check_config
+from onnxviz.importing.exporters.process import RefusedError
 from onnxviz.importing.source_kind import source_kind
 from tests.importing_support import logs_go_away, run_onnx  # noqa: F401 - a fixture
 
@@ -303,4 +304,4 @@ def test_caffe_networks_are_converted(zoo: Path, tmp_path: Path) -> None:
     )
     assert made.kind == "caffe"
     assert made.view.layer("conv1").operator == "Conv"
-    assert open_model(made.path).metadata["onnxviz.core.yaml_source.weights"] == "caffe_lenet_iter_10000.caffemodel"
+    assert open_model(made.path).metadata["onnxviz.source.weights"] == "caffe_lenet_iter_10000.caffemodel"

@@ -23,7 +23,7 @@ from onnxviz.core.errors import OutputError
 from onnxviz.core.findings import Picture, Tile, TileGrid
 from onnxviz.core.results import RunResult
 from onnxviz.report import write_report
-from onnxviz.report.page import SCRIPTS, STYLES, island_text, read_assets
+from onnxviz.report.page import STYLES, island_text, joined_script, read_assets, script_names
 
 ASSETS = Path(onnxviz.report.__file__).parent / "assets"
 
@@ -116,7 +116,7 @@ def test_an_island_holds_no_character_of_markup(name: str) -> None:
 
 
 def test_the_script_makes_no_markup_and_no_code_from_text() -> None:
-    script = read_assets(SCRIPTS)
+    script = joined_script()
     forbidden = (
         "innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "createContextualFragment", "DOMParser",
         "srcdoc =", "eval(", "new Function", "import(", "setTimeout(\"", "setTimeout(`", "cssText", "insertRule",
@@ -132,9 +132,26 @@ def test_the_script_makes_no_markup_and_no_code_from_text() -> None:
     assert not re.search(r"\.style\.(?!setProperty)|\.style\s*=", script)
 
 
+def test_modules_are_joined_behind_what_they_import() -> None:
+    names = script_names()
+    imports = {name: re.findall(r'from "\./(\w+\.js)"', read_assets([name])) for name in names}
+    for place, name in enumerate(names):
+        assert set(imports[name]) <= set(names[:place]), f"{name} is in a circle of imports"
+    # In one script they share their names.
+    declared = re.findall(r"^(?:async )?(?:function|const|let) (\w+)", joined_script(), re.MULTILINE)
+    assert len(declared) == len(set(declared)) > 150
+    assert not re.search(r"^(import|export)\b", joined_script(), re.MULTILINE)
+
+
+def test_the_scripts_know_no_analysis_by_name() -> None:
+    kinds = [folder.name for folder in (ASSETS.parents[1] / "analyses").iterdir() if (folder / "analysis.py").is_file()]
+    assert len(kinds) >= 5
+    assert [kind for kind in kinds if f'"{kind}"' in joined_script()] == []
+
+
 def test_every_asset_is_used_and_small() -> None:
     names = {path.name for path in ASSETS.iterdir() if path.is_file()}
-    assert names == {*SCRIPTS, *STYLES, "report.html"}
+    assert names == {*script_names(), *STYLES, "report.html"}
     assert all(len((ASSETS / name).read_text("utf-8").splitlines()) <= 600 for name in names)
 
 

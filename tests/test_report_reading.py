@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import worker_runs
 from headless import NAMES, Browser, find_browser
 from report_runs import make_run, save_picture
 
@@ -31,11 +32,11 @@ def browser() -> Iterator[Browser]:
     opened.close()
 
 
-def with_findings(run: RunResult, *parts: tuple[Finding, ...], kind: str = "look") -> RunResult:
+def with_findings(run: RunResult, *parts: tuple[Finding, ...], reading: str = "") -> RunResult:
     """Return the run with other findings, one tuple for each model."""
     analysis = run.analyses[0]
     filled = tuple(replace(part, findings=found) for part, found in zip(analysis.parts, parts, strict=True))
-    return replace(run, analyses=(replace(analysis, kind=kind, parts=filled),))
+    return replace(run, analyses=(replace(analysis, reading=reading, parts=filled),))
 
 
 def shown(browser: Browser, run: RunResult, folder: Path) -> Browser:
@@ -55,7 +56,7 @@ def grid(folder: Path, titles: tuple[str, ...], side: int = 64) -> TileGrid:
 def test_pictures_come_before_charts_and_charts_before_tables(browser: Browser, tmp_path: Path) -> None:
     run = make_run(tmp_path)
     findings = run.analyses[0].parts[0].findings
-    shown(browser, with_findings(run, tuple(reversed(findings)), kind="dissection"), tmp_path)
+    shown(browser, with_findings(run, tuple(reversed(findings)), reading="Look at the bright part."), tmp_path)
     order = browser.evaluate(
         "[...document.querySelector('.analysis').children].map((node) => node.className.split(' ').pop())"
     )
@@ -65,6 +66,25 @@ def test_pictures_come_before_charts_and_charts_before_tables(browser: Browser, 
     ]  # fmt: skip
     assert [name for name in order if name in wanted] == [*wanted, "method"]
     assert browser.evaluate("document.querySelector('.analysis > .finding:last-of-type .coverage') === null") is False
+
+
+def test_how_pictures_are_read_and_what_is_beside_them_comes_from_the_analysis(
+    browser: Browser, tmp_path: Path
+) -> None:
+    """One of another package, of which the report knows nothing but what it says itself."""
+    recipe = worker_runs.write_recipe(tmp_path, "count: 2, size: 16", "count: 2, size: 16, title: Again", "count: 2")
+    assert worker_runs.run(tmp_path, recipe).returncode == 0
+    browser.open(tmp_path / "run" / "report" / "index.html", width=1400)
+    assert browser.events == []
+    told = "[...document.querySelectorAll('.analysis > .reading')].map((node) => node.textContent)"
+    beside, *readings = browser.evaluate(told)
+    assert beside.startswith("The same units, a column for each way in which their pictures were made")
+    assert (
+        readings == ["How to read the pictures. Each picture is what the seed drew."] * 2
+    )  # the third has no pictures
+    columns = "[...document.querySelectorAll('.analysis .picturematrix thead th')].map((node) => node.textContent)"
+    assert len(browser.evaluate(columns)) == 3
+    assert browser.evaluate(columns)[-1] == "Again"
 
 
 def test_a_card_speaks_of_all_images_or_of_each_of_them(browser: Browser, tmp_path: Path) -> None:

@@ -119,6 +119,10 @@ class Analysis(BaseModel):
     """Part of the cache key: raise it when results change."""
     heading: ClassVar[str] = ""
     """Heading in the report where the recipe gives none."""
+    reading: ClassVar[str] = ""
+    """How its pictures are read, in a sentence or two; the report says it above them."""
+    side_by_side: ClassVar[bool] = False
+    """Whether its pictures stand beside those that other such analyses made under the same titles, as of one unit."""
     cites: ClassVar[tuple[str, ...]] = ()
     example: ClassVar[str] = ""
     """A YAML mapping that validates, shown by `onnxviz explain`."""

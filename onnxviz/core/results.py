@@ -160,6 +160,10 @@ class AnalysisResult:
     cites: tuple[str, ...]
     settings: dict[str, Any]
     parts: tuple[Part, ...]
+    reading: str = ""
+    """How its pictures are read."""
+    side_by_side: bool = False
+    """Whether its pictures are compared with those of other analyses that have the same titles."""
 
 
 @dataclass(frozen=True)

@@ -532,6 +532,8 @@ class _Execution:
             cites=tuple(type(analysis).cites),
             settings=analysis.model_dump(mode="json"),
             parts=tuple(self.part(name, alias) for alias in self.schedule.aliases),
+            reading=analysis.reading,
+            side_by_side=analysis.side_by_side,
         )
 
     def part(self, name: str, alias: str) -> Part:

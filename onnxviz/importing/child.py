@@ -117,9 +117,7 @@ def _refusal(told: Mapping[str, Any], interpreter: str, python: Path | None, pla
 
 def _last_line(output: Path) -> str:
     """Return the last line that an exporter said, which in a traceback is the cause."""
-    with output.open("rb") as stream:
-        stream.seek(max(0, output.stat().st_size - 20_000))
-        lines = stream.read().decode("utf-8", "replace").splitlines()
+    lines = _end(output, 20_000).decode("utf-8", "replace").splitlines()
     spoken = [line.strip() for line in lines if line.strip()]
     return shorten(spoken[-1], 400) if spoken else "it said nothing"
 
@@ -127,7 +125,11 @@ def _last_line(output: Path) -> str:
 def _keep(output: Path) -> str:
     """Keep the end of an exporter's output in a file of its own; returns the file."""
     with tempfile.NamedTemporaryFile("wb", prefix="onnxviz-import-", suffix=".log", delete=False) as log:
-        with output.open("rb") as stream:
-            stream.seek(max(0, output.stat().st_size - _KEPT_BYTES))
-            log.write(stream.read(_KEPT_BYTES))
+        log.write(_end(output, _KEPT_BYTES))
         return log.name
+
+
+def _end(output: Path, most: int) -> bytes:
+    with output.open("rb") as stream:
+        stream.seek(max(0, output.stat().st_size - most))
+        return stream.read(most)

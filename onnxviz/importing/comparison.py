@@ -50,6 +50,10 @@ def not_compared(why: str) -> Comparison:
     return Comparison(None, f"not compared with the source: {why}")
 
 
+def _differs(how: str) -> Comparison:
+    return Comparison(False, f"differs from the source: {how}")
+
+
 def read_reference(path: Path) -> dict[str, np.ndarray]:
     """Return the arrays that an exporter wrote, none if it wrote none; Python objects are never loaded."""
     if not path.is_file():
@@ -73,23 +77,19 @@ def compare(file: Path, told: Mapping[str, Any], arrays: Mapping[str, np.ndarray
     names = [str(name) for name in told.get("inputs", ())]
     faults = _interface(file, names)
     if faults:
-        return Comparison(False, f"differs from the source: {'; '.join(faults)}")
+        return _differs(f"{'; '.join(faults)}")
     if told.get("refused") or not arrays:
         return not_compared(shorten(str(told.get("refused") or "the exporter gave no values"), 300))
-    outputs = [arrays[f"output_{index}"] for index in range(_count(arrays, "output_"))]
+    outputs = [arrays[f"output_{index}"] for index in range(sum(name.startswith("output_") for name in arrays))]
     given = {name: arrays[f"input_{index}"] for index, name in enumerate(names)}
     try:
         made = _run(file, given)
     except Exception as fault:  # ONNX Runtime's refusals have no class of their own
         lines = [line for line in str(fault).splitlines() if line.strip()] or [type(fault).__name__]
-        return Comparison(False, f"differs from the source: ONNX Runtime does not run it: {shorten(lines[0], 300)}")
+        return _differs(f"ONNX Runtime does not run it: {shorten(lines[0], 300)}")
     if told.get("random"):
         return not_compared("the source draws random numbers, and gives something else each time")
     return _values(made, outputs, len(next(iter(given.values()), ())))
-
-
-def _count(arrays: Mapping[str, np.ndarray], start: str) -> int:
-    return sum(name.startswith(start) for name in arrays)
 
 
 def _interface(file: Path, names: Sequence[str]) -> list[str]:
@@ -118,13 +118,13 @@ def _run(file: Path, given: Mapping[str, np.ndarray]) -> list[Any]:
 
 def _values(made: Sequence[Any], outputs: Sequence[np.ndarray], batch: int) -> Comparison:
     if len(made) != len(outputs):
-        return Comparison(False, f"differs from the source: {len(made)} outputs for {len(outputs)}")
+        return _differs(f"{len(made)} outputs for {len(outputs)}")
     worst = 0.0
     for index, (own, source) in enumerate(zip(made, outputs, strict=True)):
         ours, theirs = np.asarray(own), np.asarray(source)
         if ours.shape != theirs.shape:
             shapes = f"{list(ours.shape)} for {list(theirs.shape)}"
-            return Comparison(False, f"differs from the source: output {index} has the shape {shapes}")
+            return _differs(f"output {index} has the shape {shapes}")
         worst = float(np.maximum(worst, _relative(ours, theirs)))  # which keeps a NaN, as max may not
     inputs = f"{batch} random input{'s' * (batch != 1)}"
     if not worst <= TOLERANCE:  # NaN is no agreement

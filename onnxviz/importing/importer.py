@@ -30,7 +30,7 @@ KINDS: dict[SourceKind, str] = {
     "saved_model": "TensorFlow SavedModel",
     "program": "PyTorch program",
 }
-_HERE = Path(__file__).resolve().parent
+_EXPORTERS = Path(__file__).resolve().with_name("exporters")
 _SUFFIXES: dict[SourceKind, str] = {"keras": ".keras", "hdf5": ".h5", "program": ".pt2"}
 _FILES = 10_000
 _CHUNK = 1 << 20
@@ -111,12 +111,10 @@ def import_model(
             request = {"kind": kind, "source": str(copy), "output": str(made), "limit": limits.MODEL_BYTES}
             request["reference"] = str(folder / "reference.npz")
             request |= {"signature": signature, "input_shape": list(input_shape) if input_shape else None}
-            script = "keras_exporter.py"
             if kind == "program":
-                script = "program_exporter.py"
                 request["source"] = str(folder / "safe.pt2")
-                request["written_by"] = _safely(source, copy, folder / "safe.pt2")
-            told = run_exporter(_HERE / script, request, folder, python=interpreter, timeout=timeout, place=place)
+                request["written_by"] = write_safe_program(copy, folder / "safe.pt2", place)
+            told = run_exporter(_EXPORTERS, request, folder, python=interpreter, timeout=timeout, place=place)
             exporters = ", ".join(f"{name} {number}" for name, number in sorted(told["versions"].items()))
             about = {"sha256": digest, "frameworks": f"{told['done']['written_by']}, exported by {exporters}"}
             compared = compare(made, told["done"]["reference"], read_reference(folder / "reference.npz"))
@@ -146,11 +144,7 @@ def check_target(target: Path, force: bool) -> None:
 def write_checked(made: Path, target: Path, about: Mapping[str, str], place: str) -> GraphView:
     """Label an exported model with its origin, see that it is one, and move it to its place, whole or not at all.
 
-    Args:
-        made: the exporter's file.
-        target: where it goes.
-        about: the origin, written as metadata `onnxviz.core.yaml_source.*`.
-        place: the source, for messages.
+    What is said `about` the origin is written as metadata `onnxviz.source.*`; `place` names the source in messages.
 
     Raises:
         ModelError: if what was exported is no valid model.
@@ -160,11 +154,11 @@ def write_checked(made: Path, target: Path, about: Mapping[str, str], place: str
 
     proto = ModelProto()
     proto.ParseFromString(made.read_bytes())
-    kept = [entry for entry in proto.metadata_props if not entry.key.startswith("onnxviz.core.yaml_source.")]
+    kept = [entry for entry in proto.metadata_props if not entry.key.startswith("onnxviz.source.")]
     del proto.metadata_props[:]
     proto.metadata_props.extend(kept)
     for key, value in {**about, "importer": f"onnxviz {version('onnxviz')}"}.items():
-        proto.metadata_props.add(key=f"onnxviz.core.yaml_source.{key}", value=value)
+        proto.metadata_props.add(key=f"onnxviz.source.{key}", value=value)
     shown = shorten(str(target), 200)
     temporary = target.with_name(f".{target.name[:100]}.{os.getpid()}.tmp")
     try:
@@ -191,14 +185,6 @@ def _interpreter(python: Path) -> Path:
     if not python.is_file():
         raise ModelError("no such interpreter", where=shorten(str(python), 200), remedy="for example venv/bin/python")
     return Path(os.path.abspath(python))  # noqa: PTH100 - resolve() would follow the link out of the environment
-
-
-def _safely(source: Path, copy: Path, target: Path) -> str:
-    try:
-        return write_safe_program(copy, target)
-    except ModelFileError as fault:
-        fault.where = shorten(str(source), 200)
-        raise
 
 
 def _from_caffe(prototxt: Path, weights: Path | None, made: Path) -> dict[str, str]:
@@ -236,11 +222,8 @@ def _snapshot(source: Path, kind: SourceKind, folder: Path) -> tuple[Path, str]:
             digest.update(f"{path.relative_to(source).as_posix()}\0".encode())
             total += _digest_file(path, digest, None)
             if total > limits.MODEL_BYTES:
-                raise ModelFileError(
-                    f"more than the limit of {limits.MODEL_BYTES:,} bytes",
-                    where=place,
-                    remedy="use a smaller model",
-                )
+                what = f"more than the limit of {limits.MODEL_BYTES:,} bytes"
+                raise ModelFileError(what, where=place, remedy="use a smaller model")
         return source.resolve(), digest.hexdigest()
     copy = folder / f"source{_SUFFIXES[kind]}"
     _digest_file(source, digest, copy)

@@ -52,12 +52,13 @@ _EXPANDED = 1 << 20
 """Most elements of a tensor that repeats its data by strides of 0."""
 
 
-def write_safe_program(source: Path, target: Path) -> str:
+def write_safe_program(source: Path, target: Path, place: str = "") -> str:
     """Write a copy of a program that holds its graph and its plain tensors only.
 
     Args:
         source: the .pt2 archive.
         target: where the copy goes.
+        place: the program, for messages; `source` if not given.
 
     Returns:
         The torch version that wrote it, or "".
@@ -65,7 +66,7 @@ def write_safe_program(source: Path, target: Path) -> str:
     Raises:
         ModelFileError: if it is damaged, too large, of the form before torch 2.8, or holds what can run code.
     """
-    place = shorten(str(source), 200)
+    place = place or shorten(str(source), 200)
     try:
         with zipfile.ZipFile(source) as archive:
             return _copy(archive, target)

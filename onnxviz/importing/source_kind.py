@@ -24,6 +24,29 @@ PICKLE = "a Python pickle, which can run any code when it is loaded, so it never
 """Why checkpoints are refused."""
 
 
+_HEADS: tuple[tuple[bytes, str, str], ...] = (
+    (b"version https://git-lfs", "a Git LFS pointer, not the file itself", "fetch the file: git lfs pull"),
+    *((b"\x80" + bytes([protocol]), PICKLE, _TO_ONNX) for protocol in (2, 3, 4, 5)),
+    (b"\x1f\x8b", "a gzip file", "unpack it first"),
+)
+"""First bytes of a file, what it is, and what to do."""
+_AGAIN = "save or copy the model again; it may be cut off"
+_SUFFIXES: dict[str, tuple[str, str]] = {
+    ".caffemodel": ("the weights of a Caffe network", "onnxviz import NETWORK.prototxt --weights {name}"),
+    ".onnx": ("an ONNX file by its name, which needs no import", "onnxviz inspect {name}"),
+    **dict.fromkeys(
+        (".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".th", ".bin", ".pyt"), (f"by its name {PICKLE}", _TO_ONNX)
+    ),
+    ".pb": (
+        "by its name a frozen TensorFlow graph, which does not say its inputs and outputs",
+        "python -m tf2onnx.convert --graphdef FILE --inputs NAME:0 --outputs NAME:0 --output model.onnx",
+    ),
+    **{suffix: (f"no {suffix} file, or a damaged one", _AGAIN) for suffix in (".keras", ".h5", ".hdf5", ".pt2")},
+}
+"""Of files whose content says nothing: what a name promises, and what to do."""
+_ACCEPTED = "imported are Keras .keras and .h5, SavedModel folders, PyTorch .pt2 programs, and Caffe .prototxt"
+
+
 def source_kind(source: Path, weights: Path | None = None) -> SourceKind:
     """Tell what kind of model a path holds.
 
@@ -37,23 +60,25 @@ def source_kind(source: Path, weights: Path | None = None) -> SourceKind:
     Raises:
         ModelFileError: if it is none that can be imported; says what it is instead and what to do.
     """
-    place = shorten(str(source), 200)
     try:
-        kind = _folder(source, place) if source.is_dir() else _file(source, place)
+        kind = _folder(source) if source.is_dir() else _file(source)
+        if weights is not None and kind != "caffe":
+            raise ModelFileError("weights of their own belong to a Caffe network only", remedy="drop --weights")
+    except ModelFileError as fault:
+        fault.where = shorten(str(source), 200)
+        raise
     except FileNotFoundError:
-        raise ModelFileError("no such file or folder", where=place, remedy="check the path") from None
+        what, remedy = "no such file or folder", "check the path"
     except PermissionError:
-        raise ModelFileError("no permission to read it", where=place, remedy="make it readable") from None
+        what, remedy = "no permission to read it", "make it readable"
     except (OSError, ValueError) as fault:
-        raise ModelFileError(f"cannot be read: {fault}", where=place, remedy="check the path") from fault
-    if weights is not None and kind != "caffe":
-        raise ModelFileError(
-            "weights of their own belong to a Caffe network only", where=place, remedy="drop --weights"
-        )
-    return kind
+        what, remedy = f"cannot be read: {fault}", "check the path"
+    else:
+        return kind
+    raise ModelFileError(what, where=shorten(str(source), 200), remedy=remedy)
 
 
-def _folder(source: Path, place: str) -> SourceKind:
+def _folder(source: Path) -> SourceKind:
     if (source / "saved_model.pb").is_file() or (source / "saved_model.pbtxt").is_file():
         return "saved_model"
     remedy = "give the folder that holds saved_model.pb, or a file"
@@ -64,43 +89,40 @@ def _folder(source: Path, place: str) -> SourceKind:
         remedy = "this is an unpacked Keras archive: zip its files into model.keras"
     elif any(source.glob("*.index")) or (source / "checkpoint").is_file():
         remedy = "this is a TensorFlow checkpoint, weights without a graph: save the model with model.export(folder)"
-    raise ModelFileError("a folder that is no SavedModel", where=place, remedy=remedy)
+    raise ModelFileError("a folder that is no SavedModel", remedy=remedy)
 
 
-def _file(source: Path, place: str) -> SourceKind:
+def _file(source: Path) -> SourceKind:
     if not source.is_file():
         if not source.exists():
             raise FileNotFoundError
-        raise ModelFileError("not a regular file", where=place, remedy="give the path of a model")
+        raise ModelFileError("not a regular file", remedy="give the path of a model")
     size = source.stat().st_size
     with source.open("rb") as stream:
         head = stream.read(_HEAD_BYTES)
     if not head:
-        raise ModelFileError("the file is empty", where=place, remedy="save or copy the model again")
+        raise ModelFileError("the file is empty", remedy="save or copy the model again")
     if any(head[offset : offset + len(_HDF5)] == _HDF5 for offset in _HDF5_OFFSETS):
         kind: SourceKind = "hdf5"
     elif head.startswith(b"PK"):
-        kind = _archive(source, place)
+        kind = _archive(source)
     else:
-        kind = _other(source, head, place)
+        kind = _other(source, head)
     if size > limits.MODEL_BYTES:
         raise ModelFileError(
             f"{size:,} bytes are more than the limit of {limits.MODEL_BYTES:,}",
-            where=place,
             remedy="save the model without its optimizer's state, or use a smaller one",
         )
     return kind
 
 
-def _archive(source: Path, place: str) -> SourceKind:
+def _archive(source: Path) -> SourceKind:
     """Tell Keras archives, PyTorch programs, checkpoints and TorchScript apart."""
     try:
         with zipfile.ZipFile(source) as archive:
             names = archive.namelist()
     except (zipfile.BadZipFile, NotImplementedError, ValueError) as fault:
-        raise ModelFileError(
-            f"a damaged zip archive: {fault}", where=place, remedy="save or copy the model again; it may be cut off"
-        ) from None
+        raise ModelFileError(f"a damaged zip archive: {fault}", remedy=_AGAIN) from None
     inner = {name.split("/", 1)[-1] for name in names}
     if "config.json" in names and any(name.startswith("model.weights") for name in names):
         return "keras"
@@ -109,60 +131,29 @@ def _archive(source: Path, place: str) -> SourceKind:
     if "model.json" in inner and "data/weights/model_weights_config.json" in inner:
         return "program"
     if "constants.pkl" in inner or any(name.startswith("code/") for name in inner):
-        raise ModelFileError(f"a TorchScript archive; it holds {PICKLE}", where=place, remedy=_TO_ONNX)
+        raise ModelFileError(f"a TorchScript archive; it holds {PICKLE}", remedy=_TO_ONNX)
     if any(name.endswith(".pkl") for name in inner):
-        raise ModelFileError(f"a PyTorch checkpoint: {PICKLE}", where=place, remedy=_TO_ONNX)
+        raise ModelFileError(f"a PyTorch checkpoint: {PICKLE}", remedy=_TO_ONNX)
     if any(name.endswith("saved_model.pb") for name in names):
-        raise ModelFileError("a zip archive with a SavedModel", where=place, remedy="unpack it and give the folder")
-    raise ModelFileError("a zip archive that holds no model known here", where=place, remedy=_accepted())
+        raise ModelFileError("a zip archive with a SavedModel", remedy="unpack it and give the folder")
+    raise ModelFileError("a zip archive that holds no model known here", remedy=_ACCEPTED)
 
 
-def _other(source: Path, head: bytes, place: str) -> SourceKind:
+def _other(source: Path, head: bytes) -> SourceKind:
     """Recognise what is neither HDF5 nor a zip archive."""
     suffix = source.suffix.lower()
-    text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    if head.startswith(b"version https://git-lfs"):
-        raise ModelFileError(
-            "a Git LFS pointer, not the file itself", where=place, remedy="fetch the file: git lfs pull"
-        )
-    if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
-        raise ModelFileError("a web page, not a model", where=place, remedy="download the file itself")
-    if head[:1] == b"\x80" and head[1:2] in b"\x02\x03\x04\x05":
-        raise ModelFileError(PICKLE, where=place, remedy=_TO_ONNX)
-    if head.startswith(b"\x1f\x8b"):
-        raise ModelFileError("a gzip file", where=place, remedy="unpack it first")
+    if head.lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
+        raise ModelFileError("a web page, not a model", remedy="download the file itself")
     if head[4:8] == b"TFL3":
         raise ModelFileError(
-            "a TensorFlow Lite file", where=place, remedy="python -m tf2onnx.convert --tflite FILE --output model.onnx"
+            "a TensorFlow Lite file", remedy="python -m tf2onnx.convert --tflite FILE --output model.onnx"
         )
+    for start, what, remedy in _HEADS:
+        if head.startswith(start):
+            raise ModelFileError(what, remedy=remedy)
     if suffix == ".prototxt" and b"\0" not in head:
         return "caffe"
-    if suffix == ".caffemodel":
-        raise ModelFileError(
-            "the weights of a Caffe network",
-            where=place,
-            remedy=f"onnxviz import NETWORK.prototxt --weights {shorten(source.name)}",
-        )
-    if suffix == ".onnx":
-        raise ModelFileError(
-            "an ONNX file by its name, which needs no import", where=place, remedy=f"onnxviz inspect {source.name}"
-        )
     if source.name == "saved_model.pb":
-        raise ModelFileError("a part of a SavedModel", where=place, remedy="give its folder instead")
-    if suffix in (".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".th", ".bin", ".pyt"):
-        raise ModelFileError(f"by its name {PICKLE}", where=place, remedy=_TO_ONNX)
-    if suffix == ".pb":
-        raise ModelFileError(
-            "by its name a frozen TensorFlow graph, which does not say its inputs and outputs",
-            where=place,
-            remedy="python -m tf2onnx.convert --graphdef FILE --inputs NAME:0 --outputs NAME:0 --output model.onnx",
-        )
-    if suffix in (".keras", ".h5", ".hdf5", ".pt2"):
-        raise ModelFileError(
-            f"no {suffix} file, or a damaged one", where=place, remedy="save or copy the model again; it may be cut off"
-        )
-    raise ModelFileError("not a kind of model that can be imported", where=place, remedy=_accepted())
-
-
-def _accepted() -> str:
-    return "imported are Keras .keras and .h5, SavedModel folders, PyTorch .pt2 programs, and Caffe .prototxt"
+        raise ModelFileError("a part of a SavedModel", remedy="give its folder instead")
+    what, remedy = _SUFFIXES.get(suffix, ("not a kind of model that can be imported", _ACCEPTED))
+    raise ModelFileError(what, remedy=remedy.format(name=shorten(source.name)))

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
+import importlib.util
 import tempfile
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from onnxviz.core.errors import DataError, ModelError
 from onnxviz.importing.comparison import compare, read_reference, require_the_same
+from onnxviz.importing.exporters.process import RefusedError, first_line
+from onnxviz.importing.exporters.torch_program import OPSET, write_onnx
 from onnxviz.importing.importer import check_target, write_checked
-from onnxviz.importing.program_exporter import write_reference
 
 if TYPE_CHECKING:
     import torch
 
     from onnxviz.graph import GraphView
-
-OPSET = 20
 
 
 def from_torch(
@@ -61,25 +61,23 @@ def from_torch(
 
     target = Path(path)
     check_target(target, force)
-    options: dict[str, Any] = {"dynamo": True, "verbose": False, "opset_version": opset}
-    options |= {"input_names": input_names, "output_names": output_names}
+    options = {"opset_version": opset, "input_names": input_names, "output_names": output_names}
     place = type(module).__name__
-    _need_onnxscript(place)
+    if importlib.util.find_spec("onnxscript") is None:
+        raise ModelError("onnxscript is not installed", where=place, remedy='pip install "onnxscript>=0.5"')
     if isinstance(module, torch.export.ExportedProgram):
-        made, program = _export(place, module, None, **options), module
+        program = module
     elif isinstance(module, torch.nn.Module):
-        made, program = _export_module(module, _examples(example_inputs), place, options)
+        program = _trace(module, _examples(example_inputs), place)
     else:
         raise DataError(f"{place} is no torch.nn.Module and no exported program", remedy="give the module itself")
     with tempfile.TemporaryDirectory(prefix="onnxviz-import-") as folder:
-        exported = Path(folder) / "model.onnx"
+        exported, reference = Path(folder) / "model.onnx", Path(folder) / "reference.npz"
         try:
-            made.save(str(exported), external_data=False)
-        except Exception as fault:
-            raise ModelError(f"the exported model cannot be saved: {_first(fault)}", where=place) from fault
-        reference = Path(folder) / "reference.npz"
-        told = {"inputs": [value.name for value in made.model.graph.inputs]}
-        told |= write_reference(torch, program, str(reference))
+            told = write_onnx(torch, program, str(exported), str(reference), **options)
+        except RefusedError as refusal:
+            remedy = "try another opset, or export it with torch.onnx.export yourself"
+            raise ModelError(refusal.what, where=place, remedy=remedy) from refusal
         compared = compare(exported, told, read_reference(reference))
         require_the_same(compared, place, keep=keep_different)
         if compared.agrees is False:
@@ -89,14 +87,8 @@ def from_torch(
         return write_checked(exported, target, about, place)
 
 
-def _export_module(
-    module: torch.nn.Module, examples: tuple[torch.Tensor, ...], place: str, options: dict[str, Any]
-) -> tuple[Any, torch.export.ExportedProgram]:
-    """Export with a free batch, or with a fixed one and a warning; the module's modes are put back.
-
-    Returns:
-        What was exported, and the program that it was exported from.
-    """
+def _trace(module: torch.nn.Module, examples: tuple[torch.Tensor, ...], place: str) -> torch.export.ExportedProgram:
+    """Trace with a free batch, or with a fixed one and a warning; the module's modes are put back."""
     import torch
 
     modes = {part: part.training for part in module.modules()}
@@ -107,36 +99,23 @@ def _export_module(
         batch = torch.export.Dim("batch")
         free = tuple({0: batch} for _ in several)
         try:
-            program = torch.export.export(module, several, dynamic_shapes=free)
+            return torch.export.export(module, several, dynamic_shapes=free)
         except Exception as first:
             try:
                 program = torch.export.export(module, examples)
             except Exception as fault:
                 raise ModelError(
-                    f"torch.export cannot trace it: {_first(fault)}",
+                    f"torch.export cannot trace it: {first_line(fault)}",
                     where=place,
                     remedy="export it with torch.onnx.export yourself, and give the ONNX file",
                 ) from fault
             warnings.warn(
-                f"{place} was exported with the fixed batch of {len(examples[0])}: {_first(first)}", stacklevel=4
+                f"{place} was exported with the fixed batch of {len(examples[0])}: {first_line(first)}", stacklevel=3
             )
-        return _export(place, program, None, **options), program
+            return program
     finally:
         for part, training in modes.items():
             part.training = training
-
-
-def _export(place: str, *arguments: Any, **options: Any) -> Any:
-    import torch
-
-    try:
-        return torch.onnx.export(*arguments, **options)
-    except Exception as fault:
-        raise ModelError(
-            f"torch.onnx cannot convert it: {_first(fault.__cause__ or fault)}",
-            where=place,
-            remedy="try another opset, or export it with torch.onnx.export yourself",
-        ) from fault
 
 
 def _examples(given: Sequence[torch.Tensor] | torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -150,15 +129,3 @@ def _examples(given: Sequence[torch.Tensor] | torch.Tensor) -> tuple[torch.Tenso
     if len({len(tensor) for tensor in examples}) != 1 or not len(examples[0]):
         raise DataError("the examples have different batches, or none", remedy="give the same number of each")
     return examples
-
-
-def _need_onnxscript(place: str) -> None:
-    import importlib.util
-
-    if importlib.util.find_spec("onnxscript") is None:
-        raise ModelError("onnxscript is not installed", where=place, remedy='pip install "onnxscript>=0.5"')
-
-
-def _first(fault: BaseException) -> str:
-    lines = [line.strip() for line in str(fault).splitlines() if line.strip()]
-    return f"{type(fault).__name__}: {(lines or [''])[0]}"[:400]

@@ -13,6 +13,7 @@ import hashlib
 import importlib.resources
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,15 +28,15 @@ from onnxviz.core.results import RunResult
 from onnxviz.report.differences import count_of, differences
 from onnxviz.report.files import ARRAYS, PICTURES, content_name, find_kind, place, write_text
 
-SCRIPTS = (
-    "text.js", "dom.js", "data.js", "pictures.js", "tables.js", "charts.js", "tiles.js", "findings.js",
-    "side_by_side.js", "overview.js", "models.js", "provenance.js", "units.js", "navigation.js",
-)  # fmt: skip
-"""The script's parts, in the order in which they are joined."""
-STYLES = ("page.css", "findings.css")
+ENTRY = "navigation.js"
+"""The script that starts the page; what it imports, and what that imports, is the rest."""
+STYLES = ("page.css", "chapters.css", "findings.css", "tables.css", "pictures.css", "charts.css", "narrow.css")
+"""In the order in which they are joined: a later one overrides."""
 _LOCKED = "recipe.lock.yaml"
 """The recipe with all defaults filled in, in the folder of every run but a comparison of several."""
 
+_IMPORT = re.compile(r'^import \{[^}]*\} from "\./(\w+\.js)";\n', re.MULTILINE)
+_EXPORT = re.compile(r"^export (?=(?:async )?(?:function|const|let) )", re.MULTILINE)
 _ASSET = re.compile(r"[0-9a-f]{20}\.(png|jpg|npz)\Z")
 _ESCAPES = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
 
@@ -80,8 +81,7 @@ def build_page(island: dict[str, Any], *, single_file: bool = False) -> str:
         island: `{"run": results.write(...), "sources": [...]}`, pictures given as numbers of `sources`.
         single_file: allow no picture but those inside the page.
     """
-    script, style = read_assets(SCRIPTS), read_assets(STYLES)
-    script = f'"use strict";\n(() => {{\n{script}}})();\n'
+    script, style = joined_script(), read_assets(STYLES)
     # A page opened by double click has an opaque origin, so 'self' alone does not cover the pictures beside it.
     pictures = "data:" if single_file else "'self' file: data:"
     policy = (
@@ -109,10 +109,30 @@ def source_hash(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
-def read_assets(names: tuple[str, ...]) -> str:
+def read_assets(names: Iterable[str]) -> str:
     """Return the named files of the package, joined."""
     folder = importlib.resources.files("onnxviz.report") / "assets"
     return "\n".join((folder / name).read_text("utf-8") for name in names)
+
+
+def script_names(entry: str = ENTRY) -> tuple[str, ...]:
+    """Return a module of the page and all that it needs, each behind what it imports."""
+    names: dict[str, None] = {}
+
+    def add(name: str) -> None:
+        for needed in _IMPORT.findall(read_assets([name])):
+            if needed not in names:
+                add(needed)
+        names[name] = None
+
+    add(entry)
+    return tuple(names)
+
+
+def joined_script() -> str:
+    """Return the page's modules as one classic script: pages that are opened from a disk load no modules."""
+    text = _IMPORT.sub("", read_assets(script_names()))
+    return f'"use strict";\n(() => {{\n{_EXPORT.sub("", text)}}})();\n'
 
 
 @functools.cache

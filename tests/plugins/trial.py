@@ -41,6 +41,8 @@ class Trial(Analysis):
     """Draws numbers from its seed; one of its jobs goes wrong."""
 
     kind: Literal["trial"] = "trial"
+    reading: ClassVar[str] = "Each picture is what the seed `drew`."
+    side_by_side: ClassVar[bool] = True
     metric_names: ClassVar[Mapping[str, str]] = {"value_*": "What the job of this number has drawn."}
     count: int = Field(4, description="Number of jobs.")
     seconds: float = Field(0.0, description="What each takes.")

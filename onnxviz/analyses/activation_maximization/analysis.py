@@ -93,6 +93,12 @@ class ActivationMaximization(Analysis):
         "Olah, Mordvintsev and Schubert 2017, Feature Visualization, doi:10.23915/distill.00007",
     )
     metric_names: ClassVar[Mapping[str, str]] = shown.METRICS
+    reading: ClassVar[str] = (
+        "Each picture began as noise, or as what is said beside it, and was changed step by step until it excites its"
+        " unit or class most. Look for what repeats: eyes, feathers, textures. It is an exaggeration, not a "
+        "photograph."
+    )
+    side_by_side: ClassVar[bool] = True
     example: ClassVar[str] = """\
 kind: activation_maximization
 targets:

@@ -106,6 +106,10 @@ class Adversarial(Analysis):
         "Carlini and Wagner 2017, Towards Evaluating the Robustness of Neural Networks, arXiv:1608.04644",
         "Athalye, Carlini and Wagner 2018, Obfuscated Gradients Give a False Sense of Security, arXiv:1802.00420",
     )
+    reading: ClassVar[str] = (
+        "Left the picture, then the one that the network takes for something else, then what was changed, enlarged so"
+        " that it can be seen. Where hardly anything had to be changed, the network relies on what nobody sees."
+    )
     example: ClassVar[str] = "{kind: adversarial, data: photos, target: second, norm: linf, radius: [1, 2, 4, 8]}"
 
     @model_validator(mode="after")

@@ -68,6 +68,10 @@ class Dissection(Analysis):
     results: ClassVar[tuple[type, ...]] = (GroupResult, UnitResult, ChanceRow)
     without_effect: ClassVar[frozenset[str]] = Analysis.without_effect | {"shard"}
     cites: ClassVar[tuple[str, ...]] = ("Bau, Zhou, Khosla, Oliva and Torralba 2017, arXiv:1704.05796",)
+    reading: ClassVar[str] = (
+        "The outlined bright part of each picture is where the unit is strongly active. If it covers the same thing "
+        "in every picture of a row, the unit detects that thing."
+    )
     example: ClassVar[str] = """\
 kind: dissection
 layers: [block_outputs, "Conv[0]"]

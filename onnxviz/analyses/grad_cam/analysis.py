@@ -98,6 +98,10 @@ class GradCam(Analysis):
         "last_layer_extent": "Mean share of the image where the last layer's map reaches half of its maximum.",
         "blank_fraction": "Share of the maps (layer, image, class or number) that are zero everywhere.",
     }
+    reading: ClassVar[str] = (
+        "Bright places speak for the class or number that is named, and raise its score. From left to right layer "
+        "follows layer: the first ones see edges everywhere, the last ones, if the model is sound, the object itself."
+    )
     example: ClassVar[str] = "{kind: grad_cam, data: photos, layers: block_outputs, classes: top:3}"
 
     @field_validator("classes")

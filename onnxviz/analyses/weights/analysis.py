@@ -115,6 +115,10 @@ class Weights(Analysis):
         "high_frequency_share": "Mean share of the kernels' energy above half the Nyquist frequency.",
         "like_noise_fraction": "Share of kernels of at least 48 weights whose spectrum is like white noise.",
     }
+    reading: ClassVar[str] = (
+        "Each picture is one filter, a weight a square. Stripes and edges in black and white or in two colours look "
+        "for outlines, blobs of colour for colours; a large one that looks like noise has learnt little."
+    )
     example: ClassVar[str] = "{kind: weights, layers: first_conv, response_to: {data: photos, kernels: 8}}"
 
     def jobs(self, subject: Subject) -> Iterable[Job]:

@@ -12,13 +12,6 @@ from onnxviz.core.errors import ModelFileError, shorten
 def read_bounded(path: Path, bound: int) -> bytes:
     """Read a regular file of at most `bound` bytes.
 
-    Args:
-        path: the file.
-        bound: most bytes it may have.
-
-    Returns:
-        Its bytes.
-
     Raises:
         ModelFileError: if it is missing, no regular file, empty, too large, or cannot be read.
     """

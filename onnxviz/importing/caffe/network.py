@@ -14,29 +14,15 @@ from onnx import TensorProto, helper
 from onnxviz.core import limits
 from onnxviz.core.errors import shorten
 from onnxviz.importing.caffe.layers import CONVERTERS, DATA, DROPPED, INPUTS
-from onnxviz.importing.caffe.phases import layers_at_test_time
-from onnxviz.importing.caffe.prototxt import CaffeLayer, CaffeNet
-from onnxviz.importing.caffe.weights import WeightBlob
+from onnxviz.importing.caffe.prototxt import CaffeLayer, CaffeNet, layers_at_test_time
 from onnxviz.importing.caffe.writer import BatchIsFixed, GraphWriter, Shape, Step, Value
 
 OPSET = 17
 IR_VERSION = 8
 
 
-def to_onnx(net: CaffeNet, weights: dict[str, list[WeightBlob]], source: str) -> onnx.ModelProto:
-    """Convert a network description and its weights.
-
-    Args:
-        net: the network description.
-        weights: layer name -> blobs.
-        source: what the model was converted from, for its metadata.
-
-    Returns:
-        An ONNX model of opset 17. The batch is free ("N") unless a layer mixes images.
-
-    Raises:
-        ModelFileError: if a layer cannot be converted, or the network is none.
-    """
+def to_onnx(net: CaffeNet, weights: dict[str, list[np.ndarray]], source: str) -> onnx.ModelProto:
+    """Convert a network description and its weights; the batch is free ("N") unless a layer mixes images."""
     layers, notes = layers_at_test_time(net)
     _refuse_unknown(net, layers)
     _refuse_repeats(net, layers, weights)
@@ -74,7 +60,7 @@ def _refuse_unknown(net: CaffeNet, layers: Sequence[CaffeLayer]) -> None:
     raise net.refuse(f"layer types that are not converted: {listed}", unknown[0].line, remedy)
 
 
-def _refuse_repeats(net: CaffeNet, layers: Sequence[CaffeLayer], weights: dict[str, list[WeightBlob]]) -> None:
+def _refuse_repeats(net: CaffeNet, layers: Sequence[CaffeLayer], weights: dict[str, list[np.ndarray]]) -> None:
     """Refuse two layers of one name if the weights of that name could belong to either."""
     seen: dict[str, CaffeLayer] = {}
     for layer in layers:
@@ -94,7 +80,7 @@ class _Conversion:
 
     net: CaffeNet
     layers: Sequence[CaffeLayer]
-    weights: dict[str, list[WeightBlob]]
+    weights: dict[str, list[np.ndarray]]
     free: bool
     current: dict[str, Value] = field(default_factory=dict)
     made: list[Value] = field(default_factory=list)
@@ -174,16 +160,14 @@ class _Conversion:
             if not shapes and dummy.num:
                 parts = [list(part) for part in (dummy.num, dummy.channels, dummy.height, dummy.width)]
                 if any(len(part) != len(parts[0]) for part in parts):
-                    raise self.net.refuse(
-                        f"layer {shorten(layer.name)!r} declares unequal numbers of sizes", layer.line
-                    )
+                    raise self.net.refuse_layer(layer, "declares unequal numbers of sizes")
                 shapes = [(a, b, c, d) for a, b, c, d in zip(*parts, strict=True)]
         if len(shapes) == 1:
             shapes = shapes * tops
         if len(shapes) != tops or not tops or not all(shapes):
-            raise self.net.refuse(
-                f"layer {shorten(layer.name)!r} declares {len(shapes)} shapes for {tops} tops",
-                layer.line,
+            raise self.net.refuse_layer(
+                layer,
+                f"declares {len(shapes)} shapes for {tops} tops",
                 "give a shape for each",
             )
         return shapes
@@ -196,7 +180,7 @@ class _Conversion:
         if filler is not None and filler.type != "constant":
             return False
         if 4 * math.prod(shape) > limits.FOLDED_BYTES or any(size < 1 for size in shape) or name in self.current:
-            raise self.net.refuse(f"layer {shorten(layer.name)!r} makes an unusable constant {shape[:8]}", layer.line)
+            raise self.net.refuse_layer(layer, f"makes an unusable constant {shape[:8]}")
         step = Step(self.writer, layer, (), ())
         number = np.full(shape, 0 if filler is None else filler.value, np.float32)
         self.current[name] = step.top(
@@ -218,13 +202,13 @@ class _Conversion:
             return
         self._check_tops(layer)
         if not bottoms:
-            raise self.net.refuse(f"layer {shorten(layer.name)!r} reads nothing", layer.line, "give it a bottom")
+            raise self.net.refuse_layer(layer, "reads nothing", "give it a bottom")
         step = Step(self.writer, layer, bottoms, self._blobs(layer))
         CONVERTERS[layer.kind](step)
         if len(step.tops) != len(layer.tops):
-            raise self.net.refuse(
-                f"layer {shorten(layer.name)!r} has {len(layer.tops)} tops; it makes {len(step.tops)}",
-                layer.line,
+            raise self.net.refuse_layer(
+                layer,
+                f"has {len(layer.tops)} tops; it makes {len(step.tops)}",
                 "remove the others, or check the layer's type",
             )
         for index, name in enumerate(layer.tops):
@@ -241,9 +225,9 @@ class _Conversion:
             remedy = f"layer {shorten(makers[0].name)!r} makes it later: order the layers as they are computed"
         else:
             remedy = "check the name, and the phase of the layer that should make it"
-        raise self.net.refuse(
-            f"layer {shorten(layer.name)!r} reads the blob {shorten(name)!r}, which nothing before it makes",
-            layer.line,
+        raise self.net.refuse_layer(
+            layer,
+            f"reads the blob {shorten(name)!r}, which nothing before it makes",
             remedy,
         )
 
@@ -252,24 +236,24 @@ class _Conversion:
         for index, name in enumerate(layer.tops):
             in_place = index < len(layer.bottoms) and layer.bottoms[index] == name
             if (name in self.current and not in_place) or name in layer.tops[:index]:
-                raise self.net.refuse(
-                    f"layer {shorten(layer.name)!r} makes the blob {shorten(name)!r}, which is there already",
-                    layer.line,
+                raise self.net.refuse_layer(
+                    layer,
+                    f"makes the blob {shorten(name)!r}, which is there already",
                     "rename one of the two",
                 )
 
     # --- weights ---
 
-    def _shared_blobs(self) -> dict[str, WeightBlob]:
+    def _shared_blobs(self) -> dict[str, np.ndarray]:
         """Map each name under which blobs are shared to the blob of the first layer that has one."""
-        found: dict[str, WeightBlob] = {}
+        found: dict[str, np.ndarray] = {}
         for layer in self.layers:
             for name, blob in zip(layer.shared, self.weights.get(layer.name, ()), strict=False):
                 if name:
                     found.setdefault(name, blob)
         return found
 
-    def _blobs(self, layer: CaffeLayer) -> list[WeightBlob]:
+    def _blobs(self, layer: CaffeLayer) -> list[np.ndarray]:
         own = list(self.weights.get(layer.name, ()))
         for index, name in enumerate(layer.shared):
             if name in self.shared and index <= len(own):

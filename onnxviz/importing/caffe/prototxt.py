@@ -30,57 +30,42 @@ _TOKEN = re.compile(
 
 @dataclass(frozen=True)
 class CaffeLayer:
-    """One layer as the file describes it.
-
-    Attributes:
-        name: its name, any text.
-        kind: Caffe's name of its type, for example "Convolution".
-        bottoms: names of the blobs it reads.
-        tops: names of the blobs it makes.
-        line: line of the file where it begins, counted from 1; 0 if the file does not say.
-        shared: names under which its blobs are shared with other layers, "" for those that are not.
-        message: the parsed message, for the parameters.
-    """
+    """One layer as the file describes it; names are any text."""
 
     name: str
     kind: str
+    """Caffe's name of its type, for example "Convolution"."""
     bottoms: tuple[str, ...]
     tops: tuple[str, ...]
     line: int
+    """Where it begins in the file, counted from 1; 0 if that is not known."""
     shared: tuple[str, ...]
+    """Names under which its blobs are shared with other layers, "" for those that are not."""
     message: Any = field(repr=False)
 
 
 @dataclass(frozen=True)
 class CaffeNet:
-    """A network description.
-
-    Attributes:
-        file: the file's own name.
-        name: the network's name.
-        message: the parsed message.
-        layers: its layers in the order of the file, those of every phase.
-    """
+    """A network description."""
 
     file: str
     name: str
     message: Any = field(repr=False)
     layers: tuple[CaffeLayer, ...]
+    """In the order of the file, those of every phase."""
 
     def refuse(self, what: str, line: int = 0, remedy: str = "") -> ModelFileError:
         """Return the error that says what is wrong, and where in this file."""
         place = shorten(self.file) + (f":{line}" if line else "")
         return ModelFileError(what, where=place, remedy=remedy)
 
+    def refuse_layer(self, layer: CaffeLayer, what: str, remedy: str = "") -> ModelFileError:
+        """Return the error that says what is wrong with a layer."""
+        return self.refuse(f"layer {shorten(layer.name)!r} {what}", layer.line, remedy)
+
 
 def read_prototxt(path: Path) -> CaffeNet:
-    """Read a network description.
-
-    Args:
-        path: the `.prototxt`.
-
-    Returns:
-        The network with all of its layers.
+    """Read a network description, with the layers of every phase.
 
     Raises:
         ModelFileError: if the file cannot be read, is no network description, or exceeds the bounds in `limits`.
@@ -165,6 +150,53 @@ def _unreadable(fault: Exception, place: str) -> ModelFileError:
         f"not a Caffe network description: {said}",
         where=place,
         remedy="give a deploy.prototxt; files from before 2014 need Caffe's upgrade_net_proto_text",
+    )
+
+
+# --- which layers take part at test time -----------------------------------------------------------------------------
+
+_TEST = 1
+
+
+def layers_at_test_time(net: CaffeNet) -> tuple[list[CaffeLayer], list[str]]:
+    """Return the layers of the test phase, in order, and what was assumed.
+
+    Source: Caffe's net.cpp, FilterNet and StateMeetsRule.
+
+    Raises:
+        ModelFileError: if a layer has rules of both kinds, which Caffe refuses.
+    """
+    stages = set(net.message.state.stage)
+    notes: list[str] = []
+    named = {stage for layer in net.layers for rule in _rules(layer) for stage in (*rule.stage, *rule.not_stage)}
+    if "deploy" in named and not stages:
+        # NVIDIA DIGITS writes one file for all purposes, and names this stage for the one at hand.
+        stages.add("deploy")
+        notes.append("the network is taken in its stage 'deploy'")
+    level = net.message.state.level
+    return [layer for layer in net.layers if _takes_part(net, layer, level, stages)], notes
+
+
+def _rules(layer: CaffeLayer) -> list[Any]:
+    return [*layer.message.include, *layer.message.exclude]
+
+
+def _takes_part(net: CaffeNet, layer: CaffeLayer, level: int, stages: set[str]) -> bool:
+    include, exclude = layer.message.include, layer.message.exclude
+    if include and exclude:
+        raise net.refuse_layer(layer, "has include and exclude rules", "use one of the two")
+    if include:
+        return any(_meets(rule, level, stages) for rule in include)
+    return not any(_meets(rule, level, stages) for rule in exclude)
+
+
+def _meets(rule: Any, level: int, stages: set[str]) -> bool:
+    return (
+        not (rule.HasField("phase") and rule.phase != _TEST)
+        and not (rule.HasField("min_level") and level < rule.min_level)
+        and not (rule.HasField("max_level") and level > rule.max_level)
+        and all(stage in stages for stage in rule.stage)
+        and not any(stage in stages for stage in rule.not_stage)
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,30 +15,12 @@ from onnxviz.importing.caffe.files import read_bounded
 from onnxviz.importing.caffe.schema import binary_message
 
 
-@dataclass(frozen=True, eq=False)
-class WeightBlob:
-    """Learned numbers.
-
-    Attributes:
-        values: float32 array in the shape that the file declares.
-    """
-
-    values: np.ndarray = field(repr=False)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The declared shape; old files always give four dimensions."""
-        return tuple(int(size) for size in self.values.shape)
-
-
-def read_caffemodel(path: Path) -> dict[str, list[WeightBlob]]:
-    """Read the weights of a network.
-
-    Args:
-        path: the `.caffemodel`; old files (V1, V0) are read as well.
+def read_caffemodel(path: Path) -> dict[str, list[np.ndarray]]:
+    """Read the weights of a network; old files (V1, V0) as well.
 
     Returns:
-        Layer name -> its blobs in Caffe's order. Layers without blobs are left out.
+        Layer name -> its blobs in Caffe's order, float32 in the shape that the file declares (old files always declare
+        four dimensions). Layers without blobs are left out.
 
     Raises:
         ModelFileError: if the file cannot be read, is damaged, or a blob's numbers do not fill its declared shape.
@@ -55,7 +36,7 @@ def read_caffemodel(path: Path) -> dict[str, list[WeightBlob]]:
             where=place,
             remedy=_hint(content) or "copy it again; it may have been cut off",
         ) from fault
-    found: dict[str, list[WeightBlob]] = {}
+    found: dict[str, list[np.ndarray]] = {}
     for entry in (*message.layer, *message.layers):
         oldest = not isinstance(entry, binary_message("Layer")) and entry.HasField("layer")
         holder = entry.layer if oldest else entry
@@ -70,7 +51,7 @@ def read_caffemodel(path: Path) -> dict[str, list[WeightBlob]]:
     return found
 
 
-def _blob(blob: Any, index: int, layer: str, place: str) -> WeightBlob:
+def _blob(blob: Any, index: int, layer: str, place: str) -> np.ndarray:
     values = _numbers(blob)
     sizes = (
         tuple(int(size) for size in blob.shape.dim)
@@ -80,11 +61,11 @@ def _blob(blob: Any, index: int, layer: str, place: str) -> WeightBlob:
     if values is None or len(sizes) > 32 or any(size < 0 for size in sizes) or math.prod(sizes) != values.size:
         stored = "an odd number of bytes" if values is None else f"{values.size:,} numbers"
         raise ModelFileError(
-            f"layer {shorten(layer)!r}: blob {index} declares the shape {_shown(sizes)} and holds {stored}",
+            f"layer {shorten(layer)!r}: blob {index} declares the shape {shown(sizes)} and holds {stored}",
             where=place,
             remedy="copy the file again; it is damaged",
         )
-    return WeightBlob(values.reshape(sizes))
+    return values.reshape(sizes)
 
 
 def _numbers(blob: Any) -> np.ndarray | None:
@@ -100,7 +81,8 @@ def _numbers(blob: Any) -> np.ndarray | None:
     return np.array(unpacked.data or unpacked.double_data, dtype=np.float32)
 
 
-def _shown(sizes: tuple[int, ...]) -> str:
+def shown(sizes: tuple[int, ...]) -> str:
+    """Return a shape as messages say it."""
     return "×".join(str(size) for size in sizes[:8]) + ("×..." if len(sizes) > 8 else "") or "()"
 
 

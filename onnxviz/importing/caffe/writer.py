@@ -14,7 +14,7 @@ from onnx import TensorProto, helper
 from onnxviz.core import limits
 from onnxviz.core.errors import ModelFileError, shorten
 from onnxviz.importing.caffe.prototxt import CaffeLayer, CaffeNet
-from onnxviz.importing.caffe.weights import WeightBlob
+from onnxviz.importing.caffe.weights import shown
 
 Shape = tuple[int, ...]
 
@@ -50,12 +50,7 @@ class Value:
 
 
 class GraphWriter:
-    """Collects nodes, initializers and names of one graph.
-
-    Args:
-        net: the network being converted, for the places of errors.
-        free: whether the batch is to be left free.
-    """
+    """Collects nodes, initializers and names of one graph; `free` says whether the batch is to be left free."""
 
     def __init__(self, net: CaffeNet, free: bool) -> None:
         self.net = net
@@ -66,29 +61,20 @@ class GraphWriter:
         self.values: dict[str, Value] = {}
         self.notes: list[str] = []
         self._value_names: dict[str, int] = {}
-        self._node_names: dict[str, int] = {}
+        self.node_names: dict[str, int] = {}
         self._stored: dict[tuple[Any, ...], str] = {}
         self._bytes = 0
-
-    def unused_value_name(self, wanted: str) -> str:
-        """Return the name, with a number where another value already has it."""
-        return _unused(wanted, self._value_names)
-
-    def unused_node_name(self, wanted: str) -> str:
-        """Return the name, with a number where another node already has it."""
-        return _unused(wanted, self._node_names)
 
     def add_value(self, wanted: str, shape: Iterable[int], free: bool, layer: CaffeLayer, origin: Any = None) -> Value:
         """Make a value after checking that its shape is one."""
         sizes = tuple(int(size) for size in shape)
         if any(size < 1 for size in sizes) or math.prod(sizes) > limits.CAFFE_VALUE_ELEMENTS or len(sizes) > 32:
-            shown = "×".join(str(size) for size in sizes[:8]) + ("×..." if len(sizes) > 8 else "")
-            raise self.net.refuse(
-                f"layer {shorten(layer.name)!r} would make a blob of the shape {shown}",
-                layer.line,
+            raise self.net.refuse_layer(
+                layer,
+                f"would make a blob of the shape {shown(sizes)}",
                 f"at most 32 sizes, each at least 1, with a product of at most {limits.CAFFE_VALUE_ELEMENTS:,}",
             )
-        value = Value(self.unused_value_name(wanted), sizes, free and self.free, origin)
+        value = Value(_unused(wanted, self._value_names), sizes, free and self.free, origin)
         self.values[value.name] = value
         return value
 
@@ -102,7 +88,7 @@ class GraphWriter:
                 f"the weights and constants exceed the limit of {limits.MODEL_BYTES:,} bytes",
                 remedy="convert a part of the network",
             )
-        name = self.unused_value_name(wanted)
+        name = _unused(wanted, self._value_names)
         self.initializers.append(onnx.numpy_helper.from_array(np.asarray(array, order="C"), name))
         if key is not None:
             self._stored[key] = name
@@ -120,17 +106,10 @@ def _unused(wanted: str, taken: dict[str, int]) -> str:
 
 
 class Step:
-    """One layer being converted: its inputs, parameters and weights, and the nodes that it becomes.
-
-    Args:
-        writer: the graph being written.
-        layer: the layer.
-        bottoms: the values that it reads.
-        blobs: its learned blobs.
-    """
+    """One layer being converted: its inputs, parameters and weights, and the nodes that it becomes."""
 
     def __init__(
-        self, writer: GraphWriter, layer: CaffeLayer, bottoms: Sequence[Value], blobs: Sequence[WeightBlob]
+        self, writer: GraphWriter, layer: CaffeLayer, bottoms: Sequence[Value], blobs: Sequence[np.ndarray]
     ) -> None:
         self.writer = writer
         self.layer = layer
@@ -164,16 +143,27 @@ class Step:
             raise self.refuse(f"has {name} = {value}", "give a finite number")
         return value
 
-    def axis(self, axis: int, rank: int | None = None) -> int:
-        """Return an axis counted from the front; negative ones count from the back."""
-        rank = self.bottoms[0].rank if rank is None else rank
+    def numbers(self, message: str, *names: str) -> list[float]:
+        """Return parameters that must be finite."""
+        return [self.number(self.parameters(message), name) for name in names]
+
+    def axis(self, axis: int, mixes: str = "") -> int:
+        """Return an axis counted from the front; negative ones count from the back.
+
+        Args:
+            axis: the axis that the file gives.
+            mixes: what the layer does to the images if it is their axis; "" if that keeps them apart.
+        """
+        rank = self.bottoms[0].rank
         if not -rank <= axis < rank:
             raise self.refuse(f"has axis {axis}, but its input has {rank} axes")
+        if mixes and axis % rank == 0:
+            self.fix_batch(mixes)
         return axis % rank
 
     def refuse(self, what: str, remedy: str = "check the layer against the network that was trained") -> ModelFileError:
         """Return the error that names the layer, its file and its line."""
-        return self.writer.net.refuse(f"layer {shorten(self.layer.name)!r} {what}", self.layer.line, remedy)
+        return self.writer.net.refuse_layer(self.layer, f"{what}", remedy)
 
     def fix_batch(self, reason: str) -> None:
         """Say that the layer mixes images or depends on their number."""
@@ -183,15 +173,9 @@ class Step:
     # --- weights ---
 
     def learned(self, index: int, shape: Iterable[int], role: str) -> np.ndarray:
-        """Return a learned blob, checked against the shape that the layer needs.
+        """Return a learned blob, float32 of the shape that the layer needs; files may add axes of size 1.
 
-        Args:
-            index: place among the layer's blobs.
-            shape: the shape needed; the file may add axes of size 1, as old files always do.
-            role: what it is, for the message and the initializer's name.
-
-        Returns:
-            float32 array of that shape.
+        The role, such as "bias", is for the message.
         """
         wanted = tuple(shape)
         if index >= len(self.blobs):
@@ -206,7 +190,7 @@ class Step:
                 f"needs a {role} of the shape {needed}; the weights hold {'×'.join(map(str, found[:8])) or '1'}",
                 "give the .caffemodel that belongs to this .prototxt",
             )
-        return self.blobs[index].values.reshape(wanted)
+        return self.blobs[index].reshape(wanted)
 
     def weight(
         self, index: int, shape: Iterable[int], role: str, change: Callable[[np.ndarray], np.ndarray] | None = None
@@ -248,13 +232,7 @@ class Step:
     ) -> Value:
         """Add the node that makes a top; it has the layer's name.
 
-        Args:
-            operator: ONNX operator.
-            inputs: values and initializers.
-            shape: the top's sizes with the declared batch.
-            index: which top.
-            free: whether axis 0 counts the images; taken from the inputs if not given.
-            attributes: the node's attributes.
+        The shape has the declared batch. `free`, whether axis 0 counts the images, is taken from the inputs if None.
         """
         name = self.layer.name if index == 0 else f"{self.layer.name}/{index}"
         value = self.make_top(index, shape, free)
@@ -299,7 +277,9 @@ class Step:
     ) -> None:
         """Add a node for outputs that exist already."""
         read = [entry.name if isinstance(entry, Value) else entry for entry in inputs]
-        node = helper.make_node(operator, read, list(outputs), self.writer.unused_node_name(name), **(attributes or {}))
+        node = helper.make_node(
+            operator, read, list(outputs), _unused(name, self.writer.node_names), **(attributes or {})
+        )
         self.writer.nodes.append(node)
 
     def reshaped(self, value: Value, shape: Iterable[int], role: str) -> Value:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 from onnxviz.importing.caffe.layers import (
@@ -15,6 +16,7 @@ from onnxviz.importing.caffe.layers import (
 )
 from onnxviz.importing.caffe.writer import Step
 
+_DEPTHWISE = functools.partial(convolution.convolution, depthwise=True)
 CONVERTERS: dict[str, Callable[[Step], None]] = {
     "AbsVal": activation.pointwise("Abs"),
     "ArgMax": arithmetic.argmax,
@@ -26,10 +28,10 @@ CONVERTERS: dict[str, Callable[[Step], None]] = {
     "Clip": activation.clip,
     "Concat": arrangement.concat,
     "Convolution": convolution.convolution,
-    "ConvolutionDepthwise": convolution.depthwise,
+    "ConvolutionDepthwise": _DEPTHWISE,
     "Crop": arrangement.crop,
     "Deconvolution": convolution.deconvolution,
-    "DepthwiseConvolution": convolution.depthwise,
+    "DepthwiseConvolution": _DEPTHWISE,
     "Dropout": lambda step: step.pass_on(step.bottom),
     "ELU": activation.elu,
     "Eltwise": arithmetic.eltwise,
@@ -69,24 +71,12 @@ CONVERTERS: dict[str, Callable[[Step], None]] = {
 INPUTS = frozenset(["Input", "DummyData", "MemoryData"])
 """Layers that become inputs of the graph."""
 
+_LOSSES = (
+    "Center Contrastive Euclidean Hinge Infogain MultinomialLogistic MultiBox SigmoidCrossEntropy SmoothL1 SoftmaxWith "
+    "Triplet"
+)
 DROPPED = frozenset(
-    [
-        "Accuracy",
-        "CenterLoss",
-        "ContrastiveLoss",
-        "DetectionEvaluate",
-        "DetectionOutput",
-        "EuclideanLoss",
-        "HDF5Output",
-        "HingeLoss",
-        "InfogainLoss",
-        "MultiBoxLoss",
-        "MultinomialLogisticLoss",
-        "SigmoidCrossEntropyLoss",
-        "SmoothL1Loss",
-        "SoftmaxWithLoss",
-        "TripletLoss",
-    ]
+    ["Accuracy", "DetectionEvaluate", "DetectionOutput", "HDF5Output", *(f"{loss}Loss" for loss in _LOSSES.split())]
 )
 """Layers behind the network: what they would have read becomes an output."""
 

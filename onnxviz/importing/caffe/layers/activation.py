@@ -37,8 +37,7 @@ def relu6(step: Step) -> None:
 
 def clip(step: Step) -> None:
     """Convert Clip."""
-    parameters = step.parameters("clip_param")
-    low, high = step.number(parameters, "min"), step.number(parameters, "max")
+    low, high = step.numbers("clip_param", "min", "max")
     if low > high:
         raise step.refuse(f"clips between {low} and {high}")
     step.top("Clip", [step.bottom, step.constant("min", low), step.constant("max", high)], step.bottom.shape)
@@ -61,15 +60,13 @@ def elu(step: Step) -> None:
 
 def power(step: Step) -> None:
     """Convert Power, (shift + scale · x)^power."""
-    parameters = step.parameters("power_param")
-    scale, shift, exponent = (step.number(parameters, name) for name in ("scale", "shift", "power"))
+    scale, shift, exponent = step.numbers("power_param", "scale", "shift", "power")
     _chain(step, [*_linear(scale, shift), *([("Pow", exponent)] if exponent != 1 else [])])
 
 
 def exp(step: Step) -> None:
     """Convert Exp, base^(shift + scale · x), where a base of -1 stands for e."""
-    parameters = step.parameters("exp_param")
-    scale, shift, base = (step.number(parameters, name) for name in ("scale", "shift", "base"))
+    scale, shift, base = step.numbers("exp_param", "scale", "shift", "base")
     if base != -1 and base <= 0:
         raise step.refuse(f"has the base {base}", "give a positive base, or -1 for e")
     factor = 1.0 if base == -1 else math.log(base)
@@ -78,8 +75,7 @@ def exp(step: Step) -> None:
 
 def log(step: Step) -> None:
     """Convert Log, the logarithm of shift + scale · x to a base, where a base of -1 stands for e."""
-    parameters = step.parameters("log_param")
-    scale, shift, base = (step.number(parameters, name) for name in ("scale", "shift", "base"))
+    scale, shift, base = step.numbers("log_param", "scale", "shift", "base")
     if base != -1 and (base <= 0 or base == 1):
         raise step.refuse(f"has the base {base}", "give a positive base other than 1, or -1 for e")
     behind: list[tuple[str, float | None]] = [] if base == -1 else [("Mul", 1 / math.log(base))]
@@ -108,9 +104,7 @@ def threshold(step: Step) -> None:
 def softmax(step: Step) -> None:
     """Convert Softmax along an axis."""
     source = step.bottom
-    axis = step.axis(step.parameters("softmax_param").axis)
-    if axis == 0:
-        step.fix_batch("compares images with each other")
+    axis = step.axis(step.parameters("softmax_param").axis, "compares images with each other")
     step.top("Softmax", [source], source.shape, axis=axis)
 
 

@@ -66,9 +66,7 @@ def reduction(step: Step) -> None:
     """Convert Reduction over all axes from one on: sum, sum of magnitudes, sum of squares or mean."""
     parameters = step.parameters("reduction_param")
     source = step.bottom
-    axis = step.axis(parameters.axis)
-    if axis == 0:
-        step.fix_batch("reduces all images at once")
+    axis = step.axis(parameters.axis, "reduces all images at once")
     axes = list(range(axis, source.rank))
     shape = source.shape[:axis]
     operator = {1: "ReduceSum", 2: "ReduceL1", 3: "ReduceSumSquare", 4: "ReduceMean"}[parameters.operation]
@@ -92,32 +90,27 @@ def argmax(step: Step) -> None:
     source = step.bottom
     count = int(parameters.top_k)
     if parameters.HasField("axis"):
-        axis = step.axis(parameters.axis)
-        if axis == 0:
-            step.fix_batch("compares images with each other")
-        shape = (*source.shape[:axis], count, *source.shape[axis + 1 :])
+        axis = step.axis(parameters.axis, "compares images with each other")
     else:
         axis = 1
         size = math.prod(source.shape[1:])
         if source.rank != 2:
             source = step.reshaped(source, (source.shape[0], size), "flatten")
-        ones = (1,) * (max(3, step.bottom.rank) - 3)
-        shape = (source.shape[0], 2 if parameters.out_max_val else 1, count, *ones)
     if not 1 <= count <= source.shape[axis]:
         raise step.refuse(f"asks for the {count} largest of {source.shape[axis]}")
     inner = (*source.shape[:axis], count, *source.shape[axis + 1 :])
-    if parameters.HasField("axis") and parameters.out_max_val:
-        largest, _ = _top_k(step, source, inner, axis)
-        step.top("Identity", [largest], shape)
-        return
     largest, places = _top_k(step, source, inner, axis)
     if parameters.HasField("axis"):
-        step.top("Cast", [places], shape, to=1)
+        if parameters.out_max_val:
+            step.top("Identity", [largest], inner)
+        else:
+            step.top("Cast", [places], inner, to=1)
         return
     numbers = step.inner("Cast", [places], inner, "numbers", to=1)
     if parameters.out_max_val:
         numbers = step.inner("Concat", [numbers, largest], (inner[0], 2 * count), "both", axis=1)
-    step.reshape_top(numbers, shape)
+    ones = (1,) * (max(3, step.bottom.rank) - 3)
+    step.reshape_top(numbers, (inner[0], 2 if parameters.out_max_val else 1, count, *ones))
 
 
 def _top_k(step: Step, source: Value, shape: tuple[int, ...], axis: int) -> tuple[Value, Value]:

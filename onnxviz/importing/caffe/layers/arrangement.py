@@ -23,9 +23,7 @@ def concat(step: Step) -> None:
     first = step.bottoms[0]
     axis = step.axis(_old_axis(parameters, "concat_dim"))
     for other in step.bottoms[1:]:
-        if other.rank != first.rank or any(
-            a != b for index, (a, b) in enumerate(zip(first.shape, other.shape, strict=True)) if index != axis
-        ):
+        if other.rank != first.rank or any(first.shape[n] != other.shape[n] for n in range(first.rank) if n != axis):
             raise step.refuse(f"joins inputs of the shapes {first.shape} and {other.shape} along axis {axis}")
     if axis == 0 or len({value.free for value in step.bottoms}) > 1:
         step.fix_batch("joins images with each other or with constants")
@@ -38,10 +36,8 @@ def slice_(step: Step) -> None:
     """Convert Slice to Split."""
     parameters = step.parameters("slice_param")
     source = step.bottom
-    axis = step.axis(_old_axis(parameters, "slice_dim"))
+    axis = step.axis(_old_axis(parameters, "slice_dim"), "takes images apart")
     count, size = len(step.layer.tops), source.shape[axis]
-    if axis == 0:
-        step.fix_batch("takes images apart")
     points = [int(point) for point in parameters.slice_point]
     if not points and size % max(1, count) == 0:
         points = [size // count * index for index in range(1, count)]
@@ -126,7 +122,7 @@ def crop(step: Step) -> None:
     parameters = step.parameters("crop_param")
     step.expect_bottoms(2)
     source, reference = step.bottoms
-    axis = step.axis(parameters.axis)
+    axis = step.axis(parameters.axis, "cuts the batch")
     offsets = [int(offset) for offset in parameters.offset] or [0]
     axes = list(range(axis, source.rank))
     if reference.rank != source.rank or len(offsets) not in (1, len(axes)):
@@ -135,8 +131,6 @@ def crop(step: Step) -> None:
     ends = [start + reference.shape[each] for start, each in zip(starts, axes, strict=True)]
     if any(end > source.shape[each] for end, each in zip(ends, axes, strict=True)):
         raise step.refuse(f"cuts {reference.shape} out of {source.shape} at {offsets}, which reaches beyond it")
-    if axis == 0:
-        step.fix_batch("cuts the batch")
     shape = (*source.shape[:axis], *reference.shape[axis:])
     inputs = [step.indices("starts", starts), step.indices("ends", ends), step.indices("axes", axes)]
     step.top("Slice", [source, *inputs], shape, free=source.free)
@@ -146,11 +140,9 @@ def tile(step: Step) -> None:
     """Convert Tile along one axis."""
     parameters = step.parameters("tile_param")
     source = step.bottom
-    axis, tiles = step.axis(parameters.axis), parameters.tiles
+    axis, tiles = step.axis(parameters.axis, "repeats the batch"), parameters.tiles
     if tiles < 1:
         raise step.refuse(f"repeats its input {tiles} times")
-    if axis == 0:
-        step.fix_batch("repeats the batch")
     repeats = [tiles if each == axis else 1 for each in range(source.rank)]
     shape = [size * repeat for size, repeat in zip(source.shape, repeats, strict=True)]
     step.top("Tile", [source, step.indices("repeats", repeats)], shape)
@@ -206,14 +198,9 @@ def interp(step: Step) -> None:
     size = _interpolated(step, parameters, source.shape[2:])
     # Sizes would fix the batch; scales that give them do not, and corners on corners do not depend on the scale.
     scales = [1.0, 1.0, *(_scale(before, after) for before, after in zip(source.shape[2:], size, strict=True))]
-    step.top(
-        "Resize",
-        [source, "", step.constant("scales", scales)],
-        (*source.shape[:2], *size),
-        free=source.free,
-        mode="linear",
-        coordinate_transformation_mode="align_corners",
-    )
+    corners: dict[str, Any] = {"mode": "linear", "coordinate_transformation_mode": "align_corners"}
+    known = step.constant("scales", scales)
+    step.top("Resize", [source, "", known], (*source.shape[:2], *size), free=source.free, **corners)
 
 
 def _interpolated(step: Step, parameters: Any, before: Shape) -> Shape:

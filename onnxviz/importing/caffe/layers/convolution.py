@@ -7,6 +7,7 @@ ConvTranspose, Gemm, MatMul.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,33 +26,30 @@ class Window:
     pad: tuple[int, ...]
     dilation: tuple[int, ...]
 
+    def along(self, sizes: tuple[int, ...]) -> Iterable[tuple[int, int, int, int, int]]:
+        """Yield an input's size, and kernel, stride, padding and dilation, for each axis."""
+        return zip(sizes, self.kernel, self.stride, self.pad, self.dilation, strict=True)
 
-def convolution(step: Step) -> None:
-    """Convert Convolution to Conv."""
-    _convolution(step, depthwise=False)
+    def attributes(self, group: int) -> dict[str, Any]:
+        """Return the attributes of the ONNX node."""
+        pads = (*self.pad, *self.pad)
+        window = {"kernel_shape": self.kernel, "strides": self.stride, "pads": pads, "dilations": self.dilation}
+        return {**window, "group": group}
 
 
-def depthwise(step: Step) -> None:
-    """Convert the forks' DepthwiseConvolution, a Convolution with one group for each input channel."""
-    _convolution(step, depthwise=True)
-
-
-def _convolution(step: Step, depthwise: bool) -> None:
+def convolution(step: Step, *, depthwise: bool = False) -> None:
+    """Convert Convolution to Conv; the forks' DepthwiseConvolution has one group for each input channel."""
     parameters, window, channels, outputs = _prepare(step)
     group = channels if depthwise else _group(step, parameters, channels, outputs)
     if outputs % group:
         raise step.refuse(f"has {outputs} outputs, which {group} groups do not divide")
-    learned = [step.weight(0, (outputs, channels // group, *window.kernel), "weight")]
-    if parameters.bias_term:
-        learned.append(step.weight(1, (outputs,), "bias"))
+    weight = step.weight(0, (outputs, channels // group, *window.kernel), "weight")
     sizes = [
         (size + 2 * pad - dilation * (kernel - 1) - 1) // stride + 1
-        for size, pad, dilation, kernel, stride in zip(
-            step.bottom.shape[2:], window.pad, window.dilation, window.kernel, window.stride, strict=True
-        )
+        for size, kernel, stride, pad, dilation in window.along(step.bottom.shape[2:])
     ]
     shape = (step.bottom.shape[0], outputs, *sizes)
-    step.top("Conv", [step.bottom, *learned], shape, **_attributes(window, group))
+    step.top("Conv", [step.bottom, weight, *_bias(step, parameters, outputs)], shape, **window.attributes(group))
 
 
 def deconvolution(step: Step) -> None:
@@ -65,19 +63,13 @@ def deconvolution(step: Step) -> None:
         bias = [step.constant("bias", np.zeros(outputs))] if parameters.bias_term else []
     else:
         weight = step.weight(0, shape, "weight")
-        bias = [step.weight(1, (outputs,), "bias")] if parameters.bias_term else []
+        bias = _bias(step, parameters, outputs)
     sizes = [
         stride * (size - 1) + dilation * (kernel - 1) + 1 - 2 * pad
-        for size, pad, dilation, kernel, stride in zip(
-            step.bottom.shape[2:], window.pad, window.dilation, window.kernel, window.stride, strict=True
-        )
+        for size, kernel, stride, pad, dilation in window.along(step.bottom.shape[2:])
     ]
-    step.top(
-        "ConvTranspose",
-        [step.bottom, weight, *bias],
-        (step.bottom.shape[0], outputs, *sizes),
-        **_attributes(window, group),
-    )
+    shape = (step.bottom.shape[0], outputs, *sizes)
+    step.top("ConvTranspose", [step.bottom, weight, *bias], shape, **window.attributes(group))
 
 
 def bilinear(step: Step, shape: tuple[int, ...]) -> np.ndarray:
@@ -104,15 +96,13 @@ def inner_product(step: Step) -> None:
     """Convert InnerProduct to Gemm behind a Flatten, or to MatMul where its input keeps several axes."""
     parameters = step.parameters("inner_product_param")
     source = step.bottom
-    axis = step.axis(parameters.axis)
+    axis = step.axis(parameters.axis, "multiplies all images at once")
     inputs, outputs = math.prod(source.shape[axis:]), parameters.num_output
     stored = (inputs, outputs) if parameters.transpose else (outputs, inputs)
     kept = source.shape[:axis]
-    if axis == 0:
-        step.fix_batch("multiplies all images at once")
     if axis == 1:
         weight = step.weight(0, stored, "weight")
-        bias = [step.weight(1, (outputs,), "bias")] if parameters.bias_term else []
+        bias = _bias(step, parameters, outputs)
         if source.rank > 2:
             source = step.inner("Flatten", [source], (*kept, inputs), "flatten", axis=1)
         step.top("Gemm", [source, weight, *bias], (*kept, outputs), transB=0 if parameters.transpose else 1)
@@ -139,6 +129,10 @@ def _prepare(step: Step) -> tuple[Any, Window, int, int]:
             "only images of the form [batch, channels, height, width, ...] are converted",
         )
     return parameters, _window(step, parameters, source.rank - 2), source.shape[1], parameters.num_output
+
+
+def _bias(step: Step, parameters: Any, outputs: int) -> list[str]:
+    return [step.weight(1, (outputs,), "bias")] if parameters.bias_term else []
 
 
 def _group(step: Step, parameters: Any, channels: int, outputs: int) -> int:
@@ -172,13 +166,3 @@ def _sizes(
     if len(repeated) not in (1, axes):
         raise step.refuse(f"has {len(repeated)} entries of {name} for {axes} spatial axes")
     return tuple(repeated * axes if len(repeated) == 1 else repeated)
-
-
-def _attributes(window: Window, group: int) -> dict[str, Any]:
-    return {
-        "kernel_shape": window.kernel,
-        "strides": window.stride,
-        "pads": (*window.pad, *window.pad),
-        "dilations": window.dilation,
-        "group": group,
-    }

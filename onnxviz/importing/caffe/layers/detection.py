@@ -6,7 +6,6 @@ Source: SSD's prior_box_layer.cpp (https://github.com/weiliu89/caffe/tree/ssd).
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -28,14 +27,14 @@ def prior_box(step: Step) -> None:
     count = rows * columns * len(sizes)
     if 32 * count > limits.FOLDED_BYTES:
         raise step.refuse(f"makes {count:,} boxes, more than {limits.FOLDED_BYTES // 32:,}")
-    grid = _grid(step, parameters, (rows, columns), image.shape[2:])
+    (height, width), (down, right) = _grid(step, parameters, (rows, columns), image.shape[2:])
     offset = step.number(parameters, "offset")
-    x = (np.arange(columns) + offset) * grid.step_width
-    y = (np.arange(rows) + offset) * grid.step_height
+    x = (np.arange(columns) + offset) * right
+    y = (np.arange(rows) + offset) * down
     center = np.stack(np.broadcast_arrays(x[None, :, None], y[:, None, None]), axis=-1)
     half = np.asarray(sizes) / 2
     corners = np.concatenate([center - half, center + half], axis=-1)
-    boxes = corners / np.array([grid.width, grid.height] * 2)
+    boxes = corners / np.array([float(width), float(height)] * 2)
     if parameters.clip:
         boxes = boxes.clip(0, 1)
     values = np.stack([boxes.reshape(-1, 4), np.broadcast_to(_variances(step, parameters), (count, 4))])
@@ -43,17 +42,10 @@ def prior_box(step: Step) -> None:
     step.top("Constant", [], (1, 2, 4 * count), free=False, value=tensor)
 
 
-@dataclass(frozen=True)
-class _Grid:
-    """Size of the image and of one step of the feature map, in pixels."""
-
-    width: float
-    height: float
-    step_width: float
-    step_height: float
-
-
-def _grid(step: Step, parameters: Any, feature: tuple[int, ...], image: tuple[int, ...]) -> _Grid:
+def _grid(
+    step: Step, parameters: Any, feature: tuple[int, ...], image: tuple[int, ...]
+) -> tuple[tuple[int, int], tuple[float, float]]:
+    """Return the size of the image and of one step of the feature map, in pixels, height first."""
     height = parameters.img_size or parameters.img_h or image[0]
     width = parameters.img_size or parameters.img_w or image[1]
     both = step.number(parameters, "step")
@@ -63,7 +55,7 @@ def _grid(step: Step, parameters: Any, feature: tuple[int, ...], image: tuple[in
     # Caffe computes the steps itself unless both are given.
     if not all(steps):
         steps = (height / feature[0], width / feature[1])
-    return _Grid(float(width), float(height), float(steps[1]), float(steps[0]))
+    return (height, width), steps
 
 
 def _box_sizes(step: Step, parameters: Any) -> list[tuple[float, float]]:

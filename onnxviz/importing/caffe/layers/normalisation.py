@@ -18,7 +18,7 @@ def lrn(step: Step) -> None:
     parameters = step.parameters("lrn_param")
     source = step.bottom
     size = int(parameters.local_size)
-    alpha, beta, bias = (step.number(parameters, name) for name in ("alpha", "beta", "k"))
+    alpha, beta, bias = step.numbers("lrn_param", "alpha", "beta", "k")
     if size % 2 == 0 or source.rank != 4:
         raise step.refuse("needs an odd local_size and an image")
     if parameters.norm_region == 0:
@@ -28,15 +28,8 @@ def lrn(step: Step) -> None:
         return
     # x · (1 + alpha · mean of x² over the window)^-beta; the window's padding counts, and k is not used.
     squares = step.inner("Mul", [source, source], source.shape, "squares")
-    average = step.inner(
-        "AveragePool",
-        [squares],
-        source.shape,
-        "average",
-        kernel_shape=[size, size],
-        pads=[(size - 1) // 2] * 4,
-        count_include_pad=1,
-    )
+    window: dict[str, Any] = {"kernel_shape": [size, size], "pads": [(size - 1) // 2] * 4, "count_include_pad": 1}
+    average = step.inner("AveragePool", [squares], source.shape, "average", **window)
     scaled = step.inner("Mul", [average, step.constant("alpha", alpha)], source.shape, "scaled")
     shifted = step.inner("Add", [scaled, step.constant("one", 1)], source.shape, "shifted")
     power = step.inner("Pow", [shifted, step.constant("minus_beta", -beta)], source.shape, "power")
@@ -54,26 +47,17 @@ def batch_norm(step: Step) -> None:
         )
     if len(step.blobs) > 3:
         raise step.refuse(f"has {len(step.blobs)} blobs; Caffe's own BatchNorm has three")
-    channels = source.shape[1] if source.rank > 1 else 1
     if source.rank < 2:
         raise step.refuse("needs an input with a channel axis")
+    channels = source.shape[1]
     factor = float(step.learned(2, (1,), "scale factor")[0])
     # Caffe keeps sums; a factor of 0 stands for "nothing collected" and gives zeros.
     inverse = 0.0 if factor == 0 else 1 / factor
     mean = step.learned(0, (channels,), "mean") * np.float32(inverse)
     variance = step.learned(1, (channels,), "variance") * np.float32(inverse)
-    step.top(
-        "BatchNormalization",
-        [
-            source,
-            step.constant("scale", np.ones(channels)),
-            step.constant("bias", np.zeros(channels)),
-            step.constant("mean", mean),
-            step.constant("variance", variance),
-        ],
-        source.shape,
-        epsilon=step.number(parameters, "eps"),
-    )
+    numbers = {"scale": np.ones(channels), "bias": np.zeros(channels), "mean": mean, "variance": variance}
+    stored = [step.constant(role, values) for role, values in numbers.items()]
+    step.top("BatchNormalization", [source, *stored], source.shape, epsilon=step.number(parameters, "eps"))
 
 
 def segnet_bn(step: Step) -> None:
@@ -92,26 +76,22 @@ def scale(step: Step) -> None:
     parameters = step.parameters("scale_param")
     step.expect_bottoms(1, 2)
     source = step.bottoms[0]
+    factor: Value | str
     if len(step.bottoms) == 2:
         factor, shape = _second(step, parameters.axis)
-        if not parameters.bias_term:
-            step.top("Mul", [source, factor], source.shape)
+    else:
+        axis, covered = _learned_axes(step, parameters)
+        if parameters.bias_term and axis == 1 and len(covered) == 1:
+            # One node that every tool knows as a normalisation's scale and bias.
+            _affine(step, source, step.weight(0, covered, "scale"), step.weight(1, covered, "bias"))
             return
-        product = step.inner("Mul", [source, factor], source.shape, "product")
-        step.top("Add", [product, step.weight(0, shape, "bias")], source.shape)
-        return
-    axis, shape = _learned_axes(step, parameters)
-    if parameters.bias_term and axis == 1 and len(shape) == 1:
-        # One node that every tool knows as a normalisation's scale and bias.
-        _affine(step, source, step.weight(0, shape, "scale"), step.weight(1, shape, "bias"))
-        return
-    aligned = shape + (1,) * (source.rank - axis - len(shape))
-    learned = step.weight(0, aligned, "scale") if shape else step.weight(0, (), "scale")
+        shape = _aligned(source, axis, covered)
+        factor = step.weight(0, shape, "scale")
     if not parameters.bias_term:
-        step.top("Mul", [source, learned], source.shape)
+        step.top("Mul", [source, factor], source.shape)
         return
-    product = step.inner("Mul", [source, learned], source.shape, "product")
-    step.top("Add", [product, step.weight(1, aligned if shape else (), "bias")], source.shape)
+    product = step.inner("Mul", [source, factor], source.shape, "product")
+    step.top("Add", [product, step.weight(2 - len(step.bottoms), shape, "bias")], source.shape)
 
 
 def bias(step: Step) -> None:
@@ -123,9 +103,8 @@ def bias(step: Step) -> None:
         added, _ = _second(step, parameters.axis)
         step.top("Add", [source, added], source.shape)
         return
-    axis, shape = _learned_axes(step, parameters)
-    aligned = shape + (1,) * (source.rank - axis - len(shape)) if shape else ()
-    step.top("Add", [source, step.weight(0, aligned, "bias")], source.shape)
+    shape = _aligned(source, *_learned_axes(step, parameters))
+    step.top("Add", [source, step.weight(0, shape, "bias")], source.shape)
 
 
 def mvn(step: Step) -> None:
@@ -183,6 +162,11 @@ def _learned_axes(step: Step, parameters: Any) -> tuple[int, tuple[int, ...]]:
     if axis == 0 and shape:
         step.fix_batch("has learned numbers for each image of the batch")
     return axis, shape
+
+
+def _aligned(source: Value, axis: int, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return a blob's shape with axes of size 1 behind it, so that it lies along an axis; one number stays as it is."""
+    return shape + (1,) * (source.rank - axis - len(shape)) if shape else ()
 
 
 def _second(step: Step, axis: int) -> tuple[Value, tuple[int, ...]]:

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from onnxviz.importing.caffe.writer import Step, Value
+from onnxviz.importing.caffe.writer import Shape, Step, Value
 
-Window = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
+Window = tuple[Shape, Shape, Shape]
 """Kernel, stride and padding, each for height and width."""
 
 
@@ -22,9 +22,8 @@ def pooling(step: Step) -> None:
     parameters = step.parameters("pooling_param")
     source = step.bottom
     if source.rank != 4:
-        raise step.refuse(
-            f"pools an input with {source.rank} axes; Caffe pools images [batch, channels, height, width]"
-        )
+        wanted = "images [batch, channels, height, width]"
+        raise step.refuse(f"pools an input with {source.rank} axes; Caffe pools {wanted}")
     if parameters.pool == 2:
         raise step.refuse("pools at random (STOCHASTIC)", "use MAX or AVE; at test time Caffe weights by the values")
     maximum = parameters.pool == 0
@@ -32,18 +31,11 @@ def pooling(step: Step) -> None:
         operator = "GlobalMaxPool" if maximum else "GlobalAveragePool"
         step.top(operator, [source], (*source.shape[:2], 1, 1))
         return
-    kernel: tuple[int, ...]
-    stride: tuple[int, ...]
-    pad: tuple[int, ...]
-    if parameters.global_pooling:
-        kernel, stride, pad = source.shape[2:], (1, 1), (0, 0)
-    else:
-        kernel, stride, pad = _window(step, parameters)
+    window = (source.shape[2:], (1, 1), (0, 0)) if parameters.global_pooling else _window(step, parameters)
+    kernel, stride, pad = window
     ceil = parameters.round_mode == 0 and parameters.ceil_mode
-    counts, behind = zip(
-        *(_windows(step, source.shape[2 + axis], (kernel, stride, pad), axis, ceil) for axis in (0, 1)),
-        strict=True,
-    )
+    found = [_windows(step, source.shape[2 + axis], window, axis, ceil) for axis in (0, 1)]
+    counts, behind = zip(*found, strict=True)
     shape = (*source.shape[:2], *counts)
     attributes = {"kernel_shape": kernel, "strides": stride}
     if maximum:
@@ -67,7 +59,7 @@ def _windows(step: Step, size: int, window: Window, axis: int, ceil: bool) -> tu
     return count, max(0, (count - 1) * stride + kernel - size - pad)
 
 
-def _maximum(step: Step, source: Value, shape: tuple[int, ...], attributes: dict[str, Any]) -> None:
+def _maximum(step: Step, source: Value, shape: Shape, attributes: dict[str, Any]) -> None:
     if len(step.layer.tops) == 1:
         step.top("MaxPool", [source], shape, **attributes)
         return
@@ -77,14 +69,7 @@ def _maximum(step: Step, source: Value, shape: tuple[int, ...], attributes: dict
     step.tops[1] = Value(mask.name, mask.shape, mask.free, origin=source)
 
 
-def _average(
-    step: Step,
-    source: Value,
-    shape: tuple[int, ...],
-    attributes: dict[str, Any],
-    pad: tuple[int, ...],
-    behind: tuple[int, ...],
-) -> None:
+def _average(step: Step, source: Value, shape: Shape, attributes: dict[str, Any], pad: Shape, behind: Shape) -> None:
     """Average with the divisor counted up to the declared padding."""
     beyond = tuple(max(0, reach - declared) for reach, declared in zip(behind, pad, strict=True))
     if not any(beyond):
@@ -129,14 +114,12 @@ def upsample(step: Step) -> None:
         return
     shape = (*source.shape[:2], source.shape[2] * scale[0], source.shape[3] * scale[1])
     scales = step.constant("scales", [1, 1, *scale])
-    step.top(
-        "Resize",
-        [source, "", scales],
-        shape,
-        mode="nearest",
-        nearest_mode="floor",
-        coordinate_transformation_mode="asymmetric",
-    )
+    repeat: dict[str, Any] = {
+        "mode": "nearest",
+        "nearest_mode": "floor",
+        "coordinate_transformation_mode": "asymmetric",
+    }
+    step.top("Resize", [source, "", scales], shape, **repeat)
 
 
 def _unpool(step: Step, source: Value, mask: Value, scale: tuple[int, int]) -> None:
@@ -175,10 +158,5 @@ def roi_pooling(step: Step) -> None:
     if regions.rank == 4:
         regions = step.reshaped(regions, regions.shape[:2], "regions")
     size = (int(parameters.pooled_h), int(parameters.pooled_w))
-    step.top(
-        "MaxRoiPool",
-        [source, regions],
-        (regions.shape[0], source.shape[1], *size),
-        pooled_shape=size,
-        spatial_scale=step.number(parameters, "spatial_scale"),
-    )
+    shape, scale = (regions.shape[0], source.shape[1], *size), step.number(parameters, "spatial_scale")
+    step.top("MaxRoiPool", [source, regions], shape, pooled_shape=size, spatial_scale=scale)

@@ -1,32 +1,35 @@
-"""Turn a Keras file or a SavedModel folder into ONNX: a script of its own, run in a Python that has TensorFlow.
+"""Turn a Keras file or a SavedModel folder into ONNX.
 
-    python keras_exporter.py request.json
-
-It uses nothing of this package, because that Python may be another one. What it found, or why it refused, is written
-as JSON to the file that the request names. The file is examined before a framework sees it: Keras configurations can
-name Python code to run, and HDF5 files can point at other files.
+The file is examined before a framework sees it: Keras configurations can name Python code to run, and HDF5 files can
+point at other files.
 """
 
 from __future__ import annotations
 
 import builtins
-import importlib
-import importlib.metadata
-import importlib.util
 import json
 import re
-import sys
 import zipfile
 from pathlib import Path
 from typing import Any
 
+from onnxviz.importing.exporters import keras_source as source
+from onnxviz.importing.exporters.process import RefusedError, require
+
+PACKAGES = ("tensorflow", "tensorflow-cpu", "keras", "tf_keras", "tf2onnx")
+"""Whose versions the importer writes down."""
 OPSET = 18
 """Newest opset that tf2onnx writes."""
 CONFIG_BYTES = 64 << 20
 """Longest configuration of a model."""
 
-FAMILIES = ("keras", "tf_keras", "tensorflow.keras", "tensorflow.python.keras")
-"""Packages whose own classes a configuration may name."""
+OWN = re.compile(
+    r"(keras|tf_keras|tensorflow\.keras|tensorflow\.python\.keras)(\.(src\.)?(layers|models|initializers|regularizers"
+    r"|constraints|activations|dtype_policies|ops|random|engine|mixed_precision|quantizers|optimizers|losses|metrics)"
+    r"(\..*)?)?",
+    re.DOTALL,
+)
+"""Modules whose own classes a configuration may name: the parts of Keras that hold what a network is made of."""
 FORBIDDEN = {
     "Lambda": "holds Python code",
     "__lambda__": "holds Python code",
@@ -39,9 +42,6 @@ FORBIDDEN = {
     "TextVectorization": "reads a vocabulary file",
 }
 """Classes that are never built, with the reason."""
-MODULES = {"layers", "models", "initializers", "regularizers", "constraints", "activations", "dtype_policies"}
-MODULES |= {"ops", "random", "engine", "mixed_precision", "quantizers", "optimizers", "losses", "metrics"}
-"""Parts of a family that hold what a network is made of."""
 FUNCTION = re.compile(
     r"(math|nn|image|linalg|signal|compat\.v1\.nn|__operators__|_operator)\.[a-z0-9_]+"
     r"|abs|add|argmax|argmin|cast|clip_by_value|concat|divide|exp|expand_dims|gather|identity|linspace|matmul|maximum"
@@ -57,24 +57,11 @@ GRAPH_FORBIDDEN = re.compile(
 """Operators of a SavedModel that reach files or Python; saving and restoring its own variables is part of every one."""
 
 
-class RefusedError(Exception):
-    """The model is refused: what is wrong, and what to do."""
-
-    def __init__(self, what: str, remedy: str = "", missing: str = "") -> None:
-        super().__init__(what)
-        self.what = what
-        self.remedy = remedy
-        self.missing = missing
-
-
 # --- what a configuration may name ----------------------------------------------------------------------------------
 
 
 def check_config(config: Any) -> None:
-    """Refuse a configuration that names anything but the framework's own layers.
-
-    Args:
-        config: the model's configuration, as parsed from JSON.
+    """Refuse a model's configuration (parsed JSON) that names anything but the framework's own layers.
 
     Raises:
         RefusedError: names the layer, its class, and the remedy.
@@ -126,16 +113,7 @@ _ALSO = ("abs", "max", "min", "pow", "round", "sum")
 
 def _is_own(module: object) -> bool:
     """Tell whether a module belongs to the part of a framework that networks are made of."""
-    if not isinstance(module, str):
-        return False
-    for family in FAMILIES:
-        if module == family:
-            return True
-        if module.startswith(family + "."):
-            parts = module[len(family) + 1 :].split(".")
-            parts = parts[1:] if parts[0] == "src" else parts
-            return bool(parts) and parts[0] in MODULES
-    return False
+    return isinstance(module, str) and OWN.fullmatch(module) is not None
 
 
 def _is_foreign(registered: str) -> bool:
@@ -167,7 +145,7 @@ def read_config(path: Path, kind: str, limit: int) -> tuple[dict[str, Any], str]
     """
     if kind == "keras":
         return _read_archive(path, limit)
-    h5py = _require("h5py")
+    h5py = require("h5py")
     try:
         with h5py.File(path, "r") as file:
             check_hdf5(h5py, file, limit)
@@ -193,7 +171,7 @@ def _read_archive(path: Path, limit: int) -> tuple[dict[str, Any], str]:
         version = ""
         if "metadata.json" in archive.namelist() and archive.getinfo("metadata.json").file_size < CONFIG_BYTES:
             version = _text(_parse(archive.read("metadata.json")).get("keras_version", ""))
-        h5py = _require("h5py")
+        h5py = require("h5py")
         for member in members:
             if member.filename.endswith(".h5"):
                 with archive.open(member) as stream:
@@ -252,14 +230,18 @@ def check_hdf5(h5py: Any, file: Any, limit: int) -> None:
 # --- export ---------------------------------------------------------------------------------------------------------
 
 
-def export_keras(request: dict[str, Any]) -> dict[str, Any]:
-    """Load a Keras file and export it; returns what the importer writes down."""
+def export(request: dict[str, Any]) -> dict[str, Any]:
+    """Load a model and export it; returns what the importer writes down."""
+    return _export_saved_model(request) if request["kind"] == "saved_model" else _export_keras(request)
+
+
+def _export_keras(request: dict[str, Any]) -> dict[str, Any]:
     config, version = read_config(Path(request["source"]), request["kind"], request["limit"])
     check_config(config)
     old = not re.match(r"[3-9]|\d\d", version)  # the oldest files do not say
-    tensorflow = _require("tensorflow")
-    keras = _require("tf_keras" if old else "keras")
-    _require("tf2onnx")
+    tensorflow = require("tensorflow")
+    keras = require("tf_keras" if old else "keras")
+    require("tf2onnx")
     if not old and keras.backend.backend() != "tensorflow":
         raise RefusedError(f"Keras runs on {keras.backend.backend()} here", "set KERAS_BACKEND=tensorflow")
     try:
@@ -283,7 +265,6 @@ def export_keras(request: dict[str, Any]) -> dict[str, Any]:
         given = nested.pack_sequence_as(structure, tensors) if nested and len(tensors) > 1 else tensors[0]
         return model(given, training=False)
 
-    source = _beside("keras_source")
     reference = source.reference(tensorflow, forward, signature)
     names = {} if old else _name_scopes(tensorflow, layers)
     proto = _convert(tensorflow, forward, signature)
@@ -294,13 +275,7 @@ def export_keras(request: dict[str, Any]) -> dict[str, Any]:
     _write_scopes(proto, found)
     source.name_outputs(proto, [str(name) for name in getattr(model, "output_names", [])])
     _save(proto, request)
-    written = f"keras {version}" if version else "Keras"
-    return {
-        "written_by": written,
-        "layers": len(layers),
-        "names": [path for path, _ in layers],
-        "reference": compared,
-    }
+    return {"written_by": f"keras {version}" if version else "Keras", "reference": compared}
 
 
 def _shape(item: Any, request: dict[str, Any], index: int) -> list[int | None]:
@@ -351,10 +326,10 @@ def _scoped(tensorflow: Any, call: Any, scope: str) -> Any:
     return wrapped
 
 
-def export_saved_model(request: dict[str, Any]) -> dict[str, Any]:
+def _export_saved_model(request: dict[str, Any]) -> dict[str, Any]:
     """Load a SavedModel folder and export one of its signatures."""
-    tensorflow = _require("tensorflow")
-    _require("tf2onnx")
+    tensorflow = require("tensorflow")
+    require("tf2onnx")
     folder = Path(request["source"])
     _check_graph(folder)
     try:
@@ -380,14 +355,13 @@ def export_saved_model(request: dict[str, Any]) -> dict[str, Any]:
     def forward(*tensors: Any) -> Any:
         return function(**dict(zip(keys, tensors)))  # noqa: B905
 
-    source = _beside("keras_source")
     reference = source.reference(tensorflow, forward, signature)
     proto = _convert(tensorflow, forward, signature)
     compared = source.write_reference(reference, proto, signature, request["reference"])
     _clean_names(proto, {}, "")
     _write_scopes(proto, _scopes(proto))
     _save(proto, request)
-    return {"written_by": "SavedModel", "signature": wanted, "layers": 0, "names": [], "reference": compared}
+    return {"written_by": "SavedModel", "reference": compared}
 
 
 def _check_graph(folder: Path) -> None:
@@ -395,13 +369,11 @@ def _check_graph(folder: Path) -> None:
     from tensorflow.core.protobuf import saved_model_pb2  # type: ignore[import-untyped,import-not-found,unused-ignore]
 
     saved = saved_model_pb2.SavedModel()
+    file = folder / "saved_model.pb"
+    if not file.is_file():
+        raise RefusedError("a SavedModel in text form", "save it again: tf.saved_model.save(model, 'folder')")
     try:
-        if (folder / "saved_model.pb").is_file():
-            saved.ParseFromString((folder / "saved_model.pb").read_bytes())
-        else:
-            raise RefusedError("a SavedModel in text form", "save it again: tf.saved_model.save(model, 'folder')")
-    except RefusedError:
-        raise
+        saved.ParseFromString(file.read_bytes())
     except Exception:
         raise RefusedError("saved_model.pb is damaged", "save or copy the folder again") from None
     for meta in saved.meta_graphs:
@@ -423,20 +395,10 @@ def _convert(tensorflow: Any, forward: Any, signature: list[Any]) -> Any:
     except Exception as fault:
         raise RefusedError(f"tf2onnx cannot convert it: {first_sentence(fault)}", _advice(fault)) from None
     traced = function.get_concrete_function(*signature)
-    unknown = _beside("keras_source").fill_in_constants(proto, traced, {item.name for item in signature})
+    unknown = source.fill_in_constants(proto, traced, {item.name for item in signature})
     if unknown:
         raise RefusedError(f"tf2onnx made inputs that the model has not: {', '.join(unknown[:4])}", _SAVE_OTHERWISE)
     return proto
-
-
-def _beside(name: str) -> Any:
-    """Load a script that lies beside this one, whose folder is on no path."""
-    found = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-    assert found is not None
-    assert found.loader is not None
-    module = importlib.util.module_from_spec(found)
-    found.loader.exec_module(module)
-    return module
 
 
 _SAVE_OTHERWISE = "import the model in another form: .keras, or a folder of model.export"
@@ -470,10 +432,7 @@ def _clean_names(proto: Any, names: dict[str, str], root: str) -> None:
         return  # two would have one name: they stay as they are
     for node in graph.node:
         node.name = cleaned.get(node.name, node.name)
-        node.input[:] = [cleaned.get(name, name) for name in node.input]
-        node.output[:] = [cleaned.get(name, name) for name in node.output]
-    for value in (*graph.initializer, *graph.value_info):
-        value.name = cleaned.get(value.name, value.name)
+    source.rename_values(graph, cleaned)
 
 
 def _scopes(proto: Any) -> list[list[str]]:
@@ -545,24 +504,6 @@ def _save(proto: Any, request: dict[str, Any]) -> None:
     Path(request["output"]).write_bytes(content)
 
 
-def _require(name: str) -> Any:
-    """Import a framework, or say which one is missing."""
-    try:
-        return importlib.import_module(name)
-    except ImportError as fault:
-        raise RefusedError(f"{name} is not installed ({fault})", missing=name) from None
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for name in ("tensorflow", "tensorflow-cpu", "keras", "tf_keras", "tf2onnx"):
-        try:
-            found[name.removesuffix("-cpu")] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
-
-
 def first_sentence(fault: BaseException) -> str:
     """Return what an exception says in one line: its cause where it names one."""
     text = str(fault)
@@ -575,23 +516,3 @@ def _advice(fault: BaseException) -> str:
     if "nknown layer" in str(fault) or "Could not locate" in str(fault):
         return "a custom layer: where its code is, call model.export('folder') and import that folder"
     return "try the Keras version that saved it: onnxviz import --python PATH, or model.export('folder')"
-
-
-def main(request_file: str) -> None:
-    """Serve one request."""
-    here = Path(__file__).resolve().parent  # its files are no packages for TensorFlow to find
-    sys.path[:] = [entry for entry in sys.path if entry and Path(entry).resolve() != here]
-    request = json.loads(Path(request_file).read_text(encoding="utf-8"))
-    answer: dict[str, Any]
-    try:
-        export = export_saved_model if request["kind"] == "saved_model" else export_keras
-        answer = {"done": export(request), "versions": _versions()}
-    except RefusedError as refusal:
-        answer = {"refused": refusal.what, "remedy": refusal.remedy, "missing": refusal.missing}
-    except MemoryError:
-        answer = {"refused": "there is not enough memory", "remedy": "use a larger machine"}
-    Path(request["answer"]).write_text(json.dumps(answer), encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main(sys.argv[1])

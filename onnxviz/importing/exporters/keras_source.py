@@ -1,7 +1,4 @@
-"""What a Keras model or SavedModel computes, holds and calls its outputs: a part of `keras_exporter`.
-
-Like that it uses nothing of this package, and runs in the Python that has TensorFlow.
-"""
+"""What a Keras model or SavedModel computes, holds and calls its outputs."""
 
 from __future__ import annotations
 
@@ -10,17 +7,13 @@ from typing import Any
 
 import numpy
 
+from onnxviz.importing.exporters.process import differ, save_reference
+
 
 def fill_in_constants(proto: Any, traced: Any, inputs: set[str]) -> list[str]:
     """Make initializers of constants that TensorFlow lists among a function's inputs: a Normalization's mean.
 
-    Args:
-        proto: what tf2onnx made of the function; changed in place.
-        traced: the function.
-        inputs: names of the model's own inputs.
-
-    Returns:
-        Inputs that are neither the model's nor constants.
+    Returns the names of inputs that are neither among the model's own `inputs` nor constants.
     """
     from onnx import numpy_helper
 
@@ -61,8 +54,7 @@ def reference(tensorflow: Any, forward: Any, signature: list[Any]) -> dict[str, 
     except Exception as fault:
         lines = str(fault).strip().splitlines() or [type(fault).__name__]
         return {"refused": f"the source does not run on random inputs: {lines[0][:400]}"}
-    same = all(numpy.array_equal(a, b, equal_nan=a.dtype.kind == "f") for a, b in zip(*runs))  # noqa: B905
-    return {"given": given, "outputs": runs[0], "random": not same}
+    return {"given": given, "outputs": runs[0], "random": differ(*runs)}
 
 
 def write_reference(found: dict[str, Any], proto: Any, signature: list[Any], path: str) -> dict[str, Any]:
@@ -75,9 +67,7 @@ def write_reference(found: dict[str, Any], proto: Any, signature: list[Any], pat
         order = [_number(value.name) for value in proto.graph.output]
         if len(order) != len(outputs) or sorted(order) != list(range(len(outputs))):
             order = list(range(len(outputs)))
-        arrays = {f"input_{index}": array for index, array in enumerate(found["given"])}
-        arrays |= {f"output_{place}": outputs[index] for place, index in enumerate(order)}
-        numpy.savez(path, **arrays)
+        save_reference(path, found["given"], [outputs[index] for index in order])
     return told
 
 
@@ -89,11 +79,16 @@ def name_outputs(proto: Any, names: list[str]) -> None:
         return
     order = sorted(range(len(graph.output)), key=lambda index: _number(graph.output[index].name))
     renamed = {graph.output[index].name: name for index, name in zip(order, names)}  # noqa: B905
+    rename_values(graph, renamed)
+
+
+def rename_values(graph: Any, names: dict[str, str]) -> None:
+    """Give values other names wherever they are named; inputs keep theirs."""
     for node in graph.node:
-        node.input[:] = [renamed.get(name, name) for name in node.input]
-        node.output[:] = [renamed.get(name, name) for name in node.output]
-    for value in (*graph.output, *graph.value_info):
-        value.name = renamed.get(value.name, value.name)
+        node.input[:] = [names.get(name, name) for name in node.input]
+        node.output[:] = [names.get(name, name) for name in node.output]
+    for value in (*graph.initializer, *graph.output, *graph.value_info):
+        value.name = names.get(value.name, value.name)
 
 
 def _number(name: str) -> int:

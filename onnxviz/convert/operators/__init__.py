@@ -9,7 +9,15 @@ from collections.abc import Mapping
 from importlib import import_module
 from types import ModuleType
 
-from onnxviz.convert.operators.operation import Body, Conversion, Converter, NotConvertible, Operation, as_numbers
+from onnxviz.convert.operators.operation import (
+    Body,
+    Conversion,
+    Converter,
+    Function,
+    NotConvertible,
+    Operation,
+    by_function,
+)
 
 FAMILIES: tuple[ModuleType, ...] = tuple(
     import_module(f"{__name__}.{family}")
@@ -21,12 +29,10 @@ FAMILIES: tuple[ModuleType, ...] = tuple(
         "classical",
         "control",
         "convolution",
-        "early",
         "exact_products",
         "generation",
         "indexing",
         "linear",
-        "logic",
         "losses",
         "normalisation",
         "pointwise",
@@ -55,4 +61,4 @@ def _gather() -> dict[str, Converter]:
 CONVERTERS: Mapping[str, Converter] = _gather()
 """Converter by ONNX operator; "domain:Operator" outside the standard's own domain."""
 
-__all__ = ["CONVERTERS", "Body", "Conversion", "Converter", "NotConvertible", "Operation", "as_numbers"]
+__all__ = ["CONVERTERS", "Body", "Conversion", "Converter", "Function", "NotConvertible", "Operation", "by_function"]

@@ -105,7 +105,6 @@ class Dropout(nn.Module):
 
 
 def convert_clip(operation: Operation) -> Conversion:
-    """Convert `Clip`."""
     if operation.computed(1) or operation.computed(2) or operation.element(0) == TensorProto.UINT64:
         return Conversion(Function(clip_to_computed, element=operation.element(0)), (0, 1, 2))
     low, high = (_limit(operation, name, index) for name, index in (("min", 1), ("max", 2)))
@@ -128,7 +127,6 @@ def _limit(operation: Operation, name: str, index: int) -> float | None:
 
 
 def convert_softmax(operation: Operation) -> Conversion:
-    """Convert `Softmax` and `LogSoftmax`."""
     logarithm = operation.operator == "LogSoftmax"
     if operation.version < 13:
         return Conversion(Function(flat_softmax, axis=operation.setting("axis", 1), logarithm=logarithm))
@@ -145,7 +143,6 @@ def convert_hard_sigmoid(operation: Operation) -> Conversion:
 
 
 def convert_sloped_relu(operation: Operation) -> Conversion:
-    """Convert `PRelu`."""
     slope, rank = operation.known(1), operation.rank(0)
     early = operation.version < 7
     if slope is not None and slope.dtype == np.float32 and rank is not None and rank > 1 and not early:

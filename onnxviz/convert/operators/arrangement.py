@@ -204,7 +204,6 @@ def convert_squeeze(operation: Operation) -> Conversion:
 
 
 def convert_split(operation: Operation) -> Conversion:
-    """Convert `Split`."""
     settings = {"axis": operation.setting("axis", 0), "count": operation.setting("num_outputs", len(operation.outputs))}
     if operation.has(1):
         return Conversion(Function(split, **settings), (0, 1), numbers=(1,), several=True)
@@ -213,14 +212,12 @@ def convert_split(operation: Operation) -> Conversion:
 
 
 def convert_tile(operation: Operation) -> Conversion:
-    """Convert `Tile`."""
     if operation.version == 1:
         return Conversion(Function(tile_one_axis), (0, 1, 2), numbers=(1, 2))
     return Conversion(Function(tile), (0, 1), numbers=(1,))
 
 
 def convert_blocks(operation: Operation) -> Conversion:
-    """Convert `DepthToSpace` and `SpaceToDepth`."""
     if int(operation.attributes["blocksize"]) < 1:
         raise NotConvertible(f"a block of {operation.attributes['blocksize']} samples")
     function = depth_to_space if operation.operator == "DepthToSpace" else space_to_depth

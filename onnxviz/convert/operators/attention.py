@@ -214,7 +214,6 @@ def _repeat(values: torch.Tensor, heads: int) -> torch.Tensor:
 
 
 def convert_attention(operation: Operation) -> Conversion:
-    """Convert `Attention`."""
     get = operation.setting
     form = AttentionForm(
         query_heads=get("q_num_heads", 0),
@@ -269,7 +268,6 @@ class FlexibleAttention(nn.Module):
 
 
 def convert_flexible_attention(operation: Operation) -> Conversion:
-    """Convert `FlexAttention`."""
     score, probability = (
         operation.bodies[name]() if name in operation.bodies else None for name in ("score_mod", "prob_mod")
     )
@@ -375,7 +373,6 @@ def embed_rotary(
 
 
 def convert_rotary_embedding(operation: Operation) -> Conversion:
-    """Convert `RotaryEmbedding`."""
     if operation.rank(0) == 3 and operation.setting("num_heads", 0) < 1:
         raise NotConvertible("RotaryEmbedding of packed heads that does not say how many")
     return by_function(embed_rotary, 4, interleaved=False, num_heads=0, rotary_embedding_dim=0)(operation)

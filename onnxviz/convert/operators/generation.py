@@ -148,7 +148,6 @@ def _dense(sparse: SparseTensorProto) -> torch.Tensor:
 
 
 def convert_constant_of_shape(operation: Operation) -> Conversion:
-    """Convert `ConstantOfShape`."""
     value = np.asarray(operation.attributes.get("value", np.float32(0)))
     filling = to_carrier(value, operation.result() or _element(value)).reshape(-1)
     function = Function(fill, value=filling[0].item(), kind=filling.dtype, anchor=anchor())
@@ -156,13 +155,11 @@ def convert_constant_of_shape(operation: Operation) -> Conversion:
 
 
 def convert_eye_like(operation: Operation) -> Conversion:
-    """Convert `EyeLike`."""
     kind = CARRIERS.get(operation.setting("dtype", 0) or operation.element(0))
     return Conversion(Function(eye_like, k=operation.setting("k", 0), kind=kind))
 
 
 def convert_range(operation: Operation) -> Conversion:
-    """Convert `Range`."""
     kind = CARRIERS.get(operation.result() or operation.element(0), torch.float32)
     return Conversion(Function(count, kind=kind, anchor=anchor()), (0, 1, 2), numbers=(0, 1, 2))
 
@@ -179,7 +176,6 @@ def convert_given_fill(operation: Operation) -> Conversion:
 
 
 def convert_constant_fill(operation: Operation) -> Conversion:
-    """Convert `ConstantFill`."""
     kind = CARRIERS.get(operation.setting("dtype", int(TensorProto.FLOAT)))
     if kind is None:
         raise NotConvertible("ConstantFill of strings")

@@ -84,7 +84,6 @@ def einstein_sum(*values: torch.Tensor, equation: str, element: int) -> torch.Te
 
 
 def convert_matrix_product(operation: Operation) -> Conversion:
-    """Convert `MatMul`."""
     second = operation.known(1)
     if second is not None and second.ndim == 2 and operation.element(0) == TensorProto.FLOAT:
         return Conversion(Linear(second.T.astype(np.float32, copy=False), None))
@@ -92,7 +91,6 @@ def convert_matrix_product(operation: Operation) -> Conversion:
 
 
 def convert_general_product(operation: Operation) -> Conversion:
-    """Convert `Gemm`."""
     alpha, beta = operation.setting("alpha", 1.0), operation.setting("beta", 1.0)
     transposed = operation.setting("transA", False), operation.setting("transB", False)
     second, third = operation.known(1), operation.known(2)
@@ -119,7 +117,6 @@ def _vector(values: np.ndarray | None, length: int) -> np.ndarray | None:
 
 
 def convert_einstein_sum(operation: Operation) -> Conversion:
-    """Convert `Einsum`."""
     equation = str(operation.attributes.get("equation", "")).replace(" ", "")
     terms = equation.split("->")[0].split(",")
     if len(terms) != len(operation.given) or equation.count("->") > 1:

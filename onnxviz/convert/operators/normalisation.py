@@ -192,34 +192,29 @@ def convert_batch_normalisation(operation: Operation) -> Conversion:
 
 
 def convert_group_normalisation(operation: Operation) -> Conversion:
-    """Convert `GroupNormalization`."""
     if operation.setting("num_groups", 0) < 1:
         raise NotConvertible("GroupNormalization without groups")
     return by_function(group_normalise, 3, epsilon=_EPSILON, num_groups=0)(operation)
 
 
 def convert_layer_normalisation(operation: Operation) -> Conversion:
-    """Convert `LayerNormalization`."""
     function = layer_normalise if operation.single else layer_normalise_with_statistics
     return by_function(function, 3, axis=-1, epsilon=_EPSILON)(operation)
 
 
 def convert_norm_normalisation(operation: Operation) -> Conversion:
-    """Convert `LpNormalization`."""
     if operation.setting("p", 2) not in (1, 2):
         raise NotConvertible(f"LpNormalization of order {operation.attributes['p']}")
     return by_function(norm_normalise, axis=-1, p=2)(operation)
 
 
 def convert_mean_variance_normalisation(operation: Operation) -> Conversion:
-    """Convert `MeanVarianceNormalization`."""
     if operation.version < 9:
         raise NotConvertible("MeanVarianceNormalization before opset 9")
     return by_function(mean_variance_normalise, axes=None)(operation)
 
 
 def convert_local_response(operation: Operation) -> Conversion:
-    """Convert `LRN`."""
     if operation.setting("size", 1) < 1:
         raise NotConvertible("LRN over no channels")
     return by_function(local_response, size=1, alpha=1e-4, beta=0.75, bias=1.0)(operation)

@@ -293,19 +293,16 @@ _BITWISE: Mapping[str, _Binary] = {
 
 
 def convert_bitwise(operation: Operation) -> Conversion:
-    """Convert `BitwiseAnd`, `BitwiseOr` and `BitwiseXor`."""
     return Conversion(Function(bitwise, function=_BITWISE[operation.operator]), (0, 1))
 
 
 def convert_bit_shift(operation: Operation) -> Conversion:
-    """Convert `BitShift`."""
     if operation.element(0) not in INTEGERS:
         raise NotConvertible("the type of the bits to shift is unknown")
     return by_function(bit_shift, 2, element=True, direction="")(operation)
 
 
 def convert_where(operation: Operation) -> Conversion:
-    """Convert `Where`."""
     _refuse_strings(operation)
     return Conversion(Function(choose), (0, 1, 2))
 

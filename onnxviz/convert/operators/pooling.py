@@ -154,7 +154,6 @@ def _order(operation: Operation) -> float:
 
 
 def convert_maximum_pool(operation: Operation) -> Conversion:
-    """Convert `MaxPool`."""
     window = _window(operation)
     if operation.single:
         return Conversion(Function(maximum_pool, window=window))
@@ -163,23 +162,19 @@ def convert_maximum_pool(operation: Operation) -> Conversion:
 
 
 def convert_average_pool(operation: Operation) -> Conversion:
-    """Convert `AveragePool`."""
     count_padding = operation.setting("count_include_pad", False)
     return Conversion(Function(average_pool, window=_window(operation), count_padding=count_padding))
 
 
 def convert_norm_pool(operation: Operation) -> Conversion:
-    """Convert `LpPool`."""
     return Conversion(Function(norm_pool, window=_window(operation), order=_order(operation)))
 
 
 def convert_global_norm_pool(operation: Operation) -> Conversion:
-    """Convert `GlobalLpPool`."""
     return Conversion(Function(global_pool, kind="norm", order=_order(operation)))
 
 
 def convert_maximum_unpool(operation: Operation) -> Conversion:
-    """Convert `MaxUnpool`."""
     return Conversion(Function(maximum_unpool, window=_window(operation)), (0, 1, 2), numbers=(2,))
 
 

@@ -171,7 +171,6 @@ def _floating(values: torch.Tensor) -> torch.Tensor:
 
 
 def convert_quantise(operation: Operation) -> Conversion:
-    """Convert `QuantizeLinear`."""
     element = operation.element(2) if operation.has(2) else operation.setting("output_dtype", 0)
     element = element or operation.result() or TensorProto.UINT8
     if element not in INTEGERS and element not in FORMATS:
@@ -213,7 +212,6 @@ def convert_quantised_product(operation: Operation) -> Conversion:
 
 
 def convert_dequantise(operation: Operation) -> Conversion:
-    """Convert `DequantizeLinear`."""
     return _with_parameters(operation, dequantise)
 
 

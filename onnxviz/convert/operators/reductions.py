@@ -185,13 +185,11 @@ def convert_reduction(operation: Operation) -> Conversion:
 
 
 def convert_position(operation: Operation) -> Conversion:
-    """Convert `ArgMax` and `ArgMin`."""
     function = partial(position, smallest=operation.operator == "ArgMin")
     return by_function(function, element=True, axis=0, keepdims=True, select_last_index=False)(operation)
 
 
 def convert_running(operation: Operation) -> Conversion:
-    """Convert `CumSum` and `CumProd`."""
     axis = operation.known(1)
     if axis is not None and axis.size != 1:
         raise NotConvertible(f"{operation.operator} along {axis.size} axes")

@@ -166,7 +166,6 @@ class MaximumRegions(nn.Module):
 
 
 def convert_aligned_regions(operation: Operation) -> Conversion:
-    """Convert `RoiAlign`."""
     get = operation.attributes.get
     mode = str(get("mode", "avg")).lower()
     shift = str(get("coordinate_transformation_mode", "half_pixel")).lower()
@@ -180,7 +179,6 @@ def convert_aligned_regions(operation: Operation) -> Conversion:
 
 
 def convert_maximum_regions(operation: Operation) -> Conversion:
-    """Convert `MaxRoiPool`."""
     size = tuple(int(number) for number in operation.attributes.get("pooled_shape") or ())
     if len(size) != 2 or min(size) < 1:
         raise NotConvertible("MaxRoiPool without a pooled_shape of two sizes")

@@ -141,7 +141,6 @@ def _suppress(boxes: np.ndarray, scores: np.ndarray, count: int, limit: float, t
 
 
 def convert_compress(operation: Operation) -> Conversion:
-    """Convert `Compress`."""
     axis, condition = operation.setting("axis", None), operation.known(1)
     if condition is not None:
         return Conversion(Function(take, places=torch.from_numpy(np.flatnonzero(condition)), axis=axis))
@@ -149,7 +148,6 @@ def convert_compress(operation: Operation) -> Conversion:
 
 
 def convert_unique(operation: Operation) -> Conversion:
-    """Convert `Unique`."""
     element = operation.element(0)
     if element == TensorProto.STRING:
         raise NotConvertible("strings are no tensors")

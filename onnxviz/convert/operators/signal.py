@@ -71,7 +71,6 @@ def fourier_transform(
 
 
 def convert_fourier_transform(operation: Operation) -> Conversion:
-    """Convert `DFT`."""
     early = operation.version < 20
     function = Function(
         fourier_transform,
@@ -114,7 +113,6 @@ def short_time_fourier_transform(
 
 
 def convert_short_time_fourier_transform(operation: Operation) -> Conversion:
-    """Convert `STFT`."""
     step = operation.known(1)
     if step is not None and single_number(step) < 1:
         raise NotConvertible("STFT whose frames do not advance")
@@ -161,7 +159,6 @@ def _kind(operation: Operation) -> torch.dtype:
 
 
 def convert_window(operation: Operation) -> Conversion:
-    """Convert `HannWindow`, `HammingWindow` and `BlackmanWindow`."""
     settings = {
         "operator": operation.operator,
         "periodic": operation.setting("periodic", True),
@@ -221,7 +218,6 @@ def computed_mel_filters(
 
 
 def convert_mel_filters(operation: Operation) -> Conversion:
-    """Convert `MelWeightMatrix`."""
     return _made(operation, computed_mel_filters, 5, {"kind": _kind(operation), "anchor": anchor()})
 
 

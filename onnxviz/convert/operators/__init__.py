@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib import import_module
-from types import ModuleType
+from pkgutil import iter_modules
 
 from onnxviz.convert.operators.operation import (
     Body,
@@ -19,33 +19,8 @@ from onnxviz.convert.operators.operation import (
     by_function,
 )
 
-FAMILIES: tuple[ModuleType, ...] = tuple(
-    import_module(f"{__name__}.{family}")
-    for family in (
-        "activations",
-        "arrangement",
-        "attention",
-        "casting",
-        "classical",
-        "control",
-        "convolution",
-        "exact_products",
-        "generation",
-        "indexing",
-        "linear",
-        "losses",
-        "normalisation",
-        "pointwise",
-        "pooling",
-        "quantisation",
-        "recurrent",
-        "reductions",
-        "resizing",
-        "sampling",
-        "searching",
-        "signal",
-    )
-)
+_MODULES = [import_module(f"{__name__}.{info.name}") for info in iter_modules(__path__)]
+FAMILIES = tuple(module for module in _MODULES if hasattr(module, "CONVERTERS"))
 """Modules with a table `CONVERTERS`."""
 
 

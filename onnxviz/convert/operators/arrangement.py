@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from onnxviz.convert.operators.bounds import bounded
 from onnxviz.convert.operators.operation import (
     ALL,
     Conversion,
@@ -22,6 +21,7 @@ from onnxviz.convert.operators.operation import (
     Operation,
     as_integers,
     as_numbers,
+    bounded,
     by_function,
 )
 from onnxviz.convert.operators.padding import center_crop_pad, convert_pad

@@ -10,7 +10,6 @@ from onnx import TensorProto
 from torch import nn
 
 from onnxviz.convert.element_types import CARRIERS
-from onnxviz.convert.operators.bounds import bounded
 from onnxviz.convert.operators.class_scores import (
     Labels,
     classifier,
@@ -22,7 +21,15 @@ from onnxviz.convert.operators.class_scores import (
     transform_targets,
     transformed,
 )
-from onnxviz.convert.operators.operation import Conversion, Converter, Function, NotConvertible, Operation, by_function
+from onnxviz.convert.operators.operation import (
+    Conversion,
+    Converter,
+    Function,
+    NotConvertible,
+    Operation,
+    bounded,
+    by_function,
+)
 from onnxviz.convert.operators.support_vectors import svm_classifier, svm_regressor
 from onnxviz.convert.operators.trees import tree_classifier, tree_ensemble, tree_regressor
 

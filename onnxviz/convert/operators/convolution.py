@@ -12,8 +12,15 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from onnxviz.convert.operators.bounds import bounded
-from onnxviz.convert.operators.operation import Conversion, Converter, Function, NotConvertible, Operation, by_function
+from onnxviz.convert.operators.operation import (
+    Conversion,
+    Converter,
+    Function,
+    NotConvertible,
+    Operation,
+    bounded,
+    by_function,
+)
 from onnxviz.convert.operators.windows import CONVOLVE, Window, make_window, pad, read_window
 
 _MODULES: dict[int, type[nn.Conv1d] | type[nn.Conv2d] | type[nn.Conv3d]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}

@@ -16,7 +16,6 @@ import torch
 from onnx import SparseTensorProto, TensorProto
 
 from onnxviz.convert.element_types import CARRIERS, to_carrier
-from onnxviz.convert.operators.bounds import bounded
 from onnxviz.convert.operators.operation import (
     Conversion,
     Converter,
@@ -25,6 +24,7 @@ from onnxviz.convert.operators.operation import (
     Operation,
     as_integers,
     as_numbers,
+    bounded,
     by_function,
 )
 from onnxviz.core.errors import ModelError

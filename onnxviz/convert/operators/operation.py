@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from onnxviz.core import limits
 from onnxviz.core.errors import ModelError
 
 
@@ -256,3 +258,26 @@ def single_number(values: Any) -> Any:
     if len(numbers) != 1:
         raise ModelError(f"a condition, count or size has {len(numbers)} elements, not one")
     return numbers[0]
+
+
+def bounded(shape: Sequence[int], operator: str, item: int = 4) -> tuple[int, ...]:
+    """Return a shape, unless a tensor of it would be too large: a few bytes of a file may ask for terabytes.
+
+    Args:
+        shape: the shape of what an operator is about to make.
+        operator: its name, for the message.
+        item: bytes of one element.
+
+    Raises:
+        ModelError: above `limits.TENSOR_BYTES`, or if a size is negative.
+    """
+    sizes = tuple(shape)
+    if math.prod(sizes) * item > limits.TENSOR_BYTES:
+        raise ModelError(
+            f"{operator} asks for a tensor of {' × '.join(map(str, sizes))} elements, "
+            f"above the bound of {limits.TENSOR_BYTES >> 30} GiB",
+            remedy="use a smaller image, or check where the model comes from",
+        )
+    if any(size < 0 for size in sizes):
+        raise ModelError(f"{operator} asks for a tensor of a negative size", remedy="use a larger image")
+    return sizes

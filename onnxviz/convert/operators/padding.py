@@ -9,8 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from onnxviz.convert.operators.bounds import bounded
-from onnxviz.convert.operators.operation import Conversion, Operation, as_integers
+from onnxviz.convert.operators.operation import Conversion, Operation, as_integers, bounded
 from onnxviz.convert.operators.windows import as_torch_padding, pad
 
 _MODES = {"constant": "constant", "reflect": "reflect", "edge": "replicate", "wrap": "wrap"}

@@ -9,8 +9,15 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from onnxviz.convert.operators.bounds import bounded
-from onnxviz.convert.operators.operation import Conversion, Converter, Function, NotConvertible, Operation, as_integers
+from onnxviz.convert.operators.operation import (
+    Conversion,
+    Converter,
+    Function,
+    NotConvertible,
+    Operation,
+    as_integers,
+    bounded,
+)
 from onnxviz.convert.operators.windows import CONVOLVE, Window, pad, read_window
 
 _MAXIMUM: dict[int, Callable[..., Any]] = {

@@ -18,8 +18,7 @@ from torch import nn
 from torch.nn import functional
 
 from onnxviz.convert.element_types import integer_range
-from onnxviz.convert.operators.bounds import bounded
-from onnxviz.convert.operators.operation import Conversion, Converter, NotConvertible, Operation, as_numbers
+from onnxviz.convert.operators.operation import Conversion, Converter, NotConvertible, Operation, as_numbers, bounded
 from onnxviz.convert.operators.rounding import straight_through
 from onnxviz.convert.shape_arithmetic import single
 

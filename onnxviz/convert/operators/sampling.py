@@ -11,13 +11,13 @@ import torch
 from torch.nn import functional
 
 from onnxviz.convert.operators import regions
-from onnxviz.convert.operators.bounds import bounded
 from onnxviz.convert.operators.operation import (
     Conversion,
     Converter,
     Function,
     NotConvertible,
     as_integers,
+    bounded,
     by_function,
 )
 from onnxviz.convert.operators.windows import make_window

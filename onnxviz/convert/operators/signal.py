@@ -12,7 +12,6 @@ from onnx import TensorProto
 from torch import nn
 
 from onnxviz.convert.element_types import CARRIERS
-from onnxviz.convert.operators.bounds import bounded
 from onnxviz.convert.operators.generation import anchor, constant
 from onnxviz.convert.operators.operation import (
     Conversion,
@@ -20,6 +19,7 @@ from onnxviz.convert.operators.operation import (
     Function,
     NotConvertible,
     Operation,
+    bounded,
     by_function,
     single_number,
 )

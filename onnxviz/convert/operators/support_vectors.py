@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from onnxviz.convert.operators.bounds import bounded
 from onnxviz.convert.operators.class_scores import (
     Labels,
     classifier,
@@ -19,7 +18,7 @@ from onnxviz.convert.operators.class_scores import (
     transform_name,
     transformed,
 )
-from onnxviz.convert.operators.operation import Conversion, NotConvertible, Operation
+from onnxviz.convert.operators.operation import Conversion, NotConvertible, Operation, bounded
 
 
 class _Kernel(nn.Module):

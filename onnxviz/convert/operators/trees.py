@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from onnxviz.convert.operators.bounds import bounded
 from onnxviz.convert.operators.class_scores import (
     Labels,
     classifier,
@@ -24,7 +23,7 @@ from onnxviz.convert.operators.class_scores import (
     transform_targets,
     transformed,
 )
-from onnxviz.convert.operators.operation import Conversion, NotConvertible, Operation
+from onnxviz.convert.operators.operation import Conversion, NotConvertible, Operation, bounded
 from onnxviz.core.errors import ModelError
 
 _MODES = ("BRANCH_LEQ", "BRANCH_LT", "BRANCH_GTE", "BRANCH_GT", "BRANCH_EQ", "BRANCH_NEQ", "BRANCH_MEMBER")

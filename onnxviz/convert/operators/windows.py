@@ -10,8 +10,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from onnxviz.convert.operators.bounds import bounded
-from onnxviz.convert.operators.operation import NotConvertible, Operation
+from onnxviz.convert.operators.operation import NotConvertible, Operation, bounded
 
 CONVOLVE: Mapping[int, Callable[..., torch.Tensor]] = {
     1: functional.conv1d,

@@ -57,7 +57,7 @@ from benchmarks.gpu_choices import gradients_of_a_dead_image, objectives, optimi
 from benchmarks.lucent_peer import render_channels
 from onnxviz.core.values import Target
 from onnxviz.model.model import load
-from onnxviz.optimize import optimize_batch
+from onnxviz.optimize import ascent_batch
 from onnxviz.optimize.ascent import Maximized, maximize
 from onnxviz.optimize.capture import Step
 from onnxviz.optimize.objectives import Objective
@@ -129,12 +129,12 @@ def pictures_of(
 @contextlib.contextmanager
 def steps_as(wrap: Callable[[Step, int, torch.device], Step]) -> Iterator[None]:
     """Let steps on a GPU be what a function makes of them, instead of captured."""
-    before = optimize_batch.captured
-    optimize_batch.captured = wrap
+    before = ascent_batch.captured
+    ascent_batch.captured = wrap
     try:
         yield
     finally:
-        optimize_batch.captured = before
+        ascent_batch.captured = before
 
 
 def by_themselves(step: Step, count: int, device: torch.device) -> Step:  # noqa: ARG001 - as `captured` is called

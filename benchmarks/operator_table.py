@@ -23,12 +23,14 @@ from onnxviz.graph.passes import to_qdq, unfuse
 
 REPLACED = [key for key in (*to_qdq.REWRITES, *unfuse.REWRITES) if key[0] and key[1] != "ConvIntegerToFloat"]
 """Operators of other domains that passes replace; `ConvIntegerToFloat` is one that a pass makes itself."""
+SUCCEEDED = {"Scatter": "ScatterElements", "Upsample": "Resize"}
+"""Deprecated operators that `graph.passes.lift_opset` gives their new names."""
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "operators.md"
 DOMAINS = ("", "ai.onnx.ml", "ai.onnx.preview", "ai.onnx.preview.training")
 
 HEAD = """# Operators
 
-Written by `python -m benchmarks.operator_table` for onnx {version} (opset {opset}); do not edit.
+Written by `python -m benchmarks.operator_table` for onnx {version} (opset {opset}); edit the last section only.
 
 *own*: a converter in `onnxviz/convert/operators/`. *definition*: by the function body that the standard gives the
 operator. All versions of an operator are meant unless the text says
@@ -37,7 +39,8 @@ in which the operator appears: passed / all; in the others it is refused, or sta
 
 Half precision and double are computed in float32; float 8, float 4 and integers of odd widths are rounded as the type
 does and carried by types that PyTorch computes with. Operators of other domains convert if somebody registers a
-converter with onnx2torch's `add_converter` ([onnx2torch.md](onnx2torch.md)), and are refused by name else.
+converter [as below](#an-operator-of-your-own) or with onnx2torch's `add_converter` ([onnx2torch.md](onnx2torch.md)),
+and are refused by name else.
 """
 
 
@@ -58,6 +61,8 @@ def way(key: str) -> str:
         return "own"
     domain, _, operator = key.rpartition(":")
     schema = onnx.defs.get_schema(operator, domain=domain)
+    if key in SUCCEEDED:
+        return f"becomes `{SUCCEEDED[key]}` when the file is read"
     if schema.deprecated:
         return "refused: deprecated, and no converter knows it"
     if schema.has_function or schema.has_context_dependent_function:
@@ -106,7 +111,8 @@ def page(outcomes: Sequence[Outcome]) -> str:
     for reason, names in sorted(reasons.items(), key=lambda item: -len(item[1])):
         shown = ", ".join(f"`{name.removeprefix('test_')}`" for name in names)
         text.append(f"| {reason.replace('|', '/')} | {len(names)}: {shown} |")
-    return "\n".join(text) + "\n"
+    _, mark, own = PAGE.read_text(encoding="utf-8").partition("\n## An operator of your own")
+    return "\n".join(text) + "\n" + mark + own  # the rest of the page is written by hand
 
 
 def in_short(reason: str) -> str:

@@ -279,9 +279,12 @@ def test_a_shape_may_become_part_of_the_computation() -> None:
     assert result.eq(0.25).all()
 
 
-def test_division_of_shapes_rounds_towards_zero() -> None:
-    assert arithmetic.divide((7, -7), 2) == (3, -3)
-    assert arithmetic.divide(7.0, 2) == 3.5
+@pytest.mark.parametrize(("dividend", "quotient"), [((7, -7), (3, -3)), (7.0, 3.5)])
+def test_division_of_shapes_rounds_towards_zero(dividend: Any, quotient: Any) -> None:
+    found = arithmetic.call("Div", {}, (dividend, 2), 1)
+    assert found is not None
+    function, arguments = found
+    assert function(*arguments) == quotient
 
 
 def test_what_depends_on_no_input_is_computed_once() -> None:

@@ -32,9 +32,9 @@ def blocks(page: str) -> list[str]:
 
 
 def test_every_page_with_python_is_tried() -> None:
-    """That of docs/analyses.md in `test_plugins`, of docs/onnx2torch.md in `test_onnx2torch_faults`, the rest here."""
+    """Those of analyses, onnx2torch, operators: `test_plugins`, `test_onnx2torch_faults`, `test_custom_operator`."""
     shown = {str(page.relative_to(ROOT)) for page in PAGES if BLOCK.search(page.read_text("utf-8"))}
-    others = ("analyses", "clusters", "importing", "onnx2torch", "python")
+    others = ("analyses", "clusters", "importing", "onnx2torch", "operators", "python")
     assert shown == {"README.md", *(f"docs/{name}.md" for name in others)}
 
 

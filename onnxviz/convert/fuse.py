@@ -15,7 +15,8 @@ from torch import fx, nn
 from torch.nn import functional
 
 from onnxviz.convert.operators.linear import Linear, MatrixProduct
-from onnxviz.convert.operators.pointwise import Binary, Division, Unary
+from onnxviz.convert.operators.operation import Function
+from onnxviz.convert.operators.pointwise import Binary, Division
 
 
 def fuse(root: nn.Module, graph: fx.Graph) -> None:
@@ -171,7 +172,7 @@ class _Fusion:
         """Whether a node is 1 + erf(values / √2)."""
         for error, one in (_operands(node)[:2], _operands(node)[1::-1]):
             module = self._module(error)
-            if not (isinstance(module, Unary) and module.function is torch.erf and self._alone(error)):
+            if not (isinstance(module, Function) and module.function is torch.erf and self._alone(error)):
                 continue
             scaled = _operands(error)[0]
             if not (self._near(one, 1.0) and self._alone(scaled)):

@@ -19,14 +19,6 @@ from torch.overrides import TorchFunctionMode
 _Limits = tuple[Any, Any]
 
 
-def _relu_limits(inplace: bool = False) -> _Limits:  # noqa: ARG001 - the signature of PyTorch's function
-    return 0, None
-
-
-def _relu6_limits(inplace: bool = False) -> _Limits:  # noqa: ARG001 - the signature of PyTorch's function
-    return 0, 6
-
-
 def _hardtanh_limits(min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False) -> _Limits:  # noqa: ARG001
     return min_val, max_val
 
@@ -36,10 +28,8 @@ def _clamp_limits(min: Any = None, max: Any = None) -> _Limits:  # noqa: A002 - 
 
 
 _READERS: Mapping[Any, Callable[..., _Limits]] = {
-    functional.relu: _relu_limits,
-    torch.relu: _relu_limits,
-    torch.Tensor.relu: _relu_limits,
-    functional.relu6: _relu6_limits,
+    **dict.fromkeys((functional.relu, torch.relu, torch.Tensor.relu), lambda *_, **__: (0, None)),
+    functional.relu6: lambda *_, **__: (0, 6),
     functional.hardtanh: _hardtanh_limits,
     torch.clamp: _clamp_limits,
     torch.Tensor.clamp: _clamp_limits,

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Sequence
-from itertools import product
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from onnx import TensorProto
 
 from onnxviz.core.errors import ModelError
+from onnxviz.graph.shapes import FLOATS
 
 Number = int | float | bool
 Numbers = Number | tuple["Numbers", ...]
@@ -76,18 +77,6 @@ def _nested(flat: Sequence[Any], shape: Sequence[int]) -> Numbers:
     return tuple(_nested(flat[step * index : step * (index + 1)], shape[1:]) for index in range(shape[0]))
 
 
-def _offset(index: Sequence[int], shape: Sequence[int]) -> int:
-    """Return where an index lies in the flat list; axes of size 1 are repeated."""
-    offset = 0
-    for place, size in zip(index, shape, strict=True):
-        offset = offset * size + (place if size > 1 else 0)
-    return offset
-
-
-def _indices(shape: Sequence[int]) -> list[tuple[int, ...]]:
-    return list(product(*[range(size) for size in shape]))
-
-
 def finite(number: Any) -> bool:
     """Whether a number is neither infinite nor NaN; by comparison, which torch.compile can follow."""
     return bool(-_LARGEST <= number <= _LARGEST)
@@ -142,20 +131,20 @@ def same(numbers: Numbers, *_: Any) -> Numbers:
     return numbers
 
 
+def _along(axis: int, function: Callable[..., Any], *parts: Any) -> Any:
+    """Apply a function to the parts that lie along an axis: to each row of matrices if that is not the first."""
+    if axis % len(dimensions(parts[0])) == 0:
+        return function(*parts)
+    return tuple(function(*rows) for rows in zip(*parts, strict=True))
+
+
 def gather(numbers: Numbers, index: Numbers, axis: int = 0) -> Numbers:
     """ONNX Gather."""
-    if isinstance(numbers, tuple) and not isinstance(index, tuple) and axis in (0, -len(dimensions(numbers))):
-        return numbers[int(index)]
-    shape = dimensions(numbers)
-    axis %= len(shape)
-    flat, places, inner = _flat(numbers), [int(place) % shape[axis] for place in _flat(index)], dimensions(index)
-    made = shape[:axis] + inner + shape[axis + 1 :]
-    depth = len(inner)
-    taken = []
-    for at in _indices(made):
-        place = places[_offset(at[axis : axis + depth], inner)]
-        taken.append(flat[_offset((*at[:axis], place, *at[axis + depth :]), shape)])
-    return _nested(taken, made)
+
+    def take(part: tuple[Numbers, ...], place: Numbers) -> Numbers:
+        return tuple(take(part, each) for each in place) if isinstance(place, tuple) else part[int(place)]
+
+    return _along(axis, lambda part: take(part, index), numbers)  # type: ignore[no-any-return]
 
 
 def gather_elements(numbers: tuple[Numbers, ...], index: tuple[Numbers, ...]) -> Numbers:
@@ -165,24 +154,15 @@ def gather_elements(numbers: tuple[Numbers, ...], index: tuple[Numbers, ...]) ->
 
 def concatenate(axis: int, *parts: tuple[Numbers, ...]) -> Numbers:
     """ONNX Concat of vectors, or of matrices."""
-    if axis not in (0, -len(dimensions(parts[0]))):
-        return tuple(tuple(number for part in row for number in part) for row in zip(*parts, strict=True))
-    return tuple(number for part in parts for number in part)
+    return _along(axis, lambda *joined: tuple(each for part in joined for each in part), *parts)  # type: ignore[no-any-return]
 
 
 def select(numbers: Numbers, starts: Any, ends: Any, axes: Any = None, steps: Any = None) -> Numbers:
     """ONNX Slice."""
-    shape = dimensions(numbers)
-    places = tuple(range(len(starts))) if axes is None else axes
-    taken = [list(range(size)) for size in shape]
-    for number, axis in enumerate(places):
-        step = 1 if steps is None else int(steps[number])
-        taken[int(axis) % len(shape)] = list(
-            range(shape[int(axis) % len(shape)])[slice(int(starts[number]), int(ends[number]), step)]
-        )
-    flat = _flat(numbers)
-    chosen = [flat[_offset(at, shape)] for at in product(*taken)]
-    return _nested(chosen, [len(part) for part in taken])
+    for place, (start, end) in enumerate(zip(starts, ends, strict=True)):
+        taken = slice(int(start), int(end), 1 if steps is None else int(steps[place]))
+        numbers = _along(place if axes is None else int(axes[place]), lambda row, taken=taken: row[taken], numbers)
+    return numbers
 
 
 def unsqueeze(numbers: Numbers, axes: Any) -> Numbers:
@@ -214,16 +194,9 @@ def reshape(numbers: Numbers, shape: Any, keep_zero: bool = False) -> Numbers:
 
 def transpose(numbers: Numbers, order: Sequence[int] | None = None) -> Numbers:
     """ONNX Transpose."""
-    shape, flat = dimensions(numbers), _flat(numbers)
-    order = tuple(reversed(range(len(shape)))) if order is None else order
-    made = [shape[axis] for axis in order]
-    taken = []
-    for at in _indices(made):
-        source = [0] * len(shape)
-        for place, axis in zip(at, order, strict=True):
-            source[axis] = place
-        taken.append(flat[_offset(source, shape)])
-    return _nested(taken, made)
+    if len(dimensions(numbers)) < 2 or tuple(order or ()) == (0, 1):
+        return numbers
+    return tuple(zip(*numbers, strict=True))  # type: ignore[misc]
 
 
 def expand(numbers: Numbers, shape: Any) -> Numbers:
@@ -233,10 +206,9 @@ def expand(numbers: Numbers, shape: Any) -> Numbers:
 
 def tile(numbers: Numbers, repeats: Any) -> Numbers:
     """ONNX Tile."""
-    shape, flat = dimensions(numbers), _flat(numbers)
-    made = [size * int(count) for size, count in zip(shape, repeats, strict=True)]
-    wrapped = [[place % size for place, size in zip(at, shape, strict=True)] for at in _indices(made)]
-    return _nested([flat[_offset(at, shape)] for at in wrapped], made)
+    if not isinstance(numbers, tuple):
+        return numbers
+    return tuple(tile(part, repeats[1:]) for part in numbers) * int(repeats[0])
 
 
 def split(numbers: Numbers, sizes: Any, axis: int, count: int) -> tuple[Numbers, ...]:
@@ -277,7 +249,7 @@ def count(start: Any, limit: Any, delta: Any) -> Numbers:
     return tuple(single(start + index * delta) for index in range(length))
 
 
-# --- casts ------------------------------------------------------------------------------------------------------------
+# --- arithmetic -------------------------------------------------------------------------------------------------------
 
 
 def _each(function: Callable[[Any], Number]) -> Callable[[Numbers], Numbers]:
@@ -291,26 +263,16 @@ def _integer(number: Any) -> int:
     return int(number) if not isinstance(number, float) or finite(number) else -(1 << 63)
 
 
-as_integers = _each(_integer)
-"""ONNX Cast to an integer type."""
-as_floats = _each(lambda number: single(float(number)))
-"""ONNX Cast to a floating type."""
-as_truths = _each(bool)
-"""ONNX Cast to a truth value."""
-
-
-# --- arithmetic -------------------------------------------------------------------------------------------------------
-
-
 def _broadcast(function: Callable[[Any, Any], Any], first: Numbers, second: Numbers) -> Numbers:
-    if not isinstance(first, tuple) and not isinstance(second, tuple):
+    left, right = len(dimensions(first)), len(dimensions(second))
+    if left == right == 0:
         return function(first, second)  # type: ignore[no-any-return]
-    left, right = dimensions(first), dimensions(second)
-    rank = max(len(left), len(right))
-    left, right = (1,) * (rank - len(left)) + left, (1,) * (rank - len(right)) + right
-    made = [b if a == 1 else a for a, b in zip(left, right, strict=True)]
-    one, two = _flat(first), _flat(second)
-    return _nested([function(one[_offset(at, left)], two[_offset(at, right)]) for at in _indices(made)], made)
+    one, two = (first,) if left < right else first, (second,) if right < left else second
+    assert isinstance(one, tuple)
+    assert isinstance(two, tuple)
+    count = len(two) if len(one) == 1 else len(one)
+    pairs = zip(one * count if len(one) == 1 else one, two * count if len(two) == 1 else two, strict=True)
+    return tuple(_broadcast(function, a, b) for a, b in pairs)
 
 
 def _pairwise(function: Callable[[Any, Any], Any]) -> Callable[..., Numbers]:
@@ -354,80 +316,17 @@ def _remainder(first: Any, second: Any) -> Number:
     return int(first - second * _divide(first, second))
 
 
-add = _pairwise(operator.add)
-"""ONNX Add and Sum."""
-subtract = _pairwise(operator.sub)
-"""ONNX Sub."""
-multiply = _pairwise(operator.mul)
-"""ONNX Mul."""
-divide = _pairwise(_divide)
-"""ONNX Div; integers towards zero."""
-modulo = _pairwise(_modulo)
-"""ONNX Mod with the sign of the divisor."""
-remainder = _pairwise(_remainder)
-"""ONNX Mod with the sign of the dividend (fmod)."""
-power = _pairwise(_power)
-"""ONNX Pow."""
-minimum = _pairwise(min)
-"""ONNX Min."""
-maximum = _pairwise(max)
-"""ONNX Max."""
-equal = _pairwise(operator.eq)
-"""ONNX Equal."""
-greater = _pairwise(operator.gt)
-"""ONNX Greater."""
-greater_or_equal = _pairwise(operator.ge)
-"""ONNX GreaterOrEqual."""
-less = _pairwise(operator.lt)
-"""ONNX Less."""
-less_or_equal = _pairwise(operator.le)
-"""ONNX LessOrEqual."""
-both = _pairwise(lambda first, second: bool(first and second))
-"""ONNX And."""
-either = _pairwise(lambda first, second: bool(first or second))
-"""ONNX Or."""
-one_of = _pairwise(lambda first, second: bool(first) != bool(second))
-"""ONNX Xor."""
-
-floor = _each(lambda number: float(math.floor(number)) if finite(number) else number)
-"""ONNX Floor."""
-ceiling = _each(lambda number: float(math.ceil(number)) if finite(number) else number)
-"""ONNX Ceil."""
-nearest = _each(lambda number: float(round(number)) if finite(number) else number)
-"""ONNX Round: ties to even."""
-negate = _each(operator.neg)
-"""ONNX Neg."""
-absolute = _each(abs)
-"""ONNX Abs."""
-opposite = _each(operator.not_)
-"""ONNX Not."""
-sign = _each(lambda number: type(number)((number > 0) - (number < 0)))
-"""ONNX Sign."""
-square_root = _each(lambda number: single(math.sqrt(number)) if number >= 0 else math.nan)
-"""ONNX Sqrt."""
-reciprocal = _each(lambda number: single(_divide(1.0, number)))
-"""ONNX Reciprocal."""
-
-
 def choose(condition: Numbers, first: Numbers, second: Numbers) -> Numbers:
     """ONNX Where."""
-    pairs = _broadcast(lambda a, b: _Pair(a, b), first, second)
-    return _broadcast(lambda truth, pair: pair.first if truth else pair.second, condition, pairs)
-
-
-class _Pair:
-    """Two numbers that broadcast as one."""
-
-    def __init__(self, first: Any, second: Any) -> None:
-        self.first = first
-        self.second = second
+    pairs = _broadcast(lambda a, b: {True: a, False: b}, first, second)
+    return _broadcast(lambda truth, pair: pair[bool(truth)], condition, pairs)
 
 
 def clip(numbers: Numbers, low: Numbers | None = None, high: Numbers | None = None) -> Numbers:
     """ONNX Clip."""
     if low is not None:
-        numbers = maximum(numbers, low)
-    return numbers if high is None else minimum(numbers, high)
+        numbers = _BY_INPUTS["Max"](numbers, low)
+    return numbers if high is None else _BY_INPUTS["Min"](numbers, high)
 
 
 _REDUCTIONS: dict[str, Callable[[Any, Any], Any]] = {
@@ -448,17 +347,170 @@ def reduce(numbers: Numbers, axes: Any, kind: str, keep: bool, none_is_none: boo
         keep: whether reduced axes stay, with size 1.
         none_is_none: whether no axes mean none, instead of all.
     """
-    shape, flat = dimensions(numbers), _flat(numbers)
+    shape = dimensions(numbers)
     if axes is None or not _flat(axes):
         if none_is_none:
             return numbers
         axes = tuple(range(len(shape)))
-    gone = [int(axis) % len(shape) for axis in _flat(axes)] if shape else []
+    gone = {int(axis) % len(shape) for axis in _flat(axes)} if shape else set()
+    if len(gone) == len(shape):
+        lines: Any = [_flat(numbers)]
+    else:
+        lines = numbers if gone == {1} else zip(*numbers, strict=True)  # type: ignore[misc]
     kept = [1 if axis in gone else size for axis, size in enumerate(shape)]
-    result: list[Any] = [None] * math.prod(kept)
-    for at in _indices(shape):
-        place = _offset([0 if axis in gone else index for axis, index in enumerate(at)], kept)
-        number = flat[_offset(at, shape)]
-        result[place] = number if result[place] is None else single(_REDUCTIONS[kind](result[place], number))
-    result = [{"add": 0, "mul": 1}.get(kind, 0) if number is None else number for number in result]
-    return _nested(result, kept if keep else [size for axis, size in enumerate(kept) if axis not in gone])
+    rest = [size for axis, size in enumerate(shape) if axis not in gone]
+    return _nested([_combined(kind, line) for line in lines], kept if keep else rest)
+
+
+def _combined(kind: str, line: Sequence[Any]) -> Number:
+    if not line:
+        return 1 if kind == "mul" else 0
+    result, *others = line
+    for number in others:
+        result = single(_REDUCTIONS[kind](result, number))
+    return result  # type: ignore[no-any-return]
+
+
+# --- which operator is computed how, and how its attributes and inputs are read ---------------------------------------
+
+_AS_INTEGERS, _AS_TRUTHS = _each(_integer), _each(bool)
+_AS_FLOATS = _each(lambda number: single(float(number)))
+_MODULO = {False: _pairwise(_modulo), True: _pairwise(_remainder)}
+"""ONNX Mod with the sign of the divisor, and with that of the dividend (fmod)."""
+
+Call = tuple[Callable[..., Any], tuple[Any, ...]]
+"""A function and what it is called with: numbers, and things that stand for numbers."""
+
+_BECAME_INPUTS = frozenset(["axes", "ends", "max", "min", "shape", "starts"])
+"""What operators had as attributes before opset 13; reductions have axes so until 17."""
+
+GROWING = frozenset(["ConstantOfShape", "Expand", "Range", "Tile"])
+"""Operators whose results may be longer than what they are made of."""
+
+
+def call(kind: str, attributes: Mapping[str, Any], inputs: Sequence[Any], outputs: int) -> Call | None:
+    """Return how to compute a node with numbers; None if it cannot be.
+
+    Args:
+        kind: ONNX operator type.
+        attributes: the node's attributes by name.
+        inputs: what stands for its inputs; None for those left out.
+        outputs: how many outputs it has.
+    """
+    if kind == "Split":
+        sizes = attributes.get("split", _input(inputs, 1))
+        count = attributes.get("num_outputs", outputs)
+        return split, (inputs[0], sizes, attributes.get("axis", 0), count)
+    read = _READERS.get(kind)
+    if _BECAME_INPUTS & attributes.keys() and not kind.startswith("Reduce"):
+        return None
+    if read is not None:
+        return read(attributes, inputs)
+    function = _BY_INPUTS.get(kind)
+    if function is None or inputs[0] is None or (kind not in _OPTIONAL and any(value is None for value in inputs)):
+        return None
+    return function, tuple(inputs)
+
+
+def _input(inputs: Sequence[Any], index: int) -> Any:
+    return inputs[index] if index < len(inputs) else None
+
+
+def _cast(attributes: Mapping[str, Any], inputs: Sequence[Any]) -> Call | None:
+    element = attributes.get("to")
+    if element in FLOATS:
+        return _AS_FLOATS, (inputs[0],)
+    if element in (TensorProto.INT64, TensorProto.INT32):
+        return _AS_INTEGERS, (inputs[0],)
+    return (_AS_TRUTHS, (inputs[0],)) if element == TensorProto.BOOL else None
+
+
+def _constant_of_shape(attributes: Mapping[str, Any], inputs: Sequence[Any]) -> Call:
+    value = attributes.get("value")
+    return fill, (inputs[0], 0.0 if value is None else np.asarray(value).reshape(-1)[0].item())
+
+
+def _reduction(kind: str) -> Callable[[Mapping[str, Any], Sequence[Any]], Call]:
+    def read(attributes: Mapping[str, Any], inputs: Sequence[Any]) -> Call:
+        axes = attributes.get("axes")
+        axes = tuple(axes) if axes is not None else _input(inputs, 1)
+        keep, none_is_none = bool(attributes.get("keepdims", 1)), bool(attributes.get("noop_with_empty_axes", 0))
+        return reduce, (inputs[0], axes, kind, keep, none_is_none)
+
+    return read
+
+
+def _reshape(attributes: Mapping[str, Any], inputs: Sequence[Any]) -> Call:
+    return reshape, (*inputs, bool(attributes.get("allowzero", 0)))
+
+
+def _transpose(attributes: Mapping[str, Any], inputs: Sequence[Any]) -> Call:
+    order = attributes.get("perm")
+    return transpose, (inputs[0], None if order is None else tuple(order))
+
+
+def _scatter(attributes: Mapping[str, Any], inputs: Sequence[Any]) -> Call:
+    return scatter, (*inputs[:3], attributes.get("reduction", "none"))
+
+
+_READERS: Mapping[str, Callable[[Mapping[str, Any], Sequence[Any]], Call | None]] = {
+    "Cast": _cast,
+    "Concat": lambda attributes, inputs: (concatenate, (attributes.get("axis", 1), *inputs)),
+    "ConstantOfShape": _constant_of_shape,
+    "Gather": lambda attributes, inputs: (gather, (inputs[0], inputs[1], attributes.get("axis", 0))),
+    "Mod": lambda attributes, inputs: (_MODULO[bool(attributes.get("fmod", 0))], tuple(inputs)),
+    "ReduceMax": _reduction("max"),
+    "ReduceMin": _reduction("min"),
+    "ReduceProd": _reduction("mul"),
+    "ReduceSum": _reduction("add"),
+    "Reshape": _reshape,
+    "ScatterElements": _scatter,
+    "ScatterND": _scatter,
+    "Shape": lambda attributes, inputs: (
+        shape_of_numbers, (inputs[0], attributes.get("start", 0), attributes.get("end"))
+    ),
+    "Transpose": _transpose,
+}  # fmt: skip
+
+_BY_INPUTS: Mapping[str, Callable[..., Any]] = {
+    "Abs": _each(abs),
+    "Add": _pairwise(operator.add),
+    "And": _pairwise(lambda first, second: bool(first and second)),
+    "Ceil": _each(lambda number: float(math.ceil(number)) if finite(number) else number),
+    "Clip": clip,
+    "Div": _pairwise(_divide),
+    "Equal": _pairwise(operator.eq),
+    "Expand": expand,
+    "Floor": _each(lambda number: float(math.floor(number)) if finite(number) else number),
+    "GatherElements": gather_elements,
+    "Greater": _pairwise(operator.gt),
+    "GreaterOrEqual": _pairwise(operator.ge),
+    "Identity": same,
+    "Less": _pairwise(operator.lt),
+    "LessOrEqual": _pairwise(operator.le),
+    "Max": _pairwise(max),
+    "Min": _pairwise(min),
+    "Mul": _pairwise(operator.mul),
+    "Neg": _each(operator.neg),
+    "Not": _each(operator.not_),
+    "Or": _pairwise(lambda first, second: bool(first or second)),
+    "Pow": _pairwise(_power),
+    "Range": count,
+    "Reciprocal": _each(lambda number: single(_divide(1.0, number))),
+    "Round": _each(lambda number: float(round(number)) if finite(number) else number),
+    "Sign": _each(lambda number: type(number)((number > 0) - (number < 0))),
+    "Size": size_of_numbers,
+    "Slice": select,
+    "Sqrt": _each(lambda number: single(math.sqrt(number)) if number >= 0 else math.nan),
+    "Squeeze": squeeze,
+    "Sub": _pairwise(operator.sub),
+    "Sum": _pairwise(operator.add),
+    "Tile": tile,
+    "Unsqueeze": unsqueeze,
+    "Where": choose,
+    "Xor": _pairwise(lambda first, second: bool(first) != bool(second)),
+}
+"""Operators that are called with their inputs alone."""
+
+_OPTIONAL = frozenset(["Clip", "Slice"])
+"""Those of them that do without an input in between."""

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from typing import Any
 
@@ -16,7 +15,7 @@ import torch
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 from torch import fx, nn
 
-from onnxviz.convert import bridge, shape_operators
+from onnxviz.convert import bridge
 from onnxviz.convert import shape_arithmetic as arithmetic
 from onnxviz.convert.definitions import definition, has_definition
 from onnxviz.convert.element_types import CARRIERS, PLAIN, accept, to_carrier
@@ -26,6 +25,7 @@ from onnxviz.convert.refusals import REFUSALS
 from onnxviz.core import limits
 from onnxviz.core.errors import ModelError, beginning
 from onnxviz.graph.draft import ExactForms
+from onnxviz.graph.operators.custom import custom_operators
 from onnxviz.graph.passes.fold_constants import constant_value
 from onnxviz.graph.shapes import UNKNOWN, TensorType, infer, type_of, value_info
 from onnxviz.graph.structure import initializers, reads
@@ -139,13 +139,7 @@ class _Walk:
         if self._place(node)[0] or not node.input:
             return False
         graph, nodes = self.result.graph, self.result.nodes
-        attributes = {
-            entry.name: onnx.numpy_helper.to_array(entry.t)
-            if entry.type == AttributeProto.TENSOR
-            else onnx.helper.get_attribute_value(entry)
-            for entry in node.attribute
-            if entry.type not in (AttributeProto.GRAPH, AttributeProto.GRAPHS)
-        }
+        attributes = _attributes(node)
         if node.op_type in ("Shape", "Size") and node.input[0] in nodes:
             arguments: tuple[Any, ...] = (nodes[node.input[0]],)
             if node.op_type == "Shape":
@@ -158,11 +152,7 @@ class _Walk:
         inputs = [self._numbers(name) if name else None for name in node.input]
         if any(value is None and name for value, name in zip(inputs, node.input, strict=True)):
             return False
-        attributes = {
-            name: value.decode("utf-8", "replace") if isinstance(value, bytes) else value
-            for name, value in attributes.items()
-        }
-        found = shape_operators.call(node.op_type, attributes, inputs, len(node.output))
+        found = arithmetic.call(node.op_type, attributes, inputs, len(node.output))
         if found is None:
             return False
         made = graph.call_function(*found)
@@ -182,7 +172,7 @@ class _Walk:
             kind = self.types.get(name, UNKNOWN)
             if kind.shape is None or len(kind.shape) > 2 or kind.element in _NO_NUMBERS:
                 return False
-            if kind.fixed is None and (len(kind.shape) == 2 or node.op_type in shape_operators.GROWING):
+            if kind.fixed is None and (len(kind.shape) == 2 or node.op_type in arithmetic.GROWING):
                 return False  # a free size: as long as the data
             size = math.prod(kind.fixed or (1,))
             if size > arithmetic.LONGEST or (len(kind.shape) == 2 and not size):
@@ -222,28 +212,29 @@ class _Walk:
     # --- everything else ----------------------------------------------------------------------------------------------
 
     def _as_module(self, node: NodeProto, name: str) -> None:
-        module, arguments, refused = self._convert(node)
+        conversion, arguments = self._convert(node)
         if any(argument is _MISSING for argument in arguments):
             return  # behind a node that does not convert
-        self.result.root.add_module(name, module.eval().requires_grad_(False))
-        made = self.result.graph.call_module(name, *_call(module, arguments))
+        self.result.root.add_module(name, conversion.module.eval().requires_grad_(False))
+        made = self.result.graph.call_module(name, tuple(arguments))
         named = [value for value in node.output if value]
         if len(named) == 1 and node.output[0]:
             self._made(named[0], made)
+            if conversion.several:
+                self._made(named[0], self.result.graph.call_function(_output, (made, 0, node.op_type)))
             return
-        if refused:
-            self.result.refused[node.name] = "; ".join(dict.fromkeys(refused.values()))
+        if conversion.refused:
+            self.result.refused[node.name] = "; ".join(dict.fromkeys(conversion.refused.values()))
         for index, value in enumerate(node.output):
-            if value and index not in refused:
+            if value and index not in conversion.refused:
                 self._made(value, self.result.graph.call_function(_output, (made, index, node.op_type)))
 
     def _made(self, value: str, made: fx.Node) -> None:
-        shape = self.types.get(value, UNKNOWN).fixed
-        made.meta["shape"] = shape
+        made.meta["shape"] = self.types.get(value, UNKNOWN).fixed
         self.result.nodes[value] = made
 
-    def _convert(self, node: NodeProto) -> tuple[nn.Module, list[Any], Mapping[int, str]]:
-        """Return what becomes of a node, what it is called with, and which of its outputs are not made, and why.
+    def _convert(self, node: NodeProto) -> tuple[Conversion, list[Any]]:
+        """Return what becomes of a node, and what it is called with.
 
         Raises:
             Exception: whatever a converter raises for a node that it cannot convert.
@@ -257,20 +248,24 @@ class _Walk:
             if formal and not (place < len(node.input) and node.input[place]):
                 raise NotConvertible(f"it has no input {formal!r}")
         converter = CONVERTERS.get(key)
+        if converter is None and domain and key in custom_operators():
+            converter = custom_operators()[key].convert
         if converter is not None:
             try:
                 conversion = converter(self._operation(node, version))
-                return conversion.module, self._arguments(node, conversion), conversion.refused
+                return conversion, self._arguments(node, conversion)
             except NotConvertible:
                 if not _has_body(node.op_type, domain, version):
                     raise
         stock = bridge.find(node, version)
         if stock is not None:
             module, inputs = bridge.convert(stock, self._alone(node, version, domain))
-            return module, [self._argument(value) for value in inputs], {}
+            while inputs and not inputs[-1]:
+                inputs = inputs[:-1]  # left to the defaults of a module that is not ours
+            return Conversion(module), [self._argument(value) for value in inputs]
         if _has_body(node.op_type, domain, version):
-            body = self._by_definition(node, domain, version)
-            return body.module, [self._captured(name) for name in body.captures], {}
+            conversion = self._by_definition(node, domain, version)
+            return conversion, self._arguments(node, conversion)
         raise NotConvertible("")
 
     def _refuse_oversized(self, node: NodeProto) -> None:
@@ -289,7 +284,7 @@ class _Walk:
     def _arguments(self, node: NodeProto, conversion: Conversion) -> list[Any]:
         arguments = []
         for index in conversion.inputs:
-            value = node.input[index] if index < len(node.input) else ""
+            value = node.input[index] if index is not None and index < len(node.input) else ""
             if value in self.numbers and index in conversion.numbers:
                 arguments.append(self.numbers[value])
             elif index in conversion.numbers and self._literal(value, _LONGEST_LITERAL) is not None:
@@ -331,22 +326,12 @@ class _Walk:
         return self.result.graph.get_attr("empty")
 
     def _operation(self, node: NodeProto, version: int) -> Operation:
-        attributes: dict[str, Any] = {}
-        bodies: dict[str, Callable[..., Body]] = {}
-        for entry in node.attribute:
-            if entry.type == AttributeProto.GRAPH:
-                bodies[entry.name] = partial(self._body, entry.g)
-                continue
-            value = onnx.helper.get_attribute_value(entry)
-            if isinstance(value, TensorProto):
-                value = onnx.numpy_helper.to_array(value)
-            attributes[entry.name] = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
         inputs = [self.types.get(name, UNKNOWN) for name in node.input]
         outputs = [self.types.get(name, UNKNOWN) for name in node.output]
         return Operation(
             operator=node.op_type,
             version=_since(node.op_type, _domain(node.domain).split("opset")[0], version),
-            attributes=attributes,
+            attributes=_attributes(node),
             constants=tuple(self._constant(name) for name in node.input),
             given=tuple(bool(name) for name in node.input),
             shapes=tuple(_shape(kind) for kind in inputs),
@@ -354,7 +339,11 @@ class _Walk:
             outputs=tuple(bool(name) for name in node.output),
             results=tuple(kind.element for kind in outputs),
             result_shapes=tuple(_shape(kind) for kind in outputs),
-            bodies=bodies,
+            bodies={
+                entry.name: partial(self._body, entry.g)
+                for entry in node.attribute
+                if entry.type == AttributeProto.GRAPH
+            },
         )
 
     def _constant(self, name: str) -> Any:
@@ -427,7 +416,7 @@ class _Walk:
         module = truncate(converted.root, converted.graph, [node for node in made if node is not None])
         return Body(module, len(graph.input) - len(captured), len(outputs), tuple(captured))
 
-    def _by_definition(self, node: NodeProto, domain: str, version: int) -> Body:
+    def _by_definition(self, node: NodeProto, domain: str, version: int) -> Conversion:
         """Convert a node by the body that the standard gives its operator."""
         copy = NodeProto()
         copy.CopyFrom(node)
@@ -447,9 +436,8 @@ class _Walk:
         graph.input.extend(kept)
         numbers = [formal for formal, value in computed.items() if value in self.numbers]
         body = self._sub_network(defined.model, list(computed), numbers)
-        named = tuple(bool(name) for name in node.output)
-        module = _First(body.module) if sum(named) == 1 and named[0] else _Spread(body.module, named)
-        return replace(body, module=module, captures=tuple(computed.values()))
+        module = _Spread(body.module, tuple(bool(name) for name in node.output))
+        return Conversion(module, (), captures=tuple(computed.values()), several=True)
 
     def _alone(self, node: NodeProto, version: int, domain: str) -> ModelProto:
         """Return a model of one node, its constants inside."""
@@ -471,18 +459,6 @@ class _Walk:
         )
 
 
-class _First(nn.Module):
-    """The only output of a body."""
-
-    def __init__(self, body: nn.Module) -> None:
-        super().__init__()
-        self.body = body
-
-    def forward(self, *values: Any) -> Any:
-        """Run the body."""
-        return self.body(*values)[0]
-
-
 class _Spread(nn.Module):
     """A body's outputs at the places of a node's named outputs."""
 
@@ -500,6 +476,23 @@ class _Spread(nn.Module):
 _MISSING: Any = object()
 
 
+def _attributes(node: NodeProto) -> dict[str, Any]:
+    """Return what a node's attributes hold: tensors as arrays, strings as `str`; graphs are left out."""
+    return {
+        entry.name: _plain_value(onnx.helper.get_attribute_value(entry))
+        for entry in node.attribute
+        if entry.type not in (AttributeProto.GRAPH, AttributeProto.GRAPHS)
+    }
+
+
+def _plain_value(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    if isinstance(value, TensorProto):
+        return onnx.numpy_helper.to_array(value)
+    return [_plain_value(entry) for entry in value] if isinstance(value, list) else value
+
+
 def _declared(value: ValueInfoProto, element: int, shape: Sequence[int | None] | None) -> ValueInfoProto:
     """Return an input of a body with what the node around it knows of it, where the body does not say."""
     own = type_of(value)
@@ -512,20 +505,6 @@ def _declared(value: ValueInfoProto, element: int, shape: Sequence[int | None] |
 def _vector(numbers: arithmetic.Numbers) -> arithmetic.Numbers:
     """Return a number as the vector that a body declares it to be."""
     return numbers if isinstance(numbers, tuple) else (numbers,)
-
-
-def _call(module: nn.Module, arguments: list[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Return positional and keyword arguments; what is left out at the end is left to the module's defaults."""
-    if None not in arguments:
-        return tuple(arguments), {}
-    parameters = list(inspect.signature(module.forward).parameters.values())
-    if any(parameter.kind is inspect.Parameter.VAR_POSITIONAL for parameter in parameters):
-        return tuple(arguments), {}
-    first = arguments.index(None)
-    names = [parameter.name for parameter in parameters]
-    keywords = {key: value for key, value in zip(names[first:], arguments[first:], strict=False) if value is not None}
-    needed = [p.name for p in parameters[first:] if p.default is inspect.Parameter.empty and p.name not in keywords]
-    return tuple(arguments[:first]), {**dict.fromkeys(needed), **keywords}
 
 
 def _output(made: Any, index: int, operator: str) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import importlib.metadata
@@ -36,6 +37,7 @@ from onnxviz.data.kinds import data_kinds
 from onnxviz.execution.store import Store, key_of
 from onnxviz.graph import open_model
 from onnxviz.graph.labels import read_labels, with_labels
+from onnxviz.graph.operators.custom import custom_distributions
 from onnxviz.graph.tensors import all_nodes
 from onnxviz.graph.view import GraphView
 from onnxviz.model.preprocessing import preprocessing_for
@@ -59,7 +61,7 @@ PARITY_VERSION = 2
 """Raised when the same comparison gives another table."""
 PARITY_COST = 2.0 * PARITY_IMAGES
 """Forward passes of a parity check: one by each of the two engines for each image."""
-_DISTRIBUTIONS = ("onnxviz", "torch", "onnx", "onnxruntime", "onnxruntime-gpu", "onnx2torch", "numpy", "pillow")
+_DISTRIBUTIONS = ("onnxviz", "torch", "onnx", "onnxruntime", "onnxruntime-gpu", "numpy", "pillow")
 
 
 @dataclass(frozen=True)
@@ -224,9 +226,9 @@ def open_subject(
 
 
 def _versions_used(view: GraphView) -> dict[str, str]:
-    """Return the versions that a model's results depend on: onnx2torch's only where its registry may convert a node."""
+    """Return the versions that a model's results depend on; of who adds operators only if it has such."""
     foreign = any(node.domain not in ("", "ai.onnx") for node in all_nodes(view.proto))
-    return {name: version for name, version in versions().items() if foreign or name != "onnx2torch"}
+    return {name: version for name, version in versions().items() if foreign or name not in custom_distributions()}
 
 
 def digests_of(subjects: Iterable[Subject]) -> dict[str, str]:
@@ -248,11 +250,9 @@ def _labels_digest(subject: Subject) -> str | None:
 def versions() -> Mapping[str, str]:
     """Return the versions of the installed libraries that results may depend on."""
     found = {}
-    for name in _DISTRIBUTIONS:
-        try:
+    for name in (*_DISTRIBUTIONS, *custom_distributions()):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     return found
 
 

@@ -10,6 +10,7 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetI
 
 from onnxviz.core import limits
 from onnxviz.core.errors import ModelFileError, beginning
+from onnxviz.graph.operators.custom import custom_operators
 from onnxviz.graph.structure import replace_nodes
 from onnxviz.graph.tensors import subgraphs
 
@@ -115,7 +116,10 @@ def _shield(graph: GraphProto, opset: int) -> None:
                 raise ModelFileError(
                     f"{node.op_type} has {entry.name} {entry.i}, which it cannot", remedy="export the model again"
                 )
-        if node.op_type in _AS_INPUT and not node.domain:
+        custom = custom_operators().get(f"{node.domain}:{node.op_type}") if node.domain else None
+        if custom is not None and custom.shaped_like:
+            node.op_type, node.domain = custom.shaped_like, ""
+        elif node.op_type in _AS_INPUT and not node.domain:
             node.op_type = "Identity"
             del node.input[1:], node.output[1:], node.attribute[:]
         elif node.op_type == "Expand" and not node.domain and node.input[1] not in constant:

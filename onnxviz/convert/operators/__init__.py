@@ -7,39 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib import import_module
-from types import ModuleType
+from pkgutil import iter_modules
 
-from onnxviz.convert.operators.operation import Body, Conversion, Converter, NotConvertible, Operation, as_numbers
-
-FAMILIES: tuple[ModuleType, ...] = tuple(
-    import_module(f"{__name__}.{family}")
-    for family in (
-        "activations",
-        "arrangement",
-        "attention",
-        "casting",
-        "classical",
-        "control",
-        "convolution",
-        "early",
-        "exact_products",
-        "generation",
-        "indexing",
-        "linear",
-        "logic",
-        "losses",
-        "normalisation",
-        "pointwise",
-        "pooling",
-        "quantisation",
-        "recurrent",
-        "reductions",
-        "resizing",
-        "sampling",
-        "searching",
-        "signal",
-    )
+from onnxviz.convert.operators.operation import (
+    Body,
+    Conversion,
+    Converter,
+    Function,
+    NotConvertible,
+    Operation,
+    by_function,
 )
+
+_MODULES = [import_module(f"{__name__}.{info.name}") for info in iter_modules(__path__)]
+FAMILIES = tuple(module for module in _MODULES if hasattr(module, "CONVERTERS"))
 """Modules with a table `CONVERTERS`."""
 
 
@@ -55,4 +36,4 @@ def _gather() -> dict[str, Converter]:
 CONVERTERS: Mapping[str, Converter] = _gather()
 """Converter by ONNX operator; "domain:Operator" outside the standard's own domain."""
 
-__all__ = ["CONVERTERS", "Body", "Conversion", "Converter", "NotConvertible", "Operation", "as_numbers"]
+__all__ = ["CONVERTERS", "Body", "Conversion", "Converter", "Function", "NotConvertible", "Operation", "by_function"]

@@ -11,7 +11,15 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from onnxviz.convert.operators.operation import Body, Conversion, Converter, NotConvertible, Operation
+from onnxviz.convert.operators.operation import (
+    Body,
+    Conversion,
+    Converter,
+    Function,
+    NotConvertible,
+    Operation,
+    by_function,
+)
 
 
 @dataclass(frozen=True)
@@ -29,14 +37,14 @@ class AttentionForm:
         shown: which stage the fourth output shows: 0 scores, 1 capped, 2 with bias, 3 probabilities.
     """
 
-    query_heads: int = 0
-    heads: int = 0
-    scale: float | None = None
-    causal: bool = False
-    cap: float = 0.0
-    left: int = -1
-    right: int = -1
-    shown: int = 0
+    query_heads: int
+    heads: int
+    scale: float | None
+    causal: bool
+    cap: float
+    left: int
+    right: int
+    shown: int
 
 
 class Attention(nn.Module):
@@ -44,14 +52,13 @@ class Attention(nn.Module):
 
     Args:
         form: what the attributes say.
-        outputs: which of the four outputs (result, present keys, present values, scores) the node names.
+        shows_scores: whether the scores are wanted, besides result, present keys and present values.
     """
 
-    def __init__(self, form: AttentionForm, outputs: tuple[bool, ...]) -> None:
+    def __init__(self, form: AttentionForm, shows_scores: bool) -> None:
         super().__init__()
         self.form = form
-        self.outputs = outputs
-        self.shows_scores = len(outputs) > 3 and outputs[3]
+        self.shows_scores = shows_scores
 
     def forward(
         self,
@@ -62,7 +69,7 @@ class Attention(nn.Module):
         past_key: torch.Tensor | None = None,
         past_value: torch.Tensor | None = None,
         lengths: torch.Tensor | None = None,
-    ) -> torch.Tensor | tuple[torch.Tensor | None, ...]:
+    ) -> tuple[torch.Tensor | None, ...]:
         """Attend.
 
         Args:
@@ -90,25 +97,13 @@ class Attention(nn.Module):
             made = functional.scaled_dot_product_attention(
                 query, key, value, is_causal=True, scale=form.scale, enable_gqa=query.shape[1] != key.shape[1]
             )
-            return self._results(made, present, None, packed)
-        allowed, bias = self._bias(query, key, mask, before, lengths)
-        if self.shows_scores or form.cap:
-            made, scores = self._explicit(query, key, value, allowed, bias)
         else:
-            made = self._fused(query, key, value, allowed, bias)
-        return self._results(made, present, scores, packed)
-
-    def _results(
-        self,
-        made: torch.Tensor,
-        present: tuple[torch.Tensor, torch.Tensor],
-        scores: torch.Tensor | None,
-        packed: bool,
-    ) -> torch.Tensor | tuple[torch.Tensor | None, ...]:
-        if packed:
-            made = made.transpose(1, 2).flatten(2)
-        results = (made, *present, scores)
-        return made if sum(self.outputs) == 1 and self.outputs[0] else results[: len(self.outputs)]
+            allowed, bias = self._bias(query, key, mask, before, lengths)
+            if self.shows_scores or form.cap:
+                made, scores = self._explicit(query, key, value, allowed, bias)
+            else:
+                made = self._fused(query, key, value, allowed, bias)
+        return made.transpose(1, 2).flatten(2) if packed else made, *present, scores
 
     def _bias(
         self, query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor | None, before: int, lengths: Any
@@ -166,8 +161,7 @@ class Attention(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         form = self.form
         key, value = _repeat(key, query.shape[1]), _repeat(value, query.shape[1])
-        scale = query.shape[3] ** -0.5 if form.scale is None else form.scale
-        scores = (query * math.sqrt(scale)) @ (key * math.sqrt(scale)).transpose(2, 3)
+        scores = _scores(query, key, form.scale)
         stages = [scores]
         if form.cap:
             scores = form.cap * torch.tanh(scores / form.cap)
@@ -183,6 +177,11 @@ class Attention(nn.Module):
             chances = _hide(chances, mask)
         stages.append(chances)
         return chances @ value, stages[form.shown]
+
+
+def _scores(query: torch.Tensor, key: torch.Tensor, scale: float | None) -> torch.Tensor:
+    root = math.sqrt(query.shape[3] ** -0.5 if scale is None else scale)
+    return (query * root) @ (key * root).transpose(2, 3)
 
 
 def _both(first: torch.Tensor | None, second: torch.Tensor) -> torch.Tensor:
@@ -215,18 +214,16 @@ def _repeat(values: torch.Tensor, heads: int) -> torch.Tensor:
 
 
 def convert_attention(operation: Operation) -> Conversion:
-    """Convert `Attention`."""
-    get = operation.attributes.get
-    scale = get("scale")
+    get = operation.setting
     form = AttentionForm(
-        query_heads=int(get("q_num_heads", 0)),
-        heads=int(get("kv_num_heads", 0)),
-        scale=None if scale is None else float(scale),
-        causal=bool(get("is_causal", 0)),
-        cap=float(get("softcap", 0.0)),
-        left=int(get("left_window_size", -1)),
-        right=int(get("right_window_size", -1)),
-        shown=int(get("qk_matmul_output_mode", 0)),
+        query_heads=get("q_num_heads", 0),
+        heads=get("kv_num_heads", 0),
+        scale=get("scale", None),
+        causal=get("is_causal", False),
+        cap=get("softcap", 0.0),
+        left=get("left_window_size", -1),
+        right=get("right_window_size", -1),
+        shown=get("qk_matmul_output_mode", 0),
     )
     if form.shown not in range(4) or form.cap < 0 or (form.scale is not None and form.scale <= 0):
         raise NotConvertible("Attention with attributes that ONNX does not define")
@@ -234,7 +231,7 @@ def convert_attention(operation: Operation) -> Conversion:
         raise NotConvertible("Attention of packed heads that does not say how many")
     if operation.has(4) != operation.has(5):
         raise NotConvertible("Attention with past keys or past values alone")
-    return Conversion(Attention(form, operation.outputs), range(len(operation.given)))
+    return Conversion(Attention(form, operation.wants(3)), range(7), several=True)
 
 
 # --- flexible ---------------------------------------------------------------------------------------------------------
@@ -261,8 +258,7 @@ class FlexibleAttention(nn.Module):
     ) -> torch.Tensor:
         """Attend with [N, heads, length, size]."""
         key, value = _repeat(key, query.shape[1]), _repeat(value, query.shape[1])
-        root = math.sqrt(query.shape[3] ** -0.5 if self.scale is None else self.scale)
-        scores = (query * root) @ (key * root).transpose(2, 3)
+        scores = _scores(query, key, self.scale)
         if self.score is not None:
             scores = self.score(scores, *captured[: self.captured])[0]
         chances = scores.softmax(-1)
@@ -272,12 +268,10 @@ class FlexibleAttention(nn.Module):
 
 
 def convert_flexible_attention(operation: Operation) -> Conversion:
-    """Convert `FlexAttention`."""
     score, probability = (
         operation.bodies[name]() if name in operation.bodies else None for name in ("score_mod", "prob_mod")
     )
-    scale = operation.attributes.get("scale")
-    module = FlexibleAttention(None if scale is None else float(scale), score, probability)
+    module = FlexibleAttention(operation.setting("scale", None), score, probability)
     captures = [name for body in (score, probability) if body is not None for name in body.captures]
     return Conversion(module, range(3), captures=captures)
 
@@ -285,132 +279,103 @@ def convert_flexible_attention(operation: Operation) -> Conversion:
 # --- linear -----------------------------------------------------------------------------------------------------------
 
 
-class LinearAttention(nn.Module):
-    """Attention with a state instead of past keys, one step after the other. Source: ONNX LinearAttention.
+def attend_linearly(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    state: torch.Tensor | None = None,
+    decay: torch.Tensor | None = None,
+    rate: torch.Tensor | None = None,
+    *,
+    query_heads: int,
+    heads: int,
+    scale: float,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attend with a state instead of past keys, one step after the other. Source: ONNX LinearAttention.
 
     Args:
-        rule: "linear", "gated", "delta" or "gated_delta": how the state changes.
+        query: [N, length, heads x size].
+        key: [N, length, heads x size].
+        value: [N, length, heads x another size].
+        state: [N, heads, size of a key, size of a value]; zeros if None.
+        decay: logarithm of what stays of the state, [N, length, heads or heads x size of a key].
+        rate: how much of the difference is written, [N, length, heads or 1].
         query_heads: heads of the queries.
         heads: heads of keys, values and the state.
-        scale: factor of the results; None for 1 / sqrt(size of a key).
-        outputs: how many outputs the node has.
+        scale: factor of the results; 0 for 1 / sqrt(size of a key).
     """
-
-    def __init__(self, rule: str, query_heads: int, heads: int, scale: float | None, outputs: int) -> None:
-        super().__init__()
-        self.rule = rule
-        self.query_heads = query_heads
-        self.heads = heads
-        self.scale = scale
-        self.outputs = outputs
-
-    def forward(
-        self,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        state: torch.Tensor | None = None,
-        decay: torch.Tensor | None = None,
-        rate: torch.Tensor | None = None,
-    ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
-        """Attend.
-
-        Args:
-            query: [N, length, heads x size].
-            key: [N, length, heads x size].
-            value: [N, length, heads x another size].
-            state: [N, heads, size of a key, size of a value]; zeros if None.
-            decay: logarithm of what stays of the state, [N, length, heads or heads x size of a key].
-            rate: how much of the difference is written, [N, length, heads or 1].
-        """
-        query, key, value = (
-            _unpack(packed, heads)
-            for packed, heads in ((query, self.query_heads), (key, self.heads), (value, self.heads))
-        )
-        if state is None:
-            state = value.new_zeros((value.shape[0], self.heads, key.shape[3], value.shape[3]))
-        stays = None if decay is None else _unpack(decay, self.heads).exp().unsqueeze(-1)
-        written = None if rate is None else rate.transpose(1, 2).unsqueeze(-1)
-        made = []
-        for step in range(query.shape[2]):
-            if stays is not None:
-                state = state * stays[:, :, step]
-            now, token = key[:, :, step], value[:, :, step]
-            if written is not None:
-                token = written[:, :, step] * (token - (now.unsqueeze(2) @ state).squeeze(2))
-            state = state + now.unsqueeze(3) * token.unsqueeze(2)
-            made.append((query[:, :, step].unsqueeze(2) @ _repeat(state, self.query_heads)).squeeze(2))
-        scale = key.shape[3] ** -0.5 if self.scale is None else self.scale
-        result = (torch.stack(made, 1) * scale).flatten(2)
-        return result if self.outputs == 1 else (result, state)
+    query, key, value = _unpack(query, query_heads), _unpack(key, heads), _unpack(value, heads)
+    if state is None:
+        state = value.new_zeros((value.shape[0], heads, key.shape[3], value.shape[3]))
+    stays = None if decay is None else _unpack(decay, heads).exp().unsqueeze(-1)
+    written = None if rate is None else rate.transpose(1, 2).unsqueeze(-1)
+    made = []
+    for step in range(query.shape[2]):
+        if stays is not None:
+            state = state * stays[:, :, step]
+        now, token = key[:, :, step], value[:, :, step]
+        if written is not None:
+            token = written[:, :, step] * (token - (now.unsqueeze(2) @ state).squeeze(2))
+        state = state + now.unsqueeze(3) * token.unsqueeze(2)
+        made.append((query[:, :, step].unsqueeze(2) @ _repeat(state, query_heads)).squeeze(2))
+    return (torch.stack(made, 1) * (scale or key.shape[3] ** -0.5)).flatten(2), state
 
 
 def convert_linear_attention(operation: Operation) -> Conversion:
-    """Convert `LinearAttention`."""
-    get = operation.attributes.get
-    rule, query_heads, heads = (
-        str(get("update_rule", "gated_delta")), int(get("q_num_heads", 0)), int(get("kv_num_heads", 0))
-    )  # fmt: skip
-    if rule not in ("linear", "gated", "delta", "gated_delta") or heads < 1 or query_heads < 1 or query_heads % heads:
+    """Convert `LinearAttention`, whose rule is to be read off its inputs."""
+    rule = operation.setting("update_rule", ("gated_delta", "linear", "gated", "delta"))
+    query_heads, heads = operation.setting("q_num_heads", 0), operation.setting("kv_num_heads", 0)
+    if heads < 1 or query_heads < 1 or query_heads % heads:
         raise NotConvertible("LinearAttention with attributes that ONNX does not define")
     if operation.has(4) != ("gated" in rule) or operation.has(5) != ("delta" in rule):
         raise NotConvertible(f"LinearAttention whose inputs do not fit the rule {rule}")
-    scale = float(get("scale", 0.0)) or None
-    module = LinearAttention(rule, query_heads, heads, scale, 1 if operation.single else 2)
-    return Conversion(module, range(len(operation.given)))
+    scale = operation.setting("scale", 0.0)
+    function = Function(attend_linearly, query_heads=query_heads, heads=heads, scale=scale)
+    return Conversion(function, range(6), several=True)
 
 
 # --- position ---------------------------------------------------------------------------------------------------------
 
 
-class RotaryEmbedding(nn.Module):
-    """Rotation of pairs of features by an angle that grows with the place. Source: ONNX RotaryEmbedding.
+def embed_rotary(
+    values: torch.Tensor,
+    cosine: torch.Tensor,
+    sine: torch.Tensor,
+    places: torch.Tensor | None = None,
+    *,
+    interleaved: bool,
+    num_heads: int,
+    rotary_embedding_dim: int,
+) -> torch.Tensor:
+    """Rotate pairs of features by an angle that grows with the place. Source: ONNX RotaryEmbedding.
 
     Args:
+        values: [N, heads, length, size] or [N, length, heads x size].
+        cosine: of the angles, [N, length, pairs], or [places, pairs] if there are `places`.
+        sine: likewise.
+        places: [N, length].
         interleaved: whether pairs are neighbours, and not each other's counterpart in two halves.
-        heads: heads of inputs [N, length, heads x size]; 0 if inputs have an axis of heads.
-        rotated: how many features of a head are rotated; 0 for all.
+        num_heads: heads of inputs [N, length, heads x size]; 0 if inputs have an axis of heads.
+        rotary_embedding_dim: how many features of a head are rotated; 0 for all.
     """
-
-    def __init__(self, interleaved: bool, heads: int, rotated: int) -> None:
-        super().__init__()
-        self.interleaved = interleaved
-        self.heads = heads
-        self.rotated = rotated
-
-    def forward(
-        self, values: torch.Tensor, cosine: torch.Tensor, sine: torch.Tensor, places: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        """Rotate.
-
-        Args:
-            values: [N, heads, length, size] or [N, length, heads x size].
-            cosine: of the angles, [N, length, pairs], or [places, pairs] if there are `places`.
-            sine: likewise.
-            places: [N, length].
-        """
-        heads = values.transpose(1, 2) if values.dim() == 4 else values.reshape(*values.shape[:2], self.heads, -1)
-        if places is not None:
-            cosine, sine = functional.embedding(places.long(), cosine), functional.embedding(places.long(), sine)
-        cosine, sine = cosine.unsqueeze(2), sine.unsqueeze(2)
-        size = self.rotated or heads.shape[3]
-        turned, rest = heads[..., :size], heads[..., size:]
-        first, second = (turned[..., ::2], turned[..., 1::2]) if self.interleaved else turned.chunk(2, -1)
-        pair = first * cosine - second * sine, first * sine + second * cosine
-        made = torch.stack(pair, -1).flatten(3) if self.interleaved else torch.cat(pair, -1)
-        if size < heads.shape[3]:
-            made = torch.cat((made, rest), -1)
-        return made.transpose(1, 2) if values.dim() == 4 else made.flatten(2)
+    heads = values.transpose(1, 2) if values.dim() == 4 else values.reshape(*values.shape[:2], num_heads, -1)
+    if places is not None:
+        cosine, sine = functional.embedding(places.long(), cosine), functional.embedding(places.long(), sine)
+    cosine, sine = cosine.unsqueeze(2), sine.unsqueeze(2)
+    size = rotary_embedding_dim or heads.shape[3]
+    turned, rest = heads[..., :size], heads[..., size:]
+    first, second = (turned[..., ::2], turned[..., 1::2]) if interleaved else turned.chunk(2, -1)
+    pair = first * cosine - second * sine, first * sine + second * cosine
+    made = torch.stack(pair, -1).flatten(3) if interleaved else torch.cat(pair, -1)
+    if size < heads.shape[3]:
+        made = torch.cat((made, rest), -1)
+    return made.transpose(1, 2) if values.dim() == 4 else made.flatten(2)
 
 
 def convert_rotary_embedding(operation: Operation) -> Conversion:
-    """Convert `RotaryEmbedding`."""
-    get = operation.attributes.get
-    heads = int(get("num_heads", 0))
-    if operation.rank(0) == 3 and heads < 1:
+    if operation.rank(0) == 3 and operation.setting("num_heads", 0) < 1:
         raise NotConvertible("RotaryEmbedding of packed heads that does not say how many")
-    module = RotaryEmbedding(bool(get("interleaved", 0)), heads, int(get("rotary_embedding_dim", 0)))
-    return Conversion(module, range(len(operation.given)))
+    return by_function(embed_rotary, 4, interleaved=False, num_heads=0, rotary_embedding_dim=0)(operation)
 
 
 CONVERTERS: Mapping[str, Converter] = {

@@ -9,7 +9,7 @@ from onnx import TensorProto
 from torch import nn
 
 from onnxviz.convert.element_types import CARRIERS, FLOATING, INTEGERS, integer_range, wrap
-from onnxviz.convert.operators.operation import Conversion, Converter, NotConvertible, Operation
+from onnxviz.convert.operators.operation import Conversion, Converter, Function, NotConvertible, Operation
 from onnxviz.convert.operators.rounding import FORMATS, round_to_format, straight_through
 
 _NATIVE: Mapping[int, torch.dtype] = {
@@ -27,35 +27,18 @@ _NATIVE: Mapping[int, torch.dtype] = {
 _TWO_63 = 2.0**63
 
 
-class ToFloat(nn.Module):
+def to_float(values: torch.Tensor, source: int) -> torch.Tensor:
     """Cast to a floating type of float32 or wider than a byte."""
-
-    def __init__(self, source: int) -> None:
-        super().__init__()
-        self.source = source
-
-    def forward(self, values: torch.Tensor) -> torch.Tensor:
-        """Cast."""
-        if self.source == TensorProto.UINT64 and not values.is_floating_point():
-            # In two halves: the carrier's highest bit is no sign.
-            high = (values >> 1) & ((1 << 63) - 1)
-            return (high.double() * 2 + (values & 1)).float()
-        return values.float()
+    if source == TensorProto.UINT64 and not values.is_floating_point():
+        # In two halves: the carrier's highest bit is no sign.
+        high = (values >> 1) & ((1 << 63) - 1)
+        return (high.double() * 2 + (values & 1)).float()
+    return values.float()
 
 
-class ToNarrowFloat(nn.Module):
+def to_narrow_float(values: torch.Tensor, source: int, target: int, saturate: bool, mode: str) -> torch.Tensor:
     """Cast to a floating type of a byte or less, carried as rounded float32."""
-
-    def __init__(self, source: int, target: int, saturate: bool, mode: str) -> None:
-        super().__init__()
-        self.cast = ToFloat(source)
-        self.target = target
-        self.saturate = saturate
-        self.mode = mode
-
-    def forward(self, values: torch.Tensor) -> torch.Tensor:
-        """Cast."""
-        return round_to_format(self.cast(values), self.target, self.saturate, self.mode)
+    return round_to_format(to_float(values, source), target, saturate, mode)
 
 
 class ToInteger(nn.Module):
@@ -79,7 +62,6 @@ class ToInteger(nn.Module):
         self.quantises = INTEGERS[target][0] <= 8
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
-        """Cast."""
         if not values.is_floating_point():
             return wrap(values.to(self.carrier), self.target)
         if self.fits:
@@ -96,40 +78,21 @@ class ToInteger(nn.Module):
         return wrap(values.long(), self.target).to(self.carrier)
 
 
-class ToBoolean(nn.Module):
+def to_boolean(values: torch.Tensor) -> torch.Tensor:
     """Cast to bool: whatever is not zero is true."""
-
-    def forward(self, values: torch.Tensor) -> torch.Tensor:
-        """Cast."""
-        return values != 0
+    return values != 0
 
 
-class BitCast(nn.Module):
-    """Other type, same bits."""
-
-    def __init__(self, source: int, target: int) -> None:
-        super().__init__()
-        self.source = _NATIVE[source]
-        self.target = _NATIVE[target]
-        self.carrier = CARRIERS[target]
-
-    def forward(self, values: torch.Tensor) -> torch.Tensor:
-        """Take the bits for another type."""
-        bits = values.to(self.source).view(torch.uint8 if self.target == torch.bool else self.target)
-        return bits.to(self.carrier)
+def bit_cast(values: torch.Tensor, source: int, target: int) -> torch.Tensor:
+    """Take the bits for another type."""
+    native = _NATIVE[target]
+    bits = values.to(_NATIVE[source]).view(torch.uint8 if native == torch.bool else native)
+    return bits.to(CARRIERS[target])
 
 
-class NarrowBitCast(nn.Module):
-    """The same bits of two or four as the other of signed and unsigned."""
-
-    def __init__(self, target: int) -> None:
-        super().__init__()
-        self.target = target
-        self.carrier = CARRIERS[target]
-
-    def forward(self, values: torch.Tensor) -> torch.Tensor:
-        """Take the bits for the other type."""
-        return wrap(values.short(), self.target).to(self.carrier)
+def narrow_bit_cast(values: torch.Tensor, target: int) -> torch.Tensor:
+    """Take two or four bits for the other of signed and unsigned."""
+    return wrap(values.short(), target).to(CARRIERS[target])
 
 
 def cast(source: int, target: int, saturate: bool = True, mode: str = "up") -> nn.Module:
@@ -147,24 +110,23 @@ def cast(source: int, target: int, saturate: bool = True, mode: str = "up") -> n
     if TensorProto.STRING in (source, target) or target not in CARRIERS:
         raise NotConvertible("strings are no tensors" if TensorProto.STRING in (source, target) else "unknown type")
     if target == TensorProto.BOOL:
-        return ToBoolean()
+        return Function(to_boolean)
     if target in INTEGERS:
         return ToInteger(source, target)
     if target not in FLOATING:
         raise NotConvertible("a cast to complex numbers")
     if target in FORMATS or target == TensorProto.FLOAT8E8M0:
-        return ToNarrowFloat(source, target, saturate, mode)
-    return nn.Identity() if source in FLOATING else ToFloat(source)
+        return Function(to_narrow_float, source=source, target=target, saturate=saturate, mode=mode)
+    return nn.Identity() if source in FLOATING else Function(to_float, source=source)
 
 
 def convert_cast(operation: Operation) -> Conversion:
-    """Convert `Cast` and `CastLike`."""
     like = operation.operator == "CastLike"
     target = operation.element(1) if like else _element(operation.attributes.get("to", 0))
     if target == 0:
         raise NotConvertible("the type to cast to is unknown")
-    saturate = bool(operation.attributes.get("saturate", 1))
-    return Conversion(cast(operation.element(0), target, saturate, operation.attributes.get("round_mode", "up")))
+    saturate, mode = operation.setting("saturate", True), operation.setting("round_mode", "up")
+    return Conversion(cast(operation.element(0), target, saturate, mode))
 
 
 def _element(value: object) -> int:
@@ -173,15 +135,14 @@ def _element(value: object) -> int:
 
 
 def convert_bit_cast(operation: Operation) -> Conversion:
-    """Convert `BitCast`."""
     source, target = operation.element(0), _element(operation.attributes.get("to", 0))
     if source in INTEGERS and target in INTEGERS and INTEGERS[source][0] == INTEGERS[target][0] < 8:
-        return Conversion(NarrowBitCast(target))
+        return Conversion(Function(narrow_bit_cast, target=target))
     if source not in _NATIVE or target not in _NATIVE:
         raise NotConvertible("the bits of this type are not kept")
     if _NATIVE[source].itemsize != _NATIVE[target].itemsize:
         raise NotConvertible("the bits of half and double precision are not kept: they are carried as float32")
-    return Conversion(BitCast(source, target))
+    return Conversion(Function(bit_cast, source=source, target=target))
 
 
 CONVERTERS: Mapping[str, Converter] = {

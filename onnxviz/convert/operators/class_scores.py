@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 from torch import nn
@@ -42,6 +40,26 @@ def transformed(scores: torch.Tensor, name: str) -> torch.Tensor:
         normalised: torch.Tensor = raised / torch.where(total == 0, torch.ones_like(total), total)
         return normalised
     return scores
+
+
+def transform_targets(scores: torch.Tensor, name: str) -> torch.Tensor:
+    """Apply a post_transform to results [N, targets]; as in ONNX Runtime only PROBIT transforms a single number."""
+    return scores if scores.shape[1] == 1 and name != "PROBIT" else transformed(scores, name)
+
+
+def of_two(score: torch.Tensor, transform: str, complement: bool) -> torch.Tensor:
+    """Return scores [N, 2] of one score s [N]: 1 - s and s where it is a share of votes, else -s and s.
+
+    As in ONNX Runtime only LOGISTIC transforms them further.
+    """
+    if transform == "LOGISTIC":
+        return torch.sigmoid(torch.stack([-score, score], 1))
+    return torch.stack([1 - score if complement else -score, score], 1)
+
+
+def floating(values: torch.Tensor) -> torch.Tensor:
+    """Return values as floating numbers."""
+    return values if values.is_floating_point() else values.float()
 
 
 def floats(operation: Operation, name: str) -> np.ndarray:
@@ -86,25 +104,14 @@ class Labels(nn.Module):
         return self(positive.long()) if self.count == 2 else positive.long()
 
 
-class Classifier(nn.Module):
-    """What all classifiers return: labels and scores, or the one that the node has."""
+def classifier(module: nn.Module, operation: Operation, labels: Labels) -> Conversion:
+    """Return the conversion of a classifier, whose module returns labels and scores.
 
-    def __init__(self, operation: Operation) -> None:
-        super().__init__()
-        self.outputs = operation.outputs
-        self.single = operation.single
-
-    def result(self, labels: torch.Tensor | None, scores: torch.Tensor) -> Any:
-        """Return the node's outputs."""
-        return labels if self.single else (labels, scores)[: len(self.outputs)]
-
-
-def classifier(module: Classifier, labels: Labels) -> Conversion:
-    """Return the conversion of a classifier; labels that are strings are refused and the scores are not.
+    Labels that are strings are refused and the scores are not.
 
     Raises:
         NotConvertible: if such labels are all that is wanted.
     """
-    if module.single and labels.refused:
+    if operation.single and labels.refused:
         raise NotConvertible(labels.refused[0])
-    return Conversion(module, refused=labels.refused)
+    return Conversion(module, refused=labels.refused, several=True)

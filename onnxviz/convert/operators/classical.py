@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -11,19 +10,28 @@ from onnx import TensorProto
 from torch import nn
 
 from onnxviz.convert.element_types import CARRIERS
-from onnxviz.convert.operators.bounds import bounded
 from onnxviz.convert.operators.class_scores import (
-    Classifier,
     Labels,
     classifier,
+    floating,
     floats,
     integers,
+    of_two,
     transform_name,
+    transform_targets,
     transformed,
 )
-from onnxviz.convert.operators.operation import Conversion, Converter, NotConvertible, Operation
+from onnxviz.convert.operators.operation import (
+    Conversion,
+    Converter,
+    Function,
+    NotConvertible,
+    Operation,
+    bounded,
+    by_function,
+)
 from onnxviz.convert.operators.support_vectors import svm_classifier, svm_regressor
-from onnxviz.convert.operators.trees import of_two, tree_classifier, tree_ensemble, tree_regressor
+from onnxviz.convert.operators.trees import tree_classifier, tree_ensemble, tree_regressor
 
 
 def _refuse_strings(operation: Operation) -> None:
@@ -31,61 +39,46 @@ def _refuse_strings(operation: Operation) -> None:
         raise NotConvertible("its input are strings")
 
 
-def _floating(values: torch.Tensor) -> torch.Tensor:
-    return values if values.is_floating_point() else values.float()
-
-
 # --- features ---------------------------------------------------------------------------------------------------------
+
+
+def extract_columns(values: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+    """Return chosen columns of the last axis; of a vector, as a matrix of one row. ONNX ArrayFeatureExtractor."""
+    values = values if values.dim() > 1 else values[None]
+    return values.index_select(-1, columns.reshape(-1).long())
 
 
 def _array_feature_extractor(operation: Operation) -> Conversion:
     _refuse_strings(operation)
-    return Conversion(_ArrayFeatureExtractor(), (0, 1))
+    return Conversion(Function(extract_columns), (0, 1))
 
 
-class _ArrayFeatureExtractor(nn.Module):
-    """Chosen columns of the last axis."""
-
-    def forward(self, values: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
-        """Take columns; of a vector, as a matrix of one row."""
-        values = values if values.dim() > 1 else values[None]
-        return values.index_select(-1, columns.reshape(-1).long())
+def binarise(values: torch.Tensor, threshold: float) -> torch.Tensor:
+    """Return 1 above the threshold, else 0. ONNX Binarizer."""
+    return (values > threshold).to(values.dtype)
 
 
-def _binarizer(operation: Operation) -> Conversion:
-    return Conversion(_Binarizer(float(operation.attributes.get("threshold", 0.0))))
-
-
-class _Binarizer(nn.Module):
-    def __init__(self, threshold: float) -> None:
-        super().__init__()
-        self.threshold = threshold
-
-    def forward(self, values: torch.Tensor) -> torch.Tensor:
-        """Return 1 above the threshold, else 0."""
-        return (values > self.threshold).to(values.dtype)
+def put_side_by_side(*values: torch.Tensor, sizes: Sequence[int]) -> torch.Tensor:
+    """Put features [N, F] side by side, each cut or filled up with zeros to its size. ONNX FeatureVectorizer."""
+    parts = []
+    for value, size in zip(values, sizes, strict=True):
+        rows = floating(value.reshape(1, -1) if value.dim() < 2 else value.flatten(1))
+        bounded((rows.shape[0], size), "FeatureVectorizer")
+        parts.append(nn.functional.pad(rows, (0, size - rows.shape[1])) if rows.shape[1] != size else rows)
+    return torch.cat(parts, 1)
 
 
 def _feature_vectorizer(operation: Operation) -> Conversion:
     sizes = integers(operation, "inputdimensions")
     if len(sizes) != len(operation.given) or (sizes < 0).any():
         raise NotConvertible(f"it has {len(sizes)} sizes for {len(operation.given)} inputs")
-    return Conversion(_FeatureVectorizer(sizes.tolist()), tuple(range(len(sizes))))
+    return Conversion(Function(put_side_by_side, sizes=sizes.tolist()), range(len(sizes)))
 
 
-class _FeatureVectorizer(nn.Module):
-    def __init__(self, sizes: Sequence[int]) -> None:
-        super().__init__()
-        self.sizes = tuple(sizes)
-
-    def forward(self, *values: torch.Tensor) -> torch.Tensor:
-        """Put features [N, F] side by side, each cut or filled up with zeros to its size."""
-        parts = []
-        for value, size in zip(values, self.sizes, strict=True):
-            rows = _floating(value.reshape(1, -1) if value.dim() < 2 else value.flatten(1))
-            bounded((rows.shape[0], size), "FeatureVectorizer")
-            parts.append(nn.functional.pad(rows, (0, size - rows.shape[1])) if rows.shape[1] != size else rows)
-        return torch.cat(parts, 1)
+def impute(values: torch.Tensor, imputed: torch.Tensor, replaced: float) -> torch.Tensor:
+    """Put other numbers where one number (or NaN) is. ONNX Imputer."""
+    missing = values.isnan() if replaced != replaced else values == replaced
+    return torch.where(missing, imputed.to(values.dtype), values)
 
 
 def _imputer(operation: Operation) -> Conversion:
@@ -95,48 +88,35 @@ def _imputer(operation: Operation) -> Conversion:
     kind = "float" if operation.attributes.get("imputed_value_floats") else "int64"
     replaced = operation.attributes.get(f"replaced_value_{kind}", 0)
     array = np.asarray(values, np.float32 if kind == "float" else np.int64)
-    return Conversion(_Imputer(array, replaced))
+    return Conversion(Function(impute, imputed=torch.from_numpy(array), replaced=replaced))
 
 
-class _Imputer(nn.Module):
-    imputed: torch.Tensor
-
-    def __init__(self, imputed: np.ndarray, replaced: float) -> None:
-        super().__init__()
-        self.register_buffer("imputed", torch.from_numpy(imputed))
-        self.replaced = replaced
-
-    def forward(self, values: torch.Tensor) -> torch.Tensor:
-        """Put other numbers where one number (or NaN) is."""
-        missing = values.isnan() if self.replaced != self.replaced else values == self.replaced
-        return torch.where(missing, self.imputed.to(values.dtype), values)
+def normalise_rows(values: torch.Tensor, norm: str) -> torch.Tensor:
+    """Divide each row by its norm, unless that is zero. ONNX Normalizer."""
+    values = floating(values)
+    axis = 1 if values.dim() > 1 else 0
+    if norm == "MAX":
+        divisor = values.amax(axis, keepdim=True)
+    elif norm == "L1":
+        divisor = values.abs().sum(axis, keepdim=True)
+    else:
+        squares = values.square().sum(axis, keepdim=True)
+        # The root of zero has no gradient.
+        divisor = torch.where(squares == 0, torch.ones_like(squares), squares).sqrt()
+    return values / torch.where(divisor == 0, torch.ones_like(divisor), divisor)
 
 
 def _normalizer(operation: Operation) -> Conversion:
     norm = str(operation.attributes.get("norm", "MAX")).upper()
     if norm not in ("MAX", "L1", "L2"):
         raise NotConvertible(f"norm {norm[:40]!r} is unknown")
-    return Conversion(_Normalizer(norm))
+    return Conversion(Function(normalise_rows, norm=norm))
 
 
-class _Normalizer(nn.Module):
-    def __init__(self, norm: str) -> None:
-        super().__init__()
-        self.norm = norm
-
-    def forward(self, values: torch.Tensor) -> torch.Tensor:
-        """Divide each row by its norm, unless that is zero."""
-        values = _floating(values)
-        axis = 1 if values.dim() > 1 else 0
-        if self.norm == "MAX":
-            divisor = values.amax(axis, keepdim=True)
-        elif self.norm == "L1":
-            divisor = values.abs().sum(axis, keepdim=True)
-        else:
-            squares = values.square().sum(axis, keepdim=True)
-            # The root of zero has no gradient.
-            divisor = torch.where(squares == 0, torch.ones_like(squares), squares).sqrt()
-        return values / torch.where(divisor == 0, torch.ones_like(divisor), divisor)
+def encode_one_hot(values: torch.Tensor, categories: torch.Tensor) -> torch.Tensor:
+    """Return [*shape, categories]; what is in none of them gives zeros. ONNX OneHotEncoder."""
+    bounded((*values.shape, len(categories)), "OneHotEncoder")
+    return (values.long().unsqueeze(-1) == categories).float()
 
 
 def _one_hot_encoder(operation: Operation) -> Conversion:
@@ -144,43 +124,19 @@ def _one_hot_encoder(operation: Operation) -> Conversion:
     categories = integers(operation, "cats_int64s")
     if not len(categories):
         raise NotConvertible("its categories are strings")
-    return Conversion(_OneHotEncoder(categories))
+    return Conversion(Function(encode_one_hot, categories=torch.from_numpy(categories)))
 
 
-class _OneHotEncoder(nn.Module):
-    """One column for each category; what is in none of them gives zeros."""
-
-    categories: torch.Tensor
-
-    def __init__(self, categories: np.ndarray) -> None:
-        super().__init__()
-        self.register_buffer("categories", torch.from_numpy(categories))
-
-    def forward(self, values: torch.Tensor) -> torch.Tensor:
-        """Return [*shape, categories]."""
-        bounded((*values.shape, len(self.categories)), "OneHotEncoder")
-        return (values.long().unsqueeze(-1) == self.categories).float()
+def scale(values: torch.Tensor, offset: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    """Return (x - offset) * scale. ONNX Scaler."""
+    return (floating(values) - offset) * scale
 
 
 def _scaler(operation: Operation) -> Conversion:
-    offset, scale = floats(operation, "offset"), floats(operation, "scale")
-    if not len(offset) or len(offset) != len(scale):
-        raise NotConvertible(f"it has {len(offset)} offsets and {len(scale)} scales")
-    return Conversion(_Scaler(offset, scale))
-
-
-class _Scaler(nn.Module):
-    offset: torch.Tensor
-    scale: torch.Tensor
-
-    def __init__(self, offset: np.ndarray, scale: np.ndarray) -> None:
-        super().__init__()
-        self.register_buffer("offset", torch.from_numpy(offset))
-        self.register_buffer("scale", torch.from_numpy(scale))
-
-    def forward(self, values: torch.Tensor) -> torch.Tensor:
-        """Return (x - offset) * scale."""
-        return (_floating(values) - self.offset) * self.scale
+    offset, factor = floats(operation, "offset"), floats(operation, "scale")
+    if not len(offset) or len(offset) != len(factor):
+        raise NotConvertible(f"it has {len(offset)} offsets and {len(factor)} scales")
+    return Conversion(Function(scale, offset=torch.from_numpy(offset), scale=torch.from_numpy(factor)))
 
 
 # --- labels -----------------------------------------------------------------------------------------------------------
@@ -197,7 +153,19 @@ def _label_encoder(operation: Operation) -> Conversion:
     carrier = CARRIERS.get(operation.result(), torch.float32 if values.dtype.kind == "f" else torch.int64)
     if operation.version < 4:
         keys, values = keys[keys == keys], values[keys == keys]
-    return Conversion(_LabelEncoder(keys, values, np.asarray(fallback).reshape(-1)[:1], carrier))
+    # Of a repeated key ONNX Runtime takes the first; the standard says the last, from version 4 on.
+    table = dict(zip(keys[::-1].tolist(), values[::-1].tolist(), strict=True))
+    missing = [value for key, value in zip(keys.tolist(), values.tolist(), strict=True) if key != key]
+    ordered = sorted(key for key in table if key == key)
+    default = np.asarray(fallback).reshape(-1)[:1].item()
+    function = Function(
+        look_up,
+        keys=torch.tensor(ordered, dtype=torch.from_numpy(keys).dtype),
+        results=torch.tensor([table[key] for key in ordered], dtype=carrier),
+        fallback=torch.tensor(default, dtype=carrier),
+        of_missing=torch.tensor(missing[0] if missing else default, dtype=carrier),
+    )
+    return Conversion(function)
 
 
 def _column(operation: Operation, name: str) -> np.ndarray:
@@ -221,33 +189,20 @@ def _column(operation: Operation, name: str) -> np.ndarray:
     return array.astype(np.float32 if array.dtype.kind == "f" else np.int64)
 
 
-class _LabelEncoder(nn.Module):
-    """A table of numbers."""
-
-    keys: torch.Tensor
-    values: torch.Tensor
-    fallback: torch.Tensor
-    of_missing: torch.Tensor
-
-    def __init__(self, keys: np.ndarray, values: np.ndarray, fallback: np.ndarray, carrier: torch.dtype) -> None:
-        super().__init__()
-        # Of a repeated key ONNX Runtime takes the first; the standard says the last, from version 4 on.
-        table = dict(zip(keys[::-1].tolist(), values[::-1].tolist(), strict=True))
-        missing = [value for key, value in zip(keys.tolist(), values.tolist(), strict=True) if key != key]
-        ordered = sorted(key for key in table if key == key)
-        self.register_buffer("keys", torch.tensor(ordered, dtype=torch.from_numpy(keys).dtype))
-        self.register_buffer("values", torch.tensor([table[key] for key in ordered], dtype=carrier))
-        self.register_buffer("fallback", torch.tensor(fallback.item(), dtype=carrier))
-        self.register_buffer("of_missing", torch.tensor(missing[0] if missing else fallback.item(), dtype=carrier))
-
-    def forward(self, values: torch.Tensor) -> torch.Tensor:
-        """Look numbers up."""
-        values = values.to(self.keys.dtype).contiguous()
-        found = self.fallback.expand(values.shape)
-        if len(self.keys):
-            place = torch.searchsorted(self.keys, values).clamp(max=len(self.keys) - 1)
-            found = torch.where(self.keys[place] == values, self.values[place], self.fallback)
-        return torch.where(values.isnan(), self.of_missing, found) if values.is_floating_point() else found
+def look_up(
+    values: torch.Tensor,
+    keys: torch.Tensor,
+    results: torch.Tensor,
+    fallback: torch.Tensor,
+    of_missing: torch.Tensor,
+) -> torch.Tensor:
+    """Look numbers up in a table with sorted keys; `of_missing` stands for NaN. ONNX LabelEncoder."""
+    values = values.to(keys.dtype).contiguous()
+    found = fallback.expand(values.shape)
+    if len(keys):
+        place = torch.searchsorted(keys, values).clamp(max=len(keys) - 1)
+        found = torch.where(keys[place] == values, results[place], fallback)
+    return torch.where(values.isnan(), of_missing, found) if values.is_floating_point() else found
 
 
 # --- linear models ----------------------------------------------------------------------------------------------------
@@ -267,36 +222,23 @@ class _Linear(nn.Module):
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
         """Return [N, rows]; a vector counts as one row."""
-        values = _floating(values)
+        values = floating(values)
         return nn.functional.linear(values if values.dim() > 1 else values[None], self.weight, self.bias)
 
 
 def _linear_regressor(operation: Operation) -> Conversion:
-    return Conversion(_LinearRegressor(operation))
-
-
-class _LinearRegressor(nn.Module):
-    def __init__(self, operation: Operation) -> None:
-        super().__init__()
-        self.linear = _Linear(operation, int(operation.attributes.get("targets", 1)))
-        self.transform = transform_name(operation)
-
-    def forward(self, values: torch.Tensor) -> torch.Tensor:
-        """Return [N, targets]."""
-        scores: torch.Tensor = self.linear(values)
-        if scores.shape[1] == 1 and self.transform != "PROBIT":
-            return scores  # as in ONNX Runtime: a single number is transformed by PROBIT only
-        return transformed(scores, self.transform)
+    linear = _Linear(operation, operation.setting("targets", 1))
+    return Conversion(nn.Sequential(linear, Function(transform_targets, name=transform_name(operation))))
 
 
 def _linear_classifier(operation: Operation) -> Conversion:
     labels = Labels(operation)
-    return classifier(_LinearClassifier(operation, labels), labels)
+    return classifier(_LinearClassifier(operation, labels), operation, labels)
 
 
-class _LinearClassifier(Classifier):
+class _LinearClassifier(nn.Module):
     def __init__(self, operation: Operation, labels: Labels) -> None:
-        super().__init__(operation)
+        super().__init__()
         rows = len(floats(operation, "intercepts")) or labels.count
         self.linear = _Linear(operation, rows)
         self.rows = rows
@@ -305,15 +247,15 @@ class _LinearClassifier(Classifier):
         if rows == 1 and labels.count == 2 and self.transform == "PROBIT":
             raise NotConvertible("the standard does not say what PROBIT of a single score for two classes is")
 
-    def forward(self, values: torch.Tensor) -> Any:
+    def forward(self, values: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor]:
         """Return labels [N] and scores [N, classes]."""
         scores = self.linear(values)
         if self.rows > 1:
-            return self.result(self.labels(scores.argmax(1)), transformed(scores, self.transform))
+            return (self.labels(scores.argmax(1)), transformed(scores, self.transform))
         labels = self.labels.binary(scores[:, 0] > 0)
         if self.labels.count == 2:
-            return self.result(labels, of_two(scores[:, 0], self.transform, complement=True))
-        return self.result(labels, transformed(scores, self.transform))
+            return (labels, of_two(scores[:, 0], self.transform, complement=True))
+        return (labels, transformed(scores, self.transform))
 
 
 # --- text as numbers --------------------------------------------------------------------------------------------------
@@ -406,7 +348,7 @@ CONVERTERS: Mapping[str, Converter] = {
         f"ai.onnx.ml:{operator}": converter
         for operator, converter in {
             "ArrayFeatureExtractor": _array_feature_extractor,
-            "Binarizer": _binarizer,
+            "Binarizer": by_function(binarise, threshold=0.0),
             "FeatureVectorizer": _feature_vectorizer,
             "Imputer": _imputer,
             "LabelEncoder": _label_encoder,

@@ -15,24 +15,21 @@ from onnx import TensorProto
 from torch import nn
 
 from onnxviz.convert.element_types import CARRIERS
-from onnxviz.convert.operators.operation import Body, Conversion, Converter, NotConvertible, Operation, as_numbers
+from onnxviz.convert.operators.generation import constant
+from onnxviz.convert.operators.operation import (
+    Body,
+    Conversion,
+    Converter,
+    NotConvertible,
+    Operation,
+    as_integers,
+    single_number,
+)
 from onnxviz.core import limits
 from onnxviz.core.errors import ModelError
 
 PartType = tuple[int, tuple[int | None, ...] | None]
 """ONNX element type and shape of an input of a body, as far as they are known."""
-
-
-def _number(value: Any) -> Any:
-    """Read a number that may be a tensor of one element."""
-    numbers = as_numbers(value.reshape(-1) if isinstance(value, torch.Tensor) else value)
-    if len(numbers) != 1:
-        raise ModelError(f"a condition or trip count has {len(numbers)} elements, not one")
-    return numbers[0]
-
-
-def _result(made: Sequence[Any], outputs: Sequence[bool], single: bool) -> Any:
-    return made[0] if single else tuple(made[: len(outputs)])
 
 
 # --- If ---------------------------------------------------------------------------------------------------------------
@@ -44,10 +41,13 @@ def _if(operation: Operation) -> Conversion:
         if condition.size != 1:
             raise NotConvertible(f"its condition has {condition.size} elements, not one")
         branch = operation.bodies["then_branch" if condition.any() else "else_branch"]()
-        return Conversion(_Branch(operation, branch), (), captures=branch.captures)
+        _check_outputs(branch, len(operation.outputs))
+        return Conversion(branch.module, (), captures=branch.captures, several=True)
     branches = [operation.bodies[name]() for name in ("then_branch", "else_branch")]
     captures = tuple(dict.fromkeys(name for branch in branches for name in branch.captures))
-    return Conversion(_If(operation, branches, captures), (0,), numbers=(0,), captures=captures)
+    for branch in branches:
+        _check_outputs(branch, len(operation.outputs))
+    return Conversion(_If(branches, captures), (0,), numbers=(0,), captures=captures, several=True)
 
 
 def _check_outputs(body: Body, expected: int) -> None:
@@ -55,38 +55,18 @@ def _check_outputs(body: Body, expected: int) -> None:
         raise NotConvertible(f"its body has {body.outputs} outputs where {expected} are needed")
 
 
-class _Branch(nn.Module):
-    """The only branch that a constant condition leaves."""
-
-    def __init__(self, operation: Operation, branch: Body) -> None:
-        super().__init__()
-        _check_outputs(branch, len(operation.outputs))
-        self.branch = branch.module
-        self.outputs, self.single = operation.outputs, operation.single
-
-    def forward(self, *captured: Any) -> Any:
-        """Run the branch."""
-        return _result(self.branch(*captured), self.outputs, self.single)
-
-
 class _If(nn.Module):
     """Both branches, of which each call runs one."""
 
-    def __init__(self, operation: Operation, branches: Sequence[Body], captures: Sequence[str]) -> None:
+    def __init__(self, branches: Sequence[Body], captures: Sequence[str]) -> None:
         super().__init__()
-        for branch in branches:
-            _check_outputs(branch, len(operation.outputs))
         self.then_branch, self.else_branch = (branch.module for branch in branches)
         self.reads = [tuple(captures.index(name) for name in branch.captures) for branch in branches]
-        self.outputs, self.single = operation.outputs, operation.single
 
     def forward(self, condition: Any, *captured: Any) -> Any:
-        """Run the branch that the condition chooses."""
-        if _number(condition):
-            made = self.then_branch(*(captured[index] for index in self.reads[0]))
-        else:
-            made = self.else_branch(*(captured[index] for index in self.reads[1]))
-        return _result(made, self.outputs, self.single)
+        if single_number(condition):
+            return self.then_branch(*(captured[index] for index in self.reads[0]))
+        return self.else_branch(*(captured[index] for index in self.reads[1]))
 
 
 # --- what Loop and Scan share -----------------------------------------------------------------------------------------
@@ -181,7 +161,6 @@ class _Looping(nn.Module):
         super().__init__()
         self.body = body.module
         self.carried = carried
-        self.outputs, self.single = operation.outputs, operation.single
         shapes = [*operation.result_shapes, *[None] * len(operation.outputs)]
         self.shapes = shapes[: len(operation.outputs)]
         self.elements = [CARRIERS.get(operation.result(i), torch.float32) for i in range(len(operation.outputs))]
@@ -225,7 +204,7 @@ def _loop(operation: Operation) -> Conversion:
     if not all(operation.given[2:]):
         raise NotConvertible("a value that it carries has no start")
     module = _Loop(operation, body, carried)
-    return Conversion(module, tuple(range(inputs)) or (0, 1), numbers=(0, 1), captures=body.captures)
+    return Conversion(module, tuple(range(inputs)) or (0, 1), numbers=(0, 1), captures=body.captures, several=True)
 
 
 class _Loop(_Looping):
@@ -236,10 +215,9 @@ class _Loop(_Looping):
         self.scanned = body.outputs - 1 - carried
 
     def forward(self, trips: Any, condition: Any, *values: Any) -> Any:
-        """Run the body as often as trip count and condition say."""
         carried, captured = list(values[: self.carried]), values[self.carried :]
-        most = None if trips is None else int(_number(trips))
-        goes_on = condition is None or bool(_number(condition))
+        most = None if trips is None else int(single_number(trips))
+        goes_on = condition is None or bool(single_number(condition))
         collected = self.collect(self.scanned)
         count = 0
         _begin()
@@ -253,11 +231,11 @@ class _Loop(_Looping):
                 for place, value in zip(collected, made[self.carried :], strict=True):
                     place.add(value)
                 count += 1
-                goes_on = bool(_number(onward))
+                goes_on = bool(single_number(onward))
         finally:
             _end()
         like = _first_tensor(values)
-        return _result([*carried, *(place.joined(like) for place in collected)], self.outputs, self.single)
+        return (*carried, *(place.joined(like) for place in collected))
 
 
 # --- Scan -------------------------------------------------------------------------------------------------------------
@@ -272,9 +250,7 @@ def _scan(operation: Operation) -> Conversion:
         raise NotConvertible(f"it scans {count} of {inputs} inputs")
     if not all(operation.given[first:]):
         raise NotConvertible("one of its inputs is left out")
-    axes = (0,) * count
-    if operation.version >= 9:
-        axes = _axes(operation, "scan_input_axes", count)
+    axes = _axes(operation, "scan_input_axes", count)  # before version 9 there are none, and it is the first
     types = [_part_type(operation, first + index, None, first) for index in range(states)]
     types += [_part_type(operation, first + states + index, axis, first) for index, axis in enumerate(axes)]
     body = operation.bodies["body"](types=types)
@@ -282,22 +258,12 @@ def _scan(operation: Operation) -> Conversion:
         raise NotConvertible(f"its body takes {body.inputs} values where {states + count} are given")
     if not max(states, len(operation.outputs)) <= body.outputs:
         raise NotConvertible(f"its body makes {body.outputs} values")
-    scanned = body.outputs - states
     module: nn.Module
     if operation.version < 9:
-        backward = _flags(operation, "directions", count)
-        module = _EarlyScan(operation, body, states, count, backward)
-        return Conversion(module, tuple(range(inputs)), captures=body.captures)
-    module = _Scan(
-        operation,
-        body,
-        states,
-        axes,
-        _flags(operation, "scan_input_directions", count),
-        _axes(operation, "scan_output_axes", scanned),
-        _flags(operation, "scan_output_directions", scanned),
-    )
-    return Conversion(module, tuple(range(inputs)), captures=body.captures)
+        module = _EarlyScan(operation, body, states, count, _flags(operation, "directions", count))
+    else:
+        module = _Scan(operation, body, states, axes)
+    return Conversion(module, range(inputs), captures=body.captures, several=True)
 
 
 def _part_type(operation: Operation, index: int, axis: int | None, batch: int) -> PartType:
@@ -327,22 +293,14 @@ def _flags(operation: Operation, name: str, count: int) -> tuple[bool, ...]:
 class _Scan(_Looping):
     """ONNX Scan from version 9 on."""
 
-    def __init__(
-        self,
-        operation: Operation,
-        body: Body,
-        states: int,
-        axes: Sequence[int],
-        reverse: Sequence[bool],
-        output_axes: Sequence[int],
-        output_reverse: Sequence[bool],
-    ) -> None:
+    def __init__(self, operation: Operation, body: Body, states: int, axes: Sequence[int]) -> None:
         super().__init__(operation, body, states)
-        self.axes, self.reverse = tuple(axes), tuple(reverse)
-        self.output_axes, self.output_reverse = tuple(output_axes), tuple(output_reverse)
+        scanned = body.outputs - states
+        self.axes, self.reverse = axes, _flags(operation, "scan_input_directions", len(axes))
+        self.output_axes = _axes(operation, "scan_output_axes", scanned)
+        self.output_reverse = _flags(operation, "scan_output_directions", scanned)
 
     def forward(self, *values: Any) -> Any:
-        """Run the body along the axes."""
         end = self.carried + len(self.axes)
         states, captured = list(values[: self.carried]), values[end:]
         steps = _slices(values[self.carried : end], self.axes, self.reverse)
@@ -359,7 +317,7 @@ class _Scan(_Looping):
         finally:
             _end()
         like = _first_tensor(values)
-        return _result([*states, *(place.joined(like) for place in collected)], self.outputs, self.single)
+        return (*states, *(place.joined(like) for place in collected))
 
 
 def _slices(
@@ -391,7 +349,7 @@ class _EarlyScan(_Looping):
         states, scanned, captured = values[: self.carried], values[self.carried : end], values[end:]
         batch, steps = scanned[0].shape[:2]
         _check_trips(batch * steps)
-        counts = [steps] * batch if lengths is None else [int(n) for n in as_numbers(lengths)]
+        counts = [steps] * batch if lengths is None else as_integers(lengths)
         if len(counts) != batch or not all(0 <= count <= steps for count in counts):
             raise ModelError(f"Scan has sequences of {counts[:4]} steps for a batch of {batch} with {steps} steps")
         after = [self.collect(1)[0] for _ in range(self.carried)]
@@ -407,7 +365,7 @@ class _EarlyScan(_Looping):
                     place.add(value)
         finally:
             _end()
-        return _result([place.joined(scanned[0]) for place in (*after, *collected)], self.outputs, self.single)
+        return tuple(place.joined(scanned[0]) for place in (*after, *collected))
 
     def _image(
         self, states: list[torch.Tensor], steps: Sequence[Sequence[torch.Tensor]], captured: Sequence[Any]
@@ -439,19 +397,7 @@ def _has_element(operation: Operation) -> Conversion:
     """OptionalHasElement: a tensor is always there, an input that is left out never."""
     if operation.has(0) and not operation.element(0):
         raise NotConvertible("its input may be missing")
-    return Conversion(_Given(operation.has(0)), (0,) if operation.has(0) else ())
-
-
-class _Given(nn.Module):
-    given: torch.Tensor
-
-    def __init__(self, given: bool) -> None:
-        super().__init__()
-        self.register_buffer("given", torch.tensor(given))
-
-    def forward(self, *_: Any) -> torch.Tensor:
-        """Return whether there is a value."""
-        return self.given
+    return constant(torch.tensor(operation.has(0)))
 
 
 def _get_element(operation: Operation) -> Conversion:

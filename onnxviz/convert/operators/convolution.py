@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,16 +12,18 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from onnxviz.convert.operators.bounds import bounded
-from onnxviz.convert.operators.operation import Conversion, Converter, NotConvertible, Operation
-from onnxviz.convert.operators.windows import Window, make_window, pad, read_window
+from onnxviz.convert.operators.operation import (
+    Conversion,
+    Converter,
+    Function,
+    NotConvertible,
+    Operation,
+    bounded,
+    by_function,
+)
+from onnxviz.convert.operators.windows import CONVOLVE, Window, make_window, pad, read_window
 
 _MODULES: dict[int, type[nn.Conv1d] | type[nn.Conv2d] | type[nn.Conv3d]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
-_CONVOLVE: dict[int, Callable[..., torch.Tensor]] = {
-    1: functional.conv1d,
-    2: functional.conv2d,
-    3: functional.conv3d,
-}
 _TRANSPOSED: dict[int, Callable[..., torch.Tensor]] = {
     1: functional.conv_transpose1d,
     2: functional.conv_transpose2d,
@@ -48,56 +51,62 @@ def convolve(
     if any(before != after or before < 0 for before, after in pairs):
         images = pad(images, pairs, "Conv")
         padding = (0,) * len(pairs)
-    return _CONVOLVE[len(pairs)](images, weight, bias, window.stride, padding, window.dilation, groups)
+    return CONVOLVE[len(pairs)](images, weight, bias, window.stride, padding, window.dilation, groups)
 
 
-class PaddedConvolution(nn.Module):
-    """A convolution whose padding is asymmetric or follows from the image's size."""
+class WeightedConvolution(nn.Module):
+    """A convolution, or a transposed one, with the weights of the file.
+
+    Args:
+        weight: the weights.
+        bias: the bias, or None.
+        function: takes images [N, C, *spatial], weights and bias.
+    """
 
     bias: torch.Tensor | None
 
-    def __init__(self, weight: np.ndarray, bias: np.ndarray | None, window: Window, groups: int) -> None:
+    def __init__(self, weight: np.ndarray, bias: np.ndarray | None, function: Callable[..., torch.Tensor]) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.from_numpy(weight.copy()), requires_grad=False)
         self.bias = None if bias is None else nn.Parameter(torch.from_numpy(bias.copy()), requires_grad=False)
-        self.window = window
-        self.groups = groups
+        self.function = function
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Pad with zeros, then convolve [N, C, *spatial]."""
-        return convolve(images, self.weight, self.bias, self.window, self.groups)
+        return self.function(images, self.weight, self.bias)
 
 
-class ComputedConvolution(nn.Module):
-    """A convolution whose weights are computed by other nodes."""
-
-    def __init__(self, attributes: Mapping[str, Any], groups: int) -> None:
-        super().__init__()
-        self.attributes = dict(attributes)
-        self.groups = groups
-
-    def forward(self, images: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-        """Convolve [N, C, *spatial] with [M, C / groups, *kernel]."""
-        window = make_window("Conv", self.attributes, tuple(weight.shape[2:]))
-        return convolve(images, weight, bias, window, self.groups)
+def convolve_by_computed(
+    images: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    *,
+    attributes: Mapping[str, Any],
+    groups: int,
+) -> torch.Tensor:
+    """Convolve [N, C, *spatial] with weights [M, C / groups, *kernel] that are computed by other nodes."""
+    window = make_window("Conv", attributes, tuple(weight.shape[2:]))
+    return convolve(images, weight, bias, window, groups)
 
 
 def convert_convolution(operation: Operation) -> Conversion:
     """Convert `Conv` of one to three spatial axes."""
     weight = operation.known(1)
-    groups = int(operation.attributes.get("group", 1))
+    groups = operation.setting("group", 1)
     axes = _axes(operation)
     bias = operation.known(2)
     if weight is None or operation.computed(2):
         if axes is not None:
             read_window(operation, (1,) * axes)  # refuses what does not fit
-        return Conversion(ComputedConvolution(operation.attributes, groups), (0, 1, 2) if operation.has(2) else (0, 1))
+        return Conversion(
+            Function(convolve_by_computed, attributes=dict(operation.attributes), groups=groups), (0, 1, 2)
+        )
     kernel = tuple(weight.shape[2:])
     _check_kernel(operation, kernel)
     window = read_window(operation, kernel)
     if window.static and min(window.begin) >= 0:
         return Conversion(_convolution(weight, bias, window, groups))
-    return Conversion(PaddedConvolution(weight, bias, window, groups))
+    # Asymmetric padding, or such as follows from the image's size.
+    return Conversion(WeightedConvolution(weight, bias, partial(convolve, window=window, groups=groups)))
 
 
 def _axes(operation: Operation) -> int | None:
@@ -230,23 +239,6 @@ class TransposedConvolution(nn.Module):
         return (total // 2 if self.automatic == "SAME_UPPER" else total - total // 2), length
 
 
-class ConstantTransposedConvolution(nn.Module):
-    """A transposed convolution with the weights of the file."""
-
-    bias: torch.Tensor | None
-
-    def __init__(self, weight: np.ndarray, bias: np.ndarray | None, convolution: TransposedConvolution) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.from_numpy(weight.copy()), requires_grad=False)
-        self.bias = None if bias is None else nn.Parameter(torch.from_numpy(bias.copy()), requires_grad=False)
-        self.convolution = convolution
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Convolve [N, C, *spatial]."""
-        made: torch.Tensor = self.convolution(images, self.weight, self.bias)
-        return made
-
-
 def convert_transposed_convolution(operation: Operation) -> Conversion:
     """Convert `ConvTranspose` of one to three spatial axes."""
     axes = _axes(operation)
@@ -261,51 +253,36 @@ def convert_transposed_convolution(operation: Operation) -> Conversion:
     convolution = TransposedConvolution(operation.attributes)
     weight = operation.known(1)
     if weight is None or operation.computed(2):
-        return Conversion(convolution, (0, 1, 2) if operation.has(2) else (0, 1))
+        return Conversion(convolution, (0, 1, 2))
     _check_kernel(operation, weight.shape[2:])
-    return Conversion(ConstantTransposedConvolution(weight, operation.known(2), convolution))
+    return Conversion(WeightedConvolution(weight, operation.known(2), convolution))
 
 
 # --- causal -----------------------------------------------------------------------------------------------------------
 
 
-class CausalConvolution(nn.Module):
-    """A convolution of each channel with what came before, whose last samples are the state of the next call.
+def convolve_causally(
+    values: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    state: torch.Tensor | None = None,
+    *,
+    activation: str,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Convolve each channel of [N, C, length] with [C, 1, kernel] after a state [N, C, kernel - 1].
 
-    Source: ONNX CausalConvWithState.
+    The last samples are the state of the next call. Source: ONNX CausalConvWithState.
     """
-
-    def __init__(self, activation: str, outputs: int) -> None:
-        super().__init__()
-        self.activation = activation
-        self.outputs = outputs
-
-    def forward(
-        self,
-        values: torch.Tensor,
-        weight: torch.Tensor,
-        bias: torch.Tensor | None = None,
-        state: torch.Tensor | None = None,
-    ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
-        """Convolve [N, C, length] with [C, 1, kernel] after a state [N, C, kernel - 1]."""
-        before = weight.shape[2] - 1
-        padded = functional.pad(values, (before, 0)) if state is None else torch.cat((state, values), 2)
-        made = functional.conv1d(padded, weight, bias, groups=values.shape[1])
-        if self.activation != "none":
-            made = functional.silu(made)
-        return made if self.outputs == 1 else (made, padded[:, :, padded.shape[2] - before :])
-
-
-def convert_causal_convolution(operation: Operation) -> Conversion:
-    """Convert `CausalConvWithState`."""
-    activation = str(operation.attributes.get("activation", "none"))
-    if activation not in ("none", "silu", "swish"):
-        raise NotConvertible("CausalConvWithState with an unknown activation")
-    return Conversion(CausalConvolution(activation, 1 if operation.single else 2), (0, 1, 2, 3))
+    before = weight.shape[2] - 1
+    padded = functional.pad(values, (before, 0)) if state is None else torch.cat((state, values), 2)
+    made = functional.conv1d(padded, weight, bias, groups=values.shape[1])
+    if activation != "none":
+        made = functional.silu(made)
+    return made, padded[:, :, padded.shape[2] - before :]
 
 
 CONVERTERS: Mapping[str, Converter] = {
-    "CausalConvWithState": convert_causal_convolution,
+    "CausalConvWithState": by_function(convolve_causally, 4, several=True, activation=("none", "silu", "swish")),
     "Conv": convert_convolution,
     "ConvTranspose": convert_transposed_convolution,
 }

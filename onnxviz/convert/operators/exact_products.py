@@ -17,7 +17,7 @@ from torch import nn
 
 from onnxviz.convert.element_types import integer_range
 from onnxviz.convert.operators.integer_products import ExactProduct, Product, read_convolution, sums_of_magnitudes
-from onnxviz.convert.operators.operation import Conversion, Converter, Operation
+from onnxviz.convert.operators.operation import Conversion, Converter, Function, Operation
 from onnxviz.convert.operators.rounding import round_through
 from onnxviz.graph.model_file import FUNCTION_DOMAIN
 
@@ -42,60 +42,35 @@ class SteppedProduct(nn.Module):
     def __init__(self, product: ExactProduct, own: np.ndarray, step: np.ndarray | None) -> None:
         super().__init__()
         self.product = product
-        self.register_buffer("own", torch.from_numpy(np.array(own, np.float32)))
-        self.register_buffer("step", None if step is None else torch.from_numpy(np.array(step, np.float32).reshape(())))
+        self.register_buffer("own", _buffer(own))
+        self.register_buffer("step", None if step is None else _buffer(step).reshape(()))
 
     def forward(self, values: torch.Tensor, step: torch.Tensor | None = None) -> torch.Tensor:
-        """Multiply."""
         step = self.step if step is None else step
         assert step is not None
         result: torch.Tensor = self.product(round_through(values / step)).float() * (step * self.own)
         return result
 
 
-class SteppedMatrices(nn.Module):
-    """A matrix product of two values that are multiples of a step each, in double precision.
-
-    Args:
-        own: step of the right operand.
-    """
-
-    own: torch.Tensor
-
-    def __init__(self, own: np.ndarray) -> None:
-        super().__init__()
-        self.register_buffer("own", torch.from_numpy(np.array(own, np.float32)))
-
-    def forward(self, values: torch.Tensor, other: torch.Tensor, step: torch.Tensor) -> torch.Tensor:
-        """Multiply."""
-        left, right = round_through(values / step), round_through(other / self.own)
-        return torch.matmul(left.double(), right.double()).float() * (step * self.own)
+def multiply_stepped(values: torch.Tensor, other: torch.Tensor, step: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
+    """Multiply matrices that are multiples of a step each, in double precision; `own` is that of the right one."""
+    left, right = round_through(values / step), round_through(other / own)
+    return torch.matmul(left.double(), right.double()).float() * (step * own)
 
 
-class Requantise(nn.Module):
+def requantise(
+    values: torch.Tensor, step: torch.Tensor, multiplier: torch.Tensor, zero: int, limits: tuple[int, int]
+) -> torch.Tensor:
     """Quantise multiples of a step as the integers are quantised that they stand for.
 
     Args:
+        values: the multiples.
         step: what one integer stands for, in a shape that broadcasts.
         multiplier: steps of the result in one such step.
         zero: zero point of the result.
-        element: ONNX element type of the result.
+        limits: smallest and largest number of the result's type.
     """
-
-    step: torch.Tensor
-    multiplier: torch.Tensor
-
-    def __init__(self, step: np.ndarray, multiplier: np.ndarray, zero: int, element: int) -> None:
-        super().__init__()
-        self.register_buffer("step", torch.from_numpy(np.array(_divisor(step))))
-        self.register_buffer("multiplier", torch.from_numpy(np.array(multiplier, np.float32)))
-        self.zero = zero
-        self.range = integer_range(element)
-
-    def forward(self, values: torch.Tensor) -> torch.Tensor:
-        """Quantise."""
-        assert self.range is not None
-        return (round_through(round_through(values / self.step) * self.multiplier) + self.zero).clamp(*self.range)
+    return (round_through(round_through(values / step) * multiplier) + zero).clamp(*limits)
 
 
 def _divisor(step: np.ndarray) -> np.ndarray:
@@ -103,19 +78,19 @@ def _divisor(step: np.ndarray) -> np.ndarray:
     return np.where(step == 0, 1, step).astype(np.float32)
 
 
-def _columns(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    return torch.matmul(left, right)
+def _buffer(values: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.array(values, np.float32))
 
 
 def convert_product(operation: Operation) -> Conversion:
     """Convert Conv, MatMul or Gemm: its inputs, then the steps of values and weights, and the bias in integers."""
     own = np.asarray(operation.constant(4))
     if operation.computed(1):
-        return Conversion(SteppedMatrices(own), (0, 1, 3))
+        return Conversion(Function(multiply_stepped, own=_buffer(own)), (0, 1, 3))
     weight, bias, kernels = np.asarray(operation.constant(1)), operation.constant(5), operation.operator == "Conv"
     if operation.operator == "Gemm" and operation.attributes.get("transB", 0):
         weight = weight.T
-    product: Product = read_convolution(operation, 1) if kernels else _columns
+    product: Product = read_convolution(operation, 1) if kernels else torch.matmul
     lying = (-1, *(1,) * (weight.ndim - 1)) if kernels and own.ndim else own.shape
     integers = np.rint(weight / _divisor(own.reshape(lying))).astype(np.int64)
     if bias is not None and bias.size:
@@ -133,8 +108,16 @@ def convert_requantise(operation: Operation) -> Conversion:
     """Convert QuantizeLinear: its inputs, then the step of its values and how many of the result's that is."""
     zero = operation.constant(2)
     element = operation.element(2) if zero is not None else TensorProto.UINT8
-    step, multiplier = np.asarray(operation.constant(3)), np.asarray(operation.constant(4))
-    return Conversion(Requantise(step, multiplier, 0 if zero is None else int(zero.reshape(())), element))
+    limits = integer_range(element)
+    assert limits is not None
+    function = Function(
+        requantise,
+        step=_buffer(_divisor(np.asarray(operation.constant(3)))),
+        multiplier=_buffer(np.asarray(operation.constant(4))),
+        zero=0 if zero is None else int(zero.reshape(())),
+        limits=limits,
+    )
+    return Conversion(function)
 
 
 CONVERTERS: Mapping[str, Converter] = {

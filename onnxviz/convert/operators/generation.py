@@ -1,4 +1,8 @@
-"""Tensors made of shapes, ranges and constants."""
+"""Tensors made of shapes, ranges and constants.
+
+GivenTensorFill and ConstantFill are fills that the standard had on trial until opset 9 and files of Caffe2 still hold;
+the other operators of that time are replaced by what they are made of (`graph.passes.replace_experimental`).
+"""
 
 from __future__ import annotations
 
@@ -10,140 +14,99 @@ import numpy as np
 import onnx
 import torch
 from onnx import SparseTensorProto, TensorProto
-from torch import nn
 
 from onnxviz.convert.element_types import CARRIERS, to_carrier
-from onnxviz.convert.operators.bounds import bounded
-from onnxviz.convert.operators.operation import Conversion, Converter, NotConvertible, Operation, as_numbers
+from onnxviz.convert.operators.operation import (
+    Conversion,
+    Converter,
+    Function,
+    NotConvertible,
+    Operation,
+    as_integers,
+    as_numbers,
+    bounded,
+    by_function,
+)
 from onnxviz.core.errors import ModelError
 
 
-class Source(nn.Module):
-    """What makes a tensor out of numbers, on the device that the network is on."""
-
-    anchor: torch.Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("anchor", torch.empty(0), persistent=False)
+def constant(values: torch.Tensor) -> Conversion:
+    """Return the conversion of a node whose result is the same for every input."""
+    return Conversion(Function(_same, values=values), ())
 
 
-class Constant(nn.Module):
-    """ONNX Constant."""
-
-    values: torch.Tensor
-
-    def __init__(self, values: torch.Tensor) -> None:
-        super().__init__()
-        self.register_buffer("values", values)
-
-    def forward(self) -> torch.Tensor:
-        """Return the constant."""
-        return self.values
+def _same(values: torch.Tensor) -> torch.Tensor:
+    return values
 
 
-class ConstantOfShape(Source):
+def anchor() -> torch.Tensor:
+    """Return a tensor that tells a `Function` on what device the network is."""
+    return torch.empty(0)
+
+
+def fill(shape: Any, *, value: Any, kind: torch.dtype, anchor: torch.Tensor) -> torch.Tensor:
     """ONNX ConstantOfShape."""
-
-    def __init__(self, value: Any, kind: torch.dtype) -> None:
-        super().__init__()
-        self.value = value
-        self.kind = kind
-
-    def forward(self, shape: Any) -> torch.Tensor:
-        """Fill."""
-        sizes = bounded([int(size) for size in as_numbers(shape)], "ConstantOfShape", self.kind.itemsize)
-        return torch.full(sizes, self.value, dtype=self.kind, device=self.anchor.device)
+    sizes = bounded(as_integers(shape), "ConstantOfShape", kind.itemsize)
+    return torch.full(sizes, value, dtype=kind, device=anchor.device)
 
 
-class EyeLike(nn.Module):
+def eye_like(like: torch.Tensor, k: int, kind: torch.dtype | None) -> torch.Tensor:
     """ONNX EyeLike: ones on a diagonal."""
-
-    def __init__(self, diagonal: int, kind: torch.dtype | None) -> None:
-        super().__init__()
-        self.diagonal = diagonal
-        self.kind = kind
-
-    def forward(self, like: torch.Tensor) -> torch.Tensor:
-        """Make a matrix of the same shape."""
-        rows = torch.arange(like.shape[0], device=like.device)[:, None]
-        columns = torch.arange(like.shape[1], device=like.device)
-        return (columns - rows == self.diagonal).to(self.kind or like.dtype)
+    rows = torch.arange(like.shape[0], device=like.device)[:, None]
+    columns = torch.arange(like.shape[1], device=like.device)
+    return (columns - rows == k).to(kind or like.dtype)
 
 
-class Range(Source):
+def count(start: Any, limit: Any, delta: Any, *, kind: torch.dtype, anchor: torch.Tensor) -> torch.Tensor:
     """ONNX Range: start, start + delta, ... before the limit."""
-
-    def __init__(self, kind: torch.dtype) -> None:
-        super().__init__()
-        self.kind = kind
-
-    def forward(self, start: Any, limit: Any, delta: Any) -> torch.Tensor:
-        """Count."""
-        first, last, step = (as_numbers(number)[0] for number in (start, limit, delta))
-        if step == 0:
-            raise ModelError("Range counts in steps of zero", remedy="check where the model comes from")
-        (length,) = bounded([max(math.ceil((last - first) / step), 0)], "Range", 8)
-        if not self.kind.is_floating_point:
-            end = first + length * step
-            return torch.arange(first, end, step, dtype=self.kind, device=self.anchor.device)
-        place = torch.arange(length, dtype=torch.float64, device=self.anchor.device)
-        numbers: torch.Tensor = first + place * step
-        return numbers.to(self.kind)
+    first, last, step = (as_numbers(number)[0] for number in (start, limit, delta))
+    if step == 0:
+        raise ModelError("Range counts in steps of zero", remedy="check where the model comes from")
+    (length,) = bounded([max(math.ceil((last - first) / step), 0)], "Range", 8)
+    if not kind.is_floating_point:
+        return torch.arange(first, first + length * step, step, dtype=kind, device=anchor.device)
+    place = torch.arange(length, dtype=torch.float64, device=anchor.device)
+    numbers: torch.Tensor = first + place * step
+    return numbers.to(kind)
 
 
-class OneHot(nn.Module):
-    """ONNX OneHot: `on` at the index, `off` elsewhere and where the index is out of range."""
-
-    def __init__(self, axis: int) -> None:
-        super().__init__()
-        self.axis = axis
-
-    def forward(self, indices: torch.Tensor, depth: Any, values: torch.Tensor) -> torch.Tensor:
-        """Spread indices along a new axis."""
-        size = int(as_numbers(depth)[0])
-        rank = indices.dim() + 1
-        axis = self.axis % rank
-        bounded((*indices.shape, size), "OneHot")
-        place = indices.long()
-        place = torch.where(place < 0, place + size, place).unsqueeze(axis)
-        classes = torch.arange(size, device=indices.device).reshape([-1 if a == axis else 1 for a in range(rank)])
-        return torch.where(place == classes, values[1], values[0])
+def one_hot(indices: torch.Tensor, depth: Any, values: torch.Tensor, axis: int) -> torch.Tensor:
+    """ONNX OneHot: the second value at the index, the first elsewhere and where the index is out of range."""
+    size = as_integers(depth)[0]
+    rank = indices.dim() + 1
+    axis = axis % rank
+    bounded((*indices.shape, size), "OneHot")
+    place = indices.long()
+    place = torch.where(place < 0, place + size, place).unsqueeze(axis)
+    classes = torch.arange(size, device=indices.device).reshape([-1 if a == axis else 1 for a in range(rank)])
+    return torch.where(place == classes, values[1], values[0])
 
 
-class Shape(nn.Module):
-    """ONNX Shape, as a tensor."""
-
-    def __init__(self, start: int, end: int | None) -> None:
-        super().__init__()
-        self.start = start
-        self.end = end
-
-    def forward(self, values: torch.Tensor) -> torch.Tensor:
-        """Return the shape."""
-        return torch.tensor(tuple(values.shape)[self.start : self.end], dtype=torch.int64, device=values.device)
+def shape(values: torch.Tensor, start: int, end: int | None) -> torch.Tensor:
+    """ONNX Shape, of what is no part of a shape computation."""
+    return torch.tensor(tuple(values.shape)[start:end], dtype=torch.int64, device=values.device)
 
 
-class Size(nn.Module):
-    """ONNX Size, as a tensor."""
-
-    def forward(self, values: torch.Tensor) -> torch.Tensor:
-        """Return the number of elements."""
-        return torch.full((), math.prod(values.shape), dtype=torch.int64, device=values.device)
+def size(values: torch.Tensor) -> torch.Tensor:
+    """ONNX Size, of what is no part of a shape computation."""
+    return torch.full((), math.prod(values.shape), dtype=torch.int64, device=values.device)
 
 
-class Trilu(nn.Module):
+def triangle(values: torch.Tensor, diagonal: Any = None, *, upper: bool) -> torch.Tensor:
     """ONNX Trilu: the part of matrices above or below a diagonal."""
+    height, width = values.shape[-2:]
+    place = 0 if diagonal is None else as_integers(diagonal)[0]
+    number = min(max(place, -height - 1), width + 1)
+    return torch.triu(values, number) if upper else torch.tril(values, number)
 
-    def __init__(self, upper: bool) -> None:
-        super().__init__()
-        self.upper = upper
 
-    def forward(self, values: torch.Tensor, diagonal: Any = 0) -> torch.Tensor:
-        """Keep a triangle."""
-        height, width = values.shape[-2:]
-        number = min(max(int(as_numbers(diagonal)[0]), -height - 1), width + 1)
-        return torch.triu(values, number) if self.upper else torch.tril(values, number)
+def shaped_fill(
+    like: Any, value: float, kind: torch.dtype, extra_shape: tuple[int, ...], input_as_shape: bool
+) -> torch.Tensor:
+    """ConstantFill in the shape of an input, or in the shape that an input holds, and some axes more."""
+    sizes = as_integers(like) if input_as_shape else tuple(like.shape)
+    sizes = bounded((*sizes, *extra_shape), "ConstantFill", 8)
+    return torch.full(sizes, value, dtype=kind, device=like.device if isinstance(like, torch.Tensor) else None)
 
 
 def convert_constant(operation: Operation) -> Conversion:
@@ -151,7 +114,7 @@ def convert_constant(operation: Operation) -> Conversion:
     attributes = operation.attributes
     element = operation.result()
     if "sparse_value" in attributes:
-        return Conversion(Constant(_dense(attributes["sparse_value"])), ())
+        return constant(_dense(attributes["sparse_value"]))
     for name, kind, default in (
         ("value", None, 0),
         ("value_float", np.float32, TensorProto.FLOAT),
@@ -163,7 +126,7 @@ def convert_constant(operation: Operation) -> Conversion:
             array = np.asarray(attributes[name], kind)
             if array.dtype.kind in "OSU":
                 break
-            return Conversion(Constant(to_carrier(array, element or default or _element(array))), ())
+            return constant(to_carrier(array, element or default or _element(array)))
     raise NotConvertible("strings are no tensors")
 
 
@@ -185,56 +148,57 @@ def _dense(sparse: SparseTensorProto) -> torch.Tensor:
 
 
 def convert_constant_of_shape(operation: Operation) -> Conversion:
-    """Convert `ConstantOfShape`."""
-    value = operation.attributes.get("value")
-    filling = torch.zeros(1) if value is None else to_carrier(np.asarray(value), _kind(operation, value)).reshape(-1)
-    return Conversion(ConstantOfShape(filling[0].item(), filling.dtype), (0,), numbers=(0,))
-
-
-def _kind(operation: Operation, value: Any) -> int:
-    return operation.result() or _element(np.asarray(value))
+    value = np.asarray(operation.attributes.get("value", np.float32(0)))
+    filling = to_carrier(value, operation.result() or _element(value)).reshape(-1)
+    function = Function(fill, value=filling[0].item(), kind=filling.dtype, anchor=anchor())
+    return Conversion(function, (0,), numbers=(0,))
 
 
 def convert_eye_like(operation: Operation) -> Conversion:
-    """Convert `EyeLike`."""
-    element = int(operation.attributes.get("dtype", 0)) or operation.element(0)
-    return Conversion(EyeLike(int(operation.attributes.get("k", 0)), CARRIERS.get(element)))
+    kind = CARRIERS.get(operation.setting("dtype", 0) or operation.element(0))
+    return Conversion(Function(eye_like, k=operation.setting("k", 0), kind=kind))
 
 
 def convert_range(operation: Operation) -> Conversion:
-    """Convert `Range`."""
-    element = operation.result() or operation.element(0)
-    return Conversion(Range(CARRIERS.get(element, torch.float32)), (0, 1, 2), numbers=(0, 1, 2))
+    kind = CARRIERS.get(operation.result() or operation.element(0), torch.float32)
+    return Conversion(Function(count, kind=kind, anchor=anchor()), (0, 1, 2), numbers=(0, 1, 2))
 
 
-def convert_one_hot(operation: Operation) -> Conversion:
-    """Convert `OneHot`."""
-    return Conversion(OneHot(int(operation.attributes.get("axis", -1))), (0, 1, 2), numbers=(1,))
+def convert_given_fill(operation: Operation) -> Conversion:
+    """Convert `GivenTensorFill` whose shape is an attribute."""
+    values = np.asarray(operation.attributes.get("values", ()), np.float32)
+    if operation.has(0) or operation.attributes.get("extra_shape"):
+        raise NotConvertible("GivenTensorFill in the shape of an input")
+    sizes = operation.setting("shape", None) or ()
+    if math.prod(sizes) != values.size or min(sizes, default=0) < 0:
+        raise NotConvertible("GivenTensorFill with more or fewer values than its shape has")
+    return constant(torch.from_numpy(values.reshape(sizes)))
 
 
-def convert_shape(operation: Operation) -> Conversion:
-    """Convert `Shape` of what is no part of a shape computation."""
-    return Conversion(Shape(int(operation.attributes.get("start", 0)), operation.attributes.get("end")))
-
-
-def convert_size(_: Operation) -> Conversion:
-    """Convert `Size` of what is no part of a shape computation."""
-    return Conversion(Size())
-
-
-def convert_trilu(operation: Operation) -> Conversion:
-    """Convert `Trilu`."""
-    inputs = (0, 1) if operation.has(1) else (0,)
-    return Conversion(Trilu(bool(operation.attributes.get("upper", 1))), inputs, numbers=(1,))
+def convert_constant_fill(operation: Operation) -> Conversion:
+    kind = CARRIERS.get(operation.setting("dtype", int(TensorProto.FLOAT)))
+    if kind is None:
+        raise NotConvertible("ConstantFill of strings")
+    settings = {
+        "value": operation.setting("value", 0.0),
+        "kind": kind,
+        "extra_shape": operation.setting("extra_shape", None) or (),
+    }
+    if not operation.has(0):
+        return constant(shaped_fill(operation.setting("shape", None) or (), input_as_shape=True, **settings))
+    given = operation.setting("input_as_shape", False)
+    return Conversion(Function(shaped_fill, input_as_shape=given, **settings), (0,), numbers=(0,))
 
 
 CONVERTERS: Mapping[str, Converter] = {
     "Constant": convert_constant,
+    "ConstantFill": convert_constant_fill,
     "ConstantOfShape": convert_constant_of_shape,
     "EyeLike": convert_eye_like,
-    "OneHot": convert_one_hot,
+    "GivenTensorFill": convert_given_fill,
+    "OneHot": by_function(one_hot, 3, numbers=(1,), axis=-1),
     "Range": convert_range,
-    "Shape": convert_shape,
-    "Size": convert_size,
-    "Trilu": convert_trilu,
+    "Shape": by_function(shape, start=0, end=None),
+    "Size": by_function(size),
+    "Trilu": by_function(triangle, 2, numbers=(1,), upper=True),
 }

@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
-from onnxviz.convert.operators.operation import Conversion, Converter, NotConvertible, Operation
+from onnxviz.convert.operators.operation import Conversion, Converter, Function, Operation, by_function
 
 _REDUCTIONS = {"none": "", "add": "sum", "mul": "prod", "max": "amax", "min": "amin"}
 """PyTorch's name of a reduction, by ONNX's."""
@@ -28,235 +27,107 @@ def _alike(values: torch.Tensor, updates: torch.Tensor) -> tuple[torch.Tensor, t
     return values.to(kind), updates.to(kind)
 
 
-class Gather(nn.Module):
-    """ONNX Gather by indices that are computed."""
-
-    def __init__(self, axis: int) -> None:
-        super().__init__()
-        self.axis = axis
-
-    def forward(self, values: torch.Tensor, indices: Any) -> torch.Tensor:
-        """Take parts along an axis."""
-        if isinstance(indices, int):
-            return values.select(self.axis, indices)
-        if isinstance(indices, tuple):
-            return torch.stack([values.select(self.axis, int(index)) for index in indices], self.axis)
-        axis = self.axis % max(values.dim(), 1)
-        places = _within(indices, values.shape[axis])
-        taken = values.index_select(axis, places.reshape(-1))
-        return taken.reshape((*values.shape[:axis], *places.shape, *values.shape[axis + 1 :]))
+def gather(values: torch.Tensor, indices: Any, *, axis: int, negative: bool = True) -> torch.Tensor:
+    """ONNX Gather; `negative` says whether some of the indices may count from the end."""
+    if isinstance(indices, int):
+        return values.select(axis, indices)
+    if isinstance(indices, tuple):
+        return torch.stack([values.select(axis, int(index)) for index in indices], axis)
+    axis = axis % max(values.dim(), 1)
+    places = _within(indices, values.shape[axis]) if negative else indices
+    taken = values.index_select(axis, places.reshape(-1))
+    if places.dim() == 1:
+        return taken
+    return taken.reshape((*values.shape[:axis], *places.shape, *values.shape[axis + 1 :]))
 
 
-class Take(nn.Module):
-    """ONNX Gather by a constant vector or array of indices."""
-
-    indices: torch.Tensor
-
-    def __init__(self, axis: int, indices: np.ndarray) -> None:
-        super().__init__()
-        self.axis = axis
-        self.shape = indices.shape
-        self.negative = bool((indices < 0).any())
-        self.register_buffer("indices", torch.from_numpy(indices.astype(np.int64).reshape(-1)))
-
-    def forward(self, values: torch.Tensor) -> torch.Tensor:
-        """Take parts along an axis."""
-        axis = self.axis % max(values.dim(), 1)
-        places = _within(self.indices, values.shape[axis]) if self.negative else self.indices
-        taken = values.index_select(axis, places)
-        if len(self.shape) == 1:
-            return taken
-        return taken.reshape((*values.shape[:axis], *self.shape, *values.shape[axis + 1 :]))
-
-
-class Select(nn.Module):
-    """ONNX Gather by a constant scalar index."""
-
-    def __init__(self, axis: int, index: int) -> None:
-        super().__init__()
-        self.axis = axis
-        self.index = index
-
-    def forward(self, values: torch.Tensor) -> torch.Tensor:
-        """Take one part, without copying."""
-        return values.select(self.axis, self.index)
-
-
-class Narrow(nn.Module):
-    """ONNX Gather by indices that follow each other."""
-
-    def __init__(self, axis: int, start: int, count: int) -> None:
-        super().__init__()
-        self.axis = axis
-        self.start = start
-        self.count = count
-
-    def forward(self, values: torch.Tensor) -> torch.Tensor:
-        """Take parts, without copying."""
-        return values.narrow(self.axis, self.start, self.count)
-
-
-class GatherElements(nn.Module):
+def gather_elements(values: torch.Tensor, indices: torch.Tensor, axis: int) -> torch.Tensor:
     """ONNX GatherElements."""
-
-    def __init__(self, axis: int) -> None:
-        super().__init__()
-        self.axis = axis
-
-    def forward(self, values: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
-        """Take an element for each index."""
-        return values.gather(self.axis, _within(indices, values.shape[self.axis]))
+    return values.gather(axis, _within(indices, values.shape[axis]))
 
 
-class GatherND(nn.Module):
+def gather_nd(values: torch.Tensor, indices: torch.Tensor, batch_dims: int) -> torch.Tensor:
     """ONNX GatherND: the last axis of the indices holds places in the data, behind the batch axes."""
-
-    def __init__(self, batch_axes: int) -> None:
-        super().__init__()
-        self.batch_axes = batch_axes
-
-    def forward(self, values: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
-        """Take slices."""
-        places = indices.long()
-        if not self.batch_axes:
-            return values[places.unbind(-1)]
-        batch = values.shape[: self.batch_axes]
-        flat = values.reshape(math.prod(batch), *values.shape[self.batch_axes :])
-        inner = places.reshape(math.prod(batch), -1, places.shape[-1])
-        sample = torch.arange(flat.shape[0], device=values.device)[:, None]
-        taken = flat[(sample, *inner.unbind(-1))]
-        return taken.reshape((*places.shape[:-1], *taken.shape[2:]))
+    places = indices.long()
+    if not batch_dims:
+        return values[places.unbind(-1)]
+    batch = values.shape[:batch_dims]
+    flat = values.reshape(math.prod(batch), *values.shape[batch_dims:])
+    inner = places.reshape(math.prod(batch), -1, places.shape[-1])
+    sample = torch.arange(flat.shape[0], device=values.device)[:, None]
+    taken = flat[(sample, *inner.unbind(-1))]
+    return taken.reshape((*places.shape[:-1], *taken.shape[2:]))
 
 
-class ScatterElements(nn.Module):
-    """ONNX ScatterElements, and the Scatter before it."""
-
-    def __init__(self, axis: int, reduction: str) -> None:
-        super().__init__()
-        self.axis = axis
-        self.reduction = reduction
-
-    def forward(self, values: torch.Tensor, indices: torch.Tensor, updates: torch.Tensor) -> torch.Tensor:
-        """Write an element for each index."""
-        values, updates = _alike(values, updates)
-        places = _within(indices, values.shape[self.axis])
-        if not self.reduction:
-            return values.scatter(self.axis, places, updates)
-        return _reduce(values, self.axis, places, updates, self.reduction)
+def scatter_elements(
+    values: torch.Tensor, indices: torch.Tensor, updates: torch.Tensor, axis: int, reduction: str
+) -> torch.Tensor:
+    """ONNX ScatterElements."""
+    values, updates = _alike(values, updates)
+    return _scatter(values, axis, _within(indices, values.shape[axis]), updates, _REDUCTIONS[reduction])
 
 
-def _reduce(
+def _scatter(
     values: torch.Tensor, axis: int, places: torch.Tensor, updates: torch.Tensor, reduction: str
 ) -> torch.Tensor:
+    if not reduction:
+        return values.scatter(axis, places, updates)
     if values.dtype == torch.bool:
-        return _reduce(values.to(torch.uint8), axis, places, updates.to(torch.uint8), reduction).bool()
+        return _scatter(values.to(torch.uint8), axis, places, updates.to(torch.uint8), reduction).bool()
     if reduction == "sum":
         return values.scatter_add(axis, places, updates)
     return values.scatter_reduce(axis, places, updates, reduction)
 
 
-class ScatterND(nn.Module):
+def scatter_nd(values: torch.Tensor, indices: torch.Tensor, updates: torch.Tensor, reduction: str) -> torch.Tensor:
     """ONNX ScatterND: the last axis of the indices holds places in the data."""
-
-    def __init__(self, reduction: str) -> None:
-        super().__init__()
-        self.reduction = reduction
-
-    def forward(self, values: torch.Tensor, indices: torch.Tensor, updates: torch.Tensor) -> torch.Tensor:
-        """Write slices."""
-        values, updates = _alike(values, updates)
-        places = indices.long()
-        if self.reduction in ("", "sum") and places.shape[-1]:
-            return values.index_put(places.unbind(-1), updates, accumulate=self.reduction == "sum")
-        depth = places.shape[-1]
-        rest = math.prod(values.shape[depth:])
-        flat = torch.zeros(places.shape[:-1], dtype=torch.int64, device=values.device)
-        for axis in range(depth):
-            flat = flat * values.shape[axis] + _within(places[..., axis], values.shape[axis])
-        rows = flat.reshape(-1, 1).expand(-1, rest)
-        whole, parts = values.reshape(-1, rest), updates.reshape(-1, rest)
-        if not self.reduction:
-            return whole.scatter(0, rows, parts).reshape(values.shape)
-        return _reduce(whole, 0, rows, parts, self.reduction).reshape(values.shape)
+    values, updates = _alike(values, updates)
+    places, kind = indices.long(), _REDUCTIONS[reduction]
+    if kind in ("", "sum") and places.shape[-1]:
+        return values.index_put(places.unbind(-1), updates, accumulate=kind == "sum")
+    depth = places.shape[-1]
+    rest = math.prod(values.shape[depth:])
+    flat = torch.zeros(places.shape[:-1], dtype=torch.int64, device=values.device)
+    for axis in range(depth):
+        flat = flat * values.shape[axis] + _within(places[..., axis], values.shape[axis])
+    rows = flat.reshape(-1, 1).expand(-1, rest)
+    return _scatter(values.reshape(-1, rest), 0, rows, updates.reshape(-1, rest), kind).reshape(values.shape)
 
 
-class TensorScatter(nn.Module):
+def scatter_sequence(
+    cache: torch.Tensor, update: torch.Tensor, start: torch.Tensor | None = None, *, axis: int, mode: str
+) -> torch.Tensor:
     """ONNX TensorScatter: write a part of a sequence into a cache, for each sample from a place of its own."""
-
-    def __init__(self, axis: int, circular: bool) -> None:
-        super().__init__()
-        self.axis = axis
-        self.circular = circular
-
-    def forward(self, cache: torch.Tensor, update: torch.Tensor, start: torch.Tensor | None = None) -> torch.Tensor:
-        """Write."""
-        cache, update = _alike(cache, update)
-        axis = self.axis % max(cache.dim(), 1)
-        place = torch.arange(update.shape[axis], device=cache.device)
-        place = place.reshape([-1 if index == axis else 1 for index in range(cache.dim())])
-        if start is not None:
-            place = place + start.long().reshape([-1] + [1] * (cache.dim() - 1))
-        if self.circular:
-            place = place % cache.shape[axis]
-        return cache.scatter(axis, place.expand(update.shape), update)
+    cache, update = _alike(cache, update)
+    axis = axis % max(cache.dim(), 1)
+    place = torch.arange(update.shape[axis], device=cache.device)
+    place = place.reshape([-1 if index == axis else 1 for index in range(cache.dim())])
+    if start is not None:
+        place = place + start.long().reshape([-1] + [1] * (cache.dim() - 1))
+    if mode == "circular":
+        place = place % cache.shape[axis]
+    return cache.scatter(axis, place.expand(update.shape), update)
 
 
 def convert_gather(operation: Operation) -> Conversion:
-    """Convert `Gather`."""
-    axis = int(operation.attributes.get("axis", 0))
+    """Convert `Gather`; what is taken by one constant index, or by some that follow each other, is not copied."""
+    axis = operation.setting("axis", 0)
     indices = operation.known(1)
     if indices is None:
-        return Conversion(Gather(axis), (0, 1), numbers=(1,))
+        return Conversion(Function(gather, axis=axis), (0, 1), numbers=(1,))
     if indices.ndim == 0:
-        return Conversion(Select(axis, int(indices)))
+        return Conversion(Function(torch.select, dim=axis, index=int(indices)))
     if indices.ndim == 1 and indices.size and indices[0] >= 0 and (np.diff(indices.astype(np.int64)) == 1).all():
-        return Conversion(Narrow(axis, int(indices[0]), int(indices.size)))
-    return Conversion(Take(axis, indices))
-
-
-def convert_gather_elements(operation: Operation) -> Conversion:
-    """Convert `GatherElements`."""
-    return Conversion(GatherElements(int(operation.attributes.get("axis", 0))), (0, 1))
-
-
-def convert_gather_nd(operation: Operation) -> Conversion:
-    """Convert `GatherND`."""
-    return Conversion(GatherND(int(operation.attributes.get("batch_dims", 0))), (0, 1))
-
-
-def _reduction(operation: Operation) -> str:
-    name = str(operation.attributes.get("reduction", "none"))
-    if name not in _REDUCTIONS:
-        raise NotConvertible(f"reduction {name!r}")
-    return _REDUCTIONS[name]
-
-
-def convert_scatter_elements(operation: Operation) -> Conversion:
-    """Convert `ScatterElements` and `Scatter`."""
-    module = ScatterElements(int(operation.attributes.get("axis", 0)), _reduction(operation))
-    return Conversion(module, (0, 1, 2))
-
-
-def convert_scatter_nd(operation: Operation) -> Conversion:
-    """Convert `ScatterND`."""
-    return Conversion(ScatterND(_reduction(operation)), (0, 1, 2))
-
-
-def convert_tensor_scatter(operation: Operation) -> Conversion:
-    """Convert `TensorScatter`."""
-    mode = str(operation.attributes.get("mode", "linear"))
-    if mode not in ("linear", "circular"):
-        raise NotConvertible(f"mode {mode!r}")
-    module = TensorScatter(int(operation.attributes.get("axis", -2)), mode == "circular")
-    return Conversion(module, (0, 1, 2) if operation.has(2) else (0, 1))
+        return Conversion(Function(torch.narrow, dim=axis, start=int(indices[0]), length=indices.size))
+    places = torch.from_numpy(indices.astype(np.int64))
+    return Conversion(Function(gather, indices=places, axis=axis, negative=bool((indices < 0).any())))
 
 
 CONVERTERS: Mapping[str, Converter] = {
     "Gather": convert_gather,
-    "GatherElements": convert_gather_elements,
-    "GatherND": convert_gather_nd,
-    "Scatter": convert_scatter_elements,
-    "ScatterElements": convert_scatter_elements,
-    "ScatterND": convert_scatter_nd,
-    "TensorScatter": convert_tensor_scatter,
+    "GatherElements": by_function(gather_elements, 2, axis=0),
+    "GatherND": by_function(gather_nd, 2, batch_dims=0),
+    "ScatterElements": by_function(scatter_elements, 3, axis=0, reduction=tuple(_REDUCTIONS)),
+    "ScatterND": by_function(scatter_nd, 3, reduction=tuple(_REDUCTIONS)),
+    "TensorScatter": by_function(scatter_sequence, 3, axis=-2, mode=("linear", "circular")),
 }

@@ -8,6 +8,7 @@ their upper and lower parts, whose sums are; only where that does not help, doub
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from torch import nn
 from onnxviz.convert.operators.convolution import convolve
 from onnxviz.convert.operators.operation import NotConvertible, Operation
 from onnxviz.convert.operators.rounding import round_through
-from onnxviz.convert.operators.windows import Window, read_window
+from onnxviz.convert.operators.windows import read_window
 
 _EXACT = 1 << 24
 _STEP = 16
@@ -80,26 +81,8 @@ class ExactProduct(nn.Module):
         return result if self.bias is None else result + self.bias
 
 
-class WindowProduct(nn.Module):
-    """A convolution with weights that are given to it; padding is zero.
-
-    Args:
-        window: geometry of the kernel.
-        groups: groups of channels that are convolved apart.
-    """
-
-    def __init__(self, window: Window, groups: int) -> None:
-        super().__init__()
-        self.window = window
-        self.groups = groups
-
-    def forward(self, values: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        """Convolve [N, C, *spatial]."""
-        return convolve(values, weight, None, self.window, self.groups)
-
-
-def read_convolution(operation: Operation, weight: int) -> WindowProduct:
-    """Read the geometry of a convolution of integers.
+def read_convolution(operation: Operation, weight: int) -> Product:
+    """Return a convolution of integers with weights that are given to it; padding is zero.
 
     Args:
         operation: the node.
@@ -114,7 +97,7 @@ def read_convolution(operation: Operation, weight: int) -> WindowProduct:
         kernel = [size or 0 for size in shape[2:]]
     if not kernel or not all(kernel) or len(kernel) > 3:
         raise NotConvertible(f"the kernel of this {operation.operator}")
-    return WindowProduct(read_window(operation, kernel), int(operation.attributes.get("group", 1)))
+    return partial(convolve, bias=None, window=read_window(operation, kernel), groups=operation.setting("group", 1))
 
 
 def sums_of_magnitudes(weight: np.ndarray, columns: bool) -> np.ndarray:

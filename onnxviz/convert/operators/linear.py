@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional
 
 from onnxviz.convert.element_types import wrap
-from onnxviz.convert.operators.operation import Conversion, Converter, NotConvertible, Operation
+from onnxviz.convert.operators.operation import Conversion, Converter, Function, NotConvertible, Operation, by_function
 
 
 class Linear(nn.Module):
@@ -25,7 +25,6 @@ class Linear(nn.Module):
         self.bias = None if bias is None else nn.Parameter(_parameter(bias), requires_grad=False)
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
-        """Multiply [..., in] by the transpose of [out, in]."""
         return functional.linear(values, self.weight, self.bias)
 
 
@@ -50,63 +49,41 @@ class MatrixProduct(nn.Module):
         self.element = element
 
     def forward(self, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-        """Multiply tensors of any rank."""
         return wrap(multiply(first, second), self.element)
 
 
-class GeneralProduct(nn.Module):
-    """alpha A' B' + beta C, each matrix transposed or not. Source: ONNX Gemm."""
-
-    def __init__(self, alpha: float, beta: float, transposed: tuple[bool, bool], element: int) -> None:
-        super().__init__()
-        self.alpha = alpha
-        self.beta = beta
-        self.transposed = transposed
-        self.element = element
-
-    def forward(self, first: torch.Tensor, second: torch.Tensor, third: torch.Tensor | None = None) -> torch.Tensor:
-        """Multiply [M, K] and [K, N], or their transposes, and add what broadcasts to [M, N]."""
-        first, second = (
-            matrix.t() if swap else matrix for matrix, swap in zip((first, second), self.transposed, strict=True)
-        )
-        if first.dtype.is_floating_point and second.dtype.is_floating_point:
-            if third is None:
-                made = first @ second
-                return made if self.alpha == 1 else self.alpha * made
-            return torch.addmm(third.to(first.dtype), first, second, beta=self.beta, alpha=self.alpha)
-        made = self.alpha * multiply(first.double(), second.double())
-        if third is not None:
-            made = made + self.beta * third
-        return wrap(made.to(torch.promote_types(first.dtype, second.dtype)), self.element)
+def general_product(
+    first: torch.Tensor,
+    second: torch.Tensor,
+    third: torch.Tensor | None = None,
+    *,
+    alpha: float,
+    beta: float,
+    transposed: tuple[bool, bool],
+    element: int,
+) -> torch.Tensor:
+    """Return alpha A B + beta C of [M, K], [K, N] or their transposes, and what broadcasts to [M, N]. ONNX Gemm."""
+    first, second = (matrix.t() if swap else matrix for matrix, swap in zip((first, second), transposed, strict=True))
+    if first.dtype.is_floating_point and second.dtype.is_floating_point:
+        if third is None:
+            made = first @ second
+            return made if alpha == 1 else alpha * made
+        return torch.addmm(third.to(first.dtype), first, second, beta=beta, alpha=alpha)
+    made = alpha * multiply(first.double(), second.double())
+    if third is not None:
+        made = made + beta * third
+    return wrap(made.to(torch.promote_types(first.dtype, second.dtype)), element)
 
 
-class EinsteinSum(nn.Module):
-    """A sum of products over named axes. Source: ONNX Einsum."""
-
-    def __init__(self, equation: str, element: int) -> None:
-        super().__init__()
-        self.equation = equation
-        self.element = element
-
-    def forward(self, *values: torch.Tensor) -> torch.Tensor:
-        """Sum products of tensors of any rank."""
-        if values[0].dtype.is_floating_point or values[0].device.type == "cpu":
-            return wrap(torch.einsum(self.equation, *values), self.element)
-        made = torch.einsum(self.equation, *(value.double() for value in values))
-        return wrap(made.to(values[0].dtype), self.element)
-
-
-class Determinant(nn.Module):
-    """Determinants of square matrices [..., M, M]. Source: ONNX Det."""
-
-    def forward(self, matrices: torch.Tensor) -> torch.Tensor:
-        """Compute [...]."""
-        determinants: torch.Tensor = torch.linalg.det(matrices)
-        return determinants
+def einstein_sum(*values: torch.Tensor, equation: str, element: int) -> torch.Tensor:
+    """Return a sum of products over named axes. Source: ONNX Einsum."""
+    if values[0].dtype.is_floating_point or values[0].device.type == "cpu":
+        return wrap(torch.einsum(equation, *values), element)
+    made = torch.einsum(equation, *(value.double() for value in values))
+    return wrap(made.to(values[0].dtype), element)
 
 
 def convert_matrix_product(operation: Operation) -> Conversion:
-    """Convert `MatMul`."""
     second = operation.known(1)
     if second is not None and second.ndim == 2 and operation.element(0) == TensorProto.FLOAT:
         return Conversion(Linear(second.T.astype(np.float32, copy=False), None))
@@ -114,10 +91,8 @@ def convert_matrix_product(operation: Operation) -> Conversion:
 
 
 def convert_general_product(operation: Operation) -> Conversion:
-    """Convert `Gemm`."""
-    get = operation.attributes.get
-    alpha, beta = float(get("alpha", 1.0)), float(get("beta", 1.0))
-    transposed = bool(get("transA", 0)), bool(get("transB", 0))
+    alpha, beta = operation.setting("alpha", 1.0), operation.setting("beta", 1.0)
+    transposed = operation.setting("transA", False), operation.setting("transB", False)
     second, third = operation.known(1), operation.known(2)
     if (
         second is not None
@@ -130,8 +105,8 @@ def convert_general_product(operation: Operation) -> Conversion:
         if third is None or bias is not None:
             scaled = None if bias is None else (beta * bias).astype(np.float32)
             return Conversion(Linear((alpha * weight).astype(np.float32) if alpha != 1 else weight, scaled))
-    module = GeneralProduct(alpha, beta, transposed, operation.result())
-    return Conversion(module, (0, 1, 2) if operation.has(2) else (0, 1))
+    settings = {"alpha": alpha, "beta": beta, "transposed": transposed, "element": operation.result()}
+    return Conversion(Function(general_product, **settings), (0, 1, 2))
 
 
 def _vector(values: np.ndarray | None, length: int) -> np.ndarray | None:
@@ -142,21 +117,16 @@ def _vector(values: np.ndarray | None, length: int) -> np.ndarray | None:
 
 
 def convert_einstein_sum(operation: Operation) -> Conversion:
-    """Convert `Einsum`."""
     equation = str(operation.attributes.get("equation", "")).replace(" ", "")
     terms = equation.split("->")[0].split(",")
     if len(terms) != len(operation.given) or equation.count("->") > 1:
         raise NotConvertible("the equation of Einsum does not fit its inputs")
-    return Conversion(EinsteinSum(equation, operation.result()), range(len(operation.given)))
-
-
-def convert_determinant(_operation: Operation) -> Conversion:
-    """Convert `Det`."""
-    return Conversion(Determinant())
+    function = Function(einstein_sum, equation=equation, element=operation.result())
+    return Conversion(function, range(len(operation.given)))
 
 
 CONVERTERS: Mapping[str, Converter] = {
-    "Det": convert_determinant,
+    "Det": by_function(torch.linalg.det),
     "Einsum": convert_einstein_sum,
     "Gemm": convert_general_product,
     "MatMul": convert_matrix_product,

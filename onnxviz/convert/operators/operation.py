@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,6 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+
+from onnxviz.core import limits
+from onnxviz.core.errors import ModelError
 
 
 class NotConvertible(Exception):  # noqa: N818 - an answer, not a fault
@@ -111,6 +115,22 @@ class Operation:
         """Whether the first output is the only one: the module returns a tensor, and else a tuple."""
         return sum(self.outputs) == 1 and self.outputs[0]
 
+    def setting(self, name: str, default: Any) -> Any:
+        """Return an attribute in the type of its default; `by_function` says what defaults mean.
+
+        Raises:
+            NotConvertible: if it is a word that the standard does not know.
+        """
+        value = self.attributes.get(name)
+        if isinstance(default, tuple):
+            word = default[0] if value is None else str(value)
+            if word not in default:
+                raise NotConvertible(f"{name} {word[:40]!r} of {self.operator}, which ONNX does not define")
+            return word
+        if default is None:
+            return tuple(int(number) for number in value) if isinstance(value, list | tuple) else value
+        return default if value is None else type(default)(value)
+
     def integers(self, name: str, index: int) -> tuple[int, ...] | None:
         """Return a list of integers that older opsets keep in an attribute and newer ones in an input.
 
@@ -129,22 +149,86 @@ class Conversion:
 
     Attributes:
         module: returns a tensor if the node has one output (`Operation.single`), else a tuple with an entry for each
-            output of the node; the entries of outputs without a name may be None.
-        inputs: which of the node's inputs it is called with, in order; None is passed for one that is left out.
+            output of the node, or more; the entries of outputs without a name may be None.
+        inputs: which of the node's inputs it is called with, in order; None is passed for one that is left out, and
+            where None stands here.
         numbers: those of `inputs` that the module prefers as Python numbers (an int, a float or a tuple of them) where
             they follow from shapes; it gets a tensor where they do not (`as_numbers` reads both).
         captures: identifiers of further values that it is called with, after the inputs (`Body.captures`).
         refused: outputs that the module does not make, by their place, and why: others of the node are there.
+        several: whether the module returns a tuple for a node with one output too, of which that is the first.
     """
 
     module: nn.Module
-    inputs: Sequence[int] = (0,)
+    inputs: Sequence[int | None] = (0,)
     numbers: Sequence[int] = ()
     captures: Sequence[str] = ()
     refused: Mapping[int, str] = field(default_factory=dict)
+    several: bool = False
 
 
 Converter = Callable[[Operation], Conversion]
+
+
+class Function(nn.Module):
+    """A function of tensors as a module, with what is known of its arguments before any image is seen.
+
+    Args:
+        function: takes a node's inputs, and the rest by name.
+        settings: the rest; tensors among it move with the network.
+    """
+
+    def __init__(self, function: Callable[..., Any], /, **settings: Any) -> None:
+        super().__init__()
+        self.function = function
+        self.settings = {name: value for name, value in settings.items() if not isinstance(value, torch.Tensor)}
+        self.held = [name for name in settings if name not in self.settings]
+        for name in self.held:
+            self.register_buffer(name, settings[name])
+
+    def extra_repr(self) -> str:
+        """Name the function and its settings."""
+        settings = [f"{name}={value}" for name, value in self.settings.items()]
+        return ", ".join([getattr(self.function, "__name__", ""), *settings])
+
+    def forward(self, *values: Any) -> Any:
+        """Call the function."""
+        return self.function(*values, **self.settings, **{name: self.get_buffer(name) for name in self.held})
+
+
+ALL = 1 << 30
+"""Said of how many inputs a function takes that takes all there are."""
+
+
+def by_function(
+    function: Callable[..., Any],
+    inputs: int = 1,
+    /,
+    numbers: Sequence[int] = (),
+    element: bool = False,
+    several: bool = False,
+    **attributes: Any,
+) -> Converter:
+    """Return a converter to a function that takes a node's inputs and, by name, its attributes.
+
+    Args:
+        function: the function.
+        inputs: how many of the node's inputs it takes at most.
+        numbers: as in `Conversion`.
+        element: whether it takes the ONNX element type of the first input, as `element`.
+        several: as in `Conversion`.
+        attributes: the default of each attribute, in whose type it is passed on; None for an attribute that is left out
+            or a list of integers; a tuple of words for one that has to be one of them, the first by default.
+    """
+
+    def convert(operation: Operation) -> Conversion:
+        settings = {name: operation.setting(name, default) for name, default in attributes.items()}
+        if element:
+            settings["element"] = operation.element(0)
+        taken = range(len(operation.given))[:inputs]
+        return Conversion(Function(function, **settings), taken, numbers, several=several)
+
+    return convert
 
 
 def as_numbers(values: Any) -> tuple[Any, ...]:
@@ -152,8 +236,48 @@ def as_numbers(values: Any) -> tuple[Any, ...]:
 
     Reading a tensor waits for its device; shapes, which are the usual case, arrive as numbers.
     """
-    if isinstance(values, torch.Tensor):
+    if isinstance(values, torch.Tensor | np.ndarray):
         values = values.tolist()
     if isinstance(values, list | tuple):
         return tuple(values)
     return (values,)
+
+
+def as_integers(values: Any) -> tuple[int, ...]:
+    """Return the same as whole numbers."""
+    return tuple(int(value) for value in as_numbers(values))
+
+
+def single_number(values: Any) -> Any:
+    """Return a number that may have come as a tensor or list of one element.
+
+    Raises:
+        ModelError: if there are more or fewer.
+    """
+    numbers = as_numbers(values.reshape(-1) if isinstance(values, torch.Tensor | np.ndarray) else values)
+    if len(numbers) != 1:
+        raise ModelError(f"a condition, count or size has {len(numbers)} elements, not one")
+    return numbers[0]
+
+
+def bounded(shape: Sequence[int], operator: str, item: int = 4) -> tuple[int, ...]:
+    """Return a shape, unless a tensor of it would be too large: a few bytes of a file may ask for terabytes.
+
+    Args:
+        shape: the shape of what an operator is about to make.
+        operator: its name, for the message.
+        item: bytes of one element.
+
+    Raises:
+        ModelError: above `limits.TENSOR_BYTES`, or if a size is negative.
+    """
+    sizes = tuple(shape)
+    if math.prod(sizes) * item > limits.TENSOR_BYTES:
+        raise ModelError(
+            f"{operator} asks for a tensor of {' × '.join(map(str, sizes))} elements, "
+            f"above the bound of {limits.TENSOR_BYTES >> 30} GiB",
+            remedy="use a smaller image, or check where the model comes from",
+        )
+    if any(size < 0 for size in sizes):
+        raise ModelError(f"{operator} asks for a tensor of a negative size", remedy="use a larger image")
+    return sizes

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
 
-from onnxviz.convert.operators.bounds import bounded
-from onnxviz.convert.operators.operation import Conversion, NotConvertible, Operation, as_numbers
-from onnxviz.convert.operators.windows import as_torch_padding
+from onnxviz.convert.operators.operation import Conversion, Operation, as_integers, bounded
+from onnxviz.convert.operators.windows import as_torch_padding, pad
 
 _MODES = {"constant": "constant", "reflect": "reflect", "edge": "replicate", "wrap": "wrap"}
 """PyTorch's name of a mode, by ONNX's."""
@@ -34,11 +32,8 @@ class Pad(nn.Module):
     def forward(
         self, values: torch.Tensor, pads: Any, value: torch.Tensor | None = None, axes: Any = None
     ) -> torch.Tensor:
-        """Pad."""
-        amounts = [int(amount) for amount in as_numbers(pads)]
-        places = (
-            range(values.dim()) if axes is None else [int(axis) % max(values.dim(), 1) for axis in as_numbers(axes)]
-        )
+        amounts = as_integers(pads)
+        places = range(values.dim()) if axes is None else [axis % max(values.dim(), 1) for axis in as_integers(axes)]
         pairs = [(0, 0)] * values.dim()
         for index, axis in enumerate(places):
             pairs[axis] = (amounts[index], amounts[index + len(places)])
@@ -103,58 +98,22 @@ class Pad(nn.Module):
         )
 
 
-class CenterCropPad(nn.Module):
+def center_crop_pad(values: torch.Tensor, shape: Any, axes: Sequence[int] | None) -> torch.Tensor:
     """ONNX CenterCropPad: cut or fill with zeros to a size, the middle stays the middle."""
-
-    def __init__(self, axes: Sequence[int] | None) -> None:
-        super().__init__()
-        self.axes = axes
-
-    def forward(self, values: torch.Tensor, shape: Any) -> torch.Tensor:
-        """Cut and pad."""
-        wanted = [int(size) for size in as_numbers(shape)]
-        places = range(values.dim()) if self.axes is None else self.axes
-        pairs = [(0, 0)] * values.dim()
-        for axis, size in zip(places, wanted, strict=True):
-            there = values.shape[axis]
-            if size < there:
-                values = values.narrow(axis, (there - size) // 2, size)
-            else:
-                pairs[axis] = ((size - there) // 2, size - there - (size - there) // 2)
-        bounded([size + sum(pair) for size, pair in zip(values.shape, pairs, strict=True)], "CenterCropPad")
-        amounts = as_torch_padding(pairs)
-        return functional.pad(values, amounts) if any(amounts) else values
+    pairs = [(0, 0)] * values.dim()
+    for axis, size in zip(range(values.dim()) if axes is None else axes, as_integers(shape), strict=True):
+        there = values.shape[axis]
+        if size < there:
+            values = values.narrow(axis, (there - size) // 2, size)
+        else:
+            pairs[axis] = ((size - there) // 2, size - there - (size - there) // 2)
+    return pad(values, pairs, "CenterCropPad")
 
 
 def convert_pad(operation: Operation) -> Conversion:
-    """Convert `Pad`."""
-    mode = str(operation.attributes.get("mode", "constant"))
-    if mode not in _MODES:
-        raise NotConvertible(f"padding mode {mode!r}")
+    """Convert `Pad`; what is added is an argument only where it is computed."""
+    mode = operation.setting("mode", tuple(_MODES))
     value = operation.known(2)
-    number = np.asarray(value).reshape(-1)[0].item() if value is not None and np.size(value) else 0
-    pad = Pad(_MODES[mode], number)
-    inputs = (0, 1, 2, 3) if operation.computed(2) else (0, 1, 3)
-    if not operation.computed(2):
-        return Conversion(_WithoutValue(pad), inputs[: 3 if operation.has(3) else 2], numbers=(1, 3))
-    return Conversion(pad, inputs[: 4 if operation.has(3) else 3], numbers=(1, 3))
-
-
-class _WithoutValue(nn.Module):
-    """A Pad that adds a constant."""
-
-    def __init__(self, pad: Pad) -> None:
-        super().__init__()
-        self.pad = pad
-
-    def forward(self, values: torch.Tensor, pads: Any, axes: Any = None) -> torch.Tensor:
-        """Pad."""
-        result: torch.Tensor = self.pad(values, pads, None, axes)
-        return result
-
-
-def convert_center_crop_pad(operation: Operation) -> Conversion:
-    """Convert `CenterCropPad`."""
-    axes = operation.attributes.get("axes")
-    module = CenterCropPad(None if axes is None else tuple(int(axis) for axis in axes))
-    return Conversion(module, (0, 1), numbers=(1,))
+    number = value.reshape(-1)[0].item() if value is not None and value.size else 0
+    inputs = (0, 1, 2 if operation.computed(2) else None, 3)
+    return Conversion(Pad(_MODES[mode], number), inputs, numbers=(1, 3))

@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
 
+from onnxviz.convert.operators.activations import hard_sigmoid
 from onnxviz.convert.operators.operation import Conversion, Converter, NotConvertible, Operation
 from onnxviz.core import limits
 from onnxviz.core.errors import ModelError
@@ -36,10 +36,6 @@ def _affine(values: torch.Tensor, alpha: float, beta: float) -> torch.Tensor:
     return alpha * values + beta
 
 
-def _hard_sigmoid(values: torch.Tensor, alpha: float, beta: float) -> torch.Tensor:
-    return (alpha * values + beta).clamp(0.0, 1.0)
-
-
 def _scaled_tanh(values: torch.Tensor, alpha: float, beta: float) -> torch.Tensor:
     return alpha * torch.tanh(beta * values)
 
@@ -51,7 +47,7 @@ def _thresholded(values: torch.Tensor, alpha: float) -> torch.Tensor:
 _ACTIVATIONS: Mapping[str, tuple[Callable[..., torch.Tensor], tuple[float, ...]]] = {
     "affine": (_affine, (1.0, 0.0)),
     "elu": (functional.elu, (1.0,)),
-    "hardsigmoid": (_hard_sigmoid, (0.2, 0.5)),
+    "hardsigmoid": (hard_sigmoid, (0.2, 0.5)),
     "leakyrelu": (functional.leaky_relu, (0.01,)),
     "relu": (torch.relu, ()),
     "scaledtanh": (_scaled_tanh, (1.0, 1.0)),
@@ -96,7 +92,7 @@ def _form(operation: Operation) -> _Form:
     if directions is None:
         raise NotConvertible(f"direction {direction[:40]!r} is none of forward, reverse, bidirectional")
     default = _DEFAULTS[operation.operator]
-    given = [_text(name).lower() for name in attributes.get("activations", ())] or [*default] * len(directions)
+    given = [name.lower() for name in attributes.get("activations", ())] or [*default] * len(directions)
     if len(given) != len(default) * len(directions):
         raise NotConvertible(f"{len(given)} activations, {len(default) * len(directions)} needed")
     alphas, betas = ([float(v) for v in attributes.get(f"activation_{name}", ())] for name in ("alpha", "beta"))
@@ -107,15 +103,11 @@ def _form(operation: Operation) -> _Form:
         reverse=directions,
         activations=tuple(tuple(functions[i * step : (i + 1) * step]) for i in range(len(directions))),
         names=tuple(tuple(given[i * step : (i + 1) * step]) for i in range(len(directions))),
-        clip=float(attributes.get("clip", 0.0)),
-        batch_first=bool(attributes.get("layout", 0)),
-        linear_before_reset=bool(attributes.get("linear_before_reset", 0)),
-        input_forget=bool(attributes.get("input_forget", 0)),
+        clip=operation.setting("clip", 0.0),
+        batch_first=operation.setting("layout", False),
+        linear_before_reset=operation.setting("linear_before_reset", False),
+        input_forget=operation.setting("input_forget", False),
     )
-
-
-def _text(value: Any) -> str:
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
 
 def _activation(name: str, alphas: list[float], betas: list[float]) -> Activation:
@@ -125,17 +117,8 @@ def _activation(name: str, alphas: list[float], betas: list[float]) -> Activatio
     function, defaults = _ACTIVATIONS[name]
     if not defaults:
         return function
-    values = [lists.pop(0) if lists else default for lists, default in zip((alphas, betas), defaults, strict=False)]
-    return _Parametrised(function, tuple(values))
-
-
-@dataclass(frozen=True)
-class _Parametrised:
-    function: Callable[..., torch.Tensor]
-    values: tuple[float, ...]
-
-    def __call__(self, values: torch.Tensor) -> torch.Tensor:
-        return self.function(values, *self.values)
+    values = [given.pop(0) if given else default for given, default in zip((alphas, betas), defaults, strict=False)]
+    return lambda before: function(before, *values)
 
 
 def _recurrent(operation: Operation) -> Conversion:
@@ -146,18 +129,9 @@ def _recurrent(operation: Operation) -> Conversion:
             raise NotConvertible(f"input {index} has {operation.rank(index)} dimensions, not {rank}")
     _check_sizes(form, *(None if weight is None else weight.shape for weight in weights))
     constant = not any(operation.computed(index) for index in (1, 2, 3))
-    module: nn.Module
     if constant and _is_plain(operation, form):
-        module = _Fused(form, weights, operation.outputs)
-        return Conversion(module, (0, *_optional(operation, (_STATE, _CELL))))
-    states = (_LENGTHS, _STATE, _CELL, _PEEPHOLES)
-    module = _Stepwise(form, operation.outputs)
-    return Conversion(module, (0, 1, 2, 3, *_optional(operation, states)))
-
-
-def _optional(operation: Operation, indices: Sequence[int]) -> tuple[int, ...]:
-    """Return positions, of which those of RNN and GRU end early."""
-    return tuple(index for index in indices if operation.operator == "LSTM" or index < _CELL)
+        return Conversion(_Fused(form, weights), (0, _STATE, _CELL), several=True)
+    return Conversion(_Stepwise(form), range(_PEEPHOLES + 1), several=True)
 
 
 def _check_sizes(form: _Form, *shapes: tuple[int, ...] | None) -> None:
@@ -203,10 +177,9 @@ def _is_full(operation: Operation) -> bool:
 class _Layout(nn.Module):
     """What both implementations share: the layout of inputs and outputs, initial states, and bounds."""
 
-    def __init__(self, form: _Form, outputs: Sequence[bool]) -> None:
+    def __init__(self, form: _Form) -> None:
         super().__init__()
         self.form = form
-        self.outputs = tuple(outputs)
         self.state_count = 2 if form.operator == "LSTM" else 1
 
     def sequence(self, values: torch.Tensor) -> torch.Tensor:
@@ -220,8 +193,7 @@ class _Layout(nn.Module):
         if steps * batch * directions * hidden * 4 > limits.TENSOR_BYTES or steps > limits.LOOP_TRIPS:
             raise ModelError(f"{self.form.operator} over {steps} steps of {batch} sequences is refused as too large")
         states = []
-        for index in range(self.state_count):
-            state = given[index] if index < len(given) else None
+        for state in given[: self.state_count]:
             if state is None:
                 state = values.new_zeros(directions, batch, hidden)
             elif self.form.batch_first:
@@ -229,7 +201,7 @@ class _Layout(nn.Module):
             states.append(state.to(values.dtype))
         return tuple(states)
 
-    def result(self, hidden: torch.Tensor, states: States) -> Any:
+    def result(self, hidden: torch.Tensor, states: States) -> tuple[torch.Tensor, ...]:
         """Return the node's outputs.
 
         Args:
@@ -239,10 +211,7 @@ class _Layout(nn.Module):
         if self.form.batch_first:
             hidden = hidden.permute(2, 0, 1, 3)
             states = tuple(state.transpose(0, 1) for state in states)
-        made = (hidden, *states)
-        if sum(self.outputs) == 1 and self.outputs[0]:
-            return hidden
-        return made[: len(self.outputs)]
+        return (hidden, *states)
 
 
 class _Fused(_Layout):
@@ -250,8 +219,8 @@ class _Fused(_Layout):
 
     flat: torch.Tensor
 
-    def __init__(self, form: _Form, weights: Sequence[np.ndarray | None], outputs: Sequence[bool]) -> None:
-        super().__init__(form, outputs)
+    def __init__(self, form: _Form, weights: Sequence[np.ndarray | None]) -> None:
+        super().__init__(form)
         given, recurrent, bias = weights
         assert given is not None
         assert recurrent is not None
@@ -273,8 +242,7 @@ class _Fused(_Layout):
         kind = form.operator if form.operator != "RNN" else f"RNN_{form.names[0][0]}"
         self.kernel = kind.lower()
 
-    def forward(self, values: torch.Tensor, *given: torch.Tensor | None) -> Any:
-        """Run over a whole sequence."""
+    def forward(self, values: torch.Tensor, *given: torch.Tensor | None) -> tuple[torch.Tensor, ...]:
         values = self.sequence(values)
         states = self.initial(values, self.hidden, given)
         steps, batch = values.shape[:2]
@@ -310,8 +278,8 @@ def _reordered(weight: np.ndarray, order: Sequence[int]) -> np.ndarray:
 class _Stepwise(_Layout):
     """One step after the other, as the standard writes it."""
 
-    def __init__(self, form: _Form, outputs: Sequence[bool]) -> None:
-        super().__init__(form, outputs)
+    def __init__(self, form: _Form) -> None:
+        super().__init__(form)
         self.step = {"RNN": self._rnn, "GRU": self._gru, "LSTM": self._lstm}[form.operator]
 
     def forward(
@@ -321,13 +289,13 @@ class _Stepwise(_Layout):
         recurrent: torch.Tensor,
         bias: torch.Tensor | None = None,
         lengths: torch.Tensor | None = None,
-        *states: torch.Tensor | None,
-    ) -> Any:
-        """Run over a whole sequence; `states` are initial_h, initial_c and the peepholes."""
+        state: torch.Tensor | None = None,
+        cell: torch.Tensor | None = None,
+        peepholes: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, ...]:
         values = self.sequence(values)
         hidden = recurrent.shape[2]
-        before = self.initial(values, hidden, states)
-        peepholes = states[2] if len(states) > 2 else None
+        before = self.initial(values, hidden, (state, cell))
         mask = None
         if lengths is not None:
             steps = torch.arange(values.shape[0], device=values.device)

@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
 from onnxviz.convert.element_types import INTEGERS, sortable, wrap
-from onnxviz.convert.operators.operation import Conversion, Converter, NotConvertible, Operation, as_numbers
+from onnxviz.convert.operators.operation import (
+    Conversion,
+    Converter,
+    Function,
+    NotConvertible,
+    Operation,
+    as_integers,
+    by_function,
+    single_number,
+)
 
 _Reduce = Callable[[torch.Tensor, tuple[int, ...], bool], torch.Tensor]
 
@@ -21,14 +31,10 @@ def _product(values: torch.Tensor, axes: tuple[int, ...], keep: bool) -> torch.T
     return values
 
 
-def _log_sum(values: torch.Tensor, axes: tuple[int, ...], keep: bool) -> torch.Tensor:
-    return values.sum(axes, keepdim=keep).log()
-
-
 _FLOATING: Mapping[str, _Reduce] = {
     "ReduceL1": lambda values, axes, keep: values.abs().sum(axes, keepdim=keep),
     "ReduceL2": lambda values, axes, keep: torch.linalg.vector_norm(values, dim=axes, keepdim=keep),
-    "ReduceLogSum": _log_sum,
+    "ReduceLogSum": lambda values, axes, keep: values.sum(axes, keepdim=keep).log(),
     "ReduceLogSumExp": lambda values, axes, keep: torch.logsumexp(values, axes, keepdim=keep),
     "ReduceMax": lambda values, axes, keep: values.amax(axes, keepdim=keep),
     "ReduceMean": lambda values, axes, keep: values.mean(axes, keepdim=keep),
@@ -63,7 +69,6 @@ class Reduction(nn.Module):
         return f"{self.operator}, axes={self.axes}, keep={self.keep}"
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
-        """Reduce."""
         axes = self.axes or tuple(range(values.dim()))
         if not axes:
             return self.of_scalars(values)
@@ -98,7 +103,6 @@ class IntegerReduction(Reduction):
         self.element = element
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
-        """Reduce."""
         return self._typed(values, super().forward)
 
     def of_scalars(self, values: torch.Tensor) -> torch.Tensor:
@@ -115,96 +119,57 @@ class IntegerReduction(Reduction):
         return wrap(reduce(values.double()).long(), self.element).to(values.dtype)
 
 
-class ComputedReduction(nn.Module):
-    """A reduction over axes that are computed.
+def reduce_computed(
+    values: torch.Tensor, axes: Any, *, make: Callable[[tuple[int, ...]], Reduction], unreduced: bool
+) -> torch.Tensor:
+    """Reduce over axes that are computed; `unreduced` says whether no axes mean none, instead of all."""
+    chosen = as_integers(axes)
+    reduction = make(chosen)
+    result: torch.Tensor = reduction.of_scalars(values) if unreduced and not chosen else reduction(values)
+    return result
+
+
+def position(
+    values: torch.Tensor, axis: int, keepdims: bool, select_last_index: bool, smallest: bool, element: int
+) -> torch.Tensor:
+    """Return the position of the largest or smallest element along an axis; of equal ones the first or the last."""
+    if values.dim() == 0:
+        return torch.zeros((), dtype=torch.int64, device=values.device)
+    function = torch.argmin if smallest else torch.argmax
+    values = sortable(values, element)
+    if select_last_index:
+        return values.shape[axis] - 1 - function(values.flip(axis), dim=axis, keepdim=keepdims)
+    return function(values, dim=axis, keepdim=keepdims)
+
+
+def accumulate(
+    values: torch.Tensor, axis: Any, *, product: bool, exclusive: bool, reverse: bool, element: int
+) -> torch.Tensor:
+    """Return the running sum or product along an axis.
 
     Args:
-        make: makes a reduction over given axes.
-        unreduced: whether no axes mean none, instead of all.
-    """
-
-    def __init__(self, make: Callable[[tuple[int, ...]], Reduction], unreduced: bool) -> None:
-        super().__init__()
-        self.make = make
-        self.unreduced = unreduced
-
-    def forward(self, values: torch.Tensor, axes: Any) -> torch.Tensor:
-        """Reduce."""
-        chosen = tuple(int(axis) for axis in as_numbers(axes))
-        reduction = self.make(chosen)
-        return reduction.of_scalars(values) if self.unreduced and not chosen else reduction(values)
-
-
-class Unreduced(nn.Module):
-    """A reduction over no axes: what it does to each element still happens."""
-
-    def __init__(self, reduction: Reduction) -> None:
-        super().__init__()
-        self.reduction = reduction
-
-    def forward(self, values: torch.Tensor) -> torch.Tensor:
-        """Apply what is not reduction."""
-        return self.reduction.of_scalars(values)
-
-
-class Position(nn.Module):
-    """Position of the largest or smallest element along an axis; of equal ones the first or the last."""
-
-    def __init__(self, smallest: bool, axis: int, keep: bool, last: bool, element: int) -> None:
-        super().__init__()
-        self.function = torch.argmin if smallest else torch.argmax
-        self.axis = axis
-        self.keep = keep
-        self.last = last
-        self.element = element
-
-    def forward(self, values: torch.Tensor) -> torch.Tensor:
-        """Find the position."""
-        if values.dim() == 0:
-            return torch.zeros((), dtype=torch.int64, device=values.device)
-        values = sortable(values, self.element)
-        if self.last:
-            found = self.function(values.flip(self.axis), dim=self.axis, keepdim=self.keep)
-            return values.shape[self.axis] - 1 - found
-        return self.function(values, dim=self.axis, keepdim=self.keep)
-
-
-class Running(nn.Module):
-    """Running sum or product along an axis.
-
-    Args:
+        values: the values.
+        axis: the axis.
         product: whether products are made instead of sums.
-        axis: the axis, if it is constant.
         exclusive: whether each result leaves out its own element.
         reverse: whether it runs from the end.
         element: ONNX element type.
     """
-
-    def __init__(self, product: bool, axis: int | None, exclusive: bool, reverse: bool, element: int) -> None:
-        super().__init__()
-        self.function = torch.cumprod if product else torch.cumsum
-        self.neutral = 1 if product else 0
-        self.axis = axis
-        self.exclusive = exclusive
-        self.reverse = reverse
-        self.element = element
-
-    def forward(self, values: torch.Tensor, axis: Any = None) -> torch.Tensor:
-        """Accumulate."""
-        along = int(as_numbers(axis)[0]) if self.axis is None else self.axis
-        source = values.flip(along) if self.reverse else values
-        if self.exclusive and source.shape[along]:
-            first = torch.full_like(source.narrow(along, 0, 1), self.neutral)
-            source = torch.cat([first, source.narrow(along, 0, source.shape[along] - 1)], along)
-        result = wrap(self.function(source, along, dtype=values.dtype), self.element)
-        return result.flip(along) if self.reverse else result
+    along = int(single_number(axis))
+    source = values.flip(along) if reverse else values
+    if exclusive and source.shape[along]:
+        first = torch.full_like(source.narrow(along, 0, 1), 1 if product else 0)
+        source = torch.cat([first, source.narrow(along, 0, source.shape[along] - 1)], along)
+    function = torch.cumprod if product else torch.cumsum
+    result = wrap(function(source, along, dtype=values.dtype), element)
+    return result.flip(along) if reverse else result
 
 
 def convert_reduction(operation: Operation) -> Conversion:
     """Convert the `Reduce...` operators."""
     operator, element = operation.operator, operation.element(0)
-    keep = bool(operation.attributes.get("keepdims", 1))
-    unreduced = bool(operation.attributes.get("noop_with_empty_axes", 0))
+    keep = operation.setting("keepdims", True)
+    unreduced = operation.setting("noop_with_empty_axes", False)
 
     def make(axes: tuple[int, ...]) -> Reduction:
         if element in INTEGERS:
@@ -212,33 +177,24 @@ def convert_reduction(operation: Operation) -> Conversion:
         return Reduction(operator, axes, keep)
 
     if "axes" not in operation.attributes and operation.computed(1):
-        return Conversion(ComputedReduction(make, unreduced), (0, 1), numbers=(1,))
+        return Conversion(Function(reduce_computed, make=make, unreduced=unreduced), (0, 1), numbers=(1,))
     axes = operation.integers("axes", 1) or ()
-    return Conversion(Unreduced(make(())) if unreduced and not axes else make(axes))
+    reduction = make(axes)
+    # Over no axes: what it does to each element still happens.
+    return Conversion(Function(reduction.of_scalars) if unreduced and not axes else reduction)
 
 
 def convert_position(operation: Operation) -> Conversion:
-    """Convert `ArgMax` and `ArgMin`."""
-    get = operation.attributes.get
-    keep, last = bool(get("keepdims", 1)), bool(get("select_last_index", 0))
-    smallest = operation.operator == "ArgMin"
-    return Conversion(Position(smallest, int(get("axis", 0)), keep, last, operation.element(0)))
+    function = partial(position, smallest=operation.operator == "ArgMin")
+    return by_function(function, element=True, axis=0, keepdims=True, select_last_index=False)(operation)
 
 
 def convert_running(operation: Operation) -> Conversion:
-    """Convert `CumSum` and `CumProd`."""
     axis = operation.known(1)
     if axis is not None and axis.size != 1:
         raise NotConvertible(f"{operation.operator} along {axis.size} axes")
-    get = operation.attributes.get
-    module = Running(
-        operation.operator == "CumProd",
-        None if axis is None else int(axis.reshape(-1)[0]),
-        bool(get("exclusive", 0)),
-        bool(get("reverse", 0)),
-        operation.element(0),
-    )
-    return Conversion(module) if axis is not None else Conversion(module, (0, 1), numbers=(1,))
+    function = partial(accumulate, product=operation.operator == "CumProd")
+    return by_function(function, 2, numbers=(1,), element=True, exclusive=False, reverse=False)(operation)
 
 
 CONVERTERS: Mapping[str, Converter] = {

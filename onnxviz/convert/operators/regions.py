@@ -7,8 +7,7 @@ import math
 import torch
 from torch import nn
 
-from onnxviz.convert.operators.bounds import bounded
-from onnxviz.convert.operators.operation import Conversion, NotConvertible, Operation
+from onnxviz.convert.operators.operation import Conversion, Function, NotConvertible, Operation, bounded
 
 _ELEMENTS = 1 << 24
 """How many numbers are worked on at once; more regions go one part after the other."""
@@ -118,70 +117,61 @@ class AlignedRegions(nn.Module):
         return (index, (index + 1).clamp_max(length - 1)), near, (sample < count)[:, 0]
 
 
-class MaximumRegions(nn.Module):
-    """Maximum in each bin of each region, whose borders are rounded. Source: ONNX MaxRoiPool (Girshick 2015).
+def pool_regions(images: torch.Tensor, regions: torch.Tensor, size: tuple[int, int], scale: float) -> torch.Tensor:
+    """Return the maximum in each bin of each region, whose borders are rounded. ONNX MaxRoiPool (Girshick 2015).
 
     Args:
+        images: [N, C, H, W].
+        regions: [R, 5] (image, x1, y1, x2, y2).
         size: bins (vertical, horizontal) of a region.
         scale: samples of the feature map per unit of a region's coordinates.
+
+    Returns:
+        [R, C, *size].
     """
+    bounded((regions.shape[0], images.shape[1], *size), "MaxRoiPool")
+    batch = regions[:, 0].long()
+    corners = regions[:, 1:].detach() * scale
+    corners = (corners.abs() + 0.5).floor() * corners.sign()  # half away from zero
+    rows = _inside(corners[:, 1], corners[:, 3], images.shape[2], size[0])
+    columns = _inside(corners[:, 0], corners[:, 2], images.shape[3], size[1])
+    step = max(1, _ELEMENTS // max(images[0].numel(), 1))
+    parts = [
+        _largest(images[batch[first : first + step]], rows[first : first + step], columns[first : first + step])
+        for first in range(0, regions.shape[0], step)
+    ]
+    return torch.cat(parts) if parts else images.new_zeros((0, images.shape[1], *size))
 
-    def __init__(self, size: tuple[int, int], scale: float) -> None:
-        super().__init__()
-        self.size = size
-        self.scale = scale
 
-    def forward(self, images: torch.Tensor, regions: torch.Tensor) -> torch.Tensor:
-        """Pool [N, C, H, W] in regions [R, 5] (image, x1, y1, x2, y2) to [R, C, *size]."""
-        bounded((regions.shape[0], images.shape[1], *self.size), "MaxRoiPool")
-        batch = regions[:, 0].long()
-        corners = regions[:, 1:].detach() * self.scale
-        corners = (corners.abs() + 0.5).floor() * corners.sign()  # half away from zero
-        rows = self._inside(corners[:, 1], corners[:, 3], images.shape[2], self.size[0])
-        columns = self._inside(corners[:, 0], corners[:, 2], images.shape[3], self.size[1])
-        step = max(1, _ELEMENTS // max(images[0].numel(), 1))
-        parts = [
-            self._pool(images[batch[first : first + step]], rows[first : first + step], columns[first : first + step])
-            for first in range(0, regions.shape[0], step)
-        ]
-        return torch.cat(parts) if parts else images.new_zeros((0, images.shape[1], *self.size))
+def _inside(start: torch.Tensor, end: torch.Tensor, length: int, bins: int) -> torch.Tensor:
+    """Return which samples of an axis lie in which bin, [R, bins, length]."""
+    size = (end - start + 1).clamp_min(1.0).reshape(-1, 1) / bins
+    number = torch.arange(bins, device=start.device, dtype=start.dtype)
+    low = ((number * size).floor() + start.reshape(-1, 1)).clamp(0, length)
+    high = (((number + 1) * size).ceil() + start.reshape(-1, 1)).clamp(0, length)
+    place = torch.arange(length, device=start.device, dtype=start.dtype)
+    return (place >= low.unsqueeze(2)) & (place < high.unsqueeze(2))
 
-    @staticmethod
-    def _inside(start: torch.Tensor, end: torch.Tensor, length: int, bins: int) -> torch.Tensor:
-        """Return which samples of an axis lie in which bin, [R, bins, length]."""
-        size = (end - start + 1).clamp_min(1.0).reshape(-1, 1) / bins
-        number = torch.arange(bins, device=start.device, dtype=start.dtype)
-        low = ((number * size).floor() + start.reshape(-1, 1)).clamp(0, length)
-        high = (((number + 1) * size).ceil() + start.reshape(-1, 1)).clamp(0, length)
-        place = torch.arange(length, device=start.device, dtype=start.dtype)
-        return (place >= low.unsqueeze(2)) & (place < high.unsqueeze(2))
 
-    def _pool(self, images: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
-        tall = torch.stack([images.masked_fill(~row[:, None, :, None], -math.inf).amax(2) for row in rows.unbind(1)], 2)
-        made = torch.stack(
-            [tall.masked_fill(~column[:, None, None], -math.inf).amax(3) for column in columns.unbind(1)], 3
-        )
-        there = rows.any(2)[:, None, :, None] & columns.any(2)[:, None, None]
-        return torch.where(there, made, 0.0)
+def _largest(images: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+    tall = torch.stack([images.masked_fill(~row[:, None, :, None], -math.inf).amax(2) for row in rows.unbind(1)], 2)
+    made = torch.stack([tall.masked_fill(~column[:, None, None], -math.inf).amax(3) for column in columns.unbind(1)], 3)
+    there = rows.any(2)[:, None, :, None] & columns.any(2)[:, None, None]
+    return torch.where(there, made, 0.0)
 
 
 def convert_aligned_regions(operation: Operation) -> Conversion:
-    """Convert `RoiAlign`."""
-    get = operation.attributes.get
-    mode = str(get("mode", "avg")).lower()
-    shift = str(get("coordinate_transformation_mode", "half_pixel")).lower()
-    size = int(get("output_height", 1)), int(get("output_width", 1))
-    samples = int(get("sampling_ratio", 0))
+    get = operation.setting
+    mode, shift = str(get("mode", "avg")).lower(), str(get("coordinate_transformation_mode", "half_pixel")).lower()
+    size, samples = (get("output_height", 1), get("output_width", 1)), get("sampling_ratio", 0)
     if mode not in ("avg", "max") or shift not in ("half_pixel", "output_half_pixel") or min(*size) < 1 or samples < 0:
         raise NotConvertible("RoiAlign with attributes that ONNX does not define")
-    scale = float(get("spatial_scale", 1.0))
-    module = AlignedRegions(mode == "max", size, samples, scale, shift == "half_pixel")
+    module = AlignedRegions(mode == "max", size, samples, get("spatial_scale", 1.0), shift == "half_pixel")
     return Conversion(module, range(3))
 
 
 def convert_maximum_regions(operation: Operation) -> Conversion:
-    """Convert `MaxRoiPool`."""
-    size = tuple(int(number) for number in operation.attributes.get("pooled_shape") or ())
+    size = operation.setting("pooled_shape", None) or ()
     if len(size) != 2 or min(size) < 1:
         raise NotConvertible("MaxRoiPool without a pooled_shape of two sizes")
-    return Conversion(MaximumRegions((size[0], size[1]), float(operation.attributes.get("spatial_scale", 1.0))), (0, 1))
+    return Conversion(Function(pool_regions, size=size, scale=operation.setting("spatial_scale", 1.0)), (0, 1))

@@ -1,4 +1,4 @@
-"""Resize and Upsample.
+"""Resize, which Upsample becomes when a file is read.
 
 Every mode of ONNX is a weighted sum of samples along one axis after the other; which samples and which weights is
 computed on the device, in single precision as ONNX Runtime does, and kept for the sizes that were seen last. Where
@@ -14,12 +14,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from onnx import TensorProto
 from torch import nn
 from torch.nn import functional
 
-from onnxviz.convert.operators.bounds import bounded
-from onnxviz.convert.operators.operation import Conversion, Converter, NotConvertible, Operation, as_numbers
+from onnxviz.convert.element_types import integer_range
+from onnxviz.convert.operators.operation import Conversion, Converter, NotConvertible, Operation, as_numbers, bounded
 from onnxviz.convert.operators.rounding import straight_through
 from onnxviz.convert.shape_arithmetic import single
 
@@ -28,11 +27,14 @@ _KEPT = 16
 _DENSE = 64
 """A matrix of weights may have so many times as many entries as there are weights: multiplying by it is quick."""
 
-_TRANSFORMATIONS = frozenset(
-    ["half_pixel", "half_pixel_symmetric", "pytorch_half_pixel", "align_corners", "asymmetric", "tf_crop_and_resize",
-     "tf_half_pixel_for_nn"]
+_LARGEST = (1 << 63) - 1
+"""The largest number of int64, which carries uint64."""
+
+_TRANSFORMATIONS = (
+    "half_pixel", "half_pixel_symmetric", "pytorch_half_pixel", "align_corners", "asymmetric", "tf_crop_and_resize",
+    "tf_half_pixel_for_nn",
 )  # fmt: skip
-_NEAREST = frozenset(["round_prefer_floor", "round_prefer_ceil", "floor", "ceil", "upsample"])
+_NEAREST = ("round_prefer_floor", "round_prefer_ceil", "floor", "ceil")
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class Method:
     Attributes:
         mode: "nearest", "linear" or "cubic".
         transformation: how a place in the result is turned into one in the image.
-        nearest: how that is rounded; "upsample" is what Resize did before opset 11: down, but up when it shrinks.
+        nearest: how that is rounded.
         cubic: coefficient a of the cubic.
         exclude: whether samples outside the image have no weight, instead of those of its edge.
         antialias: whether the filter is stretched when the image shrinks.
@@ -133,7 +135,7 @@ def round_positions(place: torch.Tensor, axis: Axis, nearest: str) -> torch.Tens
         rounded = torch.where(place - down > 0.5, down + 1, down)
     elif nearest == "round_prefer_ceil":
         rounded = torch.where(place - down >= 0.5, down + 1, down)
-    elif nearest == "ceil" or (nearest == "upsample" and axis.scale < 1):
+    elif nearest == "ceil":
         rounded = place.ceil()
     else:
         rounded = down
@@ -247,17 +249,13 @@ class Resize(nn.Module):
     # --- nearest ------------------------------------------------------------------------------------------------------
 
     def _nearest(self, values: torch.Tensor, axes: Sequence[Axis]) -> torch.Tensor:
-        """Repeat or leave out samples."""
         spatial = values.dim() - 2
         if (
             1 <= spatial <= 3
             and all(axis.axis >= 2 and self._repeats(axis) for axis in axes)
             and (values.is_floating_point() or values.dtype == torch.uint8)
         ):
-            size = list(values.shape[2:])
-            for axis in axes:
-                size[axis.axis - 2] = axis.after
-            return functional.interpolate(values, size=size, mode="nearest")
+            return functional.interpolate(values, size=_spatial(values, axes), mode="nearest")
         outside = None
         for axis in axes:
             samples, beyond = self._remembered(axis, values.device)
@@ -277,13 +275,12 @@ class Resize(nn.Module):
         if kind in ("half_pixel", "half_pixel_symmetric", "pytorch_half_pixel"):
             return nearest.startswith("round") and (kind != "pytorch_half_pixel" or axis.after > 1)
         if kind in ("asymmetric", "tf_half_pixel_for_nn"):
-            return nearest in ("floor", "upsample")
+            return nearest == "floor"
         return False
 
     # --- linear and cubic ---------------------------------------------------------------------------------------------
 
     def _weighted(self, values: torch.Tensor, axes: Sequence[Axis]) -> torch.Tensor:
-        """Interpolate."""
         native = self._native(values, axes)
         if native is not None:
             return native
@@ -314,9 +311,7 @@ class Resize(nn.Module):
             return None
         if not (1 <= spatial <= 3 if linear else spatial == 2 and method.cubic == -0.75):
             return None
-        size = list(values.shape[2:])
-        for axis in axes:
-            size[axis.axis - 2] = axis.after
+        size = _spatial(values, axes)
         mode = {1: "linear", 2: "bilinear", 3: "trilinear"}[spatial] if linear else "bicubic"
         if all(axis.exact for axis in axes):
             if method.transformation == "align_corners":
@@ -372,6 +367,14 @@ class Resize(nn.Module):
         return (*weigh(place, axis, method), outside)
 
 
+def _spatial(values: torch.Tensor, axes: Sequence[Axis]) -> list[int]:
+    """Return the sizes of the spatial axes of [N, C, *spatial] afterwards."""
+    size = list(values.shape[2:])
+    for axis in axes:
+        size[axis.axis - 2] = axis.after
+    return size
+
+
 def _either(outside: torch.Tensor | None, beyond: torch.Tensor | None, axis: int, rank: int) -> torch.Tensor | None:
     if beyond is None:
         return outside
@@ -379,100 +382,27 @@ def _either(outside: torch.Tensor | None, beyond: torch.Tensor | None, axis: int
     return spread if outside is None else outside | spread
 
 
-_INTEGERS: Mapping[int, tuple[int, int]] = {
-    TensorProto.INT8: (-(1 << 7), (1 << 7) - 1),
-    TensorProto.INT16: (-(1 << 15), (1 << 15) - 1),
-    TensorProto.INT32: (-(1 << 31), (1 << 31) - 1),
-    TensorProto.INT64: (-(1 << 63), (1 << 63) - 1),
-    TensorProto.UINT8: (0, (1 << 8) - 1),
-    TensorProto.UINT16: (0, (1 << 16) - 1),
-    TensorProto.UINT32: (0, (1 << 32) - 1),
-    TensorProto.UINT64: (0, (1 << 63) - 1),
-}
-
-
 def convert_resize(operation: Operation) -> Conversion:
-    """Convert `Resize`, of opset 10 as ONNX Runtime runs it: sampled at x / scale."""
-    attributes = operation.attributes
-    mode = _mode(attributes)
-    if operation.version == 10:
-        return _by_scales(operation, Method(mode, "asymmetric", "upsample"))
+    """Convert `Resize` from opset 11 on."""
+    word = operation.setting("mode", "nearest")
+    mode = {"bilinear": "linear", "trilinear": "linear", "bicubic": "cubic"}.get(word, word)
+    if mode not in ("nearest", "linear", "cubic"):
+        raise NotConvertible(f"interpolation {word!r}")
     method = Method(
         mode=mode,
-        transformation=str(attributes.get("coordinate_transformation_mode", "half_pixel")),
-        nearest=str(attributes.get("nearest_mode", "round_prefer_floor")),
-        cubic=float(attributes.get("cubic_coeff_a", -0.75)),
-        exclude=bool(attributes.get("exclude_outside", 0)),
-        antialias=bool(attributes.get("antialias", 0)) and mode != "nearest",
-        extrapolation=float(attributes.get("extrapolation_value", 0.0)),
+        transformation=operation.setting("coordinate_transformation_mode", _TRANSFORMATIONS),
+        nearest=operation.setting("nearest_mode", _NEAREST),
+        cubic=operation.setting("cubic_coeff_a", -0.75),
+        exclude=operation.setting("exclude_outside", False),
+        antialias=operation.setting("antialias", False) and mode != "nearest",
+        extrapolation=operation.setting("extrapolation_value", 0.0),
     )
-    if method.transformation not in _TRANSFORMATIONS:
-        raise NotConvertible(f"coordinate transformation {method.transformation!r}")
-    if method.nearest not in _NEAREST - {"upsample"}:
-        raise NotConvertible(f"rounding {method.nearest!r}")
-    policy = str(attributes.get("keep_aspect_ratio_policy", "stretch"))
-    if policy not in ("stretch", "not_larger", "not_smaller"):
-        raise NotConvertible(f"policy {policy!r}")
-    axes = attributes.get("axes")
-    module = Resize(method, None if axes is None else tuple(axes), policy, _INTEGERS.get(operation.element(0)))
-    return Conversion(module, (0, 1, 2, 3)[: len(operation.given)], numbers=(1, 2, 3))
+    policy = operation.setting("keep_aspect_ratio_policy", ("stretch", "not_larger", "not_smaller"))
+    limits = integer_range(operation.element(0))
+    if limits is not None:
+        limits = limits[0], min(limits[1], _LARGEST)
+    module = Resize(method, operation.setting("axes", None), policy, limits)
+    return Conversion(module, range(4), numbers=(1, 2, 3))
 
 
-def convert_upsample(operation: Operation) -> Conversion:
-    """Convert `Upsample`, which is sampled at x / scale; before opset 9 the scales are attributes."""
-    attributes = operation.attributes
-    method = Method(_mode(attributes), "asymmetric", "upsample")
-    if operation.version >= 9:
-        return _by_scales(operation, method)
-    if operation.version == 1:
-        scales: Sequence[float] = (1.0, 1.0, attributes["height_scale"], attributes["width_scale"])
-    else:
-        scales = attributes["scales"]
-    module = Resize(method, None, "stretch", _INTEGERS.get(operation.element(0)))
-    return Conversion(_Scaled(module, tuple(float(scale) for scale in scales)))
-
-
-def _by_scales(operation: Operation, method: Method) -> Conversion:
-    module = Resize(method, None, "stretch", _INTEGERS.get(operation.element(0)))
-    return Conversion(_Rescaled(module), (0, 1), numbers=(1,))
-
-
-class _Scaled(nn.Module):
-    """A Resize whose scales are attributes."""
-
-    def __init__(self, resize: Resize, scales: tuple[float, ...]) -> None:
-        super().__init__()
-        self.resize = resize
-        self.scales = scales
-
-    def forward(self, values: torch.Tensor) -> torch.Tensor:
-        """Resize."""
-        result: torch.Tensor = self.resize(values, None, self.scales)
-        return result
-
-
-class _Rescaled(nn.Module):
-    """A Resize whose second input are its scales."""
-
-    def __init__(self, resize: Resize) -> None:
-        super().__init__()
-        self.resize = resize
-
-    def forward(self, values: torch.Tensor, scales: Any) -> torch.Tensor:
-        """Resize."""
-        result: torch.Tensor = self.resize(values, None, scales)
-        return result
-
-
-def _mode(attributes: Mapping[str, Any]) -> str:
-    name = str(attributes.get("mode", "nearest"))
-    mode = {"bilinear": "linear", "trilinear": "linear", "bicubic": "cubic"}.get(name, name)
-    if mode not in ("nearest", "linear", "cubic"):
-        raise NotConvertible(f"interpolation {name!r}")
-    return mode
-
-
-CONVERTERS: Mapping[str, Converter] = {
-    "Resize": convert_resize,
-    "Upsample": convert_upsample,
-}
+CONVERTERS: Mapping[str, Converter] = {"Resize": convert_resize}

@@ -11,165 +11,109 @@ from typing import Any
 import numpy as np
 import torch
 from onnx import TensorProto
-from torch import nn
 
-from onnxviz.convert.operators.operation import Conversion, Converter, NotConvertible, Operation, as_numbers
+from onnxviz.convert.element_types import sortable
+from onnxviz.convert.operators.operation import (
+    Conversion,
+    Converter,
+    Function,
+    NotConvertible,
+    Operation,
+    as_integers,
+    as_numbers,
+    by_function,
+)
 
-_SIGN = -(1 << 63)
+
+def top_k(
+    values: torch.Tensor, count: Any, axis: int, largest: bool, element: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the largest or smallest along an axis, in order, and their places; of equals the first. ONNX TopK."""
+    if values.dim() == 0:
+        order = torch.zeros_like(values, dtype=torch.int64)
+    else:
+        # PyTorch's topk takes any of equal values; a stable sort takes the first.
+        keys = sortable(values, element).detach()
+        order = keys.sort(dim=axis, descending=largest, stable=True).indices
+        order = order.narrow(axis, 0, as_integers(count)[0])
+    return values.gather(axis, order), order
 
 
-class TopK(nn.Module):
-    """ONNX TopK: the largest or smallest along an axis, in order; of equals the first.
+def nonzero(values: torch.Tensor) -> torch.Tensor:
+    """Return a row of the places of what is not zero for each axis. ONNX NonZero."""
+    return (values.reshape(1) if values.dim() == 0 else values).nonzero().T
 
-    Args:
-        axis: the axis.
-        largest: whether the largest are wanted.
-        unsigned: whether an int64 carries the bits of an unsigned number.
-        wanted: which of values and indices the node has as outputs.
+
+def compress(values: torch.Tensor, condition: torch.Tensor, axis: int | None) -> torch.Tensor:
+    """Keep where a condition holds; what is behind its end is dropped. ONNX Compress."""
+    return take(values, condition.reshape(-1).nonzero().reshape(-1), axis)
+
+
+def take(values: torch.Tensor, places: torch.Tensor, axis: int | None) -> torch.Tensor:
+    """Keep some places of an axis, or of all that there is."""
+    return values.reshape(-1).index_select(0, places) if axis is None else values.index_select(axis, places)
+
+
+def unique(values: torch.Tensor, axis: int | None, ordered: bool, element: int) -> tuple[torch.Tensor, ...]:
+    """Return what differs, of all values or of the slices along an axis, with first places, inverse and counts.
+
+    ONNX Unique; `ordered` says whether the result is sorted, instead of in the order of first occurrence. Gradients go
+    to the first occurrence.
     """
-
-    def __init__(self, axis: int, largest: bool, unsigned: bool, wanted: tuple[bool, bool]) -> None:
-        super().__init__()
-        self.axis = axis
-        self.largest = largest
-        self.unsigned = unsigned
-        self.wanted = wanted
-
-    def forward(self, values: torch.Tensor, count: Any) -> torch.Tensor | tuple[torch.Tensor | None, ...]:
-        """Find them. PyTorch's topk takes any of equal values; a stable sort takes the first."""
-        number = int(as_numbers(count)[0])
-        keys = values ^ _SIGN if self.unsigned and not values.is_floating_point() else values
-        if values.dim() == 0:
-            order = torch.zeros_like(values, dtype=torch.int64)
-        else:
-            order = keys.detach().sort(dim=self.axis, descending=self.largest, stable=True).indices
-            order = order.narrow(self.axis, 0, number)
-        best = values.gather(self.axis, order) if self.wanted[0] else None
-        if best is not None and not self.wanted[1]:
-            return best
-        return best, order
+    data = values.reshape(-1) if axis is None else values
+    along = 0 if axis is None else axis
+    keys = data.detach()
+    keys = keys.to(torch.uint8) if keys.dtype == torch.bool else sortable(keys, element)
+    _, inverse, counts = torch.unique(keys, sorted=True, return_inverse=True, return_counts=True, dim=along)
+    inverse = inverse.reshape(-1)
+    place = torch.arange(inverse.numel(), device=values.device)
+    first = torch.full_like(counts, inverse.numel()).scatter_reduce(0, inverse, place, "amin")
+    if not ordered:
+        order = first.argsort()
+        rank = torch.empty_like(order).scatter(0, order, torch.arange(order.numel(), device=values.device))
+        first, counts, inverse = first[order], counts[order], rank[inverse]
+    return data.index_select(along, first), first, inverse, counts
 
 
-class NonZero(nn.Module):
-    """ONNX NonZero: a row of places for each axis."""
+def suppress_boxes(
+    boxes: torch.Tensor,
+    scores: torch.Tensor,
+    most: Any = None,
+    overlap: Any = None,
+    least: Any = None,
+    *,
+    center_point_box: bool,
+) -> torch.Tensor:
+    """Return [number, 3]: image, class and box of each that is kept. ONNX NonMaxSuppression.
 
-    def forward(self, values: torch.Tensor) -> torch.Tensor:
-        """Find what is not zero."""
-        return (values.reshape(1) if values.dim() == 0 else values).nonzero().T
-
-
-class Compress(nn.Module):
-    """ONNX Compress: keep where a condition holds; what is behind its end is dropped."""
-
-    def __init__(self, axis: int | None) -> None:
-        super().__init__()
-        self.axis = axis
-
-    def forward(self, values: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
-        """Select."""
-        places = condition.reshape(-1).nonzero().reshape(-1)
-        if self.axis is None:
-            return values.reshape(-1).index_select(0, places)
-        return values.index_select(self.axis, places)
-
-
-class CompressByConstant(nn.Module):
-    """ONNX Compress by a constant condition."""
-
-    places: torch.Tensor
-
-    def __init__(self, axis: int | None, condition: np.ndarray) -> None:
-        super().__init__()
-        self.axis = axis
-        self.register_buffer("places", torch.from_numpy(np.flatnonzero(condition)))
-
-    def forward(self, values: torch.Tensor) -> torch.Tensor:
-        """Select."""
-        if self.axis is None:
-            return values.reshape(-1).index_select(0, self.places)
-        return values.index_select(self.axis, self.places)
-
-
-class Unique(nn.Module):
-    """ONNX Unique: what differs, of all values or of the slices along an axis.
-
-    Args:
-        axis: the axis; None for all values.
-        ordered: whether the result is sorted, instead of in the order of first occurrence.
-        unsigned: whether an int64 carries the bits of an unsigned number.
-        single: whether only the first output is wanted.
+    Of boxes that overlap that of the highest score is kept; of equal scores, the first. The search is sequential and
+    its result a list of whole numbers: it runs on the host, in single precision as ONNX Runtime does.
+    `center_point_box` says whether boxes are [x, y, width, height] of their centre, instead of two corners
+    [y, x, y, x].
     """
-
-    def __init__(self, axis: int | None, ordered: bool, unsigned: bool, single: bool) -> None:
-        super().__init__()
-        self.axis = axis
-        self.ordered = ordered
-        self.unsigned = unsigned
-        self.single = single
-
-    def forward(self, values: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
-        """Find what differs; gradients go to the first occurrence."""
-        data = values.reshape(-1) if self.axis is None else values
-        axis = 0 if self.axis is None else self.axis
-        keys = data.detach()
-        if keys.dtype == torch.bool:
-            keys = keys.to(torch.uint8)
-        if self.unsigned and not keys.is_floating_point():
-            keys = keys ^ _SIGN
-        _, inverse, counts = torch.unique(keys, sorted=True, return_inverse=True, return_counts=True, dim=axis)
-        inverse = inverse.reshape(-1)
-        place = torch.arange(inverse.numel(), device=values.device)
-        first = torch.full_like(counts, inverse.numel()).scatter_reduce(0, inverse, place, "amin")
-        if not self.ordered:
-            order = first.argsort()
-            rank = torch.empty_like(order).scatter(0, order, torch.arange(order.numel(), device=values.device))
-            first, counts, inverse = first[order], counts[order], rank[inverse]
-        chosen = data.index_select(axis, first)
-        return chosen if self.single else (chosen, first, inverse, counts)
+    count = int(_first(most, 0))
+    limit = float(_first(overlap, 0.0))
+    threshold = _first(least, None)
+    rows: list[np.ndarray] = []
+    if count > 0:
+        corners = _corners(boxes.detach().cpu().numpy(), center_point_box)
+        ranked = scores.detach().cpu().numpy()
+        for image in range(ranked.shape[0]):
+            for kind in range(ranked.shape[1]):
+                kept = _suppress(corners[image], ranked[image, kind], count, limit, threshold)
+                rows.append(np.array([(image, kind, box) for box in kept], np.int64).reshape(-1, 3))
+    found = np.concatenate(rows) if rows else np.empty((0, 3), np.int64)
+    return torch.from_numpy(found).to(boxes.device)
 
 
-class NonMaxSuppression(nn.Module):
-    """ONNX NonMaxSuppression: of boxes that overlap, that of the highest score; of equal scores, the first.
-
-    The search is sequential and its result a list of whole numbers: it runs on the host, in single precision as
-    ONNX Runtime does.
-
-    Args:
-        center: whether boxes are [x, y, width, height] of their centre, instead of two corners [y, x, y, x].
-    """
-
-    def __init__(self, center: bool) -> None:
-        super().__init__()
-        self.center = center
-
-    def forward(
-        self, boxes: torch.Tensor, scores: torch.Tensor, most: Any = None, overlap: Any = None, least: Any = None
-    ) -> torch.Tensor:
-        """Return [number, 3]: image, class and box of each that is kept."""
-        count = int(_first(most, 0))
-        limit = float(_first(overlap, 0.0))
-        threshold = _first(least, None)
-        rows: list[np.ndarray] = []
-        if count > 0:
-            corners = self._corners(boxes.detach().cpu().numpy())
-            ranked = scores.detach().cpu().numpy()
-            for image in range(ranked.shape[0]):
-                for kind in range(ranked.shape[1]):
-                    kept = _suppress(corners[image], ranked[image, kind], count, limit, threshold)
-                    row = np.empty((len(kept), 3), np.int64)
-                    row[:, 0], row[:, 1], row[:, 2] = image, kind, kept
-                    rows.append(row)
-        found = np.concatenate(rows) if rows else np.empty((0, 3), np.int64)
-        return torch.from_numpy(found).to(boxes.device)
-
-    def _corners(self, boxes: np.ndarray) -> np.ndarray:
-        """Return [..., 4]: left, top, right, bottom."""
-        first, second = boxes[..., :2], boxes[..., 2:]
-        if self.center:
-            half = second / np.asarray(2, boxes.dtype)
-            return np.concatenate([first - half, first + half], -1)
-        low, high = np.minimum(first, second), np.maximum(first, second)
-        return np.concatenate([low[..., ::-1], high[..., ::-1]], -1)
+def _corners(boxes: np.ndarray, center: bool) -> np.ndarray:
+    """Return [..., 4]: left, top, right, bottom."""
+    first, second = boxes[..., :2], boxes[..., 2:]
+    if center:
+        half = second / np.asarray(2, boxes.dtype)
+        return np.concatenate([first - half, first + half], -1)
+    low, high = np.minimum(first, second), np.maximum(first, second)
+    return np.concatenate([low[..., ::-1], high[..., ::-1]], -1)
 
 
 def _first(values: Any, default: Any) -> Any:
@@ -196,56 +140,26 @@ def _suppress(boxes: np.ndarray, scores: np.ndarray, count: int, limit: float, t
     return kept
 
 
-def convert_top_k(operation: Operation) -> Conversion:
-    """Convert `TopK`."""
-    attributes = operation.attributes
-    module = TopK(
-        int(attributes.get("axis", -1)),
-        bool(attributes.get("largest", 1)),
-        operation.element(0) == TensorProto.UINT64,
-        (operation.wants(0), operation.wants(1)),
-    )
-    return Conversion(module, (0, 1), numbers=(1,))
-
-
-def convert_non_zero(_: Operation) -> Conversion:
-    """Convert `NonZero`."""
-    return Conversion(NonZero())
-
-
 def convert_compress(operation: Operation) -> Conversion:
-    """Convert `Compress`."""
-    axis = operation.attributes.get("axis")
-    condition = operation.known(1)
+    axis, condition = operation.setting("axis", None), operation.known(1)
     if condition is not None:
-        return Conversion(CompressByConstant(axis, condition))
-    return Conversion(Compress(axis), (0, 1))
+        return Conversion(Function(take, places=torch.from_numpy(np.flatnonzero(condition)), axis=axis))
+    return Conversion(Function(compress, axis=axis), (0, 1))
 
 
 def convert_unique(operation: Operation) -> Conversion:
-    """Convert `Unique`."""
-    if operation.element(0) == TensorProto.STRING:
+    element = operation.element(0)
+    if element == TensorProto.STRING:
         raise NotConvertible("strings are no tensors")
-    attributes = operation.attributes
-    module = Unique(
-        attributes.get("axis"),
-        bool(attributes.get("sorted", 1)),
-        operation.element(0) == TensorProto.UINT64,
-        operation.single,
-    )
-    return Conversion(module)
-
-
-def convert_non_max_suppression(operation: Operation) -> Conversion:
-    """Convert `NonMaxSuppression`."""
-    module = NonMaxSuppression(bool(operation.attributes.get("center_point_box", 0)))
-    return Conversion(module, (0, 1, 2, 3, 4)[: len(operation.given)], numbers=(2, 3, 4))
+    ordered = operation.setting("sorted", True)
+    function = Function(unique, axis=operation.setting("axis", None), ordered=ordered, element=element)
+    return Conversion(function, several=True)
 
 
 CONVERTERS: Mapping[str, Converter] = {
     "Compress": convert_compress,
-    "NonMaxSuppression": convert_non_max_suppression,
-    "NonZero": convert_non_zero,
-    "TopK": convert_top_k,
+    "NonMaxSuppression": by_function(suppress_boxes, 5, numbers=(2, 3, 4), center_point_box=False),
+    "NonZero": by_function(nonzero),
+    "TopK": by_function(top_k, 2, numbers=(1,), element=True, several=True, axis=-1, largest=True),
     "Unique": convert_unique,
 }

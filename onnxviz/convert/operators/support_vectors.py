@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 from itertools import combinations
-from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from onnxviz.convert.operators.bounds import bounded
 from onnxviz.convert.operators.class_scores import (
-    Classifier,
     Labels,
     classifier,
+    floating,
     floats,
     integers,
+    of_two,
     transform_name,
     transformed,
 )
-from onnxviz.convert.operators.operation import Conversion, NotConvertible, Operation
-from onnxviz.convert.operators.trees import of_two
+from onnxviz.convert.operators.operation import Conversion, NotConvertible, Operation, bounded
 
 
 class _Kernel(nn.Module):
@@ -86,7 +84,7 @@ class _Regressor(nn.Module):
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
         """Return [N, 1]."""
-        scores = self.kernel(values if values.is_floating_point() else values.float())
+        scores = self.kernel(floating(values))
         if self.coefficients is not None:
             scores = (scores @ self.coefficients)[:, None]
         scores = scores + self.rho
@@ -98,25 +96,25 @@ class _Regressor(nn.Module):
 def svm_classifier(operation: Operation) -> Conversion:
     """SVMClassifier."""
     labels = Labels(operation)
-    module: Classifier
+    module: nn.Module
     if integers(operation, "vectors_per_class").sum() > 0:
         module = _PairwiseClassifier(operation, labels)
     else:
         module = _LinearClassifier(operation, labels)
-    return classifier(module, labels)
+    return classifier(module, operation, labels)
 
 
-class _SupportVectorClassifier(Classifier):
+class _SupportVectorClassifier(nn.Module):
     """How scores and votes become labels and probabilities."""
 
     def __init__(self, operation: Operation, labels: Labels) -> None:
-        super().__init__(operation)
+        super().__init__()
         self.labels = labels
         self.transform = transform_name(operation)
         if not len(floats(operation, "coefficients")):
             raise NotConvertible("it has no coefficients")
 
-    def finish(self, votes: torch.Tensor, scores: torch.Tensor) -> Any:
+    def finish(self, votes: torch.Tensor, scores: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor]:
         """Return labels and scores.
 
         Args:
@@ -124,7 +122,7 @@ class _SupportVectorClassifier(Classifier):
             scores: [N, columns].
         """
         scores = self._of_one(scores) if scores.shape[1] == 1 else transformed(scores, self.transform)
-        return self.result(self.labels(votes.argmax(1)), scores)
+        return (self.labels(votes.argmax(1)), scores)
 
     def _of_one(self, scores: torch.Tensor) -> torch.Tensor:
         if self.transform == "PROBIT":
@@ -146,9 +144,9 @@ class _LinearClassifier(_SupportVectorClassifier):
             raise NotConvertible("it has no rho")
         self.rho = float(rho[0])
 
-    def forward(self, values: torch.Tensor) -> Any:
+    def forward(self, values: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor]:
         """Return labels [N] and scores [N, classes]."""
-        scores = self.kernel(values if values.is_floating_point() else values.float()) + self.rho
+        scores = self.kernel(floating(values)) + self.rho
         return self.finish(scores, scores)
 
 
@@ -191,9 +189,9 @@ class _PairwiseClassifier(_SupportVectorClassifier):
         self.register_buffer("slope", torch.from_numpy(slope) if len(slope) else None)
         self.register_buffer("shift", torch.from_numpy(shift) if len(shift) else None)
 
-    def forward(self, values: torch.Tensor) -> Any:
+    def forward(self, values: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor]:
         """Return labels [N] and scores [N, pairs], or probabilities [N, classes]."""
-        kernel = self.kernel(values if values.is_floating_point() else values.float())
+        kernel = self.kernel(floating(values))
         scores = kernel @ self.duals.T + self.rho
         first = scores > 0
         votes = scores.new_zeros(scores.shape[0], self.classes)

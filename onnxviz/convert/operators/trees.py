@@ -12,17 +12,18 @@ import numpy as np
 import torch
 from torch import nn
 
-from onnxviz.convert.operators.bounds import bounded
 from onnxviz.convert.operators.class_scores import (
-    Classifier,
     Labels,
     classifier,
+    floating,
     floats,
     integers,
+    of_two,
     transform_name,
+    transform_targets,
     transformed,
 )
-from onnxviz.convert.operators.operation import Conversion, NotConvertible, Operation
+from onnxviz.convert.operators.operation import Conversion, NotConvertible, Operation, bounded
 from onnxviz.core.errors import ModelError
 
 _MODES = ("BRANCH_LEQ", "BRANCH_LT", "BRANCH_GTE", "BRANCH_GT", "BRANCH_EQ", "BRANCH_NEQ", "BRANCH_MEMBER")
@@ -183,7 +184,7 @@ def _numbered_trees(operation: Operation, prefix: str) -> _Trees:
         prefix: "class" or "target".
     """
     tree, number = integers(operation, "nodes_treeids"), integers(operation, "nodes_nodeids")
-    modes = [value.decode() if isinstance(value, bytes) else value for value in operation.attributes["nodes_modes"]]
+    modes = operation.attributes["nodes_modes"]
     names = {**{name: index for index, name in enumerate(_MODES)}, "LEAF": _LEAF}
     unknown = next((name for name in modes if name not in names or name == "BRANCH_MEMBER"), None)
     if unknown is not None:
@@ -252,14 +253,12 @@ class _Regressor(nn.Module):
     def forward(self, values: torch.Tensor) -> torch.Tensor:
         """Return [N, targets]."""
         scores: torch.Tensor
-        scores, voted = self.trees(values if values.is_floating_point() else values.float())
+        scores, voted = self.trees(floating(values))
         if self.base is not None:
             # As in ONNX Runtime, what no tree spoke of stays zero where there are several targets.
             base = self.base.expand_as(scores)
             scores = scores + (base if self.trees.target_count == 1 else torch.where(voted, base, 0.0))
-        if self.trees.target_count == 1 and self.transform != "PROBIT":
-            return scores  # as in ONNX Runtime: a single number is transformed by PROBIT only
-        return transformed(scores, self.transform)
+        return transform_targets(scores, self.transform)
 
 
 def tree_classifier(operation: Operation) -> Conversion:
@@ -269,14 +268,14 @@ def tree_classifier(operation: Operation) -> Conversion:
         raise NotConvertible("it has no labels")
     read = _numbered_trees(operation, "class")
     module = _TreeClassifier(operation, _Ensemble(read, labels.count), labels, read)
-    return classifier(module, labels)
+    return classifier(module, operation, labels)
 
 
-class _TreeClassifier(Classifier):
+class _TreeClassifier(nn.Module):
     base: torch.Tensor | None
 
     def __init__(self, operation: Operation, trees: _Ensemble, labels: Labels, read: _Trees) -> None:
-        super().__init__(operation)
+        super().__init__()
         self.trees, self.labels, self.transform = trees, labels, transform_name(operation)
         used = set(read.vote_targets.tolist())
         self.only = used.pop() if len(used) == 1 else None
@@ -290,43 +289,33 @@ class _TreeClassifier(Classifier):
             raise NotConvertible("the standard does not say what PROBIT of a single score for two classes is")
         self.register_buffer("base", torch.from_numpy(base) if len(base) else None)
 
-    def forward(self, values: torch.Tensor) -> Any:
+    def forward(self, values: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor]:
         """Return labels [N] and scores [N, classes]."""
         scores: torch.Tensor
-        scores, voted = self.trees(values if values.is_floating_point() else values.float())
+        scores, voted = self.trees(floating(values))
         if self.labels.count == 1:
             scores = scores if self.base is None else scores + self.base
-            return self.result((scores[:, 0] > 0).long(), scores if self.transform != "PROBIT" else self._of(scores))
+            return ((scores[:, 0] > 0).long(), scores if self.transform != "PROBIT" else self._of(scores))
         if self.labels.count == _BINARY and self.only is not None:
             return self._binary(scores)
         if self.base is not None:
             scores, voted = scores + self.base, torch.ones_like(voted)
         # A class that no tree spoke of does not win, however bad the others are.
         best = torch.where(voted, scores, torch.full_like(scores, -torch.inf)).argmax(1)
-        return self.result(self.labels(best), self._of(scores))
+        return (self.labels(best), self._of(scores))
 
     def _of(self, scores: torch.Tensor) -> torch.Tensor:
         return transformed(scores, self.transform)
 
-    def _binary(self, scores: torch.Tensor) -> Any:
+    def _binary(self, scores: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor]:
         """Two classes, of which the trees speak of one only, as ONNX Runtime has it."""
         score = scores[:, self.only]
         if self.base is not None:
             score = score + self.base[0]
         labels = self.labels((score > (0.5 if self.positive else 0.0)).long())
         if self.only == 1:
-            return self.result(labels, self._of(torch.stack([torch.zeros_like(score), score], 1)))
-        return self.result(labels, of_two(score, self.transform, self.positive))
-
-
-def of_two(score: torch.Tensor, transform: str, complement: bool) -> torch.Tensor:
-    """Return scores [N, 2] of one score s [N]: 1 - s and s where it is a share of votes, else -s and s.
-
-    As in ONNX Runtime only LOGISTIC transforms them further.
-    """
-    if transform == "LOGISTIC":
-        return torch.sigmoid(torch.stack([-score, score], 1))
-    return torch.stack([1 - score if complement else -score, score], 1)
+            return (labels, self._of(torch.stack([torch.zeros_like(score), score], 1)))
+        return (labels, of_two(score, self.transform, self.positive))
 
 
 # --- TreeEnsemble (5) -------------------------------------------------------------------------------------------------

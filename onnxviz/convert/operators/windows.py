@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch.nn import functional
 
-from onnxviz.convert.operators.bounds import bounded
-from onnxviz.convert.operators.operation import NotConvertible, Operation
+from onnxviz.convert.operators.operation import NotConvertible, Operation, bounded
+
+CONVOLVE: Mapping[int, Callable[..., torch.Tensor]] = {
+    1: functional.conv1d,
+    2: functional.conv2d,
+    3: functional.conv3d,
+}
+"""PyTorch's convolution, by the number of spatial axes."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,11 @@ class Window:
     def extent(self) -> tuple[int, ...]:
         """Samples from the first to the last that the kernel touches."""
         return tuple((size - 1) * step + 1 for size, step in zip(self.kernel, self.dilation, strict=True))
+
+    @property
+    def dilated(self) -> bool:
+        """Whether neighbouring kernel samples lie apart."""
+        return any(step != 1 for step in self.dilation)
 
     @property
     def poolable(self) -> bool:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
 from onnxviz.graph.shapes import TensorType, infer
-from onnxviz.graph.structure import image_dependent, reads, replace_initializers, replace_nodes
+from onnxviz.graph.structure import image_dependent, reads, refill, rename_reads, replace_initializers
 
 BATCH = "batch"
 """Name of the batch dimension once it is free."""
@@ -113,6 +113,15 @@ class Draft:
             self.node_metadata[safe] = self.node_metadata[like]
         return safe
 
+    def alias(self, value: str, *names: str) -> None:
+        """Let a value also go by the names of what was removed behind it."""
+        self.aliases.setdefault(value, []).extend(names)
+
+    def rewire(self, nodes: list[NodeProto], renamed: dict[str, str]) -> None:
+        """Keep only these nodes in the main graph, and let them read what stands for the values of the others."""
+        rename_reads(nodes, renamed)
+        refill(self.graph.node, nodes)
+
     def add_constant(self, tensor: TensorProto, like: str) -> str:
         """Add an initializer under a new identifier and return that."""
         tensor.name = self.new_value(like)
@@ -129,7 +138,7 @@ class Draft:
                 kept.append(node)
                 needed.update(reads(node))
         if len(kept) < len(self.graph.node):
-            replace_nodes(self.graph, reversed(kept))
+            refill(self.graph.node, reversed(kept))
         used = [tensor for tensor in self.graph.initializer if tensor.name in needed]
         if len(used) < len(self.graph.initializer):
             replace_initializers(self.graph, used)

@@ -23,7 +23,7 @@ from onnxviz.graph.draft import Draft
 from onnxviz.graph.inputs import describe_value, graph_inputs, image_input
 from onnxviz.graph.model_file import LoadedModel
 from onnxviz.graph.shapes import Dimension, type_of
-from onnxviz.graph.structure import replace_nodes
+from onnxviz.graph.structure import refill
 
 InputValue: TypeAlias = "str | float | Sequence[Any] | Path | np.ndarray"
 """`ones`, `zeros`, a number for all entries, all numbers as a list or an array, or the path of a .npy file of them."""
@@ -74,7 +74,7 @@ def fix_inputs(loaded: LoadedModel, values: Mapping[str, InputValue]) -> None:
         else:
             draft.graph.initializer.append(tensor)
         loaded.fixed[name] = _in_words(values[name], array)
-    replace_nodes(draft.graph, [*nodes, *draft.graph.node])
+    refill(draft.graph.node, [*nodes, *draft.graph.node])
     loaded.fixed_digest = digest.hexdigest() if values else ""
 
 

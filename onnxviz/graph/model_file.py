@@ -19,6 +19,7 @@ import re
 import stat
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +38,15 @@ from onnx import (
 
 from onnxviz.core import limits
 from onnxviz.core.errors import ModelFileError, beginning, shorten
-from onnxviz.graph.tensors import all_nodes, bring_tensors_in, open_at_once, subgraphs
+from onnxviz.graph.structure import refill, set_domain
+from onnxviz.graph.tensors import all_nodes, bring_tensors_in, innermost_tensor, open_at_once, subgraphs
 
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 _DOMAIN = re.compile(r"[A-Za-z0-9_.\-]{0,127}")
 
+_DROPPED = frozenset(["configuration", "denotation", "device_configurations", "doc_string", "opaque_type",
+                      "quantization_annotation", "training_info"])  # fmt: skip
+"""Fields of any message that nothing here reads."""
 _STANDARD = frozenset(["", "ai.onnx.ml", "ai.onnx.preview", "ai.onnx.preview.training"])
 """Domains whose operators mean something else in every version."""
 _LARGEST_VERSION = (1 << 31) - 1
@@ -85,12 +90,6 @@ class LoadedModel:
 def read_model(path: Path) -> LoadedModel:
     """Read an ONNX file from anywhere.
 
-    Args:
-        path: the file.
-
-    Returns:
-        The model, safe to hand to other libraries.
-
     Raises:
         ModelFileError: if it cannot be read, is no ONNX model, or is refused as unsafe; names the file and the remedy.
     """
@@ -98,13 +97,9 @@ def read_model(path: Path) -> LoadedModel:
 
 
 def from_proto(proto: ModelProto) -> LoadedModel:
-    """Make a model in memory safe, as if it had been read from a file.
+    """Make a copy of a model in memory safe, as if it had been read from a file.
 
-    Args:
-        proto: the model; not changed. Its tensors must be inside: external data is refused, as there is no folder.
-
-    Returns:
-        The model, safe to hand to other libraries.
+    Its tensors must be inside: external data is refused, as there is no folder.
 
     Raises:
         ModelFileError: if it is no ONNX model, or is refused as unsafe.
@@ -209,13 +204,17 @@ def _parse(content: bytes) -> ModelProto:
 
 
 def _check_text(proto: ModelProto) -> None:
-    """Refuse names that are no text: protobuf hands out what is not UTF-8 as bytes, which no name may be."""
+    """Drop what serves nobody, and refuse names that are no text.
+
+    Protobuf hands out what is not UTF-8 as bytes, which no name may be.
+    """
     stack: list[Message] = [proto]
     while stack:
         message = stack.pop()
         for entry, value in message.ListFields():
-            if entry.name == "doc_string":
-                message.ClearField("doc_string")
+            needless = entry.name == "metadata_props" and not isinstance(message, ModelProto | NodeProto)
+            if entry.name in _DROPPED or needless:
+                message.ClearField(entry.name)
             elif entry.type == entry.TYPE_STRING:
                 if any(not isinstance(text, str) for text in ([value] if isinstance(value, str | bytes) else value)):
                     raise ModelFileError(
@@ -273,13 +272,11 @@ class _Renamer:
         for function in proto.functions:
             self._function(function, proto.opset_import)
         if proto.functions:
-            _set_opset(proto.opset_import, FUNCTION_DOMAIN, 1)
+            set_domain(proto.opset_import, FUNCTION_DOMAIN, 1)
         used = ModelProto(graph=proto.graph) if proto.functions else proto
         _import_used(proto.opset_import, {node.domain for node in all_nodes(used)}, proto.opset_import)
-        for name in ("doc_string", "metadata_props", "training_info", "domain", "producer_name", "producer_version",
-                     "configuration"):  # fmt: skip
-            if name in proto.DESCRIPTOR.fields_by_name:
-                proto.ClearField(name)
+        for name in ("metadata_props", "domain", "producer_name", "producer_version"):
+            proto.ClearField(name)
 
     def _value(self, original: str, scope: dict[str, str]) -> str:
         safe = f"v{len(self.names)}"
@@ -291,23 +288,19 @@ class _Renamer:
         function.name = self._functions[(function.domain, function.name, function.overload)]
         function.domain = FUNCTION_DOMAIN
         scope: dict[str, str] = {}
-        inputs = [self._value(name, scope) for name in function.input]
         _refuse_repeats(function.input, "function input")
+        function.input[:] = [self._value(name, scope) for name in function.input]
         for attribute in (*function.attribute, *(entry.name for entry in function.attribute_proto)):
             _checked(attribute, "attribute")
         for entry in function.attribute_proto:
             self._attribute(entry, scope)
         _check_opsets(function.opset_import)
-        _set_opset(function.opset_import, FUNCTION_DOMAIN, 1)
+        set_domain(function.opset_import, FUNCTION_DOMAIN, 1)
         self._nodes(function.node, scope)
         used = {node.domain for node in all_nodes(ModelProto(functions=[function]))}
         _import_used(function.opset_import, used, opsets)
-        outputs = [_known(name, scope, "function output") for name in function.output]
-        del function.input[:], function.output[:], function.value_info[:]
-        function.input.extend(inputs)
-        function.output.extend(outputs)
-        function.ClearField("doc_string")
-        function.ClearField("metadata_props")
+        function.output[:] = [_known(name, scope, "function output") for name in function.output]
+        del function.value_info[:]
         function.ClearField("overload")
 
     def _graph(self, graph: GraphProto, outer: dict[str, str]) -> None:
@@ -333,20 +326,15 @@ class _Renamer:
         kept = [value for value in graph.value_info if value.name in scope]
         for value in kept:
             self._value_info(value, scope)
-        del graph.value_info[:], graph.quantization_annotation[:]
-        graph.value_info.extend({value.name: value for value in kept}.values())
+        refill(graph.value_info, {value.name: value for value in kept}.values())
         graph.name = "graph"
-        graph.ClearField("doc_string")
-        graph.ClearField("metadata_props")
 
     def _nodes(self, nodes: Any, scope: dict[str, str], own: set[str] | None = None) -> None:
         ordered = _in_order(nodes, set(scope), own if own is not None else set(scope))
         for node in ordered:
             self._node(node, scope)
         if any(node is not other for node, other in zip(nodes, ordered, strict=True)):
-            copies = [NodeProto.FromString(node.SerializeToString()) for node in ordered]
-            del nodes[:]
-            nodes.extend(copies)
+            refill(nodes, ordered)
 
     def _node(self, node: NodeProto, scope: dict[str, str]) -> None:
         key = (node.domain, node.op_type, node.overload)
@@ -363,22 +351,16 @@ class _Renamer:
         if node.metadata_props:
             self.node_metadata[safe] = {entry.key: entry.value for entry in node.metadata_props}
         node.name = safe
-        inputs = [_known(name, scope, f"an input of {node.op_type}") if name else "" for name in node.input]
+        node.input[:] = [_known(name, scope, f"an input of {node.op_type}") if name else "" for name in node.input]
         for attribute in node.attribute:
             self._attribute(attribute, scope)
-        outputs = [self._value(name, scope) if name else "" for name in node.output]
-        del node.input[:], node.output[:]
-        node.input.extend(inputs)
-        node.output.extend(outputs)
-        for name in ("doc_string", "metadata_props", "device_configurations"):
-            if name in node.DESCRIPTOR.fields_by_name:
-                node.ClearField(name)
+        node.output[:] = [self._value(name, scope) if name else "" for name in node.output]
+        node.ClearField("metadata_props")
 
     def _attribute(self, attribute: AttributeProto, scope: dict[str, str]) -> None:
         _checked(attribute.name, "attribute")
         if attribute.ref_attr_name:
             _checked(attribute.ref_attr_name, "attribute")
-        attribute.ClearField("doc_string")
         tensors = [*attribute.tensors, *([attribute.t] if attribute.HasField("t") else [])]
         for tensor in tensors:
             tensor.ClearField("name")
@@ -389,34 +371,18 @@ class _Renamer:
 
     def _value_info(self, value: ValueInfoProto, scope: dict[str, str]) -> None:
         value.name = scope[value.name]
-        value.ClearField("doc_string")
-        value.ClearField("metadata_props")
         self._type(value.type)
 
     def _type(self, kind: TypeProto) -> None:
-        """Rename the free dimensions of a type and drop its denotations."""
-        while True:
-            kind.ClearField("denotation")
-            field_name = kind.WhichOneof("value")
-            if field_name == "sequence_type":
-                kind = kind.sequence_type.elem_type
-            elif field_name == "optional_type":
-                kind = kind.optional_type.elem_type
-            elif field_name == "map_type":
-                kind = kind.map_type.value_type
-            else:
-                break
-        if field_name == "opaque_type":
-            kind.ClearField("opaque_type")
-        if field_name in ("tensor_type", "sparse_tensor_type"):
-            for dimension in getattr(kind, field_name).shape.dim:
-                dimension.ClearField("denotation")
-                if dimension.HasField("dim_param"):
-                    safe = self._dimensions.setdefault(dimension.dim_param, f"d{len(self._dimensions)}")
-                    self.dimensions[safe] = dimension.dim_param
-                    dimension.dim_param = safe
-                elif dimension.HasField("dim_value") and dimension.dim_value <= 0:
-                    dimension.ClearField("dim_value")  # exporters write 0 or -1 for "free"
+        """Rename the free dimensions of a type."""
+        tensor = innermost_tensor(kind)
+        for dimension in tensor.shape.dim if tensor is not None else ():
+            if dimension.HasField("dim_param"):
+                safe = self._dimensions.setdefault(dimension.dim_param, f"d{len(self._dimensions)}")
+                self.dimensions[safe] = dimension.dim_param
+                dimension.dim_param = safe
+            elif dimension.HasField("dim_value") and dimension.dim_value <= 0:
+                dimension.ClearField("dim_value")  # exporters write 0 or -1 for "free"
 
 
 def _check_input(value: ValueInfoProto) -> None:
@@ -460,36 +426,24 @@ def _in_order(nodes: Sequence[NodeProto], visible: set[str], own: set[str]) -> l
                     f"{shorten(node.op_type)} {shorten(node.name)!r} reads {shorten(name)!r}, which nothing makes",
                     remedy="export the model again",
                 )
-    waiting = [len({maker[name] for name in wanted if name in maker}) for wanted in needs]
-    readers: dict[int, set[int]] = {}
-    for index, wanted in enumerate(needs):
-        for name in wanted:
-            if name in maker:
-                readers.setdefault(maker[name], set()).add(index)
-    done = _kahn(waiting, readers)
-    if len(done) < len(nodes):
-        stuck = nodes[min(set(range(len(nodes))) - set(done))]
+    sorter = TopologicalSorter(
+        {index: [maker[name] for name in wanted if name in maker] for index, wanted in enumerate(needs)}
+    )
+    try:
+        sorter.prepare()
+    except CycleError as fault:
+        stuck = nodes[min(fault.args[1])]
         raise ModelFileError(
             f"{shorten(stuck.op_type)} {shorten(stuck.name)!r} is part of a cycle", remedy="export the model again"
-        )
-    return [nodes[index] for index in done]
-
-
-def _kahn(waiting: list[int], readers: dict[int, set[int]]) -> list[int]:
-    """Order nodes so that none comes before what it waits for; of several that could come next, the first in the file.
-
-    Source: Kahn 1962, Topological sorting of large networks.
-    """
-    ready = [index for index, count in enumerate(waiting) if count == 0]
-    heapq.heapify(ready)
-    done: list[int] = []
-    while ready:
-        index = heapq.heappop(ready)
-        done.append(index)
-        for reader in readers.get(index, ()):
-            waiting[reader] -= 1
-            if waiting[reader] == 0:
-                heapq.heappush(ready, reader)
+        ) from None
+    ready: list[int] = []
+    done: list[NodeProto] = []
+    while sorter.is_active():
+        for index in sorter.get_ready():
+            heapq.heappush(ready, index)
+        first = heapq.heappop(ready)  # of several that could come next, the first in the file
+        done.append(nodes[first])
+        sorter.done(first)
     return done
 
 
@@ -579,12 +533,4 @@ def _import_used(opsets: Any, used: Iterable[str], around: Any) -> None:
             raise ModelFileError(
                 f"the model does not say which opset of {domain or 'ai.onnx'} it uses", remedy="export the model again"
             )
-        _set_opset(opsets, domain, known.get(domain, 1))
-
-
-def _set_opset(opsets: Any, domain: str, version: int) -> None:
-    for opset in opsets:
-        if opset.domain == domain:
-            opset.version = version
-            return
-    opsets.add(domain=domain, version=version)
+        set_domain(opsets, domain, known.get(domain, 1))

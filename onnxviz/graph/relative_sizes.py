@@ -18,8 +18,8 @@ from onnxviz.graph.structure import (
     consumers,
     initializers,
     integers,
+    refill,
     remove_attribute,
-    replace_nodes,
     set_integer,
     text,
     to_array,
@@ -82,7 +82,7 @@ class _Rewriter:
         if self._images:
             name = self.draft.new_node("")
             head = [onnx.helper.make_node("Shape", [self.image], [self._images], name=name, start=0, end=1)]
-        replace_nodes(self.draft.graph, [*head, *self.done])
+        refill(self.draft.graph.node, [*head, *self.done])
 
     def node(self, node: NodeProto) -> None:
         """Append a node, rewritten where that is needed, and what it needs around it."""

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
+import numpy as np
 import onnx
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, ValueInfoProto
 
 from onnxviz.core import limits
 from onnxviz.core.errors import ModelFileError, beginning
-from onnxviz.graph.structure import replace_nodes
+from onnxviz.graph.structure import constant_input, consumers, initializers, producers, reads, refill
 from onnxviz.graph.tensors import subgraphs
 
 Dimension = int | str | None
@@ -53,6 +55,48 @@ class TensorType:
 
 
 UNKNOWN = TensorType(0, None)
+
+
+class UnknownShapeError(LookupError):
+    """What is asked for depends on a shape that is not known."""
+
+
+class TypedGraph:
+    """A graph with the types of its values, and who makes and reads them."""
+
+    def __init__(self, graph: GraphProto, types: Mapping[str, TensorType]) -> None:
+        self.graph = graph
+        self.types = types
+        self.constants = initializers(graph)
+
+    @cached_property
+    def makers(self) -> dict[str, NodeProto]:
+        """The node that makes each value."""
+        return producers(self.graph)
+
+    @cached_property
+    def readers(self) -> dict[str, list[NodeProto]]:
+        """The nodes that read each value."""
+        return consumers(self.graph)
+
+    def shape(self, value: str) -> tuple[Dimension, ...] | None:
+        """Return a value's dimensions, or None if even their number is not known."""
+        return self.types.get(value, UNKNOWN).shape
+
+    def known_shape(self, value: str) -> tuple[Dimension, ...]:
+        """Return a value's dimensions.
+
+        Raises:
+            UnknownShapeError: if even their number is not known.
+        """
+        shape = self.shape(value)
+        if shape is None:
+            raise UnknownShapeError("has a shape that is not known")
+        return shape
+
+    def constant(self, node: NodeProto, index: int) -> np.ndarray | None:
+        """Return the numbers of a constant input, or None."""
+        return constant_input(node, index, self.constants)
 
 
 def type_of(value: ValueInfoProto) -> TensorType:
@@ -123,7 +167,7 @@ def _shield(graph: GraphProto, opset: int) -> None:
             nodes.append(_shortened(graph, node, opset))
         nodes.append(node)
     if len(nodes) > len(graph.node):
-        replace_nodes(graph, nodes)
+        refill(graph.node, nodes)
 
 
 def _shortened(graph: GraphProto, node: NodeProto, opset: int) -> NodeProto:
@@ -141,17 +185,11 @@ def _shortened(graph: GraphProto, node: NodeProto, opset: int) -> NodeProto:
 def infer_body(
     body: GraphProto, opsets: Iterable[OperatorSetIdProto], around: Mapping[str, TensorType]
 ) -> dict[str, TensorType]:
-    """Return what is known of the types of the values in a graph inside a node.
-
-    Args:
-        body: a branch of If, or the body of Loop or Scan.
-        opsets: those of the model.
-        around: types of the values of the graphs around it.
-    """
+    """Return what is known of the types of the values in a graph inside a node, from those of the graphs around it."""
     model = ModelProto(ir_version=8, opset_import=opsets, graph=body)
     own = {value.name for value in body.input} | {tensor.name for tensor in body.initializer}
     own.update(name for node in body.node for name in node.output)
-    read = {name for node in body.node for name in _all_reads(node)}
+    read = {name for node in body.node for name in reads(node)}
     model.graph.input.extend(
         value_info(name, around[name]) for name in sorted(read - own) if name in around and around[name].element
     )
@@ -159,13 +197,6 @@ def infer_body(
         return infer(model)
     except ModelFileError:
         return {}
-
-
-def _all_reads(node: NodeProto) -> Iterator[str]:
-    yield from node.input
-    for graph in subgraphs(node):
-        for inner in graph.node:
-            yield from _all_reads(inner)
 
 
 def skeleton(model: ModelProto) -> ModelProto:

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import onnx
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, TypeProto
 
 from onnxviz.core import limits
 from onnxviz.core.errors import ModelFileError, shorten
@@ -25,23 +25,39 @@ def subgraphs(node: NodeProto) -> Iterator[GraphProto]:
         yield from attribute.graphs
 
 
-def all_nodes(proto: ModelProto) -> Iterator[NodeProto]:
-    """Yield the nodes of the graph, of all sub-graphs and functions."""
-    stack: list[Iterable[NodeProto]] = [proto.graph.node, *(function.node for function in proto.functions)]
+def nodes_within(nodes: Iterable[NodeProto]) -> Iterator[NodeProto]:
+    """Yield nodes and those of the graphs inside them."""
+    stack = [nodes]
     while stack:
         for node in stack.pop():
             yield node
             stack.extend(graph.node for graph in subgraphs(node))
 
 
-def _all_graphs(proto: ModelProto) -> Iterator[GraphProto]:
+def all_nodes(proto: ModelProto) -> Iterator[NodeProto]:
+    """Yield the nodes of the graph, of all sub-graphs and functions."""
+    for nodes in (*(function.node for function in reversed(proto.functions)), proto.graph.node):
+        yield from nodes_within(nodes)
+
+
+def all_graphs(proto: ModelProto) -> Iterator[GraphProto]:
+    """Yield the graph and all graphs inside nodes."""
     yield proto.graph
     for node in all_nodes(proto):
         yield from subgraphs(node)
 
 
+def innermost_tensor(kind: TypeProto) -> Any:
+    """Return the type of a tensor, or of the tensors in a sequence, optional or map; None if there are none."""
+    name = kind.WhichOneof("value")
+    while name in ("sequence_type", "optional_type", "map_type"):
+        kind = kind.map_type.value_type if name == "map_type" else getattr(kind, name).elem_type
+        name = kind.WhichOneof("value")
+    return getattr(kind, name) if name in ("tensor_type", "sparse_tensor_type") else None
+
+
 def _all_tensors(proto: ModelProto) -> Iterator[TensorProto]:
-    for graph in _all_graphs(proto):
+    for graph in all_graphs(proto):
         yield from graph.initializer
         for sparse in graph.sparse_initializer:
             yield sparse.values
@@ -76,10 +92,8 @@ def bring_tensors_in(proto: ModelProto, path: Path | None, digest: Any) -> int:
             tensor.ClearField("data_location")
             tensor.raw_data = data
         _check_size(tensor)
-        tensor.ClearField("doc_string")
-        tensor.ClearField("metadata_props")
     left = limits.SPARSE_TOTAL_BYTES
-    for graph in _all_graphs(proto):
+    for graph in all_graphs(proto):
         for sparse in graph.sparse_initializer:
             graph.initializer.append(_dense(sparse, left))
             left -= graph.initializer[-1].ByteSize()

@@ -21,7 +21,7 @@ from onnxviz.core import limits
 from onnxviz.graph.draft import Draft
 from onnxviz.graph.operators import Form, traits_of
 from onnxviz.graph.shapes import TensorType, infer
-from onnxviz.graph.structure import attribute, initializers, rename_reads, replace_nodes, to_array
+from onnxviz.graph.structure import attribute, initializers, refill, rename_reads, to_array
 from onnxviz.graph.tensors import subgraphs
 
 _FOLDABLE: frozenset[Form] = frozenset([
@@ -97,7 +97,7 @@ class _Folder:
                 made.append(tensor)
                 self.draft.bytes_folded += tensor.ByteSize()
         if changed:
-            replace_nodes(graph, kept)
+            refill(graph.node, kept)
             graph.initializer.extend(made)
 
 

@@ -23,7 +23,7 @@ from onnxviz.graph.inputs import image_input
 from onnxviz.graph.passes.resolve_shapes import types_with
 from onnxviz.graph.relative_sizes import make_relative
 from onnxviz.graph.shapes import UNKNOWN, Dimension, TensorType
-from onnxviz.graph.structure import attribute, initializers, reads, replace_initializers, replace_nodes
+from onnxviz.graph.structure import attribute, initializers, reads, refill, replace_initializers
 
 _TIMES = 7
 """How many times as many images the check takes: a prime that few other sizes contain."""
@@ -105,7 +105,7 @@ def _free(draft: Draft, flow: BatchFlow, types: Mapping[str, TensorType], image:
         mixed = _mixed_value(draft, flow, types, image, restored)
         reason = f"{_shown(draft, mixed)} could not be shown to keep the images apart" if mixed else ""
     if reason:
-        replace_nodes(draft.graph, nodes)
+        refill(draft.graph.node, nodes)
         replace_initializers(draft.graph, [tensor for tensor in draft.graph.initializer if tensor.name in tensors])
         return reason
     image.type.tensor_type.shape.dim[0].dim_param = BATCH

@@ -24,7 +24,7 @@ from onnx import GraphProto, NodeProto, TensorProto
 from onnxviz.graph.draft import Draft
 from onnxviz.graph.rewrites import LIFT, TARGET, RewriteContext, as_its_schemas_say, schema
 from onnxviz.graph.shapes import TensorType, infer_body
-from onnxviz.graph.structure import constants_within, replace_nodes, set_domain
+from onnxviz.graph.structure import constants_within, refill, set_domain
 from onnxviz.graph.tensors import subgraphs
 
 _MEANING_CHANGED = frozenset({"Softmax", "LogSoftmax", "Hardmax", "PRelu", "Upsample", "Resize", "BatchNormalization"})
@@ -41,9 +41,9 @@ def run(draft: Draft) -> str:
     stuck: Counter[tuple[int, str]] = Counter()
     lift = _Lift(draft, source, stuck)
     lift.graph(draft.graph, draft.types(), constants_within(draft.graph))
-    set_domain(draft.model, "", max(source, TARGET) if source else TARGET)
+    set_domain(draft.model.opset_import, "", max(source, TARGET) if source else TARGET)
     for opset in {opset for opset, _ in stuck}:
-        set_domain(draft.model, f"opset{opset}", 1)
+        set_domain(draft.model.opset_import, f"opset{opset}", 1)
     draft.model.ir_version = max(draft.model.ir_version, 8)
     for (opset, operator), count in stuck.items():
         draft.refused.append((operator, f"{count} of opset {opset} could not be brought to opset {TARGET}"))
@@ -74,7 +74,7 @@ class _Lift:
                 continue
             node.domain = ""
             done.extend(self._node(node, source, types, constants))
-        replace_nodes(graph, done)
+        refill(graph.node, done)
 
     def _node(
         self, node: NodeProto, source: int, types: Mapping[str, TensorType], constants: Mapping[str, TensorProto]

@@ -12,7 +12,7 @@ from onnx import GraphProto, NodeProto, TensorProto
 
 from onnxviz.graph.draft import Draft
 from onnxviz.graph.shapes import UNKNOWN
-from onnxviz.graph.structure import constants_within, producers, replace_nodes, to_array
+from onnxviz.graph.structure import constants_within, producers, refill, to_array
 from onnxviz.graph.tensors import subgraphs
 
 
@@ -157,4 +157,4 @@ def _replace(
             shared.update(known)
             kept.append(node)
     if found.total() > before:
-        replace_nodes(graph, kept)
+        refill(graph.node, kept)

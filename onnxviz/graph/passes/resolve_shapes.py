@@ -18,7 +18,7 @@ from onnx import NodeProto, TensorProto
 
 from onnxviz.graph.draft import Draft
 from onnxviz.graph.shapes import UNKNOWN, Dimension, TensorType, skeleton
-from onnxviz.graph.structure import attribute, initializers, integers, replace_nodes, to_array
+from onnxviz.graph.structure import attribute, initializers, integers, refill, to_array
 
 _LONGEST = 64
 """Shapes are short; longer integer tensors are data."""
@@ -92,7 +92,7 @@ def _round(draft: Draft) -> int:
                 changed += 1
         kept.append(node)
     if len(kept) < len(graph.node):
-        replace_nodes(graph, kept)
+        refill(graph.node, kept)
     return changed
 
 

@@ -26,7 +26,7 @@ from onnxviz.graph.structure import (
     measured_ranges,
     producers,
     reads,
-    replace_nodes,
+    refill,
     set_domain,
 )
 
@@ -95,8 +95,8 @@ def _join_scalings(draft: Draft) -> None:
             gone.add(id(scales))
     if joined:
         if not any(entry.domain == "com.microsoft" for entry in draft.model.opset_import):
-            set_domain(draft.model, "com.microsoft", 1)
-        replace_nodes(graph, [joined.get(id(node), node) for node in graph.node if id(node) not in gone])
+            set_domain(draft.model.opset_import, "com.microsoft", 1)
+        refill(graph.node, [joined.get(id(node), node) for node in graph.node if id(node) not in gone])
 
 
 def _drop_unread(draft: Draft, read: set[str]) -> None:
@@ -108,7 +108,7 @@ def _drop_unread(draft: Draft, read: set[str]) -> None:
             kept.append(node)
             needed.update(reads(node))
     if len(kept) < len(draft.graph.node):
-        replace_nodes(draft.graph, reversed(kept))
+        refill(draft.graph.node, reversed(kept))
 
 
 # --- what the replacements are made of ------------------------------------------------------------------------------
@@ -365,7 +365,7 @@ def _softmax(new: Replacement) -> bool:
     """QLinearSoftmax, which says in an attribute which opset's meaning it has."""
     opset, attributes = int(attribute(new.node, "opset", 13)), _attributes(new, "opset")
     if opset < 13 <= new.draft.opset:
-        set_domain(new.draft.model, f"opset{opset}", 1)
+        set_domain(new.draft.model.opset_import, f"opset{opset}", 1)
         return _between(new, "Softmax", (0,), 3, domain=f"opset{opset}", **attributes)
     return _between(new, "Softmax", (0,), 3, **attributes)
 

@@ -19,7 +19,6 @@ from onnxviz.graph.features import features_before
 from onnxviz.graph.operators import CHANNELS_FIRST, FAMILIES, TRAITS, UNKNOWN, Form, traits_of
 from onnxviz.graph.passes import to_qdq, unfuse
 from onnxviz.graph.shapes import TensorType
-from onnxviz.graph.structure import initializers
 from onnxviz.graph.value_range import range_of
 
 SCHEMAS = {
@@ -197,7 +196,7 @@ def test_bits_and_types_keep_positions_and_images_apart(tmp_path: Path) -> None:
 )  # fmt: skip
 def test_all_bounds_are_found_in_one_way(tmp_path: Path, lines: list[str], bounds: tuple[float, float]) -> None:
     view = seen(tmp_path, *lines, l=np.float32(2), h=np.float32(6))
-    found = range_of(view.layer("y").value, view.proto.graph, initializers(view.proto.graph))
+    found = range_of(view.layer("y").value, view.proto.graph)
     assert (found.low, found.high) == bounds
 
 

@@ -26,9 +26,8 @@ from onnxviz.convert.refusals import REFUSALS
 from onnxviz.core import limits
 from onnxviz.core.errors import ModelError, beginning
 from onnxviz.graph.draft import ExactForms
-from onnxviz.graph.passes.fold_constants import constant_value
 from onnxviz.graph.shapes import UNKNOWN, TensorType, infer, type_of, value_info
-from onnxviz.graph.structure import initializers, reads
+from onnxviz.graph.structure import constant_value, initializers, reads
 
 _LONGEST_LITERAL = 4096
 """Longest constant that a module gets as Python numbers where it asks for numbers."""

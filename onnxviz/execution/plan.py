@@ -579,7 +579,7 @@ def jobs_of(analysis: Analysis, subject: Subject) -> Iterator[Job]:
 def _with_unknown(error: OnnxvizError, view: GraphView) -> OnnxvizError:
     """Add to an error of a layer that it stands behind an unknown operator, which may well be the cause."""
     named = f"{error.where} {error.what}"
-    for name, cause in view.unknown.items():
+    for name, cause in view.naming.unknown.items():
         if cause not in named and re.search(rf"(?<![\w.]){re.escape(shorten(name))}(?![\w.])", named):
             error.what += f" (its form is not known, because it stands behind {cause})"
             break

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from onnx import GraphProto, NodeProto
+from onnx import NodeProto
 
 from onnxviz.graph.operators import traits_of
-from onnxviz.graph.structure import consumers, initializers, producers, reads, to_array
+from onnxviz.graph.shapes import TypedGraph
+from onnxviz.graph.structure import reads, to_array
 
 _LONGEST = 14
 """Operators that one activation is written with, at most: GELU by tanh takes nine. Roundings are not counted."""
@@ -17,16 +18,13 @@ _LONGEST = 14
 class Following:
     """Finds what bias, normalisation and activation follow a value.
 
-    Args:
-        graph: the normalised graph.
-        modules: identifier of a value -> the innermost module of the exporter's that made it.
+    `modules` maps the identifier of a value to the innermost module of the exporter's that made it.
     """
 
-    def __init__(self, graph: GraphProto, modules: Mapping[str, str]) -> None:
-        self._consumers = consumers(graph)
-        self._producers = producers(graph)
-        self._constants = initializers(graph)
-        self._places = {id(node): place for place, node in enumerate(graph.node)}
+    def __init__(self, graph: TypedGraph, modules: Mapping[str, str]) -> None:
+        self._consumers = graph.readers
+        self._constants = graph.constants
+        self._places = {id(node): place for place, node in enumerate(graph.graph.node)}
         self._modules = modules
 
     def activated(self, value: str) -> str:

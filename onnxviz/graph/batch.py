@@ -13,15 +13,13 @@ and nothing is claimed about what is made from its result.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-
-from onnx import NodeProto, TensorProto
+from collections.abc import Mapping
 
 from onnxviz.graph.batch_places import BatchAxis, BatchContext, BatchFlow, MixesBatchError
 from onnxviz.graph.batch_rules import result_places
 from onnxviz.graph.operators import traits_of
-from onnxviz.graph.shapes import TensorType
-from onnxviz.graph.structure import reads
+from onnxviz.graph.shapes import TypedGraph, UnknownShapeError
+from onnxviz.graph.structure import ancestors, reads
 
 _ATTEMPTS = 64
 """How many of the ways to place the batch are tried at most."""
@@ -29,34 +27,27 @@ _STEPS = 200_000
 """How many nodes may be followed in all attempts together, the first not counted."""
 
 
-def follow(
-    nodes: Sequence[NodeProto],
-    types: Mapping[str, TensorType],
-    constants: Mapping[str, TensorProto],
-    given: Mapping[str, BatchAxis],
-    batch: int,
-) -> BatchFlow:
+def follow(graph: TypedGraph, given: Mapping[str, BatchAxis], batch: int) -> BatchFlow:
     """Follow the batch through all nodes; where it can be placed in several ways, search for one that goes on.
 
     Args:
-        nodes: in topological order.
-        types: inferred with the batch set to `batch`.
-        constants: initializers by identifier.
+        graph: its types inferred with a batch of `batch` images.
         given: the input whose axis 0 is the batch, and other values that are known to hold it.
-        batch: the number of images with which shapes were inferred.
+        batch: how many images there are.
 
     Returns:
         The first flow without a problem, or the very first one.
     """
     choices: dict[str, int] = {}
     first: BatchFlow | None = None
-    order = {node.name: index for index, node in enumerate(nodes)}
-    for _ in range(max(1, min(_ATTEMPTS, _STEPS // max(1, len(nodes))))):
-        flow = _follow_once(nodes, types, constants, given, batch, choices)
+    order = {node.name: index for index, node in enumerate(graph.graph.node)}
+    for _ in range(max(1, min(_ATTEMPTS, _STEPS // max(1, len(order))))):
+        flow = _follow_once(graph, given, batch, choices)
         first = first or flow
         if not flow.problems:
             return flow
-        above = _above(nodes, flow.problems[0][0])
+        needed = ancestors(graph.graph, reads(flow.problems[0][0]))
+        above = {graph.makers[name].name for name in needed if name in graph.makers}
         open_ = [name for name, count in flow.options.items() if name in above and choices.get(name, 0) + 1 < count]
         if not open_:
             break
@@ -68,30 +59,12 @@ def follow(
     return first
 
 
-def _above(nodes: Sequence[NodeProto], start: NodeProto) -> set[str]:
-    """Return the identifiers of the nodes that a node's result depends on."""
-    makers = {name: node for node in nodes for name in node.output if name}
-    found: set[str] = set()
-    stack = list(reads(start))
-    while stack:
-        maker = makers.get(stack.pop())
-        if maker is not None and maker.name not in found:
-            found.add(maker.name)
-            stack.extend(reads(maker))
-    return found
-
-
 def _follow_once(
-    nodes: Iterable[NodeProto],
-    types: Mapping[str, TensorType],
-    constants: Mapping[str, TensorProto],
-    given: Mapping[str, BatchAxis],
-    batch: int,
-    choices: Mapping[str, int],
+    graph: TypedGraph, given: Mapping[str, BatchAxis], batch: int, choices: Mapping[str, int]
 ) -> BatchFlow:
     flow = BatchFlow(batch, dict(given))
-    context = BatchContext(types, constants, flow, choices)
-    for node in nodes:
+    context = BatchContext(graph, flow, choices)
+    for node in graph.graph.node:
         made = [name for name in node.output if name]
         if any(name in flow.lost for name in reads(node)):
             flow.lost.update(made)
@@ -101,7 +74,8 @@ def _follow_once(
         try:
             places = result_places(context, node)
         except (MixesBatchError, ArithmeticError, LookupError, TypeError, ValueError) as reason:
-            what = str(reason) if isinstance(reason, MixesBatchError) else "contradicts the shapes of its inputs"
+            told = isinstance(reason, MixesBatchError | UnknownShapeError)
+            what = str(reason) if told else "contradicts the shapes of its inputs"
             flow.problems.append((node, what))
             flow.lost.update(made)
         else:

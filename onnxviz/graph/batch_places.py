@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from onnx import NodeProto, TensorProto
+from onnx import NodeProto
 
-from onnxviz.graph.shapes import UNKNOWN, Dimension, TensorType
-from onnxviz.graph.structure import attribute, to_array
+from onnxviz.graph.shapes import Dimension, TypedGraph, product
 
 
 class MixesBatchError(Exception):
@@ -57,9 +56,9 @@ class BatchFlow:
     within: set[str] = field(default_factory=set)
     options: dict[str, int] = field(default_factory=dict)
 
-    def leads(self, value: str, types: Mapping[str, TensorType]) -> bool:
+    def leads(self, value: str, graph: TypedGraph) -> bool:
         """Whether a value is a plain batch: axis 0 holds the images and nothing else."""
-        shape = types.get(value, UNKNOWN).shape
+        shape = graph.shape(value)
         return self.places.get(value) == BatchAxis(0) and bool(shape) and shape is not None and shape[0] == self.batch
 
 
@@ -67,8 +66,7 @@ class BatchFlow:
 class BatchContext:
     """What a rule may look at."""
 
-    types: Mapping[str, TensorType]
-    constants: Mapping[str, TensorProto]
+    graph: TypedGraph
     flow: BatchFlow
     choices: Mapping[str, int]
 
@@ -85,17 +83,13 @@ class BatchContext:
         """A value's dimensions.
 
         Raises:
-            MixesBatchError: if even their number is not known.
+            UnknownShapeError: if even their number is not known.
         """
-        shape = self.types.get(value, UNKNOWN).shape
-        if shape is None:
-            raise MixesBatchError("has a shape that is not known")
-        return shape
+        return self.graph.known_shape(value)
 
     def constant(self, node: NodeProto, index: int) -> np.ndarray | None:
         """The numbers of a constant input, or None."""
-        name = node.input[index] if index < len(node.input) else ""
-        return to_array(self.constants[name]) if name in self.constants else None
+        return self.graph.constant(node, index)
 
     def widen(self, node: NodeProto, index: int, place: BatchAxis, *, size: Dimension) -> None:
         """Ask for an input that is there once, `size` long at the place, to be repeated for every image.
@@ -118,16 +112,7 @@ Rule = Callable[[BatchContext, NodeProto], BatchAxis | Sequence[BatchAxis]]
 
 
 def reshaped(context: BatchContext, node: NodeProto, preferred: int | None = None) -> BatchAxis:
-    """Return where a node that only changes the shape of its first input puts the batch.
-
-    Args:
-        context: the graph.
-        node: the node.
-        preferred: of several that are as good, the axis in which a node of this kind keeps the batch by itself.
-
-    Raises:
-        MixesBatchError: if no axis of the result can hold the batch.
-    """
+    """Return where a node that only changes the shape of its first input puts the batch, as `placed` does."""
     place = context.place(node.input[0])
     assert place is not None
     return placed(context, node, context.shape(node.input[0]), place, preferred)
@@ -142,12 +127,8 @@ def placed(
 ) -> BatchAxis:
     """Return where a node's result, which a reshape makes from a tensor of another shape, holds the batch.
 
-    Args:
-        context: the graph.
-        node: the node.
-        before: shape of that tensor.
-        place: where it holds the batch.
-        preferred: of several that are as good, the axis to try first.
+    Of several axes that are as good the first choice is `preferred`, in which a node of this kind keeps the batch by
+    itself.
 
     Raises:
         MixesBatchError: if no axis of the result can hold the batch.
@@ -205,33 +186,9 @@ def _plainness(size: int, inner: int, batch: int, *, last: bool) -> int:
     return 2 if size == inner * batch else 4
 
 
-def product(sizes: Iterable[Dimension]) -> int | None:
-    """Return the product of dimensions, or None if one is not known."""
-    result = 1
-    for size in sizes:
-        if not isinstance(size, int):
-            return None
-        result *= size
-    return result
-
-
 def grown(shape: tuple[Dimension, ...], place: BatchAxis, times: int) -> tuple[Dimension, ...]:
     """Return the shape of a value with `times` as many images."""
     if not shape:
         return (times,)
     size = shape[place.axis]
     return (*shape[: place.axis], size * times if isinstance(size, int) else None, *shape[place.axis + 1 :])
-
-
-def axes_of(node: NodeProto, constant: Callable[[int], np.ndarray | None]) -> tuple[int, ...] | None:
-    """Return the axes a node names by attribute or constant input; () if none are named, None if they vary."""
-    if node.op_type in ("ArgMax", "ArgMin"):
-        return (int(attribute(node, "axis", 0)),)
-    listed = attribute(node, "axes")
-    if listed is not None:
-        return tuple(int(axis) for axis in listed)
-    place = 3 if node.op_type in ("Pad", "Slice") else 1
-    if len(node.input) > place and node.input[place]:
-        array = constant(place)
-        return None if array is None else tuple(int(axis) for axis in array.reshape(-1))
-    return ()

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from onnx import NodeProto
 
-from onnxviz.graph.batch_places import BatchAxis, BatchContext, MixesBatchError, Rule, axes_of, placed, reshaped
+from onnxviz.graph.batch_places import BatchAxis, BatchContext, MixesBatchError, Rule, placed, reshaped
+from onnxviz.graph.node_axes import axes_of, axis_map, named_axis
 from onnxviz.graph.operators import CHANNELS_FIRST, Form, traits_of
 from onnxviz.graph.shapes import Dimension
-from onnxviz.graph.structure import attribute, integers, text
+from onnxviz.graph.structure import attribute, input_of, text
 
 
 def result_places(context: BatchContext, node: NodeProto) -> BatchAxis | Sequence[BatchAxis]:
@@ -36,24 +37,29 @@ def _source(context: BatchContext, node: NodeProto) -> tuple[tuple[Dimension, ..
     return context.shape(node.input[0]), place
 
 
-def _along(node: NodeProto, name: str, default: int, rank: int) -> int:
-    return int(attribute(node, name, default)) % rank
-
-
 def _same(places: set[BatchAxis]) -> BatchAxis:
     if len(places) != 1:
         raise MixesBatchError("joins tensors with the batch at different axes")
     return places.pop()
 
 
+def _held(context: BatchContext, names: Iterable[str]) -> BatchAxis:
+    """Where those of some values hold the batch that do; all in the same place."""
+    return _same({found for name in names if (found := context.place(name)) is not None})
+
+
+def _widen_rest(context: BatchContext, node: NodeProto, indices: Iterable[int], place: BatchAxis) -> None:
+    """Let inputs that are there once be repeated for every image."""
+    for index in indices:
+        name = node.input[index]
+        if context.place(name) is None:
+            context.widen(node, index, place, size=context.shape(name)[place.axis])
+
+
 def _joined(context: BatchContext, node: NodeProto, ranks: dict[int, int], rank: int) -> BatchAxis:
     """Align inputs on the right and find the batch that they share; widen those that are there once.
 
-    Args:
-        context: the graph.
-        node: the node.
-        ranks: index of each input that takes part -> its rank.
-        rank: that of the result.
+    `ranks` maps the index of each input that takes part to its rank; `rank` is that of the result.
     """
     places: dict[int, BatchAxis] = {}
     for index in ranks:
@@ -105,13 +111,11 @@ def _all_imagewise(context: BatchContext, node: NodeProto) -> BatchAxis:
 
 
 def _every_input_at_front(context: BatchContext, node: NodeProto, indices: Sequence[int]) -> BatchAxis:
-    given = [index for index in indices if index < len(node.input) and node.input[index]]
-    shared = _same({found for index in given if (found := context.place(node.input[index])) is not None})
+    given = [index for index in indices if input_of(node, index)]
+    shared = _held(context, (node.input[index] for index in given))
     if shared.axis != 0:
         raise MixesBatchError("works on a tensor whose first axis is not the batch")
-    for index in given:
-        if context.place(node.input[index]) is None:
-            context.widen(node, index, shared, size=context.shape(node.input[index])[0])
+    _widen_rest(context, node, given, shared)
     return shared
 
 
@@ -121,9 +125,17 @@ def _deform_conv(context: BatchContext, node: NodeProto) -> BatchAxis:
     return _every_input_at_front(context, node, (0, 2, 4))
 
 
-def _transpose(context: BatchContext, node: NodeProto) -> BatchAxis:
+def _mapped(context: BatchContext, node: NodeProto) -> BatchAxis:
+    """Transposes, sums, and what works along some axes."""
     shape, place = _source(context, node)
-    return place.at(integers(node, "perm", range(len(shape) - 1, -1, -1)).index(place.axis))
+    found = axis_map(node, len(shape), context.graph.constants)
+    if found is None:
+        raise MixesBatchError("chooses its axes while running")
+    axis = found.to[place.axis]
+    if place.axis in found.mixed or axis is None:
+        summed = traits_of(node).form == "reduction"
+        raise MixesBatchError("takes a value over all images" if summed else "works along the batch")
+    return place.at(axis)
 
 
 def _reformed(context: BatchContext, node: NodeProto) -> BatchAxis:
@@ -145,7 +157,7 @@ def _flatten(context: BatchContext, node: NodeProto) -> BatchAxis:
 
 
 def _named_axes(context: BatchContext, node: NodeProto, rank: int) -> tuple[int, ...]:
-    axes = axes_of(node, lambda index: context.constant(node, index))
+    axes = axes_of(node, context.graph.constants)
     if axes is None:
         raise MixesBatchError("chooses its axes while running")
     return tuple(axis % rank for axis in axes)
@@ -170,16 +182,14 @@ def _unsqueeze(context: BatchContext, node: NodeProto) -> BatchAxis:
 def _concat(context: BatchContext, node: NodeProto) -> BatchAxis:
     rank = len(context.shape(node.output[0]))
     shared = {found for name in node.input if (found := context.place(name)) is not None}
-    along = _along(node, "axis", 1, rank)
+    along = named_axis(node, 1, rank)
     if any(place.axis == along for place in shared):
         return _stacked(context, node, along)
     place = _same(shared)
     sizes = {context.shape(name)[place.axis] for name in node.input}
     if len(sizes) != 1:
         raise MixesBatchError("joins tensors that hold the batch in different ways")
-    for index, name in enumerate(node.input):
-        if context.place(name) is None:
-            context.widen(node, index, place, size=context.shape(name)[place.axis])
+    _widen_rest(context, node, range(len(node.input)), place)
     return place
 
 
@@ -196,7 +206,7 @@ def _stacked(context: BatchContext, node: NodeProto, axis: int) -> BatchAxis:
 
 def _split(context: BatchContext, node: NodeProto) -> BatchAxis:
     shape, place = _source(context, node)
-    if _along(node, "axis", 0, len(shape)) != place.axis:
+    if named_axis(node, 0, len(shape)) != place.axis:
         return place
     sizes = {context.shape(name)[place.axis] for name in node.output if name}
     parts, size = len(node.output), shape[place.axis]
@@ -208,26 +218,19 @@ def _split(context: BatchContext, node: NodeProto) -> BatchAxis:
 def _gather(context: BatchContext, node: NodeProto) -> BatchAxis:
     data, indices = context.shape(node.input[0]), context.shape(node.input[1])
     place, chosen = context.place(node.input[0]), context.place(node.input[1])
-    taken = _along(node, "axis", 0, len(data))
+    taken = named_axis(node, 0, len(data))
     if place is not None and chosen is not None:
         raise MixesBatchError("takes other positions from each image")
     if chosen is not None:
         return chosen.at(taken + chosen.axis)
     assert place is not None
-    if taken == place.axis:
-        if context.batch == 1 and data[taken] == 1:
-            return _only_image(context, node, indices)
+    if taken != place.axis:
+        return place.at(place.axis if taken > place.axis else place.axis - 1 + len(indices))
+    if context.batch != 1 or data[taken] != 1:
         return _gather_within(context, node, data, indices, place)
-    return place.at(place.axis if taken > place.axis else place.axis - 1 + len(indices))
-
-
-def _only_image(context: BatchContext, node: NodeProto, indices: tuple[Dimension, ...]) -> BatchAxis:
-    """`x[0]` of a graph for one image says nothing but "the image"."""
+    # `x[0]` of a graph for one image says nothing but "the image".
     index = context.constant(node, 1)
-    data = context.shape(node.input[0])
-    place = context.place(node.input[0])
-    assert place is not None
-    if index is None or indices or int(index) not in (0, -1) or data[place.axis] != 1:
+    if index is None or indices or int(index) not in (0, -1):
         raise MixesBatchError("takes images apart")
     return reshaped(context, node)
 
@@ -240,10 +243,7 @@ def _gather_within(
     place: BatchAxis,
 ) -> BatchAxis:
     """The same positions of each image, from an axis that holds both."""
-    size = data[place.axis]
-    if context.batch != 1 or place.before != 1 or not isinstance(size, int):
-        raise MixesBatchError("takes images apart")
-    if not all(isinstance(entry, int) for entry in (*data, *indices)):
+    if context.batch != 1 or place.before != 1 or not all(isinstance(entry, int) for entry in (*data, *indices)):
         raise MixesBatchError("takes images apart")
     apart = (*data[: place.axis], 1, *indices, *data[place.axis + 1 :])
     context.flow.within.add(node.name)
@@ -253,22 +253,18 @@ def _gather_within(
 def _gather_elements(context: BatchContext, node: NodeProto) -> BatchAxis:
     """GatherElements and ScatterElements: positions correspond along all axes but one."""
     rank = len(context.shape(node.input[0]))
-    place = _same({found for name in node.input if (found := context.place(name)) is not None})
-    if _along(node, "axis", 0, rank) == place.axis:
+    place = _held(context, node.input)
+    if named_axis(node, 0, rank) == place.axis:
         raise MixesBatchError("works along the batch")
-    for index, name in enumerate(node.input):
-        if context.place(name) is None:
-            context.widen(node, index, place, size=context.shape(name)[place.axis])
+    _widen_rest(context, node, range(len(node.input)), place)
     return place
 
 
 def _gather_nd(context: BatchContext, node: NodeProto) -> BatchAxis:
-    place = _same({found for name in node.input if (found := context.place(name)) is not None})
+    place = _held(context, node.input)
     if place.axis >= int(attribute(node, "batch_dims", 0)):
         raise MixesBatchError("takes images apart")
-    for index, name in enumerate(node.input):
-        if context.place(name) is None:
-            context.widen(node, index, place, size=context.shape(name)[place.axis])
+    _widen_rest(context, node, range(len(node.input)), place)
     return place
 
 
@@ -305,7 +301,7 @@ def _slice(context: BatchContext, node: NodeProto) -> BatchAxis:
 
 def _forwards(context: BatchContext, node: NodeProto, index: int) -> bool:
     steps = context.constant(node, 4)
-    if len(node.input) > 4 and node.input[4] and steps is None:
+    if input_of(node, 4) and steps is None:
         return False
     constant = all(context.constant(node, place) is not None for place in (1, 2))
     return constant and (steps is None or int(steps.reshape(-1)[index]) == 1)
@@ -320,51 +316,9 @@ def _pad(context: BatchContext, node: NodeProto) -> BatchAxis:
     return place
 
 
-def _reduce(context: BatchContext, node: NodeProto) -> BatchAxis:
-    shape, place = _source(context, node)
-    axes = _named_axes(context, node, len(shape))
-    if not axes and attribute(node, "noop_with_empty_axes", 0):
-        return place
-    if not axes or place.axis in axes:
-        raise MixesBatchError("takes a value over all images")
-    if attribute(node, "keepdims", 1):
-        return place
-    return place.at(place.axis - sum(gone < place.axis for gone in axes))
-
-
-def _along_axis(context: BatchContext, node: NodeProto) -> BatchAxis:
-    shape, place = _source(context, node)
-    if _along(node, "axis", -1, len(shape)) == place.axis:
-        raise MixesBatchError("works along the batch")
-    return place
-
-
-def _cumulative(context: BatchContext, node: NodeProto) -> BatchAxis:
-    shape, place = _source(context, node)
-    axis = context.constant(node, 1)
-    if axis is None or int(axis.reshape(-1)[0]) % len(shape) == place.axis:
-        raise MixesBatchError("works along the batch")
-    return place
-
-
-def _from_axis_on(context: BatchContext, node: NodeProto) -> BatchAxis:
-    """LayerNormalization and RMSNormalization."""
-    shape, place = _source(context, node)
-    if place.axis >= _along(node, "axis", -1, len(shape)):
-        raise MixesBatchError("works along the batch")
-    return place
-
-
-def _last_two(context: BatchContext, node: NodeProto) -> BatchAxis:
-    shape, place = _source(context, node)
-    if place.axis >= len(shape) - 2:
-        raise MixesBatchError("works along the batch")
-    return place
-
-
 def _one_hot(context: BatchContext, node: NodeProto) -> BatchAxis:
     shape, place = _source(context, node)
-    axis = _along(node, "axis", -1, len(shape) + 1)
+    axis = named_axis(node, -1, len(shape) + 1)
     return place.at(place.axis + (axis <= place.axis))
 
 
@@ -381,7 +335,7 @@ def _gemm(context: BatchContext, node: NodeProto) -> BatchAxis:
         place = right.at(1)
     else:
         raise MixesBatchError("sums over images")
-    if len(node.input) > 2 and node.input[2]:
+    if input_of(node, 2):
         _addend(context, node, place)
     return place
 
@@ -425,11 +379,8 @@ def _einsum(context: BatchContext, node: NodeProto) -> BatchAxis:
         raise MixesBatchError("is not known to treat images one by one")
     terms, result = written.split("->")
     letters = terms.split(",")
-    shared: set[tuple[str, int]] = set()
-    for term, name in zip(letters, node.input, strict=True):
-        place = context.place(name)
-        if place is not None:
-            shared.add((term[place.axis], place.before))
+    held = [(term, context.place(name)) for term, name in zip(letters, node.input, strict=True)]
+    shared = {(term[place.axis], place.before) for term, place in held if place is not None}
     if len(shared) != 1:
         raise MixesBatchError("joins tensors with the batch at different axes")
     letter, before = shared.pop()
@@ -469,7 +420,7 @@ def _quantize(context: BatchContext, node: NodeProto) -> BatchAxis:
     scale = context.shape(node.input[1])
     wide = len(scale) > 0 and scale != (1,)
     blocked = len(scale) > 1 and scale[min(place.axis, len(scale) - 1)] != 1
-    if blocked or (wide and _along(node, "axis", 1, len(shape)) == place.axis):
+    if blocked or (wide and named_axis(node, 1, len(shape)) == place.axis):
         raise MixesBatchError("has another number for each image")
     return place
 
@@ -484,7 +435,7 @@ def _recurrent(context: BatchContext, node: NodeProto) -> list[BatchAxis]:
     if context.place(node.input[0]) != BatchAxis(axis) or any(context.place(name) for name in node.input[1:4]):
         raise MixesBatchError("works along the batch")
     for index, wanted in ((4, 0), (5, axis), (6, axis)):
-        name = node.input[index] if index < len(node.input) else ""
+        name = input_of(node, index)
         held = context.place(name) if name else BatchAxis(wanted)
         if held is None:
             context.widen(node, index, BatchAxis(wanted), size=context.shape(name)[wanted])
@@ -495,10 +446,10 @@ def _recurrent(context: BatchContext, node: NodeProto) -> list[BatchAxis]:
 
 def _attention(context: BatchContext, node: NodeProto) -> BatchAxis:
     """The standard's Attention: images first in queries, keys, values and what is remembered of them."""
-    mask = context.shape(node.input[3]) if len(node.input) > 3 and node.input[3] else ()
+    mask = context.shape(node.input[3]) if input_of(node, 3) else ()
     if len(mask) == 4 and mask[0] != 1:
         raise MixesBatchError("has another number for each image")
-    if len(node.input) > 3 and context.place(node.input[3]) is not None:
+    if context.place(input_of(node, 3)) is not None:
         raise MixesBatchError("depends on the images in an unusual place")
     return _every_input_at_front(context, node, (0, 1, 2, 4, 5, 6))
 
@@ -506,19 +457,29 @@ def _attention(context: BatchContext, node: NodeProto) -> BatchAxis:
 def _rotary(context: BatchContext, node: NodeProto) -> BatchAxis:
     if any(context.place(name) is not None for name in node.input[1:]):
         raise MixesBatchError("depends on the images in an unusual place")
-    with_positions = len(node.input) > 3 and node.input[3]
-    return _every_input_at_front(context, node, (0, 3) if with_positions else (0, 1, 2))
+    return _every_input_at_front(context, node, (0, 3) if input_of(node, 3) else (0, 1, 2))
 
 
 _REFORMED = {"Reshape": _reshape, "Flatten": _flatten, "Squeeze": _squeeze, "Unsqueeze": _unsqueeze}
 _RULES: Mapping[Form, Rule] = {
     **dict.fromkeys(CHANNELS_FIRST | {"columns_to_image"}, _imagewise),
-    **dict.fromkeys(("along_axis", "axis_normalisation", "top_k"), _along_axis),
+    **dict.fromkeys(
+        (
+            "along_axis",
+            "axis_normalisation",
+            "cumulative",
+            "last_normalisation",
+            "reduction",
+            "top_k",
+            "transpose",
+            "trilu",
+        ),
+        _mapped,
+    ),
     **dict.fromkeys(("gather_elements", "scatter_elements"), _gather_elements),
     **dict.fromkeys(("resize", "tile"), _resize),
     "attention": _attention,
     "concat": _concat,
-    "cumulative": _cumulative,
     "deformed_convolution": _deform_conv,
     "einsum": _einsum,
     "expand": _expand,
@@ -526,21 +487,17 @@ _RULES: Mapping[Form, Rule] = {
     "gather_nd": _gather_nd,
     "gemm": _gemm,
     "grid_sample": _all_imagewise,
-    "last_normalisation": _from_axis_on,
     "one_hot": _one_hot,
     "pad": _pad,
     "pointwise": _pointwise,
     "product": _matmul,
     "quantize": _quantize,
     "recurrent": _recurrent,
-    "reduction": _reduce,
     "reshape": _reformed,
     "rotary": _rotary,
     "scatter_nd": _scatter_nd,
     "slice": _slice,
     "split": _split,
-    "transpose": _transpose,
-    "trilu": _last_two,
 }
 _ANY_INPUT = {_pointwise, _concat, _einsum, _gather, _gather_elements, _gather_nd, _gemm, _matmul, _all_imagewise,
               _deform_conv, _attention, _scatter_nd}  # fmt: skip

@@ -8,7 +8,7 @@ from onnx import NodeProto
 
 from onnxviz.core.values import Layer
 from onnxviz.graph.operators import traits_of
-from onnxviz.graph.structure import producers
+from onnxviz.graph.structure import origin, producers
 from onnxviz.graph.view import GraphView
 
 
@@ -18,9 +18,8 @@ def before_ceiling(view: GraphView, layer: Layer) -> Layer | None:
     Between that activation and the layer may be operators that only choose or arrange its values.
     """
     made_by = producers(view.proto.graph)
-    value = layer.value
-    while (node := made_by.get(value)) is not None and traits_of(node).moves:
-        value = node.input[0]
+    value = origin(layer.value, made_by, lambda node: traits_of(node).moves)
+    node = made_by.get(value)
     if node is None or not _bounded(node):
         return None
     while (node := made_by.get(value)) is not None and (_bounded(node) or node.op_type in ("Max", "Relu")):

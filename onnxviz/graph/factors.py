@@ -149,9 +149,7 @@ def either(one: Axis, other: Axis) -> Axis:
 def reshaped(given: Meaning, out: Sequence[object]) -> Meaning:
     """Follow axes through a change of form: factors keep their order, and are split where an axis ends inside of one.
 
-    Args:
-        given: what the axes run over.
-        out: the new sizes; what is not a number is free.
+    Of the new sizes in `out` those that are no numbers are free.
     """
     queue = [factor for axis in given for factor in axis]
     found: list[Axis] = [fresh("", size) for size in out]
@@ -188,10 +186,7 @@ def reshaped(given: Meaning, out: Sequence[object]) -> Meaning:
 def _take(queue: list[Factor], size: int, *, forwards: bool = False) -> Axis | None:
     """Take the factors of an axis of this size from the end of a queue; None if they do not make one up.
 
-    Args:
-        queue: factors; what is taken is gone from it.
-        size: of the axis.
-        forwards: whether the queue is reversed, so that the outer factors are at its end.
+    With `forwards` the queue is reversed, so that the outer factors are at its end.
     """
     taken: list[Factor] = []
     while size > 1:
@@ -259,12 +254,7 @@ ATTENTION = "it weighs keys for each query: attention, no map of positions"
 
 
 def grid_of(given: Meaning, units: int) -> Grid | str:
-    """Return how the positions of a value, units first, become rows and columns; or why they do not.
-
-    Args:
-        given: what its axes run over.
-        units: the axis of the units.
-    """
+    """Return how the positions of a value, units first, become rows and columns; or why they do not."""
     spatial = [axis for axis in range(len(given)) if axis not in (0, units)]
     first = given[0][1:] if given[0] and given[0][0].kind == "image" else given[0]
     around = [

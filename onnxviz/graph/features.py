@@ -16,12 +16,8 @@ def features_before(view: GraphView, layer: Layer) -> Layer | None:
     """Return the layer whose units the weights right before another layer read.
 
     For a classifier's logits these are what it knows of the image when it decides: the pooled features, or the last
-    feature map where pooling comes after the weights.
-
-    Args:
-        view: the network.
-        layer: the layer that is computed from the weights, with nothing but activations, pooling, biases and changes
-            of form between.
+    feature map where pooling comes after the weights. Nothing but activations, pooling, biases and changes of form may
+    be between these weights and the layer.
 
     Returns:
         The layer, or None if several values are brought together before weights are met, or the weights read the image.

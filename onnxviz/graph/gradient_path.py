@@ -21,12 +21,7 @@ _WHOLE = {"tensor(bool)", "tensor(int32)", "tensor(int64)", "tensor(string)"}
 
 
 def reached(graph: GraphProto, image: str) -> set[str]:
-    """Return the values from which a gradient can flow back to the image.
-
-    Args:
-        graph: a normalised graph.
-        image: identifier of the input.
-    """
+    """Return the values of a normalised graph from which a gradient can flow back to the image."""
     found = {image}
     for node in graph.node:
         if not _flat(node) and any(value in found for value in _differentiable(node)):
@@ -35,15 +30,9 @@ def reached(graph: GraphProto, image: str) -> set[str]:
 
 
 def stops(graph: GraphProto, image: str, value: str) -> tuple[NodeProto, ...]:
-    """Return the nodes at which every gradient from a value to the image ends.
+    """Return the nodes of a normalised graph at which every gradient from a value to the image ends.
 
-    Args:
-        graph: a normalised graph.
-        image: identifier of the input.
-        value: identifier of the value that the gradient is taken of.
-
-    Returns:
-        Nothing if a gradient flows, or if the value does not depend on the image at all.
+    There are none if a gradient flows, or if the value does not depend on the image at all.
     """
     flows = reached(graph, image)
     if value in flows:

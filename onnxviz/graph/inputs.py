@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Literal
 
-from onnx import GraphProto, TensorProto, ValueInfoProto
+from onnx import GraphProto, TensorProto, TensorShapeProto, ValueInfoProto
 
 from onnxviz.core.errors import ModelFileError, shorten
 from onnxviz.graph.shapes import Dimension, TensorType, type_of
@@ -75,6 +75,17 @@ def further_inputs(graph: GraphProto, image: str, values: Iterable[str]) -> list
     """Return the inputs beside the image that some values are made from."""
     needed = ancestors(graph, values)
     return [value for value in graph_inputs(graph) if value.name in needed and value.name != image]
+
+
+def free_dimensions(
+    graph: GraphProto, names: Mapping[str, str], dimensions: Mapping[str, str]
+) -> Iterator[tuple[TensorShapeProto.Dimension, str, str, int]]:
+    """Yield the free dimensions of the inputs: the message, its name in the file or "", the input's name, the axis."""
+    for value in graph_inputs(graph):
+        for axis, dimension in enumerate(value.type.tensor_type.shape.dim):
+            if not dimension.HasField("dim_value"):
+                name = dimensions.get(dimension.dim_param, dimension.dim_param)
+                yield dimension, name, names.get(value.name, value.name), axis
 
 
 def describe_value(value: ValueInfoProto, names: Mapping[str, str], dimensions: Mapping[str, str]) -> str:

@@ -121,16 +121,10 @@ def _in_file(view: GraphView) -> tuple[str, ...] | None:
 
 
 def read_labels(path: Path | str) -> tuple[str, ...]:
-    """Read class names in the order of the logits: one a line, empty lines at the end ignored.
-
-    Args:
-        path: a UTF-8 text file of at most `limits.LABELS_BYTES`.
-
-    Returns:
-        The names, without the white space around them.
+    """Read class names in the order of the logits: one a line, without white space and empty lines at the end.
 
     Raises:
-        DataError: if the file cannot be read, is too large, is not text, or is empty.
+        DataError: if the file cannot be read, is larger than `limits.LABELS_BYTES`, is not UTF-8 text, or is empty.
     """
     place = shorten(str(path))
     try:

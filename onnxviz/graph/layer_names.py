@@ -36,32 +36,31 @@ _CALLS = 64
 
 @dataclass(frozen=True)
 class LayerNames:
-    """What the layers of a graph are called.
+    """What selecting layers by name needs beside their names and aliases.
 
     Attributes:
-        shown: one unique name for each layer, in order: the framework's where it is known, else the file's.
-        aliases: identifier of a value -> other names of the layer.
-        ambiguous: name that stands for nothing -> identifiers of the values it might mean.
-        namesakes: what means something else in selectors, such as a role -> values that the file calls so.
+        ambiguous: name that stands for nothing -> names of the layers it might mean.
+        namesakes: what means something else in selectors, such as a role -> names of the layers that the file calls so.
         modules: identifier of a value -> the innermost module that made it, as its exporter writes it.
         in_file: identifier of a value -> what its node is called in the file, where that is not the name shown.
+        unknown: name in the file of a node or value of unknown type or shape -> the operator that it stands behind.
     """
 
-    shown: list[str]
-    aliases: dict[str, tuple[str, ...]]
     ambiguous: dict[str, tuple[str, ...]]
     namesakes: dict[str, tuple[str, ...]]
     modules: dict[str, str]
     in_file: dict[str, str]
+    unknown: dict[str, str]
 
 
-def name_layers(draft: Draft, listed: Sequence[tuple[NodeProto, str]], dependent: set[str]) -> LayerNames:
-    """Find all names of some layers.
+def name_layers(
+    draft: Draft, listed: Sequence[tuple[NodeProto, str]], dependent: set[str], unknown: dict[str, str]
+) -> tuple[list[str], dict[str, list[str]], LayerNames]:
+    """Find all names of the layers that are listed in topological order, each by its node and value.
 
-    Args:
-        draft: the normalised graph and the names of its file.
-        listed: the layers in topological order: node and value.
-        dependent: all values that depend on the image.
+    Returns:
+        One unique name for each layer, in order: the framework's where it is known, else the file's; identifier of a
+        value -> other names of the layer; and the rest, with what is `unknown`.
     """
     modules = _Modules(draft, dependent)
     by_file = _file_claims(draft, listed, modules)
@@ -72,29 +71,31 @@ def name_layers(draft: Draft, listed: Sequence[tuple[NodeProto, str]], dependent
     known = {value for _, value in listed}
     taken = set(file_names)
     found: dict[str, list[str]] = {}
-    ambiguous: dict[str, tuple[str, ...]] = {}
-    namesakes: dict[str, tuple[str, ...]] = {}
+    ambiguous: dict[str, list[str]] = {}
+    namesakes: dict[str, list[str]] = {}
     for name in dict.fromkeys([*by_file, *by_module, *by_weight, *by_call]):
         if name in taken or not name or len(name) > limits.NAME_LENGTH:
             continue
         meant = by_file.get(name, set()) | by_module.get(name, set())
         meant = meant or by_weight.get(name, set()) or by_call.get(name, set())
-        if is_reserved(name):
-            namesakes[name] = tuple(value for _, value in listed if value in meant)[:_CALLS]
-        elif len(meant) == 1 and meant <= known:
+        if len(meant) == 1 and meant <= known and not is_reserved(name):
             found.setdefault(next(iter(meant)), []).append(name)
-        elif meant & known:
-            ambiguous[name] = tuple(value for _, value in listed if value in meant)[:_CALLS]
+        elif meant & known or is_reserved(name):
+            several = namesakes if is_reserved(name) else ambiguous
+            several[name] = [value for _, value in listed if value in meant][:_CALLS]
     shown, in_file = list(file_names), {}
     for place, (node, value) in enumerate(listed):
         name = modules.best_name(node, [name for name in found.get(value, ()) if by_module.get(name) == {value}])
         if name:
             shown[place], in_file[value] = name, file_names[place]
             found[value] = [file_names[place], *(other for other in found[value] if other != name)]
-    inner = {value: modules.innermost(node) for node, value in listed}
-    return LayerNames(
-        shown, {value: tuple(names) for value, names in found.items()}, ambiguous, namesakes, inner, in_file
+    by_value = {value: name for (_, value), name in zip(listed, shown, strict=True)}
+    ambiguous_names, namesake_names = (
+        {name: tuple(by_value[value] for value in values) for name, values in several.items()}
+        for several in (ambiguous, namesakes)
     )
+    inner = {value: modules.innermost(node) for node, value in listed}
+    return shown, found, LayerNames(ambiguous_names, namesake_names, inner, in_file, unknown)
 
 
 def _depth(name: str) -> tuple[int, int]:

@@ -6,14 +6,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Literal, TypeGuard
 
-from onnx import GraphProto, NodeProto
+from onnx import NodeProto
 
 from onnxviz.core.errors import shorten
 from onnxviz.core.values import Layer, Tokens
 from onnxviz.graph.activation import Following
 from onnxviz.graph.nesting import Nesting
 from onnxviz.graph.operators import UNKNOWN, Form, traits_of
-from onnxviz.graph.structure import attribute, consumers, image_dependent, initializers, integers, producers, to_array
+from onnxviz.graph.shapes import TypedGraph
+from onnxviz.graph.structure import attribute, image_dependent, integers
 
 _MIXING = frozenset(["attention", "deformed_convolution", "einsum", "grid_sample", "pool", "resize"])
 """Forms whose results depend on other positions too, beside convolutions and products of two activations."""
@@ -28,24 +29,16 @@ Demand = Literal["all", "extra"]
 
 
 class Roles:
-    """Finds the layers that stand for blocks in a graph.
+    """Finds the layers that stand for blocks in a graph."""
 
-    Args:
-        graph: the normalised graph.
-        layers: its layers in topological order.
-        logits: what the network decides by, or None.
-        following: finds the activation behind a layer.
-    """
-
-    def __init__(self, graph: GraphProto, layers: Sequence[Layer], logits: Layer | None, following: Following) -> None:
-        self._nodes: list[NodeProto] = list(graph.node)
+    def __init__(self, graph: TypedGraph, layers: Sequence[Layer], logits: Layer | None, following: Following) -> None:
+        self._graph = graph
         self._layers = {layer.value: layer for layer in layers}
         self._logits = logits
         self._following = following
-        self._producers = producers(graph)
-        self._consumers = consumers(graph)
-        self._constants = initializers(graph)
-        self._dependent = image_dependent(graph)
+        self._producers = graph.makers
+        self._consumers = graph.readers
+        self._dependent = image_dependent(graph.graph)
         self._roots: dict[str, str] = {}
 
     # --- the last map -----------------------------------------------------------------------------------------------
@@ -120,7 +113,7 @@ class Roles:
     def _live(self) -> set[str]:
         """Values on whose positions what the head reads depends."""
         demand: dict[str, Demand] = dict.fromkeys(self._head, "all")
-        for node in reversed(self._nodes):
+        for node in reversed(self._graph.graph.node):
             wanted = {demand[value] for value in node.output if value in demand}
             for name in self._inputs(node) if wanted else []:
                 new = self._demanded(node, name, "all" in wanted, demand)
@@ -153,11 +146,11 @@ class Roles:
         axis = int(attribute(node, "axis", 0))
         rank = len(self._layers[node.input[0]].shape)
         if node.op_type == "Gather":
-            index = self._constants.get(node.input[1])
+            index = self._graph.constant(node, 1)
             if axis % rank != grid.axis or index is None:
                 return False
             size = grid.before + grid.height * grid.width + grid.behind
-            taken = to_array(index).reshape(-1) % size
+            taken = index.reshape(-1) % size
             return bool(((taken < grid.before) | (taken >= size - grid.behind)).all())
         outputs = [self._layers[value] for value in node.output if value in demand and value in self._layers]
         around = grid.before + grid.behind
@@ -173,7 +166,7 @@ class Roles:
         if last is None:
             return ()
         joins = [layer for layer in self._joins() if layer.position <= last.position]
-        nested = Nesting(self._nodes, self._inputs, self._producers, self._whole).inside(joins)
+        nested = Nesting(self._graph, self._inputs, self._whole).inside(joins)
         joins = [layer for layer in joins if layer.value not in nested]
         found = [self._settled(layer) for layer in self._ends(joins)]
         if len(joins) < _FEWEST:
@@ -204,7 +197,7 @@ class Roles:
 
     def _joins(self) -> Iterator[Layer]:
         """Yield the layers at which branches of the network meet: sums of two maps, and joined channels."""
-        for node in self._nodes:
+        for node in self._graph.graph.node:
             layer = self._layers.get(node.output[0]) if node.output else None
             if layer is None or not layer.has_map or layer.value not in self._live or node.domain:
                 continue
@@ -264,16 +257,12 @@ class Roles:
         """Whether a value is another one in another form."""
         return self._origin(value) == self._origin(other)
 
-    def _origin(self, value: str) -> str:
-        """Return what a value is only another form or a part of."""
-        return self._earlier(value)
-
     def _whole(self, value: str) -> str:
         """Return what a value is only another form of, with nothing left out."""
-        return self._earlier(value, but=("slice", "split"))
+        return self._origin(value, but=("slice", "split"))
 
-    def _earlier(self, value: str, but: tuple[Form, ...] = ()) -> str:
-        """Return what is before the nodes that only gave a value another form, but for some forms."""
+    def _origin(self, value: str, but: tuple[Form, ...] = ()) -> str:
+        """Return what a value is only another form or a part of, gone back no further than to some forms."""
         node = self._producers.get(value)
         while _is_form_only(node, but) and len(self._inputs(node)) == 1:
             value = self._inputs(node)[0]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from onnx import NodeProto, TensorProto
 
@@ -11,32 +10,11 @@ from onnxviz.core.values import Layer
 from onnxviz.graph.axes import find_axes
 from onnxviz.graph.draft import Draft
 from onnxviz.graph.inputs import InputLayout
-from onnxviz.graph.layer_names import name_layers
+from onnxviz.graph.layer_names import LayerNames, name_layers
 from onnxviz.graph.passes.resolve_shapes import types_with
-from onnxviz.graph.shapes import UNKNOWN, TensorType
+from onnxviz.graph.shapes import UNKNOWN, TensorType, TypedGraph
 from onnxviz.graph.structure import image_dependent, producers
 from onnxviz.graph.unknown import behind_unknown, describe
-
-
-@dataclass(frozen=True)
-class LayerList:
-    """The layers of a graph, and what selecting them by name needs.
-
-    Attributes:
-        layers: in topological order.
-        ambiguous: name that several layers could go by -> their names.
-        namesakes: what means something else in selectors, such as a role -> names of the layers that the file calls so.
-        modules: identifier of a value -> the innermost module of the exporter's that made it, "" if unknown.
-        unknown: name in the file of a node or value of unknown type or shape -> the operator that it stands behind.
-        in_file: identifier of a value -> its node's name in the file, where the layer is shown by another.
-    """
-
-    layers: tuple[Layer, ...]
-    ambiguous: dict[str, tuple[str, ...]]
-    namesakes: dict[str, tuple[str, ...]]
-    modules: dict[str, str]
-    unknown: dict[str, str]
-    in_file: dict[str, str]
 
 
 def _without_needless_freedom(
@@ -68,42 +46,37 @@ def _sizes(kind: TensorType) -> tuple[int | None, ...]:
     return tuple(size if isinstance(size, int) else None for size in kind.shape or ())
 
 
-def make_layers(draft: Draft, types: Mapping[str, TensorType], input_name: str, layout: InputLayout) -> LayerList:
+def make_layers(
+    draft: Draft, types: Mapping[str, TensorType], input_name: str, layout: InputLayout
+) -> tuple[tuple[Layer, ...], LayerNames]:
     """List every float tensor that depends on the image and is made by a node, in topological order."""
     graph = draft.graph
     dependent = image_dependent(graph, input_name)
     types = _without_needless_freedom(draft, types, dependent, input_name)
-    axes = find_axes(graph, types, dependent, draft.mixed_batches, input_name, layout)
+    axes = find_axes(TypedGraph(graph, types), dependent, draft.mixed_batches, input_name, layout)
     listed: list[tuple[NodeProto, str]] = [
         (node, value)
         for node in graph.node
         for value in node.output
-        if value in dependent and types.get(value, TensorType(0, None)).element == TensorProto.FLOAT
+        if value in dependent and types.get(value, UNKNOWN).element == TensorProto.FLOAT
     ]
-    names = name_layers(draft, listed, dependent)
-    layers = []
-    for position, ((node, value), name) in enumerate(zip(listed, names.shown, strict=True)):
-        dimensions = _sizes(types[value])
-        layers.append(
-            Layer(
-                name,
-                value,
-                node.op_type,
-                position,
-                dimensions,
-                axes.channel.get(value),
-                names.aliases.get(value, ()),
-                axes.tokens.get(value, ()),
-                axes.grid.get(value),
-                axes.unplaced.get(value, ""),
-            )
+    shown, aliases, naming = name_layers(draft, listed, dependent, _unknown(draft, types, dependent))
+    layers = (
+        Layer(
+            name,
+            value,
+            node.op_type,
+            position,
+            _sizes(types[value]),
+            axes.channel.get(value),
+            tuple(aliases.get(value, ())),
+            axes.tokens.get(value, ()),
+            axes.grid.get(value),
+            axes.unplaced.get(value, ""),
         )
-    shown = {layer.value: layer.name for layer in layers}
-    ambiguous = {name: tuple(shown[value] for value in values) for name, values in names.ambiguous.items()}
-    namesakes = {name: tuple(shown[value] for value in values) for name, values in names.namesakes.items()}
-    return LayerList(
-        tuple(layers), ambiguous, namesakes, names.modules, _unknown(draft, types, dependent), names.in_file
+        for position, ((node, value), name) in enumerate(zip(listed, shown, strict=True))
     )
+    return tuple(layers), naming
 
 
 def _unknown(draft: Draft, types: Mapping[str, TensorType], dependent: set[str]) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import fields
 
 from onnx import ModelProto, NodeProto
 
@@ -11,24 +12,18 @@ from onnxviz.core.errors import ModelFileError, beginning, shorten
 from onnxviz.core.memory import show_bytes, total_memory
 from onnxviz.graph.conformance import check_nodes
 from onnxviz.graph.draft import Draft
-from onnxviz.graph.inputs import (
-    find_input,
-    input_layout,
-)
+from onnxviz.graph.inputs import find_input, input_layout
 from onnxviz.graph.layers import make_layers
-from onnxviz.graph.model_file import LoadedModel
+from onnxviz.graph.model_file import LoadedModel, ModelFile
 from onnxviz.graph.passes import normalise
 from onnxviz.graph.shapes import infer
+from onnxviz.graph.structure import copy_of
 from onnxviz.graph.unknown import foreign_operators
 from onnxviz.graph.view import GraphView
 
 
 def make_view(loaded: LoadedModel, sizes: Mapping[str, int] | None = None) -> GraphView:
-    """Normalise a loaded model and look at it.
-
-    Args:
-        loaded: the model.
-        sizes: sizes for its free dimensions, by name or place.
+    """Normalise a loaded model and look at it; `sizes` are those of its free dimensions, by name or place.
 
     Raises:
         ModelFileError: if the model has no tensor input, or cannot be what it says it is.
@@ -77,39 +72,25 @@ def _look(loaded: LoadedModel, draft: Draft, passes: tuple[str, ...]) -> GraphVi
     image = find_input(draft.graph)
     types = infer(draft.model)
     layout, channels, size = input_layout(draft.graph, types[image.name], image.name)
-    listed = make_layers(draft, types, image.name, layout)
+    layers, naming = make_layers(draft, types, image.name, layout)
     shape = types[image.name].shape or ()
-    batch = shape[0] if shape and isinstance(shape[0], int) else None
-    opset = ", ".join(f"{entry.domain or 'ai.onnx'} {entry.version}" for entry in loaded.proto.opset_import)
+    of_file = {entry.name: getattr(loaded, entry.name) for entry in fields(ModelFile)}
     view = GraphView(
+        **{**of_file, "names": draft.names},
         proto=draft.model,
         original=_readable(loaded.proto, draft.readable),
-        layers=listed.layers,
+        layers=layers,
+        naming=naming,
         input_name=image.name,
         input_layout=layout,
         input_channels=channels,
         input_size=size,
-        batch=batch,
-        digest=loaded.digest,
-        file=loaded.file,
-        bytes=loaded.bytes,
-        producer=loaded.producer,
-        opset=opset,
+        batch=shape[0] if shape and isinstance(shape[0], int) else None,
         passes=passes,
-        dimensions=loaded.dimensions,
         refused_operators=(*draft.refused, *foreign_operators(draft.model)),
-        metadata=loaded.metadata,
-        names=draft.names,
         types=types,
         mixed_batches=frozenset(draft.mixed_batches),
-        ambiguous=listed.ambiguous,
-        namesakes=listed.namesakes,
-        modules=listed.modules,
-        unknown=listed.unknown,
-        names_in_file=listed.in_file,
         exact=draft.exact,
-        fixed=loaded.fixed,
-        fixed_digest=loaded.fixed_digest,
     )
     return view.with_roles_settled()
 
@@ -119,7 +100,6 @@ def _readable(model: ModelProto, nodes: Sequence[NodeProto]) -> ModelProto:
     if not nodes:
         return model
     made = {name for node in model.graph.node for name in node.output}
-    result = ModelProto()
-    result.CopyFrom(model)
+    result = copy_of(model)
     result.graph.node.extend(node for node in nodes if node.input[0] in made)
     return result

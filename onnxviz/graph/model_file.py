@@ -54,37 +54,48 @@ FUNCTION_DOMAIN = "function"
 """Domain of the model's own functions after renaming."""
 
 
-@dataclass
-class LoadedModel:
-    """A model that is safe to hand to other libraries.
+@dataclass(kw_only=True)
+class ModelFile:
+    """What a file says of itself.
 
     Attributes:
-        proto: the model with plain identifiers, all tensors inside, nodes in topological order.
-        names: identifier of a value -> its name in the file.
-        node_names: identifier of a node -> its name in the file ("" if it has none).
-        node_metadata: identifier of a node -> what the exporter wrote about it.
-        digest: SHA-256 of the file's bytes and of its external data, in hexadecimal.
+        file: its own name, without its folder.
+        digest: SHA-256 of its bytes and of its external data, in hexadecimal.
         bytes: size of both.
-        file: the file's own name, without its folder.
         producer: name and version of the exporter.
-        metadata: the model's metadata properties.
+        opset: the opsets that it uses, as text.
+        metadata: its metadata properties.
+        names: identifier of a value -> its name in the file; values that passes make are called like what they replace.
         dimensions: identifier of a free dimension -> its name in the file.
         fixed: name of an input that was given a value once for all -> that, in words.
         fixed_digest: changes whenever one of these values does; "" if there are none.
     """
 
-    proto: ModelProto
-    names: dict[str, str]
-    node_names: dict[str, str]
-    node_metadata: dict[str, dict[str, str]]
+    file: str
     digest: str
     bytes: int
-    file: str
     producer: str
-    metadata: dict[str, str] = field(default_factory=dict)
-    dimensions: dict[str, str] = field(default_factory=dict)
+    opset: str
+    metadata: dict[str, str]
+    names: dict[str, str] = field(repr=False)
+    dimensions: dict[str, str] = field(repr=False)
     fixed: dict[str, str] = field(default_factory=dict)
     fixed_digest: str = ""
+
+
+@dataclass(kw_only=True)
+class LoadedModel(ModelFile):
+    """A model that is safe to hand to other libraries.
+
+    Attributes:
+        proto: the model with plain identifiers, all tensors inside, nodes in topological order.
+        node_names: identifier of a node -> its name in the file ("" if it has none).
+        node_metadata: identifier of a node -> what the exporter wrote about it.
+    """
+
+    proto: ModelProto
+    node_names: dict[str, str]
+    node_metadata: dict[str, dict[str, str]]
 
 
 def read_model(path: Path) -> LoadedModel:
@@ -139,6 +150,7 @@ def _make_safe(content: bytes, path: Path | None) -> LoadedModel:
         bytes=size,
         file=name,
         producer=producer,
+        opset=", ".join(f"{entry.domain or 'ai.onnx'} {entry.version}" for entry in proto.opset_import),
         metadata=metadata,
         dimensions=renamer.dimensions,
     )
@@ -406,10 +418,7 @@ def _check_input(value: ValueInfoProto) -> None:
 def _in_order(nodes: Sequence[NodeProto], visible: set[str], own: set[str]) -> list[NodeProto]:
     """Return the nodes in topological order, as they are where that is one already.
 
-    Args:
-        nodes: nodes with the file's names.
-        visible: names known before the first node.
-        own: those of them that belong to this graph, so that nodes may not make them again.
+    Of the names that are `visible` before the first node, those of this graph's `own` may not be made again.
     """
     maker: dict[str, int] = {}
     for index, node in enumerate(nodes):
@@ -519,10 +528,7 @@ def _check_opsets(opsets: Any) -> None:
 def _import_used(opsets: Any, used: Iterable[str], around: Any) -> None:
     """Import the domains whose operators are used: exporters forget those of their own operators.
 
-    Args:
-        opsets: the imports of the model or of a function; domains that lack are added.
-        used: the domains of its nodes.
-        around: the model's imports, which a function falls back on.
+    A function falls back on the imports `around` it, which are the model's.
 
     Raises:
         ModelFileError: if a domain of the standard lacks.

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 from onnx import NodeProto
 
 from onnxviz.core.values import Layer
 from onnxviz.graph.operators import traits_of
+from onnxviz.graph.shapes import TypedGraph
 
 _ENLARGING = frozenset(["depth_to_space", "resize", "transposed_convolution", "unpool"])
 
@@ -16,26 +17,17 @@ class Nesting:
     """Follows the branches from where a join's inputs fork, at the last value that all paths to it lead through.
 
     Where something is enlarged between them, branches of several resolutions meet, as in a U-Net or a feature pyramid:
-    that is no block.
-
-    Args:
-        nodes: the nodes in topological order.
-        inputs: gives what a node reads that depends on the image.
-        producers: which node makes a value.
-        whole: gives the value that another one is all of, in another form.
+    that is no block. `inputs` gives what a node reads that depends on the image, `whole` the value that another one is
+    all of, in another form.
     """
 
     def __init__(
-        self,
-        nodes: Sequence[NodeProto],
-        inputs: Callable[[NodeProto], list[str]],
-        producers: Mapping[str, NodeProto],
-        whole: Callable[[str], str],
+        self, graph: TypedGraph, inputs: Callable[[NodeProto], list[str]], whole: Callable[[str], str]
     ) -> None:
-        self._inputs, self._producers, self._whole = inputs, producers, whole
+        self._inputs, self._producers, self._whole = inputs, graph.makers, whole
         self._forks: dict[str, str | None] = {}
         self._depths: dict[str, int] = {}
-        for node in nodes:
+        for node in graph.graph.node:
             if given := inputs(node):
                 fork: str | None = given[0]
                 for name in given[1:]:
@@ -45,14 +37,11 @@ class Nesting:
                     self._depths[value] = 1 + self._depth(fork)
 
     def inside(self, joins: Sequence[Layer]) -> set[str]:
-        """Return the values of the joins that are inside of a block.
+        """Return the values of the joins, sums and concatenations in topological order, that are inside of a block.
 
         Those are concatenations in a branch that a sum joins (of attention, of groups of channels); concatenations that
         go whole into a later one, as in a dense block; and of several joins with one fork all but the last, unless they
         begin a chain of their own.
-
-        Args:
-            joins: the sums and concatenations, in topological order.
         """
         found: set[str] = set()
         begins = self._begins(joins)
@@ -111,17 +100,15 @@ class Nesting:
 
     def _parts(self, value: str) -> set[str]:
         """Return what a concatenation is made of, those inside of it taken apart."""
-        return set(self._leaves(value))
-
-    def _leaves(self, value: str) -> Iterator[str]:
-        waiting = [value]
+        waiting, parts = [value], set()
         while waiting:
             found = self._whole(waiting.pop())
             node = self._producers.get(found)
             if node is not None and node.op_type == "Concat" and not node.domain:
                 waiting += self._inputs(node)
             else:
-                yield found
+                parts.add(found)
+        return parts
 
 
 def _as_large(first: Layer, second: Layer) -> bool:

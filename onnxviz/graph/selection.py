@@ -5,13 +5,16 @@ from __future__ import annotations
 import fnmatch
 import re
 from collections.abc import Iterable, Mapping, Sequence
-
-from onnx import GraphProto
+from typing import TYPE_CHECKING
 
 from onnxviz.core.errors import SelectionError, nearest, shorten
 from onnxviz.core.values import Layer
 from onnxviz.graph.activation import Following
 from onnxviz.graph.layer_roles import Roles
+from onnxviz.graph.shapes import TypedGraph
+
+if TYPE_CHECKING:
+    from onnxviz.graph.layer_names import LayerNames  # which asks what names are reserved here
 
 ROLES = ("first_conv", "last_conv", "all_convs", "last_map", "block_outputs", "logits")
 
@@ -27,39 +30,21 @@ def is_reserved(name: str) -> bool:
 class Selector:
     """Finds layers by what users call them.
 
-    Args:
-        graph: the normalised graph.
-        layers: its layers in topological order.
-        logits: the layer of the role of that name, or None.
-        ambiguous: name that several layers could go by -> their names.
-        modules: identifier of a value -> the innermost module of the exporter's that made it.
-        unknown: name of what is no layer, its type being unknown -> the operator that it stands behind.
-
-    Attributes:
-        roles: finds the layers that stand for blocks.
+    `logits` is the layer of the role of that name, `naming` what the layers may be called beside their names and
+    aliases.
     """
 
-    def __init__(
-        self,
-        graph: GraphProto,
-        layers: Sequence[Layer],
-        logits: Layer | None,
-        *,
-        ambiguous: Mapping[str, tuple[str, ...]] | None = None,
-        modules: Mapping[str, str] | None = None,
-        unknown: Mapping[str, str] | None = None,
-    ) -> None:
-        self._unknown = unknown or {}
+    def __init__(self, graph: TypedGraph, layers: Sequence[Layer], logits: Layer | None, naming: LayerNames) -> None:
+        self._naming = naming
         self._layers = layers
         self._logits = logits
-        self._ambiguous = ambiguous or {}
         self._by_name: dict[str, Layer] = {}
         for layer in layers:
             for alias in layer.aliases:
                 self._by_name.setdefault(alias, layer)
         self._by_name.update((layer.name, layer) for layer in layers)
         self._by_value = {layer.value: layer for layer in layers}
-        self._following = Following(graph, modules or {})
+        self._following = Following(graph, naming.modules)
         self.roles = Roles(graph, layers, logits, self._following)
 
     def one(self, name: str) -> Layer:
@@ -95,13 +80,13 @@ class Selector:
         if not exact and selector.endswith(_ACT):
             exact = [self.activation(layer) for layer in self._plain(selector.removesuffix(_ACT), globs=globs)]
         found = exact or self._plain(selector, globs=globs)
-        if not found and (several := self._ambiguous.get(selector.removesuffix(_ACT))):
+        if not found and (several := self._naming.ambiguous.get(selector.removesuffix(_ACT))):
             shown = ", ".join(repr(shorten(name, 80)) for name in several[:4])
             raise SelectionError(
                 f"{shorten(selector)!r} could mean several layers, or a module with several results",
                 remedy=f"name one of them: {shown}{' ...' if len(several) > 4 else ''}",
             )
-        if not found and (cause := self._unknown.get(selector.removesuffix(_ACT))):
+        if not found and (cause := self._naming.unknown.get(selector.removesuffix(_ACT))):
             raise SelectionError(
                 f"{shorten(selector)!r} cannot be analysed: it stands behind {cause}, of which nobody here knows what "
                 "it makes",

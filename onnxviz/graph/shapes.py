@@ -99,6 +99,16 @@ class TypedGraph:
         return constant_input(node, index, self.constants)
 
 
+def product(sizes: Iterable[Dimension]) -> int | None:
+    """Return the product of dimensions, or None if one is not known."""
+    result = 1
+    for size in sizes:
+        if not isinstance(size, int):
+            return None
+        result *= size
+    return result
+
+
 def type_of(value: ValueInfoProto) -> TensorType:
     """Read a value's declared type."""
     if not value.type.HasField("tensor_type"):

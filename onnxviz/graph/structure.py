@@ -87,12 +87,7 @@ def reads(node: NodeProto) -> Iterator[str]:
 
 
 def image_dependent(graph: GraphProto, image: str | None = None) -> set[str]:
-    """Return values that depend on the content, not only on the shape, of an input that is no initializer.
-
-    Args:
-        graph: in topological order.
-        image: the input; None for all of them.
-    """
+    """Return values that depend on the content, not only on the shape, of an input; without one, of any."""
     constant = {tensor.name for tensor in graph.initializer}
     found = {value.name for value in graph.input} - constant if image is None else {image}
     ranges = measured_ranges(graph)
@@ -139,14 +134,25 @@ def initializers(graph: GraphProto) -> dict[str, TensorProto]:
     return {tensor.name: tensor for tensor in graph.initializer}
 
 
+def constant_value(node: NodeProto) -> TensorProto | None:
+    """Return what a Constant node holds, or None for strings and types that are no tensor."""
+    for name in ("value_int", "value_ints", "value_float", "value_floats"):
+        value = attribute(node, name)
+        if value is not None:
+            kind = np.int64 if "int" in name else np.float32
+            return onnx.numpy_helper.from_array(np.asarray(value, dtype=kind))
+    tensor = attribute(node, "value")
+    if not isinstance(tensor, TensorProto) or tensor.data_type == TensorProto.STRING:
+        return None
+    return copy_of(tensor)
+
+
 def constants_within(graph: GraphProto) -> dict[str, TensorProto]:
-    """Map the identifiers of a graph's initializers, and of its Constant nodes that hold a tensor, to the tensors."""
+    """Map the identifiers of a graph's initializers, and of its Constant nodes that hold numbers, to tensors."""
     found = initializers(graph)
     for node in graph.node:
-        if node.op_type == "Constant" and not node.domain:
-            value = attribute(node, "value")
-            if isinstance(value, TensorProto):
-                found[node.output[0]] = value
+        if node.op_type == "Constant" and not node.domain and (value := constant_value(node)) is not None:
+            found[node.output[0]] = value
     return found
 
 

@@ -50,12 +50,7 @@ class TargetSelector(BaseModel):
 
 
 def resolve(selectors: Sequence[TargetSelector], view: GraphView, labels: Sequence[str] | None) -> tuple[Target, ...]:
-    """Return the targets that selectors name, in their order, each once.
-
-    Args:
-        selectors: what the user wrote.
-        view: the network whose layers are meant.
-        labels: class names in logit order, or None.
+    """Return the targets that selectors name, in their order, each once; `labels` are class names in logit order.
 
     Raises:
         SelectionError: if a layer, unit, class or position does not exist or could be several.
@@ -86,10 +81,7 @@ def unit_indices(
 ) -> list[int]:
     """Return the unit indices of one layer that a choice names, in its order, each once.
 
-    Args:
-        choice: index, range "0-15", class name, "all", or a list of these.
-        layer: the layer.
-        names: the units' class names in order, or None where units have no names.
+    The choice is an index, a range "0-15", a class name, "all", or a list of these; `names` are the units' class names.
 
     Raises:
         SelectionError: if a unit does not exist, or a name is unknown or ambiguous.
@@ -182,12 +174,7 @@ def is_behind_scores(layer: Layer, view: GraphView) -> bool:
 
 
 def class_indices(choice: UnitChoice | Sequence[UnitChoice], head: Head, names: Sequence[str] | None) -> list[int]:
-    """Return the indices of the classes, or of the units of what has none, that a choice names, each once.
-
-    Args:
-        choice: index, range "0-15", class name, "all", or a list of these.
-        head: whose classes they are; it has scores.
-        names: the model's class names, or None.
+    """Return the indices of the classes, or of the units of what has none, that a choice names, as `unit_indices` does.
 
     Raises:
         SelectionError: if a class does not exist, or a name is unknown or ambiguous.
@@ -201,12 +188,9 @@ def class_indices(choice: UnitChoice | Sequence[UnitChoice], head: Head, names: 
 
 
 def resolve_head(view: GraphView, score: str | None, names: Sequence[str] | None) -> Head:
-    """Return what an analysis explains: the main head, an output, or any layer.
+    """Return what an analysis explains: the main head, an output, or any layer, whose units are explained as they are.
 
-    Args:
-        view: the network.
-        score: the name of an output, or of a layer, whose units are then explained as they are; None for the main head.
-        names: the model's class names: a layer of as many units is taken for scores of these classes.
+    A layer of as many units as the model has class `names` is taken for scores of these classes.
 
     Raises:
         SelectionError: if there is no such output or layer, or no score to explain.

@@ -14,12 +14,9 @@ from onnxviz.graph.structure import reads
 
 
 def behind_unknown(graph: GraphProto, types: Mapping[str, TensorType], dependent: Set[str]) -> dict[str, NodeProto]:
-    """Return the values whose type or shape nobody knows -> the first operator on the way to them of which this holds.
+    """Return the values of unknown type or shape -> the first operator on the way to them of which this holds.
 
-    Args:
-        graph: the normalised graph, in topological order.
-        types: of its values, as far as they are known.
-        dependent: identifiers of the values that depend on the image; others are left out.
+    Values that do not depend on the image are left out.
     """
     found: dict[str, NodeProto] = {}
     for node in graph.node:

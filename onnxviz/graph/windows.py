@@ -76,10 +76,7 @@ class Reach:
     def taken(self, indices: np.ndarray, axis: int | None, seen: np.ndarray | None = None) -> Reach:
         """New index i sees what old index `indices[i]` sees; outside the tensor, nominally only.
 
-        Args:
-            indices: old indices; may lie outside.
-            axis: the axis in the new tensor.
-            seen: old indices that really are read, where these differ (reflecting pads).
+        Where other indices are really read, as by reflecting pads, `seen` has these.
         """
         low, high = self.extended(indices)
         seen_low, seen_high = self.inside(indices if seen is None else seen)

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from onnx import ModelProto
-
 from onnxviz.core.errors import ModelError
 from onnxviz.graph.draft import Draft
 from onnxviz.graph.model_file import LoadedModel
@@ -29,7 +27,7 @@ from onnxviz.graph.passes import (
     to_qdq,
     unfuse,
 )
-from onnxviz.graph.structure import producers
+from onnxviz.graph.structure import copy_of, producers
 
 Pass = Callable[[Draft], str]
 _ROUNDS = 32
@@ -39,11 +37,11 @@ _STEPS = 400_000
 
 
 def normalise(loaded: LoadedModel, sizes: Mapping[str, int] | None = None) -> tuple[Draft, tuple[str, ...]]:
-    """Run all passes on a copy of a loaded model.
+    """Run all passes on a copy of a loaded model, with or without images.
 
     Args:
-        loaded: any model, with or without images; not changed.
-        sizes: sizes for its free dimensions, see `given_sizes`.
+        loaded: not changed.
+        sizes: those of its free dimensions, see `given_sizes`.
 
     Returns:
         The normalised graph and one sentence for each pass that changed something.
@@ -52,10 +50,8 @@ def normalise(loaded: LoadedModel, sizes: Mapping[str, int] | None = None) -> tu
         ModelFileError: if a pass finds that the model cannot be what it says it is.
         ModelError: if a pass has broken the graph, which is a fault of this program.
     """
-    model = ModelProto()
-    model.CopyFrom(loaded.proto)
     draft = Draft(
-        model,
+        copy_of(loaded.proto),
         dict(loaded.names),
         dict(loaded.node_names),
         dict(loaded.node_metadata),

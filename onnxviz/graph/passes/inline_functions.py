@@ -13,7 +13,7 @@ from onnxviz.core import limits
 from onnxviz.core.errors import ModelFileError
 from onnxviz.graph.draft import Draft
 from onnxviz.graph.model_file import FUNCTION_DOMAIN
-from onnxviz.graph.rewrites import schema
+from onnxviz.graph.passes.rewrites import schema
 from onnxviz.graph.structure import set_domain
 from onnxviz.graph.tensors import all_nodes, nodes_within
 

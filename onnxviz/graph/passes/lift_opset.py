@@ -22,9 +22,9 @@ from functools import lru_cache
 from onnx import GraphProto, NodeProto, TensorProto
 
 from onnxviz.graph.draft import Draft
-from onnxviz.graph.rewrites import LIFT, TARGET, RewriteContext, as_its_schemas_say, schema
+from onnxviz.graph.passes.rewrites import LIFT, TARGET, RewriteContext, as_its_schemas_say, schema
 from onnxviz.graph.shapes import TensorType, infer_body
-from onnxviz.graph.structure import constants_within, refill, set_domain
+from onnxviz.graph.structure import constants_within, copy_of, refill, set_domain
 from onnxviz.graph.tensors import subgraphs
 
 _MEANING_CHANGED = frozenset({"Softmax", "LogSoftmax", "Hardmax", "PRelu", "Upsample", "Resize", "BatchNormalization"})
@@ -81,8 +81,8 @@ class _Lift:
     ) -> list[NodeProto]:
         if _unchanged(node.op_type, source):
             return [node]
-        context = RewriteContext(self.draft, source, types, constants)
-        before = NodeProto.FromString(node.SerializeToString())
+        context = RewriteContext(self.draft, node, constants, types=types, source=source)
+        before = copy_of(node)
         rewritten = LIFT.get(node.op_type, as_its_schemas_say)(context, node)
         if rewritten is not None:
             return rewritten

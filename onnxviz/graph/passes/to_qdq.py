@@ -213,13 +213,7 @@ class _Product:
         return np.asarray(self.alpha * self.scale * self.own, np.float32)
 
     def add(self, bias: int = -1, to: str = "", **attributes: Any) -> str | None:
-        """Add the product; None if its weights cannot be written as real numbers.
-
-        Args:
-            bias: which input holds integers to add.
-            to: identifier of the result.
-            attributes: of the operator.
-        """
+        """Add the product, to integers of input `bias`; None if its weights cannot be written as real numbers."""
         new = self.new
         bytes_only = _is_byte(new, self.values[0], self.values[2]) and _is_byte(new, self.weights[0], self.weights[2])
         if self.own is None or not bytes_only or (self.scale is None and new.input(self.values[1]) in new.constants):
@@ -281,17 +275,13 @@ def _is_last(new: Replacement) -> bool:
     return bool(attribute(new.node, "channels_last", 0))
 
 
-def _attributes(new: Replacement, *without: str) -> dict[str, Any]:
-    return {entry.name: attribute(new.node, entry.name) for entry in new.node.attribute if entry.name not in without}
-
-
 # --- operators ------------------------------------------------------------------------------------------------------
 
 
 def _convolution(new: Replacement) -> bool:
     """QLinearConv; that of ONNX Runtime may have its channels last."""
     product, to = _Product(new, "Conv", (0, 1, 2), (3, 4, 5)), new.node.output[0]
-    attributes = _attributes(new, "channels_last")
+    attributes = new.attributes("channels_last")
     if not _is_last(new):
         return product.quantised(8, 6, 7, to, **attributes) is not None
     if new.input(3) not in new.constants:
@@ -309,7 +299,7 @@ def _matrix_product(new: Replacement) -> bool:
 
 def _gemm(new: Replacement) -> bool:
     """QGemm, whose result is real without a scale of its own."""
-    product, to, attributes = _Product(new, "Gemm", (0, 1, 2), (3, 4, 5)), new.node.output[0], _attributes(new)
+    product, to, attributes = _Product(new, "Gemm", (0, 1, 2), (3, 4, 5)), new.node.output[0], new.attributes()
     if attributes.get("transA", 0):
         return False
     if not new.input(7):
@@ -321,7 +311,7 @@ def _scaled_product(new: Replacement) -> bool:
     """MatMulIntegerToFloat, and its like for convolutions."""
     operator, to = ("MatMul" if "MatMul" in new.node.op_type else "Conv"), new.node.output[0]
     product = _Product(new, operator, (0, 2, 4), (1, 3, 5))
-    made = product.add(to="" if new.input(6) else to, **_attributes(new))
+    made = product.add(to="" if new.input(6) else to, **new.attributes())
     if made is not None and new.input(6):
         new.add("Add", made, new.input(6), to=to)
     return made is not None
@@ -358,12 +348,12 @@ def _between(
 
 def _plain(operator: str, sources: Sequence[int], target: int) -> Rewrite:
     """Return what writes an operator whose attributes are those of the plain one."""
-    return lambda new: _between(new, operator, sources, target, **_attributes(new, "channels_last"))
+    return lambda new: _between(new, operator, sources, target, **new.attributes("channels_last"))
 
 
 def _softmax(new: Replacement) -> bool:
     """QLinearSoftmax, which says in an attribute which opset's meaning it has."""
-    opset, attributes = int(attribute(new.node, "opset", 13)), _attributes(new, "opset")
+    opset, attributes = int(attribute(new.node, "opset", 13)), new.attributes("opset")
     if opset < 13 <= new.draft.opset:
         set_domain(new.draft.model.opset_import, f"opset{opset}", 1)
         return _between(new, "Softmax", (0,), 3, domain=f"opset{opset}", **attributes)
@@ -372,7 +362,7 @@ def _softmax(new: Replacement) -> bool:
 
 def _join(new: Replacement) -> bool:
     """QLinearConcat: scale and zero point of the result, then three inputs for each value."""
-    return _between(new, "Concat", range(2, len(new.node.input), 3), 0, **_attributes(new))
+    return _between(new, "Concat", range(2, len(new.node.input), 3), 0, **new.attributes())
 
 
 def _rounding(new: Replacement) -> bool:
@@ -381,7 +371,7 @@ def _rounding(new: Replacement) -> bool:
     is_byte = _is_byte(new, 0, 2) if dequantises or new.input(2) in new.constants else not new.input(2)
     if not is_byte or scale is None or (scale.size > 1 and new.draft.opset < 13):
         return False
-    attributes = _attributes(new) if scale.size > 1 else {}
+    attributes = new.attributes() if scale.size > 1 else {}
     new.add(new.node.op_type, *new.node.input, to=new.node.output[0], **attributes)
     return True
 

@@ -16,11 +16,7 @@ from onnxviz.graph.passes.replacement import Replacement, Rewrite, replace
 from onnxviz.graph.structure import attribute, text
 
 _DEFAULTS: Mapping[str, Mapping[str, float]] = {
-    "Relu": {},
-    "Tanh": {},
-    "Sigmoid": {},
-    "Softplus": {},
-    "Softsign": {},
+    **{name: {} for name in ("Relu", "Sigmoid", "Softplus", "Softsign", "Tanh")},
     "LeakyRelu": {"alpha": 0.01},
     "Elu": {"alpha": 1.0},
     "HardSigmoid": {"alpha": 0.2, "beta": 0.5},
@@ -56,8 +52,7 @@ def _convolution(new: Replacement) -> bool:
     """FusedConv: a convolution, a fourth input that is added, an activation."""
     name, added = text(new.node, "activation"), new.input(3)
     numbers = [float(number) for number in attribute(new.node, "activation_params", ())]
-    own = ("activation", "activation_params")
-    attributes = {entry.name: attribute(new.node, entry.name) for entry in new.node.attribute if entry.name not in own}
+    attributes = new.attributes("activation", "activation_params")
     last = "" if name else new.node.output[0]
     value = new.add("Conv", *map(new.input, range(3)), to="" if added else last, **attributes)
     if added:
@@ -69,11 +64,7 @@ def _gemm(new: Replacement) -> bool:
     """FusedGemm: a Gemm and an activation."""
     name = text(new.node, "activation")
     given = (attribute(new.node, f"activation_{number}") for number in ("alpha", "beta", "gamma"))
-    attributes = {
-        entry.name: attribute(new.node, entry.name)
-        for entry in new.node.attribute
-        if not entry.name.startswith("activation")
-    }
+    attributes = {name: value for name, value in new.attributes().items() if not name.startswith("activation")}
     value = new.add("Gemm", *new.node.input, to="" if name else new.node.output[0], **attributes)
     return not name or _activate(new, value, name, [float(number) for number in given if number is not None])
 
@@ -170,7 +161,7 @@ def _mean(new: Replacement, value: str, to: str = "") -> str:
 
 def _channels_first(new: Replacement) -> bool:
     """NhwcMaxPool: a pooling of images whose channels are the last axis."""
-    attributes = {entry.name: attribute(new.node, entry.name) for entry in new.node.attribute}
+    attributes = new.attributes()
     sizes = len(attributes.get("kernel_shape", ()))
     if not sizes:
         return False

@@ -6,7 +6,7 @@ operator that is not in `LIFT` and only lost or gained attributes is brought ove
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -16,64 +16,29 @@ import onnx
 from onnx import AttributeProto, NodeProto, TensorProto
 from onnx.defs import OpSchema
 
-from onnxviz.graph.draft import Draft
-from onnxviz.graph.shapes import UNKNOWN, Dimension, TensorType
-from onnxviz.graph.structure import attribute, remove_attribute, set_integer, text, to_array
+from onnxviz.graph.passes.replacement import Replacement
+from onnxviz.graph.structure import attribute, remove_attribute, set_integer, text
 
 TARGET = 17
 """The opset that older models are lifted to."""
 
 
-@dataclass(frozen=True)
-class RewriteContext:
-    """What a rewrite may look at.
+@dataclass
+class RewriteContext(Replacement):
+    """What a rewrite may look at; `source` is the opset that the node was written for."""
 
-    Attributes:
-        draft: for new identifiers and constants.
-        source: the opset that the node was written for.
-        types: inferred types.
-        constants: initializers by identifier.
-    """
+    source: int = 0
 
-    draft: Draft
-    source: int
-    types: Mapping[str, TensorType]
-    constants: Mapping[str, TensorProto]
-
-    def kind(self, value: str) -> TensorType:
-        """Type of a value."""
-        if value in self.constants:
-            return TensorType(self.constants[value].data_type, tuple(self.constants[value].dims))
-        return self.types.get(value, UNKNOWN)
-
-    def shape(self, value: str) -> tuple[Dimension, ...] | None:
-        """Dimensions of a value, or None."""
-        return self.kind(value).shape
-
-    def rank(self, value: str) -> int | None:
-        """Number of dimensions, or None."""
-        shape = self.shape(value)
-        return None if shape is None else len(shape)
-
-    def constant(self, node: NodeProto, index: int) -> np.ndarray | None:
-        """The numbers of a constant input, or None."""
-        name = node.input[index] if index < len(node.input) else ""
-        return to_array(self.constants[name]) if name in self.constants else None
-
-    def add(self, array: np.ndarray, node: NodeProto) -> str:
-        """Add a constant for a node."""
-        return self.draft.add_constant(onnx.numpy_helper.from_array(array), node.output[0])
-
-    def add_integers(self, numbers: Any, node: NodeProto) -> str:
-        """Add a constant list of integers for a node."""
-        return self.add(np.asarray(numbers, np.int64), node)
-
-    def add_like(self, number: float, value: str, node: NodeProto) -> str:
-        """Add a scalar of the same element type as a value."""
-        element = self.kind(value).element or TensorProto.FLOAT
+    def add_like_first(self, number: float) -> str:
+        """Add a scalar of the same element type as the first input."""
         with np.errstate(over="ignore"):
-            tensor = onnx.helper.make_tensor("", element, (), [number])
-        return self.draft.add_constant(tensor, node.output[0])
+            tensor = onnx.helper.make_tensor("", self.element(0) or TensorProto.FLOAT, (), [number])
+        return self.draft.add_constant(tensor, self.node.output[0])
+
+    def unsqueezed(self, axes: range) -> list[NodeProto]:
+        """Give the second input of the node more axes; return the node with what it needs before it."""
+        self.node.input[1] = self.add("Unsqueeze", self.input(1), self.constant(axes, np.int64), like=self.input(1))
+        return [*self.nodes, self.node]
 
 
 Rewrite = Callable[[RewriteContext, NodeProto], list[NodeProto] | None]
@@ -81,13 +46,13 @@ Rewrite = Callable[[RewriteContext, NodeProto], list[NodeProto] | None]
 _ADDED_WITHOUT_EFFECT = frozenset(
     ["allowzero", "axis", "batch_dims", "ceil_mode", "count_include_pad", "cubic_coeff_a", "dilations", "end",
      "exclude_outside", "extrapolation_value", "largest", "layout", "linear_before_reset", "mode", "nearest_mode",
-     "output_padding", "output_shape", "reduction", "select_last_index", "sorted", "spatial", "start",
+     "output_padding", "output_shape", "reduction", "seed", "select_last_index", "sorted", "spatial", "start",
      "sparse_value", "storage_order", "training_mode", "value_float", "value_floats", "value_int", "value_ints",
      "value_string", "value_strings"]
 )  # fmt: skip
 """Attributes that came later and whose default is what the operator did before."""
-_WITHOUT_MEANING = frozenset(["consumed_inputs", "output_sequence", "is_test"])
-"""Attributes of opsets 1 to 6 that say how to compute, not what."""
+_WITHOUT_MEANING = frozenset(["broadcast", "consumed_inputs", "is_test", "output_sequence", "ratio"])
+"""Attributes of old opsets that say how to compute, not what, or what is always so since, or matters in training."""
 
 
 @lru_cache(maxsize=4096)
@@ -134,92 +99,81 @@ def _take(node: NodeProto, name: str, default: Any = None) -> Any:
 # --- attributes that became inputs ----------------------------------------------------------------------------------
 
 
-def _axes(context: RewriteContext, node: NodeProto) -> list[NodeProto] | None:
-    """Squeeze, Unsqueeze and ReduceSum: the axes are an input from opset 13 on."""
-    if context.source < 13:
-        axes = _take(node, "axes")
-        if axes is not None:
-            node.input.append(context.add_integers(axes, node))
-    return [node]
+@dataclass(frozen=True)
+class _Became:
+    """Attributes that became inputs.
+
+    Attributes:
+        since: the opset from which on they are inputs.
+        integers: those that are integers, in the order of the inputs.
+        numbers: those behind them that have the type of the first input.
+    """
+
+    since: int
+    integers: tuple[str, ...] = ()
+    numbers: tuple[str, ...] = ()
+
+
+_BECAME_INPUTS = {
+    "Clip": _Became(11, numbers=("min", "max")),
+    "Pad": _Became(11, ("pads",), ("value",)),
+    "ReduceSum": _Became(13, ("axes",)),
+    "Reshape": _Became(5, ("shape",)),
+    "Slice": _Became(10, ("starts", "ends", "axes")),
+    "Split": _Became(13, ("split",)),
+    "Squeeze": _Became(13, ("axes",)),
+    "TopK": _Became(10, ("k",)),
+    "Unsqueeze": _Became(13, ("axes",)),
+}
+
+
+def _inputs(context: RewriteContext, node: NodeProto) -> list[NodeProto] | None:
+    """Give a node as inputs what were attributes; None if one is needed that it has not."""
+    became = _BECAME_INPUTS[node.op_type]
+    if context.source < became.since:
+        remove_attribute(node, "consumed_inputs")
+        for name in became.integers:
+            value = _take(node, name)
+            node.input.append("" if value is None else context.constant(np.atleast_1d(value), np.int64))
+        for name in became.numbers:
+            value = _take(node, name)
+            node.input.append("" if value is None else context.add_like_first(float(value)))
+        while not node.input[-1]:
+            del node.input[-1]
+    new = schema(node.op_type, TARGET)
+    return [node] if new is not None and len(node.input) >= new.min_input else None
 
 
 def _split(context: RewriteContext, node: NodeProto) -> list[NodeProto] | None:
-    """Opset 1 had the sizes as input or attribute, 2 to 12 as attribute, since 13 they are an input."""
-    sizes = _take(node, "split")
-    if sizes is not None and not (len(node.input) > 1 and node.input[1]):
+    """Opset 1 had the sizes as input or attribute."""
+    if len(node.input) > 1 and node.input[1]:
+        remove_attribute(node, "split")
+    else:
         del node.input[1:]
-        node.input.append(context.add_integers(sizes, node))
-    return [node]
-
-
-def _slice(context: RewriteContext, node: NodeProto) -> list[NodeProto] | None:
-    if context.source < 10:
-        starts, ends, axes = (_take(node, name) for name in ("starts", "ends", "axes"))
-        node.input.extend([context.add_integers(starts, node), context.add_integers(ends, node)])
-        if axes is not None:
-            node.input.append(context.add_integers(axes, node))
-    return [node]
+    return _inputs(context, node)
 
 
 def _pad(context: RewriteContext, node: NodeProto) -> list[NodeProto] | None:
+    for entry in node.attribute:
+        entry.name = "pads" if entry.name == "paddings" else entry.name
     if context.source < 11:
-        pads, value = _take(node, "paddings" if context.source < 2 else "pads"), _take(node, "value", 0.0)
-        node.input.append(context.add_integers(pads, node))
-        if text(node, "mode", "constant") == "constant":
-            node.input.append(context.add_like(float(value), node.input[0], node))
-    return [node]
-
-
-def _clip(context: RewriteContext, node: NodeProto) -> list[NodeProto] | None:
-    if context.source < 11:
-        remove_attribute(node, "consumed_inputs")
-        for limit in (_take(node, "min"), _take(node, "max")):
-            node.input.append("" if limit is None else context.add_like(float(limit), node.input[0], node))
-        while not node.input[-1]:
-            del node.input[-1]
-    return [node]
-
-
-def _concat(context: RewriteContext, node: NodeProto) -> list[NodeProto] | None:
-    """Opset 1 joined along axis 1 if nothing else was said."""
-    if context.source < 4 and attribute(node, "axis") is None:
-        set_integer(node, "axis", 1)
-    return [node]
-
-
-def _reshape(context: RewriteContext, node: NodeProto) -> list[NodeProto] | None:
-    if context.source < 5:
-        shape = _take(node, "shape")
-        remove_attribute(node, "consumed_inputs")
-        if shape is None:
-            return None
-        node.input.append(context.add_integers(shape, node))
-    return [node]
-
-
-def _top_k(context: RewriteContext, node: NodeProto) -> list[NodeProto] | None:
-    if context.source < 10:
-        node.input.append(context.add_integers([_take(node, "k")], node))
-    return [node]
+        if text(node, "mode", "constant") != "constant":
+            remove_attribute(node, "value")
+        elif attribute(node, "value") is None:
+            node.attribute.append(onnx.helper.make_attribute("value", 0.0))
+    return _inputs(context, node)
 
 
 def _tile(context: RewriteContext, node: NodeProto) -> list[NodeProto] | None:
     """Opset 1 tiled along one axis: inputs `tiles` and `axis`."""
     if context.source < 6:
-        tiles, axis, rank = context.constant(node, 1), context.constant(node, 2), context.rank(node.input[0])
+        tiles, axis, rank = context.known(1), context.known(2), context.rank(0)
         if tiles is None or axis is None or rank is None:
             return None
         repeats = np.ones(rank, np.int64)
         repeats[int(axis.reshape(-1)[0])] = int(tiles.reshape(-1)[0])
         del node.input[1:]
-        node.input.append(context.add_integers(repeats, node))
-    return [node]
-
-
-def _dropout(context: RewriteContext, node: NodeProto) -> list[NodeProto] | None:
-    """Inference: the ratio does not matter; without an input that says otherwise nothing is dropped."""
-    if context.source < 12:
-        remove_attribute(node, "ratio", "is_test", "consumed_inputs")
+        node.input.append(context.constant(repeats, np.int64))
     return [node]
 
 
@@ -234,24 +188,13 @@ def _binary(context: RewriteContext, node: NodeProto) -> list[NodeProto] | None:
     remove_attribute(node, "consumed_inputs")
     if not broadcast or axis is None:
         return [node]
-    left, right = context.rank(node.input[0]), context.rank(node.input[1])
+    left, right = context.rank(0), context.rank(1)
     if left is None or right is None:
         return None
     behind = left - (axis + left if axis < 0 else axis) - right
     if behind <= 0:
         return [node]
-    axes = context.add_integers(range(right, right + behind), node)
-    wider = context.draft.new_value(node.input[1])
-    name = context.draft.new_node(node.name)
-    made = onnx.helper.make_node("Unsqueeze", [node.input[1], axes], [wider], name=name)
-    node.input[1] = wider
-    return [made, node]
-
-
-def _gemm(context: RewriteContext, node: NodeProto) -> list[NodeProto] | None:
-    """Since opset 7 the third operand is always broadcast."""
-    remove_attribute(node, *(["broadcast"] if context.source < 7 else []))
-    return [node]
+    return context.unsqueezed(range(right, right + behind))
 
 
 def _prelu(context: RewriteContext, node: NodeProto) -> list[NodeProto] | None:
@@ -259,17 +202,11 @@ def _prelu(context: RewriteContext, node: NodeProto) -> list[NodeProto] | None:
     remove_attribute(node, "consumed_inputs")
     if context.source >= 7:
         return [node]
-    rank, shape = context.rank(node.input[0]), context.shape(node.input[1])
+    rank, shape = context.rank(0), context.kind(1).shape
     if rank is None or shape is None:
         return None
-    if len(shape) == 1 and shape[0] != 1 and rank > 2:
-        axes = context.add_integers(range(1, rank - 1), node)
-        wider = context.draft.new_value(node.input[1])
-        name = context.draft.new_node(node.name)
-        made = onnx.helper.make_node("Unsqueeze", [node.input[1], axes], [wider], name=name)
-        node.input[1] = wider
-        return [made, node]
-    return [node]
+    per_channel = len(shape) == 1 and shape[0] != 1 and rank > 2
+    return context.unsqueezed(range(1, rank - 1)) if per_channel else [node]
 
 
 # --- another meaning ------------------------------------------------------------------------------------------------
@@ -279,7 +216,7 @@ def _softmax(context: RewriteContext, node: NodeProto) -> list[NodeProto] | None
     """Before opset 13 the input was flattened at `axis` to two dimensions and the last one normalised."""
     if context.source >= 13:
         return [node]
-    shape = context.shape(node.input[0])
+    shape = context.kind(0).shape
     axis = int(attribute(node, "axis", 1))
     if axis == -1:
         return [node]
@@ -290,14 +227,9 @@ def _softmax(context: RewriteContext, node: NodeProto) -> list[NodeProto] | None
         if len(wide) <= 1:
             set_integer(node, "axis", wide[0] if wide else min(axis, rank - 1))
             return [node]
-    draft = context.draft
-    flat, result, dimensions = (draft.new_value(node.output[0]) for _ in range(3))
-    return [
-        onnx.helper.make_node("Flatten", [node.input[0]], [flat], name=draft.new_node(node.name), axis=axis),
-        onnx.helper.make_node(node.op_type, [flat], [result], name=draft.new_node(node.name), axis=1),
-        onnx.helper.make_node("Shape", [node.input[0]], [dimensions], name=draft.new_node(node.name)),
-        onnx.helper.make_node("Reshape", [result, dimensions], [node.output[0]], name=node.name),
-    ]
+    result = context.add(node.op_type, context.add("Flatten", node.input[0], axis=axis), axis=1)
+    context.add("Reshape", result, context.add("Shape", node.input[0]), to=node.output[0], name=node.name)
+    return context.nodes
 
 
 def _resize(context: RewriteContext, node: NodeProto) -> list[NodeProto] | None:
@@ -314,24 +246,17 @@ def _resize(context: RewriteContext, node: NodeProto) -> list[NodeProto] | None:
     if scales is None and attribute(node, "width_scale") is not None:  # opset 1
         scales = [1.0, 1.0, attribute(node, "height_scale"), attribute(node, "width_scale")]
     if scales is not None:
-        scale_input = context.add(np.asarray(scales, np.float32), node)
+        scale_input = context.constant(scales)
     elif len(node.input) > 1:
         scale_input = node.input[1]
     else:
         return None
-    mode = {"bilinear": "linear"}.get(text(node, "mode", "nearest"), text(node, "mode", "nearest"))
-    if mode not in ("nearest", "linear"):
+    mode = {"bilinear": "linear", "linear": "linear", "nearest": "nearest"}.get(text(node, "mode", "nearest"))
+    if mode is None:
         return None
-    resized = onnx.helper.make_node(
-        "Resize",
-        [node.input[0], "", scale_input],
-        list(node.output),
-        name=node.name,
-        mode=mode,
-        coordinate_transformation_mode="asymmetric",
-        nearest_mode="floor",
-    )
-    return [resized]
+    how = {"mode": mode, "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+    context.add("Resize", node.input[0], "", scale_input, to=node.output[0], name=node.name, **how)
+    return context.nodes
 
 
 def _batch_normalization(context: RewriteContext, node: NodeProto) -> list[NodeProto] | None:
@@ -376,11 +301,14 @@ def _scatter(_: RewriteContext, node: NodeProto) -> list[NodeProto] | None:
     return [node]
 
 
-def _roi_align(context: RewriteContext, node: NodeProto) -> list[NodeProto] | None:
-    """Before opset 16 boxes were not moved by half a pixel."""
-    if context.source < 16:
-        mode = onnx.helper.make_attribute("coordinate_transformation_mode", "output_half_pixel")
-        node.attribute.append(mode)
+_BEFORE = {"Concat": (4, "axis", 1), "RoiAlign": (16, "coordinate_transformation_mode", "output_half_pixel")}
+"""Operator -> what an attribute that nobody gave stood for before an opset, where no schema says it."""
+
+
+def _default(context: RewriteContext, node: NodeProto) -> list[NodeProto] | None:
+    since, name, value = _BEFORE[node.op_type]
+    if context.source < since and attribute(node, name) is None:
+        node.attribute.append(onnx.helper.make_attribute(name, value))
     return [node]
 
 
@@ -391,26 +319,19 @@ def _scan(context: RewriteContext, node: NodeProto) -> list[NodeProto] | None:
 
 _BINARY = ("Add", "Sub", "Mul", "Div", "Pow", "And", "Or", "Xor", "Equal", "Greater", "Less")
 LIFT: dict[str, Rewrite] = {
+    **dict.fromkeys(_BECAME_INPUTS, _inputs),
+    **dict.fromkeys(_BEFORE, _default),
     **dict.fromkeys(_BINARY, _binary),
     **dict.fromkeys(["Softmax", "LogSoftmax", "Hardmax"], _softmax),
-    **dict.fromkeys(["Squeeze", "Unsqueeze", "ReduceSum"], _axes),
     **dict.fromkeys(["Upsample", "Resize"], _resize),
     **dict.fromkeys(["LpPool", "GlobalLpPool"], _power_as_integer),
     "BatchNormalization": _batch_normalization,
     "Cast": _cast,
-    "Clip": _clip,
-    "Concat": _concat,
-    "Dropout": _dropout,
-    "Gemm": _gemm,
     "PRelu": _prelu,
     "Pad": _pad,
-    "Reshape": _reshape,
-    "RoiAlign": _roi_align,
     "Scan": _scan,
     "Scatter": _scatter,
-    "Slice": _slice,
     "Split": _split,
     "Tile": _tile,
-    "TopK": _top_k,
 }
 """Operators that are written differently, or mean something else, in an older opset."""

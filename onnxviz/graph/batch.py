@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from onnxviz.graph.batch_places import BatchAxis, BatchContext, BatchFlow, MixesBatchError
+from onnxviz.graph.batch_places import BatchAxis, BatchFlow, MixesBatchError
 from onnxviz.graph.batch_rules import result_places
 from onnxviz.graph.operators import traits_of
 from onnxviz.graph.shapes import TypedGraph, UnknownShapeError
@@ -62,8 +62,7 @@ def follow(graph: TypedGraph, given: Mapping[str, BatchAxis], batch: int) -> Bat
 def _follow_once(
     graph: TypedGraph, given: Mapping[str, BatchAxis], batch: int, choices: Mapping[str, int]
 ) -> BatchFlow:
-    flow = BatchFlow(batch, dict(given))
-    context = BatchContext(graph, flow, choices)
+    flow = BatchFlow(graph, batch, choices, dict(given))
     for node in graph.graph.node:
         made = [name for name in node.output if name]
         if any(name in flow.lost for name in reads(node)):
@@ -72,7 +71,7 @@ def _follow_once(
         if traits_of(node).form == "shape" or not any(name in flow.places for name in reads(node)):
             continue
         try:
-            places = result_places(context, node)
+            places = result_places(flow, node)
         except (MixesBatchError, ArithmeticError, LookupError, TypeError, ValueError) as reason:
             told = isinstance(reason, MixesBatchError | UnknownShapeError)
             what = str(reason) if told else "contradicts the shapes of its inputs"

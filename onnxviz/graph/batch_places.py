@@ -34,10 +34,12 @@ class BatchAxis:
 
 @dataclass
 class BatchFlow:
-    """What is known about the batch after following it through a graph.
+    """What is known about the batch while, and after, it is followed through a graph.
 
     Attributes:
+        graph: its types inferred with the batch set to `batch`.
         batch: the number of images that shapes were inferred with.
+        choices: identifier of a node -> which of the ways to place the batch it takes.
         places: value -> where it holds the batch.
         lost: values that depend on the images in a way that is not known.
         problems: nodes at which the batch was lost, with the reason.
@@ -48,36 +50,29 @@ class BatchFlow:
         options: identifier of a node -> in how many ways it could place the batch.
     """
 
+    graph: TypedGraph
     batch: int
-    places: dict[str, BatchAxis] = field(default_factory=dict)
+    choices: Mapping[str, int]
+    places: dict[str, BatchAxis]
     lost: set[str] = field(default_factory=set)
     problems: list[tuple[NodeProto, str]] = field(default_factory=list)
     widened: dict[tuple[str, int], BatchAxis] = field(default_factory=dict)
     within: set[str] = field(default_factory=set)
     options: dict[str, int] = field(default_factory=dict)
 
-    def leads(self, value: str, graph: TypedGraph) -> bool:
-        """Whether a value is a plain batch: axis 0 holds the images and nothing else."""
-        shape = graph.shape(value)
-        return self.places.get(value) == BatchAxis(0) and bool(shape) and shape is not None and shape[0] == self.batch
-
-
-@dataclass
-class BatchContext:
-    """What a rule may look at."""
-
-    graph: TypedGraph
-    flow: BatchFlow
-    choices: Mapping[str, int]
-
     @property
-    def batch(self) -> int:
-        """The number of images that shapes were inferred with."""
-        return self.flow.batch
+    def mixed(self) -> set[str]:
+        """The values that are no plain batch, of which axis 0 holds the images and nothing else."""
+        plain = BatchAxis(0)
+        return {
+            value
+            for value, place in self.places.items()
+            if place != plain or (self.graph.shape(value) or ())[:1] != (self.batch,)
+        }
 
     def place(self, value: str) -> BatchAxis | None:
         """Where a value holds the batch; None if it does not."""
-        return self.flow.places.get(value)
+        return self.places.get(value)
 
     def shape(self, value: str) -> tuple[Dimension, ...]:
         """A value's dimensions.
@@ -101,25 +96,25 @@ class BatchContext:
             raise MixesBatchError("has another number for each image")
         if not isinstance(size, int) or size % place.before:
             raise MixesBatchError("joins images with something that is there once")
-        self.flow.widened[node.name, index] = place
+        self.widened[node.name, index] = place
 
 
-Rule = Callable[[BatchContext, NodeProto], BatchAxis | Sequence[BatchAxis]]
+Rule = Callable[[BatchFlow, NodeProto], BatchAxis | Sequence[BatchAxis]]
 """From a node to the place of the batch in its output, or in each of its outputs."""
 
 
 # --- reshaping ------------------------------------------------------------------------------------------------------
 
 
-def reshaped(context: BatchContext, node: NodeProto, preferred: int | None = None) -> BatchAxis:
+def reshaped(flow: BatchFlow, node: NodeProto, preferred: int | None = None) -> BatchAxis:
     """Return where a node that only changes the shape of its first input puts the batch, as `placed` does."""
-    place = context.place(node.input[0])
+    place = flow.place(node.input[0])
     assert place is not None
-    return placed(context, node, context.shape(node.input[0]), place, preferred)
+    return placed(flow, node, flow.shape(node.input[0]), place, preferred)
 
 
 def placed(
-    context: BatchContext,
+    flow: BatchFlow,
     node: NodeProto,
     before: tuple[Dimension, ...],
     place: BatchAxis,
@@ -133,16 +128,16 @@ def placed(
     Raises:
         MixesBatchError: if no axis of the result can hold the batch.
     """
-    after = context.shape(node.output[0])
+    after = flow.shape(node.output[0])
     if 0 in after:
         raise MixesBatchError("makes an empty tensor")
-    ranked = _options(before, after, place, context.batch)
+    ranked = _options(before, after, place, flow.batch)
     options = [option for _, option in sorted(ranked, key=lambda entry: (entry[0], entry[1].axis != preferred))]
     if not options:
         raise MixesBatchError("joins the batch with another axis in front of it")
     if len(options) > 1:
-        context.flow.options[node.name] = len(options)
-    return options[min(context.choices.get(node.name, 0), len(options) - 1)]
+        flow.options[node.name] = len(options)
+    return options[min(flow.choices.get(node.name, 0), len(options) - 1)]
 
 
 def _options(

@@ -6,14 +6,14 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from onnx import NodeProto
 
-from onnxviz.graph.batch_places import BatchAxis, BatchContext, MixesBatchError, Rule, placed, reshaped
+from onnxviz.graph.batch_places import BatchAxis, BatchFlow, MixesBatchError, Rule, placed, reshaped
 from onnxviz.graph.node_axes import axes_of, axis_map, named_axis
 from onnxviz.graph.operators import CHANNELS_FIRST, Form, traits_of
 from onnxviz.graph.shapes import Dimension
 from onnxviz.graph.structure import attribute, input_of, text
 
 
-def result_places(context: BatchContext, node: NodeProto) -> BatchAxis | Sequence[BatchAxis]:
+def result_places(flow: BatchFlow, node: NodeProto) -> BatchAxis | Sequence[BatchAxis]:
     """Return where a node puts the batch in its output, or in each of them.
 
     Raises:
@@ -24,17 +24,17 @@ def result_places(context: BatchContext, node: NodeProto) -> BatchAxis | Sequenc
     rule = _RULES.get(traits_of(node).form)
     if rule is None:
         raise MixesBatchError("is not known to treat images one by one")
-    if rule not in _ANY_INPUT and context.place(node.input[0]) is None:
+    if rule not in _ANY_INPUT and flow.place(node.input[0]) is None:
         raise MixesBatchError("depends on the images in an unusual place")
-    return rule(context, node)
+    return rule(flow, node)
 
 
-def _source(context: BatchContext, node: NodeProto) -> tuple[tuple[Dimension, ...], BatchAxis]:
+def _source(flow: BatchFlow, node: NodeProto) -> tuple[tuple[Dimension, ...], BatchAxis]:
     """Shape and batch of the first input, in which alone the batch may come."""
-    place = context.place(node.input[0])
-    if place is None or any(context.place(name) is not None for name in node.input[1:]):
+    place = flow.place(node.input[0])
+    if place is None or any(flow.place(name) is not None for name in node.input[1:]):
         raise MixesBatchError("depends on the images in an unusual place")
-    return context.shape(node.input[0]), place
+    return flow.shape(node.input[0]), place
 
 
 def _same(places: set[BatchAxis]) -> BatchAxis:
@@ -43,59 +43,59 @@ def _same(places: set[BatchAxis]) -> BatchAxis:
     return places.pop()
 
 
-def _held(context: BatchContext, names: Iterable[str]) -> BatchAxis:
+def _held(flow: BatchFlow, names: Iterable[str]) -> BatchAxis:
     """Where those of some values hold the batch that do; all in the same place."""
-    return _same({found for name in names if (found := context.place(name)) is not None})
+    return _same({found for name in names if (found := flow.place(name)) is not None})
 
 
-def _widen_rest(context: BatchContext, node: NodeProto, indices: Iterable[int], place: BatchAxis) -> None:
+def _widen_rest(flow: BatchFlow, node: NodeProto, indices: Iterable[int], place: BatchAxis) -> None:
     """Let inputs that are there once be repeated for every image."""
     for index in indices:
         name = node.input[index]
-        if context.place(name) is None:
-            context.widen(node, index, place, size=context.shape(name)[place.axis])
+        if flow.place(name) is None:
+            flow.widen(node, index, place, size=flow.shape(name)[place.axis])
 
 
-def _joined(context: BatchContext, node: NodeProto, ranks: dict[int, int], rank: int) -> BatchAxis:
+def _joined(flow: BatchFlow, node: NodeProto, ranks: dict[int, int], rank: int) -> BatchAxis:
     """Align inputs on the right and find the batch that they share; widen those that are there once.
 
     `ranks` maps the index of each input that takes part to its rank; `rank` is that of the result.
     """
     places: dict[int, BatchAxis] = {}
     for index in ranks:
-        found = context.place(node.input[index])
+        found = flow.place(node.input[index])
         if found is not None:
             places[index] = found.at(found.axis + rank - ranks[index])
     shared = _same(set(places.values()))
-    sizes = {context.shape(node.input[index])[shared.axis - rank + ranks[index]] for index in places if ranks[index]}
+    sizes = {flow.shape(node.input[index])[shared.axis - rank + ranks[index]] for index in places if ranks[index]}
     if len(sizes) > 1 or (not sizes and rank):
         raise MixesBatchError("joins tensors that hold the batch in different ways")
     for index, own in ranks.items():
         axis = shared.axis - (rank - own)
         if index in places or axis < 0:
             continue
-        size = context.shape(node.input[index])[axis]
+        size = flow.shape(node.input[index])[axis]
         if size == 1:
             continue
         if {size} != sizes:
             raise MixesBatchError("has another number for each image")
-        context.widen(node, index, shared.at(axis), size=size)
+        flow.widen(node, index, shared.at(axis), size=size)
     return shared
 
 
-def _pointwise(context: BatchContext, node: NodeProto) -> BatchAxis:
+def _pointwise(flow: BatchFlow, node: NodeProto) -> BatchAxis:
     """Broadcasting aligns shapes on the right; a tensor without batch must be 1 wide where the batch is."""
-    ranks = {index: len(context.shape(name)) for index, name in enumerate(node.input) if name}
+    ranks = {index: len(flow.shape(name)) for index, name in enumerate(node.input) if name}
     operands = traits_of(node).operands
     if operands is not None:
-        if any(context.place(name) is not None for index, name in enumerate(node.input) if index not in operands):
+        if any(flow.place(name) is not None for index, name in enumerate(node.input) if index not in operands):
             raise MixesBatchError("depends on the images in an unusual place")
         ranks = {index: ranks[index] for index in operands}
-    return _joined(context, node, ranks, max(ranks.values()))
+    return _joined(flow, node, ranks, max(ranks.values()))
 
 
-def _imagewise(context: BatchContext, node: NodeProto) -> BatchAxis:
-    _, place = _source(context, node)
+def _imagewise(flow: BatchFlow, node: NodeProto) -> BatchAxis:
+    _, place = _source(flow, node)
     if place.axis != 0:
         raise MixesBatchError("works on a tensor whose first axis is not the batch")
     if node.op_type == "BatchNormalization" and attribute(node, "training_mode", 0):
@@ -105,30 +105,30 @@ def _imagewise(context: BatchContext, node: NodeProto) -> BatchAxis:
     return place
 
 
-def _all_imagewise(context: BatchContext, node: NodeProto) -> BatchAxis:
+def _all_imagewise(flow: BatchFlow, node: NodeProto) -> BatchAxis:
     """Every input has its images at axis 0."""
-    return _every_input_at_front(context, node, range(len(node.input)))
+    return _every_input_at_front(flow, node, range(len(node.input)))
 
 
-def _every_input_at_front(context: BatchContext, node: NodeProto, indices: Sequence[int]) -> BatchAxis:
+def _every_input_at_front(flow: BatchFlow, node: NodeProto, indices: Sequence[int]) -> BatchAxis:
     given = [index for index in indices if input_of(node, index)]
-    shared = _held(context, (node.input[index] for index in given))
+    shared = _held(flow, (node.input[index] for index in given))
     if shared.axis != 0:
         raise MixesBatchError("works on a tensor whose first axis is not the batch")
-    _widen_rest(context, node, given, shared)
+    _widen_rest(flow, node, given, shared)
     return shared
 
 
-def _deform_conv(context: BatchContext, node: NodeProto) -> BatchAxis:
-    if any(context.place(name) is not None for index, name in enumerate(node.input) if index in (1, 3)):
+def _deform_conv(flow: BatchFlow, node: NodeProto) -> BatchAxis:
+    if any(flow.place(name) is not None for index, name in enumerate(node.input) if index in (1, 3)):
         raise MixesBatchError("has weights that depend on the images")
-    return _every_input_at_front(context, node, (0, 2, 4))
+    return _every_input_at_front(flow, node, (0, 2, 4))
 
 
-def _mapped(context: BatchContext, node: NodeProto) -> BatchAxis:
+def _mapped(flow: BatchFlow, node: NodeProto) -> BatchAxis:
     """Transposes, sums, and what works along some axes."""
-    shape, place = _source(context, node)
-    found = axis_map(node, len(shape), context.graph.constants)
+    shape, place = _source(flow, node)
+    found = axis_map(node, len(shape), flow.graph.constants)
     if found is None:
         raise MixesBatchError("chooses its axes while running")
     axis = found.to[place.axis]
@@ -138,86 +138,86 @@ def _mapped(context: BatchContext, node: NodeProto) -> BatchAxis:
     return place.at(axis)
 
 
-def _reformed(context: BatchContext, node: NodeProto) -> BatchAxis:
-    return _REFORMED[node.op_type](context, node)
+def _reformed(flow: BatchFlow, node: NodeProto) -> BatchAxis:
+    return _REFORMED[node.op_type](flow, node)
 
 
-def _reshape(context: BatchContext, node: NodeProto) -> BatchAxis:
-    _, place = _source(context, node)
-    target = context.constant(node, 1)
+def _reshape(flow: BatchFlow, node: NodeProto) -> BatchAxis:
+    _, place = _source(flow, node)
+    target = flow.constant(node, 1)
     copied = target is not None and place.axis < target.size and target.reshape(-1)[place.axis] == 0
-    return reshaped(context, node, place.axis if copied and not attribute(node, "allowzero", 0) else None)
+    return reshaped(flow, node, place.axis if copied and not attribute(node, "allowzero", 0) else None)
 
 
-def _flatten(context: BatchContext, node: NodeProto) -> BatchAxis:
-    shape, place = _source(context, node)
+def _flatten(flow: BatchFlow, node: NodeProto) -> BatchAxis:
+    shape, place = _source(flow, node)
     cut = int(attribute(node, "axis", 1))
     cut += len(shape) if cut < 0 else 0
-    return reshaped(context, node, 0 if place.axis < cut else 1)
+    return reshaped(flow, node, 0 if place.axis < cut else 1)
 
 
-def _named_axes(context: BatchContext, node: NodeProto, rank: int) -> tuple[int, ...]:
-    axes = axes_of(node, context.graph.constants)
+def _named_axes(flow: BatchFlow, node: NodeProto, rank: int) -> tuple[int, ...]:
+    axes = axes_of(node, flow.graph.constants)
     if axes is None:
         raise MixesBatchError("chooses its axes while running")
     return tuple(axis % rank for axis in axes)
 
 
-def _squeeze(context: BatchContext, node: NodeProto) -> BatchAxis:
-    shape, place = _source(context, node)
-    axes = _named_axes(context, node, len(shape))
+def _squeeze(flow: BatchFlow, node: NodeProto) -> BatchAxis:
+    shape, place = _source(flow, node)
+    axes = _named_axes(flow, node, len(shape))
     gone = axes or tuple(index for index, size in enumerate(shape) if size == 1)
-    return reshaped(context, node, None if place.axis in gone else place.axis - sum(axis < place.axis for axis in gone))
+    return reshaped(flow, node, None if place.axis in gone else place.axis - sum(axis < place.axis for axis in gone))
 
 
-def _unsqueeze(context: BatchContext, node: NodeProto) -> BatchAxis:
-    shape, place = _source(context, node)
-    rank = len(context.shape(node.output[0]))
-    new = _named_axes(context, node, rank)
+def _unsqueeze(flow: BatchFlow, node: NodeProto) -> BatchAxis:
+    shape, place = _source(flow, node)
+    rank = len(flow.shape(node.output[0]))
+    new = _named_axes(flow, node, rank)
     if not shape:
-        return reshaped(context, node)
-    return reshaped(context, node, [index for index in range(rank) if index not in new][place.axis])
+        return reshaped(flow, node)
+    return reshaped(flow, node, [index for index in range(rank) if index not in new][place.axis])
 
 
-def _concat(context: BatchContext, node: NodeProto) -> BatchAxis:
-    rank = len(context.shape(node.output[0]))
-    shared = {found for name in node.input if (found := context.place(name)) is not None}
+def _concat(flow: BatchFlow, node: NodeProto) -> BatchAxis:
+    rank = len(flow.shape(node.output[0]))
+    shared = {found for name in node.input if (found := flow.place(name)) is not None}
     along = named_axis(node, 1, rank)
     if any(place.axis == along for place in shared):
-        return _stacked(context, node, along)
+        return _stacked(flow, node, along)
     place = _same(shared)
-    sizes = {context.shape(name)[place.axis] for name in node.input}
+    sizes = {flow.shape(name)[place.axis] for name in node.input}
     if len(sizes) != 1:
         raise MixesBatchError("joins tensors that hold the batch in different ways")
-    _widen_rest(context, node, range(len(node.input)), place)
+    _widen_rest(flow, node, range(len(node.input)), place)
     return place
 
 
-def _stacked(context: BatchContext, node: NodeProto, axis: int) -> BatchAxis:
+def _stacked(flow: BatchFlow, node: NodeProto, axis: int) -> BatchAxis:
     """Batches one behind the other: what belongs to one image is then apart."""
     before = 0
     for name in node.input:
-        place = context.place(name)
-        if place is None or place.axis != axis or context.shape(name)[axis] != place.before * context.batch:
+        place = flow.place(name)
+        if place is None or place.axis != axis or flow.shape(name)[axis] != place.before * flow.batch:
             raise MixesBatchError("joins along the batch")
         before += place.before
     return BatchAxis(axis, before)
 
 
-def _split(context: BatchContext, node: NodeProto) -> BatchAxis:
-    shape, place = _source(context, node)
+def _split(flow: BatchFlow, node: NodeProto) -> BatchAxis:
+    shape, place = _source(flow, node)
     if named_axis(node, 0, len(shape)) != place.axis:
         return place
-    sizes = {context.shape(name)[place.axis] for name in node.output if name}
+    sizes = {flow.shape(name)[place.axis] for name in node.output if name}
     parts, size = len(node.output), shape[place.axis]
-    if not all(node.output) or size != place.before * context.batch or place.before % parts or len(sizes) != 1:
+    if not all(node.output) or size != place.before * flow.batch or place.before % parts or len(sizes) != 1:
         raise MixesBatchError("takes images apart")
     return BatchAxis(place.axis, place.before // parts)
 
 
-def _gather(context: BatchContext, node: NodeProto) -> BatchAxis:
-    data, indices = context.shape(node.input[0]), context.shape(node.input[1])
-    place, chosen = context.place(node.input[0]), context.place(node.input[1])
+def _gather(flow: BatchFlow, node: NodeProto) -> BatchAxis:
+    data, indices = flow.shape(node.input[0]), flow.shape(node.input[1])
+    place, chosen = flow.place(node.input[0]), flow.place(node.input[1])
     taken = named_axis(node, 0, len(data))
     if place is not None and chosen is not None:
         raise MixesBatchError("takes other positions from each image")
@@ -226,98 +226,98 @@ def _gather(context: BatchContext, node: NodeProto) -> BatchAxis:
     assert place is not None
     if taken != place.axis:
         return place.at(place.axis if taken > place.axis else place.axis - 1 + len(indices))
-    if context.batch != 1 or data[taken] != 1:
-        return _gather_within(context, node, data, indices, place)
+    if flow.batch != 1 or data[taken] != 1:
+        return _gather_within(flow, node, data, indices, place)
     # `x[0]` of a graph for one image says nothing but "the image".
-    index = context.constant(node, 1)
+    index = flow.constant(node, 1)
     if index is None or indices or int(index) not in (0, -1):
         raise MixesBatchError("takes images apart")
-    return reshaped(context, node)
+    return reshaped(flow, node)
 
 
 def _gather_within(
-    context: BatchContext,
+    flow: BatchFlow,
     node: NodeProto,
     data: tuple[Dimension, ...],
     indices: tuple[Dimension, ...],
     place: BatchAxis,
 ) -> BatchAxis:
     """The same positions of each image, from an axis that holds both."""
-    if context.batch != 1 or place.before != 1 or not all(isinstance(entry, int) for entry in (*data, *indices)):
+    if flow.batch != 1 or place.before != 1 or not all(isinstance(entry, int) for entry in (*data, *indices)):
         raise MixesBatchError("takes images apart")
     apart = (*data[: place.axis], 1, *indices, *data[place.axis + 1 :])
-    context.flow.within.add(node.name)
-    return placed(context, node, apart, place)
+    flow.within.add(node.name)
+    return placed(flow, node, apart, place)
 
 
-def _gather_elements(context: BatchContext, node: NodeProto) -> BatchAxis:
+def _gather_elements(flow: BatchFlow, node: NodeProto) -> BatchAxis:
     """GatherElements and ScatterElements: positions correspond along all axes but one."""
-    rank = len(context.shape(node.input[0]))
-    place = _held(context, node.input)
+    rank = len(flow.shape(node.input[0]))
+    place = _held(flow, node.input)
     if named_axis(node, 0, rank) == place.axis:
         raise MixesBatchError("works along the batch")
-    _widen_rest(context, node, range(len(node.input)), place)
+    _widen_rest(flow, node, range(len(node.input)), place)
     return place
 
 
-def _gather_nd(context: BatchContext, node: NodeProto) -> BatchAxis:
-    place = _held(context, node.input)
+def _gather_nd(flow: BatchFlow, node: NodeProto) -> BatchAxis:
+    place = _held(flow, node.input)
     if place.axis >= int(attribute(node, "batch_dims", 0)):
         raise MixesBatchError("takes images apart")
-    _widen_rest(context, node, range(len(node.input)), place)
+    _widen_rest(flow, node, range(len(node.input)), place)
     return place
 
 
-def _scatter_nd(context: BatchContext, node: NodeProto) -> BatchAxis:
+def _scatter_nd(flow: BatchFlow, node: NodeProto) -> BatchAxis:
     """Constant coordinates, as an assignment to a part of a tensor is exported: the only image's are everyone's."""
-    data, updates = context.place(node.input[0]), context.place(node.input[2])
-    indices = context.constant(node, 1)
-    if indices is None or updates is None or context.batch != 1 or not indices.size:
+    data, updates = flow.place(node.input[0]), flow.place(node.input[2])
+    indices = flow.constant(node, 1)
+    if indices is None or updates is None or flow.batch != 1 or not indices.size:
         raise MixesBatchError("takes images apart")
     place = data or BatchAxis(0)
-    shapes = context.shape(node.input[0]), context.shape(node.input[2])
+    shapes = flow.shape(node.input[0]), flow.shape(node.input[2])
     own_axes = shapes[0][place.axis] == 1 and shapes[1][updates.axis] == 1
     by_coordinate = place.axis < indices.shape[-1] and updates.axis < indices.ndim - 1
     if not own_axes or not by_coordinate or indices[..., place.axis].any():
         raise MixesBatchError("takes images apart")
     if data is None:
-        context.widen(node, 0, place, size=1)
-    context.flow.within.add(node.name)
+        flow.widen(node, 0, place, size=1)
+    flow.within.add(node.name)
     return place
 
 
-def _slice(context: BatchContext, node: NodeProto) -> BatchAxis:
-    shape, place = _source(context, node)
-    starts = context.shape(node.input[1])[0]
-    axes = _named_axes(context, node, len(shape)) or (tuple(range(starts)) if isinstance(starts, int) else None)
+def _slice(flow: BatchFlow, node: NodeProto) -> BatchAxis:
+    shape, place = _source(flow, node)
+    starts = flow.shape(node.input[1])[0]
+    axes = _named_axes(flow, node, len(shape)) or (tuple(range(starts)) if isinstance(starts, int) else None)
     if axes is None:
         raise MixesBatchError("takes images apart")
-    if place.axis in axes and context.shape(node.output[0])[place.axis] != shape[place.axis]:
+    if place.axis in axes and flow.shape(node.output[0])[place.axis] != shape[place.axis]:
         raise MixesBatchError("takes images apart")
-    if place.axis in axes and not _forwards(context, node, axes.index(place.axis)):
+    if place.axis in axes and not _forwards(flow, node, axes.index(place.axis)):
         raise MixesBatchError("turns the images around")
     return place
 
 
-def _forwards(context: BatchContext, node: NodeProto, index: int) -> bool:
-    steps = context.constant(node, 4)
+def _forwards(flow: BatchFlow, node: NodeProto, index: int) -> bool:
+    steps = flow.constant(node, 4)
     if input_of(node, 4) and steps is None:
         return False
-    constant = all(context.constant(node, place) is not None for place in (1, 2))
+    constant = all(flow.constant(node, place) is not None for place in (1, 2))
     return constant and (steps is None or int(steps.reshape(-1)[index]) == 1)
 
 
-def _pad(context: BatchContext, node: NodeProto) -> BatchAxis:
-    shape, place = _source(context, node)
-    pads = context.constant(node, 1)
-    axes = _named_axes(context, node, len(shape)) or tuple(range(len(shape)))
+def _pad(flow: BatchFlow, node: NodeProto) -> BatchAxis:
+    shape, place = _source(flow, node)
+    pads = flow.constant(node, 1)
+    axes = _named_axes(flow, node, len(shape)) or tuple(range(len(shape)))
     if place.axis in axes and (pads is None or pads.reshape(2, -1)[:, axes.index(place.axis)].any()):
         raise MixesBatchError("adds images")
     return place
 
 
-def _one_hot(context: BatchContext, node: NodeProto) -> BatchAxis:
-    shape, place = _source(context, node)
+def _one_hot(flow: BatchFlow, node: NodeProto) -> BatchAxis:
+    shape, place = _source(flow, node)
     axis = named_axis(node, -1, len(shape) + 1)
     return place.at(place.axis + (axis <= place.axis))
 
@@ -325,8 +325,8 @@ def _one_hot(context: BatchContext, node: NodeProto) -> BatchAxis:
 # --- products -------------------------------------------------------------------------------------------------------
 
 
-def _gemm(context: BatchContext, node: NodeProto) -> BatchAxis:
-    left, right = context.place(node.input[0]), context.place(node.input[1])
+def _gemm(flow: BatchFlow, node: NodeProto) -> BatchAxis:
+    left, right = flow.place(node.input[0]), flow.place(node.input[1])
     if left is not None and right is not None:
         raise MixesBatchError("multiplies images with each other")
     if left is not None and left.axis == int(bool(attribute(node, "transA", 0))):
@@ -336,27 +336,27 @@ def _gemm(context: BatchContext, node: NodeProto) -> BatchAxis:
     else:
         raise MixesBatchError("sums over images")
     if input_of(node, 2):
-        _addend(context, node, place)
+        _addend(flow, node, place)
     return place
 
 
-def _addend(context: BatchContext, node: NodeProto, place: BatchAxis) -> None:
-    shape, own = context.shape(node.input[2]), context.place(node.input[2])
+def _addend(flow: BatchFlow, node: NodeProto, place: BatchAxis) -> None:
+    shape, own = flow.shape(node.input[2]), flow.place(node.input[2])
     if own is not None:
         if own.at(own.axis + 2 - len(shape)) != place:
             raise MixesBatchError("joins tensors with the batch at different axes")
         return
     axis = place.axis - 2 + len(shape)
     if axis >= 0 and shape[axis] != 1:
-        context.widen(node, 2, place.at(axis), size=shape[axis])
+        flow.widen(node, 2, place.at(axis), size=shape[axis])
 
 
-def _matmul(context: BatchContext, node: NodeProto) -> BatchAxis:
+def _matmul(flow: BatchFlow, node: NodeProto) -> BatchAxis:
     factors = (0, traits_of(node).weight)
-    shapes = {index: context.shape(node.input[index]) for index in factors}
+    shapes = {index: flow.shape(node.input[index]) for index in factors}
     rank = max(*(len(shape) for shape in shapes.values()), 2)
-    held = {index: found for index in factors if (found := context.place(node.input[index])) is not None}
-    if not held or any(context.place(name) for index, name in enumerate(node.input) if index not in factors):
+    held = {index: found for index in factors if (found := flow.place(node.input[index])) is not None}
+    if not held or any(flow.place(name) for index, name in enumerate(node.input) if index not in factors):
         raise MixesBatchError("depends on the images in an unusual place")
     for index, place in held.items():
         summed = len(shapes[index]) - (1 if index == factors[0] else 2)
@@ -364,7 +364,7 @@ def _matmul(context: BatchContext, node: NodeProto) -> BatchAxis:
             raise MixesBatchError("sums over images")
     aligned = {index: place.axis + rank - len(shapes[index]) for index, place in held.items()}
     if all(axis < rank - 2 for axis in aligned.values()):
-        return _joined(context, node, {index: len(shape) for index, shape in shapes.items()}, rank)
+        return _joined(flow, node, {index: len(shape) for index, shape in shapes.items()}, rank)
     if len(held) > 1:
         raise MixesBatchError("multiplies images with each other")
     index, place = held.popitem()
@@ -372,14 +372,14 @@ def _matmul(context: BatchContext, node: NodeProto) -> BatchAxis:
     return place.at(aligned[index] - int(index == factors[1] and len(shapes[factors[0]]) == 1))
 
 
-def _einsum(context: BatchContext, node: NodeProto) -> BatchAxis:
+def _einsum(flow: BatchFlow, node: NodeProto) -> BatchAxis:
     """The batch must keep one letter, which is not summed over."""
     written = text(node, "equation").replace(" ", "")
     if "." in written or "->" not in written:
         raise MixesBatchError("is not known to treat images one by one")
     terms, result = written.split("->")
     letters = terms.split(",")
-    held = [(term, context.place(name)) for term, name in zip(letters, node.input, strict=True)]
+    held = [(term, flow.place(name)) for term, name in zip(letters, node.input, strict=True)]
     shared = {(term[place.axis], place.before) for term, place in held if place is not None}
     if len(shared) != 1:
         raise MixesBatchError("joins tensors with the batch at different axes")
@@ -387,37 +387,37 @@ def _einsum(context: BatchContext, node: NodeProto) -> BatchAxis:
     if letter not in result:
         raise MixesBatchError("sums over images")
     for index, (term, name) in enumerate(zip(letters, node.input, strict=True)):
-        if context.place(name) is None and letter in term:
+        if flow.place(name) is None and letter in term:
             axis = term.index(letter)
-            context.widen(node, index, BatchAxis(axis, before), size=context.shape(name)[axis])
+            flow.widen(node, index, BatchAxis(axis, before), size=flow.shape(name)[axis])
     return BatchAxis(result.index(letter), before)
 
 
 # --- sizes ----------------------------------------------------------------------------------------------------------
 
 
-def _resize(context: BatchContext, node: NodeProto) -> BatchAxis:
-    shape, place = _source(context, node)
-    after = context.shape(node.output[0])
+def _resize(flow: BatchFlow, node: NodeProto) -> BatchAxis:
+    shape, place = _source(flow, node)
+    after = flow.shape(node.output[0])
     if shape[place.axis] != after[place.axis] or len(shape) != len(after):
         raise MixesBatchError("makes images of images")
     return place
 
 
-def _expand(context: BatchContext, node: NodeProto) -> BatchAxis:
-    shape, place = _source(context, node)
-    after = context.shape(node.output[0])
+def _expand(flow: BatchFlow, node: NodeProto) -> BatchAxis:
+    shape, place = _source(flow, node)
+    after = flow.shape(node.output[0])
     axis = place.axis + len(after) - len(shape)
     if shape and shape[place.axis] != after[axis]:
         raise MixesBatchError("makes images of images")
     return place.at(axis)
 
 
-def _quantize(context: BatchContext, node: NodeProto) -> BatchAxis:
+def _quantize(flow: BatchFlow, node: NodeProto) -> BatchAxis:
     if node.op_type == "DynamicQuantizeLinear":
         raise MixesBatchError("measures its scale over all images")
-    shape, place = _source(context, node)
-    scale = context.shape(node.input[1])
+    shape, place = _source(flow, node)
+    scale = flow.shape(node.input[1])
     wide = len(scale) > 0 and scale != (1,)
     blocked = len(scale) > 1 and scale[min(place.axis, len(scale) - 1)] != 1
     if blocked or (wide and named_axis(node, 1, len(shape)) == place.axis):
@@ -428,36 +428,36 @@ def _quantize(context: BatchContext, node: NodeProto) -> BatchAxis:
 # --- sequences ------------------------------------------------------------------------------------------------------
 
 
-def _recurrent(context: BatchContext, node: NodeProto) -> list[BatchAxis]:
+def _recurrent(flow: BatchFlow, node: NodeProto) -> list[BatchAxis]:
     """RNN, GRU and LSTM: [length, images, numbers], or images first where `layout` is 1."""
     first = bool(attribute(node, "layout", 0))
     axis = 0 if first else 1
-    if context.place(node.input[0]) != BatchAxis(axis) or any(context.place(name) for name in node.input[1:4]):
+    if flow.place(node.input[0]) != BatchAxis(axis) or any(flow.place(name) for name in node.input[1:4]):
         raise MixesBatchError("works along the batch")
     for index, wanted in ((4, 0), (5, axis), (6, axis)):
         name = input_of(node, index)
-        held = context.place(name) if name else BatchAxis(wanted)
+        held = flow.place(name) if name else BatchAxis(wanted)
         if held is None:
-            context.widen(node, index, BatchAxis(wanted), size=context.shape(name)[wanted])
+            flow.widen(node, index, BatchAxis(wanted), size=flow.shape(name)[wanted])
         elif held != BatchAxis(wanted):
             raise MixesBatchError("joins tensors with the batch at different axes")
     return [BatchAxis(0 if first else 2), BatchAxis(axis), BatchAxis(axis)]
 
 
-def _attention(context: BatchContext, node: NodeProto) -> BatchAxis:
+def _attention(flow: BatchFlow, node: NodeProto) -> BatchAxis:
     """The standard's Attention: images first in queries, keys, values and what is remembered of them."""
-    mask = context.shape(node.input[3]) if input_of(node, 3) else ()
+    mask = flow.shape(node.input[3]) if input_of(node, 3) else ()
     if len(mask) == 4 and mask[0] != 1:
         raise MixesBatchError("has another number for each image")
-    if context.place(input_of(node, 3)) is not None:
+    if flow.place(input_of(node, 3)) is not None:
         raise MixesBatchError("depends on the images in an unusual place")
-    return _every_input_at_front(context, node, (0, 1, 2, 4, 5, 6))
+    return _every_input_at_front(flow, node, (0, 1, 2, 4, 5, 6))
 
 
-def _rotary(context: BatchContext, node: NodeProto) -> BatchAxis:
-    if any(context.place(name) is not None for name in node.input[1:]):
+def _rotary(flow: BatchFlow, node: NodeProto) -> BatchAxis:
+    if any(flow.place(name) is not None for name in node.input[1:]):
         raise MixesBatchError("depends on the images in an unusual place")
-    return _every_input_at_front(context, node, (0, 3) if input_of(node, 3) else (0, 1, 2))
+    return _every_input_at_front(flow, node, (0, 3) if input_of(node, 3) else (0, 1, 2))
 
 
 _REFORMED = {"Reshape": _reshape, "Flatten": _flatten, "Squeeze": _squeeze, "Unsqueeze": _unsqueeze}

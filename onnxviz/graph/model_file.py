@@ -39,7 +39,7 @@ from onnx import (
 from onnxviz.core import limits
 from onnxviz.core.errors import ModelFileError, beginning, shorten
 from onnxviz.graph.structure import refill, set_domain
-from onnxviz.graph.tensors import all_nodes, bring_tensors_in, innermost_tensor, open_at_once, subgraphs
+from onnxviz.graph.tensors import all_nodes, bring_tensors_in, damaged, innermost_tensor, open_at_once, subgraphs
 
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 _DOMAIN = re.compile(r"[A-Za-z0-9_.\-]{0,127}")
@@ -208,10 +208,10 @@ def _parse(content: bytes) -> ModelProto:
     _check_text(proto)
     if not proto.opset_import:
         if proto.ir_version >= 3:
-            raise ModelFileError("the model does not say which opset it uses", remedy="export the model again")
+            raise damaged("the model does not say which opset it uses")
         proto.opset_import.add(domain="", version=1)  # IR versions 1 and 2 meant opset 1
     if not proto.graph.output:
-        raise ModelFileError("the graph has no outputs", remedy="export the model again")
+        raise damaged("the graph has no outputs")
     return proto
 
 
@@ -278,7 +278,7 @@ class _Renamer:
         for index, function in enumerate(proto.functions):
             key = (function.domain, function.name, function.overload)
             if key in self._functions:
-                raise ModelFileError(f"function {shorten(function.name)!r} is defined twice", remedy="export it again")
+                raise damaged(f"function {shorten(function.name)!r} is defined twice")
             self._functions[key] = f"f{index}"
         self._graph(proto.graph, {})
         for function in proto.functions:
@@ -323,7 +323,7 @@ class _Renamer:
         _refuse_repeats([tensor.name for tensor in graph.initializer], "initializer")
         for name in dict.fromkeys(made):
             if not name:
-                raise ModelFileError("an input or initializer has no name", remedy="export the model again")
+                raise damaged("an input or initializer has no name")
             self._value(name, scope)
         own = set(made)
         for value in graph.input:
@@ -404,10 +404,10 @@ def _check_input(value: ValueInfoProto) -> None:
         return
     what = f"the input {shorten(value.name)!r}"
     if kind.elem_type not in TensorProto.DataType.values():
-        raise ModelFileError(f"{what} has unknown element type {kind.elem_type}", remedy="export the model again")
+        raise damaged(f"{what} has unknown element type {kind.elem_type}")
     sizes = [max(int(dimension.dim_value), 1) for dimension in kind.shape.dim]
     if len(sizes) > limits.RANK:
-        raise ModelFileError(f"{what} has {len(sizes):,} dimensions, more than {limits.RANK}", remedy="export it again")
+        raise damaged(f"{what} has {len(sizes):,} dimensions, more than {limits.RANK}")
     if 4 * math.prod(sizes) > limits.INPUT_BYTES:
         shown = " × ".join(map(str, sizes[:8]))
         raise ModelFileError(
@@ -424,17 +424,15 @@ def _in_order(nodes: Sequence[NodeProto], visible: set[str], own: set[str]) -> l
     for index, node in enumerate(nodes):
         for name in node.output:
             if name and (name in maker or name in own):
-                raise ModelFileError(f"value {shorten(name)!r} is made twice", remedy="export the model again")
+                raise damaged(f"value {shorten(name)!r} is made twice")
             if name:
                 maker[name] = index
     needs = [{name for name in _reads(node) if name} for node in nodes]
     for node, wanted in zip(nodes, needs, strict=True):
         for name in wanted:
             if name not in maker and name not in visible:
-                raise ModelFileError(
-                    f"{shorten(node.op_type)} {shorten(node.name)!r} reads {shorten(name)!r}, which nothing makes",
-                    remedy="export the model again",
-                )
+                reader = f"{shorten(node.op_type)} {shorten(node.name)!r}"
+                raise damaged(f"{reader} reads {shorten(name)!r}, which nothing makes")
     sorter = TopologicalSorter(
         {index: [maker[name] for name in wanted if name in maker] for index, wanted in enumerate(needs)}
     )
@@ -442,9 +440,7 @@ def _in_order(nodes: Sequence[NodeProto], visible: set[str], own: set[str]) -> l
         sorter.prepare()
     except CycleError as fault:
         stuck = nodes[min(fault.args[1])]
-        raise ModelFileError(
-            f"{shorten(stuck.op_type)} {shorten(stuck.name)!r} is part of a cycle", remedy="export the model again"
-        ) from None
+        raise damaged(f"{shorten(stuck.op_type)} {shorten(stuck.name)!r} is part of a cycle") from None
     ready: list[int] = []
     done: list[NodeProto] = []
     while sorter.is_active():
@@ -469,7 +465,7 @@ def _reads(node: NodeProto) -> Iterator[str]:
 
 def _known(name: str, scope: dict[str, str], role: str) -> str:
     if name not in scope:
-        raise ModelFileError(f"{role}, {shorten(name)!r}, is made by nothing", remedy="export the model again")
+        raise damaged(f"{role}, {shorten(name)!r}, is made by nothing")
     return scope[name]
 
 
@@ -477,7 +473,7 @@ def _refuse_repeats(names: Iterable[str], role: str) -> None:
     seen: set[str] = set()
     for name in names:
         if name in seen:
-            raise ModelFileError(f"{role} {shorten(name)!r} is there twice", remedy="export the model again")
+            raise damaged(f"{role} {shorten(name)!r} is there twice")
         seen.add(name)
 
 
@@ -513,12 +509,9 @@ def _check_opsets(opsets: Any) -> None:
         if domain not in _STANDARD:
             version = min(max(version, 1), _LARGEST_VERSION)
         elif not 0 <= version <= _LARGEST_VERSION:
-            raise ModelFileError(f"opset {version} of {domain} does not exist", remedy="export the model again")
+            raise damaged(f"opset {version} of {domain} does not exist")
         elif versions.get(domain, version) != version:
-            raise ModelFileError(
-                f"the model uses opsets {versions[domain]} and {version} of {domain or 'ai.onnx'} at once",
-                remedy="export the model again",
-            )
+            raise damaged(f"the model uses opsets {versions[domain]} and {version} of {domain or 'ai.onnx'} at once")
         versions[domain] = max(versions.get(domain, version), version)
     del opsets[:]
     for domain, version in versions.items():
@@ -536,7 +529,5 @@ def _import_used(opsets: Any, used: Iterable[str], around: Any) -> None:
     known = {entry.domain: entry.version for entry in (*around, *opsets)}
     for domain in sorted(set(used) - {entry.domain for entry in opsets}):
         if domain not in known and domain in _STANDARD:
-            raise ModelFileError(
-                f"the model does not say which opset of {domain or 'ai.onnx'} it uses", remedy="export the model again"
-            )
+            raise damaged(f"the model does not say which opset of {domain or 'ai.onnx'} it uses")
         set_domain(opsets, domain, known.get(domain, 1))

@@ -61,16 +61,21 @@ class ReceptiveField:
         Raises:
             IndexError: if the layer has no such position.
         """
-        row, column = self._indices(position)
-        return _box(self.rows.low[row], self.columns.low[column], self.rows.high[row], self.columns.high[column])
+        return self._ends(position, slice(0, 2))
 
     def seen(self, position: tuple[int, ...]) -> tuple[int, int, int, int]:
         """Return the same for the pixels that really enter: inside the image, without detours through padding."""
-        (row, column), rows, columns = self._indices(position), self.rows, self.columns
-        return _box(rows.seen_low[row], columns.seen_low[column], rows.seen_high[row], columns.seen_high[column])
+        return self._ends(position, slice(2, 4))
+
+    def _ends(self, position: tuple[int, ...], which: slice) -> tuple[int, int, int, int]:
+        row, column = self._indices(position)
+        (top, bottom), (left, right) = self.rows.ends[which, row], self.columns.ends[which, column]
+        if top > -bottom or left > -right:
+            return 0, 0, 0, 0  # a position that sees nothing, as in the gaps of a transposed convolution
+        return int(top), int(left), 1 - int(bottom), 1 - int(right)
 
     def _middle(self) -> tuple[int, ...]:
-        lengths = {self.rows.axis: len(self.rows.low), self.columns.axis: len(self.columns.low)}
+        lengths = {self.rows.axis: len(self.rows), self.columns.axis: len(self.columns)}
         return tuple(lengths.get(axis, 1) // 2 for axis in self.spatial_axes)
 
     def _indices(self, position: tuple[int, ...]) -> tuple[int, int]:
@@ -81,16 +86,10 @@ class ReceptiveField:
             index = 0
             if reach.axis is not None and reach.axis in self.spatial_axes:
                 index = position[self.spatial_axes.index(reach.axis)]
-                if not 0 <= index < len(reach.low):
+                if not 0 <= index < len(reach):
                     raise IndexError(f"position {position} lies outside the layer")
             found.append(index)
         return found[0], found[1]
-
-
-def _box(top: int, left: int, bottom: int, right: int) -> tuple[int, int, int, int]:
-    if top > bottom or left > right:
-        return 0, 0, 0, 0  # a position that sees nothing, as in the gaps of a transposed convolution
-    return int(top), int(left), int(bottom) + 1, int(right) + 1
 
 
 def receptive_fields(
@@ -197,7 +196,7 @@ def _joined(scene: _Scene, reaches: dict[str, Reach]) -> Reach:
             continue
         axis = reach.axis + rank - len(scene.shape(name))
         length = scene.length(scene.value, axis)
-        indices = np.arange(length) if len(reach.low) == length else np.zeros(length, np.int64)
+        indices = np.arange(length) if len(reach) == length else np.zeros(length, np.int64)
         aligned.append(reach.taken(indices, axis))
     return windows.united(aligned)
 
@@ -230,7 +229,7 @@ def _window(scene: _Scene, reach: Reach, axis: int) -> Reach:
     if traits_of(scene.node).form == "transposed_convolution":
         return windows.transposed(reach, window, length, _transposed_pad(scene, window, place, spatial, automatic))
     if automatic in ("SAME_UPPER", "SAME_LOWER"):
-        window = window.same(len(reach.low), length, lower=automatic == "SAME_LOWER")
+        window = window.same(len(reach), length, lower=automatic == "SAME_LOWER")
     elif automatic == "VALID":
         window = windows.Window(window.kernel, window.stride, window.dilation, 0)
     return windows.slid(reach, window, length)
@@ -253,7 +252,7 @@ def _reshape(scene: _Scene, reach: Reach, axis: int) -> Reach:
     before, after = scene.shape(scene.node.input[0]), scene.shape(scene.value)
     front = product(before[1:axis])
     for place in range(1, len(after)):
-        if front is not None and after[place] == len(reach.low) and product(after[1:place]) == front:
+        if front is not None and after[place] == len(reach) and product(after[1:place]) == front:
             return reach.moved(place)
     return reach.collapsed(None)
 
@@ -264,7 +263,7 @@ def _pad(scene: _Scene, reach: Reach, axis: int) -> Reach:
         return reach
     indices = np.arange(scene.length(scene.value, axis)) - int(pads[axes.index(axis)])
     mode = text(scene.node, "mode", "constant")
-    last = len(reach.low) - 1
+    last = len(reach) - 1
     if mode == "reflect" and last > 0:
         folded = np.abs(indices) % (2 * last)
         seen = np.where(folded > last, 2 * last - folded, folded)
@@ -284,7 +283,7 @@ def _slice(scene: _Scene, reach: Reach, axis: int) -> Reach:
         return reach
     place = axes.index(axis)
     step = int(steps.reshape(-1)[place]) if steps is not None else 1
-    start, length = int(starts[place]), len(reach.low)
+    start, length = int(starts[place]), len(reach)
     start = max(start + length, 0) if start < 0 else min(start, length if step > 0 else length - 1)
     return reach.taken(start + step * np.arange(scene.length(scene.value, axis)), axis)
 
@@ -323,7 +322,7 @@ def _gather(scene: _Scene, reach: Reach, axis: int) -> Reach:
         return reach if axis < gathered else reach.moved(axis - 1 + rank)
     if indices is None or rank > 1:
         return reach.collapsed(None)
-    taken = reach.taken(indices.reshape(-1).astype(np.int64) % len(reach.low), axis)
+    taken = reach.taken(indices.reshape(-1).astype(np.int64) % len(reach), axis)
     return taken if rank == 1 else taken.collapsed(None)
 
 
@@ -333,7 +332,7 @@ def _resize(scene: _Scene, reach: Reach, axis: int) -> Reach:
         return reach
     after = scene.length(scene.value, axis)
     scales = scene.constant(2)
-    scale = after / len(reach.low)
+    scale = after / len(reach)
     if scales is not None and scales.size == len(axes):
         scale = float(scales.reshape(-1)[axes.index(axis)])
     elif text(scene.node, "keep_aspect_ratio_policy", "stretch") != "stretch":
@@ -358,13 +357,13 @@ def _common_scale(scene: _Scene, axes: list[int]) -> float:
 
 def _depth_to_space(scene: _Scene, reach: Reach, axis: int) -> Reach:
     block = int(attribute(scene.node, "blocksize", 1))
-    taken = reach.taken(np.arange(len(reach.low) * block) // block, axis)
+    taken = reach.taken(np.arange(len(reach) * block) // block, axis)
     return taken.with_stride(reach.stride / block)
 
 
 def _space_to_depth(scene: _Scene, reach: Reach, _: int) -> Reach:
     block = int(attribute(scene.node, "blocksize", 1))
-    return windows.slid(reach, windows.Window(block, block, 1, 0), len(reach.low) // block)
+    return windows.slid(reach, windows.Window(block, block, 1, 0), len(reach) // block)
 
 
 def _matmul(scene: _Scene, reach: Reach, axis: int) -> Reach:
@@ -377,7 +376,7 @@ def _matmul(scene: _Scene, reach: Reach, axis: int) -> Reach:
 
 def _tile(scene: _Scene, reach: Reach, axis: int) -> Reach:
     place = axis + len(scene.shape(scene.value)) - scene.rank
-    return reach.taken(np.arange(scene.length(scene.value, place)) % len(reach.low), place)
+    return reach.taken(np.arange(scene.length(scene.value, place)) % len(reach), place)
 
 
 _LONGEST = 1 << 24

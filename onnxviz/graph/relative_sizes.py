@@ -12,7 +12,7 @@ from onnxviz.graph import windows
 from onnxviz.graph.batch_places import BatchAxis, BatchFlow, grown
 from onnxviz.graph.draft import Draft
 from onnxviz.graph.node_axes import axes_of, named_axis
-from onnxviz.graph.shapes import Dimension, TypedGraph, product
+from onnxviz.graph.shapes import Dimension, product
 from onnxviz.graph.structure import (
     attribute,
     consumers,
@@ -32,22 +32,19 @@ class CannotRewriteError(Exception):
     """A node whose size cannot be made relative."""
 
 
-def make_relative(
-    draft: Draft, flow: BatchFlow, graph: TypedGraph, image: str, *, free: bool
-) -> tuple[NodeProto | None, set[str]]:
+def make_relative(draft: Draft, flow: BatchFlow, image: str, *, free: bool) -> tuple[NodeProto | None, set[str]]:
     """Rewrite all nodes on the way of the batch that hold only for one batch size.
 
     Args:
         draft: changed in place.
         flow: where the batch goes.
-        graph: that of the draft, its types inferred with the batch that was followed.
         image: the input whose axis 0 is the batch.
         free: the graph is said to run with any batch already; only what cannot is rewritten, as far as possible.
 
     Returns:
         A node that cannot be rewritten, or None; and the outputs that got an axis for the images.
     """
-    rewriter = _Rewriter(draft, flow, graph, image, free)
+    rewriter = _Rewriter(draft, flow, image, free)
     for node in list(draft.graph.node):
         made = len(rewriter.done)
         try:
@@ -62,10 +59,10 @@ def make_relative(
 
 
 class _Rewriter:
-    def __init__(self, draft: Draft, flow: BatchFlow, graph: TypedGraph, image: str, free: bool) -> None:
+    def __init__(self, draft: Draft, flow: BatchFlow, image: str, free: bool) -> None:
         self.draft = draft
         self.flow = flow
-        self.graph = graph
+        self.graph = flow.graph
         self.image = image
         self.free = free
         self.outputs = {value.name for value in draft.graph.output}

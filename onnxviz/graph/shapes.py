@@ -13,7 +13,7 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetI
 from onnxviz.core import limits
 from onnxviz.core.errors import ModelFileError, beginning
 from onnxviz.graph.structure import constant_input, consumers, initializers, producers, reads, refill
-from onnxviz.graph.tensors import subgraphs
+from onnxviz.graph.tensors import damaged, subgraphs
 
 Dimension = int | str | None
 
@@ -141,9 +141,7 @@ def infer(model: ModelProto) -> dict[str, TensorType]:
         # Without data propagation: it takes hours for a Tile to a terabyte, and `resolve_shapes` does its work.
         inferred = onnx.shape_inference.infer_shapes(bones, strict_mode=False, data_prop=False).graph
     except Exception as fault:  # the C++ code raises RuntimeError and its kin where it follows faulty shapes
-        raise ModelFileError(
-            f"the shapes of the model cannot be inferred: {beginning(str(fault))}", remedy="export the model again"
-        ) from fault
+        raise damaged(f"the shapes of the model cannot be inferred: {beginning(str(fault))}") from fault
     types = {tensor.name: TensorType(tensor.data_type, tuple(tensor.dims)) for tensor in model.graph.initializer}
     for value in (*inferred.value_info, *inferred.output, *inferred.input):
         if value.name not in types:
@@ -166,9 +164,7 @@ def _shield(graph: GraphProto, opset: int) -> None:
         for entry in node.attribute:
             least, most = _RANGES.get(entry.name, (entry.i, entry.i))
             if entry.type == AttributeProto.INT and not entry.ref_attr_name and not least <= entry.i <= most:
-                raise ModelFileError(
-                    f"{node.op_type} has {entry.name} {entry.i}, which it cannot", remedy="export the model again"
-                )
+                raise damaged(f"{node.op_type} has {entry.name} {entry.i}, which it cannot")
         if node.op_type in _AS_INPUT and not node.domain:
             node.op_type = "Identity"
             del node.input[1:], node.output[1:], node.attribute[:]

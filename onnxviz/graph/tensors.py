@@ -17,6 +17,11 @@ from onnxviz.core import limits
 from onnxviz.core.errors import ModelFileError, shorten
 
 
+def damaged(what: str) -> ModelFileError:
+    """Return the error for what only a new export mends."""
+    return ModelFileError(what, remedy="export the model again")
+
+
 def subgraphs(node: NodeProto) -> Iterator[GraphProto]:
     """Yield the graphs in a node's attributes (branches of If, bodies of Loop and Scan)."""
     for attribute in node.attribute:
@@ -125,7 +130,7 @@ def _external_bytes(tensor: TensorProto, folder: Path, left: int) -> bytes:
     shown = shorten(location)
     pure = PurePosixPath(location.replace("\\", "/"))
     if not location or "\0" in location:
-        raise ModelFileError(f"tensor {shorten(tensor.name)!r} names no external data file", remedy="export it again")
+        raise damaged(f"tensor {shorten(tensor.name)!r} names no external data file")
     if pure.is_absolute() or PureWindowsPath(location).anchor or PureWindowsPath(location).drive or ".." in pure.parts:
         raise ModelFileError(
             f"external data {shown!r} lies outside the model's folder, which is refused",
@@ -175,22 +180,17 @@ def _declared_bytes(tensor: TensorProto) -> int:
     """Number of bytes that a tensor's declared type and shape need."""
     shown = shorten(tensor.name)
     if len(tensor.dims) > limits.RANK:
-        raise ModelFileError(
-            f"tensor {shown!r} has {len(tensor.dims):,} dimensions, more than {limits.RANK}",
-            remedy="export the model again",
-        )
+        raise damaged(f"tensor {shown!r} has {len(tensor.dims):,} dimensions, more than {limits.RANK}")
     if any(size < 0 for size in tensor.dims):
-        raise ModelFileError(f"tensor {shown!r} has a negative dimension", remedy="export the model again")
+        raise damaged(f"tensor {shown!r} has a negative dimension")
     if any(size > 1 << 40 for size in tensor.dims):
-        raise ModelFileError(
-            f"tensor {shown!r} has a dimension of {max(tensor.dims):,}", remedy="export the model again"
-        )
+        raise damaged(f"tensor {shown!r} has a dimension of {max(tensor.dims):,}")
     count = int(math.prod(tensor.dims))
     if tensor.data_type == TensorProto.STRING:
         return count
     bits = _bits(tensor.data_type)
     if bits == 0:
-        raise ModelFileError(f"tensor {shown!r} has unknown element type {tensor.data_type}", remedy="export it again")
+        raise damaged(f"tensor {shown!r} has unknown element type {tensor.data_type}")
     size = int((count * bits + 7) // 8)
     if size > limits.TENSOR_BYTES:
         raise ModelFileError(f"tensor {shown!r} declares {size:,} bytes, more than {limits.TENSOR_BYTES:,}")
@@ -211,7 +211,7 @@ def _bits(data_type: int) -> int:
 def _check_size(tensor: TensorProto) -> None:
     """Refuse a tensor whose stored data does not match its declared shape."""
     if tensor.HasField("segment"):
-        raise ModelFileError(f"tensor {shorten(tensor.name)!r} is stored in segments", remedy="export the model again")
+        raise damaged(f"tensor {shorten(tensor.name)!r} is stored in segments")
     if tensor.data_type == TensorProto.UNDEFINED and not tensor.dims and not tensor.HasField("raw_data"):
         return  # the empty half of a sparse tensor that is not there
     expected = _declared_bytes(tensor)
@@ -239,7 +239,7 @@ def _dense(sparse: onnx.SparseTensorProto, left: int) -> TensorProto:
     name = sparse.values.name
     for half in (sparse.values, sparse.indices):
         if half.data_type == TensorProto.UNDEFINED:
-            raise ModelFileError(f"sparse tensor {shorten(name)!r} has no numbers", remedy="export the model again")
+            raise damaged(f"sparse tensor {shorten(name)!r} has no numbers")
     shell = TensorProto(name=name, data_type=sparse.values.data_type, dims=sparse.dims)
     if _declared_bytes(shell) > min(left, limits.FOLDED_BYTES):
         raise ModelFileError(f"sparse tensor {shorten(name)!r} is too large", remedy="store it as a dense tensor")

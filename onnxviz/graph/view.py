@@ -350,7 +350,7 @@ class GraphView(ModelFile):
             self._fields[size] = self._follow_pixels(size)
         found = self._fields[size].get(layer.value)
         # A layer that was sliced away to nothing has no position that could see.
-        if found is None or not all(len(reach.low) for reach in found):
+        if found is None or not all(map(len, found)):
             return None
         axes = tuple(axis for axis in range(1, len(layer.shape)) if axis != layer.channel_axis)
         return ReceptiveField(found[0], found[1], axes)

@@ -41,12 +41,9 @@ _PLAIN = frozenset(
 
 def run(draft: Draft) -> str:
     """Evaluate what can be evaluated now, and drop what is no longer read."""
-    folder = _Folder(draft)
-    folder.graph(draft.graph, {})
+    _fold(draft, draft.graph, ChainMap())
     draft.changed()
     draft.drop_unused()
-    draft.nodes_folded += folder.folded
-    draft.branches_chosen += folder.branches
     said = []
     if draft.nodes_folded:
         said.append(f"folded {draft.nodes_folded} nodes that compute constants")
@@ -55,50 +52,42 @@ def run(draft: Draft) -> str:
     return ", ".join(said)
 
 
-class _Folder:
-    """One walk over a graph and the graphs inside its nodes."""
-
-    def __init__(self, draft: Draft) -> None:
-        self.draft = draft
-        self.folded = 0
-        self.branches = 0
-
-    def graph(self, graph: GraphProto, around: Mapping[str, TensorProto]) -> None:
-        """Evaluate the nodes of a graph whose inputs are constants, its own or those of the graphs around it."""
-        own = initializers(graph)
-        constants = ChainMap(own, *(around.maps if isinstance(around, ChainMap) else [around]))
-        outputs = {value.name for value in graph.output}
-        made: list[TensorProto] = []
-        kept: list[NodeProto] = []
-        waiting = deque(graph.node)
-        changed = False
-        while waiting:
-            node = waiting.popleft()
-            branch = _chosen_branch(node, constants)
-            if branch is not None:
-                self.branches += 1
-                changed = True
-                spliced, tensors = _written_out(self.draft, node, branch)
-                own.update((tensor.name, tensor) for tensor in tensors)
-                made.extend(tensors)
-                waiting.extendleft(reversed(spliced))
-                continue
-            for body in subgraphs(node):
-                self.graph(body, constants)
-            results = None if outputs.intersection(node.output) else _evaluate(self.draft, node, constants)
-            if results is None:
-                kept.append(node)
-                continue
+def _fold(draft: Draft, graph: GraphProto, around: ChainMap[str, TensorProto]) -> None:
+    """Evaluate the nodes of a graph whose inputs are constants, its own or those of the graphs around it."""
+    own = initializers(graph)
+    constants = ChainMap(own, *around.maps)
+    outputs = {value.name for value in graph.output}
+    made: list[TensorProto] = []
+    kept: list[NodeProto] = []
+    waiting = deque(graph.node)
+    changed = False
+    while waiting:
+        node = waiting.popleft()
+        branch = _chosen_branch(node, constants)
+        if branch is not None:
+            draft.branches_chosen += 1
             changed = True
-            self.folded += node.op_type not in ("Constant", "Identity")
-            for name, tensor in results.items():
-                tensor.name = name
-                own[name] = tensor
-                made.append(tensor)
-                self.draft.bytes_folded += tensor.ByteSize()
-        if changed:
-            refill(graph.node, kept)
-            graph.initializer.extend(made)
+            spliced, tensors = _written_out(draft, node, branch)
+            own.update((tensor.name, tensor) for tensor in tensors)
+            made.extend(tensors)
+            waiting.extendleft(reversed(spliced))
+            continue
+        for body in subgraphs(node):
+            _fold(draft, body, constants)
+        results = None if outputs.intersection(node.output) else _evaluate(draft, node, constants)
+        if results is None:
+            kept.append(node)
+            continue
+        changed = True
+        draft.nodes_folded += node.op_type not in ("Constant", "Identity")
+        for name, tensor in results.items():
+            tensor.name = name
+            own[name] = tensor
+            made.append(tensor)
+            draft.bytes_folded += tensor.ByteSize()
+    if changed:
+        refill(graph.node, kept)
+        graph.initializer.extend(made)
 
 
 def _chosen_branch(node: NodeProto, constants: Mapping[str, TensorProto]) -> GraphProto | None:

@@ -45,39 +45,38 @@ def run(draft: Draft) -> str:
         if not others:  # which may share the dimension
             first.dim_param = BATCH
         return ""
-    flow, graph = _follow(draft, image, declared)
-    draft.mixed_batches = {value for value in flow.places if not flow.leads(value, graph)}
+    flow = _follow(draft, image, declared)
+    draft.mixed_batches = flow.mixed
     if flow.problems:
         node, reason = flow.problems[0]
         return f"left the batch at {declared}: {_shown(draft, node)} {reason}"
     for value in draft.graph.output:
-        place, shape = flow.places.get(value.name), graph.shape(value.name)
+        place, shape = flow.places.get(value.name), flow.graph.shape(value.name)
         size = shape[place.axis] if place is not None and shape is not None and place.axis < len(shape) else None
         if place is not None and place.axis != 0 and size != declared:
             name = shorten(draft.names.get(value.name, ""))
             return f"left the batch at {declared}: the output {name!r} joins the images with another axis"
-    reason = _free(draft, flow, graph, image)
+    reason = _free(draft, flow, image)
     if reason:
         return f"left the batch at {declared}: {reason}"
     return f"freed the batch dimension (was {declared})"
 
 
-def _follow(draft: Draft, image: ValueInfoProto, batch: int) -> tuple[BatchFlow, TypedGraph]:
+def _follow(draft: Draft, image: ValueInfoProto, batch: int) -> BatchFlow:
     types = types_with(draft, image.name, batch)
-    graph = TypedGraph(draft.graph, types)
     given = {image.name: BatchAxis(0), **_shaped_like_the_batch(draft, image, types, batch)}
-    return follow(graph, given, batch), graph
+    return follow(TypedGraph(draft.graph, types), given, batch)
 
 
 def _keep_free(draft: Draft, image: ValueInfoProto) -> None:
     """Make a graph whose batch is declared free do what it declares, as far as possible."""
     _name_squeezed_axes(draft, types_with(draft, image.name, _TIMES))
-    flow, graph = _follow(draft, image, _TIMES)
+    flow = _follow(draft, image, _TIMES)
     if flow.problems:
         # Sizes that are there for one image only; with one image all shapes are what the exporter saw.
-        make_relative(draft, *_follow(draft, image, 1), image.name, free=True)
-        flow, graph = _follow(draft, image, _TIMES)
-    draft.mixed_batches = {value for value in flow.places if not flow.leads(value, graph)}
+        make_relative(draft, _follow(draft, image, 1), image.name, free=True)
+        flow = _follow(draft, image, _TIMES)
+    draft.mixed_batches = flow.mixed
 
 
 def _name_squeezed_axes(draft: Draft, types: Mapping[str, TensorType]) -> None:
@@ -92,18 +91,18 @@ def _name_squeezed_axes(draft: Draft, types: Mapping[str, TensorType]) -> None:
             node.input.append(draft.add_constant(onnx.numpy_helper.from_array(axes), node.output[0]))
 
 
-def _free(draft: Draft, flow: BatchFlow, graph: TypedGraph, image: ValueInfoProto) -> str:
+def _free(draft: Draft, flow: BatchFlow, image: ValueInfoProto) -> str:
     """Rewrite the graph and check it; if that fails, put it back and return why."""
     nodes = [copy_of(node) for node in draft.graph.node]
     tensors = {tensor.name for tensor in draft.graph.initializer}
-    stubborn, restored = make_relative(draft, flow, graph, image.name, free=False)
+    stubborn, restored = make_relative(draft, flow, image.name, free=False)
     reason = f"{_shown(draft, stubborn)} has a hard-coded size" if stubborn is not None else ""
     for value in draft.graph.output:
         if value.name in restored and not reason:
             # With one image the output must have the shape that the file gives it.
             reason = f"the output {shorten(draft.names.get(value.name, ''))!r} has no axis for the images"
     if not reason:
-        mixed = _mixed_value(draft, flow, graph, image, restored)
+        mixed = _mixed_value(draft, flow, image, restored)
         reason = f"{_shown(draft, mixed)} could not be shown to keep the images apart" if mixed else ""
     if reason:
         refill(draft.graph.node, nodes)
@@ -114,15 +113,13 @@ def _free(draft: Draft, flow: BatchFlow, graph: TypedGraph, image: ValueInfoProt
     return ""
 
 
-def _mixed_value(
-    draft: Draft, flow: BatchFlow, graph: TypedGraph, image: ValueInfoProto, restored: set[str]
-) -> NodeProto | None:
+def _mixed_value(draft: Draft, flow: BatchFlow, image: ValueInfoProto, restored: set[str]) -> NodeProto | None:
     """Return the first node whose result has not the shape that it must have with more images."""
     found = types_with(draft, image.name, flow.batch * _TIMES)
     nodes: list[NodeProto] = list(draft.graph.node)
     for node in nodes:
         for value in flow.places.keys() & node.output:
-            shape, made = graph.shape(value), found.get(value, UNKNOWN).shape
+            shape, made = flow.graph.shape(value), found.get(value, UNKNOWN).shape
             if shape is None or made is None:
                 return node
             wanted = (_TIMES, *shape) if value in restored else grown(shape, flow.places[value], _TIMES)

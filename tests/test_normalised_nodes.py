@@ -21,8 +21,7 @@ from onnxviz.graph.conformance import check_nodes
 from onnxviz.graph.draft import Draft
 from onnxviz.graph.model_file import from_proto
 from onnxviz.graph.passes import normalise
-from onnxviz.graph.passes.lift_opset import _unchanged
-from onnxviz.graph.passes.rewrites import LIFT, TARGET, RewriteContext, as_its_schemas_say, schema
+from onnxviz.graph.passes.lift_opset import LIFT, TARGET, RewriteContext, _unchanged, as_its_schemas_say, schema
 
 DATA = Path(onnx.__file__).parent / "backend" / "test" / "data"
 HALF = ("float16", "bfloat16")

@@ -13,38 +13,35 @@ from dataclasses import dataclass
 from onnx import NodeProto
 
 from onnxviz.core.values import Grid, Tokens
-from onnxviz.graph.axis_rules import (
-    Shape,
-    end_to_end,
-    mixed_places,
-    of_length,
-    product_with_weights,
-    remaining,
-    resized,
-    total,
-    unfolded,
-    with_units,
-    without_channels,
-)
 from onnxviz.graph.factors import (
     ATTENTION,
     PLACES,
     Axis,
     Meaning,
+    Shape,
     either,
+    end_to_end,
     fresh,
     grid_of,
     has_channels,
     is_attention,
     is_unknown,
     kinds,
+    mixed_places,
+    of_length,
+    product_with_weights,
+    remaining,
     reshaped,
+    resized,
     simplified,
     tokens_of,
+    unfolded,
     units_of,
+    with_units,
+    without_channels,
 )
 from onnxviz.graph.inputs import InputLayout
-from onnxviz.graph.node_axes import axes_of, axis_map, named_axis
+from onnxviz.graph.node_axes import axis_map, cuts, named_axis
 from onnxviz.graph.operators import CHANNELS_FIRST, traits_of
 from onnxviz.graph.shapes import TypedGraph
 from onnxviz.graph.structure import attribute, input_of, integers, reads, text
@@ -213,7 +210,7 @@ class _Walk:
         if form in ("transpose", "reduction"):
             return self._moved(node, given, out)
         if form == "reshape":
-            return self._reformed(node, given, before, out)
+            return self._moved(node, given, out) or reshaped(given, out)
         if form == "gather":
             return self._gathered(node, given, before, out)
         if form == "gemm":
@@ -229,18 +226,6 @@ class _Walk:
         if form in ("slice", "split", "pad", "resize", "tile"):
             return self._cut(node, value, given, before, out)
         return None
-
-    def _reformed(self, node: NodeProto, given: Meaning, before: Shape, out: Shape) -> Meaning:
-        if node.op_type in ("Squeeze", "Unsqueeze"):
-            listed = axes_of(node, self.graph.constants)
-            rank = max(len(before), len(out))
-            named = {axis % rank for axis in listed or ()}
-            if named and node.op_type == "Squeeze":
-                return tuple(axis for place, axis in enumerate(given) if place not in named)
-            if named:
-                rest = iter(given)
-                return tuple(() if place in named else next(rest, ()) for place in range(len(out)))
-        return reshaped(given, out)
 
     def _convolved(self, node: NodeProto, given: Meaning, before: Shape, out: Shape) -> Meaning:
         """A convolution makes channels at axis 1 of what it reads there, and keeps rows and columns."""
@@ -353,12 +338,13 @@ class _Walk:
         """What is left where slices, splits and pads take away or add; of tokens it is known which are left."""
         if len(out) != len(before):
             return None
-        starts, steps = self._ranges(node, value, before, out)
+        cut = cuts(node, value, self.graph) if node.op_type in ("Slice", "Split") else {}
         found = list(given)
         for axis, factors in enumerate(given):
-            if (out[axis] == before[axis] and out[axis] is not None and steps.get(axis, 1) == 1) or not factors:
+            start, step = (None, 0) if cut is None else cut.get(axis, (None, 1))
+            if (out[axis] == before[axis] and out[axis] is not None and step == 1) or not factors:
                 continue
-            found[axis] = remaining(factors, before[axis], out[axis], starts.get(axis), steps.get(axis, 1))
+            found[axis] = remaining(factors, before[axis], out[axis], start, step)
             if traits_of(node).form in ("resize", "pad"):
                 found[axis] = resized(factors, before[axis], out[axis])
             if node.op_type == "Pad" and kinds(factors) >= {"row", "column"}:
@@ -374,32 +360,6 @@ class _Walk:
         if min(around) < 0:
             return resized(patches, before[axis], out[axis])
         return end_to_end([(), patches, ()], [around[0], before[axis], around[1]], out[axis])
-
-    def _ranges(self, node: NodeProto, value: str, before: Shape, out: Shape) -> tuple[dict[int, int], dict[int, int]]:
-        """Return where along each axis a Slice or Split begins, and its steps; a step of 0 is unknown."""
-        rank = len(before)
-        if node.op_type == "Split":
-            axis = named_axis(node, 0, rank)
-            earlier = [self.shape(name) for name in node.output[: list(node.output).index(value)]]
-            begin = total([shape[axis] if shape is not None else None for shape in earlier])
-            return ({} if begin is None else {axis: begin}), {}
-        if node.op_type != "Slice":
-            return {}, {}
-        starts, ends, steps = (self.graph.constant(node, index) for index in (1, 2, 4))
-        bounds, axes = starts if starts is not None else ends, axes_of(node, self.graph.constants)
-        if bounds is None or axes is None:
-            return {}, dict.fromkeys(range(rank), 0)
-        named = [axis % rank for axis in axes or range(bounds.size)]
-        found = {}
-        for axis, bound in zip(named, bounds.reshape(-1), strict=False):
-            size, left = before[axis], out[axis]
-            if isinstance(size, int) and starts is not None:
-                found[axis] = max(int(bound) + size, 0) if bound < 0 else min(int(bound), size)
-            elif isinstance(size, int) and isinstance(left, int) and bound >= size:
-                found[axis] = size - left  # it goes to the end
-        if steps is not None:
-            return found, dict(zip(named, map(int, steps.reshape(-1)), strict=False))
-        return found, dict.fromkeys(named, 0) if input_of(node, 4) else {}
 
     def _gathered(self, node: NodeProto, given: Meaning, before: Shape, out: Shape) -> Meaning | None:
         axis = named_axis(node, 0, len(before))

@@ -114,11 +114,7 @@ def reshaped(flow: BatchFlow, node: NodeProto, preferred: int | None = None) -> 
 
 
 def placed(
-    flow: BatchFlow,
-    node: NodeProto,
-    before: tuple[Dimension, ...],
-    place: BatchAxis,
-    preferred: int | None = None,
+    flow: BatchFlow, node: NodeProto, before: tuple[Dimension, ...], place: BatchAxis, preferred: int | None = None
 ) -> BatchAxis:
     """Return where a node's result, which a reshape makes from a tensor of another shape, holds the batch.
 

@@ -5,14 +5,12 @@ Everything behind this reads `node.input[1]` of a Reshape without asking.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import onnx
-from onnx import AttributeProto, ModelProto, NodeProto
+from onnx import AttributeProto, NodeProto
 
 from onnxviz.core.errors import ModelFileError, shorten
 from onnxviz.graph.model_file import LoadedModel
-from onnxviz.graph.tensors import all_nodes
+from onnxviz.graph.tensors import nodes_within
 
 
 def check_nodes(loaded: LoadedModel) -> None:
@@ -23,10 +21,10 @@ def check_nodes(loaded: LoadedModel) -> None:
     """
     model = loaded.proto
     versions = {entry.domain: entry.version for entry in model.opset_import}
-    bodies = [(versions, _main_nodes(model))]
+    bodies = [(versions, model.graph.node)]
     bodies += [({e.domain: e.version for e in f.opset_import}, f.node) for f in model.functions]
     for opsets, nodes in bodies:
-        for node in nodes:
+        for node in nodes_within(nodes):
             try:
                 schema = onnx.defs.get_schema(node.op_type, opsets.get(node.domain, 1), node.domain)
             except onnx.defs.SchemaError:
@@ -38,10 +36,6 @@ def check_nodes(loaded: LoadedModel) -> None:
                     f"{node.op_type} {shorten(name)!r} {fault}",
                     remedy="the file is damaged or its opset is not the declared one: export it again",
                 )
-
-
-def _main_nodes(model: ModelProto) -> Iterable[NodeProto]:
-    return all_nodes(ModelProto(graph=model.graph)) if model.functions else all_nodes(model)
 
 
 def _fault(node: NodeProto, schema: onnx.defs.OpSchema) -> str:

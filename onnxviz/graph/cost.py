@@ -8,10 +8,8 @@ from collections.abc import Mapping
 from onnx import NodeProto
 
 from onnxviz.graph.operators import traits_of
-from onnxviz.graph.shapes import TensorType
+from onnxviz.graph.shapes import UNKNOWN, TensorType, product
 from onnxviz.graph.structure import attribute
-
-_UNKNOWN = TensorType(0, None)
 
 
 def multiply_adds(node: NodeProto, types: Mapping[str, TensorType]) -> int | None:
@@ -25,21 +23,17 @@ def multiply_adds(node: NodeProto, types: Mapping[str, TensorType]) -> int | Non
     traits = traits_of(node)
     if traits.work in ("none", "unknown"):
         return 0 if traits.work == "none" else None
-    made = _image(types.get(node.input[0] if traits.work == "transposed" else node.output[0], _UNKNOWN))
-    if made is None:
+    made = (types.get(node.input[0] if traits.work == "transposed" else node.output[0], UNKNOWN).shape or (None, None))[
+        1:
+    ]
+    places = product(made)
+    if places is None:
         return None
     if traits.work != "product":
-        weight = types.get(node.input[traits.weight], _UNKNOWN).fixed
-        return None if weight is None else math.prod(made) * math.prod(weight[1:])
-    left = types.get(node.input[0], _UNKNOWN).shape
+        weight = types.get(node.input[traits.weight], UNKNOWN).fixed
+        return None if weight is None else places * math.prod(weight[1:])
+    left = types.get(node.input[0], UNKNOWN).shape
     if not left:
         return None
     summed = left[0 if traits.form == "gemm" and attribute(node, "transA", 0) else -1]
-    return math.prod(made) * summed if isinstance(summed, int) else None
-
-
-def _image(kind: TensorType) -> tuple[int, ...] | None:
-    """The shape without the batch."""
-    if not kind.shape or not all(isinstance(size, int) for size in kind.shape[1:]):
-        return None
-    return tuple(size for size in kind.shape[1:] if isinstance(size, int))
+    return places * summed if isinstance(summed, int) else None

@@ -8,7 +8,7 @@ from typing import Literal
 from onnx import GraphProto, TensorProto, TensorShapeProto, ValueInfoProto
 
 from onnxviz.core.errors import ModelFileError, shorten
-from onnxviz.graph.shapes import Dimension, TensorType, type_of
+from onnxviz.graph.shapes import TensorType, type_of
 from onnxviz.graph.structure import ancestors, consumers, initializers, integers
 
 InputLayout = Literal["NCHW", "NHWC", "other"]
@@ -95,10 +95,9 @@ def describe_value(value: ValueInfoProto, names: Mapping[str, str], dimensions: 
     if not kind.element:
         return f"{name}: {value.type.WhichOneof('value') or 'unknown'}"
     element = TensorProto.DataType.Name(kind.element).lower()
-    sizes = ", ".join(describe_size(size, dimensions) for size in kind.shape or ())
-    return f"{name}: {element} [{sizes}]" if kind.shape is not None else f"{name}: {element}"
-
-
-def describe_size(size: Dimension, dimensions: Mapping[str, str]) -> str:
-    """Write a dimension as its number or its name."""
-    return str(size) if isinstance(size, int) else shorten(dimensions.get(size or "", "?"), 30)
+    if kind.shape is None:
+        return f"{name}: {element}"
+    sizes = (
+        str(size) if isinstance(size, int) else shorten(dimensions.get(size or "", "?"), 30) for size in kind.shape
+    )
+    return f"{name}: {element} [{', '.join(sizes)}]"

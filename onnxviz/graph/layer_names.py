@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import ast
 import re
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from onnx import NodeProto
@@ -18,7 +18,7 @@ from onnxviz.core import limits
 from onnxviz.graph.draft import Draft
 from onnxviz.graph.operators import traits_of
 from onnxviz.graph.selection import is_reserved
-from onnxviz.graph.structure import initializers, reads
+from onnxviz.graph.structure import initializers, input_of, reads
 
 _WEIGHT_SUFFIX = re.compile(
     r"(\.weight|_weight|/kernel|/weights|/depthwise_kernel|\.W|_W|_w)(/read|/ReadVariableOp.*)?(:0|_0)?$"
@@ -135,23 +135,24 @@ def _file_names(draft: Draft, listed: Sequence[tuple[NodeProto, str]], claims: M
 
 def _file_claims(draft: Draft, listed: Sequence[tuple[NodeProto, str]], modules: _Modules) -> dict[str, set[str]]:
     """Names of nodes and values, also of nodes that were removed; names that stand in the file go before made ones."""
-    kinds: list[dict[str, set[str]]] = [{} for _ in range(3)]
+    written: defaultdict[str, set[str]] = defaultdict(set)
+    shortened: defaultdict[str, set[str]] = defaultdict(set)
+    removed: defaultdict[str, set[str]] = defaultdict(set)
     for node, value in listed:
         original, own = draft.names.get(value, ""), draft.node_names.get(node.name, "")
         if value == node.output[0]:
-            kinds[0].setdefault(own, set()).add(value)
+            written[own].add(value)
         if not modules.is_program_name(node, original):
-            kinds[0].setdefault(original, set()).add(value)
-            kinds[0].setdefault(original.removesuffix(":0"), set()).add(value)
-        kinds[1].setdefault(own.removeprefix("/"), set()).add(value)
+            written[original].add(value)
+            written[original.removesuffix(":0")].add(value)
+        shortened[own.removeprefix("/")].add(value)
         for name in draft.aliases.get(value, ()):
-            kinds[2].setdefault(name, set()).add(value)
-            kinds[2].setdefault(name.removesuffix(":0"), set()).add(value)
+            removed[name].add(value)
+            removed[name.removesuffix(":0")].add(value)
     claims: dict[str, set[str]] = {}
-    for kind in kinds:
-        for name, values in kind.items():
-            if name and name not in claims:
-                claims[name] = values
+    for name, values in (*written.items(), *shortened.items(), *removed.items()):
+        if name:
+            claims.setdefault(name, values)
     return claims
 
 
@@ -160,15 +161,21 @@ def _weight_claims(draft: Draft, listed: Sequence[tuple[NodeProto, str]]) -> dic
     claims: dict[str, set[str]] = {}
     weights = initializers(draft.graph)
     for node, value in listed:
-        weight = node.input[1] if node.op_type in ("Conv", "ConvTranspose", "Gemm") and len(node.input) > 1 else ""
-        if weight in weights:
-            original = draft.names.get(weight, "")
-            stem = _WEIGHT_SUFFIX.sub("", original)
-            if stem != original:
-                claims.setdefault(stem, set()).add(value)
+        stem = _weight_stem(draft, node)
+        if stem is not None and node.input[1] in weights:
+            claims.setdefault(stem, set()).add(value)
     for base, value in _blob_names(draft, listed).items():
         claims.setdefault(base, {value})
     return claims
+
+
+def _weight_stem(draft: Draft, node: NodeProto) -> str | None:
+    """Return the name of a node's weights without its ending; None if it has none."""
+    if node.op_type not in ("Conv", "ConvTranspose", "Gemm"):
+        return None
+    original = draft.names.get(input_of(node, 1), "")
+    stem = _WEIGHT_SUFFIX.sub("", original)
+    return stem if stem != original else None
 
 
 def _blob_names(draft: Draft, listed: Sequence[tuple[NodeProto, str]]) -> dict[str, str]:
@@ -338,11 +345,8 @@ class _Modules:
 
         PyTorch's default exporter writes a convolution down as the batch normalisation that was folded into it.
         """
-        if not self._program(node) or node.op_type not in ("Conv", "ConvTranspose", "Gemm") or len(node.input) < 2:
-            return []
-        original = self._draft.names.get(node.input[1], "")
-        stem = _WEIGHT_SUFFIX.sub("", original)
-        if stem == original or not stem or len(stem) > limits.NAME_LENGTH:
+        stem = _weight_stem(self._draft, node) if self._program(node) else None
+        if not stem or len(stem) > limits.NAME_LENGTH:
             return []
         parts = stem.split(".")[:_DEPTH]
         return [".".join(parts[: end + 1]) for end in range(len(parts))]
@@ -494,10 +498,5 @@ def _keras(name: str) -> list[tuple[str, ...]]:
     """Return the paths of layers in a name, outermost first: "model/conv1/Conv2D" lies in model and model/conv1."""
     if "/" not in name or name.startswith("/") or len(name) > limits.NAME_LENGTH:
         return []
-    parts = name.split("/")[: _DEPTH + 1]
-    return list(_beginnings(parts))
-
-
-def _beginnings(parts: Sequence[str]) -> Iterator[tuple[str, ...]]:
-    for end in range(1, len(parts)):
-        yield tuple(parts[:end])
+    parts = tuple(name.split("/")[: _DEPTH + 1])
+    return [parts[:end] for end in range(1, len(parts))]

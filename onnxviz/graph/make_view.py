@@ -13,12 +13,11 @@ from onnxviz.core.memory import show_bytes, total_memory
 from onnxviz.graph.conformance import check_nodes
 from onnxviz.graph.draft import Draft
 from onnxviz.graph.inputs import find_input, input_layout
-from onnxviz.graph.layers import make_layers
+from onnxviz.graph.layers import foreign_operators, make_layers
 from onnxviz.graph.model_file import LoadedModel, ModelFile
 from onnxviz.graph.passes import normalise
 from onnxviz.graph.shapes import infer
 from onnxviz.graph.structure import copy_of
-from onnxviz.graph.unknown import foreign_operators
 from onnxviz.graph.view import GraphView
 
 

@@ -20,6 +20,7 @@ import stat
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from graphlib import CycleError, TopologicalSorter
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +132,8 @@ def _make_safe(content: bytes, path: Path | None) -> LoadedModel:
     place = shorten(name)
     try:
         proto = _parse(content)
-        _count_nodes(proto)
+        if sum(1 for _ in islice(all_nodes(proto), limits.NODES + 1)) > limits.NODES:
+            raise ModelFileError(f"more than {limits.NODES:,} nodes", remedy="use a smaller model")
         digest = hashlib.sha256(content)
         size = len(content) + bring_tensors_in(proto, path, digest)
         metadata = {entry.key: entry.value for entry in proto.metadata_props}
@@ -250,12 +252,6 @@ def _hint(content: bytes) -> str:
     if content[4:8] == b"TFL3":
         return "this looks like a TensorFlow Lite file: convert it with tf2onnx first"
     return next((hint for head, hint in heads.items() if content.startswith(head)), "")
-
-
-def _count_nodes(proto: ModelProto) -> None:
-    for count, _ in enumerate(all_nodes(proto), start=1):
-        if count > limits.NODES:
-            raise ModelFileError(f"more than {limits.NODES:,} nodes", remedy="use a smaller model")
 
 
 # --- names ----------------------------------------------------------------------------------------------------------

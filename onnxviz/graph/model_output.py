@@ -185,18 +185,15 @@ def find_heads(graph: TypedGraph, layers: Sequence[Layer], names: Mapping[str, s
     found: list[Head] = []
     for output in graph.graph.output:
         head = reader.with_range(reader.head(output.name))
-        same = next((place for place, other in enumerate(found) if _same(other, head)), None)
-        if same is None:
+        same = (place for place, other in enumerate(found) if (other.scores, other.kind) == (head.scores, head.kind))
+        place = next(same, None) if head.scores is not None else None
+        if place is None:
             found.append(head)
             continue
-        first = found[same]
+        first = found[place]
         better = head if head.probability and not first.probability else first
-        found[same] = replace(better, outputs=first.outputs + head.outputs)
+        found[place] = replace(better, outputs=first.outputs + head.outputs)
     return tuple(found)
-
-
-def _same(first: Head, second: Head) -> bool:
-    return first.scores is not None and first.scores == second.scores and first.kind == second.kind
 
 
 class _Reader:
@@ -256,8 +253,11 @@ class _Reader:
         """Return what an operator looks up in a constant table, "" if it does not."""
         if node.op_type == "LabelEncoder" and node.domain == "ai.onnx.ml":
             return str(node.input[0])
-        looks_up = node.op_type in _LOOKS_UP and len(node.input) > 1 and self._is_constant(node.input[0])
-        return str(node.input[1]) if looks_up else ""
+        if node.op_type not in _LOOKS_UP or len(node.input) < 2:
+            return ""
+        table = node.input[0]
+        constant_table = table in self.constants or _is(self.made_by.get(table), "Constant")
+        return str(node.input[1]) if constant_table else ""
 
     def _renumbering(self, output: str) -> str:
         """Say what gives chosen classes other numbers than those of the scores; "" if nothing does."""
@@ -291,9 +291,6 @@ class _Reader:
     def _end(self, value: str, through: tuple[str, ...] = _ARRANGED) -> NodeProto | None:
         """Return the first node up from a value that does more than change form."""
         return self.made_by.get(origin(value, self.made_by, lambda node: traits_of(node).keeps in through))
-
-    def _is_constant(self, value: str) -> bool:
-        return value in self.constants or (value in self.made_by and self.made_by[value].op_type == "Constant")
 
     def _written_out(self, node: NodeProto) -> str:
         """Return what a softmax or sigmoid of single operators is of, "" if it is none.

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from onnx import NodeProto, TensorProto
 
 from onnxviz.graph.operators import traits_of
+from onnxviz.graph.shapes import TypedGraph, total
 from onnxviz.graph.structure import attribute, constant_input, input_of, integers
 
 
@@ -44,7 +45,7 @@ def named_axis(node: NodeProto, default: int, rank: int) -> int:
 
 
 def axis_map(node: NodeProto, rank: int, constants: Mapping[str, TensorProto]) -> AxisMap | None:
-    """Return where a transpose, a reduction or a normalisation puts axes; None if that is computed, or for others."""
+    """Return where a transpose, squeeze, sum or normalisation puts axes; None if that is computed, or for others."""
     in_place = {axis: axis for axis in range(rank)}
     match traits_of(node).form:
         case "transpose":
@@ -61,7 +62,21 @@ def axis_map(node: NodeProto, rank: int, constants: Mapping[str, TensorProto]) -
             return AxisMap(in_place, frozenset(range(rank) if axis is None else [int(axis.reshape(-1)[0]) % rank]))
         case "reduction":
             return _reduced(node, rank, constants)
+        case "reshape":
+            return _squeezed(node, rank, constants)
     return None
+
+
+def _squeezed(node: NodeProto, rank: int, constants: Mapping[str, TensorProto]) -> AxisMap | None:
+    """Squeeze and Unsqueeze that name their axes."""
+    named = axes_of(node, constants) if node.op_type in ("Squeeze", "Unsqueeze") else None
+    if not named:
+        return None
+    wider = rank if node.op_type == "Squeeze" else rank + len(named)
+    left = [axis for axis in range(wider) if axis not in {one % wider for one in named}]
+    if node.op_type == "Unsqueeze":
+        return AxisMap(dict(enumerate(left)))
+    return AxisMap({axis: left.index(axis) if axis in left else None for axis in range(rank)})
 
 
 def _reduced(node: NodeProto, rank: int, constants: Mapping[str, TensorProto]) -> AxisMap | None:
@@ -74,3 +89,32 @@ def _reduced(node: NodeProto, rank: int, constants: Mapping[str, TensorProto]) -
         return AxisMap({axis: axis for axis in range(rank)}, gone)
     left = [axis for axis in range(rank) if axis not in gone]
     return AxisMap({axis: left.index(axis) if axis in left else None for axis in range(rank)}, gone)
+
+
+def cuts(node: NodeProto, value: str, graph: TypedGraph) -> dict[int, tuple[int | None, int]] | None:
+    """Return where along each axis that a Slice or Split cuts an output begins, and its step; None and 0 are unknown.
+
+    Returns:
+        None if it is not known which axes are cut.
+    """
+    before, after = graph.known_shape(node.input[0]), graph.known_shape(value)
+    rank = len(before)
+    if node.op_type == "Split":
+        axis = named_axis(node, 0, rank)
+        earlier = node.output[: list(node.output).index(value)]
+        return {axis: (total([(graph.shape(name) or (None,) * rank)[axis] for name in earlier]), 1)}
+    starts, ends, steps = (graph.constant(node, index) for index in (1, 2, 4))
+    bounds, axes = starts if starts is not None else ends, axes_of(node, graph.constants)
+    if bounds is None or axes is None:
+        return None
+    found: dict[int, tuple[int | None, int]] = {}
+    named = [axis % rank for axis in axes or range(bounds.size)]
+    for place, (axis, bound) in enumerate(zip(named, map(int, bounds.reshape(-1)), strict=False)):
+        size, left, start = before[axis], after[axis], None
+        step = int(steps.reshape(-1)[place]) if steps is not None else 0 if input_of(node, 4) else 1
+        if isinstance(size, int) and starts is not None:
+            start = max(bound + size, 0) if bound < 0 else min(bound, size if step >= 0 else size - 1)
+        elif isinstance(size, int) and isinstance(left, int) and bound >= size:
+            start = size - left  # it goes to the end
+        found[axis] = (start, step)
+    return found

@@ -10,14 +10,14 @@ the intervals are united. Where an axis is summed over, or an operator looks eve
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from onnx import NodeProto
 
 from onnxviz.graph import windows
 from onnxviz.graph.inputs import InputLayout
-from onnxviz.graph.node_axes import axes_of, axis_map, named_axis
+from onnxviz.graph.node_axes import axes_of, axis_map, cuts, named_axis
 from onnxviz.graph.operators import Form, traits_of
 from onnxviz.graph.shapes import TypedGraph, product
 from onnxviz.graph.structure import attribute, integers, measured_ranges, reads, text
@@ -108,9 +108,7 @@ def receptive_fields(
         depends on them, are left out.
     """
     axes = (2, 3) if layout == "NCHW" else (1, 2)
-    fields: dict[str, Field] = {
-        input_name: (Reach.of_input(size[0], axes[0]), Reach.of_input(size[1], axes[1])),
-    }
+    fields: dict[str, Field] = {input_name: (Reach.of_input(size[0], axes[0]), Reach.of_input(size[1], axes[1]))}
     lost: set[str] = set()
     ranges = measured_ranges(graph.graph)
     for node in graph.graph.node:
@@ -177,13 +175,6 @@ class _Scene:
         if array is None:
             raise windows.Unknown
         return array.reshape(-1)
-
-    def axes(self, count: int) -> list[int]:
-        """Return the axes that a Pad or Slice names, or as many as there are numbers for."""
-        named = axes_of(self.node, self.graph.constants)
-        if named is None:
-            raise windows.Unknown
-        return [axis % self.rank for axis in named or range(count)]
 
 
 def _joined(scene: _Scene, reaches: dict[str, Reach]) -> Reach:
@@ -258,7 +249,10 @@ def _reshape(scene: _Scene, reach: Reach, axis: int) -> Reach:
 
 
 def _pad(scene: _Scene, reach: Reach, axis: int) -> Reach:
-    pads, axes = scene.known(1), scene.axes(scene.rank)
+    pads, named = scene.known(1), axes_of(scene.node, scene.graph.constants)
+    if named is None:
+        raise windows.Unknown
+    axes = [one % scene.rank for one in named or range(scene.rank)]
     if axis not in axes:
         return reach
     indices = np.arange(scene.length(scene.value, axis)) - int(pads[axes.index(axis)])
@@ -276,28 +270,14 @@ def _pad(scene: _Scene, reach: Reach, axis: int) -> Reach:
     return reach.taken(indices, axis, seen)
 
 
-def _slice(scene: _Scene, reach: Reach, axis: int) -> Reach:
-    starts, steps = scene.known(1), scene.constant(4)
-    axes = scene.axes(starts.size)
-    if axis not in axes:
-        return reach
-    place = axes.index(axis)
-    step = int(steps.reshape(-1)[place]) if steps is not None else 1
-    start, length = int(starts[place]), len(reach)
-    start = max(start + length, 0) if start < 0 else min(start, length if step > 0 else length - 1)
-    return reach.taken(start + step * np.arange(scene.length(scene.value, axis)), axis)
-
-
-def _split(scene: _Scene, reach: Reach, axis: int) -> Reach:
-    if axis != named_axis(scene.node, 0, scene.rank):
-        return reach
-    start = 0
-    for output in scene.node.output:
-        length = scene.length(output, axis)
-        if output == scene.value:
-            return reach.taken(start + np.arange(length), axis)
-        start += length
-    raise windows.Unknown
+def _cut(scene: _Scene, reach: Reach, axis: int) -> Reach:
+    cut = cuts(scene.node, scene.value, scene.graph)
+    if cut is None:
+        raise windows.Unknown
+    start, step = cut.get(axis, (0, 1))
+    if start is None or step == 0:
+        raise windows.Unknown
+    return reach.taken(start + step * np.arange(scene.length(scene.value, axis)), axis) if axis in cut else reach
 
 
 def _concatenated(scene: _Scene, reaches: dict[str, Reach]) -> Reach:
@@ -358,7 +338,7 @@ def _common_scale(scene: _Scene, axes: list[int]) -> float:
 def _depth_to_space(scene: _Scene, reach: Reach, axis: int) -> Reach:
     block = int(attribute(scene.node, "blocksize", 1))
     taken = reach.taken(np.arange(len(reach) * block) // block, axis)
-    return taken.with_stride(reach.stride / block)
+    return replace(taken, stride=reach.stride / block)
 
 
 def _space_to_depth(scene: _Scene, reach: Reach, _: int) -> Reach:
@@ -390,6 +370,7 @@ _RULES: Mapping[Form, Callable[[_Scene, Reach, int], Reach]] = {
     **dict.fromkeys(("along_axis", "axis_normalisation", "last_normalisation", "reduction", "transpose"), _mapped),
     **dict.fromkeys(("convolution", "pool", "transposed_convolution"), _window),
     **dict.fromkeys(("expand", "tile"), _tile),
+    **dict.fromkeys(("slice", "split"), _cut),
     **dict.fromkeys(("gemm", "product"), _matmul),
     "depth_to_space": _depth_to_space,
     "gather": _gather,
@@ -398,8 +379,6 @@ _RULES: Mapping[Form, Callable[[_Scene, Reach, int], Reach]] = {
     "pad": _pad,
     "reshape": _reshape,
     "resize": _resize,
-    "slice": _slice,
     "space_to_depth": _space_to_depth,
-    "split": _split,
 }
 """Rules for the first input alone, from its reach and the axis of that."""

@@ -11,7 +11,7 @@ from onnx import NodeProto
 from onnxviz.graph import windows
 from onnxviz.graph.batch_places import BatchAxis, BatchFlow, grown
 from onnxviz.graph.draft import Draft
-from onnxviz.graph.node_axes import axes_of, named_axis
+from onnxviz.graph.node_axes import axes_of, axis_map, named_axis
 from onnxviz.graph.shapes import Dimension, product
 from onnxviz.graph.structure import (
     attribute,
@@ -416,17 +416,11 @@ def _native(rewriter: _Rewriter, node: NodeProto, shape: tuple[Dimension, ...]) 
         cut = int(attribute(node, "axis", 1))
         cut += len(shape) if cut < 0 else 0
         return product(shape[:cut]), product(shape[cut:])
-    axes = axes_of(node, rewriter.graph.constants)
-    if axes is None:
+    found = axis_map(node, len(shape), rewriter.graph.constants)
+    if found is None:
         return None
-    if node.op_type == "Squeeze" and axes:
-        gone = {axis % len(shape) for axis in axes}
-        return tuple(size for index, size in enumerate(shape) if index not in gone)
-    if node.op_type == "Unsqueeze":
-        new = {axis % (len(shape) + len(axes)) for axis in axes}
-        sizes = iter(shape)
-        return tuple(1 if index in new else next(sizes) for index in range(len(shape) + len(axes)))
-    return None
+    sizes = {place: shape[axis] for axis, place in found.to.items() if place is not None}
+    return tuple(sizes.get(place, 1) for place in range(len(rewriter.graph.known_shape(node.output[0]))))
 
 
 def _scales(node: NodeProto, before: tuple[Dimension, ...], after: tuple[Dimension, ...]) -> np.ndarray | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -79,6 +79,11 @@ class TypedGraph:
         """The nodes that read each value."""
         return consumers(self.graph)
 
+    def only_reader(self, value: str) -> NodeProto | None:
+        """Return the node that alone reads a value, if it is one of the standard's."""
+        found = self.readers.get(value, [])
+        return found[0] if len(found) == 1 and not found[0].domain else None
+
     def shape(self, value: str) -> tuple[Dimension, ...] | None:
         """Return a value's dimensions, or None if even their number is not known."""
         return self.types.get(value, UNKNOWN).shape
@@ -107,6 +112,11 @@ def product(sizes: Iterable[Dimension]) -> int | None:
             return None
         result *= size
     return result
+
+
+def total(sizes: Sequence[object]) -> int | None:
+    """Return the sum of sizes, None if one is not known."""
+    return sum(size for size in sizes if isinstance(size, int)) if all(isinstance(s, int) for s in sizes) else None
 
 
 def type_of(value: ValueInfoProto) -> TensorType:

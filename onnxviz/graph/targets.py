@@ -249,10 +249,7 @@ def _explainable(head: Head) -> Head:
 
 
 def _units(
-    choice: UnitChoice | list[UnitChoice] | None,
-    layer: Layer,
-    names: Sequence[str] | None,
-    two: Sequence[str] | None,
+    choice: UnitChoice | list[UnitChoice] | None, layer: Layer, names: Sequence[str] | None, two: Sequence[str] | None
 ) -> Sequence[tuple[int | None, int]]:
     """Return the units that a choice names, each with the way towards it; `two` names the classes of a single score."""
     if choice is None:

@@ -96,10 +96,7 @@ def clip_bounds(
 
 
 def _range(
-    node: NodeProto,
-    inputs: list[ValueRange],
-    made_by: Mapping[str, NodeProto],
-    constants: Mapping[str, TensorProto],
+    node: NodeProto, inputs: list[ValueRange], made_by: Mapping[str, NodeProto], constants: Mapping[str, TensorProto]
 ) -> ValueRange:
     operator, traits = node.op_type, traits_of(node)
     if not _is_followed(node) or not inputs:

@@ -346,20 +346,17 @@ class GraphView(ModelFile):
             not known.
         """
         size = self.input_size or input_size or _ASSUMED_SIZE
+        if self.input_layout == "other":
+            return None
         if size not in self._fields:
-            self._fields[size] = self._follow_pixels(size)
+            graph = TypedGraph(self.proto.graph, self._types_at(size))
+            self._fields[size] = receptive_fields(graph, self.input_name, self.input_layout, size)
         found = self._fields[size].get(layer.value)
         # A layer that was sliced away to nothing has no position that could see.
         if found is None or not all(map(len, found)):
             return None
         axes = tuple(axis for axis in range(1, len(layer.shape)) if axis != layer.channel_axis)
         return ReceptiveField(found[0], found[1], axes)
-
-    def _follow_pixels(self, size: tuple[int, int]) -> dict[str, Field]:
-        if self.input_layout == "other":
-            return {}
-        types = self._types_at(size)
-        return receptive_fields(TypedGraph(self.proto.graph, types), self.input_name, self.input_layout, size)
 
     def _types_at(self, size: tuple[int, int]) -> Mapping[str, TensorType]:
         """Return the types of all values for images of a size."""

@@ -55,10 +55,6 @@ class Reach:
         """The same along another axis of the tensor."""
         return replace(self, axis=axis)
 
-    def with_stride(self, stride: Fraction) -> Reach:
-        """The same with another distance between neighbours."""
-        return replace(self, stride=stride)
-
     def collapsed(self, axis: int | None) -> Reach:
         """All intervals as one, where an axis is summed over."""
         return Reach(self.ends.min(axis=1, keepdims=True), Fraction(0), axis)

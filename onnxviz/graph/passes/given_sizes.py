@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from onnx import TensorShapeProto
 
 from onnxviz.core.errors import ModelFileError, nearest, shorten
@@ -11,6 +9,7 @@ from onnxviz.graph.draft import Draft
 from onnxviz.graph.inputs import free_dimensions
 
 _LARGEST = 1 << 24
+_NONE = "leave it out: all dimensions of the model are fixed"
 
 
 def run(draft: Draft) -> str:
@@ -25,11 +24,12 @@ def run(draft: Draft) -> str:
     for dimension, name, given, axis in free_dimensions(draft.graph, draft.names, draft.dimensions):
         for called in filter(None, (name, f"{given}:{axis}")):
             free.setdefault(called, []).append(dimension)
+    listed = ", ".join(repr(shorten(name)) for name in list(free)[:20])
     for name, size in draft.sizes.items():
         if name not in free:
             raise ModelFileError(
                 f"the model has no free dimension {shorten(name)!r}",
-                remedy=nearest(name, free) or _listed(free) or "leave it out: all dimensions of the model are fixed",
+                remedy=nearest(name, free) or (listed and f"its free dimensions: {listed}") or _NONE,
             )
         if isinstance(size, bool) or not isinstance(size, int) or not 0 < size <= _LARGEST:
             raise ModelFileError(
@@ -39,7 +39,3 @@ def run(draft: Draft) -> str:
         for dimension in free[name]:
             dimension.dim_value = size
     return "set " + ", ".join(f"{shorten(name)} to {size}" for name, size in draft.sizes.items())
-
-
-def _listed(free: Mapping[str, object]) -> str:
-    return "its free dimensions: " + ", ".join(repr(shorten(name)) for name in list(free)[:20]) if free else ""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable
+from graphlib import CycleError, TopologicalSorter
 
 import onnx
 import onnx.inliner
@@ -13,7 +15,7 @@ from onnxviz.core import limits
 from onnxviz.core.errors import ModelFileError
 from onnxviz.graph.draft import Draft
 from onnxviz.graph.model_file import FUNCTION_DOMAIN
-from onnxviz.graph.passes.rewrites import schema
+from onnxviz.graph.passes.lift_opset import schema
 from onnxviz.graph.structure import set_domain
 from onnxviz.graph.tensors import all_nodes, nodes_within
 
@@ -94,26 +96,23 @@ def _since(operator: str, opset: int) -> int:
 
 def _check_growth(model: ModelProto) -> None:
     """Count the nodes there will be without making them; functions may call functions."""
-    sizes: dict[str, int] = {}
-    bodies = {function.name: function for function in model.functions}
-    for start in bodies:
-        stack = [(start, False)]
-        open_calls: set[str] = set()
-        while stack:
-            name, finished = stack.pop()
-            calls = [node.op_type for node in nodes_within(bodies[name].node) if node.domain == FUNCTION_DOMAIN]
-            if finished:
-                open_calls.discard(name)
-                plain = sum(1 for node in nodes_within(bodies[name].node) if node.domain != FUNCTION_DOMAIN)
-                sizes[name] = plain + sum(sizes[call] for call in calls)
-            elif name not in sizes:
-                if name in open_calls:
-                    raise ModelFileError("a function of the model calls itself", remedy="export without functions")
-                open_calls.add(name)
-                stack.append((name, True))
-                if any(call in open_calls for call in calls):
-                    raise ModelFileError("a function of the model calls itself", remedy="export without functions")
-                stack.extend((call, False) for call in set(calls) if call not in sizes)
+    calls = {
+        function.name: Counter(
+            node.op_type if node.domain == FUNCTION_DOMAIN else "" for node in nodes_within(function.node)
+        )
+        for function in model.functions
+    }
+    try:
+        order = list(
+            TopologicalSorter(
+                {name: [called for called in made if called] for name, made in calls.items()}
+            ).static_order()
+        )
+    except CycleError:
+        raise ModelFileError("a function of the model calls itself", remedy="export without functions") from None
+    sizes = {"": 1}
+    for name in order:
+        sizes[name] = sum(sizes[called] * count for called, count in calls[name].items())
     total = sum(sizes[node.op_type] if node.domain == FUNCTION_DOMAIN else 1 for node in nodes_within(model.graph.node))
     if total > limits.NODES:
         raise ModelFileError(

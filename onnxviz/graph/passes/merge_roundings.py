@@ -47,13 +47,9 @@ def _key(node: NodeProto, renamed: Mapping[str, str], constants: Mapping[str, Te
     """Return what two roundings have in common if they are the same."""
     source, *parameters = node.input
     attributes = sorted(entry.SerializeToString() for entry in node.attribute)
-    return (
-        node.op_type,
-        renamed.get(source, source),
-        *(_content(constants[name]) if name in constants else name for name in parameters),
-        *attributes,
+    known = [constants.get(name) for name in parameters]
+    given = (
+        name if tensor is None else (tensor.data_type, tuple(tensor.dims), to_array(tensor).tobytes())
+        for name, tensor in zip(parameters, known, strict=True)
     )
-
-
-def _content(tensor: TensorProto) -> tuple[int, tuple[int, ...], bytes]:
-    return tensor.data_type, tuple(tensor.dims), to_array(tensor).tobytes()
+    return (node.op_type, renamed.get(source, source), *given, *attributes)

@@ -172,10 +172,6 @@ def _gather(node: NodeProto, inputs: list[np.ndarray]) -> np.ndarray:
     return np.asarray(taken, object)
 
 
-def _unsqueeze(node: NodeProto, inputs: list[np.ndarray]) -> np.ndarray:
-    return np.expand_dims(inputs[0], _axes(node, inputs))
-
-
 def _squeeze(node: NodeProto, inputs: list[np.ndarray]) -> np.ndarray:
     axes = _axes(node, inputs)
     return inputs[0].squeeze(axis=axes) if axes else inputs[0].squeeze()
@@ -192,18 +188,6 @@ def _slice(node: NodeProto, inputs: list[np.ndarray]) -> np.ndarray | None:
     if step < 0 and end < -len(inputs[0]):
         return inputs[0][start::step]
     return inputs[0][start:end:step]
-
-
-def _concat(node: NodeProto, inputs: list[np.ndarray]) -> np.ndarray:
-    return np.concatenate(inputs, axis=int(attribute(node, "axis", 0)))
-
-
-def _cast(node: NodeProto, inputs: list[np.ndarray]) -> np.ndarray | None:
-    return inputs[0] if attribute(node, "to") in (TensorProto.INT64, TensorProto.INT32) else None
-
-
-def _reshape(_: NodeProto, inputs: list[np.ndarray]) -> np.ndarray:
-    return inputs[0].reshape([int(entry) for entry in inputs[1].reshape(-1)])
 
 
 def _times(a: Any, b: Any) -> Any:
@@ -259,12 +243,12 @@ def _by_entry(combine: Callable[[Any, Any], Any]) -> Callable[[NodeProto, list[n
 
 _RULES: dict[str, Callable[[NodeProto, list[np.ndarray]], np.ndarray | None]] = {
     "Gather": _gather,
-    "Unsqueeze": _unsqueeze,
+    "Unsqueeze": lambda node, inputs: np.expand_dims(inputs[0], _axes(node, inputs)),
     "Squeeze": _squeeze,
     "Slice": _slice,
-    "Concat": _concat,
-    "Cast": _cast,
-    "Reshape": _reshape,
+    "Concat": lambda node, inputs: np.concatenate(inputs, axis=int(attribute(node, "axis", 0))),
+    "Cast": lambda node, inputs: inputs[0] if attribute(node, "to") in (TensorProto.INT64, TensorProto.INT32) else None,
+    "Reshape": lambda _, inputs: inputs[0].reshape([int(entry) for entry in inputs[1].reshape(-1)]),
     "Identity": lambda _, inputs: inputs[0],
     "Mul": _by_entry(_times),
     "Div": _by_entry(_over),

@@ -366,8 +366,7 @@ def run(draft: Draft) -> str:
     if (source >= TARGET or source == 0) and all(int(found[1]) >= TARGET for found in kept):
         return ""
     stuck: Counter[tuple[int, str]] = Counter()
-    lift = _Lift(draft, source, stuck)
-    lift.graph(draft.graph, draft.types(), constants_within(draft.graph))
+    _lift(draft, draft.graph, draft.types(), constants_within(draft.graph), stuck)
     set_domain(draft.model.opset_import, "", max(source, TARGET) if source else TARGET)
     for opset in {opset for opset, _ in stuck}:
         set_domain(draft.model.opset_import, f"opset{opset}", 1)
@@ -379,43 +378,36 @@ def run(draft: Draft) -> str:
     return said + (f" ({names} could not be)" if stuck else "")
 
 
-class _Lift:
-    """The nodes of one model, those of the graphs inside nodes included."""
-
-    def __init__(self, draft: Draft, source: int, stuck: Counter[tuple[int, str]]) -> None:
-        self.draft = draft
-        self.source = source
-        self.stuck = stuck
-
-    def graph(self, graph: GraphProto, types: Mapping[str, TensorType], constants: Mapping[str, TensorProto]) -> None:
-        """Lift a graph's nodes in place."""
-        done: list[NodeProto] = []
-        for node in graph.node:
-            for body in subgraphs(node):
-                within = infer_body(body, self.draft.model.opset_import, types)
-                self.graph(body, {**types, **within}, {**constants, **constants_within(body)})
-            kept = _KEPT.fullmatch(node.domain)
-            source = int(kept[1]) if kept else self.source
-            if (node.domain and not kept) or source >= TARGET or source == 0:
-                done.append(node)
-                continue
-            node.domain = ""
-            done.extend(self._node(node, source, types, constants))
-        refill(graph.node, done)
-
-    def _node(
-        self, node: NodeProto, source: int, types: Mapping[str, TensorType], constants: Mapping[str, TensorProto]
-    ) -> list[NodeProto]:
+def _lift(
+    draft: Draft,
+    graph: GraphProto,
+    types: Mapping[str, TensorType],
+    constants: Mapping[str, TensorProto],
+    stuck: Counter[tuple[int, str]],
+) -> None:
+    """Lift the nodes of a graph and of those inside them in place, and count those that cannot be lifted."""
+    done: list[NodeProto] = []
+    for node in graph.node:
+        for body in subgraphs(node):
+            within = infer_body(body, draft.model.opset_import, types)
+            _lift(draft, body, {**types, **within}, {**constants, **constants_within(body)}, stuck)
+        kept = _KEPT.fullmatch(node.domain)
+        source = int(kept[1]) if kept else draft.opset
+        if (node.domain and not kept) or source >= TARGET or source == 0:
+            done.append(node)
+            continue
+        node.domain = ""
         if _unchanged(node.op_type, source):
-            return [node]
-        context = RewriteContext(self.draft, node, constants, types=types, source=source)
+            done.append(node)
+            continue
         before = copy_of(node)
+        context = RewriteContext(draft, node, constants, types=types, source=source)
         rewritten = LIFT.get(node.op_type, as_its_schemas_say)(context, node)
-        if rewritten is not None:
-            return rewritten
-        self.stuck[source, before.op_type] += 1
-        before.domain = f"opset{source}"
-        return [before]
+        if rewritten is None:
+            stuck[source, before.op_type] += 1
+            before.domain = f"opset{source}"
+        done.extend([before] if rewritten is None else rewritten)
+    refill(graph.node, done)
 
 
 @lru_cache(maxsize=4096)

@@ -19,12 +19,11 @@ from onnx import NodeProto, TensorProto
 
 from onnxviz.graph.draft import Draft
 from onnxviz.graph.passes.replacement import Replacement, Rewrite, replace
+from onnxviz.graph.shapes import TypedGraph
 from onnxviz.graph.structure import (
     attribute,
     constants_within,
-    consumers,
     measured_ranges,
-    producers,
     reads,
     refill,
     set_domain,
@@ -63,13 +62,12 @@ def _join_scalings(draft: Draft) -> None:
     They are ConvInteger or MatMulInteger, a Cast, and a Mul by the product of both scales.
     """
     graph = draft.graph
-    readers, makers, constants = consumers(graph), producers(graph), constants_within(graph)
+    known, constants = TypedGraph(graph, {}), constants_within(graph)
     outputs = {value.name for value in graph.output}
 
     def only_reader(value: str, operator: str) -> NodeProto | None:
-        found = readers.get(value, [])
-        alone = len(found) == 1 and found[0].op_type == operator and not found[0].domain and value not in outputs
-        return found[0] if alone else None
+        found = known.only_reader(value) if value not in outputs else None
+        return found if found is not None and found.op_type == operator else None
 
     joined: dict[int, NodeProto] = {}
     gone: set[int] = set()
@@ -78,7 +76,7 @@ def _join_scalings(draft: Draft) -> None:
         scaling = only_reader(cast.output[0], "Mul") if cast is not None else None
         if cast is None or scaling is None or attribute(cast, "to") != TensorProto.FLOAT:
             continue
-        scales = makers.get(next((name for name in scaling.input if name != cast.output[0]), ""))
+        scales = known.makers.get(next((name for name in scaling.input if name != cast.output[0]), ""))
         if scales is None or scales.op_type != "Mul" or scales.domain:
             continue
         pair = sorted(scales.input, key=lambda name: name in constants)
@@ -91,7 +89,7 @@ def _join_scalings(draft: Draft) -> None:
         new.attribute.extend(node.attribute)
         joined[id(scaling)] = new
         gone.update((id(node), id(cast)))
-        if readers.get(scales.output[0], []) == [scaling]:
+        if known.readers.get(scales.output[0], []) == [scaling]:
             gone.add(id(scales))
     if joined:
         if not any(entry.domain == "com.microsoft" for entry in draft.model.opset_import):

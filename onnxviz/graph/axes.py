@@ -55,23 +55,25 @@ _AS_FIRST_INPUT = frozenset([
 
 
 @dataclass(frozen=True)
-class Axes:
-    """Where the units of each value are, and how its positions lie on the image.
+class Placement:
+    """Where the units of a value are, and how its positions lie on the image.
 
     Attributes:
         channel: the axis of the units, None where there is none or it is unknown.
-        tokens: the axes that run over tokens, where there are any.
+        tokens: the axes that run over tokens.
         grid: how the positions become rows and columns, where they are not simply the two axes beside the units.
-        unplaced: why a value has no units or no map.
+        unplaced: why it has no units or no map.
     """
 
-    channel: dict[str, int | None]
-    tokens: dict[str, tuple[Tokens, ...]]
-    grid: dict[str, Grid]
-    unplaced: dict[str, str]
+    channel: int | None = None
+    tokens: tuple[Tokens, ...] = ()
+    grid: Grid | None = None
+    unplaced: str = ""
 
 
-def find_axes(graph: TypedGraph, dependent: set[str], mixed: set[str], input_name: str, layout: InputLayout) -> Axes:
+def find_axes(
+    graph: TypedGraph, dependent: set[str], mixed: set[str], input_name: str, layout: InputLayout
+) -> dict[str, Placement]:
     """Find what the axes of all values that depend on the image run over.
 
     The first axis of `mixed` values is not simply the batch: they have no units.
@@ -87,10 +89,7 @@ def find_axes(graph: TypedGraph, dependent: set[str], mixed: set[str], input_nam
                     walk.settle(value, walk.meaning(node, value))
         if not _look_back(walk):
             break
-    axes = Axes({}, {}, {}, {})
-    for value in dependent:
-        _place(axes, value, graph.shape(value), walk.known.get(value), value in mixed)
-    return axes
+    return {value: _placement(graph.shape(value), walk.known.get(value), value in mixed) for value in dependent}
 
 
 def _image(shape: Shape | None, layout: InputLayout) -> Meaning | None:
@@ -100,30 +99,21 @@ def _image(shape: Shape | None, layout: InputLayout) -> Meaning | None:
     return tuple(fresh(kind, size) for kind, size in zip(order, shape, strict=True))  # type: ignore[arg-type]
 
 
-def _place(axes: Axes, value: str, shape: Shape | None, found: Meaning | None, mixed: bool) -> None:
+def _placement(shape: Shape | None, found: Meaning | None, mixed: bool) -> Placement:
     """Decide which axis holds the units, and whether what is beside it is a map."""
-    axes.channel[value] = None
     if shape is None or len(shape) < 2:
-        axes.unplaced[value] = "its shape is not known" if shape is None else "it is one number for each image"
-        return
-    if found is None:
-        found = tuple(fresh("", size) for size in shape)
+        return Placement(unplaced="its shape is not known" if shape is None else "it is one number for each image")
     if mixed:
-        axes.unplaced[value] = "its first axis runs over more than the images, as over the windows of an image"
-        return
+        return Placement(unplaced="its first axis runs over more than the images, as over the windows of an image")
+    found = tuple(fresh("", size) for size in shape) if found is None else found
     units = 1 if len(shape) == 2 else units_of(found)  # the numbers of a vector are its units
     if units is None:
         unknown = "which of its axes holds the units cannot be worked out"
-        axes.unplaced[value] = ATTENTION if is_attention(found) else unknown
-        return
-    axes.channel[value] = units
-    if tokens := tokens_of(found, units):
-        axes.tokens[value] = tokens
-    grid = grid_of(found, units)
+        return Placement(unplaced=ATTENTION if is_attention(found) else unknown)
+    tokens, grid = tokens_of(found, units), grid_of(found, units)
     if isinstance(grid, str):
-        axes.unplaced[value] = grid
-    elif not _is_plain(grid):
-        axes.grid[value] = grid
+        return Placement(units, tokens, unplaced=grid)
+    return Placement(units, tokens, None if _is_plain(grid) else grid)
 
 
 def _is_plain(grid: Grid) -> bool:

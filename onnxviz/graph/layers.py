@@ -70,11 +70,11 @@ def make_layers(
             node.op_type,
             position,
             _sizes(types[value]),
-            axes.channel.get(value),
+            axes[value].channel,
             tuple(aliases.get(value, ())),
-            axes.tokens.get(value, ()),
-            axes.grid.get(value),
-            axes.unplaced.get(value, ""),
+            axes[value].tokens,
+            axes[value].grid,
+            axes[value].unplaced,
         )
         for position, ((node, value), name) in enumerate(zip(listed, shown, strict=True))
     )

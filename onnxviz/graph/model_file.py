@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import onnx
-from google.protobuf.message import DecodeError, EncodeError, Message  # type: ignore[import-untyped]
+from google.protobuf.message import DecodeError, EncodeError  # type: ignore[import-untyped]
 from onnx import (
     AttributeProto,
     FunctionProto,
@@ -40,7 +40,16 @@ from onnx import (
 from onnxviz.core import limits
 from onnxviz.core.errors import ModelFileError, beginning, shorten
 from onnxviz.graph.structure import refill, set_domain
-from onnxviz.graph.tensors import all_nodes, bring_tensors_in, damaged, innermost_tensor, open_at_once, subgraphs
+from onnxviz.graph.tensors import (
+    all_nodes,
+    bring_tensors_in,
+    damaged,
+    innermost_tensor,
+    messages,
+    nodes_within,
+    open_at_once,
+    subgraphs,
+)
 
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 _DOMAIN = re.compile(r"[A-Za-z0-9_.\-]{0,127}")
@@ -222,21 +231,16 @@ def _check_text(proto: ModelProto) -> None:
 
     Protobuf hands out what is not UTF-8 as bytes, which no name may be.
     """
-    stack: list[Message] = [proto]
-    while stack:
-        message = stack.pop()
+    for message in messages(proto):
         for entry, value in message.ListFields():
             needless = entry.name == "metadata_props" and not isinstance(message, ModelProto | NodeProto)
             if entry.name in _DROPPED or needless:
                 message.ClearField(entry.name)
-            elif entry.type == entry.TYPE_STRING:
-                if any(not isinstance(text, str) for text in ([value] if isinstance(value, str | bytes) else value)):
-                    raise ModelFileError(
-                        f"a field {entry.name!r} is not valid UTF-8",
-                        remedy="the file is damaged: export or copy it again",
-                    )
-            elif entry.type == entry.TYPE_MESSAGE:
-                stack.extend([value] if isinstance(value, Message) else value)
+                continue
+            texts = [value] if isinstance(value, str | bytes) else value
+            if entry.type == entry.TYPE_STRING and not all(isinstance(text, str) for text in texts):
+                remedy = "the file is damaged: export or copy it again"
+                raise ModelFileError(f"a field {entry.name!r} is not valid UTF-8", remedy=remedy)
 
 
 def _hint(content: bytes) -> str:
@@ -281,8 +285,8 @@ class _Renamer:
             self._function(function, proto.opset_import)
         if proto.functions:
             set_domain(proto.opset_import, FUNCTION_DOMAIN, 1)
-        used = ModelProto(graph=proto.graph) if proto.functions else proto
-        _import_used(proto.opset_import, {node.domain for node in all_nodes(used)}, proto.opset_import)
+        used = {node.domain for node in nodes_within(proto.graph.node)}
+        _import_used(proto.opset_import, used, proto.opset_import)
         for name in ("metadata_props", "domain", "producer_name", "producer_version"):
             proto.ClearField(name)
 
@@ -305,8 +309,7 @@ class _Renamer:
         _check_opsets(function.opset_import)
         set_domain(function.opset_import, FUNCTION_DOMAIN, 1)
         self._nodes(function.node, scope)
-        used = {node.domain for node in all_nodes(ModelProto(functions=[function]))}
-        _import_used(function.opset_import, used, opsets)
+        _import_used(function.opset_import, {node.domain for node in nodes_within(function.node)}, opsets)
         function.output[:] = [_known(name, scope, "function output") for name in function.output]
         del function.value_info[:]
         function.ClearField("overload")

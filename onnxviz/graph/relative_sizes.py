@@ -367,24 +367,18 @@ class _Rewriter:
 
     def _expand(self, node: NodeProto, place: BatchAxis) -> None:
         """Where the batch is, a size of 1 leaves it as it is."""
-        target = self._known(node, 1)
-        rank = len(self._shape(node.output[0]))
-        if target is not None:
-            index = place.axis - (rank - target.size)
-            if index >= 0 and target[index] != 1:
-                relative = target.copy()
-                relative[index] = 1
-                node.input[1] = self._constant(relative, node.output[0])
+        target, output = self._known(node, 1), node.output[0]
+        if target is None and self.free:
             return
-        length = self._shape(node.input[1])[0]
-        if self.free:
+        (length,) = self._fixed(self._shape(node.input[1]))
+        index = place.axis - len(self._shape(output)) + length
+        if index < 0:
             return
-        if not isinstance(length, int):
-            raise CannotRewriteError
-        index = place.axis - (rank - length)
-        if index >= 0:
-            one = self._constant([1], node.output[0])
-            node.input[1] = self._with_entry_replaced(node.input[1], index, length, one, node.output[0])
+        if target is None:
+            one = self._constant([1], output)
+            node.input[1] = self._with_entry_replaced(node.input[1], index, length, one, output)
+        elif target[index] != 1:
+            node.input[1] = self._constant([*target[:index], 1, *target[index + 1 :]], output)
 
     def _slice(self, node: NodeProto, place: BatchAxis) -> None:
         """All images, however many."""
@@ -420,7 +414,8 @@ def _native(rewriter: _Rewriter, node: NodeProto, shape: tuple[Dimension, ...]) 
     if found is None:
         return None
     sizes = {place: shape[axis] for axis, place in found.to.items() if place is not None}
-    return tuple(sizes.get(place, 1) for place in range(len(rewriter.graph.known_shape(node.output[0]))))
+    more = len(rewriter.graph.known_shape(node.output[0])) - len(rewriter.graph.known_shape(node.input[0]))
+    return tuple(sizes.get(place, 1) for place in range(len(shape) + more))
 
 
 def _scales(node: NodeProto, before: tuple[Dimension, ...], after: tuple[Dimension, ...]) -> np.ndarray | None:

@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import onnx
+from google.protobuf.message import Message  # type: ignore[import-untyped]
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, TypeProto
 
 from onnxviz.core import limits
@@ -61,29 +62,22 @@ def innermost_tensor(kind: TypeProto) -> Any:
     return getattr(kind, name) if name in ("tensor_type", "sparse_tensor_type") else None
 
 
-def _all_tensors(proto: ModelProto) -> Iterator[TensorProto]:
-    for graph in all_graphs(proto):
-        yield from graph.initializer
-        for sparse in graph.sparse_initializer:
-            yield sparse.values
-            yield sparse.indices
-    for attributes in (*(node.attribute for node in all_nodes(proto)), *(f.attribute_proto for f in proto.functions)):
-        for attribute in attributes:
-            if attribute.HasField("t"):
-                yield attribute.t
-            yield from attribute.tensors
-            # Merely changing a field of a sparse tensor that is not there would create it.
-            own = [attribute.sparse_tensor] if attribute.HasField("sparse_tensor") else []
-            for sparse in (*own, *attribute.sparse_tensors):
-                yield sparse.values
-                yield sparse.indices
+def messages(proto: Message) -> Iterator[Message]:
+    """Yield a message and all messages inside it."""
+    stack = [proto]
+    while stack:
+        message = stack.pop()
+        yield message
+        for entry, value in message.ListFields():
+            if entry.type == entry.TYPE_MESSAGE:
+                stack.extend([value] if isinstance(value, Message) else value)
 
 
 def bring_tensors_in(proto: ModelProto, path: Path | None, digest: Any) -> int:
     """Put external data into the tensors, check all tensors' sizes, and return the number of external bytes."""
     folder = Path(os.path.realpath(path)).parent if path is not None else None
     total = 0
-    for tensor in _all_tensors(proto):
+    for tensor in [message for message in messages(proto) if isinstance(message, TensorProto)]:
         if tensor.data_location == TensorProto.EXTERNAL or tensor.external_data:
             if folder is None:
                 raise ModelFileError(

@@ -100,24 +100,26 @@ def _biased(new: Replacement) -> str:
     return new.add("Add", new.input(0), new.input(1)) if new.input(1) else new.input(0)
 
 
+def _halved(new: Replacement, value: str, bent: str) -> bool:
+    """End with value / 2 · (1 + bent)."""
+    product = new.add("Mul", value, new.add("Add", bent, new.constant(1)))
+    new.add("Mul", product, new.constant(0.5), to=new.node.output[0])
+    return True
+
+
 def _gelu(new: Replacement) -> bool:
     """Gelu and BiasGelu: x / 2 · (1 + erf(x / √2)) (Hendrycks and Gimpel 2016)."""
-    value, to = _biased(new), new.node.output[0]
+    value = _biased(new)
     error = new.add("Erf", new.add("Div", value, new.constant(math.sqrt(2))))
-    product = new.add("Mul", value, new.add("Add", error, new.constant(1)))
-    new.add("Mul", product, new.constant(0.5), to=to)
-    return True
+    return _halved(new, value, error)
 
 
 def _fast_gelu(new: Replacement) -> bool:
     """FastGelu: x / 2 · (1 + tanh(√(2 / π) · (x + 0.044715 x³)))."""
-    value, to = _biased(new), new.node.output[0]
+    value = _biased(new)
     cube = new.add("Mul", new.add("Mul", value, value), value)
     inner = new.add("Add", value, new.add("Mul", cube, new.constant(0.044715)))
-    bent = new.add("Tanh", new.add("Mul", inner, new.constant(math.sqrt(2 / math.pi))))
-    product = new.add("Mul", value, new.add("Add", bent, new.constant(1)))
-    new.add("Mul", product, new.constant(0.5), to=to)
-    return True
+    return _halved(new, value, new.add("Tanh", new.add("Mul", inner, new.constant(math.sqrt(2 / math.pi)))))
 
 
 def _quick_gelu(new: Replacement) -> bool:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
 from onnxviz.graph.shapes import TensorType, infer
-from onnxviz.graph.structure import image_dependent, reads, refill, rename_reads, replace_initializers
+from onnxviz.graph.structure import image_dependent, keep_initializers, reads, refill, rename_reads
 
 BATCH = "batch"
 """Name of the batch dimension once it is free."""
@@ -139,6 +139,4 @@ class Draft:
                 needed.update(reads(node))
         if len(kept) < len(self.graph.node):
             refill(self.graph.node, reversed(kept))
-        used = [tensor for tensor in self.graph.initializer if tensor.name in needed]
-        if len(used) < len(self.graph.initializer):
-            replace_initializers(self.graph, used)
+        keep_initializers(self.graph, needed)

@@ -7,7 +7,7 @@ from typing import Literal
 
 from onnx import GraphProto, TensorProto, TensorShapeProto, ValueInfoProto
 
-from onnxviz.core.errors import ModelFileError, shorten
+from onnxviz.core.errors import shorten
 from onnxviz.graph.shapes import TensorType, type_of
 from onnxviz.graph.structure import ancestors, consumers, initializers, integers
 
@@ -30,20 +30,6 @@ def image_input(graph: GraphProto) -> ValueInfoProto | None:
     pixels = [value for value in candidates if type_of(value).element in _PIXELS]
     images = [value for value in pixels if len(type_of(value).shape or ()) == 4]
     return next(iter((*images, *pixels, *candidates)), None)
-
-
-def find_input(graph: GraphProto) -> ValueInfoProto:
-    """Return the image input, see `image_input`.
-
-    Raises:
-        ModelFileError: if the model has no such input.
-    """
-    chosen = image_input(graph)
-    if chosen is None:
-        raise ModelFileError(
-            "the model has no image input (none of its inputs is a tensor of numbers)", remedy="give a vision model"
-        )
-    return chosen
 
 
 def input_layout(graph: GraphProto, kind: TensorType, name: str) -> tuple[InputLayout, int, tuple[int, int] | None]:

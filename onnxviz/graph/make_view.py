@@ -12,7 +12,7 @@ from onnxviz.core.errors import ModelFileError, beginning, shorten
 from onnxviz.core.memory import show_bytes, total_memory
 from onnxviz.graph.conformance import check_nodes
 from onnxviz.graph.draft import Draft
-from onnxviz.graph.inputs import find_input, input_layout
+from onnxviz.graph.inputs import image_input, input_layout
 from onnxviz.graph.layers import foreign_operators, make_layers
 from onnxviz.graph.model_file import LoadedModel, ModelFile
 from onnxviz.graph.passes import normalise
@@ -68,7 +68,10 @@ def _contradictions_refused(loaded: LoadedModel) -> Iterator[None]:
 
 
 def _look(loaded: LoadedModel, draft: Draft, passes: tuple[str, ...]) -> GraphView:
-    image = find_input(draft.graph)
+    image = image_input(draft.graph)
+    if image is None:
+        what = "the model has no image input (none of its inputs is a tensor of numbers)"
+        raise ModelFileError(what, remedy="give a vision model")
     types = infer(draft.model)
     layout, channels, size = input_layout(draft.graph, types[image.name], image.name)
     layers, naming = make_layers(draft, types, image.name, layout)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import numpy as np
@@ -182,17 +182,11 @@ def to_array(tensor: TensorProto) -> np.ndarray:
     return np.asarray(onnx.numpy_helper.to_array(tensor))
 
 
-def replace_initializers(graph: GraphProto, tensors: Iterable[TensorProto]) -> None:
-    """Make these the graph's initializers; they may be initializers of the graph itself."""
-    present, wanted = list(graph.initializer), list(tensors)
-    kept = {id(tensor) for tensor in wanted}
-    if [id(tensor) for tensor in present if id(tensor) in kept] == [id(tensor) for tensor in wanted]:
-        # Protobuf frees what is removed only with the whole message: copies would stay beside the weights.
-        for index in reversed(range(len(present))):
-            if id(present[index]) not in kept:
-                del graph.initializer[index]
-        return
-    refill(graph.initializer, wanted)
+def keep_initializers(graph: GraphProto, names: Container[str]) -> None:
+    """Remove all initializers but some, without a copy, which would stay beside what was there as long as the graph."""
+    for index in reversed(range(len(graph.initializer))):
+        if graph.initializer[index].name not in names:
+            del graph.initializer[index]
 
 
 def rename_reads(nodes: Iterable[NodeProto], renamed: dict[str, str]) -> None:

@@ -30,6 +30,27 @@ from onnxviz.graph.passes import (
 from onnxviz.graph.structure import copy_of
 
 Pass = Callable[[Draft], str]
+_PASSES: tuple[tuple[Pass, ...], ...] = (
+    (initializers_as_inputs.run,),
+    (given_sizes.run,),
+    (inline_functions.run,),
+    (remove_training_nodes.run,),
+    (replace_experimental.run,),
+    # Before the opsets are changed: that needs the ranks of values, and so their shapes.
+    (unfuse.run, to_qdq.run, fold_constants.run, resolve_shapes.run),
+    (lift_opset.run,),
+    (to_float32.run,),
+    (fold_constants.run, resolve_shapes.run),
+    (merge_roundings.run,),
+    (free_batch.run,),
+    (resolve_shapes.run, fold_constants.run),
+    (infer_shapes.run,),
+)
+"""The passes in the order in which they run.
+
+Those of one group run again as long as one of them makes something constant: a shape that becomes known makes numbers
+computable, and these may be the shape of something else.
+"""
 _ROUNDS = 32
 """How often passes that help each other run in turn, at most."""
 _STEPS = 400_000
@@ -60,7 +81,7 @@ def normalise(loaded: LoadedModel, sizes: Mapping[str, int] | None = None) -> tu
     )
     del draft.graph.value_info[:]
     effects: dict[str, str] = {}  # a pass that runs again tells the sum of what it did
-    for group in passes():
+    for group in _PASSES:
         for _ in range(max(2, min(_ROUNDS, _STEPS // max(1, len(draft.graph.node))))):
             before = draft.progress
             for change in group:
@@ -72,30 +93,6 @@ def normalise(loaded: LoadedModel, sizes: Mapping[str, int] | None = None) -> tu
             if draft.progress == before:
                 break
     return draft, tuple(effects.values())
-
-
-def passes() -> tuple[tuple[Pass, ...], ...]:
-    """Return the passes in the order in which they run.
-
-    Those of one group run again as long as one of them makes something constant: a shape that becomes known makes
-    numbers computable, and these may be the shape of something else.
-    """
-    return (
-        (initializers_as_inputs.run,),
-        (given_sizes.run,),
-        (inline_functions.run,),
-        (remove_training_nodes.run,),
-        (replace_experimental.run,),
-        # Before the opsets are changed: that needs the ranks of values, and so their shapes.
-        (unfuse.run, to_qdq.run, fold_constants.run, resolve_shapes.run),
-        (lift_opset.run,),
-        (to_float32.run,),
-        (fold_constants.run, resolve_shapes.run),
-        (merge_roundings.run,),
-        (free_batch.run,),
-        (resolve_shapes.run, fold_constants.run),
-        (infer_shapes.run,),
-    )
 
 
 def _check(draft: Draft, name: str) -> None:

@@ -23,7 +23,7 @@ from onnxviz.graph.inputs import image_input
 from onnxviz.graph.passes.resolve_shapes import types_with
 from onnxviz.graph.relative_sizes import make_relative
 from onnxviz.graph.shapes import UNKNOWN, TensorType, TypedGraph
-from onnxviz.graph.structure import attribute, copy_of, reads, refill, replace_initializers
+from onnxviz.graph.structure import attribute, copy_of, image_dependent, keep_initializers, producers, refill
 
 _TIMES = 7
 """How many times as many images the check takes: a prime that few other sizes contain."""
@@ -106,7 +106,7 @@ def _free(draft: Draft, flow: BatchFlow, image: ValueInfoProto) -> str:
         reason = f"{_shown(draft, mixed)} could not be shown to keep the images apart" if mixed else ""
     if reason:
         refill(draft.graph.node, nodes)
-        replace_initializers(draft.graph, [tensor for tensor in draft.graph.initializer if tensor.name in tensors])
+        keep_initializers(draft.graph, tensors)
         return reason
     image.type.tensor_type.shape.dim[0].dim_param = BATCH
     draft.mixed_batches -= restored
@@ -137,19 +137,14 @@ def _shaped_like_the_batch(
     if not any(node.op_type in ("Shape", "Size") for node in draft.graph.node):
         return {}
     more = types_with(draft, image.name, batch * _TIMES)
-    dependent = {image.name}
     found: dict[str, BatchAxis] = {}
-    for node in draft.graph.node:
-        if node.op_type not in ("Shape", "Size") and any(name in dependent for name in reads(node)):
-            dependent.update(node.output)
+    for value in producers(draft.graph).keys() - image_dependent(draft.graph, image.name):
+        one, many = types.get(value, UNKNOWN).fixed, more.get(value, UNKNOWN).fixed
+        if one is None or many is None or len(one) != len(many):
             continue
-        for value in node.output:
-            one, many = types.get(value, UNKNOWN).fixed, more.get(value, UNKNOWN).fixed
-            if one is None or many is None or len(one) != len(many):
-                continue
-            wider = [axis for axis, size in enumerate(one) if many[axis] != size]
-            if len(wider) == 1 and one[wider[0]] == batch and many[wider[0]] == batch * _TIMES:
-                found[value] = BatchAxis(wider[0])
+        wider = [axis for axis, size in enumerate(one) if many[axis] != size]
+        if len(wider) == 1 and one[wider[0]] == batch and many[wider[0]] == batch * _TIMES:
+            found[value] = BatchAxis(wider[0])
     return found
 
 

@@ -207,10 +207,16 @@ class _Reader:
     def head(self, output: str) -> Head:
         """Return what the graph says of one output."""
         name = self.names.get(output, output)
-        if said := self._smallest(output):
+        last = self._end(output)
+        key = "" if last is None else self._looked_up(last)
+        chooser = self._end(key) if key else last
+        if _is(chooser, "ArgMin") or (_is(chooser, "TopK") and not attribute(chooser, "largest", 1)):
+            # Such numbers are distances, no scores of classes.
+            said = f"{chooser.op_type} {self._shown(chooser.output[0])} picks the smallest numbers"
             return Head((name,), reason=said)
-        start, chosen = self._choice(output)
-        if chosen is not None and (said := self._renumbering(output)):
+        chosen = chooser if _is(chooser, *_CHOOSES) else None
+        start = output if chosen is None else chosen.input[0]
+        if last is not None and chosen is not None and key and (said := self._renumbering(last)):
             return Head((name,), scores=self._scores(start), reason=said, holds="renumbered")
         node = self._end(start, _ARRANGED if chosen is None else _IN_ORDER)
         if node is not None and (activation := self._activation(node)):
@@ -230,25 +236,6 @@ class _Reader:
 
     # --- the last operators -----------------------------------------------------------------------------------------
 
-    def _chooser(self, output: str) -> NodeProto | None:
-        """Go up to what may choose a class, through a table that it is looked up in."""
-        node = self._end(output)
-        if node is not None and (key := self._looked_up(node)):
-            node = self._end(key)
-        return node
-
-    def _choice(self, output: str) -> tuple[str, NodeProto | None]:
-        """Go up through what chooses a class; return what it chooses by, and the node."""
-        node = self._chooser(output)
-        return (node.input[0], node) if _is(node, *_CHOOSES) else (output, None)
-
-    def _smallest(self, output: str) -> str:
-        """Say what keeps the smallest numbers; "" if nothing does. Such numbers are distances, no scores of classes."""
-        node = self._chooser(output)
-        if not _is(node, "ArgMin") and not (_is(node, "TopK") and not attribute(node, "largest", 1)):
-            return ""
-        return f"{node.op_type} {self._shown(node.output[0])} picks the smallest numbers"
-
     def _looked_up(self, node: NodeProto) -> str:
         """Return what an operator looks up in a constant table, "" if it does not."""
         if node.op_type == "LabelEncoder" and node.domain == "ai.onnx.ml":
@@ -259,11 +246,8 @@ class _Reader:
         constant_table = table in self.constants or _is(self.made_by.get(table), "Constant")
         return str(node.input[1]) if constant_table else ""
 
-    def _renumbering(self, output: str) -> str:
-        """Say what gives chosen classes other numbers than those of the scores; "" if nothing does."""
-        node = self._end(output)
-        if node is None or not self._looked_up(node):
-            return ""
+    def _renumbering(self, node: NodeProto) -> str:
+        """Say whether a table gives chosen classes other numbers than those of the scores; "" if it does not."""
         if node.op_type == "LabelEncoder":
             if _keeps_numbers(node):
                 return ""

@@ -13,7 +13,7 @@ and nothing is claimed about what is made from its result.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 
 from onnx import NodeProto
 
@@ -109,6 +109,12 @@ def _source(flow: BatchFlow, node: NodeProto) -> tuple[tuple[Dimension, ...], Ba
     return flow.shape(node.input[0]), place
 
 
+def _require_only(flow: BatchFlow, node: NodeProto, indices: Container[int]) -> None:
+    """Make sure that no inputs but these hold the batch."""
+    if any(flow.place(name) is not None for index, name in enumerate(node.input) if index not in indices):
+        raise MixesBatchError("depends on the images in an unusual place")
+
+
 def _same(places: set[BatchAxis]) -> BatchAxis:
     if len(places) != 1:
         raise MixesBatchError("joins tensors with the batch at different axes")
@@ -160,8 +166,7 @@ def _pointwise(flow: BatchFlow, node: NodeProto) -> BatchAxis:
     ranks = {index: len(flow.shape(name)) for index, name in enumerate(node.input) if name}
     operands = traits_of(node).operands
     if operands is not None:
-        if any(flow.place(name) is not None for index, name in enumerate(node.input) if index not in operands):
-            raise MixesBatchError("depends on the images in an unusual place")
+        _require_only(flow, node, operands)
         ranks = {index: ranks[index] for index in operands}
     return _joined(flow, node, ranks, max(ranks.values()))
 
@@ -177,12 +182,8 @@ def _imagewise(flow: BatchFlow, node: NodeProto) -> BatchAxis:
     return place
 
 
-def _all_imagewise(flow: BatchFlow, node: NodeProto) -> BatchAxis:
-    """Every input has its images at axis 0."""
-    return _every_input_at_front(flow, node, range(len(node.input)))
-
-
-def _every_input_at_front(flow: BatchFlow, node: NodeProto, indices: Sequence[int]) -> BatchAxis:
+def _at_front(flow: BatchFlow, node: NodeProto, indices: Sequence[int] = (0, 1)) -> BatchAxis:
+    """Several inputs have their images at axis 0."""
     given = [index for index in indices if input_of(node, index)]
     shared = _held(flow, (node.input[index] for index in given))
     if shared.axis != 0:
@@ -194,7 +195,7 @@ def _every_input_at_front(flow: BatchFlow, node: NodeProto, indices: Sequence[in
 def _deform_conv(flow: BatchFlow, node: NodeProto) -> BatchAxis:
     if any(flow.place(name) is not None for index, name in enumerate(node.input) if index in (1, 3)):
         raise MixesBatchError("has weights that depend on the images")
-    return _every_input_at_front(flow, node, (0, 2, 4))
+    return _at_front(flow, node, (0, 2, 4))
 
 
 def _mapped(flow: BatchFlow, node: NodeProto) -> BatchAxis:
@@ -306,20 +307,13 @@ def _gather_within(
     return placed(flow, node, apart, place)
 
 
-def _gather_elements(flow: BatchFlow, node: NodeProto) -> BatchAxis:
-    """GatherElements and ScatterElements: positions correspond along all axes but one."""
-    rank = len(flow.shape(node.input[0]))
+def _corresponding(flow: BatchFlow, node: NodeProto) -> BatchAxis:
+    """Positions of data and indices correspond along all axes but one, for GatherND along the first ones."""
     place = _held(flow, node.input)
-    if named_axis(node, 0, rank) == place.axis:
-        raise MixesBatchError("works along the batch")
-    _widen_rest(flow, node, range(len(node.input)), place)
-    return place
-
-
-def _gather_nd(flow: BatchFlow, node: NodeProto) -> BatchAxis:
-    place = _held(flow, node.input)
-    if place.axis >= int(attribute(node, "batch_dims", 0)):
+    if node.op_type == "GatherND" and place.axis >= int(attribute(node, "batch_dims", 0)):
         raise MixesBatchError("takes images apart")
+    if node.op_type != "GatherND" and place.axis == named_axis(node, 0, len(flow.shape(node.input[0]))):
+        raise MixesBatchError("works along the batch")
     _widen_rest(flow, node, range(len(node.input)), place)
     return place
 
@@ -412,8 +406,7 @@ def _matmul(flow: BatchFlow, node: NodeProto) -> BatchAxis:
     shapes = {index: flow.shape(node.input[index]) for index in factors}
     rank = max(*(len(shape) for shape in shapes.values()), 2)
     held = {index: found for index in factors if (found := flow.place(node.input[index])) is not None}
-    if not held or any(flow.place(name) for index, name in enumerate(node.input) if index not in factors):
-        raise MixesBatchError("depends on the images in an unusual place")
+    _require_only(flow, node, factors if held else ())
     for index, place in held.items():
         summed = len(shapes[index]) - (1 if index == factors[0] else 2)
         if len(shapes[index]) < 2 or place.axis == summed:
@@ -505,15 +498,13 @@ def _attention(flow: BatchFlow, node: NodeProto) -> BatchAxis:
     mask = flow.shape(node.input[3]) if input_of(node, 3) else ()
     if len(mask) == 4 and mask[0] != 1:
         raise MixesBatchError("has another number for each image")
-    if flow.place(input_of(node, 3)) is not None:
-        raise MixesBatchError("depends on the images in an unusual place")
-    return _every_input_at_front(flow, node, (0, 1, 2, 4, 5, 6))
+    _require_only(flow, node, (0, 1, 2, 4, 5, 6))
+    return _at_front(flow, node, (0, 1, 2, 4, 5, 6))
 
 
 def _rotary(flow: BatchFlow, node: NodeProto) -> BatchAxis:
-    if any(flow.place(name) is not None for name in node.input[1:]):
-        raise MixesBatchError("depends on the images in an unusual place")
-    return _every_input_at_front(flow, node, (0, 3) if input_of(node, 3) else (0, 1, 2))
+    _require_only(flow, node, (0,))
+    return _at_front(flow, node, (0, 3) if input_of(node, 3) else (0, 1, 2))
 
 
 _REFORMED: Mapping[str, Rule] = {"Reshape": _reshape, "Flatten": _flatten, "Squeeze": _squeezed, "Unsqueeze": _squeezed}
@@ -532,7 +523,7 @@ _RULES: Mapping[Form, Rule] = {
         ),
         _mapped,
     ),
-    **dict.fromkeys(("gather_elements", "scatter_elements"), _gather_elements),
+    **dict.fromkeys(("gather_elements", "gather_nd", "scatter_elements"), _corresponding),
     **dict.fromkeys(("resize", "tile"), _resize),
     "attention": _attention,
     "concat": _concat,
@@ -540,9 +531,8 @@ _RULES: Mapping[Form, Rule] = {
     "einsum": _einsum,
     "expand": _expand,
     "gather": _gather,
-    "gather_nd": _gather_nd,
     "gemm": _gemm,
-    "grid_sample": _all_imagewise,
+    "grid_sample": _at_front,
     "one_hot": _one_hot,
     "pad": _pad,
     "pointwise": _pointwise,
@@ -554,6 +544,6 @@ _RULES: Mapping[Form, Rule] = {
     "slice": _slice,
     "split": _split,
 }
-_ANY_INPUT = {_pointwise, _concat, _einsum, _gather, _gather_elements, _gather_nd, _gemm, _matmul, _all_imagewise,
+_ANY_INPUT = {_pointwise, _concat, _einsum, _gather, _corresponding, _gemm, _matmul, _at_front,
               _deform_conv, _attention, _scatter_nd}  # fmt: skip
 """Rules that allow the batch in any input."""

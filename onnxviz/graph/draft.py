@@ -33,15 +33,11 @@ class Draft:
     """A graph that passes work on.
 
     Attributes:
-        model: changed in place.
-        names: identifier of a value -> its name in the file; values that passes make are called like what they replace.
-        node_names: identifier of a node -> its name in the file.
-        node_metadata: identifier of a node -> what the exporter wrote about it.
+        model: changed in place; names, node_names, node_metadata and dimensions are those of the `LoadedModel`.
         refused: operators that a pass could not handle: (operator, reason).
         aliases: identifier of a value -> names of the nodes and values that were removed behind it.
         mixed_batches: values whose first axis is not simply the batch.
         sizes: what the user says about free dimensions: name, or input and place ("input:2") -> size.
-        dimensions: identifier of a free dimension -> its name in the file.
         exact: products of integers, see `to_qdq`.
         readable: nodes that make real numbers of quantised values of the file.
         nodes_folded: how many nodes were evaluated so far.

@@ -142,9 +142,7 @@ def constant_value(node: NodeProto) -> TensorProto | None:
             kind = np.int64 if "int" in name else np.float32
             return onnx.numpy_helper.from_array(np.asarray(value, dtype=kind))
     tensor = attribute(node, "value")
-    if not isinstance(tensor, TensorProto) or tensor.data_type == TensorProto.STRING:
-        return None
-    return copy_of(tensor)
+    return tensor if isinstance(tensor, TensorProto) and tensor.data_type != TensorProto.STRING else None
 
 
 def constants_within(graph: GraphProto) -> dict[str, TensorProto]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto
@@ -124,15 +124,19 @@ class Draft:
         self.graph.initializer.append(tensor)
         return tensor.name
 
-    def drop_unused(self) -> None:
-        """Remove constants that nothing reads, and nodes that serve only them or that compute nothing but shapes."""
+    def keep_nodes(self, wanted: Callable[[NodeProto], bool]) -> set[str]:
+        """Remove nodes that are not wanted, and on which nothing that is left depends; return what that reads."""
         kept: list[NodeProto] = []
         needed = {value.name for value in self.graph.output}
-        live = image_dependent(self.graph)
         for node in reversed(self.graph.node):
-            if any(name in needed or name in live for name in node.output):
+            if wanted(node) or needed.intersection(node.output):
                 kept.append(node)
                 needed.update(reads(node))
         if len(kept) < len(self.graph.node):
             refill(self.graph.node, reversed(kept))
-        keep_initializers(self.graph, needed)
+        return needed
+
+    def drop_unused(self) -> None:
+        """Remove constants that nothing reads, and nodes that serve only them or that compute nothing but shapes."""
+        live = image_dependent(self.graph)
+        keep_initializers(self.graph, self.keep_nodes(lambda node: not live.isdisjoint(node.output)))

@@ -44,7 +44,8 @@ def run(draft: Draft) -> str:
     _join_scalings(draft)
     read = {name for node in draft.graph.node for name in reads(node)}
     said = replace(draft, REWRITES, "to_qdq")
-    _drop_unread(draft, read)
+    # What moved integers that only replaced operators have read goes; what nothing had read before stays.
+    draft.keep_nodes(lambda node: node.op_type not in _MOVING or read.isdisjoint(node.output))
     if not said:
         return ""
     for operator, scaled in _SCALED.items():
@@ -95,18 +96,6 @@ def _join_scalings(draft: Draft) -> None:
         if not any(entry.domain == "com.microsoft" for entry in draft.model.opset_import):
             set_domain(draft.model.opset_import, "com.microsoft", 1)
         refill(graph.node, [joined.get(id(node), node) for node in graph.node if id(node) not in gone])
-
-
-def _drop_unread(draft: Draft, read: set[str]) -> None:
-    """Remove what moved integers that only replaced operators have read; what nothing had read before stays."""
-    needed = {value.name for value in draft.graph.output}
-    kept = []
-    for node in reversed(draft.graph.node):
-        if node.op_type not in _MOVING or needed.intersection(node.output) or not read.intersection(node.output):
-            kept.append(node)
-            needed.update(reads(node))
-    if len(kept) < len(draft.graph.node):
-        refill(draft.graph.node, reversed(kept))
 
 
 # --- what the replacements are made of ------------------------------------------------------------------------------

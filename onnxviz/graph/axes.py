@@ -174,8 +174,6 @@ class _Walk:
             axes = [new if is_unknown(old) else old for old, new in zip(axes, self.needed[value], strict=True)]
         self.known[value] = simplified(axes)
 
-    # --- operators --------------------------------------------------------------------------------------------------
-
     def meaning(self, node: NodeProto, value: str) -> Meaning | None:
         """Return what the axes of one output of a node run over, None if nothing is known."""
         out = self.shape(value)
@@ -373,8 +371,6 @@ class _Walk:
             place: () if axis in found.mixed else given[axis] for axis, place in found.to.items()
         }
         return tuple(moved.get(place, ()) for place in range(len(out)))
-
-    # --- from behind ------------------------------------------------------------------------------------------------
 
     def demanded(self, node: NodeProto) -> list[tuple[str, Meaning]]:
         """Return what the inputs of a node must run over because of what it does, or of what its result runs over."""

@@ -372,9 +372,6 @@ def _one_hot(flow: BatchFlow, node: NodeProto) -> BatchAxis:
     return place.at(place.axis + (axis <= place.axis))
 
 
-# --- products -------------------------------------------------------------------------------------------------------
-
-
 def _gemm(flow: BatchFlow, node: NodeProto) -> BatchAxis:
     left, right = flow.place(node.input[0]), flow.place(node.input[1])
     if left is not None and right is not None:
@@ -442,9 +439,6 @@ def _einsum(flow: BatchFlow, node: NodeProto) -> BatchAxis:
     return BatchAxis(result.index(letter), before)
 
 
-# --- sizes ----------------------------------------------------------------------------------------------------------
-
-
 def _resize(flow: BatchFlow, node: NodeProto) -> BatchAxis:
     shape, place = _source(flow, node)
     after = flow.shape(node.output[0])
@@ -472,9 +466,6 @@ def _quantize(flow: BatchFlow, node: NodeProto) -> BatchAxis:
     if blocked or (wide and named_axis(node, 1, len(shape)) == place.axis):
         raise MixesBatchError("has another number for each image")
     return place
-
-
-# --- sequences ------------------------------------------------------------------------------------------------------
 
 
 def _recurrent(flow: BatchFlow, node: NodeProto) -> list[BatchAxis]:

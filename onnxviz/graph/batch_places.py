@@ -103,9 +103,6 @@ Rule = Callable[[BatchFlow, NodeProto], BatchAxis | Sequence[BatchAxis]]
 """From a node to the place of the batch in its output, or in each of its outputs."""
 
 
-# --- reshaping ------------------------------------------------------------------------------------------------------
-
-
 def reshaped(flow: BatchFlow, node: NodeProto, preferred: int | None = None) -> BatchAxis:
     """Return where a node that only changes the shape of its first input puts the batch, as `placed` does."""
     place = flow.place(node.input[0])

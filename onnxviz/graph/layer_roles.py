@@ -146,8 +146,6 @@ class Roles:
         self._dependent = image_dependent(graph.graph)
         self._roots: dict[str, str] = {}
 
-    # --- the last map -----------------------------------------------------------------------------------------------
-
     @cached_property
     def last_map(self) -> Layer | None:
         """The last layer with rows and columns before the head, on whose positions the logits depend.
@@ -261,8 +259,6 @@ class Roles:
         around = grid.before + grid.behind
         sizes = [found.shape[grid.axis] for found in outputs if len(found.shape) == rank]
         return bool(sizes) and all(size is not None and size <= around for size in sizes)
-
-    # --- blocks -----------------------------------------------------------------------------------------------------
 
     @cached_property
     def block_outputs(self) -> tuple[Layer, ...]:
@@ -398,8 +394,6 @@ class Roles:
                 return layer
             waiting += [name for node in readers for name in node.output]
         return self._layers[end]
-
-    # --- convolutions -----------------------------------------------------------------------------------------------
 
     def conv_note(self) -> str:
         """Say where the last convolution with a map stands, if it is not near the head; else nothing."""

@@ -63,6 +63,7 @@ class _Rewriter:
         self.draft = draft
         self.flow = flow
         self.graph = flow.graph
+        self._shape, self._known = flow.graph.known_shape, flow.graph.constant
         self.image = image
         self.free = free
         self.outputs = {value.name for value in draft.graph.output}
@@ -109,11 +110,6 @@ class _Rewriter:
             self._split(node, before)
         self._append(node, restore)
 
-    # --- values -----------------------------------------------------------------------------------------------------
-
-    def _shape(self, value: str) -> tuple[Dimension, ...]:
-        return self.graph.known_shape(value)
-
     def _fixed(self, shape: tuple[Dimension, ...]) -> list[int]:
         """A shape of which every dimension must be a number."""
         sizes = [size for size in shape if isinstance(size, int)]
@@ -124,9 +120,6 @@ class _Rewriter:
     def _constant(self, array: np.ndarray | list[int], like: str) -> str:
         tensor = onnx.numpy_helper.from_array(np.asarray(array, np.int64))
         return self.draft.add_constant(tensor, like)
-
-    def _known(self, node: NodeProto, index: int) -> np.ndarray | None:
-        return self.graph.constant(node, index)
 
     def _make(self, operator: str, inputs: list[str], like: NodeProto | str, to: str = "", **attributes: Any) -> str:
         shown = like if isinstance(like, str) else like.output[0]
@@ -193,8 +186,6 @@ class _Rewriter:
         self._wide[value, place] = wide
         return wide
 
-    # --- outputs ----------------------------------------------------------------------------------------------------
-
     def _wants_its_own_axis(self, value: str, place: BatchAxis) -> bool:
         """Whether an output would hold its images and something else in its first axis."""
         shape = self._shape(value)
@@ -215,8 +206,6 @@ class _Rewriter:
             if reader.op_type:  # a value that is an output and is read as well
                 raise CannotRewriteError
         self.restored.add(output)
-
-    # --- operators --------------------------------------------------------------------------------------------------
 
     def _reshape(self, node: NodeProto, before: BatchAxis, after: BatchAxis, restore: bool) -> None:
         """Let a node that changes only the shape make what it must for any number of images."""

@@ -118,9 +118,6 @@ def _take(node: NodeProto, name: str, default: Any = None) -> Any:
     return value
 
 
-# --- attributes that became inputs ----------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class _Became:
     """Attributes that became inputs.
@@ -199,9 +196,6 @@ def _tile(context: RewriteContext, node: NodeProto) -> list[NodeProto] | None:
     return [node]
 
 
-# --- broadcasting by attribute, until opset 6 -----------------------------------------------------------------------
-
-
 def _binary(context: RewriteContext, node: NodeProto) -> list[NodeProto] | None:
     """Before opset 7 the second operand was broadcast if asked for, aligned at an axis of the first."""
     if context.source >= 7:
@@ -229,9 +223,6 @@ def _prelu(context: RewriteContext, node: NodeProto) -> list[NodeProto] | None:
         return None
     per_channel = len(shape) == 1 and shape[0] != 1 and rank > 2
     return context.unsqueezed(range(1, rank - 1)) if per_channel else [node]
-
-
-# --- another meaning ------------------------------------------------------------------------------------------------
 
 
 def _softmax(context: RewriteContext, node: NodeProto) -> list[NodeProto] | None:

@@ -122,9 +122,6 @@ def _wider(size: Dimension, entry: Any) -> Dimension:
     return int(entry) if isinstance(entry, int) else None
 
 
-# --- integers of which some are free dimensions ---------------------------------------------------------------------
-
-
 def _evaluate(
     node: NodeProto, known: dict[str, np.ndarray], constants: dict[str, TensorProto], types: dict[str, TensorType]
 ) -> np.ndarray | None:

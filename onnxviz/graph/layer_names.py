@@ -243,7 +243,7 @@ class _Modules:
         if written:
             return written[-2] if len(written) > 1 else ""
         own = self._draft.node_names.get(node.name, "")
-        paths = _torchscript(own) if own.startswith("/") else ["/".join(path) for path in _keras(own)]
+        paths = _torchscript(own) or ["/".join(path) for path in _keras(own)]
         return paths[-1] if paths else ""
 
     def best_name(self, node: NodeProto, names: Sequence[str]) -> str:
@@ -337,8 +337,7 @@ class _Modules:
     def _torch_modules(self, node: NodeProto) -> list[str]:
         if written := self._program(node):
             return [name for name in written[:-1] if name]
-        own = self._draft.node_names.get(node.name, "")
-        return _torchscript(own) if own.startswith("/") else []
+        return _torchscript(self._draft.node_names.get(node.name, ""))
 
     def _of_weights(self, node: NodeProto) -> list[str]:
         """Return the modules whose weights a convolution has, where it has moved to a normalisation behind them.
@@ -371,12 +370,10 @@ class _Modules:
 
     def _enter_removed(self, value: str) -> None:
         for name in self._draft.aliases.get(value, ()):
-            if name.startswith("/"):
-                for inner in _torchscript(name)[-1:]:
-                    self._scopes.setdefault(inner, _Scope()).removed.add(value)
-            else:
-                for path in _keras(name)[-1:]:
-                    self._scopes.setdefault("/".join(path), _Scope(path=path)).removed.add(value)
+            for inner in _torchscript(name)[-1:]:
+                self._scopes.setdefault(inner, _Scope()).removed.add(value)
+            for path in _keras(name)[-1:]:
+                self._scopes.setdefault("/".join(path), _Scope(path=path)).removed.add(value)
 
     def _leaving(self, scope: _Scope) -> list[set[str]]:
         """Return what leaves a module in each of its calls; there is more than one value where no one is its result."""
@@ -431,27 +428,15 @@ class _Modules:
                 runs[-1].append(place)
             else:
                 runs.append([place])
-        if len(runs) == 1:
-            return runs
-        owner = {place: index for index, run in enumerate(runs) for place in run}
-        parent = list(range(len(runs)))
-
-        def root(index: int) -> int:
-            while parent[index] != index:
-                parent[index] = parent[parent[index]]
-                index = parent[index]
-            return index
-
+        calls = {place: run for run in runs for place in run}
         for place in members:
             for name in reads(self._nodes[place]):
-                source = owner.get(self._maker.get(name, -1))
-                if source is not None:
-                    low, high = sorted((root(source), root(owner[place])))
-                    parent[high] = low
-        joined: dict[int, list[int]] = {}
-        for index, run in enumerate(runs):
-            joined.setdefault(root(index), []).extend(run)
-        return list(joined.values())
+                source = calls.get(self._maker.get(name, -1))
+                if source is not None and source is not calls[place]:
+                    shorter, longer = sorted((source, calls[place]), key=len)
+                    longer.extend(shorter)
+                    calls.update(dict.fromkeys(shorter, longer))
+        return [sorted(call) for call in {id(call): call for call in calls.values()}.values()]
 
 
 def _common(paths: Sequence[list[str]]) -> list[str]:
@@ -482,7 +467,7 @@ def _torchscript(name: str) -> list[str]:
 
     Entries of a list repeat the name of the list, and of the lists around it.
     """
-    if len(name) > limits.NAME_LENGTH:
+    if not name.startswith("/") or len(name) > limits.NAME_LENGTH:
         return []
     path, before = "", ""
     found = []

@@ -17,8 +17,8 @@ from onnx import ModelProto, TensorProto, defs, numpy_helper
 from onnx.backend.test.loader import load_model_tests
 from onnx.reference import ReferenceEvaluator
 
-from onnxviz.graph.conformance import check_nodes
 from onnxviz.graph.draft import Draft
+from onnxviz.graph.make_view import check_nodes
 from onnxviz.graph.model_file import from_proto
 from onnxviz.graph.passes import normalise
 from onnxviz.graph.passes.lift_opset import LIFT, TARGET, RewriteContext, _unchanged, as_its_schemas_say, schema

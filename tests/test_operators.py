@@ -14,12 +14,12 @@ from onnx.defs import OpSchema
 
 from onnxviz.convert.operators import CONVERTERS
 from onnxviz.graph import GraphView, open_model
-from onnxviz.graph.cost import multiply_adds
 from onnxviz.graph.features import features_before
 from onnxviz.graph.operators import CHANNELS_FIRST, FAMILIES, TRAITS, UNKNOWN, Form, traits_of
 from onnxviz.graph.passes import to_qdq, unfuse
 from onnxviz.graph.shapes import TensorType
 from onnxviz.graph.value_range import range_of
+from onnxviz.graph.view import multiply_adds
 
 SCHEMAS = {
     f"{schema.domain}:{schema.name}" if schema.domain else schema.name: schema for schema in onnx.defs.get_all_schemas()

@@ -1,4 +1,8 @@
-"""From a loaded model to a view of it."""
+"""From a loaded model to a view of it.
+
+Nodes must have the inputs, outputs and attributes that the standard gives their operator: everything behind this reads
+`node.input[1]` of a Reshape without asking.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +10,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 
-from onnx import ModelProto, NodeProto
+import onnx
+from onnx import AttributeProto, ModelProto, NodeProto
 
 from onnxviz.core.errors import ModelFileError, beginning, shorten
 from onnxviz.core.memory import show_bytes, total_memory
-from onnxviz.graph.conformance import check_nodes
 from onnxviz.graph.draft import Draft
 from onnxviz.graph.inputs import image_input, input_layout
 from onnxviz.graph.layers import foreign_operators, make_layers
@@ -18,6 +22,7 @@ from onnxviz.graph.model_file import LoadedModel, ModelFile
 from onnxviz.graph.passes import normalise
 from onnxviz.graph.shapes import infer
 from onnxviz.graph.structure import copy_of
+from onnxviz.graph.tensors import nodes_within
 from onnxviz.graph.view import GraphView
 
 
@@ -105,3 +110,54 @@ def _readable(model: ModelProto, nodes: Sequence[NodeProto]) -> ModelProto:
     result = copy_of(model)
     result.graph.node.extend(node for node in nodes if node.input[0] in made)
     return result
+
+
+def check_nodes(loaded: LoadedModel) -> None:
+    """Compare every node of the standard's operators with its schema.
+
+    Raises:
+        ModelFileError: for the first node that does not conform; names it.
+    """
+    model = loaded.proto
+    versions = {entry.domain: entry.version for entry in model.opset_import}
+    bodies = [(versions, model.graph.node)]
+    bodies += [({e.domain: e.version for e in f.opset_import}, f.node) for f in model.functions]
+    for opsets, nodes in bodies:
+        for node in nodes_within(nodes):
+            try:
+                schema = onnx.defs.get_schema(node.op_type, opsets.get(node.domain, 1), node.domain)
+            except onnx.defs.SchemaError:
+                continue  # not the standard's: listed later, refused where it is needed
+            fault = _fault(node, schema)
+            if fault:
+                name = loaded.node_names.get(node.name) or loaded.names.get("".join(node.output[:1]), "")
+                raise ModelFileError(
+                    f"{node.op_type} {shorten(name)!r} {fault}",
+                    remedy="the file is damaged or its opset is not the declared one: export it again",
+                )
+
+
+def _fault(node: NodeProto, schema: onnx.defs.OpSchema) -> str:
+    if not schema.min_input <= len(node.input) <= schema.max_input:
+        return f"has {len(node.input)} inputs, which its operator does not take"
+    if not schema.min_output <= len(node.output) <= schema.max_output:
+        return f"has {len(node.output)} outputs, which its operator does not make"
+    for index, entry in enumerate(schema.inputs):
+        if entry.option == onnx.defs.OpSchema.FormalParameterOption.Single and not node.input[index]:
+            return f"lacks its input {entry.name!r}"
+    if not any(node.output):
+        return "makes nothing"
+    seen: set[str] = set()
+    for given in node.attribute:
+        if given.name in seen:
+            return f"has its attribute {shorten(given.name)!r} twice"
+        seen.add(given.name)
+        declared = schema.attributes.get(given.name)
+        known = given.type in AttributeProto.AttributeType.values()
+        kind = AttributeProto.AttributeType.Name(given.type) if known else str(given.type)
+        if declared is not None and not given.ref_attr_name and str(declared.type).rpartition(".")[2] != kind:
+            return f"has an attribute {shorten(given.name)!r} of type {kind}"
+    for name, declared in schema.attributes.items():
+        if declared.required and name not in seen:
+            return f"lacks its attribute {name!r}"
+    return ""

@@ -15,7 +15,6 @@ from onnx import ModelProto, NodeProto, TensorProto
 from onnxviz.core.errors import ModelError, SelectionError, shorten
 from onnxviz.core.results import HeadRow, LayerRow, ModelCard
 from onnxviz.core.values import CROP_FRACTION, Agreement, Layer, Preprocessing
-from onnxviz.graph.cost import multiply_adds
 from onnxviz.graph.draft import ExactForms
 from onnxviz.graph.gradient_path import stops
 from onnxviz.graph.inputs import InputLayout, describe_value, free_dimensions, further_inputs, graph_inputs
@@ -25,7 +24,7 @@ from onnxviz.graph.model_output import Head, OutputKind, find_heads, main_of, sa
 from onnxviz.graph.operators import traits_of
 from onnxviz.graph.receptive_field import Field, ReceptiveField, receptive_fields
 from onnxviz.graph.selection import ROLES, Selector
-from onnxviz.graph.shapes import TensorType, TypedGraph, infer, skeleton
+from onnxviz.graph.shapes import UNKNOWN, TensorType, TypedGraph, infer, product, skeleton
 from onnxviz.graph.structure import attribute, input_of, integers, repeated_number, to_array
 from onnxviz.graph.told_outputs import tell
 
@@ -459,3 +458,30 @@ class GraphView(ModelFile):
 
 def _is_windowed(node: NodeProto) -> bool:
     return traits_of(node).form in ("convolution", "transposed_convolution", "pool")
+
+
+def multiply_adds(node: NodeProto, types: Mapping[str, TensorType]) -> int | None:
+    """Return the multiply-adds of a node for one image, with the usual convention.
+
+    Convolutions and matrix products count one for each product that is summed; what else counts none.
+
+    Returns:
+        The number, or None if a shape is not known.
+    """
+    traits = traits_of(node)
+    if traits.work in ("none", "unknown"):
+        return 0 if traits.work == "none" else None
+    made = (types.get(node.input[0] if traits.work == "transposed" else node.output[0], UNKNOWN).shape or (None, None))[
+        1:
+    ]
+    places = product(made)
+    if places is None:
+        return None
+    if traits.work != "product":
+        weight = types.get(node.input[traits.weight], UNKNOWN).fixed
+        return None if weight is None else places * math.prod(weight[1:])
+    left = types.get(node.input[0], UNKNOWN).shape
+    if not left:
+        return None
+    summed = left[0 if traits.form == "gemm" and attribute(node, "transA", 0) else -1]
+    return places * summed if isinstance(summed, int) else None

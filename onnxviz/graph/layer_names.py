@@ -17,7 +17,7 @@ from onnx import NodeProto
 from onnxviz.core import limits
 from onnxviz.graph.draft import Draft
 from onnxviz.graph.operators import traits_of
-from onnxviz.graph.selection import is_reserved
+from onnxviz.graph.selection import LayerNames, is_reserved
 from onnxviz.graph.structure import initializers, input_of, reads
 
 _WEIGHT_SUFFIX = re.compile(
@@ -32,25 +32,6 @@ _SCOPES_KEY = "pkg.torch.onnx.name_scopes"
 _DEPTH = 24
 _CALLS = 64
 """Calls of one module that get names of their own."""
-
-
-@dataclass(frozen=True)
-class LayerNames:
-    """What selecting layers by name needs beside their names and aliases.
-
-    Attributes:
-        ambiguous: name that stands for nothing -> names of the layers it might mean.
-        namesakes: what means something else in selectors, such as a role -> names of the layers that the file calls so.
-        modules: identifier of a value -> the innermost module that made it, as its exporter writes it.
-        in_file: identifier of a value -> what its node is called in the file, where that is not the name shown.
-        unknown: name in the file of a node or value of unknown type or shape -> the operator that it stands behind.
-    """
-
-    ambiguous: dict[str, tuple[str, ...]]
-    namesakes: dict[str, tuple[str, ...]]
-    modules: dict[str, str]
-    in_file: dict[str, str]
-    unknown: dict[str, str]
 
 
 def name_layers(

@@ -13,8 +13,9 @@ from onnxviz.core.values import Layer
 from onnxviz.graph.axes import find_axes
 from onnxviz.graph.draft import Draft
 from onnxviz.graph.inputs import InputLayout
-from onnxviz.graph.layer_names import LayerNames, name_layers
+from onnxviz.graph.layer_names import name_layers
 from onnxviz.graph.passes.resolve_shapes import types_with
+from onnxviz.graph.selection import LayerNames
 from onnxviz.graph.shapes import UNKNOWN, TensorType, TypedGraph
 from onnxviz.graph.structure import image_dependent, producers, reads
 

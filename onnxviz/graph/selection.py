@@ -5,16 +5,13 @@ from __future__ import annotations
 import fnmatch
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 from onnxviz.core.errors import SelectionError, nearest, shorten
 from onnxviz.core.values import Layer
 from onnxviz.graph.activation import Following
 from onnxviz.graph.layer_roles import Roles
 from onnxviz.graph.shapes import TypedGraph
-
-if TYPE_CHECKING:
-    from onnxviz.graph.layer_names import LayerNames  # which asks what names are reserved here
 
 ROLES = ("first_conv", "last_conv", "all_convs", "last_map", "block_outputs", "logits")
 
@@ -25,6 +22,25 @@ _ACT = ":act"
 def is_reserved(name: str) -> bool:
     """Whether a name has a meaning of its own in selectors, so that no layer of a file can take it."""
     return name in ROLES or name.endswith(_ACT) or _INDEXED.fullmatch(name) is not None
+
+
+@dataclass(frozen=True)
+class LayerNames:
+    """What selecting layers by name needs beside their names and aliases.
+
+    Attributes:
+        ambiguous: name that stands for nothing -> names of the layers it might mean.
+        namesakes: what means something else in selectors, such as a role -> names of the layers that the file calls so.
+        modules: identifier of a value -> the innermost module that made it, as its exporter writes it.
+        in_file: identifier of a value -> what its node is called in the file, where that is not the name shown.
+        unknown: name in the file of a node or value of unknown type or shape -> the operator that it stands behind.
+    """
+
+    ambiguous: dict[str, tuple[str, ...]]
+    namesakes: dict[str, tuple[str, ...]]
+    modules: dict[str, str]
+    in_file: dict[str, str]
+    unknown: dict[str, str]
 
 
 class Selector:

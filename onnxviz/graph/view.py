@@ -18,12 +18,11 @@ from onnxviz.core.values import CROP_FRACTION, Agreement, Layer, Preprocessing
 from onnxviz.graph.draft import ExactForms
 from onnxviz.graph.gradient_path import stops
 from onnxviz.graph.inputs import InputLayout, describe_value, free_dimensions, further_inputs, graph_inputs
-from onnxviz.graph.layer_names import LayerNames
 from onnxviz.graph.model_file import ModelFile
 from onnxviz.graph.model_output import Head, OutputKind, find_heads, main_of, says_what
 from onnxviz.graph.operators import traits_of
 from onnxviz.graph.receptive_field import Field, ReceptiveField, receptive_fields
-from onnxviz.graph.selection import ROLES, Selector
+from onnxviz.graph.selection import ROLES, LayerNames, Selector
 from onnxviz.graph.shapes import UNKNOWN, TensorType, TypedGraph, infer, product, skeleton
 from onnxviz.graph.structure import attribute, input_of, integers, repeated_number, to_array
 from onnxviz.graph.told_outputs import tell

@@ -12,13 +12,13 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
+from onnxviz.graph.cost import multiply_adds
 
 import onnxviz
 from onnxviz.core.errors import AnalysisError
 from onnxviz.execution import plan
 from onnxviz.graph import open_model
-from onnxviz.graph.cost import multiply_adds
-from onnxviz.graph.operators import UNKNOWN, custom, traits_of
+from onnxviz.graph.operators import UNKNOWN, custom_operators, traits_of
 
 PAGE = (Path(onnxviz.__file__).parents[1] / "docs" / "operators.md").read_text(encoding="utf-8")
 WEIGHT = np.random.default_rng(0).normal(0, 1, (4, 3, 3, 3)).astype(np.float32)
@@ -36,11 +36,11 @@ def install(folder: Path, code: str, entry: str) -> None:
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder on the path where a package can be installed."""
     monkeypatch.syspath_prepend(tmp_path)
-    for kept in (custom.custom_operators, plan.versions):
+    for kept in (custom_operators, plan.versions):
         kept.cache_clear()
     yield tmp_path
     sys.modules.pop("mirrored", None)
-    for kept in (custom.custom_operators, plan.versions):
+    for kept in (custom_operators, plan.versions):
         kept.cache_clear()
 
 

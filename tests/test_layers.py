@@ -184,9 +184,9 @@ def test_every_module_is_found_by_its_name_and_is_right(exporter: str, tmp_path:
     shown = {layer.name: layer for layer in view.layers}
     assert set(shown) >= {"layers.0.2.act", "linear", "act", "fc1"}
     by_value = {layer.value: layer for layer in view.layers}
-    assert all(view.layer(name) == by_value[value] for value, name in view.names_in_file.items())
+    assert all(view.layer(name) == by_value[value] for value, name in view.naming.in_file.items())
     rows = {row.name: row.name_in_file for row in view.card("m", Preprocessing()).layers}
-    assert rows["fc1"] == view.names_in_file[view.layer("fc1").value] != "fc1"
+    assert rows["fc1"] == view.naming.in_file[view.layer("fc1").value] != "fc1"
 
 
 # --- PyTorch: what exporters write --------------------------------------------------------------------------------------
@@ -427,7 +427,7 @@ def test_names_of_real_keras_models(zoo: Path) -> None:
     xception = open_model(zoo / "onnx" / "fer2013_mini_XCEPTION.102-0.66.onnx")
     separable = xception.layer("separable_conv2d_1")
     assert separable.name == "separable_conv2d_1"
-    assert xception.names_in_file[separable.value].endswith("separable_conv2d_1/separable_conv2d")
+    assert xception.naming.in_file[separable.value].endswith("separable_conv2d_1/separable_conv2d")
     assert xception.layer("batch_normalization_4").operator == "BatchNormalization"
     assert xception.layer("separable_conv2d_1:act") == xception.layer("activation_3")
 

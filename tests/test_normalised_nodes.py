@@ -17,12 +17,11 @@ from onnx import ModelProto, TensorProto, defs, numpy_helper
 from onnx.backend.test.loader import load_model_tests
 from onnx.reference import ReferenceEvaluator
 
-from onnxviz.graph.conformance import check_nodes
 from onnxviz.graph.draft import Draft
+from onnxviz.graph.make_view import check_nodes
 from onnxviz.graph.model_file import from_proto
 from onnxviz.graph.passes import normalise
-from onnxviz.graph.passes.lift_opset import _unchanged
-from onnxviz.graph.rewrites import LIFT, TARGET, RewriteContext, as_its_schemas_say, schema
+from onnxviz.graph.passes.lift_opset import LIFT, TARGET, RewriteContext, _unchanged, as_its_schemas_say, schema
 
 DATA = Path(onnx.__file__).parent / "backend" / "test" / "data"
 HALF = ("float16", "bfloat16")
@@ -208,6 +207,6 @@ def test_every_version_of_every_operator_before_the_target_is_thought_of() -> No
             continue
         node = onnx.helper.make_node(entry.name, ["x"] * entry.min_input, ["y"] * max(1, entry.min_output))
         assert schema(entry.name, entry.since_version) is not None
-        if as_its_schemas_say(RewriteContext(None, entry.since_version, {}, {}), node) is None:  # type: ignore[arg-type]
+        if as_its_schemas_say(RewriteContext(None, node, source=entry.since_version), node) is None:  # type: ignore[arg-type]
             missing.append((entry.name, entry.since_version))
     assert missing == []

@@ -148,7 +148,7 @@ def test_the_activation_is_what_later_layers_read(tmp_path: Path, name: str) -> 
 
 def test_what_later_layers_read_of_a_residual_sum(tmp_path: Path) -> None:
     view = open_model(quantised(WAYS["unsigned"], tmp_path))
-    following = Following(view.proto.graph, {})
+    following = Following(view.graph, {})
     read = next(layer for layer in view.layers if layer.value == following.as_read(view.layer("sum").value))
     assert read.operator == "DequantizeLinear"
     assert following.as_read(read.value) == read.value

@@ -21,7 +21,6 @@ from onnxviz.analyses.activation_maximization.simple_pictures import SimpleActiv
 from onnxviz.analyses.base import JobContext, Subject
 from onnxviz.core import findings as f
 from onnxviz.core.values import Target
-from onnxviz.graph.structure import initializers
 from onnxviz.graph.value_range import range_of
 from onnxviz.optimize.ascent import Maximized, maximize
 from onnxviz.optimize.settings import AscentSettings
@@ -264,7 +263,7 @@ def test_the_bounds_of_units(tmp_path: Path, nodes: Chain, bounds: Sequence[floa
     view = onnxviz.model.model.load(tmp_path / "bounds.onnx", preprocess="unit").view
 
     def bounds_of(layer: str) -> tuple[float, float]:
-        found = range_of(view.layer(layer).value, view.proto.graph, initializers(view.proto.graph))
+        found = range_of(view.layer(layer).value, view.proto.graph)
         return found.low, found.high
 
     assert bounds_of(f"n{len(nodes) - 1}") == tuple(bounds)

@@ -25,10 +25,9 @@ from onnxviz.convert.refusals import REFUSALS
 from onnxviz.core import limits
 from onnxviz.core.errors import ModelError, beginning
 from onnxviz.graph.draft import ExactForms
-from onnxviz.graph.operators.custom import custom_operators
-from onnxviz.graph.passes.fold_constants import constant_value
+from onnxviz.graph.operators import custom_operators
 from onnxviz.graph.shapes import UNKNOWN, TensorType, infer, type_of, value_info
-from onnxviz.graph.structure import initializers, reads
+from onnxviz.graph.structure import constant_value, copy_of, initializers, reads
 
 _LONGEST_LITERAL = 4096
 """Longest constant that a module gets as Python numbers where it asks for numbers."""
@@ -101,6 +100,7 @@ class _Walk:
         for node in model.graph.node:  # in graphs within nodes nobody has made initializers of them yet
             tensor = constant_value(node) if node.op_type == "Constant" and self._place(node)[0] == "" else None
             if tensor is not None:
+                tensor = copy_of(tensor)
                 tensor.name = node.output[0]
                 self.constants[tensor.name] = tensor
         self.result = Converted(nn.Module(), fx.Graph(), model)

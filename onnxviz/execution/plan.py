@@ -37,7 +37,7 @@ from onnxviz.data.kinds import data_kinds
 from onnxviz.execution.store import Store, key_of
 from onnxviz.graph import open_model
 from onnxviz.graph.labels import read_labels, with_labels
-from onnxviz.graph.operators.custom import custom_distributions
+from onnxviz.graph.operators import custom_distributions
 from onnxviz.graph.tensors import all_nodes
 from onnxviz.graph.view import GraphView
 from onnxviz.model.preprocessing import preprocessing_for
@@ -579,7 +579,7 @@ def jobs_of(analysis: Analysis, subject: Subject) -> Iterator[Job]:
 def _with_unknown(error: OnnxvizError, view: GraphView) -> OnnxvizError:
     """Add to an error of a layer that it stands behind an unknown operator, which may well be the cause."""
     named = f"{error.where} {error.what}"
-    for name, cause in view.unknown.items():
+    for name, cause in view.naming.unknown.items():
         if cause not in named and re.search(rf"(?<![\w.]){re.escape(shorten(name))}(?![\w.])", named):
             error.what += f" (its form is not known, because it stands behind {cause})"
             break

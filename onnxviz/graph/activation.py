@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from onnx import GraphProto, NodeProto
+from onnx import NodeProto
 
 from onnxviz.graph.operators import traits_of
-from onnxviz.graph.structure import consumers, initializers, producers, reads, to_array
+from onnxviz.graph.shapes import TypedGraph
+from onnxviz.graph.structure import reads, to_array
 
 _LONGEST = 14
 """Operators that one activation is written with, at most: GELU by tanh takes nine. Roundings are not counted."""
@@ -17,16 +18,14 @@ _LONGEST = 14
 class Following:
     """Finds what bias, normalisation and activation follow a value.
 
-    Args:
-        graph: the normalised graph.
-        modules: identifier of a value -> the innermost module of the exporter's that made it.
+    `modules` maps the identifier of a value to the innermost module of the exporter's that made it.
     """
 
-    def __init__(self, graph: GraphProto, modules: Mapping[str, str]) -> None:
-        self._consumers = consumers(graph)
-        self._producers = producers(graph)
-        self._constants = initializers(graph)
-        self._places = {id(node): place for place, node in enumerate(graph.node)}
+    def __init__(self, graph: TypedGraph, modules: Mapping[str, str]) -> None:
+        self._graph = graph
+        self._consumers = graph.readers
+        self._constants = graph.constants
+        self._places = {id(node): place for place, node in enumerate(graph.graph.node)}
         self._modules = modules
 
     def activated(self, value: str) -> str:
@@ -57,10 +56,10 @@ class Following:
 
     def _only_reader(self, value: str, operator: str) -> str:
         """Return what the only reader of a value makes of it if it is of an operator, else ""."""
-        readers = self._consumers.get(value, [])
-        if len(readers) != 1 or readers[0].domain or readers[0].op_type != operator or readers[0].input[0] != value:
+        reader = self._graph.only_reader(value)
+        if reader is None or reader.op_type != operator or reader.input[0] != value:
             return ""
-        return str(readers[0].output[0])
+        return str(reader.output[0])
 
     def _activated(self, value: str) -> str:
         settled = current = value
@@ -76,10 +75,9 @@ class Following:
 
     def _bias_or_normalisation(self, value: str) -> tuple[str, bool] | None:
         """Return the next value on the way, and whether it only has another form."""
-        readers = self._consumers.get(value, [])
-        if len(readers) != 1 or readers[0].domain:
+        node = self._graph.only_reader(value)
+        if node is None:
             return None
-        node = readers[0]
         traits = traits_of(node)
         form_only = traits.form in ("quantize", "transpose") or node.op_type == "Cast"
         if (traits.normalises or form_only) and node.input[0] == value:
@@ -148,14 +146,13 @@ class Following:
 
     def _scaled(self, value: str) -> NodeProto | None:
         """Return the only reader of a value if it combines it with one constant number."""
-        readers = self._consumers.get(value, [])
-        if len(readers) != 1 or readers[0].domain or readers[0].op_type not in ("Add", "Mul", "Div", "Sub", "Pow"):
+        reader = self._graph.only_reader(value)
+        if reader is None or reader.op_type not in ("Add", "Mul", "Div", "Sub", "Pow"):
             return None
-        others = [name for name in readers[0].input if name != value]
-        tensor = self._constants.get(others[0]) if len(others) == 1 and readers[0].input[0] == value else None
-        if tensor is None and readers[0].op_type in ("Add", "Mul") and len(others) == 1:
-            tensor = self._constants.get(others[0])
-        return readers[0] if tensor is not None and math.prod(tensor.dims) == 1 else None
+        others = [name for name in reader.input if name != value]
+        scales = len(others) == 1 and (reader.input[0] == value or reader.op_type in ("Add", "Mul"))
+        tensor = self._constants.get(others[0]) if scales else None
+        return reader if tensor is not None and math.prod(tensor.dims) == 1 else None
 
     def _rest_of_module(self, end: str, start: str) -> str:
         """Go on through scalings that the exporter says belong to the activation's module, as those of StarReLU."""

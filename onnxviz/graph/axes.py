@@ -8,48 +8,43 @@ convolution or a product with weights reads has its units where they need them. 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
-from onnx import GraphProto, NodeProto, TensorProto
+from onnx import NodeProto
 
 from onnxviz.core.values import Grid, Tokens
-from onnxviz.graph.axis_rules import (
-    Shape,
-    end_to_end,
-    mixed_places,
-    of_length,
-    product_with_weights,
-    remaining,
-    resized,
-    total,
-    unfolded,
-    with_units,
-    without_channels,
-)
-from onnxviz.graph.batch_places import axes_of
 from onnxviz.graph.factors import (
     ATTENTION,
     PLACES,
     Axis,
     Meaning,
+    Shape,
     either,
+    end_to_end,
     fresh,
     grid_of,
     has_channels,
     is_attention,
     is_unknown,
     kinds,
+    mixed_places,
+    of_length,
+    product_with_weights,
+    remaining,
     reshaped,
+    resized,
     simplified,
     tokens_of,
+    unfolded,
     units_of,
+    with_units,
+    without_channels,
 )
 from onnxviz.graph.inputs import InputLayout
+from onnxviz.graph.node_axes import axis_map, cuts, named_axis
 from onnxviz.graph.operators import CHANNELS_FIRST, traits_of
-from onnxviz.graph.shapes import TensorType
-from onnxviz.graph.structure import attribute, initializers, integers, reads, text, to_array
+from onnxviz.graph.shapes import TypedGraph
+from onnxviz.graph.structure import attribute, input_of, integers, reads, text
 
 _NAMES_UNITS = {"channel_normalisation": 1, "last_normalisation": -1, "map_normalisation": 1}
 _AS_FIRST_INPUT = frozenset([
@@ -60,56 +55,41 @@ _AS_FIRST_INPUT = frozenset([
 
 
 @dataclass(frozen=True)
-class Axes:
-    """Where the units of each value are, and how its positions lie on the image.
+class Placement:
+    """Where the units of a value are, and how its positions lie on the image.
 
     Attributes:
         channel: the axis of the units, None where there is none or it is unknown.
-        tokens: the axes that run over tokens, where there are any.
+        tokens: the axes that run over tokens.
         grid: how the positions become rows and columns, where they are not simply the two axes beside the units.
-        unplaced: why a value has no units or no map.
+        unplaced: why it has no units or no map.
     """
 
-    channel: dict[str, int | None]
-    tokens: dict[str, tuple[Tokens, ...]]
-    grid: dict[str, Grid]
-    unplaced: dict[str, str]
+    channel: int | None = None
+    tokens: tuple[Tokens, ...] = ()
+    grid: Grid | None = None
+    unplaced: str = ""
 
 
 def find_axes(
-    graph: GraphProto,
-    types: Mapping[str, TensorType],
-    dependent: set[str],
-    mixed: set[str],
-    input_name: str,
-    layout: InputLayout,
-) -> Axes:
+    graph: TypedGraph, dependent: set[str], mixed: set[str], input_name: str, layout: InputLayout
+) -> dict[str, Placement]:
     """Find what the axes of all values that depend on the image run over.
 
-    Args:
-        graph: the normalised graph.
-        types: of all its values.
-        dependent: values that depend on the image.
-        mixed: values whose first axis is not simply the batch: they have no units.
-        input_name: the image.
-        layout: NCHW, NHWC or other.
+    The first axis of `mixed` values is not simply the batch: they have no units.
     """
-    constants = initializers(graph)
-    walk = _Walk(types, constants, dependent, {}, {})
-    image = _image(walk.shape(input_name), layout)
+    walk = _Walk(graph, {}, {})
+    image = _image(graph.shape(input_name), layout)
     for _ in range(2):
         walk.known.clear()
         walk.settle(input_name, image)
-        for node in graph.node:
+        for node in graph.graph.node:
             for value in node.output:
                 if value in dependent:
                     walk.settle(value, walk.meaning(node, value))
-        if not _look_back(graph, walk):
+        if not _look_back(walk):
             break
-    axes = Axes({}, {}, {}, {})
-    for value in dependent:
-        _place(axes, value, walk.shape(value), walk.known.get(value), value in mixed)
-    return axes
+    return {value: _placement(graph.shape(value), walk.known.get(value), value in mixed) for value in dependent}
 
 
 def _image(shape: Shape | None, layout: InputLayout) -> Meaning | None:
@@ -119,30 +99,21 @@ def _image(shape: Shape | None, layout: InputLayout) -> Meaning | None:
     return tuple(fresh(kind, size) for kind, size in zip(order, shape, strict=True))  # type: ignore[arg-type]
 
 
-def _place(axes: Axes, value: str, shape: Shape | None, found: Meaning | None, mixed: bool) -> None:
+def _placement(shape: Shape | None, found: Meaning | None, mixed: bool) -> Placement:
     """Decide which axis holds the units, and whether what is beside it is a map."""
-    axes.channel[value] = None
     if shape is None or len(shape) < 2:
-        axes.unplaced[value] = "its shape is not known" if shape is None else "it is one number for each image"
-        return
-    if found is None:
-        found = tuple(fresh("", size) for size in shape)
+        return Placement(unplaced="its shape is not known" if shape is None else "it is one number for each image")
     if mixed:
-        axes.unplaced[value] = "its first axis runs over more than the images, as over the windows of an image"
-        return
+        return Placement(unplaced="its first axis runs over more than the images, as over the windows of an image")
+    found = tuple(fresh("", size) for size in shape) if found is None else found
     units = 1 if len(shape) == 2 else units_of(found)  # the numbers of a vector are its units
     if units is None:
         unknown = "which of its axes holds the units cannot be worked out"
-        axes.unplaced[value] = ATTENTION if is_attention(found) else unknown
-        return
-    axes.channel[value] = units
-    if tokens := tokens_of(found, units):
-        axes.tokens[value] = tokens
-    grid = grid_of(found, units)
+        return Placement(unplaced=ATTENTION if is_attention(found) else unknown)
+    tokens, grid = tokens_of(found, units), grid_of(found, units)
     if isinstance(grid, str):
-        axes.unplaced[value] = grid
-    elif not _is_plain(grid):
-        axes.grid[value] = grid
+        return Placement(units, tokens, unplaced=grid)
+    return Placement(units, tokens, None if _is_plain(grid) else grid)
 
 
 def _is_plain(grid: Grid) -> bool:
@@ -156,10 +127,10 @@ def _is_plain(grid: Grid) -> bool:
     )
 
 
-def _look_back(graph: GraphProto, walk: _Walk) -> bool:
+def _look_back(walk: _Walk) -> bool:
     """Note what unknown axes must run over because of what reads them; return whether anything was found."""
     walk.needed.clear()
-    for node in reversed(graph.node):
+    for node in reversed(walk.graph.graph.node):
         if node.domain:
             continue
         for name, meaning in walk.demanded(node):
@@ -181,25 +152,16 @@ class _Walk:
     """What is known when a node is reached.
 
     Attributes:
-        types: of all values.
-        constants: the initializers.
-        dependent: values that depend on the image.
-        known: what their axes run over.
+        known: value that depends on the image -> what its axes run over.
         needed: what unknown axes run over, from what reads them.
     """
 
-    types: Mapping[str, TensorType]
-    constants: Mapping[str, TensorProto]
-    dependent: set[str]
+    graph: TypedGraph
     known: dict[str, Meaning]
     needed: dict[str, Meaning]
 
     def shape(self, value: str) -> Shape | None:
-        return self.types.get(value, TensorType(0, None)).shape
-
-    def constant(self, node: NodeProto, index: int) -> np.ndarray | None:
-        name = node.input[index] if index < len(node.input) else ""
-        return to_array(self.constants[name]) if name in self.constants else None
+        return self.graph.shape(value)
 
     def settle(self, value: str, found: Meaning | None) -> None:
         """Keep what was found, where it can be true of the value's shape, and what readers need where nothing was."""
@@ -211,8 +173,6 @@ class _Walk:
         if value in self.needed:
             axes = [new if is_unknown(old) else old for old, new in zip(axes, self.needed[value], strict=True)]
         self.known[value] = simplified(axes)
-
-    # --- operators --------------------------------------------------------------------------------------------------
 
     def meaning(self, node: NodeProto, value: str) -> Meaning | None:
         """Return what the axes of one output of a node run over, None if nothing is known."""
@@ -235,10 +195,10 @@ class _Walk:
             return self._concatenated(node, out)
         if node.input[0] != source:
             return None  # what it is made of is constant: only how it is arranged depends on the image
-        if form == "transpose":
-            return tuple(given[axis] for axis in integers(node, "perm", range(len(before) - 1, -1, -1)))
+        if form in ("transpose", "reduction"):
+            return self._moved(node, given, out)
         if form == "reshape":
-            return self._reformed(node, given, before, out)
+            return self._moved(node, given, out) or reshaped(given, out)
         if form == "gather":
             return self._gathered(node, given, before, out)
         if form == "gemm":
@@ -251,23 +211,9 @@ class _Walk:
             return with_units(given, _units_named(node, len(out)), out)
         if form in CHANNELS_FIRST:
             return self._pooled(given, before, out)
-        if form == "reduction":
-            return self._reduced(node, given, before, out)
         if form in ("slice", "split", "pad", "resize", "tile"):
             return self._cut(node, value, given, before, out)
         return None
-
-    def _reformed(self, node: NodeProto, given: Meaning, before: Shape, out: Shape) -> Meaning:
-        if node.op_type in ("Squeeze", "Unsqueeze"):
-            listed = axes_of(node, lambda index: self.constant(node, index))
-            rank = max(len(before), len(out))
-            named = {axis % rank for axis in listed or ()}
-            if named and node.op_type == "Squeeze":
-                return tuple(axis for place, axis in enumerate(given) if place not in named)
-            if named:
-                rest = iter(given)
-                return tuple(() if place in named else next(rest, ()) for place in range(len(out)))
-        return reshaped(given, out)
 
     def _convolved(self, node: NodeProto, given: Meaning, before: Shape, out: Shape) -> Meaning:
         """A convolution makes channels at axis 1 of what it reads there, and keeps rows and columns."""
@@ -345,7 +291,7 @@ class _Walk:
             sizes = (*([1] * (len(out) - len(shape))), *shape)
             if given is None:
                 wide = [axis for axis, size in enumerate(sizes) if size != 1]
-                varies += wide if len(wide) == 1 and name in self.constants else []
+                varies += wide if len(wide) == 1 and name in self.graph.constants else []
                 continue
             for axis, (factors, size) in enumerate(zip(given, sizes, strict=True)):
                 if size == out[axis] or (size != 1 and factors):
@@ -357,7 +303,7 @@ class _Walk:
         return with_units(whole, place, out)
 
     def _concatenated(self, node: NodeProto, out: Shape) -> Meaning:
-        axis = int(attribute(node, "axis", 1)) % len(out)
+        axis = named_axis(node, 1, len(out))
         parts = [(self.known.get(name), self.shape(name)) for name in node.input]
         known = [given for given, _ in parts if given is not None and len(given) == len(out)]
         wide: list[Axis] = [fresh("", size) for size in out]
@@ -380,12 +326,13 @@ class _Walk:
         """What is left where slices, splits and pads take away or add; of tokens it is known which are left."""
         if len(out) != len(before):
             return None
-        starts, steps = self._ranges(node, value, before, out)
+        cut = cuts(node, value, self.graph) if node.op_type in ("Slice", "Split") else {}
         found = list(given)
         for axis, factors in enumerate(given):
-            if (out[axis] == before[axis] and out[axis] is not None and steps.get(axis, 1) == 1) or not factors:
+            start, step = (None, 0) if cut is None else cut.get(axis, (None, 1))
+            if (out[axis] == before[axis] and out[axis] is not None and step == 1) or not factors:
                 continue
-            found[axis] = remaining(factors, before[axis], out[axis], starts.get(axis), steps.get(axis, 1))
+            found[axis] = remaining(factors, before[axis], out[axis], start, step)
             if traits_of(node).form in ("resize", "pad"):
                 found[axis] = resized(factors, before[axis], out[axis])
             if node.op_type == "Pad" and kinds(factors) >= {"row", "column"}:
@@ -394,50 +341,19 @@ class _Walk:
 
     def _padded(self, node: NodeProto, axis: int, patches: Axis, before: Shape, out: Shape) -> Axis:
         """Return a grid of patches with what a Pad puts around them, as a class token's place is left empty."""
-        pads = self.constant(node, 1)
-        if pads is None or pads.size != 2 * len(before) or (len(node.input) > 3 and node.input[3]):
+        pads = self.graph.constant(node, 1)
+        if pads is None or pads.size != 2 * len(before) or input_of(node, 3):
             return resized(patches, before[axis], out[axis])
         around = [int(pads[axis]), int(pads[axis + len(before)])]
         if min(around) < 0:
             return resized(patches, before[axis], out[axis])
         return end_to_end([(), patches, ()], [around[0], before[axis], around[1]], out[axis])
 
-    def _ranges(self, node: NodeProto, value: str, before: Shape, out: Shape) -> tuple[dict[int, int], dict[int, int]]:
-        """Return where along each axis a Slice or Split begins, and its steps; a step of 0 is unknown."""
-        rank = len(before)
-        if node.op_type == "Split":
-            axis = int(attribute(node, "axis", 0)) % rank
-            earlier = [self.shape(name) for name in node.output[: list(node.output).index(value)]]
-            begin = total([shape[axis] if shape is not None else None for shape in earlier])
-            return ({} if begin is None else {axis: begin}), {}
-        if node.op_type != "Slice":
-            return {}, {}
-        starts, ends, steps = (self.constant(node, index) for index in (1, 2, 4))
-        bounds, axes = starts if starts is not None else ends, axes_of(node, lambda index: self.constant(node, index))
-        if bounds is None or axes is None:
-            return {}, dict.fromkeys(range(rank), 0)
-        named = [axis % rank for axis in axes or range(bounds.size)]
-        found = {}
-        for axis, bound in zip(named, bounds.reshape(-1), strict=False):
-            size, left = before[axis], out[axis]
-            if isinstance(size, int) and starts is not None:
-                found[axis] = max(int(bound) + size, 0) if bound < 0 else min(int(bound), size)
-            elif isinstance(size, int) and isinstance(left, int) and bound >= size:
-                found[axis] = size - left  # it goes to the end
-        if len(node.input) > 4 and node.input[4]:
-            strides = (
-                dict.fromkeys(named, 0)
-                if steps is None
-                else dict(zip(named, map(int, steps.reshape(-1)), strict=False))
-            )
-            return found, strides
-        return found, {}
-
     def _gathered(self, node: NodeProto, given: Meaning, before: Shape, out: Shape) -> Meaning | None:
-        axis = int(attribute(node, "axis", 0)) % len(before)
+        axis = named_axis(node, 0, len(before))
         if len(out) == len(before) - 1:
             return (*given[:axis], *given[axis + 1 :])
-        if len(out) == len(before) + 1 and (kernel := self.constant(node, 1)) is not None and kernel.ndim == 2:
+        if len(out) == len(before) + 1 and (kernel := self.graph.constant(node, 1)) is not None and kernel.ndim == 2:
             return (*given[:axis], *unfolded(given[axis], kernel), *given[axis + 1 :])
         if len(out) == len(before):
             along = given[axis]
@@ -446,16 +362,15 @@ class _Walk:
             return (*given[:axis], kept, *given[axis + 1 :])
         return None
 
-    def _reduced(self, node: NodeProto, given: Meaning, before: Shape, out: Shape) -> Meaning | None:
-        named = axes_of(node, lambda index: self.constant(node, index))
-        if named is None:
+    def _moved(self, node: NodeProto, given: Meaning, out: Shape) -> Meaning | None:
+        """Transposes and reductions; an axis that is summed over is there once, or not at all."""
+        found = axis_map(node, len(given), self.graph.constants)
+        if found is None:
             return None
-        gone = {axis % len(before) for axis in named} or set(range(len(before)))
-        if len(out) == len(before):
-            return tuple(() if axis in gone else factors for axis, factors in enumerate(given))
-        return tuple(factors for axis, factors in enumerate(given) if axis not in gone)
-
-    # --- from behind ------------------------------------------------------------------------------------------------
+        moved: dict[int | None, Axis] = {
+            place: () if axis in found.mixed else given[axis] for axis, place in found.to.items()
+        }
+        return tuple(moved.get(place, ()) for place in range(len(out)))
 
     def demanded(self, node: NodeProto) -> list[tuple[str, Meaning]]:
         """Return what the inputs of a node must run over because of what it does, or of what its result runs over."""
@@ -466,7 +381,7 @@ class _Walk:
         blank = [fresh("", size) for size in shape]
         traits = traits_of(node)
         place = 1 if traits.form in CHANNELS_FIRST else _units_named(node, len(shape))
-        if traits.form == "product" and node.input[traits.weight] in self.constants:
+        if traits.form == "product" and node.input[traits.weight] in self.graph.constants:
             place = len(shape) - 1
         if len(shape) > 1 and place is not None:
             blank[place] = fresh("channel", shape[place])
@@ -474,9 +389,9 @@ class _Walk:
         out = self.known.get(node.output[0])
         if out is None:
             return found
-        if traits.form == "transpose" and name and len(out) == len(shape):
-            order = integers(node, "perm", range(len(shape) - 1, -1, -1))
-            found.append((name, tuple(out[order.index(axis)] for axis in range(len(shape)))))
+        moved = axis_map(node, len(shape), {}) if traits.form == "transpose" and len(out) == len(shape) else None
+        if moved is not None and name:
+            found.append((name, tuple(out[moved.to[axis] or 0] for axis in range(len(shape)))))
         elif traits.form == "reshape" and name:
             found.append((name, reshaped(out, shape)))
         elif traits.form in _AS_FIRST_INPUT and name:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from onnx import NodeProto, TensorProto
+from onnx import NodeProto
 
-from onnxviz.graph.shapes import UNKNOWN, Dimension, TensorType
-from onnxviz.graph.structure import attribute, to_array
+from onnxviz.graph.shapes import Dimension, TypedGraph, product
 
 
 class MixesBatchError(Exception):
@@ -35,10 +34,12 @@ class BatchAxis:
 
 @dataclass
 class BatchFlow:
-    """What is known about the batch after following it through a graph.
+    """What is known about the batch while, and after, it is followed through a graph.
 
     Attributes:
+        graph: its types inferred with the batch set to `batch`.
         batch: the number of images that shapes were inferred with.
+        choices: identifier of a node -> which of the ways to place the batch it takes.
         places: value -> where it holds the batch.
         lost: values that depend on the images in a way that is not known.
         problems: nodes at which the batch was lost, with the reason.
@@ -49,53 +50,41 @@ class BatchFlow:
         options: identifier of a node -> in how many ways it could place the batch.
     """
 
+    graph: TypedGraph
     batch: int
-    places: dict[str, BatchAxis] = field(default_factory=dict)
+    choices: Mapping[str, int]
+    places: dict[str, BatchAxis]
     lost: set[str] = field(default_factory=set)
     problems: list[tuple[NodeProto, str]] = field(default_factory=list)
     widened: dict[tuple[str, int], BatchAxis] = field(default_factory=dict)
     within: set[str] = field(default_factory=set)
     options: dict[str, int] = field(default_factory=dict)
 
-    def leads(self, value: str, types: Mapping[str, TensorType]) -> bool:
-        """Whether a value is a plain batch: axis 0 holds the images and nothing else."""
-        shape = types.get(value, UNKNOWN).shape
-        return self.places.get(value) == BatchAxis(0) and bool(shape) and shape is not None and shape[0] == self.batch
-
-
-@dataclass
-class BatchContext:
-    """What a rule may look at."""
-
-    types: Mapping[str, TensorType]
-    constants: Mapping[str, TensorProto]
-    flow: BatchFlow
-    choices: Mapping[str, int]
-
     @property
-    def batch(self) -> int:
-        """The number of images that shapes were inferred with."""
-        return self.flow.batch
+    def mixed(self) -> set[str]:
+        """The values that are no plain batch, of which axis 0 holds the images and nothing else."""
+        plain = BatchAxis(0)
+        return {
+            value
+            for value, place in self.places.items()
+            if place != plain or (self.graph.shape(value) or ())[:1] != (self.batch,)
+        }
 
     def place(self, value: str) -> BatchAxis | None:
         """Where a value holds the batch; None if it does not."""
-        return self.flow.places.get(value)
+        return self.places.get(value)
 
     def shape(self, value: str) -> tuple[Dimension, ...]:
         """A value's dimensions.
 
         Raises:
-            MixesBatchError: if even their number is not known.
+            UnknownShapeError: if even their number is not known.
         """
-        shape = self.types.get(value, UNKNOWN).shape
-        if shape is None:
-            raise MixesBatchError("has a shape that is not known")
-        return shape
+        return self.graph.known_shape(value)
 
     def constant(self, node: NodeProto, index: int) -> np.ndarray | None:
         """The numbers of a constant input, or None."""
-        name = node.input[index] if index < len(node.input) else ""
-        return to_array(self.constants[name]) if name in self.constants else None
+        return self.graph.constant(node, index)
 
     def widen(self, node: NodeProto, index: int, place: BatchAxis, *, size: Dimension) -> None:
         """Ask for an input that is there once, `size` long at the place, to be repeated for every image.
@@ -107,61 +96,41 @@ class BatchContext:
             raise MixesBatchError("has another number for each image")
         if not isinstance(size, int) or size % place.before:
             raise MixesBatchError("joins images with something that is there once")
-        self.flow.widened[node.name, index] = place
+        self.widened[node.name, index] = place
 
 
-Rule = Callable[[BatchContext, NodeProto], BatchAxis | Sequence[BatchAxis]]
+Rule = Callable[[BatchFlow, NodeProto], BatchAxis | Sequence[BatchAxis]]
 """From a node to the place of the batch in its output, or in each of its outputs."""
 
 
-# --- reshaping ------------------------------------------------------------------------------------------------------
-
-
-def reshaped(context: BatchContext, node: NodeProto, preferred: int | None = None) -> BatchAxis:
-    """Return where a node that only changes the shape of its first input puts the batch.
-
-    Args:
-        context: the graph.
-        node: the node.
-        preferred: of several that are as good, the axis in which a node of this kind keeps the batch by itself.
-
-    Raises:
-        MixesBatchError: if no axis of the result can hold the batch.
-    """
-    place = context.place(node.input[0])
+def reshaped(flow: BatchFlow, node: NodeProto, preferred: int | None = None) -> BatchAxis:
+    """Return where a node that only changes the shape of its first input puts the batch, as `placed` does."""
+    place = flow.place(node.input[0])
     assert place is not None
-    return placed(context, node, context.shape(node.input[0]), place, preferred)
+    return placed(flow, node, flow.shape(node.input[0]), place, preferred)
 
 
 def placed(
-    context: BatchContext,
-    node: NodeProto,
-    before: tuple[Dimension, ...],
-    place: BatchAxis,
-    preferred: int | None = None,
+    flow: BatchFlow, node: NodeProto, before: tuple[Dimension, ...], place: BatchAxis, preferred: int | None = None
 ) -> BatchAxis:
     """Return where a node's result, which a reshape makes from a tensor of another shape, holds the batch.
 
-    Args:
-        context: the graph.
-        node: the node.
-        before: shape of that tensor.
-        place: where it holds the batch.
-        preferred: of several that are as good, the axis to try first.
+    Of several axes that are as good the first choice is `preferred`, in which a node of this kind keeps the batch by
+    itself.
 
     Raises:
         MixesBatchError: if no axis of the result can hold the batch.
     """
-    after = context.shape(node.output[0])
+    after = flow.shape(node.output[0])
     if 0 in after:
         raise MixesBatchError("makes an empty tensor")
-    ranked = _options(before, after, place, context.batch)
+    ranked = _options(before, after, place, flow.batch)
     options = [option for _, option in sorted(ranked, key=lambda entry: (entry[0], entry[1].axis != preferred))]
     if not options:
         raise MixesBatchError("joins the batch with another axis in front of it")
     if len(options) > 1:
-        context.flow.options[node.name] = len(options)
-    return options[min(context.choices.get(node.name, 0), len(options) - 1)]
+        flow.options[node.name] = len(options)
+    return options[min(flow.choices.get(node.name, 0), len(options) - 1)]
 
 
 def _options(
@@ -205,33 +174,9 @@ def _plainness(size: int, inner: int, batch: int, *, last: bool) -> int:
     return 2 if size == inner * batch else 4
 
 
-def product(sizes: Iterable[Dimension]) -> int | None:
-    """Return the product of dimensions, or None if one is not known."""
-    result = 1
-    for size in sizes:
-        if not isinstance(size, int):
-            return None
-        result *= size
-    return result
-
-
 def grown(shape: tuple[Dimension, ...], place: BatchAxis, times: int) -> tuple[Dimension, ...]:
     """Return the shape of a value with `times` as many images."""
     if not shape:
         return (times,)
     size = shape[place.axis]
     return (*shape[: place.axis], size * times if isinstance(size, int) else None, *shape[place.axis + 1 :])
-
-
-def axes_of(node: NodeProto, constant: Callable[[int], np.ndarray | None]) -> tuple[int, ...] | None:
-    """Return the axes a node names by attribute or constant input; () if none are named, None if they vary."""
-    if node.op_type in ("ArgMax", "ArgMin"):
-        return (int(attribute(node, "axis", 0)),)
-    listed = attribute(node, "axes")
-    if listed is not None:
-        return tuple(int(axis) for axis in listed)
-    place = 3 if node.op_type in ("Pad", "Slice") else 1
-    if len(node.input) > place and node.input[place]:
-        array = constant(place)
-        return None if array is None else tuple(int(axis) for axis in array.reshape(-1))
-    return ()

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
 from onnxviz.graph.shapes import TensorType, infer
-from onnxviz.graph.structure import image_dependent, reads, replace_initializers, replace_nodes
+from onnxviz.graph.structure import image_dependent, keep_initializers, reads, refill, rename_reads
 
 BATCH = "batch"
 """Name of the batch dimension once it is free."""
@@ -33,15 +33,11 @@ class Draft:
     """A graph that passes work on.
 
     Attributes:
-        model: changed in place.
-        names: identifier of a value -> its name in the file; values that passes make are called like what they replace.
-        node_names: identifier of a node -> its name in the file.
-        node_metadata: identifier of a node -> what the exporter wrote about it.
+        model: changed in place; names, node_names, node_metadata and dimensions are those of the `LoadedModel`.
         refused: operators that a pass could not handle: (operator, reason).
         aliases: identifier of a value -> names of the nodes and values that were removed behind it.
         mixed_batches: values whose first axis is not simply the batch.
         sizes: what the user says about free dimensions: name, or input and place ("input:2") -> size.
-        dimensions: identifier of a free dimension -> its name in the file.
         exact: products of integers, see `to_qdq`.
         readable: nodes that make real numbers of quantised values of the file.
         nodes_folded: how many nodes were evaluated so far.
@@ -113,23 +109,34 @@ class Draft:
             self.node_metadata[safe] = self.node_metadata[like]
         return safe
 
+    def alias(self, value: str, *names: str) -> None:
+        """Let a value also go by the names of what was removed behind it."""
+        self.aliases.setdefault(value, []).extend(names)
+
+    def rewire(self, nodes: list[NodeProto], renamed: dict[str, str]) -> None:
+        """Keep only these nodes in the main graph, and let them read what stands for the values of the others."""
+        rename_reads(nodes, renamed)
+        refill(self.graph.node, nodes)
+
     def add_constant(self, tensor: TensorProto, like: str) -> str:
         """Add an initializer under a new identifier and return that."""
         tensor.name = self.new_value(like)
         self.graph.initializer.append(tensor)
         return tensor.name
 
-    def drop_unused(self) -> None:
-        """Remove constants that nothing reads, and nodes that serve only them or that compute nothing but shapes."""
+    def keep_nodes(self, wanted: Callable[[NodeProto], bool]) -> set[str]:
+        """Remove nodes that are not wanted, and on which nothing that is left depends; return what that reads."""
         kept: list[NodeProto] = []
         needed = {value.name for value in self.graph.output}
-        live = image_dependent(self.graph)
         for node in reversed(self.graph.node):
-            if any(name in needed or name in live for name in node.output):
+            if wanted(node) or needed.intersection(node.output):
                 kept.append(node)
                 needed.update(reads(node))
         if len(kept) < len(self.graph.node):
-            replace_nodes(self.graph, reversed(kept))
-        used = [tensor for tensor in self.graph.initializer if tensor.name in needed]
-        if len(used) < len(self.graph.initializer):
-            replace_initializers(self.graph, used)
+            refill(self.graph.node, reversed(kept))
+        return needed
+
+    def drop_unused(self) -> None:
+        """Remove constants that nothing reads, and nodes that serve only them or that compute nothing but shapes."""
+        live = image_dependent(self.graph)
+        keep_initializers(self.graph, self.keep_nodes(lambda node: not live.isdisjoint(node.output)))

@@ -1,27 +1,23 @@
-"""The features that a layer is a weighted sum of: what the last weights before it read."""
+"""What lies before a layer: the features that it is a weighted sum of, and an activation that bounds it."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import math
 
+from onnx import NodeProto
+
+from onnxviz.core.values import Layer
 from onnxviz.graph.operators import traits_of
-from onnxviz.graph.structure import image_dependent, producers, reads
-
-if TYPE_CHECKING:
-    from onnxviz.core.values import Layer
-    from onnxviz.graph.view import GraphView
+from onnxviz.graph.structure import image_dependent, origin, producers, reads
+from onnxviz.graph.view import GraphView
 
 
 def features_before(view: GraphView, layer: Layer) -> Layer | None:
     """Return the layer whose units the weights right before another layer read.
 
     For a classifier's logits these are what it knows of the image when it decides: the pooled features, or the last
-    feature map where pooling comes after the weights.
-
-    Args:
-        view: the network.
-        layer: the layer that is computed from the weights, with nothing but activations, pooling, biases and changes
-            of form between.
+    feature map where pooling comes after the weights. Nothing but activations, pooling, biases and changes of form may
+    be between these weights and the layer.
 
     Returns:
         The layer, or None if several values are brought together before weights are met, or the weights read the image.
@@ -40,3 +36,23 @@ def features_before(view: GraphView, layer: Layer) -> Layer | None:
         if weighted and found is not None and found.channel_axis is not None and found.unit_count > 1:
             return found
     return None
+
+
+def before_ceiling(view: GraphView, layer: Layer) -> Layer | None:
+    """Return what enters the activation that bounds a layer's values from above, or None if there is none.
+
+    Between that activation and the layer may be operators that only choose or arrange its values.
+    """
+    made_by = producers(view.proto.graph)
+    value = origin(layer.value, made_by, lambda node: traits_of(node).moves)
+    node = made_by.get(value)
+    if node is None or not _bounded(node):
+        return None
+    while (node := made_by.get(value)) is not None and (_bounded(node) or node.op_type in ("Max", "Relu")):
+        value = next((name for name in node.input if name in made_by), "")
+    return next((other for other in view.layers if other.value == value), None)
+
+
+def _bounded(node: NodeProto) -> bool:
+    """Whether an operator's values have a greatest one."""
+    return traits_of(node).bounds[1] < math.inf or node.op_type in ("Clip", "Min")

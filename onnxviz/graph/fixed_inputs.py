@@ -22,8 +22,9 @@ from onnxviz.core.errors import SelectionError, nearest, shorten
 from onnxviz.graph.draft import Draft
 from onnxviz.graph.inputs import describe_value, graph_inputs, image_input
 from onnxviz.graph.model_file import LoadedModel
+from onnxviz.graph.passes.replacement import Replacement
 from onnxviz.graph.shapes import Dimension, type_of
-from onnxviz.graph.structure import replace_nodes
+from onnxviz.graph.structure import copy_of, refill
 
 InputValue: TypeAlias = "str | float | Sequence[Any] | Path | np.ndarray"
 """`ones`, `zeros`, a number for all entries, all numbers as a list or an array, or the path of a .npy file of them."""
@@ -55,12 +56,9 @@ def fix_inputs(loaded: LoadedModel, values: Mapping[str, InputValue]) -> None:
     if values and len(values) == len(inputs):
         raise SelectionError("all inputs are fixed", remedy="leave out the one that is the image")
     draft = Draft(loaded.proto, loaded.names, loaded.node_names, loaded.node_metadata, dimensions=loaded.dimensions)
-    fixed = {inputs[name].name for name in values}
-    rest = [value for value in draft.graph.input if value.name not in fixed]
-    removed = {name: ValueInfoProto.FromString(inputs[name].SerializeToString()) for name in values}
-    kept = [ValueInfoProto.FromString(value.SerializeToString()) for value in rest]
-    del draft.graph.input[:]
-    draft.graph.input.extend(kept)
+    removed = {name: copy_of(inputs[name]) for name in values}
+    fixed = {value.name for value in removed.values()}
+    refill(draft.graph.input, [value for value in draft.graph.input if value.name not in fixed])
     draft.model.ir_version = max(draft.model.ir_version, 4)  # before, initializers were inputs as well
     image = image_input(draft.graph)
     digest = hashlib.sha256()
@@ -74,27 +72,19 @@ def fix_inputs(loaded: LoadedModel, values: Mapping[str, InputValue]) -> None:
         else:
             draft.graph.initializer.append(tensor)
         loaded.fixed[name] = _in_words(values[name], array)
-    replace_nodes(draft.graph, [*nodes, *draft.graph.node])
+    refill(draft.graph.node, [*nodes, *draft.graph.node])
     loaded.fixed_digest = digest.hexdigest() if values else ""
 
 
 def _for_each_image(draft: Draft, tensor: TensorProto, rank: int, image: str) -> list[NodeProto]:
     """Repeat a value of one image for all: Expand to [number of images, 1, ...]."""
-    result = tensor.name
-    one = draft.add_constant(tensor, result)
-    shape, count = draft.new_value(result), draft.new_value(result)
-    nodes = [onnx.helper.make_node("Shape", [image], [shape])]
-    first = draft.add_constant(onnx.numpy_helper.from_array(np.zeros(1, np.int64)), result)
-    nodes.append(onnx.helper.make_node("Gather", [shape, first], [count], axis=0))
-    wanted = count
+    new = Replacement(draft, NodeProto(output=[tensor.name]))
+    one = draft.add_constant(tensor, tensor.name)
+    wanted = new.add("Gather", new.add("Shape", image), new.constant([0], np.int64), axis=0)
     if rank > 1:
-        wanted = draft.new_value(result)
-        others = draft.add_constant(onnx.numpy_helper.from_array(np.ones(rank - 1, np.int64)), result)
-        nodes.append(onnx.helper.make_node("Concat", [count, others], [wanted], axis=0))
-    nodes.append(onnx.helper.make_node("Expand", [one, wanted], [result]))
-    for node in nodes:
-        node.name = draft.new_node("")
-    return nodes
+        wanted = new.add("Concat", wanted, new.constant([1] * (rank - 1), np.int64), axis=0)
+    new.add("Expand", one, wanted, to=new.node.output[0])
+    return new.nodes
 
 
 class _Input:

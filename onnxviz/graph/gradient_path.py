@@ -20,32 +20,15 @@ _WHOLE = {"tensor(bool)", "tensor(int32)", "tensor(int64)", "tensor(string)"}
 """Types that hold no numbers of an image; narrower integers may be rounded ones, which gradients pass."""
 
 
-def reached(graph: GraphProto, image: str) -> set[str]:
-    """Return the values from which a gradient can flow back to the image.
-
-    Args:
-        graph: a normalised graph.
-        image: identifier of the input.
-    """
-    found = {image}
-    for node in graph.node:
-        if not _flat(node) and any(value in found for value in _differentiable(node)):
-            found.update(name for name in node.output[: traits_of(node).sloped_outputs] if name)
-    return found
-
-
 def stops(graph: GraphProto, image: str, value: str) -> tuple[NodeProto, ...]:
-    """Return the nodes at which every gradient from a value to the image ends.
+    """Return the nodes of a normalised graph at which every gradient from a value to the image ends.
 
-    Args:
-        graph: a normalised graph.
-        image: identifier of the input.
-        value: identifier of the value that the gradient is taken of.
-
-    Returns:
-        Nothing if a gradient flows, or if the value does not depend on the image at all.
+    There are none if a gradient flows, or if the value does not depend on the image at all.
     """
-    flows = reached(graph, image)
+    flows = {image}  # the values from which a gradient can flow back to it
+    for node in graph.node:
+        if not _flat(node) and any(name in flows for name in _differentiable(node)):
+            flows.update(name for name in node.output[: traits_of(node).sloped_outputs] if name)
     if value in flows:
         return ()
     needed = ancestors(graph, [value])

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Literal
 
-from onnx import GraphProto, TensorProto, ValueInfoProto
+from onnx import GraphProto, TensorProto, TensorShapeProto, ValueInfoProto
 
-from onnxviz.core.errors import ModelFileError, shorten
-from onnxviz.graph.shapes import Dimension, TensorType, type_of
+from onnxviz.core.errors import shorten
+from onnxviz.graph.shapes import TensorType, type_of
 from onnxviz.graph.structure import ancestors, consumers, initializers, integers
 
 InputLayout = Literal["NCHW", "NHWC", "other"]
@@ -30,20 +30,6 @@ def image_input(graph: GraphProto) -> ValueInfoProto | None:
     pixels = [value for value in candidates if type_of(value).element in _PIXELS]
     images = [value for value in pixels if len(type_of(value).shape or ()) == 4]
     return next(iter((*images, *pixels, *candidates)), None)
-
-
-def find_input(graph: GraphProto) -> ValueInfoProto:
-    """Return the image input, see `image_input`.
-
-    Raises:
-        ModelFileError: if the model has no such input.
-    """
-    chosen = image_input(graph)
-    if chosen is None:
-        raise ModelFileError(
-            "the model has no image input (none of its inputs is a tensor of numbers)", remedy="give a vision model"
-        )
-    return chosen
 
 
 def input_layout(graph: GraphProto, kind: TensorType, name: str) -> tuple[InputLayout, int, tuple[int, int] | None]:
@@ -77,6 +63,17 @@ def further_inputs(graph: GraphProto, image: str, values: Iterable[str]) -> list
     return [value for value in graph_inputs(graph) if value.name in needed and value.name != image]
 
 
+def free_dimensions(
+    graph: GraphProto, names: Mapping[str, str], dimensions: Mapping[str, str]
+) -> Iterator[tuple[TensorShapeProto.Dimension, str, str, int]]:
+    """Yield the free dimensions of the inputs: the message, its name in the file or "", the input's name, the axis."""
+    for value in graph_inputs(graph):
+        for axis, dimension in enumerate(value.type.tensor_type.shape.dim):
+            if not dimension.HasField("dim_value"):
+                name = dimensions.get(dimension.dim_param, dimension.dim_param)
+                yield dimension, name, names.get(value.name, value.name), axis
+
+
 def describe_value(value: ValueInfoProto, names: Mapping[str, str], dimensions: Mapping[str, str]) -> str:
     """Write an input or output as "data_0: float16 [batch, 3, 224, 224]"; free dimensions by their names."""
     name = shorten(names.get(value.name, value.name))
@@ -84,10 +81,9 @@ def describe_value(value: ValueInfoProto, names: Mapping[str, str], dimensions: 
     if not kind.element:
         return f"{name}: {value.type.WhichOneof('value') or 'unknown'}"
     element = TensorProto.DataType.Name(kind.element).lower()
-    sizes = ", ".join(describe_size(size, dimensions) for size in kind.shape or ())
-    return f"{name}: {element} [{sizes}]" if kind.shape is not None else f"{name}: {element}"
-
-
-def describe_size(size: Dimension, dimensions: Mapping[str, str]) -> str:
-    """Write a dimension as its number or its name."""
-    return str(size) if isinstance(size, int) else shorten(dimensions.get(size or "", "?"), 30)
+    if kind.shape is None:
+        return f"{name}: {element}"
+    sizes = (
+        str(size) if isinstance(size, int) else shorten(dimensions.get(size or "", "?"), 30) for size in kind.shape
+    )
+    return f"{name}: {element} [{', '.join(sizes)}]"

@@ -77,33 +77,26 @@ def _require_fit(view: GraphView, count: int) -> None:
     main = view.main_head
     if main is None or main.named:
         return
+    output = f"the output {shorten(main.name, 60)!r}"
+    ordered = "give one name for each class, in the order of the scores"
     if main.kind == "regression":
-        if main.choices not in (0, count):
-            raise SelectionError(
-                f"{count} names, and the output {shorten(main.name, 60)!r} is {main.in_words}",
-                where=shorten(view.file),
-                remedy="give one name for each number, in their order, or leave `labels` out",
-            )
-        return
-    if main.source == "declared" and not main.has_classes:
+        if main.choices in (0, count):
+            return
+        what = f"{count} names, and {output} is {main.in_words}"
+        remedy = "give one name for each number, in their order, or leave `labels` out"
+    elif not main.choices or (main.source == "declared" and not main.has_classes):
         return  # the names can still be those of a layer that an analysis is told to explain
-    if not main.choices:
-        return
-    if main.has_classes:
-        raise SelectionError(
-            f"{count} class names for a model of {main.classes} classes",
-            where=shorten(view.file),
-            remedy="give one name for each class, in the order of the scores",
+    elif main.has_classes:
+        what, remedy = f"{count} class names for a model of {main.classes} classes", ordered
+    else:
+        why = f" ({main.reason})" if main.holds == "renumbered" else ""
+        has = f"{main.choices} number{'' if main.choices == 1 else 's'}{' at each position' * main.has_positions}"
+        what = f"{count} class names, and {output} has {has}{why}"
+        remedy = (
+            f"{ordered}; or say what it is, such as `output: boxes`: the names are then those of the layer that an "
+            "analysis explains as its `score:`"
         )
-    why = f" ({main.reason})" if main.holds == "renumbered" else ""
-    positions = " at each position" if main.has_positions else ""
-    raise SelectionError(
-        f"{count} class names, and the output {shorten(main.name, 60)!r} has {main.choices} "
-        f"number{'' if main.choices == 1 else 's'}{positions}{why}",
-        where=shorten(view.file),
-        remedy="give one name for each class, in the order of the scores; or say what it is, such as `output: boxes`: "
-        "the names are then those of the layer that an analysis explains as its `score:`",
-    )
+    raise SelectionError(what, where=shorten(view.file), remedy=remedy)
 
 
 def _in_file(view: GraphView) -> tuple[str, ...] | None:
@@ -121,16 +114,10 @@ def _in_file(view: GraphView) -> tuple[str, ...] | None:
 
 
 def read_labels(path: Path | str) -> tuple[str, ...]:
-    """Read class names in the order of the logits: one a line, empty lines at the end ignored.
-
-    Args:
-        path: a UTF-8 text file of at most `limits.LABELS_BYTES`.
-
-    Returns:
-        The names, without the white space around them.
+    """Read class names in the order of the logits: one a line, without white space and empty lines at the end.
 
     Raises:
-        DataError: if the file cannot be read, is too large, is not text, or is empty.
+        DataError: if the file cannot be read, is larger than `limits.LABELS_BYTES`, is not UTF-8 text, or is empty.
     """
     place = shorten(str(path))
     try:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import ast
 import re
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from onnx import NodeProto
@@ -17,8 +17,8 @@ from onnx import NodeProto
 from onnxviz.core import limits
 from onnxviz.graph.draft import Draft
 from onnxviz.graph.operators import traits_of
-from onnxviz.graph.selection import is_reserved
-from onnxviz.graph.structure import initializers, reads
+from onnxviz.graph.selection import LayerNames, is_reserved
+from onnxviz.graph.structure import initializers, input_of, reads
 
 _WEIGHT_SUFFIX = re.compile(
     r"(\.weight|_weight|/kernel|/weights|/depthwise_kernel|\.W|_W|_w)(/read|/ReadVariableOp.*)?(:0|_0)?$"
@@ -34,34 +34,14 @@ _CALLS = 64
 """Calls of one module that get names of their own."""
 
 
-@dataclass(frozen=True)
-class LayerNames:
-    """What the layers of a graph are called.
+def name_layers(
+    draft: Draft, listed: Sequence[tuple[NodeProto, str]], dependent: set[str], unknown: dict[str, str]
+) -> tuple[list[str], dict[str, list[str]], LayerNames]:
+    """Find all names of the layers that are listed in topological order, each by its node and value.
 
-    Attributes:
-        shown: one unique name for each layer, in order: the framework's where it is known, else the file's.
-        aliases: identifier of a value -> other names of the layer.
-        ambiguous: name that stands for nothing -> identifiers of the values it might mean.
-        namesakes: what means something else in selectors, such as a role -> values that the file calls so.
-        modules: identifier of a value -> the innermost module that made it, as its exporter writes it.
-        in_file: identifier of a value -> what its node is called in the file, where that is not the name shown.
-    """
-
-    shown: list[str]
-    aliases: dict[str, tuple[str, ...]]
-    ambiguous: dict[str, tuple[str, ...]]
-    namesakes: dict[str, tuple[str, ...]]
-    modules: dict[str, str]
-    in_file: dict[str, str]
-
-
-def name_layers(draft: Draft, listed: Sequence[tuple[NodeProto, str]], dependent: set[str]) -> LayerNames:
-    """Find all names of some layers.
-
-    Args:
-        draft: the normalised graph and the names of its file.
-        listed: the layers in topological order: node and value.
-        dependent: all values that depend on the image.
+    Returns:
+        One unique name for each layer, in order: the framework's where it is known, else the file's; identifier of a
+        value -> other names of the layer; and the rest, with what is `unknown`.
     """
     modules = _Modules(draft, dependent)
     by_file = _file_claims(draft, listed, modules)
@@ -72,29 +52,31 @@ def name_layers(draft: Draft, listed: Sequence[tuple[NodeProto, str]], dependent
     known = {value for _, value in listed}
     taken = set(file_names)
     found: dict[str, list[str]] = {}
-    ambiguous: dict[str, tuple[str, ...]] = {}
-    namesakes: dict[str, tuple[str, ...]] = {}
+    ambiguous: dict[str, list[str]] = {}
+    namesakes: dict[str, list[str]] = {}
     for name in dict.fromkeys([*by_file, *by_module, *by_weight, *by_call]):
         if name in taken or not name or len(name) > limits.NAME_LENGTH:
             continue
         meant = by_file.get(name, set()) | by_module.get(name, set())
         meant = meant or by_weight.get(name, set()) or by_call.get(name, set())
-        if is_reserved(name):
-            namesakes[name] = tuple(value for _, value in listed if value in meant)[:_CALLS]
-        elif len(meant) == 1 and meant <= known:
+        if len(meant) == 1 and meant <= known and not is_reserved(name):
             found.setdefault(next(iter(meant)), []).append(name)
-        elif meant & known:
-            ambiguous[name] = tuple(value for _, value in listed if value in meant)[:_CALLS]
+        elif meant & known or is_reserved(name):
+            several = namesakes if is_reserved(name) else ambiguous
+            several[name] = [value for _, value in listed if value in meant][:_CALLS]
     shown, in_file = list(file_names), {}
     for place, (node, value) in enumerate(listed):
         name = modules.best_name(node, [name for name in found.get(value, ()) if by_module.get(name) == {value}])
         if name:
             shown[place], in_file[value] = name, file_names[place]
             found[value] = [file_names[place], *(other for other in found[value] if other != name)]
-    inner = {value: modules.innermost(node) for node, value in listed}
-    return LayerNames(
-        shown, {value: tuple(names) for value, names in found.items()}, ambiguous, namesakes, inner, in_file
+    by_value = {value: name for (_, value), name in zip(listed, shown, strict=True)}
+    ambiguous_names, namesake_names = (
+        {name: tuple(by_value[value] for value in values) for name, values in several.items()}
+        for several in (ambiguous, namesakes)
     )
+    inner = {value: modules.innermost(node) for node, value in listed}
+    return shown, found, LayerNames(ambiguous_names, namesake_names, inner, in_file, unknown)
 
 
 def _depth(name: str) -> tuple[int, int]:
@@ -134,23 +116,24 @@ def _file_names(draft: Draft, listed: Sequence[tuple[NodeProto, str]], claims: M
 
 def _file_claims(draft: Draft, listed: Sequence[tuple[NodeProto, str]], modules: _Modules) -> dict[str, set[str]]:
     """Names of nodes and values, also of nodes that were removed; names that stand in the file go before made ones."""
-    kinds: list[dict[str, set[str]]] = [{} for _ in range(3)]
+    written: defaultdict[str, set[str]] = defaultdict(set)
+    shortened: defaultdict[str, set[str]] = defaultdict(set)
+    removed: defaultdict[str, set[str]] = defaultdict(set)
     for node, value in listed:
         original, own = draft.names.get(value, ""), draft.node_names.get(node.name, "")
         if value == node.output[0]:
-            kinds[0].setdefault(own, set()).add(value)
+            written[own].add(value)
         if not modules.is_program_name(node, original):
-            kinds[0].setdefault(original, set()).add(value)
-            kinds[0].setdefault(original.removesuffix(":0"), set()).add(value)
-        kinds[1].setdefault(own.removeprefix("/"), set()).add(value)
+            written[original].add(value)
+            written[original.removesuffix(":0")].add(value)
+        shortened[own.removeprefix("/")].add(value)
         for name in draft.aliases.get(value, ()):
-            kinds[2].setdefault(name, set()).add(value)
-            kinds[2].setdefault(name.removesuffix(":0"), set()).add(value)
+            removed[name].add(value)
+            removed[name.removesuffix(":0")].add(value)
     claims: dict[str, set[str]] = {}
-    for kind in kinds:
-        for name, values in kind.items():
-            if name and name not in claims:
-                claims[name] = values
+    for name, values in (*written.items(), *shortened.items(), *removed.items()):
+        if name:
+            claims.setdefault(name, values)
     return claims
 
 
@@ -159,15 +142,21 @@ def _weight_claims(draft: Draft, listed: Sequence[tuple[NodeProto, str]]) -> dic
     claims: dict[str, set[str]] = {}
     weights = initializers(draft.graph)
     for node, value in listed:
-        weight = node.input[1] if node.op_type in ("Conv", "ConvTranspose", "Gemm") and len(node.input) > 1 else ""
-        if weight in weights:
-            original = draft.names.get(weight, "")
-            stem = _WEIGHT_SUFFIX.sub("", original)
-            if stem != original:
-                claims.setdefault(stem, set()).add(value)
+        stem = _weight_stem(draft, node)
+        if stem is not None and node.input[1] in weights:
+            claims.setdefault(stem, set()).add(value)
     for base, value in _blob_names(draft, listed).items():
         claims.setdefault(base, {value})
     return claims
+
+
+def _weight_stem(draft: Draft, node: NodeProto) -> str | None:
+    """Return the name of a node's weights without its ending; None if it has none."""
+    if node.op_type not in ("Conv", "ConvTranspose", "Gemm"):
+        return None
+    original = draft.names.get(input_of(node, 1), "")
+    stem = _WEIGHT_SUFFIX.sub("", original)
+    return stem if stem != original else None
 
 
 def _blob_names(draft: Draft, listed: Sequence[tuple[NodeProto, str]]) -> dict[str, str]:
@@ -235,7 +224,7 @@ class _Modules:
         if written:
             return written[-2] if len(written) > 1 else ""
         own = self._draft.node_names.get(node.name, "")
-        paths = _torchscript(own) if own.startswith("/") else ["/".join(path) for path in _keras(own)]
+        paths = _torchscript(own) or ["/".join(path) for path in _keras(own)]
         return paths[-1] if paths else ""
 
     def best_name(self, node: NodeProto, names: Sequence[str]) -> str:
@@ -329,19 +318,15 @@ class _Modules:
     def _torch_modules(self, node: NodeProto) -> list[str]:
         if written := self._program(node):
             return [name for name in written[:-1] if name]
-        own = self._draft.node_names.get(node.name, "")
-        return _torchscript(own) if own.startswith("/") else []
+        return _torchscript(self._draft.node_names.get(node.name, ""))
 
     def _of_weights(self, node: NodeProto) -> list[str]:
         """Return the modules whose weights a convolution has, where it has moved to a normalisation behind them.
 
         PyTorch's default exporter writes a convolution down as the batch normalisation that was folded into it.
         """
-        if not self._program(node) or node.op_type not in ("Conv", "ConvTranspose", "Gemm") or len(node.input) < 2:
-            return []
-        original = self._draft.names.get(node.input[1], "")
-        stem = _WEIGHT_SUFFIX.sub("", original)
-        if stem == original or not stem or len(stem) > limits.NAME_LENGTH:
+        stem = _weight_stem(self._draft, node) if self._program(node) else None
+        if not stem or len(stem) > limits.NAME_LENGTH:
             return []
         parts = stem.split(".")[:_DEPTH]
         return [".".join(parts[: end + 1]) for end in range(len(parts))]
@@ -366,12 +351,10 @@ class _Modules:
 
     def _enter_removed(self, value: str) -> None:
         for name in self._draft.aliases.get(value, ()):
-            if name.startswith("/"):
-                for inner in _torchscript(name)[-1:]:
-                    self._scopes.setdefault(inner, _Scope()).removed.add(value)
-            else:
-                for path in _keras(name)[-1:]:
-                    self._scopes.setdefault("/".join(path), _Scope(path=path)).removed.add(value)
+            for inner in _torchscript(name)[-1:]:
+                self._scopes.setdefault(inner, _Scope()).removed.add(value)
+            for path in _keras(name)[-1:]:
+                self._scopes.setdefault("/".join(path), _Scope(path=path)).removed.add(value)
 
     def _leaving(self, scope: _Scope) -> list[set[str]]:
         """Return what leaves a module in each of its calls; there is more than one value where no one is its result."""
@@ -426,27 +409,15 @@ class _Modules:
                 runs[-1].append(place)
             else:
                 runs.append([place])
-        if len(runs) == 1:
-            return runs
-        owner = {place: index for index, run in enumerate(runs) for place in run}
-        parent = list(range(len(runs)))
-
-        def root(index: int) -> int:
-            while parent[index] != index:
-                parent[index] = parent[parent[index]]
-                index = parent[index]
-            return index
-
+        calls = {place: run for run in runs for place in run}
         for place in members:
             for name in reads(self._nodes[place]):
-                source = owner.get(self._maker.get(name, -1))
-                if source is not None:
-                    low, high = sorted((root(source), root(owner[place])))
-                    parent[high] = low
-        joined: dict[int, list[int]] = {}
-        for index, run in enumerate(runs):
-            joined.setdefault(root(index), []).extend(run)
-        return list(joined.values())
+                source = calls.get(self._maker.get(name, -1))
+                if source is not None and source is not calls[place]:
+                    shorter, longer = sorted((source, calls[place]), key=len)
+                    longer.extend(shorter)
+                    calls.update(dict.fromkeys(shorter, longer))
+        return [sorted(call) for call in {id(call): call for call in calls.values()}.values()]
 
 
 def _common(paths: Sequence[list[str]]) -> list[str]:
@@ -477,7 +448,7 @@ def _torchscript(name: str) -> list[str]:
 
     Entries of a list repeat the name of the list, and of the lists around it.
     """
-    if len(name) > limits.NAME_LENGTH:
+    if not name.startswith("/") or len(name) > limits.NAME_LENGTH:
         return []
     path, before = "", ""
     found = []
@@ -493,10 +464,5 @@ def _keras(name: str) -> list[tuple[str, ...]]:
     """Return the paths of layers in a name, outermost first: "model/conv1/Conv2D" lies in model and model/conv1."""
     if "/" not in name or name.startswith("/") or len(name) > limits.NAME_LENGTH:
         return []
-    parts = name.split("/")[: _DEPTH + 1]
-    return list(_beginnings(parts))
-
-
-def _beginnings(parts: Sequence[str]) -> Iterator[tuple[str, ...]]:
-    for end in range(1, len(parts)):
-        yield tuple(parts[:end])
+    parts = tuple(name.split("/")[: _DEPTH + 1])
+    return [parts[:end] for end in range(1, len(parts))]

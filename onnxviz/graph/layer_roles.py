@@ -2,18 +2,124 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Literal, TypeGuard
 
-from onnx import GraphProto, NodeProto
+from onnx import NodeProto
 
 from onnxviz.core.errors import shorten
 from onnxviz.core.values import Layer, Tokens
 from onnxviz.graph.activation import Following
-from onnxviz.graph.nesting import Nesting
 from onnxviz.graph.operators import UNKNOWN, Form, traits_of
-from onnxviz.graph.structure import attribute, consumers, image_dependent, initializers, integers, producers, to_array
+from onnxviz.graph.shapes import TypedGraph
+from onnxviz.graph.structure import attribute, image_dependent, integers
+
+_ENLARGING = frozenset(["depth_to_space", "resize", "transposed_convolution", "unpool"])
+
+
+class Nesting:
+    """Follows the branches from where a join's inputs fork, at the last value that all paths to it lead through.
+
+    Where something is enlarged between them, branches of several resolutions meet, as in a U-Net or a feature pyramid:
+    that is no block. `inputs` gives what a node reads that depends on the image, `whole` the value that another one is
+    all of, in another form.
+    """
+
+    def __init__(
+        self, graph: TypedGraph, inputs: Callable[[NodeProto], list[str]], whole: Callable[[str], str]
+    ) -> None:
+        self._inputs, self._producers, self._whole = inputs, graph.makers, whole
+        self._forks: dict[str, str | None] = {}
+        self._depths: dict[str, int] = {}
+        for node in graph.graph.node:
+            if given := inputs(node):
+                fork: str | None = given[0]
+                for name in given[1:]:
+                    fork = self._common(fork, name)
+                for value in filter(None, node.output):
+                    self._forks[value] = fork
+                    self._depths[value] = 1 + self._depth(fork)
+
+    def inside(self, joins: Sequence[Layer]) -> set[str]:
+        """Return the values of the joins, sums and concatenations in topological order, that are inside of a block.
+
+        Those are concatenations in a branch that a sum joins (of attention, of groups of channels); concatenations that
+        go whole into a later one, as in a dense block; and of several joins with one fork all but the last, unless they
+        begin a chain of their own.
+        """
+        found: set[str] = set()
+        begins = self._begins(joins)
+        for join in joins:
+            fork = self._forks.get(join.value)
+            region = self._region(join.value, fork)
+            if fork is None or region is None:
+                continue
+            parts = self._parts(join.value)
+            for other in joins:
+                if other.value == join.value or other.value not in region | {fork}:
+                    continue
+                among = other.value in region and self._forks[other.value] == fork and other.value not in begins
+                if (
+                    (other.value in region and other.operator == "Concat" != join.operator)
+                    or (_as_large(other, join) and among)
+                    or (other.operator == join.operator == "Concat" and self._parts(other.value) <= parts)
+                ):
+                    found.add(other.value)
+        return found
+
+    def _common(self, first: str | None, second: str | None) -> str | None:
+        """Return the last value that all paths to two values lead through."""
+        while first != second:
+            if self._depth(first) >= self._depth(second):
+                first = None if first is None else self._forks.get(first)
+            else:
+                second = None if second is None else self._forks.get(second)
+        return first
+
+    def _depth(self, value: str | None) -> int:
+        return 0 if value is None else self._depths.get(value, 1)
+
+    def _begins(self, joins: Sequence[Layer]) -> set[str]:
+        """Return the values that all paths to some join lead through."""
+        found: set[str] = set()
+        for join in joins:
+            value = self._forks.get(join.value)
+            while value is not None and value not in found:
+                found.add(value)
+                value = self._forks.get(value)
+        return found
+
+    def _region(self, value: str, fork: str | None) -> set[str] | None:
+        """Return what is on the paths from a fork to a value; None if something is enlarged there."""
+        found: set[str] = set()
+        waiting = [value]
+        while waiting:
+            node = self._producers.get(waiting.pop())
+            if node is None or traits_of(node).form in _ENLARGING:
+                return None
+            new = [name for name in self._inputs(node) if name != fork and name not in found]
+            found.update(new)
+            waiting += new
+        return found
+
+    def _parts(self, value: str) -> set[str]:
+        """Return what a concatenation is made of, those inside of it taken apart."""
+        waiting, parts = [value], set()
+        while waiting:
+            found = self._whole(waiting.pop())
+            node = self._producers.get(found)
+            if node is not None and node.op_type == "Concat" and not node.domain:
+                waiting += self._inputs(node)
+            else:
+                parts.add(found)
+        return parts
+
+
+def _as_large(first: Layer, second: Layer) -> bool:
+    """Whether two maps surely have as many rows and columns."""
+    return first.map_shape == second.map_shape and None not in (first.map_shape or (None,))
+
 
 _MIXING = frozenset(["attention", "deformed_convolution", "einsum", "grid_sample", "pool", "resize"])
 """Forms whose results depend on other positions too, beside convolutions and products of two activations."""
@@ -28,27 +134,17 @@ Demand = Literal["all", "extra"]
 
 
 class Roles:
-    """Finds the layers that stand for blocks in a graph.
+    """Finds the layers that stand for blocks in a graph."""
 
-    Args:
-        graph: the normalised graph.
-        layers: its layers in topological order.
-        logits: what the network decides by, or None.
-        following: finds the activation behind a layer.
-    """
-
-    def __init__(self, graph: GraphProto, layers: Sequence[Layer], logits: Layer | None, following: Following) -> None:
-        self._nodes: list[NodeProto] = list(graph.node)
+    def __init__(self, graph: TypedGraph, layers: Sequence[Layer], logits: Layer | None, following: Following) -> None:
+        self._graph = graph
         self._layers = {layer.value: layer for layer in layers}
         self._logits = logits
         self._following = following
-        self._producers = producers(graph)
-        self._consumers = consumers(graph)
-        self._constants = initializers(graph)
-        self._dependent = image_dependent(graph)
+        self._producers = graph.makers
+        self._consumers = graph.readers
+        self._dependent = image_dependent(graph.graph)
         self._roots: dict[str, str] = {}
-
-    # --- the last map -----------------------------------------------------------------------------------------------
 
     @cached_property
     def last_map(self) -> Layer | None:
@@ -120,7 +216,7 @@ class Roles:
     def _live(self) -> set[str]:
         """Values on whose positions what the head reads depends."""
         demand: dict[str, Demand] = dict.fromkeys(self._head, "all")
-        for node in reversed(self._nodes):
+        for node in reversed(self._graph.graph.node):
             wanted = {demand[value] for value in node.output if value in demand}
             for name in self._inputs(node) if wanted else []:
                 new = self._demanded(node, name, "all" in wanted, demand)
@@ -153,18 +249,16 @@ class Roles:
         axis = int(attribute(node, "axis", 0))
         rank = len(self._layers[node.input[0]].shape)
         if node.op_type == "Gather":
-            index = self._constants.get(node.input[1])
+            index = self._graph.constant(node, 1)
             if axis % rank != grid.axis or index is None:
                 return False
             size = grid.before + grid.height * grid.width + grid.behind
-            taken = to_array(index).reshape(-1) % size
+            taken = index.reshape(-1) % size
             return bool(((taken < grid.before) | (taken >= size - grid.behind)).all())
         outputs = [self._layers[value] for value in node.output if value in demand and value in self._layers]
         around = grid.before + grid.behind
         sizes = [found.shape[grid.axis] for found in outputs if len(found.shape) == rank]
         return bool(sizes) and all(size is not None and size <= around for size in sizes)
-
-    # --- blocks -----------------------------------------------------------------------------------------------------
 
     @cached_property
     def block_outputs(self) -> tuple[Layer, ...]:
@@ -173,7 +267,7 @@ class Roles:
         if last is None:
             return ()
         joins = [layer for layer in self._joins() if layer.position <= last.position]
-        nested = Nesting(self._nodes, self._inputs, self._producers, self._whole).inside(joins)
+        nested = Nesting(self._graph, self._inputs, self._whole).inside(joins)
         joins = [layer for layer in joins if layer.value not in nested]
         found = [self._settled(layer) for layer in self._ends(joins)]
         if len(joins) < _FEWEST:
@@ -204,7 +298,7 @@ class Roles:
 
     def _joins(self) -> Iterator[Layer]:
         """Yield the layers at which branches of the network meet: sums of two maps, and joined channels."""
-        for node in self._nodes:
+        for node in self._graph.graph.node:
             layer = self._layers.get(node.output[0]) if node.output else None
             if layer is None or not layer.has_map or layer.value not in self._live or node.domain:
                 continue
@@ -264,16 +358,12 @@ class Roles:
         """Whether a value is another one in another form."""
         return self._origin(value) == self._origin(other)
 
-    def _origin(self, value: str) -> str:
-        """Return what a value is only another form or a part of."""
-        return self._earlier(value)
-
     def _whole(self, value: str) -> str:
         """Return what a value is only another form of, with nothing left out."""
-        return self._earlier(value, but=("slice", "split"))
+        return self._origin(value, but=("slice", "split"))
 
-    def _earlier(self, value: str, but: tuple[Form, ...] = ()) -> str:
-        """Return what is before the nodes that only gave a value another form, but for some forms."""
+    def _origin(self, value: str, but: tuple[Form, ...] = ()) -> str:
+        """Return what a value is only another form or a part of, gone back no further than to some forms."""
         node = self._producers.get(value)
         while _is_form_only(node, but) and len(self._inputs(node)) == 1:
             value = self._inputs(node)[0]
@@ -304,8 +394,6 @@ class Roles:
                 return layer
             waiting += [name for node in readers for name in node.output]
         return self._layers[end]
-
-    # --- convolutions -----------------------------------------------------------------------------------------------
 
     def conv_note(self) -> str:
         """Say where the last convolution with a map stands, if it is not near the head; else nothing."""

@@ -1,42 +1,23 @@
-"""The list of layers: which values count, with what they are called and what their axes run over."""
+"""The list of layers: which values count, what they are called, what their axes run over; and what nobody knows."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping, Set
 
-from onnx import NodeProto, TensorProto
+import onnx
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
+from onnxviz.core.errors import shorten
 from onnxviz.core.values import Layer
 from onnxviz.graph.axes import find_axes
 from onnxviz.graph.draft import Draft
 from onnxviz.graph.inputs import InputLayout
 from onnxviz.graph.layer_names import name_layers
 from onnxviz.graph.passes.resolve_shapes import types_with
-from onnxviz.graph.shapes import UNKNOWN, TensorType
-from onnxviz.graph.structure import image_dependent, producers
-from onnxviz.graph.unknown import behind_unknown, describe
-
-
-@dataclass(frozen=True)
-class LayerList:
-    """The layers of a graph, and what selecting them by name needs.
-
-    Attributes:
-        layers: in topological order.
-        ambiguous: name that several layers could go by -> their names.
-        namesakes: what means something else in selectors, such as a role -> names of the layers that the file calls so.
-        modules: identifier of a value -> the innermost module of the exporter's that made it, "" if unknown.
-        unknown: name in the file of a node or value of unknown type or shape -> the operator that it stands behind.
-        in_file: identifier of a value -> its node's name in the file, where the layer is shown by another.
-    """
-
-    layers: tuple[Layer, ...]
-    ambiguous: dict[str, tuple[str, ...]]
-    namesakes: dict[str, tuple[str, ...]]
-    modules: dict[str, str]
-    unknown: dict[str, str]
-    in_file: dict[str, str]
+from onnxviz.graph.selection import LayerNames
+from onnxviz.graph.shapes import UNKNOWN, TensorType, TypedGraph
+from onnxviz.graph.structure import image_dependent, producers, reads
 
 
 def _without_needless_freedom(
@@ -68,42 +49,37 @@ def _sizes(kind: TensorType) -> tuple[int | None, ...]:
     return tuple(size if isinstance(size, int) else None for size in kind.shape or ())
 
 
-def make_layers(draft: Draft, types: Mapping[str, TensorType], input_name: str, layout: InputLayout) -> LayerList:
+def make_layers(
+    draft: Draft, types: Mapping[str, TensorType], input_name: str, layout: InputLayout
+) -> tuple[tuple[Layer, ...], LayerNames]:
     """List every float tensor that depends on the image and is made by a node, in topological order."""
     graph = draft.graph
     dependent = image_dependent(graph, input_name)
     types = _without_needless_freedom(draft, types, dependent, input_name)
-    axes = find_axes(graph, types, dependent, draft.mixed_batches, input_name, layout)
+    axes = find_axes(TypedGraph(graph, types), dependent, draft.mixed_batches, input_name, layout)
     listed: list[tuple[NodeProto, str]] = [
         (node, value)
         for node in graph.node
         for value in node.output
-        if value in dependent and types.get(value, TensorType(0, None)).element == TensorProto.FLOAT
+        if value in dependent and types.get(value, UNKNOWN).element == TensorProto.FLOAT
     ]
-    names = name_layers(draft, listed, dependent)
-    layers = []
-    for position, ((node, value), name) in enumerate(zip(listed, names.shown, strict=True)):
-        dimensions = _sizes(types[value])
-        layers.append(
-            Layer(
-                name,
-                value,
-                node.op_type,
-                position,
-                dimensions,
-                axes.channel.get(value),
-                names.aliases.get(value, ()),
-                axes.tokens.get(value, ()),
-                axes.grid.get(value),
-                axes.unplaced.get(value, ""),
-            )
+    shown, aliases, naming = name_layers(draft, listed, dependent, _unknown(draft, types, dependent))
+    layers = (
+        Layer(
+            name,
+            value,
+            node.op_type,
+            position,
+            _sizes(types[value]),
+            axes[value].channel,
+            tuple(aliases.get(value, ())),
+            axes[value].tokens,
+            axes[value].grid,
+            axes[value].unplaced,
         )
-    shown = {layer.value: layer.name for layer in layers}
-    ambiguous = {name: tuple(shown[value] for value in values) for name, values in names.ambiguous.items()}
-    namesakes = {name: tuple(shown[value] for value in values) for name, values in names.namesakes.items()}
-    return LayerList(
-        tuple(layers), ambiguous, namesakes, names.modules, _unknown(draft, types, dependent), names.in_file
+        for position, ((node, value), name) in enumerate(zip(listed, shown, strict=True))
     )
+    return tuple(layers), naming
 
 
 def _unknown(draft: Draft, types: Mapping[str, TensorType], dependent: set[str]) -> dict[str, str]:
@@ -116,3 +92,42 @@ def _unknown(draft: Draft, types: Mapping[str, TensorType], dependent: set[str])
             if name:
                 unknown.setdefault(name, text)
     return unknown
+
+
+def behind_unknown(graph: GraphProto, types: Mapping[str, TensorType], dependent: Set[str]) -> dict[str, NodeProto]:
+    """Return the values of unknown type or shape -> the first operator on the way to them of which this holds.
+
+    Values that do not depend on the image are left out.
+    """
+    found: dict[str, NodeProto] = {}
+    for node in graph.node:
+        cause = next((found[name] for name in reads(node) if name in found), None)
+        for value in node.output:
+            kind = types.get(value)
+            if value in dependent and (kind is None or not kind.element or kind.shape is None):
+                found[value] = cause or node
+    return found
+
+
+def describe(node: NodeProto, name: str) -> str:
+    """Return an operator with its domain and its node's name in the file: "com.acme:Frobnicate ('frob')"."""
+    operator = f"{node.domain}:{node.op_type}" if node.domain not in ("", "ai.onnx") else node.op_type
+    return shorten(operator, 60) + (f" ({shorten(name, 60)!r})" if name else "")
+
+
+def foreign_operators(model: ModelProto) -> list[tuple[str, str]]:
+    """Return the operators that are none of the standard's in a normalised graph's opset, each with what is known."""
+    counts: Counter[tuple[str, str]] = Counter((node.domain, node.op_type) for node in model.graph.node)
+    versions = {entry.domain: entry.version for entry in model.opset_import}
+    listed = []
+    for (domain, operator), count in counts.items():
+        if domain.startswith("opset"):
+            continue  # listed by the pass that put it there
+        if domain:
+            listed.append((operator, f"{count} of domain {domain}"))
+        else:
+            try:
+                onnx.defs.get_schema(operator, versions.get("", 1), "")
+            except onnx.defs.SchemaError:
+                listed.append((operator, f"{count}, not an operator of opset {versions.get('', 1)}"))
+    return listed

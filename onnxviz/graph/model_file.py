@@ -19,11 +19,13 @@ import re
 import stat
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from graphlib import CycleError, TopologicalSorter
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import onnx
-from google.protobuf.message import DecodeError, EncodeError, Message  # type: ignore[import-untyped]
+from google.protobuf.message import DecodeError, EncodeError  # type: ignore[import-untyped]
 from onnx import (
     AttributeProto,
     FunctionProto,
@@ -37,11 +39,24 @@ from onnx import (
 
 from onnxviz.core import limits
 from onnxviz.core.errors import ModelFileError, beginning, shorten
-from onnxviz.graph.tensors import all_nodes, bring_tensors_in, open_at_once, subgraphs
+from onnxviz.graph.structure import refill, set_domain
+from onnxviz.graph.tensors import (
+    all_nodes,
+    bring_tensors_in,
+    damaged,
+    innermost_tensor,
+    messages,
+    nodes_within,
+    open_at_once,
+    subgraphs,
+)
 
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 _DOMAIN = re.compile(r"[A-Za-z0-9_.\-]{0,127}")
 
+_DROPPED = frozenset(["configuration", "denotation", "device_configurations", "doc_string", "opaque_type",
+                      "quantization_annotation", "training_info"])  # fmt: skip
+"""Fields of any message that nothing here reads."""
 _STANDARD = frozenset(["", "ai.onnx.ml", "ai.onnx.preview", "ai.onnx.preview.training"])
 """Domains whose operators mean something else in every version."""
 _LARGEST_VERSION = (1 << 31) - 1
@@ -49,47 +64,52 @@ FUNCTION_DOMAIN = "function"
 """Domain of the model's own functions after renaming."""
 
 
-@dataclass
-class LoadedModel:
-    """A model that is safe to hand to other libraries.
+@dataclass(kw_only=True)
+class ModelFile:
+    """What a file says of itself.
 
     Attributes:
-        proto: the model with plain identifiers, all tensors inside, nodes in topological order.
-        names: identifier of a value -> its name in the file.
-        node_names: identifier of a node -> its name in the file ("" if it has none).
-        node_metadata: identifier of a node -> what the exporter wrote about it.
-        digest: SHA-256 of the file's bytes and of its external data, in hexadecimal.
+        file: its own name, without its folder.
+        digest: SHA-256 of its bytes and of its external data, in hexadecimal.
         bytes: size of both.
-        file: the file's own name, without its folder.
         producer: name and version of the exporter.
-        metadata: the model's metadata properties.
+        opset: the opsets that it uses, as text.
+        metadata: its metadata properties.
+        names: identifier of a value -> its name in the file; values that passes make are called like what they replace.
         dimensions: identifier of a free dimension -> its name in the file.
         fixed: name of an input that was given a value once for all -> that, in words.
         fixed_digest: changes whenever one of these values does; "" if there are none.
     """
 
-    proto: ModelProto
-    names: dict[str, str]
-    node_names: dict[str, str]
-    node_metadata: dict[str, dict[str, str]]
+    file: str
     digest: str
     bytes: int
-    file: str
     producer: str
-    metadata: dict[str, str] = field(default_factory=dict)
-    dimensions: dict[str, str] = field(default_factory=dict)
+    opset: str
+    metadata: dict[str, str]
+    names: dict[str, str] = field(repr=False)
+    dimensions: dict[str, str] = field(repr=False)
     fixed: dict[str, str] = field(default_factory=dict)
     fixed_digest: str = ""
 
 
+@dataclass(kw_only=True)
+class LoadedModel(ModelFile):
+    """A model that is safe to hand to other libraries.
+
+    Attributes:
+        proto: the model with plain identifiers, all tensors inside, nodes in topological order.
+        node_names: identifier of a node -> its name in the file ("" if it has none).
+        node_metadata: identifier of a node -> what the exporter wrote about it.
+    """
+
+    proto: ModelProto
+    node_names: dict[str, str]
+    node_metadata: dict[str, dict[str, str]]
+
+
 def read_model(path: Path) -> LoadedModel:
     """Read an ONNX file from anywhere.
-
-    Args:
-        path: the file.
-
-    Returns:
-        The model, safe to hand to other libraries.
 
     Raises:
         ModelFileError: if it cannot be read, is no ONNX model, or is refused as unsafe; names the file and the remedy.
@@ -98,13 +118,9 @@ def read_model(path: Path) -> LoadedModel:
 
 
 def from_proto(proto: ModelProto) -> LoadedModel:
-    """Make a model in memory safe, as if it had been read from a file.
+    """Make a copy of a model in memory safe, as if it had been read from a file.
 
-    Args:
-        proto: the model; not changed. Its tensors must be inside: external data is refused, as there is no folder.
-
-    Returns:
-        The model, safe to hand to other libraries.
+    Its tensors must be inside: external data is refused, as there is no folder.
 
     Raises:
         ModelFileError: if it is no ONNX model, or is refused as unsafe.
@@ -125,7 +141,8 @@ def _make_safe(content: bytes, path: Path | None) -> LoadedModel:
     place = shorten(name)
     try:
         proto = _parse(content)
-        _count_nodes(proto)
+        if sum(1 for _ in islice(all_nodes(proto), limits.NODES + 1)) > limits.NODES:
+            raise ModelFileError(f"more than {limits.NODES:,} nodes", remedy="use a smaller model")
         digest = hashlib.sha256(content)
         size = len(content) + bring_tensors_in(proto, path, digest)
         metadata = {entry.key: entry.value for entry in proto.metadata_props}
@@ -144,6 +161,7 @@ def _make_safe(content: bytes, path: Path | None) -> LoadedModel:
         bytes=size,
         file=name,
         producer=producer,
+        opset=", ".join(f"{entry.domain or 'ai.onnx'} {entry.version}" for entry in proto.opset_import),
         metadata=metadata,
         dimensions=renamer.dimensions,
     )
@@ -201,29 +219,28 @@ def _parse(content: bytes) -> ModelProto:
     _check_text(proto)
     if not proto.opset_import:
         if proto.ir_version >= 3:
-            raise ModelFileError("the model does not say which opset it uses", remedy="export the model again")
+            raise damaged("the model does not say which opset it uses")
         proto.opset_import.add(domain="", version=1)  # IR versions 1 and 2 meant opset 1
     if not proto.graph.output:
-        raise ModelFileError("the graph has no outputs", remedy="export the model again")
+        raise damaged("the graph has no outputs")
     return proto
 
 
 def _check_text(proto: ModelProto) -> None:
-    """Refuse names that are no text: protobuf hands out what is not UTF-8 as bytes, which no name may be."""
-    stack: list[Message] = [proto]
-    while stack:
-        message = stack.pop()
+    """Drop what serves nobody, and refuse names that are no text.
+
+    Protobuf hands out what is not UTF-8 as bytes, which no name may be.
+    """
+    for message in messages(proto):
         for entry, value in message.ListFields():
-            if entry.name == "doc_string":
-                message.ClearField("doc_string")
-            elif entry.type == entry.TYPE_STRING:
-                if any(not isinstance(text, str) for text in ([value] if isinstance(value, str | bytes) else value)):
-                    raise ModelFileError(
-                        f"a field {entry.name!r} is not valid UTF-8",
-                        remedy="the file is damaged: export or copy it again",
-                    )
-            elif entry.type == entry.TYPE_MESSAGE:
-                stack.extend([value] if isinstance(value, Message) else value)
+            needless = entry.name == "metadata_props" and not isinstance(message, ModelProto | NodeProto)
+            if entry.name in _DROPPED or needless:
+                message.ClearField(entry.name)
+                continue
+            texts = [value] if isinstance(value, str | bytes) else value
+            if entry.type == entry.TYPE_STRING and not all(isinstance(text, str) for text in texts):
+                remedy = "the file is damaged: export or copy it again"
+                raise ModelFileError(f"a field {entry.name!r} is not valid UTF-8", remedy=remedy)
 
 
 def _hint(content: bytes) -> str:
@@ -239,12 +256,6 @@ def _hint(content: bytes) -> str:
     if content[4:8] == b"TFL3":
         return "this looks like a TensorFlow Lite file: convert it with tf2onnx first"
     return next((hint for head, hint in heads.items() if content.startswith(head)), "")
-
-
-def _count_nodes(proto: ModelProto) -> None:
-    for count, _ in enumerate(all_nodes(proto), start=1):
-        if count > limits.NODES:
-            raise ModelFileError(f"more than {limits.NODES:,} nodes", remedy="use a smaller model")
 
 
 # --- names ----------------------------------------------------------------------------------------------------------
@@ -267,19 +278,17 @@ class _Renamer:
         for index, function in enumerate(proto.functions):
             key = (function.domain, function.name, function.overload)
             if key in self._functions:
-                raise ModelFileError(f"function {shorten(function.name)!r} is defined twice", remedy="export it again")
+                raise damaged(f"function {shorten(function.name)!r} is defined twice")
             self._functions[key] = f"f{index}"
         self._graph(proto.graph, {})
         for function in proto.functions:
             self._function(function, proto.opset_import)
         if proto.functions:
-            _set_opset(proto.opset_import, FUNCTION_DOMAIN, 1)
-        used = ModelProto(graph=proto.graph) if proto.functions else proto
-        _import_used(proto.opset_import, {node.domain for node in all_nodes(used)}, proto.opset_import)
-        for name in ("doc_string", "metadata_props", "training_info", "domain", "producer_name", "producer_version",
-                     "configuration"):  # fmt: skip
-            if name in proto.DESCRIPTOR.fields_by_name:
-                proto.ClearField(name)
+            set_domain(proto.opset_import, FUNCTION_DOMAIN, 1)
+        used = {node.domain for node in nodes_within(proto.graph.node)}
+        _import_used(proto.opset_import, used, proto.opset_import)
+        for name in ("metadata_props", "domain", "producer_name", "producer_version"):
+            proto.ClearField(name)
 
     def _value(self, original: str, scope: dict[str, str]) -> str:
         safe = f"v{len(self.names)}"
@@ -291,23 +300,18 @@ class _Renamer:
         function.name = self._functions[(function.domain, function.name, function.overload)]
         function.domain = FUNCTION_DOMAIN
         scope: dict[str, str] = {}
-        inputs = [self._value(name, scope) for name in function.input]
         _refuse_repeats(function.input, "function input")
+        function.input[:] = [self._value(name, scope) for name in function.input]
         for attribute in (*function.attribute, *(entry.name for entry in function.attribute_proto)):
             _checked(attribute, "attribute")
         for entry in function.attribute_proto:
             self._attribute(entry, scope)
         _check_opsets(function.opset_import)
-        _set_opset(function.opset_import, FUNCTION_DOMAIN, 1)
+        set_domain(function.opset_import, FUNCTION_DOMAIN, 1)
         self._nodes(function.node, scope)
-        used = {node.domain for node in all_nodes(ModelProto(functions=[function]))}
-        _import_used(function.opset_import, used, opsets)
-        outputs = [_known(name, scope, "function output") for name in function.output]
-        del function.input[:], function.output[:], function.value_info[:]
-        function.input.extend(inputs)
-        function.output.extend(outputs)
-        function.ClearField("doc_string")
-        function.ClearField("metadata_props")
+        _import_used(function.opset_import, {node.domain for node in nodes_within(function.node)}, opsets)
+        function.output[:] = [_known(name, scope, "function output") for name in function.output]
+        del function.value_info[:]
         function.ClearField("overload")
 
     def _graph(self, graph: GraphProto, outer: dict[str, str]) -> None:
@@ -318,7 +322,7 @@ class _Renamer:
         _refuse_repeats([tensor.name for tensor in graph.initializer], "initializer")
         for name in dict.fromkeys(made):
             if not name:
-                raise ModelFileError("an input or initializer has no name", remedy="export the model again")
+                raise damaged("an input or initializer has no name")
             self._value(name, scope)
         own = set(made)
         for value in graph.input:
@@ -333,20 +337,15 @@ class _Renamer:
         kept = [value for value in graph.value_info if value.name in scope]
         for value in kept:
             self._value_info(value, scope)
-        del graph.value_info[:], graph.quantization_annotation[:]
-        graph.value_info.extend({value.name: value for value in kept}.values())
+        refill(graph.value_info, {value.name: value for value in kept}.values())
         graph.name = "graph"
-        graph.ClearField("doc_string")
-        graph.ClearField("metadata_props")
 
     def _nodes(self, nodes: Any, scope: dict[str, str], own: set[str] | None = None) -> None:
         ordered = _in_order(nodes, set(scope), own if own is not None else set(scope))
         for node in ordered:
             self._node(node, scope)
         if any(node is not other for node, other in zip(nodes, ordered, strict=True)):
-            copies = [NodeProto.FromString(node.SerializeToString()) for node in ordered]
-            del nodes[:]
-            nodes.extend(copies)
+            refill(nodes, ordered)
 
     def _node(self, node: NodeProto, scope: dict[str, str]) -> None:
         key = (node.domain, node.op_type, node.overload)
@@ -363,22 +362,16 @@ class _Renamer:
         if node.metadata_props:
             self.node_metadata[safe] = {entry.key: entry.value for entry in node.metadata_props}
         node.name = safe
-        inputs = [_known(name, scope, f"an input of {node.op_type}") if name else "" for name in node.input]
+        node.input[:] = [_known(name, scope, f"an input of {node.op_type}") if name else "" for name in node.input]
         for attribute in node.attribute:
             self._attribute(attribute, scope)
-        outputs = [self._value(name, scope) if name else "" for name in node.output]
-        del node.input[:], node.output[:]
-        node.input.extend(inputs)
-        node.output.extend(outputs)
-        for name in ("doc_string", "metadata_props", "device_configurations"):
-            if name in node.DESCRIPTOR.fields_by_name:
-                node.ClearField(name)
+        node.output[:] = [self._value(name, scope) if name else "" for name in node.output]
+        node.ClearField("metadata_props")
 
     def _attribute(self, attribute: AttributeProto, scope: dict[str, str]) -> None:
         _checked(attribute.name, "attribute")
         if attribute.ref_attr_name:
             _checked(attribute.ref_attr_name, "attribute")
-        attribute.ClearField("doc_string")
         tensors = [*attribute.tensors, *([attribute.t] if attribute.HasField("t") else [])]
         for tensor in tensors:
             tensor.ClearField("name")
@@ -389,34 +382,18 @@ class _Renamer:
 
     def _value_info(self, value: ValueInfoProto, scope: dict[str, str]) -> None:
         value.name = scope[value.name]
-        value.ClearField("doc_string")
-        value.ClearField("metadata_props")
         self._type(value.type)
 
     def _type(self, kind: TypeProto) -> None:
-        """Rename the free dimensions of a type and drop its denotations."""
-        while True:
-            kind.ClearField("denotation")
-            field_name = kind.WhichOneof("value")
-            if field_name == "sequence_type":
-                kind = kind.sequence_type.elem_type
-            elif field_name == "optional_type":
-                kind = kind.optional_type.elem_type
-            elif field_name == "map_type":
-                kind = kind.map_type.value_type
-            else:
-                break
-        if field_name == "opaque_type":
-            kind.ClearField("opaque_type")
-        if field_name in ("tensor_type", "sparse_tensor_type"):
-            for dimension in getattr(kind, field_name).shape.dim:
-                dimension.ClearField("denotation")
-                if dimension.HasField("dim_param"):
-                    safe = self._dimensions.setdefault(dimension.dim_param, f"d{len(self._dimensions)}")
-                    self.dimensions[safe] = dimension.dim_param
-                    dimension.dim_param = safe
-                elif dimension.HasField("dim_value") and dimension.dim_value <= 0:
-                    dimension.ClearField("dim_value")  # exporters write 0 or -1 for "free"
+        """Rename the free dimensions of a type."""
+        tensor = innermost_tensor(kind)
+        for dimension in tensor.shape.dim if tensor is not None else ():
+            if dimension.HasField("dim_param"):
+                safe = self._dimensions.setdefault(dimension.dim_param, f"d{len(self._dimensions)}")
+                self.dimensions[safe] = dimension.dim_param
+                dimension.dim_param = safe
+            elif dimension.HasField("dim_value") and dimension.dim_value <= 0:
+                dimension.ClearField("dim_value")  # exporters write 0 or -1 for "free"
 
 
 def _check_input(value: ValueInfoProto) -> None:
@@ -426,10 +403,10 @@ def _check_input(value: ValueInfoProto) -> None:
         return
     what = f"the input {shorten(value.name)!r}"
     if kind.elem_type not in TensorProto.DataType.values():
-        raise ModelFileError(f"{what} has unknown element type {kind.elem_type}", remedy="export the model again")
+        raise damaged(f"{what} has unknown element type {kind.elem_type}")
     sizes = [max(int(dimension.dim_value), 1) for dimension in kind.shape.dim]
     if len(sizes) > limits.RANK:
-        raise ModelFileError(f"{what} has {len(sizes):,} dimensions, more than {limits.RANK}", remedy="export it again")
+        raise damaged(f"{what} has {len(sizes):,} dimensions, more than {limits.RANK}")
     if 4 * math.prod(sizes) > limits.INPUT_BYTES:
         shown = " × ".join(map(str, sizes[:8]))
         raise ModelFileError(
@@ -440,56 +417,37 @@ def _check_input(value: ValueInfoProto) -> None:
 def _in_order(nodes: Sequence[NodeProto], visible: set[str], own: set[str]) -> list[NodeProto]:
     """Return the nodes in topological order, as they are where that is one already.
 
-    Args:
-        nodes: nodes with the file's names.
-        visible: names known before the first node.
-        own: those of them that belong to this graph, so that nodes may not make them again.
+    Of the names that are `visible` before the first node, those of this graph's `own` may not be made again.
     """
     maker: dict[str, int] = {}
     for index, node in enumerate(nodes):
         for name in node.output:
             if name and (name in maker or name in own):
-                raise ModelFileError(f"value {shorten(name)!r} is made twice", remedy="export the model again")
+                raise damaged(f"value {shorten(name)!r} is made twice")
             if name:
                 maker[name] = index
     needs = [{name for name in _reads(node) if name} for node in nodes]
     for node, wanted in zip(nodes, needs, strict=True):
         for name in wanted:
             if name not in maker and name not in visible:
-                raise ModelFileError(
-                    f"{shorten(node.op_type)} {shorten(node.name)!r} reads {shorten(name)!r}, which nothing makes",
-                    remedy="export the model again",
-                )
-    waiting = [len({maker[name] for name in wanted if name in maker}) for wanted in needs]
-    readers: dict[int, set[int]] = {}
-    for index, wanted in enumerate(needs):
-        for name in wanted:
-            if name in maker:
-                readers.setdefault(maker[name], set()).add(index)
-    done = _kahn(waiting, readers)
-    if len(done) < len(nodes):
-        stuck = nodes[min(set(range(len(nodes))) - set(done))]
-        raise ModelFileError(
-            f"{shorten(stuck.op_type)} {shorten(stuck.name)!r} is part of a cycle", remedy="export the model again"
-        )
-    return [nodes[index] for index in done]
-
-
-def _kahn(waiting: list[int], readers: dict[int, set[int]]) -> list[int]:
-    """Order nodes so that none comes before what it waits for; of several that could come next, the first in the file.
-
-    Source: Kahn 1962, Topological sorting of large networks.
-    """
-    ready = [index for index, count in enumerate(waiting) if count == 0]
-    heapq.heapify(ready)
-    done: list[int] = []
-    while ready:
-        index = heapq.heappop(ready)
-        done.append(index)
-        for reader in readers.get(index, ()):
-            waiting[reader] -= 1
-            if waiting[reader] == 0:
-                heapq.heappush(ready, reader)
+                reader = f"{shorten(node.op_type)} {shorten(node.name)!r}"
+                raise damaged(f"{reader} reads {shorten(name)!r}, which nothing makes")
+    sorter = TopologicalSorter(
+        {index: [maker[name] for name in wanted if name in maker] for index, wanted in enumerate(needs)}
+    )
+    try:
+        sorter.prepare()
+    except CycleError as fault:
+        stuck = nodes[min(fault.args[1])]
+        raise damaged(f"{shorten(stuck.op_type)} {shorten(stuck.name)!r} is part of a cycle") from None
+    ready: list[int] = []
+    done: list[NodeProto] = []
+    while sorter.is_active():
+        for index in sorter.get_ready():
+            heapq.heappush(ready, index)
+        first = heapq.heappop(ready)  # of several that could come next, the first in the file
+        done.append(nodes[first])
+        sorter.done(first)
     return done
 
 
@@ -506,7 +464,7 @@ def _reads(node: NodeProto) -> Iterator[str]:
 
 def _known(name: str, scope: dict[str, str], role: str) -> str:
     if name not in scope:
-        raise ModelFileError(f"{role}, {shorten(name)!r}, is made by nothing", remedy="export the model again")
+        raise damaged(f"{role}, {shorten(name)!r}, is made by nothing")
     return scope[name]
 
 
@@ -514,7 +472,7 @@ def _refuse_repeats(names: Iterable[str], role: str) -> None:
     seen: set[str] = set()
     for name in names:
         if name in seen:
-            raise ModelFileError(f"{role} {shorten(name)!r} is there twice", remedy="export the model again")
+            raise damaged(f"{role} {shorten(name)!r} is there twice")
         seen.add(name)
 
 
@@ -550,12 +508,9 @@ def _check_opsets(opsets: Any) -> None:
         if domain not in _STANDARD:
             version = min(max(version, 1), _LARGEST_VERSION)
         elif not 0 <= version <= _LARGEST_VERSION:
-            raise ModelFileError(f"opset {version} of {domain} does not exist", remedy="export the model again")
+            raise damaged(f"opset {version} of {domain} does not exist")
         elif versions.get(domain, version) != version:
-            raise ModelFileError(
-                f"the model uses opsets {versions[domain]} and {version} of {domain or 'ai.onnx'} at once",
-                remedy="export the model again",
-            )
+            raise damaged(f"the model uses opsets {versions[domain]} and {version} of {domain or 'ai.onnx'} at once")
         versions[domain] = max(versions.get(domain, version), version)
     del opsets[:]
     for domain, version in versions.items():
@@ -565,10 +520,7 @@ def _check_opsets(opsets: Any) -> None:
 def _import_used(opsets: Any, used: Iterable[str], around: Any) -> None:
     """Import the domains whose operators are used: exporters forget those of their own operators.
 
-    Args:
-        opsets: the imports of the model or of a function; domains that lack are added.
-        used: the domains of its nodes.
-        around: the model's imports, which a function falls back on.
+    A function falls back on the imports `around` it, which are the model's.
 
     Raises:
         ModelFileError: if a domain of the standard lacks.
@@ -576,15 +528,5 @@ def _import_used(opsets: Any, used: Iterable[str], around: Any) -> None:
     known = {entry.domain: entry.version for entry in (*around, *opsets)}
     for domain in sorted(set(used) - {entry.domain for entry in opsets}):
         if domain not in known and domain in _STANDARD:
-            raise ModelFileError(
-                f"the model does not say which opset of {domain or 'ai.onnx'} it uses", remedy="export the model again"
-            )
-        _set_opset(opsets, domain, known.get(domain, 1))
-
-
-def _set_opset(opsets: Any, domain: str, version: int) -> None:
-    for opset in opsets:
-        if opset.domain == domain:
-            opset.version = version
-            return
-    opsets.add(domain=domain, version=version)
+            raise damaged(f"the model does not say which opset of {domain or 'ai.onnx'} it uses")
+        set_domain(opsets, domain, known.get(domain, 1))

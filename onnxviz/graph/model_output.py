@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal, TypeGuard
 
-from onnx import GraphProto, NodeProto
+from onnx import NodeProto
 
 from onnxviz.core.errors import shorten
 from onnxviz.core.values import Layer
+from onnxviz.graph.node_axes import axes_of
 from onnxviz.graph.operators import traits_of
-from onnxviz.graph.shapes import TensorType
-from onnxviz.graph.structure import ancestors, attribute, initializers, producers, to_array
+from onnxviz.graph.shapes import TypedGraph
+from onnxviz.graph.structure import ancestors, attribute, origin, to_array
 from onnxviz.graph.value_range import clip_bounds, constant, range_of
 
 OutputKind = Literal[
@@ -172,57 +173,50 @@ def has_positions(layer: Layer) -> bool:
     return any(size != 1 for size in layer.spatial_shape)
 
 
-def find_heads(
-    graph: GraphProto, layers: Sequence[Layer], types: Mapping[str, TensorType], names: Mapping[str, str]
-) -> tuple[Head, ...]:
+def find_heads(graph: TypedGraph, layers: Sequence[Layer], names: Mapping[str, str]) -> tuple[Head, ...]:
     """Return what the graph says of its outputs, in their order; those made from the same scores are one head.
 
     A Softmax over the units says classes, a Sigmoid of one unit two of them, one of several labels; ArgMax, TopK and
     Hardmax choose among classes, whose scores they read. All of that at several positions is a map. What comes out of a
     NonMaxSuppression is boxes, what is divided by its own length an embedding. Nothing else is said by a graph.
-
-    Args:
-        graph: the normalised graph.
-        layers: its layers.
-        types: of its values.
-        names: identifier of a value -> its name in the file.
+    `names` maps the identifier of a value to its name in the file.
     """
-    reader = _Reader(graph, layers, types, names)
+    reader = _Reader(graph, layers, names)
     found: list[Head] = []
-    for output in graph.output:
+    for output in graph.graph.output:
         head = reader.with_range(reader.head(output.name))
-        same = next((place for place, other in enumerate(found) if _same(other, head)), None)
-        if same is None:
+        same = (place for place, other in enumerate(found) if (other.scores, other.kind) == (head.scores, head.kind))
+        place = next(same, None) if head.scores is not None else None
+        if place is None:
             found.append(head)
             continue
-        first = found[same]
+        first = found[place]
         better = head if head.probability and not first.probability else first
-        found[same] = replace(better, outputs=first.outputs + head.outputs)
+        found[place] = replace(better, outputs=first.outputs + head.outputs)
     return tuple(found)
-
-
-def _same(first: Head, second: Head) -> bool:
-    return first.scores is not None and first.scores == second.scores and first.kind == second.kind
 
 
 class _Reader:
     """Walks up from outputs to what their scores are."""
 
-    def __init__(
-        self, graph: GraphProto, layers: Sequence[Layer], types: Mapping[str, TensorType], names: Mapping[str, str]
-    ) -> None:
-        self.graph, self.types, self.names = graph, types, names
-        self.made_by = producers(graph)
+    def __init__(self, graph: TypedGraph, layers: Sequence[Layer], names: Mapping[str, str]) -> None:
+        self.graph, self.names = graph, names
+        self.made_by, self.constants = graph.makers, graph.constants
         self.layers = {layer.value: layer for layer in layers}
-        self.constants = initializers(graph)
 
     def head(self, output: str) -> Head:
         """Return what the graph says of one output."""
         name = self.names.get(output, output)
-        if said := self._smallest(output):
+        last = self._end(output)
+        key = "" if last is None else self._looked_up(last)
+        chooser = self._end(key) if key else last
+        if _is(chooser, "ArgMin") or (_is(chooser, "TopK") and not attribute(chooser, "largest", 1)):
+            # Such numbers are distances, no scores of classes.
+            said = f"{chooser.op_type} {self._shown(chooser.output[0])} picks the smallest numbers"
             return Head((name,), reason=said)
-        start, chosen = self._choice(output)
-        if chosen is not None and (said := self._renumbering(output)):
+        chosen = chooser if _is(chooser, *_CHOOSES) else None
+        start = output if chosen is None else chosen.input[0]
+        if last is not None and chosen is not None and key and (said := self._renumbering(last)):
             return Head((name,), scores=self._scores(start), reason=said, holds="renumbered")
         node = self._end(start, _ARRANGED if chosen is None else _IN_ORDER)
         if node is not None and (activation := self._activation(node)):
@@ -235,42 +229,25 @@ class _Reader:
         """Say of scores without an activation behind them whether their numbers are probabilities already."""
         if head.scores is None or head.final is not None or head.holds != "scores":
             return head
-        found = range_of(head.scores.value, self.graph, self.constants)
+        found = range_of(head.scores.value, self.graph.graph)
         if found.is_probability:
             return replace(head, holds="probabilities")
         return replace(head, holds="activated") if found.activated else head
 
     # --- the last operators -----------------------------------------------------------------------------------------
 
-    def _choice(self, output: str) -> tuple[str, NodeProto | None]:
-        """Go up through what chooses a class; return what it chooses by, and the node."""
-        node = self._end(output)
-        if node is not None and (key := self._looked_up(node)):
-            node = self._end(key)
-        return (node.input[0], node) if node is not None and _is(node, _CHOOSES) else (output, None)
-
-    def _smallest(self, output: str) -> str:
-        """Say what keeps the smallest numbers; "" if nothing does. Such numbers are distances, no scores of classes."""
-        node = self._end(output)
-        if node is not None and (key := self._looked_up(node)):
-            node = self._end(key)
-        picks = node is not None and (
-            _is(node, {"ArgMin"}) or (_is(node, {"TopK"}) and not attribute(node, "largest", 1))
-        )
-        return f"{node.op_type} {self._shown(node.output[0])} picks the smallest numbers" if node and picks else ""
-
     def _looked_up(self, node: NodeProto) -> str:
         """Return what an operator looks up in a constant table, "" if it does not."""
         if node.op_type == "LabelEncoder" and node.domain == "ai.onnx.ml":
             return str(node.input[0])
-        looks_up = node.op_type in _LOOKS_UP and len(node.input) > 1 and self._is_constant(node.input[0])
-        return str(node.input[1]) if looks_up else ""
-
-    def _renumbering(self, output: str) -> str:
-        """Say what gives chosen classes other numbers than those of the scores; "" if nothing does."""
-        node = self._end(output)
-        if node is None or not self._looked_up(node):
+        if node.op_type not in _LOOKS_UP or len(node.input) < 2:
             return ""
+        table = node.input[0]
+        constant_table = table in self.constants or _is(self.made_by.get(table), "Constant")
+        return str(node.input[1]) if constant_table else ""
+
+    def _renumbering(self, node: NodeProto) -> str:
+        """Say whether a table gives chosen classes other numbers than those of the scores; "" if it does not."""
         if node.op_type == "LabelEncoder":
             if _keeps_numbers(node):
                 return ""
@@ -286,24 +263,18 @@ class _Reader:
 
     def _activation(self, node: NodeProto) -> NodeProto | None:
         """Return the Softmax or Sigmoid, also written out, that a node is or keeps off the ends of 0..1."""
-        if _is(node, _SOFTMAX | {"Sigmoid"}) or self._written_out(node):
+        if _is(node, *_SOFTMAX, "Sigmoid") or self._written_out(node):
             return node
-        low, high = clip_bounds(node, self.made_by, self.constants) if _is(node, {"Clip"}) else (0.0, 0.0)
+        low, high = clip_bounds(node, self.made_by, self.constants) if _is(node, "Clip") else (0.0, 0.0)
         if not 0 <= low < 0.5 < high <= 1:
             return None
         above = self._end(node.input[0], _IN_ORDER)
-        found = self._activation(above) if above is not None and not _is(above, {"Clip"}) else None
-        return found if found is not None and found.op_type != "LogSoftmax" else None
+        found = self._activation(above) if above is not None and not _is(above, "Clip") else None
+        return None if _is(found, "LogSoftmax") else found
 
     def _end(self, value: str, through: tuple[str, ...] = _ARRANGED) -> NodeProto | None:
         """Return the first node up from a value that does more than change form."""
-        node = self.made_by.get(value)
-        while node is not None and traits_of(node).keeps in through:
-            node = self.made_by.get(node.input[0])
-        return node
-
-    def _is_constant(self, value: str) -> bool:
-        return value in self.constants or (value in self.made_by and self.made_by[value].op_type == "Constant")
+        return self.made_by.get(origin(value, self.made_by, lambda node: traits_of(node).keeps in through))
 
     def _written_out(self, node: NodeProto) -> str:
         """Return what a softmax or sigmoid of single operators is of, "" if it is none.
@@ -312,38 +283,36 @@ class _Reader:
         """
         if found := self._written_sigmoid(node):
             return found
-        if not _is(node, {"Div"}):
+        if not _is(node, "Div"):
             return ""
         raised, total = (self.made_by.get(name) for name in node.input)
-        if raised is None or total is None or not _is(raised, {"Exp"}) or not _is(total, {"ReduceSum"}):
+        if not _is(raised, "Exp") or not _is(total, "ReduceSum"):
             return ""
-        if total.input[0] != raised.output[0]:
-            return ""
-        if self._axis(total) is None:
+        if total.input[0] != raised.output[0] or self._axis(total) is None:
             return ""
         shift = self.made_by.get(raised.input[0])
-        if shift is not None and _is(shift, {"Sub"}):
+        if _is(shift, "Sub"):
             most = self.made_by.get(shift.input[1])
-            if most is not None and _is(most, {"ReduceMax"}) and most.input[0] == shift.input[0]:
+            if _is(most, "ReduceMax") and most.input[0] == shift.input[0]:
                 return str(shift.input[0])
         return str(raised.input[0])
 
     def _written_sigmoid(self, node: NodeProto) -> str:
         """Return the x of 1 / (1 + e^-x), "" if it is something else."""
-        if _is(node, {"Div"}) and self._is_number(node.input[0], 1):
+        if _is(node, "Div") and self._is_number(node.input[0], 1):
             total = self.made_by.get(node.input[1])
         else:
-            total = self.made_by.get(node.input[0]) if _is(node, {"Reciprocal"}) else None
-        if total is None or not _is(total, {"Add"}):
+            total = self.made_by.get(node.input[0]) if _is(node, "Reciprocal") else None
+        if not _is(total, "Add"):
             return ""
         for one, other in (total.input, reversed(total.input)):
             raised = self.made_by.get(other)
-            if raised is None or not _is(raised, {"Exp"}) or not self._is_number(one, 1):
+            if not _is(raised, "Exp") or not self._is_number(one, 1):
                 continue
             turned = self.made_by.get(raised.input[0])
-            if turned is not None and _is(turned, {"Neg"}):
+            if _is(turned, "Neg"):
                 return str(turned.input[0])
-            if turned is not None and _is(turned, {"Mul"}):
+            if _is(turned, "Mul"):
                 return next((a for a, b in (turned.input, reversed(turned.input)) if self._is_number(b, -1)), "")
         return ""
 
@@ -402,7 +371,7 @@ class _Reader:
     def _class_count(self, scores: Layer) -> int:
         """Return the number of units; of a map whose size is computed that of the map before it was resized."""
         node = self.made_by.get(scores.value)
-        while not scores.unit_count and node is not None and _is(node, {"Resize"}):
+        while not scores.unit_count and _is(node, "Resize"):
             above = self.layers.get(node.input[0])
             if above is None or above.channel_axis != scores.channel_axis:
                 break
@@ -414,8 +383,8 @@ class _Reader:
         last = self._up(output, self.layers.__contains__)
         layer = self.layers.get(last)
         scores = None if layer is None else self._before_rounding(layer)
-        above = ancestors(self.graph, [output])
-        if any(_is(node, {"NonMaxSuppression"}) and node.output[0] in above for node in self.graph.node):
+        above = ancestors(self.graph.graph, [output])
+        if any(_is(self.made_by.get(value), "NonMaxSuppression") for value in above):
             return Head((name,), "boxes", scores, 0, "graph", "a NonMaxSuppression chooses it")
         if layer is not None and self._has_length_one(last) and not has_positions(layer):
             return Head((name,), "embedding", scores, 0, "graph", "it is divided by its own length")
@@ -424,14 +393,12 @@ class _Reader:
     def _has_length_one(self, value: str) -> bool:
         """Whether a vector is divided by its Euclidean length."""
         node = self.made_by.get(value)
-        if node is None:
-            return False
-        if _is(node, {"LpNormalization"}):
+        if _is(node, "LpNormalization"):
             return int(attribute(node, "p", 2)) == 2
-        if not _is(node, {"Div"}):
+        if not _is(node, "Div"):
             return False
         length = self.made_by.get(node.input[1])
-        while length is not None and _is(length, {"Clip", "Max", "Add", "Expand", "Sqrt", "ReduceL2", "ReduceSum"}):
+        while _is(length, "Clip", "Max", "Add", "Expand", "Sqrt", "ReduceL2", "ReduceSum"):
             if length.op_type in ("ReduceL2", "ReduceSum"):
                 return length.op_type == "ReduceL2" and length.input[0] == node.input[0]
             length = self.made_by.get(length.input[0])
@@ -443,9 +410,7 @@ class _Reader:
         """Return the layer that holds what a last operator is of: up to an axis of units, and before a rounding."""
         last = self._up(value, lambda above: _has_units(self.layers.get(above)))
         layer = self.layers.get(last)
-        if layer is None:
-            return None
-        if self._runs_over_positions(last):
+        if layer is None or self._runs_over_positions(last):
             return None
         found = self._before_rounding(layer)
         return found if found.channel_axis is not None or len(found.shape) == 1 else None
@@ -462,9 +427,7 @@ class _Reader:
 
     def _over_units(self, node: NodeProto, value: str, scores: Layer) -> bool:
         """Whether an operator's axis is that of the units of the scores, rather than one of positions."""
-        kind = self.types.get(value)
-        shape = kind.shape if kind is not None else None
-        axis = self._axis(node)
+        shape, axis = self.graph.shape(value), self._axis(node)
         if axis is None:
             return False
         if value == scores.value:
@@ -479,14 +442,12 @@ class _Reader:
         """Return the axis that an operator runs over; None for a sum over several or over unknown ones."""
         if node.op_type != "ReduceSum":
             return int(attribute(node, "axis", 0 if node.op_type == "ArgMax" else -1))
-        tensor = self.constants.get(node.input[1]) if len(node.input) > 1 else None
-        axes = [] if tensor is None else to_array(tensor).reshape(-1).tolist()
-        return int(axes[0]) if len(axes) == 1 else None
+        axes = axes_of(node, self.constants)
+        return axes[0] if axes is not None and len(axes) == 1 else None
 
     def _has_positions(self, output: str, chosen: NodeProto | None) -> bool:
         """Whether an output has several axes beside the batch, although its scores have not: an image, a grid."""
-        kind = self.types.get(output)
-        shape = kind.shape if kind is not None else None
+        shape = self.graph.shape(output)
         return chosen is None and shape is not None and sum(size != 1 for size in shape[1:]) > 1
 
     def _before_rounding(self, layer: Layer) -> Layer:
@@ -504,10 +465,7 @@ class _Reader:
 
     def _up(self, value: str, wanted: Callable[[str], bool]) -> str:
         """Go up through operators that only change form, until a value is wanted or none is left."""
-        while not wanted(value):
-            node = self.made_by.get(value)
-            if node is None or traits_of(node).keeps != "order":
-                break
+        while not wanted(value) and (node := self.made_by.get(value)) is not None and traits_of(node).keeps == "order":
             value = node.input[0]
         return value
 
@@ -535,8 +493,8 @@ def _keeps_numbers(encoder: NodeProto) -> bool:
     return columns[0] == columns[1] or any(isinstance(value, str | bytes) for value in columns[1])
 
 
-def _is(node: NodeProto, operators: Any) -> bool:
-    return not node.domain and node.op_type in operators
+def _is(node: NodeProto | None, *operators: str) -> TypeGuard[NodeProto]:
+    return node is not None and not node.domain and node.op_type in operators
 
 
 # --- which of them is meant -------------------------------------------------------------------------------------

@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import onnx
-from onnx import NodeProto, TensorProto
+from onnx import NodeProto
 
 from onnxviz.graph import windows
-from onnxviz.graph.batch_places import BatchAxis, BatchFlow, grown, product
+from onnxviz.graph.batch_places import BatchAxis, BatchFlow, grown
 from onnxviz.graph.draft import Draft
-from onnxviz.graph.shapes import UNKNOWN, Dimension, TensorType
+from onnxviz.graph.node_axes import axes_of, axis_map, named_axis
+from onnxviz.graph.shapes import Dimension, product
 from onnxviz.graph.structure import (
     attribute,
     consumers,
-    initializers,
+    copy_of,
+    input_of,
     integers,
+    refill,
     remove_attribute,
-    replace_nodes,
     set_integer,
     text,
-    to_array,
 )
 
 _RESHAPING = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Gather"})
@@ -32,26 +32,23 @@ class CannotRewriteError(Exception):
     """A node whose size cannot be made relative."""
 
 
-def make_relative(
-    draft: Draft, flow: BatchFlow, types: Mapping[str, TensorType], image: str, *, free: bool
-) -> tuple[NodeProto | None, set[str]]:
+def make_relative(draft: Draft, flow: BatchFlow, image: str, *, free: bool) -> tuple[NodeProto | None, set[str]]:
     """Rewrite all nodes on the way of the batch that hold only for one batch size.
 
     Args:
         draft: changed in place.
         flow: where the batch goes.
-        types: inferred with the batch that was followed.
         image: the input whose axis 0 is the batch.
         free: the graph is said to run with any batch already; only what cannot is rewritten, as far as possible.
 
     Returns:
         A node that cannot be rewritten, or None; and the outputs that got an axis for the images.
     """
-    rewriter = _Rewriter(draft, flow, types, image, free)
+    rewriter = _Rewriter(draft, flow, image, free)
     for node in list(draft.graph.node):
-        copy, made = NodeProto.FromString(node.SerializeToString()), len(rewriter.done)
+        made = len(rewriter.done)
         try:
-            rewriter.node(copy)
+            rewriter.node(copy_of(node))
         except (CannotRewriteError, ArithmeticError, LookupError, ValueError):
             if not free:
                 return node, set()
@@ -62,13 +59,13 @@ def make_relative(
 
 
 class _Rewriter:
-    def __init__(self, draft: Draft, flow: BatchFlow, types: Mapping[str, TensorType], image: str, free: bool) -> None:
+    def __init__(self, draft: Draft, flow: BatchFlow, image: str, free: bool) -> None:
         self.draft = draft
         self.flow = flow
-        self.types = types
+        self.graph = flow.graph
+        self._shape, self._known = flow.graph.known_shape, flow.graph.constant
         self.image = image
         self.free = free
-        self.constants: dict[str, TensorProto] = initializers(draft.graph)
         self.outputs = {value.name for value in draft.graph.output}
         self.readers = consumers(draft.graph)
         self.done: list[NodeProto] = []
@@ -82,7 +79,7 @@ class _Rewriter:
         if self._images:
             name = self.draft.new_node("")
             head = [onnx.helper.make_node("Shape", [self.image], [self._images], name=name, start=0, end=1)]
-        replace_nodes(self.draft.graph, [*head, *self.done])
+        refill(self.draft.graph.node, [*head, *self.done])
 
     def node(self, node: NodeProto) -> None:
         """Append a node, rewritten where that is needed, and what it needs around it."""
@@ -111,32 +108,31 @@ class _Rewriter:
             self._slice(node, before)
         elif node.op_type == "Split" and not self.free:
             self._split(node, before)
-        self.done.append(node)
-        if restore:
-            self._restore(node)
+        self._append(node, restore)
 
-    # --- values -----------------------------------------------------------------------------------------------------
-
-    def _shape(self, value: str) -> tuple[Dimension, ...]:
-        shape = self.types.get(value, UNKNOWN).shape
-        if shape is None:
+    def _fixed(self, shape: tuple[Dimension, ...]) -> list[int]:
+        """A shape of which every dimension must be a number."""
+        sizes = [size for size in shape if isinstance(size, int)]
+        if len(sizes) < len(shape):
             raise CannotRewriteError
-        return shape
+        return sizes
 
     def _constant(self, array: np.ndarray | list[int], like: str) -> str:
         tensor = onnx.numpy_helper.from_array(np.asarray(array, np.int64))
         return self.draft.add_constant(tensor, like)
 
-    def _known(self, node: NodeProto, index: int) -> np.ndarray | None:
-        name = node.input[index] if index < len(node.input) else ""
-        return to_array(self.constants[name]) if name in self.constants else None
-
-    def _make(self, operator: str, inputs: list[str], like: NodeProto | str, **attributes: Any) -> str:
+    def _make(self, operator: str, inputs: list[str], like: NodeProto | str, to: str = "", **attributes: Any) -> str:
         shown = like if isinstance(like, str) else like.output[0]
-        value = self.draft.new_value(shown)
+        value = to or self.draft.new_value(shown)
         name = self.draft.new_node("" if isinstance(like, str) else like.name)
         self.done.append(onnx.helper.make_node(operator, inputs, [value], name=name, **attributes))
         return value
+
+    def _append(self, node: NodeProto, restore: bool = False) -> None:
+        """Append a node, and give its result an axis for the images if that is wanted."""
+        self.done.append(node)
+        if restore:
+            self._restore(node)
 
     def _images_value(self) -> str:
         """The number of images, int64 [1]."""
@@ -179,10 +175,8 @@ class _Rewriter:
             target = self._with_entry([1] * axis, self._images_value(), [1] * (len(shape) - axis - 1), value)
             wide = self._make("Expand", [value, target], value)
         else:
-            sizes = [size for size in shape if isinstance(size, int)]
-            if len(sizes) < len(shape) or not isinstance(size, int):
-                raise CannotRewriteError
-            inner = [place.before, 1, size // place.before]
+            sizes = self._fixed(shape)
+            inner = [place.before, 1, sizes[axis] // place.before]
             apart = self._constant([*sizes[:axis], *inner, *sizes[axis + 1 :]], value)
             split = self._make("Reshape", [value, apart], value)
             target = self._with_entry([1] * (axis + 1), self._images_value(), [1] * (len(shape) - axis), value)
@@ -192,36 +186,26 @@ class _Rewriter:
         self._wide[value, place] = wide
         return wide
 
-    # --- outputs ----------------------------------------------------------------------------------------------------
-
     def _wants_its_own_axis(self, value: str, place: BatchAxis) -> bool:
         """Whether an output would hold its images and something else in its first axis."""
         shape = self._shape(value)
         return value in self.outputs and place == BatchAxis(0) and bool(shape) and shape[0] != self.flow.batch
 
     def _restored_shape(self, value: str) -> list[int]:
-        shape = self._shape(value)
-        behind = [size for size in shape[1:] if isinstance(size, int)]
-        first = shape[0]
-        if self.flow.batch != 1 or len(behind) < len(shape) - 1 or not isinstance(first, int):
+        if self.flow.batch != 1:
             raise CannotRewriteError
-        return [-1, first, *behind]
+        return [-1, *self._fixed(self._shape(value))]
 
     def _restore(self, node: NodeProto) -> None:
         """Give an output an axis for the images."""
         output = node.output[0]
         target = self._constant(self._restored_shape(output), output)
-        merged = self.draft.new_value(output)
-        node.output[0] = merged
-        self.done.append(
-            onnx.helper.make_node("Reshape", [merged, target], [output], name=self.draft.new_node(node.name))
-        )
+        node.output[0] = self.draft.new_value(output)
+        self._make("Reshape", [node.output[0], target], node, to=output)
         for reader in self.readers.get(output, ()):
             if reader.op_type:  # a value that is an output and is read as well
                 raise CannotRewriteError
         self.restored.add(output)
-
-    # --- operators --------------------------------------------------------------------------------------------------
 
     def _reshape(self, node: NodeProto, before: BatchAxis, after: BatchAxis, restore: bool) -> None:
         """Let a node that changes only the shape make what it must for any number of images."""
@@ -229,35 +213,26 @@ class _Rewriter:
             self._gather_within(node, before, after)
             return
         if node.op_type == "Gather" and not self._takes_the_image(node, before):
-            self.done.append(node)
-            if restore:
-                self._restore(node)
+            self._append(node, restore)
             return
         if restore and not self.readers.get(node.output[0]):
             self._reshape_output(node, before)
             return
         if not self._fits(node, before, after):
             self._to_reshape(node, self._target(node, before, after))
-        self.done.append(node)
-        if restore:
-            self._restore(node)
+        self._append(node, restore)
 
     def _gather_within(self, node: NodeProto, before: BatchAxis, after: BatchAxis) -> None:
         """Take the images apart from what else lies in their axis, gather, and join them again."""
-        shape, result = self._shape(node.input[0]), self._shape(node.output[0])
-        sizes = [size for size in shape if isinstance(size, int)]
-        made = [size for size in result if isinstance(size, int)]
-        if len(sizes) < len(shape) or len(made) < len(result):
-            raise CannotRewriteError
+        sizes, made = self._fixed(self._shape(node.input[0])), self._fixed(self._shape(node.output[0]))
         output, axis = node.output[0], before.axis
         apart = self._constant([*sizes[:axis], -1, *sizes[axis:]], output)
         node.input[0] = self._make("Reshape", [node.input[0], apart], node)
         set_integer(node, "axis", axis + 1)
         node.output[0] = self.draft.new_value(output)
         together = self._constant([*made[: after.axis], -1, *made[after.axis + 1 :]], output)
-        name = self.draft.new_node(node.name)
         self.done.append(node)
-        self.done.append(onnx.helper.make_node("Reshape", [node.output[0], together], [output], name=name))
+        self._make("Reshape", [node.output[0], together], node, to=output)
 
     def _scatter_nd(self, node: NodeProto, place: BatchAxis, updates: BatchAxis) -> None:
         """Put the images last, where no coordinate is needed for them, scatter, and put them back."""
@@ -277,12 +252,11 @@ class _Rewriter:
         node.output[0] = self.draft.new_value(output)
         self.done.append(node)
         back = [order.index(axis) for axis in range(rank)]
-        name = self.draft.new_node(node.name)
-        self.done.append(onnx.helper.make_node("Transpose", [node.output[0]], [output], name=name, perm=back))
+        self._make("Transpose", [node.output[0]], node, to=output, perm=back)
 
     def _takes_the_image(self, node: NodeProto, place: BatchAxis) -> bool:
         """Whether a Gather removes the batch axis of a graph for one image."""
-        axis = int(attribute(node, "axis", 0)) % len(self._shape(node.input[0]))
+        axis = named_axis(node, 0, len(self._shape(node.input[0])))
         return axis == place.axis and not self._shape(node.input[1])
 
     def _reshape_output(self, node: NodeProto, before: BatchAxis) -> None:
@@ -349,7 +323,7 @@ class _Rewriter:
         return self._with_entry_replaced(node.input[1], after.axis, len(result), count, node.output[0])
 
     def _resize(self, node: NodeProto, place: BatchAxis) -> None:
-        if len(node.input) < 4 or not node.input[3]:
+        if not input_of(node, 3):
             return
         shape, result = self._shape(node.input[0]), self._shape(node.output[0])
         axes = [axis % len(shape) for axis in integers(node, "axes", range(len(shape)))]
@@ -382,33 +356,25 @@ class _Rewriter:
 
     def _expand(self, node: NodeProto, place: BatchAxis) -> None:
         """Where the batch is, a size of 1 leaves it as it is."""
-        target = self._known(node, 1)
-        rank = len(self._shape(node.output[0]))
-        if target is not None:
-            index = place.axis - (rank - target.size)
-            if index >= 0 and target[index] != 1:
-                relative = target.copy()
-                relative[index] = 1
-                node.input[1] = self._constant(relative, node.output[0])
+        target, output = self._known(node, 1), node.output[0]
+        if target is None and self.free:
             return
-        length = self._shape(node.input[1])[0]
-        if self.free:
+        (length,) = self._fixed(self._shape(node.input[1]))
+        index = place.axis - len(self._shape(output)) + length
+        if index < 0:
             return
-        if not isinstance(length, int):
-            raise CannotRewriteError
-        index = place.axis - (rank - length)
-        if index >= 0:
-            one = self._constant([1], node.output[0])
-            node.input[1] = self._with_entry_replaced(node.input[1], index, length, one, node.output[0])
+        if target is None:
+            one = self._constant([1], output)
+            node.input[1] = self._with_entry_replaced(node.input[1], index, length, one, output)
+        elif target[index] != 1:
+            node.input[1] = self._constant([*target[:index], 1, *target[index + 1 :]], output)
 
     def _slice(self, node: NodeProto, place: BatchAxis) -> None:
         """All images, however many."""
         starts, ends = self._known(node, 1), self._known(node, 2)
-        if len(node.input) > 3 and node.input[3]:
-            named = self._known(node, 3)
-            axes = [] if named is None else [int(axis) % len(self._shape(node.input[0])) for axis in named.reshape(-1)]
-        else:
-            axes = list(range(0 if starts is None else starts.size))
+        named, rank = axes_of(node, self.graph.constants), len(self._shape(node.input[0]))
+        count = 0 if starts is None or named is None else starts.size
+        axes = [axis % rank for axis in named or range(count)]
         if place.axis not in axes:
             return
         if starts is None or ends is None:
@@ -420,7 +386,7 @@ class _Rewriter:
 
     def _split(self, node: NodeProto, place: BatchAxis) -> None:
         """Equal parts, whatever their size."""
-        if int(attribute(node, "axis", 0)) % len(self._shape(node.input[0])) != place.axis:
+        if named_axis(node, 0, len(self._shape(node.input[0]))) != place.axis:
             return
         del node.input[1:]
         if self.draft.opset >= 18:
@@ -433,20 +399,12 @@ def _native(rewriter: _Rewriter, node: NodeProto, shape: tuple[Dimension, ...]) 
         cut = int(attribute(node, "axis", 1))
         cut += len(shape) if cut < 0 else 0
         return product(shape[:cut]), product(shape[cut:])
-    axes = integers(node, "axes")
-    if len(node.input) > 1 and node.input[1]:
-        array = rewriter._known(node, 1)
-        if array is None:
-            return None
-        axes = tuple(int(axis) for axis in array.reshape(-1))
-    if node.op_type == "Squeeze" and axes:
-        gone = {axis % len(shape) for axis in axes}
-        return tuple(size for index, size in enumerate(shape) if index not in gone)
-    if node.op_type == "Unsqueeze":
-        new = {axis % (len(shape) + len(axes)) for axis in axes}
-        sizes = iter(shape)
-        return tuple(1 if index in new else next(sizes) for index in range(len(shape) + len(axes)))
-    return None
+    found = axis_map(node, len(shape), rewriter.graph.constants)
+    if found is None:
+        return None
+    sizes = {place: shape[axis] for axis, place in found.to.items() if place is not None}
+    more = len(rewriter.graph.known_shape(node.output[0])) - len(rewriter.graph.known_shape(node.input[0]))
+    return tuple(sizes.get(place, 1) for place in range(len(shape) + more))
 
 
 def _scales(node: NodeProto, before: tuple[Dimension, ...], after: tuple[Dimension, ...]) -> np.ndarray | None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import fnmatch
 import re
 from collections.abc import Iterable, Mapping, Sequence
-
-from onnx import GraphProto
+from dataclasses import dataclass
 
 from onnxviz.core.errors import SelectionError, nearest, shorten
 from onnxviz.core.values import Layer
 from onnxviz.graph.activation import Following
 from onnxviz.graph.layer_roles import Roles
+from onnxviz.graph.shapes import TypedGraph
 
 ROLES = ("first_conv", "last_conv", "all_convs", "last_map", "block_outputs", "logits")
 
@@ -24,42 +24,43 @@ def is_reserved(name: str) -> bool:
     return name in ROLES or name.endswith(_ACT) or _INDEXED.fullmatch(name) is not None
 
 
+@dataclass(frozen=True)
+class LayerNames:
+    """What selecting layers by name needs beside their names and aliases.
+
+    Attributes:
+        ambiguous: name that stands for nothing -> names of the layers it might mean.
+        namesakes: what means something else in selectors, such as a role -> names of the layers that the file calls so.
+        modules: identifier of a value -> the innermost module that made it, as its exporter writes it.
+        in_file: identifier of a value -> what its node is called in the file, where that is not the name shown.
+        unknown: name in the file of a node or value of unknown type or shape -> the operator that it stands behind.
+    """
+
+    ambiguous: dict[str, tuple[str, ...]]
+    namesakes: dict[str, tuple[str, ...]]
+    modules: dict[str, str]
+    in_file: dict[str, str]
+    unknown: dict[str, str]
+
+
 class Selector:
     """Finds layers by what users call them.
 
-    Args:
-        graph: the normalised graph.
-        layers: its layers in topological order.
-        logits: the layer of the role of that name, or None.
-        ambiguous: name that several layers could go by -> their names.
-        modules: identifier of a value -> the innermost module of the exporter's that made it.
-        unknown: name of what is no layer, its type being unknown -> the operator that it stands behind.
-
-    Attributes:
-        roles: finds the layers that stand for blocks.
+    `logits` is the layer of the role of that name, `naming` what the layers may be called beside their names and
+    aliases.
     """
 
-    def __init__(
-        self,
-        graph: GraphProto,
-        layers: Sequence[Layer],
-        logits: Layer | None,
-        *,
-        ambiguous: Mapping[str, tuple[str, ...]] | None = None,
-        modules: Mapping[str, str] | None = None,
-        unknown: Mapping[str, str] | None = None,
-    ) -> None:
-        self._unknown = unknown or {}
+    def __init__(self, graph: TypedGraph, layers: Sequence[Layer], logits: Layer | None, naming: LayerNames) -> None:
+        self._naming = naming
         self._layers = layers
         self._logits = logits
-        self._ambiguous = ambiguous or {}
         self._by_name: dict[str, Layer] = {}
         for layer in layers:
             for alias in layer.aliases:
                 self._by_name.setdefault(alias, layer)
         self._by_name.update((layer.name, layer) for layer in layers)
         self._by_value = {layer.value: layer for layer in layers}
-        self._following = Following(graph, modules or {})
+        self._following = Following(graph, naming.modules)
         self.roles = Roles(graph, layers, logits, self._following)
 
     def one(self, name: str) -> Layer:
@@ -95,13 +96,13 @@ class Selector:
         if not exact and selector.endswith(_ACT):
             exact = [self.activation(layer) for layer in self._plain(selector.removesuffix(_ACT), globs=globs)]
         found = exact or self._plain(selector, globs=globs)
-        if not found and (several := self._ambiguous.get(selector.removesuffix(_ACT))):
+        if not found and (several := self._naming.ambiguous.get(selector.removesuffix(_ACT))):
             shown = ", ".join(repr(shorten(name, 80)) for name in several[:4])
             raise SelectionError(
                 f"{shorten(selector)!r} could mean several layers, or a module with several results",
                 remedy=f"name one of them: {shown}{' ...' if len(several) > 4 else ''}",
             )
-        if not found and (cause := self._unknown.get(selector.removesuffix(_ACT))):
+        if not found and (cause := self._naming.unknown.get(selector.removesuffix(_ACT))):
             raise SelectionError(
                 f"{shorten(selector)!r} cannot be analysed: it stands behind {cause}, of which nobody here knows what "
                 "it makes",

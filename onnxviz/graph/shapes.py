@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
+import numpy as np
 import onnx
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, ValueInfoProto
 
 from onnxviz.core import limits
 from onnxviz.core.errors import ModelFileError, beginning
-from onnxviz.graph.operators.custom import custom_operators
-from onnxviz.graph.structure import replace_nodes
-from onnxviz.graph.tensors import subgraphs
+from onnxviz.graph.operators import custom_operators
+from onnxviz.graph.structure import constant_input, consumers, initializers, producers, reads, refill
+from onnxviz.graph.tensors import damaged, subgraphs
 
 Dimension = int | str | None
 
@@ -56,6 +58,68 @@ class TensorType:
 UNKNOWN = TensorType(0, None)
 
 
+class UnknownShapeError(LookupError):
+    """What is asked for depends on a shape that is not known."""
+
+
+class TypedGraph:
+    """A graph with the types of its values, and who makes and reads them."""
+
+    def __init__(self, graph: GraphProto, types: Mapping[str, TensorType]) -> None:
+        self.graph = graph
+        self.types = types
+        self.constants = initializers(graph)
+
+    @cached_property
+    def makers(self) -> dict[str, NodeProto]:
+        """The node that makes each value."""
+        return producers(self.graph)
+
+    @cached_property
+    def readers(self) -> dict[str, list[NodeProto]]:
+        """The nodes that read each value."""
+        return consumers(self.graph)
+
+    def only_reader(self, value: str) -> NodeProto | None:
+        """Return the node that alone reads a value, if it is one of the standard's."""
+        found = self.readers.get(value, [])
+        return found[0] if len(found) == 1 and not found[0].domain else None
+
+    def shape(self, value: str) -> tuple[Dimension, ...] | None:
+        """Return a value's dimensions, or None if even their number is not known."""
+        return self.types.get(value, UNKNOWN).shape
+
+    def known_shape(self, value: str) -> tuple[Dimension, ...]:
+        """Return a value's dimensions.
+
+        Raises:
+            UnknownShapeError: if even their number is not known.
+        """
+        shape = self.shape(value)
+        if shape is None:
+            raise UnknownShapeError("has a shape that is not known")
+        return shape
+
+    def constant(self, node: NodeProto, index: int) -> np.ndarray | None:
+        """Return the numbers of a constant input, or None."""
+        return constant_input(node, index, self.constants)
+
+
+def product(sizes: Iterable[Dimension]) -> int | None:
+    """Return the product of dimensions, or None if one is not known."""
+    result = 1
+    for size in sizes:
+        if not isinstance(size, int):
+            return None
+        result *= size
+    return result
+
+
+def total(sizes: Sequence[object]) -> int | None:
+    """Return the sum of sizes, None if one is not known."""
+    return sum(size for size in sizes if isinstance(size, int)) if all(isinstance(s, int) for s in sizes) else None
+
+
 def type_of(value: ValueInfoProto) -> TensorType:
     """Read a value's declared type."""
     if not value.type.HasField("tensor_type"):
@@ -88,9 +152,7 @@ def infer(model: ModelProto) -> dict[str, TensorType]:
         # Without data propagation: it takes hours for a Tile to a terabyte, and `resolve_shapes` does its work.
         inferred = onnx.shape_inference.infer_shapes(bones, strict_mode=False, data_prop=False).graph
     except Exception as fault:  # the C++ code raises RuntimeError and its kin where it follows faulty shapes
-        raise ModelFileError(
-            f"the shapes of the model cannot be inferred: {beginning(str(fault))}", remedy="export the model again"
-        ) from fault
+        raise damaged(f"the shapes of the model cannot be inferred: {beginning(str(fault))}") from fault
     types = {tensor.name: TensorType(tensor.data_type, tuple(tensor.dims)) for tensor in model.graph.initializer}
     for value in (*inferred.value_info, *inferred.output, *inferred.input):
         if value.name not in types:
@@ -113,9 +175,7 @@ def _shield(graph: GraphProto, opset: int) -> None:
         for entry in node.attribute:
             least, most = _RANGES.get(entry.name, (entry.i, entry.i))
             if entry.type == AttributeProto.INT and not entry.ref_attr_name and not least <= entry.i <= most:
-                raise ModelFileError(
-                    f"{node.op_type} has {entry.name} {entry.i}, which it cannot", remedy="export the model again"
-                )
+                raise damaged(f"{node.op_type} has {entry.name} {entry.i}, which it cannot")
         custom = custom_operators().get(f"{node.domain}:{node.op_type}") if node.domain else None
         if custom is not None and custom.shaped_like:
             node.op_type, node.domain = custom.shaped_like, ""
@@ -127,7 +187,7 @@ def _shield(graph: GraphProto, opset: int) -> None:
             nodes.append(_shortened(graph, node, opset))
         nodes.append(node)
     if len(nodes) > len(graph.node):
-        replace_nodes(graph, nodes)
+        refill(graph.node, nodes)
 
 
 def _shortened(graph: GraphProto, node: NodeProto, opset: int) -> NodeProto:
@@ -145,17 +205,11 @@ def _shortened(graph: GraphProto, node: NodeProto, opset: int) -> NodeProto:
 def infer_body(
     body: GraphProto, opsets: Iterable[OperatorSetIdProto], around: Mapping[str, TensorType]
 ) -> dict[str, TensorType]:
-    """Return what is known of the types of the values in a graph inside a node.
-
-    Args:
-        body: a branch of If, or the body of Loop or Scan.
-        opsets: those of the model.
-        around: types of the values of the graphs around it.
-    """
+    """Return what is known of the types of the values in a graph inside a node, from those of the graphs around it."""
     model = ModelProto(ir_version=8, opset_import=opsets, graph=body)
     own = {value.name for value in body.input} | {tensor.name for tensor in body.initializer}
     own.update(name for node in body.node for name in node.output)
-    read = {name for node in body.node for name in _all_reads(node)}
+    read = {name for node in body.node for name in reads(node)}
     model.graph.input.extend(
         value_info(name, around[name]) for name in sorted(read - own) if name in around and around[name].element
     )
@@ -163,13 +217,6 @@ def infer_body(
         return infer(model)
     except ModelFileError:
         return {}
-
-
-def _all_reads(node: NodeProto) -> Iterator[str]:
-    yield from node.input
-    for graph in subgraphs(node):
-        for inner in graph.node:
-            yield from _all_reads(inner)
 
 
 def skeleton(model: ModelProto) -> ModelProto:

@@ -3,16 +3,33 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from typing import Any, TypeVar
 
 import numpy as np
 import onnx
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
+from google.protobuf.message import Message  # type: ignore[import-untyped]
+from onnx import AttributeProto, GraphProto, NodeProto, TensorProto
 
 from onnxviz.core import limits
 from onnxviz.graph.operators import traits_of
-from onnxviz.graph.tensors import subgraphs
+from onnxviz.graph.tensors import nodes_within, subgraphs
+
+M = TypeVar("M", bound=Message)
+
+
+def copy_of(message: M) -> M:
+    """Return a copy that belongs to no other message."""
+    copy: M = type(message)()
+    copy.CopyFrom(message)
+    return copy
+
+
+def refill(field: Any, entries: Iterable[Message]) -> None:
+    """Make these the entries of a repeated field, of which they may be entries already."""
+    copies = [copy_of(entry) for entry in entries]
+    del field[:]
+    field.extend(copies)
 
 
 def attribute(node: NodeProto, name: str, default: Any = None) -> Any:
@@ -39,15 +56,24 @@ def remove_attribute(node: NodeProto, *names: str) -> None:
     """Remove attributes, where the node has them."""
     kept = [entry for entry in node.attribute if entry.name not in names]
     if len(kept) < len(node.attribute):
-        copies = [AttributeProto.FromString(entry.SerializeToString()) for entry in kept]
-        del node.attribute[:]
-        node.attribute.extend(copies)
+        refill(node.attribute, kept)
 
 
 def set_integer(node: NodeProto, name: str, value: int) -> None:
     """Set an integer attribute."""
     remove_attribute(node, name)
     node.attribute.append(onnx.helper.make_attribute(name, value))
+
+
+def input_of(node: NodeProto, index: int) -> str:
+    """Return the identifier of an input, "" if it is left out."""
+    return node.input[index] if index < len(node.input) else ""
+
+
+def constant_input(node: NodeProto, index: int, constants: Mapping[str, TensorProto]) -> np.ndarray | None:
+    """Return the numbers of a constant input, or None."""
+    tensor = constants.get(input_of(node, index))
+    return None if tensor is None else to_array(tensor)
 
 
 def reads(node: NodeProto) -> Iterator[str]:
@@ -61,12 +87,7 @@ def reads(node: NodeProto) -> Iterator[str]:
 
 
 def image_dependent(graph: GraphProto, image: str | None = None) -> set[str]:
-    """Return values that depend on the content, not only on the shape, of an input that is no initializer.
-
-    Args:
-        graph: in topological order.
-        image: the input; None for all of them.
-    """
+    """Return values that depend on the content, not only on the shape, of an input; without one, of any."""
     constant = {tensor.name for tensor in graph.initializer}
     found = {value.name for value in graph.input} - constant if image is None else {image}
     ranges = measured_ranges(graph)
@@ -113,14 +134,23 @@ def initializers(graph: GraphProto) -> dict[str, TensorProto]:
     return {tensor.name: tensor for tensor in graph.initializer}
 
 
+def constant_value(node: NodeProto) -> TensorProto | None:
+    """Return what a Constant node holds, or None for strings and types that are no tensor."""
+    for name in ("value_int", "value_ints", "value_float", "value_floats"):
+        value = attribute(node, name)
+        if value is not None:
+            kind = np.int64 if "int" in name else np.float32
+            return onnx.numpy_helper.from_array(np.asarray(value, dtype=kind))
+    tensor = attribute(node, "value")
+    return tensor if isinstance(tensor, TensorProto) and tensor.data_type != TensorProto.STRING else None
+
+
 def constants_within(graph: GraphProto) -> dict[str, TensorProto]:
-    """Map the identifiers of a graph's initializers, and of its Constant nodes that hold a tensor, to the tensors."""
+    """Map the identifiers of a graph's initializers, and of its Constant nodes that hold numbers, to tensors."""
     found = initializers(graph)
     for node in graph.node:
-        if node.op_type == "Constant" and not node.domain:
-            value = attribute(node, "value")
-            if isinstance(value, TensorProto):
-                found[node.output[0]] = value
+        if node.op_type == "Constant" and not node.domain and (value := constant_value(node)) is not None:
+            found[node.output[0]] = value
     return found
 
 
@@ -136,13 +166,13 @@ def repeated_number(node: NodeProto | None, constants: Mapping[str, TensorProto]
     return np.broadcast_to(number, shape)
 
 
-def set_domain(model: ModelProto, domain: str, version: int) -> None:
-    """Make a model use a version of an operator domain."""
-    for entry in model.opset_import:
+def set_domain(opsets: Any, domain: str, version: int) -> None:
+    """Make the opset imports of a model or function name this version of an operator domain."""
+    for entry in opsets:
         if entry.domain == domain:
             entry.version = version
             return
-    model.opset_import.add(domain=domain, version=version)
+    opsets.add(domain=domain, version=version)
 
 
 def to_array(tensor: TensorProto) -> np.ndarray:
@@ -150,46 +180,22 @@ def to_array(tensor: TensorProto) -> np.ndarray:
     return np.asarray(onnx.numpy_helper.to_array(tensor))
 
 
-def replace_nodes(graph: GraphProto, nodes: Iterable[NodeProto]) -> None:
-    """Make these the graph's nodes; they may be nodes of the graph itself."""
-    copies = [NodeProto.FromString(node.SerializeToString()) for node in nodes]
-    del graph.node[:]
-    graph.node.extend(copies)
-
-
-def replace_initializers(graph: GraphProto, tensors: Iterable[TensorProto]) -> None:
-    """Make these the graph's initializers; they may be initializers of the graph itself."""
-    present, wanted = list(graph.initializer), list(tensors)
-    kept = {id(tensor) for tensor in wanted}
-    if [id(tensor) for tensor in present if id(tensor) in kept] == [id(tensor) for tensor in wanted]:
-        # Protobuf frees what is removed only with the whole message: copies would stay beside the weights.
-        for index in reversed(range(len(present))):
-            if id(present[index]) not in kept:
-                del graph.initializer[index]
-        return
-    copies = []
-    for tensor in tensors:
-        copy = TensorProto()
-        copy.CopyFrom(tensor)
-        copies.append(copy)
-    del graph.initializer[:]
-    graph.initializer.extend(copies)
+def keep_initializers(graph: GraphProto, names: Container[str]) -> None:
+    """Remove all initializers but some, without a copy, which would stay beside what was there as long as the graph."""
+    for index in reversed(range(len(graph.initializer))):
+        if graph.initializer[index].name not in names:
+            del graph.initializer[index]
 
 
 def rename_reads(nodes: Iterable[NodeProto], renamed: dict[str, str]) -> None:
     """Let nodes, and their sub-graphs, read other values."""
-    if not renamed:
-        return
-    stack = [nodes]
-    while stack:
-        for node in stack.pop():
-            for index, name in enumerate(node.input):
-                if name in renamed:
-                    node.input[index] = renamed[name]
-            for graph in subgraphs(node):
-                for value in graph.output:
-                    value.name = renamed.get(value.name, value.name)
-                stack.append(graph.node)
+    for node in nodes_within(nodes) if renamed else ():
+        for index, name in enumerate(node.input):
+            if name in renamed:
+                node.input[index] = renamed[name]
+        for graph in subgraphs(node):
+            for value in graph.output:
+                value.name = renamed.get(value.name, value.name)
 
 
 def ancestors(graph: GraphProto, values: Iterable[str]) -> set[str]:
@@ -205,3 +211,10 @@ def ancestors(graph: GraphProto, values: Iterable[str]) -> set[str]:
         if value in makers:
             stack.extend(reads(makers[value]))
     return found
+
+
+def origin(value: str, makers: Mapping[str, NodeProto], through: Callable[[NodeProto], bool]) -> str:
+    """Follow a value up the first inputs of the nodes that are gone through; return where that ends."""
+    while (node := makers.get(value)) is not None and through(node):
+        value = node.input[0]
+    return value

@@ -50,12 +50,7 @@ class TargetSelector(BaseModel):
 
 
 def resolve(selectors: Sequence[TargetSelector], view: GraphView, labels: Sequence[str] | None) -> tuple[Target, ...]:
-    """Return the targets that selectors name, in their order, each once.
-
-    Args:
-        selectors: what the user wrote.
-        view: the network whose layers are meant.
-        labels: class names in logit order, or None.
+    """Return the targets that selectors name, in their order, each once; `labels` are class names in logit order.
 
     Raises:
         SelectionError: if a layer, unit, class or position does not exist or could be several.
@@ -65,9 +60,7 @@ def resolve(selectors: Sequence[TargetSelector], view: GraphView, labels: Sequen
         for layer in view.select(selector.layer):
             names = labels if has_class_units(layer, view) else None
             if selector.units is not None and not layer.shape and (why := view.why_unknown(layer)):
-                raise SelectionError(
-                    f"its units are not known{why}", where=_shown(layer), remedy="name a layer before this operator"
-                )
+                raise _refused(layer, f"its units are not known{why}", "name a layer before this operator")
             for unit, towards in _units(selector.units, layer, names, labels if is_binary(layer, view) else None):
                 for sign in _SIGNS[selector.sign]:
                     way = sign if towards > 0 else _OPPOSITE[sign]
@@ -86,19 +79,14 @@ def unit_indices(
 ) -> list[int]:
     """Return the unit indices of one layer that a choice names, in its order, each once.
 
-    Args:
-        choice: index, range "0-15", class name, "all", or a list of these.
-        layer: the layer.
-        names: the units' class names in order, or None where units have no names.
+    The choice is an index, a range "0-15", a class name, "all", or a list of these; `names` are the units' class names.
 
     Raises:
         SelectionError: if a unit does not exist, or a name is unknown or ambiguous.
     """
     items = [choice] if isinstance(choice, str | int) else list(choice)
     if not items:
-        raise SelectionError(
-            "an empty list names no unit", where=_shown(layer), remedy="leave `units` out for the whole layer"
-        )
+        raise _refused(layer, "an empty list names no unit", "leave `units` out for the whole layer")
     found: dict[int, None] = {}
     for item in items:
         found.update(dict.fromkeys(_indices(item, layer, names)))
@@ -182,12 +170,7 @@ def is_behind_scores(layer: Layer, view: GraphView) -> bool:
 
 
 def class_indices(choice: UnitChoice | Sequence[UnitChoice], head: Head, names: Sequence[str] | None) -> list[int]:
-    """Return the indices of the classes, or of the units of what has none, that a choice names, each once.
-
-    Args:
-        choice: index, range "0-15", class name, "all", or a list of these.
-        head: whose classes they are; it has scores.
-        names: the model's class names, or None.
+    """Return the indices of the classes, or of the units of what has none, that a choice names, as `unit_indices` does.
 
     Raises:
         SelectionError: if a class does not exist, or a name is unknown or ambiguous.
@@ -201,12 +184,9 @@ def class_indices(choice: UnitChoice | Sequence[UnitChoice], head: Head, names: 
 
 
 def resolve_head(view: GraphView, score: str | None, names: Sequence[str] | None) -> Head:
-    """Return what an analysis explains: the main head, an output, or any layer.
+    """Return what an analysis explains: the main head, an output, or any layer, whose units are explained as they are.
 
-    Args:
-        view: the network.
-        score: the name of an output, or of a layer, whose units are then explained as they are; None for the main head.
-        names: the model's class names: a layer of as many units is taken for scores of these classes.
+    A layer of as many units as the model has class `names` is taken for scores of these classes.
 
     Raises:
         SelectionError: if there is no such output or layer, or no score to explain.
@@ -269,10 +249,7 @@ def _explainable(head: Head) -> Head:
 
 
 def _units(
-    choice: UnitChoice | list[UnitChoice] | None,
-    layer: Layer,
-    names: Sequence[str] | None,
-    two: Sequence[str] | None,
+    choice: UnitChoice | list[UnitChoice] | None, layer: Layer, names: Sequence[str] | None, two: Sequence[str] | None
 ) -> Sequence[tuple[int | None, int]]:
     """Return the units that a choice names, each with the way towards it; `two` names the classes of a single score."""
     if choice is None:
@@ -295,12 +272,12 @@ def _indices(item: UnitChoice, layer: Layer, names: Sequence[str] | None) -> Seq
         named = names is not None and any(_plain(label) == _plain(item) for label in names)
         if not named and item.strip().lower() == "all":
             if not count:
-                raise SelectionError("the number of units is not known, so `all` cannot be listed", where=_shown(layer))
+                raise _refused(layer, "the number of units is not known, so `all` cannot be listed")
             return range(count)
         if not named and (match := _RANGE.fullmatch(item)):
             first, last = int(match[1]), int(match[2])
             if first > last:
-                raise SelectionError(f"the range {item.strip()} runs backwards", where=_shown(layer))
+                raise _refused(layer, f"the range {item.strip()} runs backwards")
             _require_unit(last, layer)
             return range(first, last + 1)
         match = None if named else _INDEX.fullmatch(item)
@@ -315,57 +292,48 @@ def _named_unit(name: str, layer: Layer, names: Sequence[str] | None) -> int:
         try:
             return class_index(name, names)
         except SelectionError as fault:
-            raise SelectionError(fault.what, where=_shown(layer), remedy=fault.remedy) from fault
+            raise _refused(layer, fault.what, fault.remedy) from fault
     count = layer.unit_count
-    raise SelectionError(
+    listed = f" from 0 to {count - 1}, a range such as 0-{min(15, count - 1)}, or `all`" if count else ""
+    raise _refused(
+        layer,
         f"{shorten(name)!r} is no unit: units have numbers, and names only where the layer is the logits and the model "
         "has labels",
-        where=_shown(layer),
-        remedy=f"give an index from 0 to {count - 1}, a range such as 0-{min(15, count - 1)}, or `all`"
-        if count
-        else "give an index",
+        f"give an index{listed}",
     )
 
 
 def _require_unit(index: int, layer: Layer) -> None:
     count = layer.unit_count
     if layer.channel_axis is None and not layer.shape:
-        raise SelectionError(
+        raise _refused(
+            layer,
             "its units are not known, because its shape is not",
-            where=_shown(layer),
-            remedy="name a layer before the operators that `onnxviz inspect` says are refused",
+            "name a layer before the operators that `onnxviz inspect` says are refused",
         )
     if layer.channel_axis is None:
         why = f": {layer.unplaced}" if layer.unplaced else ""
-        raise SelectionError(
-            f"this layer has no units{why}", where=_shown(layer), remedy="leave `units` out for the whole layer"
-        )
+        raise _refused(layer, f"this layer has no units{why}", "leave `units` out for the whole layer")
     if index < 0 or (count and index >= count):
         limits = f"has {count} units, 0 to {count - 1}" if count else "counts its units from 0"
-        raise SelectionError(f"there is no unit {index}: the layer {limits}", where=_shown(layer))
+        raise _refused(layer, f"there is no unit {index}: the layer {limits}")
 
 
 def _position(selector: TargetSelector, layer: Layer) -> tuple[int, ...] | None:
     if selector.position is None:
         return None
     if selector.units is None:
-        raise SelectionError(
-            "`position` needs `units`: a whole layer has no position", where=_shown(layer), remedy="add `units`"
-        )
+        raise _refused(layer, "`position` needs `units`: a whole layer has no position", "add `units`")
     spatial = layer.spatial_shape
     if not spatial:
-        raise SelectionError(
-            "this layer has no positions, its units are single numbers",
-            where=_shown(layer),
-            remedy="leave `position` out",
-        )
+        raise _refused(layer, "this layer has no positions, its units are single numbers", "leave `position` out")
     if selector.position == "center":
         return CENTRE
     if len(selector.position) != len(spatial):
-        raise SelectionError(
+        raise _refused(
+            layer,
             f"a position here has {len(spatial)} numbers, not {len(selector.position)}",
-            where=_shown(layer),
-            remedy=f"the positions have the shape {[size or '?' for size in spatial]}",
+            f"the positions have the shape {[size or '?' for size in spatial]}",
         )
     return tuple(selector.position)
 
@@ -374,5 +342,5 @@ def _plain(name: str) -> str:
     return " ".join(name.replace("_", " ").split()).casefold()
 
 
-def _shown(layer: Layer) -> str:
-    return f"layer {shorten(layer.name)!r}"
+def _refused(layer: Layer, what: str, remedy: str = "") -> SelectionError:
+    return SelectionError(what, where=f"layer {shorten(layer.name)!r}", remedy=remedy)

@@ -11,10 +11,16 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import onnx
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
+from google.protobuf.message import Message  # type: ignore[import-untyped]
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, TypeProto
 
 from onnxviz.core import limits
 from onnxviz.core.errors import ModelFileError, shorten
+
+
+def damaged(what: str) -> ModelFileError:
+    """Return the error for what only a new export mends."""
+    return ModelFileError(what, remedy="export the model again")
 
 
 def subgraphs(node: NodeProto) -> Iterator[GraphProto]:
@@ -25,44 +31,53 @@ def subgraphs(node: NodeProto) -> Iterator[GraphProto]:
         yield from attribute.graphs
 
 
-def all_nodes(proto: ModelProto) -> Iterator[NodeProto]:
-    """Yield the nodes of the graph, of all sub-graphs and functions."""
-    stack: list[Iterable[NodeProto]] = [proto.graph.node, *(function.node for function in proto.functions)]
+def nodes_within(nodes: Iterable[NodeProto]) -> Iterator[NodeProto]:
+    """Yield nodes and those of the graphs inside them."""
+    stack = [nodes]
     while stack:
         for node in stack.pop():
             yield node
             stack.extend(graph.node for graph in subgraphs(node))
 
 
-def _all_graphs(proto: ModelProto) -> Iterator[GraphProto]:
+def all_nodes(proto: ModelProto) -> Iterator[NodeProto]:
+    """Yield the nodes of the graph, of all sub-graphs and functions."""
+    for nodes in (*(function.node for function in reversed(proto.functions)), proto.graph.node):
+        yield from nodes_within(nodes)
+
+
+def all_graphs(proto: ModelProto) -> Iterator[GraphProto]:
+    """Yield the graph and all graphs inside nodes."""
     yield proto.graph
     for node in all_nodes(proto):
         yield from subgraphs(node)
 
 
-def _all_tensors(proto: ModelProto) -> Iterator[TensorProto]:
-    for graph in _all_graphs(proto):
-        yield from graph.initializer
-        for sparse in graph.sparse_initializer:
-            yield sparse.values
-            yield sparse.indices
-    for attributes in (*(node.attribute for node in all_nodes(proto)), *(f.attribute_proto for f in proto.functions)):
-        for attribute in attributes:
-            if attribute.HasField("t"):
-                yield attribute.t
-            yield from attribute.tensors
-            # Merely changing a field of a sparse tensor that is not there would create it.
-            own = [attribute.sparse_tensor] if attribute.HasField("sparse_tensor") else []
-            for sparse in (*own, *attribute.sparse_tensors):
-                yield sparse.values
-                yield sparse.indices
+def innermost_tensor(kind: TypeProto) -> Any:
+    """Return the type of a tensor, or of the tensors in a sequence, optional or map; None if there are none."""
+    name = kind.WhichOneof("value")
+    while name in ("sequence_type", "optional_type", "map_type"):
+        kind = kind.map_type.value_type if name == "map_type" else getattr(kind, name).elem_type
+        name = kind.WhichOneof("value")
+    return getattr(kind, name) if name in ("tensor_type", "sparse_tensor_type") else None
+
+
+def messages(proto: Message) -> Iterator[Message]:
+    """Yield a message and all messages inside it."""
+    stack = [proto]
+    while stack:
+        message = stack.pop()
+        yield message
+        for entry, value in message.ListFields():
+            if entry.type == entry.TYPE_MESSAGE:
+                stack.extend([value] if isinstance(value, Message) else value)
 
 
 def bring_tensors_in(proto: ModelProto, path: Path | None, digest: Any) -> int:
     """Put external data into the tensors, check all tensors' sizes, and return the number of external bytes."""
     folder = Path(os.path.realpath(path)).parent if path is not None else None
     total = 0
-    for tensor in _all_tensors(proto):
+    for tensor in [message for message in messages(proto) if isinstance(message, TensorProto)]:
         if tensor.data_location == TensorProto.EXTERNAL or tensor.external_data:
             if folder is None:
                 raise ModelFileError(
@@ -76,10 +91,8 @@ def bring_tensors_in(proto: ModelProto, path: Path | None, digest: Any) -> int:
             tensor.ClearField("data_location")
             tensor.raw_data = data
         _check_size(tensor)
-        tensor.ClearField("doc_string")
-        tensor.ClearField("metadata_props")
     left = limits.SPARSE_TOTAL_BYTES
-    for graph in _all_graphs(proto):
+    for graph in all_graphs(proto):
         for sparse in graph.sparse_initializer:
             graph.initializer.append(_dense(sparse, left))
             left -= graph.initializer[-1].ByteSize()
@@ -111,7 +124,7 @@ def _external_bytes(tensor: TensorProto, folder: Path, left: int) -> bytes:
     shown = shorten(location)
     pure = PurePosixPath(location.replace("\\", "/"))
     if not location or "\0" in location:
-        raise ModelFileError(f"tensor {shorten(tensor.name)!r} names no external data file", remedy="export it again")
+        raise damaged(f"tensor {shorten(tensor.name)!r} names no external data file")
     if pure.is_absolute() or PureWindowsPath(location).anchor or PureWindowsPath(location).drive or ".." in pure.parts:
         raise ModelFileError(
             f"external data {shown!r} lies outside the model's folder, which is refused",
@@ -161,22 +174,17 @@ def _declared_bytes(tensor: TensorProto) -> int:
     """Number of bytes that a tensor's declared type and shape need."""
     shown = shorten(tensor.name)
     if len(tensor.dims) > limits.RANK:
-        raise ModelFileError(
-            f"tensor {shown!r} has {len(tensor.dims):,} dimensions, more than {limits.RANK}",
-            remedy="export the model again",
-        )
+        raise damaged(f"tensor {shown!r} has {len(tensor.dims):,} dimensions, more than {limits.RANK}")
     if any(size < 0 for size in tensor.dims):
-        raise ModelFileError(f"tensor {shown!r} has a negative dimension", remedy="export the model again")
+        raise damaged(f"tensor {shown!r} has a negative dimension")
     if any(size > 1 << 40 for size in tensor.dims):
-        raise ModelFileError(
-            f"tensor {shown!r} has a dimension of {max(tensor.dims):,}", remedy="export the model again"
-        )
+        raise damaged(f"tensor {shown!r} has a dimension of {max(tensor.dims):,}")
     count = int(math.prod(tensor.dims))
     if tensor.data_type == TensorProto.STRING:
         return count
     bits = _bits(tensor.data_type)
     if bits == 0:
-        raise ModelFileError(f"tensor {shown!r} has unknown element type {tensor.data_type}", remedy="export it again")
+        raise damaged(f"tensor {shown!r} has unknown element type {tensor.data_type}")
     size = int((count * bits + 7) // 8)
     if size > limits.TENSOR_BYTES:
         raise ModelFileError(f"tensor {shown!r} declares {size:,} bytes, more than {limits.TENSOR_BYTES:,}")
@@ -197,7 +205,7 @@ def _bits(data_type: int) -> int:
 def _check_size(tensor: TensorProto) -> None:
     """Refuse a tensor whose stored data does not match its declared shape."""
     if tensor.HasField("segment"):
-        raise ModelFileError(f"tensor {shorten(tensor.name)!r} is stored in segments", remedy="export the model again")
+        raise damaged(f"tensor {shorten(tensor.name)!r} is stored in segments")
     if tensor.data_type == TensorProto.UNDEFINED and not tensor.dims and not tensor.HasField("raw_data"):
         return  # the empty half of a sparse tensor that is not there
     expected = _declared_bytes(tensor)
@@ -225,7 +233,7 @@ def _dense(sparse: onnx.SparseTensorProto, left: int) -> TensorProto:
     name = sparse.values.name
     for half in (sparse.values, sparse.indices):
         if half.data_type == TensorProto.UNDEFINED:
-            raise ModelFileError(f"sparse tensor {shorten(name)!r} has no numbers", remedy="export the model again")
+            raise damaged(f"sparse tensor {shorten(name)!r} has no numbers")
     shell = TensorProto(name=name, data_type=sparse.values.data_type, dims=sparse.dims)
     if _declared_bytes(shell) > min(left, limits.FOLDED_BYTES):
         raise ModelFileError(f"sparse tensor {shorten(name)!r} is too large", remedy="store it as a dense tensor")

@@ -10,7 +10,7 @@ import numpy as np
 from onnx import GraphProto, NodeProto, TensorProto
 
 from onnxviz.graph.operators import traits_of
-from onnxviz.graph.structure import attribute, producers, repeated_number, to_array
+from onnxviz.graph.structure import attribute, constant_value, initializers, producers, repeated_number, to_array
 
 _ACTIVATED = frozenset(["Softmax", "Sigmoid", "HardSigmoid", "LogSoftmax", "Exp"])
 """What makes probabilities, or their logarithms, of scores."""
@@ -41,15 +41,9 @@ class ValueRange:
         return self.low >= -_ROUNDING and self.high <= 1 + _ROUNDING
 
 
-def range_of(value: str, graph: GraphProto, constants: Mapping[str, TensorProto]) -> ValueRange:
-    """Return the bounds of a value by interval arithmetic, up to the nearest operators with weights.
-
-    Args:
-        value: its identifier.
-        graph: the normalised graph, in topological order.
-        constants: its initializers.
-    """
-    made_by = producers(graph)
+def range_of(value: str, graph: GraphProto) -> ValueRange:
+    """Return the bounds of a value by interval arithmetic, up to the nearest operators with weights."""
+    made_by, constants = producers(graph), initializers(graph)
     reached, stack = set[str](), [value]
     while stack:
         name = stack.pop()
@@ -80,14 +74,11 @@ def constant(
     name: str, made_by: Mapping[str, NodeProto], constants: Mapping[str, TensorProto], most: int = _CONSTANT
 ) -> np.ndarray | None:
     """Return a constant's numbers, or None if it is none, holds text, or has more than `most` elements."""
-    tensor = constants.get(name)
-    if tensor is None and name in made_by and made_by[name].op_type == "Constant":
-        tensor = attribute(made_by[name], "value")
-        single = attribute(made_by[name], "value_float", attribute(made_by[name], "value_int"))
-        if single is not None:
-            return np.asarray(single)
+    tensor, maker = constants.get(name), made_by.get(name)
+    if tensor is None and maker is not None and maker.op_type == "Constant":
+        tensor = constant_value(maker)
     if tensor is None:
-        repeated = repeated_number(made_by.get(name), constants)
+        repeated = repeated_number(maker, constants)
         return repeated if repeated is not None and repeated.size <= most else None
     return None if tensor.data_type == TensorProto.STRING or math.prod(tensor.dims) > most else to_array(tensor)
 
@@ -105,10 +96,7 @@ def clip_bounds(
 
 
 def _range(
-    node: NodeProto,
-    inputs: list[ValueRange],
-    made_by: Mapping[str, NodeProto],
-    constants: Mapping[str, TensorProto],
+    node: NodeProto, inputs: list[ValueRange], made_by: Mapping[str, NodeProto], constants: Mapping[str, TensorProto]
 ) -> ValueRange:
     operator, traits = node.op_type, traits_of(node)
     if not _is_followed(node) or not inputs:

@@ -15,37 +15,24 @@ from onnx import ModelProto, NodeProto, TensorProto
 from onnxviz.core.errors import ModelError, SelectionError, shorten
 from onnxviz.core.results import HeadRow, LayerRow, ModelCard
 from onnxviz.core.values import CROP_FRACTION, Agreement, Layer, Preprocessing
-from onnxviz.graph.cost import multiply_adds
 from onnxviz.graph.draft import ExactForms
 from onnxviz.graph.gradient_path import stops
-from onnxviz.graph.inputs import (
-    InputLayout,
-    describe_value,
-    further_inputs,
-    graph_inputs,
-)
+from onnxviz.graph.inputs import InputLayout, describe_value, free_dimensions, further_inputs, graph_inputs
+from onnxviz.graph.model_file import ModelFile
 from onnxviz.graph.model_output import Head, OutputKind, find_heads, main_of, says_what
 from onnxviz.graph.operators import traits_of
 from onnxviz.graph.receptive_field import Field, ReceptiveField, receptive_fields
-from onnxviz.graph.selection import ROLES, Selector
-from onnxviz.graph.shapes import TensorType, infer, skeleton, type_of
-from onnxviz.graph.structure import (
-    attribute,
-    consumers,
-    initializers,
-    integers,
-    producers,
-    repeated_number,
-    to_array,
-)
+from onnxviz.graph.selection import ROLES, LayerNames, Selector
+from onnxviz.graph.shapes import UNKNOWN, TensorType, TypedGraph, infer, product, skeleton
+from onnxviz.graph.structure import attribute, input_of, integers, repeated_number, to_array
 from onnxviz.graph.told_outputs import tell
 
 _ASSUMED_SIZE = (512, 512)
 """Input size for receptive fields where neither the model nor the caller gives one."""
 
 
-@dataclass(eq=False)
-class GraphView:
+@dataclass(eq=False, kw_only=True)
+class GraphView(ModelFile):
     """A network as analyses see it.
 
     Attributes:
@@ -53,65 +40,48 @@ class GraphView:
         original: the model as given but for plain identifiers, with the real numbers that its quantised values stand
             for; the reference of the parity check.
         layers: every float tensor that depends on the image and is made by a node, in topological order.
+        naming: what else they may be called.
         input_name: identifier of the image input.
         input_layout: "NCHW", "NHWC", or "other" if the input is no image.
         input_channels: number of channels; 0 if unknown.
         input_size: height and width in pixels, or None where the model leaves them free.
         batch: None if the batch is free, else the only batch size that the graph can do.
-        digest: SHA-256 of the file and its external data.
-        file: the file's name without its folder.
-        bytes: size of both.
-        producer: the exporter and its version.
-        opset: the opsets of the file, as text.
         passes: what the importer did, one sentence each.
         refused_operators: operators outside the standard or its target opset, with the reason.
-        metadata: the file's metadata properties.
-        told_heads: what the outputs are, where somebody said more of them than the graph does.
+        types: of all values of the normalised graph.
         mixed_batches: identifiers of values whose first axis is not simply the batch.
-        namesakes: what means something else in selectors, such as a role -> names of the layers that the file calls so.
+        told_heads: what the outputs are, where somebody said more of them than the graph does.
         exact: products of integers that the converted network computes exactly.
-        names_in_file: identifier of a value -> its node's name in the file, where the framework's is shown instead.
-        fixed: name of an input that was given a value once for all -> that, in words.
-        fixed_digest: changes whenever the value of a fixed input does; "" if there are none.
     """
 
     proto: ModelProto
     original: ModelProto
     layers: tuple[Layer, ...]
+    naming: LayerNames = field(repr=False)
     input_name: str
     input_layout: InputLayout
     input_channels: int
     input_size: tuple[int, int] | None
     batch: int | None
-    digest: str
-    file: str
-    bytes: int
-    producer: str
-    opset: str
     passes: tuple[str, ...]
     refused_operators: tuple[tuple[str, str], ...]
-    metadata: dict[str, str]
-    names: dict[str, str] = field(repr=False, default_factory=dict)
-    types: dict[str, TensorType] = field(repr=False, default_factory=dict)
-    mixed_batches: frozenset[str] = field(repr=False, default=frozenset())
-    ambiguous: dict[str, tuple[str, ...]] = field(repr=False, default_factory=dict)
-    namesakes: dict[str, tuple[str, ...]] = field(repr=False, default_factory=dict)
-    modules: dict[str, str] = field(repr=False, default_factory=dict)
-    unknown: dict[str, str] = field(repr=False, default_factory=dict)
-    names_in_file: dict[str, str] = field(repr=False, default_factory=dict)
-    dimensions: dict[str, str] = field(repr=False, default_factory=dict)
+    types: dict[str, TensorType] = field(repr=False)
+    mixed_batches: frozenset[str] = field(repr=False)
     told_heads: tuple[Head, ...] = field(repr=False, default=())
-    exact: ExactForms = field(repr=False, default_factory=ExactForms)
-    fixed: dict[str, str] = field(default_factory=dict)
-    fixed_digest: str = ""
+    exact: ExactForms = field(repr=False)
     _fields: dict[tuple[int, int], dict[str, Field]] = field(repr=False, default_factory=dict, init=False)
     _work: dict[tuple[int, int] | None, list[int | None]] = field(repr=False, default_factory=dict, init=False)
     _sized_types: dict[tuple[int, int], Mapping[str, TensorType]] = field(repr=False, default_factory=dict, init=False)
 
     @cached_property
+    def graph(self) -> TypedGraph:
+        """The normalised graph with the types of its values."""
+        return TypedGraph(self.proto.graph, self.types)
+
+    @cached_property
     def heads(self) -> tuple[Head, ...]:
         """What the outputs are, in their order: as the graph says, or as `with_output` was told."""
-        return self.told_heads or find_heads(self.proto.graph, self.layers, self.types, self.names)
+        return self.told_heads or find_heads(self.graph, self.layers, self.names)
 
     @property
     def main_head(self) -> Head | None:
@@ -148,7 +118,7 @@ class GraphView:
         """
 
         def told(view: GraphView) -> GraphView:
-            inferred = find_heads(view.proto.graph, view.layers, view.types, view.names)
+            inferred = find_heads(view.graph, view.layers, view.names)
             return replace(view, told_heads=tell(inferred, kinds, names, numbers))
 
         return told(told(self).with_roles_settled())  # heads hold layers, whose names may have changed
@@ -160,7 +130,7 @@ class GraphView:
         """
         by_name = {layer.name: layer.value for layer in self.layers}
         shown = {value: name for name, value in by_name.items()}
-        called = {role: [by_name[name] for name in names] for role, names in self.namesakes.items()}
+        called = {role: [by_name[name] for name in names] for role, names in self.naming.namesakes.items()}
         for role in called.keys() & by_name.keys():
             shown[by_name[role]] = next(name for n in count(1) if (name := f"{role}#{n}") not in by_name)
         for role, values in called.items():
@@ -168,7 +138,8 @@ class GraphView:
                 shown[values[0]] = role
         layers = tuple(replace(layer, name=shown[layer.value]) for layer in self.layers)
         namesakes = {role: tuple(shown[value] for value in values) for role, values in called.items()}
-        return self if layers == self.layers else replace(self, layers=layers, namesakes=namesakes)
+        naming = replace(self.naming, namesakes=namesakes)
+        return self if layers == self.layers else replace(self, layers=layers, naming=naming)
 
     def _means(self, role: str, values: Sequence[str]) -> bool:
         """Whether a role stands for one layer, and that is the one of these values."""
@@ -211,7 +182,7 @@ class GraphView:
         return {
             name: f"{name} keeps its meaning in recipes; the layer that the file calls so is "
             + ", ".join(repr(shorten(layer, 60)) for layer in layers[:3])
-            for name, layers in self.namesakes.items()
+            for name, layers in self.naming.namesakes.items()
             if not self._means(name, [by_name[layer] for layer in layers])
         }
 
@@ -228,7 +199,8 @@ class GraphView:
 
     def why_unknown(self, *layers: Layer) -> str:
         """Name the operators that keep the shapes of layers from being known, as the end of a sentence; "" if none."""
-        operators = list(dict.fromkeys(self.unknown[layer.name] for layer in layers if layer.name in self.unknown))
+        unknown = self.naming.unknown
+        operators = list(dict.fromkeys(unknown[layer.name] for layer in layers if layer.name in unknown))
         if not operators:
             return ""
         return f": nothing is known of what {', '.join(operators[:4])} makes, which the standard does not define"
@@ -236,30 +208,11 @@ class GraphView:
     @cached_property
     def _selector(self) -> Selector:
         main = self.main_head
-        return Selector(
-            self.proto.graph,
-            self.layers,
-            main.scores if main else None,
-            ambiguous=self.ambiguous,
-            modules=self.modules,
-            unknown=self.unknown,
-        )
-
-    @cached_property
-    def _producers(self) -> dict[str, NodeProto]:
-        return producers(self.proto.graph)
-
-    @cached_property
-    def _initializers(self) -> dict[str, TensorProto]:
-        return initializers(self.proto.graph)
-
-    @cached_property
-    def _by_value(self) -> dict[str, Layer]:
-        return {layer.value: layer for layer in self.layers}
+        return Selector(self.graph, self.layers, main.scores if main else None, self.naming)
 
     def node(self, layer: Layer) -> NodeProto:
         """Return the node that makes a layer's value."""
-        return self._producers[layer.value]
+        return self.graph.makers[layer.value]
 
     def gradient_stops(self, layer: Layer) -> tuple[str, ...]:
         """Return the nodes at which every gradient from a layer to the image ends, such as "Sign q_activation".
@@ -278,59 +231,44 @@ class GraphView:
         Gemm and MatMul: [out, in].
         """
         node = self.node(layer)
-        if node.op_type in ("Conv", "Gemm"):
-            array = self._constant(node, 1)
-            if array is None or node.op_type == "Conv":
-                return array
+        array = self._constant(node, 1) if node.op_type in ("Conv", "ConvTranspose", "Gemm", "MatMul") else None
+        if array is None or node.op_type == "Conv":
+            return array
+        if node.op_type == "Gemm":
             array = array if attribute(node, "transB", 0) else array.T
             return np.ascontiguousarray(array * np.float32(attribute(node, "alpha", 1.0)))
-        if node.op_type == "ConvTranspose":
-            array = self._constant(node, 1)
-            if array is None:
-                return None
-            groups = self.groups(layer)
-            inputs, outputs = array.shape[:2]
-            split = array.reshape(groups, inputs // groups, outputs, *array.shape[2:])
-            return np.ascontiguousarray(
-                split.swapaxes(1, 2).reshape(groups * outputs, inputs // groups, *array.shape[2:])
-            )
         if node.op_type == "MatMul":
-            array = self._constant(node, 1)
-            if array is not None and array.ndim == 2:
-                return np.ascontiguousarray(array.T)
-        return None
+            return np.ascontiguousarray(array.T) if array.ndim == 2 else None
+        groups = self.groups(layer)
+        inputs, outputs, *kernel = array.shape
+        split = array.reshape(groups, inputs // groups, outputs, *kernel)
+        return np.ascontiguousarray(split.swapaxes(1, 2).reshape(groups * outputs, inputs // groups, *kernel))
 
     def bias(self, layer: Layer) -> np.ndarray | None:
         """Return a layer's bias [out], or None; without one of its own, the Add right behind it counts."""
         node = self.node(layer)
-        if node.op_type in ("Conv", "ConvTranspose", "Gemm") and len(node.input) > 2 and node.input[2]:
+        if node.op_type in ("Conv", "ConvTranspose", "Gemm") and input_of(node, 2):
             array = self._constant(node, 2)
-            if array is None:
+            if array is None or (node.op_type == "Gemm" and array.ndim == 2 and array.shape[0] != 1):
                 return None
             if node.op_type == "Gemm":
-                if array.ndim == 2 and array.shape[0] != 1:
-                    return None
                 array = array.reshape(-1) * np.float32(attribute(node, "beta", 1.0))
                 array = np.broadcast_to(array, (layer.unit_count,)) if array.size == 1 else array
             return np.ascontiguousarray(array)
-        if node.op_type in ("Conv", "ConvTranspose", "MatMul"):
-            readers = self._consumers.get(layer.value, [])
-            if len(readers) == 1 and readers[0].op_type == "Add":
-                other = [name for name in readers[0].input if name != layer.value]
-                tensor = self._initializers.get(other[0]) if len(other) == 1 else None
-                if tensor is not None and layer.unit_count and np.prod(tensor.dims) == layer.unit_count:
-                    return to_array(tensor).reshape(-1)
+        readers = self.graph.readers.get(layer.value, [])
+        if node.op_type in ("Conv", "ConvTranspose", "MatMul") and [reader.op_type for reader in readers] == ["Add"]:
+            other = [name for name in readers[0].input if name != layer.value]
+            tensor = self.graph.constants.get(other[0]) if len(other) == 1 else None
+            if tensor is not None and layer.unit_count and np.prod(tensor.dims) == layer.unit_count:
+                return to_array(tensor).reshape(-1)
         return None
 
-    @cached_property
-    def _consumers(self) -> dict[str, list[NodeProto]]:
-        return consumers(self.proto.graph)
-
     def _constant(self, node: NodeProto, index: int) -> np.ndarray | None:
-        name = node.input[index] if index < len(node.input) else ""
-        if name in self._initializers:
-            return to_array(self._initializers[name])
-        return repeated_number(self._producers.get(name), self._initializers)
+        array = self.graph.constant(node, index)
+        return array if array is not None else self._repeated(input_of(node, index))
+
+    def _repeated(self, value: str) -> np.ndarray | None:
+        return repeated_number(self.graph.makers.get(value), self.graph.constants)
 
     def groups(self, layer: Layer) -> int:
         """Return the number of groups of a convolution; 1 for everything else."""
@@ -338,15 +276,15 @@ class GraphView:
 
     def strides(self, layer: Layer) -> tuple[int, ...]:
         """Return the strides of a convolution or pooling in order of its spatial axes; () for everything else."""
-        node = self.node(layer)
-        spatial = max(len(layer.shape) - 2, 0)
-        return integers(node, "strides", (1,) * spatial) if _is_windowed(node) else ()
+        return self._steps(layer, "strides")
 
     def dilations(self, layer: Layer) -> tuple[int, ...]:
         """Return the dilations of a convolution or pooling; () for everything else."""
+        return self._steps(layer, "dilations")
+
+    def _steps(self, layer: Layer, name: str) -> tuple[int, ...]:
         node = self.node(layer)
-        spatial = max(len(layer.shape) - 2, 0)
-        return integers(node, "dilations", (1,) * spatial) if _is_windowed(node) else ()
+        return integers(node, name, (1,) * max(len(layer.shape) - 2, 0)) if _is_windowed(node) else ()
 
     def kernel(self, layer: Layer) -> tuple[int, ...]:
         """Return the kernel's size along each spatial axis; () for everything without one."""
@@ -354,7 +292,7 @@ class GraphView:
         if not _is_windowed(node):
             return ()
         declared, place = integers(node, "kernel_shape"), traits_of(node).weight
-        weight = self._initializers.get(node.input[place]) if place else None
+        weight = self.graph.constants.get(node.input[place]) if place else None
         return declared or (tuple(weight.dims[2:]) if weight is not None else ())
 
     # --- size and cost ----------------------------------------------------------------------------------------------
@@ -363,20 +301,18 @@ class GraphView:
         """Return the number of constant numbers that a layer's node reads, indices and shapes not counted."""
         total = 0
         for name in dict.fromkeys(self.node(layer).input):
-            tensor = self._initializers.get(name)
+            tensor = self.graph.constants.get(name)
             if tensor is not None and tensor.data_type == TensorProto.FLOAT:
                 total += int(np.prod(tensor.dims, dtype=np.int64))
             elif tensor is None:
-                repeated = repeated_number(self._producers.get(name), self._initializers)
+                repeated = self._repeated(name)
                 total += repeated.size if repeated is not None and repeated.dtype == np.float32 else 0
         return total
 
     def multiply_adds(self, layer: Layer, input_size: tuple[int, int] | None = None) -> int | None:
         """Return the multiply-adds of a layer's node for one image; None if they cannot be known.
 
-        Args:
-            layer: one of this view's layers.
-            input_size: height and width in pixels where the model leaves them free.
+        `input_size` is height and width in pixels where the model leaves them free.
         """
         if self.input_size is not None or input_size is None or self.input_layout == "other":
             return multiply_adds(self.node(layer), self.types)
@@ -385,9 +321,7 @@ class GraphView:
     def share_of_work(self, layers: Sequence[Layer], input_size: tuple[int, int] | None = None) -> float:
         """Return the share of the network's multiply-adds that is done when some layers are; 1 if it cannot be known.
 
-        Args:
-            layers: of this view's.
-            input_size: height and width in pixels where the model leaves them free.
+        `input_size` is height and width in pixels where the model leaves them free.
         """
         size = input_size if self.input_size is None else None
         if size not in self._work:
@@ -402,31 +336,25 @@ class GraphView:
     def receptive_field(self, layer: Layer, input_size: tuple[int, int] | None = None) -> ReceptiveField | None:
         """Return what each position of a layer sees of the image, exactly.
 
-        Args:
-            layer: one of this view's layers.
-            input_size: height and width in pixels where the model leaves them free; sizes and strides do not depend
-                on it, only the number of positions does.
+        `input_size` is height and width in pixels where the model leaves them free; sizes and strides do not depend on
+        it, only the number of positions does.
 
         Returns:
             The receptive field, or None if the input is no image, the layer has no positions, or a shape on the way is
             not known.
         """
         size = self.input_size or input_size or _ASSUMED_SIZE
-        if size not in self._fields:
-            self._fields[size] = self._follow_pixels(size)
-        found = self._fields[size].get(layer.value)
-        if found is None:
+        if self.input_layout == "other":
             return None
-        if not all(len(reach.low) for reach in found):
-            return None  # a layer that was sliced away to nothing has no position that could see
+        if size not in self._fields:
+            graph = TypedGraph(self.proto.graph, self._types_at(size))
+            self._fields[size] = receptive_fields(graph, self.input_name, self.input_layout, size)
+        found = self._fields[size].get(layer.value)
+        # A layer that was sliced away to nothing has no position that could see.
+        if found is None or not all(map(len, found)):
+            return None
         axes = tuple(axis for axis in range(1, len(layer.shape)) if axis != layer.channel_axis)
         return ReceptiveField(found[0], found[1], axes)
-
-    def _follow_pixels(self, size: tuple[int, int]) -> dict[str, Field]:
-        if self.input_layout == "other":
-            return {}
-        types = self._types_at(size)
-        return receptive_fields(self.proto.graph, types, self._initializers, self.input_name, self.input_layout, size)
 
     def _types_at(self, size: tuple[int, int]) -> Mapping[str, TensorType]:
         """Return the types of all values for images of a size."""
@@ -439,7 +367,7 @@ class GraphView:
                     axes = (2, 3) if self.input_layout == "NCHW" else (1, 2)
                     for axis, length in zip(axes, size, strict=True):
                         value.type.tensor_type.shape.dim[axis].dim_value = length
-            known = {t.name: self.types[t.name] for t in self.proto.graph.initializer}
+            known = {name: self.types[name] for name in self.graph.constants}
             self._sized_types[size] = {**infer(sized), **known}
         return self._sized_types[size]
 
@@ -464,7 +392,7 @@ class GraphView:
                     multiply_adds=self.multiply_adds(layer, preprocessing.size),
                     receptive_field=reach.size if reach is not None and bounded else None,
                     units=layer.unit_count,
-                    name_in_file=self.names_in_file.get(layer.value, ""),
+                    name_in_file=self.naming.in_file.get(layer.value, ""),
                 )
             )
         costs = [row.multiply_adds for row in rows]
@@ -493,15 +421,8 @@ class GraphView:
 
     def _head_row(self, head: Head) -> HeadRow:
         scores = head.scores.name if head.scores is not None else ""
-        return HeadRow(
-            head.outputs,
-            head.kind,
-            head.in_words,
-            head.reason,
-            head.source,
-            scores,
-            head is self.main_head and says_what(self.heads),
-        )
+        is_explained = head is self.main_head and says_what(self.heads)
+        return HeadRow(head.outputs, head.kind, head.in_words, head.reason, head.source, scores, is_explained)
 
     def _geometry(self, preprocessing: Preprocessing) -> str:
         size = self.input_size or preprocessing.size
@@ -513,13 +434,8 @@ class GraphView:
     @property
     def free_dimensions(self) -> tuple[str, ...]:
         """What `open_model(path, sizes=...)` calls the dimensions that the inputs leave free; by place if unnamed."""
-        found: dict[str, None] = {}
-        for value in graph_inputs(self.original.graph):
-            for place, size in enumerate(type_of(value).shape or ()):
-                if not isinstance(size, int):
-                    by_place = f"{shorten(self.names.get(value.name, value.name))}:{place}"
-                    found[self.dimensions.get(size or "", by_place)] = None
-        return tuple(found)
+        found = free_dimensions(self.original.graph, self.names, self.dimensions)
+        return tuple(dict.fromkeys(name or f"{shorten(given)}:{axis}" for _, name, given, axis in found))
 
     def require_image_only(self, values: Iterable[str]) -> None:
         """Refuse values, by their identifiers, that also depend on inputs that nobody has given.
@@ -527,8 +443,7 @@ class GraphView:
         Raises:
             ModelError: names these inputs, with their types and shapes.
         """
-        graph = self.proto.graph
-        missing = further_inputs(graph, self.input_name, values)
+        missing = further_inputs(self.proto.graph, self.input_name, values)
         if missing:
             listed = ", ".join(describe_value(value, self.names, self.dimensions) for value in missing)
             name = shorten(self.names.get(missing[0].name, ""))
@@ -542,3 +457,30 @@ class GraphView:
 
 def _is_windowed(node: NodeProto) -> bool:
     return traits_of(node).form in ("convolution", "transposed_convolution", "pool")
+
+
+def multiply_adds(node: NodeProto, types: Mapping[str, TensorType]) -> int | None:
+    """Return the multiply-adds of a node for one image, with the usual convention.
+
+    Convolutions and matrix products count one for each product that is summed; what else counts none.
+
+    Returns:
+        The number, or None if a shape is not known.
+    """
+    traits = traits_of(node)
+    if traits.work in ("none", "unknown"):
+        return 0 if traits.work == "none" else None
+    made = (types.get(node.input[0] if traits.work == "transposed" else node.output[0], UNKNOWN).shape or (None, None))[
+        1:
+    ]
+    places = product(made)
+    if places is None:
+        return None
+    if traits.work != "product":
+        weight = types.get(node.input[traits.weight], UNKNOWN).fixed
+        return None if weight is None else places * math.prod(weight[1:])
+    left = types.get(node.input[0], UNKNOWN).shape
+    if not left:
+        return None
+    summed = left[0 if traits.form == "gemm" and attribute(node, "transA", 0) else -1]
+    return places * summed if isinstance(summed, int) else None

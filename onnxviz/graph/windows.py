@@ -10,7 +10,7 @@ from fractions import Fraction
 import numpy as np
 
 NOWHERE = 1 << 40
-"""Low end of an interval that holds no pixel; its high end is -NOWHERE."""
+"""First pixel of an interval that holds none, and its last pixel negated."""
 _LONGEST = 1 << 16
 """Axes beyond this length are not followed."""
 
@@ -24,20 +24,19 @@ class Reach:
     """For each index along one axis of a tensor, the interval of input rows (or columns) that it depends on.
 
     Attributes:
-        low: first pixel, int64, nominal: as if the image went on beyond its border.
-        high: last pixel, inclusive, nominal.
-        seen_low: first pixel that really enters.
-        seen_high: last pixel that really enters.
+        ends: [4, indices], int64: first pixel and last pixel, nominal, as if the image went on beyond its border; first
+            and last pixel that really enters. Last pixels, inclusive, are negated, so that the smaller end is always
+            the one further out.
         stride: distance in pixels between neighbouring indices.
-        axis: the tensor's axis; None if the tensor has none, and the arrays hold one entry.
+        axis: the tensor's axis; None if the tensor has none, and there is one interval.
     """
 
-    low: np.ndarray
-    high: np.ndarray
-    seen_low: np.ndarray
-    seen_high: np.ndarray
+    ends: np.ndarray
     stride: Fraction
     axis: int | None
+
+    def __len__(self) -> int:
+        return int(self.ends.shape[1])
 
     @staticmethod
     def of_input(length: int, axis: int) -> Reach:
@@ -45,68 +44,52 @@ class Reach:
         if length > _LONGEST:
             raise Unknown
         pixels = np.arange(length)
-        return Reach(pixels, pixels, pixels, pixels, Fraction(1), axis)
+        return Reach(np.stack([pixels, -pixels, pixels, -pixels]), Fraction(1), axis)
 
     @staticmethod
     def nothing(length: int, axis: int) -> Reach:
         """A constant sees no pixel."""
-        low, high = np.full(length, NOWHERE), np.full(length, -NOWHERE)
-        return Reach(low, high, low, high, Fraction(0), axis)
+        return Reach(np.full((4, length), NOWHERE), Fraction(0), axis)
 
     def moved(self, axis: int | None) -> Reach:
         """The same along another axis of the tensor."""
         return replace(self, axis=axis)
 
-    def with_stride(self, stride: Fraction) -> Reach:
-        """The same with another distance between neighbours."""
-        return replace(self, stride=stride)
-
     def collapsed(self, axis: int | None) -> Reach:
         """All intervals as one, where an axis is summed over."""
-        ends = (self.low.min(), self.high.max(), self.seen_low.min(), self.seen_high.max())
-        low, high, seen_low, seen_high = (np.asarray([end]) for end in ends)
-        return Reach(low, high, seen_low, seen_high, Fraction(0), axis)
+        return Reach(self.ends.min(axis=1, keepdims=True), Fraction(0), axis)
 
     def spread(self) -> Reach:
         """Every index sees what any index sees."""
-        zeros = np.zeros(len(self.low), np.int64)
-        one = self.collapsed(self.axis)
-        return Reach(one.low[zeros], one.high[zeros], one.seen_low[zeros], one.seen_high[zeros], Fraction(0), self.axis)
+        return Reach(self.collapsed(None).ends.repeat(len(self), axis=1), Fraction(0), self.axis)
 
     def taken(self, indices: np.ndarray, axis: int | None, seen: np.ndarray | None = None) -> Reach:
         """New index i sees what old index `indices[i]` sees; outside the tensor, nominally only.
 
-        Args:
-            indices: old indices; may lie outside.
-            axis: the axis in the new tensor.
-            seen: old indices that really are read, where these differ (reflecting pads).
+        Where other indices are really read, as by reflecting pads, `seen` has these.
         """
-        low, high = self.extended(indices)
-        seen_low, seen_high = self.inside(indices if seen is None else seen)
         step = int(indices[1] - indices[0]) if len(indices) > 1 else 1
-        return Reach(low, high, seen_low, seen_high, self.stride * abs(step), axis)
+        return Reach(self.at(indices, seen), self.stride * abs(step), axis)
 
-    def inside(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the seen intervals of these indices; outside the tensor there is nothing."""
-        valid = (indices >= 0) & (indices < len(self.low))
-        clipped = np.clip(indices, 0, len(self.low) - 1)
-        return np.where(valid, self.seen_low[clipped], NOWHERE), np.where(valid, self.seen_high[clipped], -NOWHERE)
+    def at(self, indices: np.ndarray, seen: np.ndarray | None = None) -> np.ndarray:
+        """Return the ends for old indices, that may lie outside of the tensor, and for those really read.
 
-    def extended(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the nominal intervals of these indices, continued beyond the tensor in steps of the stride.
-
-        A stride of p / q pixels repeats after q indices, p pixels further.
+        Nominal intervals go on beyond the tensor in steps of the stride. A stride of p / q pixels repeats after q
+        indices, p pixels further.
         """
+        read = indices if seen is None else seen
+        last = len(self) - 1
+        real = np.where((read >= 0) & (read <= last), self.ends[2:, np.clip(read, 0, last)], NOWHERE)
         period, shift = self.stride.denominator, self.stride.numerator
-        length = len(self.low)
-        if period > length:  # too short to show a whole period
-            clipped = np.clip(indices, 0, length - 1)
-            further = np.floor((indices - clipped) * float(self.stride)).astype(np.int64)
-            return self.low[clipped] + further, self.high[clipped] + further
-        below = np.where(indices < 0, -(indices // period), 0)
-        above = np.where(indices >= length, (indices - length) // period + 1, 0)
-        folded = indices + period * (below - above)
-        return self.low[folded] + shift * (above - below), self.high[folded] + shift * (above - below)
+        if period > len(self):  # too short to show a whole period
+            folded = np.clip(indices, 0, last)
+            further = np.floor((indices - folded) * float(self.stride)).astype(np.int64)
+        else:
+            below = np.where(indices < 0, -(indices // period), 0)
+            above = np.where(indices > last, (indices - len(self)) // period + 1, 0)
+            folded = indices + period * (below - above)
+            further = shift * (above - below)
+        return np.concatenate([self.ends[:2, folded] + np.stack([further, -further]), real])
 
 
 @dataclass(frozen=True)
@@ -128,34 +111,21 @@ def slid(reach: Reach, window: Window, length: int) -> Reach:
     """Return what the outputs of a convolution or pooling see."""
     _check(window, length)
     starts = np.arange(length) * window.stride - window.pad
-    low, high = np.full(length, NOWHERE), np.full(length, -NOWHERE)
-    seen_low, seen_high = low, high
+    ends = np.full((4, length), NOWHERE)
     for tap in range(window.kernel):
-        index = starts + tap * window.dilation
-        tap_low, tap_high = reach.extended(index)
-        low, high = np.minimum(low, tap_low), np.maximum(high, tap_high)
-        tap_low, tap_high = reach.inside(index)
-        seen_low, seen_high = np.minimum(seen_low, tap_low), np.maximum(seen_high, tap_high)
-    return Reach(low, high, seen_low, seen_high, reach.stride * window.stride, reach.axis)
+        ends = np.minimum(ends, reach.at(starts + tap * window.dilation))
+    return Reach(ends, reach.stride * window.stride, reach.axis)
 
 
 def transposed(reach: Reach, window: Window, length: int, pad: int) -> Reach:
     """Return what a transposed convolution sees: tap t of input i writes output i * stride - pad + t * dilation."""
     _check(window, length)
-    outputs = np.arange(length)
-    low, high = np.full(length, NOWHERE), np.full(length, -NOWHERE)
-    seen_low, seen_high = low, high
+    ends = np.full((4, length), NOWHERE)
     for tap in range(window.kernel):
-        numerator = outputs + pad - tap * window.dilation
-        hit = numerator % window.stride == 0
-        index = numerator // window.stride
-        tap_low, tap_high = reach.extended(index)
-        low = np.where(hit, np.minimum(low, tap_low), low)
-        high = np.where(hit, np.maximum(high, tap_high), high)
-        tap_low, tap_high = reach.inside(index)
-        seen_low = np.where(hit, np.minimum(seen_low, tap_low), seen_low)
-        seen_high = np.where(hit, np.maximum(seen_high, tap_high), seen_high)
-    return Reach(low, high, seen_low, seen_high, reach.stride / window.stride, reach.axis)
+        numerator = np.arange(length) + pad - tap * window.dilation
+        written = reach.at(numerator // window.stride)
+        ends = np.where(numerator % window.stride == 0, np.minimum(ends, written), ends)
+    return Reach(ends, reach.stride / window.stride, reach.axis)
 
 
 def _check(window: Window, length: int) -> None:
@@ -171,7 +141,7 @@ def resized(
     """Return what the outputs of a Resize see; the formulas are those of the ONNX standard's Resize."""
     if not 0 < length <= _LONGEST or not scale > 0:
         raise Unknown
-    before = len(reach.low)
+    before = len(reach)
     # In float32, as ONNX Runtime does it: 3 / 0.6 is 5 there, and 4.99 in double precision.
     position = _positions(np.arange(length, dtype=np.float32), before, length, np.float32(scale), coordinates)
     if mode == "nearest":
@@ -185,16 +155,8 @@ def resized(
         taps = [np.where(between, floor + offset, floor) for offset in offsets]
     else:
         raise Unknown
-    nominal = [reach.extended(tap) for tap in taps]
-    seen = [reach.inside(np.clip(tap, 0, before - 1)) for tap in taps]
-    return Reach(
-        np.minimum.reduce([entry[0] for entry in nominal]),
-        np.maximum.reduce([entry[1] for entry in nominal]),
-        np.minimum.reduce([entry[0] for entry in seen]),
-        np.maximum.reduce([entry[1] for entry in seen]),
-        reach.stride / Fraction(scale).limit_denominator(1 << 12),
-        reach.axis,
-    )
+    ends = np.minimum.reduce([reach.at(tap, np.clip(tap, 0, before - 1)) for tap in taps])
+    return Reach(ends, reach.stride / Fraction(scale).limit_denominator(1 << 12), reach.axis)
 
 
 def _smoothed(position: np.ndarray, radius: float) -> list[np.ndarray]:
@@ -257,25 +219,16 @@ def united(reaches: Sequence[Reach]) -> Reach:
     axes = {reach.axis for reach in reaches if reach.axis is not None}
     if len(axes) > 1:
         return united([reach.collapsed(None) for reach in reaches])
-    length = max(len(reach.low) for reach in reaches)
-    if any(len(reach.low) not in (1, length) for reach in reaches):
+    length = max(map(len, reaches))
+    if any(len(reach) not in (1, length) for reach in reaches):
         raise Unknown
-    wide = [np.broadcast_to(np.stack([r.low, r.high, r.seen_low, r.seen_high]), (4, length)) for r in reaches]
-    stack = np.stack(wide)
-    stride = max((reach.stride for reach in reaches), default=Fraction(0))
-    low, high, seen_low, seen_high = stack[:, 0].min(0), stack[:, 1].max(0), stack[:, 2].min(0), stack[:, 3].max(0)
-    return Reach(low, high, seen_low, seen_high, stride, axes.pop() if axes else None)
+    ends = np.minimum.reduce([np.broadcast_to(reach.ends, (4, length)) for reach in reaches])
+    return Reach(ends, max(reach.stride for reach in reaches), axes.pop() if axes else None)
 
 
 def chained(parts: Sequence[Reach]) -> Reach:
     """Put tensors one behind the other along this axis."""
-    if sum(len(part.low) for part in parts) > _LONGEST:
+    if sum(map(len, parts)) > _LONGEST:
         raise Unknown
-    return Reach(
-        np.concatenate([part.low for part in parts]),
-        np.concatenate([part.high for part in parts]),
-        np.concatenate([part.seen_low for part in parts]),
-        np.concatenate([part.seen_high for part in parts]),
-        max(part.stride for part in parts),
-        parts[0].axis,
-    )
+    ends = np.concatenate([part.ends for part in parts], axis=1)
+    return Reach(ends, max(part.stride for part in parts), parts[0].axis)

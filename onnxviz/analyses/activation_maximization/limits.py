@@ -13,7 +13,6 @@ import numpy.typing as npt
 from onnxviz.analyses.activation_maximization.real_activations import RealActivations
 from onnxviz.analyses.activation_maximization.simple_pictures import SimpleActivations
 from onnxviz.core.shares import percent
-from onnxviz.graph.structure import initializers
 from onnxviz.graph.value_range import range_of
 
 if TYPE_CHECKING:
@@ -165,8 +164,7 @@ def _bound(goal: Goal, after: float, subject: Subject) -> str:
     """Say if a unit is where its operator holds it."""
     if goal.target is None or goal.target.unit is None:
         return ""
-    graph = subject.view.proto.graph
-    bounds = range_of(subject.view.layer(goal.target.layer).value, graph, initializers(graph))
+    bounds = range_of(subject.view.layer(goal.target.layer).value, subject.view.proto.graph)
     low, high = bounds.low, bounds.high
     seen = "cannot be seen; the picture is one of many"
     if goal.sign > 0 and math.isfinite(high) and after >= high - (1 - _AT) * abs(high):

@@ -17,7 +17,7 @@ from onnxviz.analyses.dissection.thresholds import Thresholds
 from onnxviz.core.errors import shorten
 from onnxviz.core.findings import Caveat
 from onnxviz.core.shares import percent
-from onnxviz.graph.ceilings import before_ceiling
+from onnxviz.graph.features import before_ceiling
 
 if TYPE_CHECKING:
     from onnxviz.data.concepts import ConceptSet

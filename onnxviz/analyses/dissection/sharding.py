@@ -35,7 +35,7 @@ def map_size(view: GraphView, layer: Layer, size: tuple[int, int] | None) -> int
         return height * width
     rows, columns = view.input_size or size or DEFAULT_SIZE
     if (field := view.receptive_field(layer, (rows, columns))) is not None:
-        return len(field.rows.low) * len(field.columns.low)
+        return len(field.rows) * len(field.columns)
     return (height or rows) * (width or columns)
 
 

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from onnx import ModelProto
-
 from onnxviz.core.errors import ModelError
 from onnxviz.graph.draft import Draft
 from onnxviz.graph.model_file import LoadedModel
@@ -29,9 +27,30 @@ from onnxviz.graph.passes import (
     to_qdq,
     unfuse,
 )
-from onnxviz.graph.structure import producers
+from onnxviz.graph.structure import copy_of
 
 Pass = Callable[[Draft], str]
+_PASSES: tuple[tuple[Pass, ...], ...] = (
+    (initializers_as_inputs.run,),
+    (given_sizes.run,),
+    (inline_functions.run,),
+    (remove_training_nodes.run,),
+    (replace_experimental.run,),
+    # Before the opsets are changed: that needs the ranks of values, and so their shapes.
+    (unfuse.run, to_qdq.run, fold_constants.run, resolve_shapes.run),
+    (lift_opset.run,),
+    (to_float32.run,),
+    (fold_constants.run, resolve_shapes.run),
+    (merge_roundings.run,),
+    (free_batch.run,),
+    (resolve_shapes.run, fold_constants.run),
+    (infer_shapes.run,),
+)
+"""The passes in the order in which they run.
+
+Those of one group run again as long as one of them makes something constant: a shape that becomes known makes numbers
+computable, and these may be the shape of something else.
+"""
 _ROUNDS = 32
 """How often passes that help each other run in turn, at most."""
 _STEPS = 400_000
@@ -39,11 +58,11 @@ _STEPS = 400_000
 
 
 def normalise(loaded: LoadedModel, sizes: Mapping[str, int] | None = None) -> tuple[Draft, tuple[str, ...]]:
-    """Run all passes on a copy of a loaded model.
+    """Run all passes on a copy of a loaded model, with or without images.
 
     Args:
-        loaded: any model, with or without images; not changed.
-        sizes: sizes for its free dimensions, see `given_sizes`.
+        loaded: not changed.
+        sizes: those of its free dimensions, see `given_sizes`.
 
     Returns:
         The normalised graph and one sentence for each pass that changed something.
@@ -52,10 +71,8 @@ def normalise(loaded: LoadedModel, sizes: Mapping[str, int] | None = None) -> tu
         ModelFileError: if a pass finds that the model cannot be what it says it is.
         ModelError: if a pass has broken the graph, which is a fault of this program.
     """
-    model = ModelProto()
-    model.CopyFrom(loaded.proto)
     draft = Draft(
-        model,
+        copy_of(loaded.proto),
         dict(loaded.names),
         dict(loaded.node_names),
         dict(loaded.node_metadata),
@@ -64,7 +81,7 @@ def normalise(loaded: LoadedModel, sizes: Mapping[str, int] | None = None) -> tu
     )
     del draft.graph.value_info[:]
     effects: dict[str, str] = {}  # a pass that runs again tells the sum of what it did
-    for group in passes():
+    for group in _PASSES:
         for _ in range(max(2, min(_ROUNDS, _STEPS // max(1, len(draft.graph.node))))):
             before = draft.progress
             for change in group:
@@ -76,30 +93,6 @@ def normalise(loaded: LoadedModel, sizes: Mapping[str, int] | None = None) -> tu
             if draft.progress == before:
                 break
     return draft, tuple(effects.values())
-
-
-def passes() -> tuple[tuple[Pass, ...], ...]:
-    """Return the passes in the order in which they run.
-
-    Those of one group run again as long as one of them makes something constant: a shape that becomes known makes
-    numbers computable, and these may be the shape of something else.
-    """
-    return (
-        (initializers_as_inputs.run,),
-        (given_sizes.run,),
-        (inline_functions.run,),
-        (remove_training_nodes.run,),
-        (replace_experimental.run,),
-        # Before the opsets are changed: that needs the ranks of values, and so their shapes.
-        (unfuse.run, to_qdq.run, fold_constants.run, resolve_shapes.run),
-        (lift_opset.run,),
-        (to_float32.run,),
-        (fold_constants.run, resolve_shapes.run),
-        (merge_roundings.run,),
-        (free_batch.run,),
-        (resolve_shapes.run, fold_constants.run),
-        (infer_shapes.run,),
-    )
 
 
 def _check(draft: Draft, name: str) -> None:
@@ -115,5 +108,5 @@ def _check(draft: Draft, name: str) -> None:
                 raise ModelError(f"the pass {name} broke the graph at {node.op_type} {node.name}: {value} made twice")
         known.update(value for value in node.output if value)
     missing = [value.name for value in graph.output if value.name not in known]
-    if missing or len(producers(graph)) != sum(bool(name) for node in graph.node for name in node.output):
+    if missing:
         raise ModelError(f"the pass {name} broke the graph: outputs {missing} are missing")

@@ -20,8 +20,8 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 from onnxviz.core import limits
 from onnxviz.graph.draft import Draft
 from onnxviz.graph.operators import Form, traits_of
-from onnxviz.graph.shapes import TensorType, infer
-from onnxviz.graph.structure import attribute, initializers, rename_reads, replace_nodes, to_array
+from onnxviz.graph.shapes import UNKNOWN, TensorType, infer
+from onnxviz.graph.structure import attribute, constant_value, copy_of, initializers, refill, rename_reads, to_array
 from onnxviz.graph.tensors import subgraphs
 
 _FOLDABLE: frozenset[Form] = frozenset([
@@ -41,12 +41,9 @@ _PLAIN = frozenset(
 
 def run(draft: Draft) -> str:
     """Evaluate what can be evaluated now, and drop what is no longer read."""
-    folder = _Folder(draft)
-    folder.graph(draft.graph, {})
+    _fold(draft, draft.graph, ChainMap())
     draft.changed()
     draft.drop_unused()
-    draft.nodes_folded += folder.folded
-    draft.branches_chosen += folder.branches
     said = []
     if draft.nodes_folded:
         said.append(f"folded {draft.nodes_folded} nodes that compute constants")
@@ -55,50 +52,42 @@ def run(draft: Draft) -> str:
     return ", ".join(said)
 
 
-class _Folder:
-    """One walk over a graph and the graphs inside its nodes."""
-
-    def __init__(self, draft: Draft) -> None:
-        self.draft = draft
-        self.folded = 0
-        self.branches = 0
-
-    def graph(self, graph: GraphProto, around: Mapping[str, TensorProto]) -> None:
-        """Evaluate the nodes of a graph whose inputs are constants, its own or those of the graphs around it."""
-        own = initializers(graph)
-        constants = ChainMap(own, *(around.maps if isinstance(around, ChainMap) else [around]))
-        outputs = {value.name for value in graph.output}
-        made: list[TensorProto] = []
-        kept: list[NodeProto] = []
-        waiting = deque(graph.node)
-        changed = False
-        while waiting:
-            node = waiting.popleft()
-            branch = _chosen_branch(node, constants)
-            if branch is not None:
-                self.branches += 1
-                changed = True
-                spliced, tensors = _written_out(self.draft, node, branch)
-                own.update((tensor.name, tensor) for tensor in tensors)
-                made.extend(tensors)
-                waiting.extendleft(reversed(spliced))
-                continue
-            for body in subgraphs(node):
-                self.graph(body, constants)
-            results = None if outputs.intersection(node.output) else _evaluate(self.draft, node, constants)
-            if results is None:
-                kept.append(node)
-                continue
+def _fold(draft: Draft, graph: GraphProto, around: ChainMap[str, TensorProto]) -> None:
+    """Evaluate the nodes of a graph whose inputs are constants, its own or those of the graphs around it."""
+    own = initializers(graph)
+    constants = ChainMap(own, *around.maps)
+    outputs = {value.name for value in graph.output}
+    made: list[TensorProto] = []
+    kept: list[NodeProto] = []
+    waiting = deque(graph.node)
+    changed = False
+    while waiting:
+        node = waiting.popleft()
+        branch = _chosen_branch(node, constants)
+        if branch is not None:
+            draft.branches_chosen += 1
             changed = True
-            self.folded += node.op_type not in ("Constant", "Identity")
-            for name, tensor in results.items():
-                tensor.name = name
-                own[name] = tensor
-                made.append(tensor)
-                self.draft.bytes_folded += tensor.ByteSize()
-        if changed:
-            replace_nodes(graph, kept)
-            graph.initializer.extend(made)
+            spliced, tensors = _written_out(draft, node, branch)
+            own.update((tensor.name, tensor) for tensor in tensors)
+            made.extend(tensors)
+            waiting.extendleft(reversed(spliced))
+            continue
+        for body in subgraphs(node):
+            _fold(draft, body, constants)
+        results = None if outputs.intersection(node.output) else _evaluate(draft, node, constants)
+        if results is None:
+            kept.append(node)
+            continue
+        changed = True
+        draft.nodes_folded += node.op_type not in ("Constant", "Identity")
+        for name, tensor in results.items():
+            tensor.name = name
+            own[name] = tensor
+            made.append(tensor)
+            draft.bytes_folded += tensor.ByteSize()
+    if changed:
+        refill(graph.node, kept)
+        graph.initializer.extend(made)
 
 
 def _chosen_branch(node: NodeProto, constants: Mapping[str, TensorProto]) -> GraphProto | None:
@@ -113,12 +102,8 @@ def _chosen_branch(node: NodeProto, constants: Mapping[str, TensorProto]) -> Gra
 
 def _written_out(draft: Draft, node: NodeProto, branch: GraphProto) -> tuple[list[NodeProto], list[TensorProto]]:
     """Return the nodes and constants of a branch, its results called as those of the If."""
-    nodes = [NodeProto.FromString(inner.SerializeToString()) for inner in branch.node]
-    tensors = []
-    for tensor in branch.initializer:
-        copy = TensorProto()
-        copy.CopyFrom(tensor)
-        tensors.append(copy)
+    nodes = [copy_of(inner) for inner in branch.node]
+    tensors = [copy_of(tensor) for tensor in branch.initializer]
     made = {name for inner in nodes for name in inner.output if name}
     renamed: dict[str, str] = {}
     for value, name in zip(branch.output, node.output, strict=False):
@@ -148,9 +133,7 @@ def _evaluate(draft: Draft, node: NodeProto, constants: Mapping[str, TensorProto
         tensor = constant_value(node)
         return None if tensor is None else {outputs[0]: tensor}
     if node.op_type == "Identity" and len(outputs) == 1:
-        copy = TensorProto()
-        copy.CopyFrom(constants[node.input[0]])
-        return {outputs[0]: copy}
+        return {outputs[0]: copy_of(constants[node.input[0]])}
     if traits_of(node).form not in _FOLDABLE or traits_of(node).random:
         return None
     given = {name: constants[name] for name in node.input if name}
@@ -175,22 +158,6 @@ def _as_inferred(tensor: TensorProto, kind: TensorType | None) -> bool:
     return tensor.data_type == kind.element and (fixed is None or tuple(tensor.dims) == fixed)
 
 
-def constant_value(node: NodeProto) -> TensorProto | None:
-    """Return what a Constant node holds, or None for strings and types that are no tensor."""
-    for name, element in (("value_int", TensorProto.INT64), ("value_ints", TensorProto.INT64),
-                          ("value_float", TensorProto.FLOAT), ("value_floats", TensorProto.FLOAT)):  # fmt: skip
-        value = attribute(node, name)
-        if value is not None:
-            kind = np.int64 if element == TensorProto.INT64 else np.float32
-            return onnx.numpy_helper.from_array(np.asarray(value, dtype=kind))
-    tensor = attribute(node, "value")
-    if not isinstance(tensor, TensorProto) or tensor.data_type == TensorProto.STRING:
-        return None
-    copy = TensorProto()
-    copy.CopyFrom(tensor)
-    return copy
-
-
 def _result_bytes(node: NodeProto, given: Mapping[str, TensorProto], types: Mapping[str, TensorType]) -> int | None:
     """Return a bound for the bytes of a node's results, from inferred shapes; None if there is no bound."""
     read = sum(int(math.prod(tensor.dims)) for tensor in given.values())
@@ -199,13 +166,11 @@ def _result_bytes(node: NodeProto, given: Mapping[str, TensorProto], types: Mapp
     if traits_of(node).form in ("gemm", "product") and read > limits.FOLDED_BYTES // 64:
         return None  # work grows faster than the result
     total = 0
-    for name in node.output:
-        if not name:
-            continue
-        kind = types.get(name)
-        if kind is None or kind.fixed is None or kind.element in (TensorProto.UNDEFINED, TensorProto.STRING):
+    for name in filter(None, node.output):
+        kind = types.get(name, UNKNOWN)
+        if kind.fixed is None or kind.element in (TensorProto.UNDEFINED, TensorProto.STRING):
             return None
-        if any(size < 0 for size in kind.fixed):
+        if min(kind.fixed, default=0) < 0:
             return None
         total += math.prod(kind.fixed) * 8
     return total
@@ -213,9 +178,7 @@ def _result_bytes(node: NodeProto, given: Mapping[str, TensorProto], types: Mapp
 
 def _alone(draft: Draft, node: NodeProto, given: dict[str, TensorProto]) -> ModelProto:
     graph = GraphProto(name="graph", node=[node], initializer=list(given.values()))
-    for name in node.output:
-        if name:
-            graph.output.append(onnx.ValueInfoProto(name=name))
+    graph.output.extend(onnx.ValueInfoProto(name=name) for name in node.output if name)
     return ModelProto(ir_version=8, opset_import=draft.model.opset_import, graph=graph)
 
 

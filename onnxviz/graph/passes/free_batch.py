@@ -22,8 +22,8 @@ from onnxviz.graph.draft import BATCH, Draft
 from onnxviz.graph.inputs import image_input
 from onnxviz.graph.passes.resolve_shapes import types_with
 from onnxviz.graph.relative_sizes import make_relative
-from onnxviz.graph.shapes import UNKNOWN, Dimension, TensorType
-from onnxviz.graph.structure import attribute, initializers, reads, replace_initializers, replace_nodes
+from onnxviz.graph.shapes import UNKNOWN, TensorType, TypedGraph
+from onnxviz.graph.structure import attribute, copy_of, image_dependent, keep_initializers, producers, refill
 
 _TIMES = 7
 """How many times as many images the check takes: a prime that few other sizes contain."""
@@ -45,38 +45,38 @@ def run(draft: Draft) -> str:
         if not others:  # which may share the dimension
             first.dim_param = BATCH
         return ""
-    flow, types = _follow(draft, image, declared)
-    draft.mixed_batches = {value for value in flow.places if not flow.leads(value, types)}
+    flow = _follow(draft, image, declared)
+    draft.mixed_batches = flow.mixed
     if flow.problems:
         node, reason = flow.problems[0]
         return f"left the batch at {declared}: {_shown(draft, node)} {reason}"
     for value in draft.graph.output:
-        place = flow.places.get(value.name)
-        if place is not None and place.axis != 0 and _size(types, value.name, place.axis) != declared:
+        place, shape = flow.places.get(value.name), flow.graph.shape(value.name)
+        size = shape[place.axis] if place is not None and shape is not None and place.axis < len(shape) else None
+        if place is not None and place.axis != 0 and size != declared:
             name = shorten(draft.names.get(value.name, ""))
             return f"left the batch at {declared}: the output {name!r} joins the images with another axis"
-    reason = _free(draft, flow, types, image)
+    reason = _free(draft, flow, image)
     if reason:
         return f"left the batch at {declared}: {reason}"
     return f"freed the batch dimension (was {declared})"
 
 
-def _follow(draft: Draft, image: ValueInfoProto, batch: int) -> tuple[BatchFlow, dict[str, TensorType]]:
+def _follow(draft: Draft, image: ValueInfoProto, batch: int) -> BatchFlow:
     types = types_with(draft, image.name, batch)
     given = {image.name: BatchAxis(0), **_shaped_like_the_batch(draft, image, types, batch)}
-    return follow(list(draft.graph.node), types, initializers(draft.graph), given, batch), types
+    return follow(TypedGraph(draft.graph, types), given, batch)
 
 
 def _keep_free(draft: Draft, image: ValueInfoProto) -> None:
     """Make a graph whose batch is declared free do what it declares, as far as possible."""
     _name_squeezed_axes(draft, types_with(draft, image.name, _TIMES))
-    flow, types = _follow(draft, image, _TIMES)
+    flow = _follow(draft, image, _TIMES)
     if flow.problems:
         # Sizes that are there for one image only; with one image all shapes are what the exporter saw.
-        for_one, types_of_one = _follow(draft, image, 1)
-        make_relative(draft, for_one, types_of_one, image.name, free=True)
-        flow, types = _follow(draft, image, _TIMES)
-    draft.mixed_batches = {value for value in flow.places if not flow.leads(value, types)}
+        make_relative(draft, _follow(draft, image, 1), image.name, free=True)
+        flow = _follow(draft, image, _TIMES)
+    draft.mixed_batches = flow.mixed
 
 
 def _name_squeezed_axes(draft: Draft, types: Mapping[str, TensorType]) -> None:
@@ -91,44 +91,39 @@ def _name_squeezed_axes(draft: Draft, types: Mapping[str, TensorType]) -> None:
             node.input.append(draft.add_constant(onnx.numpy_helper.from_array(axes), node.output[0]))
 
 
-def _free(draft: Draft, flow: BatchFlow, types: Mapping[str, TensorType], image: ValueInfoProto) -> str:
+def _free(draft: Draft, flow: BatchFlow, image: ValueInfoProto) -> str:
     """Rewrite the graph and check it; if that fails, put it back and return why."""
-    nodes = [NodeProto.FromString(node.SerializeToString()) for node in draft.graph.node]
+    nodes = [copy_of(node) for node in draft.graph.node]
     tensors = {tensor.name for tensor in draft.graph.initializer}
-    stubborn, restored = make_relative(draft, flow, types, image.name, free=False)
+    stubborn, restored = make_relative(draft, flow, image.name, free=False)
     reason = f"{_shown(draft, stubborn)} has a hard-coded size" if stubborn is not None else ""
     for value in draft.graph.output:
         if value.name in restored and not reason:
             # With one image the output must have the shape that the file gives it.
             reason = f"the output {shorten(draft.names.get(value.name, ''))!r} has no axis for the images"
     if not reason:
-        mixed = _mixed_value(draft, flow, types, image, restored)
+        mixed = _mixed_value(draft, flow, image, restored)
         reason = f"{_shown(draft, mixed)} could not be shown to keep the images apart" if mixed else ""
     if reason:
-        replace_nodes(draft.graph, nodes)
-        replace_initializers(draft.graph, [tensor for tensor in draft.graph.initializer if tensor.name in tensors])
+        refill(draft.graph.node, nodes)
+        keep_initializers(draft.graph, tensors)
         return reason
     image.type.tensor_type.shape.dim[0].dim_param = BATCH
     draft.mixed_batches -= restored
     return ""
 
 
-def _mixed_value(
-    draft: Draft, flow: BatchFlow, types: Mapping[str, TensorType], image: ValueInfoProto, restored: set[str]
-) -> NodeProto | None:
+def _mixed_value(draft: Draft, flow: BatchFlow, image: ValueInfoProto, restored: set[str]) -> NodeProto | None:
     """Return the first node whose result has not the shape that it must have with more images."""
     found = types_with(draft, image.name, flow.batch * _TIMES)
     nodes: list[NodeProto] = list(draft.graph.node)
     for node in nodes:
-        for value in node.output:
-            if value not in flow.places:
-                continue
-            shape = types.get(value, UNKNOWN).shape
-            if shape is None:
+        for value in flow.places.keys() & node.output:
+            shape, made = flow.graph.shape(value), found.get(value, UNKNOWN).shape
+            if shape is None or made is None:
                 return node
             wanted = (_TIMES, *shape) if value in restored else grown(shape, flow.places[value], _TIMES)
-            made = found.get(value, UNKNOWN).shape
-            if made is None or len(made) != len(wanted):
+            if len(made) != len(wanted):
                 return node
             if any(isinstance(size, int) and size != other for size, other in zip(wanted, made, strict=True)):
                 return node
@@ -142,25 +137,15 @@ def _shaped_like_the_batch(
     if not any(node.op_type in ("Shape", "Size") for node in draft.graph.node):
         return {}
     more = types_with(draft, image.name, batch * _TIMES)
-    dependent = {image.name}
     found: dict[str, BatchAxis] = {}
-    for node in draft.graph.node:
-        if node.op_type not in ("Shape", "Size") and any(name in dependent for name in reads(node)):
-            dependent.update(node.output)
+    for value in producers(draft.graph).keys() - image_dependent(draft.graph, image.name):
+        one, many = types.get(value, UNKNOWN).fixed, more.get(value, UNKNOWN).fixed
+        if one is None or many is None or len(one) != len(many):
             continue
-        for value in node.output:
-            one, many = types.get(value, UNKNOWN).fixed, more.get(value, UNKNOWN).fixed
-            if one is None or many is None or len(one) != len(many):
-                continue
-            wider = [axis for axis, size in enumerate(one) if many[axis] != size]
-            if len(wider) == 1 and one[wider[0]] == batch and many[wider[0]] == batch * _TIMES:
-                found[value] = BatchAxis(wider[0])
+        wider = [axis for axis, size in enumerate(one) if many[axis] != size]
+        if len(wider) == 1 and one[wider[0]] == batch and many[wider[0]] == batch * _TIMES:
+            found[value] = BatchAxis(wider[0])
     return found
-
-
-def _size(types: Mapping[str, TensorType], value: str, axis: int) -> Dimension:
-    shape = types.get(value, UNKNOWN).shape
-    return shape[axis] if shape is not None and axis < len(shape) else None
 
 
 def _shown(draft: Draft, node: NodeProto) -> str:

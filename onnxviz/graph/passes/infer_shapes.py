@@ -8,17 +8,12 @@ from onnxviz.graph.shapes import value_info
 
 def run(draft: Draft) -> str:
     """Write down what is known of every value; a declared output shape may be wrong once the batch is free."""
-    graph = draft.graph
-    types = draft.types()
+    graph, types = draft.graph, {name: kind for name, kind in draft.types().items() if kind.element}
     outputs = {value.name for value in graph.output}
     del graph.value_info[:]
-    for node in graph.node:
-        for name in node.output:
-            kind = types.get(name)
-            if name and name not in outputs and kind is not None and kind.element:
-                graph.value_info.append(value_info(name, kind))
+    made = [name for node in graph.node for name in node.output if name in types and name not in outputs]
+    graph.value_info.extend(value_info(name, types[name]) for name in made)
     for value in graph.output:
-        kind = types.get(value.name)
-        if kind is not None and kind.element:
-            value.CopyFrom(value_info(value.name, kind))
+        if value.name in types:
+            value.CopyFrom(value_info(value.name, types[value.name]))
     return ""

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from onnx import ValueInfoProto
-
 from onnxviz.graph.draft import Draft
+from onnxviz.graph.inputs import graph_inputs
+from onnxviz.graph.structure import refill
 
 
 def run(draft: Draft) -> str:
     """Leave only real inputs in the list of inputs."""
-    graph = draft.graph
-    constant = {tensor.name for tensor in graph.initializer}
-    kept = [value for value in graph.input if value.name not in constant]
-    removed = len(graph.input) - len(kept)
+    kept = graph_inputs(draft.graph)
+    removed = len(draft.graph.input) - len(kept)
     draft.model.ir_version = max(draft.model.ir_version, 4)
     if not removed:
         return ""
-    copies = [ValueInfoProto.FromString(value.SerializeToString()) for value in kept]
-    del graph.input[:]
-    graph.input.extend(copies)
+    refill(draft.graph.input, kept)
     return f"took {removed} weights out of the list of inputs"

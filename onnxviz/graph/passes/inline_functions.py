@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable
+from graphlib import CycleError, TopologicalSorter
 
 import onnx
 import onnx.inliner
@@ -13,9 +15,9 @@ from onnxviz.core import limits
 from onnxviz.core.errors import ModelFileError
 from onnxviz.graph.draft import Draft
 from onnxviz.graph.model_file import FUNCTION_DOMAIN
-from onnxviz.graph.rewrites import schema
+from onnxviz.graph.passes.lift_opset import schema
 from onnxviz.graph.structure import set_domain
-from onnxviz.graph.tensors import all_nodes, subgraphs
+from onnxviz.graph.tensors import all_nodes, nodes_within
 
 _COPY = re.compile(r"(__\d+)+$")
 
@@ -45,7 +47,7 @@ def run(draft: Draft) -> str:
     del model.opset_import[:]
     for domain, version in pairs:
         model.opset_import.add(domain=domain, version=version)
-    for node in _nodes(model.graph.node):
+    for node in nodes_within(model.graph.node):
         base = _COPY.sub("", node.name)
         draft.node_names.setdefault(node.name, draft.node_names.get(base, ""))
         if base in draft.node_metadata:
@@ -71,7 +73,7 @@ def _agree_on_opset(model: ModelProto) -> None:
             else:
                 opsets.setdefault(entry.domain, entry.version)
     for domain, version in opsets.items():
-        set_domain(model, domain, version)
+        set_domain(model.opset_import, domain, version)
     for function in model.functions:
         del function.opset_import[:]
         for domain, version in opsets.items():
@@ -79,7 +81,7 @@ def _agree_on_opset(model: ModelProto) -> None:
 
 
 def _keep_apart(nodes: Iterable[NodeProto], theirs: int, ours: int, opsets: dict[str, int]) -> None:
-    for node in _nodes(nodes):
+    for node in nodes_within(nodes):
         if node.domain or _since(node.op_type, theirs) == _since(node.op_type, ours):
             continue
         node.domain = f"opset{theirs}"
@@ -94,38 +96,25 @@ def _since(operator: str, opset: int) -> int:
 
 def _check_growth(model: ModelProto) -> None:
     """Count the nodes there will be without making them; functions may call functions."""
-    sizes: dict[str, int] = {}
-    bodies = {function.name: function for function in model.functions}
-    for start in bodies:
-        stack = [(start, False)]
-        open_calls: set[str] = set()
-        while stack:
-            name, finished = stack.pop()
-            calls = [node.op_type for node in _nodes(bodies[name].node) if node.domain == FUNCTION_DOMAIN]
-            if finished:
-                open_calls.discard(name)
-                plain = sum(1 for node in _nodes(bodies[name].node) if node.domain != FUNCTION_DOMAIN)
-                sizes[name] = plain + sum(sizes[call] for call in calls)
-            elif name not in sizes:
-                if name in open_calls:
-                    raise ModelFileError("a function of the model calls itself", remedy="export without functions")
-                open_calls.add(name)
-                stack.append((name, True))
-                if any(call in open_calls for call in calls):
-                    raise ModelFileError("a function of the model calls itself", remedy="export without functions")
-                stack.extend((call, False) for call in set(calls) if call not in sizes)
-    total = sum(sizes[node.op_type] if node.domain == FUNCTION_DOMAIN else 1 for node in _nodes(model.graph.node))
+    calls = {
+        function.name: Counter(
+            node.op_type if node.domain == FUNCTION_DOMAIN else "" for node in nodes_within(function.node)
+        )
+        for function in model.functions
+    }
+    try:
+        order = list(
+            TopologicalSorter(
+                {name: [called for called in made if called] for name, made in calls.items()}
+            ).static_order()
+        )
+    except CycleError:
+        raise ModelFileError("a function of the model calls itself", remedy="export without functions") from None
+    sizes = {"": 1}
+    for name in order:
+        sizes[name] = sum(sizes[called] * count for called, count in calls[name].items())
+    total = sum(sizes[node.op_type] if node.domain == FUNCTION_DOMAIN else 1 for node in nodes_within(model.graph.node))
     if total > limits.NODES:
         raise ModelFileError(
             f"its functions would write out more than {limits.NODES:,} nodes", remedy="use a smaller model"
         )
-
-
-def _nodes(nodes: Iterable[NodeProto]) -> list[NodeProto]:
-    found: list[NodeProto] = []
-    stack: list[Iterable[NodeProto]] = [nodes]
-    while stack:
-        for node in stack.pop():
-            found.append(node)
-            stack.extend(graph.node for graph in subgraphs(node))
-    return found

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from onnx import NodeProto, TensorProto
 
 from onnxviz.graph.draft import Draft
-from onnxviz.graph.structure import initializers, rename_reads, replace_nodes, to_array
+from onnxviz.graph.structure import initializers, to_array
 
 _ROUNDINGS = ("QuantizeLinear", "DequantizeLinear")
 
@@ -36,12 +36,10 @@ def run(draft: Draft) -> str:
             kept.append(node)
             continue
         renamed[value] = first[key]
-        draft.aliases.setdefault(first[key], []).append(draft.names.get(value, ""))
-        draft.aliases[first[key]].append(draft.node_names.get(node.name, ""))
+        draft.alias(first[key], draft.names.get(value, ""), draft.node_names.get(node.name, ""))
     if not renamed:
         return ""
-    rename_reads(kept, renamed)
-    replace_nodes(graph, kept)
+    draft.rewire(kept, renamed)
     return f"merged {len(renamed)} roundings that are the same as others"
 
 
@@ -49,13 +47,9 @@ def _key(node: NodeProto, renamed: Mapping[str, str], constants: Mapping[str, Te
     """Return what two roundings have in common if they are the same."""
     source, *parameters = node.input
     attributes = sorted(entry.SerializeToString() for entry in node.attribute)
-    return (
-        node.op_type,
-        renamed.get(source, source),
-        *(_content(constants[name]) if name in constants else name for name in parameters),
-        *attributes,
+    known = [constants.get(name) for name in parameters]
+    given = (
+        name if tensor is None else (tensor.data_type, tuple(tensor.dims), to_array(tensor).tobytes())
+        for name, tensor in zip(parameters, known, strict=True)
     )
-
-
-def _content(tensor: TensorProto) -> tuple[int, tuple[int, ...], bytes]:
-    return tensor.data_type, tuple(tensor.dims), to_array(tensor).tobytes()
+    return (node.op_type, renamed.get(source, source), *given, *attributes)

@@ -14,15 +14,7 @@ from collections.abc import Mapping
 from onnx import NodeProto, TensorProto
 
 from onnxviz.graph.draft import Draft
-from onnxviz.graph.structure import (
-    attribute,
-    constants_within,
-    consumers,
-    remove_attribute,
-    rename_reads,
-    replace_nodes,
-    to_array,
-)
+from onnxviz.graph.structure import attribute, constants_within, consumers, input_of, remove_attribute, to_array
 
 _TRAINING_MODE = 14
 """The opset from which on an attribute of a BatchNormalization says whether it trains."""
@@ -53,8 +45,7 @@ def run(draft: Draft) -> str:
                 kept.append(node)
             else:
                 renamed[node.output[0]] = source
-                draft.aliases.setdefault(source, []).append(draft.names.get(node.output[0], ""))
-                draft.aliases[source].append(draft.node_names.get(node.name, ""))
+                draft.alias(source, draft.names.get(node.output[0], ""), draft.node_names.get(node.name, ""))
         else:
             if node.op_type == "BatchNormalization" and len(node.output) > 1:
                 if not _trains(node, draft.opset):
@@ -65,8 +56,7 @@ def run(draft: Draft) -> str:
             kept.append(node)
     if not +removed:
         return ""
-    rename_reads(kept, renamed)
-    replace_nodes(graph, kept)
+    draft.rewire(kept, renamed)
     return "removed " + ", ".join(f"{count} {what}" for what, count in sorted((+removed).items()))
 
 
@@ -79,7 +69,7 @@ def _trains(node: NodeProto, opset: int) -> bool:
 
 def _drops(node: NodeProto, constants: Mapping[str, TensorProto]) -> bool:
     """Whether a node is a Dropout that really drops, or may do so."""
-    if node.op_type != "Dropout" or len(node.input) < 3 or not node.input[2]:
+    if node.op_type != "Dropout" or not input_of(node, 2):
         return False
     training = constants.get(node.input[2])
     return training is None or bool(to_array(training).any())

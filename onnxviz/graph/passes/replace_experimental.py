@@ -40,21 +40,17 @@ def _affine(new: Replacement) -> bool:
     return bool(_pointwise(new, "Add", scaled, attribute(new.node, "beta", 0.0), new.node.output[0]))
 
 
-def _scale(new: Replacement) -> bool:
-    """Compute scale x."""
-    return bool(_pointwise(new, "Mul", new.input(0), attribute(new.node, "scale", 1.0), new.node.output[0]))
+def _scaled(operator: str, inner: str, outer: str) -> Rewrite:
+    """Return what computes outer f(inner x), by the names of both factors; without an operator inner x."""
 
+    def rewrite(new: Replacement) -> bool:
+        to = new.node.output[0]
+        value = _pointwise(new, "Mul", new.input(0), attribute(new.node, inner, 1.0), "" if operator else to)
+        if operator:
+            _pointwise(new, "Mul", new.add(operator, value), attribute(new.node, outer, 1.0), to)
+        return True
 
-def _scaled_tanh(new: Replacement) -> bool:
-    """Compute alpha tanh(beta x)."""
-    bent = new.add("Tanh", _pointwise(new, "Mul", new.input(0), attribute(new.node, "beta", 1.0)))
-    return bool(_pointwise(new, "Mul", bent, attribute(new.node, "alpha", 1.0), new.node.output[0]))
-
-
-def _parametric_softplus(new: Replacement) -> bool:
-    """Compute alpha log(1 + exp(beta x))."""
-    bent = new.add("Softplus", _pointwise(new, "Mul", new.input(0), attribute(new.node, "beta", 1.0)))
-    return bool(_pointwise(new, "Mul", bent, attribute(new.node, "alpha", 1.0), new.node.output[0]))
+    return rewrite
 
 
 def _crop(new: Replacement) -> bool:
@@ -80,8 +76,8 @@ REWRITES: Mapping[tuple[str, str], Rewrite] = {
     ("", "Affine"): _affine,
     ("", "Crop"): _crop,
     ("", "ImageScaler"): _image_scaler,
-    ("", "ParametricSoftplus"): _parametric_softplus,
-    ("", "Scale"): _scale,
-    ("", "ScaledTanh"): _scaled_tanh,
+    ("", "ParametricSoftplus"): _scaled("Softplus", "beta", "alpha"),
+    ("", "Scale"): _scaled("", "scale", ""),
+    ("", "ScaledTanh"): _scaled("Tanh", "beta", "alpha"),
 }
 """What replaces an operator, by its domain and name."""

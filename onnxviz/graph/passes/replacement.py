@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import ChainMap, Counter
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -11,64 +12,64 @@ import onnx
 from onnx import GraphProto, NodeProto, TensorProto
 
 from onnxviz.graph.draft import Draft
-from onnxviz.graph.shapes import UNKNOWN
-from onnxviz.graph.structure import constants_within, producers, replace_nodes, to_array
+from onnxviz.graph.shapes import UNKNOWN, TensorType
+from onnxviz.graph.structure import attribute, constant_input, constants_within, input_of, producers, refill
 from onnxviz.graph.tensors import subgraphs
 
 
+@dataclass
 class Replacement:
     """The nodes that take the place of one.
 
-    Args:
+    Attributes:
         draft: the graph, for new identifiers and constants.
         node: what is replaced.
         constants: identifier -> tensor, of all that the node sees.
         makers: identifier -> the node that makes it, in the same graph before anything is replaced.
         shared: identifiers of values that earlier replacements in the same graph made, by whatever tells them apart.
         main: whether the node lies in the main graph, not in one inside a node.
-
-    Attributes:
         nodes: what was added so far.
         elements: identifier of a value that was added -> its element type, where somebody asks for it.
+        types: of all that the node sees; None for those of the main graph.
     """
 
-    def __init__(
-        self,
-        draft: Draft,
-        node: NodeProto,
-        constants: Mapping[str, TensorProto],
-        makers: Mapping[str, NodeProto],
-        shared: dict[tuple[str, ...], str],
-        main: bool,
-    ) -> None:
-        self.draft = draft
-        self.node = node
-        self.constants = constants
-        self.makers = makers
-        self.shared = shared
-        self.main = main
-        self.nodes: list[NodeProto] = []
-        self.elements: dict[str, int] = {}
+    draft: Draft
+    node: NodeProto
+    constants: Mapping[str, TensorProto] = field(default_factory=dict)
+    makers: Mapping[str, NodeProto] = field(default_factory=dict)
+    shared: dict[tuple[str, ...], str] = field(default_factory=dict)
+    main: bool = True
+    nodes: list[NodeProto] = field(default_factory=list)
+    elements: dict[str, int] = field(default_factory=dict)
+    types: Mapping[str, TensorType] | None = None
+
+    def attributes(self, *without: str) -> dict[str, Any]:
+        """The node's attributes, but for some."""
+        entries = self.node.attribute
+        return {entry.name: attribute(self.node, entry.name) for entry in entries if entry.name not in without}
 
     def input(self, index: int) -> str:
         """Identifier of an input of the node; "" if it is left out."""
-        return self.node.input[index] if index < len(self.node.input) else ""
+        return input_of(self.node, index)
 
     def known(self, index: int) -> np.ndarray | None:
         """The numbers of a constant input, or None."""
-        name = self.input(index)
-        return to_array(self.constants[name]) if name in self.constants else None
+        return constant_input(self.node, index, self.constants)
+
+    def kind(self, index: int) -> TensorType:
+        """Type of an input."""
+        tensor = self.constants.get(self.input(index))
+        if tensor is not None:
+            return TensorType(tensor.data_type, tuple(tensor.dims))
+        return (self.draft.types() if self.types is None else self.types).get(self.input(index), UNKNOWN)
 
     def element(self, index: int) -> int:
         """Element type of an input; 0 if unknown."""
-        name = self.input(index)
-        return self.elements.get(name) or self.draft.types().get(name, UNKNOWN).element
+        return self.elements.get(self.input(index)) or self.kind(index).element
 
     def rank(self, index: int) -> int | None:
         """Number of dimensions of an input, or None."""
-        if self.input(index) in self.constants:
-            return len(self.constants[self.input(index)].dims)
-        shape = self.draft.types().get(self.input(index), UNKNOWN).shape
+        shape = self.kind(index).shape
         return None if shape is None else len(shape)
 
     def constant(self, value: Any, kind: type = np.float32) -> str:
@@ -88,14 +89,8 @@ class Replacement:
     ) -> str:
         """Add a node and return the identifier of what it makes.
 
-        Args:
-            operator: its operator.
-            inputs: identifiers of what it reads.
-            to: identifier of what it makes; a new one if "".
-            like: the value of the file that a new one is called like; the replaced node's result if "".
-            domain: of the operator.
-            name: identifier of the node; a new one, shown under the name of the replaced one, if "".
-            attributes: of the node.
+        It makes `to`, or a new value that is called `like` another of the file, or like the replaced node's result. Its
+        `name` is an identifier; without one it is shown under the name of the replaced node.
         """
         made = to or self.draft.new_value(like or self.node.output[0])
         while inputs and not inputs[-1]:
@@ -114,13 +109,8 @@ def replace(draft: Draft, rewrites: Mapping[tuple[str, str], Rewrite], by: str) 
 
     What is known of a node's inputs may be known only once what lies before it is replaced.
 
-    Args:
-        draft: changed in place.
-        rewrites: what does it, by domain and operator.
-        by: name of the pass.
-
     Returns:
-        How many nodes of each operator the pass replaced so far, in words; "" if there are none.
+        How many nodes of each operator the pass of name `by` replaced so far, in words; "" if there are none.
     """
     found = draft.replaced.setdefault(by, Counter())
     before = -1
@@ -157,4 +147,4 @@ def _replace(
             shared.update(known)
             kept.append(node)
     if found.total() > before:
-        replace_nodes(graph, kept)
+        refill(graph.node, kept)

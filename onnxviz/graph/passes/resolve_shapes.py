@@ -18,7 +18,7 @@ from onnx import NodeProto, TensorProto
 
 from onnxviz.graph.draft import Draft
 from onnxviz.graph.shapes import UNKNOWN, Dimension, TensorType, skeleton
-from onnxviz.graph.structure import attribute, initializers, integers, replace_nodes, to_array
+from onnxviz.graph.structure import attribute, initializers, integers, refill, to_array
 
 _LONGEST = 64
 """Shapes are short; longer integer tensors are data."""
@@ -50,13 +50,7 @@ def run(draft: Draft) -> str:
 
 
 def types_with(draft: Draft, value: str, batch: int) -> dict[str, TensorType]:
-    """Return the types of all values if the first dimension of an input is a given number, shape arithmetic done.
-
-    Args:
-        draft: not changed.
-        value: the input.
-        batch: the number.
-    """
+    """Return the types of all values if the first dimension of an input is `batch`, shape arithmetic done."""
     trial = Draft(skeleton(draft.model), dict(draft.names), dict(draft.node_names), {})
     for given in trial.graph.input:
         if given.name == value:
@@ -78,8 +72,7 @@ def _round(draft: Draft) -> int:
         if result is not None:
             known[node.output[0]] = result
             if all(isinstance(entry, int) for entry in result.reshape(-1)) and node.output[0] not in outputs:
-                element = types.get(node.output[0], TensorType(TensorProto.INT64, None)).element
-                kind = _KINDS.get(element, np.int64)
+                kind = _KINDS.get(types.get(node.output[0], UNKNOWN).element, np.int64)
                 graph.initializer.append(onnx.numpy_helper.from_array(result.astype(kind), node.output[0]))
                 changed += 1
                 continue
@@ -92,7 +85,7 @@ def _round(draft: Draft) -> int:
                 changed += 1
         kept.append(node)
     if len(kept) < len(graph.node):
-        replace_nodes(graph, kept)
+        refill(graph.node, kept)
     return changed
 
 
@@ -100,24 +93,12 @@ def _target(node: NodeProto, entries: np.ndarray | None, types: dict[str, Tensor
     """Return a constant target for a Reshape whose target shape is partly known."""
     if entries is None or attribute(node, "allowzero", 0):
         return None
-    before = types.get(node.input[0], TensorType(0, None)).shape
-    target: list[int] = []
-    for place, entry in enumerate(entries.reshape(-1)):
-        if isinstance(entry, int):
-            target.append(entry)
-        elif (
-            isinstance(entry, Multiple)
-            and before is not None
-            and place < len(before)
-            and before[place] is not None
-            and entry == Multiple(1, (str(before[place]),))
-        ):
-            target.append(0)
-        else:
-            target.append(-1)
-    if target.count(-1) > 1:
-        return None
-    return np.asarray(target, np.int64)
+    kept = [Multiple(1, (str(size),)) for size in types.get(node.input[0], UNKNOWN).shape or ()]
+    target = [
+        entry if isinstance(entry, int) else 0 if entry is not None and kept[place : place + 1] == [entry] else -1
+        for place, entry in enumerate(entries.reshape(-1))
+    ]
+    return np.asarray(target, np.int64) if target.count(-1) <= 1 else None
 
 
 def _expanded(result: TensorType | None, before: TensorType | None, entries: np.ndarray) -> TensorType:
@@ -141,9 +122,6 @@ def _wider(size: Dimension, entry: Any) -> Dimension:
     return int(entry) if isinstance(entry, int) else None
 
 
-# --- integers of which some are free dimensions ---------------------------------------------------------------------
-
-
 def _evaluate(
     node: NodeProto, known: dict[str, np.ndarray], constants: dict[str, TensorProto], types: dict[str, TensorType]
 ) -> np.ndarray | None:
@@ -151,11 +129,11 @@ def _evaluate(
     if node.domain:
         return None
     if node.op_type == "Shape":
-        shape = types.get(node.input[0], TensorType(0, None)).shape
+        shape = types.get(node.input[0], UNKNOWN).shape
         if shape is None:
             return None
         part = shape[slice(int(attribute(node, "start", 0)), attribute(node, "end"))]
-        return _array([Multiple(1, (size,)) if isinstance(size, str) else size for size in part])
+        return np.array([Multiple(1, (size,)) if isinstance(size, str) else size for size in part], object)
     rule = _RULES.get(node.op_type)
     if rule is None or not any(name in known for name in node.input):
         return None
@@ -171,24 +149,13 @@ def _evaluate(
     return result if result is None or result.size <= _LONGEST else None
 
 
-def _array(entries: Any) -> np.ndarray:
-    array = np.empty(len(entries), object)
-    array[:] = entries
-    return array
-
-
 def _read(name: str, known: dict[str, np.ndarray], constants: dict[str, TensorProto]) -> np.ndarray | None:
     if name in known:
         return known[name]
     tensor = constants.get(name)
     if tensor is None or tensor.data_type not in (TensorProto.INT64, TensorProto.INT32, TensorProto.BOOL):
         return None
-    if math.prod(tensor.dims) > _LONGEST:
-        return None
-    array = to_array(tensor)
-    result = np.empty(array.shape, object)
-    result.reshape(-1)[:] = array.reshape(-1).tolist()
-    return result
+    return to_array(tensor).astype(object) if math.prod(tensor.dims) <= _LONGEST else None
 
 
 def _axes(node: NodeProto, inputs: list[np.ndarray]) -> tuple[int, ...]:
@@ -198,17 +165,8 @@ def _axes(node: NodeProto, inputs: list[np.ndarray]) -> tuple[int, ...]:
 
 
 def _gather(node: NodeProto, inputs: list[np.ndarray]) -> np.ndarray:
-    indices = inputs[1].astype(np.int64)
-    taken = inputs[0].take(indices.reshape(-1), axis=int(attribute(node, "axis", 0)))
-    return taken.reshape(indices.shape) if inputs[0].ndim == 1 else taken
-
-
-def _unsqueeze(node: NodeProto, inputs: list[np.ndarray]) -> np.ndarray:
-    axes = _axes(node, inputs)
-    rank = inputs[0].ndim + len(axes)
-    new = {axis % rank for axis in axes}
-    sizes = iter(inputs[0].shape)
-    return inputs[0].reshape([1 if index in new else next(sizes) for index in range(rank)])
+    taken = inputs[0].take(inputs[1].astype(np.int64), axis=int(attribute(node, "axis", 0)))
+    return np.asarray(taken, object)
 
 
 def _squeeze(node: NodeProto, inputs: list[np.ndarray]) -> np.ndarray:
@@ -227,18 +185,6 @@ def _slice(node: NodeProto, inputs: list[np.ndarray]) -> np.ndarray | None:
     if step < 0 and end < -len(inputs[0]):
         return inputs[0][start::step]
     return inputs[0][start:end:step]
-
-
-def _concat(node: NodeProto, inputs: list[np.ndarray]) -> np.ndarray:
-    return np.concatenate(inputs, axis=int(attribute(node, "axis", 0)))
-
-
-def _cast(node: NodeProto, inputs: list[np.ndarray]) -> np.ndarray | None:
-    return inputs[0] if attribute(node, "to") in (TensorProto.INT64, TensorProto.INT32) else None
-
-
-def _reshape(_: NodeProto, inputs: list[np.ndarray]) -> np.ndarray:
-    return inputs[0].reshape([int(entry) for entry in inputs[1].reshape(-1)])
 
 
 def _times(a: Any, b: Any) -> Any:
@@ -281,33 +227,25 @@ def _equal(a: Any, b: Any) -> Any:
 
 
 def _where(_: NodeProto, inputs: list[np.ndarray]) -> np.ndarray:
-    condition, one, other = np.broadcast_arrays(*inputs)
-    result = np.empty(condition.shape, object)
-    result.reshape(-1)[:] = [
-        None if wanted is None else a if wanted else b
-        for wanted, a, b in zip(condition.reshape(-1), one.reshape(-1), other.reshape(-1), strict=True)
-    ]
-    return result
+    choose = np.frompyfunc(lambda wanted, one, other: None if wanted is None else one if wanted else other, 3, 1)
+    return np.asarray(choose(*inputs), object)
 
 
 def _by_entry(combine: Callable[[Any, Any], Any]) -> Callable[[NodeProto, list[np.ndarray]], np.ndarray]:
     def rule(_: NodeProto, inputs: list[np.ndarray]) -> np.ndarray:
-        left, right = np.broadcast_arrays(*inputs[:2])
-        result = np.empty(left.shape, object)
-        result.reshape(-1)[:] = [combine(a, b) for a, b in zip(left.reshape(-1), right.reshape(-1), strict=True)]
-        return result
+        return np.asarray(np.frompyfunc(combine, 2, 1)(*inputs[:2]), object)
 
     return rule
 
 
 _RULES: dict[str, Callable[[NodeProto, list[np.ndarray]], np.ndarray | None]] = {
     "Gather": _gather,
-    "Unsqueeze": _unsqueeze,
+    "Unsqueeze": lambda node, inputs: np.expand_dims(inputs[0], _axes(node, inputs)),
     "Squeeze": _squeeze,
     "Slice": _slice,
-    "Concat": _concat,
-    "Cast": _cast,
-    "Reshape": _reshape,
+    "Concat": lambda node, inputs: np.concatenate(inputs, axis=int(attribute(node, "axis", 0))),
+    "Cast": lambda node, inputs: inputs[0] if attribute(node, "to") in (TensorProto.INT64, TensorProto.INT32) else None,
+    "Reshape": lambda _, inputs: inputs[0].reshape([int(entry) for entry in inputs[1].reshape(-1)]),
     "Identity": lambda _, inputs: inputs[0],
     "Mul": _by_entry(_times),
     "Div": _by_entry(_over),

@@ -5,14 +5,16 @@ Graphs that look at the bits of such numbers (BitCast) stay as they are: their m
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import onnx
 from onnx import AttributeProto, NodeProto, TensorProto, TypeProto
 
 from onnxviz.graph.draft import Draft
 from onnxviz.graph.shapes import FLOATS, UNKNOWN, TensorType
-from onnxviz.graph.structure import attribute, rename_reads, replace_nodes, set_integer, to_array
-from onnxviz.graph.tensors import all_nodes, subgraphs
+from onnxviz.graph.structure import attribute, set_integer, to_array
+from onnxviz.graph.tensors import all_graphs, all_nodes, innermost_tensor
 
 _OTHER = tuple(element for element in FLOATS if element != TensorProto.FLOAT)
 _LARGEST = float(np.finfo(np.float32).max)
@@ -22,29 +24,20 @@ _NAMES = {TensorProto.FLOAT16: "half-precision", TensorProto.BFLOAT16: "bfloat16
 
 def run(draft: Draft) -> str:
     """Convert weights, constants, casts and declared types."""
-    graph = draft.graph
     if any(node.op_type == "BitCast" for node in all_nodes(draft.model)):
         return ""
-    weights: dict[str, int] = {}
-    for tensor in graph.initializer:
-        if tensor.data_type in _OTHER:
-            kind = _NAMES[tensor.data_type]
-            weights[kind] = weights.get(kind, 0) + 1
-            _convert(tensor)
+    weights = Counter(_NAMES[tensor.data_type] for tensor in draft.graph.initializer if tensor.data_type in _OTHER)
     changed = False
-    stack = [graph]
-    while stack:
-        current = stack.pop()
+    for current in all_graphs(draft.model):
         for value in (*current.input, *current.output, *current.value_info):
             changed |= _convert_type(value.type)
         for tensor in current.initializer:
             changed |= _convert(tensor)
         for node in current.node:
             changed |= _convert_node(node)
-            stack.extend(subgraphs(node))
     draft.changed()
     casts = _drop_casts(draft)
-    if not weights and not changed:
+    if not changed:
         return f"removed {casts} casts from float32 to float32" if casts else ""
     parts = [f"{count} {kind} weights" for kind, count in sorted(weights.items())]
     said = "converted " + (" and ".join(parts) or "other float types") + " to float32"
@@ -53,13 +46,10 @@ def run(draft: Draft) -> str:
 
 def _convert_type(kind: TypeProto) -> bool:
     """Convert the element type of a tensor, or of the tensors in a sequence or optional."""
-    name = kind.WhichOneof("value")
-    while name in ("sequence_type", "optional_type"):
-        kind = getattr(kind, name).elem_type
-        name = kind.WhichOneof("value")
-    if name not in ("tensor_type", "sparse_tensor_type") or getattr(kind, name).elem_type not in _OTHER:
+    tensor = innermost_tensor(kind)
+    if tensor is None or tensor.elem_type not in _OTHER:
         return False
-    getattr(kind, name).elem_type = TensorProto.FLOAT
+    tensor.elem_type = TensorProto.FLOAT
     return True
 
 
@@ -107,10 +97,9 @@ def _drop_casts(draft: Draft) -> int:
     for node in graph.node:
         if not node.domain and _keeps_type(node, types) and node.output[0] not in outputs:
             renamed[node.output[0]] = renamed.get(node.input[0], node.input[0])
-            draft.aliases.setdefault(renamed[node.output[0]], []).append(draft.names.get(node.output[0], ""))
+            draft.alias(renamed[node.output[0]], draft.names.get(node.output[0], ""))
         else:
             kept.append(node)
     if renamed:
-        rename_reads(kept, renamed)
-        replace_nodes(graph, kept)
+        draft.rewire(kept, renamed)
     return len(renamed)

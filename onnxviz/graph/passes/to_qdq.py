@@ -19,14 +19,13 @@ from onnx import NodeProto, TensorProto
 
 from onnxviz.graph.draft import Draft
 from onnxviz.graph.passes.replacement import Replacement, Rewrite, replace
+from onnxviz.graph.shapes import TypedGraph
 from onnxviz.graph.structure import (
     attribute,
     constants_within,
-    consumers,
     measured_ranges,
-    producers,
     reads,
-    replace_nodes,
+    refill,
     set_domain,
 )
 
@@ -45,7 +44,8 @@ def run(draft: Draft) -> str:
     _join_scalings(draft)
     read = {name for node in draft.graph.node for name in reads(node)}
     said = replace(draft, REWRITES, "to_qdq")
-    _drop_unread(draft, read)
+    # What moved integers that only replaced operators have read goes; what nothing had read before stays.
+    draft.keep_nodes(lambda node: node.op_type not in _MOVING or read.isdisjoint(node.output))
     if not said:
         return ""
     for operator, scaled in _SCALED.items():
@@ -63,13 +63,12 @@ def _join_scalings(draft: Draft) -> None:
     They are ConvInteger or MatMulInteger, a Cast, and a Mul by the product of both scales.
     """
     graph = draft.graph
-    readers, makers, constants = consumers(graph), producers(graph), constants_within(graph)
+    known, constants = TypedGraph(graph, {}), constants_within(graph)
     outputs = {value.name for value in graph.output}
 
     def only_reader(value: str, operator: str) -> NodeProto | None:
-        found = readers.get(value, [])
-        alone = len(found) == 1 and found[0].op_type == operator and not found[0].domain and value not in outputs
-        return found[0] if alone else None
+        found = known.only_reader(value) if value not in outputs else None
+        return found if found is not None and found.op_type == operator else None
 
     joined: dict[int, NodeProto] = {}
     gone: set[int] = set()
@@ -78,7 +77,7 @@ def _join_scalings(draft: Draft) -> None:
         scaling = only_reader(cast.output[0], "Mul") if cast is not None else None
         if cast is None or scaling is None or attribute(cast, "to") != TensorProto.FLOAT:
             continue
-        scales = makers.get(next((name for name in scaling.input if name != cast.output[0]), ""))
+        scales = known.makers.get(next((name for name in scaling.input if name != cast.output[0]), ""))
         if scales is None or scales.op_type != "Mul" or scales.domain:
             continue
         pair = sorted(scales.input, key=lambda name: name in constants)
@@ -91,24 +90,12 @@ def _join_scalings(draft: Draft) -> None:
         new.attribute.extend(node.attribute)
         joined[id(scaling)] = new
         gone.update((id(node), id(cast)))
-        if readers.get(scales.output[0], []) == [scaling]:
+        if known.readers.get(scales.output[0], []) == [scaling]:
             gone.add(id(scales))
     if joined:
         if not any(entry.domain == "com.microsoft" for entry in draft.model.opset_import):
-            set_domain(draft.model, "com.microsoft", 1)
-        replace_nodes(graph, [joined.get(id(node), node) for node in graph.node if id(node) not in gone])
-
-
-def _drop_unread(draft: Draft, read: set[str]) -> None:
-    """Remove what moved integers that only replaced operators have read; what nothing had read before stays."""
-    needed = {value.name for value in draft.graph.output}
-    kept = []
-    for node in reversed(draft.graph.node):
-        if node.op_type not in _MOVING or needed.intersection(node.output) or not read.intersection(node.output):
-            kept.append(node)
-            needed.update(reads(node))
-    if len(kept) < len(draft.graph.node):
-        replace_nodes(draft.graph, reversed(kept))
+            set_domain(draft.model.opset_import, "com.microsoft", 1)
+        refill(graph.node, [joined.get(id(node), node) for node in graph.node if id(node) not in gone])
 
 
 # --- what the replacements are made of ------------------------------------------------------------------------------
@@ -213,13 +200,7 @@ class _Product:
         return np.asarray(self.alpha * self.scale * self.own, np.float32)
 
     def add(self, bias: int = -1, to: str = "", **attributes: Any) -> str | None:
-        """Add the product; None if its weights cannot be written as real numbers.
-
-        Args:
-            bias: which input holds integers to add.
-            to: identifier of the result.
-            attributes: of the operator.
-        """
+        """Add the product, to integers of input `bias`; None if its weights cannot be written as real numbers."""
         new = self.new
         bytes_only = _is_byte(new, self.values[0], self.values[2]) and _is_byte(new, self.weights[0], self.weights[2])
         if self.own is None or not bytes_only or (self.scale is None and new.input(self.values[1]) in new.constants):
@@ -281,17 +262,13 @@ def _is_last(new: Replacement) -> bool:
     return bool(attribute(new.node, "channels_last", 0))
 
 
-def _attributes(new: Replacement, *without: str) -> dict[str, Any]:
-    return {entry.name: attribute(new.node, entry.name) for entry in new.node.attribute if entry.name not in without}
-
-
 # --- operators ------------------------------------------------------------------------------------------------------
 
 
 def _convolution(new: Replacement) -> bool:
     """QLinearConv; that of ONNX Runtime may have its channels last."""
     product, to = _Product(new, "Conv", (0, 1, 2), (3, 4, 5)), new.node.output[0]
-    attributes = _attributes(new, "channels_last")
+    attributes = new.attributes("channels_last")
     if not _is_last(new):
         return product.quantised(8, 6, 7, to, **attributes) is not None
     if new.input(3) not in new.constants:
@@ -309,7 +286,7 @@ def _matrix_product(new: Replacement) -> bool:
 
 def _gemm(new: Replacement) -> bool:
     """QGemm, whose result is real without a scale of its own."""
-    product, to, attributes = _Product(new, "Gemm", (0, 1, 2), (3, 4, 5)), new.node.output[0], _attributes(new)
+    product, to, attributes = _Product(new, "Gemm", (0, 1, 2), (3, 4, 5)), new.node.output[0], new.attributes()
     if attributes.get("transA", 0):
         return False
     if not new.input(7):
@@ -321,7 +298,7 @@ def _scaled_product(new: Replacement) -> bool:
     """MatMulIntegerToFloat, and its like for convolutions."""
     operator, to = ("MatMul" if "MatMul" in new.node.op_type else "Conv"), new.node.output[0]
     product = _Product(new, operator, (0, 2, 4), (1, 3, 5))
-    made = product.add(to="" if new.input(6) else to, **_attributes(new))
+    made = product.add(to="" if new.input(6) else to, **new.attributes())
     if made is not None and new.input(6):
         new.add("Add", made, new.input(6), to=to)
     return made is not None
@@ -358,21 +335,21 @@ def _between(
 
 def _plain(operator: str, sources: Sequence[int], target: int) -> Rewrite:
     """Return what writes an operator whose attributes are those of the plain one."""
-    return lambda new: _between(new, operator, sources, target, **_attributes(new, "channels_last"))
+    return lambda new: _between(new, operator, sources, target, **new.attributes("channels_last"))
 
 
 def _softmax(new: Replacement) -> bool:
     """QLinearSoftmax, which says in an attribute which opset's meaning it has."""
-    opset, attributes = int(attribute(new.node, "opset", 13)), _attributes(new, "opset")
+    opset, attributes = int(attribute(new.node, "opset", 13)), new.attributes("opset")
     if opset < 13 <= new.draft.opset:
-        set_domain(new.draft.model, f"opset{opset}", 1)
+        set_domain(new.draft.model.opset_import, f"opset{opset}", 1)
         return _between(new, "Softmax", (0,), 3, domain=f"opset{opset}", **attributes)
     return _between(new, "Softmax", (0,), 3, **attributes)
 
 
 def _join(new: Replacement) -> bool:
     """QLinearConcat: scale and zero point of the result, then three inputs for each value."""
-    return _between(new, "Concat", range(2, len(new.node.input), 3), 0, **_attributes(new))
+    return _between(new, "Concat", range(2, len(new.node.input), 3), 0, **new.attributes())
 
 
 def _rounding(new: Replacement) -> bool:
@@ -381,7 +358,7 @@ def _rounding(new: Replacement) -> bool:
     is_byte = _is_byte(new, 0, 2) if dequantises or new.input(2) in new.constants else not new.input(2)
     if not is_byte or scale is None or (scale.size > 1 and new.draft.opset < 13):
         return False
-    attributes = _attributes(new) if scale.size > 1 else {}
+    attributes = new.attributes() if scale.size > 1 else {}
     new.add(new.node.op_type, *new.node.input, to=new.node.output[0], **attributes)
     return True
 

@@ -16,11 +16,7 @@ from onnxviz.graph.passes.replacement import Replacement, Rewrite, replace
 from onnxviz.graph.structure import attribute, text
 
 _DEFAULTS: Mapping[str, Mapping[str, float]] = {
-    "Relu": {},
-    "Tanh": {},
-    "Sigmoid": {},
-    "Softplus": {},
-    "Softsign": {},
+    **{name: {} for name in ("Relu", "Sigmoid", "Softplus", "Softsign", "Tanh")},
     "LeakyRelu": {"alpha": 0.01},
     "Elu": {"alpha": 1.0},
     "HardSigmoid": {"alpha": 0.2, "beta": 0.5},
@@ -56,8 +52,7 @@ def _convolution(new: Replacement) -> bool:
     """FusedConv: a convolution, a fourth input that is added, an activation."""
     name, added = text(new.node, "activation"), new.input(3)
     numbers = [float(number) for number in attribute(new.node, "activation_params", ())]
-    own = ("activation", "activation_params")
-    attributes = {entry.name: attribute(new.node, entry.name) for entry in new.node.attribute if entry.name not in own}
+    attributes = new.attributes("activation", "activation_params")
     last = "" if name else new.node.output[0]
     value = new.add("Conv", *map(new.input, range(3)), to="" if added else last, **attributes)
     if added:
@@ -69,11 +64,7 @@ def _gemm(new: Replacement) -> bool:
     """FusedGemm: a Gemm and an activation."""
     name = text(new.node, "activation")
     given = (attribute(new.node, f"activation_{number}") for number in ("alpha", "beta", "gamma"))
-    attributes = {
-        entry.name: attribute(new.node, entry.name)
-        for entry in new.node.attribute
-        if not entry.name.startswith("activation")
-    }
+    attributes = {name: value for name, value in new.attributes().items() if not name.startswith("activation")}
     value = new.add("Gemm", *new.node.input, to="" if name else new.node.output[0], **attributes)
     return not name or _activate(new, value, name, [float(number) for number in given if number is not None])
 
@@ -109,24 +100,26 @@ def _biased(new: Replacement) -> str:
     return new.add("Add", new.input(0), new.input(1)) if new.input(1) else new.input(0)
 
 
+def _halved(new: Replacement, value: str, bent: str) -> bool:
+    """End with value / 2 · (1 + bent)."""
+    product = new.add("Mul", value, new.add("Add", bent, new.constant(1)))
+    new.add("Mul", product, new.constant(0.5), to=new.node.output[0])
+    return True
+
+
 def _gelu(new: Replacement) -> bool:
     """Gelu and BiasGelu: x / 2 · (1 + erf(x / √2)) (Hendrycks and Gimpel 2016)."""
-    value, to = _biased(new), new.node.output[0]
+    value = _biased(new)
     error = new.add("Erf", new.add("Div", value, new.constant(math.sqrt(2))))
-    product = new.add("Mul", value, new.add("Add", error, new.constant(1)))
-    new.add("Mul", product, new.constant(0.5), to=to)
-    return True
+    return _halved(new, value, error)
 
 
 def _fast_gelu(new: Replacement) -> bool:
     """FastGelu: x / 2 · (1 + tanh(√(2 / π) · (x + 0.044715 x³)))."""
-    value, to = _biased(new), new.node.output[0]
+    value = _biased(new)
     cube = new.add("Mul", new.add("Mul", value, value), value)
     inner = new.add("Add", value, new.add("Mul", cube, new.constant(0.044715)))
-    bent = new.add("Tanh", new.add("Mul", inner, new.constant(math.sqrt(2 / math.pi))))
-    product = new.add("Mul", value, new.add("Add", bent, new.constant(1)))
-    new.add("Mul", product, new.constant(0.5), to=to)
-    return True
+    return _halved(new, value, new.add("Tanh", new.add("Mul", inner, new.constant(math.sqrt(2 / math.pi)))))
 
 
 def _quick_gelu(new: Replacement) -> bool:
@@ -170,7 +163,7 @@ def _mean(new: Replacement, value: str, to: str = "") -> str:
 
 def _channels_first(new: Replacement) -> bool:
     """NhwcMaxPool: a pooling of images whose channels are the last axis."""
-    attributes = {entry.name: attribute(new.node, entry.name) for entry in new.node.attribute}
+    attributes = new.attributes()
     sizes = len(attributes.get("kernel_shape", ()))
     if not sizes:
         return False

@@ -68,15 +68,13 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-RecipeArgument = Annotated[Path, typer.Argument(help="The recipe, a YAML file.", show_default=False)]
+RecipeArgument = Annotated[Path, typer.Argument(help="The recipe, a YAML file.")]
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="NAME=VALUE", help="Change the recipe: classes.steps=64, model.path=m.onnx, ..."),
 ]
-OutOption = Annotated[
-    Path | None, typer.Option("--out", "-o", help="The run folder; runs/<recipe> if not given.", show_default=False)
-]
-SeedOption = Annotated[int | None, typer.Option("--seed", help="Another seed than the recipe's.", show_default=False)]
+OutOption = Annotated[Path | None, typer.Option("--out", "-o", help="The run folder; runs/<recipe> if not given.")]
+SeedOption = Annotated[int | None, typer.Option(help="Another seed than the recipe's.")]
 
 
 def _version(wanted: bool) -> None:
@@ -131,7 +129,7 @@ def plan(
 
 @app.command()
 def validate(
-    recipes: Annotated[list[Path], typer.Argument(help="Recipes.", show_default=False)],
+    recipes: Annotated[list[Path], typer.Argument(help="Recipes.")],
     overrides: SetOption = None,
     memory: MemoryOption = None,
 ) -> None:
@@ -170,32 +168,25 @@ def validate(
 
 @app.command()
 def inspect(
-    model: Annotated[Path, typer.Argument(help="An ONNX file.", show_default=False)],
+    model: Annotated[Path, typer.Argument(help="An ONNX file.")],
     layers: Annotated[
-        str | None, typer.Option(help="Only these: a name, glob, Conv[3], block_outputs, logits.", show_default=False)
+        str | None, typer.Option(help="Only these: a name, glob, Conv[3], block_outputs, logits.")
     ] = None,
     agreement: Annotated[
         bool | None,
         typer.Option(
-            "--agreement/--no-agreement",
-            help="Compare every layer with ONNX Runtime; done unless there are --images.",
-            show_default=False,
+            "--agreement/--no-agreement", help="Compare every layer with ONNX Runtime; done unless there are --images."
         ),
     ] = None,
     preprocess: Annotated[
-        str | None, typer.Option(help="How images become its input: caffe, imagenet, tf, unit, ...", show_default=False)
+        str | None, typer.Option(help="How images become its input: caffe, imagenet, tf, unit, ...")
     ] = None,
     images: Annotated[
         Path | None,
-        typer.Option(
-            help="A folder of photographs: try every plausible preprocessing on them and rank them.", show_default=False
-        ),
+        typer.Option(help="A folder of photographs: try every plausible preprocessing on them and rank them."),
     ] = None,
     labels: Annotated[
-        Path | None,
-        typer.Option(
-            help="The model's class names, one a line: to rank by accuracy, or for --classes.", show_default=False
-        ),
+        Path | None, typer.Option(help="The model's class names, one a line: to rank by accuracy, or for --classes.")
     ] = None,
     classes: Annotated[
         bool,
@@ -203,18 +194,11 @@ def inspect(
     ] = False,
     classes_from: Annotated[
         str | None,
-        typer.Option(
-            help='Where file names hold the class: "{class}_*.jpg"; else labels.csv or one folder for each.',
-            show_default=False,
-        ),
+        typer.Option(help='Where file names hold the class: "{class}_*.jpg"; else labels.csv or one folder for each.'),
     ] = None,
     count: Annotated[
         int | None,
-        typer.Option(
-            min=2,
-            help="Most photographs to try them on; as many as take about a minute if not given.",
-            show_default=False,
-        ),
+        typer.Option(min=2, help="Most photographs to try them on; as many as take about a minute if not given."),
     ] = None,
     sizes: Annotated[
         list[str] | None,
@@ -341,7 +325,7 @@ def _sizes(given: list[str] | None) -> dict[str, int] | None:
 
 @app.command("report")
 def rebuild(
-    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.", show_default=False)],
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
     single_file: Annotated[bool, typer.Option("--single-file", help="Put the pictures into the page.")] = False,
     open_report: OpenOption = None,
 ) -> None:
@@ -359,7 +343,7 @@ def rebuild(
 
 @app.command()
 def compare(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN...", help="Run folders.", show_default=False)],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN...", help="Run folders.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Where the comparison is written.")] = Path(
         "runs/comparison"
     ),
@@ -391,9 +375,7 @@ def compare(
 
 
 @app.command()
-def schema(
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Write it there.", show_default=False)] = None,
-) -> None:
+def schema(out: Annotated[Path | None, typer.Option("--out", "-o", help="Write it there.")] = None) -> None:
     """Print the JSON schema of recipes, for completion and checks in editors."""
     import json
 
@@ -415,7 +397,6 @@ def explain(
         typer.Argument(
             metavar="[KIND|KIND.FIELD|PART]",
             help="A kind of analysis, one of its fields, or a part of recipes: model, data, expect, matrix, ...",
-            show_default=False,
         ),
     ] = None,
 ) -> None:
@@ -428,8 +409,7 @@ def explain(
 
 @app.command("help")
 def explain_command(
-    context: typer.Context,
-    command: Annotated[str | None, typer.Argument(help="A command.", show_default=False)] = None,
+    context: typer.Context, command: Annotated[str | None, typer.Argument(help="A command.")] = None
 ) -> None:
     """Show what commands there are, or the arguments and options of one."""
     whole = context.find_root()
@@ -467,17 +447,13 @@ def demo(
 
 @app.command()
 def init(
-    model: Annotated[Path, typer.Argument(help="An ONNX file.", show_default=False)],
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="The recipe.", show_default=False)] = None,
+    model: Annotated[Path, typer.Argument(help="An ONNX file.")],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="The recipe.")] = None,
     images: Annotated[
-        Path | None,
-        typer.Option(
-            help="Photographs that the model is used on: its preprocessing is tried on them.", show_default=False
-        ),
+        Path | None, typer.Option(help="Photographs that the model is used on: its preprocessing is tried on them.")
     ] = None,
     labels: Annotated[
-        Path | None,
-        typer.Option(help="The model's class names, one a line in the order of its scores.", show_default=False),
+        Path | None, typer.Option(help="The model's class names, one a line in the order of its scores.")
     ] = None,
     memory: MemoryOption = None,
 ) -> None:

@@ -31,10 +31,8 @@ from onnxviz.execution.workers.own_memory import DOUBTFUL, require_enough
 MemoryOption = Annotated[
     str | None,
     typer.Option(
-        "--memory",
         metavar="SIZE",
         help="Most memory that reading the model may take: 4GiB, 500MB; 80 % of the machine's if not given.",
-        show_default=False,
     ),
 ]
 

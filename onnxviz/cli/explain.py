@@ -16,13 +16,7 @@ from onnxviz.analyses.base import Analysis
 from onnxviz.cli.show import show_lines, show_table
 from onnxviz.core.errors import SelectionError, nearest, shorten
 from onnxviz.data.kinds import data_kinds
-from onnxviz.recipe.schema import (
-    ExpectationSettings,
-    LimitsSettings,
-    ModelSettings,
-    PreprocessSettings,
-    RecipeSettings,
-)
+from onnxviz.recipe.schema import ExpectationSettings, LimitsSettings, ModelSettings, PreprocessSettings, RecipeSettings
 
 _TYPES = {
     "string": "text",
@@ -132,10 +126,7 @@ def explain_all(console: Console, kinds: Mapping[str, type[Analysis]]) -> None:
     rows = [(kind, summary(cls)) for kind, cls in kinds.items()]
     show_table(console, ("kind", "what it finds out"), rows)
     show_table(console, ("part", "of a recipe"), parts().items())
-    show_lines(
-        console,
-        ["`onnxviz explain KIND`, `KIND.FIELD` or `PART` says more about one."],
-    )
+    show_lines(console, ["`onnxviz explain KIND`, `KIND.FIELD` or `PART` says more about one."])
 
 
 def explain_kind(console: Console, kind: str, cls: type[Analysis]) -> None:

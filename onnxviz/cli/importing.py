@@ -39,38 +39,30 @@ def import_command(
         Path,
         typer.Argument(
             help="A Keras .keras or .h5 file, a TensorFlow SavedModel folder, a PyTorch .pt2 program, or a Caffe "
-            ".prototxt.",
-            show_default=False,
+            ".prototxt."
         ),
     ],
     second: Annotated[
         Path | None,
         typer.Argument(
-            help="The .caffemodel of a Caffe network, before or after its .prototxt; found by itself beside it.",
-            show_default=False,
+            help="The .caffemodel of a Caffe network, before or after its .prototxt; found by itself beside it."
         ),
     ] = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="The ONNX file.", show_default=False)] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="The ONNX file.")] = None,
     weights: Annotated[
-        Path | None,
-        typer.Option(help="The .caffemodel of a Caffe network, if it is not beside it.", show_default=False),
+        Path | None, typer.Option(help="The .caffemodel of a Caffe network, if it is not beside it.")
     ] = None,
     python: Annotated[
-        Path | None,
-        typer.Option(help="A Python that has the framework, such as venv/bin/python.", show_default=False),
+        Path | None, typer.Option(help="A Python that has the framework, such as venv/bin/python.")
     ] = None,
-    signature: Annotated[
-        str | None, typer.Option(help="Which signature of a SavedModel; serving_default.", show_default=False)
-    ] = None,
+    signature: Annotated[str | None, typer.Option(help="Which signature of a SavedModel; serving_default.")] = None,
     input_shape: Annotated[
-        str | None,
-        typer.Option(metavar="N,H,W,C", help="Shape of the input where the model leaves it free.", show_default=False),
+        str | None, typer.Option(metavar="N,H,W,C", help="Shape of the input where the model leaves it free.")
     ] = None,
     timeout: Annotated[float, typer.Option(min=1.0, help="Seconds that the exporter may take.")] = EXPORTER_SECONDS,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the output.")] = False,
     keep_different: Annotated[
-        bool,
-        typer.Option("--keep-different", help="Write the file also where it differs; exit code 3 then."),
+        bool, typer.Option("--keep-different", help="Write the file also where it differs; exit code 3 then.")
     ] = False,
 ) -> None:
     """Turn a Keras, TensorFlow, PyTorch or Caffe model into an ONNX file."""

@@ -241,13 +241,7 @@ def _show_trials(console: Console, result: Probe) -> None:
     columns = [("", "right"), ("preset", "left"), ("channels", "left"), ("pixels become", "left"), ("size by", "left")]
     if result.by_accuracy:
         columns += [("top-1", "right"), ("top-5", "right")]
-    columns += [
-        ("steady", "right"),
-        ("variety", "right"),
-        ("score", "right"),
-        ("p-value", "right"),
-        ("alike", "right"),
-    ]
+    columns += [("steady", "right"), ("variety", "right"), ("score", "right"), ("p-value", "right"), ("alike", "right")]
     rows = []
     for place, trial in enumerate(result.trials, start=1):
         preset = trial.preprocessing.name if trial.preprocessing.name in PRESETS else ""

@@ -29,11 +29,7 @@ def system_call(number: int, *arguments: int | ctypes.Array[ctypes.c_char] | Non
     library = ctypes.CDLL(None, use_errno=True)
     library.syscall.restype = ctypes.c_long
     passed = (ctypes.c_long(a) if isinstance(a, int) else a for a in arguments)
-    result = int(library.syscall(ctypes.c_long(number), *passed))
-    if result < 0:
-        error = ctypes.get_errno()
-        raise OSError(error, os.strerror(error))
-    return result
+    return checked(int(library.syscall(ctypes.c_long(number), *passed)))
 
 
 def forbid_new_privileges() -> None:
@@ -44,6 +40,16 @@ def forbid_new_privileges() -> None:
     """
     library = ctypes.CDLL(None, use_errno=True)
     zero = ctypes.c_ulong(0)
-    if library.prctl(_SET_NO_NEW_PRIVS, ctypes.c_ulong(1), zero, zero, zero) != 0:
+    checked(library.prctl(_SET_NO_NEW_PRIVS, ctypes.c_ulong(1), zero, zero, zero))
+
+
+def checked(result: int) -> int:
+    """Return what a call of the C library answered.
+
+    Raises:
+        OSError: if it failed.
+    """
+    if result < 0:
         error = ctypes.get_errno()
         raise OSError(error, os.strerror(error))
+    return result

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import ctypes
-import os
 import struct
 import sys
 
-from onnxviz.confinement.kernel import forbid_new_privileges
+from onnxviz.confinement.kernel import checked, forbid_new_privileges
 from onnxviz.confinement.values import Defence
 
 _VERSION_3 = 0x20080522
@@ -38,13 +37,7 @@ def _drop_capabilities() -> None:
     library = ctypes.CDLL(None, use_errno=True)
     header = ctypes.create_string_buffer(struct.pack("=Ii", _VERSION_3, 0), 8)
     data = ctypes.create_string_buffer(24)
-    _check(library.capget(header, data))
+    checked(library.capget(header, data))
     effective, permitted, _, _, _, _ = struct.unpack("=6I", data.raw)
     kept = struct.pack("=6I", effective & _DAC_OVERRIDE, permitted & _DAC_OVERRIDE, 0, 0, 0, 0)
-    _check(library.capset(header, ctypes.create_string_buffer(kept, 24)))
-
-
-def _check(result: int) -> None:
-    if result != 0:
-        error = ctypes.get_errno()
-        raise OSError(error, os.strerror(error))
+    checked(library.capset(header, ctypes.create_string_buffer(kept, 24)))

@@ -8,6 +8,7 @@ import typing
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from onnxviz.confinement import Defence
 from onnxviz.core.findings import Finding, from_data, to_data
 from onnxviz.core.values import Agreement, Origin
 
@@ -189,23 +190,6 @@ class DataCard:
     """What was used, but not as it is: the first picture of an animation, a mask of another size."""
     remarks: tuple[str, ...] = ()
     """What should be known of the images' classes and masks."""
-
-
-@dataclass(frozen=True)
-class Defence:
-    """One thing that a process which opens a stranger's model is kept from.
-
-    Attributes:
-        name: what is defended, for example "network".
-        active: whether it is.
-        how: by what, for example "seccomp".
-        reason: why it is not.
-    """
-
-    name: str
-    active: bool
-    how: str = ""
-    reason: str = ""
 
 
 @dataclass(frozen=True)

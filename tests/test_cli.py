@@ -291,7 +291,7 @@ def test_inspect_names_a_folder_without_images_as_such(
 
 @pytest.mark.parametrize("width", [60, 80, 100])
 def test_a_table_that_is_too_wide_folds_no_cell(width: int) -> None:
-    columns = [("layer", "left"), ("operator", "left"), ("adds", "right"), ("difference", "right")]
+    columns = ["layer", "operator", ">adds", ">difference"]
     name = "blocks.11/attention/" * 3
     rows = [((name, "DequantizeLinear", "1,234,567,890,123", "1.2e-07"), ""), (("b", "Conv", "1", "0.0e+00"), "")]
 

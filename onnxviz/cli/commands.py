@@ -45,11 +45,9 @@ class Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            from rich.text import Text
+            from onnxviz.cli.show import consoles, show_lines
 
-            from onnxviz.cli.show import consoles
-
-            consoles()[1].print(Text("\ninterrupted"), soft_wrap=True)
+            show_lines(consoles()[1], ["\ninterrupted"])
             raise typer.Exit(INTERRUPTED) from None
         except typer.BadParameter as fault:  # by pydantic, whose word for it says nothing
             fault.message = fault.message.replace("Value error, ", "")
@@ -369,7 +367,7 @@ def compare(
     show_result(output, merged)
     typer.echo(page)
     open_page(page, open_report)
-    if any(item.level == "error" and not item.holds for item in merged.expectations):
+    if any(item.broken for item in merged.expectations):
         raise typer.Exit(EXIT_CODES["failed"])
     raise typer.Exit(EXIT_CODES[merged.verdict])
 

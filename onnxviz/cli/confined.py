@@ -82,25 +82,30 @@ def confinement(
 ) -> Confinement:
     """Return the confinement of a command.
 
-    Args:
-        place: what is read, for messages.
-        read: files and folders that it needs.
-        memory: the option `--memory`.
-        device: what it computes on.
-        compute: it loads torch and ONNX Runtime.
-        most: a smaller limit in bytes that a recipe sets for itself.
+    The arguments are its fields, `memory` as the option `--memory` says it, and `most`, a smaller limit in bytes that a
+    recipe sets for itself.
 
     Raises:
         SelectionError: if `memory` is no size.
     """
-    try:
-        limit = int(_PART * total_memory()) if memory is None else parse_bytes(memory)
-    except ValueError as fault:
-        raise SelectionError(f"--memory: {beginning(str(fault))}") from None
-    if limit < 1:
-        raise SelectionError("--memory: no memory is too little", remedy="write --memory 4GiB")
+    limit = int(_PART * total_memory()) if memory is None else size_of("--memory", memory, "write --memory 4GiB")
     limit = limit if most is None else min(limit, most)
     return Confinement(shorten(place), tuple(read), limit, device, compute)
+
+
+def size_of(option: str, text: str, remedy: str) -> int:
+    """Return the bytes that an option names.
+
+    Raises:
+        SelectionError: if it is no size, or 0.
+    """
+    try:
+        size = parse_bytes(text)
+    except ValueError as fault:
+        raise SelectionError(f"{option}: {beginning(str(fault))}") from None
+    if size < 1:
+        raise SelectionError(f"{option}: nothing works with 0 bytes", remedy=remedy)
+    return size
 
 
 def beside(model: Path) -> list[Path]:
@@ -130,7 +135,7 @@ def confined(call: Callable[[], str | None], bounds: Confinement) -> str:
     folder = Path(tempfile.mkdtemp(prefix="onnxviz-"))
     kept = False
     try:
-        code = _status(*_run(call, bounds, folder))
+        code = _run(call, bounds, folder)
         kept = code == INTERNAL  # the details of a fault of ours
         _judge(code, bounds)
         return _read_text(folder / _TEXT)
@@ -149,8 +154,8 @@ def _can_copy() -> bool:
     return hasattr(os, "fork") and own and not loaded and threading.active_count() == 1
 
 
-def _run(call: Callable[[], str | None], bounds: Confinement, folder: Path) -> tuple[int, bool]:
-    """Return the wait status of the copy, and whether the user interrupted."""
+def _run(call: Callable[[], str | None], bounds: Confinement, folder: Path) -> int:
+    """Return the exit code of the copy, or the negative number of the signal that ended it."""
     for stream in (sys.stdout, sys.stderr):
         stream.flush()  # or the copy would say it again
     with _interrupts_held():
@@ -158,14 +163,14 @@ def _run(call: Callable[[], str | None], bounds: Confinement, folder: Path) -> t
         if child == 0:
             _run_in_child(call, bounds, folder)
     try:
-        return os.waitpid(child, 0)[1], False
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     except BaseException as fault:
         with contextlib.suppress(ProcessLookupError):
             os.kill(child, signal.SIGKILL)
         with contextlib.suppress(ChildProcessError):
             os.waitpid(child, 0)
         if isinstance(fault, KeyboardInterrupt):
-            return 0, True
+            return -signal.SIGINT
         raise
 
 
@@ -179,22 +184,12 @@ def _interrupts_held() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _status(status: int, interrupted: bool) -> int:
-    """Return the exit code, or the negative number of the signal that ended the copy."""
-    return -signal.SIGINT if interrupted else os.waitstatus_to_exitcode(status)
-
-
 def _judge(code: int, bounds: Confinement) -> None:
     """Say what became of the copy."""
     if code == 0:
         return
     if code in (-signal.SIGINT, INTERRUPTED):
-        from rich.text import Text
-
-        from onnxviz.cli.show import consoles
-
-        consoles()[1].print(Text("\ninterrupted"), soft_wrap=True)
-        raise typer.Exit(INTERRUPTED)
+        raise KeyboardInterrupt
     limit = f"the memory limit of {show_bytes(bounds.memory)}"
     more = f"{more_memory(bounds.memory)}, if you trust the file"
     if code in (_NO_MEMORY, _NO_THREAD_MEMORY):

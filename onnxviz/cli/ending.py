@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import sys
 import tempfile
 import traceback
 from collections.abc import Callable
@@ -10,7 +11,6 @@ from pathlib import Path
 
 import typer
 
-from onnxviz.cli.encoding import replace_unknown_signs
 from onnxviz.core.errors import OnnxvizError, OutputError, shorten
 
 REFUSED = 2
@@ -28,7 +28,9 @@ _NO_ROOM = {
 
 def exit_code(call: Callable[[], object]) -> int:
     """Do a command's work and return its exit code; a user's mistake is one message, never a traceback."""
-    replace_unknown_signs()
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # signs that its encoding lacks
     try:
         call()
     except typer.Exit as end:

@@ -119,9 +119,7 @@ def _shape(text: str) -> list[int]:
 
 
 def _show(console: Console, made: Imported) -> None:
-    from rich.text import Text
-
-    from onnxviz.cli.show import safe
+    from onnxviz.cli.show import show_fact, show_lines
 
     view = made.view
     size = "any size" if view.input_size is None else "{}×{} pixels".format(*view.input_size)
@@ -138,16 +136,14 @@ def _show(console: Console, made: Imported) -> None:
         ("written", str(made.path)),
     ]
     for name, value in facts:
-        console.print(Text.assemble((f"{name:<10}", "bold"), shorten(safe(value), 400)), soft_wrap=True)
+        show_fact(console, name, shorten(value, 400), width=10)
     for note in view.metadata.get("conversion_notes", "").splitlines()[:_NOTES]:
-        console.print(Text.assemble((f"{'note':<10}", "bold yellow"), beginning(safe(note), 2000)), soft_wrap=True)
+        show_fact(console, "note", beginning(note, 2000), "bold yellow", width=10)
     style = {True: "bold", None: "bold yellow", False: "bold red"}[made.compared.agrees]
-    lines = [(f"{'compared':<10}", made.compared.said, style)]
-    lines += [(f"{'not ONNX':<10}", f"{name}: {why}", "bold red") for name, why in view.refused_operators[:_NOTES]]
-    for name, said, style in lines:
-        console.print(Text.assemble((name, style), shorten(safe(said), 400)), soft_wrap=True)
-    command = shlex.join(["onnxviz", "inspect", str(made.path)])
-    console.print(Text(f"next: {safe(command)}"), soft_wrap=True)
+    show_fact(console, "compared", shorten(made.compared.said, 400), style, width=10)
+    for name, why in view.refused_operators[:_NOTES]:
+        show_fact(console, "not ONNX", shorten(f"{name}: {why}", 400), "bold red", width=10)
+    show_lines(console, [f"next: {shlex.join(['onnxviz', 'inspect', str(made.path)])}"])
 
 
 def _names(made: Imported) -> list[str]:

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from onnxviz.cli.confined import size_of
 from onnxviz.core.devices import Device, require_device
-from onnxviz.core.errors import RecipeError, SelectionError, beginning, shorten
-from onnxviz.core.memory import parse_bytes
+from onnxviz.core.errors import RecipeError, SelectionError, shorten
 from onnxviz.execution.workers import WORKERS
 
 if TYPE_CHECKING:
@@ -203,15 +203,7 @@ def _require_a_process(options: RunOptions) -> None:
 
 
 def _size(option: str, text: str) -> int | None:
-    if text == NO_LIMIT:
-        return None
-    try:
-        size = parse_bytes(text)
-    except ValueError as fault:
-        raise SelectionError(f"{option}: {beginning(str(fault))}") from None
-    if size < 1:
-        raise SelectionError(f"{option}: nothing works with 0 bytes", remedy=f"write {option} none for no limit")
-    return size
+    return None if text == NO_LIMIT else size_of(option, text, f"write {option} none for no limit")
 
 
 def _seconds(text: str) -> float | None:

@@ -35,10 +35,7 @@ def show_plan(console: Console, work: Work, recipe: Recipe, folder: Path) -> Non
         recipe: of the run.
         folder: the run folder.
     """
-    table = make_table(
-        ("job", "left"), ("images", "right"), ("passes", "right"), ("time", "right"), ("stored", "right"), ("", "left"),
-        title=recipe.title,
-    )  # fmt: skip
+    table = make_table("job", ">images", ">passes", ">time", ">stored", "", title=recipe.title)
     schedule = work.schedule
     few = len(schedule.jobs) <= _FEW
     for alias in schedule.aliases:

@@ -175,6 +175,11 @@ class ExpectationResult:
     holds: bool
     model: str = ""
 
+    @property
+    def broken(self) -> bool:
+        """Whether it makes the run fail."""
+        return self.level == "error" and not self.holds
+
 
 @dataclass(frozen=True)
 class DataCard:
@@ -244,10 +249,14 @@ class RunResult:
         """
         if self.failed:
             return "incomplete"
-        tested = [item for item in self.expectations if item.level != "off"]
-        if any(item.level == "error" and not item.holds for item in tested):
+        if any(item.broken for item in self.expectations):
             return "failed"
-        return "passed" if tested else "finished"
+        return "passed" if self.tested else "finished"
+
+    @property
+    def tested(self) -> list[ExpectationResult]:
+        """The expectations that are not of level off."""
+        return [item for item in self.expectations if item.level != "off"]
 
 
 def write(result: RunResult) -> Any:
@@ -273,13 +282,8 @@ def read(data: Any) -> RunResult:
 
 def encode(value: Any) -> Any:
     """Return dataclasses, tuples and mappings of this module as JSON data."""
-    if isinstance(value, Part):
-        return {
-            entry.name: [to_data(finding) for finding in value.findings]
-            if entry.name == "findings"
-            else encode(getattr(value, entry.name))
-            for entry in dataclasses.fields(value)
-        }
+    if isinstance(value, Finding):
+        return to_data(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {entry.name: encode(getattr(value, entry.name)) for entry in dataclasses.fields(value)}
     if isinstance(value, dict):

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from rich.text import Text
 
 from onnxviz.core.errors import beginning, shorten
+from onnxviz.core.wording import counted
+from onnxviz.execution.dispatch import Observer
 from onnxviz.execution.schedule import CHOICE, Schedule
 
 FEW_JOBS = 30
@@ -32,13 +35,9 @@ class Running:
     """A job while it runs.
 
     Attributes:
-        name: of the job.
         cost: its estimated forward passes.
-        begun: when it began, by the clock of the progression.
-        done: steps that are done.
-        total: all its steps; 0 if it does not say.
-        note: what it is at.
-        said: when something was last said of it.
+        done: steps that are done, of `total`; 0 of 0 if it does not say.
+        said: when something was last said of it, by the clock of the progression.
         analysis: which one it is of; None for a parity check.
         first: when it first told of steps, and how many were done; what lies before prepares the work.
         last: when it last did.
@@ -214,84 +213,80 @@ class Progression:
         return self._cost_done + sum(job.cost * job.part for job in list(self.running.values()))
 
 
-class Lines:
-    """Decides what is said of jobs that have ended: short ones are summed up where there are many, none is dropped.
+class CountingObserver(Observer, AbstractContextManager["CountingObserver"]):
+    """Counts the work, and says how jobs ended: short ones are summed up where there are many, none is dropped.
 
     Args:
-        progression: the counts; told of a job before this is.
         every_job: one line for each job, however many.
     """
 
-    def __init__(self, progression: Progression, *, every_job: bool = False) -> None:
-        self._progression = progression
+    def __init__(self, *, every_job: bool = False) -> None:
+        self._progression = Progression()
         self._every_job = every_job
-        self._cached = self._parity_checks = 0
+        self._cached = self._parity_checks = self._short = 0
         self._failed_first: dict[str, str] = {}
-        self._short = 0
-        self._summed = progression.clock()
+        self._summed = self._progression.clock()
 
-    def plan(self) -> None:
-        """The number of jobs is known."""
+    def say(self, line: Text) -> None:
+        """Show a line."""
+        raise NotImplementedError
+
+    def planned(self, schedule: Schedule, cached: set[str]) -> None:
+        self._progression.plan(schedule, cached)
         self._every_job |= self._progression.jobs <= FEW_JOBS
         self._summed = self._progression.clock()
 
-    def start(self) -> Iterator[Text]:
-        """A job begins: yield what is to be said before."""
-        yield from self._done_before()
+    def started(self, name: str, cost: float) -> None:
+        self._progression.start(name, cost)
+        self._say_done_before()
 
-    def end(self, name: str, seconds: float, status: str, error: str) -> Iterator[Text]:
-        """A job has ended: yield what is to be said."""
+    def progressed(self, name: str, done: int, total: int, note: str = "") -> None:
+        self._progression.step(name, done, total, note)
+
+    def finished(self, name: str, cost: float, seconds: float, status: str, error: str = "") -> None:
+        self._progression.end(name, cost, status)
         if status == "cached":
             self._cached += self._progression.is_job(name)
             self._parity_checks += not self._progression.is_job(name)
             return
-        yield from self._done_before()
+        self._say_done_before()
         told = status == "failed" or seconds >= LONG or self._every_job
-        if not told:
-            self._short += 1
-        now = self._progression.clock()
-        if self._short and now - self._summed >= SUM_EVERY:
-            yield self._sum(now)
+        self._short += not told
+        if self._progression.clock() - self._summed >= SUM_EVERY:
+            self._say_sum()
         if told:
             first = self._failed_first.setdefault(error, name) if error else name
-            yield outcome_line(name, seconds, status, error if first == name else f"as {shorten(first, 100)}")
+            self.say(outcome_line(name, seconds, status, error if first == name else f"as {shorten(first, 100)}"))
 
-    def close(self) -> Iterator[Text]:
-        """The run is over: yield what was not said yet."""
-        yield from self._done_before()
-        if self._short:
-            yield self._sum(self._progression.clock())
+    def close(self) -> None:
+        """Say what was not said yet; the run is over."""
+        self._say_done_before()
+        self._say_sum()
 
     def never_begun(self) -> Text | None:
         """Return the line that says how many jobs were left out after a failure, if any were."""
         count = self._progression.jobs - self._progression.ended
         if count <= 0:
             return None
-        return Text(f"{jobs(count)} {'was' if count == 1 else 'were'} not begun, because another failed", style="red")
+        left = f"{counted(count, 'job')} {'was' if count == 1 else 'were'} not begun, because another failed"
+        return Text(left, style="red")
 
-    def _done_before(self) -> Iterator[Text]:
-        named = [jobs(self._cached)] * (self._cached > 0) + [parity_checks(self._parity_checks)] * (
-            self._parity_checks > 0
-        )
+    def _say_done_before(self) -> None:
+        named = [counted(self._cached, "job")] if self._cached else []
+        if self._parity_checks:
+            named.append(f"{counted(self._parity_checks, 'comparison')} with ONNX Runtime")
         if named:
-            plural = self._cached + self._parity_checks > 1
+            were = "were" if self._cached + self._parity_checks > 1 else "was"
             self._cached = self._parity_checks = 0
-            yield Text(f"{' and '.join(named)} {'were' if plural else 'was'} done before", style="cyan")
+            self.say(Text(f"{' and '.join(named)} {were} done before", style="cyan"))
 
-    def _sum(self, now: float) -> Text:
-        line = Text.assemble((f"{'done':<6}", "green"), f" {jobs(self._short)} in {duration(now - self._summed)}")
+    def _say_sum(self) -> None:
+        if not self._short:
+            return
+        now = self._progression.clock()
+        done = f" {counted(self._short, 'job')} in {duration(now - self._summed)}"
         self._short, self._summed = 0, now
-        return line
-
-
-def jobs(count: int) -> str:
-    """Return a number of jobs in words."""
-    return f"{count:,} job{'s' * (count != 1)}"
-
-
-def parity_checks(count: int) -> str:
-    """Return a number of parity checks in words."""
-    return f"{count:,} comparison{'s' * (count != 1)} with ONNX Runtime"
+        self.say(Text.assemble((f"{'done':<6}", "green"), done))
 
 
 def outcome_line(name: str, seconds: float, status: str, error: str) -> Text:

@@ -15,14 +15,7 @@ from onnxviz.recipe.recipe import Recipe
 
 
 def require_expectations(whole: Recipe, restricted: Recipe) -> str:
-    """Refuse a recipe of which nothing would be checked.
-
-    Args:
-        whole: the recipe as it is written.
-        restricted: what is left of it by `--only`.
-
-    Returns:
-        A sentence on what is not checked, or "".
+    """Refuse a recipe of which nothing would be checked; say what is not, because `--only` restricted it, or "".
 
     Raises:
         SelectionError: if nothing would be.
@@ -54,14 +47,7 @@ def require_expectations(whole: Recipe, restricted: Recipe) -> str:
 
 
 def show_check(console: Console, result: RunResult, remarks: Iterable[str], report: str) -> None:
-    """Show the expectations, the failed jobs, and the verdict in one line.
-
-    Args:
-        console: where to.
-        result: the run.
-        remarks: what was not checked, and what the report has no longer.
-        report: path of the report.
-    """
+    """Show the expectations, the failed jobs, what was not checked or is lost, and the verdict in one line."""
     several = len(result.models) > 1
     table = make_table("", "metric", *(("model",) if several else ()), ">value", "expected", "level")
     for item in result.expectations:

@@ -116,12 +116,7 @@ def beside(model: Path) -> list[Path]:
 def confined(call: Callable[[], str | None], bounds: Confinement) -> str:
     """Do the work of a command in a confined copy of this process; in this one, where it cannot be copied.
 
-    Args:
-        call: the work; it may print, raise `typer.Exit` and return a text.
-        bounds: what the copy may do.
-
-    Returns:
-        The text, or "" if the work returns none.
+    The work may print, raise `typer.Exit` and return a text; this is returned, or "".
 
     Raises:
         typer.Exit: with the copy's exit code, where it is not 0; its errors are shown then.

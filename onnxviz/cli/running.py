@@ -42,11 +42,6 @@ _OWN_EVENTS = re.compile(rb'\{"event": "')
 def run_recipe(recipe: Recipe, out: Path, options: RunOptions) -> NoReturn:
     """Run a recipe, tell the user and other programs how it goes, and end.
 
-    Args:
-        recipe: what to do.
-        out: the run folder.
-        options: how.
-
     Raises:
         typer.Exit: always, with the exit code of the verdict.
         OnnxvizError: if it is refused.

@@ -19,9 +19,6 @@ def give_up() -> Defence:
     """Drop all capabilities but that of passing over a file's permissions, and let no program regain them.
 
     Among others this takes raising one's own limits, mounting, raw devices, and looking into the kernel's memory.
-
-    Returns:
-        The defence named "privileges".
     """
     if sys.platform != "linux":
         return Defence("privileges", active=False, reason="only Linux has capabilities")

@@ -18,12 +18,7 @@ _READERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.r
 
 
 def read_array(path: Path, most_bytes: int, content: BinaryIO | None = None) -> np.ndarray:
-    """Read an array of numbers or text from a .npy file.
-
-    Args:
-        path: the file.
-        most_bytes: the most that it may hold.
-        content: what it holds, where that has been read already.
+    """Read an array of numbers or text from a .npy file, or from its `content` where that has been read already.
 
     Raises:
         DataError: if it cannot be read, is no such file, holds Python objects, or more than it may.

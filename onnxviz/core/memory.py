@@ -69,27 +69,19 @@ _DEVICE_FAILURES = (
     "driver shutting down",
     "context is destroyed",
     "device lost",
-    "cudaerrorillegaladdress",
-    "cudaerrorassert",
-    "cudaerrorlaunchfailure",
-    "cudaerrorlaunchtimeout",
-    "cudaerroreccuncorrectable",
-    "cudaerrormisalignedaddress",
-    "cudaerrorillegalinstruction",
-    "cudaerrorinvalidpc",
-    "cudaerrorinvalidaddressspace",
-    "cudaerrorhardwarestackerror",
-    "error_illegal_address",
-    "error_assert",
-    "error_launch_failed",
-    "error_launch_timeout",
-    "error_ecc_uncorrectable",
-    "error_misaligned_address",
-    "error_illegal_instruction",
-    "error_invalid_pc",
-    "cublas_status_execution_failed",
-    "cudnn_status_execution_failed",
+    "errorillegaladdress",  # cudaErrorIllegalAddress or CUDA_ERROR_ILLEGAL_ADDRESS
+    "errorassert",
+    "errorlaunchfail",
+    "errorlaunchtimeout",
+    "erroreccuncorrectable",
+    "errormisalignedaddress",
+    "errorillegalinstruction",
+    "errorinvalidpc",
+    "errorinvalidaddressspace",
+    "errorhardwarestackerror",
+    "statusexecutionfailed",  # CUBLAS_STATUS_EXECUTION_FAILED or CUDNN_STATUS_EXECUTION_FAILED
 )
+"""Parts of messages, in lower case and without underscores."""
 _DEVICES = ("cuda", "cudnn", "cublas", "hip", "gpu")
 
 
@@ -234,10 +226,7 @@ def _asked_for(text: str) -> Iterator[int]:
 def more_memory(limit: int, error: str = "", needed: int = 0) -> str:
     """Return what to do about a limit that did not suffice, with a size that is worth a try.
 
-    Args:
-        limit: in bytes.
-        error: what `describe_shortage` said, for the size that is needed at least.
-        needed: bytes that are needed at least.
+    It is at least what `describe_shortage` said in `error`, and at least `needed` bytes.
     """
     said_needed = re.search(r"needs at least ([\d.]+ [KMGT]?i?B)", error)
     wanted = max(2 * limit, needed, int(1.1 * parse_bytes(said_needed[1])) if said_needed else 0)
@@ -257,7 +246,7 @@ def is_device_failure(error: BaseException) -> bool:
     API, "Data types used by CUDA Runtime", cudaError).
     """
     for fault in chain(error):
-        said = f"{type(fault).__name__}: {fault}".lower()
+        said = f"{type(fault).__name__}: {fault}".lower().replace("_", "")
         if any(name in said for name in _DEVICES) and any(part in said for part in _DEVICE_FAILURES):
             return True
     return False
@@ -284,9 +273,6 @@ def parse_bytes(text: str | float) -> int:
     Args:
         text: kB, MB, GB and TB are powers of 1000; KiB, MiB, GiB, TiB and the letters K, M, G, T powers of 1024; the
             letters' case does not matter.
-
-    Returns:
-        The size in bytes.
 
     Raises:
         ValueError: if it is no size.

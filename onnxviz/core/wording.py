@@ -12,7 +12,7 @@ def counted(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'s' * (count != 1)}"
 
 
-def listed(names: Iterable[str], most: int, *, length: int = 0, separator: str = ", ") -> str:
+def listed(names: Iterable[str], most: int = 12, *, length: int = 0, separator: str = ", ") -> str:
     """Return the first names in a row and how many more there are: "a, b and 3 more".
 
     Args:

@@ -27,14 +27,9 @@ _SHOWN_COLUMNS = 160
 
 @dataclass(frozen=True, slots=True)
 class SourcePosition:
-    """Where a key or value stands.
+    """Where a key or value stands: as a `Fault` says it, with the folder that paths written here are relative to.
 
-    Attributes:
-        file: the file as the user named it, or the whole `--set ...` argument.
-        line: counted from 1; 0 for `--set`.
-        column: counted from 1; 0 for `--set`.
-        source: the text of that line.
-        folder: what paths written here are relative to.
+    `file` is the whole `--set ...` argument where it stands in one.
     """
 
     file: str
@@ -108,13 +103,7 @@ def find(node: Node, address: Address) -> Node | None:
 
 
 def place_of(node: Node, address: Address, *, key: bool = False) -> SourcePosition:
-    """Return the place of the value at an address, or of the last node on the way that exists.
-
-    Args:
-        node: the root.
-        address: where to look.
-        key: return the place of the entry's key rather than that of its value.
-    """
+    """Return the place of the value at an address below a root, or of its `key`, or of the last node on the way."""
     place = node.place
     for depth, part in enumerate(address):
         below = find(node, (part,))
@@ -149,11 +138,7 @@ def copy(node: Node) -> Node:
 
 
 def read_source(path: Path, shown: str | None = None) -> tuple[Node | None, list[Fault]]:
-    """Read a YAML file.
-
-    Args:
-        path: the file.
-        shown: how to call it in faults; the path as given if None.
+    """Read a YAML file, which faults call as `shown` says, or by its path.
 
     Returns:
         The tree, or None if there is none, and every fault found. A tree with faults is good enough to look for more.

@@ -27,8 +27,7 @@ from onnxviz.analyses import registry
 from onnxviz.cli import explain
 from onnxviz.core import devices
 from onnxviz.core.errors import OnnxvizError, RecipeError
-from onnxviz.execution.dispatch import Observer
-from onnxviz.execution.execute import run_file
+from onnxviz.execution.execute import Silent, run_file
 from onnxviz.execution.plan import make_plan
 from onnxviz.recipe.recipe import parse_recipe
 from onnxviz.recipe.schema import RecipeSettings
@@ -495,7 +494,7 @@ def test_advice_names_packages_that_the_project_knows() -> None:
 def test_the_verdict_of_what_was_not_tested(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    observer = Observer()
+    observer = Silent()
     assert call(monkeypatch, *RUN, "--set", "expect=[]", "--only", "filters", "--events", "events.jsonl") == 0
     assert "finished; nothing was tested" in capsys.readouterr().out
     told = json.loads(Path("events.jsonl").read_text().splitlines()[-1])

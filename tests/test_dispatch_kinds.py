@@ -8,8 +8,8 @@ from collections.abc import Callable
 import pytest
 
 from onnxviz.analyses.base import Job
-from onnxviz.confinement import Defence
 from onnxviz.core.errors import OnnxvizError
+from onnxviz.core.results import Defence
 from onnxviz.execution.dispatch import Dispatcher, Item
 from onnxviz.execution.execute import Silent
 from onnxviz.execution.plan import PlannedJob

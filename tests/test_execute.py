@@ -27,8 +27,7 @@ from onnxviz.core.findings import Array, Column, Finding, Metric, Note, Picture,
 from onnxviz.core.results import AnalysisResult, Part
 from onnxviz.core.values import Agreement, Unit
 from onnxviz.execution import execute
-from onnxviz.execution.dispatch import Observer
-from onnxviz.execution.execute import Run, run, run_file
+from onnxviz.execution.execute import Run, Silent, run, run_file
 from onnxviz.execution.folder import read_run
 from onnxviz.execution.parity_job import synthetic_photographs
 from onnxviz.model import parity as agreement
@@ -108,7 +107,7 @@ expect:
 """
 
 
-class Recorder(Observer):
+class Recorder(Silent):
     def __init__(self) -> None:
         self.said: list[tuple[str, str]] = []
 

@@ -18,8 +18,7 @@ import onnxviz.convert.operators
 from onnxviz.analyses.base import Analysis, Job, JobContext, LayerSelector, Subject
 from onnxviz.convert.operators import Conversion
 from onnxviz.core.findings import Finding, Metric
-from onnxviz.execution.dispatch import Observer
-from onnxviz.execution.execute import run
+from onnxviz.execution.execute import Silent, run
 from onnxviz.execution.finished_run import Run
 from onnxviz.execution.workers.tasks import JobTask, task_data, task_from
 from onnxviz.model import ort_session as runtime
@@ -53,7 +52,7 @@ def one_kind(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recipe_faults, "registry", lambda: {"measuring": Measuring})
 
 
-class Told(Observer):
+class Told(Silent):
     def __init__(self) -> None:
         self.texts: list[str] = []
 

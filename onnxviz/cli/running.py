@@ -23,11 +23,11 @@ from onnxviz.cli.run_options import RunOptions, limits_of, require_named
 from onnxviz.cli.show import consoles, failed_jobs, safe, show_confinement, show_expectations, show_result
 from onnxviz.core.devices import require_device
 from onnxviz.core.errors import OnnxvizError, OutputError, SelectionError, beginning, one_line, shorten
-from onnxviz.execution.dispatch import Observer
 from onnxviz.execution.execute import Options
 from onnxviz.execution.execute import run as execute
 from onnxviz.execution.finished_run import Run
 from onnxviz.execution.folder import append_log, open_log
+from onnxviz.execution.observer import Observer, Several
 from onnxviz.execution.partial_run import LOST, of_analyses
 from onnxviz.progress import EventStream, PlainProgress, TerminalProgress, duration
 from onnxviz.recipe.recipe import Recipe
@@ -99,7 +99,7 @@ def _watched(recipe: Recipe, out: Path, options: RunOptions, people: Console, ev
             stack.enter_context(watcher)
             observers.append(watcher)
         command = shlex.join(["onnxviz", *sys.argv[1:]])
-        return execute(recipe, out, observer=Observer(*observers), command=command, **how)
+        return execute(recipe, out, observer=Several(observers), command=command, **how)
 
 
 def _watcher(options: RunOptions, people: Console) -> TerminalProgress | PlainProgress | None:

@@ -6,6 +6,7 @@ import enum
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 from onnxviz.core.errors import OnnxvizError
 from onnxviz.core.memory import more_memory, parse_bytes
@@ -22,42 +23,23 @@ _AHEAD = 4
 _PATIENCE = 0.5
 
 
-class Observer:
-    """Told how a run goes on; jobs are named, as several may run at a time.
-
-    Args:
-        others: told the same.
-    """
-
-    others: tuple[Observer, ...] = ()
-
-    def __init__(self, *others: Observer) -> None:
-        self.others = others
+class Observer(Protocol):
+    """Told how a run goes on; jobs are named, as several may run at a time."""
 
     def planned(self, schedule: Schedule, cached: set[str]) -> None:
         """The work is known; `cached` are the keys of what is done already."""
-        for other in self.others:
-            other.planned(schedule, cached)
 
     def started(self, name: str, cost: float) -> None:
         """A job begins; `cost` is its estimated number of forward passes."""
-        for other in self.others:
-            other.started(name, cost)
 
     def progressed(self, name: str, done: int, total: int, note: str = "") -> None:
         """The job has done so many steps."""
-        for other in self.others:
-            other.progressed(name, done, total, note)
 
     def finished(self, name: str, cost: float, seconds: float, status: str, error: str = "") -> None:
         """The job has ended; the status is "done", "cached" or "failed"."""
-        for other in self.others:
-            other.finished(name, cost, seconds, status, error)
 
     def message(self, text: str) -> None:
         """Something that the user should know."""
-        for other in self.others:
-            other.message(text)
 
 
 class _State(enum.Enum):

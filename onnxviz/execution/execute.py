@@ -27,7 +27,7 @@ from onnxviz.execution.logged import Logged
 from onnxviz.execution.parity_job import disagreeing, distrusted, read_agreement, why_not
 from onnxviz.execution.partial_run import Kept, kept, with_reported
 from onnxviz.execution.plan import PARITY_COST, PlannedJob, analysis_kind, heading_of
-from onnxviz.execution.schedule import CHOICE, left_out
+from onnxviz.execution.schedule import CHOICE, Schedule, left_out
 from onnxviz.execution.store import Checked, DamagedError, Store, key_of, locked, remove_empty
 from onnxviz.execution.workers.engine import started
 from onnxviz.execution.workers.pool import Pool
@@ -70,6 +70,25 @@ class Options(TypedDict, total=False):
     only: Sequence[str]
     keep_going: bool
     log_file: Path | None
+
+
+class Silent:
+    """An observer that says nothing."""
+
+    def planned(self, schedule: Schedule, cached: set[str]) -> None:
+        """Say nothing."""
+
+    def started(self, name: str, cost: float) -> None:
+        """Say nothing."""
+
+    def progressed(self, name: str, done: int, total: int, note: str = "") -> None:
+        """Say nothing."""
+
+    def finished(self, name: str, cost: float, seconds: float, status: str, error: str = "") -> None:
+        """Say nothing."""
+
+    def message(self, text: str) -> None:
+        """Say nothing."""
 
 
 def run_file(
@@ -147,7 +166,7 @@ def run(
         ):
             does = kept(whole, recipe, engine.schedule, asked, Store(out))
             keep_going, log = options.get("keep_going", True), Log(out, options.get("log_file"))
-            return _Execution(does, engine.pool, out, observer or Observer(), forced, keep_going, log).run(command)
+            return _Execution(does, engine.pool, out, observer or Silent(), forced, keep_going, log).run(command)
     except (OnnxvizError, KeyboardInterrupt):
         if fresh and not (out / RUN).exists():
             remove_empty(out)  # nothing ran, so nothing is left

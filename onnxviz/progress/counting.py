@@ -12,7 +12,7 @@ from rich.text import Text
 
 from onnxviz.core.errors import beginning, shorten
 from onnxviz.core.wording import counted
-from onnxviz.execution.dispatch import Observer
+from onnxviz.execution.observer import Observer
 from onnxviz.execution.schedule import CHOICE, Schedule
 
 FEW_JOBS = 30

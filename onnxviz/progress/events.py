@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any, Literal, TextIO
 
 from onnxviz.core.results import ExpectationResult, RunResult
-from onnxviz.execution.dispatch import Observer
+from onnxviz.execution.observer import Observer
 from onnxviz.execution.plan import PARITY_COST
 from onnxviz.execution.schedule import Schedule
 

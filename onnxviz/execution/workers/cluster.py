@@ -16,10 +16,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
-from onnxviz.confinement import Defence, Limits, clean_environment
+from onnxviz.confinement import Limits, clean_environment
 from onnxviz.core import results
 from onnxviz.core.devices import Device
 from onnxviz.core.errors import OnnxvizError, OutputError, beginning, one_line, shorten
+from onnxviz.core.results import Defence
 from onnxviz.execution.store import Store, cannot_write
 from onnxviz.execution.workers.limits import default_limits
 from onnxviz.execution.workers.node import SUGGESTED, Node, file_digests, files_of, key_of_task

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from onnxviz.confinement import Defence
 from onnxviz.core.devices import Device
+from onnxviz.core.results import Defence
 from onnxviz.execution.plan import Plan, make_plan
 from onnxviz.execution.schedule import Schedule, schedule_of
 from onnxviz.execution.store import Store

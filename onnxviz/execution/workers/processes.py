@@ -21,11 +21,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from onnxviz.confinement import Defence, Limits, clean_environment
+from onnxviz.confinement import Limits, clean_environment
 from onnxviz.core import results
 from onnxviz.core.devices import Device, thread_count, visible_gpus
 from onnxviz.core.errors import Fault, OnnxvizError, OutputError, RecipeError, beginning, shorten
 from onnxviz.core.memory import more_memory, resident_memory, show_bytes
+from onnxviz.core.results import Defence
 from onnxviz.execution.schedule import Schedule, from_data
 from onnxviz.execution.workers.limits import default_limits, in_words, tightened
 from onnxviz.execution.workers.own_memory import DOUBTFUL, require_enough

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -222,10 +223,10 @@ def inspect(
 
     output, errors = consoles()
     if model.suffix.lower() in (".yaml", ".yml") and model.is_file():
-        raise SelectionError(
-            "a recipe, not a model", where=shorten(str(model), 200), remedy="onnxviz validate checks it"
-        )
-    _refuse_idle_options(layers, agreement, images, labels, classes_from, classes=classes)
+        where = shorten(str(model), 200)
+        raise SelectionError("a recipe, not a model", where=where, remedy="onnxviz validate checks it")
+    given = {"--classes": classes, "--images": images, "--agreement": agreement, "--layers": layers}
+    _refuse_idle_options(given | {"--labels": labels, "--classes-from": classes_from})
     if images is not None:
         require_files(str(images), Path())
     known = _sizes(sizes)
@@ -261,37 +262,19 @@ def inspect(
     confined(work, confinement(model.name, read, memory, device, compute=not classes))
 
 
-def _refuse_idle_options(
-    layers: str | None,
-    agreement: bool | None,
-    images: Path | None,
-    labels: Path | None,
-    classes_from: str | None,
-    *,
-    classes: bool,
-) -> None:
+def _refuse_idle_options(options: Mapping[str, object]) -> None:
     """Refuse options that would do nothing: with pictures preprocessings are tried, without them layers are shown."""
-    for name, given in (("--images", images is not None), ("--agreement", agreement), ("--layers", layers is not None)):
-        if classes and given:
-            raise SelectionError(
-                f"--classes and {name} ask for different things", remedy="call `onnxviz inspect` once for each"
-            )
-    if labels is not None and images is None and not classes:
-        raise SelectionError(
-            "--labels ranks preprocessings, and there are no pictures",
-            remedy="add --images FOLDER, or --classes to list the classes",
-        )
-    if classes_from is not None and images is None:
-        raise SelectionError(
-            "--classes-from ranks preprocessings, and there are no pictures", remedy="add --images FOLDER"
-        )
-    if images is None:
-        return
-    for name, given in (("--agreement", agreement is True), ("--layers", layers is not None)):
-        if given:
-            raise SelectionError(
-                f"--images and {name} ask for different things", remedy="call `onnxviz inspect` once for each"
-            )
+    given = [name for name, value in options.items() if value is not None and value is not False]
+    purposes = [name for name in ("--classes", "--images", "--agreement", "--layers") if name in given]
+    if len(purposes) > 1 and purposes != ["--agreement", "--layers"]:
+        what = f"{purposes[0]} and {purposes[1]} ask for different things"
+        raise SelectionError(what, remedy="call `onnxviz inspect` once for each")
+    if "--labels" in given and "--images" not in given and "--classes" not in given:
+        what = "--labels ranks preprocessings, and there are no pictures"
+        raise SelectionError(what, remedy="add --images FOLDER, or --classes to list the classes")
+    if "--classes-from" in given and "--images" not in given:
+        what = "--classes-from ranks preprocessings, and there are no pictures"
+        raise SelectionError(what, remedy="add --images FOLDER")
 
 
 def _inputs(given: list[str] | None) -> dict[str, Any]:
@@ -299,9 +282,8 @@ def _inputs(given: list[str] | None) -> dict[str, Any]:
     for item in given or ():
         name, equals, text = item.partition("=")
         if not equals or not name or not text:
-            raise SelectionError(
-                f"--input {shorten(item)!r} is not a name and a value", remedy="write --input mask=ones"
-            )
+            what = f"--input {shorten(item)!r} is not a name and a value"
+            raise SelectionError(what, remedy="write --input mask=ones")
         try:
             values[name] = json.loads(text)
         except (ValueError, RecursionError):
@@ -314,9 +296,8 @@ def _sizes(given: list[str] | None) -> dict[str, int] | None:
     for item in given or ():
         name, equals, number = item.rpartition("=")
         if not equals or not number.isdecimal() or not name or not 0 < int(number) < 1 << 31:
-            raise SelectionError(
-                f"--size {shorten(item)!r} is not a name and a number", remedy="write --size height=224"
-            )
+            what = f"--size {shorten(item)!r} is not a name and a number"
+            raise SelectionError(what, remedy="write --size height=224")
         sizes[name] = int(number)
     return sizes or None
 
@@ -375,8 +356,6 @@ def compare(
 @app.command()
 def schema(out: Annotated[Path | None, typer.Option("--out", "-o", help="Write it there.")] = None) -> None:
     """Print the JSON schema of recipes, for completion and checks in editors."""
-    import json
-
     from onnxviz.execution.store import write_bytes
     from onnxviz.recipe.schema import json_schema
 

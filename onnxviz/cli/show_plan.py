@@ -17,7 +17,7 @@ from onnxviz.core.memory import show_bytes
 from onnxviz.execution.estimate import Work
 from onnxviz.execution.plan import PARITY_COST, PlannedJob
 from onnxviz.execution.schedule import CHOICE, left_out
-from onnxviz.progress import duration, span
+from onnxviz.progress import duration, passes_to_do, span
 from onnxviz.recipe.recipe import Recipe
 
 _FEW = 30
@@ -86,9 +86,7 @@ def _rest(table: Table, start: str, jobs: Sequence[PlannedJob], work: Work) -> N
 def _sums(work: Work, folder: Path) -> list[str]:
     schedule = work.schedule
     to_do = [job for job in schedule.jobs if job.key not in work.cached]
-    passes = sum(job.job.cost for job in to_do)
-    passes += PARITY_COST * sum(check.key not in work.cached for check in schedule.parity_checks.values())
-    passes += sum(choice.cost for choice in schedule.choices.values() if choice.key not in work.cached)
+    passes = passes_to_do(schedule, work.cached)
     count = len(schedule.jobs)
     lines = [
         f"{count:,} job{'s' * (count != 1)}, {count - len(to_do):,} done before; about {passes:,.0f} forward passes "

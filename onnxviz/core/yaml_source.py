@@ -143,26 +143,25 @@ def read_source(path: Path, shown: str | None = None) -> tuple[Node | None, list
     Returns:
         The tree, or None if there is none, and every fault found. A tree with faults is good enough to look for more.
     """
-    name = shown or str(path)
+    name = shorten(shown or str(path), 200)
+    data = b""
     try:
         if not path.is_file():
             what = "is a folder, not a recipe" if path.is_dir() else f"there is no such file{_similar(path)}"
-            return None, [Fault(what, shorten(name, 200))]
+            return None, [Fault(what, name)]
         if path.suffix.lower() == ".onnx":
             what = "is a model, not a recipe; `onnxviz init` writes a recipe for it, `onnxviz inspect` shows what it is"
-            return None, [Fault(what, shorten(name, 200))]
+            return None, [Fault(what, name)]
         with path.open("rb") as stream:
             data = stream.read(limits.RECIPE_BYTES + 1)
-    except (OSError, ValueError) as error:
-        return None, [Fault(f"cannot be read: {_reason(error)}", shorten(name, 200))]
-    if len(data) > limits.RECIPE_BYTES:
-        return None, [Fault(f"larger than {limits.RECIPE_BYTES:,} bytes, so hardly a recipe", shorten(name, 200))]
-    try:
+        if len(data) > limits.RECIPE_BYTES:
+            return None, [Fault(f"larger than {limits.RECIPE_BYTES:,} bytes, so hardly a recipe", name)]
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        return None, [Fault("not UTF-8 text", shorten(name, 200), line)]
-    return parse_source(text, shorten(name, 200), path.parent)
+        return None, [Fault("not UTF-8 text", name, data.count(b"\n", 0, error.start) + 1)]
+    except (OSError, ValueError) as error:
+        return None, [Fault(f"cannot be read: {getattr(error, 'strerror', None) or error}", name)]
+    return parse_source(text, name, path.parent)
 
 
 def parse_source(
@@ -368,10 +367,6 @@ def _similar(path: Path) -> str:
         return ""
     hint = nearest(path.name, beside[:1000])
     return f"; {hint}" if hint else "; `onnxviz init MODEL.onnx` writes one" if not beside else ""
-
-
-def _reason(error: BaseException) -> str:
-    return (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
 
 
 def _syntax(error: yaml.MarkedYAMLError) -> str:

@@ -13,7 +13,7 @@ from typer.core import TyperGroup
 
 from onnxviz.cli.browser import open_page
 from onnxviz.cli.confined import Confinement, MemoryOption, beside, confined, confinement
-from onnxviz.cli.ending import INTERRUPTED
+from onnxviz.cli.ending import interrupted
 from onnxviz.cli.run_options import (
     NO_LIMIT,
     DeviceOption,
@@ -46,10 +46,7 @@ class Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            from onnxviz.cli.show import consoles, show_lines
-
-            show_lines(consoles()[1], ["\ninterrupted"])
-            raise typer.Exit(INTERRUPTED) from None
+            raise interrupted() from None
         except typer.BadParameter as fault:  # by pydantic, whose word for it says nothing
             fault.message = fault.message.replace("Value error, ", "")
             raise

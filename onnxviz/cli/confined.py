@@ -21,7 +21,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from onnxviz.cli.ending import INTERNAL, INTERRUPTED, exit_code
+from onnxviz.cli.ending import INTERNAL, INTERRUPTED, exit_code, interrupted
 from onnxviz.confinement import Limits, clean_environment, confine_calls, confine_start
 from onnxviz.core.devices import DeviceChoice, require_device
 from onnxviz.core.errors import MemoryLimitError, ModelError, RecipeError, SelectionError, beginning, shorten
@@ -184,7 +184,7 @@ def _judge(code: int, bounds: Confinement) -> None:
     if code == 0:
         return
     if code in (-signal.SIGINT, INTERRUPTED):
-        raise KeyboardInterrupt
+        raise interrupted()
     limit = f"the memory limit of {show_bytes(bounds.memory)}"
     more = f"{more_memory(bounds.memory)}, if you trust the file"
     if code in (_NO_MEMORY, _NO_THREAD_MEMORY):

@@ -48,6 +48,14 @@ def exit_code(call: Callable[[], object]) -> int:
     return 0
 
 
+def interrupted() -> typer.Exit:
+    """Say that the user interrupted a command, and return what ends it."""
+    from onnxviz.cli.show import consoles, show_lines
+
+    show_lines(consoles()[1], ["\ninterrupted"])
+    return typer.Exit(INTERRUPTED)
+
+
 def _refused(error: OnnxvizError) -> int:
     from onnxviz.cli.show import consoles, show_error
 

@@ -10,6 +10,7 @@ import typer
 
 from onnxviz.core.errors import ModelError, beginning, shorten
 from onnxviz.core.limits import EXPORTER_SECONDS
+from onnxviz.core.wording import counted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -124,7 +125,7 @@ def _show(console: Console, made: Imported) -> None:
     view = made.view
     size = "any size" if view.input_size is None else "{}×{} pixels".format(*view.input_size)
     batch = "any batch" if view.batch is None else f"batch {view.batch} only"
-    layout = f"{view.input_layout}, {view.input_channels} channel{'s' * (view.input_channels != 1)}, {size}, {batch}"
+    layout = f"{view.input_layout}, {counted(view.input_channels, 'channel')}, {size}, {batch}"
     if view.input_layout == "other":
         layout = f"no image, {batch}"
     named = [layer for layer in view.layers if layer.unit_count]

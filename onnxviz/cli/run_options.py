@@ -213,8 +213,7 @@ def _seconds(text: str) -> float | None:
         seconds = float(text)
     except ValueError:
         seconds = math.nan
-    if not (seconds > 0 and math.isfinite(seconds)):
-        raise SelectionError(
-            f"--job-time: {shorten(text)!r} is no time", remedy="write a number of seconds such as 600, or none"
-        )
+    if not 0 < seconds < math.inf:
+        what = f"--job-time: {shorten(text)!r} is no time"
+        raise SelectionError(what, remedy="write a number of seconds such as 600, or none")
     return seconds

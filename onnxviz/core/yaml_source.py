@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 import yaml
 
 from onnxviz.core import limits
-from onnxviz.core.errors import Fault, beginning, nearest, shorten
+from onnxviz.core.errors import Fault, RecipeError, beginning, nearest, shorten
 
 Scalar: TypeAlias = "str | int | float | bool | None"
 Address: TypeAlias = tuple["str | int", ...]
@@ -167,38 +167,23 @@ def read_source(path: Path, shown: str | None = None) -> tuple[Node | None, list
 def parse_source(
     text: str, file: str, folder: Path, *, place: SourcePosition | None = None
 ) -> tuple[Node | None, list[Fault]]:
-    """Read YAML text.
-
-    Args:
-        text: the YAML.
-        file: how to call it in faults.
-        folder: what paths in it are relative to.
-        place: the place of everything in it, for text that is no file.
+    """Read YAML text; everything is at `place` where the text is of no file.
 
     Returns:
         The tree, or None if the text has none, and every fault found.
     """
     reader = _Reader(text, file, folder, place)
     try:
-        node = reader.read()
+        return reader.read(), reader.faults
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line, column = (mark.line, mark.column) if mark else (0, 0)
-        reader.faults.append(reader.place(line, column).fault(f"not valid YAML: {_syntax(error)}"))
-        node = None
+        reader.refuse(reader.place(line, column), f"not valid YAML: {_syntax(error)}")
     except (yaml.YAMLError, UnicodeError):
         reader.faults.append(reader.unreadable())
-        node = None
-    except _TooDeepError as error:
-        reader.faults.append(error.place.fault(f"nested more than {limits.RECIPE_DEPTH} levels deep"))
-        node = None
-    return node, reader.faults
-
-
-class _TooDeepError(Exception):
-    def __init__(self, place: SourcePosition) -> None:
-        self.place = place
-        super().__init__()
+    except RecipeError as error:
+        reader.faults += error.faults
+    return None, reader.faults
 
 
 class _Reader:
@@ -222,6 +207,9 @@ class _Reader:
         shown = "".join(c if c.isprintable() else " " for c in shown[:_SHOWN_COLUMNS])
         return SourcePosition(self.file, line + 1, column + 1, shown if column <= len(shown) else "", self.folder)
 
+    def refuse(self, place: SourcePosition, message: str) -> None:
+        self.faults.append(place.fault(message))
+
     def at(self, event: Any) -> SourcePosition:
         return self.place(event.start_mark.line, event.start_mark.column)
 
@@ -229,9 +217,8 @@ class _Reader:
         for number, line in enumerate(self.lines):
             for column, character in enumerate(line):
                 if not character.isprintable() and character not in "\t\u0085\ufeff":
-                    return self.place(number, column).fault(
-                        f"the character U+{ord(character):04X} has no place in YAML"
-                    )
+                    what = f"the character U+{ord(character):04X} has no place in YAML"
+                    return self.place(number, column).fault(what)
         return self.place(0, 0).fault("not readable as YAML")
 
     def read(self) -> Node | None:
@@ -242,7 +229,7 @@ class _Reader:
         for event in self.events:
             if isinstance(event, yaml.DocumentStartEvent):
                 if root is not None:
-                    self.faults.append(self.at(event).fault("a second document begins here; a recipe is one document"))
+                    self.refuse(self.at(event), "a second document begins here; a recipe is one document")
                     return root
                 root = self.node(next(self.events), 1)
         return root
@@ -250,18 +237,14 @@ class _Reader:
     def node(self, event: Any, depth: int) -> Node:
         place = self.at(event)
         if depth > limits.RECIPE_DEPTH:
-            raise _TooDeepError(place)
+            raise RecipeError([place.fault(f"nested more than {limits.RECIPE_DEPTH} levels deep")])
         if isinstance(event, yaml.AliasEvent):
-            self.faults.append(
-                place.fault(f"aliases such as *{shorten(str(event.anchor), 40)} are not allowed; write it out")
-            )
+            self.refuse(place, f"aliases such as *{shorten(str(event.anchor), 40)} are not allowed; write it out")
             return ScalarNode(None, place)
         if event.anchor is not None:
-            self.faults.append(
-                place.fault(f"anchors such as &{shorten(str(event.anchor), 40)} are not allowed; write it out")
-            )
+            self.refuse(place, f"anchors such as &{shorten(str(event.anchor), 40)} are not allowed; write it out")
         if event.tag is not None:
-            self.faults.append(place.fault(f"tags such as {shorten(event.tag, 40)} are not allowed; a recipe is data"))
+            self.refuse(place, f"tags such as {shorten(event.tag, 40)} are not allowed; a recipe is data")
         if isinstance(event, yaml.MappingStartEvent):
             return self.mapping(place, depth)
         if isinstance(event, yaml.SequenceStartEvent):
@@ -274,7 +257,7 @@ class _Reader:
         try:
             return ScalarNode(scalar(event.value), place)
         except ValueError as error:
-            self.faults.append(place.fault(str(error)))
+            self.refuse(place, str(error))
             return ScalarNode(None, place)
 
     def mapping(self, place: SourcePosition, depth: int) -> MappingNode:
@@ -284,7 +267,7 @@ class _Reader:
             if isinstance(event, yaml.ScalarEvent) and event.tag is None and event.anchor is None:
                 key: str | None = event.value
             else:
-                self.faults.append(key_place.fault("a key must be a plain word"))
+                self.refuse(key_place, "a key must be a plain word")
                 key = None
                 if not isinstance(event, yaml.ScalarEvent):
                     self.node(event, depth + 1)
@@ -294,7 +277,7 @@ class _Reader:
             if key in made.entries:
                 first = made.keys[key]
                 where = f" in line {first.line}" if first.line else ""
-                self.faults.append(key_place.fault(f"the key {shorten(key)!r} was given before{where}"))
+                self.refuse(key_place, f"the key {shorten(key)!r} was given before{where}")
                 continue
             made.put(key, value, key_place)
         return made

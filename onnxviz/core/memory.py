@@ -53,34 +53,18 @@ _NO_PRIMITIVE = re.compile(r"could not create a primitive(?! descriptor)")
 """What PyTorch says where oneDNN has no memory for a convolution; without a descriptor it is another fault."""
 
 _DEVICE_FAILURES = (
-    "illegal memory access",
-    "device-side assert",
-    "unspecified launch failure",
-    "ecc error",
-    "misaligned address",
-    "illegal instruction",
-    "invalid program counter",
-    "hardware stack error",
-    "on global/shared address space",
-    "launch timed out",
-    "contained or stopped",  # "Invalid access of peer GPU memory over nvlink or a hardware error"
-    "invalid access of peer gpu memory",
-    "unknown error",
-    "driver shutting down",
-    "context is destroyed",
-    "device lost",
-    "errorillegaladdress",  # cudaErrorIllegalAddress or CUDA_ERROR_ILLEGAL_ADDRESS
-    "errorassert",
-    "errorlaunchfail",
-    "errorlaunchtimeout",
-    "erroreccuncorrectable",
-    "errormisalignedaddress",
-    "errorillegalinstruction",
-    "errorinvalidpc",
-    "errorinvalidaddressspace",
+    "illegal memory access", "device-side assert", "unspecified launch failure", "ecc error", "misaligned address",
+    "illegal instruction", "invalid program counter", "hardware stack error", "on global/shared address space",
+    "launch timed out", "unknown error", "driver shutting down", "context is destroyed", "device lost",
+    # "Invalid access of peer GPU memory over nvlink or a hardware error"
+    "contained or stopped", "invalid access of peer gpu memory",
+    # cudaErrorIllegalAddress or CUDA_ERROR_ILLEGAL_ADDRESS, and so on
+    "errorillegaladdress", "errorassert", "errorlaunchfail", "errorlaunchtimeout", "erroreccuncorrectable",
+    "errormisalignedaddress", "errorillegalinstruction", "errorinvalidpc", "errorinvalidaddressspace",
     "errorhardwarestackerror",
-    "statusexecutionfailed",  # CUBLAS_STATUS_EXECUTION_FAILED or CUDNN_STATUS_EXECUTION_FAILED
-)
+    # CUBLAS_STATUS_EXECUTION_FAILED or CUDNN_STATUS_EXECUTION_FAILED
+    "statusexecutionfailed",
+)  # fmt: skip
 """Parts of messages, in lower case and without underscores."""
 _DEVICES = ("cuda", "cudnn", "cublas", "hip", "gpu")
 

@@ -110,11 +110,8 @@ class Progression:
         self.jobs = 0
         self.ended = 0
         self.cached = 0
-        self.failed = 0
         self.running: dict[str, Running] = {}
         self.begun = clock()
-        self._cost_total = 0.0
-        self._cost_done = 0.0
         self._most_at_a_time = 1
         self._analyses: dict[str, str] = {}
         self._choices: set[str] = set()
@@ -124,7 +121,6 @@ class Progression:
         """Take note of all the work."""
         self.begun = self.clock()
         self.jobs = len(schedule.jobs) + len(schedule.parity_checks) + len(schedule.choices)
-        self._cost_total = sum(job.job.cost for job in schedule.jobs if job.key not in cached)
         for job in schedule.jobs:
             # Of several models each has its own pace.
             analysis = f"{job.alias}: {job.analysis}"
@@ -137,16 +133,13 @@ class Progression:
         """Whether it is a job or the choice of a preprocessing, not a parity check."""
         return name in self._analyses or name in self._choices
 
-    def start(self, name: str, cost: float) -> Running:
+    def start(self, name: str, cost: float) -> None:
         """Take note of a job that begins."""
         now = self.clock()
         analysis = self._analyses.get(name)
-        job = Running(name, cost if analysis else 0.0, now, said=now, analysis=analysis)
-        self.running[name] = job
-        self._most_at_a_time = max(
-            self._most_at_a_time, sum(item.analysis is not None for item in self.running.values())
-        )
-        return job
+        self.running[name] = Running(name, cost if analysis else 0.0, now, said=now, analysis=analysis)
+        at_a_time = sum(item.analysis is not None for item in self.running.values())
+        self._most_at_a_time = max(self._most_at_a_time, at_a_time)
 
     def step(self, name: str, done: int, total: int, note: str) -> Running | None:
         """Take note of steps; returns the job, or None if it has not begun."""
@@ -163,28 +156,24 @@ class Progression:
         """Take note of a job that has ended."""
         job = self.running.pop(name, None)
         self.ended += 1
-        cost = cost if self.is_job(name) else 0.0
+        self.cached += status == "cached"
         known = self._evidence.get(self._analyses.get(name, ""))
-        if status == "done":
-            self._cost_done += cost
-            if known is not None and job is not None:
-                known.done += cost
-                known.seconds += self.clock() - job.begun
-                known.jobs += 1
-        elif status == "failed":
-            self.failed += 1
-            self._cost_total -= cost
-            if known is not None:
-                known.cost -= cost
-        else:
-            self.cached += 1
+        if known is not None and status == "failed":
+            known.cost -= cost
+        if known is not None and status == "done" and job is not None:
+            known.done += cost
+            known.seconds += self.clock() - job.begun
+            known.jobs += 1
 
     @property
     def part(self) -> float:
         """Share of the work that is done, what is running included."""
-        if self._cost_total <= 0:
+        total = sum(known.cost for known in self._evidence.values())
+        if total <= 0:
             return self.ended / self.jobs if self.jobs else 0.0
-        return min(1.0, self._passes_done() / self._cost_total)
+        # A copy: the bars are drawn by another thread than the one that counts.
+        at_work = sum(job.cost * job.part for job in list(self.running.values()))
+        return min(1.0, (sum(known.done for known in self._evidence.values()) + at_work) / total)
 
     def left(self) -> tuple[float, float] | None:
         """Return the seconds left, from at least to at most, or None while there is too little evidence."""
@@ -198,7 +187,7 @@ class Progression:
             if done > 0 and seconds > 0:
                 rates[analysis] = seconds / done, 1.15 + 0.85 / math.sqrt(count)
         judged = sum(self._evidence[analysis].cost for analysis in rates)
-        if judged <= 0 or judged < _JUDGED * self._cost_total:
+        if judged <= 0 or judged < _JUDGED * sum(known.cost for known in self._evidence.values()):
             return None
         usual = sum(self._evidence[analysis].cost * rate for analysis, (rate, _) in rates.items()) / judged
         least = most = 0.0
@@ -208,10 +197,6 @@ class Progression:
             seconds = max(0.0, known.cost - known.done - at_work) * rate
             least, most = least + seconds / spread, most + seconds * spread
         return least / self._most_at_a_time, most / self._most_at_a_time
-
-    def _passes_done(self) -> float:
-        # A copy: the bars are drawn by another thread than the one that counts.
-        return self._cost_done + sum(job.cost * job.part for job in list(self.running.values()))
 
 
 class CountingObserver(Observer, AbstractContextManager["CountingObserver"]):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import typer
 
-from onnxviz.core.errors import OnnxvizError, OutputError, shorten
+from onnxviz.core.errors import OnnxvizError, OutputError, one_line, shorten
 
 REFUSED = 2
 INTERNAL = 70
@@ -72,15 +72,13 @@ def _without_room(error: OSError) -> OnnxvizError:
 def _fault(error: Exception) -> int:
     from rich.text import Text
 
-    from onnxviz.cli.show import consoles, safe
+    from onnxviz.cli.show import consoles, show_lines
 
     _, errors = consoles()
-    first = (str(error).strip().splitlines() or [""])[0]
     log = _write_traceback(error)
-    text = f"onnxviz has a fault: {type(error).__name__}: {first}"
-    errors.print(Text(safe(text), style="bold red"), soft_wrap=True)
+    errors.print(Text(f"onnxviz has a fault: {one_line(error)}", style="bold red"), soft_wrap=True)
     if log is not None:
-        errors.print(Text(f"  the details are in {log}; please report them"), soft_wrap=True)
+        show_lines(errors, [f"  the details are in {log}; please report them"])
     return INTERNAL
 
 

@@ -155,16 +155,14 @@ def limits_of(options: RunOptions) -> Limits | None:
     from onnxviz.execution.workers.engine import worker_count
     from onnxviz.execution.workers.limits import default_limits
 
-    given: dict[str, Any] = {}
+    given: dict[str, Any] = {name: getattr(options, name) for name in ("processes", "network", "confine")}
+    given = {name: value for name, value in given.items() if value is not None}
     if options.memory is not None:
         given["memory"] = _size("--memory", options.memory)
     if options.job_time is not None:
         given["seconds"] = _seconds(options.job_time)
     if options.file_size is not None:
         given["file_bytes"] = _size("--file-size", options.file_size)
-    for name in ("processes", "network", "confine"):
-        if (value := getattr(options, name)) is not None:
-            given[name] = value
     if not given:
         return None
     if options.engine == "ray":

@@ -26,7 +26,6 @@ from onnxviz.cli.run_options import (
 )
 from onnxviz.core.devices import likely_device
 from onnxviz.core.errors import OnnxvizError, OutputError, SelectionError, nearest, shorten
-from onnxviz.core.wording import counted
 
 if TYPE_CHECKING:
     from onnxviz.recipe.recipe import Recipe
@@ -143,7 +142,7 @@ def validate(
 
     def check(recipe: Recipe) -> None:
         made = schedule_of(make_plan(recipe, device))
-        show_lines(output, [f"{path}: valid; {counted(len(made.jobs), 'job')}", *made.remarks])
+        show_lines(output, [f"{path}: valid; {len(made.jobs)} job{'s' * (len(made.jobs) != 1)}", *made.remarks])
         show_lines(output, (f"  {sentence}" for sentence in left_out(made.data)))
 
     for path in recipes:

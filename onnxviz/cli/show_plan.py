@@ -14,11 +14,10 @@ from rich.text import Text
 from onnxviz.cli.show import make_table, number
 from onnxviz.core.errors import beginning, shorten
 from onnxviz.core.memory import show_bytes
-from onnxviz.core.wording import counted
 from onnxviz.execution.estimate import Work
 from onnxviz.execution.plan import PARITY_COST, PlannedJob
 from onnxviz.execution.schedule import CHOICE, left_out
-from onnxviz.progress import duration, passes_to_do, span
+from onnxviz.progress import duration, span
 from onnxviz.recipe.recipe import Recipe
 
 _FEW = 30
@@ -38,7 +37,8 @@ def show_plan(console: Console, work: Work, recipe: Recipe, folder: Path) -> Non
             name, done = f"{start}{CHOICE}, on {shorten(choice.data, 40)}", choice.key in work.cached
             _row(table, name, choice.images, choice.cost, work.job_seconds.get(choice.key), 0, done)
         if (check := schedule.parity_checks.get(alias)) is not None:
-            name = f"{start}agreement of {counted(len(check.layers), 'layer')} with ONNX Runtime"
+            count = len(check.layers)
+            name = f"{start}agreement of {count} layer{'' if count == 1 else 's'} with ONNX Runtime"
             _row(table, name, 0, PARITY_COST, work.job_seconds.get(check.key), 0, check.key in work.cached)
         for analysis in recipe.analyses:
             found = [job for job in schedule.jobs if job.alias == alias and job.analysis == analysis]
@@ -86,16 +86,18 @@ def _rest(table: Table, start: str, jobs: Sequence[PlannedJob], work: Work) -> N
 def _sums(work: Work, folder: Path) -> list[str]:
     schedule = work.schedule
     to_do = [job for job in schedule.jobs if job.key not in work.cached]
-    passes = passes_to_do(schedule, work.cached)
-    done = len(schedule.jobs) - len(to_do)
+    passes = sum(job.job.cost for job in to_do)
+    passes += PARITY_COST * sum(check.key not in work.cached for check in schedule.parity_checks.values())
+    passes += sum(choice.cost for choice in schedule.choices.values() if choice.key not in work.cached)
+    count = len(schedule.jobs)
     lines = [
-        f"{counted(len(schedule.jobs), 'job')}, {done:,} done before; about {passes:,.0f} forward passes "
+        f"{count:,} job{'s' * (count != 1)}, {count - len(to_do):,} done before; about {passes:,.0f} forward passes "
         f"to do on {schedule.device}"
     ]
     if not passes:
         return lines
     images = sum(job.job.images for job in to_do)
-    size = f"about {show_bytes(work.bytes)} to store, {counted(images, 'image')} to read or make"
+    size = f"about {show_bytes(work.bytes)} to store, {images:,} image{'s' * (images != 1)} to read or make"
     if work.seconds is None:
         lines.append(f"time not known; {size}")
     else:

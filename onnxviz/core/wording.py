@@ -12,14 +12,14 @@ def counted(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'s' * (count != 1)}"
 
 
-def listed(names: Iterable[str], most: int = 12, *, length: int = 0, separator: str = ", ") -> str:
+def listed(names: Iterable[str], most: int = 12, separator: str = ", ", *, length: int = 0) -> str:
     """Return the first names in a row and how many more there are: "a, b and 3 more".
 
     Args:
         names: in order.
         most: how many are written out.
-        length: from which number of characters on a name is cut; 0 leaves names as they are.
         separator: what stands between two names.
+        length: from which number of characters on a name is cut; 0 leaves names as they are.
     """
     every = list(names)
     more = f" and {len(every) - most:,} more" if len(every) > most else ""

@@ -11,7 +11,6 @@ from typing import Annotated, TypeVar
 from pydantic import Field, StrictInt
 
 from onnxviz.core.errors import DataError, SelectionError, nearest, shorten
-from onnxviz.core.wording import listed
 from onnxviz.data.ground_truth import STATED, ClassOrigin, is_wordnet_id
 from onnxviz.data.images import ImageSource
 from onnxviz.graph.targets import class_index, class_matches, nearest_class
@@ -239,9 +238,10 @@ def folders_missed(source: ImageSource, labels: Sequence[str], likely: bool = Fa
     if not folders or (likely and not from_one and 2 * sum(map(bool, hints.values())) < len(folders)):
         return ""
     named = [repr(shorten(folder)) + (f" ({hint})" if hint else "") for folder, hint in hints.items()]
+    more = f" and {len(folders) - most:,} more" if len(folders) > most else ""
     several = len(folders) > 1
     count = f"none of the {len(folders):,} folders of images is" if several else "the folder of the images is not"
-    return f"{count} called like a class of the model: {listed(named, most)}" + (
+    return f"{count} called like a class of the model: {', '.join(named[:most])}{more}" + (
         "; folders that are class numbers count from 0" if from_one else ""
     )
 
@@ -295,15 +295,18 @@ def unlike_concepts(source: ImageSource, labels: Sequence[str], most: int = 5) -
     names = [str(concept.name) for concept in getattr(source, "concepts", ())]
     lacking = [name for name in names if not class_matches(name, labels)]
     if lacking:
-        hints = {name: nearest_class(name, labels) for name in lacking[:most]}
-        told = [repr(shorten(name)) + (f" ({hints[name]})" if hints.get(name) else "") for name in lacking]
+        told = []
+        for name in lacking[:most]:
+            hint = nearest_class(name, labels)
+            told.append(repr(shorten(name)) + (f" ({hint})" if hint else ""))
+        more = f" and {len(lacking) - most:,} more" if len(lacking) > most else ""
         count = (
             f"{len(lacking):,} of the {len(names):,}" if len(lacking) < len(names) else f"none of the {len(names):,}"
         )
         are = "are no classes" if len(lacking) < len(names) else "is a class"
         yield (
             f"{count} names of the pixel labels {are} of the model, which gives each position a class: "
-            f"{listed(told, most)}; what they show cannot be set beside the model's classes by name"
+            f"{', '.join(told)}{more}; what they show cannot be set beside the model's classes by name"
         )
 
 

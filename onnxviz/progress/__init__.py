@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from onnxviz.progress.counting import Progression, duration, passes_to_do, span
+from onnxviz.progress.counting import Progression, duration, span
 from onnxviz.progress.events import EventStream
 from onnxviz.progress.plain import PlainProgress
 from onnxviz.progress.terminal import TerminalProgress
 
-__all__ = ["EventStream", "PlainProgress", "Progression", "TerminalProgress", "duration", "passes_to_do", "span"]
+__all__ = ["EventStream", "PlainProgress", "Progression", "TerminalProgress", "duration", "span"]

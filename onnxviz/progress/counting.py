@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -13,7 +13,6 @@ from rich.text import Text
 from onnxviz.core.errors import beginning, shorten
 from onnxviz.core.wording import counted
 from onnxviz.execution.observer import Observer
-from onnxviz.execution.plan import PARITY_COST
 from onnxviz.execution.schedule import CHOICE, Schedule
 
 FEW_JOBS = 30
@@ -273,13 +272,6 @@ class CountingObserver(Observer, AbstractContextManager["CountingObserver"]):
         done = f" {counted(self._short, 'job')} in {duration(now - self._summed)}"
         self._short, self._summed = 0, now
         self.say(Text.assemble((f"{'done':<6}", "green"), done))
-
-
-def passes_to_do(schedule: Schedule, cached: Collection[str]) -> float:
-    """Return the estimated forward passes of what is not done already."""
-    passes = sum(job.job.cost for job in schedule.jobs if job.key not in cached)
-    passes += sum(choice.cost for choice in schedule.choices.values() if choice.key not in cached)
-    return passes + PARITY_COST * sum(check.key not in cached for check in schedule.parity_checks.values())
 
 
 def outcome_line(name: str, seconds: float, status: str, error: str) -> Text:

@@ -16,7 +16,6 @@ from onnxviz.analyses.activation_maximization.real_activations import Standing
 from onnxviz.core.findings import Array, Caveat, Cell, Column, Coverage, Metric, Picture, Tile
 from onnxviz.core.shares import Share, percent
 from onnxviz.core.values import Unit
-from onnxviz.core.wording import listed
 from onnxviz.data.domains import Domain, domain_of
 from onnxviz.data.images import load_batch
 from onnxviz.graph.targets import has_class_units
@@ -492,8 +491,9 @@ def _why_flat(layers: Sequence[str], subject: Subject) -> str:
     """Say what may keep activations from rising: operators without a slope, where there are any."""
     stops = dict.fromkeys(stop for name in layers for stop in subject.view.gradient_stops(subject.view.layer(name)))
     if stops:
+        more = f" and {len(stops) - 2} more" if len(stops) > 2 else ""
         return (
-            f"every path to the image ends in an operator without a slope ({listed(stops, 2)}), "
+            f"every path to the image ends in an operator without a slope ({', '.join(list(stops)[:2])}{more}), "
             "so that gradients do not say how to change it. Layers before that can be driven."
         )
     return (
@@ -503,7 +503,8 @@ def _why_flat(layers: Sequence[str], subject: Subject) -> str:
 
 
 def _listed(names: Sequence[str]) -> str:
-    return listed(names, _MOST_NAMED) + " (see the table)" * (len(names) > _MOST_NAMED)
+    more = f" and {len(names) - _MOST_NAMED} more (see the table)" if len(names) > _MOST_NAMED else ""
+    return ", ".join(names[:_MOST_NAMED]) + more
 
 
 def rose(row: Row) -> bool:

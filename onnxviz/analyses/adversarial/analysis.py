@@ -18,7 +18,6 @@ from onnxviz.core.errors import AnalysisError, shorten
 from onnxviz.core.findings import Caveat, Cell, Coverage, Finding, Note, Picture, Table, Tile, TileGrid
 from onnxviz.core.shares import percent
 from onnxviz.core.values import LUMA
-from onnxviz.core.wording import listed
 from onnxviz.data.domains import domain_of
 from onnxviz.data.image_choice import ImageChoice, choose_images, find_source
 from onnxviz.data.images import ImageSource, load_batch
@@ -295,8 +294,8 @@ class Adversarial(Analysis):
             if stops := subject.view.gradient_stops(explained_score.layer_of(self._head(subject))):
                 cause = f"every path to the image ends in an operator without a slope: {', '.join(stops[:2])}"
             yield Caveat(
-                f"The gradient was zero at some step for {len(flat)} of {len(found)}: {listed(flat, 6, length=60)} "
-                f"({cause}). Where nothing was found there, nothing can be said.",
+                f"The gradient was zero at some step for {len(flat)} of {len(found)}: {_listed(flat)} ({cause}). Where "
+                "nothing was found there, nothing can be said.",
                 "vanished_gradients",
             )
         wrong = [one for one in found if one.true is not None and not one.right]
@@ -560,3 +559,8 @@ def _tile_size(tiles: Sequence[Tile]) -> int:
 
 def _percent(share: float | None) -> str:
     return "" if share is None else percent(share, 1)
+
+
+def _listed(names: Sequence[str], most: int = 6) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(shorten(name, 60) for name in names[:most]) + more

@@ -27,7 +27,7 @@ from onnxviz.analyses.dissection import (
     count_image,
     likeness,
 )
-from onnxviz.analyses.dissection.caveats import caveats, remarks, rivals
+from onnxviz.analyses.dissection.caveats import caveats, listed, remarks, rivals
 from onnxviz.analyses.dissection.labels import categories_of
 from onnxviz.analyses.dissection.naming import chance_rows, counted_concepts, named_units
 from onnxviz.analyses.dissection.pictures import PICTURE_SIDE, maps_of, masked, shown, tile_of
@@ -38,7 +38,6 @@ from onnxviz.core import limits
 from onnxviz.core.errors import AnalysisError, shorten
 from onnxviz.core.findings import Array, Caveat, Coverage, Finding, Note, Table, Tile, TileGrid
 from onnxviz.core.values import Layer
-from onnxviz.core.wording import listed
 from onnxviz.data.read_ahead import ReadAhead
 from onnxviz.model.maps import in_words, to_map
 
@@ -483,7 +482,7 @@ iou: 0.04
             ),
         ]
         if left_out:
-            names = listed(left_out, 12, length=80)
+            names = listed([shorten(name) for name in left_out])
             findings.append(
                 Caveat(
                     f"{len(left_out)} of the chosen layers have no maps to compare with labels and were left out: "

@@ -17,7 +17,6 @@ from onnxviz.analyses.dissection.thresholds import Thresholds
 from onnxviz.core.errors import shorten
 from onnxviz.core.findings import Caveat
 from onnxviz.core.shares import percent
-from onnxviz.core.wording import listed
 from onnxviz.graph.ceilings import before_ceiling
 
 if TYPE_CHECKING:
@@ -197,3 +196,9 @@ def rivals(layers: Mapping[str, Sequence[UnitResult]]) -> Iterator[Caveat]:
             id="rivals",
             level="limit",
         )
+
+
+def listed(names: Sequence[str], most: int = 12, separator: str = ", ") -> str:
+    """Return names in one line, and how many more there are."""
+    rest = f" and {len(names) - most} more" if len(names) > most else ""
+    return separator.join(names[:most]) + rest

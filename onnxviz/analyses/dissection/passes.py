@@ -8,9 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxviz.core import limits
-from onnxviz.core.errors import AnalysisError
+from onnxviz.core.errors import AnalysisError, shorten
 from onnxviz.core.memory import available_memory
-from onnxviz.core.wording import listed
 from onnxviz.model.batches import Runner, choose_batch, run_batches, say
 
 Activations = dict[str, npt.NDArray[np.float32]]
@@ -56,7 +55,8 @@ class Passes:
         self._kept: list[Activations] = []
         self._batch = max(1, min(BATCH, limits.BATCH_ACTIVATION_BYTES // per_image))
         self._model = model
-        self._what = f"The activations of {listed(self.shapes, 2, length=40)}"
+        named = ", ".join(shorten(name, 40) for name in list(self.shapes)[:2])
+        self._what = f"The activations of {named}" + (f" and {len(first) - 2} more" if len(first) > 2 else "")
         if model is not None:
             # While a batch is copied there are two of it.
             self._batch = choose_batch(model, self._batch, lambda: 2 * per_image, self._what, free=available_memory)

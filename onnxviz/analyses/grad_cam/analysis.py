@@ -21,11 +21,10 @@ from onnxviz.analyses.grad_cam.evidence import (
 )
 from onnxviz.analyses.grad_cam.evidence_places import Places
 from onnxviz.analyses.grad_cam.evidence_summary import ImageSummary
-from onnxviz.analyses.grad_cam.presentation import about_blank, image_findings, image_metrics
+from onnxviz.analyses.grad_cam.presentation import about_blank, image_findings, image_metrics, listed
 from onnxviz.core.errors import AnalysisError, shorten
 from onnxviz.core.findings import Caveat, Coverage, Finding, Metric, Note, merge
 from onnxviz.core.values import Layer
-from onnxviz.core.wording import listed
 from onnxviz.data.image_choice import ImageChoice, choose_images, find_source
 from onnxviz.data.read_ahead import ReadAhead
 from onnxviz.data.visible_part import cropped_note
@@ -215,7 +214,7 @@ class GradCam(Analysis):
     def _coverage(self, subject: Subject, images: int) -> list[Finding]:
         source = find_source(self.data, subject.data)
         used, skipped = self._layers(subject.view)
-        reason = "; ".join(f"{why}: {listed(names, 8, length=40)}" for why, names in skipped.items())
+        reason = "; ".join(f"{why}: {listed(names)}" for why, names in skipped.items())
         chosen = len(choose_images(source, self.images, self.limit))
         wanted = len(choose_images(source, self.images, len(source)))
         why_images = [f"`limit: {self.limit}`, spread evenly"] if chosen < wanted else []
@@ -251,7 +250,7 @@ class GradCam(Analysis):
                 why = shown.unplaced or "its units are single numbers: there are no positions"
                 skipped.setdefault(why, []).append(layer.name)
         if not used:
-            reasons = "; ".join(f"{listed(names, 3, length=40)}: {why}" for why, names in skipped.items())
+            reasons = "; ".join(f"{listed(names, 3)}: {why}" for why, names in skipped.items())
             raise AnalysisError(
                 f"none of the selected layers has a map of positions: {reasons}",
                 where="layers",

@@ -9,7 +9,6 @@ from onnxviz.analyses.grad_cam.evidence import ImageEvidence
 from onnxviz.core.errors import shorten
 from onnxviz.core.findings import Note
 from onnxviz.core.shares import percent
-from onnxviz.core.wording import listed
 from onnxviz.data.images import ImageSource
 from onnxviz.graph.model_output import Head
 
@@ -71,7 +70,8 @@ def in_words(images: Sequence[ImageSummary], *, by_score: bool) -> Iterator[Note
         said.append(f"{len(images)} images.")
     if wrong:
         order = "Wrong, the surest first" if any(image.sure is not None for image in wrong) else "Wrong"
-        said.append(f"{order}: {listed((_shown(image, by_score) for image in wrong), _LISTED)}.")
+        more = f" and {len(wrong) - _LISTED} more" if len(wrong) > _LISTED else ""
+        said.append(f"{order}: {', '.join(_shown(image, by_score) for image in wrong[:_LISTED])}{more}.")
     elif certain := [image for image in images if image.sure is not None]:
         said.append(f"Least certain: {_shown(min(certain, key=lambda image: image.sure or 0.0), by_score)}.")
     said += _covered(images)

@@ -25,7 +25,6 @@ from onnxviz.core.findings import (
     Table,
 )
 from onnxviz.core.shares import percent
-from onnxviz.core.wording import listed
 from onnxviz.graph.model_output import Head
 
 
@@ -104,7 +103,7 @@ def _row(image: ImageEvidence, one: ClassEvidence, title: str, columns: Sequence
     facts += [("predicted at", f"{percent(one.predicted, 1)} of positions")] if one.predicted is not None else []
     facts += [("evidence at the last layer", _in_words(one.places))]
     empty = [column for column, blank in zip(columns, one.blank, strict=True) if blank]
-    facts += [("no positive evidence at", listed(empty, 8, length=40))] if empty else []
+    facts += [("no positive evidence at", listed(empty))] if empty else []
     return MatrixRow(title, one.cells, image.photograph, tuple(facts))
 
 
@@ -166,13 +165,13 @@ def _caveats(
     flat = [name for name, by_layer in zip(shown, reached.tolist(), strict=True) if not any(by_layer)]
     if flat:
         yield Caveat(
-            f"The score of {listed(flat, 8, length=40)} has a gradient of zero at every layer, as of a score that is "
-            "cut off at its largest value; its blank maps mean nothing.", "no_gradient", "wrong",
+            f"The score of {listed(flat)} has a gradient of zero at every layer, as of a score that is cut "
+            "off at its largest value; its blank maps mean nothing.", "no_gradient", "wrong",
         )  # fmt: skip
     cut = [column for column, by_class in zip(columns, reached.T.tolist(), strict=True) if not any(by_class)]
     if cut:
         yield Caveat(
-            f"The score's gradient is zero at {listed(cut, 8, length=40)}: the score does not depend on these "
+            f"The score's gradient is zero at {listed(cut)}: the score does not depend on these "
             "layers, or every path to it is cut; their blank maps mean nothing.", "no_gradient",
         )  # fmt: skip
 
@@ -180,9 +179,16 @@ def _caveats(
 def _cause(stops: tuple[str, ...]) -> str:
     if not stops:
         return "a saturated output, or an operator whose slope is zero there"
-    return f"every path to the image ends in an operator without a slope: {listed(stops, 2)}"
+    more = f" and {len(stops) - 2} more" if len(stops) > 2 else ""
+    return f"every path to the image ends in an operator without a slope: {', '.join(stops[:2])}{more}"
 
 
 def _pointlike(titles: Sequence[str], kept: Sequence[int]) -> str:
     gone = [title for place, title in enumerate(titles) if place not in kept]
-    return f"a single position at this image size: {listed(gone, 8, length=40)}" if gone else ""
+    return f"a single position at this image size: {listed(gone)}" if gone else ""
+
+
+def listed(names: Sequence[str], most: int = 8) -> str:
+    """Return names in a row, the first of many."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(shorten(name, 40) for name in names[:most]) + more

@@ -37,7 +37,6 @@ from onnxviz.core.findings import (
     TileGrid,
 )
 from onnxviz.core.values import Layer, Preprocessing, Unit
-from onnxviz.core.wording import listed
 from onnxviz.data.domains import domain_of
 from onnxviz.data.image_choice import ImageChoice, choose_images, find_source
 from onnxviz.data.images import load_batch
@@ -197,8 +196,13 @@ class Weights(Analysis):
         """Count the kernels that have a picture, and say why the others have none."""
         tiles = sum(len(grid.tiles) for grid in found if isinstance(grid, TileGrid) and grid.id.startswith("kernels."))
         arrays = [(layer.name, _weight(view, layer)) for layer in layers]
-        plain = listed((name for name, array in arrays if not _is_drawable(array)), 8, length=40)
-        reasons = [f"single weights for each input channel, or no two spatial dimensions: {plain}"] if plain else []
+        plain = [shorten(name, 40) for name, array in arrays if not _is_drawable(array)]
+        more = f" and {len(plain) - 8} more" if len(plain) > 8 else ""
+        reasons = (
+            [f"single weights for each input channel, or no two spatial dimensions: {', '.join(plain[:8])}{more}"]
+            if plain
+            else []
+        )
         if any(_is_drawable(array) and len(array) > self.limit for _, array in arrays):
             reasons.append(f"the first {self.limit} of a layer (`limit`)")
         total = sum(len(array) for _, array in arrays)

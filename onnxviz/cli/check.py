@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from rich.console import Console
 from rich.text import Text
 
-from onnxviz.cli.show import failed_jobs, make_table, state_of
+from onnxviz.cli.show import failed_jobs, make_table, show_lines, state_of
 from onnxviz.core.errors import SelectionError, beginning, shorten
 from onnxviz.core.results import RunResult
 from onnxviz.core.wording import counted
@@ -60,10 +60,9 @@ def show_check(console: Console, result: RunResult, remarks: Iterable[str], repo
             table.add_row("", Text(beginning(item.because, 2000), style="dim"))
     console.print(table)
     failed_jobs(console, result)
-    for remark in remarks:
-        console.print(Text(remark, style="yellow"), soft_wrap=True)
+    show_lines(console, remarks, "yellow")
     text, style = verdict_line(result)
-    console.print(Text(f"{text}; {report}", style=style), soft_wrap=True)
+    show_lines(console, [f"{text}; {report}"], style)
 
 
 def verdict_line(result: RunResult) -> tuple[str, str]:

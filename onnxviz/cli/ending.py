@@ -70,13 +70,11 @@ def _without_room(error: OSError) -> OnnxvizError:
 
 
 def _fault(error: Exception) -> int:
-    from rich.text import Text
-
     from onnxviz.cli.show import consoles, show_lines
 
     _, errors = consoles()
     log = _write_traceback(error)
-    errors.print(Text(f"onnxviz has a fault: {one_line(error)}", style="bold red"), soft_wrap=True)
+    show_lines(errors, [f"onnxviz has a fault: {one_line(error)}"], "bold red")
     if log is not None:
         show_lines(errors, [f"  the details are in {log}; please report them"])
     return INTERNAL

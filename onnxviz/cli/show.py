@@ -50,10 +50,9 @@ def show_error(console: Console, error: OnnxvizError) -> None:
     if isinstance(error, RecipeError):
         for fault in error.faults:
             head, *rest = safe(str(fault)).split("\n")
-            console.print(Text(head, style="red"), soft_wrap=True)
-            for line in rest:
-                console.print(Text(line, style="dim"), soft_wrap=True)
-        console.print(Text(f"{counted(len(error.faults), 'fault')}; nothing ran", style="bold"), soft_wrap=True)
+            show_lines(console, [head], "red")
+            show_lines(console, rest, "dim")
+        show_lines(console, [f"{counted(len(error.faults), 'fault')}; nothing ran"], "bold")
         return
     console.print(Text.assemble(("error: ", "bold red"), safe(str(error))), soft_wrap=True)
 
@@ -98,10 +97,10 @@ def show_confinement(console: Console, provenance: Provenance) -> None:
         show_lines(console, [f"  {defence.name}: {state}"])
 
 
-def show_lines(console: Console, lines: Iterable[str]) -> None:
+def show_lines(console: Console, lines: Iterable[str], style: str = "") -> None:
     """Print lines of text as they are."""
     for line in lines:
-        console.print(Text(safe(line)), soft_wrap=True)
+        console.print(Text(safe(line), style=style), soft_wrap=True)
 
 
 def _expectation(item: ExpectationResult, several: bool) -> Text:

@@ -44,32 +44,11 @@ __version__: str
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __all__ = [
-    "Agreement",
-    "AgreementError",
-    "Analysis",
-    "AnalysisError",
-    "BatchMixedError",
-    "DataError",
-    "GraphView",
-    "Layer",
-    "MemoryLimitError",
-    "Model",
-    "ModelError",
-    "ModelFileError",
-    "OnnxvizError",
-    "OutputError",
-    "Preprocessing",
-    "RecipeError",
-    "SelectionError",
-    "Target",
-    "Unit",
-    "UnsupportedOperatorError",
-    "__version__",
-    "load",
-    "open_model",
-    "run",
-    "to_torch",
-]
+    "Agreement", "AgreementError", "Analysis", "AnalysisError", "BatchMixedError", "DataError", "GraphView",
+    "Layer", "MemoryLimitError", "Model", "ModelError", "ModelFileError", "OnnxvizError", "OutputError",
+    "Preprocessing", "RecipeError", "SelectionError", "Target", "Unit", "UnsupportedOperatorError", "__version__",
+    "load", "open_model", "run", "to_torch",
+]  # fmt: skip
 
 _PLACES = {
     **{name: f"onnxviz.core.errors:{name}" for name in __all__ if name.endswith("Error")},

@@ -15,7 +15,8 @@ from tools.structure import arrows, circles, floors, imports_of, modules, room_o
 PACKAGE = Path(onnxviz.__file__).parent
 
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("core", "confinement"),
+    ("confinement",),
+    ("core",),
     ("graph", "report"),
     ("convert", "data", "importing"),
     ("model",),

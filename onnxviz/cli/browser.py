@@ -9,12 +9,7 @@ from pathlib import Path
 
 
 def open_page(page: Path, wanted: bool | None) -> None:
-    """Open a page, if asked to, or if somebody sits in front of a desktop.
-
-    Args:
-        page: a file.
-        wanted: what the user says, if anything.
-    """
+    """Open a page, if it is wanted, or, where the user does not say, if somebody sits in front of a desktop."""
     desktop = sys.platform in ("win32", "darwin") or bool(
         os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
     )

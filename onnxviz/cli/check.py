@@ -7,23 +7,15 @@ from collections.abc import Iterable
 from rich.console import Console
 from rich.text import Text
 
-from onnxviz.cli.show import failed_jobs, make_table
+from onnxviz.cli.show import failed_jobs, make_table, show_lines, state_of
 from onnxviz.core.errors import SelectionError, beginning, shorten
-from onnxviz.core.results import ExpectationResult, RunResult
+from onnxviz.core.results import RunResult
+from onnxviz.core.wording import counted
 from onnxviz.recipe.recipe import Recipe
-
-_STATES = {"error": ("BROKEN", "red"), "warn": ("warn", "yellow"), "off": ("off", "dim")}
 
 
 def require_expectations(whole: Recipe, restricted: Recipe) -> str:
-    """Refuse a recipe of which nothing would be checked.
-
-    Args:
-        whole: the recipe as it is written.
-        restricted: what is left of it by `--only`.
-
-    Returns:
-        A sentence on what is not checked, or "".
+    """Refuse a recipe of which nothing would be checked; say what is not, because `--only` restricted it, or "".
 
     Raises:
         SelectionError: if nothing would be.
@@ -39,7 +31,7 @@ def require_expectations(whole: Recipe, restricted: Recipe) -> str:
     left_out = len(whole.expect) - len(restricted.expect)
     if not restricted.expect:
         raise SelectionError(
-            f"--check would check nothing: --only leaves out all {_expectations(left_out)}",
+            f"--check would check nothing: --only leaves out all {counted(left_out, 'expectation')}",
             where=whole.name,
             remedy="name an analysis that `expect:` speaks of",
         )
@@ -51,23 +43,15 @@ def require_expectations(whole: Recipe, restricted: Recipe) -> str:
         )
     if not left_out:
         return ""
-    return f"{_expectations(left_out)} {'was' if left_out == 1 else 'were'} left out, as --only says"
+    return f"{counted(left_out, 'expectation')} {'was' if left_out == 1 else 'were'} left out, as --only says"
 
 
 def show_check(console: Console, result: RunResult, remarks: Iterable[str], report: str) -> None:
-    """Show the expectations, the failed jobs, and the verdict in one line.
-
-    Args:
-        console: where to.
-        result: the run.
-        remarks: what was not checked, and what the report has no longer.
-        report: path of the report.
-    """
+    """Show the expectations, the failed jobs, what was not checked or is lost, and the verdict in one line."""
     several = len(result.models) > 1
-    names = ("", "metric", *(("model",) if several else ()), "value", "expected", "level")
-    table = make_table(*((name, "right" if name == "value" else "left") for name in names))
+    table = make_table("", "metric", *(("model",) if several else ()), ">value", "expected", "level")
     for item in result.expectations:
-        state, style = ("holds", "green") if item.holds else _STATES[item.level]
+        state, style = state_of(item)
         value = "none" if item.value is None else f"{item.value:.4g}"
         model = (Text(shorten(item.model)),) if several else ()
         expected = shorten(item.condition, 200)
@@ -76,28 +60,17 @@ def show_check(console: Console, result: RunResult, remarks: Iterable[str], repo
             table.add_row("", Text(beginning(item.because, 2000), style="dim"))
     console.print(table)
     failed_jobs(console, result)
-    for remark in remarks:
-        console.print(Text(remark, style="yellow"), soft_wrap=True)
+    show_lines(console, remarks, "yellow")
     text, style = verdict_line(result)
-    console.print(Text(f"{text}; {report}", style=style), soft_wrap=True)
+    show_lines(console, [f"{text}; {report}"], style)
 
 
 def verdict_line(result: RunResult) -> tuple[str, str]:
     """Return the verdict in one line, and its style."""
-    tested = [item for item in result.expectations if item.level != "off"]
-    holding = sum(item.holds for item in tested)
-    text = f"{holding} of {_expectations(len(tested))} {'holds' if 1 in (holding, len(tested)) else 'hold'}"
-    broken = sum(_is_error(item) for item in tested)
+    total, holding = len(result.tested), sum(item.holds for item in result.tested)
+    text = f"{holding} of {counted(total, 'expectation')} {'holds' if 1 in (holding, total) else 'hold'}"
     if result.failed:
         return f"INCOMPLETE: {result.failed} of {result.provenance.jobs} jobs failed; {text}", "bold red"
-    if broken:
+    if any(item.broken for item in result.tested):
         return f"FAILED: {text}", "bold red"
     return f"PASSED: {text}", "bold green"
-
-
-def _is_error(item: ExpectationResult) -> bool:
-    return item.level == "error" and not item.holds
-
-
-def _expectations(count: int) -> str:
-    return f"{count} expectation{'s' * (count != 1)}"

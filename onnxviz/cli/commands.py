@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,7 +13,7 @@ from typer.core import TyperGroup
 
 from onnxviz.cli.browser import open_page
 from onnxviz.cli.confined import Confinement, MemoryOption, beside, confined, confinement
-from onnxviz.cli.ending import INTERRUPTED
+from onnxviz.cli.ending import interrupted
 from onnxviz.cli.run_options import (
     NO_LIMIT,
     DeviceOption,
@@ -45,12 +46,7 @@ class Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            from rich.text import Text
-
-            from onnxviz.cli.show import consoles
-
-            consoles()[1].print(Text("\ninterrupted"), soft_wrap=True)
-            raise typer.Exit(INTERRUPTED) from None
+            raise interrupted() from None
         except typer.BadParameter as fault:  # by pydantic, whose word for it says nothing
             fault.message = fault.message.replace("Value error, ", "")
             raise
@@ -68,15 +64,13 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-RecipeArgument = Annotated[Path, typer.Argument(help="The recipe, a YAML file.", show_default=False)]
+RecipeArgument = Annotated[Path, typer.Argument(help="The recipe, a YAML file.")]
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="NAME=VALUE", help="Change the recipe: classes.steps=64, model.path=m.onnx, ..."),
 ]
-OutOption = Annotated[
-    Path | None, typer.Option("--out", "-o", help="The run folder; runs/<recipe> if not given.", show_default=False)
-]
-SeedOption = Annotated[int | None, typer.Option("--seed", help="Another seed than the recipe's.", show_default=False)]
+OutOption = Annotated[Path | None, typer.Option("--out", "-o", help="The run folder; runs/<recipe> if not given.")]
+SeedOption = Annotated[int | None, typer.Option(help="Another seed than the recipe's.")]
 
 
 def _version(wanted: bool) -> None:
@@ -131,7 +125,7 @@ def plan(
 
 @app.command()
 def validate(
-    recipes: Annotated[list[Path], typer.Argument(help="Recipes.", show_default=False)],
+    recipes: Annotated[list[Path], typer.Argument(help="Recipes.")],
     overrides: SetOption = None,
     memory: MemoryOption = None,
 ) -> None:
@@ -170,32 +164,25 @@ def validate(
 
 @app.command()
 def inspect(
-    model: Annotated[Path, typer.Argument(help="An ONNX file.", show_default=False)],
+    model: Annotated[Path, typer.Argument(help="An ONNX file.")],
     layers: Annotated[
-        str | None, typer.Option(help="Only these: a name, glob, Conv[3], block_outputs, logits.", show_default=False)
+        str | None, typer.Option(help="Only these: a name, glob, Conv[3], block_outputs, logits.")
     ] = None,
     agreement: Annotated[
         bool | None,
         typer.Option(
-            "--agreement/--no-agreement",
-            help="Compare every layer with ONNX Runtime; done unless there are --images.",
-            show_default=False,
+            "--agreement/--no-agreement", help="Compare every layer with ONNX Runtime; done unless there are --images."
         ),
     ] = None,
     preprocess: Annotated[
-        str | None, typer.Option(help="How images become its input: caffe, imagenet, tf, unit, ...", show_default=False)
+        str | None, typer.Option(help="How images become its input: caffe, imagenet, tf, unit, ...")
     ] = None,
     images: Annotated[
         Path | None,
-        typer.Option(
-            help="A folder of photographs: try every plausible preprocessing on them and rank them.", show_default=False
-        ),
+        typer.Option(help="A folder of photographs: try every plausible preprocessing on them and rank them."),
     ] = None,
     labels: Annotated[
-        Path | None,
-        typer.Option(
-            help="The model's class names, one a line: to rank by accuracy, or for --classes.", show_default=False
-        ),
+        Path | None, typer.Option(help="The model's class names, one a line: to rank by accuracy, or for --classes.")
     ] = None,
     classes: Annotated[
         bool,
@@ -203,18 +190,11 @@ def inspect(
     ] = False,
     classes_from: Annotated[
         str | None,
-        typer.Option(
-            help='Where file names hold the class: "{class}_*.jpg"; else labels.csv or one folder for each.',
-            show_default=False,
-        ),
+        typer.Option(help='Where file names hold the class: "{class}_*.jpg"; else labels.csv or one folder for each.'),
     ] = None,
     count: Annotated[
         int | None,
-        typer.Option(
-            min=2,
-            help="Most photographs to try them on; as many as take about a minute if not given.",
-            show_default=False,
-        ),
+        typer.Option(min=2, help="Most photographs to try them on; as many as take about a minute if not given."),
     ] = None,
     sizes: Annotated[
         list[str] | None,
@@ -240,10 +220,10 @@ def inspect(
 
     output, errors = consoles()
     if model.suffix.lower() in (".yaml", ".yml") and model.is_file():
-        raise SelectionError(
-            "a recipe, not a model", where=shorten(str(model), 200), remedy="onnxviz validate checks it"
-        )
-    _refuse_idle_options(layers, agreement, images, labels, classes_from, classes=classes)
+        where = shorten(str(model), 200)
+        raise SelectionError("a recipe, not a model", where=where, remedy="onnxviz validate checks it")
+    given = {"--classes": classes, "--images": images, "--agreement": agreement, "--layers": layers}
+    _refuse_idle_options(given | {"--labels": labels, "--classes-from": classes_from})
     if images is not None:
         require_files(str(images), Path())
     known = _sizes(sizes)
@@ -279,37 +259,19 @@ def inspect(
     confined(work, confinement(model.name, read, memory, device, compute=not classes))
 
 
-def _refuse_idle_options(
-    layers: str | None,
-    agreement: bool | None,
-    images: Path | None,
-    labels: Path | None,
-    classes_from: str | None,
-    *,
-    classes: bool,
-) -> None:
+def _refuse_idle_options(options: Mapping[str, object]) -> None:
     """Refuse options that would do nothing: with pictures preprocessings are tried, without them layers are shown."""
-    for name, given in (("--images", images is not None), ("--agreement", agreement), ("--layers", layers is not None)):
-        if classes and given:
-            raise SelectionError(
-                f"--classes and {name} ask for different things", remedy="call `onnxviz inspect` once for each"
-            )
-    if labels is not None and images is None and not classes:
-        raise SelectionError(
-            "--labels ranks preprocessings, and there are no pictures",
-            remedy="add --images FOLDER, or --classes to list the classes",
-        )
-    if classes_from is not None and images is None:
-        raise SelectionError(
-            "--classes-from ranks preprocessings, and there are no pictures", remedy="add --images FOLDER"
-        )
-    if images is None:
-        return
-    for name, given in (("--agreement", agreement is True), ("--layers", layers is not None)):
-        if given:
-            raise SelectionError(
-                f"--images and {name} ask for different things", remedy="call `onnxviz inspect` once for each"
-            )
+    given = [name for name, value in options.items() if value is not None and value is not False]
+    purposes = [name for name in ("--classes", "--images", "--agreement", "--layers") if name in given]
+    if len(purposes) > 1 and purposes != ["--agreement", "--layers"]:
+        what = f"{purposes[0]} and {purposes[1]} ask for different things"
+        raise SelectionError(what, remedy="call `onnxviz inspect` once for each")
+    if "--labels" in given and "--images" not in given and "--classes" not in given:
+        what = "--labels ranks preprocessings, and there are no pictures"
+        raise SelectionError(what, remedy="add --images FOLDER, or --classes to list the classes")
+    if "--classes-from" in given and "--images" not in given:
+        what = "--classes-from ranks preprocessings, and there are no pictures"
+        raise SelectionError(what, remedy="add --images FOLDER")
 
 
 def _inputs(given: list[str] | None) -> dict[str, Any]:
@@ -317,9 +279,8 @@ def _inputs(given: list[str] | None) -> dict[str, Any]:
     for item in given or ():
         name, equals, text = item.partition("=")
         if not equals or not name or not text:
-            raise SelectionError(
-                f"--input {shorten(item)!r} is not a name and a value", remedy="write --input mask=ones"
-            )
+            what = f"--input {shorten(item)!r} is not a name and a value"
+            raise SelectionError(what, remedy="write --input mask=ones")
         try:
             values[name] = json.loads(text)
         except (ValueError, RecursionError):
@@ -332,16 +293,15 @@ def _sizes(given: list[str] | None) -> dict[str, int] | None:
     for item in given or ():
         name, equals, number = item.rpartition("=")
         if not equals or not number.isdecimal() or not name or not 0 < int(number) < 1 << 31:
-            raise SelectionError(
-                f"--size {shorten(item)!r} is not a name and a number", remedy="write --size height=224"
-            )
+            what = f"--size {shorten(item)!r} is not a name and a number"
+            raise SelectionError(what, remedy="write --size height=224")
         sizes[name] = int(number)
     return sizes or None
 
 
 @app.command("report")
 def rebuild(
-    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.", show_default=False)],
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
     single_file: Annotated[bool, typer.Option("--single-file", help="Put the pictures into the page.")] = False,
     open_report: OpenOption = None,
 ) -> None:
@@ -359,7 +319,7 @@ def rebuild(
 
 @app.command()
 def compare(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN...", help="Run folders.", show_default=False)],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN...", help="Run folders.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Where the comparison is written.")] = Path(
         "runs/comparison"
     ),
@@ -385,18 +345,14 @@ def compare(
     show_result(output, merged)
     typer.echo(page)
     open_page(page, open_report)
-    if any(item.level == "error" and not item.holds for item in merged.expectations):
+    if any(item.broken for item in merged.expectations):
         raise typer.Exit(EXIT_CODES["failed"])
     raise typer.Exit(EXIT_CODES[merged.verdict])
 
 
 @app.command()
-def schema(
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Write it there.", show_default=False)] = None,
-) -> None:
+def schema(out: Annotated[Path | None, typer.Option("--out", "-o", help="Write it there.")] = None) -> None:
     """Print the JSON schema of recipes, for completion and checks in editors."""
-    import json
-
     from onnxviz.execution.store import write_bytes
     from onnxviz.recipe.schema import json_schema
 
@@ -415,7 +371,6 @@ def explain(
         typer.Argument(
             metavar="[KIND|KIND.FIELD|PART]",
             help="A kind of analysis, one of its fields, or a part of recipes: model, data, expect, matrix, ...",
-            show_default=False,
         ),
     ] = None,
 ) -> None:
@@ -428,8 +383,7 @@ def explain(
 
 @app.command("help")
 def explain_command(
-    context: typer.Context,
-    command: Annotated[str | None, typer.Argument(help="A command.", show_default=False)] = None,
+    context: typer.Context, command: Annotated[str | None, typer.Argument(help="A command.")] = None
 ) -> None:
     """Show what commands there are, or the arguments and options of one."""
     whole = context.find_root()
@@ -467,17 +421,13 @@ def demo(
 
 @app.command()
 def init(
-    model: Annotated[Path, typer.Argument(help="An ONNX file.", show_default=False)],
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="The recipe.", show_default=False)] = None,
+    model: Annotated[Path, typer.Argument(help="An ONNX file.")],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="The recipe.")] = None,
     images: Annotated[
-        Path | None,
-        typer.Option(
-            help="Photographs that the model is used on: its preprocessing is tried on them.", show_default=False
-        ),
+        Path | None, typer.Option(help="Photographs that the model is used on: its preprocessing is tried on them.")
     ] = None,
     labels: Annotated[
-        Path | None,
-        typer.Option(help="The model's class names, one a line in the order of its scores.", show_default=False),
+        Path | None, typer.Option(help="The model's class names, one a line in the order of its scores.")
     ] = None,
     memory: MemoryOption = None,
 ) -> None:

@@ -21,7 +21,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from onnxviz.cli.ending import INTERNAL, INTERRUPTED, exit_code
+from onnxviz.cli.ending import INTERNAL, INTERRUPTED, exit_code, interrupted
 from onnxviz.confinement import Limits, clean_environment, confine_calls, confine_start
 from onnxviz.core.devices import DeviceChoice, require_device
 from onnxviz.core.errors import MemoryLimitError, ModelError, RecipeError, SelectionError, beginning, shorten
@@ -31,10 +31,8 @@ from onnxviz.execution.workers.own_memory import DOUBTFUL, require_enough
 MemoryOption = Annotated[
     str | None,
     typer.Option(
-        "--memory",
         metavar="SIZE",
         help="Most memory that reading the model may take: 4GiB, 500MB; 80 % of the machine's if not given.",
-        show_default=False,
     ),
 ]
 
@@ -84,25 +82,30 @@ def confinement(
 ) -> Confinement:
     """Return the confinement of a command.
 
-    Args:
-        place: what is read, for messages.
-        read: files and folders that it needs.
-        memory: the option `--memory`.
-        device: what it computes on.
-        compute: it loads torch and ONNX Runtime.
-        most: a smaller limit in bytes that a recipe sets for itself.
+    The arguments are its fields, `memory` as the option `--memory` says it, and `most`, a smaller limit in bytes that a
+    recipe sets for itself.
 
     Raises:
         SelectionError: if `memory` is no size.
     """
-    try:
-        limit = int(_PART * total_memory()) if memory is None else parse_bytes(memory)
-    except ValueError as fault:
-        raise SelectionError(f"--memory: {beginning(str(fault))}") from None
-    if limit < 1:
-        raise SelectionError("--memory: no memory is too little", remedy="write --memory 4GiB")
+    limit = int(_PART * total_memory()) if memory is None else size_of("--memory", memory, "write --memory 4GiB")
     limit = limit if most is None else min(limit, most)
     return Confinement(shorten(place), tuple(read), limit, device, compute)
+
+
+def size_of(option: str, text: str, remedy: str) -> int:
+    """Return the bytes that an option names.
+
+    Raises:
+        SelectionError: if it is no size, or 0.
+    """
+    try:
+        size = parse_bytes(text)
+    except ValueError as fault:
+        raise SelectionError(f"{option}: {beginning(str(fault))}") from None
+    if size < 1:
+        raise SelectionError(f"{option}: nothing works with 0 bytes", remedy=remedy)
+    return size
 
 
 def beside(model: Path) -> list[Path]:
@@ -113,12 +116,7 @@ def beside(model: Path) -> list[Path]:
 def confined(call: Callable[[], str | None], bounds: Confinement) -> str:
     """Do the work of a command in a confined copy of this process; in this one, where it cannot be copied.
 
-    Args:
-        call: the work; it may print, raise `typer.Exit` and return a text.
-        bounds: what the copy may do.
-
-    Returns:
-        The text, or "" if the work returns none.
+    The work may print, raise `typer.Exit` and return a text; this is returned, or "".
 
     Raises:
         typer.Exit: with the copy's exit code, where it is not 0; its errors are shown then.
@@ -132,7 +130,7 @@ def confined(call: Callable[[], str | None], bounds: Confinement) -> str:
     folder = Path(tempfile.mkdtemp(prefix="onnxviz-"))
     kept = False
     try:
-        code = _status(*_run(call, bounds, folder))
+        code = _run(call, bounds, folder)
         kept = code == INTERNAL  # the details of a fault of ours
         _judge(code, bounds)
         return _read_text(folder / _TEXT)
@@ -151,8 +149,8 @@ def _can_copy() -> bool:
     return hasattr(os, "fork") and own and not loaded and threading.active_count() == 1
 
 
-def _run(call: Callable[[], str | None], bounds: Confinement, folder: Path) -> tuple[int, bool]:
-    """Return the wait status of the copy, and whether the user interrupted."""
+def _run(call: Callable[[], str | None], bounds: Confinement, folder: Path) -> int:
+    """Return the exit code of the copy, or the negative number of the signal that ended it."""
     for stream in (sys.stdout, sys.stderr):
         stream.flush()  # or the copy would say it again
     with _interrupts_held():
@@ -160,14 +158,14 @@ def _run(call: Callable[[], str | None], bounds: Confinement, folder: Path) -> t
         if child == 0:
             _run_in_child(call, bounds, folder)
     try:
-        return os.waitpid(child, 0)[1], False
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     except BaseException as fault:
         with contextlib.suppress(ProcessLookupError):
             os.kill(child, signal.SIGKILL)
         with contextlib.suppress(ChildProcessError):
             os.waitpid(child, 0)
         if isinstance(fault, KeyboardInterrupt):
-            return 0, True
+            return -signal.SIGINT
         raise
 
 
@@ -181,22 +179,12 @@ def _interrupts_held() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _status(status: int, interrupted: bool) -> int:
-    """Return the exit code, or the negative number of the signal that ended the copy."""
-    return -signal.SIGINT if interrupted else os.waitstatus_to_exitcode(status)
-
-
 def _judge(code: int, bounds: Confinement) -> None:
     """Say what became of the copy."""
     if code == 0:
         return
     if code in (-signal.SIGINT, INTERRUPTED):
-        from rich.text import Text
-
-        from onnxviz.cli.show import consoles
-
-        consoles()[1].print(Text("\ninterrupted"), soft_wrap=True)
-        raise typer.Exit(INTERRUPTED)
+        raise interrupted()
     limit = f"the memory limit of {show_bytes(bounds.memory)}"
     more = f"{more_memory(bounds.memory)}, if you trust the file"
     if code in (_NO_MEMORY, _NO_THREAD_MEMORY):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import sys
 import tempfile
 import traceback
 from collections.abc import Callable
@@ -10,8 +11,7 @@ from pathlib import Path
 
 import typer
 
-from onnxviz.cli.encoding import replace_unknown_signs
-from onnxviz.core.errors import OnnxvizError, OutputError, shorten
+from onnxviz.core.errors import OnnxvizError, OutputError, one_line, shorten
 
 REFUSED = 2
 INTERNAL = 70
@@ -28,7 +28,9 @@ _NO_ROOM = {
 
 def exit_code(call: Callable[[], object]) -> int:
     """Do a command's work and return its exit code; a user's mistake is one message, never a traceback."""
-    replace_unknown_signs()
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # signs that its encoding lacks
     try:
         call()
     except typer.Exit as end:
@@ -46,6 +48,14 @@ def exit_code(call: Callable[[], object]) -> int:
     return 0
 
 
+def interrupted() -> typer.Exit:
+    """Say that the user interrupted a command, and return what ends it."""
+    from onnxviz.cli.show import consoles, show_lines
+
+    show_lines(consoles()[1], ["\ninterrupted"])
+    return typer.Exit(INTERRUPTED)
+
+
 def _refused(error: OnnxvizError) -> int:
     from onnxviz.cli.show import consoles, show_error
 
@@ -60,17 +70,13 @@ def _without_room(error: OSError) -> OnnxvizError:
 
 
 def _fault(error: Exception) -> int:
-    from rich.text import Text
-
-    from onnxviz.cli.show import consoles, safe
+    from onnxviz.cli.show import consoles, show_lines
 
     _, errors = consoles()
-    first = (str(error).strip().splitlines() or [""])[0]
     log = _write_traceback(error)
-    text = f"onnxviz has a fault: {type(error).__name__}: {first}"
-    errors.print(Text(safe(text), style="bold red"), soft_wrap=True)
+    show_lines(errors, [f"onnxviz has a fault: {one_line(error)}"], "bold red")
     if log is not None:
-        errors.print(Text(f"  the details are in {log}; please report them"), soft_wrap=True)
+        show_lines(errors, [f"  the details are in {log}; please report them"])
     return INTERNAL
 
 

@@ -11,18 +11,12 @@ from typing import Any
 from pydantic import BaseModel
 from rich.console import Console
 
-from onnxviz.analyses import kind_of, registry
+from onnxviz.analyses import registry
 from onnxviz.analyses.base import Analysis
 from onnxviz.cli.show import show_lines, show_table
 from onnxviz.core.errors import SelectionError, nearest, shorten
 from onnxviz.data.kinds import data_kinds
-from onnxviz.recipe.schema import (
-    ExpectationSettings,
-    LimitsSettings,
-    ModelSettings,
-    PreprocessSettings,
-    RecipeSettings,
-)
+from onnxviz.recipe.schema import ExpectationSettings, LimitsSettings, ModelSettings, PreprocessSettings, RecipeSettings
 
 _TYPES = {
     "string": "text",
@@ -100,15 +94,13 @@ def explain(console: Console, subject: str | None) -> None:
     """
     kinds = registry()
     subject, _, field = (subject or "").partition(".")
-    if field:
-        cls = kinds.get(subject.lower().replace("-", "_"))
-        if cls is None:
-            raise SelectionError(f"no analysis is called {shorten(subject)!r}", remedy=f"known are {', '.join(kinds)}")
-        _explain_field(console, kind_of(cls), cls, field)
-        return
-    if subject and subject not in kinds:
+    if subject not in kinds:
         subject = subject.lower().replace("-", "_")
-    if not subject:
+    if field:
+        if subject not in kinds:
+            raise SelectionError(f"no analysis is called {shorten(subject)!r}", remedy=f"known are {', '.join(kinds)}")
+        _explain_field(console, subject, kinds[subject], field)
+    elif not subject:
         explain_all(console, kinds)
     elif subject in kinds:
         explain_kind(console, subject, kinds[subject])
@@ -129,20 +121,16 @@ def parts() -> dict[str, str]:
 
 def explain_all(console: Console, kinds: Mapping[str, type[Analysis]]) -> None:
     """List every analysis with its first sentence, and the parts of recipes."""
-    rows = [(kind, summary(cls)) for kind, cls in kinds.items()]
-    show_table(console, ("kind", "what it finds out"), rows)
+    show_table(console, ("kind", "what it finds out"), [(kind, summary(cls)) for kind, cls in kinds.items()])
     show_table(console, ("part", "of a recipe"), parts().items())
-    show_lines(
-        console,
-        ["`onnxviz explain KIND`, `KIND.FIELD` or `PART` says more about one."],
-    )
+    show_lines(console, ["`onnxviz explain KIND`, `KIND.FIELD` or `PART` says more about one."])
 
 
 def explain_kind(console: Console, kind: str, cls: type[Analysis]) -> None:
     """Show an analysis: description, fields with defaults, metrics, example, sources."""
     text = inspect.cleandoc(cls.__doc__ or "")
     show_lines(console, [f"{kind}: {text}", ""])
-    _show_fields(console, cls, kind)
+    _show_rows(console, _rows(cls), kind)
     if cls.metric_names:
         show_table(console, ("metric", "what `expect:` can test"), cls.metric_names.items())
     _show_example(console, cls.example)
@@ -157,7 +145,7 @@ def explain_part(console: Console, part: str) -> None:
     for cls in settings:
         if len(settings) > 1:
             show_lines(console, [f"{summary(cls)}", ""])
-        _show_fields(console, cls)
+        _show_rows(console, _rows(cls))
     _show_example(console, _EXAMPLES.get(part, ""))
 
 
@@ -172,11 +160,7 @@ def _explain_field(console: Console, kind: str, cls: type[Analysis], field: str)
     _show_rows(console, rows, kind, len(path) + 1)
 
 
-def _show_fields(console: Console, cls: type[BaseModel], kind: str = "") -> None:
-    _show_rows(console, _rows(cls), kind, 1)
-
-
-def _show_rows(console: Console, rows: Sequence[tuple[str, ...]], kind: str, depth: int) -> None:
+def _show_rows(console: Console, rows: Sequence[tuple[str, ...]], kind: str = "", depth: int = 1) -> None:
     """Show fields; of an analysis with many only those down to a depth, and how to see what stands in them."""
     shown = [row for row in rows if not kind or len(rows) <= _WHOLE or len(_path(row[0])) <= depth]
     show_table(console, ("field", "value", "default", "meaning"), shown)

@@ -10,6 +10,7 @@ import typer
 
 from onnxviz.core.errors import ModelError, beginning, shorten
 from onnxviz.core.limits import EXPORTER_SECONDS
+from onnxviz.core.wording import counted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -39,38 +40,30 @@ def import_command(
         Path,
         typer.Argument(
             help="A Keras .keras or .h5 file, a TensorFlow SavedModel folder, a PyTorch .pt2 program, or a Caffe "
-            ".prototxt.",
-            show_default=False,
+            ".prototxt."
         ),
     ],
     second: Annotated[
         Path | None,
         typer.Argument(
-            help="The .caffemodel of a Caffe network, before or after its .prototxt; found by itself beside it.",
-            show_default=False,
+            help="The .caffemodel of a Caffe network, before or after its .prototxt; found by itself beside it."
         ),
     ] = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="The ONNX file.", show_default=False)] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="The ONNX file.")] = None,
     weights: Annotated[
-        Path | None,
-        typer.Option(help="The .caffemodel of a Caffe network, if it is not beside it.", show_default=False),
+        Path | None, typer.Option(help="The .caffemodel of a Caffe network, if it is not beside it.")
     ] = None,
     python: Annotated[
-        Path | None,
-        typer.Option(help="A Python that has the framework, such as venv/bin/python.", show_default=False),
+        Path | None, typer.Option(help="A Python that has the framework, such as venv/bin/python.")
     ] = None,
-    signature: Annotated[
-        str | None, typer.Option(help="Which signature of a SavedModel; serving_default.", show_default=False)
-    ] = None,
+    signature: Annotated[str | None, typer.Option(help="Which signature of a SavedModel; serving_default.")] = None,
     input_shape: Annotated[
-        str | None,
-        typer.Option(metavar="N,H,W,C", help="Shape of the input where the model leaves it free.", show_default=False),
+        str | None, typer.Option(metavar="N,H,W,C", help="Shape of the input where the model leaves it free.")
     ] = None,
     timeout: Annotated[float, typer.Option(min=1.0, help="Seconds that the exporter may take.")] = EXPORTER_SECONDS,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the output.")] = False,
     keep_different: Annotated[
-        bool,
-        typer.Option("--keep-different", help="Write the file also where it differs; exit code 3 then."),
+        bool, typer.Option("--keep-different", help="Write the file also where it differs; exit code 3 then.")
     ] = False,
 ) -> None:
     """Turn a Keras, TensorFlow, PyTorch or Caffe model into an ONNX file."""
@@ -127,14 +120,12 @@ def _shape(text: str) -> list[int]:
 
 
 def _show(console: Console, made: Imported) -> None:
-    from rich.text import Text
-
-    from onnxviz.cli.show import safe
+    from onnxviz.cli.show import show_fact, show_lines
 
     view = made.view
     size = "any size" if view.input_size is None else "{}×{} pixels".format(*view.input_size)
     batch = "any batch" if view.batch is None else f"batch {view.batch} only"
-    layout = f"{view.input_layout}, {view.input_channels} channel{'s' * (view.input_channels != 1)}, {size}, {batch}"
+    layout = f"{view.input_layout}, {counted(view.input_channels, 'channel')}, {size}, {batch}"
     if view.input_layout == "other":
         layout = f"no image, {batch}"
     named = [layer for layer in view.layers if layer.unit_count]
@@ -146,16 +137,14 @@ def _show(console: Console, made: Imported) -> None:
         ("written", str(made.path)),
     ]
     for name, value in facts:
-        console.print(Text.assemble((f"{name:<10}", "bold"), shorten(safe(value), 400)), soft_wrap=True)
+        show_fact(console, name, shorten(value, 400), width=10)
     for note in view.metadata.get("conversion_notes", "").splitlines()[:_NOTES]:
-        console.print(Text.assemble((f"{'note':<10}", "bold yellow"), beginning(safe(note), 2000)), soft_wrap=True)
+        show_fact(console, "note", beginning(note, 2000), "bold yellow", width=10)
     style = {True: "bold", None: "bold yellow", False: "bold red"}[made.compared.agrees]
-    lines = [(f"{'compared':<10}", made.compared.said, style)]
-    lines += [(f"{'not ONNX':<10}", f"{name}: {why}", "bold red") for name, why in view.refused_operators[:_NOTES]]
-    for name, said, style in lines:
-        console.print(Text.assemble((name, style), shorten(safe(said), 400)), soft_wrap=True)
-    command = shlex.join(["onnxviz", "inspect", str(made.path)])
-    console.print(Text(f"next: {safe(command)}"), soft_wrap=True)
+    show_fact(console, "compared", shorten(made.compared.said, 400), style, width=10)
+    for name, why in view.refused_operators[:_NOTES]:
+        show_fact(console, "not ONNX", shorten(f"{name}: {why}", 400), "bold red", width=10)
+    show_lines(console, [f"next: {shlex.join(['onnxviz', 'inspect', str(made.path)])}"])
 
 
 def _names(made: Imported) -> list[str]:

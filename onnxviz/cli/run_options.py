@@ -14,30 +14,26 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from onnxviz.cli.confined import size_of
 from onnxviz.core.devices import Device, require_device
-from onnxviz.core.errors import RecipeError, SelectionError, beginning, shorten
-from onnxviz.core.memory import parse_bytes
+from onnxviz.core.errors import RecipeError, SelectionError, shorten
 from onnxviz.execution.workers import WORKERS
 
 if TYPE_CHECKING:
     from onnxviz.confinement import Limits
     from onnxviz.recipe.recipe import Recipe
 
-DeviceOption = Annotated[
-    Literal["auto", "cpu", "cuda"], typer.Option("--device", help="What to compute on.", show_default=True)
-]
+DeviceOption = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="What to compute on.")]
 OnlyOption = Annotated[
     list[str] | None,
     typer.Option(
-        "--only",
         metavar="ID",
         help="Do only this analysis, which also decides the exit code; "
         "the report keeps what it has of others; may be repeated.",
     ),
 ]
 OpenOption = Annotated[
-    bool | None,
-    typer.Option("--open/--no-open", help="Open the report; by default in a desktop session.", show_default=False),
+    bool | None, typer.Option("--open/--no-open", help="Open the report; by default in a desktop session.")
 ]
 NO_LIMIT = "none"
 """Takes a limit away."""
@@ -51,22 +47,20 @@ class RunOptions:
     workers: Annotated[
         int | None,
         typer.Option(
-            "--workers",
             min=0,
             envvar=WORKERS,
             metavar="N",
             help="Processes that do the jobs: one for each GPU, or one, if not given; 0 runs everything in this "
             "process, unconfined.",
-            show_default=False,
         ),
     ] = None
-    engine: Annotated[
-        Literal["local", "ray"], typer.Option("--engine", help="Processes of this machine, or a Ray cluster.")
-    ] = "local"
+    engine: Annotated[Literal["local", "ray"], typer.Option(help="Processes of this machine, or a Ray cluster.")] = (
+        "local"
+    )
     only: OnlyOption = None
     force: Annotated[
         list[str] | None,
-        typer.Option("--force", metavar="ID", help="Do this analysis again though it is done; may be repeated; `all`."),
+        typer.Option(metavar="ID", help="Do this analysis again though it is done; may be repeated; `all`."),
     ] = None
     keep_going: Annotated[
         bool, typer.Option("--keep-going/--stop-on-failure", help="Whether the rest is done after a job has failed.")
@@ -74,43 +68,29 @@ class RunOptions:
     memory: Annotated[
         str | None,
         typer.Option(
-            "--memory",
             metavar="SIZE",
             help="Memory of one process: 4GiB, 500MB, none; if not given, 80 % of the machine's for all together.",
-            show_default=False,
         ),
     ] = None
     job_time: Annotated[
-        str | None,
-        typer.Option(
-            "--job-time", metavar="SECONDS", help="Time for one job, or none; two hours if not given.",
-            show_default=False,
-        ),
-    ] = None  # fmt: skip
+        str | None, typer.Option(metavar="SECONDS", help="Time for one job, or none; two hours if not given.")
+    ] = None
     file_size: Annotated[
-        str | None,
-        typer.Option(
-            "--file-size", metavar="SIZE", help="Largest file that may be written, or none; 4GiB if not given.",
-            show_default=False,
-        ),
-    ] = None  # fmt: skip
+        str | None, typer.Option(metavar="SIZE", help="Largest file that may be written, or none; 4GiB if not given.")
+    ] = None
     processes: Annotated[
-        int | None,
-        typer.Option(
-            "--processes", min=0, metavar="N", help="0: a model's process may start no others, as if not given.",
-            show_default=False,
-        ),
-    ] = None  # fmt: skip
+        int | None, typer.Option(min=0, metavar="N", help="0: a model's process may start no others, as if not given.")
+    ] = None
     network: Annotated[
         bool | None,
-        typer.Option("--network/--no-network", help="Whether a model's process may use the network; it may not.",
-                     show_default=False),
-    ] = None  # fmt: skip
+        typer.Option(help="Whether a model's process may use the network; it may not."),
+    ] = None
     confine: Annotated[
         bool | None,
-        typer.Option("--confine/--no-confine", help="Keep a model's process from files, network and other processes; "
-                     "it is kept.", show_default=False),
-    ] = None  # fmt: skip
+        typer.Option(
+            "--confine/--no-confine", help="Keep a model's process from files, network and other processes; it is kept."
+        ),
+    ] = None
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and end.")] = False
     check: Annotated[bool, typer.Option("--check", help="Say only whether the recipe's expectations hold, for CI.")] = (
         False
@@ -119,17 +99,13 @@ class RunOptions:
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="A line for every job, and how its process was confined.")
     ] = False
-    log_file: Annotated[
-        Path | None, typer.Option("--log-file", metavar="PATH", help="Add the run's log to this file, too.",
-                                  show_default=False)
-    ] = None  # fmt: skip
+    log_file: Annotated[Path | None, typer.Option(metavar="PATH", help="Add the run's log to this file, too.")] = None
     events: Annotated[
         str | None,
         typer.Option(
-            "--events", metavar="PATH", help="Write what happens as JSON lines for other programs; - for standard "
-            "output.", show_default=False,
+            metavar="PATH", help="Write what happens as JSON lines for other programs; - for standard output."
         ),
-    ] = None  # fmt: skip
+    ] = None
     open_report: OpenOption = None
 
     @property
@@ -179,16 +155,14 @@ def limits_of(options: RunOptions) -> Limits | None:
     from onnxviz.execution.workers.engine import worker_count
     from onnxviz.execution.workers.limits import default_limits
 
-    given: dict[str, Any] = {}
+    given: dict[str, Any] = {name: getattr(options, name) for name in ("processes", "network", "confine")}
+    given = {name: value for name, value in given.items() if value is not None}
     if options.memory is not None:
         given["memory"] = _size("--memory", options.memory)
     if options.job_time is not None:
         given["seconds"] = _seconds(options.job_time)
     if options.file_size is not None:
         given["file_bytes"] = _size("--file-size", options.file_size)
-    for name in ("processes", "network", "confine"):
-        if (value := getattr(options, name)) is not None:
-            given[name] = value
     if not given:
         return None
     if options.engine == "ray":
@@ -227,15 +201,7 @@ def _require_a_process(options: RunOptions) -> None:
 
 
 def _size(option: str, text: str) -> int | None:
-    if text == NO_LIMIT:
-        return None
-    try:
-        size = parse_bytes(text)
-    except ValueError as fault:
-        raise SelectionError(f"{option}: {beginning(str(fault))}") from None
-    if size < 1:
-        raise SelectionError(f"{option}: nothing works with 0 bytes", remedy=f"write {option} none for no limit")
-    return size
+    return None if text == NO_LIMIT else size_of(option, text, f"write {option} none for no limit")
 
 
 def _seconds(text: str) -> float | None:
@@ -245,8 +211,7 @@ def _seconds(text: str) -> float | None:
         seconds = float(text)
     except ValueError:
         seconds = math.nan
-    if not (seconds > 0 and math.isfinite(seconds)):
-        raise SelectionError(
-            f"--job-time: {shorten(text)!r} is no time", remedy="write a number of seconds such as 600, or none"
-        )
+    if not 0 < seconds < math.inf:
+        what = f"--job-time: {shorten(text)!r} is no time"
+        raise SelectionError(what, remedy="write a number of seconds such as 600, or none")
     return seconds

@@ -23,13 +23,13 @@ from onnxviz.cli.run_options import RunOptions, limits_of, require_named
 from onnxviz.cli.show import consoles, failed_jobs, safe, show_confinement, show_expectations, show_result
 from onnxviz.core.devices import require_device
 from onnxviz.core.errors import OnnxvizError, OutputError, SelectionError, beginning, one_line, shorten
-from onnxviz.execution.dispatch import Observer
 from onnxviz.execution.execute import Options
 from onnxviz.execution.execute import run as execute
 from onnxviz.execution.finished_run import Run
 from onnxviz.execution.folder import append_log, open_log
+from onnxviz.execution.observer import Observer, Several
 from onnxviz.execution.partial_run import LOST, of_analyses
-from onnxviz.progress import EventStream, PlainProgress, Several, TerminalProgress, duration
+from onnxviz.progress import EventStream, PlainProgress, TerminalProgress, duration
 from onnxviz.recipe.recipe import Recipe
 from onnxviz.recipe.selection import restricted
 
@@ -41,11 +41,6 @@ _OWN_EVENTS = re.compile(rb'\{"event": "')
 
 def run_recipe(recipe: Recipe, out: Path, options: RunOptions) -> NoReturn:
     """Run a recipe, tell the user and other programs how it goes, and end.
-
-    Args:
-        recipe: what to do.
-        out: the run folder.
-        options: how.
 
     Raises:
         typer.Exit: always, with the exit code of the verdict.
@@ -67,8 +62,7 @@ def run_recipe(recipe: Recipe, out: Path, options: RunOptions) -> NoReturn:
         finished = _watched(recipe, out, options, people, events)
         result = of_analyses(finished.result, part.analyses)  # the report may have more, of runs before
         code = EXIT_CODES[result.verdict]
-        if events is not None:
-            events.verdict(result, str(finished.report), code)
+        events.verdict(result, str(finished.report), code)
     report = safe(str(finished.report))
     if options.check:
         lost = [event for event in result.provenance.events if event.startswith(LOST)]
@@ -87,8 +81,8 @@ def run_recipe(recipe: Recipe, out: Path, options: RunOptions) -> NoReturn:
     raise typer.Exit(code)
 
 
-def _watched(recipe: Recipe, out: Path, options: RunOptions, people: Console, events: EventStream | None) -> Run:
-    observers: list[Observer] = [] if events is None else [events]
+def _watched(recipe: Recipe, out: Path, options: RunOptions, people: Console, events: EventStream) -> Run:
+    observers: list[Observer] = [events]
     how: Options = {
         "device": options.device,
         "workers": options.workers,
@@ -119,31 +113,27 @@ def _watcher(options: RunOptions, people: Console) -> TerminalProgress | PlainPr
 
 
 @contextlib.contextmanager
-def _told_of_the_end(options: RunOptions, events: EventStream | None, errors: Console) -> Iterator[None]:
+def _told_of_the_end(options: RunOptions, events: EventStream, errors: Console) -> Iterator[None]:
     """Tell the events and the log of an end without a report; whoever reads only them would wait for it."""
     try:
         yield
     except KeyboardInterrupt:
-        if events is not None:
-            events.ended("interrupted", INTERRUPTED)
+        events.ended("interrupted", INTERRUPTED)
         errors.print(Text("\ninterrupted; the same command goes on where it was"), soft_wrap=True)
         raise typer.Exit(INTERRUPTED) from None
     except OnnxvizError as error:
-        if events is not None:
-            events.ended("refused", REFUSED, str(error))
+        events.ended("refused", REFUSED, str(error))
         _log(options.log_file, f"refused: {error}")
         raise
     except Exception as error:
-        if events is not None:
-            events.ended("fault", INTERNAL, one_line(error))
+        events.ended("fault", INTERNAL, one_line(error))
         _log(options.log_file, f"fault: {one_line(error)}")
         raise
     finally:
-        if events is not None:
-            events.close()
-            if events.fault:
-                text = f"events were lost: {options.events} cannot be written: {events.fault}"
-                errors.print(Text(beginning(text, 2000), style="yellow"), soft_wrap=True)
+        events.close()
+        if events.fault:
+            text = f"events were lost: {options.events} cannot be written: {events.fault}"
+            errors.print(Text(beginning(text, 2000), style="yellow"), soft_wrap=True)
 
 
 def _log(path: Path | None, text: str) -> None:
@@ -152,9 +142,9 @@ def _log(path: Path | None, text: str) -> None:
             append_log(stream, text)
 
 
-def _event_stream(options: RunOptions, out: Path) -> EventStream | None:
+def _event_stream(options: RunOptions, out: Path) -> EventStream:
     if options.events is None:
-        return None
+        return EventStream(None)
     if options.events == _STANDARD_OUTPUT:
         return EventStream(_own_output)
     path = Path(options.events)

@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from onnxviz.cli.encoding import replace_unknown_signs
 from onnxviz.core.errors import OnnxvizError, RecipeError, beginning, shorten
+from onnxviz.core.wording import counted, listed
 
 if TYPE_CHECKING:
     from onnxviz.core.results import ExpectationResult, Provenance, RunResult
@@ -29,8 +29,7 @@ _VERDICTS = {
 
 
 def consoles() -> tuple[Console, Console]:
-    """Return the consoles of standard output and error; what their encoding lacks is replaced, not fatal."""
-    replace_unknown_signs()
+    """Return the consoles of standard output and error."""
     made = (Console(highlight=False, markup=False), Console(highlight=False, markup=False, stderr=True))
     for console in made:
         if not console.is_terminal and "COLUMNS" not in os.environ:
@@ -51,11 +50,9 @@ def show_error(console: Console, error: OnnxvizError) -> None:
     if isinstance(error, RecipeError):
         for fault in error.faults:
             head, *rest = safe(str(fault)).split("\n")
-            console.print(Text(head, style="red"), soft_wrap=True)
-            for line in rest:
-                console.print(Text(line, style="dim"), soft_wrap=True)
-        count = len(error.faults)
-        console.print(Text(f"{count} fault{'s' if count != 1 else ''}; nothing ran", style="bold"), soft_wrap=True)
+            show_lines(console, [head], "red")
+            show_lines(console, rest, "dim")
+        show_lines(console, [f"{counted(len(error.faults), 'fault')}; nothing ran"], "bold")
         return
     console.print(Text.assemble(("error: ", "bold red"), safe(str(error))), soft_wrap=True)
 
@@ -65,15 +62,11 @@ def show_result(console: Console, result: RunResult) -> None:
     failed_jobs(console, result)
     show_expectations(console, result)
     text, style = _VERDICTS[result.verdict]
-    if result.verdict == "passed" and (warned := sum(not item.holds for item in _tested(result))):
+    if result.verdict == "passed" and (warned := sum(not item.holds for item in result.tested)):
         text, style = f"no expectation fails, {warned} warn{'s' * (warned == 1)}", "bold yellow"
     if result.verdict == "finished" and result.expectations:
         text = "finished; nothing was tested, because all expectations are of level off"
     console.print(Text(text, style=style))
-
-
-def _tested(result: RunResult) -> list[ExpectationResult]:
-    return [item for item in result.expectations if item.level != "off"]
 
 
 def failed_jobs(console: Console, result: RunResult) -> None:
@@ -84,15 +77,14 @@ def failed_jobs(console: Console, result: RunResult) -> None:
             for job in part.failed:
                 jobs.setdefault(job.error, []).append(f"{analysis.id}/{job.job}")
     for error, names in jobs.items():
-        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-        console.print(Text(beginning(f"failed  {names[0]}{more}: {error}", 2000), style="red"), soft_wrap=True)
+        console.print(Text(beginning(f"failed  {listed(names, 1)}: {error}", 2000), style="red"), soft_wrap=True)
 
 
 def show_expectations(console: Console, result: RunResult, *, broken_only: bool = False) -> None:
     """Show the expectations with what came out; with `broken_only` those that make the run fail."""
     several = len(result.models) > 1
     for item in result.expectations:
-        if not broken_only or (item.level == "error" and not item.holds):
+        if not broken_only or item.broken:
             console.print(_expectation(item, several), soft_wrap=True)
 
 
@@ -105,38 +97,42 @@ def show_confinement(console: Console, provenance: Provenance) -> None:
         show_lines(console, [f"  {defence.name}: {state}"])
 
 
-def show_lines(console: Console, lines: Iterable[str]) -> None:
+def show_lines(console: Console, lines: Iterable[str], style: str = "") -> None:
     """Print lines of text as they are."""
     for line in lines:
-        console.print(Text(safe(line)), soft_wrap=True)
+        console.print(Text(safe(line), style=style), soft_wrap=True)
 
 
 def _expectation(item: ExpectationResult, several: bool) -> Text:
-    if item.holds:
-        mark, style = "holds ", "green"
-    else:
-        mark, style = {"error": ("BROKEN", "red"), "warn": ("warn  ", "yellow"), "off": ("off   ", "dim")}[item.level]
+    state, style = state_of(item)
     value = "none" if item.value is None else f"{item.value:.4g}"
     start = f"{item.model}: " if several and ":" not in item.metric else ""
     line = Text.assemble(
-        (mark, style), f"  {beginning(f'{start}{item.metric} = {value}, expected {item.condition}', 1000)}"
+        (f"{state:<6}", style), f"  {beginning(f'{start}{item.metric} = {value}, expected {item.condition}', 1000)}"
     )
     if item.because and not item.holds:
         line.append(f"  ({beginning(item.because, 2000)})", style="dim")
     return line
 
 
-def make_table(*columns: tuple[str, str], title: str = "") -> Table:
-    """Return an empty table whose columns have a name and a side."""
+def state_of(item: ExpectationResult) -> tuple[str, str]:
+    """Return what became of an expectation, and its style."""
+    if item.holds:
+        return "holds", "green"
+    return {"error": ("BROKEN", "red"), "warn": ("warn", "yellow"), "off": ("off", "dim")}[item.level]
+
+
+def make_table(*columns: str, title: str = "") -> Table:
+    """Return an empty table; columns are named, with ">" in front where they stand on the right."""
     table = Table(box=box.SIMPLE_HEAD, title=Text(shorten(title, 100)) if title else None, title_justify="left")
-    for name, side in columns:
-        table.add_column(name, justify="right" if side == "right" else "left", overflow="fold")
+    for name in columns:
+        table.add_column(name.lstrip(">"), justify="right" if name.startswith(">") else "left", overflow="fold")
     return table
 
 
 def show_rows(
     console: Console,
-    columns: Sequence[tuple[str, str]],
+    columns: Sequence[str],
     rows: Sequence[tuple[Sequence[str], str]],
     *,
     names: int,
@@ -146,13 +142,13 @@ def show_rows(
 
     Args:
         console: where to.
-        columns: name and side of each.
+        columns: as `make_table` has them.
         rows: the cells of each, and its style.
         names: how many of the first columns say what a row is about.
         spare: columns that are left out where there is no room for them, in this order.
     """
-    texts = [[name for name, _ in columns], *(cells for cells, _ in rows)]
-    widths = [max(map(cell_len, cells)) for cells in zip(*texts, strict=True)]
+    heads = [name.lstrip(">") for name in columns]
+    widths = [max(map(cell_len, cells)) for cells in zip(heads, *(cells for cells, _ in rows), strict=True)]
     if sum(widths) + 3 * len(widths) + 1 <= console.width:
         table = make_table(*columns)
         for cells, style in rows:
@@ -164,18 +160,22 @@ def show_rows(
     for name in spare:
         if sum(2 + widths[index] for index in shown) <= console.width:
             break
-        left += [index for index in shown if columns[index][0] == name]
-        shown = [index for index in shown if index not in left]
-    for cells, style in (texts[0], "bold"), *rows:
+        left += [name] * (name in heads)
+        shown = [index for index in shown if heads[index] != name]
+    for cells, style in (heads, "bold"), *rows:
         console.print(Text("  ".join(cell for cell in cells[:names] if cell), style=style), soft_wrap=True)
         line = ""
         for index in shown:
             space = " " * (widths[index] - cell_len(cells[index]))
-            line += f"  {space}{cells[index]}" if columns[index][1] == "right" else f"  {cells[index]}{space}"
+            line += f"  {space}{cells[index]}" if columns[index].startswith(">") else f"  {cells[index]}{space}"
         console.print(Text(line.rstrip(), style=style), soft_wrap=True)
     if left:
-        said = ", ".join(columns[index][0] for index in left)
-        console.print(f"left out for want of width: {said}", soft_wrap=True)
+        console.print(f"left out for want of width: {', '.join(left)}", soft_wrap=True)
+
+
+def show_fact(console: Console, name: str, value: str, style: str = "bold", width: int = 14) -> None:
+    """Show a line with its name in front."""
+    console.print(Text.assemble((f"{name:<{width}}", style), value), soft_wrap=True)
 
 
 def number(value: float) -> str:
@@ -185,7 +185,7 @@ def number(value: float) -> str:
 
 def show_table(console: Console, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Show a table of text."""
-    table = make_table(*((name, "left") for name in columns))
+    table = make_table(*columns)
     for row in rows:
         table.add_row(*(Text(safe(cell)) for cell in row))
     console.print(table)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.text import Text
 
-from onnxviz.cli.show import make_table, number, show_rows
+from onnxviz.cli.show import make_table, number, show_fact, show_lines, show_rows
 from onnxviz.core.errors import beginning, shorten
 from onnxviz.core.shares import percent
 from onnxviz.core.values import PRESETS
+from onnxviz.core.wording import listed
 from onnxviz.data.ground_truth import HOW as GROUND_TRUTH
 from onnxviz.execution.inspection import Inspection
 from onnxviz.execution.parity_job import MIXES_BATCH
@@ -35,19 +36,16 @@ def show_inspection(console: Console, found: Inspection) -> None:
 def show_classes(console: Console, found: Inspection) -> None:
     """List a model's classes: number and, where it is known, name."""
     if found.no_classes:
-        text = f"no classes: {found.no_classes}; declare `output:` in a recipe"
-        console.print(Text(text), soft_wrap=True)
+        show_lines(console, [f"no classes: {found.no_classes}; declare `output:` in a recipe"])
         return
     if not found.class_count:
         _line(console, "classes", "none to list: their number is not known")
         return
     if not found.classes:
-        text = (
-            f"{found.class_count:,}, numbered from 0; the file has no names: give them with --labels FILE, one a line"
-        )
-        _line(console, "classes", text)
+        how = "numbered from 0; the file has no names: give them with --labels FILE, one a line"
+        _line(console, "classes", f"{found.class_count:,}, {how}")
         return
-    table = make_table(("class", "right"), ("name", "left"))
+    table = make_table(">class", "name")
     for number_, name in enumerate(found.classes):
         table.add_row(str(number_), Text(shorten(name, 120)))
     console.print(table)
@@ -95,7 +93,15 @@ def _preprocessing(found: Inspection) -> str:
 
 
 def _line(console: Console, name: str, value: str, style: str = "bold") -> None:
-    console.print(Text.assemble((f"{name:<14}", style), shorten(value, 400)), soft_wrap=True)
+    show_fact(console, name, shorten(value, 400), style)
+
+
+def _lines(console: Console, name: str, values: Sequence[str], what: str, style: str) -> None:
+    """Show the first of many lines of a kind, and how many more there are."""
+    for value in values[:_LISTED]:
+        _line(console, name, value, style)
+    if len(values) > _LISTED:
+        _line(console, name, f"and {len(values) - _LISTED} {what} more", style)
 
 
 def _show_unsupported(console: Console, found: Inspection) -> None:
@@ -103,14 +109,11 @@ def _show_unsupported(console: Console, found: Inspection) -> None:
         for operator, why in found.card.refused_operators:
             _line(console, "refused", f"{operator}: {why}", "bold red")
         return
-    for item in found.unsupported[:_LISTED]:
-        names = ", ".join(shorten(name, 60) for name in item.nodes[:3])
-        more = f" and {len(item.nodes) - 3} more" if len(item.nodes) > 3 else ""
-        reason = f": {item.reason}" if item.reason else ""
-        text = f"{item.operator}{reason} (needed for {names}{more})"
-        _line(console, "refused", text, "bold red")
-    if len(found.unsupported) > _LISTED:
-        _line(console, "refused", f"and {len(found.unsupported) - _LISTED} operators more", "bold red")
+    refused = [
+        f"{item.operator}{': ' if item.reason else ''}{item.reason} (needed for {listed(item.nodes, 3, length=60)})"
+        for item in found.unsupported
+    ]
+    _lines(console, "refused", refused, "operators", "bold red")
     total = len(found.card.layers)
     if found.unreachable:
         left = total - len(found.unreachable)
@@ -127,26 +130,18 @@ def _show_gradient(console: Console, found: Inspection) -> None:
     if not found.gradient_stops:
         _line(console, "gradient", "reaches the input from the scores")
         return
-    listed = ", ".join(found.gradient_stops[:3])
-    more = f" and {len(found.gradient_stops) - 3} more" if len(found.gradient_stops) > 3 else ""
-    text = f"is zero at the input: every path ends in an operator without a slope ({listed}{more})"
+    stops = listed(found.gradient_stops, 3)
+    text = f"is zero at the input: every path ends in an operator without a slope ({stops})"
     _line(console, "gradient", text, "bold yellow")
 
 
 def _show_layers(console: Console, found: Inspection) -> None:
     errors = dict(found.errors)
     named = any(row.name_in_file for row in found.layers)
-    columns = [
-        ("layer", "left"),
-        *([("in the file", "left")] if named else []),
-        ("operator", "left"),
-        ("shape", "left"),
-        ("units", "right"),
-        ("parameters", "right"),
-    ]
-    columns += [("multiply-adds", "right"), ("field", "right")]
+    columns = ["layer", *(["in the file"] if named else []), "operator", "shape"]
+    columns += [">units", ">parameters", ">multiply-adds", ">field"]
     if found.said:
-        columns += [("to the file", "right"), ("to float32", "right")]
+        columns += [">to the file", ">to float32"]
     differences = {(item.layer, item.reference): item for item in found.card.agreement}
     rows = []
     for row in found.layers:
@@ -159,8 +154,9 @@ def _show_layers(console: Console, found: Inspection) -> None:
             shape,
             str(row.units or ""),
             number(row.parameters),
+            number(row.multiply_adds or 0),
+            field,
         ]
-        cells += [number(row.multiply_adds or 0), field]
         for reference in ("file", "float32"):
             item = differences.get((row.name, reference))
             if item is not None:
@@ -179,8 +175,7 @@ def _show_layers(console: Console, found: Inspection) -> None:
 def _show_agreement(console: Console, found: Inspection) -> None:
     if not found.said:
         return
-    said = f"differences to ONNX Runtime, relative to the layer's largest value, {found.said}"
-    console.print(Text(said), soft_wrap=True)
+    show_lines(console, [f"differences to ONNX Runtime, relative to the layer's largest value, {found.said}"])
     judged = [item for item in found.card.agreement if item.off and item.reference == "file"]
     judged = judged or [item for item in found.card.agreement if item.off]
     for item in judged[:_LISTED]:
@@ -193,8 +188,7 @@ def _show_agreement(console: Console, found: Inspection) -> None:
     for layer, why in found.errors:
         reasons.setdefault(why, []).append(layer)
     for why, layers in list(reasons.items())[:_LISTED]:
-        more = f" and {len(layers) - 1} more" if len(layers) > 1 else ""
-        text = f"not compared: {shorten(layers[0], 60)}{more}: {why}"
+        text = f"not compared: {listed(layers, 1, length=60)}: {why}"
         console.print(Text(beginning(text, 2000), style="" if why == MIXES_BATCH else "red"), soft_wrap=True)
 
 
@@ -219,14 +213,8 @@ def show_probe(console: Console, found: Inspection) -> None:
     _line(console, "inputs", "; ".join(found.card.inputs) + f" ({found.layout})")
     ranked = f"accuracy on the {result.labelled} with a known class" if result.by_accuracy else "steadiness × variety"
     _line(console, "tried on", f"{result.images} pictures{spread}; ranked by {ranked}")
-    for name, why in result.skipped[:_LISTED]:
-        _line(console, "left out", f"{name}: {why}", "yellow")
-    if len(result.skipped) > _LISTED:
-        _line(console, "left out", f"and {len(result.skipped) - _LISTED} files more", "yellow")
-    for sentence in found.on_images[:_LISTED]:
-        _line(console, "classes", sentence, "yellow")
-    if len(found.on_images) > _LISTED:
-        _line(console, "classes", f"and {len(found.on_images) - _LISTED} folders more", "yellow")
+    _lines(console, "left out", [f"{name}: {why}" for name, why in result.skipped], "files", "yellow")
+    _lines(console, "classes", found.on_images, "folders", "yellow")
     if result.no_better:
         _line(console, "WARNING", result.no_better, "bold red")
     if result.note:
@@ -238,16 +226,10 @@ def show_probe(console: Console, found: Inspection) -> None:
 
 
 def _show_trials(console: Console, result: Probe) -> None:
-    columns = [("", "right"), ("preset", "left"), ("channels", "left"), ("pixels become", "left"), ("size by", "left")]
+    columns = [">", "preset", "channels", "pixels become", "size by"]
     if result.by_accuracy:
-        columns += [("top-1", "right"), ("top-5", "right")]
-    columns += [
-        ("steady", "right"),
-        ("variety", "right"),
-        ("score", "right"),
-        ("p-value", "right"),
-        ("alike", "right"),
-    ]
+        columns += [">top-1", ">top-5"]
+    columns += [">steady", ">variety", ">score", ">p-value", ">alike"]
     rows = []
     for place, trial in enumerate(result.trials, start=1):
         preset = trial.preprocessing.name if trial.preprocessing.name in PRESETS else ""
@@ -258,14 +240,12 @@ def _show_trials(console: Console, result: Probe) -> None:
         cells += ["", ""] if place == 1 else [f"{trial.chance:.2f}", percent(trial.alike)]
         rows.append((cells, "bold" if place == 1 else ""))
     show_rows(console, columns, rows, names=5)
-    console.print(
-        Text(
-            "steady: part of the pictures whose mirror image and paler variant get the same class; variety: entropy of "
-            "the classes given, 0 if all get the same one; p-value: how often chance alone would put it so far behind "
-            "the first: where it is small, it is worse; alike: pictures that get the same class as with the first"
-        ),
-        soft_wrap=True,
+    legend = (
+        "steady: part of the pictures whose mirror image and paler variant get the same class; variety: entropy of "
+        "the classes given, 0 if all get the same one; p-value: how often chance alone would put it so far behind "
+        "the first: where it is small, it is worse; alike: pictures that get the same class as with the first"
     )
+    show_lines(console, [legend])
 
 
 def _show_advice(console: Console, result: Probe) -> None:

@@ -27,18 +27,8 @@ _FIRST = 3
 
 
 def show_plan(console: Console, work: Work, recipe: Recipe, folder: Path) -> None:
-    """Show the jobs with images, passes, time and space, what is done, and what the rest will take.
-
-    Args:
-        console: where to.
-        work: the jobs with their estimates.
-        recipe: of the run.
-        folder: the run folder.
-    """
-    table = make_table(
-        ("job", "left"), ("images", "right"), ("passes", "right"), ("time", "right"), ("stored", "right"), ("", "left"),
-        title=recipe.title,
-    )  # fmt: skip
+    """Show the jobs with images, passes, time and space, what is done, and what the rest will take."""
+    table = make_table("job", ">images", ">passes", ">time", ">stored", "", title=recipe.title)
     schedule = work.schedule
     few = len(schedule.jobs) <= _FEW
     for alias in schedule.aliases:

@@ -150,17 +150,12 @@ def _filters(view: GraphView) -> str:
 def _output(head: Head | None) -> str:
     """Return the comment on what the model gives."""
     if head is not None and head.kind != "unknown":
-        return f"  # It gives {_comment(head.in_words)}; `output:` says otherwise"
-    said = "unknown" if head is None else _comment(head.in_words)
+        return f"  # It gives {beginning(head.in_words)}; `output:` says otherwise"
+    said = "unknown" if head is None else beginning(head.in_words)
     first, others = "classes", "binary,\n  #                           multilabel, map_of_classes, boxes, image, "
     if head is not None and head.has_positions:
         first, others = "boxes", "image,\n  #                           map_of_classes, "
     return f"  # {f'output: {first}':<24}# nothing says what it gives ({said}): {first}, {others}regression, embedding"
-
-
-def _comment(text: str) -> str:
-    """Return text that stays within one line of a comment."""
-    return beginning(text)
 
 
 def _preprocess(view: GraphView, photographs: bool) -> str:

@@ -23,7 +23,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from onnxviz.confinement import landlock, privileges, resources, seccomp
+from onnxviz.confinement import kernel, landlock, resources, seccomp
 from onnxviz.confinement.environment import clean_environment
 from onnxviz.confinement.folders import exposed_homes, home_folders, readable_paths
 from onnxviz.confinement.values import Defence, Limits
@@ -59,7 +59,7 @@ def confine_start(limits: Limits, *, write: Sequence[Path], read: Sequence[Path]
     homes = home_folders(write)
     allowed = readable_paths(read, homes) if landlock.version() else ()
     exposed = exposed_homes((*allowed, *write), homes)
-    kept = privileges.give_up()
+    kept = kernel.give_up()
     files = landlock.restrict(write=write, read=allowed, network=limits.network, cuda=cuda)
     secrets = Defence("secrets in the home folder", active=files.active, how=files.how, reason=files.reason)
     if files.active and exposed:

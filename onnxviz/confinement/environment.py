@@ -4,52 +4,33 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-
-
-@dataclass(frozen=True)
-class Group:
-    """Variables that are kept for one reason.
-
-    Attributes:
-        reason: why a confined process needs them.
-        names: whole names, in capitals.
-        prefixes: beginnings of names, in capitals.
-    """
-
-    reason: str
-    names: tuple[str, ...] = ()
-    prefixes: tuple[str, ...] = ()
-
+from fnmatch import fnmatchcase
 
 KEPT = (
-    Group("where programs and libraries lie", ("PATH", "LD_LIBRARY_PATH", "LD_PRELOAD", "DYLD_LIBRARY_PATH")),
-    Group("language and time zone of messages", ("LANG", "LANGUAGE", "TZ"), ("LC_",)),
-    Group(
-        "how many threads, and where they run",
-        prefixes=("OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "VECLIB_", "NUMEXPR_"),
-    ),
-    Group("which GPU, and how it is used", prefixes=("CUDA_", "NVIDIA_", "CUBLAS_", "CUDNN_", "NVRTC_")),
-    Group("how the libraries compute and allocate", prefixes=("TORCH_", "PYTORCH_", "ATEN_", "ORT_", "MALLOC_")),
-    Group(
-        "how Python finds its modules and writes text",
-        (
-            "PYTHONHASHSEED", "PYTHONPATH", "PYTHONHOME", "PYTHONSAFEPATH", "PYTHONNOUSERSITE", "PYTHONUSERBASE",
-            "PYTHONUTF8", "PYTHONIOENCODING", "PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE", "PYTHONPYCACHEPREFIX",
-            "PYTHONWARNINGS", "PYTHONFAULTHANDLER", "PYTHONMALLOC", "VIRTUAL_ENV", "CONDA_PREFIX",
-        ),
-    ),
-    Group("which folder is the home that must not be read", ("HOME", "USER", "LOGNAME")),
-    Group("settings of onnxviz itself", prefixes=("ONNXVIZ_",)),
-    Group(
-        "without these Windows starts no process, or finds no folder for temporary files",
-        (
-            "SYSTEMROOT", "SYSTEMDRIVE", "WINDIR", "COMSPEC", "PATHEXT", "TEMP", "TMP", "USERPROFILE",
-            "NUMBER_OF_PROCESSORS", "PROCESSOR_ARCHITECTURE",
-        ),
-    ),
+    # where programs and libraries lie
+    "PATH", "LD_LIBRARY_PATH", "LD_PRELOAD", "DYLD_LIBRARY_PATH",
+    # language and time zone of messages
+    "LANG", "LANGUAGE", "TZ", "LC_*",
+    # how many threads, and where they run
+    "OMP_*", "GOMP_*", "KMP_*", "MKL_*", "OPENBLAS_*", "VECLIB_*", "NUMEXPR_*",
+    # which GPU, and how it is used
+    "CUDA_*", "NVIDIA_*", "CUBLAS_*", "CUDNN_*", "NVRTC_*",
+    # how the libraries compute and allocate
+    "TORCH_*", "PYTORCH_*", "ATEN_*", "ORT_*", "MALLOC_*",
+    # how Python finds its modules and writes text
+    "PYTHONHASHSEED", "PYTHONPATH", "PYTHONHOME", "PYTHONSAFEPATH", "PYTHONNOUSERSITE", "PYTHONUSERBASE",
+    "PYTHONUTF8", "PYTHONIOENCODING", "PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE", "PYTHONPYCACHEPREFIX",
+    "PYTHONWARNINGS", "PYTHONFAULTHANDLER", "PYTHONMALLOC", "VIRTUAL_ENV", "CONDA_PREFIX",
+    # which folder is the home that must not be read
+    "HOME", "USER", "LOGNAME",
+    # settings of onnxviz itself
+    "ONNXVIZ_*",
+    # without these Windows starts no process, or finds no folder for temporary files
+    "SYSTEMROOT", "SYSTEMDRIVE", "WINDIR", "COMSPEC", "PATHEXT", "TEMP", "TMP", "USERPROFILE",
+    "NUMBER_OF_PROCESSORS", "PROCESSOR_ARCHITECTURE",
 )  # fmt: skip
-"""What is kept; everything else is left out. TMPDIR is not here: the caller names a folder that may be written."""
+"""Names, and with a star beginnings of names, in capitals; everything else is left out. TMPDIR is not here: the caller
+names a folder that may be written."""
 
 _SECRET_NAME = re.compile(r"TOKEN|SECRET|PASSW|PASSPHRASE|CREDENTIAL|COOKIE|AUTH|PRIVATE|(^|_)API(_|$)|KEY(S|ID)?(_|$)")
 _SECRET_VALUE = re.compile(r"://[^/\s]*@")
@@ -61,7 +42,7 @@ def clean_environment(environment: Mapping[str, str], keep: Iterable[str] = ()) 
 
     Args:
         environment: name -> value, for example `os.environ`.
-        keep: names that are kept although no group names them, or although they look like a secret.
+        keep: names that are kept although `KEPT` has them not, or although they look like a secret.
 
     Returns:
         Those of `keep`, and those of `KEPT` that look like no secret, by name or by an address with a password.
@@ -75,7 +56,7 @@ def clean_environment(environment: Mapping[str, str], keep: Iterable[str] = ()) 
 
 
 def _is_kept(name: str) -> bool:
-    return any(name in group.names or name.startswith(group.prefixes) for group in KEPT)
+    return any(fnmatchcase(name, pattern) for pattern in KEPT)
 
 
 def _is_secret(name: str, value: str) -> bool:

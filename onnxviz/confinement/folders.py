@@ -15,14 +15,10 @@ _HIDDEN = ("/dev", "/run/user", "/run/secrets", "/var/run/secrets")
 
 
 def home_folders(write: Sequence[Path] = ()) -> tuple[Path, ...]:
-    """Return the folders that hold homes, and this user's own wherever it is.
+    """Return the real folders that hold homes, and this user's own wherever it is.
 
-    Args:
-        write: folders that the process may write in. A home that the environment names below one of them was made for
-            the process, and holds nobody's secrets.
-
-    Returns:
-        Real paths that exist.
+    A home that the environment names below a folder that the process may write in was made for the process, and holds
+    nobody's secrets.
     """
     found = {Path(folder) for folder in HOMES}
     named = os.environ.get("HOME")
@@ -38,15 +34,7 @@ def home_folders(write: Sequence[Path] = ()) -> tuple[Path, ...]:
 
 
 def readable_paths(read: Sequence[Path], homes: Collection[Path]) -> tuple[Path, ...]:
-    """Return the paths below which a confined process may read.
-
-    Args:
-        read: what it needs beside the system's and Python's folders.
-        homes: folders that hold homes.
-
-    Returns:
-        Real paths that exist.
-    """
+    """Return the real paths below which a confined process may read: the system's, Python's and what else it needs."""
     hidden = {*homes, *(Path(os.path.realpath(folder)) for folder in _HIDDEN)} - {Path("/")}
     searched = (path for path in _searched_paths() if not any(home.is_relative_to(path) for home in homes))
     named = (*_python_paths(), *searched, *(Path(os.path.realpath(path)) for path in read))

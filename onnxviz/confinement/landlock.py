@@ -28,28 +28,12 @@ TCP_VERSION = 4
 """First version that can refuse TCP."""
 SIGNAL_VERSION = 6
 """First version that can keep signals, and sockets with abstract names, inside."""
-
-
-class Right(IntFlag):
-    """LANDLOCK_ACCESS_FS_..."""
-
-    EXECUTE = 1 << 0
-    WRITE_FILE = 1 << 1
-    READ_FILE = 1 << 2
-    READ_DIR = 1 << 3
-    REMOVE_DIR = 1 << 4
-    REMOVE_FILE = 1 << 5
-    MAKE_CHAR = 1 << 6
-    MAKE_DIR = 1 << 7
-    MAKE_REG = 1 << 8
-    MAKE_SOCK = 1 << 9
-    MAKE_FIFO = 1 << 10
-    MAKE_BLOCK = 1 << 11
-    MAKE_SYM = 1 << 12
-    REFER = 1 << 13
-    TRUNCATE = 1 << 14
-    IOCTL_DEV = 1 << 15
-
+Right = IntFlag(
+    "Right",
+    "EXECUTE WRITE_FILE READ_FILE READ_DIR REMOVE_DIR REMOVE_FILE MAKE_CHAR MAKE_DIR MAKE_REG MAKE_SOCK MAKE_FIFO "
+    "MAKE_BLOCK MAKE_SYM REFER TRUNCATE IOCTL_DEV",
+)
+"""LANDLOCK_ACCESS_FS_..., from the lowest bit on."""
 
 _READ = Right.READ_FILE | Right.READ_DIR
 _RUN = _READ | Right.EXECUTE

@@ -17,13 +17,6 @@ def limit_memory(limit: int | None, *, cuda: bool) -> Defence:
 
     RLIMIT_DATA counts what a process may fill (heap, arrays, stacks), not what it reserves or maps from files, so that
     libraries of gigabytes do not count. Memory shared with other processes is not counted.
-
-    Args:
-        limit: bytes, or None.
-        cuda: the process uses a GPU.
-
-    Returns:
-        The defence named "memory".
     """
     if limit is None:
         return Defence("memory", active=False, reason="no limit was set")
@@ -35,14 +28,7 @@ def limit_memory(limit: int | None, *, cuda: bool) -> Defence:
 
 
 def limit_file_size(limit: int | None) -> Defence:
-    """Bound the size of each file that this process writes.
-
-    Args:
-        limit: bytes, or None.
-
-    Returns:
-        The defence named "file size".
-    """
+    """Bound the size in bytes of each file that this process writes."""
     if limit is None:
         return Defence("file size", active=False, reason="no limit was set")
     if sys.platform == "win32":

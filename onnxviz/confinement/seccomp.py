@@ -114,17 +114,9 @@ def install(*, network: bool, processes: bool, local_sockets: bool) -> str:
 def program(
     machine: str, process: int, *, network: bool, processes: bool, local_sockets: bool
 ) -> tuple[Instruction, ...]:
-    """Return the filter's program.
+    """Return the filter's program for a machine ("x86_64" or "aarch64") and a process, which may signal itself.
 
-    Args:
-        machine: "x86_64" or "aarch64".
-        process: number of this process, which may send signals to itself.
-        network: sockets may be opened.
-        processes: other programs may be started, and may send signals among themselves.
-        local_sockets: sockets of this machine (AF_UNIX) may be opened.
-
-    Returns:
-        Instructions.
+    With `processes`, other programs may be started and may send signals among themselves.
     """
     code: list[Instruction] = [
         (_LOAD_WORD, 0, 0, _ARCHITECTURE),

@@ -18,18 +18,26 @@ _READERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.r
 
 
 def read_array(path: Path, most_bytes: int, content: BinaryIO | None = None) -> np.ndarray:
-    """Read an array of numbers or text from a .npy file.
-
-    Args:
-        path: the file.
-        most_bytes: the most that it may hold.
-        content: what it holds, where that has been read already.
+    """Read an array of numbers or text from a .npy file, or from its `content` where that has been read already.
 
     Raises:
         DataError: if it cannot be read, is no such file, holds Python objects, or more than it may.
     """
     with _opened(path, content) as stream:
-        return _read(stream, path, stream.seek(0, os.SEEK_END), most_bytes)
+        size = stream.seek(0, os.SEEK_END)
+        stream.seek(0)
+        shape, by_columns, kind = _header(stream, path)
+        wanted = math.prod(shape) * kind.itemsize
+        if wanted > most_bytes:
+            raise DataError(f"{wanted:,} bytes are more than the limit of {most_bytes:,}", where=_shown(path))
+        if wanted != size - stream.tell():  # before anything of the size that the header claims is allocated
+            raise DataError(
+                f"damaged: {size - stream.tell():,} bytes where its shape {list(shape)} takes {wanted:,}",
+                where=_shown(path),
+                remedy="copy or save it again",
+            )
+        flat = np.frombuffer(stream.read(wanted), kind) if kind.itemsize else np.zeros(math.prod(shape), kind)
+        return flat.reshape(shape, order="F" if by_columns else "C")
 
 
 def array_kind(path: Path) -> tuple[tuple[int, ...], np.dtype]:
@@ -75,22 +83,6 @@ def _header(stream: BinaryIO, path: Path) -> tuple[tuple[int, ...], bool, np.dty
             remedy="save a plain array of numbers",
         )
     return shape, by_columns, kind
-
-
-def _read(stream: BinaryIO, path: Path, size: int, most_bytes: int) -> np.ndarray:
-    stream.seek(0)
-    shape, by_columns, kind = _header(stream, path)
-    wanted = math.prod(shape) * kind.itemsize
-    if wanted > most_bytes:
-        raise DataError(f"{wanted:,} bytes are more than the limit of {most_bytes:,}", where=_shown(path))
-    if wanted != size - stream.tell():  # before anything of the size that the header claims is allocated
-        raise DataError(
-            f"damaged: {size - stream.tell():,} bytes where its shape {list(shape)} takes {wanted:,}",
-            where=_shown(path),
-            remedy="copy or save it again",
-        )
-    flat = np.frombuffer(stream.read(wanted), kind) if kind.itemsize else np.zeros(math.prod(shape), kind)
-    return flat.reshape(shape, order="F" if by_columns else "C")
 
 
 def _shown(path: Path) -> str:

@@ -59,13 +59,12 @@ def colour(values: Values, table: Pixels = INFERNO) -> Pixels:
     return coloured
 
 
-def colour_signed(values: Values, bound: float, table: Pixels = SIGNED) -> Pixels:
-    """Colour signed numbers with zero in the middle of the table.
+def colour_signed(values: Values, bound: float) -> Pixels:
+    """Colour signed numbers by `SIGNED`, with zero in the middle.
 
     Args:
         values: any shape [...].
         bound: the absolute value at both ends of the table; 0 if every value is 0.
-        table: uint8 [256, 3]; zero is entry 128.
 
     Returns:
         uint8 [..., 3].
@@ -76,7 +75,7 @@ def colour_signed(values: Values, bound: float, table: Pixels = SIGNED) -> Pixel
     if not np.isfinite(bound):
         raise ValueError("a bound that is not finite gives no scale")
     scaled = np.asarray(values, np.float64) / bound if bound else np.zeros(np.shape(values))
-    return colour((128 + 127 * np.clip(scaled, -1, 1)) / 255, table)
+    return colour((128 + 127 * np.clip(scaled, -1, 1)) / 255, SIGNED)
 
 
 def overlay(image: Pixels, heat: Values, alpha: float = 0.8) -> Pixels:

@@ -52,8 +52,8 @@ class Fault:
     Attributes:
         message: what is wrong and, where known, the nearest right spelling.
         file: the recipe's name as the user gave it.
-        line: line, counted from 1; 0 if the place is unknown (for example `--set`).
-        column: column, counted from 1; 0 if unknown.
+        line: counted from 1; 0 if the place is unknown (for example `--set`).
+        column: likewise.
         source: the text of that line, for the caret.
     """
 
@@ -151,9 +151,7 @@ def shorten(text: str, length: int = 80) -> str:
 def beginning(text: str, length: int = 400) -> str:
     """Make a sentence fit for one line: control and bidi characters escaped; behind a word, the rest of an endless one.
 
-    Args:
-        text: the sentence, such as what another library says of a fault.
-        length: from which number of characters on it is endless: more than a sentence of ours has.
+    Endless is what has more characters than a sentence of ours: what another library says of a fault may be.
     """
     shown = _printable(" ".join(text[: 4 * length].split()))
     if len(shown) <= length and len(text) <= 4 * length:

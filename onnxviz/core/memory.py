@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import math
-import os
 import re
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+
+import psutil
 
 from onnxviz.core.errors import MemoryLimitError
 
@@ -38,7 +38,6 @@ _OUT_OF_MEMORY = (
     "alloc_failed",  # CUDNN_STATUS_ALLOC_FAILED, CUBLAS_STATUS_ALLOC_FAILED
     "allocation_failed",  # CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED of cuDNN 9
     "could not create a memory",  # oneDNN, which does not say why
-    "failed to serialize proto",  # Protocol Buffers, of a message that is small enough
     "cublas_status_not_initialized when calling `cublascreate",  # no room for cuBLAS' own workspace
 )
 """Parts of messages, in lower case."""
@@ -54,43 +53,19 @@ _NO_PRIMITIVE = re.compile(r"could not create a primitive(?! descriptor)")
 """What PyTorch says where oneDNN has no memory for a convolution; without a descriptor it is another fault."""
 
 _DEVICE_FAILURES = (
-    "illegal memory access",
-    "device-side assert",
-    "unspecified launch failure",
-    "ecc error",
-    "misaligned address",
-    "illegal instruction",
-    "invalid program counter",
-    "hardware stack error",
-    "on global/shared address space",
-    "launch timed out",
-    "contained or stopped",  # "Invalid access of peer GPU memory over nvlink or a hardware error"
-    "invalid access of peer gpu memory",
-    "unknown error",
-    "driver shutting down",
-    "context is destroyed",
-    "device lost",
-    "cudaerrorillegaladdress",
-    "cudaerrorassert",
-    "cudaerrorlaunchfailure",
-    "cudaerrorlaunchtimeout",
-    "cudaerroreccuncorrectable",
-    "cudaerrormisalignedaddress",
-    "cudaerrorillegalinstruction",
-    "cudaerrorinvalidpc",
-    "cudaerrorinvalidaddressspace",
-    "cudaerrorhardwarestackerror",
-    "error_illegal_address",
-    "error_assert",
-    "error_launch_failed",
-    "error_launch_timeout",
-    "error_ecc_uncorrectable",
-    "error_misaligned_address",
-    "error_illegal_instruction",
-    "error_invalid_pc",
-    "cublas_status_execution_failed",
-    "cudnn_status_execution_failed",
-)
+    "illegal memory access", "device-side assert", "unspecified launch failure", "ecc error", "misaligned address",
+    "illegal instruction", "invalid program counter", "hardware stack error", "on global/shared address space",
+    "launch timed out", "unknown error", "driver shutting down", "context is destroyed", "device lost",
+    # "Invalid access of peer GPU memory over nvlink or a hardware error"
+    "contained or stopped", "invalid access of peer gpu memory",
+    # cudaErrorIllegalAddress or CUDA_ERROR_ILLEGAL_ADDRESS, and so on
+    "errorillegaladdress", "errorassert", "errorlaunchfail", "errorlaunchtimeout", "erroreccuncorrectable",
+    "errormisalignedaddress", "errorillegalinstruction", "errorinvalidpc", "errorinvalidaddressspace",
+    "errorhardwarestackerror",
+    # CUBLAS_STATUS_EXECUTION_FAILED or CUDNN_STATUS_EXECUTION_FAILED
+    "statusexecutionfailed",
+)  # fmt: skip
+"""Parts of messages, in lower case and without underscores."""
 _DEVICES = ("cuda", "cudnn", "cublas", "hip", "gpu")
 
 
@@ -103,8 +78,7 @@ def total_memory() -> int:
     The least of the machine's memory, the limits of the control groups that this process is in, and its own limits on
     data and address space.
     """
-    machine = _machine()[0]
-    return min([machine, *(limit for limit, _ in _groups(Path("/"))), *(limit for limit, _ in _own_limits())])
+    return min([int(psutil.virtual_memory().total), *(limit for limit, _ in _limits())])
 
 
 def available_memory() -> int:
@@ -113,98 +87,33 @@ def available_memory() -> int:
     The least of what the machine, each control group (file pages that are not in use count as free) and the process'
     limits on data and address space leave.
     """
-    machine = _machine()[1]
-    room = min([machine, *(room for _, room in _groups(Path("/"))), *(room for _, room in _own_limits())])
-    return max(0, room)
+    return max(0, min([int(psutil.virtual_memory().available), *(room for _, room in _limits())]))
 
 
 def resident_memory(pid: int | None = None) -> int | None:
     """Return how many bytes of a process are in memory, this one's if `pid` is None; None if that is not known."""
-    found = _status_of(pid).get("VmRSS")
-    if found is not None or Path("/proc/self/status").exists():
-        return found
-    if sys.platform == "win32":
-        return _windows_process(pid)
-    text = _output_of("ps", "-o", "rss=", "-p", str(os.getpid() if pid is None else pid)).strip()
-    return int(text) << 10 if text.isdigit() else None
+    with contextlib.suppress(psutil.Error):
+        return int(psutil.Process(pid).memory_info().rss) or None  # 0: it has ended
+    return None
 
 
 def data_memory() -> int | None:
-    """Return how many bytes of this process a limit on its data counts; None if that is not known."""
-    return _status_of(None).get("VmData")
+    """Return how many bytes of this process a limit on its data counts, with its stack; None if that is not known."""
+    return getattr(psutil.Process().memory_info(), "data", None)
 
 
-def _machine() -> tuple[int, int]:
-    """Return the machine's memory, and how much of it is free, in bytes."""
-    facts = _fields(_read(Path("/proc/meminfo")))
-    if "MemTotal" in facts:
-        return facts["MemTotal"], facts.get("MemAvailable", facts.get("MemFree", facts["MemTotal"]))
-    if sys.platform == "win32":
-        return _windows_machine()
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return total, _darwin_free() or total // 2
-
-
-def _darwin_free() -> int | None:
-    """Return what macOS can give at once: free, inactive and speculative pages."""
-    text = _output_of("vm_stat")
-    page = re.search(r"page size of (\d+) bytes", text)
-    counts = re.findall(r"^Pages (?:free|inactive|speculative):\s+(\d+)", text, re.MULTILINE)
-    return sum(map(int, counts)) * int(page[1]) if page and counts else None
-
-
-def _windows_machine() -> tuple[int, int]:
-    import ctypes
-
-    class Status(ctypes.Structure):
-        _fields_ = (
-            ("length", ctypes.c_ulong),
-            ("load", ctypes.c_ulong),
-            *((name, ctypes.c_ulonglong) for name in ("total", "free", "page", "page_free", "own", "own_free", "more")),
-        )
-
-    status = Status()
-    status.length = ctypes.sizeof(status)
-    ctypes.windll.kernel32.GlobalMemoryStatusEx(ctypes.byref(status))  # type: ignore[attr-defined,unused-ignore]
-    return int(status.total), int(status.free)
-
-
-def _windows_process(pid: int | None) -> int | None:
-    """Return the working set of a process."""
-    import ctypes
-
-    class Counters(ctypes.Structure):
-        _fields_ = (
-            ("length", ctypes.c_ulong),
-            ("faults", ctypes.c_ulong),
-            *((f"size_{index}", ctypes.c_size_t) for index in range(8)),
-        )
-
-    counters = Counters()
-    counters.length = ctypes.sizeof(counters)
-    kernel = ctypes.windll.kernel32  # type: ignore[attr-defined,unused-ignore]
-    kernel.OpenProcess.restype = kernel.GetCurrentProcess.restype = ctypes.c_void_p
-    handle = ctypes.c_void_p(kernel.OpenProcess(0x1000, False, pid) if pid else kernel.GetCurrentProcess())
-    try:
-        if not kernel.K32GetProcessMemoryInfo(handle, ctypes.byref(counters), counters.length):
-            return None
-        return int(counters.size_1)
-    finally:
-        if pid:
-            kernel.CloseHandle(handle)
-
-
-def _own_limits() -> Iterator[tuple[int, int]]:
-    """Yield each limit on this process' data or address space, and what is left of it."""
+def _limits() -> Iterator[tuple[int, int]]:
+    """Yield each limit on this process' memory, and what is left of it."""
+    yield from _groups(Path("/"))
     if sys.platform == "win32":
         return
     import resource
 
-    used = _status_of(None)
-    for kind, field in ((resource.RLIMIT_DATA, "VmData"), (resource.RLIMIT_AS, "VmSize")):
+    used = psutil.Process().memory_info()
+    for kind, taken in ((resource.RLIMIT_DATA, data_memory() or 0), (resource.RLIMIT_AS, used.vms)):
         limit = resource.getrlimit(kind)[0]
         if limit != resource.RLIM_INFINITY:
-            yield limit, limit - used.get(field, 0)
+            yield limit, limit - taken
 
 
 def _groups(root: Path) -> Iterator[tuple[int, int]]:
@@ -246,15 +155,6 @@ def _group(folder: Path, *, second: bool) -> Iterator[tuple[int, int]]:
     yield limit, limit - used + (int(found[1]) if found else 0)
 
 
-def _status_of(pid: int | None) -> dict[str, int]:
-    return _fields(_read(Path(f"/proc/{'self' if pid is None else int(pid)}/status")))
-
-
-def _fields(text: str) -> dict[str, int]:
-    """Return the lines `Name:  123 kB` as bytes."""
-    return {name: int(number) << 10 for name, number in re.findall(r"^(\w+):\s+(\d+) kB$", text, re.MULTILINE)}
-
-
 def _number(path: Path) -> int | None:
     text = _read(path).strip()
     return int(text) if text.isdigit() else None
@@ -263,15 +163,6 @@ def _number(path: Path) -> int | None:
 def _read(path: Path) -> str:
     with contextlib.suppress(OSError, UnicodeDecodeError):
         return path.read_text(encoding="utf-8")
-    return ""
-
-
-def _output_of(*command: str) -> str:
-    with contextlib.suppress(OSError, subprocess.SubprocessError):
-        done = subprocess.run(  # noqa: S603 - the system's own programs, named in this file
-            command, capture_output=True, text=True, timeout=10, check=False
-        )
-        return done.stdout
     return ""
 
 
@@ -319,10 +210,7 @@ def _asked_for(text: str) -> Iterator[int]:
 def more_memory(limit: int, error: str = "", needed: int = 0) -> str:
     """Return what to do about a limit that did not suffice, with a size that is worth a try.
 
-    Args:
-        limit: in bytes.
-        error: what `describe_shortage` said, for the size that is needed at least.
-        needed: bytes that are needed at least.
+    It is at least what `describe_shortage` said in `error`, and at least `needed` bytes.
     """
     said_needed = re.search(r"needs at least ([\d.]+ [KMGT]?i?B)", error)
     wanted = max(2 * limit, needed, int(1.1 * parse_bytes(said_needed[1])) if said_needed else 0)
@@ -342,7 +230,7 @@ def is_device_failure(error: BaseException) -> bool:
     API, "Data types used by CUDA Runtime", cudaError).
     """
     for fault in chain(error):
-        said = f"{type(fault).__name__}: {fault}".lower()
+        said = f"{type(fault).__name__}: {fault}".lower().replace("_", "")
         if any(name in said for name in _DEVICES) and any(part in said for part in _DEVICE_FAILURES):
             return True
     return False
@@ -369,9 +257,6 @@ def parse_bytes(text: str | float) -> int:
     Args:
         text: kB, MB, GB and TB are powers of 1000; KiB, MiB, GiB, TiB and the letters K, M, G, T powers of 1024; the
             letters' case does not matter.
-
-    Returns:
-        The size in bytes.
 
     Raises:
         ValueError: if it is no size.

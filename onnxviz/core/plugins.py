@@ -16,12 +16,6 @@ def by_kind(
 ) -> dict[str, type[_Class]]:
     """Return classes by kind: those given, then those of other packages in order of their entry points' names.
 
-    Args:
-        own: the package's classes.
-        base: what all of them derive from.
-        group: the entry points' group.
-        kind_of: returns the kind of a class.
-
     Raises:
         AnalysisError: if two classes claim the same kind, or an entry point is no such class.
     """

@@ -8,6 +8,7 @@ import typing
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from onnxviz.confinement import Defence as Defence
 from onnxviz.core.findings import Finding, from_data, to_data
 from onnxviz.core.values import Agreement, Origin
 
@@ -178,6 +179,11 @@ class ExpectationResult:
     holds: bool
     model: str = ""
 
+    @property
+    def broken(self) -> bool:
+        """Whether it makes the run fail."""
+        return self.level == "error" and not self.holds
+
 
 @dataclass(frozen=True)
 class DataCard:
@@ -193,23 +199,6 @@ class DataCard:
     """What was used, but not as it is: the first picture of an animation, a mask of another size."""
     remarks: tuple[str, ...] = ()
     """What should be known of the images' classes and masks."""
-
-
-@dataclass(frozen=True)
-class Defence:
-    """One thing that a process which opens a stranger's model is kept from.
-
-    Attributes:
-        name: what is defended, for example "network".
-        active: whether it is.
-        how: by what, for example "seccomp".
-        reason: why it is not.
-    """
-
-    name: str
-    active: bool
-    how: str = ""
-    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -264,10 +253,14 @@ class RunResult:
         """
         if self.failed:
             return "incomplete"
-        tested = [item for item in self.expectations if item.level != "off"]
-        if any(item.level == "error" and not item.holds for item in tested):
+        if any(item.broken for item in self.expectations):
             return "failed"
-        return "passed" if tested else "finished"
+        return "passed" if self.tested else "finished"
+
+    @property
+    def tested(self) -> list[ExpectationResult]:
+        """The expectations that are not of level off."""
+        return [item for item in self.expectations if item.level != "off"]
 
 
 def write(result: RunResult) -> Any:
@@ -293,13 +286,8 @@ def read(data: Any) -> RunResult:
 
 def encode(value: Any) -> Any:
     """Return dataclasses, tuples and mappings of this module as JSON data."""
-    if isinstance(value, Part):
-        return {
-            entry.name: [to_data(finding) for finding in value.findings]
-            if entry.name == "findings"
-            else encode(getattr(value, entry.name))
-            for entry in dataclasses.fields(value)
-        }
+    if isinstance(value, Finding):
+        return to_data(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {entry.name: encode(getattr(value, entry.name)) for entry in dataclasses.fields(value)}
     if isinstance(value, dict):

@@ -16,12 +16,7 @@ _FLIPS = 9999
 
 @dataclass(frozen=True)
 class Share:
-    """So many of so many.
-
-    Attributes:
-        count: how many have the property, from 0 to `total`.
-        total: how many there are.
-    """
+    """So many of so many."""
 
     count: int
     total: int
@@ -95,12 +90,6 @@ def difference(
     Med. 27, 1693, equation 8. The values are taken as independent: where both rest on the same images, which makes
     them alike, the interval is too wide.
 
-    Args:
-        first: a value.
-        of_first: lower and upper end of its interval.
-        second: the other value.
-        of_second: lower and upper end of its interval.
-
     Returns:
         Lower and upper end, of the same confidence as the two.
     """
@@ -115,10 +104,6 @@ def mcnemar(only_first: int, only_second: int) -> float:
 
     The exact test of McNemar 1947, Psychometrika 12, 153: among the trials where just one of them succeeds, each is as
     likely as the other to be the one.
-
-    Args:
-        only_first: trials where only the first succeeds.
-        only_second: trials where only the second succeeds.
 
     Returns:
         The two-sided probability in 0..1; 1 where they never differ.

@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 import yaml
 
 from onnxviz.core import limits
-from onnxviz.core.errors import Fault, beginning, nearest, shorten
+from onnxviz.core.errors import Fault, RecipeError, beginning, nearest, shorten
 
 Scalar: TypeAlias = "str | int | float | bool | None"
 Address: TypeAlias = tuple["str | int", ...]
@@ -27,14 +27,9 @@ _SHOWN_COLUMNS = 160
 
 @dataclass(frozen=True, slots=True)
 class SourcePosition:
-    """Where a key or value stands.
+    """Where a key or value stands: as a `Fault` says it, with the folder that paths written here are relative to.
 
-    Attributes:
-        file: the file as the user named it, or the whole `--set ...` argument.
-        line: counted from 1; 0 for `--set`.
-        column: counted from 1; 0 for `--set`.
-        source: the text of that line.
-        folder: what paths written here are relative to.
+    `file` is the whole `--set ...` argument where it stands in one.
     """
 
     file: str
@@ -108,13 +103,7 @@ def find(node: Node, address: Address) -> Node | None:
 
 
 def place_of(node: Node, address: Address, *, key: bool = False) -> SourcePosition:
-    """Return the place of the value at an address, or of the last node on the way that exists.
-
-    Args:
-        node: the root.
-        address: where to look.
-        key: return the place of the entry's key rather than that of its value.
-    """
+    """Return the place of the value at an address below a root, or of its `key`, or of the last node on the way."""
     place = node.place
     for depth, part in enumerate(address):
         below = find(node, (part,))
@@ -149,72 +138,52 @@ def copy(node: Node) -> Node:
 
 
 def read_source(path: Path, shown: str | None = None) -> tuple[Node | None, list[Fault]]:
-    """Read a YAML file.
-
-    Args:
-        path: the file.
-        shown: how to call it in faults; the path as given if None.
+    """Read a YAML file, which faults call as `shown` says, or by its path.
 
     Returns:
         The tree, or None if there is none, and every fault found. A tree with faults is good enough to look for more.
     """
-    name = shown or str(path)
+    name = shorten(shown or str(path), 200)
+    data = b""
     try:
         if not path.is_file():
             what = "is a folder, not a recipe" if path.is_dir() else f"there is no such file{_similar(path)}"
-            return None, [Fault(what, shorten(name, 200))]
+            return None, [Fault(what, name)]
         if path.suffix.lower() == ".onnx":
             what = "is a model, not a recipe; `onnxviz init` writes a recipe for it, `onnxviz inspect` shows what it is"
-            return None, [Fault(what, shorten(name, 200))]
+            return None, [Fault(what, name)]
         with path.open("rb") as stream:
             data = stream.read(limits.RECIPE_BYTES + 1)
-    except (OSError, ValueError) as error:
-        return None, [Fault(f"cannot be read: {_reason(error)}", shorten(name, 200))]
-    if len(data) > limits.RECIPE_BYTES:
-        return None, [Fault(f"larger than {limits.RECIPE_BYTES:,} bytes, so hardly a recipe", shorten(name, 200))]
-    try:
+        if len(data) > limits.RECIPE_BYTES:
+            return None, [Fault(f"larger than {limits.RECIPE_BYTES:,} bytes, so hardly a recipe", name)]
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        return None, [Fault("not UTF-8 text", shorten(name, 200), line)]
-    return parse_source(text, shorten(name, 200), path.parent)
+        return None, [Fault("not UTF-8 text", name, data.count(b"\n", 0, error.start) + 1)]
+    except (OSError, ValueError) as error:
+        return None, [Fault(f"cannot be read: {getattr(error, 'strerror', None) or error}", name)]
+    return parse_source(text, name, path.parent)
 
 
 def parse_source(
     text: str, file: str, folder: Path, *, place: SourcePosition | None = None
 ) -> tuple[Node | None, list[Fault]]:
-    """Read YAML text.
-
-    Args:
-        text: the YAML.
-        file: how to call it in faults.
-        folder: what paths in it are relative to.
-        place: the place of everything in it, for text that is no file.
+    """Read YAML text; everything is at `place` where the text is of no file.
 
     Returns:
         The tree, or None if the text has none, and every fault found.
     """
     reader = _Reader(text, file, folder, place)
     try:
-        node = reader.read()
+        return reader.read(), reader.faults
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line, column = (mark.line, mark.column) if mark else (0, 0)
-        reader.faults.append(reader.place(line, column).fault(f"not valid YAML: {_syntax(error)}"))
-        node = None
+        reader.refuse(reader.place(line, column), f"not valid YAML: {_syntax(error)}")
     except (yaml.YAMLError, UnicodeError):
         reader.faults.append(reader.unreadable())
-        node = None
-    except _TooDeepError as error:
-        reader.faults.append(error.place.fault(f"nested more than {limits.RECIPE_DEPTH} levels deep"))
-        node = None
-    return node, reader.faults
-
-
-class _TooDeepError(Exception):
-    def __init__(self, place: SourcePosition) -> None:
-        self.place = place
-        super().__init__()
+    except RecipeError as error:
+        reader.faults += error.faults
+    return None, reader.faults
 
 
 class _Reader:
@@ -238,6 +207,9 @@ class _Reader:
         shown = "".join(c if c.isprintable() else " " for c in shown[:_SHOWN_COLUMNS])
         return SourcePosition(self.file, line + 1, column + 1, shown if column <= len(shown) else "", self.folder)
 
+    def refuse(self, place: SourcePosition, message: str) -> None:
+        self.faults.append(place.fault(message))
+
     def at(self, event: Any) -> SourcePosition:
         return self.place(event.start_mark.line, event.start_mark.column)
 
@@ -245,9 +217,8 @@ class _Reader:
         for number, line in enumerate(self.lines):
             for column, character in enumerate(line):
                 if not character.isprintable() and character not in "\t\u0085\ufeff":
-                    return self.place(number, column).fault(
-                        f"the character U+{ord(character):04X} has no place in YAML"
-                    )
+                    what = f"the character U+{ord(character):04X} has no place in YAML"
+                    return self.place(number, column).fault(what)
         return self.place(0, 0).fault("not readable as YAML")
 
     def read(self) -> Node | None:
@@ -258,7 +229,7 @@ class _Reader:
         for event in self.events:
             if isinstance(event, yaml.DocumentStartEvent):
                 if root is not None:
-                    self.faults.append(self.at(event).fault("a second document begins here; a recipe is one document"))
+                    self.refuse(self.at(event), "a second document begins here; a recipe is one document")
                     return root
                 root = self.node(next(self.events), 1)
         return root
@@ -266,18 +237,14 @@ class _Reader:
     def node(self, event: Any, depth: int) -> Node:
         place = self.at(event)
         if depth > limits.RECIPE_DEPTH:
-            raise _TooDeepError(place)
+            raise RecipeError([place.fault(f"nested more than {limits.RECIPE_DEPTH} levels deep")])
         if isinstance(event, yaml.AliasEvent):
-            self.faults.append(
-                place.fault(f"aliases such as *{shorten(str(event.anchor), 40)} are not allowed; write it out")
-            )
+            self.refuse(place, f"aliases such as *{shorten(str(event.anchor), 40)} are not allowed; write it out")
             return ScalarNode(None, place)
         if event.anchor is not None:
-            self.faults.append(
-                place.fault(f"anchors such as &{shorten(str(event.anchor), 40)} are not allowed; write it out")
-            )
+            self.refuse(place, f"anchors such as &{shorten(str(event.anchor), 40)} are not allowed; write it out")
         if event.tag is not None:
-            self.faults.append(place.fault(f"tags such as {shorten(event.tag, 40)} are not allowed; a recipe is data"))
+            self.refuse(place, f"tags such as {shorten(event.tag, 40)} are not allowed; a recipe is data")
         if isinstance(event, yaml.MappingStartEvent):
             return self.mapping(place, depth)
         if isinstance(event, yaml.SequenceStartEvent):
@@ -290,7 +257,7 @@ class _Reader:
         try:
             return ScalarNode(scalar(event.value), place)
         except ValueError as error:
-            self.faults.append(place.fault(str(error)))
+            self.refuse(place, str(error))
             return ScalarNode(None, place)
 
     def mapping(self, place: SourcePosition, depth: int) -> MappingNode:
@@ -300,7 +267,7 @@ class _Reader:
             if isinstance(event, yaml.ScalarEvent) and event.tag is None and event.anchor is None:
                 key: str | None = event.value
             else:
-                self.faults.append(key_place.fault("a key must be a plain word"))
+                self.refuse(key_place, "a key must be a plain word")
                 key = None
                 if not isinstance(event, yaml.ScalarEvent):
                     self.node(event, depth + 1)
@@ -310,7 +277,7 @@ class _Reader:
             if key in made.entries:
                 first = made.keys[key]
                 where = f" in line {first.line}" if first.line else ""
-                self.faults.append(key_place.fault(f"the key {shorten(key)!r} was given before{where}"))
+                self.refuse(key_place, f"the key {shorten(key)!r} was given before{where}")
                 continue
             made.put(key, value, key_place)
         return made
@@ -383,10 +350,6 @@ def _similar(path: Path) -> str:
         return ""
     hint = nearest(path.name, beside[:1000])
     return f"; {hint}" if hint else "; `onnxviz init MODEL.onnx` writes one" if not beside else ""
-
-
-def _reason(error: BaseException) -> str:
-    return (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
 
 
 def _syntax(error: yaml.MarkedYAMLError) -> str:

@@ -20,6 +20,7 @@ from pydantic import Field
 from onnxviz.core import limits
 from onnxviz.core.errors import DataError, beginning, shorten
 from onnxviz.core.values import Preprocessing
+from onnxviz.core.wording import listed
 from onnxviz.core.yaml_source import parse_source, plain
 from onnxviz.data.base import DataSource
 from onnxviz.data.decode import Pixels, image_size, indices_size, read_indices
@@ -277,10 +278,9 @@ def _numbered(values: npt.NDArray[np.int32], concepts: npt.NDArray[np.int32], pa
     numbers: npt.NDArray[np.int32] = np.where(outside, -1, concepts[np.where(outside, 0, values)])
     if numbers.min() < 0:
         unnamed = [str(value) for value in np.unique(values[numbers < 0]).tolist()]
-        named = f"value{'s' * (len(unnamed) > 1)} {', '.join(unnamed[:8])}"
-        more = f" and {len(unnamed) - 8:,} more" if len(unnamed) > 8 else ""
+        named = f"value{'s' * (len(unnamed) > 1)} {listed(unnamed, 8)}"
         raise DataError(
-            f"the mask holds the {named}{more}, which the class list does not name",
+            f"the mask holds the {named}, which the class list does not name",
             where=shorten(str(path), 200),
             remedy=f"add it to classes.txt or concepts.csv ({unnamed[0]},name); name it void if it is no concept",
         )

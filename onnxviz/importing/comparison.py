@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 
 from onnxviz.core.errors import AgreementError, shorten
+from onnxviz.core.wording import listed
 
 TOLERANCE = 1e-3
 """Largest difference between two float32 computations of one output, relative to its largest value."""
@@ -99,9 +100,9 @@ def _interface(file: Path, names: Sequence[str]) -> list[str]:
     asked = [value.name for value in graph.input if value.name not in constant]
     faults = []
     if more := [name for name in asked if name not in names]:
-        faults.append(f"the file asks for inputs that the source has not: {_listed(more)}")
+        faults.append(f"the file asks for inputs that the source has not: {listed(more, _SHOWN, length=80)}")
     if fewer := [name for name in names if name not in asked]:
-        faults.append(f"the file has lost the inputs {_listed(fewer)}")
+        faults.append(f"the file has lost the inputs {listed(fewer, _SHOWN, length=80)}")
     return faults
 
 
@@ -144,8 +145,3 @@ def _relative(ours: np.ndarray, theirs: np.ndarray) -> float:
     largest = float(np.abs(right[np.isfinite(right)]).max(initial=0.0))
     absolute = float(np.max(difference, initial=0.0))
     return absolute / largest if largest > 0 else absolute
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(shorten(name, 80) for name in names[:_SHOWN]) + more

@@ -12,8 +12,9 @@ import gc
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from onnxviz.core.errors import MemoryLimitError, shorten
+from onnxviz.core.errors import MemoryLimitError
 from onnxviz.core.memory import available_memory, chain, is_out_of_memory, show_bytes
+from onnxviz.core.wording import listed
 
 if TYPE_CHECKING:
     import torch
@@ -279,6 +280,4 @@ def room_for(tensor: torch.Tensor, count: int) -> torch.Tensor:
 
 def layers_in_words(layers: Sequence[Layer]) -> str:
     """Return the subject of a sentence on a pass that computes some layers."""
-    names = ", ".join(shorten(layer.name, 40) for layer in layers[:2])
-    more = f" and {len(layers) - 2} more" if len(layers) > 2 else ""
-    return f"A pass to {names}{more}"
+    return f"A pass to {listed((layer.name for layer in layers), 2, length=40)}"

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from rich.text import Text
 
 from onnxviz.core.errors import beginning, shorten
+from onnxviz.core.wording import counted
+from onnxviz.execution.observer import Observer
 from onnxviz.execution.schedule import CHOICE, Schedule
 
 FEW_JOBS = 30
@@ -32,13 +35,9 @@ class Running:
     """A job while it runs.
 
     Attributes:
-        name: of the job.
         cost: its estimated forward passes.
-        begun: when it began, by the clock of the progression.
-        done: steps that are done.
-        total: all its steps; 0 if it does not say.
-        note: what it is at.
-        said: when something was last said of it.
+        done: steps that are done, of `total`; 0 of 0 if it does not say.
+        said: when something was last said of it, by the clock of the progression.
         analysis: which one it is of; None for a parity check.
         first: when it first told of steps, and how many were done; what lies before prepares the work.
         last: when it last did.
@@ -110,11 +109,8 @@ class Progression:
         self.jobs = 0
         self.ended = 0
         self.cached = 0
-        self.failed = 0
         self.running: dict[str, Running] = {}
         self.begun = clock()
-        self._cost_total = 0.0
-        self._cost_done = 0.0
         self._most_at_a_time = 1
         self._analyses: dict[str, str] = {}
         self._choices: set[str] = set()
@@ -124,7 +120,6 @@ class Progression:
         """Take note of all the work."""
         self.begun = self.clock()
         self.jobs = len(schedule.jobs) + len(schedule.parity_checks) + len(schedule.choices)
-        self._cost_total = sum(job.job.cost for job in schedule.jobs if job.key not in cached)
         for job in schedule.jobs:
             # Of several models each has its own pace.
             analysis = f"{job.alias}: {job.analysis}"
@@ -137,16 +132,13 @@ class Progression:
         """Whether it is a job or the choice of a preprocessing, not a parity check."""
         return name in self._analyses or name in self._choices
 
-    def start(self, name: str, cost: float) -> Running:
+    def start(self, name: str, cost: float) -> None:
         """Take note of a job that begins."""
         now = self.clock()
         analysis = self._analyses.get(name)
-        job = Running(name, cost if analysis else 0.0, now, said=now, analysis=analysis)
-        self.running[name] = job
-        self._most_at_a_time = max(
-            self._most_at_a_time, sum(item.analysis is not None for item in self.running.values())
-        )
-        return job
+        self.running[name] = Running(name, cost if analysis else 0.0, now, said=now, analysis=analysis)
+        at_a_time = sum(item.analysis is not None for item in self.running.values())
+        self._most_at_a_time = max(self._most_at_a_time, at_a_time)
 
     def step(self, name: str, done: int, total: int, note: str) -> Running | None:
         """Take note of steps; returns the job, or None if it has not begun."""
@@ -163,28 +155,24 @@ class Progression:
         """Take note of a job that has ended."""
         job = self.running.pop(name, None)
         self.ended += 1
-        cost = cost if self.is_job(name) else 0.0
+        self.cached += status == "cached"
         known = self._evidence.get(self._analyses.get(name, ""))
-        if status == "done":
-            self._cost_done += cost
-            if known is not None and job is not None:
-                known.done += cost
-                known.seconds += self.clock() - job.begun
-                known.jobs += 1
-        elif status == "failed":
-            self.failed += 1
-            self._cost_total -= cost
-            if known is not None:
-                known.cost -= cost
-        else:
-            self.cached += 1
+        if known is not None and status == "failed":
+            known.cost -= cost
+        if known is not None and status == "done" and job is not None:
+            known.done += cost
+            known.seconds += self.clock() - job.begun
+            known.jobs += 1
 
     @property
     def part(self) -> float:
         """Share of the work that is done, what is running included."""
-        if self._cost_total <= 0:
+        total = sum(known.cost for known in self._evidence.values())
+        if total <= 0:
             return self.ended / self.jobs if self.jobs else 0.0
-        return min(1.0, self._passes_done() / self._cost_total)
+        # A copy: the bars are drawn by another thread than the one that counts.
+        at_work = sum(job.cost * job.part for job in list(self.running.values()))
+        return min(1.0, (sum(known.done for known in self._evidence.values()) + at_work) / total)
 
     def left(self) -> tuple[float, float] | None:
         """Return the seconds left, from at least to at most, or None while there is too little evidence."""
@@ -198,7 +186,7 @@ class Progression:
             if done > 0 and seconds > 0:
                 rates[analysis] = seconds / done, 1.15 + 0.85 / math.sqrt(count)
         judged = sum(self._evidence[analysis].cost for analysis in rates)
-        if judged <= 0 or judged < _JUDGED * self._cost_total:
+        if judged <= 0 or judged < _JUDGED * sum(known.cost for known in self._evidence.values()):
             return None
         usual = sum(self._evidence[analysis].cost * rate for analysis, (rate, _) in rates.items()) / judged
         least = most = 0.0
@@ -209,89 +197,81 @@ class Progression:
             least, most = least + seconds / spread, most + seconds * spread
         return least / self._most_at_a_time, most / self._most_at_a_time
 
-    def _passes_done(self) -> float:
-        # A copy: the bars are drawn by another thread than the one that counts.
-        return self._cost_done + sum(job.cost * job.part for job in list(self.running.values()))
 
-
-class Lines:
-    """Decides what is said of jobs that have ended: short ones are summed up where there are many, none is dropped.
+class CountingObserver(Observer, AbstractContextManager["CountingObserver"]):
+    """Counts the work, and says how jobs ended: short ones are summed up where there are many, none is dropped.
 
     Args:
-        progression: the counts; told of a job before this is.
         every_job: one line for each job, however many.
     """
 
-    def __init__(self, progression: Progression, *, every_job: bool = False) -> None:
-        self._progression = progression
+    def __init__(self, *, every_job: bool = False) -> None:
+        self._progression = Progression()
         self._every_job = every_job
-        self._cached = self._parity_checks = 0
+        self._cached = self._parity_checks = self._short = 0
         self._failed_first: dict[str, str] = {}
-        self._short = 0
-        self._summed = progression.clock()
+        self._summed = self._progression.clock()
 
-    def plan(self) -> None:
-        """The number of jobs is known."""
+    def say(self, line: Text) -> None:
+        """Show a line."""
+        raise NotImplementedError
+
+    def planned(self, schedule: Schedule, cached: set[str]) -> None:
+        self._progression.plan(schedule, cached)
         self._every_job |= self._progression.jobs <= FEW_JOBS
         self._summed = self._progression.clock()
 
-    def start(self) -> Iterator[Text]:
-        """A job begins: yield what is to be said before."""
-        yield from self._done_before()
+    def started(self, name: str, cost: float) -> None:
+        self._progression.start(name, cost)
+        self._say_done_before()
 
-    def end(self, name: str, seconds: float, status: str, error: str) -> Iterator[Text]:
-        """A job has ended: yield what is to be said."""
+    def progressed(self, name: str, done: int, total: int, note: str = "") -> None:
+        self._progression.step(name, done, total, note)
+
+    def finished(self, name: str, cost: float, seconds: float, status: str, error: str = "") -> None:
+        self._progression.end(name, cost, status)
         if status == "cached":
             self._cached += self._progression.is_job(name)
             self._parity_checks += not self._progression.is_job(name)
             return
-        yield from self._done_before()
+        self._say_done_before()
         told = status == "failed" or seconds >= LONG or self._every_job
-        if not told:
-            self._short += 1
-        now = self._progression.clock()
-        if self._short and now - self._summed >= SUM_EVERY:
-            yield self._sum(now)
+        self._short += not told
+        if self._progression.clock() - self._summed >= SUM_EVERY:
+            self._say_sum()
         if told:
             first = self._failed_first.setdefault(error, name) if error else name
-            yield outcome_line(name, seconds, status, error if first == name else f"as {shorten(first, 100)}")
+            self.say(outcome_line(name, seconds, status, error if first == name else f"as {shorten(first, 100)}"))
 
-    def close(self) -> Iterator[Text]:
-        """The run is over: yield what was not said yet."""
-        yield from self._done_before()
-        if self._short:
-            yield self._sum(self._progression.clock())
+    def close(self) -> None:
+        """Say what was not said yet; the run is over."""
+        self._say_done_before()
+        self._say_sum()
 
     def never_begun(self) -> Text | None:
         """Return the line that says how many jobs were left out after a failure, if any were."""
         count = self._progression.jobs - self._progression.ended
         if count <= 0:
             return None
-        return Text(f"{jobs(count)} {'was' if count == 1 else 'were'} not begun, because another failed", style="red")
+        left = f"{counted(count, 'job')} {'was' if count == 1 else 'were'} not begun, because another failed"
+        return Text(left, style="red")
 
-    def _done_before(self) -> Iterator[Text]:
-        named = [jobs(self._cached)] * (self._cached > 0) + [parity_checks(self._parity_checks)] * (
-            self._parity_checks > 0
-        )
+    def _say_done_before(self) -> None:
+        named = [counted(self._cached, "job")] if self._cached else []
+        if self._parity_checks:
+            named.append(f"{counted(self._parity_checks, 'comparison')} with ONNX Runtime")
         if named:
-            plural = self._cached + self._parity_checks > 1
+            were = "were" if self._cached + self._parity_checks > 1 else "was"
             self._cached = self._parity_checks = 0
-            yield Text(f"{' and '.join(named)} {'were' if plural else 'was'} done before", style="cyan")
+            self.say(Text(f"{' and '.join(named)} {were} done before", style="cyan"))
 
-    def _sum(self, now: float) -> Text:
-        line = Text.assemble((f"{'done':<6}", "green"), f" {jobs(self._short)} in {duration(now - self._summed)}")
+    def _say_sum(self) -> None:
+        if not self._short:
+            return
+        now = self._progression.clock()
+        done = f" {counted(self._short, 'job')} in {duration(now - self._summed)}"
         self._short, self._summed = 0, now
-        return line
-
-
-def jobs(count: int) -> str:
-    """Return a number of jobs in words."""
-    return f"{count:,} job{'s' * (count != 1)}"
-
-
-def parity_checks(count: int) -> str:
-    """Return a number of parity checks in words."""
-    return f"{count:,} comparison{'s' * (count != 1)} with ONNX Runtime"
+        self.say(Text.assemble((f"{'done':<6}", "green"), done))
 
 
 def outcome_line(name: str, seconds: float, status: str, error: str) -> Text:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import math
 import sys
@@ -11,6 +12,7 @@ from collections.abc import Callable
 from typing import Any, Literal, TextIO
 
 from onnxviz.core.results import ExpectationResult, RunResult
+from onnxviz.execution.observer import Observer
 from onnxviz.execution.plan import PARITY_COST
 from onnxviz.execution.schedule import Schedule
 
@@ -20,13 +22,13 @@ _PROGRESS_EVERY = 0.5
 """Seconds between two events of a job's progress."""
 
 
-class EventStream:
+class EventStream(Observer):
     """Writes what happens as JSON lines, each at once.
 
     A reader that goes away ends the events, not the run.
 
     Args:
-        open_stream: opens what is written to; called with the first event.
+        open_stream: opens what is written to; called with the first event. None if nobody reads.
         clock: seconds since 1970.
 
     Attributes:
@@ -34,7 +36,7 @@ class EventStream:
         fault: why, where it is not that the reader has gone.
     """
 
-    def __init__(self, open_stream: Callable[[], TextIO], *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, open_stream: Callable[[], TextIO] | None, *, clock: Callable[[], float] = time.time) -> None:
         self.broken = False
         self.fault = ""
         self._open = open_stream
@@ -61,7 +63,6 @@ class EventStream:
         )
 
     def started(self, name: str, cost: float) -> None:
-        """A job begins."""
         self.write("started", name=name, cost=cost)
 
     def progressed(self, name: str, done: int, total: int, note: str = "") -> None:
@@ -73,12 +74,10 @@ class EventStream:
         self.write("progress", name=name, done=done, total=total, note=note)
 
     def finished(self, name: str, cost: float, seconds: float, status: str, error: str = "") -> None:
-        """A job has ended."""
         self._said.pop(name, None)
         self.write("finished", name=name, cost=cost, seconds=round(seconds, 6), status=status, error=error)
 
     def message(self, text: str) -> None:
-        """Something that the user should know."""
         self.write("message", text=text)
 
     # --- the last event ---------------------------------------------------------------------------------------------
@@ -118,7 +117,7 @@ class EventStream:
 
     def write(self, event: str, **fields: Any) -> None:
         """Write one event."""
-        if self.broken:
+        if self.broken or self._open is None:
             return
         line = json.dumps({"event": event, "time": round(self._clock(), 3), **fields}, allow_nan=False)
         try:
@@ -134,12 +133,4 @@ class EventStream:
 
 def _expectation(item: ExpectationResult) -> dict[str, Any]:
     known = item.value is not None and math.isfinite(item.value)
-    return {
-        "metric": item.metric,
-        "model": item.model,
-        "value": item.value if known else None,
-        "condition": item.condition,
-        "level": item.level,
-        "holds": item.holds,
-        "because": item.because,
-    }
+    return dataclasses.asdict(item) | {"value": item.value if known else None}

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
-from types import TracebackType
-from typing import Self
 
 from rich.console import Console
 from rich.text import Text
 
 from onnxviz.core.errors import beginning, shorten
+from onnxviz.core.wording import counted
 from onnxviz.execution.schedule import Schedule
-from onnxviz.progress.counting import Lines, Progression, Running, jobs, parity_checks, span
+from onnxviz.progress.counting import CountingObserver, Running, span
 
 _SAY_EVERY = 20.0
 """Seconds between lines of a job that is still running."""
@@ -20,7 +18,7 @@ _NOTE_EVERY = 2.0
 """The same where the user wants to hear more."""
 
 
-class PlainProgress:
+class PlainProgress(CountingObserver):
     """One line for each job, or for many short ones together; long jobs say every so often how far they are.
 
     Args:
@@ -29,40 +27,29 @@ class PlainProgress:
     """
 
     def __init__(self, console: Console, *, verbose: bool = False) -> None:
+        super().__init__(every_job=verbose)
         self._console = console
         self._verbose = verbose
-        self._progression = Progression()
-        self._lines = Lines(self._progression, every_job=verbose)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, value: object, trace: object) -> None:
         if isinstance(value, BrokenPipeError):
             return
         with contextlib.suppress(BrokenPipeError):
-            self._say(self._lines.close())
-            if kind is None and (line := self._lines.never_begun()):
+            self.close()
+            if kind is None and (line := self.never_begun()):
                 self._write(line.plain)
 
     def planned(self, schedule: Schedule, cached: set[str]) -> None:
-        """Say how much there is to do."""
-        self._progression.plan(schedule, cached)
-        self._lines.plan()
-        agreements = f" and {parity_checks(len(schedule.parity_checks))}" if schedule.parity_checks else ""
-        self._write(f"{jobs(len(schedule.jobs))}{agreements} on {schedule.device}")
+        super().planned(schedule, cached)
+        checks = f" and {counted(len(schedule.parity_checks), 'comparison')} with ONNX Runtime"
+        self._write(f"{counted(len(schedule.jobs), 'job')}{checks * bool(schedule.parity_checks)} on {schedule.device}")
 
     def started(self, name: str, cost: float) -> None:
-        """Remember when the job began."""
-        self._progression.start(name, cost)
-        self._say(self._lines.start())
+        super().started(name, cost)
         if self._verbose:
             self._write(f"       {shorten(name, 100)} begins")
 
     def progressed(self, name: str, done: int, total: int, note: str = "") -> None:
-        """Say how far a long job is."""
         job = self._progression.step(name, done, total, note)
         if job is None:
             return
@@ -71,13 +58,7 @@ class PlainProgress:
             job.said = now
             self._write(self._far(job, now))
 
-    def finished(self, name: str, cost: float, seconds: float, status: str, error: str = "") -> None:
-        """Say how a job ended, or count it."""
-        self._progression.end(name, cost, status)
-        self._say(self._lines.end(name, seconds, status, error))
-
     def message(self, text: str) -> None:
-        """Say something."""
         self._write(beginning(text, 2000))
 
     def _far(self, job: Running, now: float) -> str:
@@ -87,9 +68,8 @@ class PlainProgress:
         note = f" ({shorten(job.note, 80)})" if job.note else ""
         return f"       {shorten(job.name, 80)}: {steps}, {job.rate(now):.1f}/s{note}{rest}"
 
-    def _say(self, lines: Iterable[Text]) -> None:
-        for line in lines:
-            self._write(f"[{self._progression.ended}/{self._progression.jobs}] {line.plain}")
+    def say(self, line: Text) -> None:
+        self._write(f"[{self._progression.ended}/{self._progression.jobs}] {line.plain}")
 
     def _write(self, text: str) -> None:
         # Not by `print`, which would look for markup and widths in every line.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from types import TracebackType
 from typing import Self
 
 from rich.console import Console, Group, RenderableType
@@ -13,8 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from onnxviz.core.errors import beginning, shorten
-from onnxviz.execution.schedule import Schedule
-from onnxviz.progress.counting import Lines, Progression, Running, duration, span
+from onnxviz.progress.counting import CountingObserver, Running, duration, span
 
 _BARS = 4
 """Jobs with a bar of their own."""
@@ -24,7 +21,7 @@ _REDRAWN = 8
 """Times a second. What happens in between only counts, so that 10,000 tiny jobs are not slowed down by the screen."""
 
 
-class TerminalProgress:
+class TerminalProgress(CountingObserver):
     """A bar for the whole run and one for each job that is running. A context manager: no bar is left at the end.
 
     Args:
@@ -34,52 +31,28 @@ class TerminalProgress:
     """
 
     def __init__(self, console: Console, *, verbose: bool = False, bars_only: bool = False) -> None:
+        super().__init__(every_job=verbose)
         self._console = console
         self._bars_only = bars_only
-        self._progression = Progression()
-        self._lines = Lines(self._progression, every_job=verbose)
         self._live = Live(get_renderable=self._render, console=console, refresh_per_second=_REDRAWN, transient=True)
 
     def __enter__(self) -> Self:
         self._live.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, value: object, trace: object) -> None:
         self._progression.running.clear()
         self._live.stop()
-        self._say(self._lines.close())
-        if kind is None and (line := self._lines.never_begun()):
-            self._say([line])
-
-    def planned(self, schedule: Schedule, cached: set[str]) -> None:
-        """Begin the bar of all jobs."""
-        self._progression.plan(schedule, cached)
-        self._lines.plan()
-
-    def started(self, name: str, cost: float) -> None:
-        """Begin the bar of a job."""
-        self._progression.start(name, cost)
-        self._say(self._lines.start())
-
-    def progressed(self, name: str, done: int, total: int, note: str = "") -> None:
-        """Move the job's bar."""
-        self._progression.step(name, done, total, note)
-
-    def finished(self, name: str, cost: float, seconds: float, status: str, error: str = "") -> None:
-        """Say how a job ended, above the bars, or count it."""
-        self._progression.end(name, cost, status)
-        self._say(self._lines.end(name, seconds, status, error))
+        self.close()
+        if kind is None and (line := self.never_begun()):
+            self.say(line)
 
     def message(self, text: str) -> None:
-        """Say something above the bars."""
-        self._say([Text(beginning(text, 2000), style="yellow")])
+        self.say(Text(beginning(text, 2000), style="yellow"))
 
-    def _say(self, lines: Iterable[Text]) -> None:
-        for line in lines:
-            if not self._bars_only:
-                self._console.print(line, soft_wrap=True)
+    def say(self, line: Text) -> None:
+        if not self._bars_only:
+            self._console.print(line, soft_wrap=True)
 
     # --- drawing ----------------------------------------------------------------------------------------------------
 

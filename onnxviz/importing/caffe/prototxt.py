@@ -19,6 +19,7 @@ from google.protobuf import text_format  # type: ignore[import-untyped]
 
 from onnxviz.core import limits
 from onnxviz.core.errors import ModelFileError, shorten
+from onnxviz.core.wording import listed
 from onnxviz.importing.caffe.files import read_bounded
 from onnxviz.importing.caffe.schema import modern_type, parameter_messages, text_message
 
@@ -260,10 +261,9 @@ def _scan(text: str, place: str) -> dict[str, list[int]]:
         elif not lists:
             value_next = False
     if unknown:
-        listed = ", ".join(f"{shorten(name)} (line {line})" for name, line in unknown[:8])
-        more = f" and {len(unknown) - 8} more" if len(unknown) > 8 else ""
+        names = listed((f"{shorten(name)} (line {line})" for name, line in unknown), 8)
         raise ModelFileError(
-            f"parameters that are not known: {listed}{more}",
+            f"parameters that are not known: {names}",
             where=f"{place}:{unknown[0][1]}",
             remedy="remove them if they do not change what the layer computes; a fork of Caffe may mean more by them",
         )

@@ -12,13 +12,13 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
-from onnxviz.graph.cost import multiply_adds
 
 import onnxviz
 from onnxviz.core.errors import AnalysisError
 from onnxviz.execution import plan
 from onnxviz.graph import open_model
 from onnxviz.graph.operators import UNKNOWN, custom_operators, traits_of
+from onnxviz.graph.view import multiply_adds
 
 PAGE = (Path(onnxviz.__file__).parents[1] / "docs" / "operators.md").read_text(encoding="utf-8")
 WEIGHT = np.random.default_rng(0).normal(0, 1, (4, 3, 3, 3)).astype(np.float32)

@@ -297,13 +297,6 @@ interface DataCard {
   remarks: Array<string>;
 }
 
-interface Defence {
-  name: string;
-  active: boolean;
-  how: string;
-  reason: string;
-}
-
 interface Provenance {
   seed: number;
   device: string;

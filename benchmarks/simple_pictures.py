@@ -22,7 +22,8 @@ from PIL import Image
 
 from benchmarks.measure import arguments, markdown, prepare
 from onnxviz.analyses.activation_maximization.analysis import ActivationMaximization
-from onnxviz.analyses.activation_maximization.simple_pictures import SIMPLE, simple_pictures
+from onnxviz.analyses.activation_maximization.measurements import SIMPLE
+from onnxviz.analyses.activation_maximization.simple_pictures import simple_pictures
 from onnxviz.analyses.base import JobContext, Subject
 from onnxviz.core.findings import Array, Finding, Table
 from onnxviz.model.model import load

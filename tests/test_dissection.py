@@ -17,11 +17,11 @@ from onnx import TensorProto, helper, numpy_helper
 
 import onnxviz.model.model
 from onnxviz.analyses.base import JobContext, Subject
-from onnxviz.analyses.dissection import Grid, Overlap, Passes, TopValues, count_overlap, upsample
 from onnxviz.analyses.dissection.analysis import Dissection
-from onnxviz.analyses.dissection.counting import round_down
+from onnxviz.analyses.dissection.counting import Grid, Overlap, count_overlap, round_down, upsample
+from onnxviz.analyses.dissection.passes import Passes
 from onnxviz.analyses.dissection.pictures import OUTLINE, show_mask
-from onnxviz.analyses.dissection.thresholds import Thresholds
+from onnxviz.analyses.dissection.thresholds import Thresholds, TopValues
 from onnxviz.core import limits
 from onnxviz.core.errors import AnalysisError
 from onnxviz.core.findings import Array, Caveat, Coverage, Finding, Metric, Note, Table, TileGrid, from_data, to_data

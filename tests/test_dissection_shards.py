@@ -16,11 +16,13 @@ from hypothesis import strategies as st
 
 import onnxviz.model.model
 from onnxviz.analyses.base import Job, JobContext, Subject
-from onnxviz.analyses.dissection import BestImages, Grid, Overlap, Thresholds, TopValues, count_overlap, sharding
+from onnxviz.analyses.dissection import sharding
 from onnxviz.analyses.dissection.analysis import Dissection
-from onnxviz.analyses.dissection.neighbours import Likeness
+from onnxviz.analyses.dissection.chance import Likeness
+from onnxviz.analyses.dissection.counting import Grid, Overlap, count_overlap
 from onnxviz.analyses.dissection.sharding import Extent, counts_size, layer_groups, map_size
 from onnxviz.analyses.dissection.summary import GroupResult
+from onnxviz.analyses.dissection.thresholds import BestImages, Thresholds, TopValues
 from onnxviz.analyses.stream import SHARD_IMAGES, shard_bounds
 from onnxviz.core import limits
 from onnxviz.core.findings import Array, Finding, TileGrid

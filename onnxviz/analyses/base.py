@@ -41,7 +41,7 @@ class Job:
         needs: names of jobs of the same analysis that must be done before; `run` is given what they found. So an
             analysis reduces over shards of a data set: a job for each shard, one that merges what they counted, jobs
             that go on with the merged numbers. Each is stored, resumed and distributed like any other.
-        inner: what the job finds is only for the jobs that need it, and is not handed to `combine`.
+        intermediate: what the job finds is only for the jobs that need it, and is not handed to `combine`.
         bytes: estimated size of what it stores, for the plan.
     """
 

@@ -21,6 +21,7 @@ from onnxviz.core.values import Layer, Preprocessing
 from onnxviz.data.image_choice import ImageChoice, choose_images, find_source
 from onnxviz.data.images import ImageSource
 from onnxviz.data.read_ahead import ReadAhead
+from onnxviz.model.batches import filled, micro_batch
 
 if TYPE_CHECKING:
     from onnxviz.model.model import Model
@@ -84,8 +85,6 @@ def stream(
         DataError: if an image cannot be read or does not fit.
         MemoryLimitError: if memory does not suffice, even for one image at a time.
     """
-    from onnxviz.model.batches import micro_batch
-
     model, size = context.model, size or context.model.input_size
     if together is None:
         together = micro_batch(model.view, model.input_size, size, model.resolve(layers))
@@ -100,18 +99,16 @@ def stream(
 def measured(
     model: Model, images: Values, layers: Sequence[str], *, converted: bool = False, kept: bool = True
 ) -> Mapping[str, Values]:
-    """Return layers' activations; a model that takes so many images at a time gets the last one again.
+    """Return layers' activations on RGB images [N, 3, h, w] in 0..1; a model of a fixed batch gets the last one again.
 
     Args:
         model: the model.
-        images: RGB [N, 3, h, w] in 0..1.
+        images: the images.
         layers: names of the layers.
         converted: by the converted network, on its device, instead of by ONNX Runtime.
         kept: whether the result outlives the next call.
     """
-    fixed = model.view.batch
-    missing = -len(images) % fixed if fixed else 0
-    padded = np.concatenate([images, np.repeat(images[-1:], missing, axis=0)]) if missing else images
+    padded = filled(images, model.view.batch)
     if not converted:
         found = model.measure(padded, layers, kept=kept)
         return {name: values[: len(images)] for name, values in found.items()}

@@ -9,9 +9,9 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
-from onnxviz.analyses import storage
+from onnxviz.analyses import presentation, storage
 from onnxviz.analyses.activation_maximization import findings as shown
-from onnxviz.analyses.activation_maximization.generator import opened_generator
+from onnxviz.analyses.activation_maximization import made_pictures
 from onnxviz.analyses.activation_maximization.goals import (
     BeginPicture,
     DiversityTerm,
@@ -23,30 +23,33 @@ from onnxviz.analyses.activation_maximization.goals import (
     reference_data,
 )
 from onnxviz.analyses.activation_maximization.how_made import held_by, how_made, kinds_in, require_suitable
-from onnxviz.analyses.activation_maximization.limits import limits_of
-from onnxviz.analyses.activation_maximization.making import Beside, make
-from onnxviz.analyses.activation_maximization.measured import certainties, own_activations
+from onnxviz.analyses.activation_maximization.made_pictures import Example, Limits, MadePicture, Standing
+from onnxviz.analyses.activation_maximization.making import make, opened_generator
+from onnxviz.analyses.activation_maximization.measurements import (
+    SIMPLE,
+    STAGE,
+    Beside,
+    RealActivations,
+    RealImages,
+    certainties,
+    key_of_goal,
+    measurable,
+    measure_real,
+    measure_simple,
+    own_activations,
+    real_jobs,
+    simple_jobs,
+)
 from onnxviz.analyses.activation_maximization.photographs import (
     PHOTOGRAPHS,
     MeasuredPhotographs,
     Photographs,
     measured_photographs,
 )
-from onnxviz.analyses.activation_maximization.real_activations import (
-    STAGE,
-    RealActivations,
-    RealImages,
-    key_of_goal,
-    measurable,
-    measure_job,
-    real_jobs,
-    standing,
-)  # fmt: skip
-from onnxviz.analyses.activation_maximization.simple_pictures import SIMPLE, measure_simple, simple_jobs
 from onnxviz.analyses.base import Analysis, Job, JobContext, Subject
 from onnxviz.core.devices import Device
 from onnxviz.core.errors import AnalysisError, shorten
-from onnxviz.core.findings import Array, Caveat, Coverage, Finding, Note, Table, TileGrid, merge
+from onnxviz.core.findings import Caveat, Coverage, Finding, Note, TileGrid
 from onnxviz.data.domains import domain_of
 from onnxviz.data.generator_file import generator_file
 from onnxviz.data.image_choice import choose_images, find_source
@@ -67,6 +70,8 @@ Side = Annotated[int, Field(ge=8, le=4096)]
 
 _BESIDE = 0.2
 """Share of a step through a whole network that views, parameterization and optimizer take, however deep it is run."""
+_TILE = 192
+"""Width in pixels to which small pictures are enlarged, about."""
 _DIVERSE = 4
 """Pictures in a group that is to be diverse, if the recipe gives no number."""
 
@@ -84,7 +89,8 @@ class ActivationMaximization(Analysis):
 
     kind: Literal["activation_maximization"] = "activation_maximization"
     heading: ClassVar[str] = "What units look for"
-    version: ClassVar[int] = 7
+    version: ClassVar[int] = 8
+    results: ClassVar[tuple[type, ...]] = (MadePicture, Example, Standing, Limits)
     cites: ClassVar[tuple[str, ...]] = (
         "Erhan, Bengio, Courville and Vincent 2009, Visualizing Higher-Layer Features of a Deep Network",
         "Simonyan, Vedaldi and Zisserman 2013, arXiv:1312.6034",
@@ -92,7 +98,7 @@ class ActivationMaximization(Analysis):
         "Mordvintsev, Pezzotti, Schubert and Olah 2018, Differentiable Image Parameterizations",
         "Olah, Mordvintsev and Schubert 2017, Feature Visualization, doi:10.23915/distill.00007",
     )
-    metric_names: ClassVar[Mapping[str, str]] = shown.METRICS
+    metric_names: ClassVar[Mapping[str, str]] = presentation.described(shown.METRICS)
     example: ClassVar[str] = """\
 kind: activation_maximization
 targets:
@@ -358,42 +364,32 @@ focus: 2
 
     def _picture_bytes(self, size: tuple[int, int], channels: int) -> int:
         """Estimate what one picture takes: its file, its rows, the points of its curve, its numbers."""
-        picture = storage.png(*size) if max(size) < shown.SMALL else storage.jpeg(*size)
+        picture = storage.png(*size) if max(size) < presentation.SMALL else storage.jpeg(*size)
         planes = channels + (self.opacity is not None)
         numbers = storage.dense(planes * size[0] * size[1]) if self.keep_arrays else 0
         return picture + 2 * storage.PICTURE_ROW + 20 * min(self.steps, 256) + numbers
 
     # --- work -------------------------------------------------------------------------------------------------------
 
-    def run(self, job: Job, context: JobContext) -> list[Finding]:
+    def run(self, job: Job, context: JobContext) -> list[MadePicture | Finding]:
         """Make the pictures of one job, or measure images for it."""
         stage = job.parameters.get("stage")
         if stage == STAGE:
-            return measure_job(job, context)
+            return [*measure_real(job, context)]
         if stage == SIMPLE:
-            return measure_simple(job, context)
+            return [*measure_simple(job, context)]
         if stage == PHOTOGRAPHS:
             size = self._size(context.model.input_size)
-            return MeasuredPhotographs(self.colors, self.magnitude, size).run(job, context)
+            return [*MeasuredPhotographs(self.colors, self.magnitude, size).run(job, context)]
         entries = job.parameters["pictures"]
         found, seeds = [Goal.of(entry) for entry in entries], [int(entry["seed"]) for entry in entries]
         beside = Beside.of(job, context)
         made, begun = make(self, self._settings(found[0].layers, context), found, seeds, beside, context)
-        rows_of = [(place, member) for place in range(len(found)) for member in range(self.together)]
-        results = self._results(made, found, seeds, beside, begun, context)
-        pixels = shown.shown_pixels(made.images if self.opacity is None else self._faded(made), context.model.domain)
-        tiles = []
-        for index, (place, member) in enumerate(rows_of):
-            goal = found[place]
-            examples = self._examples(goal, beside.real, entries[place], context) if member == 0 else []
-            tiles.append(shown.tile(results[index], pixels[index], goal.factor * made.curves[index], examples))
-        findings: list[Finding] = [
-            TileGrid("pictures", "Pictures", tuple(tiles)),
-            Table("activations", "Activation before and after", shown.COLUMNS, tuple(made.row() for made in results)),
-        ]
-        if self.keep_arrays:
-            findings.append(shown.array(job.name, made, results))
-        return findings
+        results = self._results(made, entries, found, beside, begun, context)
+        images = made.images if self.opacity is None else self._faded(made)
+        pixels = made_pictures.shown_pixels(images, context.model.domain)
+        pictures = [result.drawn(shown) for result, shown in zip(results, pixels, strict=True)]
+        return [*pictures, *([made_pictures.numbers_of(job.name, made, results)] if self.keep_arrays else [])]
 
     def _faded(self, made: Maximized) -> np.ndarray:
         """Return the pictures with the opacity that their pixels' importance gives them, [N, 4, h, w]."""
@@ -404,47 +400,55 @@ focus: 2
     def _results(
         self,
         made: Maximized,
+        entries: Sequence[Mapping[str, Any]],
         found: Sequence[Goal],
-        seeds: Sequence[int],
         beside: Beside,
         begun: Sequence[str],
         context: JobContext,
-    ) -> list[shown.Made]:
+    ) -> list[MadePicture]:
         """Return the numbers of every picture."""
         each = [goal for goal in found for _ in range(self.together)]
-        images = shown.opaque(made.images, context.model.domain)
+        images = made_pictures.opaque(made.images, context.model.domain)
         certainty = certainties(images, each, context)
         activations = own_activations(images, each, beside.real, context)
         results = []
         for index, goal in enumerate(each):
+            place, member = divmod(index, self.together)
             known, value = beside.real.get(key_of_goal(goal)), activations[index]
             before, after = (goal.factor * float(values[index]) for values in (made.before, made.after))
-            simple = beside.simple.get(key_of_goal(goal))
+            simple, subject = beside.simple.get(key_of_goal(goal)), context.subject
+            examples = int(entries[place]["examples"]) if member == 0 else 0
             results.append(
-                shown.Made(
-                    goal=goal,
-                    seed=seeds[index // self.together],
-                    member=(index % self.together + 1, self.together) if self.together > 1 else None,
+                MadePicture(
+                    title=goal.title,
+                    unit=goal.unit,
+                    sign=goal.sign,
+                    seed=int(entries[place]["seed"]),
+                    member=(member + 1, self.together) if self.together > 1 else None,
                     before=before,
                     after=after,
                     start_gain=float(made.start_gain[index]),
                     steps=int(made.taken[index]),
-                    certainty=certainty[index],
+                    probability=certainty[index][0],
+                    recognised=certainty[index][1],
                     activation=value,
-                    standing=None if known is None or value is None else standing(value, known.values, goal.sign),
-                    limits=limits_of(goal, before, after, simple, known, begun[index], context.subject),
+                    standing=None
+                    if known is None or value is None
+                    else made_pictures.standing(value, known.values, goal.sign),
+                    limits=made_pictures.limits_of(goal, before, after, simple, known, begun[index], subject),
+                    curve=made_pictures.thinned(goal.factor * made.curves[index], int(made.taken[index])),
+                    examples=self._examples(goal, beside.real, examples, subject),
                 )
             )
         return results
 
     def _examples(
-        self, goal: Goal, real: Mapping[str, RealActivations], entry: Mapping[str, Any], context: JobContext
-    ) -> list[Any]:
+        self, goal: Goal, real: Mapping[str, RealActivations], count: int, subject: Subject
+    ) -> tuple[Example, ...]:
         known = real.get(key_of_goal(goal))
-        if known is None or self.data is None or not entry["examples"]:
-            return []
-        source = find_source(self.data, context.subject.data)
-        return shown.real_pictures(goal, known, source, context.subject, int(entry["examples"]))
+        if known is None or self.data is None or not count:
+            return ()
+        return made_pictures.examples_of(goal, known, find_source(self.data, subject.data), subject, count)
 
     def _suits(self, layers: Sequence[str], size: tuple[int, int], subject: Subject) -> Usual:
         """Return what the recipe says of views, regularizers, optimizer and blur, or else what is usual."""
@@ -498,30 +502,29 @@ focus: 2
 
     # --- findings ---------------------------------------------------------------------------------------------------
 
-    def combine(self, parts: Sequence[list[Finding]], subject: Subject) -> list[Finding]:
+    def present(self, found: Sequence[Any], subject: Subject) -> list[Finding]:
         """Put the pictures of one target side by side and say in words what came out."""
-        merged = merge(parts)
-        grids = [finding for finding in merged if isinstance(finding, TileGrid)]
-        tables = [finding for finding in merged if isinstance(finding, Table)]
-        arrays = [finding for finding in merged if isinstance(finding, Array)]
-        if not grids or not tables:
-            return merged
-        rows, tiles = tables[0].rows, grids[0].tiles
+        made = [one for one in found if isinstance(one, MadePicture)]
+        arrays = [one for one in found if not isinstance(one, MadePicture)]
+        if not made:
+            return arrays
         asked = self._goals(subject)
         suits = self._suits_kinds(asked, subject)
-        more = (("regularizers", held_by(suits)),)
-        grid = TileGrid(
-            "pictures",
-            "Pictures",
-            tuple(shown.joined(rows, tiles, more)),
-            self._description(subject, suits),
-            shown.tile_size(tiles),
-        )
-        table = Table("activations", "Activation before and after", shown.COLUMNS, rows, shown.TABLE_DESCRIPTION)
-        found: list[Finding] = [Note(shown.summary(rows), "summary"), *shown.caveats(rows, asked, subject)]
-        found += self._unmeasured(asked)
-        coverage = [*shown.coverage(rows, asked, subject), *self._coverage(subject)]
-        return [*found, grid, *coverage, *shown.metrics(rows), table, *arrays]
+        tiles = tuple(shown.tiles(made, (("regularizers", held_by(suits)),)))
+        size = presentation.tile_size(tiles, _TILE)
+        return [
+            Note(shown.summary(made), "summary"),
+            *shown.caveats(made, asked, subject),
+            *self._unmeasured(asked),
+            TileGrid("pictures", "Pictures", tiles, self._description(subject, suits), size),
+            *shown.coverage(made, asked, subject),
+            *self._coverage(subject),
+            *shown.metrics(made),
+            presentation.table(
+                "activations", "Activation before and after", shown.COLUMNS, made, shown.TABLE_DESCRIPTION
+            ),
+            *arrays,
+        ]
 
     def _coverage(self, subject: Subject) -> Iterator[Coverage]:
         images = self._real_images(subject)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 import numpy as np
 from pydantic import Field, StrictInt, model_validator
 
-from onnxviz.analyses import explained_score, storage
+from onnxviz.analyses import explained_score, presentation, storage
 from onnxviz.analyses.adversarial import counts
 from onnxviz.analyses.adversarial.counts import Search
 from onnxviz.analyses.base import Analysis, Job, JobContext, Subject
@@ -19,12 +19,13 @@ from onnxviz.core.findings import Caveat, Cell, Coverage, Finding, Note, Picture
 from onnxviz.core.shares import percent
 from onnxviz.core.values import LUMA
 from onnxviz.data.domains import domain_of
-from onnxviz.data.image_choice import ImageChoice, choose_images, find_source
+from onnxviz.data.image_choice import ImageChoice, find_source
 from onnxviz.data.images import ImageSource, load_batch
 from onnxviz.data.visible_part import cropped_note
 from onnxviz.graph.operators import traits_of
 from onnxviz.graph.targets import class_indices, resolve_head
-from onnxviz.optimize.adversarial import Attack, Attacked, Norm, as_images, attack, distance, filled, measured_logits
+from onnxviz.model.batches import filled
+from onnxviz.optimize.adversarial import Attack, Attacked, Norm, as_images, attack, distance, measured_logits
 
 if TYPE_CHECKING:
     from onnxviz.graph.model_output import Head
@@ -34,8 +35,8 @@ if TYPE_CHECKING:
 Radius = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 _LIMIT = 12
-_SMALL = 128
-"""Pictures with shorter sides are enlarged in whole steps."""
+_TILE = 160
+"""Width in pixels to which small pictures are enlarged, about."""
 _KINDS = ("second", "least_likely", "untargeted")
 
 
@@ -99,7 +100,7 @@ class Adversarial(Analysis):
     heading: ClassVar[str] = "Adversarial pictures"
     version: ClassVar[int] = 3
     results: ClassVar[tuple[type, ...]] = (Search,)
-    metric_names: ClassVar[Mapping[str, str]] = counts.METRICS
+    metric_names: ClassVar[Mapping[str, str]] = presentation.described(counts.METRICS)
     cites: ClassVar[tuple[str, ...]] = (
         "Szegedy et al. 2014, Intriguing properties of neural networks, arXiv:1312.6199",
         "Madry et al. 2018, Towards Deep Learning Models Resistant to Adversarial Attacks, arXiv:1706.06083",
@@ -122,10 +123,9 @@ class Adversarial(Analysis):
                 "stored",
                 remedy="leave this analysis out",
             )
-        source = find_source(self.data, subject.data)
         head = _require_classes(self._head(subject), subject.view)
+        source, chosen = presentation.chosen_images(self, subject)
         own = explained_score.OwnClasses.of(source, subject, head)
-        chosen = choose_images(source, self.images, self.limit)
         height, width = subject.input_size
         together = max(4, min(32, 224 * 224 // (height * width)))
         targets = self._targets(subject)
@@ -198,13 +198,13 @@ class Adversarial(Analysis):
         titles = _Titles(self._head(subject), subject.labels, len(self._targets(subject)) > 1)
         tiles = tuple(_tile(one, titles, self.norm) for one in found)
         radii = () if self.radius is None else self._radii(1)
-        source = find_source(self.data, subject.data)
-        chosen = choose_images(source, self.images, self.limit)
+        source, chosen = presentation.chosen_images(self, subject)
         return [
             Note(counts.summary(found, self.norm), "summary"),
             *explained_score.in_words(self._head(subject), subject.view),
             *self._caveats(found, titles, subject),
-            TileGrid("pictures", "Photographs before and after", tiles, self._description(subject), _tile_size(tiles)),
+            TileGrid("pictures", "Photographs before and after", tiles, self._description(subject),
+                     presentation.tile_size(tiles, _TILE)),
             *cropped_note(source, chosen, subject.preprocessing, subject.input_size),
             *counts.metrics(found, self.norm),
             *counts.curve(found, radii, self.norm),
@@ -263,19 +263,13 @@ class Adversarial(Analysis):
         )
 
     def _coverage(self, found: Sequence[Search], subject: Subject) -> list[Finding]:
-        source = find_source(self.data, subject.data)
-        chosen = choose_images(source, self.images, self.limit)
-        wanted = len(choose_images(source, self.images, len(source)))
-        why = [f"`limit: {self.limit}`, spread evenly"] if len(chosen) < wanted else []
-        why += ["chosen by `images`"] if wanted < len(source) else []
+        _, chosen = presentation.chosen_images(self, subject)
         searches = len(chosen) * len(self._targets(subject))
         done = len({one.image for one in found})
-        why += [f"{len(chosen) - done} taken for the class wanted as they are, or their job failed"][
-            : len(chosen) - done
-        ]
+        failed = "taken for the class wanted as they are, or their job failed"
         left = "" if len(found) == searches else "the rest is taken for the class wanted as it is, or its job failed"
         return [
-            Coverage("images", done, len(source), "; ".join(why), "coverage.images"),
+            presentation.image_coverage(self, done, failed, subject),
             Coverage("searches (image, target)", len(found), searches, left, "coverage.searches"),
         ]
 
@@ -288,14 +282,14 @@ class Adversarial(Analysis):
                 "no_proof",
                 "limit",
             )
-        flat = [titles.of_search(one) for one in found if one.flat]
+        flat = [shorten(titles.of_search(one), 60) for one in found if one.flat]
         if flat:
             cause = "a saturated activation or an operator without a slope; it looks like robustness and is none"
             if stops := subject.view.gradient_stops(explained_score.layer_of(self._head(subject))):
-                cause = f"every path to the image ends in an operator without a slope: {', '.join(stops[:2])}"
+                cause = presentation.without_slope(stops)
             yield Caveat(
-                f"The gradient was zero at some step for {len(flat)} of {len(found)}: {_listed(flat)} ({cause}). Where "
-                "nothing was found there, nothing can be said.",
+                f"The gradient was zero at some step for {len(flat)} of {len(found)}: {presentation.listed(flat, 6)} "
+                f"({cause}). Where nothing was found there, nothing can be said.",
                 "vanished_gradients",
             )
         wrong = [one for one in found if one.true is not None and not one.right]
@@ -325,13 +319,9 @@ class Adversarial(Analysis):
                 "grey",
                 "limit",
             )
-        if doubt := subject.preprocessing.doubt:
-            yield Caveat(
-                f"{doubt} With the wrong preprocessing the classes before are wrong, and so is everything that is "
-                "searched for from there.",
-                "preprocessing",
-                "wrong",
-            )
+        yield from presentation.doubtful_preprocessing(
+            subject, "the classes before are wrong, and so is everything that is searched for from there."
+        )
 
 
 _POINTS = 256
@@ -373,7 +363,7 @@ class _Seen:
         """Run pictures, uint8 [N, 1 or 3, h, w]."""
         made = None
         if head.probability:
-            made = model.probabilities(as_images(filled(model, levels)), head)[: len(levels)]
+            made = model.probabilities(as_images(filled(levels, model.view.batch)), head)[: len(levels)]
         return cls(measured_logits(model, levels, head), made)
 
     def best(self, index: int) -> int:
@@ -548,19 +538,8 @@ def _tile(one: Search, titles: _Titles, norm: Norm) -> Tile:
 def _picture(levels: np.ndarray, alt: str) -> Picture:
     """Return uint8 [1 or 3, h, w] as a picture without loss: with a loss it would be another one to the network."""
     pixels = np.ascontiguousarray(np.broadcast_to(levels, (3, *levels.shape[1:])).transpose(1, 2, 0))
-    return Picture(pixels, alt=alt, format="png", pixelated=max(pixels.shape[:2]) < _SMALL)
-
-
-def _tile_size(tiles: Sequence[Tile]) -> int:
-    """Return the width at which small pictures are shown, a whole multiple of theirs; 0 leaves it to the report."""
-    width = max((picture.width for tile in tiles for picture in tile.pictures), default=0)
-    return width * max(1, round(160 / width)) if 0 < width < _SMALL else 0
+    return Picture(pixels, alt=alt, format="png", pixelated=max(pixels.shape[:2]) < presentation.SMALL)
 
 
 def _percent(share: float | None) -> str:
     return "" if share is None else percent(share, 1)
-
-
-def _listed(names: Sequence[str], most: int = 6) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(shorten(name, 60) for name in names[:most]) + more

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from onnxviz.analyses import presentation
 from onnxviz.core.findings import Column, Curve, Metric, Picture, Series
-from onnxviz.core.shares import Share
 
 COLUMNS = (
     Column("search", description="The photograph, and the target where the recipe names several."),
@@ -103,51 +104,38 @@ def metrics(found: Sequence[Search], norm: str) -> Iterator[Metric]:
     """Yield the numbers that `expect:` can test; `norm` is what the search made small."""
     basis, known = counted(found), by_photograph(found)
     won = [one for one in basis if one.won]
-    single = len({one.image for one in basis}) == len(basis)
     if basis:
-        share = Share(len(won), len(basis))
-        name, title, words = (
-            ("success_rate", "Success rate", "Share of the searches from photographs that are classified right, which "
-             "ended with a picture taken for what was wanted.")
-            if known else
-            ("changed_rate", "First choices changed", "Share of the searches that ended with a picture taken for what "
-             "was wanted. No true class is known, so it is not known which first choices were right.")
-        )  # fmt: skip
+        rate = presentation.of_share(METRICS["success_rate" if known else "changed_rate"], [one.won for one in basis])
         # Searches of one photograph with several targets are not independent of each other.
-        interval = share.interval if single else ()
-        yield Metric(name, share.value, title, words, "percent", "lower", total=share.total, interval=interval)
+        single = len({one.image for one in basis}) == len(basis)
+        yield rate if single else replace(rate, interval=())
     if won:
-        key, title, what = _SIZES[norm]
-        words = f"{what} of the smallest change found where the search succeeded, in levels of 0 to 255; median."
-        yield Metric(key, median(_size(one, norm) for one in won), title, words, better="higher", total=len(won))
+        size = median(_size(one, norm) for one in won)
+        yield replace(METRICS[f"median_{norm}"], value=size, total=len(won))
     if known:
-        right = [searches for searches in known if searches[0].right]
-        still = [searches for searches in right if all(one.after == one.true for one in searches)]
-        for key, count, title, words in (
-            ("accuracy", len(right), "Accuracy before", "Share of the photographs with a known class that are taken "
-             "for it."),
-            ("accuracy_under_attack", len(still), "Robust accuracy", "Share of the photographs with a known class "
-             "that are taken for it before, and after every search too."),
-        ):  # fmt: skip
-            share = Share(count, len(known))
-            yield Metric(
-                key, share.value, title, words, "percent", "higher", total=share.total, interval=share.interval
-            )
+        right = [searches[0].right for searches in known]
+        still = [searches[0].right and all(one.after == one.true for one in searches) for searches in known]
+        yield presentation.of_share(METRICS["accuracy"], right)
+        yield presentation.of_share(METRICS["accuracy_under_attack"], still)
 
 
-_SIZES = {
-    "linf": ("median_linf", "Largest change", "Largest value"),
-    "l2": ("median_l2", "Length of the change", "Length"),
-}
-"""What each norm's search makes small; the other size is whatever the steps left it at, and no margin."""
-METRICS = {
-    "success_rate": "Share of the searches from photographs that were right, which ended as wanted.",
-    "changed_rate": "Share of the searches that ended as wanted, where no true class is known.",
-    "median_l2": "With norm l2: length of the smallest change found.",
-    "median_linf": "With norm linf: largest value of the smallest change found.",
-    "accuracy": "Share of the photographs with a known class that are taken for it.",
-    "accuracy_under_attack": "Robust accuracy: share that is taken for its class before and after every search.",
-}
+_MEDIAN = "of the smallest change found where the search succeeded, in levels of 0 to 255; median."
+METRICS = presentation.by_name(
+    Metric("success_rate", math.nan, "Success rate",
+           "Share of the searches from photographs that are classified right, which ended with a picture taken for "
+           "what was wanted.", "percent", "lower"),
+    Metric("changed_rate", math.nan, "First choices changed",
+           "Share of the searches that ended with a picture taken for what was wanted. No true class is known, so it "
+           "is not known which first choices were right.", "percent", "lower"),
+    # Each norm's search makes its own size small; the other is whatever the steps left it at, and no margin.
+    Metric("median_l2", math.nan, "Length of the change", f"Length {_MEDIAN}", better="higher"),
+    Metric("median_linf", math.nan, "Largest change", f"Largest value {_MEDIAN}", better="higher"),
+    Metric("accuracy", math.nan, "Accuracy before",
+           "Share of the photographs with a known class that are taken for it.", "percent", "higher"),
+    Metric("accuracy_under_attack", math.nan, "Robust accuracy",
+           "Share of the photographs with a known class that are taken for it before, and after every search too.",
+           "percent", "higher"),
+)  # fmt: skip
 
 
 def by_photograph(found: Sequence[Search]) -> list[list[Search]]:

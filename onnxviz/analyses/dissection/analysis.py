@@ -11,35 +11,30 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
+from onnxviz.analyses import presentation
 from onnxviz.analyses.base import Analysis, Job, JobContext, LayerSelector, Progress, Subject
-from onnxviz.analyses.dissection import (
-    Activations,
-    BestImages,
-    Chance,
-    Exchange,
-    Grid,
-    Labels,
-    Overlap,
-    Passes,
-    ShuffledOverlap,
-    Thresholds,
-    TopValues,
-    count_image,
-    likeness,
+from onnxviz.analyses.dissection.chance import Chance, Exchange, likeness
+from onnxviz.analyses.dissection.counting import Grid, Labels, Overlap, ShuffledOverlap, categories_of, count_image
+from onnxviz.analyses.dissection.naming import (
+    caveats,
+    chance_rows,
+    counted_concepts,
+    named_units,
+    remarks,
+    rivals,
 )
-from onnxviz.analyses.dissection.caveats import caveats, listed, remarks, rivals
-from onnxviz.analyses.dissection.labels import categories_of
-from onnxviz.analyses.dissection.naming import chance_rows, counted_concepts, named_units
+from onnxviz.analyses.dissection.passes import Activations, Passes
 from onnxviz.analyses.dissection.pictures import PICTURE_SIDE, maps_of, masked, shown, tile_of
 from onnxviz.analyses.dissection.sharding import Extent, counts_size, layer_groups, map_size
 from onnxviz.analyses.dissection.summary import UNIT_COLUMNS, ByChance, ChanceRow, GroupResult, Summary, UnitResult
+from onnxviz.analyses.dissection.thresholds import BestImages, Thresholds, TopValues
 from onnxviz.analyses.stream import measured, shard_bounds
 from onnxviz.core import limits
 from onnxviz.core.errors import AnalysisError, shorten
-from onnxviz.core.findings import Array, Caveat, Coverage, Finding, Note, Table, Tile, TileGrid
+from onnxviz.core.findings import Array, Caveat, Coverage, Finding, Table, Tile, TileGrid
 from onnxviz.core.values import Layer
 from onnxviz.data.read_ahead import ReadAhead
-from onnxviz.model.maps import in_words, to_map
+from onnxviz.model.maps import to_map
 
 if TYPE_CHECKING:
     from onnxviz.data.concepts import ConceptSet
@@ -329,8 +324,7 @@ iou: 0.04
 
     def remarks(self, subject: Subject) -> tuple[str, ...]:
         """Say where the last convolution stands, if it is taken for the end of the network and is not."""
-        note = subject.view.remark_on(self.layers)
-        return (note,) if note else ()
+        return presentation.layer_remarks(self.layers, subject)
 
     def present(self, found: Sequence[Any], subject: Subject) -> list[Finding]:
         """Count detectors over all layers, and show those that fit best first."""
@@ -482,7 +476,7 @@ iou: 0.04
             ),
         ]
         if left_out:
-            names = listed([shorten(name) for name in left_out])
+            names = presentation.listed([shorten(name) for name in left_out], 12)
             findings.append(
                 Caveat(
                     f"{len(left_out)} of the chosen layers have no maps to compare with labels and were left out: "
@@ -491,9 +485,7 @@ iou: 0.04
                     level="limit",
                 )
             )
-        findings += [Caveat(remark) for remark in self.remarks(subject)]
-        said = in_words(_with_maps(chosen))
-        return [*findings, *([Note(f"{said}.", "tokens")] if said else [])]
+        return [*findings, *presentation.about_layers(self.layers, _with_maps(chosen), subject)]
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from onnxviz.analyses.dissection.counting import Grid, upsample
 from onnxviz.analyses.dissection.passes import Activations
 from onnxviz.analyses.dissection.summary import BY_CHANCE, NO_CONCEPT, UnitResult
-from onnxviz.analyses.dissection.upsampling import Grid, upsample
 from onnxviz.core.errors import shorten
 from onnxviz.core.findings import Cell, Picture, Tile
 from onnxviz.core.shares import percent
@@ -45,15 +45,9 @@ def show_at(pixels: Pixels, size: tuple[int, int]) -> Pixels:
 
 
 def show_mask(pixels: Pixels, mask: npt.NDArray[np.bool_]) -> Pixels:
-    """Dim an image outside a mask and draw the mask's outline.
+    """Dim an image, uint8 [H, W, 3], outside a mask, bool [H, W], and draw the mask's outline.
 
-    Args:
-        pixels: uint8 [H, W, 3].
-        mask: bool [H, W].
-
-    Returns:
-        uint8 [H, W, 3]: the yellow outline lies just inside the mask with a black line around it, so that it stands
-        out from light and from dark pictures.
+    The yellow outline lies just inside the mask with a black line around it, to stand out from light and dark pictures.
     """
     grey = pixels.mean(axis=2, keepdims=True)
     outside = (0.75 * grey + 0.25 * pixels) * _DIMMED

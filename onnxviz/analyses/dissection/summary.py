@@ -136,12 +136,7 @@ _CATEGORY: Callable[[ChanceRow], Hashable] = operator.attrgetter("category")
 
 
 class ByChance:
-    """How many of anything there are in each shuffle.
-
-    Args:
-        rows: what the units of all layers are named in the shuffles.
-        shuffles: number of shuffles, some of which may have no row.
-    """
+    """How many of anything there are in each shuffle, some of which may have no row."""
 
     def __init__(self, rows: Iterable[ChanceRow], shuffles: int) -> None:
         self._by_shuffle: list[list[ChanceRow]] = [[] for _ in range(shuffles)]

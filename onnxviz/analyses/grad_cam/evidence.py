@@ -1,4 +1,4 @@
-"""What Grad-CAM computes on images: the maps of all layers for some classes, and the pictures of them."""
+"""Class activation maps of images: those of all layers for some classes, and the pictures of them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import torch
 
     from onnxviz.analyses.base import JobContext
-    from onnxviz.analyses.grad_cam.attribution import EvidenceMap
+    from onnxviz.analyses.grad_cam.attribution import EvidenceMap, Method
     from onnxviz.data.domains import Domain
     from onnxviz.graph.model_output import Head
 
@@ -102,6 +102,7 @@ def explain(
     layers: Sequence[tuple[str, Layer]],
     head: Head,
     positions: explained_score.Positions,
+    method: tuple[str, Method],
 ) -> list[ImageEvidence]:
     """Run one forward pass for some images, and one backward pass for each of an image's classes.
 
@@ -112,6 +113,7 @@ def explain(
         layers: heading and layer.
         head: what gives the scores.
         positions: how scores at several positions become one.
+        method: name of what makes the maps, and it.
 
     Raises:
         AnalysisError: if activations are not finite, or no layer has a map of positions.
@@ -138,7 +140,7 @@ def explain(
         numbers = [classes[min(turn, len(classes) - 1)] for classes in chosen]
         score = scores[torch.arange(len(numbers), device=scores.device), numbers]
         activations = [found[layer] for layer in maps_of]
-        maps.append(grad_cam(score, activations, keep_tape=turn + 1 < most, layers=maps_of))
+        maps.append(grad_cam(score, activations, turn + 1 < most, maps_of, method[1]))
     probabilities = explained_score.probabilities(model, batch, head, scores.shape[1])
     kept = tuple(place for place, one in enumerate(maps[0]) if max(one.values.shape[1:]) > 1)
     if not kept:
@@ -150,7 +152,7 @@ def explain(
         _drawn(
             context, entry, images.detach()[place], head, [layers[k][0] for k in kept], kept, int(placed.shape[2]),
             chosen[place], scores.detach()[place], probabilities[place], predicted[place],
-            [[_of_image(row[k], place) for k in kept] for row in maps[: len(chosen[place])]],
+            [[_of_image(row[k], place) for k in kept] for row in maps[: len(chosen[place])]], method[0],
         )
         for place, entry in enumerate(wanted)
     ]  # fmt: skip
@@ -188,12 +190,13 @@ def _drawn(
     probabilities: np.ndarray | None,
     predicted: Sequence[float] | None,
     maps: Sequence[Sequence[EvidenceMap]],
+    method: str,
 ) -> ImageEvidence:
     """Return one image's evidence with its pictures; nothing of the pass is kept."""
     photograph = _photograph(image, context.model.domain)
     classes = []
     for number, row in zip(chosen, maps, strict=True):
-        shown = head.title(number, context.subject.labels)
+        shown = f"{method} of {shorten(head.title(number, context.subject.labels), 40)}"
         classes.append(
             ClassEvidence(
                 number,
@@ -268,5 +271,5 @@ def _pictures(values: torch.Tensor, photograph: np.ndarray) -> tuple[np.ndarray,
 
 
 def _cell(pair: tuple[np.ndarray, np.ndarray], shown: str, column: str) -> tuple[Picture, Picture]:
-    alt = f"Grad-CAM of {shorten(shown, 40)} at {shorten(column, 40)}"
+    alt = f"{shown} at {shorten(column, 40)}"
     return Picture(pair[0], alt=alt, format="jpeg"), Picture(pair[1], alt=f"{alt}, over the image", format="jpeg")

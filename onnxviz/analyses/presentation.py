@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from onnxviz.core.findings import Caveat, Cell, Column, Coverage, Finding, Metric, Note, Picture, Table, Tile
+from onnxviz.core.findings import Caveat, Cell, Column, Finding, Metric, Note, Picture, Table, Tile
 from onnxviz.core.shares import Share
-from onnxviz.data.image_choice import choose_images, find_source
 from onnxviz.model.maps import in_words
 
 if TYPE_CHECKING:
     from onnxviz.analyses.base import LayerSelector, Subject
     from onnxviz.core.values import Layer
-    from onnxviz.data.images import ImageSource
 
 SMALL = 128
 """Pictures with shorter sides are stored exactly and enlarged in whole steps."""
@@ -89,33 +87,6 @@ def listed(names: Sequence[str], most: int, separator: str = ", ") -> str:
     """Return names in one line, and how many more there are."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return separator.join(names[:most]) + more
-
-
-class _OfImages(Protocol):
-    """An analysis of chosen images of a data set."""
-
-    @property
-    def data(self) -> str: ...
-    @property
-    def images(self) -> Any: ...
-    @property
-    def limit(self) -> int: ...
-
-
-def chosen_images(analysis: _OfImages, subject: Subject) -> tuple[ImageSource, list[int]]:
-    """Return an analysis' data set, and which of its images are used."""
-    source = find_source(analysis.data, subject.data)
-    return source, choose_images(source, analysis.images, analysis.limit)
-
-
-def image_coverage(analysis: _OfImages, done: int, failed: str, subject: Subject) -> Coverage:
-    """Say how many of a data set's images were used; `failed` is why those that were chosen and not done are none."""
-    source, chosen = chosen_images(analysis, subject)
-    wanted = len(choose_images(source, analysis.images, len(source)))
-    why = [f"`limit: {analysis.limit}`, spread evenly"] if len(chosen) < wanted else []
-    why += ["chosen by `images`"] if wanted < len(source) else []
-    why += [f"{len(chosen) - done} {failed}"] if done < len(chosen) else []
-    return Coverage("images", done, len(source), "; ".join(why), "coverage.images")
 
 
 def layer_remarks(selector: LayerSelector, subject: Subject) -> tuple[str, ...]:

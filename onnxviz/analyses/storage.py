@@ -34,7 +34,7 @@ def sparse(count: int) -> int:
 
 
 def kernels(shape: tuple[int, ...], limit: int, channels: int) -> int:
-    """Return the bytes of a layer's kernels: each has a row, and those that are drawn a picture and a place on a sheet."""
+    """Return the bytes of a layer's kernels: each has a row, and the drawn ones a picture and a place on a sheet."""
     size = RECORD + 2200 + 130 * shape[0]
     if len(shape) != 4 or max(shape[2:]) <= 1:
         return size

@@ -29,6 +29,7 @@ from onnxviz.analyses.activation_maximization.measurements import (
     SIMPLE,
     STAGE,
     Beside,
+    Measured,
     RealActivations,
     RealImages,
     certainties,
@@ -42,9 +43,10 @@ from onnxviz.analyses.activation_maximization.measurements import (
 )
 from onnxviz.analyses.activation_maximization.photographs import (
     PHOTOGRAPHS,
-    MeasuredPhotographs,
     Photographs,
+    measure_photographs,
     measured_photographs,
+    photograph_jobs,
 )
 from onnxviz.analyses.base import Analysis, Job, JobContext, Subject
 from onnxviz.core.devices import Device
@@ -90,7 +92,7 @@ class ActivationMaximization(Analysis):
     kind: Literal["activation_maximization"] = "activation_maximization"
     heading: ClassVar[str] = "What units look for"
     version: ClassVar[int] = 8
-    results: ClassVar[tuple[type, ...]] = (MadePicture, Example, Standing, Limits)
+    results: ClassVar[tuple[type, ...]] = (MadePicture, Example, Standing, Limits, Measured)
     cites: ClassVar[tuple[str, ...]] = (
         "Erhan, Bengio, Courville and Vincent 2009, Visualizing Higher-Layer Features of a Deep Network",
         "Simonyan, Vedaldi and Zisserman 2013, arXiv:1312.6034",
@@ -244,6 +246,11 @@ focus: 2
         return (form.model,) if form.kind == "generator" else ()
 
     @property
+    def _photographs(self) -> dict[str, Photographs]:
+        """What is measured of photographs, and of which."""
+        return {name: value for name, value in (("colors", self.colors), ("magnitude", self.magnitude)) if value}
+
+    @property
     def together(self) -> int:
         """How many pictures are made together for each target and seed."""
         return self.group or (1 if self.diversity is None else _DIVERSE)
@@ -263,43 +270,29 @@ focus: 2
             restrained_layers(subject.view, layers, self.regularizers or ())
         for name in self._generators:
             generator_file(name, subject.data)
-        needs: list[str] = []
-        measured = MeasuredPhotographs(self.colors, self.magnitude, self._size(subject.input_size))
-        for job in measured.jobs(subject):
-            needs.append(job.name)
-            yield job
-        places: dict[str, tuple[list[str], int, tuple[int, int]]] = {}
+        photographs = list(photograph_jobs(self._photographs, self._size(subject.input_size), subject))
         images = self._real_images(subject)
-        for job, keys in () if images is None else real_jobs(found, images, subject):
-            yield job
-            for column, key in enumerate(keys):
-                names, _, _ = places.setdefault(key, ([], column, job.parameters["size"]))
-                names.append(job.name)
-        simple: dict[str, tuple[str, int]] = {}
-        for job, measured_goals in simple_jobs(found, self._size(subject.input_size), subject):
-            yield job
-            simple |= {key: (job.name, column) for column, key in enumerate(measured_goals)}
-        yield from self._picture_jobs(found, places, simple, needs, subject)
+        beside = [] if images is None else list(real_jobs(found, images, subject))
+        beside += simple_jobs(found, self._size(subject.input_size), subject)
+        yield from (*photographs, *beside)
+        yield from self._picture_jobs(found, photographs, beside, subject)
 
     def _picture_jobs(
-        self,
-        found: Sequence[Goal],
-        places: Mapping[str, tuple[list[str], int, tuple[int, int]]],
-        simple: Mapping[str, tuple[str, int]],
-        needs: Sequence[str],
-        subject: Subject,
+        self, found: Sequence[Goal], photographs: Sequence[Job], beside: Sequence[Job], subject: Subject
     ) -> Iterator[Job]:
+        """Yield the jobs that make pictures; of those that measure, each needs the ones for its goals."""
         own, size = subject.input_size, self._size(subject.input_size)
         larger = size[0] * size[1] / (own[0] * own[1])
         pictures = self.batch or _pictures_in_a_job(size, subject.device)
         together = max(1, pictures // self.together)
         picture_bytes = self._picture_bytes(size, domain_of(subject.preprocessing).planes)
-        layers_of = {id(goal): goal.layers for goal in found}
-        for layers in dict.fromkeys(layers_of.values()):
+        by_layers: dict[tuple[str, ...], list[Goal]] = {}
+        for goal in found:
+            by_layers.setdefault(goal.layers, []).append(goal)
+        for layers, goals_there in by_layers.items():
             wanted = [
                 (goal, {**goal.to_data(), "seed": subject.seed + seed, "examples": self.examples if seed == 0 else 0})
-                for goal in found
-                if layers_of[id(goal)] == layers
+                for goal in goals_there
                 for seed in range(self.seeds)
             ]
             count = math.ceil(len(wanted) / together)
@@ -307,25 +300,20 @@ focus: 2
             depth = _BESIDE + (1.0 - _BESIDE) * share
             for index in range(count):
                 part = wanted[index * together : (index + 1) * together]
-                real = {key: places[key] for goal, _ in part if (key := key_of_goal(goal)) in places}
-                tried = {key: simple[key] for goal, _ in part if (key := key_of_goal(goal)) in simple}
-                measured = [name for place in real.values() for name in place[0]]
-                names = dict.fromkeys((*needs, *measured, *(name for name, _ in tried.values())))
+                asked = [goal for goal, _ in part]
+                keys = {key_of_goal(goal) for goal in asked}
+                measured = [job for job in beside if not keys.isdisjoint(job.parameters["keys"])]
+                real = any(job.parameters["stage"] == STAGE for job in measured)
                 made = len(part) * self.together
-                shown_bytes = sum(entry["examples"] for _, entry in part) * (picture_bytes if real else 0)
+                shown_bytes = sum(entry["examples"] for _, entry in part) * picture_bytes * real
                 yield Job(
                     name=f"{' + '.join(layers)} {index + 1}/{count}",
-                    parameters={
-                        "layer": layers[0],
-                        "pictures": [entry for _, entry in part],
-                        "real": real,
-                        "simple": tried,
-                    },
+                    parameters={"layer": layers[0], "pictures": [entry for _, entry in part]},
                     layers=layers,
-                    data=self._data_of([goal for goal, _ in part], subject, real=bool(real)),
+                    data=self._data_of(asked, subject, real=real),
                     cost=float((3 * self.steps + 2) * made) * larger * depth,
                     images=made,
-                    needs=tuple(names),
+                    needs=tuple(job.name for job in (*photographs, *measured)),
                     bytes=storage.RECORD + made * picture_bytes + shown_bytes,
                 )
 
@@ -337,15 +325,11 @@ focus: 2
     def _data_of(self, found: Sequence[Goal], subject: Subject, *, real: bool) -> tuple[str, ...]:
         names = list(reference_data(found, subject.data))
         if isinstance(self.begin, BeginPicture):
-            names.append(self._begin_picture(subject)[0])
+            names.append(picture_of(self.begin.name, subject.data)[0])
         if real and self.data is not None:
             names.append(self.data)
         names += self._generators
         return tuple(dict.fromkeys(names))
-
-    def _begin_picture(self, subject: Subject) -> tuple[str, Any, int]:
-        assert isinstance(self.begin, BeginPicture)
-        return picture_of(f"{self.begin.data}/{self.begin.image}", subject.data)
 
     def _real_images(self, subject: Subject) -> RealImages | None:
         if self.data is None:
@@ -371,31 +355,27 @@ focus: 2
 
     # --- work -------------------------------------------------------------------------------------------------------
 
-    def run(self, job: Job, context: JobContext) -> list[MadePicture | Finding]:
+    def run(self, job: Job, context: JobContext) -> list[Any]:
         """Make the pictures of one job, or measure images for it."""
         stage = job.parameters.get("stage")
         if stage == STAGE:
-            return [*measure_real(job, context)]
+            return [measure_real(job, context)]
         if stage == SIMPLE:
-            return [*measure_simple(job, context)]
+            return [measure_simple(job, context)]
         if stage == PHOTOGRAPHS:
-            size = self._size(context.model.input_size)
-            return [*MeasuredPhotographs(self.colors, self.magnitude, size).run(job, context)]
+            return [measure_photographs(self._photographs, self._size(context.model.input_size), job, context)]
         entries = job.parameters["pictures"]
         found, seeds = [Goal.of(entry) for entry in entries], [int(entry["seed"]) for entry in entries]
-        beside = Beside.of(job, context)
+        beside = Beside.of(context)
         made, begun = make(self, self._settings(found[0].layers, context), found, seeds, beside, context)
         results = self._results(made, entries, found, beside, begun, context)
-        images = made.images if self.opacity is None else self._faded(made)
+        images = made.images
+        if self.opacity is not None:
+            opacity = opacity_from_gradients(made.importance, self.opacity)
+            images = np.concatenate([images, opacity[:, None]], axis=1)
         pixels = made_pictures.shown_pixels(images, context.model.domain)
         pictures = [result.drawn(shown) for result, shown in zip(results, pixels, strict=True)]
         return [*pictures, *([made_pictures.numbers_of(job.name, made, results)] if self.keep_arrays else [])]
-
-    def _faded(self, made: Maximized) -> np.ndarray:
-        """Return the pictures with the opacity that their pixels' importance gives them, [N, 4, h, w]."""
-        assert self.opacity is not None
-        opacity = opacity_from_gradients(made.importance, self.opacity)
-        return np.concatenate([made.images, opacity[:, None]], axis=1)
 
     def _results(
         self,

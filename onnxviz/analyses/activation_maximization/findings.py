@@ -30,42 +30,29 @@ COLUMNS = {
     "before": Column("before", "number", "Activation of the start image, seen without transforms."),
     "after": Column("after", "number", "Activation of the final image, seen without transforms."),
     "rise": Column("rise", "number", "Difference in the direction asked for; below or at 0 the optimization failed."),
-    "probability": Column(
-        "class probability", "percent", "What the model itself gives the final image; only for classes."
-    ),
+    "probability": Column("class probability", "percent",
+                          "What the model itself gives the final image; only for classes."),
     "recognised": Column("top class", description="Whether that is the model's first choice; only for classes."),
-    "start_gain": Column(
-        "start gain", "number", "What the start was multiplied by, because its unit was silent on it; 1: nothing."
-    ),
-    "steps": Column(
-        "steps", "integer", "Steps that the picture took; fewer than asked for where it was stopped early."
-    ),
-    "activation": Column(
-        "activation",
-        "number",
-        "Of the final image, by ONNX Runtime, as it was measured on real images; transparent ones before grey.",
-    ),
-    "standing.quantile": Column(
-        "quantile among real images",
-        "percent",
-        "Share of real images that excite the unit less, or more where it was driven down; equal ones count half.",
-    ),
-    "standing.times": Column(
-        "times the extreme", "number", "Activation divided by the largest (or lowest) on a real image."
-    ),
-    "limits.simple": Column(
-        "best simple picture", "number", "The largest (or lowest) activation on plain colours and gratings."
-    ),
+    "start_gain": Column("start gain", "number",
+                         "What the start was multiplied by, because its unit was silent on it; 1: nothing."),
+    "steps": Column("steps", "integer",
+                    "Steps that the picture took; fewer than asked for where it was stopped early."),
+    "activation": Column("activation", "number", "Of the final image, by ONNX Runtime, as it was measured on real "
+                         "images; transparent ones before grey."),
+    "standing.quantile": Column("quantile among real images", "percent", "Share of real images that excite the unit "
+                                "less, or more where it was driven down; equal ones count half."),
+    "standing.times": Column("times the extreme", "number",
+                             "Activation divided by the largest (or lowest) on a real image."),
+    "limits.simple": Column("best simple picture", "number",
+                            "The largest (or lowest) activation on plain colours and gratings."),
     "limits.which": Column("simple picture", description="Which one that is."),
-    "limits.times": Column(
-        "times by simple picture", "number", "That activation divided by the final image's; above 1 it beats it."
-    ),
+    "limits.times": Column("times by simple picture", "number",
+                           "That activation divided by the final image's; above 1 it beats it."),
     "limits.beaten": Column("beaten", description="Whether it exceeds the final image's by more than a hundredth."),
-    "limits.begun": Column(
-        "begun with", description="What the picture was begun with where what came of the usual start fell short."
-    ),
+    "limits.begun": Column("begun with", description="What the picture was begun with where what came of the usual "
+                           "start fell short."),
     "limits.state": Column("state", description="Whether the unit is at a bound, silent on real images, or dead."),
-}
+}  # fmt: skip
 TABLE_DESCRIPTION = "One line for each picture; activations are of the picture as it is, without random views."
 METRICS = presentation.by_name(
     Metric("rise_fraction", math.nan, "pictures that rose",
@@ -94,12 +81,7 @@ _MOST_NAMED = 20
 
 
 def tiles(made: Sequence[MadePicture], more: tuple[tuple[str, Cell], ...]) -> Iterator[Tile]:
-    """Yield a tile for each target: its seeds and directions side by side, curves averaged over seeds.
-
-    Args:
-        made: the pictures.
-        more: facts that every tile says.
-    """
+    """Yield a tile for each target: seeds and directions side by side, curves averaged over seeds, `more` facts."""
     groups: dict[tuple[Unit | None, str], list[MadePicture]] = {}
     for one in made:
         groups.setdefault((one.unit, one.title), []).append(one)

@@ -27,14 +27,7 @@ def how_made(
     suits: Mapping[str, Usual],
     preprocessing: Preprocessing,
 ) -> str:
-    """Return the sentences that say how pictures were made.
-
-    Args:
-        analysis: its choices.
-        size: height and width of the pictures in pixels, if that is known.
-        suits: kind of targets -> what the recipe says of them, or what suits them.
-        preprocessing: says what the model sees.
-    """
+    """Return the sentences that say how pictures were made; `size` of the pictures in pixels, if it is known."""
     pixels = f" of {size[0]} x {size[1]} pixels" if size else ""
     further = "".join(f"; {part}" for part in _further(analysis))
     optimize_batch = _of_each(suits, lambda usual: usual.optimizer.words())
@@ -79,7 +72,7 @@ def _form(analysis: ActivationMaximization, suits: Mapping[str, Usual], *, color
     if analysis.magnitude is not None:
         text += f", magnitudes as in {shorten(analysis.magnitude.data)}"
     begin = analysis.begin
-    return f"{text}, begun with {begin if isinstance(begin, str) else shorten(f'{begin.data}/{begin.image}')}"
+    return f"{text}, begun with {begin if isinstance(begin, str) else shorten(begin.name)}"
 
 
 def _blurred(blur: float) -> str:

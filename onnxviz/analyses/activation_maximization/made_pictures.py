@@ -237,13 +237,7 @@ def numbers_of(name: str, made: Maximized, results: Sequence[MadePicture]) -> Ar
 
 
 def standing(value: float, real: Images, sign: int) -> Standing:
-    """Say where an activation stands among those on real images.
-
-    Args:
-        value: of the made picture.
-        real: [images], of real ones.
-        sign: 1 where more is wanted, -1 where less.
-    """
+    """Say where an activation stands among those on real images; a sign of 1 means more is wanted, -1 less."""
     wanted, others = sign * value, sign * real.astype(np.float64)
     below, same = float((others < wanted).mean()), float((others == wanted).mean())
     most, count = float(others.max()), len(others)
@@ -272,17 +266,7 @@ def limits_of(
     begun: str,
     subject: Subject,
 ) -> Limits:
-    """Return what limits a picture.
-
-    Args:
-        goal: what it was made for.
-        before: activation of the start.
-        after: activation of the picture.
-        tried: activations on simple pictures; None if they were not measured.
-        real: activations on real images; None if they were not measured.
-        begun: what it was begun with, if not as usual.
-        subject: the model.
-    """
+    """Return what limits a picture, from its activations and those on other images, where they were measured."""
     state = _bound(goal, after, subject) or _silence(after, real, goal.sign)
     if tried is None:
         return Limits(begun=begun, state=state)

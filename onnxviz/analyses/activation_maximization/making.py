@@ -56,20 +56,11 @@ def make(
     beside: Beside,
     context: JobContext,
 ) -> tuple[Maximized, list[str]]:
-    """Run the loop; return the pictures, and for each what it was begun with if not as the recipe says, else "".
-
-    Args:
-        analysis: the recipe's choices.
-        settings: the loop's.
-        found: what pictures are made for.
-        seeds: one for each.
-        beside: what other pictures reach.
-        context: the model and its data.
-    """
+    """Run the loop; return the pictures, and for each what it was begun with if not as the recipe says, else ""."""
     begin = analysis.begin
     starts = None
     if not isinstance(begin, str):
-        _, source, index = picture_of(f"{begin.data}/{begin.image}", context.subject.data)
+        _, source, index = picture_of(begin.name, context.subject.data)
         starts = [load_batch(source, [index], context.model.preprocessing, settings.size)[0]] * len(found)
     pictures = reference_pictures(found, context, settings.size)
 
@@ -133,7 +124,7 @@ def _together(parts: Sequence[tuple[Sequence[int], Maximized]], group: int) -> M
 
 
 def _may_begin_again(analysis: ActivationMaximization) -> bool:
-    """Return whether pictures can begin with other ones, alone, and what they begin with is not the recipe's choice."""
+    """Whether pictures can begin with other ones, alone, and what they begin with is not the recipe's choice."""
     form = analysis.parameterization
     known = form.kind in ("fourier", "laplacian_pyramid") or (form.kind == "pixel" and form.squash == "sigmoid")
     return analysis.begin_again and known and analysis.begin == "noise" and analysis.together == 1
@@ -163,12 +154,6 @@ def made_again(
     optimize_batch: Callable[[Sequence[int], Sequence[Values]], Maximized],
 ) -> tuple[Maximized, list[str]]:
     """Begin pictures that fall far short of something simpler again, with that; keep the better of both.
-
-    Args:
-        made: one picture for each target.
-        signs: of the targets.
-        starts: what each could begin with.
-        optimize_batch: makes the pictures of some targets from given ones.
 
     Returns:
         The pictures, and what each of them was begun with if that was another one, else "".

@@ -23,7 +23,6 @@ from onnxviz.analyses.activation_maximization.simple_pictures import SimplePictu
 from onnxviz.analyses.base import Job, JobContext, Subject
 from onnxviz.analyses.stream import Values, measured, shard_bounds, stream
 from onnxviz.core.errors import SelectionError
-from onnxviz.core.findings import Array, Finding
 from onnxviz.core.values import Target
 from onnxviz.data.domains import domain_of
 from onnxviz.data.images import load_batch
@@ -89,8 +88,8 @@ class RealImages:
 # --- jobs -----------------------------------------------------------------------------------------------------------
 
 
-def real_jobs(found: Sequence[Goal], images: RealImages, subject: Subject) -> Iterator[tuple[Job, list[str]]]:
-    """Yield the jobs that measure real images, each with the keys of the goals that it measures."""
+def real_jobs(found: Sequence[Goal], images: RealImages, subject: Subject) -> Iterator[Job]:
+    """Yield the jobs that measure real images."""
     groups = _together(found, images.size, subject)
     shards = math.ceil(len(images.chosen) / SHARD)
     for number, (size, group) in enumerate(groups):
@@ -102,8 +101,8 @@ def real_jobs(found: Sequence[Goal], images: RealImages, subject: Subject) -> It
             yield _job(name, parameters, group, len(part), len(part) * larger, subject)
 
 
-def simple_jobs(found: Sequence[Goal], size: tuple[int, int], subject: Subject) -> Iterator[tuple[Job, list[str]]]:
-    """Yield the jobs that measure simple pictures of the made ones' size, each with the keys of its goals."""
+def simple_jobs(found: Sequence[Goal], size: tuple[int, int], subject: Subject) -> Iterator[Job]:
+    """Yield the jobs that measure simple pictures of the made ones' size."""
     view, own = subject.view, subject.input_size
     count = len(_tried(subject))
     groups = _together(found, lambda _: size, subject)
@@ -116,13 +115,17 @@ def simple_jobs(found: Sequence[Goal], size: tuple[int, int], subject: Subject) 
 
 def _job(
     name: str, parameters: Mapping[str, Any], group: Sequence[Goal], images: int, cost: float, subject: Subject
-) -> tuple[Job, list[str]]:
-    """Return the job that measures some goals on so many images, and their keys."""
+) -> Job:
+    """Return the job that measures some goals on so many images."""
     sources = [parameters["data"]] if "data" in parameters else []
     sources += [picture_of(picture, subject.data)[0] for goal in group for picture in goal.pictures]
-    job = Job(
+    return Job(
         name=name,
-        parameters={**parameters, "goals": [goal.to_data() for goal in group]},
+        parameters={
+            **parameters,
+            "goals": [goal.to_data() for goal in group],
+            "keys": [key_of_goal(goal) for goal in group],
+        },
         layers=_layers_of(group),
         data=tuple(dict.fromkeys(sources)),
         cost=cost,
@@ -130,19 +133,12 @@ def _job(
         intermediate=True,
         bytes=storage.RECORD + storage.dense(images * len(group)),
     )
-    return job, [key_of_goal(goal) for goal in group]
 
 
 def _together(
     found: Sequence[Goal], size_of: Callable[[Goal], tuple[int, int]], subject: Subject
 ) -> list[tuple[tuple[int, int], list[Goal]]]:
-    """Put measurable goals together whose layers are computed in one pass, each activation once.
-
-    Args:
-        found: what is measured.
-        size_of: at which height and width a goal is.
-        subject: the model.
-    """
+    """Put measurable goals together whose layers are computed in one pass, each activation once."""
     different = {key_of_goal(goal): goal for goal in found if measurable(goal)}
     order = sorted(different.values(), key=lambda goal: (size_of(goal), _depth(goal, subject)))
     groups: list[tuple[tuple[int, int], list[Goal]]] = []
@@ -174,16 +170,16 @@ def _elements(layer: str, subject: Subject) -> int:
 # --- measuring ------------------------------------------------------------------------------------------------------
 
 
-def measure_real(job: Job, context: JobContext) -> list[Finding]:
+def measure_real(job: Job, context: JobContext) -> Measured:
     """Measure the goals of a job on its images."""
     images, measure = list(job.parameters["images"]), _measurer(job, context)
     source = context.subject.data[job.parameters["data"]]
     batches = stream(context, source, images, measure.layers, size=measure.size, together=BATCH, note=STAGE)
     values = np.concatenate([measure.of(batch.pixels, batch.activations) for batch in batches])
-    return [Array("real", "Activations on real images", {"values": values, "images": np.asarray(images)})]
+    return Measured(STAGE, tuple(job.parameters["keys"]), values, np.asarray(images), measure.size)
 
 
-def measure_simple(job: Job, context: JobContext) -> list[Finding]:
+def measure_simple(job: Job, context: JobContext) -> Measured:
     """Measure the goals of a job on the simple pictures."""
     measure = _measurer(job, context, converted=True)
     tried, size, own = _tried(context.subject), measure.size, context.subject.input_size
@@ -192,7 +188,7 @@ def measure_simple(job: Job, context: JobContext) -> list[Finding]:
     for start in range(0, len(tried), batch):
         parts.append(measure(np.stack([simple.paint(size) for simple in tried[start : start + batch]])))
         context.progress(min(start + batch, len(tried)), len(tried), SIMPLE)
-    return [Array("simple", "Activations on plain colours and gratings", {"values": np.concatenate(parts)})]
+    return Measured(SIMPLE, tuple(job.parameters["keys"]), np.concatenate(parts), np.zeros(0, np.int64), size)
 
 
 def _measurer(job: Job, context: JobContext, *, converted: bool = False) -> Measurer:
@@ -207,14 +203,7 @@ def _tried(subject: Subject) -> tuple[SimplePicture, ...]:
 
 
 class Measurer:
-    """Measures goals on images of one size.
-
-    Args:
-        context: the model and the data that reference pictures are from.
-        found: what to measure.
-        size: height and width of the images in pixels.
-        converted: by the converted network, on its device and as pictures are optimized, instead of by ONNX Runtime.
-    """
+    """Measures goals on images of one size; where `converted`, by the converted network as pictures are optimized."""
 
     def __init__(
         self, context: JobContext, found: Sequence[Goal], size: tuple[int, int], *, converted: bool = False
@@ -349,6 +338,25 @@ class SimpleActivations:
 
 
 @dataclass(frozen=True, eq=False)
+class Measured:
+    """What a job has measured.
+
+    Attributes:
+        stage: on which images: `STAGE` or `SIMPLE`.
+        keys: of the goals.
+        values: float32 [images, goals].
+        images: the real images' indices in their data set.
+        size: height and width in pixels.
+    """
+
+    stage: str
+    keys: tuple[str, ...]
+    values: Values
+    images: npt.NDArray[np.int64]
+    size: tuple[int, int]
+
+
+@dataclass(frozen=True, eq=False)
 class Beside:
     """What the jobs before have measured, by the goals' keys, on real images and on plain colours and gratings."""
 
@@ -356,25 +364,25 @@ class Beside:
     simple: Mapping[str, SimpleActivations]
 
     @classmethod
-    def of(cls, job: Job, context: JobContext) -> Beside:
-        """Read what a job needs: for each goal's key names of jobs, the column in their arrays, and a size."""
-        real = {}
-        for key, (names, column, (height, width)) in job.parameters.get("real", {}).items():
-            parts = [_arrays(context, name) for name in names]
-            values = np.concatenate([part["values"][:, column] for part in parts])
-            real[key] = RealActivations(values, np.concatenate([part["images"] for part in parts]), (height, width))
+    def of(cls, context: JobContext) -> Beside:
+        """Read what the jobs that this one needs have found; parts of a data set are joined in their order."""
+        parts: dict[str, list[Measured]] = {}
         tried, simple = _tried(context.subject), {}
-        for key, (name, column) in job.parameters.get("simple", {}).items():
-            simple[key] = SimpleActivations(_arrays(context, name)["values"][:, column], tried)
+        for name, found in context.found.items():
+            measured = [one for one in found if isinstance(one, Measured)]
+            if not measured and name.startswith((STAGE, SIMPLE)):
+                raise ValueError(f"{name}: 0 of 1 jobs found activations")
+            for one in measured:
+                for column, key in enumerate(one.keys):
+                    if one.stage == STAGE:
+                        parts.setdefault(key, []).append(one)
+                    else:
+                        simple[key] = SimpleActivations(one.values[:, column], tried)
+        real = {}
+        for key, shards in parts.items():
+            values = np.concatenate([one.values[:, one.keys.index(key)] for one in shards])
+            real[key] = RealActivations(values, np.concatenate([one.images for one in shards]), shards[0].size)
         return cls(real, simple)
-
-
-def _arrays(context: JobContext, name: str) -> Mapping[str, npt.NDArray[Any]]:
-    """Return what a job that measures has found."""
-    found = [finding.arrays for finding in context.found[name] if isinstance(finding, Array)]
-    if len(found) != 1:
-        raise ValueError(f"{name}: {len(found)} of 1 jobs found activations on real images")
-    return found[0]
 
 
 # --- what the model itself makes of finished pictures ---------------------------------------------------------------

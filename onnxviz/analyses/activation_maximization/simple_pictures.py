@@ -85,12 +85,7 @@ def _name_of_channels(color: Color) -> str:
 
 @cache
 def simple_pictures(channels: int, photographic: bool = True) -> tuple[SimplePicture, ...]:
-    """Return the pictures that are tried.
-
-    Args:
-        channels: how many the model sees: colours (3) or brightness (1) of photographs, or any number as stored.
-        photographic: whether it sees photographs.
-    """
+    """Return the pictures that are tried, of colours (3), brightness (1), or any number of channels as stored."""
     colors: list[Color] = [(v,) * (3 if photographic else channels) for v in _LEVELS]
     if photographic and channels == 3:
         colors = list(itertools.product(_LEVELS, _LEVELS, _LEVELS))

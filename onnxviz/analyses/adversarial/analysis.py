@@ -13,13 +13,13 @@ from pydantic import Field, StrictInt, model_validator
 from onnxviz.analyses import explained_score, presentation, storage
 from onnxviz.analyses.adversarial import counts
 from onnxviz.analyses.adversarial.counts import Search
-from onnxviz.analyses.base import Analysis, Job, JobContext, Subject
+from onnxviz.analyses.base import ImageAnalysis, Job, JobContext, Subject
 from onnxviz.core.errors import AnalysisError, shorten
 from onnxviz.core.findings import Caveat, Cell, Coverage, Finding, Note, Picture, Table, Tile, TileGrid
 from onnxviz.core.shares import percent
 from onnxviz.core.values import LUMA
 from onnxviz.data.domains import domain_of
-from onnxviz.data.image_choice import ImageChoice, find_source
+from onnxviz.data.image_choice import find_source
 from onnxviz.data.images import ImageSource, load_batch
 from onnxviz.data.visible_part import cropped_note
 from onnxviz.graph.operators import traits_of
@@ -40,7 +40,7 @@ _TILE = 160
 _KINDS = ("second", "least_likely", "untargeted")
 
 
-class Adversarial(Analysis):
+class Adversarial(ImageAnalysis):
     """How little a photograph must change for the network to take it for something else.
 
     The optimization that draws what a unit looks for, seen from the other side: it starts from a photograph, the image
@@ -54,7 +54,6 @@ class Adversarial(Analysis):
 
     kind: Literal["adversarial"] = "adversarial"
     data: str = Field(description="The data set with the photographs.")
-    images: ImageChoice = None
     limit: int = Field(_LIMIT, ge=1, description="Most images to use, spread evenly over those chosen.")
     score: str | None = Field(
         None, description="The output whose classes are meant, by its name; the model's own classes if not given."
@@ -124,7 +123,7 @@ class Adversarial(Analysis):
                 remedy="leave this analysis out",
             )
         head = _require_classes(self._head(subject), subject.view)
-        source, chosen = presentation.chosen_images(self, subject)
+        source, chosen = self.chosen_images(subject)
         own = explained_score.OwnClasses.of(source, subject, head)
         height, width = subject.input_size
         together = max(4, min(32, 224 * 224 // (height * width)))
@@ -198,7 +197,7 @@ class Adversarial(Analysis):
         titles = _Titles(self._head(subject), subject.labels, len(self._targets(subject)) > 1)
         tiles = tuple(_tile(one, titles, self.norm) for one in found)
         radii = () if self.radius is None else self._radii(1)
-        source, chosen = presentation.chosen_images(self, subject)
+        source, chosen = self.chosen_images(subject)
         return [
             Note(counts.summary(found, self.norm), "summary"),
             *explained_score.in_words(self._head(subject), subject.view),
@@ -263,13 +262,13 @@ class Adversarial(Analysis):
         )
 
     def _coverage(self, found: Sequence[Search], subject: Subject) -> list[Finding]:
-        _, chosen = presentation.chosen_images(self, subject)
+        _, chosen = self.chosen_images(subject)
         searches = len(chosen) * len(self._targets(subject))
         done = len({one.image for one in found})
         failed = "taken for the class wanted as they are, or their job failed"
         left = "" if len(found) == searches else "the rest is taken for the class wanted as it is, or its job failed"
         return [
-            presentation.image_coverage(self, done, failed, subject),
+            self.image_coverage(done, failed, subject),
             Coverage("searches (image, target)", len(found), searches, left, "coverage.searches"),
         ]
 
@@ -334,15 +333,7 @@ _NORMS = {"linf": "no pixel and colour changed by more than", "l2": "the length 
 
 @dataclasses.dataclass(frozen=True)
 class _Asked:
-    """One search of a job.
-
-    Attributes:
-        place: of the photograph among the job's.
-        image: its index in the data set.
-        goal: the target, as the recipe has it; classes by their numbers.
-        known: the class that the photograph is known to show, or None.
-        wanted: the class to reach, or None for any other.
-    """
+    """One search of a job: its photograph's place and index, target, known class, and the class to reach or None."""
 
     place: int
     image: int
@@ -411,10 +402,7 @@ def _require_classes(head: Head, view: GraphView) -> Head:
 class _Titles:
     """What classes are called; no other class has the same name: two of ImageNet's are called crane.
 
-    Attributes:
-        head: what has the classes.
-        labels: the model's class names, or None.
-        several: whether photographs are driven to several targets.
+    `several`: photographs are driven to several targets.
     """
 
     head: Head

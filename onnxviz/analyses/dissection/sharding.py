@@ -74,18 +74,7 @@ def layer_groups(
 
 @dataclass(frozen=True)
 class Extent:
-    """What the sizes of a group's jobs depend on.
-
-    Attributes:
-        units: for each layer of the group its number of units.
-        positions: for each layer the number of positions of its maps.
-        images: number of images in all.
-        quantile: the share of positions above a threshold.
-        concepts: number of concepts.
-        categories: number of their categories.
-        best_images: number of images kept for each unit.
-        shuffles: number of shuffles of the labels.
-    """
+    """What the sizes of a group's jobs depend on: units and positions of each layer's maps, and what holds for all."""
 
     units: tuple[int, ...]
     positions: tuple[int, ...]

@@ -268,16 +268,7 @@ def span_in_words(span: Sequence[float], nothing: str = "unknown") -> str:
 
 @dataclass(frozen=True)
 class Summary:
-    """What is said over all layers.
-
-    Attributes:
-        layers: the units of each layer, in the network's order.
-        chance: what the units are named in the shuffles.
-        concept_images: for each concept that counts, as (category, name), the number of images that it is in.
-        categories: the concepts' categories, in the data set's order.
-        limit: the IoU from which on a unit may be a detector.
-        least_images: what a concept must be in to count.
-    """
+    """What is said over all layers, in the network's order; `concept_images` says in how many images a concept is."""
 
     layers: Mapping[str, Sequence[UnitResult]]
     chance: ByChance

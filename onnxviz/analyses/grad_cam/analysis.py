@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field, StrictInt, field_validator
 
 from onnxviz.analyses import explained_score, presentation, storage
-from onnxviz.analyses.base import Analysis, Job, JobContext, LayerSelector, Subject
+from onnxviz.analyses.base import ImageAnalysis, Job, JobContext, LayerSelector, Subject
 from onnxviz.analyses.grad_cam.evidence import (
     LARGEST_PICTURE,
     SMALLEST_PICTURE,
@@ -31,7 +31,7 @@ from onnxviz.analyses.grad_cam.findings import (
 from onnxviz.core.errors import AnalysisError, shorten
 from onnxviz.core.findings import Coverage, Finding, Metric, merge
 from onnxviz.core.values import Layer
-from onnxviz.data.image_choice import ImageChoice, find_source
+from onnxviz.data.image_choice import find_source
 from onnxviz.data.read_ahead import ReadAhead
 from onnxviz.data.visible_part import cropped_note
 from onnxviz.graph.targets import class_indices, resolve_head
@@ -54,13 +54,12 @@ pictures until it ends."""
 _FEWER_LAYERS = "choose fewer layers: the maps of all come from one pass; or raise the memory limit"
 
 
-class ClassActivationMaps(Analysis):
-    """Base of analyses that make maps of activations and gradients: a subclass gives `evidence`, and says `kind`.
+class ClassActivationMaps(ImageAnalysis):
+    """Base of analyses that make maps of activations and gradients: a subclass says its `kind`, and gives `evidence`.
 
     For each image and class one forward and one backward pass gives the maps of all layers.
     """
 
-    data: str = Field(description="The data set with the images.")
     layers: LayerSelector = Field(
         "block_outputs",
         description="Layers with a map of positions; others are left out. `block_outputs` are those behind the sums or "
@@ -71,7 +70,6 @@ class ClassActivationMaps(Analysis):
         description="What a convolution stands for: what leaves the normalisation and activation behind it (the "
         "rectified feature maps of the paper), or its own output. Other layers are taken as they are.",
     )
-    images: ImageChoice = None
     limit: int = Field(_LIMIT, ge=1, description="Most images to use, spread evenly over those chosen.")
     classes: StrictInt | str | list[StrictInt | str] = Field(
         "top:3",
@@ -119,7 +117,7 @@ class ClassActivationMaps(Analysis):
 
     def jobs(self, subject: Subject) -> Iterable[Job]:
         """Plan a job for every few images; few images are computed one by one, many share their passes."""
-        source, chosen = presentation.chosen_images(self, subject)
+        source, chosen = self.chosen_images(subject)
         used, _ = self._layers(subject.view)
         head = self._head(subject)
         score, own = explained_score.layer_of(head), explained_score.OwnClasses.of(source, subject, head)
@@ -183,7 +181,7 @@ class ClassActivationMaps(Analysis):
     def present(self, found: Sequence[ImageEvidence], subject: Subject) -> list[Finding]:
         """Show the images; average the numbers; say what was left out."""
         head = self._head(subject)
-        source, chosen = presentation.chosen_images(self, subject)
+        source, chosen = self.chosen_images(subject)
         used, _ = self._layers(subject.view)
         titles = [title for title, _ in used]
         numbers: dict[str, list[Metric]] = {}
@@ -227,7 +225,7 @@ class ClassActivationMaps(Analysis):
         return [
             *(others if len(heads) > 1 and head in heads else []),
             Coverage("layers", len(used), len(used) + sum(map(len, skipped.values())), reason, id="coverage.layers"),
-            presentation.image_coverage(self, images, "failed", subject),
+            self.image_coverage(images, "failed", subject),
             Coverage(what, min(per_image, total), total, why_classes, id="coverage.classes"),
         ]
 

@@ -80,14 +80,7 @@ class ImageEvidence:
 
 @dataclass(frozen=True)
 class Wanted:
-    """An image to explain.
-
-    Attributes:
-        index: the image's in its data set.
-        name: its name.
-        classes: indices of the classes or units, or how many of the highest scores to take.
-        own: the class that it is known to show, or None.
-    """
+    """An image to explain: classes by number, or how many of the highest scores; `own` is what it is known to show."""
 
     index: int
     name: str
@@ -106,14 +99,8 @@ def explain(
 ) -> list[ImageEvidence]:
     """Run one forward pass for some images, and one backward pass for each of an image's classes.
 
-    Args:
-        context: the model.
-        batch: RGB in 0..1, float32 [N, 3, h, w]; images behind the last of `wanted` only fill the pass.
-        wanted: what to explain.
-        layers: heading and layer.
-        head: what gives the scores.
-        positions: how scores at several positions become one.
-        method: name of what makes the maps, and it.
+    `batch` is RGB in 0..1, float32 [N, 3, h, w]; images behind the last of `wanted` only fill the pass. `layers` have
+    their headings, `method` its name.
 
     Raises:
         AnalysisError: if activations are not finite, or no layer has a map of positions.

@@ -45,17 +45,7 @@ def image_findings(
     positions: explained_score.Positions,
     method: str,
 ) -> list[Finding]:
-    """Return what is shown and said of one image.
-
-    Args:
-        image: what was found.
-        titles: headings of the layers asked for.
-        name: the image's.
-        subject: the model.
-        head: what gives the scores.
-        positions: how scores at several positions become one.
-        method: name of what made the maps.
-    """
+    """Return what is shown and said of one image; `titles` are the headings of the layers asked for."""
     columns = tuple(titles[place] for place in image.kept)
     shown = [head.title(one.number, subject.labels) for one in image.classes]
     rows = tuple(_row(image, one, title, columns, head) for one, title in zip(image.classes, shown, strict=True))
@@ -238,12 +228,7 @@ class ImageSummary:
 
 
 def in_words(images: Sequence[ImageSummary], *, by_score: bool) -> Iterator[Note]:
-    """Yield a sentence on all images, where there are several.
-
-    Args:
-        images: what was found on each.
-        by_score: whether what is explained first is the class of highest score.
-    """
+    """Yield a sentence on several images; `by_score`: what is explained first is the class of highest score."""
     if len(images) < 2:
         return
     known = [image for image in images if image.right is not None]

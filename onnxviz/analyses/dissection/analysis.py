@@ -26,7 +26,15 @@ from onnxviz.analyses.dissection.naming import (
 from onnxviz.analyses.dissection.passes import Activations, Passes
 from onnxviz.analyses.dissection.pictures import PICTURE_SIDE, maps_of, masked, shown, tile_of
 from onnxviz.analyses.dissection.sharding import Extent, counts_size, layer_groups, map_size
-from onnxviz.analyses.dissection.summary import UNIT_COLUMNS, ByChance, ChanceRow, GroupResult, Summary, UnitResult
+from onnxviz.analyses.dissection.summary import (
+    METRICS,
+    UNIT_COLUMNS,
+    ByChance,
+    ChanceRow,
+    GroupResult,
+    Summary,
+    UnitResult,
+)
 from onnxviz.analyses.dissection.thresholds import BestImages, Thresholds, TopValues
 from onnxviz.analyses.stream import measured, shard_bounds
 from onnxviz.core import limits
@@ -70,16 +78,7 @@ data: scenes
 quantile: 0.005
 iou: 0.04
 """
-    metric_names: ClassVar[Mapping[str, str]] = {
-        "detectors": "Units that detect a concept: the IoU reaches the limit and is above the unit's chance level.",
-        "unique_detectors": "Concepts that more units detect than by chance, or one better than by chance.",
-        "detector_fraction": "Share of detectors among the units that were dissected.",
-        "detectors_by_iou": "Units whose IoU reaches the limit, by chance or not.",
-        "unique_detectors_by_iou": "Concepts for which a unit's IoU reaches the limit, by chance or not.",
-        "best_iou": "IoU of the best unit.",
-        "dead_units": "Units with the same activation at every position of every image.",
-        "saturated_units": "Units whose threshold is their greatest activation.",
-    }
+    metric_names: ClassVar[Mapping[str, str]] = presentation.described(METRICS)
 
     layers: LayerSelector = Field(
         "block_outputs",
@@ -305,19 +304,27 @@ iou: 0.04
         ]
         results = tuple(unit for found in units.values() for unit in found)
         findings: list[GroupResult | Finding] = [GroupResult(results, tuple(by_chance), tuple(first.images.tolist()))]
+        shown_units = (
+            f"The {self.best_units} units of highest IoU in each layer, each with the {self.best_images} images that "
+            "excite it most. Dimmed: where the unit's activation is not above its threshold. By chance: the unit fits "
+            "the labels of other images as well."
+        )
         for layer in work.layers:
             name = layer.name
             own, _ = overlaps[name]
             ious = np.where(counted, own.iou(), 0.0)
             tiles = []
             for unit in best_units[name]:
-                captions = [data.names[image] for image in chosen[unit.unit]]
+                images = chosen[unit.unit]
+                captions = [data.names[image] for image in images]
                 pictures = tuple(
-                    masked(unit, data.names[image], picture_of(image), maps[unit.unit, image])
-                    for image in chosen[unit.unit]
+                    masked(unit, name, picture_of(image), maps[unit.unit, image])
+                    for image, name in zip(images, captions, strict=True)
                 )
                 tiles.append(tile_of(unit, ious[unit.unit.index], data, pictures, captions))
-            findings.append(self._grid(tuple(tiles)))
+            findings.append(
+                TileGrid("best_units", "Units that fit a concept best", tuple(tiles), shown_units, PICTURE_SIDE)
+            )
             findings.append(_numbers(layer, thresholds[name], own, chances[name], data))
         findings += caveats(data, work.exchange, first, counted, thresholds, self.quantile, self.iou)
         return findings
@@ -435,17 +442,6 @@ iou: 0.04
         """Return the number of shuffles: of few images there are fewer in which none has its own labels."""
         return min(self.shuffles, len(self._images(data)) - 1)
 
-    def _grid(self, tiles: tuple[Tile, ...]) -> TileGrid:
-        return TileGrid(
-            "best_units",
-            "Units that fit a concept best",
-            tiles,
-            f"The {self.best_units} units of highest IoU in each layer, each with the {self.best_images} images that "
-            "excite it most. Dimmed: where the unit's activation is not above its threshold. By chance: the unit fits "
-            "the labels of other images as well.",
-            tile_size=PICTURE_SIDE,
-        )
-
     def _coverage(
         self, layers: dict[str, list[UnitResult]], images: dict[tuple[str, str], int], subject: Subject
     ) -> list[Finding]:
@@ -456,35 +452,23 @@ iou: 0.04
         used = len(self._images(data))
         there = max(int(getattr(data, "found", 0)), len(data))
         reason = f"images: {self.images}" if used < len(data) else "the data set's own limit, or unusable files"
+        occurring, enough = (sum(count >= least for count in images.values()) for least in (1, self.least_images))
+        counted = (
+            f"{occurring} occur in the images used, and those in at least {self.least_images} count (`least_images`)"
+        )
+        all_units = sum(layer.unit_count for layer in with_maps)
         findings: list[Finding] = [
-            Coverage("layers", len(layers), len(with_maps), "chosen by `layers`", id="layers"),
-            Coverage(
-                "units",
-                sum(len(units) for units in layers.values()),
-                sum(layer.unit_count for layer in with_maps),
-                "those of the chosen layers",
-                id="units",
-            ),
-            Coverage("images", used, there, reason if used < there else "", id="images"),
-            Coverage(
-                "concepts",
-                sum(count >= self.least_images for count in images.values()),
-                len(data.concepts),
-                f"{sum(count > 0 for count in images.values())} occur in the images used, and those in at least "
-                f"{self.least_images} count (`least_images`)",
-                id="concepts",
-            ),
+            Coverage("layers", len(layers), len(with_maps), "chosen by `layers`", "layers"),
+            Coverage("units", sum(map(len, layers.values())), all_units, "those of the chosen layers", "units"),
+            Coverage("images", used, there, reason if used < there else "", "images"),
+            Coverage("concepts", enough, len(data.concepts), counted, "concepts"),
         ]
         if left_out:
             names = presentation.listed([shorten(name) for name in left_out], 12)
-            findings.append(
-                Caveat(
-                    f"{len(left_out)} of the chosen layers have no maps to compare with labels and were left out: "
-                    f"{names}.",
-                    id="left_out",
-                    level="limit",
-                )
+            text = (
+                f"{len(left_out)} of the chosen layers have no maps to compare with labels and were left out: {names}."
             )
+            findings.append(Caveat(text, "left_out", "limit"))
         return [*findings, *presentation.about_layers(self.layers, _with_maps(chosen), subject)]
 
 

@@ -254,7 +254,7 @@ def rivals(layers: Mapping[str, Sequence[UnitResult]]) -> Iterator[Caveat]:
     """Say which concepts have detectors whose masks lie more on another concept of the same category."""
     named: dict[tuple[str, str], list[UnitResult]] = {}
     for unit in (unit for units in layers.values() for unit in units if unit.detector):
-        named.setdefault((unit.category, unit.concept), []).append(unit)
+        named.setdefault(unit.named, []).append(unit)
     told = []
     for (_, concept), units in sorted(named.items(), key=lambda item: -len(item[1])):
         astray = [unit for unit in units if unit.rival]

@@ -63,9 +63,12 @@ def _form(analysis: ActivationMaximization, suits: Mapping[str, Usual], *, color
     if getattr(form, "decorrelate", False) and colored:
         text += ", decorrelated colours"
     if form.kind == "fourier":
-        text += f", {_of_each(suits, lambda usual: _blurred(usual.blur))}"
+        text += (
+            f", {_of_each(suits, lambda usual: f'blurred by {usual.blur:.2g} pixels' if usual.blur else 'not blurred')}"
+        )
         if any(usual.mean_color for usual in suits.values()):
-            text += f", {_of_each(suits, lambda usual: _mean_color(usual.mean_color))}"
+            far, like = "mean colour moved {:g} times as far", "mean colour moved like all else"
+            text += f", {_of_each(suits, lambda usual: far.format(usual.mean_color) if usual.mean_color else like)}"
             text += " where a plain colour excites the unit more than any grating" if form.mean_color is None else ""
     if analysis.colors is not None:
         text += f", colours as in {shorten(analysis.colors.data)}"
@@ -73,14 +76,6 @@ def _form(analysis: ActivationMaximization, suits: Mapping[str, Usual], *, color
         text += f", magnitudes as in {shorten(analysis.magnitude.data)}"
     begin = analysis.begin
     return f"{text}, begun with {begin if isinstance(begin, str) else shorten(begin.name)}"
-
-
-def _blurred(blur: float) -> str:
-    return f"blurred by {blur:.2g} pixels" if blur else "not blurred"
-
-
-def _mean_color(times: float) -> str:
-    return f"mean colour moved {times:g} times as far" if times else "mean colour moved like all else"
 
 
 def _further(analysis: ActivationMaximization) -> Iterator[str]:

@@ -178,7 +178,7 @@ class Adversarial(ImageAnalysis):
             levels[[entry.place for entry in asked]],
             [before.best(entry.place) for entry in asked],
             [entry.wanted for entry in asked],
-            [_seed(context.subject.seed, entry.image) for entry in asked],
+            [(context.subject.seed * 1_000_003 + entry.image) & 0xFFFFFFFF for entry in asked],
             rules,
             told=lambda done, total: context.progress(done, total, "steps"),
             head=head,
@@ -435,10 +435,6 @@ def _levels(context: JobContext, source: ImageSource, images: Sequence[int]) -> 
     return np.asarray(np.rint(np.clip(batch, 0.0, 1.0) * 255.0), dtype=np.uint8)
 
 
-def _seed(seed: int, image: int) -> int:
-    return (seed * 1_000_003 + image) & 0xFFFFFFFF
-
-
 def _search(
     name: str,
     asked: _Asked,
@@ -505,8 +501,8 @@ def _row(one: Search, titles: _Titles) -> tuple[Cell, ...]:
 def _tile(one: Search, titles: _Titles, norm: Norm) -> Tile:
     """Return the tile of one photograph: before, after, and the change."""
     captions = (
-        f"{titles.of(one.before)} {_percent(one.sure_before)}".strip(),
-        f"{titles.of(one.after)} {_percent(one.sure_after)}".strip(),
+        titles.of(one.before) + ("" if one.sure_before is None else f" {percent(one.sure_before, 1)}"),
+        titles.of(one.after) + ("" if one.sure_after is None else f" {percent(one.sure_after, 1)}"),
         f"change x {one.factor}" if one.linf else "no change",
     )
     size: tuple[str, Cell] = ("largest change", f"{one.linf} of 255")
@@ -527,7 +523,3 @@ def _picture(levels: np.ndarray, alt: str) -> Picture:
     """Return uint8 [1 or 3, h, w] as a picture without loss: with a loss it would be another one to the network."""
     pixels = np.ascontiguousarray(np.broadcast_to(levels, (3, *levels.shape[1:])).transpose(1, 2, 0))
     return Picture(pixels, alt=alt, format="png", pixelated=max(pixels.shape[:2]) < presentation.SMALL)
-
-
-def _percent(share: float | None) -> str:
-    return "" if share is None else percent(share, 1)

@@ -110,7 +110,7 @@ def metrics(found: Sequence[Search], norm: str) -> Iterator[Metric]:
         single = len({one.image for one in basis}) == len(basis)
         yield rate if single else replace(rate, interval=())
     if won:
-        size = median(_size(one, norm) for one in won)
+        size = median(one.linf if norm == "linf" else one.l2 for one in won)
         yield replace(METRICS[f"median_{norm}"], value=size, total=len(won))
     if known:
         right = [searches[0].right for searches in known]
@@ -216,10 +216,6 @@ def curve(found: Sequence[Search], radii: Sequence[float], norm: str) -> Iterato
 def median(values: Iterable[float]) -> float:
     """Return the median of some numbers."""
     return float(np.median(list(values)))
-
-
-def _size(one: Search, norm: str) -> float:
-    return one.linf if norm == "linf" else one.l2
 
 
 def count_of(value: float, thing: str, things: str = "") -> str:

@@ -32,18 +32,6 @@ _DIMMED = 0.62
 _STRETCH = Preprocessing(fit="stretch")
 
 
-def shown_size(pixels: Pixels, side: int) -> tuple[int, int]:
-    """Return height and width of a picture in its own proportions whose longer side is `side` pixels."""
-    height, width = pixels.shape[:2]
-    scale = side / max(height, width)
-    return max(1, round(height * scale)), max(1, round(width * scale))
-
-
-def show_at(pixels: Pixels, size: tuple[int, int]) -> Pixels:
-    """Return an image, uint8 [H, W, 3], at another size."""
-    return np.round(fit_image(pixels, _STRETCH, size) * 255).astype(np.uint8)
-
-
 def show_mask(pixels: Pixels, mask: npt.NDArray[np.bool_]) -> Pixels:
     """Dim an image, uint8 [H, W, 3], outside a mask, bool [H, W], and draw the mask's outline.
 
@@ -88,11 +76,13 @@ def maps_of(
 
 
 def shown(data: ConceptSet, image: int, domain: Domain) -> Pixels:
-    """Return an image as it is shown."""
+    """Return an image as it is shown, uint8 [H, W, 3] in its own proportions."""
     pixels = domain.sample(data, image)
     if not domain.photographic:
         pixels = to_pixels(domain.show(pixels.transpose(2, 0, 1)[None]))[0]
-    return show_at(pixels, shown_size(pixels, PICTURE_SIDE))
+    scale = PICTURE_SIDE / max(pixels.shape[:2])
+    size = max(1, round(pixels.shape[0] * scale)), max(1, round(pixels.shape[1] * scale))
+    return np.round(fit_image(pixels, _STRETCH, size) * 255).astype(np.uint8)
 
 
 def masked(unit: UnitResult, name: str, pixels: Pixels, activation: Map) -> Picture:

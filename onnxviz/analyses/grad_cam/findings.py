@@ -51,12 +51,14 @@ def image_findings(
     rows = tuple(_row(image, one, title, columns, head) for one, title in zip(image.classes, shown, strict=True))
     table = tuple(_line(name, one, title) for one, title in zip(image.classes, shown, strict=True))
     first = image.classes[0]
+    where = f"evidence at {columns[0]}" if len(columns) == 1 else "from the first layer to the last"
+    gone = [title for place, title in enumerate(titles) if place not in image.kept]
     certainty = explained_score.certainty(head, first.probability, first.score, first.predicted)
     findings: list[Finding] = [
-        PictureMatrix(f"maps.{image.index}", f"{name}: {_columns_in_words(columns)}", columns, rows, scale=_SCALE),
+        PictureMatrix(f"maps.{image.index}", f"{name}: {where}", columns, rows, scale=_SCALE),
         Table("evidence", "Evidence at the last layer", explained_score.columns(head) + _COLUMNS, table, _TABLE),
         Coverage(f"maps (layer, image, {head.unit})", len(columns) * len(rows), len(titles) * len(rows),
-                 _pointlike(titles, image.kept), id="coverage.maps"),
+                 f"a single position at this image size: {listed(gone)}" if gone else "", id="coverage.maps"),
         image.maps,
         *([] if image.own is None else [Outcomes("top1_accuracy", (name,), (image.own == image.best,))]),
         *_caveats(image.classes, columns, shown, subject.view.gradient_stops(explained_score.layer_of(head)), method),
@@ -101,7 +103,8 @@ def _row(image: ImageEvidence, one: ClassEvidence, title: str, columns: Sequence
     facts: list[tuple[str, Cell]] = [(words[0], one.number), (words[1], round(one.score, 4))]
     facts += [("probability", round(one.probability, 4))] if one.probability is not None else []
     facts += [("predicted at", f"{percent(one.predicted, 1)} of positions")] if one.predicted is not None else []
-    facts += [("evidence at the last layer", _in_words(one.places))]
+    where = "none" if one.places is None else f"{one.places.words}, {percent(one.places.extent)} of the image"
+    facts += [("evidence at the last layer", where)]
     empty = [column for column, blank in zip(columns, one.blank, strict=True) if blank]
     facts += [("no positive evidence at", listed(empty))] if empty else []
     return MatrixRow(title, one.cells, image.photograph, tuple(facts))
@@ -127,22 +130,7 @@ _COLUMNS = (
 )
 
 
-def _columns_in_words(columns: Sequence[str]) -> str:
-    return f"evidence at {columns[0]}" if len(columns) == 1 else "from the first layer to the last"
-
-
-def _in_words(place: Places | None) -> str:
-    return "none" if place is None else f"{place.words}, {percent(place.extent)} of the image"
-
-
-def _sentence(
-    image: str,
-    shown: str,
-    certainty: str,
-    layer: str,
-    place: Places | None,
-    reached: bool,
-) -> str:
+def _sentence(image: str, shown: str, certainty: str, layer: str, place: Places | None, reached: bool) -> str:
     named = shorten(layer, 60)
     if not reached:
         return f"{image}: nothing can be said of {shown}{certainty} at {named}: the score has no gradient there."
@@ -176,11 +164,6 @@ def _caveats(
             f"The score's gradient is zero at {listed(cut)}: the score does not depend on these "
             "layers, or every path to it is cut; their blank maps mean nothing.", "no_gradient",
         )  # fmt: skip
-
-
-def _pointlike(titles: Sequence[str], kept: Sequence[int]) -> str:
-    gone = [title for place, title in enumerate(titles) if place not in kept]
-    return f"a single position at this image size: {listed(gone)}" if gone else ""
 
 
 def listed(names: Sequence[str], most: int = 8) -> str:

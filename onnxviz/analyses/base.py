@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from onnxviz.core.devices import Device
 from onnxviz.core.findings import FINDING_TYPES, Coverage, Finding, Metric, merge
-from onnxviz.core.values import DEFAULT_SIZE, Preprocessing
+from onnxviz.core.values import Preprocessing
 from onnxviz.data.image_choice import ImageChoice, choose_images, find_source
 
 if TYPE_CHECKING:
@@ -83,8 +83,8 @@ class Subject:
 
     @property
     def input_size(self) -> tuple[int, int]:
-        """Height and width in pixels of the input; `DEFAULT_SIZE` where nobody says it."""
-        return self.view.input_size or self.preprocessing.size or DEFAULT_SIZE
+        """Height and width in pixels of the input."""
+        return self.preprocessing.input_size(self.view.input_size)
 
 
 class Progress(Protocol):

@@ -135,7 +135,7 @@ iou: 0.04
                 remedy="choose layers whose units have a height and a width, for example block_outputs",
             )
         images = len(self._images(data))
-        map_sizes = {layer.name: map_size(subject.view, layer, subject.preprocessing.size) for layer in layers}
+        map_sizes = {layer.name: map_size(subject.view, layer, subject.input_size) for layer in layers}
         count_bytes = {
             layer.name: counts_size(layer.unit_count, len(data.concepts), len(data.categories), self._shuffles(data))
             for layer in layers

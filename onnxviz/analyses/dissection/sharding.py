@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from onnxviz.analyses.dissection.thresholds import kept_values
 from onnxviz.analyses.stream import SHARD_IMAGES
 from onnxviz.core import limits
-from onnxviz.core.values import DEFAULT_SIZE, Layer
+from onnxviz.core.values import Layer
 from onnxviz.graph.view import GraphView
 
 _LAYERS_IN_A_JOB = 8
@@ -19,13 +19,13 @@ _PICTURE_BYTES = 12_000
 """A photograph with a mask, 240 pixels, as JPEG."""
 
 
-def map_size(view: GraphView, layer: Layer, size: tuple[int, int] | None) -> int:
+def map_size(view: GraphView, layer: Layer, size: tuple[int, int]) -> int:
     """Return the number of positions of a layer's maps; where the network does not say, at most the image's own."""
     height, width = layer.map_shape or (None, None)
     if height and width:
         return height * width
-    rows, columns = view.input_size or size or DEFAULT_SIZE
-    if (field := view.receptive_field(layer, (rows, columns))) is not None:
+    rows, columns = size
+    if (field := view.receptive_field(layer, size)) is not None:
         return len(field.rows.low) * len(field.columns.low)
     return (height or rows) * (width or columns)
 

@@ -35,7 +35,7 @@ def sparse(count: int) -> int:
 
 def kernels(shape: tuple[int, ...], limit: int, channels: int) -> int:
     """Return the bytes of a layer's kernels: each has a row, and the drawn ones a picture and a place on a sheet."""
-    size = RECORD + 2200 + 130 * shape[0]
+    size = RECORD + 2200 + 240 * shape[0]
     if len(shape) != 4 or max(shape[2:]) <= 1:
         return size
     values = (3 if shape[1] == 3 else min(shape[1], channels)) * shape[2] * shape[3]

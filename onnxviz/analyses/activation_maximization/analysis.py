@@ -51,7 +51,7 @@ from onnxviz.analyses.activation_maximization.photographs import (
 from onnxviz.analyses.base import Analysis, Job, JobContext, Subject
 from onnxviz.core.devices import Device
 from onnxviz.core.errors import AnalysisError, shorten
-from onnxviz.core.findings import Caveat, Coverage, Finding, Note, TileGrid
+from onnxviz.core.findings import Array, Caveat, Coverage, Finding, Note, TileGrid
 from onnxviz.data.domains import domain_of
 from onnxviz.data.generator_file import generator_file
 from onnxviz.data.image_choice import choose_images, find_source
@@ -485,7 +485,7 @@ focus: 2
     def present(self, found: Sequence[Any], subject: Subject) -> list[Finding]:
         """Put the pictures of one target side by side and say in words what came out."""
         made = [one for one in found if isinstance(one, MadePicture)]
-        arrays = [one for one in found if not isinstance(one, MadePicture)]
+        arrays: list[Finding] = [one for one in found if isinstance(one, Array)]
         if not made:
             return arrays
         asked = self._goals(subject)

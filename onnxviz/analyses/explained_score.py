@@ -40,8 +40,7 @@ def layer_of(head: Head) -> Layer:
 def score_at_positions(raw: torch.Tensor, head: Head) -> torch.Tensor:
     """Return the scores of each class or unit as [N, choices, positions], of a layer's [N, units, *spatial] or [N].
 
-    A head that stands for two classes speaks for the second, and its negative for the first; a probability for the
-    second, and what it lacks of 1 for the first.
+    A head that stands for two classes speaks for the second, its negative or what lacks of 1 for the first.
     """
     import torch
 

@@ -98,14 +98,9 @@ def stream(
 def measured(
     model: Model, images: Values, layers: Sequence[str], *, converted: bool = False, kept: bool = True
 ) -> Mapping[str, Values]:
-    """Return layers' activations on RGB images [N, 3, h, w] in 0..1; a model of a fixed batch gets the last one again.
+    """Return activations on RGB images [N, 3, h, w] in 0..1, by ONNX Runtime or on its device by the converted network.
 
-    Args:
-        model: the model.
-        images: the images.
-        layers: names of the layers.
-        converted: by the converted network, on its device, instead of by ONNX Runtime.
-        kept: whether the result outlives the next call.
+    A model that takes so many images at a time gets the last one again. `kept`: the result outlives the next call.
     """
     padded = filled(images, model.view.batch)
     if not converted:

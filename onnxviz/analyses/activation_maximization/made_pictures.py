@@ -93,25 +93,15 @@ class Limits:
 
 @dataclass(frozen=True)
 class MadePicture:
-    """One picture with its numbers.
+    """One picture with its numbers, most of which `findings.COLUMNS` describe.
 
     Attributes:
-        title: what it was made for.
-        unit: the one unit that it is about, or None.
         sign: 1 where the activation was driven up, -1 where down.
-        seed: of its start.
         member: (its number from 1, how many) in its group, or None if it was made alone.
-        before: activation of the start image, seen without transforms.
-        after: the same of the final image.
-        start_gain: what the start was multiplied by.
-        steps: steps that it took.
         probability: the model's probability for its class; None where it has none.
         recognised: whether that class is the model's first choice; None where it makes none.
         activation: of the final image as it was measured on real images; None if it was not.
-        standing: where that stands among real images; None if none were measured.
-        limits: what limits what it says.
         curve: the activation at some of the steps.
-        picture: as it is shown.
         examples: real images that excite the unit most, or least where it was driven down.
     """
 

@@ -42,22 +42,12 @@ COLUMNS = (
 class Search:
     """What the search from one photograph to one target found; all of it is measured on the picture that is stored.
 
+    `COLUMNS` say what is in most of it; classes are by their numbers, None where nothing says them.
+
     Attributes:
         image: the photograph's index in the data set.
-        name: its name.
         goal: the target, as the recipe has it; classes by their numbers.
-        true: the class that the photograph is known to show, or None.
-        before: the model's first choice for the photograph.
-        sure_before: the probability of that class; None if nothing says it.
         wanted: the class that was driven up, or None for any other.
-        after: the model's first choice for the changed picture.
-        sure_after: the probability of that class on the changed picture.
-        l2: length of the change, in levels of 0 to 255.
-        linf: largest change of any pixel and colour.
-        radius: of the smallest ball in which a picture was found; None without success.
-        empty: of the largest ball that was searched without success; 0 if none was.
-        steps: gradient steps to the first picture found; in the largest ball where none was.
-        flat: whether the gradient was zero at some step.
         lead: of the class to leave, in logits, at some of the steps.
         factor: by how much the picture of the change is multiplied.
         pictures: the photograph as the network sees it, the changed one, and the change.

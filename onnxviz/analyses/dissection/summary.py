@@ -64,21 +64,10 @@ Concept: TypeAlias = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class UnitResult:
-    """A line of the units table: what one unit fits best.
+    """A line of the units table, whose columns say what is in it: what one unit fits best.
 
-    Attributes:
-        unit: the unit.
-        concept: the concept that it fits best, "" if none.
-        category: that concept's.
-        iou: intersection over union of the two.
-        verdict: `DETECTS`, `BY_CHANCE`, `DETECTS_NOT`, or `UNKNOWN` where the chance level is.
-        chance: the unit's chance level, None if it is unknown.
-        precision: share of the mask that lies on the concept, None without a concept.
-        rival: the concept of the same category that covers more of the mask than the named one, "" if none does.
-        rival_share: share of the mask that lies on that one.
-        threshold: the mask is where the activation is above.
-        largest: the greatest activation.
-        remark: why the unit has no mask.
+    Without a concept its name and category are "", and so is the rival where none covers more of the mask; `verdict` is
+    `DETECTS`, `BY_CHANCE`, `DETECTS_NOT`, or `UNKNOWN` where the chance level is.
     """
 
     unit: Unit

@@ -97,27 +97,12 @@ def _no_evidence(activation: torch.Tensor) -> EvidenceMap:
 
 
 def upsample(maps: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """Enlarge maps bilinearly with half-pixel centres (`align_corners=False`), as OpenCV's INTER_LINEAR does.
-
-    Args:
-        maps: [N, h, w].
-        size: height and width in pixels.
-
-    Returns:
-        [N, *size].
-    """
+    """Enlarge maps, [N, h, w], bilinearly with half-pixel centres, as OpenCV's INTER_LINEAR does: [N, *size]."""
     enlarged: torch.Tensor = functional.interpolate(maps[:, None], size=size, mode="bilinear", align_corners=False)
     return enlarged[:, 0]
 
 
 def to_own_maximum(maps: torch.Tensor) -> torch.Tensor:
-    """Divide each map by its own maximum; a map that is zero everywhere stays so.
-
-    Args:
-        maps: [N, h, w], not negative.
-
-    Returns:
-        [N, h, w] in 0..1.
-    """
+    """Divide each map, [N, h, w] and not negative, by its own maximum; one that is zero everywhere stays so."""
     highest = maps.amax(dim=(1, 2), keepdim=True)
     return maps / torch.where(highest > 0, highest, torch.ones_like(highest))

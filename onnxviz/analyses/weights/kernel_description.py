@@ -46,19 +46,14 @@ METRICS = presentation.by_name(
 
 @dataclass(frozen=True)
 class Kernel:
-    """What one kernel, or one unit of a dense layer, is like.
+    """What one kernel, or one unit of a dense layer, is like; None where a question has no meaning.
 
     Attributes:
-        unit: its address.
-        norm: L2 norm of the weights.
-        dead: whether it does nothing.
-        duplicate: the kernel that it repeats; "" if there is none, None where the question has no meaning.
-        likeness: the cosine to that one.
-        negative: the kernel that it is the negative of, likewise.
-        opposition: the cosine to that one.
-        share: of its energy above half the Nyquist frequency; None where that has no meaning.
-        orientation: 0 for no direction, 1 for a single one, likewise.
-        looks: what it looks like; None where kernels are too small to tell.
+        duplicate: the kernel that it repeats, "" if there is none; `likeness` is the cosine to it.
+        negative: the kernel that it is the negative of, likewise; `opposition` is the cosine to it.
+        share: of its energy above half the Nyquist frequency.
+        orientation: 0 for no direction, 1 for a single one.
+        looks: what it looks like.
     """
 
     unit: Unit

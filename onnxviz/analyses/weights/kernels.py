@@ -74,18 +74,13 @@ def dead(kernel_norms: Numbers) -> npt.NDArray[np.bool_]:
 
 
 def duplicates(kernels: Numbers, groups: int = 1, *, negative: bool = False) -> tuple[Duplicate | None, ...] | None:
-    """Find for each kernel the most similar other one that reads the same input channels.
+    """Find for each kernel the most similar other one of its group, which reads the same input channels.
 
     A kernel and its negative are no duplicates: behind a rectification they answer to opposite things.
 
-    Args:
-        kernels: [out, in / groups, ...].
-        groups: groups of the convolution; kernels of different groups read different channels and are not compared.
-        negative: find the one that is most nearly its negative.
-
     Returns:
-        For each kernel the partner of largest cosine above 0.99 (of smallest below -0.99), or None; dead kernels have
-        none. None for all if the question has no meaning: fewer than eight weights to a kernel, or one to a group.
+        For each kernel the partner of largest cosine above 0.99 (with `negative`, of smallest below -0.99), or None, as
+        for dead ones. None for all without a meaning: fewer than eight weights to a kernel, or one kernel to a group.
     """
     if not has_duplicates(kernels.shape, groups):
         return None

@@ -28,9 +28,6 @@ if TYPE_CHECKING:
 Positions = Literal["mean", "highest"]
 
 
-# --- numbers --------------------------------------------------------------------------------------------------------
-
-
 def layer_of(head: Head) -> Layer:
     """Return the layer of the scores of a head that `resolve_head` gave."""
     assert head.scores is not None, "resolve_head refuses what has no scores"

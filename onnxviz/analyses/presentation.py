@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -17,11 +18,10 @@ if TYPE_CHECKING:
     from onnxviz.analyses.base import LayerSelector, Subject
     from onnxviz.core.values import Layer
 
+POINTS = 256
+"""Most points of a line."""
 SMALL = 128
 """Pictures with shorter sides are stored exactly and enlarged in whole steps."""
-
-
-# --- numbers --------------------------------------------------------------------------------------------------------
 
 
 def table(
@@ -65,22 +65,21 @@ def described(kinds: Mapping[str, Metric]) -> dict[str, str]:
     return {name: kind.description for name, kind in kinds.items()}
 
 
-# --- pictures -------------------------------------------------------------------------------------------------------
-
-
 def picture(pixels: npt.NDArray[np.uint8], alt: str) -> Picture:
     """Return a made or a real picture: a small one without loss."""
     small = max(pixels.shape[:2]) < SMALL
     return Picture(pixels, alt=alt, format="png" if small else "jpeg", pixelated=small)
 
 
+def thinned(curve: npt.NDArray[np.floating[Any]]) -> tuple[float, ...]:
+    """Return so many of a line's points as are seen where it is a few hundred pixels wide."""
+    return tuple(float(value) for value in curve[:: max(1, math.ceil(len(curve) / POINTS))])
+
+
 def tile_size(tiles: Sequence[Tile], usual: int) -> int:
     """Return the width at which small pictures are shown, a whole multiple of theirs; 0 leaves it to the report."""
     width = max((shown.width for tile in tiles for shown in tile.pictures), default=0)
     return width * max(1, round(usual / width)) if 0 < width < SMALL else 0
-
-
-# --- words ----------------------------------------------------------------------------------------------------------
 
 
 def listed(names: Sequence[str], most: int, separator: str = ", ") -> str:

@@ -255,8 +255,6 @@ focus: 2
         """How many pictures are made together for each target and seed."""
         return self.group or (1 if self.diversity is None else _DIVERSE)
 
-    # --- jobs -------------------------------------------------------------------------------------------------------
-
     def jobs(self, subject: Subject) -> Iterable[Job]:
         """Split the pictures into jobs of a few, each of the same layers; before them, what is measured on images."""
         if subject.view.input_layout == "other":
@@ -351,9 +349,7 @@ focus: 2
         picture = storage.png(*size) if max(size) < presentation.SMALL else storage.jpeg(*size)
         planes = channels + (self.opacity is not None)
         numbers = storage.dense(planes * size[0] * size[1]) if self.keep_arrays else 0
-        return picture + 2 * storage.PICTURE_ROW + 20 * min(self.steps, 256) + numbers
-
-    # --- work -------------------------------------------------------------------------------------------------------
+        return picture + 2 * storage.PICTURE_ROW + 20 * min(self.steps, presentation.POINTS) + numbers
 
     def run(self, job: Job, context: JobContext) -> list[Any]:
         """Make the pictures of one job, or measure images for it."""
@@ -416,7 +412,7 @@ focus: 2
                     if known is None or value is None
                     else made_pictures.standing(value, known.values, goal.sign),
                     limits=made_pictures.limits_of(goal, before, after, simple, known, begun[index], subject),
-                    curve=made_pictures.thinned(goal.factor * made.curves[index], int(made.taken[index])),
+                    curve=presentation.thinned(goal.factor * made.curves[index][: made.taken[index]]),
                     examples=self._examples(goal, beside.real, examples, subject),
                 )
             )
@@ -479,8 +475,6 @@ focus: 2
                 name: opened_generator(name, context.subject.data, context.model.device) for name in self._generators
             },
         )
-
-    # --- findings ---------------------------------------------------------------------------------------------------
 
     def present(self, found: Sequence[Any], subject: Subject) -> list[Finding]:
         """Put the pictures of one target side by side and say in words what came out."""

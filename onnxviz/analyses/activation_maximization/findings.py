@@ -77,9 +77,6 @@ METRICS = presentation.by_name(
 _MOST_NAMED = 20
 
 
-# --- tiles ----------------------------------------------------------------------------------------------------------
-
-
 def tiles(made: Sequence[MadePicture], more: tuple[tuple[str, Cell], ...]) -> Iterator[Tile]:
     """Yield a tile for each target: seeds and directions side by side, curves averaged over seeds, `more` facts."""
     groups: dict[tuple[Unit | None, str], list[MadePicture]] = {}
@@ -170,9 +167,6 @@ def _beaten_by(made: MadePicture) -> str:
     if made.sign < 0 and made.after > 0:
         return f"{which} gets it down to {simple}, the picture to {after}"
     return f"{which} reaches {made.limits.times:.3g} times as much"
-
-
-# --- numbers and words ----------------------------------------------------------------------------------------------
 
 
 def unproduced(*, classes: bool, real: bool) -> dict[str, str]:

@@ -254,9 +254,6 @@ def _unused(name: str, taken: set[str]) -> str:
     return found
 
 
-# --- reference pictures ---------------------------------------------------------------------------------------------
-
-
 def picture_of(name: str, data: Mapping[str, Any]) -> tuple[str, ImageSource, int]:
     """Return which image of which data set, by its name, "DATA SET/IMAGE" is; the image is named or counted from 0.
 

@@ -33,8 +33,6 @@ _AT = 0.99
 """Share of the way from 0 to a bound at which a unit is there."""
 _SILENT = 0.01
 """A unit that no real image brings to this share of what its picture reaches is almost silent on them."""
-_POINTS = 256
-"""A line a few hundred pixels wide needs no more points."""
 _CHECKER = (0.92, 0.78)
 """The two greys behind transparent pictures."""
 
@@ -163,9 +161,6 @@ class MadePicture:
         return replace(self, picture=presentation.picture(pixels, alt))
 
 
-# --- pictures -------------------------------------------------------------------------------------------------------
-
-
 def opaque(images: Images, domain: Domain, background: float | npt.NDArray[np.float64] = 0.5) -> Images:
     """Put images with opacity, one channel more than `domain` has, on a grey; others are returned as they are."""
     own, opacity = images[:, : domain.channels], images[:, domain.channels :]
@@ -198,12 +193,6 @@ def examples_of(
     return tuple(found)
 
 
-def thinned(curve: Images, steps: int) -> tuple[float, ...]:
-    """Return some of the activations at the steps that were taken."""
-    taken = curve[:steps]
-    return tuple(float(value) for value in taken[:: max(1, math.ceil(len(taken) / _POINTS))])
-
-
 def numbers_of(name: str, made: Maximized, results: Sequence[MadePicture]) -> Array:
     """Return a job's pictures and figures as numbers, for other programs."""
     units = [result.unit for result in results]
@@ -221,9 +210,6 @@ def numbers_of(name: str, made: Maximized, results: Sequence[MadePicture]) -> Ar
     if made.importance.size:
         arrays["importance"] = made.importance
     return Array(f"images.{name}", f"Pictures of {name} as floats", arrays)
-
-
-# --- beside real images and simple pictures -------------------------------------------------------------------------
 
 
 def standing(value: float, real: Images, sign: int) -> Standing:

@@ -143,7 +143,7 @@ class Adversarial(ImageAnalysis):
                 # Most networks give way long before the last step.
                 cost=1.5 * steps * made,
                 images=3 * made,
-                bytes=storage.RECORD + made * (3 * picture + 700 + 20 * min(self.steps, _POINTS)),
+                bytes=storage.RECORD + made * (3 * picture + 700 + 20 * min(self.steps, presentation.POINTS)),
             )
 
     def unproduced(self, jobs: Sequence[Job], subject: Subject) -> Mapping[str, str]:  # noqa: ARG002 - one interface
@@ -323,8 +323,6 @@ class Adversarial(ImageAnalysis):
         )
 
 
-_POINTS = 256
-"""A line a few hundred pixels wide needs no more points."""
 _NORMS = {"linf": "no pixel and colour changed by more than", "l2": "the length of the change at most"}
 
 
@@ -467,7 +465,7 @@ def _search(
         empty=found.empty,
         steps=found.steps,
         flat=found.flat,
-        lead=tuple(map(float, found.margins[:: max(1, math.ceil(len(found.margins) / _POINTS))])),
+        lead=presentation.thinned(found.margins),
         factor=factor,
         pictures=(
             _picture(levels, f"{alt} as the network sees it"),

@@ -116,9 +116,6 @@ def chance_rows(layer: str, concepts: Sequence[Concept], chance: Chance, limit: 
     return rows
 
 
-# --- before a name is believed --------------------------------------------------------------------------------------
-
-
 def caveats(
     data: ConceptSet,
     exchange: Exchange,

@@ -181,9 +181,6 @@ def _largest(values: npt.NDArray[np.float32], count: int) -> npt.NDArray[np.floa
     return np.sort(values, axis=1)[:, -count:].copy()
 
 
-# --- images that excite a unit most ---------------------------------------------------------------------------------
-
-
 class BestImages:
     """Keeps for every unit the `count` images of highest peak: its greatest activation in the image."""
 

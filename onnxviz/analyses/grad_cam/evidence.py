@@ -219,9 +219,6 @@ def _require_finite(found: Mapping[Layer, torch.Tensor], wanted: Sequence[Wanted
                 )
 
 
-# --- pictures -------------------------------------------------------------------------------------------------------
-
-
 def _where(values: torch.Tensor, size: tuple[int, ...]) -> Places | None:
     """Return where on an image of a size a map [1, h, w] reaches half of its maximum; None if it is blank."""
     from onnxviz.analyses.grad_cam.attribution import upsample

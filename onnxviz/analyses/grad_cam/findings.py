@@ -33,9 +33,6 @@ _LISTED = 3
 """Images that the summary names."""
 
 
-# --- each image -----------------------------------------------------------------------------------------------------
-
-
 def image_findings(
     image: ImageEvidence,
     titles: Sequence[str],
@@ -169,9 +166,6 @@ def _caveats(
 def listed(names: Sequence[str], most: int = 8) -> str:
     """Return names in a row, the first of many."""
     return presentation.listed([shorten(name, 40) for name in names], most)
-
-
-# --- all images -----------------------------------------------------------------------------------------------------
 
 
 @dataclasses.dataclass(frozen=True)

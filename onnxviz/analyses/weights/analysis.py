@@ -43,6 +43,7 @@ from onnxviz.data.image_choice import ImageChoice, choose_images, find_source
 from onnxviz.data.images import load_batch
 from onnxviz.graph.operators import traits_of
 from onnxviz.graph.structure import producers
+from onnxviz.optimize.color import to_pixels
 
 if TYPE_CHECKING:
     from onnxviz.graph.view import GraphView
@@ -322,7 +323,6 @@ class Weights(Analysis):
         pictures = self._kernel_pictures(drawing, _strongest(drawing.kernels, 3 if drawing.rgb else 1), len(array))
         own = tuple((_picture(pictures[index], f"kernel {index}"),) for index in chosen)
         rows = [MatrixRow("the kernel", own)]
-        stored = not domain_of(preprocessing).photographic
         ranges: list[tuple[Cell, ...]] = []
         for done, index in enumerate(images):
             context.progress(done, len(images), source.names[index])
@@ -332,9 +332,9 @@ class Weights(Analysis):
                 raise AnalysisError(
                     f"the response to {shorten(source.names[index])} is not finite", where=shorten(layer.name)
                 )
-            photograph = domain_of(preprocessing).show(batch)[0] if stored else batch[0]
-            rows.append(_response_row(source.names[index], photograph, chosen, response))
-            photo = source.names[index]
+            photo, domain = source.names[index], domain_of(preprocessing)
+            photograph = to_pixels(batch if domain.photographic else domain.show(batch))[0]
+            rows.append(_response_row(photo, photograph, chosen, response))
             for number, values in zip(chosen, response, strict=True):
                 cell = Unit(layer.name, number)
                 ranges.append((f"{photo}, kernel {number}", cell, float(values.min()), float(values.max())))
@@ -438,8 +438,7 @@ def _picture(pixels: np.ndarray, alt: str) -> Picture:
     return Picture(np.ascontiguousarray(pixels), alt=alt, pixelated=True)
 
 
-def _response_row(name: str, image: np.ndarray, chosen: Sequence[int], response: np.ndarray) -> MatrixRow:
-    photograph = np.round(np.clip(image, 0, 1) * 255).astype(np.uint8).transpose(1, 2, 0)
+def _response_row(name: str, photograph: np.ndarray, chosen: Sequence[int], response: np.ndarray) -> MatrixRow:
     cells = tuple(
         (
             Picture(

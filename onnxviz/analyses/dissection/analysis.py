@@ -41,6 +41,7 @@ from onnxviz.core import limits
 from onnxviz.core.errors import AnalysisError, shorten
 from onnxviz.core.findings import Array, Caveat, Coverage, Finding, Table, Tile, TileGrid
 from onnxviz.core.values import Layer
+from onnxviz.data.image_choice import choose_images, find_source
 from onnxviz.data.read_ahead import ReadAhead
 from onnxviz.model.maps import to_map
 
@@ -371,10 +372,7 @@ iou: 0.04
                 "the recipe has no data set with labelled concepts",
                 remedy="add one under `data:`, for example scenes: {builtin: scenes} or street: {concepts: folder}",
             )
-        try:
-            data = subject.data[self.data]
-        except KeyError as fault:
-            raise AnalysisError(f"no data set is called {shorten(self.data)!r}") from fault
+        data = find_source(self.data, subject.data)
         if not hasattr(data, "read_labels"):
             raise AnalysisError(
                 f"the images of {shorten(self.data)!r} have no labels for their pixels",
@@ -383,10 +381,7 @@ iou: 0.04
         return self.data, cast("ConceptSet", data)
 
     def _images(self, data: ConceptSet) -> list[int]:
-        count = len(data)
-        if self.images is None or self.images >= count:
-            return list(range(count))
-        return [index * count // self.images for index in range(self.images)]
+        return choose_images(data, None, self.images or len(data))
 
     def _label_size(self, size: tuple[int, int]) -> tuple[int, int]:
         if self.label_size is not None:

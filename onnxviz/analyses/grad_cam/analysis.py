@@ -94,6 +94,11 @@ class ClassActivationMaps(ImageAnalysis):
         "blank_fraction": "Share of the maps (layer, image, class or number) that are zero everywhere.",
     }
 
+    @property
+    def method_name(self) -> str:
+        """What the method is called in sentences."""
+        return self.heading or type(self).__name__
+
     @abstractmethod
     def evidence(self, activations: torch.Tensor, gradients: torch.Tensor) -> torch.Tensor:
         """Return the maps of some images at one layer, before what is negative is cut off.
@@ -155,7 +160,7 @@ class ClassActivationMaps(ImageAnalysis):
         head = self._head(context.subject)
         given = (job.parameters[name] for name in ("images", "classes", "own_classes"))
         wanted = [Wanted(index, source.names[index], *rest) for index, *rest in zip(*given, strict=True)]
-        what, score = f"{self.heading} at {len(used)} layers", explained_score.layer_of(head)
+        what, score = f"{self.method_name} at {len(used)} layers", explained_score.layer_of(head)
         size, fixed = model.input_size, model.view.batch
         usual = int(job.parameters["together"])
         together = fixed or choose_batch(model, usual, lambda: gradient_bytes(model.view, size, size, score), what)
@@ -166,7 +171,7 @@ class ClassActivationMaps(ImageAnalysis):
             if not (real := wanted[start:stop]):
                 return []
             batch = read([entry.index for entry in filled[start:stop]])
-            found = explain(context, batch, real, used, head, self.positions, (self.heading, self.evidence))
+            found = explain(context, batch, real, used, head, self.positions, (self.method_name, self.evidence))
             context.progress(min(stop, len(wanted)), len(wanted), real[-1].name)
             return found
 
@@ -190,7 +195,7 @@ class ClassActivationMaps(ImageAnalysis):
         metrics = [explained_score.joined(parts) for parts in numbers.values()]
         summaries = [ImageSummary.of(image, source, titles, head, subject.labels) for image in found]
         shown = [
-            image_findings(image, titles, source.names[image.index], subject, head, self.positions, self.heading)
+            image_findings(image, titles, source.names[image.index], subject, head, self.positions, self.method_name)
             for image in found
         ]
         return [

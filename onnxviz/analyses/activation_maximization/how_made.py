@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
@@ -36,7 +36,7 @@ def how_made(
         further += (
             f"; of {preprocessing.channels} channels, pictures show {', '.join(map(str, preprocessing.shown_channels))}"
         )
-    looks = _of_each(suits, lambda usual: transform_words(usual.transforms))
+    looks = _of_each(suits, lambda usual: ", ".join(map(_transform, usual.transforms)) or "no random views")
     return (
         f"{analysis.steps} steps of {optimize_batch} on images{pixels}, {form}; views: {looks}; regularizers: "
         f"{held_by(suits)}{further}. A channel's activation is its mean over all positions, "
@@ -46,7 +46,7 @@ def how_made(
 
 def held_by(suits: Mapping[str, Usual]) -> str:
     """Return what holds the pictures of each kind of targets back."""
-    return _of_each(suits, lambda usual: regularizer_words(usual.regularizers))
+    return _of_each(suits, lambda usual: ", ".join(map(_regularizer, usual.regularizers)) or "none")
 
 
 def _of_each(suits: Mapping[str, Usual], words: Callable[[Usual], str]) -> str:
@@ -108,16 +108,6 @@ def _within(settings: BaseModel) -> Iterator[BaseModel]:
         for item in value if isinstance(value, tuple) else (value,):
             if isinstance(item, BaseModel):
                 yield from _within(item)
-
-
-def transform_words(transforms: Sequence[Transform]) -> str:
-    """Return what random views show: "margin 10%, shifted ±8%"."""
-    return ", ".join(_transform(transform) for transform in transforms) or "no random views"
-
-
-def regularizer_words(regularizers: Sequence[Regularizer]) -> str:
-    """Return what holds images back, each with its weight: "L6 norm x 0.2"."""
-    return ", ".join(_regularizer(entry) for entry in regularizers) or "none"
 
 
 def words_of(entry: BaseModel) -> str:

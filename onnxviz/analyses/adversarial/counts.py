@@ -92,7 +92,10 @@ def counted(found: Sequence[Search]) -> list[Search]:
 
 def metrics(found: Sequence[Search], norm: str) -> Iterator[Metric]:
     """Yield the numbers that `expect:` can test; `norm` is what the search made small."""
-    basis, known = counted(found), by_photograph(found)
+    basis, known = counted(found), dict[int, list[Search]]()
+    for one in found:
+        if one.true is not None:
+            known.setdefault(one.image, []).append(one)
     won = [one for one in basis if one.won]
     if basis:
         rate = presentation.of_share(METRICS["success_rate" if known else "changed_rate"], [one.won for one in basis])
@@ -103,8 +106,8 @@ def metrics(found: Sequence[Search], norm: str) -> Iterator[Metric]:
         size = median(one.linf if norm == "linf" else one.l2 for one in won)
         yield replace(METRICS[f"median_{norm}"], value=size, total=len(won))
     if known:
-        right = [searches[0].right for searches in known]
-        still = [searches[0].right and all(one.after == one.true for one in searches) for searches in known]
+        right = [searches[0].right for searches in known.values()]
+        still = [searches[0].right and all(one.after == one.true for one in searches) for searches in known.values()]
         yield presentation.of_share(METRICS["accuracy"], right)
         yield presentation.of_share(METRICS["accuracy_under_attack"], still)
 
@@ -126,15 +129,6 @@ METRICS = presentation.by_name(
            "Share of the photographs with a known class that are taken for it before, and after every search too.",
            "percent", "higher"),
 )  # fmt: skip
-
-
-def by_photograph(found: Sequence[Search]) -> list[list[Search]]:
-    """Return the searches of each photograph with a known class."""
-    known: dict[int, list[Search]] = {}
-    for one in found:
-        if one.true is not None:
-            known.setdefault(one.image, []).append(one)
-    return list(known.values())
 
 
 def summary(found: Sequence[Search], norm: str) -> str:

@@ -18,7 +18,6 @@ from onnxviz.analyses.dissection.counting import Grid, Labels, Overlap, Shuffled
 from onnxviz.analyses.dissection.naming import (
     caveats,
     chance_rows,
-    counted_concepts,
     named_units,
     remarks,
     rivals,
@@ -287,7 +286,7 @@ iou: 0.04
         """Return what was found of all layers, and pictures of it; `measure` gives one image's activations."""
         data = work.data
         first, _ = overlaps[work.layers[0].name]
-        counted = counted_concepts(first, self.least_images)
+        counted = first.images >= self.least_images  # which concepts a unit may be named after
         chances = {name: Chance.of(shuffled, own, counted) for name, (own, shuffled) in overlaps.items()}
         units = {
             name: named_units(name, data.concepts, thresholds[name], own, chances[name], counted, self.iou)

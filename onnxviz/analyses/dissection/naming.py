@@ -38,11 +38,6 @@ _SATURATED_LAYER = 0.1
 """From this share of saturated units on a layer is better dissected before its activation."""
 
 
-def counted_concepts(overlap: Overlap, least_images: int) -> npt.NDArray[np.bool_]:
-    """Return bool [concepts]: which are in so many images that a unit may be named after them."""
-    return np.asarray(overlap.images >= max(1, least_images))
-
-
 def named_units(
     layer: str,
     concepts: Sequence[Concept],

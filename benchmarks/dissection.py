@@ -18,7 +18,8 @@ import torch
 from torch.nn import functional
 
 from benchmarks.measure import arguments, in_turns, markdown, medians, open_subject, prepare
-from onnxviz.analyses.dissection import Grid, Overlap, TopValues, count_overlap
+from onnxviz.analyses.dissection.counting import Grid, Overlap, count_overlap
+from onnxviz.analyses.dissection.thresholds import TopValues
 from onnxviz.core.values import Preprocessing
 from onnxviz.data import builtin
 from onnxviz.data.concepts import ConceptSet, MaskFolder

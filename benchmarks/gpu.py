@@ -29,7 +29,8 @@ import numpy as np
 import onnxruntime
 import torch
 
-from onnxviz.analyses.dissection import Grid, Overlap, TopValues, count_overlap
+from onnxviz.analyses.dissection.counting import Grid, Overlap, count_overlap
+from onnxviz.analyses.dissection.thresholds import TopValues
 from onnxviz.analyses.grad_cam.attribution import grad_cam
 from onnxviz.core.errors import shorten
 from onnxviz.core.values import Layer, Preprocessing

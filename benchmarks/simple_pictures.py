@@ -22,9 +22,10 @@ from PIL import Image
 
 from benchmarks.measure import arguments, markdown, prepare
 from onnxviz.analyses.activation_maximization.analysis import ActivationMaximization
-from onnxviz.analyses.activation_maximization.simple_pictures import SIMPLE, simple_pictures
+from onnxviz.analyses.activation_maximization.measurements import SIMPLE, Measured
+from onnxviz.analyses.activation_maximization.simple_pictures import simple_pictures
 from onnxviz.analyses.base import JobContext, Subject
-from onnxviz.core.findings import Array, Finding, Table
+from onnxviz.core.findings import Array, Table
 from onnxviz.model.model import load
 from onnxviz.optimize.color import to_pixels
 
@@ -38,7 +39,7 @@ RECIPES: dict[str, dict[str, Any]] = {
 def made(context: JobContext, settings: dict[str, Any]) -> tuple[np.ndarray, np.ndarray, Table, dict[str, float]]:
     """Return pictures, activations on simple pictures [simple, units], the table, and processor seconds by stage."""
     analysis = ActivationMaximization.model_validate(settings)
-    found: dict[str, list[Finding]] = {}
+    found: dict[str, list[Any]] = {}
     seconds = {"simple": 0.0, "pictures": 0.0}
     jobs = list(analysis.jobs(context.subject))
     for job in jobs:
@@ -47,9 +48,9 @@ def made(context: JobContext, settings: dict[str, Any]) -> tuple[np.ndarray, np.
             job, dataclasses.replace(context, found={name: found[name] for name in job.needs})
         )
         seconds["simple" if job.parameters.get("stage") == SIMPLE else "pictures"] += time.process_time() - start
-    arrays = [entry for job in jobs for entry in found[job.name] if isinstance(entry, Array)]
-    images = np.concatenate([array.arrays["images"] for array in arrays if "images" in array.arrays])
-    simple = np.concatenate([array.arrays["values"] for array in arrays if array.id == "simple"], axis=1)
+    results = [entry for job in jobs for entry in found[job.name]]
+    images = np.concatenate([entry.arrays["images"] for entry in results if isinstance(entry, Array)])
+    simple = np.concatenate([entry.values for entry in results if isinstance(entry, Measured)], axis=1)
     combined = analysis.combine([found[job.name] for job in jobs if not job.intermediate], context.subject)
     (table,) = (entry for entry in combined if isinstance(entry, Table))
     return images, simple, table, seconds

@@ -11,6 +11,7 @@ from onnxviz.core.lazy import loaded_later
 
 if TYPE_CHECKING:
     from onnxviz.analyses.base import Analysis, Job, JobContext, LayerSelector, Progress, Subject
+    from onnxviz.analyses.grad_cam.analysis import ClassActivationMaps
     from onnxviz.core.colormap import colour, colour_signed, overlay
     from onnxviz.core.errors import AnalysisError, DataError, SelectionError
     from onnxviz.core.findings import (
@@ -42,50 +43,16 @@ if TYPE_CHECKING:
     from onnxviz.data.images import load_batch
 
 __all__ = [
-    "Analysis",
-    "AnalysisError",
-    "Array",
-    "Bars",
-    "Caveat",
-    "Column",
-    "Coverage",
-    "Curve",
-    "CustomFinding",
-    "DataError",
-    "Finding",
-    "Histogram",
-    "ImageChoice",
-    "Job",
-    "JobContext",
-    "Layer",
-    "LayerSelector",
-    "MatrixRow",
-    "Metric",
-    "Note",
-    "Outcomes",
-    "Picture",
-    "PictureMatrix",
-    "Progress",
-    "SelectionError",
-    "Series",
-    "Subject",
-    "Table",
-    "Tile",
-    "TileGrid",
-    "Unit",
-    "UnknownFinding",
-    "choose_images",
-    "colour",
-    "colour_signed",
-    "find_source",
-    "load_batch",
-    "merge",
-    "overlay",
-    "wilson",
-]
+    "Analysis", "AnalysisError", "Array", "Bars", "Caveat", "ClassActivationMaps", "Column", "Coverage", "Curve",
+    "CustomFinding", "DataError", "Finding", "Histogram", "ImageChoice", "Job", "JobContext", "Layer",
+    "LayerSelector", "MatrixRow", "Metric", "Note", "Outcomes", "Picture", "PictureMatrix", "Progress",
+    "SelectionError", "Series", "Subject", "Table", "Tile", "TileGrid", "Unit", "UnknownFinding", "choose_images",
+    "colour", "colour_signed", "find_source", "load_batch", "merge", "overlay", "wilson",
+]  # fmt: skip
 
 _ELSEWHERE = {
     "onnxviz.analyses.base": ("Analysis", "Job", "JobContext", "LayerSelector", "Progress", "Subject"),
+    "onnxviz.analyses.grad_cam.analysis": ("ClassActivationMaps",),
     "onnxviz.core.colormap": ("colour", "colour_signed", "overlay"),
     "onnxviz.core.errors": ("AnalysisError", "DataError", "SelectionError"),
     "onnxviz.core.shares": ("wilson",),

@@ -17,13 +17,13 @@ from onnx import TensorProto, helper, numpy_helper
 
 import onnxviz.model.model
 from onnxviz.analyses.base import JobContext, Subject
-from onnxviz.analyses.dissection import Grid, Overlap, Passes, TopValues, count_overlap, upsample
 from onnxviz.analyses.dissection.analysis import Dissection
-from onnxviz.analyses.dissection.counting import round_down
+from onnxviz.analyses.dissection.counting import Grid, Overlap, count_overlap, round_down, upsample
+from onnxviz.analyses.dissection.passes import Passes
 from onnxviz.analyses.dissection.pictures import OUTLINE, show_mask
-from onnxviz.analyses.dissection.thresholds import Thresholds
+from onnxviz.analyses.dissection.thresholds import Thresholds, TopValues
 from onnxviz.core import limits
-from onnxviz.core.errors import AnalysisError
+from onnxviz.core.errors import AnalysisError, DataError
 from onnxviz.core.findings import Array, Caveat, Coverage, Finding, Metric, Note, Table, TileGrid, from_data, to_data
 from onnxviz.core.values import Preprocessing, Unit
 from onnxviz.data.concepts import Concept, MaskFolder
@@ -462,7 +462,7 @@ class TestEndToEnd:
                 list(Dissection().jobs(replace(subject, data=data)))
         with pytest.raises(AnalysisError, match="have no labels"):
             list(Dissection(data="photos").jobs(replace(subject, data={"photos": photos})))
-        with pytest.raises(AnalysisError, match="no data set is called 'nowhere'"):
+        with pytest.raises(DataError, match="there is no data set 'nowhere'"):
             list(Dissection(data="nowhere").jobs(subject))
 
     def test_the_label_size(self) -> None:

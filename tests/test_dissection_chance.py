@@ -14,10 +14,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 import onnxviz.model.model
 from onnxviz.analyses.base import JobContext, Subject
-from onnxviz.analyses.dissection import Chance, Exchange, Grid, Overlap, ShuffledOverlap, count_overlap, likeness
 from onnxviz.analyses.dissection.analysis import Dissection
-from onnxviz.analyses.dissection.counting import PixelLabels, count_image
-from onnxviz.analyses.dissection.neighbours import Likeness
+from onnxviz.analyses.dissection.chance import Chance, Exchange, Likeness, likeness
+from onnxviz.analyses.dissection.counting import Grid, Overlap, PixelLabels, ShuffledOverlap, count_image, count_overlap
 from onnxviz.analyses.dissection.summary import ByChance, ChanceRow, Summary, UnitResult, detected, span_in_words
 from onnxviz.core.findings import Bars, Caveat, Coverage, Finding, Metric, Note, Table, TileGrid
 from onnxviz.core.values import Unit

@@ -16,11 +16,13 @@ from hypothesis import strategies as st
 
 import onnxviz.model.model
 from onnxviz.analyses.base import Job, JobContext, Subject
-from onnxviz.analyses.dissection import BestImages, Grid, Overlap, Thresholds, TopValues, count_overlap, sharding
+from onnxviz.analyses.dissection import sharding
 from onnxviz.analyses.dissection.analysis import Dissection
-from onnxviz.analyses.dissection.neighbours import Likeness
+from onnxviz.analyses.dissection.chance import Likeness
+from onnxviz.analyses.dissection.counting import Grid, Overlap, count_overlap
 from onnxviz.analyses.dissection.sharding import Extent, counts_size, layer_groups, map_size
 from onnxviz.analyses.dissection.summary import GroupResult
+from onnxviz.analyses.dissection.thresholds import BestImages, Thresholds, TopValues
 from onnxviz.analyses.stream import SHARD_IMAGES, shard_bounds
 from onnxviz.core import limits
 from onnxviz.core.findings import Array, Finding, TileGrid
@@ -363,7 +365,7 @@ class TestJobs:
     ) -> None:
         layers = model.view.select("all_convs")
         assert not all(layers[0].spatial_shape), "the built-in model takes images of any size"
-        sizes = {layer.name: map_size(model.view, layer, model.preprocessing.size) for layer in layers}
+        sizes = {layer.name: map_size(model.view, layer, model.input_size) for layer in layers}
         measured = model.measure(np.zeros((1, 3, *model.input_size), np.float32), layers)
         assert sizes == {name: values.shape[2] * values.shape[3] for name, values in measured.items()}
         one = 4 * layers[0].unit_count * sizes[layers[0].name]
@@ -430,4 +432,4 @@ def test_sizes_of_maps_of_a_real_network_of_free_size(zoo: Path) -> None:
     measured = network.measure(np.zeros((1, 3, *network.input_size), np.float32), [layer.name for layer in layers])
     for layer in layers:
         values = measured[layer.name]
-        assert map_size(view, layer, None) == values.shape[2] * values.shape[3], layer.name
+        assert map_size(view, layer, network.input_size) == values.shape[2] * values.shape[3], layer.name

@@ -117,7 +117,7 @@ def test_only_a_worker_opens_the_generator(folder: Path, monkeypatch: pytest.Mon
 
 
 def test_a_generator_that_was_changed_is_not_used(folder: Path) -> None:
-    from onnxviz.analyses.activation_maximization.generator import opened_generator
+    from onnxviz.analyses.activation_maximization.making import opened_generator
 
     data, device = make_plan(parse_recipe(RECIPE, "r.yaml", folder)).subjects["model"].data, torch.device("cpu")
     assert opened_generator("prior", data, device).size == (8, 8)

@@ -22,10 +22,10 @@ from pydantic import ValidationError
 import onnxviz.model.model
 from onnxviz.analyses import registry
 from onnxviz.analyses.base import JobContext, Subject
-from onnxviz.analyses.grad_cam import evidence_summary
+from onnxviz.analyses.grad_cam import findings as evidence_findings
 from onnxviz.analyses.grad_cam.analysis import GradCam
 from onnxviz.analyses.grad_cam.attribution import grad_cam, to_own_maximum, upsample
-from onnxviz.analyses.grad_cam.evidence_summary import ImageSummary
+from onnxviz.analyses.grad_cam.findings import ImageSummary
 from onnxviz.core import findings as f
 from onnxviz.core.errors import AnalysisError, DataError, SelectionError
 from onnxviz.core.values import PRESETS
@@ -596,7 +596,7 @@ def test_the_first_sentence_counts_all_images_and_names_those_that_are_wrong_or_
         return ImageSummary(f"{index}.png", "last", "cat", right, sure, (extent,))
 
     def said(*images: ImageSummary, by_score: bool = True) -> str:
-        return " ".join(note.text for note in evidence_summary.in_words(images, by_score=by_score))
+        return " ".join(note.text for note in evidence_findings.in_words(images, by_score=by_score))
 
     wrong = [image(index, False, index / 10, 0.25) for index in range(1, 6)]
     assert said(image(0, True, 0.2, 0.5), *wrong, image(8, None, 0.1, None)) == (

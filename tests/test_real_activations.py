@@ -13,8 +13,8 @@ from PIL import Image
 
 import onnxviz.model.model
 from onnxviz.analyses.activation_maximization.analysis import ActivationMaximization
-from onnxviz.analyses.activation_maximization.real_activations import SHARD, STAGE, standing
-from onnxviz.analyses.activation_maximization.simple_pictures import SIMPLE
+from onnxviz.analyses.activation_maximization.made_pictures import standing
+from onnxviz.analyses.activation_maximization.measurements import SHARD, SIMPLE, STAGE
 from onnxviz.analyses.base import Job, JobContext, Subject
 from onnxviz.core import findings as f
 from onnxviz.core.errors import DataError, OnnxvizError
@@ -94,7 +94,7 @@ def test_activations_on_real_images_are_measured_as_they_are_optimized(place: Jo
                                             {"kind": "layer", "layer": "relu"}]}  # fmt: skip
     found, _ = all_found(place, data="photos", targets=targets, objectives=[combination], steps=1)
     measured = [entry for name, entries in found.items() for entry in entries if name.startswith("real images")]
-    values = np.concatenate([entry.arrays["values"] for entry in measured], axis=1)  # type: ignore[union-attr]
+    values = np.concatenate([entry.values for entry in measured], axis=1)  # type: ignore[attr-defined]
     edges = np.array([slow_edges(image) for image in images(place)])
     middle = (SIDE - 2) // 2
     expected = [
@@ -166,7 +166,7 @@ def test_many_images_are_measured_in_shards_with_the_same_result(
     entry: dict[str, Any] = {"targets": [{"layer": "conv", "units": [0, 1]}], "steps": 2}
     whole = table(analyse(place, **entry))
     assert COUNT < SHARD
-    monkeypatch.setattr("onnxviz.analyses.activation_maximization.real_activations.SHARD", 2)
+    monkeypatch.setattr("onnxviz.analyses.activation_maximization.measurements.SHARD", 2)
     jobs = list(ActivationMaximization.model_validate({**entry, "data": "photos"}).jobs(place.subject))
     assert sum(job.intermediate and job.parameters["stage"] == STAGE for job in jobs) == 5
     assert all(sum(name.startswith(STAGE) for name in job.needs) == 5 for job in jobs if not job.intermediate)
@@ -188,7 +188,7 @@ def test_other_sizes_are_compared_with_images_of_the_models_own_size(place: JobC
     found, _ = all_found(place, data="photos", targets=[{"layer": "conv", "units": 0}], steps=1, size=48)
     (real,) = (entry for name, entries in found.items() for entry in entries if name.startswith("real images"))
     expected = [slow_edges(image)[0].mean() for image in images(place)]
-    np.testing.assert_allclose(real.arrays["values"][:, 0], expected, atol=1e-5)  # type: ignore[union-attr]
+    np.testing.assert_allclose(real.values[:, 0], expected, atol=1e-5)  # type: ignore[attr-defined]
 
 
 def test_a_groups_pictures_are_kept_different(place: JobContext) -> None:
@@ -239,7 +239,7 @@ def test_objectives_with_a_reference_picture_take_it_from_the_data(place: JobCon
     assert row["rise"] > 0
     (real,) = (part for name, parts in found.items() for part in parts if name.startswith("real images"))
     # Nothing is more like the picture than the picture itself.
-    assert int(real.arrays["values"][:, 0].argmax()) == 2  # type: ignore[union-attr]
+    assert int(real.values[:, 0].argmax()) == 2  # type: ignore[attr-defined]
     analysis = ActivationMaximization.model_validate(entry)
     assert all(job.data == ("photos",) for job in analysis.jobs(place.subject))  # also those of simple pictures
 

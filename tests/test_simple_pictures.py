@@ -15,9 +15,10 @@ from onnx import TensorProto, helper, numpy_helper
 import onnxviz.model.model
 from onnxviz.analyses.activation_maximization import making as picture_making
 from onnxviz.analyses.activation_maximization.goals import Goal
-from onnxviz.analyses.activation_maximization.limits import Start, exceeds, limits_of, made_again
-from onnxviz.analyses.activation_maximization.real_activations import RealActivations
-from onnxviz.analyses.activation_maximization.simple_pictures import SimpleActivations, SimplePicture, simple_pictures
+from onnxviz.analyses.activation_maximization.made_pictures import exceeds, limits_of
+from onnxviz.analyses.activation_maximization.making import Start, made_again
+from onnxviz.analyses.activation_maximization.measurements import RealActivations, SimpleActivations
+from onnxviz.analyses.activation_maximization.simple_pictures import SimplePicture, simple_pictures
 from onnxviz.analyses.base import JobContext, Subject
 from onnxviz.core import findings as f
 from onnxviz.core.values import Target

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol
 from pydantic import BaseModel, ConfigDict, Field
 
 from onnxviz.core.devices import Device
-from onnxviz.core.findings import FINDING_TYPES, Finding, Metric, merge
-from onnxviz.core.values import DEFAULT_SIZE, Preprocessing
+from onnxviz.core.findings import FINDING_TYPES, Coverage, Finding, Metric, merge
+from onnxviz.core.values import Preprocessing
+from onnxviz.data.image_choice import ImageChoice, choose_images, find_source
 
 if TYPE_CHECKING:
     from onnxviz.data.concepts import ConceptSet
-    from onnxviz.data.images import ImageFolder
+    from onnxviz.data.images import ImageFolder, ImageSource
     from onnxviz.graph.view import GraphView
     from onnxviz.model.model import Model
 
@@ -41,7 +42,7 @@ class Job:
         needs: names of jobs of the same analysis that must be done before; `run` is given what they found. So an
             analysis reduces over shards of a data set: a job for each shard, one that merges what they counted, jobs
             that go on with the merged numbers. Each is stored, resumed and distributed like any other.
-        inner: what the job finds is only for the jobs that need it, and is not handed to `combine`.
+        intermediate: what the job finds is only for the jobs that need it, and is not handed to `combine`.
         bytes: estimated size of what it stores, for the plan.
     """
 
@@ -82,8 +83,8 @@ class Subject:
 
     @property
     def input_size(self) -> tuple[int, int]:
-        """Height and width in pixels of the input; `DEFAULT_SIZE` where nobody says it."""
-        return self.view.input_size or self.preprocessing.size or DEFAULT_SIZE
+        """Height and width in pixels of the input."""
+        return self.preprocessing.input_size(self.view.input_size)
 
 
 class Progress(Protocol):
@@ -183,3 +184,27 @@ class Analysis(BaseModel):
     def metrics(self, findings: Sequence[Finding]) -> dict[str, float]:
         """Return the numbers that `expect:` can test."""
         return {finding.name: finding.value for finding in findings if isinstance(finding, Metric)}
+
+
+class ImageAnalysis(Analysis):
+    """Base of analyses of chosen images of a data set."""
+
+    data: str = Field(description="The data set with the images.")
+    images: ImageChoice = None
+    limit: int | None = Field(
+        None, ge=1, description="Most images to use, spread evenly over those chosen; all if not given."
+    )
+
+    def chosen_images(self, subject: Subject) -> tuple[ImageSource, list[int]]:
+        """Return the data set, and which of its images are used."""
+        source = find_source(self.data, subject.data)
+        return source, choose_images(source, self.images, self.limit or len(source))
+
+    def image_coverage(self, done: int, failed: str, subject: Subject) -> Coverage:
+        """Say how many of the data set's images were used; `failed` is why those are not that were chosen."""
+        source, chosen = self.chosen_images(subject)
+        wanted = len(choose_images(source, self.images, len(source)))
+        why = [f"`limit: {self.limit}`, spread evenly"] if len(chosen) < wanted else []
+        why += ["chosen by `images`"] if wanted < len(source) else []
+        why += [f"{len(chosen) - done} {failed}"] if done < len(chosen) else []
+        return Coverage("images", done, len(source), "; ".join(why), "coverage.images")

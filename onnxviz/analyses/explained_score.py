@@ -28,9 +28,6 @@ if TYPE_CHECKING:
 Positions = Literal["mean", "highest"]
 
 
-# --- numbers --------------------------------------------------------------------------------------------------------
-
-
 def layer_of(head: Head) -> Layer:
     """Return the layer of the scores of a head that `resolve_head` gave."""
     assert head.scores is not None, "resolve_head refuses what has no scores"
@@ -38,12 +35,9 @@ def layer_of(head: Head) -> Layer:
 
 
 def score_at_positions(raw: torch.Tensor, head: Head) -> torch.Tensor:
-    """Return the scores of each class or unit as [N, choices, positions].
+    """Return the scores of each class or unit as [N, choices, positions], of a layer's [N, units, *spatial] or [N].
 
-    Args:
-        raw: the layer of the scores, [N, units, *spatial] or [N].
-        head: whose scores they are. One that stands for two classes speaks for the second, and its negative for the
-            first; a probability for the second, and what it lacks of 1 for the first.
+    A head that stands for two classes speaks for the second, its negative or what lacks of 1 for the first.
     """
     import torch
 
@@ -63,11 +57,6 @@ def predicted_shares(placed: torch.Tensor, head: Head, positions: Positions) -> 
     """Return for each class of a map the share of the positions where it has the highest score; None of others.
 
     A mean over the image would put first a class that is second everywhere, and last one that is sure of a small part.
-
-    Args:
-        placed: one image's scores, [choices, positions].
-        head: whose scores they are.
-        positions: how they become one for the image.
     """
     if not by_frequency(head, positions):
         return None
@@ -99,14 +88,7 @@ def probabilities(model: Model, batch: np.ndarray, head: Head, count: int) -> li
 
 @dataclasses.dataclass(frozen=True)
 class OwnClasses:
-    """Which classes of a head the images of a data set are known to show.
-
-    Attributes:
-        source: the images.
-        names: the model's class names, or None.
-        head: whose classes.
-        fits: whether the classes that the images have may be the model's.
-    """
+    """Which classes of a head the images of a data set are known to show; `fits`: these may be the model's."""
 
     source: ImageSource
     names: Sequence[str] | None
@@ -182,13 +164,7 @@ def choice_metrics(head: Head, best: int, sure: float | None, own: int | None) -
 
 
 def without_metrics(head: Head, data: str, *, known: bool) -> dict[str, str]:
-    """Return why `choice_metrics` yields none of a name for any image, by the name.
-
-    Args:
-        head: whose choices.
-        data: the data set's name.
-        known: whether the class of an image is known, as `OwnClasses.get` says.
-    """
+    """Return why `choice_metrics` yields none of a name for any image, by the name; `known`: whether any class is."""
     no_choice = f"{shorten(head.name, 60)!r} gives no class to an image: {head.in_words}"
     found = {}
     if not known:

@@ -34,14 +34,8 @@ def sparse(count: int) -> int:
 
 
 def kernels(shape: tuple[int, ...], limit: int, channels: int) -> int:
-    """Return the bytes of a layer's kernels: each has a row, and if it can be drawn a picture and a place on a sheet.
-
-    Args:
-        shape: of the weights.
-        limit: most kernels that are drawn.
-        channels: most input channels that are drawn of those that are no colours.
-    """
-    size = RECORD + 2200 + 130 * shape[0]
+    """Return the bytes of a layer's kernels: each has a row, and the drawn ones a picture and a place on a sheet."""
+    size = RECORD + 2200 + 240 * shape[0]
     if len(shape) != 4 or max(shape[2:]) <= 1:
         return size
     values = (3 if shape[1] == 3 else min(shape[1], channels)) * shape[2] * shape[3]
@@ -49,14 +43,7 @@ def kernels(shape: tuple[int, ...], limit: int, channels: int) -> int:
 
 
 def responses(photograph: tuple[int, int], images: int, sizes: tuple[int | None, ...], count: int) -> int:
-    """Return the bytes of kernels applied to photographs: these, a map for each kernel, and the kernels.
-
-    Args:
-        photograph: height and width of the images.
-        images: how many.
-        sizes: height and width of the maps; half of the image's where they are not known.
-        count: kernels.
-    """
+    """Return the bytes of photographs with maps of `count` kernels, of half their size where that is not known."""
     rows, columns = (size or side // 2 for size, side in zip((*sizes, None, None), photograph, strict=False))
     picture = jpeg(*photograph) + PICTURE_ROW + count * (png(rows, columns) + PICTURE_ROW)
     return RECORD + count * (SMALL_PNG + PICTURE_ROW) + images * picture

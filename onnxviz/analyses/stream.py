@@ -14,13 +14,13 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from onnxviz.analyses.base import Analysis, Job, JobContext, Subject
+from onnxviz.analyses.base import ImageAnalysis, Job, JobContext, Subject
 from onnxviz.core.errors import AnalysisError
 from onnxviz.core.findings import Coverage, Finding
 from onnxviz.core.values import Layer, Preprocessing
-from onnxviz.data.image_choice import ImageChoice, choose_images, find_source
 from onnxviz.data.images import ImageSource
 from onnxviz.data.read_ahead import ReadAhead
+from onnxviz.model.batches import filled, micro_batch
 
 if TYPE_CHECKING:
     from onnxviz.model.model import Model
@@ -84,8 +84,6 @@ def stream(
         DataError: if an image cannot be read or does not fit.
         MemoryLimitError: if memory does not suffice, even for one image at a time.
     """
-    from onnxviz.model.batches import micro_batch
-
     model, size = context.model, size or context.model.input_size
     if together is None:
         together = micro_batch(model.view, model.input_size, size, model.resolve(layers))
@@ -100,18 +98,11 @@ def stream(
 def measured(
     model: Model, images: Values, layers: Sequence[str], *, converted: bool = False, kept: bool = True
 ) -> Mapping[str, Values]:
-    """Return layers' activations; a model that takes so many images at a time gets the last one again.
+    """Return activations on RGB images [N, 3, h, w] in 0..1, by ONNX Runtime or on its device by the converted network.
 
-    Args:
-        model: the model.
-        images: RGB [N, 3, h, w] in 0..1.
-        layers: names of the layers.
-        converted: by the converted network, on its device, instead of by ONNX Runtime.
-        kept: whether the result outlives the next call.
+    A model that takes so many images at a time gets the last one again. `kept`: the result outlives the next call.
     """
-    fixed = model.view.batch
-    missing = -len(images) % fixed if fixed else 0
-    padded = np.concatenate([images, np.repeat(images[-1:], missing, axis=0)]) if missing else images
+    padded = filled(images, model.view.batch)
     if not converted:
         found = model.measure(padded, layers, kept=kept)
         return {name: values[: len(images)] for name, values in found.items()}
@@ -178,22 +169,17 @@ class Shard:
     kept: Any
 
 
-class ShardedAnalysis(Analysis, Generic[Partial]):
+class ShardedAnalysis(ImageAnalysis, Generic[Partial]):
     """Base of analyses that look at each image of a data set once: an author says what is kept of a batch.
 
     A subclass gives `layers_of`, `map`, `join` and `finish`. What it keeps is a dataclass that its `results` names, of
     counts, extremes and `ExactSum`s, so that the result is the same, bit by bit, whatever the batches and shards.
     """
 
-    data: str = Field(description="The data set with the images.")
-    images: ImageChoice = None
-    limit: int | None = Field(
-        None, ge=1, description="Most images to use, spread evenly over those chosen; all if not given."
-    )
     shard: int = Field(
         SHARD_IMAGES, ge=1, description="Most images in one job; several workers can take jobs, with the same result."
     )
-    without_effect: ClassVar[frozenset[str]] = Analysis.without_effect | {"shard"}
+    without_effect: ClassVar[frozenset[str]] = ImageAnalysis.without_effect | {"shard"}
     results: ClassVar[tuple[type, ...]] = (Shard, ExactSum)
     converted: ClassVar[bool] = False
     """Whether activations are those of the converted network instead of ONNX Runtime's."""
@@ -216,7 +202,7 @@ class ShardedAnalysis(Analysis, Generic[Partial]):
 
     def jobs(self, subject: Subject) -> Iterable[Job]:
         """Plan a job for each shard."""
-        chosen = self._chosen(subject)
+        _, chosen = self.chosen_images(subject)
         layers = tuple(layer.name for layer in self.layers_of(subject))
         bounds = shard_bounds(len(chosen), math.ceil(len(chosen) / self.shard))
         for number, (start, stop) in enumerate(bounds):
@@ -231,8 +217,8 @@ class ShardedAnalysis(Analysis, Generic[Partial]):
 
     def run(self, job: Job, context: JobContext) -> list[Any]:
         """Go over the images of one shard."""
-        images = self._chosen(context.subject)[slice(*job.parameters["images"])]
-        source = find_source(self.data, context.subject.data)
+        source, chosen = self.chosen_images(context.subject)
+        images = chosen[slice(*job.parameters["images"])]
         batches = stream(context, source, images, job.layers, converted=self.converted)
         return [Shard(len(images), reduce(self.join, (self.map(batch, context.subject) for batch in batches)))]
 
@@ -244,13 +230,9 @@ class ShardedAnalysis(Analysis, Generic[Partial]):
 
     def present(self, found: Sequence[Any], subject: Subject) -> list[Finding]:
         """Say what was found, and on how many of the images."""
-        source = find_source(self.data, subject.data)
-        used, wanted = sum(shard.images for shard in found), len(self._chosen(subject))
+        source, chosen = self.chosen_images(subject)
+        used, wanted = sum(shard.images for shard in found), len(chosen)
         why = ["chosen by `images` and `limit`"] if wanted < len(source) else []
         why += [f"the jobs of {wanted - used} failed"] if used < wanted else []
         said = [finding for shard in found for finding in self.finish(shard.kept, shard.images, subject)]
         return [*said, Coverage("images", used, len(source), "; ".join(why), "coverage.images")]
-
-    def _chosen(self, subject: Subject) -> list[int]:
-        source = find_source(self.data, subject.data)
-        return choose_images(source, self.images, self.limit or len(source))

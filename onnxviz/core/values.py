@@ -203,6 +203,10 @@ class Preprocessing:
     show: tuple[int, ...] = ()
     count: int | None = None
 
+    def input_size(self, own: tuple[int, int] | None) -> tuple[int, int]:
+        """Return height and width in pixels of the input: the model's own, else this one's, else `DEFAULT_SIZE`."""
+        return own or self.size or DEFAULT_SIZE
+
     @property
     def channels(self) -> int:
         """Number of channels of the model's input."""

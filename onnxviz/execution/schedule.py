@@ -12,7 +12,7 @@ from onnxviz.core import results
 from onnxviz.core.devices import Device
 from onnxviz.core.errors import shorten
 from onnxviz.core.results import DataCard, ModelCard
-from onnxviz.core.values import DEFAULT_SIZE, Preprocessing
+from onnxviz.core.values import Preprocessing
 from onnxviz.data.class_conflicts import contradictions
 from onnxviz.data.image_choice import unknown_classes, unlike_concepts
 from onnxviz.data.images import ImageSource
@@ -114,7 +114,7 @@ def schedule_of(plan: Plan) -> Schedule:
 
 def seen_of(subject: Subject, preprocessing: Preprocessing) -> tuple[tuple[str, str], ...]:
     """Return for each data set with images, by name, which part of them the model sees."""
-    size = subject.view.input_size or preprocessing.size or DEFAULT_SIZE
+    size = preprocessing.input_size(subject.view.input_size)
     if preprocessing.undecided:
         return ()
     found = []

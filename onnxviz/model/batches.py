@@ -10,7 +10,10 @@ from __future__ import annotations
 import contextlib
 import gc
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+import numpy as np
+import numpy.typing as npt
 
 from onnxviz.core.errors import MemoryLimitError
 from onnxviz.core.memory import available_memory, chain, is_out_of_memory, show_bytes
@@ -264,6 +267,12 @@ def _numbers(layer: Layer, size: tuple[int, int], image: Sequence[int]) -> int:
 
 
 # --- what tensors look like -----------------------------------------------------------------------------------------
+
+
+def filled(images: npt.NDArray[Any], batch: int | None) -> npt.NDArray[Any]:
+    """Return images, [N, ...], with copies of the last until they are whole batches of a model that takes so many."""
+    missing = -len(images) % (batch or 1)
+    return np.concatenate([images, np.repeat(images[-1:], missing, axis=0)]) if missing else images
 
 
 def room_for(tensor: torch.Tensor, count: int) -> torch.Tensor:

@@ -18,7 +18,7 @@ from onnxviz.convert.element_types import integer_range
 from onnxviz.convert.operators import NotConvertible
 from onnxviz.core.errors import BatchMixedError, DataError, ModelError, SelectionError, beginning, shorten
 from onnxviz.core.memory import is_out_of_memory
-from onnxviz.core.values import DEFAULT_SIZE, Layer, Preprocessing
+from onnxviz.core.values import Layer, Preprocessing
 from onnxviz.data.domains import domain_of
 from onnxviz.data.given_images import (
     PREPARE,
@@ -87,7 +87,7 @@ class Model:
             self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         except RuntimeError:
             raise SelectionError(f"{shorten(str(device))!r} is no device", remedy="write cpu, cuda or cuda:1") from None
-        self.input_size = view.input_size or preprocessing.size or DEFAULT_SIZE
+        self.input_size = preprocessing.input_size(view.input_size)
         self.layers = Layers(view.layers)
         self.halvings = 0
         self.reduced: list[str] = []

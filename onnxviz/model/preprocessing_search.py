@@ -25,6 +25,7 @@ from onnxviz.data.image_choice import folders_missed
 from onnxviz.data.images import ImageSource, fit_box, load_batch
 from onnxviz.graph import GraphView
 from onnxviz.graph.model_output import Head
+from onnxviz.model.batches import filled
 from onnxviz.model.model import Model
 from onnxviz.model.preprocessing_candidates import (
     SIZES,
@@ -489,9 +490,8 @@ def _probabilities(model: Model, head: Head, batch: npt.NDArray[np.float32]) -> 
         return model.probabilities(images, head) if head.probability else softmax(model.scores(images, head))
 
     step = model.view.batch or _BATCH
-    fill = -len(batch) % (model.view.batch or 1)
-    filled = np.concatenate([batch, np.repeat(batch[-1:], fill, axis=0)]) if fill else batch
-    parts = [some(filled[start : start + step]) for start in range(0, len(filled), step)]
+    whole = filled(batch, model.view.batch)
+    parts = [some(whole[start : start + step]) for start in range(0, len(whole), step)]
     values = np.nan_to_num(np.concatenate(parts)[: len(batch)].astype(np.float64), posinf=0.0)
     # Outputs of a Sigmoid, or quantised ones, need not add up to one.
     shares: npt.NDArray[np.float64] = values / np.maximum(values.sum(axis=1, keepdims=True), 1e-12)

@@ -18,7 +18,7 @@ import numpy as np
 from onnxviz.core.errors import AnalysisError, shorten
 from onnxviz.core.lazy_torch import torch
 from onnxviz.graph.model_output import Head
-from onnxviz.model.batches import choose_batch, gradient_bytes, run_batches
+from onnxviz.model.batches import choose_batch, filled, gradient_bytes, run_batches
 from onnxviz.optimize.optimizers import as_rows
 
 if TYPE_CHECKING:
@@ -484,14 +484,8 @@ def measured_logits(model: Model, levels: np.ndarray, head: Head) -> np.ndarray:
 
     One score that stands for two classes is the second's; the first's is the threshold between them.
     """
-    scores = model.scores(as_images(filled(model, levels)), head)[: len(levels)]
+    scores = model.scores(as_images(filled(levels, model.view.batch)), head)[: len(levels)]
     return np.concatenate([np.full_like(scores, head.threshold), scores], axis=1) if head.is_two_from_one else scores
-
-
-def filled(model: Model, levels: np.ndarray) -> np.ndarray:
-    """Return pictures with copies of the last, until they are as many as the network takes."""
-    fill = -len(levels) % (model.view.batch or 1)
-    return np.concatenate([levels, np.repeat(levels[-1:], fill, axis=0)]) if fill else levels
 
 
 def _length(change: torch.Tensor) -> torch.Tensor:

@@ -9,9 +9,9 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
-from onnxviz.analyses import storage
+from onnxviz.analyses import presentation, storage
 from onnxviz.analyses.activation_maximization import findings as shown
-from onnxviz.analyses.activation_maximization.generator import opened_generator
+from onnxviz.analyses.activation_maximization import made_pictures
 from onnxviz.analyses.activation_maximization.goals import (
     BeginPicture,
     DiversityTerm,
@@ -23,30 +23,35 @@ from onnxviz.analyses.activation_maximization.goals import (
     reference_data,
 )
 from onnxviz.analyses.activation_maximization.how_made import held_by, how_made, kinds_in, require_suitable
-from onnxviz.analyses.activation_maximization.limits import limits_of
-from onnxviz.analyses.activation_maximization.making import Beside, make
-from onnxviz.analyses.activation_maximization.measured import certainties, own_activations
-from onnxviz.analyses.activation_maximization.photographs import (
-    PHOTOGRAPHS,
-    MeasuredPhotographs,
-    Photographs,
-    measured_photographs,
-)
-from onnxviz.analyses.activation_maximization.real_activations import (
+from onnxviz.analyses.activation_maximization.made_pictures import Example, Limits, MadePicture, Standing
+from onnxviz.analyses.activation_maximization.making import make, opened_generator
+from onnxviz.analyses.activation_maximization.measurements import (
+    SIMPLE,
     STAGE,
+    Beside,
+    Measured,
     RealActivations,
     RealImages,
+    certainties,
     key_of_goal,
     measurable,
-    measure_job,
+    measure_real,
+    measure_simple,
+    own_activations,
     real_jobs,
-    standing,
-)  # fmt: skip
-from onnxviz.analyses.activation_maximization.simple_pictures import SIMPLE, measure_simple, simple_jobs
+    simple_jobs,
+)
+from onnxviz.analyses.activation_maximization.photographs import (
+    PHOTOGRAPHS,
+    Photographs,
+    measure_photographs,
+    measured_photographs,
+    photograph_jobs,
+)
 from onnxviz.analyses.base import Analysis, Job, JobContext, Subject
 from onnxviz.core.devices import Device
 from onnxviz.core.errors import AnalysisError, shorten
-from onnxviz.core.findings import Array, Caveat, Coverage, Finding, Note, Table, TileGrid, merge
+from onnxviz.core.findings import Array, Caveat, Coverage, Finding, Note, TileGrid
 from onnxviz.data.domains import domain_of
 from onnxviz.data.generator_file import generator_file
 from onnxviz.data.image_choice import choose_images, find_source
@@ -67,6 +72,8 @@ Side = Annotated[int, Field(ge=8, le=4096)]
 
 _BESIDE = 0.2
 """Share of a step through a whole network that views, parameterization and optimizer take, however deep it is run."""
+_TILE = 192
+"""Width in pixels to which small pictures are enlarged, about."""
 _DIVERSE = 4
 """Pictures in a group that is to be diverse, if the recipe gives no number."""
 
@@ -84,7 +91,8 @@ class ActivationMaximization(Analysis):
 
     kind: Literal["activation_maximization"] = "activation_maximization"
     heading: ClassVar[str] = "What units look for"
-    version: ClassVar[int] = 7
+    version: ClassVar[int] = 8
+    results: ClassVar[tuple[type, ...]] = (MadePicture, Example, Standing, Limits, Measured)
     cites: ClassVar[tuple[str, ...]] = (
         "Erhan, Bengio, Courville and Vincent 2009, Visualizing Higher-Layer Features of a Deep Network",
         "Simonyan, Vedaldi and Zisserman 2013, arXiv:1312.6034",
@@ -92,7 +100,7 @@ class ActivationMaximization(Analysis):
         "Mordvintsev, Pezzotti, Schubert and Olah 2018, Differentiable Image Parameterizations",
         "Olah, Mordvintsev and Schubert 2017, Feature Visualization, doi:10.23915/distill.00007",
     )
-    metric_names: ClassVar[Mapping[str, str]] = shown.METRICS
+    metric_names: ClassVar[Mapping[str, str]] = presentation.described(shown.METRICS)
     reading: ClassVar[str] = (
         "Each picture began as noise, or as what is said beside it, and was changed step by step until it excites its"
         " unit or class most. Look for what repeats: eyes, feathers, textures. It is an exaggeration, not a "
@@ -244,11 +252,14 @@ focus: 2
         return (form.model,) if form.kind == "generator" else ()
 
     @property
+    def _photographs(self) -> dict[str, Photographs]:
+        """What is measured of photographs, and of which."""
+        return {name: value for name, value in (("colors", self.colors), ("magnitude", self.magnitude)) if value}
+
+    @property
     def together(self) -> int:
         """How many pictures are made together for each target and seed."""
         return self.group or (1 if self.diversity is None else _DIVERSE)
-
-    # --- jobs -------------------------------------------------------------------------------------------------------
 
     def jobs(self, subject: Subject) -> Iterable[Job]:
         """Split the pictures into jobs of a few, each of the same layers; before them, what is measured on images."""
@@ -263,43 +274,29 @@ focus: 2
             restrained_layers(subject.view, layers, self.regularizers or ())
         for name in self._generators:
             generator_file(name, subject.data)
-        needs: list[str] = []
-        measured = MeasuredPhotographs(self.colors, self.magnitude, self._size(subject.input_size))
-        for job in measured.jobs(subject):
-            needs.append(job.name)
-            yield job
-        places: dict[str, tuple[list[str], int, tuple[int, int]]] = {}
+        photographs = list(photograph_jobs(self._photographs, self._size(subject.input_size), subject))
         images = self._real_images(subject)
-        for job, keys in () if images is None else real_jobs(found, images, subject):
-            yield job
-            for column, key in enumerate(keys):
-                names, _, _ = places.setdefault(key, ([], column, job.parameters["size"]))
-                names.append(job.name)
-        simple: dict[str, tuple[str, int]] = {}
-        for job, measured_goals in simple_jobs(found, self._size(subject.input_size), subject):
-            yield job
-            simple |= {key: (job.name, column) for column, key in enumerate(measured_goals)}
-        yield from self._picture_jobs(found, places, simple, needs, subject)
+        beside = [] if images is None else list(real_jobs(found, images, subject))
+        beside += simple_jobs(found, self._size(subject.input_size), subject)
+        yield from (*photographs, *beside)
+        yield from self._picture_jobs(found, photographs, beside, subject)
 
     def _picture_jobs(
-        self,
-        found: Sequence[Goal],
-        places: Mapping[str, tuple[list[str], int, tuple[int, int]]],
-        simple: Mapping[str, tuple[str, int]],
-        needs: Sequence[str],
-        subject: Subject,
+        self, found: Sequence[Goal], photographs: Sequence[Job], beside: Sequence[Job], subject: Subject
     ) -> Iterator[Job]:
+        """Yield the jobs that make pictures; of those that measure, each needs the ones for its goals."""
         own, size = subject.input_size, self._size(subject.input_size)
         larger = size[0] * size[1] / (own[0] * own[1])
         pictures = self.batch or _pictures_in_a_job(size, subject.device)
         together = max(1, pictures // self.together)
         picture_bytes = self._picture_bytes(size, domain_of(subject.preprocessing).planes)
-        layers_of = {id(goal): goal.layers for goal in found}
-        for layers in dict.fromkeys(layers_of.values()):
+        by_layers: dict[tuple[str, ...], list[Goal]] = {}
+        for goal in found:
+            by_layers.setdefault(goal.layers, []).append(goal)
+        for layers, goals_there in by_layers.items():
             wanted = [
                 (goal, {**goal.to_data(), "seed": subject.seed + seed, "examples": self.examples if seed == 0 else 0})
-                for goal in found
-                if layers_of[id(goal)] == layers
+                for goal in goals_there
                 for seed in range(self.seeds)
             ]
             count = math.ceil(len(wanted) / together)
@@ -307,25 +304,20 @@ focus: 2
             depth = _BESIDE + (1.0 - _BESIDE) * share
             for index in range(count):
                 part = wanted[index * together : (index + 1) * together]
-                real = {key: places[key] for goal, _ in part if (key := key_of_goal(goal)) in places}
-                tried = {key: simple[key] for goal, _ in part if (key := key_of_goal(goal)) in simple}
-                measured = [name for place in real.values() for name in place[0]]
-                names = dict.fromkeys((*needs, *measured, *(name for name, _ in tried.values())))
+                asked = [goal for goal, _ in part]
+                keys = {key_of_goal(goal) for goal in asked}
+                measured = [job for job in beside if not keys.isdisjoint(job.parameters["keys"])]
+                real = any(job.parameters["stage"] == STAGE for job in measured)
                 made = len(part) * self.together
-                shown_bytes = sum(entry["examples"] for _, entry in part) * (picture_bytes if real else 0)
+                shown_bytes = sum(entry["examples"] for _, entry in part) * picture_bytes * real
                 yield Job(
                     name=f"{' + '.join(layers)} {index + 1}/{count}",
-                    parameters={
-                        "layer": layers[0],
-                        "pictures": [entry for _, entry in part],
-                        "real": real,
-                        "simple": tried,
-                    },
+                    parameters={"layer": layers[0], "pictures": [entry for _, entry in part]},
                     layers=layers,
-                    data=self._data_of([goal for goal, _ in part], subject, real=bool(real)),
+                    data=self._data_of(asked, subject, real=real),
                     cost=float((3 * self.steps + 2) * made) * larger * depth,
                     images=made,
-                    needs=tuple(names),
+                    needs=tuple(job.name for job in (*photographs, *measured)),
                     bytes=storage.RECORD + made * picture_bytes + shown_bytes,
                 )
 
@@ -337,15 +329,11 @@ focus: 2
     def _data_of(self, found: Sequence[Goal], subject: Subject, *, real: bool) -> tuple[str, ...]:
         names = list(reference_data(found, subject.data))
         if isinstance(self.begin, BeginPicture):
-            names.append(self._begin_picture(subject)[0])
+            names.append(picture_of(self.begin.name, subject.data)[0])
         if real and self.data is not None:
             names.append(self.data)
         names += self._generators
         return tuple(dict.fromkeys(names))
-
-    def _begin_picture(self, subject: Subject) -> tuple[str, Any, int]:
-        assert isinstance(self.begin, BeginPicture)
-        return picture_of(f"{self.begin.data}/{self.begin.image}", subject.data)
 
     def _real_images(self, subject: Subject) -> RealImages | None:
         if self.data is None:
@@ -364,93 +352,85 @@ focus: 2
 
     def _picture_bytes(self, size: tuple[int, int], channels: int) -> int:
         """Estimate what one picture takes: its file, its rows, the points of its curve, its numbers."""
-        picture = storage.png(*size) if max(size) < shown.SMALL else storage.jpeg(*size)
+        picture = storage.png(*size) if max(size) < presentation.SMALL else storage.jpeg(*size)
         planes = channels + (self.opacity is not None)
         numbers = storage.dense(planes * size[0] * size[1]) if self.keep_arrays else 0
-        return picture + 2 * storage.PICTURE_ROW + 20 * min(self.steps, 256) + numbers
+        return picture + 2 * storage.PICTURE_ROW + 20 * min(self.steps, presentation.POINTS) + numbers
 
-    # --- work -------------------------------------------------------------------------------------------------------
-
-    def run(self, job: Job, context: JobContext) -> list[Finding]:
+    def run(self, job: Job, context: JobContext) -> list[Any]:
         """Make the pictures of one job, or measure images for it."""
         stage = job.parameters.get("stage")
         if stage == STAGE:
-            return measure_job(job, context)
+            return [measure_real(job, context)]
         if stage == SIMPLE:
-            return measure_simple(job, context)
+            return [measure_simple(job, context)]
         if stage == PHOTOGRAPHS:
-            size = self._size(context.model.input_size)
-            return MeasuredPhotographs(self.colors, self.magnitude, size).run(job, context)
+            return [measure_photographs(self._photographs, self._size(context.model.input_size), job, context)]
         entries = job.parameters["pictures"]
         found, seeds = [Goal.of(entry) for entry in entries], [int(entry["seed"]) for entry in entries]
-        beside = Beside.of(job, context)
+        beside = Beside.of(context)
         made, begun = make(self, self._settings(found[0].layers, context), found, seeds, beside, context)
-        rows_of = [(place, member) for place in range(len(found)) for member in range(self.together)]
-        results = self._results(made, found, seeds, beside, begun, context)
-        pixels = shown.shown_pixels(made.images if self.opacity is None else self._faded(made), context.model.domain)
-        tiles = []
-        for index, (place, member) in enumerate(rows_of):
-            goal = found[place]
-            examples = self._examples(goal, beside.real, entries[place], context) if member == 0 else []
-            tiles.append(shown.tile(results[index], pixels[index], goal.factor * made.curves[index], examples))
-        findings: list[Finding] = [
-            TileGrid("pictures", "Pictures", tuple(tiles)),
-            Table("activations", "Activation before and after", shown.COLUMNS, tuple(made.row() for made in results)),
-        ]
-        if self.keep_arrays:
-            findings.append(shown.array(job.name, made, results))
-        return findings
-
-    def _faded(self, made: Maximized) -> np.ndarray:
-        """Return the pictures with the opacity that their pixels' importance gives them, [N, 4, h, w]."""
-        assert self.opacity is not None
-        opacity = opacity_from_gradients(made.importance, self.opacity)
-        return np.concatenate([made.images, opacity[:, None]], axis=1)
+        results = self._results(made, entries, found, beside, begun, context)
+        images = made.images
+        if self.opacity is not None:
+            opacity = opacity_from_gradients(made.importance, self.opacity)
+            images = np.concatenate([images, opacity[:, None]], axis=1)
+        pixels = made_pictures.shown_pixels(images, context.model.domain)
+        pictures = [result.drawn(shown) for result, shown in zip(results, pixels, strict=True)]
+        return [*pictures, *([made_pictures.numbers_of(job.name, made, results)] if self.keep_arrays else [])]
 
     def _results(
         self,
         made: Maximized,
+        entries: Sequence[Mapping[str, Any]],
         found: Sequence[Goal],
-        seeds: Sequence[int],
         beside: Beside,
         begun: Sequence[str],
         context: JobContext,
-    ) -> list[shown.Made]:
+    ) -> list[MadePicture]:
         """Return the numbers of every picture."""
         each = [goal for goal in found for _ in range(self.together)]
-        images = shown.opaque(made.images, context.model.domain)
+        images = made_pictures.opaque(made.images, context.model.domain)
         certainty = certainties(images, each, context)
         activations = own_activations(images, each, beside.real, context)
         results = []
         for index, goal in enumerate(each):
+            place, member = divmod(index, self.together)
             known, value = beside.real.get(key_of_goal(goal)), activations[index]
             before, after = (goal.factor * float(values[index]) for values in (made.before, made.after))
-            simple = beside.simple.get(key_of_goal(goal))
+            simple, subject = beside.simple.get(key_of_goal(goal)), context.subject
+            examples = int(entries[place]["examples"]) if member == 0 else 0
             results.append(
-                shown.Made(
-                    goal=goal,
-                    seed=seeds[index // self.together],
-                    member=(index % self.together + 1, self.together) if self.together > 1 else None,
+                MadePicture(
+                    title=goal.title,
+                    unit=goal.unit,
+                    sign=goal.sign,
+                    seed=int(entries[place]["seed"]),
+                    member=(member + 1, self.together) if self.together > 1 else None,
                     before=before,
                     after=after,
                     start_gain=float(made.start_gain[index]),
                     steps=int(made.taken[index]),
-                    certainty=certainty[index],
+                    probability=certainty[index][0],
+                    recognised=certainty[index][1],
                     activation=value,
-                    standing=None if known is None or value is None else standing(value, known.values, goal.sign),
-                    limits=limits_of(goal, before, after, simple, known, begun[index], context.subject),
+                    standing=None
+                    if known is None or value is None
+                    else made_pictures.standing(value, known.values, goal.sign),
+                    limits=made_pictures.limits_of(goal, before, after, simple, known, begun[index], subject),
+                    curve=presentation.thinned(goal.factor * made.curves[index][: made.taken[index]]),
+                    examples=self._examples(goal, beside.real, examples, subject),
                 )
             )
         return results
 
     def _examples(
-        self, goal: Goal, real: Mapping[str, RealActivations], entry: Mapping[str, Any], context: JobContext
-    ) -> list[Any]:
+        self, goal: Goal, real: Mapping[str, RealActivations], count: int, subject: Subject
+    ) -> tuple[Example, ...]:
         known = real.get(key_of_goal(goal))
-        if known is None or self.data is None or not entry["examples"]:
-            return []
-        source = find_source(self.data, context.subject.data)
-        return shown.real_pictures(goal, known, source, context.subject, int(entry["examples"]))
+        if known is None or self.data is None or not count:
+            return ()
+        return made_pictures.examples_of(goal, known, find_source(self.data, subject.data), subject, count)
 
     def _suits(self, layers: Sequence[str], size: tuple[int, int], subject: Subject) -> Usual:
         """Return what the recipe says of views, regularizers, optimizer and blur, or else what is usual."""
@@ -502,32 +482,29 @@ focus: 2
             },
         )
 
-    # --- findings ---------------------------------------------------------------------------------------------------
-
-    def combine(self, parts: Sequence[list[Finding]], subject: Subject) -> list[Finding]:
+    def present(self, found: Sequence[Any], subject: Subject) -> list[Finding]:
         """Put the pictures of one target side by side and say in words what came out."""
-        merged = merge(parts)
-        grids = [finding for finding in merged if isinstance(finding, TileGrid)]
-        tables = [finding for finding in merged if isinstance(finding, Table)]
-        arrays = [finding for finding in merged if isinstance(finding, Array)]
-        if not grids or not tables:
-            return merged
-        rows, tiles = tables[0].rows, grids[0].tiles
+        made = [one for one in found if isinstance(one, MadePicture)]
+        arrays: list[Finding] = [one for one in found if isinstance(one, Array)]
+        if not made:
+            return arrays
         asked = self._goals(subject)
         suits = self._suits_kinds(asked, subject)
-        more = (("regularizers", held_by(suits)),)
-        grid = TileGrid(
-            "pictures",
-            "Pictures",
-            tuple(shown.joined(rows, tiles, more)),
-            self._description(subject, suits),
-            shown.tile_size(tiles),
-        )
-        table = Table("activations", "Activation before and after", shown.COLUMNS, rows, shown.TABLE_DESCRIPTION)
-        found: list[Finding] = [Note(shown.summary(rows), "summary"), *shown.caveats(rows, asked, subject)]
-        found += self._unmeasured(asked)
-        coverage = [*shown.coverage(rows, asked, subject), *self._coverage(subject)]
-        return [*found, grid, *coverage, *shown.metrics(rows), table, *arrays]
+        tiles = tuple(shown.tiles(made, (("regularizers", held_by(suits)),)))
+        size = presentation.tile_size(tiles, _TILE)
+        return [
+            Note(shown.summary(made), "summary"),
+            *shown.caveats(made, asked, subject),
+            *self._unmeasured(asked),
+            TileGrid("pictures", "Pictures", tiles, self._description(subject, suits), size),
+            *shown.coverage(made, asked, subject),
+            *self._coverage(subject),
+            *shown.metrics(made),
+            presentation.table(
+                "activations", "Activation before and after", shown.COLUMNS, made, shown.TABLE_DESCRIPTION
+            ),
+            *arrays,
+        ]
 
     def _coverage(self, subject: Subject) -> Iterator[Coverage]:
         images = self._real_images(subject)

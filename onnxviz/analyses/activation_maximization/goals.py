@@ -29,6 +29,11 @@ class BeginPicture(BaseModel):
     data: str = Field(description="The data set with the picture.")
     image: int | str = Field(0, description="Its index from 0, or its name.")
 
+    @property
+    def name(self) -> str:
+        """What `picture_of` finds it by."""
+        return f"{self.data}/{self.image}"
+
 
 class NamedObjective(BaseModel):
     """An objective with a heading of its own."""
@@ -174,14 +179,6 @@ def goals(
 ) -> list[Goal]:
     """Return what a recipe's targets and objectives mean on a model, in their order.
 
-    Args:
-        targets: units and layers.
-        objectives: what else is wanted.
-        diversity: what keeps the pictures of a group different; nothing if None.
-        together: pictures in a group.
-        focus: how much targets should stand out among the units of their layer; `CLASS_FOCUS` for classes if None.
-        subject: the model.
-
     Raises:
         AnalysisError: if an objective needs a larger group, or reads no layer.
         SelectionError: if a layer, unit, class or position does not exist or could be several.
@@ -229,16 +226,13 @@ def _require_sound(objective: Objective, name: str, together: int) -> None:
 
 
 def _diverse(own: str, diversity: DiversityTerm | None, subject: Subject) -> tuple[str, float] | None:
-    return None if diversity is None else (_diverse_layer(own, diversity, subject), diversity.weight)
-
-
-def _diverse_layer(own: str, diversity: DiversityTerm, subject: Subject) -> str:
-    """Return the layer in whose features a set differs: features need several positions to be compared."""
-    view = subject.view
-    if diversity.layer is not None:
-        return view.layer(diversity.layer).name
-    shape = view.layer(own).spatial_shape
-    return own if shape and any(size != 1 for size in shape) else view.layer("last_map").name
+    """Return the layer in whose features a set differs, which need several positions to be compared, and the weight."""
+    if diversity is None:
+        return None
+    view, layer = subject.view, diversity.layer
+    if layer is None and all(size == 1 for size in view.layer(own).spatial_shape):
+        layer = "last_map"
+    return view.layer(layer or own).name, diversity.weight
 
 
 def _title(target: Target) -> str:
@@ -259,18 +253,8 @@ def _unused(name: str, taken: set[str]) -> str:
     return found
 
 
-# --- reference pictures ---------------------------------------------------------------------------------------------
-
-
 def picture_of(name: str, data: Mapping[str, Any]) -> tuple[str, ImageSource, int]:
-    """Return which image of which data set a reference picture is.
-
-    Args:
-        name: "DATA SET/IMAGE", the image by its name or its index.
-        data: the recipe's data sets.
-
-    Returns:
-        The data set's name, the data set, and the image's index in it.
+    """Return which image of which data set, by its name, "DATA SET/IMAGE" is; the image is named or counted from 0.
 
     Raises:
         DataError: if there is none, or it could be several.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
@@ -27,14 +27,7 @@ def how_made(
     suits: Mapping[str, Usual],
     preprocessing: Preprocessing,
 ) -> str:
-    """Return the sentences that say how pictures were made.
-
-    Args:
-        analysis: its choices.
-        size: height and width of the pictures in pixels, if that is known.
-        suits: kind of targets -> what the recipe says of them, or what suits them.
-        preprocessing: says what the model sees.
-    """
+    """Return the sentences that say how pictures were made; `size` of the pictures in pixels, if it is known."""
     pixels = f" of {size[0]} x {size[1]} pixels" if size else ""
     further = "".join(f"; {part}" for part in _further(analysis))
     optimize_batch = _of_each(suits, lambda usual: usual.optimizer.words())
@@ -43,7 +36,7 @@ def how_made(
         further += (
             f"; of {preprocessing.channels} channels, pictures show {', '.join(map(str, preprocessing.shown_channels))}"
         )
-    looks = _of_each(suits, lambda usual: transform_words(usual.transforms))
+    looks = _of_each(suits, lambda usual: ", ".join(map(_transform, usual.transforms)) or "no random views")
     return (
         f"{analysis.steps} steps of {optimize_batch} on images{pixels}, {form}; views: {looks}; regularizers: "
         f"{held_by(suits)}{further}. A channel's activation is its mean over all positions, "
@@ -53,7 +46,7 @@ def how_made(
 
 def held_by(suits: Mapping[str, Usual]) -> str:
     """Return what holds the pictures of each kind of targets back."""
-    return _of_each(suits, lambda usual: regularizer_words(usual.regularizers))
+    return _of_each(suits, lambda usual: ", ".join(map(_regularizer, usual.regularizers)) or "none")
 
 
 def _of_each(suits: Mapping[str, Usual], words: Callable[[Usual], str]) -> str:
@@ -70,24 +63,19 @@ def _form(analysis: ActivationMaximization, suits: Mapping[str, Usual], *, color
     if getattr(form, "decorrelate", False) and colored:
         text += ", decorrelated colours"
     if form.kind == "fourier":
-        text += f", {_of_each(suits, lambda usual: _blurred(usual.blur))}"
+        text += (
+            f", {_of_each(suits, lambda usual: f'blurred by {usual.blur:.2g} pixels' if usual.blur else 'not blurred')}"
+        )
         if any(usual.mean_color for usual in suits.values()):
-            text += f", {_of_each(suits, lambda usual: _mean_color(usual.mean_color))}"
+            far, like = "mean colour moved {:g} times as far", "mean colour moved like all else"
+            text += f", {_of_each(suits, lambda usual: far.format(usual.mean_color) if usual.mean_color else like)}"
             text += " where a plain colour excites the unit more than any grating" if form.mean_color is None else ""
     if analysis.colors is not None:
         text += f", colours as in {shorten(analysis.colors.data)}"
     if analysis.magnitude is not None:
         text += f", magnitudes as in {shorten(analysis.magnitude.data)}"
     begin = analysis.begin
-    return f"{text}, begun with {begin if isinstance(begin, str) else shorten(f'{begin.data}/{begin.image}')}"
-
-
-def _blurred(blur: float) -> str:
-    return f"blurred by {blur:.2g} pixels" if blur else "not blurred"
-
-
-def _mean_color(times: float) -> str:
-    return f"mean colour moved {times:g} times as far" if times else "mean colour moved like all else"
+    return f"{text}, begun with {begin if isinstance(begin, str) else shorten(begin.name)}"
 
 
 def _further(analysis: ActivationMaximization) -> Iterator[str]:
@@ -120,16 +108,6 @@ def _within(settings: BaseModel) -> Iterator[BaseModel]:
         for item in value if isinstance(value, tuple) else (value,):
             if isinstance(item, BaseModel):
                 yield from _within(item)
-
-
-def transform_words(transforms: Sequence[Transform]) -> str:
-    """Return what random views show: "margin 10%, shifted ±8%"."""
-    return ", ".join(_transform(transform) for transform in transforms) or "no random views"
-
-
-def regularizer_words(regularizers: Sequence[Regularizer]) -> str:
-    """Return what holds images back, each with its weight: "L6 norm x 0.2"."""
-    return ", ".join(_regularizer(entry) for entry in regularizers) or "none"
 
 
 def words_of(entry: BaseModel) -> str:

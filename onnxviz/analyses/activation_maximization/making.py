@@ -2,51 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from onnxviz.analyses.activation_maximization.goals import Goal, are_classes, picture_of
-from onnxviz.analyses.activation_maximization.limits import Start, made_again
-from onnxviz.analyses.activation_maximization.real_activations import (
-    RealActivations,
-    key_of_goal,
-    real_activations,
-    reference_pictures,
-)
-from onnxviz.analyses.activation_maximization.simple_pictures import SimpleActivations, simple_activations
-from onnxviz.analyses.base import Job, JobContext
-from onnxviz.core.errors import shorten
+from onnxviz.analyses.activation_maximization.measurements import Beside, key_of_goal, reference_pictures
+from onnxviz.analyses.base import JobContext
+from onnxviz.core.errors import DataError, shorten
+from onnxviz.data.generator_file import generator_file
 from onnxviz.data.image_choice import find_source
 from onnxviz.data.images import load_batch
 from onnxviz.optimize.ascent import Maximized, maximize
 
 if TYPE_CHECKING:
+    import torch
+
     from onnxviz.analyses.activation_maximization.analysis import ActivationMaximization
+    from onnxviz.optimize.generators import GeneratorNetwork
     from onnxviz.optimize.settings import AscentSettings
 
+_AGAIN = 0.02
+"""By what share of the other's activation it has to fall short for another ascent to be worth its time."""
+_OF_EACH = ("images", "curves", "after", "start_gain", "taken", "importance")
+"""What differs where a picture is made again."""
 
-@dataclass(frozen=True, eq=False)
-class Beside:
-    """What the jobs before have measured, by the goals' keys.
+Values = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Start:
+    """A picture that a second ascent could begin with.
 
     Attributes:
-        real: on real images.
-        simple: on plain colours and gratings.
+        value: the unit's activation on it.
+        words: what it is.
+        load: gives it as RGB [3, h, w] in 0..1.
     """
 
-    real: Mapping[str, RealActivations]
-    simple: Mapping[str, SimpleActivations]
-
-    @classmethod
-    def of(cls, job: Job, context: JobContext) -> Beside:
-        """Read what a job needs."""
-        return cls(
-            real_activations(context, job.parameters.get("real", {})),
-            simple_activations(context, job.parameters.get("simple", {})),
-        )
+    value: float
+    words: str
+    load: Callable[[], Values]
 
 
 def make(
@@ -57,20 +56,11 @@ def make(
     beside: Beside,
     context: JobContext,
 ) -> tuple[Maximized, list[str]]:
-    """Run the loop; return the pictures, and for each what it was begun with if not as the recipe says, else "".
-
-    Args:
-        analysis: the recipe's choices.
-        settings: the loop's.
-        found: what pictures are made for.
-        seeds: one for each.
-        beside: what other pictures reach.
-        context: the model and its data.
-    """
+    """Run the loop; return the pictures, and for each what it was begun with if not as the recipe says, else ""."""
     begin = analysis.begin
     starts = None
     if not isinstance(begin, str):
-        _, source, index = picture_of(f"{begin.data}/{begin.image}", context.subject.data)
+        _, source, index = picture_of(begin.name, context.subject.data)
         starts = [load_batch(source, [index], context.model.preprocessing, settings.size)[0]] * len(found)
     pictures = reference_pictures(found, context, settings.size)
 
@@ -134,7 +124,7 @@ def _together(parts: Sequence[tuple[Sequence[int], Maximized]], group: int) -> M
 
 
 def _may_begin_again(analysis: ActivationMaximization) -> bool:
-    """Return whether pictures can begin with other ones, alone, and what they begin with is not the recipe's choice."""
+    """Whether pictures can begin with other ones, alone, and what they begin with is not the recipe's choice."""
     form = analysis.parameterization
     known = form.kind in ("fourier", "laplacian_pyramid") or (form.kind == "pixel" and form.squash == "sigmoid")
     return analysis.begin_again and known and analysis.begin == "noise" and analysis.together == 1
@@ -155,3 +145,57 @@ def _others(goal: Goal, data: str | None, beside: Beside, size: tuple[int, int],
 
         found.append(Start(value, f"the real image {shorten(source.names[index])}", load))
     return found
+
+
+def made_again(
+    made: Maximized,
+    signs: Sequence[int],
+    starts: Sequence[Sequence[Start]],
+    optimize_batch: Callable[[Sequence[int], Sequence[Values]], Maximized],
+) -> tuple[Maximized, list[str]]:
+    """Begin pictures that fall far short of something simpler again, with that; keep the better of both.
+
+    Returns:
+        The pictures, and what each of them was begun with if that was another one, else "".
+    """
+    best = [
+        max(found, key=lambda start, sign=sign: sign * start.value, default=None)  # type: ignore[misc]
+        for found, sign in zip(starts, signs, strict=True)
+    ]
+    chosen = {
+        place: start
+        for place, (start, sign) in enumerate(zip(best, signs, strict=True))
+        if start is not None and sign * (start.value - float(made.after[place])) > _AGAIN * abs(start.value)
+    }
+    begun = [""] * len(signs)
+    if not chosen:
+        return made, begun
+    again = optimize_batch(list(chosen), [start.load() for start in chosen.values()])
+    arrays = {name: getattr(made, name).copy() for name in _OF_EACH}
+    for row, (place, start) in enumerate(chosen.items()):
+        if signs[place] * (float(again.after[row]) - float(made.after[place])) <= 0:
+            continue
+        begun[place] = start.words
+        for name, array in arrays.items():
+            array[place] = getattr(again, name)[row]
+    return replace(made, **arrays), begun
+
+
+def opened_generator(name: str, data: Mapping[str, Any], device: torch.device) -> GeneratorNetwork:
+    """Open a generator of the recipe's data on a device.
+
+    Raises:
+        DataError: if there is none, or it is no longer the one that the results are stored under.
+    """
+    from onnxviz.model.model import load
+    from onnxviz.optimize.generators import open_generator
+
+    file = generator_file(name, data)
+    model = load(file.path, device=device)
+    if model.view.digest != file.digest:
+        raise DataError(
+            "was changed since the run was planned",
+            where=f"data {shorten(name)!r}",
+            remedy="run the same command again: what is done is kept",
+        )
+    return open_generator(model)

@@ -1,33 +1,19 @@
-"""Plain colours and gratings: what a made picture has to excite its unit more than.
-
-They are measured as the made pictures are: by the converted network, at the pictures' size, without random views. One
-pass of a picture gives all units of a layer.
-"""
+"""Plain colours and gratings: what a made picture has to excite its unit more than."""
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from onnxviz.analyses import storage
-from onnxviz.analyses.activation_maximization.goals import Goal, picture_of
-from onnxviz.analyses.activation_maximization.real_activations import BATCH, Measurer, key_of_goal, measurable, together
-from onnxviz.analyses.base import Job, JobContext, Subject
-from onnxviz.core.findings import Array, Finding
-from onnxviz.data.domains import domain_of
-
 Values = npt.NDArray[np.float32]
 Color = tuple[float, ...]
 
-SIMPLE = "simple pictures"
-"""What the jobs that measure them are called."""
 _LEVELS = (0.0, 0.25, 0.5, 0.75, 1.0)
 _PERIODS = (2.0 * math.sqrt(2.0), 4.0, 5.6, 8.0, 16.0)
 """Pixels; from the finest that a sine can have in every direction."""
@@ -99,12 +85,7 @@ def _name_of_channels(color: Color) -> str:
 
 @cache
 def simple_pictures(channels: int, photographic: bool = True) -> tuple[SimplePicture, ...]:
-    """Return the pictures that are tried.
-
-    Args:
-        channels: how many the model sees: colours (3) or brightness (1) of photographs, or any number as stored.
-        photographic: whether it sees photographs.
-    """
+    """Return the pictures that are tried, of colours (3), brightness (1), or any number of channels as stored."""
     colors: list[Color] = [(v,) * (3 if photographic else channels) for v in _LEVELS]
     if photographic and channels == 3:
         colors = list(itertools.product(_LEVELS, _LEVELS, _LEVELS))
@@ -118,97 +99,3 @@ def simple_pictures(channels: int, photographic: bool = True) -> tuple[SimplePic
         *(SimplePicture(color, photographic=photographic) for color in colors),
         *(SimplePicture(first, other, angle, period, photographic) for angle, period, (first, other) in gratings),
     )
-
-
-# --- jobs -----------------------------------------------------------------------------------------------------------
-
-
-def simple_jobs(found: Sequence[Goal], size: tuple[int, int], subject: Subject) -> Iterator[tuple[Job, list[str]]]:
-    """Yield the jobs that measure simple pictures, each with the keys of the goals that it measures.
-
-    Args:
-        found: what pictures are made for.
-        size: height and width of the made pictures in pixels.
-        subject: the model and its data.
-    """
-    view = subject.view
-    own = subject.input_size
-    count = len(_tried(subject))
-    groups = together([goal for goal in found if measurable(goal)], lambda _: size, subject)
-    for number, (_, group) in enumerate(groups):
-        layers = tuple(dict.fromkeys(layer for goal in group for layer in goal.wanted.layers()))
-        share = view.share_of_work([view.layer(layer) for layer in layers], own)
-        sources = (picture_of(name, subject.data)[0] for goal in group for name in goal.pictures)
-        job = Job(
-            name=f"{SIMPLE} {number + 1}/{len(groups)}",
-            parameters={"stage": SIMPLE, "size": list(size), "goals": [goal.to_data() for goal in group]},
-            layers=layers,
-            data=tuple(dict.fromkeys(sources)),
-            cost=count * share * size[0] * size[1] / (own[0] * own[1]),
-            images=count,
-            intermediate=True,
-            bytes=storage.RECORD + storage.dense(count * len(group)),
-        )
-        yield job, [key_of_goal(goal) for goal in group]
-
-
-def measure_simple(job: Job, context: JobContext) -> list[Finding]:
-    """Measure the goals of a job on the simple pictures."""
-    found = [Goal.of(entry) for entry in job.parameters["goals"]]
-    size = (int(job.parameters["size"][0]), int(job.parameters["size"][1]))
-    measure = Measurer(context, found, size, converted=True)
-    tried = _tried(context.subject)
-    own = context.subject.input_size
-    batch = max(1, min(BATCH, BATCH * own[0] * own[1] // (size[0] * size[1])))  # large pictures take more memory
-    parts = []
-    for start in range(0, len(tried), batch):
-        parts.append(measure(np.stack([simple.paint(size) for simple in tried[start : start + batch]])))
-        context.progress(min(start + batch, len(tried)), len(tried), SIMPLE)
-    return [Array("simple", "Activations on plain colours and gratings", {"values": np.concatenate(parts)})]
-
-
-def _tried(subject: Subject) -> tuple[SimplePicture, ...]:
-    domain = domain_of(subject.preprocessing)
-    return simple_pictures(domain.planes, domain.photographic)
-
-
-# --- reading --------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, eq=False)
-class SimpleActivations:
-    """One goal's activations on the simple pictures.
-
-    Attributes:
-        values: float32 [pictures].
-        tried: the pictures.
-    """
-
-    values: Values
-    tried: tuple[SimplePicture, ...]
-
-    def is_of_color(self, sign: int) -> bool:
-        """Return whether a plain colour excites the unit more than every grating does, or less for a sign of -1."""
-        plain = np.array([simple.other is None for simple in self.tried])
-        wanted = sign * self.values
-        return bool(wanted[plain].max() > wanted[~plain].max())
-
-    def best(self, sign: int) -> tuple[SimplePicture, float]:
-        """Return the picture of highest activation, or lowest for a sign of -1, and the activation."""
-        place = int(np.argmax(sign * self.values))
-        return self.tried[place], float(self.values[place])
-
-
-def simple_activations(context: JobContext, places: Mapping[str, Sequence[Any]]) -> dict[str, SimpleActivations]:
-    """Return what the jobs that this one needs have measured.
-
-    Args:
-        context: holds what they found.
-        places: goal's key -> [name of the job, column in its array].
-    """
-    tried = _tried(context.subject)
-    found = {}
-    for key, (name, column) in places.items():
-        (values,) = (finding.arrays["values"] for finding in context.found[name] if isinstance(finding, Array))
-        found[key] = SimpleActivations(values[:, column], tried)
-    return found

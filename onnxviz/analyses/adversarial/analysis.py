@@ -10,21 +10,22 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 import numpy as np
 from pydantic import Field, StrictInt, model_validator
 
-from onnxviz.analyses import explained_score, storage
+from onnxviz.analyses import explained_score, presentation, storage
 from onnxviz.analyses.adversarial import counts
 from onnxviz.analyses.adversarial.counts import Search
-from onnxviz.analyses.base import Analysis, Job, JobContext, Subject
+from onnxviz.analyses.base import ImageAnalysis, Job, JobContext, Subject
 from onnxviz.core.errors import AnalysisError, shorten
 from onnxviz.core.findings import Caveat, Cell, Coverage, Finding, Note, Picture, Table, Tile, TileGrid
 from onnxviz.core.shares import percent
 from onnxviz.core.values import LUMA
 from onnxviz.data.domains import domain_of
-from onnxviz.data.image_choice import ImageChoice, choose_images, find_source
+from onnxviz.data.image_choice import find_source
 from onnxviz.data.images import ImageSource, load_batch
 from onnxviz.data.visible_part import cropped_note
 from onnxviz.graph.operators import traits_of
 from onnxviz.graph.targets import class_indices, resolve_head
-from onnxviz.optimize.adversarial import Attack, Attacked, Norm, as_images, attack, distance, filled, measured_logits
+from onnxviz.model.batches import filled
+from onnxviz.optimize.adversarial import Attack, Attacked, Norm, as_images, attack, distance, measured_logits
 
 if TYPE_CHECKING:
     from onnxviz.graph.model_output import Head
@@ -34,12 +35,12 @@ if TYPE_CHECKING:
 Radius = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 _LIMIT = 12
-_SMALL = 128
-"""Pictures with shorter sides are enlarged in whole steps."""
+_TILE = 160
+"""Width in pixels to which small pictures are enlarged, about."""
 _KINDS = ("second", "least_likely", "untargeted")
 
 
-class Adversarial(Analysis):
+class Adversarial(ImageAnalysis):
     """How little a photograph must change for the network to take it for something else.
 
     The optimization that draws what a unit looks for, seen from the other side: it starts from a photograph, the image
@@ -53,7 +54,6 @@ class Adversarial(Analysis):
 
     kind: Literal["adversarial"] = "adversarial"
     data: str = Field(description="The data set with the photographs.")
-    images: ImageChoice = None
     limit: int = Field(_LIMIT, ge=1, description="Most images to use, spread evenly over those chosen.")
     score: str | None = Field(
         None, description="The output whose classes are meant, by its name; the model's own classes if not given."
@@ -99,7 +99,7 @@ class Adversarial(Analysis):
     heading: ClassVar[str] = "Adversarial pictures"
     version: ClassVar[int] = 3
     results: ClassVar[tuple[type, ...]] = (Search,)
-    metric_names: ClassVar[Mapping[str, str]] = counts.METRICS
+    metric_names: ClassVar[Mapping[str, str]] = presentation.described(counts.METRICS)
     cites: ClassVar[tuple[str, ...]] = (
         "Szegedy et al. 2014, Intriguing properties of neural networks, arXiv:1312.6199",
         "Madry et al. 2018, Towards Deep Learning Models Resistant to Adversarial Attacks, arXiv:1706.06083",
@@ -126,10 +126,9 @@ class Adversarial(Analysis):
                 "stored",
                 remedy="leave this analysis out",
             )
-        source = find_source(self.data, subject.data)
         head = _require_classes(self._head(subject), subject.view)
+        source, chosen = self.chosen_images(subject)
         own = explained_score.OwnClasses.of(source, subject, head)
-        chosen = choose_images(source, self.images, self.limit)
         height, width = subject.input_size
         together = max(4, min(32, 224 * 224 // (height * width)))
         targets = self._targets(subject)
@@ -148,7 +147,7 @@ class Adversarial(Analysis):
                 # Most networks give way long before the last step.
                 cost=1.5 * steps * made,
                 images=3 * made,
-                bytes=storage.RECORD + made * (3 * picture + 700 + 20 * min(self.steps, _POINTS)),
+                bytes=storage.RECORD + made * (3 * picture + 700 + 20 * min(self.steps, presentation.POINTS)),
             )
 
     def unproduced(self, jobs: Sequence[Job], subject: Subject) -> Mapping[str, str]:  # noqa: ARG002 - one interface
@@ -183,7 +182,7 @@ class Adversarial(Analysis):
             levels[[entry.place for entry in asked]],
             [before.best(entry.place) for entry in asked],
             [entry.wanted for entry in asked],
-            [_seed(context.subject.seed, entry.image) for entry in asked],
+            [(context.subject.seed * 1_000_003 + entry.image) & 0xFFFFFFFF for entry in asked],
             rules,
             told=lambda done, total: context.progress(done, total, "steps"),
             head=head,
@@ -202,13 +201,13 @@ class Adversarial(Analysis):
         titles = _Titles(self._head(subject), subject.labels, len(self._targets(subject)) > 1)
         tiles = tuple(_tile(one, titles, self.norm) for one in found)
         radii = () if self.radius is None else self._radii(1)
-        source = find_source(self.data, subject.data)
-        chosen = choose_images(source, self.images, self.limit)
+        source, chosen = self.chosen_images(subject)
         return [
             Note(counts.summary(found, self.norm), "summary"),
             *explained_score.in_words(self._head(subject), subject.view),
             *self._caveats(found, titles, subject),
-            TileGrid("pictures", "Photographs before and after", tiles, self._description(subject), _tile_size(tiles)),
+            TileGrid("pictures", "Photographs before and after", tiles, self._description(subject),
+                     presentation.tile_size(tiles, _TILE)),
             *cropped_note(source, chosen, subject.preprocessing, subject.input_size),
             *counts.metrics(found, self.norm),
             *counts.curve(found, radii, self.norm),
@@ -267,19 +266,13 @@ class Adversarial(Analysis):
         )
 
     def _coverage(self, found: Sequence[Search], subject: Subject) -> list[Finding]:
-        source = find_source(self.data, subject.data)
-        chosen = choose_images(source, self.images, self.limit)
-        wanted = len(choose_images(source, self.images, len(source)))
-        why = [f"`limit: {self.limit}`, spread evenly"] if len(chosen) < wanted else []
-        why += ["chosen by `images`"] if wanted < len(source) else []
+        _, chosen = self.chosen_images(subject)
         searches = len(chosen) * len(self._targets(subject))
         done = len({one.image for one in found})
-        why += [f"{len(chosen) - done} taken for the class wanted as they are, or their job failed"][
-            : len(chosen) - done
-        ]
+        failed = "taken for the class wanted as they are, or their job failed"
         left = "" if len(found) == searches else "the rest is taken for the class wanted as it is, or its job failed"
         return [
-            Coverage("images", done, len(source), "; ".join(why), "coverage.images"),
+            self.image_coverage(done, failed, subject),
             Coverage("searches (image, target)", len(found), searches, left, "coverage.searches"),
         ]
 
@@ -292,14 +285,14 @@ class Adversarial(Analysis):
                 "no_proof",
                 "limit",
             )
-        flat = [titles.of_search(one) for one in found if one.flat]
+        flat = [shorten(titles.of_search(one), 60) for one in found if one.flat]
         if flat:
             cause = "a saturated activation or an operator without a slope; it looks like robustness and is none"
             if stops := subject.view.gradient_stops(explained_score.layer_of(self._head(subject))):
-                cause = f"every path to the image ends in an operator without a slope: {', '.join(stops[:2])}"
+                cause = presentation.without_slope(stops)
             yield Caveat(
-                f"The gradient was zero at some step for {len(flat)} of {len(found)}: {_listed(flat)} ({cause}). Where "
-                "nothing was found there, nothing can be said.",
+                f"The gradient was zero at some step for {len(flat)} of {len(found)}: {presentation.listed(flat, 6)} "
+                f"({cause}). Where nothing was found there, nothing can be said.",
                 "vanished_gradients",
             )
         wrong = [one for one in found if one.true is not None and not one.right]
@@ -329,17 +322,11 @@ class Adversarial(Analysis):
                 "grey",
                 "limit",
             )
-        if doubt := subject.preprocessing.doubt:
-            yield Caveat(
-                f"{doubt} With the wrong preprocessing the classes before are wrong, and so is everything that is "
-                "searched for from there.",
-                "preprocessing",
-                "wrong",
-            )
+        yield from presentation.doubtful_preprocessing(
+            subject, "the classes before are wrong, and so is everything that is searched for from there."
+        )
 
 
-_POINTS = 256
-"""A line a few hundred pixels wide needs no more points."""
 _NORMS = {"linf": "no pixel and colour changed by more than", "l2": "the length of the change at most"}
 
 
@@ -348,15 +335,7 @@ _NORMS = {"linf": "no pixel and colour changed by more than", "l2": "the length 
 
 @dataclasses.dataclass(frozen=True)
 class _Asked:
-    """One search of a job.
-
-    Attributes:
-        place: of the photograph among the job's.
-        image: its index in the data set.
-        goal: the target, as the recipe has it; classes by their numbers.
-        known: the class that the photograph is known to show, or None.
-        wanted: the class to reach, or None for any other.
-    """
+    """One search of a job: its photograph's place and index, target, known class, and the class to reach or None."""
 
     place: int
     image: int
@@ -377,7 +356,7 @@ class _Seen:
         """Run pictures, uint8 [N, 1 or 3, h, w]."""
         made = None
         if head.probability:
-            made = model.probabilities(as_images(filled(model, levels)), head)[: len(levels)]
+            made = model.probabilities(as_images(filled(levels, model.view.batch)), head)[: len(levels)]
         return cls(measured_logits(model, levels, head), made)
 
     def best(self, index: int) -> int:
@@ -425,10 +404,7 @@ def _require_classes(head: Head, view: GraphView) -> Head:
 class _Titles:
     """What classes are called; no other class has the same name: two of ImageNet's are called crane.
 
-    Attributes:
-        head: what has the classes.
-        labels: the model's class names, or None.
-        several: whether photographs are driven to several targets.
+    `several`: photographs are driven to several targets.
     """
 
     head: Head
@@ -459,10 +435,6 @@ def _levels(context: JobContext, source: ImageSource, images: Sequence[int]) -> 
     if _is_grey(context.subject):
         batch = (batch * np.array(LUMA, np.float32)[:, None, None]).sum(axis=1, keepdims=True)
     return np.asarray(np.rint(np.clip(batch, 0.0, 1.0) * 255.0), dtype=np.uint8)
-
-
-def _seed(seed: int, image: int) -> int:
-    return (seed * 1_000_003 + image) & 0xFFFFFFFF
 
 
 def _search(
@@ -497,7 +469,7 @@ def _search(
         empty=found.empty,
         steps=found.steps,
         flat=found.flat,
-        lead=tuple(map(float, found.margins[:: max(1, math.ceil(len(found.margins) / _POINTS))])),
+        lead=presentation.thinned(found.margins),
         factor=factor,
         pictures=(
             _picture(levels, f"{alt} as the network sees it"),
@@ -531,8 +503,8 @@ def _row(one: Search, titles: _Titles) -> tuple[Cell, ...]:
 def _tile(one: Search, titles: _Titles, norm: Norm) -> Tile:
     """Return the tile of one photograph: before, after, and the change."""
     captions = (
-        f"{titles.of(one.before)} {_percent(one.sure_before)}".strip(),
-        f"{titles.of(one.after)} {_percent(one.sure_after)}".strip(),
+        titles.of(one.before) + ("" if one.sure_before is None else f" {percent(one.sure_before, 1)}"),
+        titles.of(one.after) + ("" if one.sure_after is None else f" {percent(one.sure_after, 1)}"),
         f"change x {one.factor}" if one.linf else "no change",
     )
     size: tuple[str, Cell] = ("largest change", f"{one.linf} of 255")
@@ -552,19 +524,4 @@ def _tile(one: Search, titles: _Titles, norm: Norm) -> Tile:
 def _picture(levels: np.ndarray, alt: str) -> Picture:
     """Return uint8 [1 or 3, h, w] as a picture without loss: with a loss it would be another one to the network."""
     pixels = np.ascontiguousarray(np.broadcast_to(levels, (3, *levels.shape[1:])).transpose(1, 2, 0))
-    return Picture(pixels, alt=alt, format="png", pixelated=max(pixels.shape[:2]) < _SMALL)
-
-
-def _tile_size(tiles: Sequence[Tile]) -> int:
-    """Return the width at which small pictures are shown, a whole multiple of theirs; 0 leaves it to the report."""
-    width = max((picture.width for tile in tiles for picture in tile.pictures), default=0)
-    return width * max(1, round(160 / width)) if 0 < width < _SMALL else 0
-
-
-def _percent(share: float | None) -> str:
-    return "" if share is None else percent(share, 1)
-
-
-def _listed(names: Sequence[str], most: int = 6) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(shorten(name, 60) for name in names[:most]) + more
+    return Picture(pixels, alt=alt, format="png", pixelated=max(pixels.shape[:2]) < presentation.SMALL)

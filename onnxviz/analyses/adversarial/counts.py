@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from onnxviz.analyses import presentation
 from onnxviz.core.findings import Column, Curve, Metric, Picture, Series
-from onnxviz.core.shares import Share
 
 COLUMNS = (
     Column("search", description="The photograph, and the target where the recipe names several."),
@@ -41,22 +42,12 @@ COLUMNS = (
 class Search:
     """What the search from one photograph to one target found; all of it is measured on the picture that is stored.
 
+    `COLUMNS` say what is in most of it; classes are by their numbers, None where nothing says them.
+
     Attributes:
         image: the photograph's index in the data set.
-        name: its name.
         goal: the target, as the recipe has it; classes by their numbers.
-        true: the class that the photograph is known to show, or None.
-        before: the model's first choice for the photograph.
-        sure_before: the probability of that class; None if nothing says it.
         wanted: the class that was driven up, or None for any other.
-        after: the model's first choice for the changed picture.
-        sure_after: the probability of that class on the changed picture.
-        l2: length of the change, in levels of 0 to 255.
-        linf: largest change of any pixel and colour.
-        radius: of the smallest ball in which a picture was found; None without success.
-        empty: of the largest ball that was searched without success; 0 if none was.
-        steps: gradient steps to the first picture found; in the largest ball where none was.
-        flat: whether the gradient was zero at some step.
         lead: of the class to leave, in logits, at some of the steps.
         factor: by how much the picture of the change is multiplied.
         pictures: the photograph as the network sees it, the changed one, and the change.
@@ -101,62 +92,43 @@ def counted(found: Sequence[Search]) -> list[Search]:
 
 def metrics(found: Sequence[Search], norm: str) -> Iterator[Metric]:
     """Yield the numbers that `expect:` can test; `norm` is what the search made small."""
-    basis, known = counted(found), by_photograph(found)
-    won = [one for one in basis if one.won]
-    single = len({one.image for one in basis}) == len(basis)
-    if basis:
-        share = Share(len(won), len(basis))
-        name, title, words = (
-            ("success_rate", "Success rate", "Share of the searches from photographs that are classified right, which "
-             "ended with a picture taken for what was wanted.")
-            if known else
-            ("changed_rate", "First choices changed", "Share of the searches that ended with a picture taken for what "
-             "was wanted. No true class is known, so it is not known which first choices were right.")
-        )  # fmt: skip
-        # Searches of one photograph with several targets are not independent of each other.
-        interval = share.interval if single else ()
-        yield Metric(name, share.value, title, words, "percent", "lower", total=share.total, interval=interval)
-    if won:
-        key, title, what = _SIZES[norm]
-        words = f"{what} of the smallest change found where the search succeeded, in levels of 0 to 255; median."
-        yield Metric(key, median(_size(one, norm) for one in won), title, words, better="higher", total=len(won))
-    if known:
-        right = [searches for searches in known if searches[0].right]
-        still = [searches for searches in right if all(one.after == one.true for one in searches)]
-        for key, count, title, words in (
-            ("accuracy", len(right), "Accuracy before", "Share of the photographs with a known class that are taken "
-             "for it."),
-            ("accuracy_under_attack", len(still), "Robust accuracy", "Share of the photographs with a known class "
-             "that are taken for it before, and after every search too."),
-        ):  # fmt: skip
-            share = Share(count, len(known))
-            yield Metric(
-                key, share.value, title, words, "percent", "higher", total=share.total, interval=share.interval
-            )
-
-
-_SIZES = {
-    "linf": ("median_linf", "Largest change", "Largest value"),
-    "l2": ("median_l2", "Length of the change", "Length"),
-}
-"""What each norm's search makes small; the other size is whatever the steps left it at, and no margin."""
-METRICS = {
-    "success_rate": "Share of the searches from photographs that were right, which ended as wanted.",
-    "changed_rate": "Share of the searches that ended as wanted, where no true class is known.",
-    "median_l2": "With norm l2: length of the smallest change found.",
-    "median_linf": "With norm linf: largest value of the smallest change found.",
-    "accuracy": "Share of the photographs with a known class that are taken for it.",
-    "accuracy_under_attack": "Robust accuracy: share that is taken for its class before and after every search.",
-}
-
-
-def by_photograph(found: Sequence[Search]) -> list[list[Search]]:
-    """Return the searches of each photograph with a known class."""
-    known: dict[int, list[Search]] = {}
+    basis, known = counted(found), dict[int, list[Search]]()
     for one in found:
         if one.true is not None:
             known.setdefault(one.image, []).append(one)
-    return list(known.values())
+    won = [one for one in basis if one.won]
+    if basis:
+        rate = presentation.of_share(METRICS["success_rate" if known else "changed_rate"], [one.won for one in basis])
+        # Searches of one photograph with several targets are not independent of each other.
+        single = len({one.image for one in basis}) == len(basis)
+        yield rate if single else replace(rate, interval=())
+    if won:
+        size = median(one.linf if norm == "linf" else one.l2 for one in won)
+        yield replace(METRICS[f"median_{norm}"], value=size, total=len(won))
+    if known:
+        right = [searches[0].right for searches in known.values()]
+        still = [searches[0].right and all(one.after == one.true for one in searches) for searches in known.values()]
+        yield presentation.of_share(METRICS["accuracy"], right)
+        yield presentation.of_share(METRICS["accuracy_under_attack"], still)
+
+
+_MEDIAN = "of the smallest change found where the search succeeded, in levels of 0 to 255; median."
+METRICS = presentation.by_name(
+    Metric("success_rate", math.nan, "Success rate",
+           "Share of the searches from photographs that are classified right, which ended with a picture taken for "
+           "what was wanted.", "percent", "lower"),
+    Metric("changed_rate", math.nan, "First choices changed",
+           "Share of the searches that ended with a picture taken for what was wanted. No true class is known, so it "
+           "is not known which first choices were right.", "percent", "lower"),
+    # Each norm's search makes its own size small; the other is whatever the steps left it at, and no margin.
+    Metric("median_l2", math.nan, "Length of the change", f"Length {_MEDIAN}", better="higher"),
+    Metric("median_linf", math.nan, "Largest change", f"Largest value {_MEDIAN}", better="higher"),
+    Metric("accuracy", math.nan, "Accuracy before",
+           "Share of the photographs with a known class that are taken for it.", "percent", "higher"),
+    Metric("accuracy_under_attack", math.nan, "Robust accuracy",
+           "Share of the photographs with a known class that are taken for it before, and after every search too.",
+           "percent", "higher"),
+)  # fmt: skip
 
 
 def summary(found: Sequence[Search], norm: str) -> str:
@@ -228,10 +200,6 @@ def curve(found: Sequence[Search], radii: Sequence[float], norm: str) -> Iterato
 def median(values: Iterable[float]) -> float:
     """Return the median of some numbers."""
     return float(np.median(list(values)))
-
-
-def _size(one: Search, norm: str) -> float:
-    return one.linf if norm == "linf" else one.l2
 
 
 def count_of(value: float, thing: str, things: str = "") -> str:

@@ -11,35 +11,38 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
+from onnxviz.analyses import presentation
 from onnxviz.analyses.base import Analysis, Job, JobContext, LayerSelector, Progress, Subject
-from onnxviz.analyses.dissection import (
-    Activations,
-    BestImages,
-    Chance,
-    Exchange,
-    Grid,
-    Labels,
-    Overlap,
-    Passes,
-    ShuffledOverlap,
-    Thresholds,
-    TopValues,
-    count_image,
-    likeness,
+from onnxviz.analyses.dissection.chance import Chance, Exchange, likeness
+from onnxviz.analyses.dissection.counting import Grid, Labels, Overlap, ShuffledOverlap, categories_of, count_image
+from onnxviz.analyses.dissection.naming import (
+    caveats,
+    chance_rows,
+    named_units,
+    remarks,
+    rivals,
 )
-from onnxviz.analyses.dissection.caveats import caveats, listed, remarks, rivals
-from onnxviz.analyses.dissection.labels import categories_of
-from onnxviz.analyses.dissection.naming import chance_rows, counted_concepts, named_units
+from onnxviz.analyses.dissection.passes import Activations, Passes
 from onnxviz.analyses.dissection.pictures import PICTURE_SIDE, maps_of, masked, shown, tile_of
 from onnxviz.analyses.dissection.sharding import Extent, counts_size, layer_groups, map_size
-from onnxviz.analyses.dissection.summary import UNIT_COLUMNS, ByChance, ChanceRow, GroupResult, Summary, UnitResult
+from onnxviz.analyses.dissection.summary import (
+    METRICS,
+    UNIT_COLUMNS,
+    ByChance,
+    ChanceRow,
+    GroupResult,
+    Summary,
+    UnitResult,
+)
+from onnxviz.analyses.dissection.thresholds import BestImages, Thresholds, TopValues
 from onnxviz.analyses.stream import measured, shard_bounds
 from onnxviz.core import limits
 from onnxviz.core.errors import AnalysisError, shorten
-from onnxviz.core.findings import Array, Caveat, Coverage, Finding, Note, Table, Tile, TileGrid
+from onnxviz.core.findings import Array, Caveat, Coverage, Finding, Table, Tile, TileGrid
 from onnxviz.core.values import Layer
+from onnxviz.data.image_choice import choose_images, find_source
 from onnxviz.data.read_ahead import ReadAhead
-from onnxviz.model.maps import in_words, to_map
+from onnxviz.model.maps import to_map
 
 if TYPE_CHECKING:
     from onnxviz.data.concepts import ConceptSet
@@ -79,16 +82,7 @@ data: scenes
 quantile: 0.005
 iou: 0.04
 """
-    metric_names: ClassVar[Mapping[str, str]] = {
-        "detectors": "Units that detect a concept: the IoU reaches the limit and is above the unit's chance level.",
-        "unique_detectors": "Concepts that more units detect than by chance, or one better than by chance.",
-        "detector_fraction": "Share of detectors among the units that were dissected.",
-        "detectors_by_iou": "Units whose IoU reaches the limit, by chance or not.",
-        "unique_detectors_by_iou": "Concepts for which a unit's IoU reaches the limit, by chance or not.",
-        "best_iou": "IoU of the best unit.",
-        "dead_units": "Units with the same activation at every position of every image.",
-        "saturated_units": "Units whose threshold is their greatest activation.",
-    }
+    metric_names: ClassVar[Mapping[str, str]] = presentation.described(METRICS)
 
     layers: LayerSelector = Field(
         "block_outputs",
@@ -145,7 +139,7 @@ iou: 0.04
                 remedy="choose layers whose units have a height and a width, for example block_outputs",
             )
         images = len(self._images(data))
-        map_sizes = {layer.name: map_size(subject.view, layer, subject.preprocessing.size) for layer in layers}
+        map_sizes = {layer.name: map_size(subject.view, layer, subject.input_size) for layer in layers}
         count_bytes = {
             layer.name: counts_size(layer.unit_count, len(data.concepts), len(data.categories), self._shuffles(data))
             for layer in layers
@@ -296,7 +290,7 @@ iou: 0.04
         """Return what was found of all layers, and pictures of it; `measure` gives one image's activations."""
         data = work.data
         first, _ = overlaps[work.layers[0].name]
-        counted = counted_concepts(first, self.least_images)
+        counted = first.images >= self.least_images  # which concepts a unit may be named after
         chances = {name: Chance.of(shuffled, own, counted) for name, (own, shuffled) in overlaps.items()}
         units = {
             name: named_units(name, data.concepts, thresholds[name], own, chances[name], counted, self.iou)
@@ -314,27 +308,34 @@ iou: 0.04
         ]
         results = tuple(unit for found in units.values() for unit in found)
         findings: list[GroupResult | Finding] = [GroupResult(results, tuple(by_chance), tuple(first.images.tolist()))]
+        shown_units = (
+            f"The {self.best_units} units of highest IoU in each layer, each with the {self.best_images} images that "
+            "excite it most. Dimmed: where the unit's activation is not above its threshold. By chance: the unit fits "
+            "the labels of other images as well."
+        )
         for layer in work.layers:
             name = layer.name
             own, _ = overlaps[name]
             ious = np.where(counted, own.iou(), 0.0)
             tiles = []
             for unit in best_units[name]:
-                captions = [data.names[image] for image in chosen[unit.unit]]
+                images = chosen[unit.unit]
+                captions = [data.names[image] for image in images]
                 pictures = tuple(
-                    masked(unit, data.names[image], picture_of(image), maps[unit.unit, image])
-                    for image in chosen[unit.unit]
+                    masked(unit, name, picture_of(image), maps[unit.unit, image])
+                    for image, name in zip(images, captions, strict=True)
                 )
                 tiles.append(tile_of(unit, ious[unit.unit.index], data, pictures, captions))
-            findings.append(self._grid(tuple(tiles)))
+            findings.append(
+                TileGrid("best_units", "Units that fit a concept best", tuple(tiles), shown_units, PICTURE_SIDE)
+            )
             findings.append(_numbers(layer, thresholds[name], own, chances[name], data))
         findings += caveats(data, work.exchange, first, counted, thresholds, self.quantile, self.iou)
         return findings
 
     def remarks(self, subject: Subject) -> tuple[str, ...]:
         """Say where the last convolution stands, if it is taken for the end of the network and is not."""
-        note = subject.view.remark_on(self.layers)
-        return (note,) if note else ()
+        return presentation.layer_remarks(self.layers, subject)
 
     def present(self, found: Sequence[Any], subject: Subject) -> list[Finding]:
         """Count detectors over all layers, and show those that fit best first."""
@@ -374,10 +375,7 @@ iou: 0.04
                 "the recipe has no data set with labelled concepts",
                 remedy="add one under `data:`, for example scenes: {builtin: scenes} or street: {concepts: folder}",
             )
-        try:
-            data = subject.data[self.data]
-        except KeyError as fault:
-            raise AnalysisError(f"no data set is called {shorten(self.data)!r}") from fault
+        data = find_source(self.data, subject.data)
         if not hasattr(data, "read_labels"):
             raise AnalysisError(
                 f"the images of {shorten(self.data)!r} have no labels for their pixels",
@@ -386,10 +384,7 @@ iou: 0.04
         return self.data, cast("ConceptSet", data)
 
     def _images(self, data: ConceptSet) -> list[int]:
-        count = len(data)
-        if self.images is None or self.images >= count:
-            return list(range(count))
-        return [index * count // self.images for index in range(self.images)]
+        return choose_images(data, None, self.images or len(data))
 
     def _label_size(self, size: tuple[int, int]) -> tuple[int, int]:
         if self.label_size is not None:
@@ -445,17 +440,6 @@ iou: 0.04
         """Return the number of shuffles: of few images there are fewer in which none has its own labels."""
         return min(self.shuffles, len(self._images(data)) - 1)
 
-    def _grid(self, tiles: tuple[Tile, ...]) -> TileGrid:
-        return TileGrid(
-            "best_units",
-            "Units that fit a concept best",
-            tiles,
-            f"The {self.best_units} units of highest IoU in each layer, each with the {self.best_images} images that "
-            "excite it most. Dimmed: where the unit's activation is not above its threshold. By chance: the unit fits "
-            "the labels of other images as well.",
-            tile_size=PICTURE_SIDE,
-        )
-
     def _coverage(
         self, layers: dict[str, list[UnitResult]], images: dict[tuple[str, str], int], subject: Subject
     ) -> list[Finding]:
@@ -466,38 +450,24 @@ iou: 0.04
         used = len(self._images(data))
         there = max(int(getattr(data, "found", 0)), len(data))
         reason = f"images: {self.images}" if used < len(data) else "the data set's own limit, or unusable files"
+        occurring, enough = (sum(count >= least for count in images.values()) for least in (1, self.least_images))
+        counted = (
+            f"{occurring} occur in the images used, and those in at least {self.least_images} count (`least_images`)"
+        )
+        all_units = sum(layer.unit_count for layer in with_maps)
         findings: list[Finding] = [
-            Coverage("layers", len(layers), len(with_maps), "chosen by `layers`", id="layers"),
-            Coverage(
-                "units",
-                sum(len(units) for units in layers.values()),
-                sum(layer.unit_count for layer in with_maps),
-                "those of the chosen layers",
-                id="units",
-            ),
-            Coverage("images", used, there, reason if used < there else "", id="images"),
-            Coverage(
-                "concepts",
-                sum(count >= self.least_images for count in images.values()),
-                len(data.concepts),
-                f"{sum(count > 0 for count in images.values())} occur in the images used, and those in at least "
-                f"{self.least_images} count (`least_images`)",
-                id="concepts",
-            ),
+            Coverage("layers", len(layers), len(with_maps), "chosen by `layers`", "layers"),
+            Coverage("units", sum(map(len, layers.values())), all_units, "those of the chosen layers", "units"),
+            Coverage("images", used, there, reason if used < there else "", "images"),
+            Coverage("concepts", enough, len(data.concepts), counted, "concepts"),
         ]
         if left_out:
-            names = listed([shorten(name) for name in left_out])
-            findings.append(
-                Caveat(
-                    f"{len(left_out)} of the chosen layers have no maps to compare with labels and were left out: "
-                    f"{names}.",
-                    id="left_out",
-                    level="limit",
-                )
+            names = presentation.listed([shorten(name) for name in left_out], 12)
+            text = (
+                f"{len(left_out)} of the chosen layers have no maps to compare with labels and were left out: {names}."
             )
-        findings += [Caveat(remark) for remark in self.remarks(subject)]
-        said = in_words(_with_maps(chosen))
-        return [*findings, *([Note(f"{said}.", "tokens")] if said else [])]
+            findings.append(Caveat(text, "left_out", "limit"))
+        return [*findings, *presentation.about_layers(self.layers, _with_maps(chosen), subject)]
 
 
 @dataclass(frozen=True)

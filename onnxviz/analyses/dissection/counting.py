@@ -1,16 +1,30 @@
-"""Pixels of unit masks, of concepts, and of both together, as integers."""
+"""Pixels of unit masks, of concepts, and of both together, as integers.
+
+Definitions after Bau, Zhou, Khosla, Oliva and Torralba 2017 (arXiv:1704.05796), made exact: every count is an integer,
+and upsampling is bilinear with half-pixel centres, cell by cell. A cell is the square between four neighbouring
+positions of an activation map; all pixels inside it are interpolated from the same four corners, so a cell without a
+corner above a threshold has no pixel above it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from onnxviz.analyses.dissection.upsampling import Floats, Grid, Indices
+from onnxviz.core.errors import DataError, shorten
+from onnxviz.core.values import Preprocessing
+from onnxviz.data.images import fit_labels
 
+if TYPE_CHECKING:
+    from onnxviz.data.concepts import ConceptSet
+
+Floats = npt.NDArray[np.float32]
+Indices = npt.NDArray[np.intp]
 Counts = npt.NDArray[np.int64]
 
 _SUMS = ("both", "unit", "concept", "images", "pixels")
@@ -18,6 +32,157 @@ _BINCOUNT_FROM = 8
 """Counting all places at once is faster from one in so many on that is named."""
 _PIXELS_AT_ONCE = 1 << 18
 """Pixels interpolated in one step: large enough for numpy, small enough for the cache."""
+_STRETCH = Preprocessing(fit="stretch")
+_MOST_BYTES = 256 << 20
+_FEWEST = 16
+
+
+# --- upsampling -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Axis:
+    """How one dimension of `positions` is upsampled to `pixels`.
+
+    Attributes:
+        low: for each pixel the position at or before it; its cell.
+        high: for each pixel the position after it; `low` at the border.
+        weight: for each pixel how far it lies from `low` to `high`, 0 <= weight < 1.
+        start: for each cell its first pixel.
+        count: for each cell its number of pixels.
+    """
+
+    low: Indices
+    high: Indices
+    weight: Floats
+    start: Indices
+    count: Indices
+
+    @cached_property
+    def weights_by_cell(self) -> Floats:
+        """float32 [cells, most pixels of a cell]: each cell's weights, filled up with NaN, which exceeds nothing."""
+        table = np.full((len(self.count), max(1, int(self.count.max()))), np.nan, np.float32)
+        table[self.low, np.arange(len(self.low)) - self.start[self.low]] = self.weight
+        return table
+
+    @classmethod
+    def between(cls, positions: int, pixels: int) -> Axis:
+        """Return the geometry; pixel i lies at (i + 1/2) * positions / pixels - 1/2, but not before 0."""
+        # In integers, so that a pixel that falls on a position gets weight 0 and not nearly 1.
+        place = np.maximum((2 * np.arange(pixels) + 1) * positions - pixels, 0)
+        low = np.minimum(place // (2 * pixels), positions - 1)
+        weight = (place - low * (2 * pixels)) / (2 * pixels)
+        weight[low == positions - 1] = 0.0
+        count = np.bincount(low, minlength=positions)
+        return cls(
+            low.astype(np.intp),
+            np.minimum(low + 1, positions - 1).astype(np.intp),
+            weight.astype(np.float32),
+            np.cumsum(count) - count,
+            count,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """The geometry of upsampling maps of one size to another: one `Axis` down and one across."""
+
+    rows: Axis
+    columns: Axis
+
+    @classmethod
+    def between(cls, positions: tuple[int, int], pixels: tuple[int, int]) -> Grid:
+        """Return the geometry for maps of `positions` (height, width) seen at `pixels` (height, width)."""
+        return cls(Axis.between(positions[0], pixels[0]), Axis.between(positions[1], pixels[1]))
+
+
+def upsample(maps: Floats, grid: Grid) -> Floats:
+    """Upsample whole maps, float32 [..., h, w] to [..., H, W].
+
+    Equal to torch's `interpolate(mode="bilinear", align_corners=False)` up to rounding; between equal values it is
+    exact, so that a plateau is never lifted over a threshold that equals it.
+    """
+    rows, columns = grid.rows, grid.columns
+    upper, lower = maps[..., rows.low, :], maps[..., rows.high, :]
+    bands = upper + (lower - upper) * rows.weight[:, None]
+    left, right = bands[..., columns.low], bands[..., columns.high]
+    return np.asarray(left + (right - left) * columns.weight)
+
+
+# --- labels ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class PixelLabels:
+    """The labels of one image, ready to be counted.
+
+    Attributes:
+        columns: unsigned integers [layers, pixels]; 0 is no concept, c is column c - 1 of the counts; a pixel has none
+            twice. As small as they can be, because those of many images are remembered.
+        area: int64 [concepts], the pixels that carry each concept.
+        has: int64 [categories], 1 where the image has a label of the category.
+    """
+
+    columns: npt.NDArray[np.unsignedinteger[Any]]
+    area: Counts
+    has: Counts
+
+    @classmethod
+    def of(cls, labels: npt.NDArray[np.integer[Any]], categories: npt.NDArray[np.intp]) -> PixelLabels:
+        """Prepare labels, integers [layers, H, W]; `categories` gives the category of each concept, from 0."""
+        columns = _without_repeats(labels.reshape(len(labels), -1).astype(np.min_scalar_type(len(categories))))
+        area = np.bincount(columns.ravel(), minlength=len(categories) + 1)[1:]
+        has = np.zeros(int(categories.max(initial=-1)) + 1, np.int64)
+        has[categories[area > 0]] = 1
+        return cls(columns, area, has)
+
+
+def _without_repeats(columns: npt.NDArray[np.unsignedinteger[Any]]) -> npt.NDArray[np.unsignedinteger[Any]]:
+    """Clear labels, [layers, pixels], that a pixel already carries in an earlier layer."""
+    for layer in range(1, len(columns)):
+        for earlier in range(layer):
+            columns[layer][columns[layer] == columns[earlier]] = 0
+    return columns
+
+
+def categories_of(data: ConceptSet) -> npt.NDArray[np.intp]:
+    """Return for each concept the place of its category among the data set's."""
+    places = {category: place for place, category in enumerate(data.categories)}
+    return np.array([places[concept.category] for concept in data.concepts], np.intp)
+
+
+class Labels:
+    """The labels of images, prepared for counting at a size; those of the last `remembered` are, if memory allows."""
+
+    def __init__(self, data: ConceptSet, size: tuple[int, int], remembered: int) -> None:
+        self._data = data
+        self._size = size
+        self.categories = categories_of(data)
+        self._columns = _columns_of(data)
+        each = size[0] * size[1] * len(data.categories) * np.min_scalar_type(len(data.concepts)).itemsize
+        self.of = lru_cache(max(_FEWEST, min(remembered, _MOST_BYTES // each)))(self._read)
+
+    def _read(self, image: int) -> PixelLabels:
+        data, columns = self._data, self._columns
+        labels = fit_labels(data.read_labels(image), _STRETCH, self._size)
+        if labels.min(initial=0) < 0 or labels.max(initial=0) >= len(columns) or columns[labels].min(initial=0) < 0:
+            raise DataError(
+                "holds a label that is none of the data set's concepts",
+                where=f"{data.name}: {shorten(data.names[image])}",
+            )
+        return PixelLabels.of(columns[labels], self.categories)
+
+
+def _columns_of(data: ConceptSet) -> npt.NDArray[np.int32]:
+    """Return for each label value the column of its concept, counted from 1; 0 for none, -1 for an unknown value."""
+    columns = np.full(max(concept.index for concept in data.concepts) + 1, -1, np.int32)
+    columns[0] = 0
+    for place, concept in enumerate(data.concepts):
+        columns[concept.index] = place + 1
+    return columns
+
+
+# --- counts ---------------------------------------------------------------------------------------------------------
 
 
 @dataclass(eq=False)
@@ -42,7 +207,7 @@ class Overlap:
 
     @classmethod
     def empty(cls, units: int, categories: npt.NDArray[np.intp]) -> Overlap:
-        """Return zero counts for a number of units and the categories of the concepts."""
+        """Return zero counts."""
         concepts, kinds = len(categories), int(categories.max(initial=-1)) + 1
         return cls(
             categories,
@@ -54,11 +219,7 @@ class Overlap:
         )
 
     def merge(self, other: Overlap) -> None:
-        """Add the counts of other images.
-
-        Raises:
-            ValueError: if they are counts of other units or concepts.
-        """
+        """Add the counts of other images; ValueError if they are of other units or concepts."""
         if self.both.shape != other.both.shape or (self.categories != other.categories).any():
             raise ValueError(f"counts of {other.both.shape} units and concepts do not go with {self.both.shape}")
         for name in _SUMS:
@@ -106,16 +267,12 @@ class ShuffledOverlap:
 
     @classmethod
     def empty(cls, shuffles: int, units: int, categories: npt.NDArray[np.intp]) -> ShuffledOverlap:
-        """Return zero counts for numbers of shuffles and units and the categories of the concepts."""
+        """Return zero counts."""
         kinds = int(categories.max(initial=-1)) + 1
         return cls(np.zeros((shuffles, units, len(categories)), np.int64), np.zeros((shuffles, units, kinds), np.int64))
 
     def merge(self, other: ShuffledOverlap) -> None:
-        """Add the counts of other images.
-
-        Raises:
-            ValueError: if they are counts of other shuffles, units or concepts.
-        """
+        """Add the counts of other images; ValueError if they are of other shuffles, units or concepts."""
         if self.both.shape != other.both.shape or self.unit.shape != other.unit.shape:
             raise ValueError(f"counts of {other.both.shape} shuffles, units and concepts do not go with "
                              f"{self.both.shape}")  # fmt: skip
@@ -142,31 +299,6 @@ def iou(both: Counts, union: Counts) -> npt.NDArray[np.float64]:
     return np.asarray(np.divide(both, union, out=np.zeros(both.shape), where=union > 0))
 
 
-@dataclass(frozen=True, eq=False)
-class PixelLabels:
-    """The labels of one image, ready to be counted.
-
-    Attributes:
-        columns: unsigned integers [layers, pixels]; 0 is no concept, c is column c - 1 of the counts; a pixel has none
-            twice. As small as they can be, because those of many images are remembered.
-        area: int64 [concepts], the pixels that carry each concept.
-        has: int64 [categories], 1 where the image has a label of the category.
-    """
-
-    columns: npt.NDArray[np.unsignedinteger[Any]]
-    area: Counts
-    has: Counts
-
-    @classmethod
-    def of(cls, labels: npt.NDArray[np.integer[Any]], categories: npt.NDArray[np.intp]) -> PixelLabels:
-        """Prepare labels, integers [layers, H, W]; `categories` gives the category of each concept, from 0."""
-        columns = _without_repeats(labels.reshape(len(labels), -1).astype(np.min_scalar_type(len(categories))))
-        area = np.bincount(columns.ravel(), minlength=len(categories) + 1)[1:]
-        has = np.zeros(int(categories.max(initial=-1)) + 1, np.int64)
-        has[categories[area > 0]] = 1
-        return cls(columns, area, has)
-
-
 def count_overlap(
     overlap: Overlap,
     activations: Floats,
@@ -174,15 +306,7 @@ def count_overlap(
     labels: npt.NDArray[np.integer[Any]],
     grid: Grid,
 ) -> None:
-    """Add some images to the counts.
-
-    Args:
-        overlap: the counts, changed in place.
-        activations: float32 [images, units, h, w].
-        thresholds: float64 [units]; a pixel belongs to the mask if its upsampled activation is above.
-        labels: integers [images, layers, H, W]; 0 is no concept, c is column c - 1 of the counts.
-        grid: from (h, w) to (H, W).
-    """
+    """Add images to the counts: activations [images, units, h, w] and labels [images, layers, H, W]."""
     nothing = ShuffledOverlap.empty(0, len(overlap.both), overlap.categories)
     for image, own in enumerate(labels):
         prepared = PixelLabels.of(own, overlap.categories)
@@ -236,14 +360,6 @@ def round_down(thresholds: npt.NDArray[np.float64]) -> Floats:
     """Return the largest float32 not above each threshold: a float32 exceeds both or neither."""
     near = thresholds.astype(np.float32)
     return np.where(near > thresholds, np.nextafter(near, np.float32(-np.inf)), near)
-
-
-def _without_repeats(columns: npt.NDArray[np.unsignedinteger[Any]]) -> npt.NDArray[np.unsignedinteger[Any]]:
-    """Clear labels, [layers, pixels], that a pixel already carries in an earlier layer."""
-    for layer in range(1, len(columns)):
-        for earlier in range(layer):
-            columns[layer][columns[layer] == columns[earlier]] = 0
-    return columns
 
 
 def _mask_pixels(activations: Floats, thresholds: Floats, grid: Grid) -> Iterator[tuple[Indices, Indices, Indices]]:

@@ -1,24 +1,41 @@
-"""Units named after the concepts that they fit best, with what a reader needs to judge the name."""
+"""Units named after the concepts that they fit best, with what a reader needs to judge the names."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import statistics
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from onnxviz.analyses.dissection.chance import Chance
+from onnxviz.analyses.dissection.chance import Chance, Exchange
 from onnxviz.analyses.dissection.counting import Overlap
 from onnxviz.analyses.dissection.summary import BY_CHANCE, DETECTS, DETECTS_NOT, UNKNOWN, ChanceRow, UnitResult
 from onnxviz.analyses.dissection.thresholds import Thresholds
+from onnxviz.analyses.presentation import listed
+from onnxviz.core.errors import shorten
+from onnxviz.core.findings import Caveat
+from onnxviz.core.shares import percent
 from onnxviz.core.values import Unit
 from onnxviz.data.concepts import Concept
+from onnxviz.graph.features import before_ceiling
 
+if TYPE_CHECKING:
+    from onnxviz.data.concepts import ConceptSet
+    from onnxviz.graph.view import GraphView
 
-def counted_concepts(overlap: Overlap, least_images: int) -> npt.NDArray[np.bool_]:
-    """Return bool [concepts]: which are in so many images that a unit may be named after them."""
-    return np.asarray(overlap.images >= max(1, least_images))
+_FEW_VALUES = 10
+_LISTED = 12
+_SMALL_DATA = 100
+_DOUBTFUL_NAMES = frozenset(
+    {"other", "others", "misc", "miscellaneous", "rest", "clutter", "stuff", "default", "empty"}
+)
+"""Names, in lower case, that may be a concept's and often are not."""
+_SATURATED_LAYER = 0.1
+"""From this share of saturated units on a layer is better dissected before its activation."""
 
 
 def named_units(
@@ -32,14 +49,7 @@ def named_units(
 ) -> list[UnitResult]:
     """Return what each unit of a layer fits best; of equal concepts the first.
 
-    Args:
-        layer: the layer's name.
-        concepts: those of the data set.
-        thresholds: those of the layer's units.
-        overlap: the layer's counts.
-        chance: what the units fit best with other images' labels.
-        counted: bool [concepts], those that a unit may be named after.
-        limit: the IoU from which on a unit may be a detector.
+    `counted`, bool [concepts], are those that a unit may be named after; from the IoU `limit` on it may be a detector.
     """
     ious = np.where(counted, overlap.iou(), 0.0)
     covers = overlap.precision()
@@ -99,3 +109,161 @@ def chance_rows(layer: str, concepts: Sequence[Concept], chance: Chance, limit: 
                 )
             )
     return rows
+
+
+def caveats(
+    data: ConceptSet,
+    exchange: Exchange,
+    overlap: Overlap,
+    counted: npt.NDArray[np.bool_],
+    thresholds: Mapping[str, Thresholds],
+    quantile: float,
+    iou: float,
+) -> Iterator[Caveat]:
+    """Say for which concepts and layers there is too little data, and which concepts the settings do not suit.
+
+    `overlap` are the counts of any layer, `counted`, bool [concepts], the concepts that are in enough images.
+    """
+    images = len(exchange.order)
+    if images < _SMALL_DATA:
+        yield Caveat(
+            f"The data set has {images} images, fewer than {_SMALL_DATA}: thresholds and IoUs of another sample "
+            "may differ much.",
+            id="small",
+        )
+    if images < 2:
+        yield Caveat(
+            "There is no other image whose labels could be taken, so the chance level is unknown and no unit is called "
+            "a detector.",
+            id="no_chance",
+            level="wrong",
+        )
+    if exchange.steps and (alike := exchange.alike) is not None:
+        yield Caveat(
+            "Images that follow each other are alike, as frames of a film are: their labels agree on "
+            f"{percent(alike.near)} of the places, those of images far apart on {percent(alike.far)}. So the shuffles "
+            f"keep the order and give each image the labels of one that is {exchange.steps[0]} to {exchange.steps[-1]} "
+            "places behind it: single images that are exchanged would show too little chance. The data set stands for "
+            "fewer independent images than it has.",
+            id="alike",
+        )
+    rare = [
+        f"{shorten(concept.name, 40)} ({count})"
+        for concept, count, enough in zip(data.concepts, overlap.images.tolist(), counted.tolist(), strict=True)
+        if count and not enough
+    ]
+    absent = int((overlap.images == 0).sum())
+    if rare:
+        yield Caveat(
+            f"{len(rare)} of {len(data.concepts)} concepts are in too few of the images and left out, so that no unit "
+            f"is named after them (`least_images`; number of images in brackets): {listed(rare, _LISTED)}."
+            + (f" {absent} are in none." if absent else ""),
+            id="rare",
+            level="limit",
+        )
+    doubtful = [
+        shorten(concept.name, 40)
+        for concept, enough in zip(data.concepts, counted.tolist(), strict=True)
+        if enough and (concept.name.casefold() in _DOUBTFUL_NAMES or concept.name.isdecimal())
+    ]
+    if doubtful:
+        yield Caveat(
+            f"{listed(doubtful, _LISTED)} {'counts as a concept' if len(doubtful) == 1 else 'count as concepts'}, "
+            "though such names often stand for what nobody labelled; if so, name it void in the class list.",
+            id="doubtful",
+        )
+    yield from _reach(data, overlap, counted, quantile, iou)
+    for name, values in thresholds.items():
+        if (above := values.positions * quantile) < _FEW_VALUES:
+            yield Caveat(
+                f"Only {above:.2g} activations of each unit of {shorten(name)} lie above its threshold, because "
+                f"there are {values.positions} positions in all; give more images.",
+                id=f"positions {name}",
+            )
+
+
+def _reach(
+    data: ConceptSet, overlap: Overlap, counted: npt.NDArray[np.bool_], quantile: float, iou: float
+) -> Iterator[Caveat]:
+    """Name the concepts that a mask of the usual area cannot reach, and those that it reaches by chance.
+
+    A mask of area q inside a concept of area s > q has IoU q / s; at random positions it has q s / (q + s - q s).
+    """
+    shares = (overlap.concept / np.maximum(1, overlap.pixels[overlap.categories])).tolist()
+    named = [
+        (f"{shorten(concept.name, 40)} ({percent(share)})", share)
+        for concept, share, enough in zip(data.concepts, shares, counted.tolist(), strict=True)
+        if enough
+    ]
+    large = [name for name, share in named if share * iou > quantile]
+    if large:
+        yield Caveat(
+            f"A mask covers about {percent(quantile, 1)} of all pixels, so a concept that covers more than "
+            f"{percent(quantile / iou, 1)} of its images can hardly reach an IoU of {iou:g}: "
+            f"{listed(large, _LISTED)}. Raise `quantile` and `iou` together to look for detectors of them.",
+            id="large",
+            level="limit",
+        )
+    chance = [
+        name for name, share in named if share > 0 and quantile * share >= iou * (quantile + share - quantile * share)
+    ]
+    if chance:
+        yield Caveat(
+            f"A mask at random positions would reach an IoU of {iou:g} with {listed(chance, _LISTED)}: `iou` is too "
+            "low for this `quantile`, and only the chance level tells detectors of them from others.",
+            id="chance",
+        )
+
+
+def remarks(layers: Mapping[str, Sequence[UnitResult]], view: GraphView) -> Iterator[Caveat]:
+    """Say which units could not have a mask, and which layer to take in place of one with many saturated ones."""
+    for remark, reason in (
+        ("dead", "have the same activation at every position of every image and cannot be detectors"),
+        ("saturated", "lie nowhere above their threshold, because it is their greatest activation: they reach that too "
+         "often, or there are too few positions"),
+    ):  # fmt: skip
+        counts = {name: sum(unit.remark == remark for unit in units) for name, units in layers.items()}
+        concerned = [f"{shorten(name)} {count} of {len(layers[name])}" for name, count in counts.items() if count]
+        if concerned:
+            yield Caveat(f"{sum(counts.values())} units {reason}: {listed(concerned, _LISTED)}.", id=remark)
+        if remark == "saturated":
+            ceilings = [name for name, count in counts.items() if count > _SATURATED_LAYER * len(layers[name])]
+            instead = {name: before_ceiling(view, view.layer(name)) for name in ceilings}
+            offers = [
+                f"{shorten(layer.name, 200)!r} in place of {shorten(name)!r}"
+                for name, layer in instead.items()
+                if layer is not None and layer.has_map
+            ]
+            if offers:
+                yield Caveat(
+                    "An activation with a ceiling hides which of these positions are the strongest; what enters it "
+                    f"does not. In `layers`, name {listed(offers, 4)}.",
+                    id="ceiling",
+                )
+
+
+def rivals(layers: Mapping[str, Sequence[UnitResult]]) -> Iterator[Caveat]:
+    """Say which concepts have detectors whose masks lie more on another concept of the same category."""
+    named: dict[tuple[str, str], list[UnitResult]] = {}
+    for unit in (unit for units in layers.values() for unit in units if unit.detector):
+        named.setdefault(unit.named, []).append(unit)
+    told = []
+    for (_, concept), units in sorted(named.items(), key=lambda item: -len(item[1])):
+        astray = [unit for unit in units if unit.rival]
+        if not astray:
+            continue
+        (rival, _), *_ = Counter(unit.rival for unit in astray).most_common(1)
+        alike = [unit for unit in astray if unit.rival == rival]
+        own = statistics.fmean(unit.precision or 0.0 for unit in alike)
+        other = statistics.fmean(unit.rival_share or 0.0 for unit in alike)
+        told.append(
+            f"{shorten(concept, 40)}, {len(alike)} of {len(units)}: {percent(own)} of the mask on it, "
+            f"{percent(other)} on {shorten(rival, 40)}"
+        )
+    if told:
+        yield Caveat(
+            "Detectors are named after the concept that their mask fits best, which need not be the one that it lies "
+            f"on. Of these another one covers more of the mask: {listed(told, _LISTED, '; ')}.",
+            id="rivals",
+            level="limit",
+        )

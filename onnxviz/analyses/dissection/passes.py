@@ -24,12 +24,8 @@ _KEPT_PART = 0.5
 class Passes:
     """The activations of some layers on some images, as often as wanted.
 
-    Args:
-        measure: gives the activations of some images, numbered as the caller likes.
-        images: the images' numbers.
-        keep: keep the activations for another round, if they fit; False where there is none.
-        model: what `measure` runs; says how often to halve batches, and is told of what had to be smaller. None if
-            nobody is to be told.
+    `measure` gives the activations of images by their numbers. They are kept for another round (`keep`), if they fit.
+    `model` says how often to halve batches, and is told of what had to be smaller; None if nobody is to be told.
     """
 
     def __init__(

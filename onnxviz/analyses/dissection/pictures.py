@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from onnxviz.analyses.dissection.counting import Grid, upsample
 from onnxviz.analyses.dissection.passes import Activations
 from onnxviz.analyses.dissection.summary import BY_CHANCE, NO_CONCEPT, UnitResult
-from onnxviz.analyses.dissection.upsampling import Grid, upsample
 from onnxviz.core.errors import shorten
 from onnxviz.core.findings import Cell, Picture, Tile
 from onnxviz.core.shares import percent
@@ -32,28 +32,10 @@ _DIMMED = 0.62
 _STRETCH = Preprocessing(fit="stretch")
 
 
-def shown_size(pixels: Pixels, side: int) -> tuple[int, int]:
-    """Return height and width of a picture in its own proportions whose longer side is `side` pixels."""
-    height, width = pixels.shape[:2]
-    scale = side / max(height, width)
-    return max(1, round(height * scale)), max(1, round(width * scale))
-
-
-def show_at(pixels: Pixels, size: tuple[int, int]) -> Pixels:
-    """Return an image, uint8 [H, W, 3], at another size."""
-    return np.round(fit_image(pixels, _STRETCH, size) * 255).astype(np.uint8)
-
-
 def show_mask(pixels: Pixels, mask: npt.NDArray[np.bool_]) -> Pixels:
-    """Dim an image outside a mask and draw the mask's outline.
+    """Dim an image, uint8 [H, W, 3], outside a mask, bool [H, W], and draw the mask's outline.
 
-    Args:
-        pixels: uint8 [H, W, 3].
-        mask: bool [H, W].
-
-    Returns:
-        uint8 [H, W, 3]: the yellow outline lies just inside the mask with a black line around it, so that it stands
-        out from light and from dark pictures.
+    The yellow outline lies just inside the mask with a black line around it, to stand out from light and dark pictures.
     """
     grey = pixels.mean(axis=2, keepdims=True)
     outside = (0.75 * grey + 0.25 * pixels) * _DIMMED
@@ -94,11 +76,13 @@ def maps_of(
 
 
 def shown(data: ConceptSet, image: int, domain: Domain) -> Pixels:
-    """Return an image as it is shown."""
+    """Return an image as it is shown, uint8 [H, W, 3] in its own proportions."""
     pixels = domain.sample(data, image)
     if not domain.photographic:
         pixels = to_pixels(domain.show(pixels.transpose(2, 0, 1)[None]))[0]
-    return show_at(pixels, shown_size(pixels, PICTURE_SIDE))
+    scale = PICTURE_SIDE / max(pixels.shape[:2])
+    size = max(1, round(pixels.shape[0] * scale)), max(1, round(pixels.shape[1] * scale))
+    return np.round(fit_image(pixels, _STRETCH, size) * 255).astype(np.uint8)
 
 
 def masked(unit: UnitResult, name: str, pixels: Pixels, activation: Map) -> Picture:

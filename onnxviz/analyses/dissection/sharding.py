@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from onnxviz.analyses.dissection.thresholds import kept_values
 from onnxviz.analyses.stream import SHARD_IMAGES
 from onnxviz.core import limits
-from onnxviz.core.values import DEFAULT_SIZE, Layer
+from onnxviz.core.values import Layer
 from onnxviz.graph.view import GraphView
 
 _LAYERS_IN_A_JOB = 8
@@ -19,22 +19,13 @@ _PICTURE_BYTES = 12_000
 """A photograph with a mask, 240 pixels, as JPEG."""
 
 
-def map_size(view: GraphView, layer: Layer, size: tuple[int, int] | None) -> int:
-    """Return the number of positions of a layer's maps.
-
-    Args:
-        view: the network.
-        layer: a layer with maps.
-        size: height and width of the images in pixels, where the model leaves them free.
-
-    Returns:
-        Height times width; where the network does not say, at most that: the image's own.
-    """
+def map_size(view: GraphView, layer: Layer, size: tuple[int, int]) -> int:
+    """Return the number of positions of a layer's maps; where the network does not say, at most the image's own."""
     height, width = layer.map_shape or (None, None)
     if height and width:
         return height * width
-    rows, columns = view.input_size or size or DEFAULT_SIZE
-    if (field := view.receptive_field(layer, (rows, columns))) is not None:
+    rows, columns = size
+    if (field := view.receptive_field(layer, size)) is not None:
         return len(field.rows) * len(field.columns)
     return (height or rows) * (width or columns)
 
@@ -51,7 +42,7 @@ def layer_groups(
     map_sizes: Mapping[str, int],
     count_bytes: Mapping[str, int],
 ) -> list[list[Layer]]:
-    """Return the layers that are computed together.
+    """Return the layers that are computed together, in the network's order.
 
     Up to `SHARD_IMAGES` images, the activations of a group can be kept in memory between two passes, or are computed
     twice where they turn out larger than declared. Of more images, the shards of a group can keep their largest
@@ -59,13 +50,6 @@ def layer_groups(
 
     The groups do not depend on the size of the shards: ONNX Runtime fuses operators whose values nobody asks for, and
     a layer's last bits may depend on which others are asked for with it.
-
-    Args:
-        layers: in the network's order.
-        images: number of images.
-        quantile: the share of positions above a threshold.
-        map_sizes: by layer name the number of positions.
-        count_bytes: by layer name the size of its counts, of which each shard keeps its own.
     """
     many = images > SHARD_IMAGES
     room = float(limits.KEPT_ACTIVATION_BYTES)
@@ -90,18 +74,7 @@ def layer_groups(
 
 @dataclass(frozen=True)
 class Extent:
-    """What the sizes of a group's jobs depend on.
-
-    Attributes:
-        units: for each layer of the group its number of units.
-        positions: for each layer the number of positions of its maps.
-        images: number of images in all.
-        quantile: the share of positions above a threshold.
-        concepts: number of concepts.
-        categories: number of their categories.
-        best_images: number of images kept for each unit.
-        shuffles: number of shuffles of the labels.
-    """
+    """What the sizes of a group's jobs depend on: units and positions of each layer's maps, and what holds for all."""
 
     units: tuple[int, ...]
     positions: tuple[int, ...]
@@ -118,12 +91,7 @@ class Extent:
         return 4 * self.images * sum(units * positions for units, positions in self._layers)
 
     def shards(self, size: int | None) -> int:
-        """Return the number of shards.
-
-        Args:
-            size: most images in one; None for a default, of which there are fewer where they would keep more than
-                `limits.SHARDED_BYTES`.
-        """
+        """Return the number of shards of `size` images; if None a default, fewer where they kept too much together."""
         if size is not None:
             return math.ceil(self.images / size)
         largest = max(self.top_bytes(self.images), self.count_bytes)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import operator
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TypeAlias
 
+from onnxviz.analyses import presentation
 from onnxviz.core.errors import shorten
 from onnxviz.core.findings import Bars, Cell, Column, Curve, Finding, Histogram, Metric, Note, Series, Table
 from onnxviz.core.values import Unit
@@ -31,6 +33,24 @@ UNIT_COLUMNS = (
     Column("largest", "number", "The unit's greatest activation."),
     Column("remark", description="dead: the same activation everywhere. saturated: nothing lies above the threshold."),
 )  # fmt: skip
+METRICS = presentation.by_name(
+    Metric("detectors", math.nan, "detectors",
+           "Units that detect a concept: the IoU reaches the limit and is above the unit's chance level.",
+           "integer", "higher"),
+    Metric("unique_detectors", math.nan, "unique detectors",
+           "Concepts that more units detect than by chance, or one better than by chance.", "integer", "higher"),
+    Metric("detector_fraction", math.nan, "share of detectors", "Detectors among the units that were dissected.",
+           "percent", "higher"),
+    Metric("detectors_by_iou", math.nan, "units that reach the IoU",
+           "Detectors by the paper's rule alone: the IoU reaches the limit, by chance or not.", "integer", "higher"),
+    Metric("unique_detectors_by_iou", math.nan, "concepts reached",
+           "Concepts that at least one unit reaches the limit for, by chance or not.", "integer", "higher"),
+    Metric("best_iou", math.nan, "best IoU", "IoU of the best unit."),
+    Metric("dead_units", math.nan, "dead units",
+           "Units with the same activation at every position of every image.", "integer", "lower"),
+    Metric("saturated_units", math.nan, "saturated units",
+           "Units whose threshold is their greatest activation, so that they have no mask.", "integer", "lower"),
+)  # fmt: skip
 NO_CONCEPT = "none"
 DETECTS, BY_CHANCE, UNKNOWN, DETECTS_NOT = "yes", "by chance", "unknown", "no"
 _LONG_LIST = 40
@@ -38,24 +58,16 @@ _BEST_LAYERS = 3
 """So many layers have a sentence of their own."""
 _BINS = 20
 
+Concept: TypeAlias = tuple[str, str]
+"""A concept's category and name."""
+
 
 @dataclass(frozen=True, slots=True)
 class UnitResult:
-    """A line of the units table: what one unit fits best.
+    """A line of the units table, whose columns say what is in it: what one unit fits best.
 
-    Attributes:
-        unit: the unit.
-        concept: the concept that it fits best, "" if none.
-        category: that concept's.
-        iou: intersection over union of the two.
-        verdict: `DETECTS`, `BY_CHANCE`, `DETECTS_NOT`, or `UNKNOWN` where the chance level is.
-        chance: the unit's chance level, None if it is unknown.
-        precision: share of the mask that lies on the concept, None without a concept.
-        rival: the concept of the same category that covers more of the mask than the named one, "" if none does.
-        rival_share: share of the mask that lies on that one.
-        threshold: the mask is where the activation is above.
-        largest: the greatest activation.
-        remark: why the unit has no mask.
+    Without a concept its name and category are "", and so is the rival where none covers more of the mask; `verdict` is
+    `DETECTS`, `BY_CHANCE`, `DETECTS_NOT`, or `UNKNOWN` where the chance level is.
     """
 
     unit: Unit
@@ -72,6 +84,11 @@ class UnitResult:
     remark: str = ""
 
     @property
+    def named(self) -> Concept:
+        """The concept's category and name."""
+        return self.category, self.concept
+
+    @property
     def detector(self) -> bool:
         """Whether the IoU reaches the limit and is above chance."""
         return self.verdict == DETECTS
@@ -86,10 +103,6 @@ class UnitResult:
         name = self.concept or NO_CONCEPT
         judged = (self.verdict, self.chance, self.precision, self.rival, self.rival_share)
         return (self.unit, name, self.category, self.iou, *judged, self.threshold, self.largest, self.remark)
-
-
-Concept: TypeAlias = tuple[str, str]
-"""A concept's category and name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,12 +149,7 @@ _CATEGORY: Callable[[ChanceRow], Hashable] = operator.attrgetter("category")
 
 
 class ByChance:
-    """How many of anything there are in each shuffle.
-
-    Args:
-        rows: what the units of all layers are named in the shuffles.
-        shuffles: number of shuffles, some of which may have no row.
-    """
+    """How many of anything there are in each shuffle, some of which may have no row."""
 
     def __init__(self, rows: Iterable[ChanceRow], shuffles: int) -> None:
         self._by_shuffle: list[list[ChanceRow]] = [[] for _ in range(shuffles)]
@@ -241,7 +249,7 @@ def detected(units: Iterable[UnitResult], chance: ByChance) -> set[Concept]:
     """
     found: dict[Concept, list[float]] = {}
     for unit in detectors_of(units):
-        found.setdefault((unit.category, unit.concept), []).append(unit.iou)
+        found.setdefault(unit.named, []).append(unit.iou)
     return {
         concept
         for concept, ious in found.items()
@@ -252,15 +260,7 @@ def detected(units: Iterable[UnitResult], chance: ByChance) -> set[Concept]:
 def in_words(counts: Counter[str], most: int = 6) -> str:
     """Return "sky 12, tree 9 and 3 more" with the most frequent first."""
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    words = [f"{shorten(name, 40)} {count}" for name, count in ordered[:most]]
-    return ", ".join(words) + (f" and {len(ordered) - most} more" if len(ordered) > most else "")
-
-
-def _names(counts: Mapping[Concept, int]) -> Counter[str]:
-    names: Counter[str] = Counter()
-    for (_, name), count in counts.items():
-        names[name] += count
-    return names
+    return presentation.listed([f"{shorten(name, 40)} {count}" for name, count in ordered], most)
 
 
 def span_in_words(span: Sequence[float], nothing: str = "unknown") -> str:
@@ -273,16 +273,7 @@ def span_in_words(span: Sequence[float], nothing: str = "unknown") -> str:
 
 @dataclass(frozen=True)
 class Summary:
-    """What is said over all layers.
-
-    Attributes:
-        layers: the units of each layer, in the network's order.
-        chance: what the units are named in the shuffles.
-        concept_images: for each concept that counts, as (category, name), the number of images that it is in.
-        categories: the concepts' categories, in the data set's order.
-        limit: the IoU from which on a unit may be a detector.
-        least_images: what a concept must be in to count.
-    """
+    """What is said over all layers, in the network's order; `concept_images` says in how many images a concept is."""
 
     layers: Mapping[str, Sequence[UnitResult]]
     chance: ByChance
@@ -298,13 +289,18 @@ class Summary:
 
     def findings(self) -> list[Finding]:
         """Return notes, metrics, tables and charts over all layers."""
-        found: list[Finding] = [*self._notes(), *self._metrics(), self._layer_table(), self._concept_table()]
-        found += self._by_category()
-        found.append(self._by_concept())
-        if len(self.layers) > 1:
-            found.append(_by_depth(self.layers, self.chance.grouped(_LAYER), self.categories))
-        found += [_ranked(self.layers, self.limit), _spread(self.units, self.limit)]
-        return found
+        several = len(self.layers) > 1
+        return [
+            *self._notes(),
+            *self._metrics(),
+            self._layer_table(),
+            self._concept_table(),
+            *self._by_category(),
+            self._by_concept(),
+            *([_by_depth(self.layers, self.chance.grouped(_LAYER), self.categories)] if several else []),
+            _ranked(self.layers, self.limit),
+            _spread(self.units, self.limit),
+        ]
 
     def _notes(self) -> Iterable[Note]:
         if len(self.layers) > 1:
@@ -337,9 +333,8 @@ class Summary:
             judged = "the chance level is unknown" if not chance.reaching else "none is above its chance level"
             return f"{where}: no unit detects a concept: {rule}, and {judged}."
         certain = detected(units, chance)
-        counts = Counter((unit.category, unit.concept) for unit in detectors)
-        told = in_words(_names({concept: counts[concept] for concept in certain})) or NO_CONCEPT
-        rest = in_words(_names({concept: counts[concept] for concept in counts.keys() - certain}))
+        told = in_words(Counter(unit.concept for unit in detectors if unit.named in certain)) or NO_CONCEPT
+        rest = in_words(Counter(unit.concept for unit in detectors if unit.named not in certain))
         more = f"; not told from chance: {rest}" if rest else ""
         verb = "units detects" if len(detectors) == 1 else "units detect"
         level = f"by chance {span_in_words(chance.detectors)}"
@@ -351,42 +346,22 @@ class Summary:
             + (f" ({rule[0].upper()}{rule[1:]}.)" if reaching > len(detectors) else "")
         )
 
-    def _metrics(self) -> list[Metric]:
+    def _metrics(self) -> Iterator[Metric]:
         units, chance = self.units, self.chance
         detectors, total, concepts = detectors_of(units), len(units), len(self.concept_images)
         reaching = [unit for unit in units if unit.reaches]
-
-        def count(
-            name: str, number: int, of: int, title: str, text: str, span: tuple[float, float] | tuple[()]
-        ) -> Metric:
-            return Metric(name, float(number), title, text, "integer", "higher", total=of, chance=span)
-
-        def remarked(remark: str, text: str) -> Metric:
-            found = float(sum(unit.remark == remark for unit in units))
-            return Metric(f"{remark}_units", found, f"{remark} units", text, "integer", "lower", total=total)
-
-        share = tuple(bound / max(1, total) for bound in chance.detectors)
-        return [
-            count("detectors", len(detectors), total, "detectors",
-                  "Units that detect a concept: the IoU reaches the limit and is above the unit's chance level.",
-                  chance.detectors),
-            count("unique_detectors", len(detected(units, chance)), concepts, "unique detectors",
-                  "Concepts that more units detect than by chance, or one better than by chance.",
-                  chance.unique_detectors),
-            Metric("detector_fraction", len(detectors) / max(1, total), "share of detectors",
-                   "Detectors among the units that were dissected.", "percent", "higher", total=total,
-                   chance=(share[0], share[1]) if share else ()),
-            count("detectors_by_iou", len(reaching), total, "units that reach the IoU",
-                  "Detectors by the paper's rule alone: the IoU reaches the limit, by chance or not.",
-                  chance.reaching),
-            count("unique_detectors_by_iou", len({(unit.category, unit.concept) for unit in reaching}), concepts,
-                  "concepts reached", "Concepts that at least one unit reaches the limit for, by chance or not.",
-                  chance.unique_reached),
-            Metric("best_iou", max((u.iou for u in units), default=0.0), "best IoU", "IoU of the best unit.",
-                   chance=chance.best),
-            remarked("dead", "Units with the same activation at every position of every image."),
-            remarked("saturated", "Units whose threshold is their greatest activation, so that they have no mask."),
-        ]  # fmt: skip
+        share = [bound / max(1, total) for bound in chance.detectors]
+        for name, value, of, span in (
+            ("detectors", len(detectors), total, chance.detectors),
+            ("unique_detectors", len(detected(units, chance)), concepts, chance.unique_detectors),
+            ("detector_fraction", len(detectors) / max(1, total), total, (share[0], share[1]) if share else ()),
+            ("detectors_by_iou", len(reaching), total, chance.reaching),
+            ("unique_detectors_by_iou", len({unit.named for unit in reaching}), concepts, chance.unique_reached),
+            ("best_iou", max((unit.iou for unit in units), default=0.0), 0, chance.best),
+            ("dead_units", sum(unit.remark == "dead" for unit in units), total, ()),
+            ("saturated_units", sum(unit.remark == "saturated" for unit in units), total, ()),
+        ):
+            yield replace(METRICS[name], value=float(value), total=of, chance=span)
 
     def _layer_table(self) -> Table:
         rows = []
@@ -439,7 +414,7 @@ class Summary:
         )
         named: dict[tuple[str, str], list[UnitResult]] = {}
         for unit in self.units:
-            named.setdefault((unit.category, unit.concept), []).append(unit)
+            named.setdefault(unit.named, []).append(unit)
         rows = []
         by_chance = self.chance.grouped(_CONCEPT)
         for key, images in self.concept_images.items():
@@ -462,36 +437,27 @@ class Summary:
         text = "Concepts that are in fewer images are left out: no unit is named after them."
         return Table("concepts", f"Concepts in at least {self.least_images} images", columns, tuple(rows), text)
 
-    def _by_category(self) -> list[Finding]:
+    def _by_category(self) -> Iterator[Bars]:
         if len(self.categories) < 2:
-            return []
+            return
         detectors = Counter(unit.category for unit in detectors_of(self.units))
         unique = Counter(category for category, _ in detected(self.units, self.chance))
         by_chance = self.chance.grouped(_CATEGORY)
         chance = [by_chance[category] for category in self.categories]
-        return [
-            Bars(
-                "detectors_by_category",
-                "Detectors of each category",
-                tuple(self.categories),
-                tuple(float(detectors[category]) for category in self.categories),
-                "units",
-                "Units that detect a concept of that category, in all layers.",
-                tuple(span for part in chance if (span := part.detectors)),
-            ),
-            Bars(
-                "unique_by_category",
-                "Unique detectors of each category",
-                tuple(self.categories),
-                tuple(float(unique[category]) for category in self.categories),
-                "concepts",
-                "Concepts of that category that more units detect than by chance.",
-                tuple(span for part in chance if (span := part.unique_detectors)),
-            ),
-        ]
+        for key, what, counts, unit, spans, text in (
+            ("detectors", "Detectors", detectors, "units", [part.detectors for part in chance],
+             "Units that detect a concept of that category, in all layers."),
+            ("unique", "Unique detectors", unique, "concepts", [part.unique_detectors for part in chance],
+             "Concepts of that category that more units detect than by chance."),
+        ):  # fmt: skip
+            numbers = tuple(float(counts[category]) for category in self.categories)
+            known = tuple(span for span in spans if span)
+            yield Bars(
+                f"{key}_by_category", f"{what} of each category", tuple(self.categories), numbers, unit, text, known
+            )
 
     def _by_concept(self) -> Bars:
-        counts = Counter((unit.category, unit.concept) for unit in detectors_of(self.units))
+        counts = Counter(unit.named for unit in detectors_of(self.units))
         ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
         shown = ordered[:_LONG_LIST]
         rest = f" The {_LONG_LIST} most frequent of {len(ordered)} are shown." if len(ordered) > _LONG_LIST else ""

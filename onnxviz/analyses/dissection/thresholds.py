@@ -1,12 +1,13 @@
-"""The activation that a unit exceeds at a given share of all positions, exactly, from a stream of images.
+"""The activation that a unit exceeds at a given share of all positions, exactly, and the images that excite it most.
 
-The stream may be split into shards: the largest values of a whole are among the largest of its parts.
+Both are taken from a stream of images, which may be split into shards: the largest values of a whole are among the
+largest of its parts.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -138,11 +139,7 @@ class TopValues:
 
     @classmethod
     def of(cls, arrays: Mapping[str, npt.NDArray[Any]], quantile: float) -> TopValues:
-        """Undo `arrays`; `quantile` as it was given.
-
-        Raises:
-            ValueError: if the arrays do not fit it.
-        """
+        """Undo `arrays`; `quantile` as it was given; ValueError if the arrays do not fit it."""
         made = cls(len(arrays["top"]), int(arrays["positions"]), quantile)
         made._top, made._smallest, made._seen = arrays["top"], arrays["smallest"], int(arrays["seen"])
         if made._top.shape != (len(made._smallest), min(made._seen, made._kept)):
@@ -182,3 +179,54 @@ def _largest(values: npt.NDArray[np.float32], count: int) -> npt.NDArray[np.floa
         return values
     # Behind a ReLU most values are equal, and on those `np.partition` is many times slower than sorting.
     return np.sort(values, axis=1)[:, -count:].copy()
+
+
+class BestImages:
+    """Keeps for every unit the `count` images of highest peak: its greatest activation in the image."""
+
+    def __init__(self, units: int, count: int) -> None:
+        self._count = count
+        self._peaks = np.empty((units, 0), np.float32)
+        self._images = np.empty((units, 0), np.int64)
+
+    @property
+    def images(self) -> npt.NDArray[np.int64]:
+        """The images' numbers, [units, count or fewer]: highest peak first, of equal ones the lowest number."""
+        return self._images
+
+    def add(self, activations: npt.NDArray[np.float32], images: Sequence[int]) -> None:
+        """Take activations, float32 [images, units, height, width], of images by their numbers."""
+        peaks = activations.max(axis=(2, 3)).T
+        self._take(peaks, np.broadcast_to(np.array(images, np.int64), peaks.shape))
+
+    def merge(self, other: BestImages) -> None:
+        """Take what another has kept of other images; in any order the result is that of one pass over all.
+
+        Raises:
+            ValueError: if it keeps another number of images, or has other units.
+        """
+        if self._count != other._count or len(self._peaks) != len(other._peaks):
+            raise ValueError(
+                f"{other._count} images of {len(other._peaks)} units do not go with {self._count} of {len(self._peaks)}"
+            )
+        self._take(other._peaks, other._images)
+
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """Return what is kept as arrays, for storing it."""
+        return {"peaks": self._peaks, "peak_images": self._images}
+
+    @classmethod
+    def of(cls, arrays: Mapping[str, npt.NDArray[Any]], count: int) -> BestImages:
+        """Undo `arrays`; `count` as it was given; ValueError if the arrays do not fit it."""
+        made = cls(len(arrays["peaks"]), count)
+        made._peaks, made._images = arrays["peaks"], arrays["peak_images"]
+        if made._peaks.shape != made._images.shape or made._peaks.ndim != 2 or made._peaks.shape[1] > count:
+            raise ValueError(f"{made._images.shape} images for {made._peaks.shape} peaks, of at most {count}")
+        return made
+
+    def _take(self, peaks: npt.NDArray[np.float32], images: npt.NDArray[np.int64]) -> None:
+        peaks = np.concatenate([self._peaks, peaks], axis=1)
+        images = np.concatenate([self._images, images], axis=1)
+        order = np.lexsort((images, -peaks), axis=1)[:, : self._count]
+        self._peaks = np.take_along_axis(peaks, order, axis=1)
+        self._images = np.take_along_axis(images, order, axis=1)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
+from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, StrictInt, field_validator
 
-from onnxviz.analyses import explained_score, storage
-from onnxviz.analyses.base import Analysis, Job, JobContext, LayerSelector, Subject
-from onnxviz.analyses.grad_cam import evidence_summary
+from onnxviz.analyses import explained_score, presentation, storage
+from onnxviz.analyses.base import ImageAnalysis, Job, JobContext, LayerSelector, Subject
 from onnxviz.analyses.grad_cam.evidence import (
     LARGEST_PICTURE,
     SMALLEST_PICTURE,
@@ -20,19 +20,26 @@ from onnxviz.analyses.grad_cam.evidence import (
     explain,
 )
 from onnxviz.analyses.grad_cam.evidence_places import Places
-from onnxviz.analyses.grad_cam.evidence_summary import ImageSummary
-from onnxviz.analyses.grad_cam.presentation import about_blank, image_findings, image_metrics, listed
+from onnxviz.analyses.grad_cam.findings import (
+    ImageSummary,
+    about_blank,
+    image_findings,
+    image_metrics,
+    in_words,
+    listed,
+)
 from onnxviz.core.errors import AnalysisError, shorten
-from onnxviz.core.findings import Caveat, Coverage, Finding, Metric, Note, merge
+from onnxviz.core.findings import Coverage, Finding, Metric, merge
 from onnxviz.core.values import Layer
-from onnxviz.data.image_choice import ImageChoice, choose_images, find_source
+from onnxviz.data.image_choice import find_source
 from onnxviz.data.read_ahead import ReadAhead
 from onnxviz.data.visible_part import cropped_note
 from onnxviz.graph.targets import class_indices, resolve_head
 from onnxviz.model.batches import choose_batch, gradient_bytes, named_memory_limit, run_batches
-from onnxviz.model.maps import in_words
 
 if TYPE_CHECKING:
+    import torch
+
     from onnxviz.graph.model_output import Head
     from onnxviz.graph.view import GraphView
 
@@ -47,20 +54,12 @@ pictures until it ends."""
 _FEWER_LAYERS = "choose fewer layers: the maps of all come from one pass; or raise the memory limit"
 
 
-class GradCam(Analysis):
-    """Where in the image the evidence for a class or another score lies, layer by layer.
+class ClassActivationMaps(ImageAnalysis):
+    """Base of analyses that make maps of activations and gradients: a subclass says its `kind`, and gives `evidence`.
 
-    For each image and class one forward and one backward pass gives the maps of all layers. A layer's channels are
-    weighted with the spatial mean of the gradient of the class's logit, added up, and negative sums are cut off. First
-    layers see edges all over the image; in a sound network the last ones see what makes the class: the neck of the
-    ostrich, the face of the lion. Evidence on the background, or on clothes instead of a face, is a warning.
-
-    Each map is drawn on a scale from 0 to its own maximum, so maps show where, not how much. What a map shows at an
-    early layer depends on the layer's whole future in the network; read the progression, not one picture.
+    For each image and class one forward and one backward pass gives the maps of all layers.
     """
 
-    kind: Literal["grad_cam"] = "grad_cam"
-    data: str = Field(description="The data set with the images.")
     layers: LayerSelector = Field(
         "block_outputs",
         description="Layers with a map of positions; others are left out. `block_outputs` are those behind the sums or "
@@ -71,7 +70,6 @@ class GradCam(Analysis):
         description="What a convolution stands for: what leaves the normalisation and activation behind it (the "
         "rectified feature maps of the paper), or its own output. Other layers are taken as they are.",
     )
-    images: ImageChoice = None
     limit: int = Field(_LIMIT, ge=1, description="Most images to use, spread evenly over those chosen.")
     classes: StrictInt | str | list[StrictInt | str] = Field(
         "top:3",
@@ -88,10 +86,7 @@ class GradCam(Analysis):
         "mean", description="Where a score has positions: their mean (a segmentation), or the highest (a detector)."
     )
 
-    heading: ClassVar[str] = "Grad-CAM"
-    version: ClassVar[int] = 5
     results: ClassVar[tuple[type, ...]] = (ImageEvidence, ClassEvidence, Places)
-    cites: ClassVar[tuple[str, ...]] = ("Selvaraju et al. 2017, Grad-CAM, arXiv:1610.02391",)
     metric_names: ClassVar[Mapping[str, str]] = {
         "top1_accuracy": "Share of the images whose own class has the highest logit, where their class is known.",
         "top1_confidence": "Mean probability of the class of highest logit.",
@@ -102,7 +97,23 @@ class GradCam(Analysis):
         "Bright places speak for the class or number that is named, and raise its score. From left to right layer "
         "follows layer: the first ones see edges everywhere, the last ones, if the model is sound, the object itself."
     )
-    example: ClassVar[str] = "{kind: grad_cam, data: photos, layers: block_outputs, classes: top:3}"
+
+    @property
+    def method_name(self) -> str:
+        """What the method is called in sentences."""
+        return self.heading or type(self).__name__
+
+    @abstractmethod
+    def evidence(self, activations: torch.Tensor, gradients: torch.Tensor) -> torch.Tensor:
+        """Return the maps of some images at one layer, before what is negative is cut off.
+
+        Args:
+            activations: [N, units, h, w].
+            gradients: of the score of each image, [N, units, h, w].
+
+        Returns:
+            [N, h, w].
+        """
 
     @field_validator("classes")
     @classmethod
@@ -115,11 +126,10 @@ class GradCam(Analysis):
 
     def jobs(self, subject: Subject) -> Iterable[Job]:
         """Plan a job for every few images; few images are computed one by one, many share their passes."""
-        source = find_source(self.data, subject.data)
+        source, chosen = self.chosen_images(subject)
         used, _ = self._layers(subject.view)
         head = self._head(subject)
         score, own = explained_score.layer_of(head), explained_score.OwnClasses.of(source, subject, head)
-        chosen = choose_images(source, self.images, self.limit)
         together = _TOGETHER if len(chosen) >= _TOGETHER else 1
         per_job = together * max(1, min(_MOST_PASSES, len(chosen) // (_JOBS * together)))
         parts = [chosen[start : start + per_job] for start in range(0, len(chosen), per_job)]
@@ -154,7 +164,7 @@ class GradCam(Analysis):
         head = self._head(context.subject)
         given = (job.parameters[name] for name in ("images", "classes", "own_classes"))
         wanted = [Wanted(index, source.names[index], *rest) for index, *rest in zip(*given, strict=True)]
-        what, score = f"Grad-CAM at {len(used)} layers", explained_score.layer_of(head)
+        what, score = f"{self.method_name} at {len(used)} layers", explained_score.layer_of(head)
         size, fixed = model.input_size, model.view.batch
         usual = int(job.parameters["together"])
         together = fixed or choose_batch(model, usual, lambda: gradient_bytes(model.view, size, size, score), what)
@@ -165,7 +175,7 @@ class GradCam(Analysis):
             if not (real := wanted[start:stop]):
                 return []
             batch = read([entry.index for entry in filled[start:stop]])
-            found = explain(context, batch, real, used, head, self.positions)
+            found = explain(context, batch, real, used, head, self.positions, (self.method_name, self.evidence))
             context.progress(min(stop, len(wanted)), len(wanted), real[-1].name)
             return found
 
@@ -179,51 +189,38 @@ class GradCam(Analysis):
 
     def present(self, found: Sequence[ImageEvidence], subject: Subject) -> list[Finding]:
         """Show the images; average the numbers; say what was left out."""
-        head, source = self._head(subject), find_source(self.data, subject.data)
+        head = self._head(subject)
+        source, chosen = self.chosen_images(subject)
         used, _ = self._layers(subject.view)
         titles = [title for title, _ in used]
         numbers: dict[str, list[Metric]] = {}
         for metric in (metric for image in found for metric in image_metrics(image, head)):
             numbers.setdefault(metric.name, []).append(metric)
         metrics = [explained_score.joined(parts) for parts in numbers.values()]
-        chosen = choose_images(source, self.images, self.limit)
         summaries = [ImageSummary.of(image, source, titles, head, subject.labels) for image in found]
         shown = [
-            image_findings(image, titles, source.names[image.index], subject, head, self.positions) for image in found
+            image_findings(image, titles, source.names[image.index], subject, head, self.positions, self.method_name)
+            for image in found
         ]
         return [
             *metrics,
-            *evidence_summary.in_words(summaries, by_score=bool(_TOP.fullmatch(str(self.classes)))),
+            *in_words(summaries, by_score=bool(_TOP.fullmatch(str(self.classes)))),
             *explained_score.in_words(head, subject.view),
             *explained_score.too_sure(metrics),
             *merge(shown),
             *cropped_note(source, chosen, subject.preprocessing, subject.input_size),
             *self._coverage(subject, len(found)),
             *about_blank(metrics),
-            *self._on_layers(subject),
+            *presentation.about_layers(self.layers, [layer for _, layer in used], subject),
         ]
 
     def remarks(self, subject: Subject) -> tuple[str, ...]:
         """Say where the last convolution stands, if it is taken for the end of the network and is not."""
-        note = subject.view.remark_on(self.layers)
-        return (note,) if note else ()
-
-    def _on_layers(self, subject: Subject) -> list[Finding]:
-        """Say what should be known of the layers, and how tokens were made a map."""
-        used, _ = self._layers(subject.view)
-        said = in_words([layer for _, layer in used])
-        tokens = [Note(f"{said}.", "tokens")] if said else []
-        return [*(Caveat(remark) for remark in self.remarks(subject)), *tokens]
+        return presentation.layer_remarks(self.layers, subject)
 
     def _coverage(self, subject: Subject, images: int) -> list[Finding]:
-        source = find_source(self.data, subject.data)
         used, skipped = self._layers(subject.view)
         reason = "; ".join(f"{why}: {listed(names)}" for why, names in skipped.items())
-        chosen = len(choose_images(source, self.images, self.limit))
-        wanted = len(choose_images(source, self.images, len(source)))
-        why_images = [f"`limit: {self.limit}`, spread evenly"] if chosen < wanted else []
-        why_images += ["chosen by `images`"] if wanted < len(source) else []
-        why_images += [f"{chosen - images} failed"] if images < chosen else []
         classes = self.classes if isinstance(self.classes, list) else [self.classes]
         per_image = int(match[1]) if (match := _TOP.fullmatch(str(classes[0]))) else len(classes)
         head, heads = self._head(subject), subject.view.heads
@@ -237,7 +234,7 @@ class GradCam(Analysis):
         return [
             *(others if len(heads) > 1 and head in heads else []),
             Coverage("layers", len(used), len(used) + sum(map(len, skipped.values())), reason, id="coverage.layers"),
-            Coverage("images", images, len(source), "; ".join(why_images), id="coverage.images"),
+            self.image_coverage(images, "failed", subject),
             Coverage(what, min(per_image, total), total, why_classes, id="coverage.classes"),
         ]
 
@@ -272,6 +269,32 @@ class GradCam(Analysis):
         if self.classes == "label":
             return class_indices(own.require(index), head, subject.labels)
         return class_indices(self.classes, head, subject.labels)
+
+
+class GradCam(ClassActivationMaps):
+    """Where in the image the evidence for a class or another score lies, layer by layer.
+
+    For each image and class one forward and one backward pass gives the maps of all layers. A layer's channels are
+    weighted with the spatial mean of the gradient of the class's logit, added up, and negative sums are cut off. First
+    layers see edges all over the image; in a sound network the last ones see what makes the class: the neck of the
+    ostrich, the face of the lion. Evidence on the background, or on clothes instead of a face, is a warning.
+
+    Each map is drawn on a scale from 0 to its own maximum, so maps show where, not how much. What a map shows at an
+    early layer depends on the layer's whole future in the network; read the progression, not one picture.
+    """
+
+    kind: Literal["grad_cam"] = "grad_cam"
+
+    heading: ClassVar[str] = "Grad-CAM"
+    version: ClassVar[int] = 5
+    cites: ClassVar[tuple[str, ...]] = ("Selvaraju et al. 2017, Grad-CAM, arXiv:1610.02391",)
+    example: ClassVar[str] = "{kind: grad_cam, data: photos, layers: block_outputs, classes: top:3}"
+
+    def evidence(self, activations: torch.Tensor, gradients: torch.Tensor) -> torch.Tensor:
+        """Weight the channels with their mean gradients."""
+        from onnxviz.analyses.grad_cam.attribution import by_mean_gradient
+
+        return by_mean_gradient(activations, gradients)
 
 
 def _stored_bytes(subject: Subject, layers: Sequence[Layer], classes: int) -> int:

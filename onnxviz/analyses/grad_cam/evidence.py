@@ -1,4 +1,4 @@
-"""What Grad-CAM computes on images: the maps of all layers for some classes, and the pictures of them."""
+"""Class activation maps of images: those of all layers for some classes, and the pictures of them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import torch
 
     from onnxviz.analyses.base import JobContext
-    from onnxviz.analyses.grad_cam.attribution import EvidenceMap
+    from onnxviz.analyses.grad_cam.attribution import EvidenceMap, Method
     from onnxviz.data.domains import Domain
     from onnxviz.graph.model_output import Head
 
@@ -80,14 +80,7 @@ class ImageEvidence:
 
 @dataclass(frozen=True)
 class Wanted:
-    """An image to explain.
-
-    Attributes:
-        index: the image's in its data set.
-        name: its name.
-        classes: indices of the classes or units, or how many of the highest scores to take.
-        own: the class that it is known to show, or None.
-    """
+    """An image to explain: classes by number, or how many of the highest scores; `own` is what it is known to show."""
 
     index: int
     name: str
@@ -102,16 +95,12 @@ def explain(
     layers: Sequence[tuple[str, Layer]],
     head: Head,
     positions: explained_score.Positions,
+    method: tuple[str, Method],
 ) -> list[ImageEvidence]:
     """Run one forward pass for some images, and one backward pass for each of an image's classes.
 
-    Args:
-        context: the model.
-        batch: RGB in 0..1, float32 [N, 3, h, w]; images behind the last of `wanted` only fill the pass.
-        wanted: what to explain.
-        layers: heading and layer.
-        head: what gives the scores.
-        positions: how scores at several positions become one.
+    `batch` is RGB in 0..1, float32 [N, 3, h, w]; images behind the last of `wanted` only fill the pass. `layers` have
+    their headings, `method` its name.
 
     Raises:
         AnalysisError: if activations are not finite, or no layer has a map of positions.
@@ -122,13 +111,14 @@ def explain(
 
     model, score_layer = context.model, explained_score.layer_of(head)
     images = torch.from_numpy(batch).to(model.device).requires_grad_()
-    maps_of, chosen = [layer for _, layer in layers], []
+    maps_of = [layer for _, layer in layers]
     outputs = list(dict.fromkeys((*maps_of, score_layer)))
     found = dict(zip(outputs, model.differentiable(outputs)(images), strict=True))
     placed = explained_score.score_at_positions(found[score_layer], head)
     scores = placed.mean(dim=2) if positions == "mean" else placed.amax(dim=2)
     _require_finite(found, wanted)
     predicted = [explained_score.predicted_shares(one, head, positions) for one in placed.detach()]
+    chosen = []
     for place, values in enumerate(scores.detach().tolist()):
         # The class that the network believes in most comes first, also of those that are named.
         order, asked = explained_score.in_order(values, predicted[place]), wanted[min(place, len(wanted) - 1)].classes
@@ -138,22 +128,82 @@ def explain(
         numbers = [classes[min(turn, len(classes) - 1)] for classes in chosen]
         score = scores[torch.arange(len(numbers), device=scores.device), numbers]
         activations = [found[layer] for layer in maps_of]
-        maps.append(grad_cam(score, activations, keep_tape=turn + 1 < most, layers=maps_of))
-    probabilities = explained_score.probabilities(model, batch, head, scores.shape[1])
+        maps.append(grad_cam(score, activations, turn + 1 < most, maps_of, method[1]))
     kept = tuple(place for place, one in enumerate(maps[0]) if max(one.values.shape[1:]) > 1)
     if not kept:
         raise AnalysisError(
             "no selected layer has a map of positions at this image size",
             remedy="select layers before the global pooling, for example `layers: block_outputs`",
         )
-    return [
-        _drawn(
-            context, entry, images.detach()[place], head, [layers[k][0] for k in kept], kept, int(placed.shape[2]),
-            chosen[place], scores.detach()[place], probabilities[place], predicted[place],
-            [[_of_image(row[k], place) for k in kept] for row in maps[: len(chosen[place])]],
+    done = _Pass(
+        method=method[0],
+        titles=[[head.title(number, context.subject.labels) for number in classes] for classes in chosen],
+        columns=[layers[place][0] for place in kept],
+        kept=kept,
+        positions=int(placed.shape[2]),
+        chosen=chosen,
+        scores=scores.detach(),
+        probabilities=explained_score.probabilities(model, batch, head, scores.shape[1]),
+        predicted=predicted,
+        maps=[[row[place] for place in kept] for row in maps],
+    )
+    shown = [_photograph(image, model.domain) for image in images.detach()[: len(wanted)]]
+    return [done.of_image(place, entry, shown[place]) for place, entry in enumerate(wanted)]
+
+
+@dataclass(frozen=True, eq=False)
+class _Pass:
+    """What a pass gave for some images, whose classes are `chosen`; `maps` are by the place of a class, and layer."""
+
+    method: str
+    titles: Sequence[Sequence[str]]
+    columns: Sequence[str]
+    kept: tuple[int, ...]
+    positions: int
+    chosen: Sequence[Sequence[int]]
+    scores: torch.Tensor
+    probabilities: Sequence[np.ndarray | None]
+    predicted: Sequence[Sequence[float] | None]
+    maps: Sequence[Sequence[EvidenceMap]]
+
+    def of_image(self, place: int, entry: Wanted, photograph: np.ndarray) -> ImageEvidence:
+        """Return one image's evidence with its pictures; nothing of the pass is kept."""
+        classes = [self._of_class(place, turn, photograph) for turn in range(len(self.chosen[place]))]
+        arrays = {
+            f"class{one.number}_layer{layer:03d}": found.values[place].float().cpu().numpy()
+            for one, row in zip(classes, self.maps, strict=False)
+            for layer, found in enumerate(row)
+        }
+        numbers, scores = [one.number for one in classes], [one.score for one in classes]
+        about = {"layers": np.array(self.columns), "classes": np.array(numbers), "logits": np.array(scores)}
+        best, sure = int(self.scores[place].argmax()), self.probabilities[place]
+        return ImageEvidence(
+            entry.index,
+            entry.own,
+            best,
+            None if sure is None else float(sure[best]),
+            self.positions,
+            self.kept,
+            Picture(photograph, alt=f"{shorten(entry.name)} as the network sees it", format="jpeg"),
+            tuple(classes),
+            Array(f"arrays.{entry.index}", f"{entry.name}: maps at the layers' own resolution", {**arrays, **about}),
         )
-        for place, entry in enumerate(wanted)
-    ]  # fmt: skip
+
+    def _of_class(self, place: int, turn: int, photograph: np.ndarray) -> ClassEvidence:
+        number, sure, shares = self.chosen[place][turn], self.probabilities[place], self.predicted[place]
+        values = [found.values[place : place + 1] for found in self.maps[turn]]
+        title = f"{self.method} of {shorten(self.titles[place][turn], 40)}"
+        alts = [f"{title} at {shorten(column, 40)}" for column in self.columns]
+        return ClassEvidence(
+            number,
+            float(self.scores[place][number]),
+            None if sure is None else float(sure[number]),
+            None if shares is None else shares[number],
+            tuple(_cell(one, photograph, alt) for one, alt in zip(values, alts, strict=True)),
+            tuple(float(one.max()) <= 0 for one in values),
+            tuple(float(found.gradient[place]) > 0 for found in self.maps[turn]),
+            _where(values[-1], photograph.shape[:2]),
+        )
 
 
 def _require_finite(found: Mapping[Layer, torch.Tensor], wanted: Sequence[Wanted]) -> None:
@@ -167,70 +217,6 @@ def _require_finite(found: Mapping[Layer, torch.Tensor], wanted: Sequence[Wanted
                 raise AnalysisError(
                     f"the activations are not finite for the image {shorten(entry.name)!r}", where=shorten(layer.name)
                 )
-
-
-def _of_image(found: EvidenceMap, place: int) -> EvidenceMap:
-    from onnxviz.analyses.grad_cam.attribution import EvidenceMap
-
-    return EvidenceMap(found.values[place : place + 1], found.gradient[place : place + 1])
-
-
-def _drawn(
-    context: JobContext,
-    entry: Wanted,
-    image: torch.Tensor,
-    head: Head,
-    columns: Sequence[str],
-    kept: tuple[int, ...],
-    placed: int,
-    chosen: Sequence[int],
-    scores: torch.Tensor,
-    probabilities: np.ndarray | None,
-    predicted: Sequence[float] | None,
-    maps: Sequence[Sequence[EvidenceMap]],
-) -> ImageEvidence:
-    """Return one image's evidence with its pictures; nothing of the pass is kept."""
-    photograph = _photograph(image, context.model.domain)
-    classes = []
-    for number, row in zip(chosen, maps, strict=True):
-        shown = head.title(number, context.subject.labels)
-        classes.append(
-            ClassEvidence(
-                number,
-                float(scores[number]),
-                None if probabilities is None else float(probabilities[number]),
-                None if predicted is None else predicted[number],
-                tuple(
-                    _cell(_pictures(one.values, photograph), shown, column)
-                    for one, column in zip(row, columns, strict=True)
-                ),
-                tuple(float(one.values.max()) <= 0 for one in row),
-                tuple(float(one.gradient.max()) > 0 for one in row),
-                _where(row[-1].values, photograph.shape[:2]),
-            )
-        )
-    best = int(scores.argmax())
-    sure = None if probabilities is None else float(probabilities[best])
-    lead = Picture(photograph, alt=f"{shorten(entry.name)} as the network sees it", format="jpeg")
-    arrays = _array(entry, columns, classes, maps)
-    return ImageEvidence(entry.index, entry.own, best, sure, placed, kept, lead, tuple(classes), arrays)
-
-
-def _array(
-    entry: Wanted, columns: Sequence[str], classes: Sequence[ClassEvidence], maps: Sequence[Sequence[EvidenceMap]]
-) -> Array:
-    arrays = {
-        f"class{one.number}_layer{position:03d}": found.values[0].float().cpu().numpy()
-        for one, row in zip(classes, maps, strict=True)
-        for position, found in enumerate(row)
-    }
-    numbers, scores = [one.number for one in classes], [one.score for one in classes]
-    about = {"layers": np.array(tuple(columns)), "classes": np.array(numbers), "logits": np.array(scores)}
-    title = f"{entry.name}: maps at the layers' own resolution"
-    return Array(f"arrays.{entry.index}", title, {**arrays, **about})
-
-
-# --- pictures -------------------------------------------------------------------------------------------------------
 
 
 def _where(values: torch.Tensor, size: tuple[int, ...]) -> Places | None:
@@ -258,15 +244,11 @@ def _photograph(image: torch.Tensor, domain: Domain) -> np.ndarray:
     return np.ascontiguousarray(pixels)
 
 
-def _pictures(values: torch.Tensor, photograph: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _cell(values: torch.Tensor, photograph: np.ndarray, alt: str) -> tuple[Picture, Picture]:
     """Return heat map and overlay of a map [1, h, w]; the scale is the low-resolution map's own maximum."""
     from onnxviz.analyses.grad_cam.attribution import to_own_maximum, upsample
 
     height, width = photograph.shape[:2]
     heat = upsample(to_own_maximum(values), (height, width))[0].cpu().numpy()
-    return colormap.colour(heat), colormap.overlay(photograph, heat)
-
-
-def _cell(pair: tuple[np.ndarray, np.ndarray], shown: str, column: str) -> tuple[Picture, Picture]:
-    alt = f"Grad-CAM of {shorten(shown, 40)} at {shorten(column, 40)}"
-    return Picture(pair[0], alt=alt, format="jpeg"), Picture(pair[1], alt=f"{alt}, over the image", format="jpeg")
+    over = Picture(colormap.overlay(photograph, heat), alt=f"{alt}, over the image", format="jpeg")
+    return Picture(colormap.colour(heat), alt=alt, format="jpeg"), over

@@ -58,14 +58,7 @@ class Places:
 
 
 def find_places(heat: npt.NDArray[np.floating]) -> Places | None:
-    """Say where a map reaches half of its maximum.
-
-    Args:
-        heat: [h, w], not negative, over the whole image.
-
-    Returns:
-        The places, None if the map is zero everywhere.
-    """
+    """Say where a map, [h, w] over the image and not negative, reaches half of its maximum; None if all is zero."""
     highest = float(heat.max(initial=0.0))
     if not highest > 0:
         return None
@@ -95,15 +88,9 @@ def _peak(heat: npt.NDArray[np.floating], inside: npt.NDArray[np.bool_]) -> tupl
 
 
 def connected(marked: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[np.int64], int]:
-    """Number the connected regions of a mask; pixels that share a side or a corner are connected.
+    """Number the regions of a mask [h, w], from 1 in reading order; pixels that share a side or a corner are connected.
 
     Runs of marked pixels are found in each row, and joined with those of the row above that they touch.
-
-    Args:
-        marked: [h, w].
-
-    Returns:
-        [h, w], the region of each pixel, counted from 1 in reading order, 0 where none is marked; their number.
     """
     edges = np.diff(np.pad(marked, ((0, 0), (1, 1))).astype(np.int8), axis=1)
     (rows, starts), (_, stops) = np.nonzero(edges == 1), np.nonzero(edges == -1)

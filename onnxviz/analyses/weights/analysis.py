@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, StrictInt
 
-from onnxviz.analyses import storage
+from onnxviz.analyses import presentation, storage
 from onnxviz.analyses.base import Analysis, Job, JobContext, LayerSelector, Subject
 from onnxviz.analyses.weights import kernels
 from onnxviz.analyses.weights.kernel_description import (
-    Described,
+    METRICS,
+    Kernel,
+    LayerKernels,
     histograms,
     in_words,
-    kernel_table,
-    layer_table,
     metrics,
+    tables,
 )
 from onnxviz.core import colormap
 from onnxviz.core.errors import AnalysisError, SelectionError, shorten
@@ -27,7 +28,6 @@ from onnxviz.core.findings import (
     Column,
     Coverage,
     Finding,
-    Histogram,
     MatrixRow,
     Note,
     Picture,
@@ -35,6 +35,7 @@ from onnxviz.core.findings import (
     Table,
     Tile,
     TileGrid,
+    merge,
 )
 from onnxviz.core.values import Layer, Preprocessing, Unit
 from onnxviz.data.domains import domain_of
@@ -42,6 +43,7 @@ from onnxviz.data.image_choice import ImageChoice, choose_images, find_source
 from onnxviz.data.images import load_batch
 from onnxviz.graph.operators import traits_of
 from onnxviz.graph.structure import producers
+from onnxviz.optimize.color import to_pixels
 
 if TYPE_CHECKING:
     from onnxviz.graph.view import GraphView
@@ -103,18 +105,13 @@ class Weights(Analysis):
     response_to: Response | None = Field(None, description="Photographs to apply some kernels to.")
 
     heading: ClassVar[str] = "Kernels"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
+    results: ClassVar[tuple[type, ...]] = (LayerKernels, Kernel)
     cites: ClassVar[tuple[str, ...]] = (
         "Krizhevsky et al. 2012, ImageNet classification with deep convolutional neural networks, figure 3",
         "Zeiler and Fergus 2013, Visualizing and understanding convolutional networks, arXiv:1311.2901",
     )
-    metric_names: ClassVar[Mapping[str, str]] = {
-        "dead_fraction": "Share of kernels that are zero or almost.",
-        "duplicate_fraction": "Share of kernels that another one of the layer repeats.",
-        "negative_fraction": "Share of kernels that are the negative of another one of the layer.",
-        "high_frequency_share": "Mean share of the kernels' energy above half the Nyquist frequency.",
-        "like_noise_fraction": "Share of kernels of at least 48 weights whose spectrum is like white noise.",
-    }
+    metric_names: ClassVar[Mapping[str, str]] = presentation.described(METRICS)
     reading: ClassVar[str] = (
         "Each picture is one filter, a weight a square. Stripes and edges in black and white or in two colours look "
         "for outlines, blobs of colour for colours; a large one that looks like noise has learnt little."
@@ -142,24 +139,18 @@ class Weights(Analysis):
                       (self.response_to.data,), float(len(images)), len(images) * (len(chosen) + 1),
                       bytes=storage.responses(size, len(images), layer.spatial_shape, len(chosen)))  # fmt: skip
 
-    def run(self, job: Job, context: JobContext) -> list[Finding]:
+    def run(self, job: Job, context: JobContext) -> list[LayerKernels | Finding]:
         """Draw and describe one layer's kernels, or apply some of them to photographs."""
         place = int(job.parameters["layer"])
-        layer = self._layers(context.subject.view)[0][place]
+        view = context.subject.view
+        layer = self._layers(view)[0][place]
         if "images" in job.parameters:
-            return self._response(layer, place, job.parameters["images"], context)
-        view, preprocessing = context.subject.view, context.subject.preprocessing
+            return [*self._response(layer, place, job.parameters["images"], context)]
         array = _weight(view, layer)
-        described = Described.of(array, view.groups(layer))
-        findings: list[Finding] = [
-            kernel_table(layer, described),
-            layer_table(layer, array, described),
-            *histograms(layer, place, array, described),
-            Note(described.verdict(layer, reads_image(view, layer)), about="each layer"),
-        ]
-        if _is_drawable(array):
-            findings += self._drawn(layer, place, _in_image_order(view, layer, array, preprocessing), described)
-        return findings
+        found = LayerKernels.of(layer, array, view.groups(layer))
+        if not _is_drawable(array):
+            return [found]
+        return [self._drawn(found, _in_image_order(view, layer, array, context.subject.preprocessing))]
 
     def unproduced(self, jobs: Sequence[Job], subject: Subject) -> Mapping[str, str]:  # noqa: ARG002
         """Say which numbers have a meaning for none of the layers."""
@@ -178,39 +169,47 @@ class Weights(Analysis):
             )
         return found
 
-    def combine(self, parts: Sequence[list[Finding]], subject: Subject) -> list[Finding]:
-        """Join the layers and sum them up in numbers."""
-        merged = super().combine(parts, subject)
-        rows = [row for finding in merged if isinstance(finding, Table) and finding.id == "kernels"
-                for row in finding.rows]  # fmt: skip
-        layers, skipped = self._layers(subject.view)
-        done = sum(isinstance(finding, Histogram) and finding.id.startswith("norms.") for finding in merged)
-        reason = f"no constant weights: {', '.join(shorten(name, 40) for name in skipped[:8])}" if skipped else ""
-        coverage = Coverage("layers", done, len(layers) + len(skipped), reason, id="coverage.layers")
-        large = {layer.name for layer in layers if kernels.tells_noise(_weight(subject.view, layer).shape)}
+    def merge(self, parts: Sequence[list[Any]]) -> list[Any]:
+        """Put the layers first; join what was found on photographs."""
+        found = merge(parts)
+        return sorted(found, key=lambda item: not isinstance(item, LayerKernels))
+
+    def present(self, found: Sequence[Any], subject: Subject) -> list[Finding]:
+        """Show the layers, and sum them up in numbers."""
+        view = subject.view
+        layers, skipped = self._layers(view)
+        places = {layer.name: place for place, layer in enumerate(layers)}
+        weights = {layer.name: _weight(view, layer) for layer in layers}
+        done = [item for item in found if isinstance(item, LayerKernels)]
+        every = [kernel for item in done for kernel in item.kernels]
+        large = {name for name, array in weights.items() if kernels.tells_noise(array.shape)}
+        names = ", ".join(shorten(name, 40) for name in skipped[:8])
+        reason = f"no constant weights: {names}" if skipped else ""
+        shown: list[Finding] = []
+        for item in done:
+            layer, array = layers[places[item.layer]], weights[item.layer]
+            what = "units" if array.ndim == 2 else "kernels"
+            shown += histograms(item, places[item.layer], array, what)
+            shown.append(Note(item.verdict(what, reads_image(view, layer)), about="each layer"))
+            shown += self._pictures(item, places[item.layer], array)
         return [
-            *metrics(rows, large),
-            *in_words(rows, done),
-            *merged,
-            coverage,
-            self._drawn_coverage(merged, layers, subject.view),
+            *metrics(every, large),
+            *in_words(every, len(done)),
+            *(tables(done, [weights[item.layer].shape for item in done]) if done else ()),
+            *merge([shown]),
+            *(item for item in found if not isinstance(item, LayerKernels)),
+            Coverage("layers", len(done), len(layers) + len(skipped), reason, id="coverage.layers"),
+            self._drawn_coverage(sum(len(item.pictures) for item in done), weights),
         ]
 
-    def _drawn_coverage(self, found: Sequence[Finding], layers: Sequence[Layer], view: GraphView) -> Coverage:
+    def _drawn_coverage(self, drawn: int, weights: Mapping[str, np.ndarray]) -> Coverage:
         """Count the kernels that have a picture, and say why the others have none."""
-        tiles = sum(len(grid.tiles) for grid in found if isinstance(grid, TileGrid) and grid.id.startswith("kernels."))
-        arrays = [(layer.name, _weight(view, layer)) for layer in layers]
-        plain = [shorten(name, 40) for name, array in arrays if not _is_drawable(array)]
-        more = f" and {len(plain) - 8} more" if len(plain) > 8 else ""
-        reasons = (
-            [f"single weights for each input channel, or no two spatial dimensions: {', '.join(plain[:8])}{more}"]
-            if plain
-            else []
-        )
-        if any(_is_drawable(array) and len(array) > self.limit for _, array in arrays):
+        plain = [shorten(name, 40) for name, array in weights.items() if not _is_drawable(array)]
+        why = "single weights for each input channel, or no two spatial dimensions"
+        reasons = [f"{why}: {presentation.listed(plain, 8)}"] if plain else []
+        if any(_is_drawable(array) and len(array) > self.limit for array in weights.values()):
             reasons.append(f"the first {self.limit} of a layer (`limit`)")
-        total = sum(len(array) for _, array in arrays)
-        return Coverage("kernels drawn", tiles, total, "; ".join(reasons), id="coverage.kernels")
+        return Coverage("kernels drawn", drawn, sum(map(len, weights.values())), "; ".join(reasons), "coverage.kernels")
 
     def _layers(self, view: GraphView) -> tuple[list[Layer], list[str]]:
         """Return the selected layers that have weights, and the names of the others."""
@@ -227,43 +226,47 @@ class Weights(Analysis):
 
     # --- pictures ---------------------------------------------------------------------------------------------------
 
-    def _drawn(self, layer: Layer, place: int, drawing: _Drawing, described: Described) -> list[Finding]:
-        """Return one tile for each kernel, the sheet of all, and what was left out."""
-        count, channels = drawing.kernels.shape[:2]
-        shown = min(count, self.limit)
+    def _drawn(self, found: LayerKernels, drawing: _Drawing) -> LayerKernels:
+        """Draw the first kernels, and all of these on a sheet."""
+        shown = min(len(drawing.kernels), self.limit)
         used = _strongest(drawing.kernels, 3 if drawing.rgb else self.input_channels)
         pictures = self._kernel_pictures(drawing, used, shown)
-        what = "" if drawing.rgb or channels == 1 else f"input channels {_listed(used)}"
-        tiles = tuple(
-            Tile(f"kernel {index}", Unit(layer.name, index), (_picture(pictures[index], f"kernel {index}"),),
-                 described.facts(index, layer), captions=(what,) if what else ())
-            for index in range(shown)
-        )  # fmt: skip
+        return replace(
+            found,
+            sheet=_picture(_sheet(pictures), f"{shown} kernels of {shorten(found.layer)}"),
+            pictures=tuple(_picture(pixels, f"kernel {index}") for index, pixels in enumerate(pictures)),
+            channels=tuple(used),
+            colored=drawing.rgb,
+        )
+
+    def _pictures(self, found: LayerKernels, place: int, array: np.ndarray) -> Iterator[Finding]:
+        """Yield the sheet of all kernels, one tile for each, and what was left out."""
+        if found.sheet is None:
+            return
+        count, channels = array.shape[:2]
+        name, used = shorten(found.layer), found.channels
+        captions = () if found.colored or channels == 1 else (f"input channels {_listed(used)}",)
         scale = (
             "each kernel on its own scale, dead ones on the layer's"
             if self.normalization == "kernel"
             else "one scale for the layer"
         )
         zero = "zero is mid-grey" if self.zero == "grey" else "black is the smallest weight, white the largest"
-        name = shorten(layer.name)
-        colours = f"in colour, as {name} reads red, green and blue directly" if drawing.rgb else "in grey"
-        size = f"{drawing.kernels.shape[2]} x {drawing.kernels.shape[3]}"
-        said = f"{count} kernels of {size}, {colours}; {scale}, {zero}."
-        if not drawing.rgb and channels > 1:
+        colours = f"in colour, as {name} reads red, green and blue directly" if found.colored else "in grey"
+        said = f"{count} kernels of {array.shape[2]} x {array.shape[3]}, {colours}; {scale}, {zero}."
+        if not found.colored and channels > 1:
             said += f" Input channels from left to right, top to bottom: {_listed(used)}"
             said += f", those of largest norm of {channels}." if len(used) < channels else "."
-        sheet = Tile("all kernels", None, (_picture(_sheet(pictures[:shown]), f"{shown} kernels of {name}"),))
-        findings: list[Finding] = [
-            TileGrid(f"sheet.{place}", f"{name}: all kernels", (sheet,), said),
-            TileGrid(f"kernels.{place}", f"{name}: kernel by kernel", tiles,
-                     f"Drawn as above, in {'colour' if drawing.rgb else 'grey'}.", tile_size=96),
-        ]  # fmt: skip
-        if not drawing.rgb:
+        tiles = tuple(
+            Tile(f"kernel {kernel.unit.index}", kernel.unit, (picture,), tuple(kernel.facts()), captions=captions)
+            for kernel, picture in zip(found.kernels, found.pictures, strict=False)
+        )
+        yield TileGrid(f"sheet.{place}", f"{name}: all kernels", (Tile("all kernels", None, (found.sheet,)),), said)
+        yield TileGrid(f"kernels.{place}", f"{name}: kernel by kernel", tiles,
+                       f"Drawn as above, in {'colour' if found.colored else 'grey'}.", tile_size=96)  # fmt: skip
+        if not found.colored:
             reason = f"{name}: the {len(used)} of largest norm" if len(used) < channels else ""
-            findings.append(
-                Coverage("input channels drawn", len(used), channels, reason, id=f"coverage.inputs.{place}")
-            )
-        return findings
+            yield Coverage("input channels drawn", len(used), channels, reason, id=f"coverage.inputs.{place}")
 
     def _kernel_pictures(self, drawing: _Drawing, used: Sequence[int], shown: int) -> list[np.ndarray]:
         """Draw the first kernels: in colour, or a small grid of the used input channels."""
@@ -324,7 +327,6 @@ class Weights(Analysis):
         pictures = self._kernel_pictures(drawing, _strongest(drawing.kernels, 3 if drawing.rgb else 1), len(array))
         own = tuple((_picture(pictures[index], f"kernel {index}"),) for index in chosen)
         rows = [MatrixRow("the kernel", own)]
-        stored = not domain_of(preprocessing).photographic
         ranges: list[tuple[Cell, ...]] = []
         for done, index in enumerate(images):
             context.progress(done, len(images), source.names[index])
@@ -334,17 +336,12 @@ class Weights(Analysis):
                 raise AnalysisError(
                     f"the response to {shorten(source.names[index])} is not finite", where=shorten(layer.name)
                 )
-            photograph = domain_of(preprocessing).show(batch)[0] if stored else batch[0]
-            rows.append(_response_row(source.names[index], photograph, chosen, response))
-            ranges += [
-                (
-                    f"{source.names[index]}, kernel {number}",
-                    Unit(layer.name, number),
-                    float(values.min()),
-                    float(values.max()),
-                )
-                for number, values in zip(chosen, response, strict=True)
-            ]
+            photo, domain = source.names[index], domain_of(preprocessing)
+            photograph = to_pixels(batch if domain.photographic else domain.show(batch))[0]
+            rows.append(_response_row(photo, photograph, chosen, response))
+            for number, values in zip(chosen, response, strict=True):
+                cell = Unit(layer.name, number)
+                ranges.append((f"{photo}, kernel {number}", cell, float(values.min()), float(values.max())))
         context.progress(len(images), len(images))
         name = shorten(layer.name)
         how = "of largest norm" if isinstance(self.response_to.kernels, int) else "chosen by `response_to.kernels`"
@@ -445,8 +442,7 @@ def _picture(pixels: np.ndarray, alt: str) -> Picture:
     return Picture(np.ascontiguousarray(pixels), alt=alt, pixelated=True)
 
 
-def _response_row(name: str, image: np.ndarray, chosen: Sequence[int], response: np.ndarray) -> MatrixRow:
-    photograph = np.round(np.clip(image, 0, 1) * 255).astype(np.uint8).transpose(1, 2, 0)
+def _response_row(name: str, photograph: np.ndarray, chosen: Sequence[int], response: np.ndarray) -> MatrixRow:
     cells = tuple(
         (
             Picture(

@@ -60,16 +60,10 @@ def norms(kernels: Numbers) -> npt.NDArray[np.float64]:
 
 
 def dead(kernel_norms: Numbers) -> npt.NDArray[np.bool_]:
-    """Say which kernels do nothing: all zero, or with a norm below a thousandth of the median.
+    """Say which kernels, [out], do nothing: all zero, or with a norm below a thousandth of the median.
 
     The median is over the kernels whose norm is at least a millionth of the largest, so that a layer in which most
     kernels are dead is seen as such.
-
-    Args:
-        kernel_norms: [out].
-
-    Returns:
-        bool [out].
     """
     largest = kernel_norms.max(initial=0.0)
     if largest == 0:
@@ -80,18 +74,13 @@ def dead(kernel_norms: Numbers) -> npt.NDArray[np.bool_]:
 
 
 def duplicates(kernels: Numbers, groups: int = 1, *, negative: bool = False) -> tuple[Duplicate | None, ...] | None:
-    """Find for each kernel the most similar other one that reads the same input channels.
+    """Find for each kernel the most similar other one of its group, which reads the same input channels.
 
     A kernel and its negative are no duplicates: behind a rectification they answer to opposite things.
 
-    Args:
-        kernels: [out, in / groups, ...].
-        groups: groups of the convolution; kernels of different groups read different channels and are not compared.
-        negative: find the one that is most nearly its negative.
-
     Returns:
-        For each kernel the partner of largest cosine above 0.99 (of smallest below -0.99), or None; dead kernels have
-        none. None for all if the question has no meaning: fewer than eight weights to a kernel, or one to a group.
+        For each kernel the partner of largest cosine above 0.99 (with `negative`, of smallest below -0.99), or None, as
+        for dead ones. None for all without a meaning: fewer than eight weights to a kernel, or one kernel to a group.
     """
     if not has_duplicates(kernels.shape, groups):
         return None
@@ -264,16 +253,10 @@ def bound(values: Numbers) -> float:
 
 
 def kernel_pixels(slices: Numbers, zero_at_grey: bool, limits: tuple[float, float]) -> Pixels:
-    """Draw one kernel, one pixel to a weight.
+    """Draw one kernel, [height, width] in grey or [height, width, 3] in RGB, one pixel to a weight, as uint8 [h, w, 3].
 
-    Args:
-        slices: [height, width] for grey, [height, width, 3] for RGB.
-        zero_at_grey: put zero at mid-grey (128) and the larger of |limits| at black and white; otherwise the smaller
-            limit is black and the larger white.
-        limits: smallest and largest weight that the scale covers: of the kernel, or of the layer.
-
-    Returns:
-        uint8 [height, width, 3]; mid-grey where the scale is empty (all weights equal).
+    The scale covers the `limits`, of the kernel or of the layer: from black to white, or with zero at mid-grey and the
+    larger of |limits| at black and white. Where it is empty (all weights equal) all is mid-grey.
     """
     values = np.asarray(slices, np.float64)
     if values.ndim == 2:
@@ -289,17 +272,9 @@ def kernel_pixels(slices: Numbers, zero_at_grey: bool, limits: tuple[float, floa
 
 
 def grid(tiles: list[Pixels], columns: int, enlarge: int = 1, separator: int = 1, shade: int = 255) -> Pixels:
-    """Lay tiles of one size out in rows, with a line between and around them.
+    """Lay tiles, uint8 [h, w, 3] of one size, out in rows, with lines of a shade (0..255) between and around them.
 
-    Args:
-        tiles: uint8 [h, w, 3] each.
-        columns: tiles in a row.
-        enlarge: pixels of the result for one pixel of a tile, without smoothing.
-        separator: width of the lines in pixels of the result.
-        shade: grey value of the lines and of empty places, 0..255.
-
-    Returns:
-        uint8 [rows * (h * enlarge + separator) + separator, columns * (w * enlarge + separator) + separator, 3].
+    A pixel of a tile is enlarged to `enlarge` ones, without smoothing; lines are `separator` pixels wide.
     """
     height, width = (size * enlarge for size in tiles[0].shape[:2])
     rows = -(-len(tiles) // columns)

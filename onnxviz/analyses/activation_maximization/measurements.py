@@ -1,8 +1,9 @@
-"""What units do on real images: the measure of what a made picture reaches.
+"""What units do on real images and on simple pictures: the measure of what a made picture reaches.
 
-A unit's activation on an image is measured as it is optimized: a channel's mean over all positions, a neuron's at its
-position, a layer's mean of squares, an objective's value. The images pass through ONNX Runtime, which is the fast way
-without gradients.
+A unit's activation is measured as it is optimized: a channel's mean over all positions, a neuron's at its position, a
+layer's mean of squares, an objective's value. Real images pass through ONNX Runtime, which is the fast way without
+gradients; simple pictures are measured as the made ones are, by the converted network, at their size, without random
+views. One pass gives all units of a layer.
 """
 
 from __future__ import annotations
@@ -18,16 +19,21 @@ import numpy.typing as npt
 
 from onnxviz.analyses import storage
 from onnxviz.analyses.activation_maximization.goals import Goal, picture_of
+from onnxviz.analyses.activation_maximization.simple_pictures import SimplePicture, simple_pictures
 from onnxviz.analyses.base import Job, JobContext, Subject
 from onnxviz.analyses.stream import Values, measured, shard_bounds, stream
-from onnxviz.core.findings import Array, Finding
+from onnxviz.core.errors import SelectionError
 from onnxviz.core.values import Target
+from onnxviz.data.domains import domain_of
 from onnxviz.data.images import load_batch
+from onnxviz.graph.targets import class_of
+from onnxviz.model.batches import filled
 
 if TYPE_CHECKING:
     from onnxviz.model.model import Model
 
 STAGE = "real images"
+SIMPLE = "simple pictures"
 """What the jobs that measure are called."""
 SHARD = 1000
 """Most images in one job."""
@@ -82,54 +88,58 @@ class RealImages:
 # --- jobs -----------------------------------------------------------------------------------------------------------
 
 
-def real_jobs(found: Sequence[Goal], images: RealImages, subject: Subject) -> Iterator[tuple[Job, tuple[str, ...]]]:
-    """Yield the jobs that measure, each with the keys of the goals that it measures.
-
-    Args:
-        found: what pictures are made for.
-        images: what to measure on.
-        subject: the model and its data.
-    """
-    groups = together([goal for goal in found if measurable(goal)], images.size, subject)
+def real_jobs(found: Sequence[Goal], images: RealImages, subject: Subject) -> Iterator[Job]:
+    """Yield the jobs that measure real images."""
+    groups = _together(found, images.size, subject)
     shards = math.ceil(len(images.chosen) / SHARD)
     for number, (size, group) in enumerate(groups):
-        layers = tuple(dict.fromkeys(layer for goal in group for layer in goal.wanted.layers()))
-        sources = dict.fromkeys(
-            (images.data, *(picture_of(name, subject.data)[0] for g in group for name in g.pictures))
-        )
         larger = size[0] * size[1] / (images.own[0] * images.own[1])
         for shard, (start, stop) in enumerate(shard_bounds(len(images.chosen), shards)):
             part = images.chosen[start:stop]
-            job = Job(
-                name=f"{STAGE} {number + 1}/{len(groups)}" + (f" {shard + 1}/{shards}" if shards > 1 else ""),
-                parameters={
-                    "stage": STAGE,
-                    "data": images.data,
-                    "size": list(size),
-                    "images": list(part),
-                    "goals": [goal.to_data() for goal in group],
-                },
-                layers=layers,
-                data=tuple(sources),
-                cost=len(part) * larger,
-                images=len(part),
-                intermediate=True,
-                bytes=storage.RECORD + storage.dense(len(part) * len(group)),
-            )
-            yield job, tuple(key_of_goal(goal) for goal in group)
+            name = f"{STAGE} {number + 1}/{len(groups)}" + (f" {shard + 1}/{shards}" if shards > 1 else "")
+            parameters = {"stage": STAGE, "data": images.data, "size": list(size), "images": list(part)}
+            yield _job(name, parameters, group, len(part), len(part) * larger, subject)
 
 
-def together(
+def simple_jobs(found: Sequence[Goal], size: tuple[int, int], subject: Subject) -> Iterator[Job]:
+    """Yield the jobs that measure simple pictures of the made ones' size."""
+    view, own = subject.view, subject.input_size
+    count = len(_tried(subject))
+    groups = _together(found, lambda _: size, subject)
+    for number, (_, group) in enumerate(groups):
+        share = view.share_of_work([view.layer(layer) for layer in _layers_of(group)], own)
+        cost = count * share * size[0] * size[1] / (own[0] * own[1])
+        parameters = {"stage": SIMPLE, "size": list(size)}
+        yield _job(f"{SIMPLE} {number + 1}/{len(groups)}", parameters, group, count, cost, subject)
+
+
+def _job(
+    name: str, parameters: Mapping[str, Any], group: Sequence[Goal], images: int, cost: float, subject: Subject
+) -> Job:
+    """Return the job that measures some goals on so many images."""
+    sources = [parameters["data"]] if "data" in parameters else []
+    sources += [picture_of(picture, subject.data)[0] for goal in group for picture in goal.pictures]
+    return Job(
+        name=name,
+        parameters={
+            **parameters,
+            "goals": [goal.to_data() for goal in group],
+            "keys": [key_of_goal(goal) for goal in group],
+        },
+        layers=_layers_of(group),
+        data=tuple(dict.fromkeys(sources)),
+        cost=cost,
+        images=images,
+        intermediate=True,
+        bytes=storage.RECORD + storage.dense(images * len(group)),
+    )
+
+
+def _together(
     found: Sequence[Goal], size_of: Callable[[Goal], tuple[int, int]], subject: Subject
 ) -> list[tuple[tuple[int, int], list[Goal]]]:
-    """Put goals together whose layers are computed in one pass, each activation once.
-
-    Args:
-        found: what is measured.
-        size_of: at which height and width a goal is.
-        subject: the model.
-    """
-    different = {key_of_goal(goal): goal for goal in found}
+    """Put measurable goals together whose layers are computed in one pass, each activation once."""
+    different = {key_of_goal(goal): goal for goal in found if measurable(goal)}
     order = sorted(different.values(), key=lambda goal: (size_of(goal), _depth(goal, subject)))
     groups: list[tuple[tuple[int, int], list[Goal]]] = []
     layers: set[str] = set()
@@ -145,6 +155,10 @@ def together(
     return groups
 
 
+def _layers_of(group: Sequence[Goal]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(layer for goal in group for layer in goal.wanted.layers()))
+
+
 def _depth(goal: Goal, subject: Subject) -> int:
     return max(subject.view.layer(name).position for name in goal.wanted.layers())
 
@@ -156,26 +170,40 @@ def _elements(layer: str, subject: Subject) -> int:
 # --- measuring ------------------------------------------------------------------------------------------------------
 
 
-def measure_job(job: Job, context: JobContext) -> list[Finding]:
+def measure_real(job: Job, context: JobContext) -> Measured:
     """Measure the goals of a job on its images."""
-    found = [Goal.of(entry) for entry in job.parameters["goals"]]
-    images, size = list(job.parameters["images"]), tuple(job.parameters["size"])
+    images, measure = list(job.parameters["images"]), _measurer(job, context)
     source = context.subject.data[job.parameters["data"]]
-    measure = Measurer(context, found, (size[0], size[1]))
     batches = stream(context, source, images, measure.layers, size=measure.size, together=BATCH, note=STAGE)
     values = np.concatenate([measure.of(batch.pixels, batch.activations) for batch in batches])
-    return [Array("real", "Activations on real images", {"values": values, "images": np.asarray(images)})]
+    return Measured(STAGE, tuple(job.parameters["keys"]), values, np.asarray(images), measure.size)
+
+
+def measure_simple(job: Job, context: JobContext) -> Measured:
+    """Measure the goals of a job on the simple pictures."""
+    measure = _measurer(job, context, converted=True)
+    tried, size, own = _tried(context.subject), measure.size, context.subject.input_size
+    batch = max(1, min(BATCH, BATCH * own[0] * own[1] // (size[0] * size[1])))  # large pictures take more memory
+    parts = []
+    for start in range(0, len(tried), batch):
+        parts.append(measure(np.stack([simple.paint(size) for simple in tried[start : start + batch]])))
+        context.progress(min(start + batch, len(tried)), len(tried), SIMPLE)
+    return Measured(SIMPLE, tuple(job.parameters["keys"]), np.concatenate(parts), np.zeros(0, np.int64), size)
+
+
+def _measurer(job: Job, context: JobContext, *, converted: bool = False) -> Measurer:
+    height, width = job.parameters["size"]
+    found = [Goal.of(entry) for entry in job.parameters["goals"]]
+    return Measurer(context, found, (int(height), int(width)), converted=converted)
+
+
+def _tried(subject: Subject) -> tuple[SimplePicture, ...]:
+    domain = domain_of(subject.preprocessing)
+    return simple_pictures(domain.planes, domain.photographic)
 
 
 class Measurer:
-    """Measures goals on images of one size.
-
-    Args:
-        context: the model and the data that reference pictures are from.
-        found: what to measure.
-        size: height and width of the images in pixels.
-        converted: by the converted network, on its device and as pictures are optimized, instead of by ONNX Runtime.
-    """
+    """Measures goals on images of one size; where `converted`, by the converted network as pictures are optimized."""
 
     def __init__(
         self, context: JobContext, found: Sequence[Goal], size: tuple[int, int], *, converted: bool = False
@@ -183,18 +211,11 @@ class Measurer:
         self.size, self._converted = size, converted
         self._model: Model = context.model
         self._goals = tuple(found)
-        self.layers = tuple(dict.fromkeys(layer for goal in found for layer in goal.wanted.layers()))
+        self.layers = _layers_of(found)
         self._references = self._known(context)
 
     def __call__(self, images: Values) -> Values:
-        """Return the activations.
-
-        Args:
-            images: RGB [N, 3, h, w] in 0..1.
-
-        Returns:
-            float32 [N, goals], without the goals' signs.
-        """
+        """Return the activations on RGB images [N, 3, h, w] in 0..1, float32 [N, goals], without the goals' signs."""
         return self.of(images, measured(self._model, images, self.layers, converted=self._converted))
 
     def of(self, images: Values, activations: Mapping[str, Values]) -> Values:
@@ -297,57 +318,106 @@ class RealActivations:
         return [(int(self.images[place]), float(self.values[place])) for place in order]
 
 
-def real_activations(context: JobContext, places: Mapping[str, Sequence[Any]]) -> dict[str, RealActivations]:
-    """Return what the jobs that this one needs have measured.
+@dataclass(frozen=True, eq=False)
+class SimpleActivations:
+    """One goal's activations, float32 [pictures], on the simple pictures that were tried."""
 
-    Args:
-        context: holds what they found.
-        places: goal's key -> [names of the jobs, column in their arrays, size].
-    """
-    found = {}
-    for key, (names, column, size) in places.items():
-        arrays = [finding.arrays for name in names for finding in context.found[name] if isinstance(finding, Array)]
-        if len(arrays) != len(names):
-            raise ValueError(f"{len(arrays)} of {len(names)} jobs found activations on real images")
-        values = np.concatenate([part["values"][:, column] for part in arrays])
-        found[key] = RealActivations(values, np.concatenate([part["images"] for part in arrays]), (size[0], size[1]))
-    return found
+    values: Values
+    tried: tuple[SimplePicture, ...]
+
+    def is_of_color(self, sign: int) -> bool:
+        """Return whether a plain colour excites the unit more than every grating does, or less for a sign of -1."""
+        plain = np.array([simple.other is None for simple in self.tried])
+        wanted = sign * self.values
+        return bool(wanted[plain].max() > wanted[~plain].max())
+
+    def best(self, sign: int) -> tuple[SimplePicture, float]:
+        """Return the picture of highest activation, or lowest for a sign of -1, and the activation."""
+        place = int(np.argmax(sign * self.values))
+        return self.tried[place], float(self.values[place])
 
 
-@dataclass(frozen=True)
-class Standing:
-    """Where an activation stands among those on real images.
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """What a job has measured.
 
     Attributes:
-        quantile: the share of real images that it exceeds in the direction asked for; equal ones count half.
-        times: how many times the most extreme real one it is; None where that is 0 or has another sign.
-        words: the same in words: "above all 206 images, 3.4 × the largest".
-        brief: in fewer words: "above all 206, 3.4 ×".
+        stage: on which images: `STAGE` or `SIMPLE`.
+        keys: of the goals.
+        values: float32 [images, goals].
+        images: the real images' indices in their data set.
+        size: height and width in pixels.
     """
 
-    quantile: float
-    times: float | None
-    words: str
-    brief: str
+    stage: str
+    keys: tuple[str, ...]
+    values: Values
+    images: npt.NDArray[np.int64]
+    size: tuple[int, int]
 
 
-def standing(value: float, real: Values, sign: int) -> Standing:
-    """Say where an activation stands among those on real images.
+@dataclass(frozen=True, eq=False)
+class Beside:
+    """What the jobs before have measured, by the goals' keys, on real images and on plain colours and gratings."""
 
-    Args:
-        value: of the made picture.
-        real: [images], of real ones.
-        sign: 1 where more is wanted, -1 where less.
-    """
-    wanted, others = sign * value, sign * real.astype(np.float64)
-    below, same = float((others < wanted).mean()), float((others == wanted).mean())
-    most, count = float(others.max()), len(others)
-    side, extreme = ("above", "largest") if sign > 0 else ("below", "lowest")
-    times = wanted / most if most > 0 and wanted > 0 else None
-    if wanted > most:
-        far = times is not None and times >= 1
-        words = f"{side} all {count:,} images" + (f", {times:.3g} × the {extreme}" if far else "")
-        return Standing(1.0, times, words, f"{side} all {count:,}" + (f", {times:.3g} ×" if far else ""))
-    tie = f", as {'large as the largest' if sign > 0 else 'low as the lowest'}" if wanted == most else ""
-    share = f"{math.floor(100 * below)} %" if below else "none"
-    return Standing(below + same / 2, times, f"{side} {share} of {count:,} images{tie}", f"{side} {share} of {count:,}")
+    real: Mapping[str, RealActivations]
+    simple: Mapping[str, SimpleActivations]
+
+    @classmethod
+    def of(cls, context: JobContext) -> Beside:
+        """Read what the jobs that this one needs have found; parts of a data set are joined in their order."""
+        parts: dict[str, list[Measured]] = {}
+        tried, simple = _tried(context.subject), {}
+        for name, found in context.found.items():
+            measured = [one for one in found if isinstance(one, Measured)]
+            if not measured and name.startswith((STAGE, SIMPLE)):
+                raise ValueError(f"{name}: 0 of 1 jobs found activations")
+            for one in measured:
+                for column, key in enumerate(one.keys):
+                    if one.stage == STAGE:
+                        parts.setdefault(key, []).append(one)
+                    else:
+                        simple[key] = SimpleActivations(one.values[:, column], tried)
+        real = {}
+        for key, shards in parts.items():
+            values = np.concatenate([one.values[:, one.keys.index(key)] for one in shards])
+            real[key] = RealActivations(values, np.concatenate([one.images for one in shards]), shards[0].size)
+        return cls(real, simple)
+
+
+# --- what the model itself makes of finished pictures ---------------------------------------------------------------
+
+
+def certainties(images: Values, found: Sequence[Goal], context: JobContext) -> list[tuple[float | None, bool | None]]:
+    """Return the probability that the model gives each image's class, and whether it is the first choice."""
+    view = context.subject.view
+    classes = [
+        None if goal.unit is None else class_of(view.layer(goal.unit.layer), goal.unit.index, goal.sign, view)
+        for goal in found
+    ]
+    if all(number is None for number in classes):
+        return [(None, None)] * len(found)
+    try:
+        probabilities = context.model.probabilities(filled(images, view.batch))[: len(images)]
+    except SelectionError:  # one class for each position, none for the picture; or scores without probabilities
+        return [(None, None)] * len(found)
+    chooses = view.main_head is not None and view.main_head.has_choice
+    return [
+        (float(line[number]), int(line.argmax()) == number if chooses else None)
+        if number is not None and number < len(line)
+        else (None, None)
+        for line, number in zip(probabilities, classes, strict=True)
+    ]
+
+
+def own_activations(
+    images: Values, found: Sequence[Goal], real: Mapping[str, RealActivations], context: JobContext
+) -> list[float | None]:
+    """Return every picture's own activation, measured as on real images; None where those were not measured."""
+    wanted = {key: goal for goal in found if (key := key_of_goal(goal)) in real}
+    if not wanted:
+        return [None] * len(found)
+    values = Measurer(context, list(wanted.values()), (images.shape[2], images.shape[3]))(images)
+    columns = {key: column for column, key in enumerate(wanted)}
+    places = [columns.get(key_of_goal(goal)) for goal in found]
+    return [None if column is None else float(values[index, column]) for index, column in enumerate(places)]

@@ -1,12 +1,13 @@
-"""What Grad-CAM found, for readers: rows of maps, sentences, numbers, and what could be taken for a finding."""
+"""What class activation maps found, for readers: rows of maps, sentences, numbers, and what is no finding."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from onnxviz.analyses import explained_score
+from onnxviz.analyses import explained_score, presentation
 from onnxviz.analyses.base import Subject
 from onnxviz.analyses.grad_cam.evidence import ClassEvidence, ImageEvidence
 from onnxviz.analyses.grad_cam.evidence_places import Places
@@ -25,7 +26,11 @@ from onnxviz.core.findings import (
     Table,
 )
 from onnxviz.core.shares import percent
+from onnxviz.data.images import ImageSource
 from onnxviz.graph.model_output import Head
+
+_LISTED = 3
+"""Images that the summary names."""
 
 
 def image_findings(
@@ -35,31 +40,25 @@ def image_findings(
     subject: Subject,
     head: Head,
     positions: explained_score.Positions,
+    method: str,
 ) -> list[Finding]:
-    """Return what is shown and said of one image.
-
-    Args:
-        image: what was found.
-        titles: headings of the layers asked for.
-        name: the image's.
-        subject: the model.
-        head: what gives the scores.
-        positions: how scores at several positions become one.
-    """
+    """Return what is shown and said of one image; `titles` are the headings of the layers asked for."""
     columns = tuple(titles[place] for place in image.kept)
     shown = [head.title(one.number, subject.labels) for one in image.classes]
     rows = tuple(_row(image, one, title, columns, head) for one, title in zip(image.classes, shown, strict=True))
     table = tuple(_line(name, one, title) for one, title in zip(image.classes, shown, strict=True))
     first = image.classes[0]
+    where = f"evidence at {columns[0]}" if len(columns) == 1 else "from the first layer to the last"
+    gone = [title for place, title in enumerate(titles) if place not in image.kept]
     certainty = explained_score.certainty(head, first.probability, first.score, first.predicted)
     findings: list[Finding] = [
-        PictureMatrix(f"maps.{image.index}", f"{name}: {_columns_in_words(columns)}", columns, rows, scale=_SCALE),
+        PictureMatrix(f"maps.{image.index}", f"{name}: {where}", columns, rows, scale=_SCALE),
         Table("evidence", "Evidence at the last layer", explained_score.columns(head) + _COLUMNS, table, _TABLE),
         Coverage(f"maps (layer, image, {head.unit})", len(columns) * len(rows), len(titles) * len(rows),
-                 _pointlike(titles, image.kept), id="coverage.maps"),
+                 f"a single position at this image size: {listed(gone)}" if gone else "", id="coverage.maps"),
         image.maps,
         *([] if image.own is None else [Outcomes("top1_accuracy", (name,), (image.own == image.best,))]),
-        *_caveats(image.classes, columns, shown, subject.view.gradient_stops(explained_score.layer_of(head))),
+        *_caveats(image.classes, columns, shown, subject.view.gradient_stops(explained_score.layer_of(head)), method),
         *explained_score.about_positions(head, image.placed, positions),
     ]  # fmt: skip
     said = _sentence(name, shown[0], certainty, columns[-1], first.places, first.reached[-1])
@@ -101,7 +100,8 @@ def _row(image: ImageEvidence, one: ClassEvidence, title: str, columns: Sequence
     facts: list[tuple[str, Cell]] = [(words[0], one.number), (words[1], round(one.score, 4))]
     facts += [("probability", round(one.probability, 4))] if one.probability is not None else []
     facts += [("predicted at", f"{percent(one.predicted, 1)} of positions")] if one.predicted is not None else []
-    facts += [("evidence at the last layer", _in_words(one.places))]
+    where = "none" if one.places is None else f"{one.places.words}, {percent(one.places.extent)} of the image"
+    facts += [("evidence at the last layer", where)]
     empty = [column for column, blank in zip(columns, one.blank, strict=True) if blank]
     facts += [("no positive evidence at", listed(empty))] if empty else []
     return MatrixRow(title, one.cells, image.photograph, tuple(facts))
@@ -127,22 +127,7 @@ _COLUMNS = (
 )
 
 
-def _columns_in_words(columns: Sequence[str]) -> str:
-    return f"evidence at {columns[0]}" if len(columns) == 1 else "from the first layer to the last"
-
-
-def _in_words(place: Places | None) -> str:
-    return "none" if place is None else f"{place.words}, {percent(place.extent)} of the image"
-
-
-def _sentence(
-    image: str,
-    shown: str,
-    certainty: str,
-    layer: str,
-    place: Places | None,
-    reached: bool,
-) -> str:
+def _sentence(image: str, shown: str, certainty: str, layer: str, place: Places | None, reached: bool) -> str:
     named = shorten(layer, 60)
     if not reached:
         return f"{image}: nothing can be said of {shown}{certainty} at {named}: the score has no gradient there."
@@ -152,13 +137,15 @@ def _sentence(
 
 
 def _caveats(
-    classes: Sequence[ClassEvidence], columns: Sequence[str], shown: Sequence[str], stops: tuple[str, ...]
+    classes: Sequence[ClassEvidence], columns: Sequence[str], shown: Sequence[str], stops: tuple[str, ...], method: str
 ) -> Iterator[Caveat]:
     """Say what a reader could take for a finding and is none; `stops` are the nodes that no gradient passes."""
     reached = np.array([one.reached for one in classes])
     if not reached.any():
+        saturated = "a saturated output, or an operator whose slope is zero there"
+        cause = presentation.without_slope(stops) if stops else saturated
         yield Caveat(
-            f"The gradient of the score is zero at every layer ({_cause(stops)}): Grad-CAM cannot explain "
+            f"The gradient of the score is zero at every layer ({cause}): {method} cannot explain "
             "this network, and its blank maps mean nothing.", "no_gradient", "wrong",
         )  # fmt: skip
         return
@@ -176,19 +163,85 @@ def _caveats(
         )  # fmt: skip
 
 
-def _cause(stops: tuple[str, ...]) -> str:
-    if not stops:
-        return "a saturated output, or an operator whose slope is zero there"
-    more = f" and {len(stops) - 2} more" if len(stops) > 2 else ""
-    return f"every path to the image ends in an operator without a slope: {', '.join(stops[:2])}{more}"
-
-
-def _pointlike(titles: Sequence[str], kept: Sequence[int]) -> str:
-    gone = [title for place, title in enumerate(titles) if place not in kept]
-    return f"a single position at this image size: {listed(gone)}" if gone else ""
-
-
 def listed(names: Sequence[str], most: int = 8) -> str:
     """Return names in a row, the first of many."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(shorten(name, 40) for name in names[:most]) + more
+    return presentation.listed([shorten(name, 40) for name in names], most)
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageSummary:
+    """What is known of one image.
+
+    Attributes:
+        name: its name.
+        layer: the last layer with a map.
+        first: what is explained first.
+        right: whether it is named right, None if its class is not known.
+        sure: the probability of the class of highest score, None if there is none.
+        extents: for each class explained the share of the image that the evidence covers, None of an empty map.
+    """
+
+    name: str
+    layer: str
+    first: str
+    right: bool | None
+    sure: float | None
+    extents: tuple[float | None, ...]
+
+    @classmethod
+    def of(
+        cls, image: ImageEvidence, source: ImageSource, titles: Sequence[str], head: Head, labels: Sequence[str] | None
+    ) -> ImageSummary:
+        """Take what is summed up from what was found; `titles` are the headings of the layers asked for."""
+        extents = tuple(None if one.places is None else one.places.extent for one in image.classes)
+        return cls(
+            source.names[image.index],
+            titles[image.kept[-1]],
+            head.title(image.classes[0].number, labels),
+            None if image.own is None else image.own == image.best,
+            image.sure if head.has_choice else None,
+            extents,
+        )
+
+
+def in_words(images: Sequence[ImageSummary], *, by_score: bool) -> Iterator[Note]:
+    """Yield a sentence on several images; `by_score`: what is explained first is the class of highest score."""
+    if len(images) < 2:
+        return
+    known = [image for image in images if image.right is not None]
+    wrong = sorted((image for image in known if not image.right), key=lambda image: -(image.sure or 0.0))
+    said = []
+    if known:
+        least = "" if len(known) == len(images) else f"; of {len(images) - len(known)} more the class is not known"
+        said.append(f"{len(known) - len(wrong)} of {len(known)} images are named right{least}.")
+    else:
+        said.append(f"{len(images)} images.")
+    if wrong:
+        order = "Wrong, the surest first" if any(image.sure is not None for image in wrong) else "Wrong"
+        more = f" and {len(wrong) - _LISTED} more" if len(wrong) > _LISTED else ""
+        said.append(f"{order}: {', '.join(_shown(image, by_score) for image in wrong[:_LISTED])}{more}.")
+    elif certain := [image for image in images if image.sure is not None]:
+        said.append(f"Least certain: {_shown(min(certain, key=lambda image: image.sure or 0.0), by_score)}.")
+    said += _covered(images)
+    yield Note(" ".join(said), "summary")
+
+
+def _shown(image: ImageSummary, by_score: bool) -> str:
+    taken = [f"taken for {shorten(image.first, 40)}"] if by_score else []
+    taken += [percent(image.sure)] if image.sure is not None else []
+    return f"{shorten(image.name, 40)} ({', '.join(taken)})" if taken else shorten(image.name, 40)
+
+
+def _covered(images: Sequence[ImageSummary]) -> Iterator[str]:
+    """Say how much of the images the evidence covers at the last layer."""
+    every = [extent for image in images for extent in image.extents]
+    found = [extent for extent in every if extent is not None]
+    layers = {image.layer for image in images}
+    where = shorten(layers.pop(), 60) if len(layers) == 1 else "the last layer"
+    maps = f"{len(found)} map{'s' if len(found) > 1 else ''}"
+    if found:
+        ends = dict.fromkeys((percent(min(found)), percent(max(found))))
+        mean = percent(sum(found) / len(found))
+        yield f"At {where} the evidence covers {' to '.join(ends)} of the image, {mean} on average ({maps})."
+    if len(found) < len(every):
+        yield f"{len(every) - len(found)} of {len(every)} maps hold no evidence there."

@@ -42,6 +42,8 @@ OLD = {
     "upsample linear": (9, "s = Constant <value = float[4] {1, 1, 2, 2}> () y = Upsample <mode = \"linear\"> (x, s)"),
     "upsample 7": (7, "y = Upsample <mode = \"nearest\", scales = [1.0, 1.0, 2.0, 2.0]> (x)"),
     "resize 10": (10, "s = Constant <value = float[4] {1, 1, 1.5, 0.5}> () y = Resize <mode = \"nearest\"> (x, s)"),
+    "resize 10 smaller": (10, "s = Constant <value = float[4] {1, 1, 0.4, 0.3}> () y = Resize <mode = \"nearest\"> (x, s)"),
+    "resize 10 both": (10, "s = Constant <value = float[4] {1, 1, 0.4, 1.7}> () y = Resize <mode = \"nearest\"> (x, s)"),
     "resize 10 linear": (10, "s = Constant <value = float[4] {1, 1, 1.5, 1.5}> () y = Resize <mode = \"linear\"> (x, s)"),
     "pad 2": (7, "y = Pad <mode = \"reflect\", pads = [0, 0, 1, 2, 0, 0, 2, 1]> (x)"),
     "clip 6": (9, "y = Clip <min = -0.5, max = 0.25> (x)"),

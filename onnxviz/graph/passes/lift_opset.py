@@ -246,7 +246,10 @@ def _softmax(context: RewriteContext, node: NodeProto) -> list[NodeProto] | None
 
 
 def _resize(context: RewriteContext, node: NodeProto) -> list[NodeProto] | None:
-    """Upsample and the first Resize sampled at x / scale, rounded down where "nearest"; since 11 one may choose."""
+    """Upsample and the first Resize sampled at x / scale; since 11 one may choose.
+
+    "nearest" is rounded down along axes that grow and, in Resize, up along those that shrink (ONNX Runtime 1.31).
+    """
     if context.source >= 13:
         return [node]
     if context.source >= 11:
@@ -267,8 +270,16 @@ def _resize(context: RewriteContext, node: NodeProto) -> list[NodeProto] | None:
     mode = {"bilinear": "linear", "linear": "linear", "nearest": "nearest"}.get(text(node, "mode", "nearest"))
     if mode is None:
         return None
-    how = {"mode": mode, "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
-    context.add("Resize", node.input[0], "", scale_input, to=node.output[0], name=node.name, **how)
+    how = {"mode": mode, "coordinate_transformation_mode": "asymmetric"}
+    value, rounding = node.input[0], "floor"
+    if mode == "nearest" and node.op_type == "Resize":
+        known = context.known(1)
+        if known is not None and (known <= 1).all():
+            rounding = "ceil"
+        elif known is None or (known < 1).any():
+            less, more = (context.add(name, scale_input, context.constant(1.0)) for name in ("Min", "Max"))
+            value, scale_input = context.add("Resize", value, "", less, nearest_mode="ceil", **how), more
+    context.add("Resize", value, "", scale_input, to=node.output[0], name=node.name, nearest_mode=rounding, **how)
     return context.nodes
 
 

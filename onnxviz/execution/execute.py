@@ -456,7 +456,9 @@ class _Execution:
             # What is said of the preprocessing differs although what was computed does not.
             key = key_of({"combined": list(done), "origin": card.preprocessing_origin, **about})
             self.combined[alias, name] = key
-            if name not in self.forced and self.combined_is_there(key):
+            if name in self.forced:
+                self.store.discard(key)
+            elif self.combined_is_there(key):
                 self.dispatcher.end(item)
                 return None
             return CombineTask(key, alias, name, done)

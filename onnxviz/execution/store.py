@@ -200,32 +200,34 @@ class Store:
         Raises:
             OutputError: if they cannot be written.
         """
+        # Not by `tempfile`, whose folders are private: reports are shared.
+        temporary = self.jobs / f".tmp-{secrets.token_hex(8)}"
         try:
-            # Not by `tempfile`, whose folders are private: reports are shared.
-            temporary = self.jobs / f".tmp-{secrets.token_hex(8)}"
-            try:
-                temporary.mkdir()
-            except FileNotFoundError:
-                temporary.mkdir(parents=True)
-        except OSError as error:
-            raise cannot_write(self.jobs, error) from error
-        try:
+            temporary.mkdir(parents=True)
             for name, content in files.items():
-                with (temporary / name).open("wb") as stream:
-                    stream.write(content)
-            final = self.jobs / key
-            try:
-                temporary.rename(final)
-            except OSError as error:
-                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.EACCES):
-                    raise
-                shutil.rmtree(final)
-                temporary.rename(final)
+                (temporary / name).write_bytes(content)
+            self._rename(temporary, key)
         except OSError as error:
             raise cannot_write(self.jobs / key, error) from error
         finally:
-            if temporary.exists():
-                shutil.rmtree(temporary, ignore_errors=True)
+            shutil.rmtree(temporary, ignore_errors=True)
+
+    def _rename(self, temporary: Path, key: str) -> None:
+        """Give a result its place; one that is whole stays, because another worker may just be reading it.
+
+        Two names of one model in a recipe have jobs with the same keys, and two workers may end them at once.
+        """
+        for last in (False, True):
+            try:
+                temporary.rename(self.jobs / key)
+                return
+            except OSError as error:
+                if last or error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.EACCES):
+                    raise
+            with contextlib.suppress(DamagedError):
+                self.require(key)
+                return
+            self.discard(key)
 
     def load(self, key: str, *, arrays: bool = False, types: Mapping[str, type] = FINDING_TYPES) -> list[Any] | None:
         """Return a stored result, or None if there is none.
@@ -284,9 +286,11 @@ class Store:
         return record
 
     def discard(self, key: str) -> None:
-        """Remove a damaged result, so that it is made again."""
+        """Remove a result, so that it is made again; that it is gone already is as well."""
         try:
             shutil.rmtree(self.jobs / key)
+        except FileNotFoundError:
+            return
         except OSError as error:
             raise cannot_write(self.jobs / key, error) from error
 

@@ -15,8 +15,7 @@ from onnxviz.cli.show import make_table, number
 from onnxviz.core.errors import beginning, shorten
 from onnxviz.core.memory import show_bytes
 from onnxviz.execution.estimate import Work
-from onnxviz.execution.plan import PARITY_COST, PlannedJob
-from onnxviz.execution.schedule import CHOICE, left_out
+from onnxviz.execution.schedule import CHOICE, PARITY_COST, PlannedJob, left_out
 from onnxviz.progress import duration, span
 from onnxviz.recipe.recipe import Recipe
 

@@ -17,8 +17,7 @@ from onnxviz.core.errors import OutputError, shorten
 from onnxviz.core.results import ModelCard, RunResult
 from onnxviz.execution.folder import read_run
 from onnxviz.execution.pace import Pace
-from onnxviz.execution.plan import PARITY_COST, PlannedJob
-from onnxviz.execution.schedule import Schedule
+from onnxviz.execution.schedule import PARITY_COST, Choice, ParityCheck, PlannedJob, Schedule
 from onnxviz.execution.store import Store
 
 EFFICIENCY = 0.42
@@ -63,9 +62,7 @@ class Work:
     """A schedule with what is done of it and what the rest will take.
 
     Attributes:
-        schedule: everything.
         cached: keys of what is done already and not done again.
-        workers: processes that share the work.
         job_seconds: by key, of those whose time can be estimated; with all workers at it.
         seconds: of all that is to do, from at least to at most; None if that of a part cannot be told.
         bytes: what will be stored.
@@ -139,32 +136,31 @@ def estimated(
     bounds: list[tuple[float, float]] = []
     seconds: dict[str, float] = {}
 
-    def note(key: str, cost: float, rate: _Rate | None, beside: float) -> None:
+    def note(work: PlannedJob | ParityCheck | Choice, cost: float, rate: _Rate | None, beside: float = 0.0) -> None:
+        to_do.append(work)
         if rate is not None:
-            seconds[key] = cost * rate.middle + beside
+            seconds[work.key] = cost * rate.middle + beside
             bounds.append((cost * rate.least + beside / _SPREAD, cost * rate.most + beside * _SPREAD))
 
-    to_do = [job for job in schedule.jobs if job.key not in cached]
-    for job in to_do:
+    to_do: list[PlannedJob | ParityCheck | Choice] = []
+    jobs = [job for job in schedule.jobs if job.key not in cached]
+    checks = [check for check in schedule.parity_checks.values() if check.key not in cached]
+    for job in jobs:
         rate, whole = rates.of(job)
-        note(job.key, job.job.cost, rate, 0.0 if whole else _beside(job) / workers)
-    for alias, check in schedule.parity_checks.items():
-        if check.key not in cached:
-            note(check.key, PARITY_COST, rates.derived(alias), 0.0)
-    for alias, choice in schedule.choices.items():
+        note(job, job.job.cost, rate, 0.0 if whole else _beside(job) / workers)
+    for check in checks:
+        note(check, PARITY_COST, rates.derived(check.alias))
+    for choice in schedule.choices.values():
         if choice.key not in cached:
-            note(choice.key, choice.cost, rates.trial(alias), 0.0)
-    choices = [choice.key for choice in schedule.choices.values() if choice.key not in cached]
-    parity_checks = [check.key for check in schedule.parity_checks.values() if check.key not in cached]
-    known = all(job.key in seconds for job in to_do) and all(key in seconds for key in (*parity_checks, *choices))
-    work = bool(to_do or parity_checks or choices)
+            note(choice, choice.cost, rates.trial(choice.alias))
+    known = all(work.key in seconds for work in to_do)
     return Work(
         schedule=schedule,
         cached=cached,
         workers=workers,
         job_seconds=seconds,
-        seconds=_total(bounds, START_SECONDS if work else 0.0) if known else None,
-        bytes=sum(job.job.bytes for job in to_do) + PARITY_BYTES * len(parity_checks),
+        seconds=_total(bounds, START_SECONDS if to_do else 0.0) if known else None,
+        bytes=sum(job.job.bytes for job in jobs) + PARITY_BYTES * len(checks),
         basis=tuple(rates.basis),
         crowded=rates.crowded,
     )

@@ -5,7 +5,6 @@ from __future__ import annotations
 from onnxviz.progress.counting import Progression, duration, span
 from onnxviz.progress.events import EventStream
 from onnxviz.progress.plain import PlainProgress
-from onnxviz.progress.several import Several
 from onnxviz.progress.terminal import TerminalProgress
 
-__all__ = ["EventStream", "PlainProgress", "Progression", "Several", "TerminalProgress", "duration", "span"]
+__all__ = ["EventStream", "PlainProgress", "Progression", "TerminalProgress", "duration", "span"]

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from typing import Any, Literal, TextIO
 
 from onnxviz.core.results import ExpectationResult, RunResult
-from onnxviz.execution.plan import PARITY_COST
-from onnxviz.execution.schedule import Schedule
+from onnxviz.execution.observer import Observer
+from onnxviz.execution.schedule import PARITY_COST, Schedule
 
 FORMAT = 1
 """Version of the events; raised when a reader of the old ones would be wrong."""
@@ -20,7 +20,7 @@ _PROGRESS_EVERY = 0.5
 """Seconds between two events of a job's progress."""
 
 
-class EventStream:
+class EventStream(Observer):
     """Writes what happens as JSON lines, each at once.
 
     A reader that goes away ends the events, not the run.

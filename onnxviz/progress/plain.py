@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.text import Text
 
 from onnxviz.core.errors import beginning, shorten
+from onnxviz.execution.observer import Observer
 from onnxviz.execution.schedule import Schedule
 from onnxviz.progress.counting import Lines, Progression, Running, jobs, parity_checks, span
 
@@ -20,7 +21,7 @@ _NOTE_EVERY = 2.0
 """The same where the user wants to hear more."""
 
 
-class PlainProgress:
+class PlainProgress(Observer):
     """One line for each job, or for many short ones together; long jobs say every so often how far they are.
 
     Args:

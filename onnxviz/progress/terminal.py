@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from onnxviz.core.errors import beginning, shorten
+from onnxviz.execution.observer import Observer
 from onnxviz.execution.schedule import Schedule
 from onnxviz.progress.counting import Lines, Progression, Running, duration, span
 
@@ -24,7 +25,7 @@ _REDRAWN = 8
 """Times a second. What happens in between only counts, so that 10,000 tiny jobs are not slowed down by the screen."""
 
 
-class TerminalProgress:
+class TerminalProgress(Observer):
     """A bar for the whole run and one for each job that is running. A context manager: no bar is left at the end.
 
     Args:

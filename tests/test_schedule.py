@@ -16,6 +16,7 @@ from PIL import Image
 from onnxviz.core.errors import Fault, OnnxvizError, OutputError, RecipeError
 from onnxviz.execution.plan import digests_of, make_plan
 from onnxviz.execution.schedule import Choice, Schedule
+from onnxviz.execution.workers.processes import ProcessPool
 from onnxviz.execution.workers.tasks import Combination, Outcome, Refusal, Said, Task, from_line, to_line
 from onnxviz.recipe.recipe import Recipe, parse_recipe
 
@@ -186,3 +187,16 @@ def test_a_worker_keeps_one_model_at_a_time(tmp_path: Path, monkeypatch: pytest.
         assert made.worker._subject(alias).alias == alias
         assert list(made.subjects) == [alias]
     assert opened == ["a", "b", "a"]
+
+
+def test_an_answer_that_nobody_has_asked_for_ends_its_worker(recipe: Recipe, tmp_path: Path) -> None:
+    pool = ProcessPool(recipe, tmp_path, "cpu", None, 1)
+    causes: list[str] = []
+    process: Any = SimpleNamespace(index=0, tasks=[], end=lambda _, cause: causes.append(cause))
+    assert pool._understood(process, to_line(Said(finished=Outcome()))) is None
+    process.tasks, pool.planned = [0.0], {}
+    schedule = Schedule(**fields_of(make_plan(recipe)))
+    assert pool._understood(process, to_line(Said(schedule=schedule, digests={}))) is None
+    assert len(causes) == 2
+    assert all("an answer that nobody has asked for" in cause for cause in causes)
+    pool.close()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import enum
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
@@ -20,13 +19,6 @@ _SHORT = 0.05
 """Seconds; a worker whose tasks are shorter gets the next ones before it has ended, so that it does not wait."""
 _AHEAD = 4
 _PATIENCE = 0.5
-
-
-class _State(enum.Enum):
-    WAITING = enum.auto()
-    READY = enum.auto()
-    SENT = enum.auto()
-    ENDED = enum.auto()
 
 
 @dataclass(eq=False)
@@ -50,7 +42,7 @@ class Item:
     release: list[Item] = field(default_factory=list)
     tries: int = 0
     halvings: int = 0
-    state: _State = _State.WAITING
+    over: bool = False
     begun: bool = False
 
 
@@ -76,7 +68,7 @@ class Dispatcher:
         """Add an item that may begin when others have ended."""
         self._left += 1
         for other in after:
-            if other.state is not _State.ENDED:
+            if not other.over:
                 other.release.append(item)
                 item.waits += 1
         if not item.waits:
@@ -91,11 +83,10 @@ class Dispatcher:
         """
         while self._left:
             self._assign()
-            if not any(self._sent) and not any(self._ready.values()):
-                if self._left:
-                    raise AssertionError("items wait for each other")
-                continue
-            self._pool.wait(_PATIENCE, self._hear)
+            if any(self._sent) or any(self._ready.values()):
+                self._pool.wait(_PATIENCE, self._hear)
+            else:
+                assert not self._left, "items wait for each other"
 
     def end(self, item: Item, error: str = "") -> None:
         """End an item without any work: because it is done already, or because of an error."""
@@ -109,7 +100,6 @@ class Dispatcher:
     # --- giving out -------------------------------------------------------------------------------------------------
 
     def _make_ready(self, item: Item, *, first: bool = False) -> None:
-        item.state = _State.READY
         self._readied += 1
         queue = self._ready.setdefault(item.alias, deque())
         queue.appendleft(item) if first else queue.append(item)
@@ -134,7 +124,7 @@ class Dispatcher:
                 task = None if self.stopped and item.shown else item.task(item)
                 if task is None:  # it ended without any work, or shall not begin any more
                     del queue[place]
-                    if item.state is not _State.ENDED:
+                    if not item.over:
                         self._end(item, Outcome("error", "not begun, because another job failed"), quiet=True)
                     return True
                 if self._pool.accepts(worker, task):
@@ -151,7 +141,6 @@ class Dispatcher:
         return sorted(with_work, key=lambda alias: (alias != self._last[worker], alias in busy))
 
     def _send(self, worker: int, item: Item, task: Task) -> None:
-        item.state = _State.SENT
         self._last[worker] = item.alias
         self._sent[worker].append(item)
         if len(self._sent[worker]) == 1:
@@ -234,7 +223,7 @@ class Dispatcher:
         return True
 
     def _end(self, item: Item, outcome: Outcome, *, quiet: bool = False) -> None:
-        item.state = _State.ENDED
+        item.over = True
         self._left -= 1
         self.events += [f"{item.name}: {remark}" for remark in outcome.remarks]
         item.ended(item, outcome)

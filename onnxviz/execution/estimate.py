@@ -198,27 +198,23 @@ def _beside(job: PlannedJob) -> float:
     return JOB_SECONDS + job.job.bytes * BYTE_SECONDS + job.job.images * IMAGE_SECONDS
 
 
+@dataclass(eq=False)
 class _Rates:
     """What a forward pass takes, for each analysis and model."""
 
-    def __init__(
-        self,
-        schedule: Schedule,
-        workers: int,
-        before: RunResult | None,
-        speed: Callable[[], float],
-        measure: Callable[[str], Pace | None] | None,
-    ) -> None:
-        self.basis: dict[str, None] = {}
-        self.crowded = False
-        self._schedule = schedule
-        self._workers = workers
-        self._cards = {card.alias: card for card in schedule.models}
-        self._measured = _measured_rates(schedule, before, workers) if before is not None else {}
-        self._speed = speed
-        self._measure = measure
-        self._known: dict[str, _Rate | None] = {}
-        self._paces: dict[str, Pace] = {}
+    schedule: Schedule
+    workers: int
+    before: RunResult | None
+    speed: Callable[[], float]
+    measure: Callable[[str], Pace | None] | None
+    basis: dict[str, None] = field(default_factory=dict)
+    crowded: bool = False
+    _known: dict[str, _Rate | None] = field(default_factory=dict)
+    _paces: dict[str, Pace] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._cards = {card.alias: card for card in self.schedule.models}
+        self._measured = _measured_rates(self.schedule, self.before, self.workers) if self.before is not None else {}
 
     def of(self, job: PlannedJob) -> tuple[_Rate | None, bool]:
         """Return the rate for a job, None if nothing is known, and whether it includes the job's pictures."""
@@ -241,7 +237,7 @@ class _Rates:
 
     def _derive(self, card: ModelCard) -> _Rate | None:
         name = shorten(card.file, 60)
-        if self._measure is not None and (pace := self._measure(card.alias)) is not None:
+        if self.measure is not None and (pace := self.measure(card.alias)) is not None:
             self._paces[card.alias] = pace
             trial = f", {in_units(pace.trial)} for an image in a trial of preprocessings" if pace.trial else ""
             self.crowded |= pace.crowd > _CROWDED
@@ -258,11 +254,11 @@ class _Rates:
             self.basis[f"{name}: multiply-adds unknown, so its time cannot be estimated"] = None
             return None
         layers = len(card.layers)
-        if self._schedule.device == "cuda":
+        if self.schedule.device == "cuda":
             speed, where = gpu_speed() * CUDA_EFFICIENCY, f"for {(gpu_names() or ('a GPU',))[0]}"
-            rate = (card.multiply_adds / speed + layers * CUDA_LAYER_SECONDS) / self._workers
+            rate = (card.multiply_adds / speed + layers * CUDA_LAYER_SECONDS) / self.workers
         else:
-            speed, where = self._speed() * EFFICIENCY, "by this machine's speed"
+            speed, where = self.speed() * EFFICIENCY, "by this machine's speed"
             rate = card.multiply_adds / speed + layers * LAYER_SECONDS
         self.basis[
             f"{name}: {in_units(rate)} a forward pass, with {_millions(card.multiply_adds)} multiply-adds at "

@@ -8,7 +8,8 @@ import re
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -37,6 +38,7 @@ from onnxviz.recipe.from_python import recipe_from
 from onnxviz.recipe.recipe import Recipe, read_recipe
 from onnxviz.recipe.selection import chosen, restricted
 
+_NO_RECIPE = "a recipe is the path of a YAML file, or a mapping of its parts; this is a"
 RUNS = Path("runs")
 """Where run folders are made unless another place is named."""
 
@@ -70,13 +72,7 @@ def run_file(
     elif isinstance(recipe, str | os.PathLike):
         read = read_recipe(recipe, overrides, partly=True)
     else:
-        raise RecipeError(
-            [
-                Fault(
-                    f"a recipe is the path of a YAML file, or a mapping of its parts; this is a {type(recipe).__name__}"
-                )
-            ]
-        )
+        raise RecipeError([Fault(f"{_NO_RECIPE} {type(recipe).__name__}")])
     folder = Path(out) if out is not None else default_folder(read)
     return run(read, folder, observer=observer, command=command, **options)
 
@@ -87,12 +83,7 @@ def default_folder(recipe: Recipe) -> Path:
 
 
 def run(
-    recipe: Recipe,
-    out: Path,
-    *,
-    observer: Observer | None = None,
-    command: str = "",
-    **options: Unpack[Options],
+    recipe: Recipe, out: Path, *, observer: Observer | None = None, command: str = "", **options: Unpack[Options]
 ) -> Run:
     """Run a recipe that was read: see `run_file`."""
     whole, part = recipe, restricted(recipe, options.get("only", ()))
@@ -100,10 +91,7 @@ def run(
     recipe = with_reported(whole, asked, out)
     fresh = not out.exists()
     try:
-        with (
-            locked(out) as lock,
-            started(recipe, out, lock, options) as (schedule, pool),
-        ):
+        with locked(out) as lock, started(recipe, out, lock, options) as (schedule, pool):
             does = kept(whole, recipe, schedule, asked, Store(out))
             log = Log(out, options.get("log_file"))
             told = Several((observer or Observer(), Logged(log)))
@@ -115,41 +103,35 @@ def run(
         raise
 
 
+@dataclass(eq=False)
 class _Execution:
-    """One run while it goes on."""
+    """One run while it goes on; what becomes of it is noted by job, by model, or by model and analysis."""
 
-    def __init__(
-        self,
-        does: Kept,
-        pool: Pool,
-        folder: Path,
-        observer: Observer,
-        forced: set[str],
-        dispatcher: Dispatcher,
-        log: Log,
-    ) -> None:
-        self.recipe, self.schedule, self.remarks = does.recipe, does.schedule, does.remarks
-        self.pool = pool
-        self.folder = folder
-        self.observer = observer
-        self.forced = forced
-        self.dispatcher = dispatcher
-        self.log = log
-        self.store = Store(folder)
+    does: Kept
+    pool: Pool
+    folder: Path
+    observer: Observer
+    forced: set[str]
+    dispatcher: Dispatcher
+    log: Log
+    cached: set[str] = field(default_factory=set)
+    failed: dict[str, str] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    agreement: dict[str, tuple[Agreement, ...]] = field(default_factory=dict)
+    disagreeing: dict[str, dict[str, str]] = field(default_factory=dict)
+    chosen: dict[str, Chosen] = field(default_factory=dict)
+    unchosen: dict[str, str] = field(default_factory=dict)
+    combined: dict[tuple[str, str], str] = field(default_factory=dict)
+    loaded: dict[str, tuple[list[Finding], dict[str, float]]] = field(default_factory=dict)
+    uncombined: dict[tuple[str, str], str] = field(default_factory=dict)
+    jobs: dict[tuple[str, str], list[PlannedJob]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.recipe, self.schedule = self.does.recipe, self.does.schedule
+        self.store = Store(self.folder)
         self.checked = Checked(self.store, len(self.schedule.all_keys))
-        self.jobs: dict[tuple[str, str], list[PlannedJob]] = {}
         for job in self.schedule.jobs:
             self.jobs.setdefault((job.alias, job.analysis), []).append(job)
-        self.failed: dict[str, str] = {}
-        self.seconds: dict[str, float] = {}
-        self.cached: set[str] = set()
-        self.agreement: dict[str, tuple[Agreement, ...]] = {}
-        self.disagreeing: dict[str, dict[str, str]] = {}
-        self.chosen: dict[str, Chosen] = {}
-        self.unchosen: dict[str, str] = {}
-        self.combined: dict[tuple[str, str], str] = {}
-        self.loaded: dict[str, tuple[list[Finding], dict[str, float]]] = {}
-        self.uncombined: dict[tuple[str, str], str] = {}
 
     def run(self, command: str) -> Run:
         started_at, clock = time.strftime("%Y-%m-%dT%H:%M:%S%z"), time.monotonic()
@@ -158,7 +140,7 @@ class _Execution:
             self.store.clean()
             self.take_stock()
             self.observer.planned(self.schedule, self.cached)
-            for sentence in self.remarks:
+            for sentence in self.does.remarks:
                 self.dispatcher.note(sentence)
             for sentence in left_out(self.schedule.data, most=1):
                 self.observer.message(sentence)
@@ -189,19 +171,13 @@ class _Execution:
 
     def take_stock(self) -> None:
         """Find out which results are there and whole; damaged ones and those to be forced are removed."""
-        there = self.schedule.cached(self.store)
         again = {job.key for job in self.schedule.jobs if job.analysis in self.forced}
-        for key in self.schedule.all_keys:
-            if key not in there:
-                continue
+        there = self.schedule.cached(self.store)
+        for key in (key for key in self.schedule.all_keys if key in there):
             if key in again:
                 self.store.discard(key)
-            elif self.is_whole(key):
+            elif self.readable(key, partial(self.checked.require, key)):
                 self.cached.add(key)
-
-    def is_whole(self, key: str) -> bool:
-        """Whether a result is whole; a damaged one is removed, to be made again."""
-        return self.readable(key, lambda: self.checked.require(key))
 
     def combined_is_there(self, key: str) -> bool:
         """Read what was put together before, for the report; a damaged one is removed, to be made again."""
@@ -424,7 +400,6 @@ class _Execution:
         )
 
     def card(self, card: ModelCard) -> ModelCard:
-        """Return what is known of a model now."""
         chosen = self.chosen.get(card.alias)
         if chosen is not None:
             card = with_choice(card, chosen)
@@ -448,7 +423,6 @@ class _Execution:
         )
 
     def part(self, name: str, alias: str) -> Part:
-        """Return what an analysis found in one model."""
         jobs = self.jobs.get((alias, name), [])
         failed = [FailedJob(job.job.name, self.failed[_identity(job)]) for job in jobs if _identity(job) in self.failed]
         done = [job for job in jobs if _identity(job) in self.seconds]

@@ -166,15 +166,10 @@ class Log:
 
     def write(self, text: str) -> None:
         """Append a line or a traceback with the time; a log that cannot be written stops nobody."""
-        for path in self._streams:
+        for path, stream in self._streams.items():
             with contextlib.suppress(OSError):
-                append_log(self._opened(path), text)
-
-    def _opened(self, path: Path) -> TextIO:
-        stream = self._streams[path]
-        if stream is None:
-            stream = self._streams[path] = open_log(path)
-        return stream
+                opened = self._streams[path] = stream or open_log(path)
+                append_log(opened, text)
 
     def close(self) -> None:
         """Close the files; they are opened again by the next line."""

@@ -119,7 +119,6 @@ class _Failed:
         self._reasons: dict[str, str] = {}
 
     def add(self, layer: str, reason: str) -> None:
-        """Note why a layer could not be computed."""
         waiting = [self._view.layer(layer).value]
         while waiting:
             value = waiting.pop()

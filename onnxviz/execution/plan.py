@@ -41,17 +41,8 @@ from onnxviz.graph import open_model
 from onnxviz.graph.labels import read_labels, with_labels
 from onnxviz.graph.tensors import all_nodes
 from onnxviz.graph.view import GraphView
+from onnxviz.model import preprocessing_candidates as trials
 from onnxviz.model.preprocessing import preprocessing_for
-from onnxviz.model.preprocessing_candidates import (
-    SIZES,
-    VARIANTS,
-    VERSION,
-    candidates,
-    known_classes,
-    pictures_for,
-    require_classifier,
-    spread,
-)
 from onnxviz.recipe.faults import ordered
 from onnxviz.recipe.recipe import Recipe, declared_as
 from onnxviz.recipe.schema import PreprocessSettings, pair
@@ -331,14 +322,14 @@ class _Planner:
                 remedy="add `data:` with photographs of what the model is used on, or name a preset",
             )
         view, source = subject.view, data[name]
-        head = require_classifier(view)
-        indices = spread(pictures_for(view), len(source))
-        known = known_classes(head, source, indices, subject.labels)
-        tried = sum(1 for _ in candidates(view, geometry=subject.preprocessing))
+        head = trials.require_classifier(view)
+        indices = trials.spread(trials.pictures_for(view), len(source))
+        known = trials.known_classes(head, source, indices, subject.labels)
+        tried = sum(1 for _ in trials.candidates(view, geometry=subject.preprocessing))
         if any(own is not None for own in known) and not subject.preprocessing.keeps_geometry:
-            tried += SIZES
-        parts = {**self.context(subject), "choice": [VERSION, name, source.digest, known]}
-        return Choice(key_of(parts), subject.alias, name, len(indices), float(tried * VARIANTS * len(indices)))
+            tried += trials.SIZES
+        parts = {**self.context(subject), "choice": [trials.VERSION, name, source.digest, known]}
+        return Choice(key_of(parts), subject.alias, name, len(indices), float(tried * trials.VARIANTS * len(indices)))
 
     def labels(self, alias: str, own: BuiltinModel | None) -> tuple[str, ...] | None:
         given, address = self.recipe.models[alias].labels, (*self.recipe.address(alias), "labels")

@@ -12,6 +12,7 @@ import signal
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -58,26 +59,22 @@ def _listen(reading: BinaryIO, orders: queue.SimpleQueue[bytes]) -> None:
     os._exit(0)
 
 
+@dataclass(eq=False)
 class _Child:
     """What a worker process keeps between tasks."""
 
-    def __init__(
-        self,
-        recipe: Recipe,
-        folder: Path,
-        device: Device,
-        writing: int,
-        planned: dict[str, str] | None,
-    ) -> None:
-        self.recipe = recipe
-        self.planned = planned
-        self.device = device
-        self.writing = writing
-        self.subjects: dict[str, Subject] = {}
-        self.data: Mapping[str, object] | None = None
-        self.worker = LocalWorker(self.subject, recipe.analyses, Store(folder), device)
-        self.said = 0.0
-        self.loaded = False
+    recipe: Recipe
+    folder: Path
+    device: Device
+    writing: int
+    planned: Mapping[str, str] | None
+    subjects: dict[str, Subject] = field(default_factory=dict)
+    data: Mapping[str, object] | None = None
+    said: float = 0.0
+    loaded: bool = False
+
+    def __post_init__(self) -> None:
+        self.worker = LocalWorker(self.subject, self.recipe.analyses, Store(self.folder), self.device)
 
     def subject(self, alias: str) -> Subject:
         if alias not in self.subjects:

@@ -25,7 +25,7 @@ from onnxviz.execution.store import Store, cannot_write
 from onnxviz.execution.workers.limits import default_limits
 from onnxviz.execution.workers.node import SUGGESTED, Answer, Node, file_digests, files_of
 from onnxviz.execution.workers.pool import DeathKind, Died, Message, Pool, Progressed
-from onnxviz.execution.workers.processes import ProcessPool, paths_of
+from onnxviz.execution.workers.processes import ProcessPool, last_line, paths_of
 from onnxviz.execution.workers.ray_session import connect, import_ray, room_for_workers
 from onnxviz.execution.workers.tasks import Combination, Outcome, Task
 from onnxviz.recipe.recipe import Recipe
@@ -116,7 +116,8 @@ class RayPool(Pool):
         self._own = False
         try:
             self._own = connect(self._ray, workers)
-            memory = _memory(self._limits, recipe)
+            said = (limits.memory if limits else None, recipe.limits.memory_bytes if recipe.limits else None)
+            memory = min((item for item in said if item), default=None)
             self._options, count = room_for_workers(self._ray, device, memory, workers)
             self._slots = self._place([_Slot() for _ in range(count)], _PLACE_SECONDS)
             if not self._slots:
@@ -385,22 +386,19 @@ class RayPool(Pool):
 
     def _greet(self, slots: Sequence[_Slot], token: str, seconds: float) -> None:
         """Have actors say where they are; those that have answered in time live."""
-        asked = {slot.actor.hello.remote(_needed_paths(self._recipe), token): slot for slot in slots}
+        paths = [*_model_paths(self._recipe), *(str(path.absolute()) for path in paths_of(self._recipe))]
+        asked = {slot.actor.hello.remote(list(dict.fromkeys(paths)), token): slot for slot in slots}
         ready, _ = self._ray.wait(list(asked), num_returns=len(asked), timeout=seconds)
         for reference in ready:
             slot = asked[reference]
-            slot.about = self._greeting(reference)
+            try:
+                slot.about = self._ray.get(reference)
+            except self._ray.exceptions.RayError as error:
+                raise OnnxvizError(
+                    f"a node of the Ray cluster cannot start a worker: {last_line(str(error))}",
+                    remedy=f"install onnxviz {version('onnxviz')} in the Python of every node",
+                ) from error
             slot.turn, slot.asking, slot.renewed, slot.lives = 0, False, False, True
-
-    def _greeting(self, reference: Any) -> Mapping[str, Any]:
-        try:
-            said: Mapping[str, Any] = self._ray.get(reference)
-        except self._ray.exceptions.RayError as error:
-            raise OnnxvizError(
-                f"a node of the Ray cluster cannot start a worker: {_reason(error)}",
-                remedy=f"install onnxviz {version('onnxviz')} in the Python of every node",
-            ) from error
-        return said
 
     def _check_models(self, slots: Iterable[_Slot]) -> None:
         """Refuse nodes that have other models at the same paths: their results would be stored as those of ours."""
@@ -436,12 +434,6 @@ def _way() -> ResultsWay:
     return ways[given]
 
 
-def _memory(limits: Limits | None, recipe: Recipe) -> int | None:
-    """Return how much memory a worker may take, where somebody has said it."""
-    said = (limits.memory if limits else None, recipe.limits.memory_bytes if recipe.limits else None)
-    return min((item for item in said if item), default=None)
-
-
 def _model_paths(recipe: Recipe) -> list[str]:
     addresses = [recipe.address(alias) for alias, model in recipe.models.items() if model.path is not None]
     return [str(recipe.resolve((*address, "path")).absolute()) for address in addresses]
@@ -455,10 +447,6 @@ def _write_token(folder: Path) -> tuple[Path, str]:
     except OSError as error:
         raise cannot_write(token, error) from error
     return token, text
-
-
-def _needed_paths(recipe: Recipe) -> list[str]:
-    return list(dict.fromkeys([*_model_paths(recipe), *(str(path.absolute()) for path in paths_of(recipe))]))
 
 
 def _check_node(about: Mapping[str, Any], token: str | None, folder: Path) -> None:
@@ -491,8 +479,3 @@ def _answer(done: Any) -> Any:
         return done.result()
     except Exception as error:
         return error
-
-
-def _reason(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return beginning(lines[-1] if lines else type(error).__name__)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from onnxviz.analyses.base import Analysis, JobContext, Progress, Subject
@@ -24,28 +24,22 @@ if TYPE_CHECKING:
     from onnxviz.model.model import Model
 
 
+@dataclass(eq=False)
 class LocalWorker:
-    """Does one task at a time; `subject` opens a model of the recipe, by alias."""
+    """Does one task at a time; `open_subject` opens a model of the recipe, by alias."""
 
-    def __init__(
-        self,
-        subject: Callable[[str], Subject],
-        analyses: Mapping[str, Analysis],
-        store: Store,
-        device: Device,
-    ) -> None:
-        self._open = subject
-        self._chosen: Subject | None = None
-        self._analyses = analyses
-        self._store = store
-        self._device = device
-        self._models: dict[str, Model] = {}
-        self._prepared = False
+    open_subject: Callable[[str], Subject]
+    analyses: Mapping[str, Analysis]
+    store: Store
+    device: Device
+    _chosen: Subject | None = None
+    _models: dict[str, Model] = field(default_factory=dict)
+    _prepared: bool = False
 
     def prepare(self) -> None:
         """Load what tasks need, which takes seconds: once, with the first that needs it."""
         if not self._prepared:
-            prepare_torch(self._device)
+            prepare_torch(self.device)
             self._prepared = True
 
     def do(self, task: Task, progress: Progress) -> Outcome:
@@ -79,12 +73,12 @@ class LocalWorker:
 
     def _subject(self, alias: str) -> Subject:
         """Open a model, with the preprocessing that was chosen by trial where it waits for one."""
-        subject = self._open(alias)
+        subject = self.open_subject(alias)
         if not subject.choice:
             return subject
         kept = self._chosen
         if kept is None or kept.alias != alias or kept.choice != subject.choice or kept.view is not subject.view:
-            chosen = read_chosen(self._store, subject.choice)
+            chosen = read_chosen(self.store, subject.choice)
             if chosen is None:
                 raise AnalysisError(
                     "the preprocessing that was chosen by trial is gone",
@@ -94,16 +88,16 @@ class LocalWorker:
         return kept
 
     def _choose(self, choice: Choice, progress: Progress) -> None:
-        chosen = choose(self._open(choice.alias), choice, self._device, progress)
-        self._store.save_value(choice.key, chosen, {"choice": choice.alias, "images": choice.data})
+        chosen = choose(self.open_subject(choice.alias), choice, self.device, progress)
+        self.store.save_value(choice.key, chosen, {"choice": choice.alias, "images": choice.data})
 
     def _check_parity(self, check: ParityCheck) -> None:
         comparison = measure_agreement(self._model(check.alias), self._subject(check.alias), check)
         about = {"parity": check.alias, "images": check.data or "synthetic"}
-        self._store.save_value(check.key, comparison, about)
+        self.store.save_value(check.key, comparison, about)
 
     def _run(self, planned: PlannedJob, task: Task, progress: Progress) -> tuple[str, ...]:
-        analysis, subject, job = self._analyses[planned.analysis], self._subject(planned.alias), planned.job
+        analysis, subject, job = self.analyses[planned.analysis], self._subject(planned.alias), planned.job
         needed = zip(job.needs, planned.needs, strict=True)
         found = {name: self._needed(name, key, analysis) for name, key in needed}
         model = self._model(planned.alias)
@@ -116,11 +110,11 @@ class LocalWorker:
         finally:
             model.halvings, model.reduced = 0, []
         about = {"model": planned.alias, "analysis": planned.analysis, "job": job.name}
-        self._store.save(planned.key, findings, about, types=analysis.result_types())
+        self.store.save(planned.key, findings, about, types=analysis.result_types())
         return remarks
 
     def _needed(self, name: str, key: str, analysis: Analysis) -> list[Any]:
-        found = self._store.load(key, arrays=True, types=analysis.result_types())
+        found = self.store.load(key, arrays=True, types=analysis.result_types())
         if found is None:
             raise AnalysisError(
                 f"what the job {name!r} found is gone", remedy="run the recipe again: what is missing is made again"
@@ -128,18 +122,18 @@ class LocalWorker:
         return found
 
     def _combine(self, work: Combination) -> None:
-        analysis, subject = self._analyses[work.analysis], self._subject(work.alias)
+        analysis, subject = self.analyses[work.analysis], self._subject(work.alias)
         # Read back even what was just made, so that a resumed run cannot differ from an uninterrupted one.
         types = analysis.result_types()
-        loaded = [self._store.load(key, arrays=True, types=types) for key in work.parts]
+        loaded = [self.store.load(key, arrays=True, types=types) for key in work.parts]
         findings = analysis.combine([found for found in loaded if found is not None], subject)
         metrics = {name: float(value) for name, value in analysis.metrics(findings).items()}
-        self._store.save(work.key, findings, {"model": work.alias, "combined": work.analysis}, metrics)
+        self.store.save(work.key, findings, {"model": work.alias, "combined": work.analysis}, metrics)
 
     def _model(self, alias: str) -> Model:
         if alias not in self._models:
             self._models.clear()  # one at a time: tasks come model by model
-            self._models[alias] = make_model(self._subject(alias), self._device)
+            self._models[alias] = make_model(self._subject(alias), self.device)
         return self._models[alias]
 
 

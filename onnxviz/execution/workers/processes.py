@@ -58,14 +58,7 @@ class ProcessPool(Pool):
     """
 
     def __init__(
-        self,
-        recipe: Recipe,
-        folder: Path,
-        device: Device,
-        limits: Limits | None,
-        size: int,
-        *,
-        lock: int | None = None,
+        self, recipe: Recipe, folder: Path, device: Device, limits: Limits | None, size: int, *, lock: int | None = None
     ) -> None:
         self.size = size
         self.description = f"{size} worker process{'es' * (size != 1)}"
@@ -112,7 +105,7 @@ class ProcessPool(Pool):
                 remedy = self._remedy(answer.kind)
                 if not self.defences and answer.kind == "crash":
                     remedy = "it had not opened a model yet, so that the installation or the machine is at fault"
-                raise OnnxvizError(what, remedy=f"{remedy}; the last that it said: {_last(answer.details)}")
+                raise OnnxvizError(what, remedy=f"{remedy}; the last that it said: {last_line(answer.details)}")
             self.events += (f"planning: {answer.cause}; done once more",)
         raise AssertionError("the second try returns or raises")
 
@@ -156,6 +149,9 @@ class ProcessPool(Pool):
             said = from_line(Said, line)
             if said.schedule is not None:
                 said.schedule.require(self._recipe)
+            answers = said.finished or said.schedule
+            if answers and (not process.tasks or (said.schedule and self.planned is not None)):
+                raise ValueError("an answer that nobody has asked for")
         except ValueError as error:  # it may have been taken over by the model
             told = f"{shorten(repr(line), 80)} ({beginning(str(error), 200)})"
             process.end("crash", f"sent a message that makes no sense: {told}")
@@ -212,11 +208,7 @@ class ProcessPool(Pool):
 
     def _environment(self, worker: int) -> dict[str, str]:
         made = clean_environment(os.environ)
-        made |= {
-            "TMPDIR": str(self._temporary),
-            "OMP_WAIT_POLICY": "PASSIVE",
-            "PYTHONDONTWRITEBYTECODE": "1",
-        }
+        made |= {"TMPDIR": str(self._temporary), "OMP_WAIT_POLICY": "PASSIVE", "PYTHONDONTWRITEBYTECODE": "1"}
         if self._device == "cuda":
             gpus = visible_gpus()
             made["CUDA_VISIBLE_DEVICES"] = gpus[worker % len(gpus)] if gpus else ""
@@ -241,7 +233,6 @@ class ProcessPool(Pool):
                 process.end("time", f"took longer than the time limit of {self._limits.seconds:g} s")
 
     def _autopsy(self, process: _Process) -> Died:
-        """Say what a worker died of."""
         status, said = process.reap()
         index = process.index
         if process.ended_for is not None:
@@ -253,7 +244,7 @@ class ProcessPool(Pool):
             return Died(index, "memory", "was killed (signal 9), most likely because memory ran out", said)
         if status < 0:
             return Died(index, "crash", f"crashed ({_signal_name(-status)})", said)
-        return Died(index, "crash", f"ended by itself (exit code {status}): {_last(said)}", said)
+        return Died(index, "crash", f"ended by itself (exit code {status}): {last_line(said)}", said)
 
 
 class _Process:
@@ -320,7 +311,6 @@ class _Process:
             self.tasks[0] = time.monotonic()
 
     def end(self, kind: DeathKind, cause: str) -> None:
-        """Kill it for a reason."""
         self.ended_for = (kind, cause)
         self._process.kill()
 
@@ -383,7 +373,8 @@ def _real(path: Path) -> Path:
         return path
 
 
-def _last(said: str) -> str:
+def last_line(said: str) -> str:
+    """Return the last line that somebody said, which in a traceback is the cause."""
     lines = [line.strip() for line in said.splitlines() if line.strip()]
     return beginning(lines[-1]) if lines else "nothing"
 

@@ -201,7 +201,7 @@ def test_time_comes_from_a_measured_second_of_the_model() -> None:
     assert (work.crowded, busy.crowded) == (False, True)
     assert busy.seconds == work.seconds, "what others do is said, and widens nothing"
     assert "now 5.0 programs share a core, which makes it as many times as long" in busy.basis[0]
-    done = frozenset(schedule.all_keys)
+    done = frozenset(work.key for work in schedule.works)
     assert estimated(schedule, done, 1, None, measure=lambda _: pytest.fail("nothing is to be done")).seconds == (0, 0)
     guessed = estimated(schedule, frozenset(), 1, None, lambda: 1e9, lambda _: None)
     assert "a guess" in guessed.basis[0]

@@ -17,7 +17,7 @@ from onnxviz.core.errors import OutputError, shorten
 from onnxviz.core.results import ModelCard, RunResult
 from onnxviz.execution.folder import read_run
 from onnxviz.execution.pace import Pace
-from onnxviz.execution.schedule import PARITY_COST, Choice, ParityCheck, PlannedJob, Schedule
+from onnxviz.execution.schedule import Choice, ParityCheck, PlannedJob, Schedule
 from onnxviz.execution.store import Store
 
 EFFICIENCY = 0.42
@@ -135,32 +135,19 @@ def estimated(
     rates = _Rates(schedule, workers, before, speed or cpu_speed, measure)
     bounds: list[tuple[float, float]] = []
     seconds: dict[str, float] = {}
-
-    def note(work: PlannedJob | ParityCheck | Choice, cost: float, rate: _Rate | None, beside: float = 0.0) -> None:
-        to_do.append(work)
+    to_do = [work for work in schedule.works if work.key not in cached]
+    for work in to_do:
+        rate, beside = rates.of(work)
         if rate is not None:
-            seconds[work.key] = cost * rate.middle + beside
-            bounds.append((cost * rate.least + beside / _SPREAD, cost * rate.most + beside * _SPREAD))
-
-    to_do: list[PlannedJob | ParityCheck | Choice] = []
-    jobs = [job for job in schedule.jobs if job.key not in cached]
-    checks = [check for check in schedule.parity_checks.values() if check.key not in cached]
-    for job in jobs:
-        rate, whole = rates.of(job)
-        note(job, job.job.cost, rate, 0.0 if whole else _beside(job) / workers)
-    for check in checks:
-        note(check, PARITY_COST, rates.derived(check.alias))
-    for choice in schedule.choices.values():
-        if choice.key not in cached:
-            note(choice, choice.cost, rates.trial(choice.alias))
-    known = all(work.key in seconds for work in to_do)
+            seconds[work.key] = work.cost * rate.middle + beside
+            bounds.append((work.cost * rate.least + beside / _SPREAD, work.cost * rate.most + beside * _SPREAD))
     return Work(
         schedule=schedule,
         cached=cached,
         workers=workers,
         job_seconds=seconds,
-        seconds=_total(bounds, START_SECONDS if to_do else 0.0) if known else None,
-        bytes=sum(job.job.bytes for job in jobs) + PARITY_BYTES * len(checks),
+        seconds=_total(bounds, START_SECONDS if to_do else 0.0) if len(bounds) == len(to_do) else None,
+        bytes=sum(map(_bytes, to_do)),
         basis=tuple(rates.basis),
         crowded=rates.crowded,
     )
@@ -193,6 +180,12 @@ def _total(parts: Sequence[tuple[float, float]], start: float) -> tuple[float, f
     return least + start / _SPREAD, most + start * _SPREAD
 
 
+def _bytes(work: PlannedJob | ParityCheck | Choice) -> int:
+    if isinstance(work, PlannedJob):
+        return work.job.bytes
+    return PARITY_BYTES if isinstance(work, ParityCheck) else 0
+
+
 def _beside(job: PlannedJob) -> float:
     """Return the seconds that a job takes beside its forward passes."""
     return JOB_SECONDS + job.job.bytes * BYTE_SECONDS + job.job.images * IMAGE_SECONDS
@@ -216,13 +209,17 @@ class _Rates:
         self._cards = {card.alias: card for card in self.schedule.models}
         self._measured = _measured_rates(self.schedule, self.before, self.workers) if self.before is not None else {}
 
-    def of(self, job: PlannedJob) -> tuple[_Rate | None, bool]:
-        """Return the rate for a job, None if nothing is known, and whether it includes the job's pictures."""
-        found = self._measured.get((job.alias, job.analysis))
+    def of(self, work: PlannedJob | ParityCheck | Choice) -> tuple[_Rate | None, float]:
+        """Return the rate for some work, None if nothing is known, and the seconds that it takes beside its passes."""
+        if isinstance(work, Choice):
+            return self.trial(work.alias), 0.0
+        if isinstance(work, ParityCheck):
+            return self.derived(work.alias), 0.0
+        found = self._measured.get((work.alias, work.analysis))
         if found is None:
-            return self.derived(job.alias), False
-        self.basis[f"{shorten(job.analysis, 40)}: as in the last run in this folder"] = None
-        return _Rate.about(found, _AS_BEFORE), True
+            return self.derived(work.alias), _beside(work) / self.workers
+        self.basis[f"{shorten(work.analysis, 40)}: as in the last run in this folder"] = None
+        return _Rate.about(found, _AS_BEFORE), 0.0
 
     def derived(self, alias: str) -> _Rate | None:
         """Return the rate that is measured or that the multiply-adds suggest, None if nothing is known of a model."""

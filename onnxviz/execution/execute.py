@@ -28,7 +28,7 @@ from onnxviz.execution.observer import Logged, Observer, Several
 from onnxviz.execution.parity_job import Comparison, disagreeing, distrusted, why_not
 from onnxviz.execution.partial_run import Kept, kept, with_reported
 from onnxviz.execution.plan import analysis_kind, heading_of
-from onnxviz.execution.schedule import CHOICE, PARITY_COST, Choice, ParityCheck, PlannedJob, left_out
+from onnxviz.execution.schedule import CHOICE, Choice, ParityCheck, PlannedJob, left_out
 from onnxviz.execution.store import Checked, DamagedError, Store, key_of, locked, remove_empty
 from onnxviz.execution.workers.engine import Options, started
 from onnxviz.execution.workers.pool import Pool
@@ -129,7 +129,7 @@ class _Execution:
     def __post_init__(self) -> None:
         self.recipe, self.schedule = self.does.recipe, self.does.schedule
         self.store = Store(self.folder)
-        self.checked = Checked(self.store, len(self.schedule.all_keys))
+        self.checked = Checked(self.store, len(self.schedule.works))
         for job in self.schedule.jobs:
             self.jobs.setdefault((job.alias, job.analysis), []).append(job)
 
@@ -173,7 +173,7 @@ class _Execution:
         """Find out which results are there and whole; damaged ones and those to be forced are removed."""
         again = {job.key for job in self.schedule.jobs if job.analysis in self.forced}
         there = self.schedule.cached(self.store)
-        for key in (key for key in self.schedule.all_keys if key in there):
+        for key in (work.key for work in self.schedule.works if work.key in there):
             if key in again:
                 self.store.discard(key)
             elif self.readable(key, partial(self.checked.require, key)):
@@ -210,7 +210,7 @@ class _Execution:
                 for job in self.jobs.get((alias, name), ()):
                     if job.key in self.cached or job.key not in wanted:
                         self.cached.add(job.key)
-                        self.observer.finished(self.title(alias, job.name), job.job.cost, 0.0, "cached")
+                        self.observer.finished(self.title(alias, job.name), job.cost, 0.0, "cached")
                         continue
                     items[job.key] = self.add_job(job, [*(items[key] for key in job.needs if key in items), *first])
                 self.add_combination(alias, name, list(items.values()) or first)
@@ -223,18 +223,18 @@ class _Execution:
         items: list[Item] = []
         choice, check = self.schedule.choices.get(alias), self.schedule.parity_checks.get(alias)
         if choice is not None:
-            items += self.add_check(choice, CHOICE, choice.cost, lambda: self.read_choice(alias), [])
+            items += self.add_check(choice, CHOICE, lambda: self.read_choice(alias), [])
         if check is not None:
-            items += self.add_check(check, _PARITY, PARITY_COST, lambda: self.read_parity(alias), items)
+            items += self.add_check(check, _PARITY, lambda: self.read_parity(alias), items)
         return items
 
     def add_check(
-        self, work: Choice | ParityCheck, name: str, cost: float, read: Callable[[], None], after: list[Item]
+        self, work: Choice | ParityCheck, name: str, read: Callable[[], None], after: list[Item]
     ) -> list[Item]:
         """Hand on a choice or a parity check, if it has not been done; `read` takes note of what came out."""
         title = self.title(work.alias, name)
         if work.key in self.cached and self.readable(work.key, read):
-            self.observer.finished(title, cost, 0.0, "cached")
+            self.observer.finished(title, work.cost, 0.0, "cached")
             return []
         self.cached.discard(work.key)
 
@@ -254,7 +254,7 @@ class _Execution:
             else:
                 self.unchosen[work.alias] = outcome.error
 
-        item = Item(title, work.alias, cost, task, ended)
+        item = Item(title, work.alias, work.cost, task, ended)
         self.dispatcher.add(item, after)
         return [item]
 
@@ -305,7 +305,7 @@ class _Execution:
             else:
                 self.checked.note(job.key)
 
-        item = Item(self.title(job.alias, job.name), job.alias, job.job.cost, task, ended)
+        item = Item(self.title(job.alias, job.name), job.alias, job.cost, task, ended)
         self.dispatcher.add(item, after)
         return item
 
@@ -444,7 +444,7 @@ class _Execution:
             cached=sum(job.key in self.cached for job in jobs),
             failed=tuple(failed),
             seconds=round(sum((self.seconds[_identity(job)] for job in done), 0.0), 3),
-            cost=sum(job.job.cost for job in done if _identity(job) not in self.failed),
+            cost=sum(job.cost for job in done if _identity(job) not in self.failed),
         )
 
 

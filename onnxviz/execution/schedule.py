@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
+from typing import ClassVar, TypeAlias
 
 from onnxviz.analyses.base import Job
 from onnxviz.core.devices import Device
@@ -40,6 +41,11 @@ class PlannedJob:
         """How the job is called in progress and errors."""
         return f"{self.analysis}/{self.job.name}"
 
+    @property
+    def cost(self) -> float:
+        """Estimated forward passes."""
+        return self.job.cost
+
 
 @dataclass(frozen=True)
 class ParityCheck:
@@ -49,6 +55,8 @@ class ParityCheck:
         layers: all that jobs use, in topological order.
         data: the data set whose first images are used; None for made-up images.
     """
+
+    cost: ClassVar[float] = PARITY_COST
 
     key: str
     alias: str
@@ -65,6 +73,9 @@ class Choice:
     data: str
     images: int
     cost: float
+
+
+Work: TypeAlias = PlannedJob | ParityCheck | Choice
 
 
 @dataclass(frozen=True)
@@ -95,17 +106,17 @@ class Schedule:
         return tuple(card.alias for card in self.models)
 
     @property
-    def all_keys(self) -> list[str]:
-        """The keys of all jobs, parity checks and choices."""
-        return [job.key for job in self.jobs] + [item.key for item in self._by_alias]
+    def works(self) -> tuple[Work, ...]:
+        """All jobs, parity checks and choices."""
+        return (*self.jobs, *self.parity_checks.values(), *self.choices.values())
 
-    @property
-    def _by_alias(self) -> tuple[ParityCheck | Choice, ...]:
-        return (*self.parity_checks.values(), *self.choices.values())
+    def cost(self, cached: Set[str]) -> float:
+        """Return the forward passes of all whose keys are not cached."""
+        return sum(work.cost for work in self.works if work.key not in cached)
 
     def cached(self, store: Store) -> set[str]:
         """Return the keys of what is done already."""
-        return store.stored_keys().intersection(self.all_keys)
+        return store.stored_keys().intersection(work.key for work in self.works)
 
     def wanted(self, cached: Set[str]) -> set[str]:
         """Return the keys of the jobs to do: those whose findings are not cached, and what they need that is not."""
@@ -126,7 +137,7 @@ class Schedule:
         aliases = [*self.parity_checks, *self.choices]
         if self.aliases != tuple(recipe.models) or not set(aliases) <= set(recipe.models):
             raise ValueError("the models are not those of the recipe")
-        if aliases != [item.alias for item in self._by_alias]:
+        if aliases != [work.alias for work in self.works[len(self.jobs) :]]:
             raise ValueError("a parity check or a choice of another model")
         if {card.name for card in self.data} != set(recipe.data):
             raise ValueError("the data sets are not those of the recipe")
@@ -137,7 +148,7 @@ class Schedule:
             if not known.issuperset(job.needs) or len(job.needs) != len(job.job.needs):
                 raise ValueError("a job needs one that is not before it")
             known.add(job.key)
-        if not all(KEY.fullmatch(key) for key in self.all_keys):  # keys become the names of folders
+        if not all(KEY.fullmatch(work.key) for work in self.works):  # keys become the names of folders
             raise ValueError("a key that is none")
 
 

@@ -123,7 +123,7 @@ class Progression:
     def plan(self, schedule: Schedule, cached: set[str]) -> None:
         """Take note of all the work."""
         self.begun = self.clock()
-        self.jobs = len(schedule.jobs) + len(schedule.parity_checks) + len(schedule.choices)
+        self.jobs = len(schedule.works)
         self._cost_total = sum(job.job.cost for job in schedule.jobs if job.key not in cached)
         for job in schedule.jobs:
             # Of several models each has its own pace.

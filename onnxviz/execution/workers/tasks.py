@@ -12,7 +12,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from onnxviz.core.errors import Fault, OnnxvizError, OutputError, RecipeError
 from onnxviz.core.results import Defence
-from onnxviz.execution.schedule import Choice, ParityCheck, PlannedJob, Schedule
+from onnxviz.execution.schedule import Schedule, Work
 
 OutcomeKind = Literal["done", "error", "memory", "device"]
 T = TypeVar("T")
@@ -44,7 +44,7 @@ class Task:
 
     __pydantic_config__ = ConfigDict(extra="forbid")
 
-    work: PlannedJob | ParityCheck | Choice | Combination | None
+    work: Work | Combination | None
     halvings: int = 0
     distrusted: tuple[str, ...] = ()
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from onnxviz.analyses.base import Progress, Subject
+from onnxviz.core.devices import Device
 from onnxviz.core.errors import SelectionError
 from onnxviz.core.results import ModelCard, Tried, TriedPreprocessing
 from onnxviz.core.values import AUTO, Preprocessing
@@ -16,7 +17,6 @@ from onnxviz.model.preprocessing import read_preprocessing
 from onnxviz.model.preprocessing_candidates import spread
 
 if TYPE_CHECKING:
-    from onnxviz.core.devices import Device
     from onnxviz.model.preprocessing_search import Probe
 
 

@@ -73,20 +73,11 @@ def make_plan(recipe: Recipe, device: Device = "cpu") -> Plan:
 
 
 def open_subject(
-    recipe: Recipe,
-    alias: str,
-    device: Device = "cpu",
-    planned: Mapping[str, str] | None = None,
-    data: Mapping[str, Any] | None = None,
+    recipe: Recipe, alias: str, device: Device, planned: Mapping[str, str] | None, data: Mapping[str, Any] | None
 ) -> Subject:
     """Open one model of a recipe with the recipe's data, for whoever is given jobs that were planned elsewhere.
 
-    Args:
-        recipe: what names them.
-        alias: the model.
-        device: what it is opened for.
-        planned: what `digests_of` said when the keys of the jobs were made.
-        data: those of another model of the recipe that was opened before, so that they are read only once.
+    What was planned is known by what `digests_of` said then; data of a model that was opened before is not read again.
 
     Raises:
         RecipeError: if the model or the data are refused.

@@ -14,8 +14,9 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO
 
+from onnxviz.analyses.base import Subject
 from onnxviz.confinement import Defence, Limits, confine_calls
 from onnxviz.core import results
 from onnxviz.core.devices import Device
@@ -26,10 +27,7 @@ from onnxviz.execution.store import Store
 from onnxviz.execution.workers.local import LocalWorker
 from onnxviz.execution.workers.tasks import Combination, Outcome, Refusal, Said, Task, from_line, to_line
 from onnxviz.execution.workers.torch_setup import load_torch
-
-if TYPE_CHECKING:
-    from onnxviz.analyses.base import Subject
-    from onnxviz.recipe.recipe import Recipe
+from onnxviz.recipe.recipe import Recipe
 
 _EVERY = 0.1
 """Seconds between two reports of how far a task is."""

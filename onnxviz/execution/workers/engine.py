@@ -6,8 +6,9 @@ import contextlib
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypedDict, get_args
+from typing import Literal, TypedDict, get_args
 
+from onnxviz.confinement import Limits
 from onnxviz.core.devices import DeviceChoice, require_device, visible_gpus
 from onnxviz.core.errors import OnnxvizError
 from onnxviz.execution.plan import make_plan
@@ -16,10 +17,6 @@ from onnxviz.execution.store import Store
 from onnxviz.execution.workers import WORKERS
 from onnxviz.execution.workers.pool import InProcessPool, Pool
 from onnxviz.recipe.recipe import Recipe
-
-if TYPE_CHECKING:
-    from onnxviz.confinement import Limits
-
 
 Engine = Literal["local", "ray"]
 _ENGINES = get_args(Engine)

@@ -109,24 +109,23 @@ def schedule_part(count: int) -> dict[str, float]:
     """Encode, send, decode and keep a schedule of many jobs of one picture each."""
     from onnxviz.execution.dispatch import Item
     from onnxviz.execution.plan import make_plan
-    from onnxviz.execution.schedule import from_data, schedule_of, to_data
     from onnxviz.execution.store import key_of
-    from onnxviz.execution.workers.tasks import JobTask
+    from onnxviz.execution.workers.tasks import Said, Task, from_line, to_line
     from onnxviz.recipe.recipe import parse_recipe
 
     recipe = parse_recipe(RECIPE.replace("MODEL", "builtin: scenes"), "costs.yaml", Path.cwd())
-    schedule = schedule_of(make_plan(recipe, "cpu"))
-    first = schedule.jobs[0]
+    schedule = make_plan(recipe, "cpu")
+    first = schedule.jobs[-1]  # of one picture; the first is of all units
     jobs = tuple(
         replace(first, key=key_of({"n": n}), job=replace(first.job, name=f"{first.job.name} {n}")) for n in range(count)
     )
     longer = replace(schedule, jobs=jobs)
-    encode, text = timed(lambda: json.dumps(to_data(longer), separators=(",", ":")))
-    decode, _ = timed(lambda: from_data(json.loads(text), recipe))  # type: ignore[arg-type]
+    encode, text = timed(lambda: to_line(Said(schedule=longer)))
+    decode, _ = timed(lambda: from_line(Said, text))  # type: ignore[arg-type]
     tracemalloc.start()
-    kept = from_data(json.loads(text), recipe)  # type: ignore[arg-type]
+    kept = from_line(Said, text).schedule  # type: ignore[arg-type]
     size = tracemalloc.get_traced_memory()[0]
-    items = [Item(f"{job.name}", job.alias, 1.0, lambda _, job=job: JobTask(job), _ignore) for job in kept.jobs]  # type: ignore[misc]
+    items = [Item(f"{job.name}", job.alias, 1.0, lambda _, job=job: Task(job), _ignore) for job in kept.jobs]  # type: ignore[misc]
     item_size = tracemalloc.get_traced_memory()[0] - size
     assert len(items) == count
     assert len(kept.jobs) == count
@@ -218,11 +217,12 @@ def trial_run(count: int, workers: int = 1, seconds: float = 0.0) -> dict[str, f
         workers: processes.
         seconds: that each job sleeps.
     """
-    from onnxviz.execution.execute import Silent, run_file
+    from onnxviz.execution.execute import run_file
+    from onnxviz.execution.observer import Observer
 
     ends: list[tuple[float, float]] = []
 
-    class Clock(Silent):
+    class Clock(Observer):
         def finished(self, *_: object) -> None:
             """Note the times."""
             ends.append((time.process_time(), time.monotonic()))

@@ -18,13 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.measure import ROOT, machine, markdown
-from onnxviz.execution.execute import Silent, run_file
+from onnxviz.execution.execute import run_file
+from onnxviz.execution.observer import Observer
 from onnxviz.execution.workers.cluster import RESULTS
 
 ENGINES = (("local", ""), ("ray", "folder"), ("ray", "store"))
 
 
-class Clock(Silent):
+class Clock(Observer):
     """When the first and the last job ended."""
 
     def __init__(self) -> None:

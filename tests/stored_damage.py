@@ -11,7 +11,8 @@ from pathlib import Path
 from fault_runs import Row
 
 from onnxviz.core.errors import OnnxvizError
-from onnxviz.execution.execute import Silent, run_file
+from onnxviz.execution.execute import run_file
+from onnxviz.execution.observer import Observer
 from onnxviz.execution.store import CHECKED, LOCK, RECORD
 
 STORED = """\
@@ -27,7 +28,7 @@ Damage = Callable[[Path, random.Random], bool]
 """Changes something in a run folder; tells whether the run must say so."""
 
 
-class _Heard(Silent):
+class _Heard(Observer):
     """Keeps what the user is told."""
 
     def __init__(self) -> None:

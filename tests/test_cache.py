@@ -8,6 +8,7 @@ import os
 import stat
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -120,6 +121,29 @@ def test_damage_is_noticed_and_can_be_discarded(tmp_path: Path, damage: str) -> 
         store.load(KEY)
     store.discard(KEY)
     assert store.load(KEY) is None
+
+
+def test_two_workers_may_store_the_same_result_at_once(tmp_path: Path) -> None:
+    """Two names of one model have jobs with the same keys."""
+    store = Store(tmp_path)
+
+    def save(_: int) -> list[Finding] | None:
+        store.save(KEY, findings(), {"job": "x"})
+        return store.load(KEY)
+
+    with ThreadPoolExecutor(8) as workers:
+        assert all(found and found[0] == Metric("m", 0.1) for found in workers.map(save, range(60)))
+    assert [path.name for path in (tmp_path / "jobs").iterdir()] == [KEY]
+
+
+def test_a_damaged_result_is_replaced(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.save(KEY, findings(), {"job": "x"})
+    (tmp_path / "jobs" / KEY / "0000.png").write_bytes(b"")
+    store.save(KEY, findings(), {"job": "x"})
+    store.require(KEY)
+    store.discard(KEY)
+    store.discard(KEY)  # gone is gone
 
 
 def test_a_record_cannot_name_files_elsewhere(tmp_path: Path) -> None:

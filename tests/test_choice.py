@@ -18,7 +18,7 @@ from onnxviz.data.images import load_batch
 from onnxviz.execution.execute import run_file
 from onnxviz.execution.folder import read_run
 from onnxviz.execution.plan import make_plan
-from onnxviz.execution.schedule import from_data, schedule_of, to_data
+from onnxviz.execution.workers.tasks import Said, from_line, to_line
 from onnxviz.graph import open_model
 from onnxviz.recipe.recipe import parse_recipe, read_recipe
 from tests.coloured_places import coloured_places, pixel_colour
@@ -94,9 +94,12 @@ def test_a_confined_worker_chooses_as_this_process_does(place: Path) -> None:
 
 def test_a_schedule_with_a_choice_survives_json(place: Path) -> None:
     recipe = read_recipe(write(place, "auto"))
-    schedule = schedule_of(make_plan(recipe))
-    assert schedule.choices["model"].key in schedule.all_keys
-    assert from_data(json.loads(json.dumps(to_data(schedule))), recipe).choices == schedule.choices
+    schedule = make_plan(recipe)
+    assert schedule.choices["model"].key in [work.key for work in schedule.works]
+    told = from_line(Said, to_line(Said(schedule=schedule))).schedule
+    assert told is not None
+    told.require(recipe)
+    assert told.choices == schedule.choices
 
 
 def test_a_way_to_size_that_is_said_is_kept(place: Path) -> None:

@@ -27,7 +27,8 @@ from onnxviz.analyses import registry
 from onnxviz.cli import explain
 from onnxviz.core import devices
 from onnxviz.core.errors import OnnxvizError, RecipeError
-from onnxviz.execution.execute import Silent, run_file
+from onnxviz.execution.execute import run_file
+from onnxviz.execution.observer import Observer
 from onnxviz.execution.plan import make_plan
 from onnxviz.recipe.recipe import parse_recipe
 from onnxviz.recipe.schema import RecipeSettings
@@ -494,7 +495,7 @@ def test_advice_names_packages_that_the_project_knows() -> None:
 def test_the_verdict_of_what_was_not_tested(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    observer = Silent()
+    observer = Observer()
     assert call(monkeypatch, *RUN, "--set", "expect=[]", "--only", "filters", "--events", "events.jsonl") == 0
     assert "finished; nothing was tested" in capsys.readouterr().out
     told = json.loads(Path("events.jsonl").read_text().splitlines()[-1])

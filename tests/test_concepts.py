@@ -14,7 +14,7 @@ from onnxviz.core import limits
 from onnxviz.core.errors import DataError, RecipeError
 from onnxviz.data.concepts import Concept, ConceptSet, MaskFolder, is_void, read_concepts
 from onnxviz.execution.plan import make_plan
-from onnxviz.execution.schedule import left_out, schedule_of
+from onnxviz.execution.schedule import left_out
 from onnxviz.recipe.recipe import parse_recipe
 
 
@@ -215,7 +215,7 @@ def test_a_recipe_says_what_is_wrong_with_masks_once_and_at_its_place(folder: Pa
     text = "version: 1\nmodel: {builtin: scenes}\ndata: {d: {concepts: street}}\nanalyses: {a: {kind: dissection}}\n"
     for place in range(30):
         write(folder, f"z{place:02}", np.zeros((2, 3) if place else (4, 4), np.uint8))
-    (card,) = schedule_of(make_plan(parse_recipe(text, "r.yaml", folder.parent))).data
+    (card,) = make_plan(parse_recipe(text, "r.yaml", folder.parent)).data
     told = " ".join(left_out([card]))
     assert "29 of 30 masks are not of their image's size; z01.png: mask of 3 x 2 pixels for 6 x 4: enlarged" in told
     assert "the values of 24 of 30 masks were looked at" in told
@@ -258,7 +258,7 @@ def test_names_of_pixel_labels_that_a_segmentation_lacks_are_told(folder: Path, 
     plan = make_plan(parse_recipe(text, "r.yaml", folder.parent))
     (head,) = plan.subjects["model"].view.heads
     assert head.kind == "map_of_classes"
-    told = schedule_of(plan).data[0].remarks
+    told = plan.data[0].remarks
     assert [sentence.startswith(said) for sentence in told] == [True] * bool(said), told
 
 

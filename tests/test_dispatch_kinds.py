@@ -8,13 +8,13 @@ from collections.abc import Callable
 import pytest
 
 from onnxviz.analyses.base import Job
+from onnxviz.confinement import Defence
 from onnxviz.core.errors import OnnxvizError
-from onnxviz.core.results import Defence
 from onnxviz.execution.dispatch import Dispatcher, Item
-from onnxviz.execution.execute import Silent
+from onnxviz.execution.observer import Observer
 from onnxviz.execution.plan import PlannedJob
 from onnxviz.execution.workers.pool import Finished, Message
-from onnxviz.execution.workers.tasks import CombineTask, JobTask, Outcome, Task
+from onnxviz.execution.workers.tasks import Combination, Outcome, Task
 
 
 class Halves:
@@ -33,7 +33,7 @@ class Halves:
 
     def accepts(self, worker: int, task: Task) -> bool:
         self.asked += 1
-        return not self.lost and isinstance(task, CombineTask) == (worker == 1)
+        return not self.lost and isinstance(task.work, Combination) == (worker == 1)
 
     def send(self, worker: int, task: Task) -> None:
         self.sent.append((worker, task))
@@ -53,16 +53,16 @@ class Halves:
 
 def items(count: int) -> list[Item]:
     jobs = [PlannedJob(f"{n:032x}", "m", "a", Job(f"{n}")) for n in range(count)]
-    return [Item(job.key, "m", 1.0, lambda _, job=job: JobTask(job), lambda *_: None) for job in jobs]  # type: ignore[misc]
+    return [Item(job.key, "m", 1.0, lambda _, job=job: Task(job), lambda *_: None) for job in jobs]  # type: ignore[misc]
 
 
 def test_what_waits_for_one_kind_of_worker_costs_the_other_nothing() -> None:
     count, pool = 500, Halves()
-    dispatcher = Dispatcher(pool, Silent())
+    dispatcher = Dispatcher(pool, Observer())
     jobs = items(count)
     for job in jobs:
         dispatcher.add(job)
-    last = Item("all", "m", 0.0, lambda _: CombineTask("f" * 32, "m", "a", ()), lambda *_: None, shown=False)
+    last = Item("all", "m", 0.0, lambda _: Task(Combination("f" * 32, "m", "a", ())), lambda *_: None, shown=False)
     dispatcher.add(last, jobs)
     dispatcher.run()
     assert [worker for worker, _ in pool.done] == [0] * count + [1]
@@ -70,7 +70,7 @@ def test_what_waits_for_one_kind_of_worker_costs_the_other_nothing() -> None:
 
 
 def test_a_pool_that_takes_nothing_is_asked_why() -> None:
-    dispatcher = Dispatcher(Halves(lost=True), Silent())
+    dispatcher = Dispatcher(Halves(lost=True), Observer())
     for job in items(3):
         dispatcher.add(job)
     with pytest.raises(OnnxvizError, match="all workers are lost"):
@@ -82,6 +82,6 @@ def test_the_limit_is_named_once_with_what_to_do(error: str) -> None:
     class Limited(Halves):
         limits = (("memory", "1.0 GiB"),)
 
-    said = error + Dispatcher(Limited(), Silent())._limit_named(error)
+    said = error + Dispatcher(Limited(), Observer())._limit_named(error)
     assert said.count("the memory limit of") == 1
     assert "1.0 GiB: " in said

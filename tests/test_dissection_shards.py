@@ -28,6 +28,7 @@ from onnxviz.core import limits
 from onnxviz.core.findings import Array, Finding, TileGrid
 from onnxviz.data import builtin
 from onnxviz.data.concepts import MaskFolder
+from onnxviz.execution.execute import run_file
 from onnxviz.execution.store import Store, encode_arrays, key_of
 from onnxviz.graph import open_model
 
@@ -433,3 +434,18 @@ def test_sizes_of_maps_of_a_real_network_of_free_size(zoo: Path) -> None:
     for layer in layers:
         values = measured[layer.name]
         assert map_size(view, layer, network.input_size) == values.shape[2] * values.shape[3], layer.name
+
+
+@pytest.mark.parametrize("forced", [(), ("all",)])
+def test_two_names_of_one_model_share_their_results(tmp_path: Path, forced: tuple[str, ...]) -> None:
+    recipe = {
+        "version": 1,
+        "models": {"a": {"builtin": "scenes"}, "b": {"builtin": "scenes"}},
+        "data": {"scenes": {"builtin": "scenes", "count": 9}},
+        "analyses": {"concepts": {"kind": "dissection", "data": "scenes", "shard": 4, "layers": "conv1"}},
+    }
+    for force in ((), forced):
+        done = run_file(recipe, tmp_path / "run", workers=0, device="cpu", force=force)
+        assert done.result.verdict == "finished"
+        first, second = done.metrics("concepts").values()
+        assert first == second

@@ -18,8 +18,8 @@ from onnxviz.execution import estimate
 from onnxviz.execution.estimate import Work, estimated, planned_work
 from onnxviz.execution.execute import run
 from onnxviz.execution.pace import Clocks, Pace, measure_pace, time_passes
-from onnxviz.execution.plan import PARITY_COST, PlannedJob, make_plan
-from onnxviz.execution.schedule import Schedule, schedule_of
+from onnxviz.execution.plan import make_plan
+from onnxviz.execution.schedule import PARITY_COST, PlannedJob, Schedule
 from onnxviz.recipe.recipe import Recipe, parse_recipe
 from tests.tiny_models import save_model
 
@@ -55,7 +55,7 @@ def test_the_estimated_bytes_are_right_within_a_factor_of_two(finished: tuple[Re
 
 def test_time_comes_from_the_last_run_of_the_same_model_and_device(finished: tuple[Recipe, Path]) -> None:
     recipe, folder = finished
-    work = planned_work(schedule_of(make_plan(recipe)), folder, set())
+    work = planned_work(make_plan(recipe), folder, set())
     assert len(work.cached) == len(work.schedule.jobs) + 1
     assert (work.seconds, work.bytes, work.basis) == ((0.0, 0.0), 0, ())
     forced = planned_work(work.schedule, folder, {"classes"})
@@ -70,7 +70,7 @@ def test_time_comes_from_the_last_run_of_the_same_model_and_device(finished: tup
     assert forced.seconds[0] < part.seconds + estimate.START_SECONDS < forced.seconds[1]
     assert forced.basis == ("classes: as in the last run in this folder",)
     twice = parse_recipe(TEXT.replace("steps: 40", "steps: 80"), "r.yaml", folder)
-    more = planned_work(schedule_of(make_plan(twice)), folder, set())
+    more = planned_work(make_plan(twice), folder, set())
     assert sum(more.job_seconds.values()) / part.seconds == pytest.approx(
         (2 * 242 * larger + simple) / part.cost, rel=1e-3
     )
@@ -82,7 +82,7 @@ def test_time_comes_from_the_last_run_of_the_same_model_and_device(finished: tup
 
 def test_a_run_elsewhere_or_of_another_model_says_nothing(finished: tuple[Recipe, Path]) -> None:
     recipe, folder = finished
-    schedule, before = schedule_of(make_plan(recipe)), estimate.read_run(folder)
+    schedule, before = make_plan(recipe), estimate.read_run(folder)
     elsewhere = dataclasses.replace(before, provenance=dataclasses.replace(before.provenance, device="cpu (other)"))
     other = dataclasses.replace(before, models=(dataclasses.replace(before.models[0], digest="0"),))
     for run_before in (elsewhere, other, None):
@@ -92,7 +92,7 @@ def test_a_run_elsewhere_or_of_another_model_says_nothing(finished: tuple[Recipe
 
 
 def test_time_by_multiply_adds() -> None:
-    schedule = schedule_of(make_plan(parse_recipe(TEXT, "r.yaml", Path())))
+    schedule = make_plan(parse_recipe(TEXT, "r.yaml", Path()))
     card = schedule.models[0]
     assert card.multiply_adds is not None
     work = estimated(schedule, frozenset(), 1, None, lambda: 2e9)
@@ -113,7 +113,7 @@ def test_time_by_multiply_adds() -> None:
 
 
 def test_gpus_by_their_names(monkeypatch: pytest.MonkeyPatch) -> None:
-    schedule = dataclasses.replace(schedule_of(make_plan(parse_recipe(TEXT, "r.yaml", Path()))), device="cuda")
+    schedule = dataclasses.replace(make_plan(parse_recipe(TEXT, "r.yaml", Path())), device="cuda")
     seconds = []
     for names in (("NVIDIA H100 80GB HBM3",), ("Tesla T4",), ("some card",)):
         monkeypatch.setattr(estimate, "gpu_names", lambda names=names: names)
@@ -181,7 +181,7 @@ def test_other_programs_do_not_change_the_pace() -> None:
 
 
 def test_time_comes_from_a_measured_second_of_the_model() -> None:
-    schedule = schedule_of(make_plan(parse_recipe(TEXT, "r.yaml", Path())))
+    schedule = make_plan(parse_recipe(TEXT, "r.yaml", Path()))
     asked: list[str] = []
 
     def measure(alias: str) -> Pace:
@@ -201,7 +201,7 @@ def test_time_comes_from_a_measured_second_of_the_model() -> None:
     assert (work.crowded, busy.crowded) == (False, True)
     assert busy.seconds == work.seconds, "what others do is said, and widens nothing"
     assert "now 5.0 programs share a core, which makes it as many times as long" in busy.basis[0]
-    done = frozenset(schedule.all_keys)
+    done = frozenset(work.key for work in schedule.works)
     assert estimated(schedule, done, 1, None, measure=lambda _: pytest.fail("nothing is to be done")).seconds == (0, 0)
     guessed = estimated(schedule, frozenset(), 1, None, lambda: 1e9, lambda _: None)
     assert "a guess" in guessed.basis[0]
@@ -216,12 +216,11 @@ model: {path: m.onnx, preprocess: auto}
 data: {scenes: {builtin: scenes, count: 40}}
 analyses: {w: {kind: weights}}
 """
-    made = make_plan(parse_recipe(text, "r.yaml", tmp_path))
-    pace = measure_pace(made.subjects["model"], "cpu")
+    schedule = make_plan(parse_recipe(text, "r.yaml", tmp_path))
+    pace = measure_pace(schedule.subjects["model"], "cpu")
     assert pace is not None
     assert pace.trial is not None
     assert pace.trial < pace.seconds, "of one image by itself"
-    schedule = schedule_of(made)
     choice = schedule.choices["model"]
 
     def seconds(pace: Pace) -> float:
@@ -263,7 +262,7 @@ def many(count: int) -> Schedule:
         PlannedJob(f"{n:032x}", "model", "b" if n == 0 else "a", Job(f"unit {n}", cost=2.0, images=3, bytes=1 << 20))
         for n in range(count)
     )
-    (card,) = schedule_of(make_plan(parse_recipe(TEXT, "r.yaml", Path()))).models
+    (card,) = make_plan(parse_recipe(TEXT, "r.yaml", Path())).models
     return Schedule((card,), (), jobs, {}, "cpu", {})
 
 

@@ -27,8 +27,9 @@ from onnxviz.core.findings import Array, Column, Finding, Metric, Note, Picture,
 from onnxviz.core.results import AnalysisResult, Part
 from onnxviz.core.values import Agreement, Unit
 from onnxviz.execution import execute
-from onnxviz.execution.execute import Run, Silent, run, run_file
+from onnxviz.execution.execute import Run, run, run_file
 from onnxviz.execution.folder import read_run
+from onnxviz.execution.observer import Observer
 from onnxviz.execution.parity_job import synthetic_photographs
 from onnxviz.model import parity as agreement
 from onnxviz.recipe import faults as recipe_faults
@@ -107,7 +108,7 @@ expect:
 """
 
 
-class Recorder(Silent):
+class Recorder(Observer):
     def __init__(self) -> None:
         self.said: list[tuple[str, str]] = []
 

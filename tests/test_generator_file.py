@@ -16,7 +16,6 @@ from onnxviz.core.errors import DataError, RecipeError
 from onnxviz.data.generator_file import GeneratorFile
 from onnxviz.execution.execute import run
 from onnxviz.execution.plan import digests_of, make_plan
-from onnxviz.execution.schedule import schedule_of
 from onnxviz.execution.workers.processes import paths_of
 from onnxviz.recipe.recipe import parse_recipe
 from tests.tiny_models import fill
@@ -80,8 +79,8 @@ def test_the_generator_is_part_of_the_keys_and_of_nothing_else(folder: Path) -> 
     (job,) = (planned for planned in plan.jobs if not planned.job.intermediate)
     assert job.job.data == ("prior",)
     assert plan.parity_checks["model"].data == "photos"  # agreement is proved on images
-    assert digests_of(plan.subjects.values())["data 'prior'"] == plan.data["prior"].digest
-    assert {card.kind for card in schedule_of(plan).data} == {"generator", "images"}
+    assert digests_of(plan.subjects.values())["data 'prior'"] == plan.subjects["model"].data["prior"].digest
+    assert {card.kind for card in plan.data} == {"generator", "images"}
     save_generator(folder / "made" / "g.onnx", seed=1)
     (other,) = (
         planned for planned in make_plan(parse_recipe(RECIPE, "r.yaml", folder)).jobs if not planned.job.intermediate

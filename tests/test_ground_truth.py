@@ -20,7 +20,7 @@ from onnxviz.data.image_choice import known_class, own_class, unknown_classes, w
 from onnxviz.data.images import ImageFolder
 from onnxviz.execution.inspection import inspect_model
 from onnxviz.execution.plan import make_plan
-from onnxviz.execution.schedule import left_out, schedule_of
+from onnxviz.execution.schedule import left_out
 from onnxviz.recipe.recipe import parse_recipe
 
 LABELS = ("tench", "great white shark", "goldfish")
@@ -211,7 +211,7 @@ def data_of(folder: Path, options: str) -> DataCard:
         f"data: {{d: {{images: shots{options}}}}}\n"
         "analyses: {evidence: {kind: grad_cam, data: d, layers: second}}\n"
     )
-    schedule = schedule_of(make_plan(parse_recipe(text, "r.yaml", folder)))
+    schedule = make_plan(parse_recipe(text, "r.yaml", folder))
     (card,) = schedule.data
     assert [own for job in schedule.jobs for own in job.job.parameters["own_classes"]] == [None, 1, 1]
     return card

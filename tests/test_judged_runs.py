@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import faulty_runtime
 import numpy as np
@@ -18,9 +18,10 @@ import onnxviz.convert.operators
 from onnxviz.analyses.base import Analysis, Job, JobContext, LayerSelector, Subject
 from onnxviz.convert.operators import Conversion
 from onnxviz.core.findings import Finding, Metric
-from onnxviz.execution.execute import Silent, run
+from onnxviz.execution.execute import run
 from onnxviz.execution.finished_run import Run
-from onnxviz.execution.workers.tasks import JobTask, task_data, task_from
+from onnxviz.execution.observer import Observer
+from onnxviz.execution.workers.tasks import Task, from_line, to_line
 from onnxviz.model import ort_session as runtime
 from onnxviz.model.model import load
 from onnxviz.recipe import faults as recipe_faults
@@ -52,7 +53,7 @@ def one_kind(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recipe_faults, "registry", lambda: {"measuring": Measuring})
 
 
-class Told(Silent):
+class Told(Observer):
     def __init__(self) -> None:
         self.texts: list[str] = []
 
@@ -169,5 +170,5 @@ def test_what_is_distrusted_reaches_a_worker(tmp_path: Path) -> None:
     from onnxviz.execution.plan import PlannedJob
 
     planned = PlannedJob("k", "m", "a", Job("n", {}, ("l",), (), cost=1.0, images=1), ())
-    task: Any = JobTask(planned, 1, ("norm", "sums"))
-    assert task_from(task_data(task)) == task
+    task = Task(planned, 1, ("norm", "sums"))
+    assert from_line(Task, to_line(task)) == task

@@ -22,8 +22,8 @@ from onnxviz.core.errors import BatchMixedError, DataError, ModelError
 from onnxviz.core.findings import Caveat, Note, PictureMatrix
 from onnxviz.core.results import RunResult
 from onnxviz.core.values import Layer, Preprocessing, Tokens
-from onnxviz.execution.execute import Silent
 from onnxviz.execution.execute import run as execute
+from onnxviz.execution.observer import Observer
 from onnxviz.graph import open_model
 from onnxviz.model.model import load
 from onnxviz.model.preprocessing_search import Probe, Trial
@@ -56,7 +56,7 @@ def normal(*shape: int, seed: int = 0) -> np.ndarray:
 
 
 def run(text: str, folder: Path) -> RunResult:
-    return execute(parse_recipe(text, "r.yaml", folder), folder / "run", device="cpu", observer=Silent()).result
+    return execute(parse_recipe(text, "r.yaml", folder), folder / "run", device="cpu", observer=Observer()).result
 
 
 def findings_of(result: RunResult, number: int) -> list[object]:

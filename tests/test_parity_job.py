@@ -15,9 +15,11 @@ from tiny_models import save_model
 
 from onnxviz.analyses.base import Subject
 from onnxviz.core.errors import BatchMixedError, ModelError
+from onnxviz.core.findings import Note
 from onnxviz.core.values import Agreement
-from onnxviz.execution.parity_job import MIXES_BATCH, agreement_table, measure_agreement, read_agreement
+from onnxviz.execution.parity_job import MIXES_BATCH, Comparison, measure_agreement
 from onnxviz.execution.plan import ParityCheck
+from onnxviz.execution.store import DamagedError, Store
 from onnxviz.execution.workers.torch_setup import make_model
 from onnxviz.graph import open_model
 from onnxviz.model import parity as agreement
@@ -191,16 +193,26 @@ def test_constants_are_computed_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert seen.count(20 << 20) == 1
 
 
-def test_what_is_stored_is_read_again() -> None:
+def test_what_is_stored_is_read_again(tmp_path: Path) -> None:
     agreements = (
         Agreement("a", 1e-6, 2e-6, 1e-3, "file", "note"),
         Agreement("a", float("nan"), 2e-6, 1e-3, "float32", ""),
     )
-    found, errors = read_agreement([agreement_table(agreements, {"b": "it broke"})])
+    store = Store(tmp_path)
+    store.save_value("0" * 32, Comparison(agreements, {"b": "it broke"}), {})
+    found, errors = store.load_value("0" * 32, Comparison) or ((), {})
     assert errors == {"b": "it broke"}
     assert found[0] == agreements[0]
     assert np.isnan(found[1].relative)
     assert not found[1].holds
+
+
+@pytest.mark.parametrize("said", ['{"relative": "much"}', '[[{"layer": 1}], {}]', "[", "[[], {}, 1]"])
+def test_what_is_no_agreement_is_refused(tmp_path: Path, said: str) -> None:
+    store = Store(tmp_path)
+    store.save("0" * 32, [Note(said)], {})
+    with pytest.raises(DamagedError):
+        store.load_value("0" * 32, Comparison)
 
 
 def test_an_impossible_request_is_told_for_each_layer(

@@ -16,7 +16,7 @@ import pytest
 from rich.console import Console
 
 from onnxviz.analyses.base import Job
-from onnxviz.execution.dispatch import Observer
+from onnxviz.execution.observer import Observer
 from onnxviz.execution.plan import ParityCheck, PlannedJob
 from onnxviz.execution.schedule import Schedule
 from onnxviz.progress import EventStream, PlainProgress, Progression, TerminalProgress, span

@@ -17,7 +17,8 @@ import worker_runs
 
 from onnxviz import analyses
 from onnxviz.core.errors import OnnxvizError
-from onnxviz.execution.execute import Run, Silent, run_file
+from onnxviz.execution.execute import Run, run_file
+from onnxviz.execution.observer import Observer
 from onnxviz.execution.store import RECORD, locked
 from onnxviz.execution.workers import cluster as cluster_module
 from onnxviz.execution.workers.cluster import RESULTS, RayPool
@@ -86,7 +87,7 @@ def recipe(folder: Path) -> Path:
     return worker_runs.write_recipe(folder, *RECIPE, base=worker_runs.BASE + WEIGHTS)
 
 
-def on_ray(folder: Path, path: Path, observer: Silent | None = None) -> Run:
+def on_ray(folder: Path, path: Path, observer: Observer | None = None) -> Run:
     return run_file(path, folder / "run", device="cpu", engine="ray", observer=observer)
 
 
@@ -94,7 +95,7 @@ def leftovers(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.name.startswith(".tmp-")]
 
 
-class Watcher(Silent):
+class Watcher(Observer):
     """Does something when a job is first seen at work, and keeps what is told."""
 
     def __init__(self, does: Callable[[str], None] = lambda name: None) -> None:

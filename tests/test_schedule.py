@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,18 +13,11 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from onnxviz.core.errors import Fault, OnnxvizError, OutputError, RecipeError
 from onnxviz.execution.plan import digests_of, make_plan
-from onnxviz.execution.schedule import from_data, schedule_of, to_data
-from onnxviz.execution.workers.tasks import (
-    CombineTask,
-    JobTask,
-    Outcome,
-    ParityTask,
-    outcome_data,
-    outcome_from,
-    task_data,
-    task_from,
-)
+from onnxviz.execution.schedule import Choice, Schedule
+from onnxviz.execution.workers.processes import ProcessPool
+from onnxviz.execution.workers.tasks import Combination, Outcome, Refusal, Said, Task, from_line, to_line
 from onnxviz.recipe.recipe import Recipe, parse_recipe
 
 TEXT = """\
@@ -42,67 +37,113 @@ def recipe() -> Recipe:
     return parse_recipe(TEXT, "r.yaml", Path())
 
 
-def through_json(data: Any) -> Any:
-    return json.loads(json.dumps(data))
+def sent(schedule: Schedule) -> dict[str, Any]:
+    """A schedule as a worker sends it."""
+    data: dict[str, Any] = json.loads(to_line(Said(schedule=Schedule(**fields_of(schedule)))))
+    return data
+
+
+def fields_of(schedule: Schedule) -> dict[str, Any]:
+    return {entry.name: getattr(schedule, entry.name) for entry in dataclasses.fields(Schedule)}
+
+
+def received(data: dict[str, Any], recipe: Recipe) -> Schedule:
+    """A schedule as the parent accepts it."""
+    schedule = from_line(Said, json.dumps(data).encode()).schedule
+    assert schedule is not None
+    schedule.require(recipe)
+    return schedule
 
 
 def test_a_schedule_survives_the_way(recipe: Recipe) -> None:
-    schedule = schedule_of(make_plan(recipe))
-    assert from_data(through_json(to_data(schedule)), recipe) == schedule
-    assert any(job.needs for job in schedule.jobs)
-    assert any(job.job.intermediate for job in schedule.jobs)
+    plan = make_plan(recipe)
+    assert fields_of(received(sent(plan), recipe)) == fields_of(plan)
+    assert any(job.needs for job in plan.jobs)
+    assert any(job.job.intermediate for job in plan.jobs)
+
+
+def test_names_that_are_not_unicode_survive_the_way(recipe: Recipe) -> None:
+    plan = dataclasses.replace(make_plan(recipe), remarks=("a file \udcff",))
+    assert received(sent(plan), recipe).remarks == ("a file \udcff",)
 
 
 def test_tasks_and_outcomes_survive_the_way(recipe: Recipe) -> None:
-    schedule = schedule_of(make_plan(recipe))
-    tasks = [JobTask(job, 2) for job in schedule.jobs] + [
-        ParityTask(check) for check in schedule.parity_checks.values()
-    ]
-    for task in [*tasks, CombineTask("0" * 32, "model", "filters", ("1" * 32,))]:
-        assert task_from(through_json(task_data(task))) == task
-    outcome = Outcome("memory", "x", "y", 1.5, ("z",))
-    assert outcome_from(through_json(outcome_data(outcome))) == outcome
-
-
-def broken(data: dict[str, Any], change: str) -> None:
-    job = data["jobs"][0]
-    if change == "key":
-        job["key"] = "../../../../etc/cron.d/x"
-    elif change == "short key":
-        job["key"] = "ab"
-    elif change == "analysis":
-        job["analysis"] = "other"
-    elif change == "alias":
-        job["alias"] = "other"
-    elif change == "needs":
-        job["needs"] = [data["jobs"][-1]["key"]]
-    elif change == "model":
-        data["models"][0]["alias"] = "other"
-    elif change == "data":
-        data["data"] = []
-    elif change == "parity check":
-        data["parity_checks"][0]["key"] = "x" * 32
-    elif change == "no jobs":
-        del data["jobs"]
-    else:
-        data["jobs"] = [1]
+    plan = make_plan(recipe)
+    works = [*plan.jobs, *plan.parity_checks.values(), Choice("0" * 32, "model", "scenes", 9, 1.5), None]
+    for work in [*works, Combination("0" * 32, "model", "filters", ("1" * 32,))]:
+        task = Task(work, 2, ("norm",))
+        assert from_line(Task, to_line(task)) == task
+    said = Said(finished=Outcome("memory", "x", "y", 1.5, ("z",)), progress=(1, 2, "now"))
+    assert from_line(Said, to_line(said)) == said
 
 
 @pytest.mark.parametrize(
-    "change",
-    ["key", "short key", "analysis", "alias", "needs", "model", "data", "parity check", "no jobs", "job"],
+    "error", [OutputError("full", where="disk", remedy="x"), RecipeError([Fault("wrong", "r", 3)])]
 )
+def test_an_error_survives_the_way(error: OnnxvizError) -> None:
+    told = from_line(Said, to_line(Said(refused=Refusal.of(error)))).refused
+    assert told is not None
+    assert type(told.error()) is type(error)
+    assert str(told.error()) == str(error)
+
+
+def other_needs(data: dict[str, Any]) -> None:
+    data["jobs"][0]["needs"] = [data["jobs"][-1]["key"]]
+
+
+def other_keys(data: dict[str, Any]) -> None:
+    data["parity_checks"]["model"]["key"] = "x" * 32
+
+
+CHANGES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
+    "key": (lambda data: data["jobs"][0].update(key="../../../../etc/cron.d/x"), "a key that is none"),
+    "short key": (lambda data: data["jobs"][0].update(key="ab"), "a key that is none"),
+    "no text": (lambda data: data["jobs"][0].update(key=1), "key: Input should be a valid string"),
+    "analysis": (lambda data: data["jobs"][0].update(analysis="other"), "something that the recipe does not have"),
+    "alias": (lambda data: data["jobs"][0].update(alias="other"), "something that the recipe does not have"),
+    "needs": (other_needs, "needs one that is not before it"),
+    "model": (lambda data: data["models"][0].update(alias="other"), "the models are not those of the recipe"),
+    "data": (lambda data: data.update(data=[]), "the data sets are not those of the recipe"),
+    "parity check": (other_keys, "a key that is none"),
+    "its model": (
+        lambda data: data["parity_checks"]["model"].update(alias="b"),
+        "a parity check or a choice of another",
+    ),
+    "no jobs": (lambda data: data.pop("jobs"), "jobs: Field required"),
+    "job": (lambda data: data.update(jobs=[1]), r"jobs\.0: Input should be a dictionary"),
+    "cost": (lambda data: data["jobs"][0]["job"].update(cost="much"), "cost: Input should be a valid number"),
+    "images": (lambda data: data["jobs"][0]["job"].update(images=[]), "images: Input should be a valid integer"),
+    "more": (lambda data: data["jobs"][0].update(more=1), "more: Unexpected keyword argument"),
+    "device": (lambda data: data.update(device="tpu"), "device: Input should be 'cpu' or 'cuda'"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
 def test_a_schedule_that_is_none_of_the_recipe_is_refused(recipe: Recipe, change: str) -> None:
-    data = through_json(to_data(schedule_of(make_plan(recipe))))
-    broken(data, change)
-    with pytest.raises(ValueError, match=r"."):
-        from_data(data, recipe)
+    data = sent(make_plan(recipe))
+    changed, said = CHANGES[change]
+    changed(data["schedule"])
+    with pytest.raises(ValueError, match=said):
+        received(data, recipe)
 
 
-@pytest.mark.parametrize("told", [{}, {"kind": "fine"}, {"kind": "done", "error": "", "details": "", "seconds": "x"}])
-def test_an_outcome_that_is_none_is_refused(told: dict[str, Any]) -> None:
-    with pytest.raises((KeyError, ValueError)):
-        outcome_from(told)
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (b'{"finished": {"kind": "fine"}}', "finished.kind: Input should be 'done'"),
+        (b'{"finished": {"kind": "done", "error": "", "details": "", "seconds": "x"}}', "finished.seconds: .* number"),
+        (b'{"finished": {"kind": ["done"]}}', "finished.kind: Input should be 'done'"),
+        (b'{"progress": [1, 2]}', "progress.2: Field required"),
+        (b'{"other": 1}', "other: Unexpected keyword argument"),
+        (b"[]", "Input should be a dictionary"),
+        (b"{", "Expecting property name"),
+        (b"[" * 100_000, "nested too deeply"),
+        (b"\xff", "codec can't decode"),
+    ],
+)
+def test_what_a_worker_cannot_mean_is_refused(line: bytes, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        from_line(Said, line)
 
 
 def test_a_worker_opens_and_hashes_data_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,3 +187,16 @@ def test_a_worker_keeps_one_model_at_a_time(tmp_path: Path, monkeypatch: pytest.
         assert made.worker._subject(alias).alias == alias
         assert list(made.subjects) == [alias]
     assert opened == ["a", "b", "a"]
+
+
+def test_an_answer_that_nobody_has_asked_for_ends_its_worker(recipe: Recipe, tmp_path: Path) -> None:
+    pool = ProcessPool(recipe, tmp_path, "cpu", None, 1)
+    causes: list[str] = []
+    process: Any = SimpleNamespace(index=0, tasks=[], end=lambda _, cause: causes.append(cause))
+    assert pool._understood(process, to_line(Said(finished=Outcome()))) is None
+    process.tasks, pool.planned = [0.0], {}
+    schedule = Schedule(**fields_of(make_plan(recipe)))
+    assert pool._understood(process, to_line(Said(schedule=schedule, digests={}))) is None
+    assert len(causes) == 2
+    assert all("an answer that nobody has asked for" in cause for cause in causes)
+    pool.close()

@@ -132,7 +132,7 @@ def validate(
     """Check recipes, their models and their data, and list all faults."""
     from onnxviz.cli.show import consoles, show_error, show_lines
     from onnxviz.execution.plan import make_plan
-    from onnxviz.execution.schedule import left_out, schedule_of
+    from onnxviz.execution.schedule import left_out
     from onnxviz.execution.workers.own_memory import require_enough
     from onnxviz.recipe.recipe import read_recipe
 
@@ -141,7 +141,7 @@ def validate(
     device = likely_device()
 
     def check(recipe: Recipe) -> None:
-        made = schedule_of(make_plan(recipe, device))
+        made = make_plan(recipe, device)
         show_lines(output, [f"{path}: valid; {len(made.jobs)} job{'s' * (len(made.jobs) != 1)}", *made.remarks])
         show_lines(output, (f"  {sentence}" for sentence in left_out(made.data)))
 
@@ -471,7 +471,6 @@ def _plan(recipe: Recipe, out: Path | None, options: RunOptions) -> None:
     from onnxviz.execution.execute import default_folder
     from onnxviz.execution.pace import Pace, measure_pace
     from onnxviz.execution.plan import make_plan
-    from onnxviz.execution.schedule import schedule_of
     from onnxviz.execution.workers.engine import worker_count
     from onnxviz.execution.workers.own_memory import DOUBTFUL
     from onnxviz.recipe.selection import chosen as chosen_analyses
@@ -495,7 +494,7 @@ def _plan(recipe: Recipe, out: Path | None, options: RunOptions) -> None:
             possible = chosen == "cpu" and bounds.memory >= DOUBTFUL
             return measure_pace(made.subjects[alias], chosen) if possible else None
 
-        show_plan(output, planned_work(schedule_of(made), folder, again, workers, measure), recipe, folder)
+        show_plan(output, planned_work(made, folder, again, workers, measure), recipe, folder)
 
     confined(work, bounds)
 

@@ -23,12 +23,12 @@ from onnxviz.cli.run_options import RunOptions, limits_of, require_named
 from onnxviz.cli.show import consoles, failed_jobs, safe, show_confinement, show_expectations, show_result
 from onnxviz.core.devices import require_device
 from onnxviz.core.errors import OnnxvizError, OutputError, SelectionError, beginning, one_line, shorten
-from onnxviz.execution.execute import Options
 from onnxviz.execution.execute import run as execute
 from onnxviz.execution.finished_run import Run
 from onnxviz.execution.folder import append_log, open_log
 from onnxviz.execution.observer import Observer, Several
 from onnxviz.execution.partial_run import LOST, of_analyses
+from onnxviz.execution.workers.engine import Options
 from onnxviz.progress import EventStream, PlainProgress, TerminalProgress, duration
 from onnxviz.recipe.recipe import Recipe
 from onnxviz.recipe.selection import restricted

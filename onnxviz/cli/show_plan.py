@@ -15,8 +15,7 @@ from onnxviz.cli.show import make_table, number
 from onnxviz.core.errors import beginning, shorten
 from onnxviz.core.memory import show_bytes
 from onnxviz.execution.estimate import Work
-from onnxviz.execution.plan import PARITY_COST, PlannedJob
-from onnxviz.execution.schedule import CHOICE, left_out
+from onnxviz.execution.schedule import CHOICE, PlannedJob, left_out
 from onnxviz.progress import duration, span
 from onnxviz.recipe.recipe import Recipe
 
@@ -39,7 +38,7 @@ def show_plan(console: Console, work: Work, recipe: Recipe, folder: Path) -> Non
         if (check := schedule.parity_checks.get(alias)) is not None:
             count = len(check.layers)
             name = f"{start}agreement of {count} layer{'' if count == 1 else 's'} with ONNX Runtime"
-            _row(table, name, 0, PARITY_COST, work.job_seconds.get(check.key), 0, check.key in work.cached)
+            _row(table, name, 0, check.cost, work.job_seconds.get(check.key), 0, check.key in work.cached)
         for analysis in recipe.analyses:
             found = [job for job in schedule.jobs if job.alias == alias and job.analysis == analysis]
             shown = found if few or len(found) <= _FIRST + 1 else found[:_FIRST]
@@ -86,9 +85,7 @@ def _rest(table: Table, start: str, jobs: Sequence[PlannedJob], work: Work) -> N
 def _sums(work: Work, folder: Path) -> list[str]:
     schedule = work.schedule
     to_do = [job for job in schedule.jobs if job.key not in work.cached]
-    passes = sum(job.job.cost for job in to_do)
-    passes += PARITY_COST * sum(check.key not in work.cached for check in schedule.parity_checks.values())
-    passes += sum(choice.cost for choice in schedule.choices.values() if choice.key not in work.cached)
+    passes = schedule.cost(work.cached)
     count = len(schedule.jobs)
     lines = [
         f"{count:,} job{'s' * (count != 1)}, {count - len(to_do):,} done before; about {passes:,.0f} forward passes "

@@ -8,7 +8,7 @@ import typing
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from onnxviz.confinement import Defence as Defence
+from onnxviz.confinement import Defence
 from onnxviz.core.findings import Finding, from_data, to_data
 from onnxviz.core.values import Agreement, Origin
 

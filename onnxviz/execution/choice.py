@@ -1,34 +1,30 @@
-"""The choice of a preprocessing by trial as a job: what is tried, and how what was chosen and why is stored."""
+"""The choice of a preprocessing by trial as a job: what is tried, and what was chosen and why."""
 
 from __future__ import annotations
 
-import dataclasses
-import json
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from onnxviz.analyses.base import Progress, Subject
-from onnxviz.core import results
-from onnxviz.core.findings import Column, Finding, Table
+from onnxviz.core.devices import Device
+from onnxviz.core.errors import SelectionError
 from onnxviz.core.results import ModelCard, Tried, TriedPreprocessing
 from onnxviz.core.values import AUTO, Preprocessing
-from onnxviz.execution.plan import Choice
-from onnxviz.execution.schedule import seen_of
+from onnxviz.execution.cards import seen_of
+from onnxviz.execution.schedule import Choice
+from onnxviz.execution.store import DamagedError, Store
 from onnxviz.model.preprocessing import read_preprocessing
 from onnxviz.model.preprocessing_candidates import spread
 
 if TYPE_CHECKING:
-    from onnxviz.core.devices import Device
     from onnxviz.model.preprocessing_search import Probe
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """What was chosen.
+    """The preprocessing that was chosen, whose origin is "trial", and what the report says of it.
 
     Attributes:
-        preprocessing: the best; its origin is "trial".
-        tried: all that were tried, for the report.
         geometry: how images are brought to size, for comparisons.
         seen: for each data set, which part of its images the model sees.
     """
@@ -60,8 +56,8 @@ def choose(subject: Subject, choice: Choice, device: Device, progress: Progress)
         indices=spread(choice.images, len(source)),
     )
     best = replace(found.trials[0].preprocessing, origin="trial", size=subject.preprocessing.size)
-    card = subject.view.card(subject.alias, best)
-    return Chosen(best, tried_of(found, choice.data), card.geometry, seen_of(subject, best))
+    geometry = subject.view.card(subject.alias, best).geometry
+    return Chosen(best, tried_of(found, choice.data), geometry, seen_of(replace(subject, preprocessing=best)))
 
 
 def tried_of(found: Probe, data: str) -> Tried:
@@ -97,37 +93,27 @@ def tried_of(found: Probe, data: str) -> Tried:
     )
 
 
-def chosen_table(chosen: Chosen) -> Table:
-    """Return what `read_chosen` reads."""
-    text = json.dumps(results.encode(chosen), allow_nan=False)
-    return Table("choice", "Preprocessing chosen by trial", (Column("chosen", "text"),), ((text,),))
-
-
-def read_chosen(findings: list[Finding]) -> Chosen:
-    """Return what `chosen_table` holds; its numbers are checked, because who wrote it has opened a stranger's model.
+def read_chosen(store: Store, key: str) -> Chosen | None:
+    """Return what was chosen and stored under a key; checked, because who wrote it has opened a stranger's model.
 
     Raises:
-        ValueError: if it is something else.
+        DamagedError: if it is something else.
     """
+    chosen = store.load_value(key, Chosen)
     try:
-        (table,) = findings
-        assert isinstance(table, Table)
-        chosen = results.decode(json.loads(str(table.rows[0][0])), Chosen)
-        assert isinstance(chosen, Chosen)
-    except (AssertionError, LookupError, TypeError, AttributeError) as fault:
-        raise ValueError(f"no chosen preprocessing: {fault}") from fault
-    read_preprocessing(chosen.preprocessing)
-    return chosen
+        return chosen and replace(chosen, preprocessing=read_preprocessing(chosen.preprocessing))
+    except SelectionError as error:
+        raise DamagedError(key, error.what) from error
 
 
 def without_choice(card: ModelCard) -> ModelCard:
     """Return a model's card where the trial that was to choose its preprocessing failed."""
-    return dataclasses.replace(card, preprocessing=f"{AUTO}: nothing was chosen, because the trial failed")
+    return replace(card, preprocessing=f"{AUTO}: nothing was chosen, because the trial failed")
 
 
 def with_choice(card: ModelCard, chosen: Chosen) -> ModelCard:
     """Return a model's card with the preprocessing that was chosen for it."""
-    return dataclasses.replace(
+    return replace(
         card,
         preprocessing=chosen.preprocessing.in_words,
         preprocessing_origin="trial",

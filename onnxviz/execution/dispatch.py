@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import enum
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
-from typing import Protocol
 
 from onnxviz.core.errors import OnnxvizError
 from onnxviz.core.memory import more_memory, parse_bytes
-from onnxviz.execution.schedule import Schedule
+from onnxviz.execution.observer import Observer
 from onnxviz.execution.workers.limits import NO_LIMIT
 from onnxviz.execution.workers.pool import Died, Finished, Message, Pool, Progressed
 from onnxviz.execution.workers.tasks import Outcome, Task
@@ -23,41 +21,13 @@ _AHEAD = 4
 _PATIENCE = 0.5
 
 
-class Observer(Protocol):
-    """Told how a run goes on; jobs are named, as several may run at a time."""
-
-    def planned(self, schedule: Schedule, cached: set[str]) -> None:
-        """The work is known; `cached` are the keys of what is done already."""
-
-    def started(self, name: str, cost: float) -> None:
-        """A job begins; `cost` is its estimated number of forward passes."""
-
-    def progressed(self, name: str, done: int, total: int, note: str = "") -> None:
-        """The job has done so many steps."""
-
-    def finished(self, name: str, cost: float, seconds: float, status: str, error: str = "") -> None:
-        """The job has ended; the status is "done", "cached" or "failed"."""
-
-    def message(self, text: str) -> None:
-        """Something that the user should know."""
-
-
-class _State(enum.Enum):
-    WAITING = enum.auto()
-    READY = enum.auto()
-    SENT = enum.auto()
-    ENDED = enum.auto()
-
-
 @dataclass(eq=False)
 class Item:
     """A task with what becomes of it.
 
     Attributes:
-        name: for the user.
-        task: what a worker is asked to do; made when it is sent, as it may depend on how others ended.
-        alias: the model.
         cost: estimated forward passes.
+        task: what a worker is asked to do; made when it is sent, as it may depend on how others ended.
         ended: called with its outcome; what waits for it is released afterwards.
         shown: whether the observer is told of it.
     """
@@ -72,18 +42,12 @@ class Item:
     release: list[Item] = field(default_factory=list)
     tries: int = 0
     halvings: int = 0
-    state: _State = _State.WAITING
+    over: bool = False
     begun: bool = False
 
 
 class Dispatcher:
-    """Keeps workers busy until all items have ended.
-
-    Args:
-        pool: the workers.
-        observer: told of items that are shown.
-        stop_on_failure: begin nothing new after a failure.
-    """
+    """Keeps workers busy until all items have ended; can begin nothing new after a failure."""
 
     def __init__(self, pool: Pool, observer: Observer, *, stop_on_failure: bool = False) -> None:
         self.events: list[str] = []
@@ -104,7 +68,7 @@ class Dispatcher:
         """Add an item that may begin when others have ended."""
         self._left += 1
         for other in after:
-            if other.state is not _State.ENDED:
+            if not other.over:
                 other.release.append(item)
                 item.waits += 1
         if not item.waits:
@@ -119,20 +83,23 @@ class Dispatcher:
         """
         while self._left:
             self._assign()
-            if not any(self._sent) and not any(self._ready.values()):
-                if self._left:
-                    raise AssertionError("items wait for each other")
-                continue
-            self._pool.wait(_PATIENCE, self._hear)
+            if any(self._sent) or any(self._ready.values()):
+                self._pool.wait(_PATIENCE, self._hear)
+            else:
+                assert not self._left, "items wait for each other"
 
     def end(self, item: Item, error: str = "") -> None:
         """End an item without any work: because it is done already, or because of an error."""
         self._end(item, Outcome("error" if error else "done", error))
 
+    def note(self, text: str) -> None:
+        """Say something that readers of the report must know too."""
+        self.events.append(text)
+        self._observer.message(text)
+
     # --- giving out -------------------------------------------------------------------------------------------------
 
     def _make_ready(self, item: Item, *, first: bool = False) -> None:
-        item.state = _State.READY
         self._readied += 1
         queue = self._ready.setdefault(item.alias, deque())
         queue.appendleft(item) if first else queue.append(item)
@@ -157,7 +124,7 @@ class Dispatcher:
                 task = None if self.stopped and item.shown else item.task(item)
                 if task is None:  # it ended without any work, or shall not begin any more
                     del queue[place]
-                    if item.state is not _State.ENDED:
+                    if not item.over:
                         self._end(item, Outcome("error", "not begun, because another job failed"), quiet=True)
                     return True
                 if self._pool.accepts(worker, task):
@@ -174,7 +141,6 @@ class Dispatcher:
         return sorted(with_work, key=lambda alias: (alias != self._last[worker], alias in busy))
 
     def _send(self, worker: int, item: Item, task: Task) -> None:
-        item.state = _State.SENT
         self._last[worker] = item.alias
         self._sent[worker].append(item)
         if len(self._sent[worker]) == 1:
@@ -195,7 +161,7 @@ class Dispatcher:
                 self._observer.progressed(items[0].name, message.done, message.total, message.note)
         elif isinstance(message, Finished):
             self._finished(message, items.popleft())
-        else:
+        elif isinstance(message, Died):
             self._died(message)
 
     def _finished(self, message: Finished, item: Item) -> None:
@@ -234,7 +200,7 @@ class Dispatcher:
                 remedy="run with --workers 0 to see why, or raise the limit that is named",
             )
         if item is None:
-            self._note(f"worker {message.worker} {message.cause}; another took its place")
+            self.note(f"worker {message.worker} {message.cause}; another took its place")
         elif message.kind == "time" or not self._again(item, message.kind == "memory", message.cause):
             cause = message.cause + (self._limit_named("") if message.kind == "memory" else "")
             self._end(item, Outcome("error", f"its process {cause}{_tried(item)}", message.details))
@@ -252,12 +218,12 @@ class Dispatcher:
         item.tries += 1
         item.halvings += memory
         how = "with half the batch" if memory else "once more"
-        self._note(f"{item.name}: {cause}; done {how}")
+        self.note(f"{item.name}: {cause}; done {how}")
         self._make_ready(item, first=True)
         return True
 
     def _end(self, item: Item, outcome: Outcome, *, quiet: bool = False) -> None:
-        item.state = _State.ENDED
+        item.over = True
         self._left -= 1
         self.events += [f"{item.name}: {remark}" for remark in outcome.remarks]
         item.ended(item, outcome)
@@ -272,10 +238,6 @@ class Dispatcher:
             other.waits -= 1
             if not other.waits:
                 self._make_ready(other)
-
-    def _note(self, text: str) -> None:
-        self.events.append(text)
-        self._observer.message(text)
 
 
 def _tried(item: Item) -> str:

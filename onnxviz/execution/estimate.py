@@ -17,8 +17,7 @@ from onnxviz.core.errors import OutputError, shorten
 from onnxviz.core.results import ModelCard, RunResult
 from onnxviz.execution.folder import read_run
 from onnxviz.execution.pace import Pace
-from onnxviz.execution.plan import PARITY_COST, PlannedJob
-from onnxviz.execution.schedule import Schedule
+from onnxviz.execution.schedule import Choice, ParityCheck, PlannedJob, Schedule
 from onnxviz.execution.store import Store
 
 EFFICIENCY = 0.42
@@ -63,9 +62,7 @@ class Work:
     """A schedule with what is done of it and what the rest will take.
 
     Attributes:
-        schedule: everything.
         cached: keys of what is done already and not done again.
-        workers: processes that share the work.
         job_seconds: by key, of those whose time can be estimated; with all workers at it.
         seconds: of all that is to do, from at least to at most; None if that of a part cannot be told.
         bytes: what will be stored.
@@ -138,33 +135,19 @@ def estimated(
     rates = _Rates(schedule, workers, before, speed or cpu_speed, measure)
     bounds: list[tuple[float, float]] = []
     seconds: dict[str, float] = {}
-
-    def note(key: str, cost: float, rate: _Rate | None, beside: float) -> None:
+    to_do = [work for work in schedule.works if work.key not in cached]
+    for work in to_do:
+        rate, beside = rates.of(work)
         if rate is not None:
-            seconds[key] = cost * rate.middle + beside
-            bounds.append((cost * rate.least + beside / _SPREAD, cost * rate.most + beside * _SPREAD))
-
-    to_do = [job for job in schedule.jobs if job.key not in cached]
-    for job in to_do:
-        rate, whole = rates.of(job)
-        note(job.key, job.job.cost, rate, 0.0 if whole else _beside(job) / workers)
-    for alias, check in schedule.parity_checks.items():
-        if check.key not in cached:
-            note(check.key, PARITY_COST, rates.derived(alias), 0.0)
-    for alias, choice in schedule.choices.items():
-        if choice.key not in cached:
-            note(choice.key, choice.cost, rates.trial(alias), 0.0)
-    choices = [choice.key for choice in schedule.choices.values() if choice.key not in cached]
-    parity_checks = [check.key for check in schedule.parity_checks.values() if check.key not in cached]
-    known = all(job.key in seconds for job in to_do) and all(key in seconds for key in (*parity_checks, *choices))
-    work = bool(to_do or parity_checks or choices)
+            seconds[work.key] = work.cost * rate.middle + beside
+            bounds.append((work.cost * rate.least + beside / _SPREAD, work.cost * rate.most + beside * _SPREAD))
     return Work(
         schedule=schedule,
         cached=cached,
         workers=workers,
         job_seconds=seconds,
-        seconds=_total(bounds, START_SECONDS if work else 0.0) if known else None,
-        bytes=sum(job.job.bytes for job in to_do) + PARITY_BYTES * len(parity_checks),
+        seconds=_total(bounds, START_SECONDS if to_do else 0.0) if len(bounds) == len(to_do) else None,
+        bytes=sum(map(_bytes, to_do)),
         basis=tuple(rates.basis),
         crowded=rates.crowded,
     )
@@ -197,40 +180,46 @@ def _total(parts: Sequence[tuple[float, float]], start: float) -> tuple[float, f
     return least + start / _SPREAD, most + start * _SPREAD
 
 
+def _bytes(work: PlannedJob | ParityCheck | Choice) -> int:
+    if isinstance(work, PlannedJob):
+        return work.job.bytes
+    return PARITY_BYTES if isinstance(work, ParityCheck) else 0
+
+
 def _beside(job: PlannedJob) -> float:
     """Return the seconds that a job takes beside its forward passes."""
     return JOB_SECONDS + job.job.bytes * BYTE_SECONDS + job.job.images * IMAGE_SECONDS
 
 
+@dataclass(eq=False)
 class _Rates:
     """What a forward pass takes, for each analysis and model."""
 
-    def __init__(
-        self,
-        schedule: Schedule,
-        workers: int,
-        before: RunResult | None,
-        speed: Callable[[], float],
-        measure: Callable[[str], Pace | None] | None,
-    ) -> None:
-        self.basis: dict[str, None] = {}
-        self.crowded = False
-        self._schedule = schedule
-        self._workers = workers
-        self._cards = {card.alias: card for card in schedule.models}
-        self._measured = _measured_rates(schedule, before, workers) if before is not None else {}
-        self._speed = speed
-        self._measure = measure
-        self._known: dict[str, _Rate | None] = {}
-        self._paces: dict[str, Pace] = {}
+    schedule: Schedule
+    workers: int
+    before: RunResult | None
+    speed: Callable[[], float]
+    measure: Callable[[str], Pace | None] | None
+    basis: dict[str, None] = field(default_factory=dict)
+    crowded: bool = False
+    _known: dict[str, _Rate | None] = field(default_factory=dict)
+    _paces: dict[str, Pace] = field(default_factory=dict)
 
-    def of(self, job: PlannedJob) -> tuple[_Rate | None, bool]:
-        """Return the rate for a job, None if nothing is known, and whether it includes the job's pictures."""
-        found = self._measured.get((job.alias, job.analysis))
+    def __post_init__(self) -> None:
+        self._cards = {card.alias: card for card in self.schedule.models}
+        self._measured = _measured_rates(self.schedule, self.before, self.workers) if self.before is not None else {}
+
+    def of(self, work: PlannedJob | ParityCheck | Choice) -> tuple[_Rate | None, float]:
+        """Return the rate for some work, None if nothing is known, and the seconds that it takes beside its passes."""
+        if isinstance(work, Choice):
+            return self.trial(work.alias), 0.0
+        if isinstance(work, ParityCheck):
+            return self.derived(work.alias), 0.0
+        found = self._measured.get((work.alias, work.analysis))
         if found is None:
-            return self.derived(job.alias), False
-        self.basis[f"{shorten(job.analysis, 40)}: as in the last run in this folder"] = None
-        return _Rate.about(found, _AS_BEFORE), True
+            return self.derived(work.alias), _beside(work) / self.workers
+        self.basis[f"{shorten(work.analysis, 40)}: as in the last run in this folder"] = None
+        return _Rate.about(found, _AS_BEFORE), 0.0
 
     def derived(self, alias: str) -> _Rate | None:
         """Return the rate that is measured or that the multiply-adds suggest, None if nothing is known of a model."""
@@ -245,7 +234,7 @@ class _Rates:
 
     def _derive(self, card: ModelCard) -> _Rate | None:
         name = shorten(card.file, 60)
-        if self._measure is not None and (pace := self._measure(card.alias)) is not None:
+        if self.measure is not None and (pace := self.measure(card.alias)) is not None:
             self._paces[card.alias] = pace
             trial = f", {in_units(pace.trial)} for an image in a trial of preprocessings" if pace.trial else ""
             self.crowded |= pace.crowd > _CROWDED
@@ -262,11 +251,11 @@ class _Rates:
             self.basis[f"{name}: multiply-adds unknown, so its time cannot be estimated"] = None
             return None
         layers = len(card.layers)
-        if self._schedule.device == "cuda":
+        if self.schedule.device == "cuda":
             speed, where = gpu_speed() * CUDA_EFFICIENCY, f"for {(gpu_names() or ('a GPU',))[0]}"
-            rate = (card.multiply_adds / speed + layers * CUDA_LAYER_SECONDS) / self._workers
+            rate = (card.multiply_adds / speed + layers * CUDA_LAYER_SECONDS) / self.workers
         else:
-            speed, where = self._speed() * EFFICIENCY, "by this machine's speed"
+            speed, where = self.speed() * EFFICIENCY, "by this machine's speed"
             rate = card.multiply_adds / speed + layers * LAYER_SECONDS
         self.basis[
             f"{name}: {in_units(rate)} a forward pass, with {_millions(card.multiply_adds)} multiply-adds at "

@@ -8,87 +8,39 @@ import re
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
+from typing import Any, Unpack
 
 from onnxviz import report
 from onnxviz.analyses.base import Analysis
-from onnxviz.core.devices import DeviceChoice, describe_device
+from onnxviz.core.devices import describe_device
 from onnxviz.core.errors import Fault, OnnxvizError, OutputError, RecipeError, shorten
 from onnxviz.core.findings import Finding
 from onnxviz.core.results import AnalysisResult, FailedJob, ModelCard, Part, Provenance, RunResult
 from onnxviz.core.values import Agreement
 from onnxviz.execution.choice import Chosen, read_chosen, with_choice, without_choice
-from onnxviz.execution.dispatch import Dispatcher, Item, Observer
+from onnxviz.execution.dispatch import Dispatcher, Item
 from onnxviz.execution.finished_run import Run
 from onnxviz.execution.folder import RUN, Log, write_run
-from onnxviz.execution.logged import Logged
-from onnxviz.execution.parity_job import disagreeing, distrusted, read_agreement, why_not
+from onnxviz.execution.observer import Logged, Observer, Several
+from onnxviz.execution.parity_job import Comparison, disagreeing, distrusted, why_not
 from onnxviz.execution.partial_run import Kept, kept, with_reported
-from onnxviz.execution.plan import PARITY_COST, PlannedJob, analysis_kind, heading_of
-from onnxviz.execution.schedule import CHOICE, Schedule, left_out
+from onnxviz.execution.plan import analysis_kind, heading_of
+from onnxviz.execution.schedule import CHOICE, Choice, ParityCheck, PlannedJob, left_out
 from onnxviz.execution.store import Checked, DamagedError, Store, key_of, locked, remove_empty
-from onnxviz.execution.workers.engine import started
+from onnxviz.execution.workers.engine import Options, started
 from onnxviz.execution.workers.pool import Pool
-from onnxviz.execution.workers.tasks import ChoiceTask, CombineTask, JobTask, Outcome, ParityTask, Task
+from onnxviz.execution.workers.tasks import Combination, Outcome, Task
 from onnxviz.recipe.expectations import decide
 from onnxviz.recipe.from_python import recipe_from
 from onnxviz.recipe.recipe import Recipe, read_recipe
 from onnxviz.recipe.selection import chosen, restricted
 
-if TYPE_CHECKING:
-    from onnxviz.confinement import Limits
-
+_NO_RECIPE = "a recipe is the path of a YAML file, or a mapping of its parts; this is a"
 RUNS = Path("runs")
 """Where run folders are made unless another place is named."""
-
-
-_ENGINES = ("local", "ray")
-
-
-class Options(TypedDict, total=False):
-    """How a recipe is run; none of it changes what is found.
-
-    Attributes:
-        device: what to compute on; "auto" takes CUDA where it is.
-        workers: processes that do the jobs; one for each GPU, or one, if not given; 0 for this process.
-        engine: "local" for processes of this machine, "ray" for a Ray cluster.
-        limits: what each process that opens a model is limited to.
-        force: ids of analyses that are done again although they are done already; "all" for all.
-        only: ids of the only analyses to run; all if empty. What the folder's report has of the others stays in it, as
-            far as it is what the recipe asks for.
-        keep_going: whether the rest is done after a job has failed.
-        log_file: where the run's log is written too.
-    """
-
-    device: DeviceChoice
-    workers: int | None
-    engine: Literal["local", "ray"]
-    limits: Limits | None
-    force: Sequence[str]
-    only: Sequence[str]
-    keep_going: bool
-    log_file: Path | None
-
-
-class Silent:
-    """An observer that says nothing."""
-
-    def planned(self, schedule: Schedule, cached: set[str]) -> None:
-        """Say nothing."""
-
-    def started(self, name: str, cost: float) -> None:
-        """Say nothing."""
-
-    def progressed(self, name: str, done: int, total: int, note: str = "") -> None:
-        """Say nothing."""
-
-    def finished(self, name: str, cost: float, seconds: float, status: str, error: str = "") -> None:
-        """Say nothing."""
-
-    def message(self, text: str) -> None:
-        """Say nothing."""
 
 
 def run_file(
@@ -120,13 +72,7 @@ def run_file(
     elif isinstance(recipe, str | os.PathLike):
         read = read_recipe(recipe, overrides, partly=True)
     else:
-        raise RecipeError(
-            [
-                Fault(
-                    f"a recipe is the path of a YAML file, or a mapping of its parts; this is a {type(recipe).__name__}"
-                )
-            ]
-        )
+        raise RecipeError([Fault(f"{_NO_RECIPE} {type(recipe).__name__}")])
     folder = Path(out) if out is not None else default_folder(read)
     return run(read, folder, observer=observer, command=command, **options)
 
@@ -137,90 +83,66 @@ def default_folder(recipe: Recipe) -> Path:
 
 
 def run(
-    recipe: Recipe,
-    out: Path,
-    *,
-    observer: Observer | None = None,
-    command: str = "",
-    **options: Unpack[Options],
+    recipe: Recipe, out: Path, *, observer: Observer | None = None, command: str = "", **options: Unpack[Options]
 ) -> Run:
     """Run a recipe that was read: see `run_file`."""
-    if options.get("engine", "local") not in _ENGINES:
-        raise OnnxvizError(f"{options['engine']!r} is no engine", remedy=f"write one of {', '.join(_ENGINES)}")
     whole, part = recipe, restricted(recipe, options.get("only", ()))
     asked, forced = set(part.analyses), chosen(part, options.get("force", ()), "--force")
     recipe = with_reported(whole, asked, out)
     fresh = not out.exists()
     try:
-        with (
-            locked(out) as lock,
-            started(
-                recipe,
-                out,
-                lock,
-                device=options.get("device", "auto"),
-                workers=options.get("workers"),
-                engine=options.get("engine", "local"),
-                limits=options.get("limits"),
-            ) as engine,
-        ):
-            does = kept(whole, recipe, engine.schedule, asked, Store(out))
-            keep_going, log = options.get("keep_going", True), Log(out, options.get("log_file"))
-            return _Execution(does, engine.pool, out, observer or Silent(), forced, keep_going, log).run(command)
+        with locked(out) as lock, started(recipe, out, lock, options) as (schedule, pool):
+            does = kept(whole, recipe, schedule, asked, Store(out))
+            log = Log(out, options.get("log_file"))
+            told = Several((observer or Observer(), Logged(log)))
+            dispatcher = Dispatcher(pool, told, stop_on_failure=not options.get("keep_going", True))
+            return _Execution(does, pool, out, told, forced, dispatcher, log).run(command)
     except (OnnxvizError, KeyboardInterrupt):
         if fresh and not (out / RUN).exists():
             remove_empty(out)  # nothing ran, so nothing is left
         raise
 
 
+@dataclass(eq=False)
 class _Execution:
-    """One run while it goes on."""
+    """One run while it goes on; what becomes of it is noted by job, by model, or by model and analysis."""
 
-    def __init__(
-        self,
-        does: Kept,
-        pool: Pool,
-        folder: Path,
-        observer: Observer,
-        forced: set[str],
-        keep_going: bool,
-        log: Log,
-    ) -> None:
-        self.recipe, self.schedule = does.recipe, does.schedule
-        self.pool = pool
-        self.folder = folder
-        self.observer = observer
-        self.forced = forced
-        self.store = Store(folder)
-        self.jobs: dict[tuple[str, str], list[PlannedJob]] = {}
+    does: Kept
+    pool: Pool
+    folder: Path
+    observer: Observer
+    forced: set[str]
+    dispatcher: Dispatcher
+    log: Log
+    cached: set[str] = field(default_factory=set)
+    failed: dict[str, str] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    agreement: dict[str, tuple[Agreement, ...]] = field(default_factory=dict)
+    disagreeing: dict[str, dict[str, str]] = field(default_factory=dict)
+    chosen: dict[str, Chosen] = field(default_factory=dict)
+    unchosen: dict[str, str] = field(default_factory=dict)
+    combined: dict[tuple[str, str], str] = field(default_factory=dict)
+    loaded: dict[str, tuple[list[Finding], dict[str, float]]] = field(default_factory=dict)
+    uncombined: dict[tuple[str, str], str] = field(default_factory=dict)
+    jobs: dict[tuple[str, str], list[PlannedJob]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.recipe, self.schedule = self.does.recipe, self.does.schedule
+        self.store = Store(self.folder)
+        self.checked = Checked(self.store, len(self.schedule.works))
         for job in self.schedule.jobs:
             self.jobs.setdefault((job.alias, job.analysis), []).append(job)
-        self.checked = Checked(self.store, len(self.schedule.all_keys))
-        self.log = log
-        self.dispatcher = Dispatcher(pool, Logged(observer, self.log), stop_on_failure=not keep_going)
-        self.dispatcher.events += does.remarks
-        self.remarks = does.remarks
-        self.failed: dict[str, str] = {}
-        self.seconds: dict[str, float] = {}
-        self.cached: set[str] = set()
-        self.agreement: dict[str, tuple[Agreement, ...]] = {}
-        self.disagreeing: dict[str, dict[str, str]] = {}
-        self.chosen: dict[str, Chosen] = {}
-        self.unchosen: dict[str, str] = {}
-        self.combined: dict[tuple[str, str], str] = {}
-        self.loaded: dict[str, tuple[list[Finding], dict[str, float]]] = {}
-        self.uncombined: dict[tuple[str, str], str] = {}
 
     def run(self, command: str) -> Run:
         started_at, clock = time.strftime("%Y-%m-%dT%H:%M:%S%z"), time.monotonic()
         self.log.write(f"run of {shorten(self.recipe.name, 200)} on {self.schedule.device}, {self.pool.description}")
         try:
-            for sentence in self.remarks:
-                self.log.write(sentence)
             self.store.clean()
             self.take_stock()
             self.observer.planned(self.schedule, self.cached)
-            for sentence in (*self.remarks, *left_out(self.schedule.data, most=1)):
+            for sentence in self.does.remarks:
+                self.dispatcher.note(sentence)
+            for sentence in left_out(self.schedule.data, most=1):
                 self.observer.message(sentence)
             self.add_items()
             self.dispatcher.run()
@@ -249,19 +171,13 @@ class _Execution:
 
     def take_stock(self) -> None:
         """Find out which results are there and whole; damaged ones and those to be forced are removed."""
-        there = self.schedule.cached(self.store)
         again = {job.key for job in self.schedule.jobs if job.analysis in self.forced}
-        for key in self.schedule.all_keys:
-            if key not in there:
-                continue
+        there = self.schedule.cached(self.store)
+        for key in (work.key for work in self.schedule.works if work.key in there):
             if key in again:
                 self.store.discard(key)
-            elif self.is_whole(key):
+            elif self.readable(key, partial(self.checked.require, key)):
                 self.cached.add(key)
-
-    def is_whole(self, key: str) -> bool:
-        """Whether a result is whole; a damaged one is removed, to be made again."""
-        return self.readable(key, lambda: self.checked.require(key))
 
     def combined_is_there(self, key: str) -> bool:
         """Read what was put together before, for the report; a damaged one is removed, to be made again."""
@@ -277,10 +193,7 @@ class _Execution:
         try:
             read()
         except DamagedError as error:
-            text = f"{error.where} is damaged ({error.what}) and is made again"
-            self.observer.message(text)
-            self.dispatcher.events.append(text)
-            self.log.write(str(error))
+            self.dispatcher.note(f"{error.where} is damaged ({error.what}) and is made again")
             self.store.discard(key)
             return False
         return True
@@ -291,101 +204,77 @@ class _Execution:
         """Hand everything that is not done to the dispatcher, with what it waits for."""
         wanted = self.schedule.wanted(self.cached)
         for alias in self.schedule.aliases:
-            choice = self.add_choice(alias)
-            check = self.add_parity_check(alias, choice)
-            first = [item for item in (choice, check) if item]
-            items: dict[str, Item] = {}
-            of_analysis: dict[str, list[Item]] = {name: [] for name in self.recipe.analyses}
-            for job in (job for name in self.recipe.analyses for job in self.jobs.get((alias, name), ())):
-                if job.key in self.cached or job.key not in wanted:
-                    self.cached.add(job.key)
-                    self.observer.finished(self.title(job), job.job.cost, 0.0, "cached")
-                    continue
-                item = Item(self.title(job), alias, job.job.cost, self.job_task(job), self.job_ended(job))
-                after = [items[key] for key in job.needs if key in items] + first
-                self.dispatcher.add(item, after)
-                items[job.key] = item
-                of_analysis[job.analysis].append(item)
-            for name, before in of_analysis.items():
-                task, ended = self.combine_task(alias, name), self.combine_ended(alias, name)
-                item = Item(f"{name}: putting the results together", alias, 0.0, task, ended, shown=False)
-                self.dispatcher.add(item, before or first)
+            first = self.add_checks(alias)
+            for name in self.recipe.analyses:
+                items: dict[str, Item] = {}
+                for job in self.jobs.get((alias, name), ()):
+                    if job.key in self.cached or job.key not in wanted:
+                        self.cached.add(job.key)
+                        self.observer.finished(self.title(alias, job.name), job.cost, 0.0, "cached")
+                        continue
+                    items[job.key] = self.add_job(job, [*(items[key] for key in job.needs if key in items), *first])
+                self.add_combination(alias, name, list(items.values()) or first)
 
-    def title(self, job: PlannedJob) -> str:
-        return f"{job.alias}: {job.name}" if self.recipe.compares else job.name
+    def title(self, alias: str, name: str) -> str:
+        return f"{alias}: {name}" if self.recipe.compares else name
 
-    def add_choice(self, alias: str) -> Item | None:
-        """Hand on the choice of a model's preprocessing, if it is chosen by trial and has not been."""
-        choice = self.schedule.choices.get(alias)
-        if choice is None:
-            return None
-        name = f"{alias}: {CHOICE}" if self.recipe.compares else CHOICE
-        if choice.key in self.cached and self.readable(choice.key, lambda: self.read_choice(alias)):
-            self.observer.finished(name, choice.cost, 0.0, "cached")
-            return None
-        self.cached.discard(choice.key)
+    def add_checks(self, alias: str) -> list[Item]:
+        """Hand on what the jobs of a model wait for: the choice of its preprocessing, and the parity check."""
+        items: list[Item] = []
+        choice, check = self.schedule.choices.get(alias), self.schedule.parity_checks.get(alias)
+        if choice is not None:
+            items += self.add_check(choice, CHOICE, lambda: self.read_choice(alias), [])
+        if check is not None:
+            items += self.add_check(check, _PARITY, lambda: self.read_parity(alias), items)
+        return items
+
+    def add_check(
+        self, work: Choice | ParityCheck, name: str, read: Callable[[], None], after: list[Item]
+    ) -> list[Item]:
+        """Hand on a choice or a parity check, if it has not been done; `read` takes note of what came out."""
+        title = self.title(work.alias, name)
+        if work.key in self.cached and self.readable(work.key, read):
+            self.observer.finished(title, work.cost, 0.0, "cached")
+            return []
+        self.cached.discard(work.key)
+
+        def task(item: Item) -> Task | None:
+            if error := self.unchosen.get(work.alias):
+                self.dispatcher.end(item, _UNCHOSEN + error)
+                return None
+            return Task(work)
 
         def ended(_: Item, outcome: Outcome) -> None:
-            if outcome.error:
-                self.log.write(outcome.details)
-                self.unchosen[alias] = outcome.error
+            if not outcome.error:
+                read()
+                return
+            self.log.write(outcome.details)
+            if isinstance(work, ParityCheck):
+                self.disagreeing[work.alias] = dict.fromkeys(work.layers, outcome.error)
             else:
-                self.read_choice(alias)
+                self.unchosen[work.alias] = outcome.error
 
-        item = Item(name, alias, choice.cost, lambda _: ChoiceTask(choice), ended)
-        self.dispatcher.add(item)
-        return item
+        item = Item(title, work.alias, work.cost, task, ended)
+        self.dispatcher.add(item, after)
+        return [item]
 
     def read_choice(self, alias: str) -> None:
         key = self.schedule.choices[alias].key
-        findings = self.store.load(key)
-        assert findings is not None
-        try:
-            self.chosen[alias] = read_chosen(findings)
-        except ValueError as error:
-            raise DamagedError(key, str(error)) from error
+        found = read_chosen(self.store, key)
+        assert found is not None
+        self.chosen[alias] = found
         self.checked.note(key)
 
-    def add_parity_check(self, alias: str, choice: Item | None) -> Item | None:
-        check = self.schedule.parity_checks.get(alias)
-        if check is None:
-            return None
-        name = f"{alias}: {_PARITY}" if self.recipe.compares else _PARITY
-        if check.key in self.cached and not self.readable(check.key, lambda: self.store.load(check.key)):
-            self.cached.discard(check.key)
-        if check.key in self.cached:
-            self.observer.finished(name, PARITY_COST, 0.0, "cached")
-            self.read_parity(alias)
-            return None
-
-        def ended(_: Item, outcome: Outcome) -> None:
-            self.seconds[check.key] = outcome.seconds
-            if outcome.error:
-                self.log.write(outcome.details)
-                self.disagreeing[alias] = dict.fromkeys(check.layers, outcome.error)
-            else:
-                self.read_parity(alias)
-
-        def task(item: Item) -> Task | None:
-            if error := self.unchosen.get(alias):
-                self.dispatcher.end(item, _UNCHOSEN + error)
-                return None
-            return ParityTask(check, self.schedule.choice_key(alias))
-
-        item = Item(name, alias, PARITY_COST, task, ended)
-        self.dispatcher.add(item, [choice] if choice else [])
-        return item
-
     def read_parity(self, alias: str) -> None:
-        check = self.schedule.parity_checks[alias]
-        findings = self.store.load(check.key)
-        assert findings is not None
-        self.agreement[alias], errors = read_agreement(findings)
-        if errors:  # not a result but a failure: tried again next time
-            self.store.discard(check.key)
+        key = self.schedule.parity_checks[alias].key
+        found = self.store.load_value(key, Comparison)
+        assert found is not None
+        if found.errors:  # not a result but a failure: tried again next time
+            self.store.discard(key)
         else:
-            self.checked.note(check.key)
-        self.disagreeing[alias] = disagreeing(self.agreement[alias], errors)
+            self.checked.note(key)
+        self.agreement[alias] = found.agreements
+        self.disagreeing[alias] = disagreeing(*found)
         self.tell_of_runtime(alias)
 
     def tell_of_runtime(self, alias: str) -> None:
@@ -398,20 +287,27 @@ class _Execution:
         layers = first if count == 1 else f"{count} layers wrongly, first of all {first}"
         text = f"{alias}: on this processor ONNX Runtime computes {'wrongly ' if count == 1 else ''}{layers}"
         effect = next((item.effect for item in wrong if item.effect), "")
-        text += f"; {effect}" if effect else ""
-        self.observer.message(text)
-        self.dispatcher.events.append(text)
-        self.log.write(text)
+        self.dispatcher.note(text + (f"; {effect}" if effect else ""))
 
-    def job_task(self, job: PlannedJob) -> Callable[[Item], Task | None]:
-        def task(waiting: Item) -> Task | None:
+    def add_job(self, job: PlannedJob, after: list[Item]) -> Item:
+        def task(item: Item) -> Task | None:
             if error := self.why_not(job):
-                self.dispatcher.end(waiting, error)
+                self.dispatcher.end(item, error)
                 return None
-            wrong = distrusted(self.agreement.get(job.alias, ()))
-            return JobTask(job, waiting.halvings, wrong, self.schedule.choice_key(job.alias))
+            return Task(job, item.halvings, distrusted(self.agreement.get(job.alias, ())))
 
-        return task
+        def ended(_: Item, outcome: Outcome) -> None:
+            identity = _identity(job)
+            self.seconds[identity] = outcome.seconds
+            if outcome.error:
+                self.failed[identity] = outcome.error
+                self.log.write(f"{self.title(job.alias, job.name)} failed\n{outcome.details}")
+            else:
+                self.checked.note(job.key)
+
+        item = Item(self.title(job.alias, job.name), job.alias, job.cost, task, ended)
+        self.dispatcher.add(item, after)
+        return item
 
     def why_not(self, job: PlannedJob) -> str:
         """Return why a job cannot be done, or "": a layer that does not agree, or a job that failed before it."""
@@ -424,52 +320,45 @@ class _Execution:
                 return f"the job {shorten(name)!r} failed, which it needs"
         return ""
 
-    def job_ended(self, job: PlannedJob) -> Callable[[Item, Outcome], None]:
-        def ended(_: Item, outcome: Outcome) -> None:
-            identity = _identity(job)
-            self.seconds[identity] = outcome.seconds
-            if outcome.error:
-                self.failed[identity] = outcome.error
-                self.log.write(f"{self.title(job)} failed\n{outcome.details}")
-            else:
-                self.checked.note(job.key)
-
-        return ended
-
-    def parts(self, alias: str, name: str) -> list[PlannedJob]:
-        """Return the jobs whose findings are put together, those that failed included."""
-        return [job for job in self.jobs.get((alias, name), ()) if not job.job.intermediate]
-
-    def combine_task(self, alias: str, name: str) -> Callable[[Item], Task | None]:
+    def add_combination(self, alias: str, name: str, after: list[Item]) -> None:
         def task(item: Item) -> Task | None:
-            jobs = self.parts(alias, name)
+            # Those that failed included; what is for other jobs only is not handed on.
+            jobs = [job for job in self.jobs.get((alias, name), ()) if not job.job.intermediate]
             failed = [job.job.name for job in jobs if _identity(job) in self.failed]
             done = tuple(job.key for job in jobs if _identity(job) not in self.failed)
             if failed and not done:
                 self.dispatcher.end(item)
                 return None
-            analysis = self.recipe.analyses[name]
-            settings = analysis.model_dump(mode="json")
-            kind = [analysis_kind(analysis), type(analysis).version, settings]
-            card = next(card for card in self.schedule.models if card.alias == alias)
-            about = {"model": card.digest, "analysis": kind, "failed": failed, "versions": dict(self.schedule.versions)}
-            # What is said of the preprocessing differs although what was computed does not.
-            key = key_of({"combined": list(done), "origin": card.preprocessing_origin, **about})
-            self.combined[alias, name] = key
-            if name not in self.forced and self.combined_is_there(key):
+            key = self.combined[alias, name] = self.combined_key(alias, name, done, failed)
+            if name in self.forced:
+                self.store.discard(key)
+            elif self.combined_is_there(key):
                 self.dispatcher.end(item)
                 return None
-            return CombineTask(key, alias, name, done)
+            return Task(Combination(key, alias, name, done))
 
-        return task
-
-    def combine_ended(self, alias: str, name: str) -> Callable[[Item, Outcome], None]:
         def ended(_: Item, outcome: Outcome) -> None:
             if outcome.error:  # as for jobs: the other analyses are still worth a report
                 self.uncombined[alias, name] = outcome.error
                 self.log.write(f"{name} failed\n{outcome.details}")
 
-        return ended
+        title = f"{name}: putting the results together"
+        self.dispatcher.add(Item(title, alias, 0.0, task, ended, shown=False), after)
+
+    def combined_key(self, alias: str, name: str, done: tuple[str, ...], failed: list[str]) -> str:
+        analysis = self.recipe.analyses[name]
+        card = next(card for card in self.schedule.models if card.alias == alias)
+        return key_of(
+            {
+                "combined": list(done),
+                # What is said of the preprocessing differs although what was computed does not.
+                "origin": card.preprocessing_origin,
+                "model": card.digest,
+                "analysis": [analysis_kind(analysis), type(analysis).version, analysis.model_dump(mode="json")],
+                "failed": failed,
+                "versions": dict(self.schedule.versions),
+            }
+        )
 
     def drop_intermediate(self) -> None:
         """Remove what jobs found for other jobs only, once all of those are done: it can be gigabytes."""
@@ -511,7 +400,6 @@ class _Execution:
         )
 
     def card(self, card: ModelCard) -> ModelCard:
-        """Return what is known of a model now."""
         chosen = self.chosen.get(card.alias)
         if chosen is not None:
             card = with_choice(card, chosen)
@@ -537,14 +425,9 @@ class _Execution:
         )
 
     def part(self, name: str, alias: str) -> Part:
-        """Return what an analysis found in one model."""
         jobs = self.jobs.get((alias, name), [])
-        identities = [_identity(job) for job in jobs]
-        failed = [
-            FailedJob(job.job.name, self.failed[identity])
-            for job, identity in zip(jobs, identities, strict=True)
-            if identity in self.failed
-        ]
+        failed = [FailedJob(job.job.name, self.failed[_identity(job)]) for job in jobs if _identity(job) in self.failed]
+        done = [job for job in jobs if _identity(job) in self.seconds]
         findings: list[Finding] = []
         metrics: dict[str, float] = {}
         if error := self.uncombined.get((alias, name)):
@@ -562,12 +445,8 @@ class _Execution:
             jobs=len(jobs),
             cached=sum(job.key in self.cached for job in jobs),
             failed=tuple(failed),
-            seconds=round(sum(self.seconds.get(identity, 0.0) for identity in identities), 3),
-            cost=sum(
-                job.job.cost
-                for job, identity in zip(jobs, identities, strict=True)
-                if identity in self.seconds and identity not in self.failed
-            ),
+            seconds=round(sum((self.seconds[_identity(job)] for job in done), 0.0), 3),
+            cost=sum(job.cost for job in done if _identity(job) not in self.failed),
         )
 
 

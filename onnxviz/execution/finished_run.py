@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING
 
 from onnxviz.core.errors import OutputError, shorten
 from onnxviz.core.findings import Finding, Metric, Note, pictures
-from onnxviz.core.results import AnalysisResult, RunResult
+from onnxviz.core.results import AnalysisResult, Part, RunResult
 from onnxviz.execution.findings_view import finding_html, metrics_html, picture_html, sample
-from onnxviz.execution.folder import analysis_of
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -49,7 +48,7 @@ class Run:
         from PIL import Image as Images
 
         found = []
-        for part in analysis_of(self.result, analysis).parts:
+        for part in self._parts(analysis):
             for picture in pictures(part.findings):
                 path = self.folder / picture.path
                 try:
@@ -61,11 +60,18 @@ class Run:
 
     def findings(self, analysis: str) -> dict[str, tuple[Finding, ...]]:
         """Return everything that one analysis found, for each model."""
-        return {part.model: part.findings for part in analysis_of(self.result, analysis).parts}
+        return {part.model: part.findings for part in self._parts(analysis)}
 
     def metrics(self, analysis: str) -> dict[str, dict[str, float]]:
         """Return the metrics of one analysis for each model."""
-        return {part.model: dict(part.metrics) for part in analysis_of(self.result, analysis).parts}
+        return {part.model: dict(part.metrics) for part in self._parts(analysis)}
+
+    def _parts(self, name: str) -> tuple[Part, ...]:
+        for analysis in self.result.analyses:
+            if analysis.id == name:
+                return analysis.parts
+        known = ", ".join(analysis.id for analysis in self.result.analyses)
+        raise OutputError(f"the run has no analysis {shorten(name)!r}", remedy=f"it has {known}")
 
     def __repr__(self) -> str:
         return f"<onnxviz run {self.result.title!r}: {_VERDICTS[self.result.verdict]}; {self.report}>"

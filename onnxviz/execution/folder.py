@@ -17,7 +17,7 @@ from typing import TextIO
 from onnxviz.core import results
 from onnxviz.core.errors import OutputError, beginning, shorten
 from onnxviz.core.findings import Array, Cell, Finding, Table, replace_leaves
-from onnxviz.core.results import AnalysisResult, Part, RunResult
+from onnxviz.core.results import Part, RunResult
 from onnxviz.core.values import Unit
 from onnxviz.execution.store import cannot_write, plain_name, write_bytes
 
@@ -30,10 +30,6 @@ _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 def write_run(result: RunResult, folder: Path) -> RunResult:
     """Write tables, arrays, the locked recipe and `run.json`, in this order, each at once or not at all.
-
-    Args:
-        result: the run; its pictures and arrays lie in the folder's jobs.
-        folder: the run folder, held by this process.
 
     Returns:
         The run with the paths that arrays have now.
@@ -162,12 +158,7 @@ def _written(folder: Path) -> set[str]:
 
 
 class Log:
-    """The run's log: what was done when, and the full tracebacks that messages leave out.
-
-    Args:
-        folder: the run folder.
-        also: another file that is given the same lines.
-    """
+    """The log in a run folder, and in another file: what was done when, and the tracebacks that messages leave out."""
 
     def __init__(self, folder: Path, also: Path | None = None) -> None:
         self.path = folder / LOG
@@ -175,15 +166,10 @@ class Log:
 
     def write(self, text: str) -> None:
         """Append a line or a traceback with the time; a log that cannot be written stops nobody."""
-        for path in self._streams:
+        for path, stream in self._streams.items():
             with contextlib.suppress(OSError):
-                append_log(self._opened(path), text)
-
-    def _opened(self, path: Path) -> TextIO:
-        stream = self._streams[path]
-        if stream is None:
-            stream = self._streams[path] = open_log(path)
-        return stream
+                opened = self._streams[path] = stream or open_log(path)
+                append_log(opened, text)
 
     def close(self) -> None:
         """Close the files; they are opened again by the next line."""
@@ -207,16 +193,3 @@ def open_log(path: Path) -> TextIO:
 def append_log(stream: TextIO, text: str) -> None:
     """Write a line or a traceback with the time."""
     stream.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {text.rstrip()}\n")
-
-
-def analysis_of(result: RunResult, name: str) -> AnalysisResult:
-    """Return one analysis of a run.
-
-    Raises:
-        OutputError: if the run has none of this id.
-    """
-    for analysis in result.analyses:
-        if analysis.id == name:
-            return analysis
-    known = ", ".join(analysis.id for analysis in result.analyses)
-    raise OutputError(f"the run has no analysis {shorten(name)!r}", remedy=f"it has {known}")

@@ -17,7 +17,7 @@ from onnxviz.core.values import AUTO, Agreement
 from onnxviz.data.class_conflicts import contradictions
 from onnxviz.data.ground_truth import class_pattern
 from onnxviz.data.image_choice import unknown_classes
-from onnxviz.execution.plan import PARITY_IMAGES, ParityCheck
+from onnxviz.execution.schedule import PARITY_IMAGES, ParityCheck
 from onnxviz.graph import GraphView, open_model
 from onnxviz.graph.fixed_inputs import InputValue
 from onnxviz.graph.inputs import further_inputs
@@ -33,12 +33,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Unsupported:
-    """An operator that does not convert.
+    """An operator that does not convert, with its domain where that is not the standard's, and the nodes that are it.
 
-    Attributes:
-        operator: its type, with its domain where that is not the standard's.
-        reason: why, "" if nothing knows it.
-        nodes: names of the nodes that are it.
+    The reason is "" if nothing knows the operator.
     """
 
     operator: str

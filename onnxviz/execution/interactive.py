@@ -24,8 +24,11 @@ from onnxviz.data.concepts import ConceptSet, MaskFolder
 from onnxviz.data.given_images import source_of
 from onnxviz.execution.findings_view import Findings
 from onnxviz.execution.parity_job import disagreeing, distrusted, measure_agreement, why_not
-from onnxviz.execution.plan import ParityCheck, analysis_kind, heading_of, jobs_of
+from onnxviz.execution.plan import analysis_kind, heading_of, jobs_of
+from onnxviz.execution.schedule import ParityCheck
 from onnxviz.execution.workers.torch_setup import as_in_a_worker, seed_everything
+from onnxviz.graph.fixed_inputs import InputValue
+from onnxviz.graph.model_output import OutputKind
 from onnxviz.model import model as models
 from onnxviz.model.opening import opened
 from onnxviz.model.preprocessing_candidates import pictures_for, require_classifier, spread
@@ -34,9 +37,6 @@ from onnxviz.recipe.from_python import analysis_from
 
 if TYPE_CHECKING:
     import torch
-
-    from onnxviz.graph.fixed_inputs import InputValue
-from onnxviz.graph.model_output import OutputKind
 
 _UNITS = re.compile(r"\d+(-\d+)?|all")
 

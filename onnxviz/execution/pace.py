@@ -33,13 +33,7 @@ _GRADIENT = 3.0
 
 @dataclass(frozen=True)
 class Clocks:
-    """What passes are timed with.
-
-    Attributes:
-        wall: seconds that go by.
-        processor: seconds that all threads of this process have worked.
-        cores: how many may work at once.
-    """
+    """What passes are timed with: seconds that go by, and seconds that all threads of this process have worked."""
 
     wall: Callable[[], float] = time.perf_counter
     processor: Callable[[], float] = time.process_time
@@ -64,11 +58,6 @@ class Pace:
 
 def measure_pace(subject: Subject, device: Device, clocks: Clocks | None = None) -> Pace | None:
     """Measure how long images take a model, by the converted network that analyses with gradients use.
-
-    Args:
-        subject: the model.
-        device: where to compute.
-        clocks: what is measured with; this process's own if None.
 
     Returns:
         The pace, or None if the model's class scores cannot be computed: it does not convert, or needs too much memory.
@@ -120,14 +109,7 @@ def crowd() -> float:
 def time_passes(
     forward: Callable[[], None], gradient: Callable[[], None], clocks: Clocks, crowded: float = 1.0
 ) -> Pace:
-    """Time passes in turn until the budget is used up.
-
-    Args:
-        forward: does a forward pass of one image.
-        gradient: does one forward and backward.
-        clocks: what is measured with.
-        crowded: how many programs share a core.
-    """
+    """Time passes of one image, forward alone and with a backward one, in turn until the budget is used up."""
     forward()
     gradient()
     seconds, shared = _timed([(forward, 1.0), (gradient, _GRADIENT)], clocks)
@@ -135,11 +117,7 @@ def time_passes(
 
 
 def _timed(works: Sequence[tuple[Callable[[], object], float]], clocks: Clocks) -> tuple[list[float], float]:
-    """Do each of some works in turn until the budget is used up.
-
-    Args:
-        works: what to do, and how many passes that counts.
-        clocks: what is measured with.
+    """Do works, each with the passes that it counts, in turn until the budget is used up.
 
     Returns:
         The processor's seconds of a pass of each, and how many cores share one.

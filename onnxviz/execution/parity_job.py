@@ -1,24 +1,22 @@
-"""The parity check of a model's layers as a job: what to compare on, with whom, and how it is stored."""
+"""The parity check of a model's layers as a job: what to compare on, and with whom."""
 
 from __future__ import annotations
 
 import ctypes
-import dataclasses
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from onnxviz.analyses.base import Subject
 from onnxviz.core.errors import one_line, shorten
-from onnxviz.core.findings import Column, Finding, Table
 from onnxviz.core.values import Agreement
 from onnxviz.data.domains import domain_of
 from onnxviz.data.images import load_batch
-from onnxviz.execution.plan import PARITY_IMAGES, ParityCheck
+from onnxviz.execution.schedule import PARITY_IMAGES, ParityCheck
 from onnxviz.graph.structure import consumers
 
 if TYPE_CHECKING:
@@ -30,19 +28,19 @@ MIXES_BATCH = "its tensor mixes the images of a batch with something else, so th
 """Why a layer cannot be compared, which says nothing against the model."""
 _MMAP_THRESHOLD = -3
 """`M_MMAP_THRESHOLD` of glibc's malloc.h."""
-_COLUMNS = (*(entry.name for entry in dataclasses.fields(Agreement)), "error")
-_NUMBERS = ("relative", "absolute", "tolerance", "ours", "theirs", "end_to_end")
 
 
-def measure_agreement(
-    model: Model, subject: Subject, check: ParityCheck
-) -> tuple[tuple[Agreement, ...], dict[str, str]]:
+class Comparison(NamedTuple):
+    """The agreement of each layer, and by layer why others could not be compared."""
+
+    agreements: tuple[Agreement, ...]
+    errors: dict[str, str]
+
+
+def measure_agreement(model: Model, subject: Subject, check: ParityCheck) -> Comparison:
     """Check layers at once; where that is impossible in halves, so that an odd layer does not cost a pass for each.
 
     What is computed from a layer that fails fails with it, and is not tried.
-
-    Returns:
-        The agreement of each layer, and by layer why others could not be compared.
     """
     import torch
 
@@ -73,7 +71,8 @@ def measure_agreement(
     found = _with_effect(model, found, images)
     done = {item.layer for item in found}
     errors.update({layer: why for layer in check.layers if layer not in done and (why := failed.explains(layer))})
-    return tuple(replace(item, note="; ".join(part for part in (item.note, note) if part)) for item in found), errors
+    noted = (replace(item, note="; ".join(part for part in (item.note, note) if part)) for item in found)
+    return Comparison(tuple(noted), errors)
 
 
 def _with_effect(model: Model, found: list[Agreement], images: torch.Tensor) -> list[Agreement]:
@@ -120,7 +119,6 @@ class _Failed:
         self._reasons: dict[str, str] = {}
 
     def add(self, layer: str, reason: str) -> None:
-        """Note why a layer could not be computed."""
         waiting = [self._view.layer(layer).value]
         while waiting:
             value = waiting.pop()
@@ -132,30 +130,6 @@ class _Failed:
     def explains(self, layer: str) -> str:
         """Return why a layer cannot be computed, or "" if nothing is known against it."""
         return self._reasons.get(self._view.layer(layer).value, "")
-
-
-def agreement_table(agreements: tuple[Agreement, ...], errors: dict[str, str]) -> Table:
-    """Return what `read_agreement` reads: the agreement of each layer, and why others could not be compared."""
-    rows = [(*dataclasses.astuple(item), "") for item in agreements]
-    rows += [(*dataclasses.astuple(Agreement(layer, 0.0, 0.0, 0.0)), error) for layer, error in errors.items()]
-    columns = (Column(name, "scientific" if name in _NUMBERS else "text") for name in _COLUMNS)
-    return Table("agreement", "Agreement with ONNX Runtime", tuple(columns), tuple(rows))
-
-
-def read_agreement(findings: list[Finding]) -> tuple[tuple[Agreement, ...], dict[str, str]]:
-    """Return what `agreement_table` holds: the agreement of each layer, and why others could not be compared."""
-    (table,) = findings
-    assert isinstance(table, Table)
-    found, errors = [], {}
-    for row in table.rows:
-        cells = dict(zip((column.name for column in table.columns), row, strict=True))
-        if error := cells.pop("error"):
-            errors[str(cells["layer"])] = str(error)
-            continue
-        numbers = {name: _float(cells[name]) for name in _NUMBERS if cells[name] is not None}
-        texts = {name: str(cell) for name, cell in cells.items() if name not in _NUMBERS}
-        found.append(Agreement(**texts, **numbers))  # type: ignore[arg-type]
-    return tuple(found), errors
 
 
 def disagreeing(found: Iterable[Agreement], errors: Mapping[str, str]) -> dict[str, str]:
@@ -214,7 +188,3 @@ def synthetic_photographs(count: int, size: tuple[int, int], channels: int = 3) 
         spread = max(float(planes.std()), 1e-6)
         made[index] = np.clip(0.5 + 0.22 * planes / spread, 0.0, 1.0)
     return made
-
-
-def _float(cell: object) -> float:
-    return float(cell) if isinstance(cell, int | float) else float("nan")

@@ -22,13 +22,7 @@ _NAMED = 10
 
 @dataclass(frozen=True)
 class Kept:
-    """What a run does and its report has.
-
-    Attributes:
-        recipe: with the analyses that the report has.
-        schedule: their jobs.
-        remarks: what else the report has or has not, a sentence each.
-    """
+    """What a run does and its report has: analyses, their jobs, and what else is kept or lost, a sentence each."""
 
     recipe: Recipe
     schedule: Schedule
@@ -47,15 +41,7 @@ def with_reported(recipe: Recipe, asked: Set[str], folder: Path) -> Recipe:
 
 
 def kept(whole: Recipe, planned: Recipe, schedule: Schedule, asked: Set[str], store: Store) -> Kept:
-    """Leave out of a schedule what is neither asked for nor done.
-
-    Args:
-        whole: the recipe as it is written.
-        planned: what of it was planned: see `with_reported`.
-        schedule: its jobs.
-        asked: ids of the analyses that are done, where they are not yet.
-        store: results of the run folder.
-    """
+    """Leave out of the schedule of what was planned of a recipe what is neither asked for nor done."""
     there = schedule.cached(store)
     undone = {job.analysis for job in schedule.jobs if not job.job.intermediate and job.key not in there} - asked
     names = [name for name in planned.analyses if name not in undone]

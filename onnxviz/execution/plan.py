@@ -10,7 +10,7 @@ import itertools
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
@@ -28,181 +28,57 @@ from onnxviz.core.errors import (
     shorten,
 )
 from onnxviz.core.yaml_source import Address, MappingNode, SourcePosition, find, plain, words
-from onnxviz.data import builtin
+from onnxviz.data.builtin import MODELS, BuiltinModel
 from onnxviz.data.decode import is_array
 from onnxviz.data.domains import domain_of
 from onnxviz.data.image_choice import class_count
 from onnxviz.data.images import ImageSource
 from onnxviz.data.kinds import data_kinds
-from onnxviz.execution.store import Store, key_of
+from onnxviz.execution.cards import data_card, model_card, reasons_against_comparing
+from onnxviz.execution.schedule import PARITY_IMAGES, Choice, ParityCheck, PlannedJob, Schedule
+from onnxviz.execution.store import key_of
 from onnxviz.graph import open_model
 from onnxviz.graph.labels import read_labels, with_labels
 from onnxviz.graph.operators import custom_distributions
 from onnxviz.graph.tensors import all_nodes
 from onnxviz.graph.view import GraphView
+from onnxviz.model import preprocessing_candidates as trials
 from onnxviz.model.preprocessing import preprocessing_for
-from onnxviz.model.preprocessing_candidates import (
-    SIZES,
-    VARIANTS,
-    VERSION,
-    candidates,
-    known_classes,
-    pictures_for,
-    require_classifier,
-    spread,
-)
 from onnxviz.recipe.faults import ordered
 from onnxviz.recipe.recipe import Recipe, declared_as
 from onnxviz.recipe.schema import PreprocessSettings, pair
 
-PARITY_IMAGES = 2
-"""Images on which every layer that is used must agree with ONNX Runtime."""
 PARITY_VERSION = 2
 """Raised when the same comparison gives another table."""
-PARITY_COST = 2.0 * PARITY_IMAGES
-"""Forward passes of a parity check: one by each of the two engines for each image."""
 _DISTRIBUTIONS = ("onnxviz", "torch", "onnx", "onnxruntime", "onnxruntime-gpu", "numpy", "pillow")
 
 
 @dataclass(frozen=True)
-class PlannedJob:
-    """One job of one analysis on one model.
+class Plan(Schedule):
+    """A schedule with the models that were opened for it, by alias."""
 
-    Attributes:
-        key: what its result is stored under.
-        alias: the model.
-        analysis: the analysis' id.
-        job: what to do; its parameters are as JSON gives them back.
-        needs: the keys of the jobs that it needs, in the order of `job.needs`.
-    """
-
-    key: str
-    alias: str
-    analysis: str
-    job: Job
-    needs: tuple[str, ...] = ()
-
-    @property
-    def name(self) -> str:
-        """How the job is called in progress and errors."""
-        return f"{self.analysis}/{self.job.name}"
-
-
-@dataclass(frozen=True)
-class ParityCheck:
-    """The comparison with ONNX Runtime that a model's jobs wait for.
-
-    Attributes:
-        key: what its result is stored under.
-        alias: the model.
-        layers: names of all layers that jobs use, in topological order.
-        data: the data set whose first images are used; None for made-up images.
-    """
-
-    key: str
-    alias: str
-    layers: tuple[str, ...]
-    data: str | None
-
-
-@dataclass(frozen=True)
-class Choice:
-    """The choice of a preprocessing by trial that all jobs of a model wait for.
-
-    Attributes:
-        key: what its result is stored under.
-        alias: the model.
-        data: the data set on whose images preprocessings are tried.
-        images: how many of them are used.
-        cost: forward passes.
-    """
-
-    key: str
-    alias: str
-    data: str
-    images: int
-    cost: float
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Everything that a run will do.
-
-    Attributes:
-        recipe: what was asked.
-        subjects: the opened models with their data, by alias.
-        data: the opened data sets by name.
-        jobs: in the order of the recipe, model by model.
-        parity_checks: one for each model that needs one, by alias.
-        choices: one for each model whose preprocessing is to be chosen by trial, by alias.
-        device: what it is planned for.
-        versions: of the libraries that results depend on.
-    """
-
-    recipe: Recipe
-    subjects: Mapping[str, Subject]
-    data: Mapping[str, ImageSource]
-    jobs: tuple[PlannedJob, ...]
-    parity_checks: Mapping[str, ParityCheck]
-    choices: Mapping[str, Choice]
-    device: Device
-    versions: Mapping[str, str]
-
-    def analysis(self, job: PlannedJob) -> Analysis:
-        """Return the analysis that a job belongs to."""
-        return self.recipe.analyses[job.analysis]
-
-    @property
-    def remarks(self) -> tuple[str, ...]:
-        """What should be known of the settings on the models, before anything is computed."""
-        found = (
-            f"{name}: {remark}"
-            for subject in self.subjects.values()
-            for name, analysis in self.recipe.analyses.items()
-            for remark in analysis.remarks(subject)
-        )
-        named = (note for subject in self.subjects.values() for note in subject.view.namesake_notes.values())
-        return tuple(dict.fromkeys([*found, *named]))
-
-    def cached(self, store: Store) -> set[str]:
-        """Return the keys of what is done already."""
-        keys = [job.key for job in self.jobs] + [parity_check.key for parity_check in self.parity_checks.values()]
-        keys += [choice.key for choice in self.choices.values()]
-        return {key for key in keys if store.has(key)}
+    subjects: Mapping[str, Subject] = field(default_factory=dict)
 
 
 def make_plan(recipe: Recipe, device: Device = "cpu") -> Plan:
-    """Open the models and the data, and split the analyses into jobs.
-
-    Args:
-        recipe: what to do.
-        device: what it will run on; results of different devices are not mixed.
+    """Open the models and the data, and split the analyses into jobs; results of different devices are not mixed.
 
     Raises:
         RecipeError: with the recipe's own faults and everything that it asks for and that is not there, at its place.
     """
     planner = _Planner(recipe, device)
     plan = planner.plan()
-    if faults := [*recipe.faults, *planner.faults]:
-        raise RecipeError(ordered(faults))
+    if plan is None:
+        raise RecipeError(ordered([*recipe.faults, *planner.faults]))
     return plan
 
 
 def open_subject(
-    recipe: Recipe,
-    alias: str,
-    device: Device = "cpu",
-    planned: Mapping[str, str] | None = None,
-    data: Mapping[str, Any] | None = None,
+    recipe: Recipe, alias: str, device: Device, planned: Mapping[str, str] | None, data: Mapping[str, Any] | None
 ) -> Subject:
     """Open one model of a recipe with the recipe's data, for whoever is given jobs that were planned elsewhere.
 
-    Args:
-        recipe: what names them.
-        alias: the model.
-        device: what it is opened for.
-        planned: what `digests_of` said when the keys of the jobs were made.
-        data: those of another model of the recipe that was opened before, so that they are read only once.
+    What was planned is known by what `digests_of` said then; data of a model that was opened before is not read again.
 
     Raises:
         RecipeError: if the model or the data are refused.
@@ -210,7 +86,7 @@ def open_subject(
     """
     planner = _Planner(recipe, device)
     known = data if isinstance(data, _Known) else planner.open_data()
-    subject = planner.open_subject(alias, known)
+    subject = planner.noted_subject(alias, known)
     if subject is None or planner.faults:
         raise RecipeError(ordered(planner.faults))
     if planned is not None:
@@ -290,33 +166,53 @@ class _Planner:
         self.faults: list[Fault] = []
         self.choices: dict[str, Choice] = {}
 
-    def plan(self) -> Plan:
-        data = self.open_data()
-        subjects = {}
-        for alias in self.recipe.models:
-            if (subject := self.open_subject(alias, data)) is not None:
-                subjects[alias] = subject
+    def plan(self) -> Plan | None:
+        """Return the plan; None if there are faults."""
+        recipe, data = self.recipe, self.open_data()
+        opened = {alias: self.noted_subject(alias, data) for alias in recipe.models}
+        subjects = {alias: subject for alias, subject in opened.items() if subject is not None}
         jobs: list[PlannedJob] = []
         for alias, subject in subjects.items():
-            for name, analysis in self.recipe.analyses.items():
+            for name, analysis in recipe.analyses.items():
                 jobs += itertools.islice(self.split(alias, subject, name, analysis), limits.JOBS + 1 - len(jobs))
                 if len(jobs) > limits.JOBS:
-                    self.fault(f"with this the run has more than {limits.JOBS:,} jobs; make several runs of it",
-                               ("analyses", name))  # fmt: skip
-                    return Plan(self.recipe, {}, {}, (), {}, {}, self.device, versions())
+                    text = f"with this the run has more than {limits.JOBS:,} jobs; make several runs of it"
+                    self.fault(text, ("analyses", name))
+                    return None
         checks = {}
         for alias, subject in subjects.items():
-            used = {layer for job in jobs if job.alias == alias for layer in job.job.layers}
-            self.check_samples(subject, {name for job in jobs if job.alias == alias for name in job.job.data})
-            values = [layer.value for layer in subject.view.layers if layer.name in used]
-            try:
-                subject.view.require_image_only(values)
-            except OnnxvizError as error:
-                self.note(error, (*self.recipe.address(alias), "path"))
-                continue
-            if used:
-                checks[alias] = self.parity_check(subject, used)
-        return Plan(self.recipe, subjects, dict(data), tuple(jobs), checks, self.choices, self.device, versions())
+            own = [job.job for job in jobs if job.alias == alias]
+            used = {layer for job in own for layer in job.layers}
+            self.check_samples(subject, {name for job in own for name in job.data})
+            with contextlib.suppress(_ReportedError), self.noting((*recipe.address(alias), "path")):
+                subject.view.require_image_only([layer.value for layer in subject.view.layers if layer.name in used])
+                if used:
+                    checks[alias] = self.parity_check(subject, used)
+        if recipe.faults or self.faults:
+            return None
+        every = list(subjects.values())
+        return Plan(
+            models=tuple(map(model_card, every)),
+            data=tuple(data_card(name, recipe.data[name], source, every) for name, source in data.items()),
+            jobs=tuple(jobs),
+            parity_checks=checks,
+            device=self.device,
+            versions=versions(),
+            not_comparable=tuple(reasons_against_comparing(every)),
+            remarks=self.remarks(every),
+            choices=self.choices,
+            subjects=subjects,
+        )
+
+    def remarks(self, subjects: Sequence[Subject]) -> tuple[str, ...]:
+        found = [
+            f"{name}: {remark}"
+            for subject in subjects
+            for name, analysis in self.recipe.analyses.items()
+            for remark in analysis.remarks(subject)
+        ]
+        found += (note for subject in subjects for note in subject.view.namesake_notes.values())
+        return tuple(dict.fromkeys(found))
 
     def check_samples(self, subject: Subject, names: Iterable[str]) -> None:
         """Refuse data whose first image is none that the model takes; photographs are not decoded for that."""
@@ -334,70 +230,70 @@ class _Planner:
     def open_data(self) -> _Known:
         found: dict[str, ImageSource] = {}
         for name, settings in self.recipe.data.items():
-            try:
+            with contextlib.suppress(_ReportedError), self.noting(("data", name, settings.kind)):
                 opened = settings.open(name, self.recipe.base(name))
-            except OnnxvizError as error:
-                self.note(error, ("data", name, settings.kind))
-                continue
-            wrong = list(settings.verify(opened))
-            for field, why in wrong:
-                self.note(why, ("data", name, field))
-            if not wrong:  # else it is told once
-                found[name] = opened
+                wrong = list(settings.verify(opened))
+                for field_name, why in wrong:
+                    self.note(why, ("data", name, field_name))
+                if not wrong:  # else it is told once
+                    found[name] = opened
         declared = find(self.recipe.tree, ("data",))
         names = set(declared.entries) if isinstance(declared, MappingNode) else set()
         return _Known(found, names - set(found))
 
-    def open_subject(self, alias: str, data: _Known) -> Subject | None:
-        settings, address = self.recipe.models[alias], self.recipe.address(alias)
+    def noted_subject(self, alias: str, data: _Known) -> Subject | None:
+        """Open a model; None if something is wrong with it, which is noted."""
         before = len(self.faults)
-        own = None
-        if settings.builtin is not None:
-            own = builtin.MODELS.get(settings.builtin)
-            if own is None:
-                hint = nearest(settings.builtin, builtin.MODELS) or f"known are {', '.join(builtin.MODELS)}"
-                self.fault(f"no built-in model is called {shorten(settings.builtin)!r}; {hint}", (*address, "builtin"))
-                return None
-        inputs = self.recipe.inputs(alias)
+        with contextlib.suppress(_ReportedError):
+            subject = self.open_subject(alias, data)
+            return subject if len(self.faults) == before else None
+        return None
+
+    def open_subject(self, alias: str, data: _Known) -> Subject:
+        settings, address = self.recipe.models[alias], self.recipe.address(alias)
+        own = self.builtin(alias)
         try:
-            view = open_model(own.path if own else self.recipe.resolve((*address, "path")), inputs=inputs)
-        except (DataError, SelectionError) as error:
-            self.note(error, (*address, "inputs"))
-            return None
-        except OnnxvizError as error:
-            self.note(error, (*address, "builtin" if own else "path"))
-            self.labels(alias, None)
-            return None
-        names = self.labels(alias, own.labels if own else None)
-        if len(self.faults) > before:
-            return None
-        told = self.told(alias, view, names, data)
-        if told is None:
-            return None
-        view, labels = told
-        given = settings.preprocess
-        chosen = given.resolve() if isinstance(given, PreprocessSettings) else given
-        try:
-            preprocessing = preprocessing_for(view, chosen if chosen is not None or own is None else own.preprocessing)
-        except OnnxvizError as error:
-            self.note(error, (*address, "preprocess"))
-            return None
+            view = self.open_view(alias, own)
+        except _ReportedError:
+            self.labels(alias, own)  # what is wrong with them is said too
+            raise
+        names = self.labels(alias, own)
+        view, labels = self.told(alias, view, names, data)
+        with self.noting((*address, "preprocess")):
+            given = settings.preprocess
+            chosen = given.resolve() if isinstance(given, PreprocessSettings) else given
+            preprocessing = preprocessing_for(view, own.preprocessing if chosen is None and own else chosen)
         if settings.size is not None:
             wanted = pair(settings.size)
             if view.input_size not in (None, wanted):
                 self.fault(f"the model's input is {_size(view.input_size)} and cannot be changed", (*address, "size"))
+                raise _ReportedError("")
             preprocessing = preprocessing.with_size(*wanted)
-        if len(self.faults) > before:
-            return None
         subject = Subject(alias, view, preprocessing, labels, data, self.recipe.seed, self.device)
         if not preprocessing.undecided:
             return subject
-        try:
-            found = self.choices[alias] = self.choice(subject, data)
-        except OnnxvizError as error:
-            self.note(error, (*address, "preprocess"))
-            return None
-        return dataclasses.replace(subject, choice=found.key)
+        with self.noting((*address, "preprocess")):
+            self.choices[alias] = self.choice(subject, data)
+        return dataclasses.replace(subject, choice=self.choices[alias].key)
+
+    def builtin(self, alias: str) -> BuiltinModel | None:
+        name = self.recipe.models[alias].builtin
+        if name is None or name in MODELS:
+            return MODELS[name] if name else None
+        hint = nearest(name, MODELS) or f"known are {', '.join(MODELS)}"
+        self.fault(f"no built-in model is called {shorten(name)!r}; {hint}", (*self.recipe.address(alias), "builtin"))
+        raise _ReportedError("")
+
+    def open_view(self, alias: str, own: BuiltinModel | None) -> GraphView:
+        address = self.recipe.address(alias)
+        inputs = self.recipe.inputs(alias)
+        with self.noting((*address, "builtin" if own else "path")):
+            path = own.path if own else self.recipe.resolve((*address, "path"))
+            try:
+                return open_model(path, inputs=inputs)
+            except (DataError, SelectionError) as error:
+                self.note(error, (*address, "inputs"))
+                raise _ReportedError("") from error
 
     def choice(self, subject: Subject, data: _Known) -> Choice:
         """Return what is to be tried to find a model's preprocessing.
@@ -416,42 +312,36 @@ class _Planner:
                 remedy="add `data:` with photographs of what the model is used on, or name a preset",
             )
         view, source = subject.view, data[name]
-        head = require_classifier(view)
-        indices = spread(pictures_for(view), len(source))
-        known = known_classes(head, source, indices, subject.labels)
-        tried = sum(1 for _ in candidates(view, geometry=subject.preprocessing))
+        head = trials.require_classifier(view)
+        indices = trials.spread(trials.pictures_for(view), len(source))
+        known = trials.known_classes(head, source, indices, subject.labels)
+        tried = sum(1 for _ in trials.candidates(view, geometry=subject.preprocessing))
         if any(own is not None for own in known) and not subject.preprocessing.keeps_geometry:
-            tried += SIZES
-        parts = {**self.context(subject), "choice": [VERSION, name, source.digest, known]}
-        return Choice(key_of(parts), subject.alias, name, len(indices), float(tried * VARIANTS * len(indices)))
+            tried += trials.SIZES
+        parts = {**self.context(subject), "choice": [trials.VERSION, name, source.digest, known]}
+        return Choice(key_of(parts), subject.alias, name, len(indices), float(tried * trials.VARIANTS * len(indices)))
 
-    def labels(self, alias: str, own: Sequence[str] | None) -> tuple[str, ...] | None:
-        settings, address = self.recipe.models[alias], (*self.recipe.address(alias), "labels")
-        if settings.labels is None:
-            return tuple(own) if own is not None else None
-        if not isinstance(settings.labels, str):
-            return tuple(settings.labels)
-        try:
+    def labels(self, alias: str, own: BuiltinModel | None) -> tuple[str, ...] | None:
+        given, address = self.recipe.models[alias].labels, (*self.recipe.address(alias), "labels")
+        if given is None:
+            return tuple(own.labels) if own is not None else None
+        if not isinstance(given, str):
+            return tuple(given)
+        with self.noting(address):
             return read_labels(self.recipe.resolve(address))
-        except OnnxvizError as error:
-            self.note(error, address)
-            return None
 
     def told(
         self, alias: str, view: GraphView, names: tuple[str, ...] | None, data: _Known
-    ) -> tuple[GraphView, tuple[str, ...] | None] | None:
+    ) -> tuple[GraphView, tuple[str, ...] | None]:
         """Return the view with what the recipe says of its outputs, and the class names."""
-        settings, address = self.recipe.models[alias], self.recipe.address(alias)
+        output, address = self.recipe.models[alias].output, self.recipe.address(alias)
+        with self.noting((*address, "output")):
+            view.with_output(output)
         try:
-            view.with_output(settings.output)
-        except OnnxvizError as error:
-            self.note(error, (*address, "output"))
-            return None
-        try:
-            return with_labels(view, names, settings.output, class_count(data.values()))
+            return with_labels(view, names, output, class_count(data.values()))
         except OnnxvizError as error:
             self.fault("; ".join(part for part in (error.what, error.remedy) if part), (*address, "labels"))
-            return None
+            raise _ReportedError("") from error
 
     def split(self, alias: str, subject: Subject, name: str, analysis: Analysis) -> Iterator[PlannedJob]:
         address: Address = ("analyses", name)
@@ -525,6 +415,15 @@ class _Planner:
 
     def fault(self, message: str, address: Address) -> None:
         self.faults.append(self.recipe.place(address).fault(message))
+
+    @contextlib.contextmanager
+    def noting(self, address: Address) -> Iterator[None]:
+        """Note an error as a fault at its address; `_ReportedError` keeps the rest from what depends on it."""
+        try:
+            yield
+        except OnnxvizError as error:
+            self.note(error, address)
+            raise _ReportedError("") from error
 
     def note(self, error: OnnxvizError, address: Address, subject: str = "") -> None:
         """Turn an error into a fault at the value that it speaks of, or at the nearest entry that is known."""

@@ -22,16 +22,18 @@ import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image
+from pydantic import TypeAdapter
 
 from onnxviz.core.errors import OutputError, beginning, shorten
 from onnxviz.core.findings import (
     FINDING_TYPES,
     Finding,
     Leaf,
+    Note,
     Numbers,
     Picture,
     from_data,
@@ -39,7 +41,7 @@ from onnxviz.core.findings import (
     to_data,
 )
 
-FORMAT = 3
+FORMAT = 4
 """Version of a stored result; part of every key."""
 KEY_LENGTH = 32
 """Hexadecimal digits of a key: 128 bits of SHA-256."""
@@ -53,6 +55,8 @@ MANY_RESULTS = 1_000
 LOCK = "run.lock"
 """Marks a run folder; locked while a run writes to it."""
 JPEG_QUALITY = 90
+
+T = TypeVar("T")
 
 
 def canonical(data: Any) -> bytes:
@@ -134,11 +138,7 @@ def encode_arrays(arrays: Mapping[str, np.ndarray]) -> bytes:
 
 @dataclass(frozen=True)
 class Store:
-    """The finished jobs of a run folder.
-
-    Attributes:
-        folder: the run folder.
-    """
+    """The finished jobs of a run folder."""
 
     folder: Path
 
@@ -194,46 +194,61 @@ class Store:
         files[RECORD] = canonical(head) + b"\n" + body + b"\n"
         self.move_in(key, files)
 
+    def save_value(self, key: str, value: object, about: Mapping[str, Any]) -> None:
+        """Store a dataclass or named tuple of plain data; see `save`."""
+        self.save(key, [Note(json.dumps(TypeAdapter(type(value)).dump_python(value, mode="json")))], about)
+
+    def load_value(self, key: str, kind: type[T]) -> T | None:
+        """Return what `save_value` stored, or None if there is nothing; its types are checked.
+
+        Raises:
+            DamagedError: if it is not whole, or something else.
+        """
+        found = self.load(key)
+        if found is None:
+            return None
+        with _damage_told(key):
+            (note,) = found
+            return TypeAdapter(kind).validate_python(json.loads(note.text))
+
     def move_in(self, key: str, files: Mapping[str, bytes]) -> None:
         """Store the files of a result as they are, by name; `load` says whether they are whole.
 
         Raises:
             OutputError: if they cannot be written.
         """
+        # Not by `tempfile`, whose folders are private: reports are shared.
+        temporary = self.jobs / f".tmp-{secrets.token_hex(8)}"
         try:
-            # Not by `tempfile`, whose folders are private: reports are shared.
-            temporary = self.jobs / f".tmp-{secrets.token_hex(8)}"
-            try:
-                temporary.mkdir()
-            except FileNotFoundError:
-                temporary.mkdir(parents=True)
-        except OSError as error:
-            raise cannot_write(self.jobs, error) from error
-        try:
+            temporary.mkdir(parents=True)
             for name, content in files.items():
                 with (temporary / name).open("wb") as stream:
                     stream.write(content)
-            final = self.jobs / key
-            try:
-                temporary.rename(final)
-            except OSError as error:
-                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.EACCES):
-                    raise
-                shutil.rmtree(final)
-                temporary.rename(final)
+            self._rename(temporary, key)
         except OSError as error:
             raise cannot_write(self.jobs / key, error) from error
         finally:
-            if temporary.exists():
-                shutil.rmtree(temporary, ignore_errors=True)
+            shutil.rmtree(temporary, ignore_errors=True)
+
+    def _rename(self, temporary: Path, key: str) -> None:
+        """Give a result its place; one that is whole stays, because another worker may just be reading it.
+
+        Two names of one model in a recipe have jobs with the same keys, and two workers may end them at once.
+        """
+        for last in (False, True):
+            try:
+                temporary.rename(self.jobs / key)
+                return
+            except OSError as error:
+                if last or error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.EACCES):
+                    raise
+            with contextlib.suppress(DamagedError):
+                self.require(key)
+                return
+            self.discard(key)
 
     def load(self, key: str, *, arrays: bool = False, types: Mapping[str, type] = FINDING_TYPES) -> list[Any] | None:
-        """Return a stored result, or None if there is none.
-
-        Args:
-            key: the result's key.
-            arrays: give `Array` findings their numbers, which are read when they are asked for, and dataclasses theirs.
-            types: the dataclasses that it may hold, by name.
+        """Return a stored result, or None if there is none; with `arrays` those are read when they are asked.
 
         Raises:
             DamagedError: if it is not whole.
@@ -284,9 +299,11 @@ class Store:
         return record
 
     def discard(self, key: str) -> None:
-        """Remove a damaged result, so that it is made again."""
+        """Remove a result, so that it is made again; that it is gone already is as well."""
         try:
             shutil.rmtree(self.jobs / key)
+        except FileNotFoundError:
+            return
         except OSError as error:
             raise cannot_write(self.jobs / key, error) from error
 
@@ -306,10 +323,6 @@ class Checked:
     A few results are compared with their digests in every run. Of many, one counts as whole if each of its files has
     the size and the time of change that it had when its digest was last compared, as version control systems do it.
     For whoever holds the folder's lock.
-
-    Args:
-        store: the results.
-        count: how many there will be.
     """
 
     def __init__(self, store: Store, count: int) -> None:

@@ -119,7 +119,7 @@ class Progression:
     def plan(self, schedule: Schedule, cached: set[str]) -> None:
         """Take note of all the work."""
         self.begun = self.clock()
-        self.jobs = len(schedule.jobs) + len(schedule.parity_checks) + len(schedule.choices)
+        self.jobs = len(schedule.works)
         for job in schedule.jobs:
             # Of several models each has its own pace.
             analysis = f"{job.alias}: {job.analysis}"

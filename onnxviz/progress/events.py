@@ -13,7 +13,6 @@ from typing import Any, Literal, TextIO
 
 from onnxviz.core.results import ExpectationResult, RunResult
 from onnxviz.execution.observer import Observer
-from onnxviz.execution.plan import PARITY_COST
 from onnxviz.execution.schedule import Schedule
 
 FORMAT = 1
@@ -47,10 +46,6 @@ class EventStream(Observer):
 
     def planned(self, schedule: Schedule, cached: set[str]) -> None:
         """The work is known."""
-        parity_checks = schedule.parity_checks.values()
-        cost = sum(job.job.cost for job in schedule.jobs if job.key not in cached)
-        cost += sum(choice.cost for choice in schedule.choices.values() if choice.key not in cached)
-        cost += sum(PARITY_COST for check in parity_checks if check.key not in cached)
         self.write(
             "planned",
             format=FORMAT,
@@ -59,7 +54,7 @@ class EventStream(Observer):
             jobs=len(schedule.jobs),
             parity_checks=len(schedule.parity_checks),
             cached=sum(job.key in cached for job in schedule.jobs),
-            cost=cost,
+            cost=schedule.cost(cached),
         )
 
     def started(self, name: str, cost: float) -> None:

@@ -16,18 +16,17 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
-from onnxviz.confinement import Limits, clean_environment
-from onnxviz.core import results
+from onnxviz.confinement import Defence, Limits, clean_environment
 from onnxviz.core.devices import Device
 from onnxviz.core.errors import OnnxvizError, OutputError, beginning, one_line, shorten
-from onnxviz.core.results import Defence
+from onnxviz.execution.schedule import Choice, ParityCheck, PlannedJob
 from onnxviz.execution.store import Store, cannot_write
 from onnxviz.execution.workers.limits import default_limits
-from onnxviz.execution.workers.node import SUGGESTED, Node, file_digests, files_of, key_of_task
-from onnxviz.execution.workers.pool import DeathKind, Died, Finished, Message, Progressed
-from onnxviz.execution.workers.processes import ProcessPool, paths_of
+from onnxviz.execution.workers.node import SUGGESTED, Answer, Node, file_digests, files_of
+from onnxviz.execution.workers.pool import DeathKind, Died, Message, Pool, Progressed
+from onnxviz.execution.workers.processes import ProcessPool, last_line, paths_of
 from onnxviz.execution.workers.ray_session import connect, import_ray, room_for_workers
-from onnxviz.execution.workers.tasks import CombineTask, JobTask, Outcome, ParityTask, Task, outcome_from, task_data
+from onnxviz.execution.workers.tasks import Combination, Outcome, Task
 from onnxviz.recipe.recipe import Recipe
 
 RESULTS = "ONNXVIZ_RAY_RESULTS"
@@ -57,7 +56,6 @@ class _Slot:
     """A worker: an actor of the cluster, which is replaced when it dies, and the process that it keeps."""
 
     actor: Any = None
-    methods: Mapping[str, Any] = field(default_factory=dict)
     about: Mapping[str, Any] = field(default_factory=dict)
     limits: tuple[tuple[str, str], ...] = ()
     turn: int = 0
@@ -68,8 +66,8 @@ class _Slot:
     asking: bool = False
 
 
-class RayPool:
-    """One worker for each actor, and one more in this process' own pool, which puts results together.
+class RayPool(Pool):
+    """One worker for each actor, and one more in this process' own pool, which has planned and puts results together.
 
     Args:
         recipe: what they work on.
@@ -77,8 +75,8 @@ class RayPool:
         device: what they compute on.
         limits: what each worker process is limited to; as its machine suggests if None.
         workers: how many; as many as the cluster has GPUs, or CPUs for, if None.
-        local: this machine's own pool, which has planned the recipe.
-        way: how results come back; as the environment variable `RESULTS` says if None.
+        local: this machine's own pool.
+        choices: of preprocessings that jobs wait for, by alias.
 
     Raises:
         OnnxvizError: if Ray is missing, the cluster has no room, or a node lacks what the run needs.
@@ -92,8 +90,7 @@ class RayPool:
         limits: Limits | None,
         workers: int | None,
         local: ProcessPool,
-        *,
-        way: ResultsWay | None = None,
+        choices: Mapping[str, Choice] | None = None,
     ) -> None:
         self._ray = import_ray()
         if workers is not None and workers < 1:
@@ -107,8 +104,9 @@ class RayPool:
         self._limits = limits
         self._wanted = workers
         self._local = local
-        self._way = way or _way()
+        self._way = _way()
         self._store = Store(self._folder)
+        self._choices = choices or {}
         self._heard: queue.SimpleQueue[tuple[_Slot, Any, _Sent | None, Any]] = queue.SimpleQueue()
         self._defences: dict[tuple[str, str], Defence] = {}
         self._combining = 0
@@ -117,7 +115,8 @@ class RayPool:
         self._own = False
         try:
             self._own = connect(self._ray, workers)
-            memory = _memory(self._limits, recipe)
+            said = (limits.memory if limits else None, recipe.limits.memory_bytes if recipe.limits else None)
+            memory = min((item for item in said if item), default=None)
             self._options, count = room_for_workers(self._ray, device, memory, workers)
             self._slots = self._place([_Slot() for _ in range(count)], _PLACE_SECONDS)
             if not self._slots:
@@ -126,6 +125,8 @@ class RayPool:
                     remedy="`ray status` shows what other work it has",
                 )
             self._begin(self._slots)
+            self.events = local.events
+            self.size = len(self._slots) + 1  # with the one in this machine's own pool, which is the last
         except self._ray.exceptions.RayError as error:
             self.close()
             raise OnnxvizError(f"the Ray cluster does not answer: {beginning(one_line(error))}") from error
@@ -134,18 +135,7 @@ class RayPool:
             raise
 
     @property
-    def events(self) -> tuple[str, ...]:
-        """What a reader must know of how the recipe was planned."""
-        return self._local.events
-
-    @property
-    def size(self) -> int:
-        """Number of workers, with the one in this machine's own pool, which is the last."""
-        return len(self._slots) + 1
-
-    @property
-    def description(self) -> str:
-        """Who they are, for the report."""
+    def description(self) -> str:  # type: ignore[override]
         count, nodes = len(self._slots), len({slot.about["node"] for slot in self._slots})
         wanted = f", of {self._wanted} wanted" if self._wanted is not None and self._wanted != count else ""
         lost = "; ".join(dict.fromkeys(self._losses))
@@ -153,7 +143,7 @@ class RayPool:
         return f"Ray, {count} worker{'s' * (count != 1)} on {nodes} node{'s' * (nodes != 1)}{wanted}{gone}"
 
     @property
-    def limits(self) -> tuple[tuple[str, str], ...]:
+    def limits(self) -> tuple[tuple[str, str], ...]:  # type: ignore[override]
         """What they are limited to, by name; nodes may differ."""
         found: dict[str, list[str]] = {}
         for slot in self._slots:
@@ -162,7 +152,7 @@ class RayPool:
         return tuple((name, "; ".join(dict.fromkeys(values))) for name, values in found.items())
 
     @property
-    def defences(self) -> tuple[Defence, ...]:
+    def defences(self) -> tuple[Defence, ...]:  # type: ignore[override]
         """What keeps them from the rest of their machines: active only where it is active on all."""
         found: dict[str, Defence] = {}
         for (node, name), defence in self._defences.items():
@@ -176,12 +166,11 @@ class RayPool:
 
     def accepts(self, worker: int, task: Task) -> bool:
         """Whether a worker can do a task of this kind: what puts results together runs where all of them are."""
-        if isinstance(task, CombineTask):
+        if isinstance(task.work, Combination):
             return worker == len(self._slots)
         return worker < len(self._slots) and self._slots[worker].lives
 
     def send(self, worker: int, task: Task) -> None:
-        """Give a worker a task, behind those that it has."""
         if worker == len(self._slots):
             self._combining += 1
             self._local.send(0, task)
@@ -190,17 +179,18 @@ class RayPool:
         sent = _Sent(task)
         slot.sent.append(sent)
         slot.asked = time.monotonic()
-        needed = {}
-        if self._way == "store" and isinstance(task, JobTask | ParityTask):
-            keys = (*(task.planned.needs if isinstance(task, JobTask) else ()), *([task.choice] if task.choice else ()))
-            needed = {key: files_of(self._store, key) for key in keys}
-        self._ask(slot, "work", sent, slot.turn, task_data(task), needed)
+        keys: list[str] = []
+        if self._way == "store" and isinstance(task.work, PlannedJob | ParityCheck):
+            keys += task.work.needs if isinstance(task.work, PlannedJob) else ()
+            keys += [choice.key for alias, choice in self._choices.items() if alias == task.work.alias]
+        self._ask(slot, "work", sent, slot.turn, task, {key: files_of(self._store, key) for key in keys})
 
     def _ask(self, slot: _Slot, method: Literal["work", "progress"], sent: _Sent | None, *arguments: Any) -> None:
         """Call an actor; its answer, or what went wrong, comes into the queue."""
         actor = slot.actor
         try:
-            future = slot.methods[method].remote(*arguments).future()
+            called = getattr(actor, method).options(concurrency_group="work" if method == "work" else "watch")
+            future = called.remote(*arguments).future()
             future.add_done_callback(lambda done: self._heard.put((slot, actor, sent, done)))
         except self._ray.exceptions.RayError as error:
             self._heard.put((slot, actor, sent, error))
@@ -208,12 +198,6 @@ class RayPool:
     # --- hearing of it ----------------------------------------------------------------------------------------------
 
     def wait(self, seconds: float, tell: Callable[[Message], None]) -> None:
-        """Wait until something has happened, at most so long, and tell of it.
-
-        Raises:
-            OutputError: if a worker cannot write its results.
-            OnnxvizError: if no worker is left.
-        """
         if not any(slot.lives for slot in self._slots):
             raise OnnxvizError(
                 "the cluster has lost all workers, and has no room for new ones",
@@ -260,7 +244,7 @@ class RayPool:
             said = _answer(done)
             if isinstance(said, Exception) or said is None or not slot.sent:
                 return  # that it is gone is told by its task
-            yield Progressed(self._slots.index(slot), int(said[0]), int(said[1]), str(said[2]))
+            yield replace(said, worker=self._slots.index(slot))
             return
         sent.answer = _answer(done)
         if isinstance(sent.answer, Exception) and sent in slot.sent:
@@ -269,30 +253,27 @@ class RayPool:
             first = slot.sent.popleft()
             yield self._ended(slot, first.task, first.answer)
 
-    def _ended(self, slot: _Slot, task: Task, answer: Mapping[str, Any]) -> Message:
-        worker = self._slots.index(slot)
+    def _ended(self, slot: _Slot, task: Task, answer: Answer) -> Message:
         name = slot.about["name"]
-        for item in answer.get("defences", ()):
-            defence = results.decode(item, Defence)
+        for defence in answer.defences:
             self._defences[name, defence.name] = defence
-        for kind, error in (("stopped", OutputError), ("refused", OnnxvizError)):
-            if kind in answer:
-                told = answer[kind]
-                raise error(told["what"], where=f"{told['where']} on {name}".strip(), remedy=told["remedy"])
-        if "died" in answer:
-            death, cause, details = answer["died"]
+        if answer.refused is not None:
+            raise answer.refused.error(name)
+        ended = answer.ended
+        assert ended is not None, "what was not begun was taken back"
+        ended = replace(ended, worker=self._slots.index(slot))
+        if isinstance(ended, Died):
             slot.turn += 1
             slot.renewed = True
             slot.sent.clear()  # the actor does not begin them, and whoever has sent them takes them back
-            return Died(worker, death, str(cause), str(details))
-        outcome = outcome_from(answer["finished"])
-        if not outcome.error:
-            outcome = self._received(task, answer, name, outcome)
-        return Finished(worker, outcome)
+        elif not ended.outcome.error:
+            return replace(ended, outcome=self._received(task, answer, name, ended.outcome))
+        return ended
 
-    def _received(self, task: Task, answer: Mapping[str, Any], name: str, outcome: Outcome) -> Outcome:
+    def _received(self, task: Task, answer: Answer, name: str, outcome: Outcome) -> Outcome:
         """Have the result in the run folder, or say why it is not there."""
-        key = key_of_task(task)
+        assert task.work is not None
+        key = task.work.key
         if self._way == "folder":
             end = time.monotonic() + _ARRIVE_SECONDS
             while not self._store.has(key):
@@ -304,7 +285,7 @@ class RayPool:
                     )
                 time.sleep(0.05)
             return outcome
-        files = {str(file): bytes(content) for file, content in (answer["files"] or {}).items()}
+        files = answer.files
         if not files or not all(_FILE_NAME.fullmatch(file) for file in files):
             return Outcome("error", f"{name} sent files that are no result", seconds=outcome.seconds)
         self._store.move_in(key, files)
@@ -345,10 +326,10 @@ class RayPool:
                 self._losses.append(f"no room in {_REPLACE_SECONDS:g} s")
 
     def close(self) -> None:
-        """End all workers, at once; a Ray that was started here ends with them."""
+        """End all workers, at once, and with them a Ray that was started here."""
         with contextlib.suppress(Exception):  # a cluster that is gone has nothing left to end
-            asked = [slot.methods["close"].remote() for slot in self._slots if slot.lives]
-            if asked:
+            living = [slot.actor.close.options(concurrency_group="watch") for slot in self._slots if slot.lives]
+            if asked := [close.remote() for close in living]:
                 self._ray.wait(asked, num_returns=len(asked), timeout=_CLOSE_SECONDS)
         self._kill(self._slots)
         if self._own:
@@ -404,27 +385,19 @@ class RayPool:
 
     def _greet(self, slots: Sequence[_Slot], token: str, seconds: float) -> None:
         """Have actors say where they are; those that have answered in time live."""
-        asked = {slot.actor.hello.remote(_needed_paths(self._recipe), token): slot for slot in slots}
+        paths = [*_model_paths(self._recipe), *(str(path.absolute()) for path in paths_of(self._recipe))]
+        asked = {slot.actor.hello.remote(list(dict.fromkeys(paths)), token): slot for slot in slots}
         ready, _ = self._ray.wait(list(asked), num_returns=len(asked), timeout=seconds)
         for reference in ready:
             slot = asked[reference]
-            slot.about = self._greeting(reference)
+            try:
+                slot.about = self._ray.get(reference)
+            except self._ray.exceptions.RayError as error:
+                raise OnnxvizError(
+                    f"a node of the Ray cluster cannot start a worker: {last_line(str(error))}",
+                    remedy=f"install onnxviz {version('onnxviz')} in the Python of every node",
+                ) from error
             slot.turn, slot.asking, slot.renewed, slot.lives = 0, False, False, True
-            slot.methods = {
-                "work": slot.actor.work.options(concurrency_group="work"),
-                "progress": slot.actor.progress.options(concurrency_group="watch"),
-                "close": slot.actor.close.options(concurrency_group="watch"),
-            }
-
-    def _greeting(self, reference: Any) -> Mapping[str, Any]:
-        try:
-            said: Mapping[str, Any] = self._ray.get(reference)
-        except self._ray.exceptions.RayError as error:
-            raise OnnxvizError(
-                f"a node of the Ray cluster cannot start a worker: {_reason(error)}",
-                remedy=f"install onnxviz {version('onnxviz')} in the Python of every node",
-            ) from error
-        return said
 
     def _check_models(self, slots: Iterable[_Slot]) -> None:
         """Refuse nodes that have other models at the same paths: their results would be stored as those of ours."""
@@ -449,7 +422,7 @@ class RayPool:
         what = (self._recipe, folder, self._device, self._limits)
         asked = [slot.actor.begin.remote(*what, neighbours[slot.about["node"]], self._local.planned) for slot in slots]
         for slot, said in zip(slots, self._ray.get(asked), strict=True):
-            slot.limits = tuple((str(name), str(value)) for name, value in said)
+            slot.limits = said
 
 
 def _way() -> ResultsWay:
@@ -458,12 +431,6 @@ def _way() -> ResultsWay:
     if given not in ways:
         raise OnnxvizError(f"{RESULTS} is {shorten(given)!r}", remedy="set it to folder or store, or unset it")
     return ways[given]
-
-
-def _memory(limits: Limits | None, recipe: Recipe) -> int | None:
-    """Return how much memory a worker may take, where somebody has said it."""
-    said = (limits.memory if limits else None, recipe.limits.memory_bytes if recipe.limits else None)
-    return min((item for item in said if item), default=None)
 
 
 def _model_paths(recipe: Recipe) -> list[str]:
@@ -479,10 +446,6 @@ def _write_token(folder: Path) -> tuple[Path, str]:
     except OSError as error:
         raise cannot_write(token, error) from error
     return token, text
-
-
-def _needed_paths(recipe: Recipe) -> list[str]:
-    return list(dict.fromkeys([*_model_paths(recipe), *(str(path.absolute()) for path in paths_of(recipe))]))
 
 
 def _check_node(about: Mapping[str, Any], token: str | None, folder: Path) -> None:
@@ -515,8 +478,3 @@ def _answer(done: Any) -> Any:
         return done.result()
     except Exception as error:
         return error
-
-
-def _reason(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return beginning(lines[-1] if lines else type(error).__name__)

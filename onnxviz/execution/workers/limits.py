@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TypeVar
 
 from onnxviz.confinement import Limits
 from onnxviz.core.memory import show_bytes, total_memory
 from onnxviz.recipe.schema import LimitsSettings
-
-Number = TypeVar("Number", int, float)
 
 MEMORY_SHARE = 0.8
 """Share of the machine's memory that all workers together may take."""
@@ -27,26 +24,13 @@ def default_limits(workers: int = 1) -> Limits:
 
 
 def tightened(limits: Limits, recipe: LimitsSettings | None) -> Limits:
-    """Return limits as a recipe tightens them; it can loosen none, since it may be a stranger's too.
-
-    Args:
-        limits: those of the machine or of the user.
-        recipe: what the recipe says, if it says something.
-    """
+    """Return limits as a recipe tightens them; it can loosen none, since it may be a stranger's too."""
     if recipe is None:
         return limits
-    return dataclasses.replace(
-        limits,
-        memory=_smaller(limits.memory, recipe.memory_bytes),
-        seconds=_smaller(limits.seconds, recipe.job_seconds),
-        file_bytes=_smaller(limits.file_bytes, recipe.file_bytes),
-    )
-
-
-def _smaller(given: Number | None, wanted: Number | None) -> Number | None:
-    if given is None or wanted is None:
-        return wanted if given is None else given
-    return min(given, wanted)
+    wanted = {"memory": recipe.memory_bytes, "seconds": recipe.job_seconds, "file_bytes": recipe.file_bytes}
+    given = dataclasses.asdict(limits)
+    tighter = {name: size for name, size in wanted.items() if size and (given[name] is None or size < given[name])}
+    return dataclasses.replace(limits, **tighter)  # type: ignore[arg-type]
 
 
 def in_words(limits: Limits) -> tuple[tuple[str, str], ...]:

@@ -9,20 +9,19 @@ import socket
 import tempfile
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from onnxviz.confinement import Limits
-from onnxviz.core import results
+from onnxviz.confinement import Defence, Limits
 from onnxviz.core.devices import Device
 from onnxviz.core.errors import OnnxvizError, OutputError
 from onnxviz.execution.store import Store
 from onnxviz.execution.workers.limits import default_limits
 from onnxviz.execution.workers.pool import Died, Finished, Message, Progressed
 from onnxviz.execution.workers.processes import ProcessPool
-from onnxviz.execution.workers.tasks import ChoiceTask, JobTask, ParityTask, Task, outcome_data, task_from
+from onnxviz.execution.workers.tasks import Refusal, Task
 from onnxviz.recipe.recipe import Recipe
 
 _PATIENCE = 0.5
@@ -32,14 +31,24 @@ Files = dict[str, dict[str, bytes]]
 """Key of a result -> name of a file -> what is in it."""
 
 
+@dataclass(frozen=True)
+class Answer:
+    """How a task ended on a node, with the files of its result where the folder is not shared.
+
+    All is None where it was not begun, because its process had died before.
+    """
+
+    ended: Died | Finished | None = None
+    refused: Refusal | None = None
+    files: dict[str, bytes] | None = None
+    defences: tuple[Defence, ...] = ()
+
+
 class Node:
     """Lives in an actor of the cluster; never opens a model, as little as the process that the user started.
 
-    All answers are plain data.
-
-    Args:
-        folder: the user's working folder, which paths in the recipe may be relative to.
-        environment: variables that the worker process gets, beside those of this machine.
+    It is given the user's working folder, which paths in the recipe may be relative to, and variables for the worker
+    process beside those of this machine.
     """
 
     def __init__(self, folder: str, environment: Mapping[str, str]) -> None:
@@ -49,18 +58,12 @@ class Node:
         self._pool: ProcessPool | None = None
         self._own: Path | None = None
         self._store = Store(Path())
-        self._progress: tuple[int, int, str] | None = None
-        self._told: list[dict[str, Any]] = []
+        self._progress: Progressed | None = None
         self._over = -1
         self._closing = threading.Lock()
 
     def hello(self, paths: Sequence[str], token: str) -> dict[str, Any]:
-        """Say where this is, and what of that which a run needs is there.
-
-        Args:
-            paths: models and images.
-            token: a file that the user's process has written into the run folder.
-        """
+        """Say where this is, which paths are missing, and what the token in the run folder says."""
         import ray
 
         try:
@@ -87,9 +90,9 @@ class Node:
         device: Device,
         limits: Limits | None,
         neighbours: int,
-        planned: dict[str, str] | None = None,
-    ) -> list[list[str]]:
-        """Make ready for tasks; the process starts with the first.
+        planned: Mapping[str, str] | None = None,
+    ) -> tuple[tuple[str, str], ...]:
+        """Make ready for tasks, and return the limits in words; the process starts with the first task.
 
         Args:
             recipe: what it works on.
@@ -98,9 +101,6 @@ class Node:
             limits: what it is limited to; as this machine suggests if None, or its memory if that is `SUGGESTED`.
             neighbours: how many workers this machine has.
             planned: digests of the files that the run was planned for.
-
-        Returns:
-            The limits in words.
         """
         if folder is None:
             self._own = Path(tempfile.mkdtemp(prefix="onnxviz-"))
@@ -113,65 +113,51 @@ class Node:
             limits = replace(limits, memory=suggested.memory)
         self._pool = ProcessPool(recipe, run_folder, device, limits, 1)
         self._pool.planned = planned
-        return [list(pair) for pair in self._pool.limits]
+        return self._pool.limits
 
-    def work(self, turn: int, order: Mapping[str, Any], needed: Files) -> dict[str, Any]:
-        """Do a task, however long it takes.
+    def work(self, turn: int, task: Task, needed: Files) -> Answer:
+        """Do a task, however long it takes, with results that it needs and that do not lie in a shared folder.
 
-        Args:
-            turn: which process it is meant for, counted from 0: what was sent to one that died is not begun.
-            order: the task as JSON data.
-            needed: results that it needs and that do not lie in a shared folder.
-
-        Returns:
-            How it ended, under "finished", "died", "stopped" or "late", with the files of its result where the folder
-            is not shared, and with the process' defences where they are new.
+        The turn says which process it is meant for, counted from 0: what was sent to one that died is not begun.
         """
         if turn <= self._over:
-            return {"late": True}
+            return Answer()
         try:
-            return self._work(turn, task_from(order), needed)
-        except OutputError as error:
-            return {"stopped": {"what": error.what, "where": error.where, "remedy": error.remedy}}
+            return self._work(turn, task, needed)
         except OnnxvizError as error:
-            return {"refused": {"what": error.what, "where": error.where, "remedy": error.remedy}}
+            return Answer(refused=Refusal.of(error))
         finally:
             self._progress = None
 
-    def _work(self, turn: int, task: Task, needed: Files) -> dict[str, Any]:
+    def _work(self, turn: int, task: Task, needed: Files) -> Answer:
         assert self._pool is not None
-        for key, files in needed.items():
-            self._store.move_in(key, files)
+        assert task.work is not None
+        for key, stored in needed.items():
+            self._store.move_in(key, stored)
         self._pool.send(0, task)
-        ended: dict[str, Any] = {}
+        ended: list[Died | Finished] = []
 
         def hear(message: Message) -> None:
             if isinstance(message, Progressed):
-                self._progress = (message.done, message.total, message.note)
-            elif isinstance(message, Finished):
-                ended["finished"] = outcome_data(message.outcome)
-            elif isinstance(message, Died):
-                ended["died"] = [message.kind, message.cause, message.details]
+                self._progress = message
+            elif isinstance(message, Finished | Died):
+                ended.append(message)
 
         while not ended:
             self._pool.wait(_PATIENCE, hear)
-        if "died" in ended:
+        message = ended[0]
+        files: dict[str, bytes] | None = None
+        if isinstance(message, Died):
             self._over = turn
             self._pool.replace(0)
-        elif not ended["finished"]["error"]:
-            ended["files"] = self._result(task)
+        elif self._own is not None and not message.outcome.error:
+            files = files_of(self._store, task.work.key)
         if self._own is not None:  # the disk of a node is not ours to fill
             for key in self._store.stored_keys():
                 shutil.rmtree(self._store.jobs / key, ignore_errors=True)
-        defences = [results.encode(item) for item in self._pool.defences]
-        if defences != self._told:
-            self._told = ended["defences"] = defences
-        return ended
+        return Answer(message, None, files, self._pool.defences)
 
-    def _result(self, task: Task) -> dict[str, bytes] | None:
-        return None if self._own is None else files_of(self._store, key_of_task(task))
-
-    def progress(self) -> tuple[int, int, str] | None:
+    def progress(self) -> Progressed | None:
         """Return how far the task is; None without one."""
         return self._progress
 
@@ -189,15 +175,6 @@ def _address() -> str:
     import ray
 
     return str(ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]
-
-
-def key_of_task(task: Task) -> str:
-    """Return the key under which a task's result is stored."""
-    if isinstance(task, JobTask):
-        return task.planned.key
-    if isinstance(task, ChoiceTask):
-        return task.choice.key
-    return task.parity_check.key if isinstance(task, ParityTask) else task.key
 
 
 def files_of(store: Store, key: str) -> dict[str, bytes]:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from onnxviz.confinement import clean_environment
 from onnxviz.core.errors import MemoryLimitError
-from onnxviz.core.memory import data_memory, more_memory, resident_memory, show_bytes
+from onnxviz.core.memory import more_memory, show_bytes
 
 DOUBTFUL = 1 << 29
 """Smaller limits are held against what onnxviz takes; to load torch takes about half of this."""
@@ -18,8 +18,9 @@ _SECONDS = 120.0
 _SCRIPT = """\
 import sys
 sys.path[:] = {path!r}
-from onnxviz.execution.workers.own_memory import tell
-tell({compute!r})
+import {module}
+from onnxviz.core.memory import data_memory, resident_memory
+print(data_memory() or resident_memory() or 0)
 """
 
 
@@ -51,7 +52,7 @@ def require_enough(
 
 def own_memory(*, compute: bool, environment: Mapping[str, str] | None = None) -> int | None:
     """Return the bytes that a process of onnxviz takes before it reads a model, None if they cannot be measured."""
-    script = _SCRIPT.format(path=sys.path, compute=compute)
+    script = _SCRIPT.format(path=sys.path, module="onnxviz.model.model" if compute else "onnxviz.graph")
     made = clean_environment(os.environ) if environment is None else environment
     with contextlib.suppress(OSError, subprocess.SubprocessError, ValueError):
         done = subprocess.run(
@@ -59,12 +60,3 @@ def own_memory(*, compute: bool, environment: Mapping[str, str] | None = None) -
         )
         return int(done.stdout.split()[-1])
     return None
-
-
-def tell(compute: bool) -> None:
-    """Load what a process of onnxviz loads, and print the bytes that it takes then."""
-    import onnxviz.graph
-
-    if compute:
-        import onnxviz.model.model  # noqa: F401
-    sys.stdout.write(f"{data_memory() or resident_memory() or 0}\n")

@@ -17,21 +17,19 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from onnxviz.confinement import Limits, clean_environment
-from onnxviz.core import results
 from onnxviz.core.devices import Device, thread_count, visible_gpus
-from onnxviz.core.errors import Fault, OnnxvizError, OutputError, RecipeError, beginning, shorten
+from onnxviz.core.errors import OnnxvizError, beginning, shorten
 from onnxviz.core.memory import more_memory, resident_memory, show_bytes
-from onnxviz.core.results import Defence
-from onnxviz.execution.schedule import Schedule, from_data
+from onnxviz.execution.schedule import Schedule
 from onnxviz.execution.workers.limits import default_limits, in_words, tightened
 from onnxviz.execution.workers.own_memory import DOUBTFUL, require_enough
-from onnxviz.execution.workers.pool import DeathKind, Died, Finished, Message, Progressed
-from onnxviz.execution.workers.tasks import Task, outcome_from, task_data
+from onnxviz.execution.workers.pool import DeathKind, Died, Finished, Message, Planned, Pool, Progressed
+from onnxviz.execution.workers.tasks import Said, Task, from_line, to_line
 from onnxviz.recipe.recipe import Recipe
 
 _SCRIPT = Path(__file__).with_name("begin.py")
@@ -52,60 +50,33 @@ _START_SECONDS = 120.0
 """What a worker may take to load its libraries, on a busy machine."""
 
 
-class ProcessPool:
+class ProcessPool(Pool):
     """Long-lived worker processes, one for each GPU or as many as the user wants.
 
-    Args:
-        recipe: what they work on.
-        folder: the run folder, the only place where they may write.
-        device: what they compute on.
-        limits: what each is limited to; as the machine suggests if None. The recipe may tighten them.
-        size: how many.
-        lock: descriptor of the folder's lock, which they hold as long as they live.
+    They may write in the run folder only, and hold its lock as long as they live. Their limits are those that the
+    machine suggests if None; the recipe may tighten them.
     """
 
     def __init__(
-        self,
-        recipe: Recipe,
-        folder: Path,
-        device: Device,
-        limits: Limits | None,
-        size: int,
-        *,
-        lock: int | None = None,
+        self, recipe: Recipe, folder: Path, device: Device, limits: Limits | None, size: int, *, lock: int | None = None
     ) -> None:
         self.size = size
+        self.description = f"{size} worker process{'es' * (size != 1)}"
         self._recipe = recipe
         self._folder = folder.absolute()
         self._device = device
         self._limits = tightened(limits or default_limits(size), recipe.limits)
+        self.limits = in_words(self._limits)
         self._lock = lock
         self._heard: queue.SimpleQueue[tuple[_Process, bytes | None]] = queue.SimpleQueue()
         self._processes: list[_Process | None] = [None] * size
-        self._defences: dict[str, Defence] = {}
         if lock is not None:  # nobody else is at this folder, so these are of runs that were killed
             for leftover in self._folder.glob(".tmp-*"):
                 shutil.rmtree(leftover, ignore_errors=True)
         self._temporary = Path(tempfile.mkdtemp(prefix=".tmp-", dir=self._folder))
         self._looked = 0.0
-        self.events: tuple[str, ...] = ()
-        self.planned: dict[str, str] | None = None
+        self.planned: Mapping[str, str] | None = None
         """Digests of the files that the run was planned for: workers refuse what was changed since then."""
-
-    @property
-    def description(self) -> str:
-        """Who they are, for the report."""
-        return f"{self.size} worker process{'es' * (self.size != 1)}"
-
-    @property
-    def limits(self) -> tuple[tuple[str, str], ...]:
-        """What they are limited to, by name."""
-        return in_words(self._limits)
-
-    @property
-    def defences(self) -> tuple[Defence, ...]:
-        """What keeps them from the rest of the machine."""
-        return tuple(self._defences.values())
 
     def plan(self) -> Schedule:
         """Have the first worker plan the recipe: no model is opened in this process.
@@ -116,16 +87,25 @@ class ProcessPool:
         """
         require_enough(self._limits.memory, compute=True, place=self._recipe.name, environment=self._environment(0))
         for last in (False, True):
-            answer = self._ask_for_plan()
+            heard: list[Message] = []
+            self.send(0, Task(None))
+            while not heard:
+                self.wait(_LOOK_EVERY, heard.append)
+            (answer,) = heard
+            if isinstance(answer, Planned):
+                self.planned = answer.digests
+                return answer.schedule
             if not isinstance(answer, Died):
-                return self._planned(answer)
+                limit = show_bytes(self._limits.memory or 0)
+                what = f"reading the models needs more memory than the limit of {limit}"
+                raise OnnxvizError(what, remedy=self._remedy("memory"))
             self.replace(0)
             if last or answer.kind == "time" or answer.by_limit:
                 what = f"the process that reads the models {answer.cause}"
                 remedy = self._remedy(answer.kind)
-                if not self._defences and answer.kind == "crash":
+                if not self.defences and answer.kind == "crash":
                     remedy = "it had not opened a model yet, so that the installation or the machine is at fault"
-                raise OnnxvizError(what, remedy=f"{remedy}; the last that it said: {_last(answer.details)}")
+                raise OnnxvizError(what, remedy=f"{remedy}; the last that it said: {last_line(answer.details)}")
             self.events += (f"planning: {answer.cause}; done once more",)
         raise AssertionError("the second try returns or raises")
 
@@ -138,68 +118,13 @@ class ProcessPool:
         options = {"memory": "free some of this machine's memory", "time": "raise --job-time if you trust the model"}
         return options.get(kind, "a model that crashes what reads it is not to be trusted")
 
-    def _ask_for_plan(self) -> dict[str, Any] | Died:
-        process = self._start(0)
-        process.tell({"do": "plan"})
-        process.tasks.append(time.monotonic())
-        while True:
-            self._look()
-            try:
-                heard, line = self._heard.get(timeout=_LOOK_EVERY)
-            except queue.Empty:
-                continue
-            if heard is not process:
-                continue  # the last words of the one before
-            if line is None:
-                return self._autopsy(process)
-            try:
-                message = _parsed(line)
-                if "ready" not in message:
-                    process.end_task()
-                    process.grace = _START_SECONDS  # for what its first task loads
-                    return message
-                self._note_defences(message["ready"])
-                process.loaded()
-            except (KeyError, TypeError, ValueError, AttributeError):
-                process.end("crash", f"sent a message that makes no sense: {shorten(repr(line), 80)}")
-
-    def _planned(self, message: dict[str, Any]) -> Schedule:
-        if "faults" in message:
-            raise RecipeError([Fault(**fault) for fault in message["faults"]])
-        if "refused" in message:
-            told = message["refused"]
-            raise OnnxvizError(told["what"], where=told["where"], remedy=told["remedy"])
-        if "memory" in message:
-            raise OnnxvizError(
-                f"reading the models needs more memory than the limit of {show_bytes(self._limits.memory or 0)}",
-                remedy=self._remedy("memory"),
-            )
-        try:
-            schedule = from_data(message["schedule"], self._recipe)
-            self.planned = {str(name): str(digest) for name, digest in message["digests"].items()}
-        except (KeyError, TypeError, ValueError, AttributeError) as fault:
-            raise OnnxvizError(
-                f"the process that reads the models sent what makes no sense: {beginning(str(fault))}",
-                remedy=self._remedy("crash"),
-            ) from fault
-        return schedule
-
-    def accepts(self, worker: int, task: Task) -> bool:  # noqa: ARG002 - one interface
-        """Whether a worker can do a task of this kind."""
-        return True
-
     def send(self, worker: int, task: Task) -> None:
         """Give a worker a task, behind those that it has; a worker is started with its first."""
         process = self._processes[worker] or self._start(worker)
         process.tasks.append(time.monotonic())
-        process.tell(task_data(task))
+        process.tell(to_line(task))
 
     def wait(self, seconds: float, tell: Callable[[Message], None]) -> None:
-        """Wait until something has happened, at most so long, and tell of it.
-
-        Raises:
-            OutputError: if a worker cannot write its results.
-        """
         end = time.monotonic() + seconds
         while True:
             self._look()
@@ -214,53 +139,51 @@ class ProcessPool:
                 continue  # the last words of one that was replaced
             if line is not None and process.ended_for is not None:
                 continue  # nor is one believed that was ended for what it said or took
-            message = self._understood(process, line)
+            message = self._autopsy(process) if line is None else self._understood(process, line)
             if message is not None:
                 tell(message)
                 return
 
-    def _understood(self, process: _Process, line: bytes | None) -> Message | None:
-        if line is None:
-            return self._autopsy(process)
+    def _understood(self, process: _Process, line: bytes) -> Message | None:
         try:
-            return self._meaning(process, _parsed(line))
-        except (KeyError, TypeError, ValueError, AttributeError):  # it may have been taken over by the model
-            process.end("crash", f"sent a message that makes no sense: {shorten(repr(line), 80)}")
+            said = from_line(Said, line)
+            if said.schedule is not None:
+                said.schedule.require(self._recipe)
+            answers = said.finished or said.schedule
+            if answers and (not process.tasks or (said.schedule and self.planned is not None)):
+                raise ValueError("an answer that nobody has asked for")
+        except ValueError as error:  # it may have been taken over by the model
+            told = f"{shorten(repr(line), 80)} ({beginning(str(error), 200)})"
+            process.end("crash", f"sent a message that makes no sense: {told}")
             return None
-
-    def _meaning(self, process: _Process, message: dict[str, Any]) -> Message | None:
-        if "progress" in message:
-            done, total, note = message["progress"]
-            return Progressed(process.index, int(done), int(total), str(note))
-        if "finished" in message:
-            process.end_task()
-            return Finished(process.index, outcome_from(message["finished"]))
-        if "stopped" in message:
-            told = message["stopped"]
-            raise OutputError(told["what"], where=told["where"], remedy=told["remedy"])
-        if "ready" in message:
-            self._note_defences(message["ready"])
-        if "loaded" in message:
+        if said.refused is not None:
+            raise said.refused.error()
+        self.defences = tuple({defence.name: defence for defence in (*self.defences, *said.ready)}.values())
+        if said.loaded:
             process.loaded()
-        return None
-
-    def _note_defences(self, told: Sequence[dict[str, Any]]) -> None:
-        for item in told:
-            defence = results.decode(item, Defence)
-            self._defences[defence.name] = defence
+        if said.progress is not None:
+            return Progressed(process.index, *said.progress)
+        if said.finished is not None:
+            process.end_task()
+            return Finished(process.index, said.finished)
+        if said.schedule is None or said.digests is None:
+            return None
+        process.end_task()
+        process.grace = _START_SECONDS  # for what its first task loads
+        return Planned(process.index, said.schedule, said.digests)
 
     def replace(self, worker: int) -> None:
         """Put a new worker in the place of one that died; it starts with its first task."""
         process = self._processes[worker]
         if process is not None:
             process.kill()
+            process.reap()
         self._processes[worker] = None
 
     def close(self) -> None:
-        """End all workers, at once."""
         alive = [process for process in self._processes if process is not None]
         for process in alive:
-            process.signal_end()
+            process.kill()
         for process in alive:
             process.reap()
         self._processes = [None] * self.size
@@ -285,11 +208,7 @@ class ProcessPool:
 
     def _environment(self, worker: int) -> dict[str, str]:
         made = clean_environment(os.environ)
-        made |= {
-            "TMPDIR": str(self._temporary),
-            "OMP_WAIT_POLICY": "PASSIVE",
-            "PYTHONDONTWRITEBYTECODE": "1",
-        }
+        made |= {"TMPDIR": str(self._temporary), "OMP_WAIT_POLICY": "PASSIVE", "PYTHONDONTWRITEBYTECODE": "1"}
         if self._device == "cuda":
             gpus = visible_gpus()
             made["CUDA_VISIBLE_DEVICES"] = gpus[worker % len(gpus)] if gpus else ""
@@ -314,7 +233,6 @@ class ProcessPool:
                 process.end("time", f"took longer than the time limit of {self._limits.seconds:g} s")
 
     def _autopsy(self, process: _Process) -> Died:
-        """Say what a worker died of."""
         status, said = process.reap()
         index = process.index
         if process.ended_for is not None:
@@ -326,7 +244,7 @@ class ProcessPool:
             return Died(index, "memory", "was killed (signal 9), most likely because memory ran out", said)
         if status < 0:
             return Died(index, "crash", f"crashed ({_signal_name(-status)})", said)
-        return Died(index, "crash", f"ended by itself (exit code {status}): {_last(said)}", said)
+        return Died(index, "crash", f"ended by itself (exit code {status}): {last_line(said)}", said)
 
 
 class _Process:
@@ -367,12 +285,12 @@ class _Process:
         ]
         for thread in self._threads:
             thread.start()
-        self.tell(setup)
+        self.tell(json.dumps(setup).encode() + b"\n")
 
-    def tell(self, message: dict[str, Any]) -> None:
+    def tell(self, line: bytes) -> None:
         """Send a line; that nobody listens any more is found out by listening."""
         with contextlib.suppress(OSError, ValueError):
-            self._stdin.write(json.dumps(message, separators=(",", ":")).encode() + b"\n")
+            self._stdin.write(line)
             self._stdin.flush()
 
     def busy_for(self, now: float) -> float:
@@ -393,18 +311,12 @@ class _Process:
             self.tasks[0] = time.monotonic()
 
     def end(self, kind: DeathKind, cause: str) -> None:
-        """Kill it for a reason."""
         self.ended_for = (kind, cause)
         self._process.kill()
 
-    def signal_end(self) -> None:
+    def kill(self) -> None:
         """Kill it, without waiting until it is gone."""
         self._process.kill()
-
-    def kill(self) -> None:
-        """Kill it, and wait until it is gone."""
-        self.signal_end()
-        self.reap()
 
     def reap(self) -> tuple[int, str]:
         """Wait until it is gone; returns its status and the last that it said."""
@@ -461,14 +373,8 @@ def _real(path: Path) -> Path:
         return path
 
 
-def _parsed(line: bytes) -> dict[str, Any]:
-    message = json.loads(line)
-    if not isinstance(message, dict):
-        raise TypeError("not a mapping")
-    return message
-
-
-def _last(said: str) -> str:
+def last_line(said: str) -> str:
+    """Return the last line that somebody said, which in a traceback is the cause."""
     lines = [line.strip() for line in said.splitlines() if line.strip()]
     return beginning(lines[-1]) if lines else "nothing"
 

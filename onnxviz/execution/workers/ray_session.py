@@ -38,11 +38,7 @@ def import_ray() -> Any:
 
 
 def connect(ray: Any, workers: int | None) -> bool:
-    """Connect to the cluster that this machine belongs to, or start a Ray of our own.
-
-    Args:
-        ray: the module.
-        workers: how many there are to be, for a Ray of our own.
+    """Connect to the cluster that this machine belongs to, or start a Ray of our own for so many workers.
 
     Returns:
         False if the user's program is connected already, so that it is not for us to end that.
@@ -77,13 +73,7 @@ def connect(ray: Any, workers: int | None) -> bool:
 
 
 def room_for_workers(ray: Any, device: Device, memory: int | None, wanted: int | None) -> tuple[dict[str, Any], int]:
-    """Return what each actor asks the cluster for, and how many actors there are to be.
-
-    Args:
-        ray: the module, connected.
-        device: what workers compute on.
-        memory: bytes that each of them may take, where somebody has said it.
-        wanted: how many; as many as there is room for if None.
+    """Return what each actor asks the cluster for, and how many there are to be: all that have room if None.
 
     Raises:
         OnnxvizError: if there is room for none.

@@ -2,83 +2,27 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from functools import cache
+from typing import Any, Literal, TypeVar
 
-from onnxviz.execution.plan import Choice, ParityCheck, PlannedJob
-from onnxviz.execution.schedule import (
-    choice_data,
-    choice_from,
-    job_data,
-    job_from,
-    parity_check_data,
-    parity_check_from,
-)
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from onnxviz.confinement import Defence
+from onnxviz.core.errors import Fault, OnnxvizError, OutputError, RecipeError
+from onnxviz.execution.schedule import Schedule, Work
 
 OutcomeKind = Literal["done", "error", "memory", "device"]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class ChoiceTask:
-    """Choose a model's preprocessing by trial, and store it under the choice's key."""
-
-    choice: Choice
-
-    @property
-    def alias(self) -> str:
-        """The model."""
-        return self.choice.alias
-
-
-@dataclass(frozen=True)
-class ParityTask:
-    """Compare a model's layers with ONNX Runtime, and store the agreement under the parity check's key.
+class Combination:
+    """The findings of an analysis' jobs on one model, put together and stored with their metrics under a key.
 
     Attributes:
-        parity_check: what to compare.
-        choice: key of the model's preprocessing, where it was chosen by trial.
-    """
-
-    parity_check: ParityCheck
-    choice: str = ""
-
-    @property
-    def alias(self) -> str:
-        """The model."""
-        return self.parity_check.alias
-
-
-@dataclass(frozen=True)
-class JobTask:
-    """Do a job, and store its findings under its key.
-
-    Attributes:
-        planned: the job.
-        halvings: how often its batches are halved, after it ran out of memory.
-        distrusted: names of layers and nodes that ONNX Runtime computes wrongly.
-        choice: key of the model's preprocessing, where it was chosen by trial.
-    """
-
-    planned: PlannedJob
-    halvings: int = 0
-    distrusted: tuple[str, ...] = ()
-    choice: str = ""
-
-    @property
-    def alias(self) -> str:
-        """The model."""
-        return self.planned.alias
-
-
-@dataclass(frozen=True)
-class CombineTask:
-    """Put the findings of an analysis' jobs on one model together, and store them with their metrics.
-
-    Attributes:
-        key: what they are stored under.
-        alias: the model.
-        analysis: the analysis' id.
         parts: keys of the jobs' results, in the order of the jobs.
     """
 
@@ -88,7 +32,21 @@ class CombineTask:
     parts: tuple[str, ...]
 
 
-Task: TypeAlias = ChoiceTask | ParityTask | JobTask | CombineTask
+@dataclass(frozen=True)
+class Task:
+    """What a worker is asked to do.
+
+    Attributes:
+        work: what is made and stored under its key; None to plan the recipe.
+        halvings: how often a job's batches are halved, after it ran out of memory.
+        distrusted: names of layers and nodes that ONNX Runtime computes wrongly.
+    """
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    work: Work | Combination | None
+    halvings: int = 0
+    distrusted: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -110,58 +68,75 @@ class Outcome:
     remarks: tuple[str, ...] = ()
 
 
-def task_data(task: Task) -> dict[str, Any]:
-    """Return a task as JSON data."""
-    if isinstance(task, ChoiceTask):
-        return {"do": "choose", "choice": choice_data(task.choice)}
-    if isinstance(task, ParityTask):
-        return {"do": "check_parity", "parity_check": parity_check_data(task.parity_check), "choice": task.choice}
-    if isinstance(task, JobTask):
-        return {
-            "do": "job",
-            "job": job_data(task.planned),
-            "halvings": task.halvings,
-            "distrusted": list(task.distrusted),
-            "choice": task.choice,
-        }
-    parts = list(task.parts)
-    return {"do": "combine", "key": task.key, "alias": task.alias, "analysis": task.analysis, "parts": parts}
+@dataclass(frozen=True)
+class Refusal:
+    """An error that ends the run, as data."""
+
+    what: str
+    where: str = ""
+    remedy: str = ""
+    output: bool = False
+    faults: tuple[Fault, ...] = ()
+
+    @classmethod
+    def of(cls, error: OnnxvizError) -> Refusal:
+        """Return an error as data."""
+        faults = error.faults if isinstance(error, RecipeError) else ()
+        return cls(error.what, error.where, error.remedy, isinstance(error, OutputError), faults)
+
+    def error(self, machine: str = "") -> OnnxvizError:
+        """Return the error again, with the machine on which it happened."""
+        if self.faults:
+            return RecipeError(self.faults)
+        where = f"{self.where} on {machine}".strip() if machine else self.where
+        return (OutputError if self.output else OnnxvizError)(self.what, where=where, remedy=self.remedy)
 
 
-def task_from(data: Mapping[str, Any]) -> Task:
-    """Undo `task_data`."""
-    if data["do"] == "choose":
-        return ChoiceTask(choice_from(data["choice"]))
-    if data["do"] == "check_parity":
-        return ParityTask(parity_check_from(data["parity_check"]), str(data["choice"]))
-    if data["do"] == "job":
-        distrusted = tuple(map(str, data["distrusted"]))
-        return JobTask(job_from(data["job"]), int(data["halvings"]), distrusted, str(data["choice"]))
-    return CombineTask(data["key"], data["alias"], data["analysis"], tuple(data["parts"]))
+@dataclass(frozen=True)
+class Said:
+    """A line of a worker process, which says one of these things.
+
+    Attributes:
+        ready: what keeps it from the rest of the machine.
+        loaded: it has loaded its libraries, and begins its first task.
+        progress: steps that are done, all steps, and what it is at.
+        schedule: the plan of the recipe.
+        digests: with it those of all files that results depend on, by what they are called in an error.
+    """
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    ready: tuple[Defence, ...] = ()
+    loaded: bool = False
+    progress: tuple[int, int, str] | None = None
+    schedule: Schedule | None = None
+    digests: Mapping[str, str] | None = None
+    finished: Outcome | None = None
+    refused: Refusal | None = None
 
 
-def outcome_data(outcome: Outcome) -> dict[str, Any]:
-    """Return an outcome as JSON data."""
-    return {
-        "kind": outcome.kind,
-        "error": outcome.error,
-        "details": outcome.details,
-        "seconds": outcome.seconds,
-        "remarks": list(outcome.remarks),
-    }
+def to_line(message: Task | Said) -> bytes:
+    """Return a message as a line of JSON."""
+    data = _adapters()[type(message)].dump_python(message, mode="json", exclude_defaults=True)
+    return json.dumps(data, separators=(",", ":")).encode() + b"\n"  # names of files may not be Unicode
 
 
-def outcome_from(data: Mapping[str, Any]) -> Outcome:
-    """Undo `outcome_data`; the worker may have read a stranger's file, so what it says is taken as text and numbers.
+def from_line(kind: type[T], line: bytes) -> T:
+    """Undo `to_line`; the worker may have read a stranger's file, so that all types are checked.
 
     Raises:
-        KeyError, TypeError, ValueError: if it is no outcome.
+        ValueError: if it is no message of this kind.
     """
-    kinds: dict[str, OutcomeKind] = {"done": "done", "error": "error", "memory": "memory", "device": "device"}
-    return Outcome(
-        kinds[str(data["kind"])],
-        str(data["error"]),
-        str(data["details"]),
-        float(data["seconds"]),
-        tuple(str(item) for item in data["remarks"]),
-    )
+    try:
+        made: T = _adapters()[kind].validate_python(json.loads(line))
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+    return made
+
+
+@cache
+def _adapters() -> dict[type, TypeAdapter[Any]]:
+    return {kind: TypeAdapter(kind) for kind in (Task, Said)}

@@ -23,7 +23,7 @@ from onnxviz.analyses.dissection.counting import round_down
 from onnxviz.analyses.dissection.pictures import OUTLINE, show_mask
 from onnxviz.analyses.dissection.thresholds import Thresholds
 from onnxviz.core import limits
-from onnxviz.core.errors import AnalysisError
+from onnxviz.core.errors import AnalysisError, DataError
 from onnxviz.core.findings import Array, Caveat, Coverage, Finding, Metric, Note, Table, TileGrid, from_data, to_data
 from onnxviz.core.values import Preprocessing, Unit
 from onnxviz.data.concepts import Concept, MaskFolder
@@ -462,7 +462,7 @@ class TestEndToEnd:
                 list(Dissection().jobs(replace(subject, data=data)))
         with pytest.raises(AnalysisError, match="have no labels"):
             list(Dissection(data="photos").jobs(replace(subject, data={"photos": photos})))
-        with pytest.raises(AnalysisError, match="no data set is called 'nowhere'"):
+        with pytest.raises(DataError, match="no data set is called 'nowhere'"):
             list(Dissection(data="nowhere").jobs(subject))
 
     def test_the_label_size(self) -> None:

@@ -50,9 +50,7 @@ def read_image(path: Path, digest: bytes | None = None) -> Pixels:
     The first frame of an animation; EXIF orientation applied; transparency laid over white; 16-bit grey divided by
     257; CMYK and palettes converted; colour profiles ignored, as the networks' own training pipelines ignore them.
 
-    Args:
-        path: the file.
-        digest: SHA-256 of the bytes that it must have; any if None.
+    `digest` is the SHA-256 that the file must have.
 
     Raises:
         DataError: if the file is too large, not an image of a known format, damaged, or another than it must be.
@@ -149,11 +147,7 @@ def _array_size(path: Path) -> tuple[int, int]:
 
 
 def image_pixels(image: Image.Image) -> Pixels:
-    """Return an image that Pillow has opened or made as `read_image` returns its file.
-
-    Raises:
-        DataError: if its pixels cannot be used.
-    """
+    """Return an image that Pillow has opened or made as `read_image` returns its file; raises as it does."""
     place = Path(str(getattr(image, "filename", "")) or "a PIL image")
     with _damage_named(place):
         return _decoded(image, place)
@@ -164,13 +158,9 @@ def _decoded(image: Image.Image, path: Path) -> Pixels:
 
 
 def check_image(path: Path) -> str:
-    """Check an image file without decoding it: its header and checksums or end mark; decode only where there are none.
+    """Check an image file by its header and checksums or end mark, decode it only where there are none.
 
-    Returns:
-        A remark for the reader, or "".
-
-    Raises:
-        DataError: if the file cannot be used.
+    Returns a remark for the reader, or ""; raises DataError if the file cannot be used.
     """
     if is_array(path):
         _array_size(path)

@@ -23,11 +23,11 @@ from onnxviz.core.errors import (
     OnnxvizError,
     RecipeError,
     SelectionError,
-    nearest,
     shorten,
 )
 from onnxviz.core.yaml_source import Address, MappingNode, SourcePosition, find, plain, words
 from onnxviz.data import builtin
+from onnxviz.data.base import no_data_set
 from onnxviz.data.decode import is_array
 from onnxviz.data.domains import domain_of
 from onnxviz.data.image_choice import class_count
@@ -266,8 +266,7 @@ class _Known(dict[str, Any]):
     def __missing__(self, name: str) -> Any:
         if name in self.broken:
             raise _ReportedError("")
-        hint = nearest(str(name), self) or (f"known are {', '.join(self)}" if self else "the recipe has no `data:`")
-        raise SelectionError(f"no data set is called {shorten(str(name))!r}", remedy=hint)
+        raise no_data_set(name, self)
 
     def __contains__(self, name: object) -> bool:
         return super().__contains__(name) or name in self.broken
@@ -353,10 +352,10 @@ class _Planner:
         before = len(self.faults)
         own = None
         if settings.builtin is not None:
-            own = builtin.MODELS.get(settings.builtin)
-            if own is None:
-                hint = nearest(settings.builtin, builtin.MODELS) or f"known are {', '.join(builtin.MODELS)}"
-                self.fault(f"no built-in model is called {shorten(settings.builtin)!r}; {hint}", (*address, "builtin"))
+            try:
+                own = builtin.model(settings.builtin)
+            except SelectionError as error:
+                self.note(error, (*address, "builtin"))
                 return None
         inputs = self.recipe.inputs(alias)
         try:

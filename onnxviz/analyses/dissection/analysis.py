@@ -38,6 +38,7 @@ from onnxviz.core import limits
 from onnxviz.core.errors import AnalysisError, shorten
 from onnxviz.core.findings import Array, Caveat, Coverage, Finding, Note, Table, Tile, TileGrid
 from onnxviz.core.values import Layer
+from onnxviz.data.base import data_set
 from onnxviz.data.read_ahead import ReadAhead
 from onnxviz.model.maps import in_words, to_map
 
@@ -370,10 +371,7 @@ iou: 0.04
                 "the recipe has no data set with labelled concepts",
                 remedy="add one under `data:`, for example scenes: {builtin: scenes} or street: {concepts: folder}",
             )
-        try:
-            data = subject.data[self.data]
-        except KeyError as fault:
-            raise AnalysisError(f"no data set is called {shorten(self.data)!r}") from fault
+        data = data_set(self.data, subject.data)
         if not hasattr(data, "read_labels"):
             raise AnalysisError(
                 f"the images of {shorten(self.data)!r} have no labels for their pixels",

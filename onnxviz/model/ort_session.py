@@ -145,10 +145,6 @@ def folds_too_much(graph: GraphProto, types: Mapping[str, TensorType]) -> bool:
 
     It computes what depends on constants only when a session is made, whatever it takes. Importing has folded what is
     small already, so what is left of such nodes is the suspicious rest.
-
-    Args:
-        graph: a normalised graph, whose values have names of their own in all of its graphs.
-        types: type of each value of the main graph.
     """
     return _folded_bytes(graph, types, set()) > limits.FOLDED_BYTES
 

@@ -74,9 +74,7 @@ def contradictions(source: ImageSource, labels: Sequence[str] | None) -> Iterato
             _note_pair(pairs, index, statements[0], labels)
         if len(statements) < 2 or (counted := known_class(source, index, labels)) is None:
             continue
-        classes = [
-            read(None if labels and said.origin == "pattern" else said.number, said.names) for said in statements
-        ]
+        classes = [read(None if labels and one.origin == "pattern" else one.number, one.names) for one in statements]
         first = next((place for place, found in enumerate(classes) if found == counted), None)
         for place, found in enumerate(classes):
             if first is None or place == first or found is None:

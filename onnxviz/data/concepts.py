@@ -376,9 +376,7 @@ def _from_yaml(text: str) -> Iterable[tuple[str, str, str]]:
         raise DataError("\n".join(str(fault) for fault in faults[:5]), remedy="see the place marked above")
     rows = plain(node) if node is not None else None
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise DataError(
-            "is not a list of entries", remedy="write entries such as - {index: 1, name: sky, category: object}"
-        )
+        raise DataError("is not a list of entries", remedy="write entries: - {index: 1, name: sky, category: object}")
     return [_entry(row) for row in rows]
 
 

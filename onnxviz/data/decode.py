@@ -85,9 +85,7 @@ def read_stored(path: Path, digest: bytes | None = None) -> npt.NDArray[Any]:
             return _stored(image, path)
     except DataError as fault:
         if isinstance(fault.__cause__, UnidentifiedImageError):
-            fault.remedy = (
-                "save several channels of more than 8 bits as an array: numpy.save, [height, width, channels]"
-            )
+            fault.remedy = "save channels of more than 8 bits as an array: numpy.save, [height, width, channels]"
         raise
 
 
@@ -364,9 +362,7 @@ def _to_rgb(image: Image.Image, path: Path) -> Image.Image:
     if image.mode.startswith("I"):
         return _from_16_bits(image, path)
     if image.mode == "F":
-        raise DataError(
-            "holds floating-point pixels, whose range is unknown", where=_shown(path), remedy="convert it to 8 bits"
-        )
+        raise DataError("holds floating pixels, whose range is unknown", where=_shown(path), remedy="convert to 8 bits")
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         layer = image.convert("RGBA")
         white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
@@ -377,9 +373,7 @@ def _to_rgb(image: Image.Image, path: Path) -> Image.Image:
 def _from_16_bits(image: Image.Image, path: Path) -> Image.Image:
     values = np.asarray(image).astype(np.int64)
     if values.min() < 0 or values.max() > 65535:
-        raise DataError(
-            "holds 32-bit pixels, whose range is unknown", where=_shown(path), remedy="convert it to 8 bits"
-        )
+        raise DataError("holds 32-bit pixels, whose range is unknown", where=_shown(path), remedy="convert to 8 bits")
     grey = ((values + 128) // 257).astype(np.uint8)
     return Image.fromarray(np.repeat(grey[:, :, None], 3, axis=2))
 

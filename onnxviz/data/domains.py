@@ -61,9 +61,7 @@ class ImageDomain:
         """
         array = array[:, :, None] if array.ndim == 2 else array
         if array.ndim != 3 or 0 in array.shape:
-            raise DataError(
-                f"has the shape {list(array.shape)}", remedy="an image is [height, width, channels], channels last"
-            )
+            raise DataError(f"has the shape {list(array.shape)}", remedy="an image is [height, width, channels]")
         if array.shape[2] != self.channels:
             raise DataError(
                 f"has {array.shape[2]} channel{'s' * (array.shape[2] != 1)} ({array.dtype} {list(array.shape)}), the "

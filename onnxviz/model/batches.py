@@ -232,10 +232,8 @@ def room_for(tensor: torch.Tensor | np.ndarray, count: int) -> torch.Tensor | np
 
     last = tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
     layout = torch.channels_last if last and not tensor.is_contiguous() else torch.contiguous_format
-    made: torch.Tensor = torch.empty(
-        (count, *tensor.shape[1:]), dtype=tensor.dtype, device=tensor.device, memory_format=layout
-    )
-    return made
+    size = (count, *tensor.shape[1:])
+    return torch.empty(size, dtype=tensor.dtype, device=tensor.device, memory_format=layout)
 
 
 def layers_in_words(layers: Sequence[Layer]) -> str:

@@ -111,9 +111,7 @@ def judge(case: Case) -> dict[str, Verdict]:
     cleared: list[str] = []
     for value in case.ours:
         above = ancestors(case.graph.graph, [value])
-        blamed = [
-            verdict for name, verdict in nodes.items() if name in above and verdict.off not in ("runtime", "neither")
-        ]
+        blamed = [each for name, each in nodes.items() if name in above and each.off not in ("runtime", "neither")]
         if blamed:
             found[value] = blamed[0]
         elif value in theirs:

@@ -38,9 +38,8 @@ def to_map(layer: Layer, values: _Values) -> _Values:
     whole = values[tuple(patches)].reshape((*shape[:2], *flat))
     order = (0, 1, *(2 + place for place in grid.order))
     ordered = whole.transpose(order) if isinstance(whole, np.ndarray) else whole.permute(order)
-    height, width = (
-        math.prod(flat[place] for place in part) for part in (grid.order[: grid.rows], grid.order[grid.rows :])
-    )
+    rows, columns = grid.order[: grid.rows], grid.order[grid.rows :]
+    height, width = (math.prod(flat[place] for place in part) for part in (rows, columns))
     return ordered.reshape((*shape[:2], height, width))
 
 

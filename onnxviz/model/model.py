@@ -99,9 +99,8 @@ class Model:
         self._input_range = integer_range(view.types[view.input_name].element)
         # ONNX Runtime's optimizer fuses quantised operators into others that round differently, and computes
         # constants without a bound.
-        self._exact = any(traits_of(node).rounds for node in view.proto.graph.node) or folds_too_much(
-            view.proto.graph, view.types
-        )
+        graph = view.proto.graph
+        self._exact = any(traits_of(node).rounds for node in graph.node) or folds_too_much(graph, view.types)
         self.domain = domain_of(preprocessing)
         self._to_input = self.domain.encoder(self.device)
 
@@ -334,9 +333,7 @@ class Model:
         """
         chosen = self.resolve(layers)
         values = self._measure(self._as_images(images), chosen, kept)
-        named = {
-            layer.name: units_first(array, layer.channel_axis) for layer, array in zip(chosen, values, strict=True)
-        }
+        named = {layer.name: units_first(each, layer.channel_axis) for layer, each in zip(chosen, values, strict=True)}
         return Activations(self.view, named)
 
     def distrust(self, names: Collection[str]) -> None:
@@ -487,9 +484,7 @@ def _other_size(model: Model, refused: Sequence[int]) -> str:
     height, width = model.input_size
     if (height, width) != tuple(refused):
         return f"give images of {height}×{width} pixels, or an earlier layer"
-    return (
-        "the model leaves its input size open, but not every size will do: try another `size`, such as a multiple of 32"
-    )
+    return "the model leaves its size open, but not every size will do: try another `size`, such as a multiple of 32"
 
 
 @dataclass(frozen=True, eq=False)

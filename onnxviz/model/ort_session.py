@@ -111,9 +111,7 @@ class Session:
         if expected is None:
             return
         sizes = [size if isinstance(size, int) else None for size in expected]
-        if len(sizes) != len(shape) or any(
-            size not in (None, length) for size, length in zip(sizes, shape, strict=True)
-        ):
+        if len(sizes) != len(shape) or any(size not in (None, found) for size, found in zip(sizes, shape, strict=True)):
             shown = " × ".join("?" if size is None else str(size) for size in sizes)
             raise ModelError(
                 f"ONNX Runtime gives {shorten(self._names.get(value, value))} the shape "

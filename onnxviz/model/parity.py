@@ -205,14 +205,12 @@ def _agreement(model: Model, layer: Layer, compared: _Compared, note: str) -> Ag
         said = f"quantised: computed from ONNX Runtime's rounded values, of which {percent(found.part, 1)} count"
         note = f"{note}; {said}" if note else said
     reference: Reference = "file" if compared.graph is model.view.original else "float32"
-    agreement = Agreement(layer.name, found.relative, found.absolute, compared.tolerance, reference, note)
+    made = Agreement(layer.name, found.relative, found.absolute, compared.tolerance, reference, note)
     if verdict is None:
-        return agreement
+        return made
     named = next((layer.name for layer in model.layers if layer.value == verdict.origin), "")
     origin = named or model.view.names.get(verdict.origin, verdict.origin)
-    return replace(
-        agreement, off=verdict.off, ours=verdict.ours, theirs=verdict.theirs, origin=origin, judged=verdict.how
-    )
+    return replace(made, off=verdict.off, ours=verdict.ours, theirs=verdict.theirs, origin=origin, judged=verdict.how)
 
 
 def _groups(layers: Sequence[Layer]) -> Iterator[tuple[Layer, ...]]:

@@ -131,9 +131,7 @@ def _from_metadata(text: str) -> Mapping[str, Any]:
     except (ValueError, RecursionError):
         fields = None
     if not isinstance(fields, dict):
-        raise SelectionError(
-            f"the model's own {METADATA_KEY} is no JSON object", remedy="say how to preprocess: preprocess=..."
-        )
+        raise SelectionError(f"the model's own {METADATA_KEY} is no JSON object", remedy="give another: preprocess=...")
     return fields
 
 

@@ -141,9 +141,7 @@ def require_classifier(view: GraphView) -> Head:
     remedy = "name a preset, or give channel_order, mean and scale"
     where = shorten(view.file)
     if view.input_layout == "other":
-        raise SelectionError(
-            "the model takes no image, so there is no preprocessing to find", where=where, remedy=remedy
-        )
+        raise SelectionError("the model takes no image: there is no preprocessing to find", where=where, remedy=remedy)
     if view.input_channels not in (0, 1, 3):
         raise SelectionError(
             f"trials are of photographs, and the model takes {view.input_channels} channels",

@@ -419,9 +419,7 @@ def _result(
     declared: Preprocessing | None,
     note: str,
 ) -> Probe:
-    ranked = sorted(
-        (item for item in outcomes if item is not best), key=lambda item: item.rank(meaningful), reverse=True
-    )
+    ranked = sorted((one for one in outcomes if one is not best), key=lambda one: one.rank(meaningful), reverse=True)
     trials = [best.trial]
     for other in ranked:
         alike = float((other.given == best.given).mean())
@@ -465,7 +463,7 @@ def _outcome(
     decided = plain.max(axis=1) > plain.min(axis=1)
     steady = np.logical_and.reduce([variant.argmax(axis=1) == given for variant in variants]) & decided
     confidence = np.minimum.reduce(list(variants)).max(axis=1)
-    shares = np.bincount(given) / len(given)
+    variety = float(_entropy(np.bincount(given) / len(given)))
     known = truth >= 0
     right = np.zeros(int(known.sum()), np.bool_)
     own = np.zeros(len(right))
@@ -476,7 +474,5 @@ def _outcome(
         rank = (plain[known] > own[:, None]).sum(axis=1)
         right = (rank < 1) & decided[known] & inside
         top1, top5 = float(right.mean()), float(((rank < 5) & decided[known] & inside).mean())
-    trial = Trial(
-        preprocessing, name, float(confidence.mean()), float(steady.mean()), float(_entropy(shares)), top1, top5
-    )
+    trial = Trial(preprocessing, name, float(confidence.mean()), float(steady.mean()), variety, top1, top5)
     return _Outcome(trial, given, confidence, steady, right, np.log(np.maximum(own, _LEAST)))

@@ -266,11 +266,8 @@ class _Builder:
         self.count(part, len(node.entries), self.tree.keys[part])
         for key in node.entries:
             if not re.fullmatch(ID_PATTERN, key):
-                self.faults.append(
-                    node.keys[key].fault(
-                        f"the name {shorten(key)!r} has something else than a-z, 0-9, _ and -, or more than 64 of them"
-                    )
-                )
+                text = "has something else than a-z, 0-9, _ and -, or more than 64 of them"
+                self.faults.append(node.keys[key].fault(f"the name {shorten(key)!r} {text}"))
             elif part == "analyses" and key in RecipeSettings.model_fields:
                 self.faults.append(node.keys[key].fault(f"an analysis cannot be called {key!r}: the word means a part"))
             elif part == "models" and key == SINGLE:
@@ -413,11 +410,8 @@ class _Builder:
                 continue
             for variant_id, variant in made.items():
                 if variant_id in entries or not re.fullmatch(ID_PATTERN, variant_id):
-                    self.faults.append(
-                        keys[name].fault(
-                            f"the matrix makes the name {shorten(variant_id)!r}, which is taken or too long"
-                        )
-                    )
+                    text = f"the matrix makes the name {shorten(variant_id)!r}, which is taken or too long"
+                    self.faults.append(keys[name].fault(text))
                 analyses.put(variant_id, variant, keys[name])
 
     def paths(self) -> None:

@@ -83,9 +83,7 @@ class PreprocessSettings(Settings):
     @model_validator(mode="after")
     def _lengths(self) -> PreprocessSettings:
         if self.preset == AUTO and (self.channel_order or self.mean is not None or self.scale is not None):
-            raise ValueError(
-                "`auto` finds channel_order, mean and scale itself: leave them out, or name another preset"
-            )
+            raise ValueError("`auto` finds channel_order, mean and scale itself: leave them out or name another preset")
         if self.preset == AUTO and not self.confirmed:
             raise ValueError("`auto` is no guess to be confirmed: leave `confirmed` out")
         self.resolve()

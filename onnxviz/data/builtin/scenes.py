@@ -36,9 +36,7 @@ from onnxviz.data.concepts import Concept
 
 SIZE = 64
 """Side in pixels of the scenes that the built-in models learned from."""
-PREPROCESSING = Preprocessing(
-    "RGB", (127.5,), (127.5,), fit="crop", crop_fraction=1.0, size=(SIZE, SIZE), name="scenes"
-)
+PREPROCESSING = Preprocessing("RGB", (127.5,), (127.5,), crop_fraction=1.0, size=(SIZE, SIZE), name="scenes")
 """How a picture becomes a built-in model's input."""
 
 VERSION = 1

@@ -104,9 +104,7 @@ def _wide(array: np.ndarray) -> np.ndarray:
 
 def _attributes(node: NodeProto) -> dict[str, Any]:
     found = {entry.name: onnx.helper.get_attribute_value(entry) for entry in node.attribute}
-    return {
-        name: value.decode("utf-8", "replace") if isinstance(value, bytes) else value for name, value in found.items()
-    }
+    return {name: each.decode("utf-8", "replace") if isinstance(each, bytes) else each for name, each in found.items()}
 
 
 def operator_name(node: NodeProto) -> str:

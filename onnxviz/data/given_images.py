@@ -120,7 +120,8 @@ def as_images(images: Any, preprocessing: Preprocessing, size: tuple[int, int]) 
     domain = ImageDomain(preprocessing)
     channels = domain.channels
     if isinstance(images, np.ndarray) and images.dtype.kind == "f":
-        images = torch.from_numpy(np.array(images, dtype=np.float32, order="C"))
+        array = np.ascontiguousarray(images, dtype=np.float32)
+        images = torch.from_numpy(array if array.flags.writeable else array.copy())
     if isinstance(images, torch.Tensor) and images.is_floating_point():
         _require_form(images.shape, channels)
         require_range(images)

@@ -32,11 +32,7 @@ def find_source(name: str, data: Mapping[str, Source]) -> Source:
     """Return the data set of this name; raises DataError if the recipe has none, or it holds no images."""
     source = data_set(name, data)
     if not len(source):
-        raise DataError(
-            f"the data set {shorten(name)!r} holds no images",
-            where="data",
-            remedy="name one of images, not a generator",
-        )
+        raise DataError(f"the data set {shorten(name)!r} holds no images", remedy="name one of images, no generator")
     return source
 
 

@@ -21,13 +21,7 @@ from onnxviz.core.errors import BatchMixedError, DataError, ModelError, Selectio
 from onnxviz.core.memory import is_out_of_memory
 from onnxviz.core.values import DEFAULT_SIZE, Layer, Preprocessing
 from onnxviz.data.domains import domain_of
-from onnxviz.data.given_images import (
-    PREPARE,
-    as_images,
-    require_floating,
-    require_no_bytes,
-    require_range,
-)
+from onnxviz.data.given_images import PREPARE, as_images, require_floating, require_no_bytes, require_range
 from onnxviz.graph import GraphView
 from onnxviz.graph.fixed_inputs import InputValue
 from onnxviz.graph.model_output import Head, OutputKind

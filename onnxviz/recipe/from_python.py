@@ -20,7 +20,7 @@ def recipe_from(parts: Mapping[str, Any], overrides: Sequence[str] = ()) -> Reci
     Raises:
         RecipeError: with every fault that can be seen without opening the model.
     """
-    return parse_recipe(_yaml(parts, "recipe"), "recipe", Path(), overrides)
+    return parse_recipe(_yaml(parts, "recipe", "no recipe can be made of this mapping: "), "recipe", Path(), overrides)
 
 
 def analysis_from(kind: str, settings: Mapping[str, Any]) -> Analysis:
@@ -33,12 +33,12 @@ def analysis_from(kind: str, settings: Mapping[str, Any]) -> Analysis:
     return made
 
 
-def _yaml(parts: Mapping[str, Any], name: str) -> str:
+def _yaml(parts: Mapping[str, Any], name: str, refusal: str = "") -> str:
     try:
         return dump(_plain_values(parts))
     except (TypeError, RecursionError) as error:
         why = "it contains itself" if isinstance(error, RecursionError) else str(error)
-        raise RecipeError([Fault(f"no recipe can be made of this mapping: {why}", name)]) from None
+        raise RecipeError([Fault(refusal + why, name)]) from None
 
 
 def _plain_values(value: Any) -> Any:

@@ -11,7 +11,7 @@ import pytest
 from onnx import ModelProto, NodeProto
 
 from onnxviz.graph.structure import initializers
-from onnxviz.model import judge, model, output_error
+from onnxviz.model import judge, model
 from onnxviz.model import parity as agreement
 from onnxviz.model.ort_session import Session
 
@@ -68,7 +68,7 @@ def install(monkeypatch: pytest.MonkeyPatch, faults: Mapping[str, Fault]) -> Non
                 found.update(zip(wanted, session.run(known), strict=True))
             return [found[name] for name in names]
 
-    for module in (agreement, judge, model, output_error):
+    for module in (agreement, judge, model):
         monkeypatch.setattr(module, "Session", Faulty)
 
 

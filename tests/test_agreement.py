@@ -14,11 +14,11 @@ from PIL import Image
 
 import onnxviz.convert.operators
 from onnxviz.convert.operators import Conversion
-from onnxviz.core.errors import AgreementError, DataError
+from onnxviz.core.errors import DataError
 from onnxviz.core.values import Agreement
 from onnxviz.model.differences import HALF_TOLERANCE, TOLERANCE, Difference
 from onnxviz.model.model import Model, load
-from onnxviz.model.parity import check_parity, is_half, require
+from onnxviz.model.parity import check_parity, is_half
 
 
 def make(path: Path, element: int = TensorProto.FLOAT, bias: float = 0.0, domain: str = "", opset: int = 17) -> Path:
@@ -55,7 +55,7 @@ def test_a_converted_model_agrees_with_the_file_and_with_the_float32_graph(tmp_p
     ]
     assert all(item.holds and item.relative < 1e-5 and item.tolerance == TOLERANCE for item in found)
     assert any(item.absolute > 0 for item in found), "different engines, so not the same bits everywhere"
-    require(found)
+    assert all(item.holds for item in found), found
 
 
 def test_half_precision_is_compared_with_the_files_own_rounding(tmp_path: Path) -> None:
@@ -78,8 +78,6 @@ def test_a_wrong_weight_does_not_hold(tmp_path: Path) -> None:
         weight[1, 0, 0, 0] += 0.5
     found = check_parity(model, ["conv", "relu"], IMAGES)
     assert [item.holds for item in found] == [False] * 4
-    with pytest.raises(AgreementError, match=r"conv differs by .* against the file"):
-        require(found)
 
 
 def test_a_wrong_converter_does_not_hold_from_its_layer_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -201,7 +199,7 @@ def test_real_models_agree_at_every_layer_one_by_one_and_in_a_batch(
     found: list[Agreement] = []
     for count in (1, 4):
         found += check_parity(model, model.layers, images[:count])
-    require(found)
+    assert all(item.holds for item in found), found
     assert {item.layer for item in found if item.reference == "file"} == {layer.name for layer in model.layers}
     # The float32 graph is the same arithmetic in another order; half precision rounds at every operation.
     assert max(item.relative for item in found if item.reference == "float32") < 1e-4
@@ -240,7 +238,7 @@ def test_a_quantised_layer_is_computed_from_onnx_runtimes_rounded_values(tmp_pat
     model = load(quantised(tmp_path / "m.onnx"), "unit")
     found = check_parity(model, list(model.layers), torch.rand(2, 3, 16, 16))
     assert {item.layer for item in found} == {"conv1", "dequantise1", "conv2", "dequantise2"}
-    require(found)
+    assert all(item.holds for item in found), found
     assert "rounded values" in next(item.note for item in found if item.layer == "conv2")
     assert not next(item.note for item in found if item.layer == "conv1")
 

@@ -15,9 +15,9 @@ import pytest
 
 from onnxviz.core.errors import DataError, SelectionError
 from onnxviz.data import builtin
-from onnxviz.data.builtin.materials import PALETTE
 from onnxviz.data.builtin.outlines import SHAPES
 from onnxviz.data.builtin.scenes import CATEGORIES, CLASSES
+from onnxviz.data.builtin.surfaces import PALETTE
 from onnxviz.model.preprocessing import read_preprocessing
 
 SIZES = (16, 32, 64, 96, 256)
@@ -274,7 +274,7 @@ def test_the_models_are_two_trainings_of_one_network() -> None:
 
 def test_held_out_accuracy_is_what_the_model_claims(model: builtin.BuiltinModel) -> None:
     facts = json.loads(model.path.with_suffix(".json").read_text())
-    assert model.accuracy == facts["accuracy"] >= 0.95
+    assert facts["accuracy"] >= 0.95
     assert facts["test_scenes"] >= 2000
     assert facts["bytes"] == model.path.stat().st_size
     held_out = builtin.scenes(400, seed=0)

@@ -313,7 +313,7 @@ def test_a_table_that_is_too_wide_folds_no_cell(width: int) -> None:
 @pytest.mark.parametrize(
     ("images", "said"),
     [
-        ("nowhere", "nowhere: no such folder"),
+        ("nowhere", "nowhere: no image matches 'nowhere'"),
         ("photoss", "did you mean 'photos'?"),
         ("photos/*.jpg", "no image matches 'photos/*.jpg'"),
         ("empty", "the folder holds no image"),

@@ -204,7 +204,7 @@ def test_all_declared_metrics_of_all_kinds_may_be_expected(expecting: Callable[.
     ("metric", "said"),
     [
         ("filters.dead_fractoin", "'weights' has no metric 'dead_fractoin'; did you mean 'dead_fraction'"),
-        ("concepts.zzz", "'dissection' has no metric 'zzz'; it has detectors"),
+        ("concepts.zzz", "'dissection' has no metric 'zzz'; known are detectors"),
         ("attacks.sucess_rate", "did you mean 'success_rate'"),
         ("filtres.dead_fraction", "no analysis is called 'filtres'; did you mean 'filters'"),
     ],

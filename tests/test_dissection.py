@@ -462,7 +462,7 @@ class TestEndToEnd:
                 list(Dissection().jobs(replace(subject, data=data)))
         with pytest.raises(AnalysisError, match="have no labels"):
             list(Dissection(data="photos").jobs(replace(subject, data={"photos": photos})))
-        with pytest.raises(DataError, match="there is no data set 'nowhere'"):
+        with pytest.raises(DataError, match="no data set is called 'nowhere'"):
             list(Dissection(data="nowhere").jobs(subject))
 
     def test_the_label_size(self) -> None:

@@ -37,7 +37,6 @@ WITH_TORCH = (
     "model.judge",
     "model.model",
     "model.ort_session",
-    "model.output_error",
     "model.parity",
     "model.preprocessing_search",
     "model.to_torch",

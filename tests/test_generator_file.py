@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from onnxviz.core import findings as f
 from onnxviz.core.errors import DataError, RecipeError
-from onnxviz.data.generator_file import GeneratorFile
+from onnxviz.data.generator_file import GeneratorSettings
 from onnxviz.execution.execute import run
 from onnxviz.execution.plan import digests_of, make_plan
 from onnxviz.execution.workers.processes import paths_of
@@ -148,7 +148,7 @@ def test_what_is_no_generator_is_refused_at_its_place(folder: Path, change: tupl
 
 
 def test_a_generator_holds_no_images(folder: Path) -> None:
-    source = GeneratorFile.open("prior", folder / "made" / "g.onnx")
+    source = GeneratorSettings(generator="made/g.onnx").open("prior", folder)
     assert len(source) == 0
     with pytest.raises(DataError, match="holds no image"):
         source.read(0)

@@ -207,7 +207,7 @@ class TestFolder:
         folder = ImageFolder.find("x", ["p", "p/a/*.png", "p/**/*.JPG"], tmp_path)
         assert folder.names == ("a/1.png", "a/3.JPG", "b/2.png")
         assert folder.skipped == ()
-        assert [folder.class_of(index) for index in range(3)] == ["a", "a", "b"]
+        assert [folder.class_names_of(index) for index in range(3)] == [("a",), ("a",), ("b",)]
         assert ImageFolder.find("x", [str(tmp_path / "p/*/*.png")], Path("/")).names == ("a/1.png", "b/2.png")
 
     def test_a_name_with_brackets_is_taken_literally(self, tmp_path: Path) -> None:
@@ -266,7 +266,7 @@ class TestFolder:
             save(tmp_path / f"{name}.png", noise(4, 4))
         (tmp_path / "labels.csv").write_text('file,class_index,name\na.png,9,"ostrich, bird"\nb.png,7,\n', "utf-8-sig")
         folder = ImageFolder.find("x", ["*.png"], tmp_path)
-        assert [folder.class_of(index) for index in range(3)] == ["ostrich, bird", "7", None]
+        assert [folder.class_names_of(index) for index in range(3)] == [("ostrich, bird",), (), ()]
         assert [folder.class_index_of(index) for index in range(3)] == [9, 7, None]
 
     def test_unusable_labels_are_named(self, tmp_path: Path) -> None:
@@ -274,7 +274,7 @@ class TestFolder:
         for content in (b"\xff\xfe\x00", b"name,class\na.png,1\n"):
             (tmp_path / "labels.csv").write_bytes(content)
             with pytest.raises(DataError, match=r"labels\.csv"):
-                ImageFolder.find("x", ["*.png"], tmp_path).class_of(0)
+                ImageFolder.find("x", ["*.png"], tmp_path).class_names_of(0)
 
 
 class TestGeometry:
@@ -398,7 +398,7 @@ def test_real_photographs(shared_data: Path) -> None:
     assert len(folder) == 206
     assert folder.skipped == ()
     index = next(index for index, name in enumerate(folder.names) if "king_penguin" in name)
-    assert folder.class_of(index) == "king penguin"
+    assert folder.class_names_of(index)[0] == "king penguin"
     assert folder.class_index_of(index) == 145
     batch = load_batch(folder, range(4), PRESETS["imagenet"], (224, 224))
     assert batch.shape == (4, 3, 224, 224)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import faulty_runtime
@@ -13,11 +14,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 import onnxviz.convert.operators
 from onnxviz.convert.operators import Conversion
-from onnxviz.core.errors import AgreementError
 from onnxviz.core.values import Agreement
 from onnxviz.model import judge as judge_module
 from onnxviz.model.model import Model, load
-from onnxviz.model.parity import check_parity, check_tensors, require
+from onnxviz.model.parity import check_parity, check_tensors
 from onnxviz.model.reference import Allowance
 
 IMAGES = np.random.default_rng(3).uniform(size=(2, 3, 8, 8)).astype(np.float32)
@@ -100,7 +100,7 @@ def test_saturated_sums_are_laid_at_onnx_runtime(tmp_path: Path, monkeypatch: py
         assert "exact integers" in item.judged
         assert item.origin == "sums"
         assert "ONNX Runtime is off by" in item.verdict
-    require(tuple(found.values()))
+    assert all(item.holds for item in found.values())
     session = judge_module.Session(model.view.proto, [model.view.layer("scores").value], exact=True)
     (faulty,) = session.run({model.view.input_name: IMAGES})
     assert np.abs(faulty - right["scores"].numpy()).max() > 1, "the stand-in does saturate"
@@ -134,8 +134,7 @@ def test_our_own_mistake_is_stopped_whoever_else_is_wrong(tmp_path: Path, monkey
     assert not found["soft"].holds
     assert found["soft"].ours > 0.01
     assert found["soft"].theirs < 1e-6
-    with pytest.raises(AgreementError, match=r"the converted network is off by .*standard's definition"):
-        require(tuple(found.values()))
+    assert re.search(r"the converted network is off by .*standard's definition", found["soft"].verdict)
     faulty_runtime.install(monkeypatch, {model.view.layer("soft").value: garbage})
     both = verdicts(check_parity(model, model.layers, IMAGES))["soft"]
     assert (both.off, both.holds) == ("both", False)
@@ -162,8 +161,7 @@ def test_what_has_no_third_computation_is_stopped_as_ever(tmp_path: Path, monkey
     for item in found.values():
         assert (item.off, item.holds, item.origin) == ("unknown", False, "norm")
         assert "takes too long" in item.judged
-    with pytest.raises(AgreementError, match="could not be found"):
-        require(tuple(found.values()))
+        assert "could not be found" in item.verdict
 
 
 def test_small_errors_that_grow_are_laid_where_they_arise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

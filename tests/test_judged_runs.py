@@ -106,7 +106,7 @@ def test_the_effect_is_what_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         return np.ascontiguousarray(values[:, ::-1])
 
     faulty_runtime.install(monkeypatch, {model.view.layer("norm").value: reversed_channels})
-    from onnxviz.model.output_error import output_error
+    from onnxviz.model.parity import output_error
 
     wrong = right[:, ::-1]
     changed = int((wrong.argmax(1) != right.argmax(1)).sum())

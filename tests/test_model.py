@@ -191,9 +191,7 @@ def test_functions_are_kept_for_the_same_layers_and_forgotten_in_the_end(classif
         for second in model.layers:
             model.differentiable([first, second])
     assert len(model._forwards) == onnxviz.model.model._NETWORKS
-    weights = {
-        p.data_ptr() for f in model._forwards.values() for p in f._network.parameters() if p.numel() == CONV.size
-    }  # type: ignore[attr-defined]
+    weights = {p.data_ptr() for f in model._forwards.values() for p in f.network.parameters() if p.numel() == CONV.size}  # type: ignore[attr-defined]
     assert len(weights) == 1, "all networks share their weights"
 
 

@@ -215,6 +215,6 @@ def test_faults_of_the_form_and_of_the_matter_are_told_together(tmp_path: Path) 
         (6, "no layer is called 'con1'"),
         (7, "unknown key 'stepz'"),
         (8, "layer 'logits': none of the 15 classes is called 'striped cirle'"),
-        (9, "data: there is no data set 'scens'"),
+        (9, "no data set is called 'scens'"),
         (11, "no analysis is called 'zz'"),
     ]

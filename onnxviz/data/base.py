@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
-from onnxviz.core.errors import DataError
+from onnxviz.core.errors import DataError, nearest, shorten
 from onnxviz.data.decode import Pixels
+
+_Source = TypeVar("_Source")
 
 
 class ImageSource(Protocol):
@@ -82,3 +84,18 @@ class DataSource(BaseModel):
             value = getattr(self, field)
             for pattern in [value] if isinstance(value, str) else value or []:
                 yield base / os.path.expanduser(pattern).split("*")[0].split("?")[0].split("[")[0]  # noqa: PTH111
+
+
+def data_set(name: str, data: Mapping[str, _Source]) -> _Source:
+    """Return the data set of this name; raises DataError if the recipe has none."""
+    if name not in data:
+        raise no_data_set(name, data)
+    return data[name]
+
+
+def no_data_set(name: str, data: Mapping[str, object]) -> DataError:
+    """Return the error that says that a name is none of a recipe's data sets."""
+    return DataError(
+        f"no data set is called {shorten(name)!r}",
+        remedy=nearest(name, data) or f"the recipe has {', '.join(map(shorten, sorted(data))) or 'none'}",
+    )

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import functools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from onnxviz.core.errors import shorten
 from onnxviz.data.ground_truth import ClassOrigin, Statement
 from onnxviz.data.image_choice import class_named, class_of, known_class
 from onnxviz.data.images import ImageSource
 
+_First = TypeVar("_First")
+_Second = TypeVar("_Second")
 _WORDS: Mapping[ClassOrigin, str] = {
     "pattern": "the pattern of classes",
     "table": "labels.csv",
@@ -34,43 +38,45 @@ class _Pairs:
 
     def doubled(self) -> tuple[int | str, list[int]] | None:
         """Return the first class that has several numbers."""
-        numbers: dict[int | str, list[int]] = {}
-        for number, what in self.seen:
-            numbers.setdefault(what, []).append(number)
-        return next(((what, found) for what, found in numbers.items() if len(found) > 1), None)
+        return _several((what, number) for number, what in self.seen)
 
     def shared(self) -> tuple[int, list[int | str]] | None:
         """Return the first number that several classes have."""
-        classes: dict[int, list[int | str]] = {}
-        for number, what in self.seen:
-            classes.setdefault(number, []).append(what)
-        return next(((number, found) for number, found in classes.items() if len(found) > 1), None)
+        return _several(self.seen)
+
+
+def _several(pairs: Iterable[tuple[_First, _Second]]) -> tuple[_First, list[_Second]] | None:
+    """Return the first that stands beside several, and these."""
+    beside: dict[_First, list[_Second]] = {}
+    for one, other in pairs:
+        beside.setdefault(one, []).append(other)
+    return next(((one, others) for one, others in beside.items() if len(others) > 1), None)
 
 
 def contradictions(source: ImageSource, labels: Sequence[str] | None) -> Iterator[str]:
     """Yield a sentence on each two things that say different classes of images, with the number of the images.
 
     They are numbers and names in a table, and what comes from a pattern, tables, folders and files' names.
-
-    Args:
-        source: the images.
-        labels: the model's class names, or None.
     """
     if not hasattr(source, "statements"):
         return
     pairs = _Pairs()
     differing: dict[tuple[ClassOrigin, ClassOrigin], list[tuple[int, Statement, Statement]]] = {}
     compared: dict[tuple[ClassOrigin, ClassOrigin], int] = {}
-    readings: dict[tuple[int | None, tuple[str, ...]], int | None] = {}
+
+    @functools.cache  # the search is slow, and many images have the same
+    def read(number: int | None, names: tuple[str, ...]) -> int | None:
+        return class_of(number, names, labels)
+
     for index in range(len(source)):
         statements: tuple[Statement, ...] = source.statements(index)
         if statements and statements[0].origin == "table":
             _note_pair(pairs, index, statements[0], labels)
         if len(statements) < 2 or (counted := known_class(source, index, labels)) is None:
             continue
-        read = [_read(statement, labels, readings) for statement in statements]
-        first = next((place for place, found in enumerate(read) if found == counted), None)
-        for place, found in enumerate(read):
+        classes = [read(None if labels and one.origin == "pattern" else one.number, one.names) for one in statements]
+        first = next((place for place, found in enumerate(classes) if found == counted), None)
+        for place, found in enumerate(classes):
             if first is None or place == first or found is None:
                 continue
             both = statements[first].origin, statements[place].origin
@@ -86,18 +92,6 @@ def contradictions(source: ImageSource, labels: Sequence[str] | None) -> Iterato
             f"{_images(compared[counts, other])}: {shorten(source.names[index])!r} is {_shown(first_said)} and "
             f"{_shown(other_said)}; {_WORDS[counts]} counts"
         )
-
-
-def _read(
-    statement: Statement,
-    labels: Sequence[str] | None,
-    readings: dict[tuple[int | None, tuple[str, ...]], int | None],
-) -> int | None:
-    number = None if labels and statement.origin == "pattern" else statement.number
-    key = number, statement.names
-    if key not in readings:
-        readings[key] = class_of(number, statement.names, labels)
-    return readings[key]
 
 
 def _shown(statement: Statement) -> str:

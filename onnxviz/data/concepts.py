@@ -23,8 +23,8 @@ from onnxviz.core.values import Preprocessing
 from onnxviz.core.wording import listed
 from onnxviz.core.yaml_source import parse_source, plain
 from onnxviz.data.base import DataSource
-from onnxviz.data.decode import Pixels, image_size, indices_size, read_indices
-from onnxviz.data.images import ImageFolder, ImageSource, file_digests, fit_labels
+from onnxviz.data.decode import image_size, indices_size, read_indices
+from onnxviz.data.images import ImageFiles, ImageFolder, ImageSource, file_digests, fit_labels
 
 VOID_NAMES = frozenset(
     {"void", "background", "bg", "backgroundclass", "unlabelled", "unlabeled", "unlabel", "notlabelled", "notlabeled",
@@ -81,8 +81,8 @@ class ConceptSet(ImageSource, Protocol):
         ...
 
 
-@dataclass(frozen=True, eq=False)
-class MaskFolder:
+@dataclass(frozen=True, eq=False, kw_only=True)
+class MaskFolder(ImageFiles):
     """A folder of images, masks and class names.
 
     ::
@@ -97,23 +97,17 @@ class MaskFolder:
     than its image, but of its aspect ratio, is brought to the image's size by taking the nearest value.
 
     Attributes:
-        images: the images that have masks.
         masks: for each image its mask files, one for each label layer.
         sizes: for each image its height and width in pixels.
         concepts: numbered from 1 in the order of the values.
-        skipped: what was left out, with the reason.
-        notes: what was used but not as it is, with the reason.
+        numbers: for each mask value its concept's index, 0 for none, -1 for a value that the class list lacks.
         remarks: what should be known of the masks.
     """
 
-    images: ImageFolder
     masks: tuple[tuple[Path, ...], ...]
     sizes: tuple[tuple[int, int], ...]
     concepts: tuple[Concept, ...]
-    skipped: tuple[tuple[str, str], ...]
-    notes: tuple[tuple[str, str], ...]
-    _numbers: npt.NDArray[np.int32]
-    """For each mask value its concept's index, 0 for none, -1 for a value that the class list lacks."""
+    numbers: npt.NDArray[np.int32]
     remarks: tuple[str, ...] = ()
 
     @classmethod
@@ -121,12 +115,6 @@ class MaskFolder:
         """Open a concept folder; images without a usable mask are skipped and listed.
 
         Of all masks the header is read, of some the values.
-
-        Args:
-            name: the data set's name in the recipe.
-            folder: the folder, relative to `base` unless absolute.
-            base: the folder that relative paths start from.
-            limit: use at most this many images, spread evenly over the sorted list.
 
         Raises:
             DataError: if the folder, its class list or every mask is missing or unusable, or one of those whose values
@@ -139,12 +127,10 @@ class MaskFolder:
         concepts, numbers = read_concepts(root)
         found = ImageFolder.find(name, ["images"], root, limit)
         skipped, notes = list(found.skipped), list(found.notes)
-        kept: list[int] = []
-        masks: list[tuple[Path, ...]] = []
-        sizes: list[tuple[int, int]] = []
+        used: list[tuple[str, Path, tuple[Path, ...], tuple[int, int]]] = []
         layers = sorted(entry for entry in (root / "labels").iterdir() if entry.is_dir())
         remedy = ""
-        for index, (shown, path) in enumerate(zip(found.names, found.paths, strict=True)):
+        for shown, path in zip(found.names, found.paths, strict=True):
             relative = PurePosixPath(path.relative_to(root / "images").as_posix()).with_suffix("")
             files = tuple(_masks_of(relative, (root / "labels", *layers)))
             try:
@@ -153,23 +139,16 @@ class MaskFolder:
                 remedy = fault.remedy
                 skipped.append((shown, f"{fault.what}; {remedy}" if remedy else fault.what))
                 continue
-            kept.append(index)
-            masks.append(files)
-            sizes.append(size)
+            used.append((shown, path, files, size))
             notes.extend((shown, remark) for remark in remarks)
-        if not kept:
+        if not used:
             first, reason = skipped[-1]
             raise DataError(
                 f"none of {len(found)} images has a usable mask; {shorten(first)}: {reason}",
                 where=f"data {name!r}",
                 remedy="" if remedy else _LAYOUT,
             )
-        images = ImageFolder(
-            name,
-            tuple(found.names[index] for index in kept),
-            tuple(found.paths[index] for index in kept),
-            found=found.found,
-        )
+        names, paths, masks, sizes = zip(*used, strict=True)
         all_masks = [file for of_image in masks for file in of_image]
         looked, void = _look_at_values(all_masks, numbers)
         remarks = list(_passed_over(root))
@@ -188,30 +167,19 @@ class MaskFolder:
             remarks.append(
                 f"before the run the values of {looked} of {len(all_masks):,} masks were looked at; all have names"
             )
-        return cls(images, tuple(masks), tuple(sizes), concepts, tuple(skipped), tuple(notes), numbers, tuple(remarks))
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    @property
-    def name(self) -> str:
-        """The data set's name in the recipe."""
-        return self.images.name
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The images' names below their folder."""
-        return self.images.names
-
-    @property
-    def paths(self) -> tuple[Path, ...]:
-        """Where the image files are."""
-        return self.images.paths
-
-    @property
-    def found(self) -> int:
-        """Number of image files in the folder, before `limit`."""
-        return self.images.found
+        return cls(
+            name=name,
+            names=names,
+            paths=paths,
+            skipped=tuple(skipped),
+            notes=tuple(notes),
+            found=found.found,
+            masks=masks,
+            sizes=sizes,
+            concepts=concepts,
+            numbers=numbers,
+            remarks=tuple(remarks),
+        )
 
     @cached_property
     def categories(self) -> tuple[str, ...]:
@@ -221,25 +189,17 @@ class MaskFolder:
     @cached_property
     def digest(self) -> str:
         """SHA-256 over names and bytes of images and masks, and over the concepts."""
-        total = hashlib.sha256(self.images.digest.encode())
-        for contents in self._contents:
+        total = hashlib.sha256(super().digest.encode())
+        for contents in self._mask_contents:
             total.update(b"".join(contents) + b"/")
         total.update(repr([(concept.index, concept.name, concept.category) for concept in self.concepts]).encode())
-        total.update(self._numbers.tobytes())
+        total.update(self.numbers.tobytes())
         return total.hexdigest()
 
     @cached_property
-    def _contents(self) -> tuple[tuple[bytes, ...], ...]:
+    def _mask_contents(self) -> tuple[tuple[bytes, ...], ...]:
         """SHA-256 of each image's masks."""
         return tuple(file_digests(files) for files in self.masks)
-
-    def read(self, index: int) -> Pixels:
-        """Return an image as uint8 [height, width, 3], RGB; raises DataError if it cannot be decoded."""
-        return self.images.read(index)
-
-    def stored(self, index: int) -> npt.NDArray[Any]:
-        """Return an image as its file holds it; raises DataError if it cannot be decoded."""
-        return self.images.stored(index)
 
     def read_labels(self, index: int) -> npt.NDArray[np.int32]:
         """Return an image's labels as int32 [layers, height, width], in the image's size.
@@ -249,10 +209,10 @@ class MaskFolder:
                 `digest` was asked for.
         """
         files = self.masks[index]
-        known = self.__dict__.get("_contents")  # as for images
+        known = self.__dict__.get("_mask_contents")  # as for images
         contents = (None,) * len(files) if known is None else known[index]
         labels = [
-            fit_labels(_numbered(read_indices(path, content), self._numbers, path), _STRETCH, self.sizes[index])
+            fit_labels(_numbered(read_indices(path, content), self.numbers, path), _STRETCH, self.sizes[index])
             for path, content in zip(files, contents, strict=True)
         ]
         return np.stack(labels)
@@ -317,9 +277,6 @@ def read_concepts(root: Path) -> tuple[tuple[Concept, ...], npt.NDArray[np.int32
 
     Returns:
         The concepts, and for each mask value its concept's index: 0 for none, -1 for a value that is not listed.
-
-    Raises:
-        DataError: if there is no list, or it cannot be used.
     """
     file = next((file for file in _PARSERS if (root / file).is_file()), "")
     if not file:
@@ -419,9 +376,7 @@ def _from_yaml(text: str) -> Iterable[tuple[str, str, str]]:
         raise DataError("\n".join(str(fault) for fault in faults[:5]), remedy="see the place marked above")
     rows = plain(node) if node is not None else None
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise DataError(
-            "is not a list of entries", remedy="write entries such as - {index: 1, name: sky, category: object}"
-        )
+        raise DataError("is not a list of entries", remedy="write entries: - {index: 1, name: sky, category: object}")
     return [_entry(row) for row in rows]
 
 

@@ -50,24 +50,15 @@ def read_image(path: Path, digest: bytes | None = None) -> Pixels:
     The first frame of an animation; EXIF orientation applied; transparency laid over white; 16-bit grey divided by
     257; CMYK and palettes converted; colour profiles ignored, as the networks' own training pipelines ignore them.
 
-    Args:
-        path: the file.
-        digest: SHA-256 of the bytes that it must have; any if None.
+    `digest` is the SHA-256 that the file must have.
 
     Raises:
         DataError: if the file is too large, not an image of a known format, damaged, or another than it must be.
     """
-    _require_regular(path)
     if is_array(path):
         return _as_rgb(read_stored(path, digest), path)
-    try:
-        with _open(path if digest is None else io.BytesIO(_bytes_of(path, digest))) as image:
-            _require_bounded(image, path)
-            return _decoded(image, path)
-    except (DataError, MemoryError):  # too little memory is no fault of the file
-        raise
-    except Exception as fault:  # a decoder on hostile bytes may raise anything
-        raise _damaged(path, fault) from fault
+    with _opened(path, digest) as image:
+        return _decoded(image, path)
 
 
 def read_stored(path: Path, digest: bytes | None = None) -> npt.NDArray[Any]:
@@ -76,50 +67,38 @@ def read_stored(path: Path, digest: bytes | None = None) -> npt.NDArray[Any]:
     An array (.npy) as it is; an image as Pillow reads it, EXIF orientation applied, palettes as the colours that they
     stand for; the pages of a TIFF of several grey pages of one size are its channels.
 
-    Args:
-        path: the file.
-        digest: as for `read_image`.
-
     Returns:
         [height, width, channels] or [height, width], whole or floating numbers.
 
     Raises:
         DataError: as for `read_image`, or if Pillow would leave channels out.
     """
-    _require_regular(path)
-    content = None if digest is None else io.BytesIO(_bytes_of(path, digest))
     if is_array(path):
+        _require_regular(path)
+        content = None if digest is None else io.BytesIO(_bytes_of(path, digest))
         array = read_array(path, limits.IMAGE_BYTES, content)
         if array.dtype.kind not in "biuf" or not np.isfinite(array).all():
             raise DataError("holds values that are no numbers", where=_shown(path))
         return array
     try:
-        with _open(content or path) as image:
+        with _opened(path, digest) as image:
             return _stored(image, path)
-    except (DataError, MemoryError):  # too little memory is no fault of the file
+    except DataError as fault:
+        if isinstance(fault.__cause__, UnidentifiedImageError):
+            fault.remedy = "save channels of more than 8 bits as an array: numpy.save, [height, width, channels]"
         raise
-    except UnidentifiedImageError as fault:
-        raise DataError(
-            f"not an image that Pillow reads, in one of the formats {', '.join(FORMATS)}",
-            where=_shown(path),
-            remedy="save several channels of more than 8 bits as an array: numpy.save, [height, width, channels]",
-        ) from fault
-    except Exception as fault:  # as in read_image
-        raise _damaged(path, fault) from fault
 
 
 def _stored(image: Image.Image, path: Path) -> npt.NDArray[Any]:
-    _require_bounded(image, path)
-    orientation = _orientation(image)
     pages = int(getattr(image, "n_frames", 1)) if image.format == "TIFF" else 1
     if image.width * image.height * pages > limits.IMAGE_PIXELS:
         raise _too_many_pixels(path, f"{pages} pages of {image.width} x {image.height} pixels")
+    orientation = _orientation(image)
     found = []
     for page in range(pages):
         if pages > 1:
             image.seek(page)
-        image.load()
-        turned = image.transpose(_TURNS[orientation]) if orientation in _TURNS else image
+        turned = _turned(image, orientation)
         if turned.mode in ("P", "PA"):
             turned = turned.convert("RGBA" if turned.mode == "PA" or "transparency" in turned.info else "RGB")
         array = np.asarray(turned.convert("L") if turned.mode == "1" else turned)
@@ -166,121 +145,67 @@ def _array_size(path: Path) -> tuple[int, int]:
 
 
 def image_pixels(image: Image.Image) -> Pixels:
-    """Return an image that Pillow has opened or made as `read_image` returns its file.
-
-    Raises:
-        DataError: if its pixels cannot be used.
-    """
+    """Return an image that Pillow has opened or made as `read_image` returns its file; raises as it does."""
     place = Path(str(getattr(image, "filename", "")) or "a PIL image")
-    try:
+    with _damage_named(place):
         return _decoded(image, place)
-    except (DataError, MemoryError):
-        raise
-    except Exception as fault:  # as in read_image
-        raise _damaged(place, fault) from fault
 
 
 def _decoded(image: Image.Image, path: Path) -> Pixels:
-    orientation = _orientation(image)
-    image.load()
-    turned = image.transpose(_TURNS[orientation]) if orientation in _TURNS else image
-    return np.array(_to_rgb(turned, path), dtype=np.uint8)
+    return np.array(_to_rgb(_turned(image, _orientation(image)), path), dtype=np.uint8)
 
 
 def check_image(path: Path) -> str:
-    """Check an image file without decoding it: its header and checksums or end mark; decode only where there are none.
+    """Check an image file by its header and checksums or end mark, decode it only where there are none.
 
-    Returns:
-        A remark for the reader, or "".
-
-    Raises:
-        DataError: if the file cannot be used.
+    Returns a remark for the reader, or ""; raises DataError if the file cannot be used.
     """
     if is_array(path):
         _array_size(path)
         return ""
-    _require_regular(path)
-    try:
-        with _open(path) as image:
-            _require_bounded(image, path)
-            complete = image.format == "PNG" or _has_end_mark(path, str(image.format))
-            animated = bool(getattr(image, "is_animated", False)) and image.format != "MPO"
-            frames = int(getattr(image, "n_frames", 1)) if animated else 1
-            if image.format == "PNG":
-                with _open(path) as again:  # verify() needs a file of which nothing has been read
-                    again.verify()
-    except (DataError, MemoryError):  # too little memory is no fault of the file
-        raise
-    except Exception as fault:  # as in read_image
-        raise _damaged(path, fault) from fault
+    with _opened(path) as image:
+        complete = image.format == "PNG" or _has_end_mark(path, str(image.format))
+        animated = bool(getattr(image, "is_animated", False)) and image.format != "MPO"
+        frames = int(getattr(image, "n_frames", 1)) if animated else 1
+        if image.format == "PNG":
+            with _open(path) as again:  # verify() needs a file of which nothing has been read
+                again.verify()
     if not complete:
         read_image(path)
     return f"animation: the first of {frames} frames is used" if frames > 1 else ""
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """Return height and width in pixels, as `read_image` will give them, from the header alone.
-
-    Raises:
-        DataError: if the file cannot be used.
-    """
+    """Return height and width in pixels, as `read_image` will give them, from the header alone; raises as it does."""
     if is_array(path):
         return _array_size(path)
-    _require_regular(path)
-    try:
-        with _open(path) as image:
-            _require_bounded(image, path)
-            width, height = image.size
-            return (width, height) if _orientation(image) >= 5 else (height, width)
-    except (DataError, MemoryError):  # too little memory is no fault of the file
-        raise
-    except Exception as fault:  # as in read_image
-        raise _damaged(path, fault) from fault
+    with _opened(path) as image:
+        width, height = image.size
+        return (width, height) if _orientation(image) >= 5 else (height, width)
 
 
 def read_indices(path: Path, digest: bytes | None = None) -> npt.NDArray[np.int32]:
     """Decode an image of indices: the raw values of a grey picture or the palette indices of a coloured one.
 
-    Args:
-        path: the file.
-        digest: SHA-256 of the bytes that it must have; any if None.
-
     Returns:
         int32 [height, width].
 
     Raises:
-        DataError: if the file is no such image, stored with loss, or another than it must be.
+        DataError: as for `read_image`, or if the file is no such image or stored with loss.
     """
-    _require_regular(path)
-    try:
-        with _open(path if digest is None else io.BytesIO(_bytes_of(path, digest))) as image:
-            _require_indices(image, path)
-            return np.asarray(image).astype(np.int32)
-    except (DataError, MemoryError):  # too little memory is no fault of the file
-        raise
-    except Exception as fault:  # as in read_image
-        raise _damaged(path, fault) from fault
+    with _opened(path, digest) as image:
+        _require_indices(image, path)
+        return np.asarray(image).astype(np.int32)
 
 
 def indices_size(path: Path) -> tuple[int, int]:
-    """Return height and width in pixels of an image of indices as `read_indices` will give it, from the header alone.
-
-    Raises:
-        DataError: if the file is no such image, or stored with loss.
-    """
-    _require_regular(path)
-    try:
-        with _open(path) as image:
-            _require_indices(image, path)
-            return image.size[1], image.size[0]
-    except (DataError, MemoryError):  # too little memory is no fault of the file
-        raise
-    except Exception as fault:  # as in read_image
-        raise _damaged(path, fault) from fault
+    """Return height and width in pixels, as `read_indices` will give them, from the header alone; raises as it does."""
+    with _opened(path) as image:
+        _require_indices(image, path)
+        return image.size[1], image.size[0]
 
 
 def _require_indices(image: Image.Image, path: Path) -> None:
-    _require_bounded(image, path)
     if image.format in ("JPEG", "MPO", "WEBP"):
         raise DataError("a mask in a format that may change values", where=_shown(path), remedy="use PNG")
     if image.mode not in ("1", "L", "P") and not image.mode.startswith("I"):
@@ -328,6 +253,25 @@ def warnings_ignored() -> Iterator[None]:
             _inside.pop()
             if not _inside:
                 _filters.close()
+
+
+@contextlib.contextmanager
+def _opened(path: Path, digest: bytes | None = None) -> Iterator[Image.Image]:
+    """Open an image file within bounds; what is done to it in the block fails with a `DataError` that names it."""
+    _require_regular(path)
+    with _damage_named(path), _open(path if digest is None else io.BytesIO(_bytes_of(path, digest))) as image:
+        _require_bounded(image, path)
+        yield image
+
+
+@contextlib.contextmanager
+def _damage_named(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (DataError, MemoryError):  # too little memory is no fault of the file
+        raise
+    except Exception as fault:  # a decoder on hostile bytes may raise anything
+        raise _damaged(path, fault) from fault
 
 
 def _open(path: Path | BinaryIO) -> Image.Image:
@@ -409,13 +353,16 @@ def _orientation(image: Image.Image) -> int:
     return value if isinstance(value, int) else 1
 
 
+def _turned(image: Image.Image, orientation: int) -> Image.Image:
+    image.load()
+    return image.transpose(_TURNS[orientation]) if orientation in _TURNS else image
+
+
 def _to_rgb(image: Image.Image, path: Path) -> Image.Image:
     if image.mode.startswith("I"):
         return _from_16_bits(image, path)
     if image.mode == "F":
-        raise DataError(
-            "holds floating-point pixels, whose range is unknown", where=_shown(path), remedy="convert it to 8 bits"
-        )
+        raise DataError("holds floating pixels, whose range is unknown", where=_shown(path), remedy="convert to 8 bits")
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         layer = image.convert("RGBA")
         white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
@@ -426,9 +373,7 @@ def _to_rgb(image: Image.Image, path: Path) -> Image.Image:
 def _from_16_bits(image: Image.Image, path: Path) -> Image.Image:
     values = np.asarray(image).astype(np.int64)
     if values.min() < 0 or values.max() > 65535:
-        raise DataError(
-            "holds 32-bit pixels, whose range is unknown", where=_shown(path), remedy="convert it to 8 bits"
-        )
+        raise DataError("holds 32-bit pixels, whose range is unknown", where=_shown(path), remedy="convert to 8 bits")
     grey = ((values + 128) // 257).astype(np.uint8)
     return Image.fromarray(np.repeat(grey[:, :, None], 3, axis=2))
 

@@ -38,13 +38,7 @@ PREPARE = "let `model.prepare(images)` make them of paths of files, PIL images o
 
 @dataclass(frozen=True, eq=False)
 class GivenImages:
-    """Images given in Python as a data set.
-
-    Attributes:
-        name: what the data set is called.
-        names: those of files, else numbers; unique.
-        pixels: uint8 [height, width, 3], RGB.
-    """
+    """Images given in Python as a data set."""
 
     name: str
     names: tuple[str, ...]
@@ -94,11 +88,7 @@ class GivenImages:
 
 
 def source_of(images: Any, name: str = "images") -> ImageSource:
-    """Return a data set of images as people have them in Python.
-
-    Args:
-        images: files, folders and globs; PIL images and uint8 arrays; or a data set, which is returned as it is.
-        name: what it is called.
+    """Return a data set of files, folders and globs, or of PIL images and uint8 arrays; a data set as it is.
 
     Raises:
         DataError: if they are none of these, or none is left.
@@ -129,16 +119,13 @@ def as_images(images: Any, preprocessing: Preprocessing, size: tuple[int, int]) 
 
     domain = ImageDomain(preprocessing)
     channels = domain.channels
+    if isinstance(images, np.ndarray) and images.dtype.kind == "f":
+        array = np.ascontiguousarray(images, dtype=np.float32)
+        images = torch.from_numpy(array if array.flags.writeable else array.copy())
     if isinstance(images, torch.Tensor) and images.is_floating_point():
         _require_form(images.shape, channels)
         require_range(images)
         return images
-    if isinstance(images, np.ndarray) and images.dtype.kind == "f":
-        array = np.ascontiguousarray(images, dtype=np.float32)
-        _require_form(array.shape, channels)
-        given = torch.from_numpy(array if array.flags.writeable else array.copy())
-        require_range(given)
-        return given
     items = _listed(images)
     if not items:
         raise DataError("there are no images")
@@ -173,11 +160,7 @@ def _require_form(shape: Sequence[int], channels: int = 3, remedy: str = _GIVE) 
 
 
 def require_floating(images: Any, channels: int = 3) -> None:
-    """Refuse what is no floating tensor [N, channels, height, width]; its values are not looked at.
-
-    Raises:
-        DataError: if it is something else.
-    """
+    """Refuse what is no floating tensor [N, channels, height, width]; its values are not looked at."""
     import torch
 
     if not isinstance(images, torch.Tensor) or not images.is_floating_point():
@@ -189,32 +172,10 @@ def require_floating(images: Any, channels: int = 3) -> None:
     _require_form(images.shape, channels, PREPARE)
 
 
-def require_size(images: torch.Tensor, size: tuple[int, int]) -> None:
-    """Refuse prepared images of another size than the model's input.
-
-    Raises:
-        DataError: if they have another height or width.
-    """
-    if tuple(images.shape[2:]) != size:
-        height, width = images.shape[2:]
-        raise DataError(
-            f"floating images are taken as prepared already, and these are {height}×{width} pixels where the model "
-            f"takes {size[0]}×{size[1]}",
-            remedy="give files, PIL images or uint8 arrays, which are brought to size, or resize them yourself",
-        )
-
-
 def require_range(images: torch.Tensor, remedy: str = _GIVE) -> None:
-    """Refuse floating images that are not in 0..1.
+    """Refuse floating images that are not in 0..1, give or take `TOLERANCE`.
 
     On a GPU this waits for the device, so it belongs where images come in and not into a loop.
-
-    Args:
-        images: floating images.
-        remedy: what to give instead.
-
-    Raises:
-        DataError: if a value is not a number or outside 0..1 by more than `TOLERANCE`.
     """
     if not images.numel():
         return
@@ -230,9 +191,6 @@ def require_no_bytes(images: torch.Tensor) -> None:
 
     Only in the computer's own memory: to look at a GPU's would stop it at every step, and while PyTorch compiles there
     are no values.
-
-    Raises:
-        DataError: if a value is far outside 0..1.
     """
     import torch
 

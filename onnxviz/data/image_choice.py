@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
-from typing import Annotated, TypeVar
+from typing import Annotated, NamedTuple, TypeVar
 
 from pydantic import Field, StrictInt
 
 from onnxviz.core.errors import DataError, SelectionError, nearest, shorten
+from onnxviz.data.base import ImageSource, data_set
 from onnxviz.data.ground_truth import STATED, ClassOrigin, is_wordnet_id
-from onnxviz.data.images import ImageSource
 from onnxviz.graph.targets import class_index, class_matches, nearest_class
 
 ImageChoice = Annotated[
@@ -20,30 +20,20 @@ ImageChoice = Annotated[
     Field(description="Indices from 0, names, or globs such as `*lion*`; nothing for all, up to the limit."),
 ]
 
+_MOST = 5
+"""Names that a sentence tells."""
+_MOST_FOLDERS = 3
 _NUMBERED = "the model's classes have names; write their numbers in a labels.csv, as class_index"
 
 Source = TypeVar("Source", bound=ImageSource)
 
 
 def find_source(name: str, data: Mapping[str, Source]) -> Source:
-    """Return the data set of this name.
-
-    Raises:
-        DataError: if the recipe has none.
-    """
-    if name not in data:
-        raise DataError(
-            f"there is no data set {shorten(name)!r}",
-            where="data",
-            remedy=nearest(name, data) or f"the recipe has {', '.join(sorted(data)) or 'none'}",
-        )
-    if not len(data[name]):
-        raise DataError(
-            f"the data set {shorten(name)!r} holds no images",
-            where="data",
-            remedy="name one of images, not a generator",
-        )
-    return data[name]
+    """Return the data set of this name; raises DataError if the recipe has none, or it holds no images."""
+    source = data_set(name, data)
+    if not len(source):
+        raise DataError(f"the data set {shorten(name)!r} holds no images", remedy="name one of images, no generator")
+    return source
 
 
 def choose_images(source: ImageSource, choice: int | str | Sequence[int | str] | None, limit: int) -> list[int]:
@@ -113,33 +103,47 @@ def own_class(source: ImageSource, index: int, labels: Sequence[str] | None) -> 
     Raises:
         SelectionError: if somebody wrote the class down and it is none of the labels.
     """
-    number, names = _said(source, index, labels)
-    found = class_of(number, names, labels)
-    stated = not hasattr(source, "class_origin_of") or _origin(source, index) in STATED
-    if found is None and labels and names and stated:
+    said = _said(source, index)
+    found = _class_said(said, labels)
+    if found is None and labels and said.names and (said.origin is None or said.origin in STATED):
         try:
-            return class_index(names[0], labels)  # says what is wrong with the name
+            return class_index(said.names[0], labels)  # says what is wrong with the name
         except SelectionError as fault:
-            fault.remedy = _NUMBERED if _is_of_file(source, index, names[0]) else fault.remedy
+            fault.remedy = _NUMBERED if said.number_of_file else fault.remedy
             raise
     return found
 
 
 def known_class(source: ImageSource, index: int, labels: Sequence[str] | None) -> int | None:
     """Return the same as `own_class`, and None too where what somebody wrote down is none of the labels."""
-    return class_of(*_said(source, index, labels), labels)
+    return _class_said(_said(source, index), labels)
 
 
-def _said(source: ImageSource, index: int, labels: Sequence[str] | None) -> tuple[int | None, tuple[str, ...]]:
-    """Return the number and the names that are said of an image's class, as far as they count."""
-    number, names = _number(source, index), _names(source, index)
-    of_file = labels and names and _is_of_file(source, index, names[0])
-    return None if of_file else number, names
+class _Said(NamedTuple):
+    """What a data set says of an image's class, as much of it as it has; no origin where it does not tell any."""
+
+    origin: ClassOrigin | None
+    number: int | None
+    names: tuple[str, ...]
+
+    @property
+    def number_of_file(self) -> bool:
+        """Whether a pattern found a number, which may be the file's own and not that of a class."""
+        return self.origin == "pattern" and bool(self.names) and self.names[0].isdecimal()
 
 
-def _is_of_file(source: ImageSource, index: int, name: str) -> bool:
-    """Whether a pattern found a number, which may be the file's own and not that of a class."""
-    return name.isdecimal() and hasattr(source, "class_origin_of") and _origin(source, index) == "pattern"
+def _said(source: ImageSource, index: int) -> _Said:
+    origin, number, names, name = (
+        getattr(source, ask)(index) if hasattr(source, ask) else None
+        for ask in ("class_origin_of", "class_index_of", "class_names_of", "class_of")
+    )
+    if names is None:
+        names = () if name is None else (name,)
+    return _Said(origin, number, tuple(names))
+
+
+def _class_said(said: _Said, labels: Sequence[str] | None) -> int | None:
+    return class_of(None if labels and said.number_of_file else said.number, said.names, labels)
 
 
 def class_of(number: int | None, names: Sequence[str], labels: Sequence[str] | None) -> int | None:
@@ -175,59 +179,51 @@ _NOT_TOLD: Mapping[ClassOrigin, str] = {
 }
 
 
-def unknown_classes(source: ImageSource, labels: Sequence[str] | None, most: int = 5) -> tuple[str, ...]:
+def unknown_classes(source: ImageSource, labels: Sequence[str] | None) -> tuple[str, ...]:
     """Return sentences on the images whose class is not known although it is written down or that of others is.
 
     A folder that is no class, and images beside the folders, are told where other folders are classes, or where all
     folders are nearly called like classes.
-
-    Args:
-        source: the images.
-        labels: the model's class names, or None.
-        most: most names to tell; of the others their number is told.
     """
     if not hasattr(source, "class_origin_of"):
         return ()
-    known: dict[tuple[int | None, tuple[str, ...]], bool] = {}  # the search is slow, and many images have the same
+    known: dict[_Said, bool] = {}  # the search is slow, and many images have the same
     unknown: dict[tuple[ClassOrigin, str], list[int]] = {}
     guessed = False
     for index in range(len(source)):
-        number, names = what = _said(source, index, labels)
-        origin = _origin(source, index)
-        if what not in known:
-            found = class_of(number, names, labels)
-            known[what] = found is not None and (not labels or found < len(labels))
-        if known[what]:
-            guessed |= origin not in STATED
-        elif origin != "pattern" or names:  # the source itself tells where a pattern does not fit
-            name = next(iter(names), "" if number is None else str(number)) if origin in _TOLD else ""
-            unknown.setdefault((origin, name), []).append(index)
+        said = _said(source, index)
+        assert said.origin is not None
+        if said not in known:
+            found = _class_said(said, labels)
+            known[said] = found is not None and (not labels or found < len(labels))
+        if known[said]:
+            guessed |= said.origin not in STATED
+        elif said.origin != "pattern" or said.names:  # the source itself tells where a pattern does not fit
+            number = "" if said.number is None else str(said.number)
+            name = next(iter(said.names), number) if said.origin in _TOLD else ""
+            unknown.setdefault((said.origin, name), []).append(index)
     told = {key: images for key, images in unknown.items() if guessed or key[0] not in ("folder", "file name")}
-    first = list(told.items())[:most]
+    first = list(told.items())[:_MOST]
     sentences = [_sentence(source, origin, name, images, labels) for (origin, name), images in first]
-    if len(told) > most:
+    if len(told) > _MOST:
         rest = sum(map(len, told.values())) - sum(len(images) for _, images in first)
-        sentences.append(f"so it is with {len(told) - most:,} names more: the class of {_images(rest)} not known")
+        sentences.append(f"so it is with {len(told) - _MOST:,} names more: the class of {_images(rest)} not known")
     if not guessed and labels and (sentence := folders_missed(source, labels, likely=True)):
         sentences.append(sentence)
     return tuple(sentences)
 
 
-def folders_missed(source: ImageSource, labels: Sequence[str], likely: bool = False, most: int = 3) -> str:
+def folders_missed(source: ImageSource, labels: Sequence[str], likely: bool = False) -> str:
     """Return a sentence on folders of images none of which is called like a class; "" if it is not so.
 
-    Args:
-        source: the images.
-        labels: the model's class names.
-        likely: say nothing unless the names look as if they were to be classes.
-        most: most folders to name.
+    With `likely` nothing is said unless the names look as if they were to be classes.
     """
     if not hasattr(source, "class_origin_of"):
         return ""
     folders: dict[str, str] = {}
     for index, name in enumerate(source.names):
         path = PurePosixPath(name)
-        if _origin(source, index) in ("folder", "missing line") and path.parent.name:
+        if _said(source, index).origin in ("folder", "missing line") and path.parent.name:
             if known_class(source, index, labels) is not None:
                 return ""
             folders.setdefault(path.parent.name, name)
@@ -238,10 +234,10 @@ def folders_missed(source: ImageSource, labels: Sequence[str], likely: bool = Fa
     if not folders or (likely and not from_one and 2 * sum(map(bool, hints.values())) < len(folders)):
         return ""
     named = [repr(shorten(folder)) + (f" ({hint})" if hint else "") for folder, hint in hints.items()]
-    more = f" and {len(folders) - most:,} more" if len(folders) > most else ""
+    more = f" and {len(folders) - _MOST_FOLDERS:,} more" if len(folders) > _MOST_FOLDERS else ""
     several = len(folders) > 1
     count = f"none of the {len(folders):,} folders of images is" if several else "the folder of the images is not"
-    return f"{count} called like a class of the model: {', '.join(named[:most])}{more}" + (
+    return f"{count} called like a class of the model: {', '.join(named[:_MOST_FOLDERS])}{more}" + (
         "; folders that are class numbers count from 0" if from_one else ""
     )
 
@@ -255,9 +251,9 @@ def _folder_hint(folder: str, name: str, labels: Sequence[str]) -> str:
 
 def why_unknown(source: ImageSource, index: int, labels: Sequence[str] | None) -> str:
     """Return why the class of an image is not known, in a few words; "" if there is nothing to say."""
-    if not hasattr(source, "class_origin_of"):
+    origin = _said(source, index).origin
+    if origin is None:
         return ""
-    origin = _origin(source, index)
     if origin == "table":
         return "its line in labels.csv says no class"
     if origin == "pattern":
@@ -284,22 +280,16 @@ def _images(count: int) -> str:
     return f"{count:,} images is" if count > 1 else "1 image is"
 
 
-def unlike_concepts(source: ImageSource, labels: Sequence[str], most: int = 5) -> Iterator[str]:
-    """Yield which names of pixel labels are no class of a model that gives each pixel a class, if any.
-
-    Args:
-        source: the images; they may have concepts for their pixels.
-        labels: the model's class names.
-        most: most names to tell.
-    """
+def unlike_concepts(source: ImageSource, labels: Sequence[str]) -> Iterator[str]:
+    """Yield which names of pixel labels are no class of a model that gives each pixel a class, if any."""
     names = [str(concept.name) for concept in getattr(source, "concepts", ())]
     lacking = [name for name in names if not class_matches(name, labels)]
     if lacking:
         told = []
-        for name in lacking[:most]:
+        for name in lacking[:_MOST]:
             hint = nearest_class(name, labels)
             told.append(repr(shorten(name)) + (f" ({hint})" if hint else ""))
-        more = f" and {len(lacking) - most:,} more" if len(lacking) > most else ""
+        more = f" and {len(lacking) - _MOST:,} more" if len(lacking) > _MOST else ""
         count = (
             f"{len(lacking):,} of the {len(names):,}" if len(lacking) < len(names) else f"none of the {len(names):,}"
         )
@@ -310,29 +300,8 @@ def unlike_concepts(source: ImageSource, labels: Sequence[str], most: int = 5) -
         )
 
 
-def _names(source: ImageSource, index: int) -> tuple[str, ...]:
-    if hasattr(source, "class_names_of"):
-        return tuple(source.class_names_of(index))
-    name = source.class_of(index) if hasattr(source, "class_of") else None
-    return () if name is None else (name,)
-
-
-def _number(source: ImageSource, index: int) -> int | None:
-    return source.class_index_of(index) if hasattr(source, "class_index_of") else None
-
-
-def _origin(source: ImageSource, index: int) -> ClassOrigin:
-    origin: ClassOrigin = source.class_origin_of(index)  # type: ignore[attr-defined]
-    return origin
-
-
-def class_count(sources: Iterable[object]) -> int | None:
+def class_count(sources: Iterable[ImageSource]) -> int | None:
     """Return how many classes the images' own class numbers count, from 0 to the highest; None if none has one."""
-    highest = -1
-    for source in sources:
-        number_of: Callable[[int], int | None] | None = getattr(source, "class_index_of", None)
-        if number_of is not None and isinstance(source, Sized):
-            highest = max(
-                highest, *(number if number is not None else -1 for number in map(number_of, range(len(source)))), -1
-            )
+    said = (_said(source, index).number for source in sources for index in range(len(source)))
+    highest = max((number for number in said if number is not None), default=-1)
     return highest + 1 if highest >= 0 else None

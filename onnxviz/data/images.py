@@ -23,7 +23,9 @@ from onnxviz.data.decode import ARRAY_SUFFIX, FORMATS, Pixels, check_image, imag
 from onnxviz.data.domains import domain_of
 from onnxviz.data.ground_truth import (
     STATED,
+    TABLE,
     ClassOrigin,
+    LabelTables,
     Statement,
     class_in,
     class_pattern,
@@ -31,7 +33,6 @@ from onnxviz.data.ground_truth import (
     folder_numbers,
     wordnet_id,
 )
-from onnxviz.data.label_tables import TABLE, LabelTables
 from onnxviz.data.patterns import matches
 
 __all__ = [
@@ -39,7 +40,6 @@ __all__ = [
     "load_batch", "read_image",
 ]  # fmt: skip
 
-_NAME_IMAGES = "name a file, a folder or a glob of images"
 SUFFIXES = frozenset({
     ".jpg", ".jpeg", ".jpe", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm",
 })  # fmt: skip
@@ -47,7 +47,7 @@ SUFFIXES = frozenset({
 
 
 @dataclass(frozen=True, eq=False)
-class ImageFolder:
+class ImageFiles:
     """Image files on disk, in a fixed order.
 
     Attributes:
@@ -57,7 +57,6 @@ class ImageFolder:
         skipped: what was left out, with the reason.
         notes: what was used but not as a plain photograph, with the reason (animations).
         found: number of files that the patterns found, before `limit`.
-        classes: pattern that finds each image's class in its name (`ground_truth.class_pattern`); None for none.
     """
 
     name: str
@@ -66,13 +65,55 @@ class ImageFolder:
     skipped: tuple[tuple[str, str], ...] = ()
     notes: tuple[tuple[str, str], ...] = ()
     found: int = 0
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def read(self, index: int) -> Pixels:
+        """Return an image as uint8 [height, width, 3], RGB.
+
+        Raises:
+            DataError: if the file cannot be decoded, or has changed since `digest` was asked for.
+        """
+        # What is computed is stored under a key made of the digest: another image must not take this one's place.
+        known = self.__dict__.get("_contents")
+        return read_image(self.paths[index], None if known is None else known[index])
+
+    def stored(self, index: int) -> npt.NDArray[Any]:
+        """Return an image as its file holds it, any number of channels (`decode.read_stored`); raises as `read`."""
+        known = self.__dict__.get("_contents")
+        return read_stored(self.paths[index], None if known is None else known[index])
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 over the names and the bytes of all files, in order."""
+        total = hashlib.sha256()
+        for name, content in zip(self.names, self._contents, strict=True):
+            encoded = name.encode("utf-8", "surrogateescape")
+            total.update(len(encoded).to_bytes(8, "big") + encoded + content)
+        return total.hexdigest()
+
+    @cached_property
+    def _contents(self) -> tuple[bytes, ...]:
+        """SHA-256 of each file."""
+        return file_digests(self.paths)
+
+
+@dataclass(frozen=True, eq=False)
+class ImageFolder(ImageFiles):
+    """Image files that patterns name, and what is said of their classes.
+
+    Attributes:
+        classes: pattern that finds each image's class in its name (`ground_truth.class_pattern`); None for none.
+    """
+
     classes: str | None = None
 
     @classmethod
     def find(
         cls, name: str, patterns: Sequence[str], base: Path, limit: int | None = None, classes: str | None = None
     ) -> ImageFolder:
-        """Find the images that patterns name; those that cannot be used are skipped and listed.
+        """Find the images that patterns name, sorted by name, each once; what cannot be used is skipped and listed.
 
         Args:
             name: the data set's name in the recipe.
@@ -81,16 +122,13 @@ class ImageFolder:
             limit: use at most this many, spread evenly over the sorted list.
             classes: pattern that finds each image's class in its name, such as "{class}_*.jpg".
 
-        Returns:
-            The images sorted by name, each file once even if several patterns match it.
-
         Raises:
             DataError: if no image is left.
         """
         files, unmatched = _match(patterns, base)
         skipped = [(pattern, "matches no file") for pattern in unmatched]
         if not files:
-            raise _nothing_found(name, patterns, base)
+            raise _nothing_found(patterns, base, f"data {name!r}")
         root = Path(os.path.commonpath([file.parent for file in files]))
         chosen = sorted(files, key=lambda file: file.relative_to(root).parts)
         if limit is not None and limit < len(chosen):
@@ -117,48 +155,10 @@ class ImageFolder:
         names, paths = zip(*used, strict=True)
         return cls(name, names, paths, tuple(skipped), tuple(notes), len(files), classes)
 
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def read(self, index: int) -> Pixels:
-        """Return an image as uint8 [height, width, 3], RGB.
-
-        Raises:
-            DataError: if the file cannot be decoded, or has changed since `digest` was asked for.
-        """
-        # What is computed is stored under a key made of the digest: another image must not take this one's place.
-        known = self.__dict__.get("_contents")
-        return read_image(self.paths[index], None if known is None else known[index])
-
-    def stored(self, index: int) -> npt.NDArray[Any]:
-        """Return an image as its file holds it, any number of channels (`decode.read_stored`); raises as `read`."""
-        known = self.__dict__.get("_contents")
-        return read_stored(self.paths[index], None if known is None else known[index])
-
     @cached_property
     def sizes(self) -> tuple[tuple[int, int], ...]:
         """Height and width of each image in pixels, from its header."""
         return tuple(image_size(path) for path in self.paths)
-
-    @cached_property
-    def digest(self) -> str:
-        """SHA-256 over the names and the bytes of all files, in order."""
-        total = hashlib.sha256()
-        for name, content in zip(self.names, self._contents, strict=True):
-            encoded = name.encode("utf-8", "surrogateescape")
-            total.update(len(encoded).to_bytes(8, "big") + encoded + content)
-        return total.hexdigest()
-
-    @cached_property
-    def _contents(self) -> tuple[bytes, ...]:
-        """SHA-256 of each file."""
-        return file_digests(self.paths)
-
-    def class_of(self, index: int) -> str | None:
-        """Return what an image is said to show, to be displayed, or None if nothing says it."""
-        names = self.class_names_of(index)
-        number = None if names else self.class_index_of(index)
-        return names[0] if names else None if number is None else str(number)
 
     def statements(self, index: int) -> tuple[Statement, ...]:
         """Return all that says what an image shows, that which counts first.
@@ -217,11 +217,7 @@ class ImageFolder:
 
     @cached_property
     def remarks_on_classes(self) -> tuple[str, ...]:
-        """What is not used of what is written down on the images' classes.
-
-        Raises:
-            DataError: if a `labels.csv` cannot be read, contradicts itself, or names none of the files.
-        """
+        """What is not used of what is written down on the images' classes; raises as `require_classes`."""
         if self.classes is None:
             return tuple(self._tables.remarks())
         said: list[str] = []
@@ -295,11 +291,7 @@ class ImagesSettings(DataSource):
 
 
 def file_digests(paths: Iterable[Path]) -> tuple[bytes, ...]:
-    """Return the SHA-256 of each file.
-
-    Raises:
-        DataError: if one cannot be read.
-    """
+    """Return the SHA-256 of each file; raises DataError if one cannot be read."""
     found = []
     for path in paths:
         try:
@@ -378,19 +370,7 @@ def _between(
 def fit_labels(
     labels: npt.NDArray[np.integer[Any]], preprocessing: Preprocessing, size: tuple[int, int]
 ) -> npt.NDArray[Any]:
-    """Bring pixel labels to a size by the geometry of `fit_image`, taking the nearest label.
-
-    Args:
-        labels: integers [..., H, W].
-        preprocessing: as for the image.
-        size: height and width in pixels.
-
-    Returns:
-        The labels [..., h, w], of the same type.
-
-    Raises:
-        DataError: if `fit` is "none" and the labels have another size.
-    """
+    """Bring integer pixel labels [..., H, W] to a size as `fit_image` does images, taking the nearest label."""
     height, width = labels.shape[-2:]
     top, left, bottom, right = fit_box((height, width), preprocessing, size)
     rows = _nearest_indices(top, bottom, size[0], height)
@@ -431,11 +411,6 @@ def kept_fraction(image: tuple[int, int], preprocessing: Preprocessing, size: tu
 
     That is what the user says. Where nobody says, it is `CROP_FRACTION` of an image that covers size / `CROP_FRACTION`
     as it is, and all of a smaller one: cropping that would enlarge it, and cut off what the model was made to see.
-
-    Args:
-        image: height and width of the image in pixels.
-        preprocessing: says how much to keep, if anybody does.
-        size: height and width of the model's input in pixels.
     """
     if preprocessing.crop_fraction is not None:
         return preprocessing.crop_fraction
@@ -531,38 +506,24 @@ def _entries(folder: Path) -> list[str]:
 
 
 def require_files(pattern: str, base: Path) -> None:
-    """Make sure that a file, folder or glob of images names any; nothing is opened.
-
-    Raises:
-        DataError: if there is no such file or folder, or the glob matches none.
-    """
+    """Make sure that a file, folder or glob of images names any; nothing is opened. Raises DataError if it does not."""
     if not _match([pattern], base)[0]:
-        literal = base / Path(pattern).expanduser()
-        if not any(sign in pattern for sign in "*?[") and not literal.exists():
-            hint = nearest(literal.name, _entries(literal.parent)) if literal.parent.is_dir() else ""
-            raise DataError("no such folder", where=shorten(pattern, 200),
-                            remedy=hint or _NAME_IMAGES)  # fmt: skip
-        fault = _nothing_found("images", [pattern], base)
-        if literal.parent.is_dir() and not literal.is_dir():
-            fault.remedy = nearest(literal.name, _entries(literal.parent)) or _NAME_IMAGES
-        fault.where = shorten(pattern, 200)
-        raise fault
+        raise _nothing_found([pattern], base, shorten(pattern, 200))
 
 
-def _nothing_found(name: str, patterns: Sequence[str], base: Path) -> DataError:
-    pattern = patterns[0] if patterns else ""
-    where = f"data {name!r}"
-    if len(patterns) == 1 and (base / Path(pattern)).is_dir():
+def _nothing_found(patterns: Sequence[str], base: Path, where: str) -> DataError:
+    first = base / Path(patterns[0] if patterns else "").expanduser()
+    if len(patterns) == 1 and first.is_dir():
+        named = "" if where == shorten(patterns[0], 200) else f": {shorten(patterns[0], 200)}"
         return DataError(
             "the folder holds no image",
-            where=f"{where}: {shorten(pattern, 200)}",
+            where=where + named,
             remedy=f"images are files that end in {', '.join(sorted(SUFFIXES))}",
         )
-    folder = (base / Path(pattern)).parent
     listed = ", ".join(repr(shorten(entry)) for entry in patterns)
     return DataError(
         f"no image matches {listed} in the folder {shorten(str(base), 200)!r}",
         where=where,
-        remedy=(nearest(Path(pattern).name, _entries(folder)) if folder.is_dir() else "")
-        or "paths are relative to the recipe's folder; name a file, a folder or a glob such as photos/*.jpg",
+        remedy=(nearest(first.name, _entries(first.parent)) if first.parent.is_dir() else "")
+        or "paths are relative to this folder; name a file, a folder or a glob such as photos/*.jpg",
     )

@@ -16,10 +16,6 @@ ENTRY_POINTS = "onnxviz.data"
 
 @functools.cache
 def data_kinds() -> dict[str, type[DataSource]]:
-    """Return every data source by kind; where images are looked for unasked, the first that holds some is taken.
-
-    Raises:
-        AnalysisError: if two classes claim the same kind, or an entry point is no data source.
-    """
+    """Return every data source by kind; where images are looked for unasked, the first that holds some is taken."""
     own: tuple[type[DataSource], ...] = (ImagesSettings, ConceptsSettings, BuiltinSettings, GeneratorSettings)
     return by_kind(own, DataSource, ENTRY_POINTS, lambda cls: cls.kind)

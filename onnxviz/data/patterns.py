@@ -17,11 +17,8 @@ def matches(pattern: str, base: Path) -> Iterator[Path]:
     """Yield the files and folders that a pattern matches.
 
     Like `glob.glob`, except that `**` does not follow links to folders, that a folder is looked through once, however
-    many ways links make to it, and that the number of entries looked at is bounded: a recipe may be a stranger's.
-
-    Args:
-        pattern: as for `glob.glob`, with `**` for folders of any depth; `~` is the home folder.
-        base: what it is relative to.
+    many ways links make to it, that the number of entries looked at is bounded, as a recipe may be a stranger's, and
+    that `~` is the home folder.
 
     Raises:
         DataError: if it leads through too many files.

@@ -25,14 +25,11 @@ _Range: TypeAlias = tuple[int, int]
 class ReadAhead:
     """Gives batches of images as `load_batch` does, and has the next ones decoded while the caller works.
 
+    `order` has the images' indices as they will be asked for: as many as now come next. What is asked for out of turn
+    is read at once. Used as a context, at whose end the threads are gone.
+
     Which ones come next follows from the order: as many again. What is asked for out of turn is read at once. Used as a
     context, at whose end the threads are gone.
-
-    Args:
-        source: the data set.
-        order: the images' indices, in the order in which they will be asked for.
-        preprocessing: says how an image is brought to the input's size.
-        size: height and width in pixels.
     """
 
     def __init__(
@@ -56,11 +53,7 @@ class ReadAhead:
         self._quiet.__exit__(None, None, None)
 
     def __call__(self, images: Sequence[int]) -> npt.NDArray[np.float32]:
-        """Return images by their indices, float32 [N, 3, h, w] in 0..1, RGB, in the order given.
-
-        Raises:
-            DataError: if an image cannot be read or does not fit, with its name.
-        """
+        """Return images by their indices as `load_batch` does, in the order given."""
         start = self._place.get(images[0], -1)
         stop = start + len(images)
         if start not in (0, self._next) or self._order[start:stop] != tuple(images):

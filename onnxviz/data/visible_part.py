@@ -14,16 +14,7 @@ _WHOLE = 0.995
 
 
 def part_seen(sizes: Sequence[tuple[int, int]], preprocessing: Preprocessing, size: tuple[int, int]) -> str:
-    """Say which part of a data set's images becomes the model's input.
-
-    Args:
-        sizes: height and width of each image in pixels.
-        preprocessing: how they are brought to size.
-        size: height and width of the input in pixels.
-
-    Returns:
-        A sentence that counts the images of each kind; "" without images.
-    """
+    """Say which part of images becomes the model's input; all sizes are height and width in pixels."""
     if not sizes:
         return ""
     height, width = size
@@ -55,14 +46,7 @@ def part_seen(sizes: Sequence[tuple[int, int]], preprocessing: Preprocessing, si
 def cropped_note(
     source: object, indices: Sequence[int], preprocessing: Preprocessing, size: tuple[int, int]
 ) -> tuple[Note, ...]:
-    """Return what a reader of pictures "as the network sees them" must know, if any of the images was cropped.
-
-    Args:
-        source: a data set.
-        indices: which of its images are shown.
-        preprocessing: how they are brought to size.
-        size: height and width of the input in pixels.
-    """
+    """Return what a reader of pictures "as the network sees them" must know, if any of the images was cropped."""
     sizes = getattr(source, "sizes", None)
     chosen = [] if sizes is None else [sizes[index] for index in indices]
     if not any(_area(image, preprocessing, size) < _WHOLE for image in chosen):

@@ -77,7 +77,7 @@ def measure_agreement(model: Model, subject: Subject, check: ParityCheck) -> Com
 
 def _with_effect(model: Model, found: list[Agreement], images: torch.Tensor) -> list[Agreement]:
     """Add to the first layer that ONNX Runtime computes wrongly what that does to the model's output."""
-    from onnxviz.model.output_error import output_error
+    from onnxviz.model.parity import output_error
 
     wrong = next((index for index, item in enumerate(found) if item.off == "runtime"), None)
     if wrong is None:

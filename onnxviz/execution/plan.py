@@ -24,11 +24,11 @@ from onnxviz.core.errors import (
     OnnxvizError,
     RecipeError,
     SelectionError,
-    nearest,
     shorten,
 )
 from onnxviz.core.yaml_source import Address, MappingNode, SourcePosition, find, plain, words
-from onnxviz.data.builtin import MODELS, BuiltinModel
+from onnxviz.data import builtin
+from onnxviz.data.base import no_data_set
 from onnxviz.data.decode import is_array
 from onnxviz.data.domains import domain_of
 from onnxviz.data.image_choice import class_count
@@ -142,8 +142,7 @@ class _Known(dict[str, Any]):
     def __missing__(self, name: str) -> Any:
         if name in self.broken:
             raise _ReportedError("")
-        hint = nearest(str(name), self) or (f"known are {', '.join(self)}" if self else "the recipe has no `data:`")
-        raise SelectionError(f"no data set is called {shorten(str(name))!r}", remedy=hint)
+        raise no_data_set(name, self)
 
     def __contains__(self, name: object) -> bool:
         return super().__contains__(name) or name in self.broken
@@ -251,7 +250,7 @@ class _Planner:
 
     def open_subject(self, alias: str, data: _Known) -> Subject:
         settings, address = self.recipe.models[alias], self.recipe.address(alias)
-        own = self.builtin(alias)
+        own = self.builtin_model(alias)
         try:
             view = self.open_view(alias, own)
         except _ReportedError:
@@ -276,15 +275,12 @@ class _Planner:
             self.choices[alias] = self.choice(subject, data)
         return dataclasses.replace(subject, choice=self.choices[alias].key)
 
-    def builtin(self, alias: str) -> BuiltinModel | None:
+    def builtin_model(self, alias: str) -> builtin.BuiltinModel | None:
         name = self.recipe.models[alias].builtin
-        if name is None or name in MODELS:
-            return MODELS[name] if name else None
-        hint = nearest(name, MODELS) or f"known are {', '.join(MODELS)}"
-        self.fault(f"no built-in model is called {shorten(name)!r}; {hint}", (*self.recipe.address(alias), "builtin"))
-        raise _ReportedError("")
+        with self.noting((*self.recipe.address(alias), "builtin")):
+            return None if name is None else builtin.model(name)
 
-    def open_view(self, alias: str, own: BuiltinModel | None) -> GraphView:
+    def open_view(self, alias: str, own: builtin.BuiltinModel | None) -> GraphView:
         address = self.recipe.address(alias)
         inputs = self.recipe.inputs(alias)
         with self.noting((*address, "builtin" if own else "path")):
@@ -321,7 +317,7 @@ class _Planner:
         parts = {**self.context(subject), "choice": [trials.VERSION, name, source.digest, known]}
         return Choice(key_of(parts), subject.alias, name, len(indices), float(tried * trials.VARIANTS * len(indices)))
 
-    def labels(self, alias: str, own: BuiltinModel | None) -> tuple[str, ...] | None:
+    def labels(self, alias: str, own: builtin.BuiltinModel | None) -> tuple[str, ...] | None:
         given, address = self.recipe.models[alias].labels, (*self.recipe.address(alias), "labels")
         if given is None:
             return tuple(own.labels) if own is not None else None

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from onnxviz.core.values import Layer
     from onnxviz.graph import GraphView
+    from onnxviz.model.model import Model
 
 WORKING_BYTES = 64 << 20
 """What the activations of one micro-batch may take."""
@@ -38,33 +40,16 @@ _REMEDY = "give smaller images, choose fewer or later layers, or raise the memor
 _Result = TypeVar("_Result")
 
 
-class Runner(Protocol):
-    """What is needed of a `Model` to choose batches."""
-
-    device: torch.device
-    view: GraphView
-    halvings: int
-    reduced: list[str]
-    fitting: dict[str, tuple[int, str]]
-
-
 # --- how many -------------------------------------------------------------------------------------------------------
 
 
 def choose_batch(
-    model: Runner, usual: int, image_bytes: Callable[[], int], what: str, *, free: Callable[[], int] | None = None
+    model: Model, usual: int, image_bytes: Callable[[], int], what: str, *, free: Callable[[], int] | None = None
 ) -> int:
     """Return how many images to take together, and say in `model.reduced` if they are fewer than usual.
 
-    Args:
-        model: the network; tells how often the job has run out of memory, and what has not fitted before.
-        usual: the number where memory does not matter.
-        image_bytes: estimates what one image takes; not asked where there is nothing to reduce.
-        what: what is computed, as the subject of a sentence.
-        free: tells how many bytes are free, where it is not the device's memory that matters.
-
-    Returns:
-        At least 1.
+    `image_bytes` estimates what one image takes; it is not asked where there is nothing to reduce. `what` is the
+    subject of a sentence, `free` tells how many bytes are free where it is not the device's memory that matters.
     """
     size, why = max(1, usual >> model.halvings), ""
     if size < usual:
@@ -86,7 +71,7 @@ def choose_batch(
 
 
 def run_batches(
-    model: Runner | None,
+    model: Model | None,
     count: int,
     size: int,
     work: Callable[[int, int], _Result],
@@ -98,15 +83,9 @@ def run_batches(
 ) -> Iterator[tuple[int, int, _Result]]:
     """Work on images, some at a time; fewer at a time from where memory has run out.
 
-    Args:
-        model: the network; None if nobody is to be told of smaller batches.
-        count: the number of images.
-        size: how many to take together.
-        work: does the images from the first number to before the second.
-        what: what is computed, as the subject of a sentence.
-        start: the first image that is not done yet.
-        fixed: whether the model takes exactly `size` images.
-        release: frees what the caller keeps for later, before work is tried again.
+    `work` does the images from a number to before another, `what` is the subject of a sentence on it. With `fixed` the
+    model takes exactly `size` images. `release` frees what the caller keeps for later, before work is tried again.
+    Without a model nobody is told of smaller batches.
 
     Yields:
         The first number, the one after the last, and the result of `work`.
@@ -148,26 +127,17 @@ def run_batches(
 
 
 @contextlib.contextmanager
-def named_memory_limit(what: str, count: int = 1, remedy: str = _REMEDY) -> Iterator[None]:
-    """Turn whatever says that memory does not suffice into one kind of error that names what does not fit.
-
-    Args:
-        what: what is computed, as the subject of a sentence.
-        count: the number of images that it is computed for.
-        remedy: what the user can do.
-
-    Raises:
-        MemoryLimitError: if memory does not suffice.
-    """
+def named_memory_limit(what: str, remedy: str = _REMEDY) -> Iterator[None]:
+    """Turn whatever says that memory does not suffice into one kind of error that names what does not fit."""
     try:
         yield
     except Exception as error:
         if isinstance(error, MemoryLimitError) or not is_out_of_memory(error):
             raise
-        raise _limit(what, error, count, remedy) from _bare(error)
+        raise _limit(what, error, 1, remedy) from _bare(error)
 
 
-def say(model: Runner, sentence: str) -> None:
+def say(model: Model, sentence: str) -> None:
     """Note once that something was made smaller than usual."""
     if sentence not in model.reduced:
         model.reduced.append(sentence)
@@ -222,11 +192,7 @@ def _bare(error: BaseException) -> BaseException:
 def micro_batch(view: GraphView, size: tuple[int, int], image: Sequence[int], layers: Sequence[Layer]) -> int:
     """Return how many images share a pass without gradients, so that what is asked for stays small.
 
-    Args:
-        view: the network.
-        size: the model's own height and width in pixels.
-        image: height and width of the images.
-        layers: what is asked for.
+    `size` is the model's own, `image` that of the images: height and width in pixels.
     """
     return view.batch or max(1, min(LARGEST_BATCH, WORKING_BYTES // (4 * _asked_numbers(size, image, layers))))
 
@@ -239,14 +205,7 @@ def pass_bytes(view: GraphView, size: tuple[int, int], image: Sequence[int], lay
 
 
 def gradient_bytes(view: GraphView, size: tuple[int, int], image: Sequence[int], layer: Layer) -> int:
-    """Estimate what a pass with gradients takes for one image, in bytes: every value up to the layer, and gradients.
-
-    Args:
-        view: the network.
-        size: the model's own height and width in pixels.
-        image: height and width of the images.
-        layer: what the gradient is of.
-    """
+    """Estimate what a pass with gradients takes for one image, in bytes: every value up to the layer, and gradients."""
     numbers = [_numbers(other, size, image) for other in view.layers[: layer.position + 1]]
     return 4 * (sum(numbers) + _ALIVE * max(numbers) + 24 * image[0] * image[1])
 
@@ -258,9 +217,7 @@ def _asked_numbers(size: tuple[int, int], image: Sequence[int], layers: Sequence
 
 def _numbers(layer: Layer, size: tuple[int, int], image: Sequence[int]) -> int:
     """Return how many numbers a layer gives for one image; where its map's size is open, one for each pixel."""
-    pixels, count = image[0] * image[1], 1
-    for length in layer.shape[1:]:
-        count *= length or 1
+    pixels, count = image[0] * image[1], math.prod(length or 1 for length in layer.shape[1:])
     if not layer.spatial_shape:
         return count
     return count * (max(pixels // (size[0] * size[1]), 1) if all(layer.spatial_shape) else pixels)
@@ -275,16 +232,16 @@ def filled(images: npt.NDArray[Any], batch: int | None) -> npt.NDArray[Any]:
     return np.concatenate([images, np.repeat(images[-1:], missing, axis=0)]) if missing else images
 
 
-def room_for(tensor: torch.Tensor, count: int) -> torch.Tensor:
+def room_for(tensor: torch.Tensor | np.ndarray, count: int) -> torch.Tensor | np.ndarray:
     """Return an empty tensor for `count` images that lies in memory as the given one does."""
+    if isinstance(tensor, np.ndarray):
+        return np.empty((count, *tensor.shape[1:]), tensor.dtype)
     import torch
 
     last = tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
     layout = torch.channels_last if last and not tensor.is_contiguous() else torch.contiguous_format
-    made: torch.Tensor = torch.empty(
-        (count, *tensor.shape[1:]), dtype=tensor.dtype, device=tensor.device, memory_format=layout
-    )
-    return made
+    size = (count, *tensor.shape[1:])
+    return torch.empty(size, dtype=tensor.dtype, device=tensor.device, memory_format=layout)
 
 
 def layers_in_words(layers: Sequence[Layer]) -> str:

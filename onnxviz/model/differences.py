@@ -59,14 +59,8 @@ class Difference:
         return difference / self.largest if self.largest > _TINY else difference
 
 
-def relative_difference(ours: np.ndarray, theirs: np.ndarray, part: float = 1.0) -> float:
-    """Return the largest difference of two arrays by the largest value of the second.
-
-    Args:
-        ours: the values.
-        theirs: what they are compared with, of the same shape.
-        part: which part of the values counts, those of the largest differences left out.
-    """
+def difference(ours: np.ndarray, theirs: np.ndarray, part: float = 1.0) -> Difference:
+    """Compare two arrays, of which `part` of the values counts, those of the largest differences left out."""
     found = Difference(part=part)
     found.add(ours, theirs)
-    return found.relative
+    return found

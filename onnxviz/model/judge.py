@@ -20,15 +20,16 @@ import onnx
 import torch
 from onnx import ModelProto, NodeProto
 
-from onnxviz.convert import Network, declared_elements
+from onnxviz.convert import Network
 from onnxviz.convert.element_types import CARRIERS, to_carrier
 from onnxviz.core.errors import ModelError, beginning
 from onnxviz.graph.structure import ancestors, image_dependent, producers
-from onnxviz.model.differences import KEPT, relative_difference
+from onnxviz.model.differences import KEPT, difference
 from onnxviz.model.layer_values import units_first
 from onnxviz.model.model import Model
 from onnxviz.model.ort_session import Session, most_bytes, saturates
-from onnxviz.model.reference import Allowance, Undecidable, compute, is_defined, is_exact
+from onnxviz.model.reference import Allowance, Undecidable, compute, is_exact, operator_name
+from onnxviz.model.reference.integers import DEFINITIONS
 
 _BYTES = 2 << 30
 """Most that the values between the image and a suspicious layer may take, in double precision."""
@@ -42,21 +43,18 @@ Off = Literal["", "runtime", "ours", "both", "neither", "unknown"]
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a third computation says of a layer.
-
-    Attributes:
-        off: who is outside the tolerance; "unknown" if there is no third computation.
-        ours: error of the converted network, by the layer's largest value; NaN if unknown.
-        theirs: error of ONNX Runtime.
-        origin: identifier of the value at which it arises.
-        how: the third computation in words, or why there is none.
-    """
+    """What a third computation says of a layer, as `core.values.Agreement` has it; `origin` is a value's identifier."""
 
     off: Off
     ours: float
     theirs: float
     origin: str
     how: str
+
+
+def undecided(value: str, why: str) -> Verdict:
+    """Return the verdict where there is no third computation."""
+    return Verdict("unknown", np.nan, np.nan, value, f"there is no third computation: {why}")
 
 
 @dataclass(frozen=True)
@@ -87,12 +85,8 @@ class Case:
 
     def error(self, value: str, found: np.ndarray, right: np.ndarray) -> float:
         """Return how far a value is from what is right, by its largest number."""
-        exact = self.operator(value) in _EXACT or value not in self.rounded
-        return relative_difference(found, right, 1.0 if exact else KEPT)
-
-    def operator(self, value: str) -> str:
-        """Return the operator that makes a value in the graph."""
-        return self.makers[value].op_type
+        exact = self.makers[value].op_type in _EXACT or value not in self.rounded
+        return difference(found, right, 1.0 if exact else KEPT).relative
 
     @cached_property
     def makers(self) -> dict[str, NodeProto]:
@@ -101,13 +95,12 @@ class Case:
 
 
 def judge(case: Case) -> dict[str, Verdict]:
-    """Say of each suspicious layer who is off.
-
-    Raises:
-        ModelError: if ONNX Runtime or the network cannot compute what leads to the layers.
-    """
+    """Say of each suspicious layer who is off; raises ModelError if what leads to them cannot be computed."""
     values = _comparable(case)
-    theirs = _witness(case, values)
+    theirs: dict[str, np.ndarray] = {}
+    if values:
+        witness = Session(case.graph, values, exact=True, any_size=case.any_size)
+        theirs = dict(zip(values, witness.run(dict(case.inputs)), strict=True))
     alone = _by_network(case, case.model.network, values, theirs, torch.float32)
     allowance = Allowance()
     nodes: dict[str, Verdict] = {}
@@ -118,9 +111,7 @@ def judge(case: Case) -> dict[str, Verdict]:
     cleared: list[str] = []
     for value in case.ours:
         above = ancestors(case.graph.graph, [value])
-        blamed = [
-            verdict for name, verdict in nodes.items() if name in above and verdict.off not in ("runtime", "neither")
-        ]
+        blamed = [each for name, each in nodes.items() if name in above and each.off not in ("runtime", "neither")]
         if blamed:
             found[value] = blamed[0]
         elif value in theirs:
@@ -150,16 +141,8 @@ def _comparable(case: Case) -> list[str]:
 def _numeric(case: Case, value: str) -> bool:
     kind = case.model.view.types.get(value)
     if kind is None or not kind.element:
-        return is_defined(case.makers[value])
+        return operator_name(case.makers[value]) in DEFINITIONS
     return kind.element in CARRIERS and not CARRIERS[kind.element].is_complex
-
-
-def _witness(case: Case, values: Sequence[str]) -> dict[str, np.ndarray]:
-    if not values:
-        return {}
-    return dict(
-        zip(values, Session(case.graph, values, exact=True, any_size=case.any_size).run(dict(case.inputs)), strict=True)
-    )
 
 
 def _by_network(
@@ -186,10 +169,9 @@ def _node(case: Case, value: str, alone: np.ndarray, theirs: Mapping[str, np.nda
     try:
         right = compute(case.graph, value, {**case.inputs, **theirs}, allowance)
     except Undecidable as why:
-        return Verdict("unknown", np.nan, np.nan, value, f"there is no third computation: {why}")
+        return undecided(value, str(why))
     if right.shape != theirs[value].shape == alone.shape:
-        how = f"there is no third computation: the standard's definition gives {list(right.shape)} numbers here"
-        return Verdict("unknown", np.nan, np.nan, value, how)
+        return undecided(value, f"the standard's definition gives {list(right.shape)} numbers here")
     ours, runtime = case.error(value, alone, right), case.error(value, theirs[value], right)
     exact = is_exact(case.makers[value])
     how = "by exact integers" if exact else "by the standard's definition in double precision"
@@ -233,12 +215,12 @@ def _rounding(case: Case, values: Sequence[str], sides: _Sides, allowance: Allow
         return {}
     frontier = {name: sides.theirs[name] for name in case.frontier if name in sides.theirs}
     try:
-        double = _double(case)
+        double = case.model.convert()
         right = _by_network(case, double, values, frontier, torch.float64)
         alone = _by_network(case, double, list(sides.theirs), sides.theirs, torch.float64)
     except (RuntimeError, TypeError, ValueError, MemoryError) as fault:
-        how = f"there is no third computation: the network does not run in double precision: {beginning(str(fault))}"
-        return {value: Verdict("unknown", np.nan, np.nan, value, how) for value in values}
+        why = f"the network does not run in double precision: {beginning(str(fault))}"
+        return {value: undecided(value, why) for value in values}
     errors = {name: case.error(name, array, alone[name]) for name, array in sides.theirs.items()}
     found: dict[str, Verdict] = {}
     for value in values:
@@ -265,11 +247,6 @@ def _rounding(case: Case, values: Sequence[str], sides: _Sides, allowance: Allow
                 continue
         found[value] = Verdict(off, mine, runtime, origin, how)
     return found
-
-
-def _double(case: Case) -> Network:
-    view = case.model.view
-    return Network(view.proto, view.names, case.model.device, declared_elements(view.original), view.exact)
 
 
 def _quantised(case: Case, values: Sequence[str], sides: _Sides) -> dict[str, Verdict]:
@@ -302,12 +279,7 @@ def _origin(errors: Mapping[str, float]) -> str:
 
 
 def _contradicted(
-    case: Case,
-    value: str,
-    double: np.ndarray,
-    theirs: Mapping[str, np.ndarray],
-    error: float,
-    allowance: Allowance,
+    case: Case, value: str, double: np.ndarray, theirs: Mapping[str, np.ndarray], error: float, allowance: Allowance
 ) -> str:
     """Say if the standard's definition does not confirm an error that our double precision lays at a node."""
     try:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -20,16 +19,9 @@ _Values = TypeVar("_Values", np.ndarray, "torch.Tensor")
 
 
 def to_map(layer: Layer, values: _Values) -> _Values:
-    """Return a layer's activations as maps; tokens that are no patches are left out.
+    """Return a layer's activations [N, units, *spatial] as maps [N, units, rows, columns], those of patches only.
 
     Only the form changes, so that gradients pass, and the map of a gradient is the gradient with respect to the map.
-
-    Args:
-        layer: one with a map.
-        values: its activations, units first: [N, units, *spatial].
-
-    Returns:
-        [N, units, rows, columns], a view where that can be.
 
     Raises:
         AnalysisError: if the layer has no map, or another number of positions than its grid.
@@ -38,48 +30,34 @@ def to_map(layer: Layer, values: _Values) -> _Values:
         raise AnalysisError(f"no map of positions: {layer.unplaced}", where=shorten(layer.name))
     if layer.grid is None:
         return values
-    steps = _steps(layer, layer.grid, tuple(values.shape))
-    whole = values[steps.patches].reshape(steps.factors)
-    ordered = whole.transpose(steps.order) if isinstance(whole, np.ndarray) else whole.permute(steps.order)
-    return ordered.reshape(steps.shape)
+    grid: Grid = layer.grid
+    shape: tuple[int, ...] = tuple(values.shape)
+    flat: tuple[int, ...] = _factors(layer, grid, shape)
+    patches = [slice(None)] * len(shape)
+    patches[2 + grid.tokens] = slice(grid.before, shape[2 + grid.tokens] - grid.behind)
+    whole = values[tuple(patches)].reshape((*shape[:2], *flat))
+    order = (0, 1, *(2 + place for place in grid.order))
+    ordered = whole.transpose(order) if isinstance(whole, np.ndarray) else whole.permute(order)
+    rows, columns = grid.order[: grid.rows], grid.order[grid.rows :]
+    height, width = (math.prod(flat[place] for place in part) for part in (rows, columns))
+    return ordered.reshape((*shape[:2], height, width))
 
 
-@dataclass(frozen=True)
-class _Steps:
-    """What to do: cut out, reshape, transpose, reshape."""
-
-    patches: tuple[slice, ...]
-    factors: tuple[int, ...]
-    order: tuple[int, ...]
-    shape: tuple[int, ...]
-
-
-def _steps(layer: Layer, grid: Grid, shape: tuple[int, ...]) -> _Steps:
-    """Return how activations of a shape become maps.
-
-    Raises:
-        AnalysisError: if they have another number of positions than the grid.
-    """
+def _factors(layer: Layer, grid: Grid, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the lengths that the positions of activations are made of, tokens that are no patches left out."""
     extra = [0] * len(grid.sizes)
     extra[grid.tokens] = grid.before + grid.behind
-    sizes = []
+    flat: list[int] = []
     for part, found, around in zip(grid.sizes, shape[2:], extra, strict=True):
-        factors = tuple(found - around if size is None else size for size in part)
+        factors = [found - around if size is None else size for size in part]
         if math.prod(factors) + around != found:
             raise AnalysisError(
                 f"{list(shape[2:])} positions at this image size, and the grid is known only of another number",
                 where=shorten(layer.name),
                 remedy="give images of the model's own size",
             )
-        sizes.append(factors)
-    patches = [slice(None)] * len(shape)
-    patches[2 + grid.tokens] = slice(grid.before, shape[2 + grid.tokens] - grid.behind)
-    flat = tuple(size for part in sizes for size in part)
-    height, width = (
-        math.prod(flat[place] for place in part) for part in (grid.order[: grid.rows], grid.order[grid.rows :])
-    )
-    order = (0, 1, *(2 + place for place in grid.order))
-    return _Steps(tuple(patches), (*shape[:2], *flat), order, (*shape[:2], height, width))
+        flat += factors
+    return tuple(flat)
 
 
 def in_words(layers: Sequence[Layer]) -> str:

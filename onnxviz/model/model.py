@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,14 +21,7 @@ from onnxviz.core.errors import BatchMixedError, DataError, ModelError, Selectio
 from onnxviz.core.memory import is_out_of_memory
 from onnxviz.core.values import Layer, Preprocessing
 from onnxviz.data.domains import domain_of
-from onnxviz.data.given_images import (
-    PREPARE,
-    as_images,
-    require_floating,
-    require_no_bytes,
-    require_range,
-    require_size,
-)
+from onnxviz.data.given_images import PREPARE, as_images, require_floating, require_no_bytes, require_range
 from onnxviz.graph import GraphView
 from onnxviz.graph.fixed_inputs import InputValue
 from onnxviz.graph.model_output import Head, OutputKind
@@ -44,7 +38,6 @@ from onnxviz.model.reference.integers import PRODUCTS
 
 Forward = Callable[[torch.Tensor], tuple[torch.Tensor, ...]]
 _Item = TypeVar("_Item")
-_Values = TypeVar("_Values")
 
 _NETWORKS = 8
 """How many truncated networks are kept; they share their weights."""
@@ -100,9 +93,8 @@ class Model:
         self._input_range = integer_range(view.types[view.input_name].element)
         # ONNX Runtime's optimizer fuses quantised operators into others that round differently, and computes
         # constants without a bound.
-        self._exact = any(traits_of(node).rounds for node in view.proto.graph.node) or folds_too_much(
-            view.proto.graph, view.types
-        )
+        graph = view.proto.graph
+        self._exact = any(traits_of(node).rounds for node in graph.node) or folds_too_much(graph, view.types)
         self.domain = domain_of(preprocessing)
         self._to_input = self.domain.encoder(self.device)
 
@@ -146,7 +138,13 @@ class Model:
         """
         made = self._as_images(images)
         if self.view.input_size is not None:
-            require_size(made, self.input_size)
+            height, width = made.shape[2:]
+            if (height, width) != self.input_size:
+                raise DataError(
+                    f"floating images are taken as prepared already, and these are {height}×{width} pixels where the "
+                    f"model takes {self.input_size[0]}×{self.input_size[1]}",
+                    remedy="give files, PIL images or uint8 arrays, which are brought to size, or resize them yourself",
+                )
         return made
 
     def _as_images(self, images: Any) -> torch.Tensor:
@@ -187,6 +185,11 @@ class Model:
         values = values.contiguous(memory_format=torch.channels_last)
         return values.permute(0, 2, 3, 1) if self.view.input_layout == "NHWC" else values
 
+    def input_arrays(self, images: torch.Tensor) -> dict[str, np.ndarray]:
+        """Return what ONNX Runtime is given of images, by the identifier of the input."""
+        with torch.no_grad():
+            return {self.view.input_name: self._encode(images).cpu().numpy()}
+
     # --- with gradients ---------------------------------------------------------------------------------------------
 
     def differentiable(self, layers: Sequence[Layer | str] | Layer | str) -> Forward:
@@ -217,20 +220,18 @@ class Model:
         return self._make_forward(tuple(layers)).compute
 
     def resolve(self, layers: Sequence[Layer | str] | Layer | str) -> tuple[Layer, ...]:
-        """Turn names into layers.
-
-        Raises:
-            SelectionError: if a layer does not exist.
-        """
+        """Turn names into layers; raises SelectionError if one does not exist."""
         named = [layers] if isinstance(layers, Layer | str) else list(layers)
         return tuple(self.view.layer(item) if isinstance(item, str) else item for item in named)
 
     def _make_forward(self, chosen: tuple[Layer, ...]) -> _Forward:
-        axes = {layer.value: layer.channel_axis for layer in chosen if layer.channel_axis not in (None, 1)}
-        values = [layer.value for layer in chosen]
-        whole = self.network
-        network = whole.cut(values, unit_axes={k: v for k, v in axes.items() if v is not None}, tape=True)
-        return _Forward(self, network, chosen, whole.inputs)
+        self.view.require_image_only(layer.value for layer in chosen)
+        return _Forward(self, self._cut(chosen, tape=True), chosen)
+
+    def _cut(self, layers: Sequence[Layer], given: Sequence[str] = (), *, tape: bool = False) -> fx.GraphModule:
+        axes = {layer.value: layer.channel_axis for layer in layers if layer.channel_axis is not None}
+        axes = {value: axis for value, axis in axes.items() if axis != 1}
+        return self.network.cut([layer.value for layer in layers], unit_axes=axes, given=given, tape=tape)
 
     def continued(
         self, images: torch.Tensor, layers: Sequence[Layer], given: Mapping[str, torch.Tensor]
@@ -242,20 +243,15 @@ class Model:
             layers: what to return, units first. A layer whose own value is given is computed all the same.
             given: identifier of a value -> what everything that reads it is computed from.
         """
-        axes = {layer.value: layer.channel_axis for layer in layers if layer.channel_axis not in (None, 1)}
-        whole = self.network
-        given = {value: tensor for value, tensor in given.items() if whole.has(value)}
-        network = whole.cut(
-            [layer.value for layer in layers],
-            unit_axes={value: axis for value, axis in axes.items() if axis is not None},
-            given=list(given),
-        )
-        arguments: list[torch.Tensor | None] = [None] * len(self.inputs)
-        arguments[self.inputs.index(self.view.input_name)] = self._encode(images)
+        given = {value: tensor for value, tensor in given.items() if self.network.has(value)}
+        network = self._cut(layers, list(given))
         with torch.no_grad():
-            results: tuple[torch.Tensor, ...] = network(
-                *arguments, *(value.to(self.device) for value in given.values())
-            )
+            return self._call(network, images, *(value.to(self.device) for value in given.values()))
+
+    def _call(self, network: fx.GraphModule, images: torch.Tensor, *given: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        encoded = self._encode(images)
+        arguments = [encoded if name == self.view.input_name else None for name in self.inputs]
+        results: tuple[torch.Tensor, ...] = network(*arguments, *given)
         return results
 
     @property
@@ -275,9 +271,13 @@ class Model:
     def network(self) -> Network:
         """Everything of the model that converts; made when it is first asked for."""
         if self._network is None:
-            declared = declared_elements(self.view.original)
-            self._network = Network(self.view.proto, self.view.names, self.device, declared, self.view.exact)
+            self._network = self.convert()
         return self._network
+
+    def convert(self) -> Network:
+        """Return what `network` is, for the caller alone."""
+        view = self.view
+        return Network(view.proto, view.names, self.device, declared_elements(view.original), view.exact)
 
     # --- without gradients ------------------------------------------------------------------------------------------
 
@@ -288,7 +288,6 @@ class Model:
             images: whatever `prepare` takes: paths, PIL images and uint8 arrays of any sizes, which are brought to
                 `input_size`; floating images [N, 3, height, width] in 0..1 are taken as they are.
             layers: layers or their names.
-            kept: whether the result outlives the next call; one that does not need not be copied.
 
         Returns:
             Layer name -> activations, float32, [N, units, *spatial].
@@ -302,20 +301,8 @@ class Model:
         chosen = self.resolve(layers)
         batch = self._as_images(images)
         forward = self.differentiable(chosen)
-        joined: tuple[torch.Tensor, ...] = ()
-
-        def run(start: int, stop: int) -> None:
-            nonlocal joined
-            with torch.no_grad():
-                parts = forward(batch[start:stop])
-                if stop - start == len(batch):
-                    joined = parts
-                    return
-                joined = joined or tuple(room_for(part, len(batch)) for part in parts)
-                for whole, part in zip(joined, parts, strict=True):
-                    whole[start:stop] = part
-
-        self._in_batches(batch.shape, chosen, run)
+        with torch.no_grad():
+            joined = self._in_batches(batch, chosen, forward, kept=False)
         named = {layer.name: values for layer, values in zip(chosen, joined, strict=True)}
         return Activations(self.view, named)
 
@@ -339,18 +326,12 @@ class Model:
             ModelError: if ONNX Runtime refuses the model or the size of the images.
         """
         chosen = self.resolve(layers)
-        values = self._measure(self._as_images(images), [layer.value for layer in chosen], chosen, kept)
-        named = {
-            layer.name: units_first(array, layer.channel_axis) for layer, array in zip(chosen, values, strict=True)
-        }
+        values = self._measure(self._as_images(images), chosen, kept)
+        named = {layer.name: units_first(each, layer.channel_axis) for layer, each in zip(chosen, values, strict=True)}
         return Activations(self.view, named)
 
     def distrust(self, names: Collection[str]) -> None:
-        """Do not measure by ONNX Runtime what depends on these layers and nodes, which it was found to compute wrongly.
-
-        Args:
-            names: of layers, or of other values as the file calls them; they take the place of earlier ones.
-        """
+        """Do not measure by ONNX Runtime what depends on these layers and values, which it computes wrongly."""
         asked = set(names)
         found = {layer.value for layer in self.view.layers if layer.name in asked}
         found.update(value for value, name in self.view.names.items() if name in asked)
@@ -363,9 +344,8 @@ class Model:
         sums = [output for node in nodes if operator_name(node) in PRODUCTS for output in node.output]
         return frozenset(sums if sums and runtime.saturates() else ())
 
-    def _measure(
-        self, images: torch.Tensor, values: Sequence[str], layers: Sequence[Layer], kept: bool = True
-    ) -> list[np.ndarray]:
+    def _measure(self, images: torch.Tensor, layers: Sequence[Layer], kept: bool = True) -> list[np.ndarray]:
+        values = [layer.value for layer in layers]
         distrusted = self.distrusted | self._saturated
         if distrusted and distrusted & ancestors(self.view.proto.graph, values):
             names = ", ".join(shorten(layer.name) for layer in layers[:3]) + (", ..." if len(layers) > 3 else "")
@@ -374,33 +354,19 @@ class Model:
             return [units_last(tensors[layer.name].cpu().numpy(), layer.channel_axis) for layer in layers]
         any_size = tuple(images.shape[2:]) != self.view.input_size
         key = (tuple(values), any_size, torch.get_num_threads())
-        results: list[np.ndarray] = []
 
-        def run(start: int, stop: int) -> None:
+        def compute(part: torch.Tensor) -> list[np.ndarray]:
             session = _remember(self._sessions, key, _SESSIONS, lambda: self.session(values, any_size=any_size))
-            with torch.no_grad():
-                encoded = self._encode(images[start:stop]).cpu().numpy()
-            parts = session.run({self.view.input_name: encoded})
-            if not results:
-                for layer, part in zip(layers, parts, strict=True):
-                    self._check_batch(part.shape, stop - start, images.shape[2:], layer.name)
-                # Copied also if they are all: while its own arrays live, the session keeps its working memory.
-                if not kept and len(parts[0]) == len(images):
-                    results.extend(parts)
-                    return
-                results.extend([np.empty((len(images), *part.shape[1:]), part.dtype) for part in parts])
-            for result, part in zip(results, parts, strict=True):
-                result[start:stop] = part
+            found = session.run(self.input_arrays(part))
+            for layer, array in zip(layers, found, strict=True):
+                self._check_batch(array.shape, len(part), part.shape[2:], layer.name)
+            return found
 
-        self._in_batches(images.shape, layers, run)
-        return results
+        # Copied also if they are all: while its own arrays live, the session keeps its working memory.
+        return self._in_batches(images, layers, compute, kept=kept)
 
     def session(self, values: Sequence[str], *, any_size: bool = False) -> Session:
-        """Return what `measure` runs, for the caller alone: it is not kept.
-
-        Args:
-            values: identifiers of the values to compute.
-            any_size: accept images of any height and width.
+        """Return what `measure` runs, of values by identifier, for the caller alone: it is not kept.
 
         Raises:
             ModelError: if ONNX Runtime refuses the model.
@@ -429,7 +395,7 @@ class Model:
         head = require_probabilities(head or self.view.main_head, self.view.file)
         if head.final is None:
             return probabilities_of(head, self.scores(images, head))
-        return probabilities_of(head, self._measure(self._as_images(images), [head.final.value], [head.final])[0])
+        return probabilities_of(head, self._measure(self._as_images(images), [head.final])[0])
 
     def scores(self, images: Any, head: Head | None = None) -> np.ndarray:
         """Return a head's scores [N, units], before any softmax or sigmoid, by ONNX Runtime.
@@ -442,7 +408,7 @@ class Model:
             SelectionError: if no output depends on the image, or there are scores for positions.
         """
         layer = self.view.logits if head is None or head.scores is None else head.scores
-        values = units_first(self._measure(self._as_images(images), [layer.value], [layer])[0], layer.channel_axis)
+        values = self.measure(images, layer)[layer.name]
         flat = values.reshape(len(values), -1)
         if layer.unit_count and flat.shape[1] != layer.unit_count:
             raise SelectionError(
@@ -454,9 +420,15 @@ class Model:
 
     # --- sizes ------------------------------------------------------------------------------------------------------
 
-    def _in_batches(self, shape: Sequence[int], layers: Sequence[Layer], work: Callable[[int, int], None]) -> None:
-        """Work on a part of the images at a time, so that their activations stay small and fit in memory."""
-        count, fixed = shape[0], self.view.batch
+    def _in_batches(
+        self, images: torch.Tensor, layers: Sequence[Layer], compute: Callable[[torch.Tensor], Any], *, kept: bool
+    ) -> list[Any]:
+        """Compute layers of a part of the images at a time, so that their activations stay small and fit in memory.
+
+        They are copied together, unless one pass computes all and they need not be kept.
+        """
+        shape, fixed = images.shape, self.view.batch
+        count = shape[0]
         if count == 0:
             raise DataError("there are no images")
         if fixed and count % fixed:
@@ -465,6 +437,18 @@ class Model:
                 where=shorten(self.view.file),
                 remedy=f"give a multiple of {fixed}",
             )
+        joined: list[Any] = []
+
+        def work(start: int, stop: int) -> None:
+            parts = compute(images[start:stop])
+            if not kept and stop - start == count:
+                joined.extend(parts)
+                return
+            if not joined:
+                joined.extend(room_for(part, count) for part in parts)
+            for whole, part in zip(joined, parts, strict=True):
+                whole[start:stop] = part
+
         sizes = (self.view, self.input_size, shape[2:], layers)
         key, what = (*shape[2:], *(layer.value for layer in layers)), layers_in_words(layers)
         if key not in self._passes:
@@ -474,6 +458,7 @@ class Model:
         # A session keeps the memory of its largest batch, in pieces that smaller ones may not fit into.
         for _ in run_batches(self, count, step, work, what, fixed=bool(fixed), release=self._sessions.clear):
             pass
+        return joined
 
     def _check_batch(self, shape: Sequence[int], count: int, size: Sequence[int], name: str) -> None:
         """Refuse a tensor whose first axis is not the batch: an image ran over into it, or the layer mixes it."""
@@ -493,44 +478,35 @@ def _other_size(model: Model, refused: Sequence[int]) -> str:
     height, width = model.input_size
     if (height, width) != tuple(refused):
         return f"give images of {height}×{width} pixels, or an earlier layer"
-    return (
-        "the model leaves its input size open, but not every size will do: try another `size`, such as a multiple of 32"
-    )
+    return "the model leaves its size open, but not every size will do: try another `size`, such as a multiple of 32"
 
 
+@dataclass(frozen=True, eq=False)
 class _Forward:
     """Images to activations; holds no state of a call."""
 
-    def __init__(
-        self, model: Model, network: fx.GraphModule, layers: tuple[Layer, ...], inputs: tuple[str, ...]
-    ) -> None:
-        self._model = model
-        self._network = network
-        self._layers = layers
-        self._place = inputs.index(model.view.input_name)
-        model.view.require_image_only(layer.value for layer in layers)
-        self._arguments: list[torch.Tensor | None] = [None] * len(inputs)
+    model: Model
+    network: fx.GraphModule
+    layers: tuple[Layer, ...]
 
     def __call__(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        require_floating(images, self._model.domain.channels)
+        require_floating(images, self.model.domain.channels)
         require_no_bytes(images)
         results = self.compute(images)
-        for layer, result in zip(self._layers, results, strict=True):
-            self._model._check_batch(result.shape, images.shape[0], images.shape[2:], layer.name)
+        for layer, result in zip(self.layers, results, strict=True):
+            self.model._check_batch(result.shape, images.shape[0], images.shape[2:], layer.name)
         return results
 
     def compute(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Return the layers' tensors as they are, also where their first axis is not the batch."""
-        model = self._model
+        model = self.model
         if model.view.batch is not None and images.shape[0] != model.view.batch:
             raise DataError(
                 f"the model takes exactly {model.view.batch} images at a time, not {images.shape[0]}",
                 where=shorten(model.view.file),
             )
-        arguments = list(self._arguments)
-        arguments[self._place] = model._encode(images)
         try:
-            results: tuple[torch.Tensor, ...] = self._network(*arguments)
+            return model._call(self.network, images)
         except _FAULTS as fault:
             if is_out_of_memory(fault):
                 raise  # less at a time may do
@@ -545,7 +521,6 @@ class _Forward:
                 where=shorten(model.view.file),
                 remedy=_other_size(model, images.shape[2:]),
             ) from fault
-        return results
 
 
 def load(
@@ -556,28 +531,7 @@ def load(
     output: OutputKind | Mapping[str, OutputKind] | None = None,
     inputs: Mapping[str, InputValue] | None = None,
 ) -> Model:
-    """Open an ONNX model from any exporter.
-
-    Args:
-        path: the file.
-        preprocess: a preset ("caffe", "imagenet", "tf", "unit", "raw", "gray_unit", ...), a `Preprocessing`, or its
-            fields as a mapping; what the file says, else a guess, if None.
-        labels: class names in logit order, or a text file of them, one a line; those in the file's metadata if None.
-        device: "cpu", "cuda", ...; a GPU where there is one if None.
-        output: what the model gives, where its file does not say it: "classes", "binary", "multilabel",
-            "map_of_classes", "regression", "embedding", "boxes", "image" or "unknown"; or a mapping from the names of
-            its outputs to these.
-        inputs: values for inputs beside the image, see `open_model`.
-
-    Returns:
-        The model; it is converted when gradients or activations are first asked for.
-
-    Raises:
-        ModelFileError: if the file cannot be read or is refused as unsafe.
-        SelectionError: if the preset does not exist, or there are more or fewer labels than classes, or an output
-            cannot be what it is said to be.
-        DataError: if the labels cannot be read.
-    """
+    """Open a model as `onnxviz.load` does, which also tries preprocessings, and warns of one that is a guess."""
     return Model(*opened(path, preprocess, labels, output, inputs), device)
 
 

@@ -111,9 +111,7 @@ class Session:
         if expected is None:
             return
         sizes = [size if isinstance(size, int) else None for size in expected]
-        if len(sizes) != len(shape) or any(
-            size not in (None, length) for size, length in zip(sizes, shape, strict=True)
-        ):
+        if len(sizes) != len(shape) or any(size not in (None, found) for size, found in zip(sizes, shape, strict=True)):
             shown = " × ".join("?" if size is None else str(size) for size in sizes)
             raise ModelError(
                 f"ONNX Runtime gives {shorten(self._names.get(value, value))} the shape "
@@ -145,10 +143,6 @@ def folds_too_much(graph: GraphProto, types: Mapping[str, TensorType]) -> bool:
 
     It computes what depends on constants only when a session is made, whatever it takes. Importing has folded what is
     small already, so what is left of such nodes is the suspicious rest.
-
-    Args:
-        graph: a normalised graph, whose values have names of their own in all of its graphs.
-        types: type of each value of the main graph.
     """
     return _folded_bytes(graph, types, set()) > limits.FOLDED_BYTES
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -12,56 +13,30 @@ import torch
 from onnx import ModelProto, TensorProto
 
 from onnxviz.core import limits
-from onnxviz.core.errors import (
-    AgreementError,
-    BatchMixedError,
-    DataError,
-    ModelError,
-    OnnxvizError,
-    beginning,
-    one_line,
-    shorten,
-)
+from onnxviz.core.errors import BatchMixedError, DataError, ModelError, OnnxvizError, beginning, one_line, shorten
 from onnxviz.core.shares import percent
 from onnxviz.core.values import Agreement, Layer
 from onnxviz.graph import GraphView
 from onnxviz.graph.operators import traits_of
 from onnxviz.graph.shapes import FLOATS, type_of
 from onnxviz.graph.structure import ancestors, initializers, producers, reads
-from onnxviz.model.differences import HALF_TOLERANCE, KEPT, TOLERANCE, Difference
-from onnxviz.model.judge import Case, Verdict, judge
+from onnxviz.model.differences import HALF_TOLERANCE, KEPT, TOLERANCE, Difference, difference
+from onnxviz.model.judge import Case, Verdict, judge, undecided
 from onnxviz.model.layer_values import units_first
 from onnxviz.model.model import Model
 from onnxviz.model.ort_session import Session, most_bytes
+from onnxviz.model.runtime_versions import element_types
 from onnxviz.model.to_torch import to_torch
 
 _LAYER_BYTES = 256 << 20
 """What the activations of one group of layers may take for one image."""
 
-_HALF = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
+_HALF = frozenset([TensorProto.FLOAT16, TensorProto.BFLOAT16])
 Reference = Literal["file", "float32"]
 
 
 def check_parity(model: Model, layers: Sequence[Layer | str] | Layer | str, images: object) -> tuple[Agreement, ...]:
-    """Compare the converted network with ONNX Runtime at every layer, on the same images.
-
-    Two references, both by ONNX Runtime: the model as given, without graph optimizations, wherever it has the layer's
-    value ("file"), and the normalised float32 graph that `Model.measure` runs ("float32").
-
-    Args:
-        model: the model.
-        layers: layers or their names.
-        images: real images in the model's size, as for `Model.activations`.
-
-    Returns:
-        For each layer the comparison with the file, where that is possible, and the one with the float32 graph. The
-        note of the latter says why the former is missing.
-
-    Raises:
-        BatchMixedError: if the first axis of a layer is not the images.
-        DataError: if the images cannot be used.
-        UnsupportedOperatorError: if a layer needs operators that do not convert.
-    """
+    """Compare as `check_comparable_layers` does; raises BatchMixedError if a layer mixes the batch."""
     found, mixing = check_comparable_layers(model, layers, images)
     if mixing:
         raise BatchMixedError(
@@ -75,17 +50,20 @@ def check_parity(model: Model, layers: Sequence[Layer | str] | Layer | str, imag
 def check_comparable_layers(
     model: Model, layers: Sequence[Layer | str] | Layer | str, images: object
 ) -> tuple[tuple[Agreement, ...], tuple[str, ...]]:
-    """Compare as `check_parity` does, all layers but those that mix the batch.
+    """Compare the converted network with ONNX Runtime at all layers but those that mix the batch, on the same images.
 
-    Sessions and networks are not kept by the model: they are made for one comparison, and each may hold all weights.
+    Two references, both by ONNX Runtime: the model as given, without graph optimizations, wherever it has the layer's
+    value ("file"), and the normalised float32 graph that `Model.measure` runs ("float32"). Sessions and networks are
+    not kept by the model: they are made for one comparison, and each may hold all weights.
 
     Args:
         model: the model.
         layers: layers or their names.
-        images: as for `check_parity`.
+        images: real images in the model's size, as for `Model.activations`.
 
     Returns:
-        What `check_parity` returns, and the names of the layers whose first axis is not the images.
+        For each layer the comparison with the file, where that is possible, and the one with the float32 graph, whose
+        note says why the former is missing; and the names of the layers whose first axis is not the images.
 
     Raises:
         DataError: if the images cannot be used.
@@ -98,22 +76,16 @@ def check_comparable_layers(
     result: list[Agreement] = []
     mixing: list[str] = []
     for group in _groups(chosen):
-        result.extend(_check_group(model, group, batch, mixing))
+        found, mixed = _check_group(model, group, batch)
+        result += found
+        mixing += mixed
     return tuple(result), tuple(mixing)
 
 
 def check_tensors(
     model: Model, layers: Sequence[Layer | str] | Layer | str, inputs: Sequence[np.ndarray]
 ) -> tuple[Agreement, ...]:
-    """Compare the converted network with ONNX Runtime on tensors, for models that take no image.
-
-    Args:
-        model: the model.
-        layers: layers or their names.
-        inputs: one array for each input of the model, in the order of the file.
-
-    Returns:
-        As `check_parity`.
+    """Compare as `check_comparable_layers` does on tensors, one for each input, for models that take no image.
 
     Raises:
         ModelError: if the network or ONNX Runtime cannot do with these inputs.
@@ -131,50 +103,44 @@ def check_tensors(
             where=shorten(model.view.file),
             remedy="give inputs of the shapes that the model declares",
         ) from fault
-    values = [layer.value for layer in chosen]
-    made = producers(model.view.original.graph)
-    held = [value for value in values if value in made]
-    file: dict[str, np.ndarray] = {}
-    refusal = ""
+    rows = {layer.value: own.cpu().numpy() for layer, own in zip(chosen, ours, strict=True)}
+    original, refusal = model.view.original, ""
+    held = [value for value in rows if value in producers(original.graph)]
+    in_file: dict[str, np.ndarray] = {}
     try:
         if held:
-            file = dict(zip(held, _run_rows(model, Session(model.view.original, held, exact=True), given), strict=True))
+            in_file = dict(zip(held, _run_rows(model, Session(original, held, exact=True), given), strict=True))
     except ModelError as fault:
         refusal = fault.what
-    float32 = Session(model.view.proto, values, exact=True).run(given)
-    tolerance = HALF_TOLERANCE if is_half(model.view.original) else TOLERANCE
-    rows = {layer.value: own.cpu().numpy() for layer, own in zip(chosen, ours, strict=True)}
-    by_file = _judged_tensors(model, model.view.original, given, rows, file, tolerance)
-    by_graph = _judged_tensors(model, model.view.proto, given, rows, dict(zip(rows, float32, strict=True)), TOLERANCE)
-    result: list[Agreement] = []
-    for layer, theirs in zip(chosen, float32, strict=True):
-        value = layer.value
-        if value in file:
-            found = _agreement(_apart(rows[value], file[value]), layer, tolerance, "file", "")
-            result.append(_with_verdict(model, found, by_file.get(value)))
-        missing = "" if value in file else refusal or "the file has no such value: importing made it"
-        found = _agreement(_apart(rows[value], theirs), layer, TOLERANCE, "float32", missing)
-        result.append(_with_verdict(model, found, by_graph.get(value)))
-    return tuple(result)
+    in_graph = dict(zip(rows, Session(model.view.proto, list(rows), exact=True).run(given), strict=True))
+    against = []
+    for graph, theirs in ((original, in_file), (model.view.proto, in_graph)):
+        differences = {value: difference(rows[value], array) for value, array in theirs.items()}
+        compared = _Compared(graph, differences, _tolerance(model, graph))
+        suspects = {value: rows[value] for value in compared.suspicious}
+        if suspects:
+            compared.verdicts = _decided(Case(model, graph, given, suspects, {}, compared.tolerance, _quantised(model)))
+        against.append(compared)
+    return tuple(_agreements(model, chosen, against[0], against[1], refusal))
 
 
-def _apart(ours: np.ndarray, theirs: np.ndarray) -> Difference:
-    difference = Difference()
-    difference.add(ours, theirs)
-    return difference
+@dataclass
+class _Compared:
+    """How layers differ from what ONNX Runtime makes of a graph, by the identifiers of their values."""
+
+    graph: ModelProto
+    differences: Mapping[str, Difference]
+    tolerance: float
+    verdicts: Mapping[str, Verdict] = field(default_factory=dict)
+
+    @property
+    def suspicious(self) -> list[str]:
+        """Layers that need a third computation."""
+        return [value for value, found in self.differences.items() if not found.relative <= self.tolerance]
 
 
-def _judged_tensors(
-    model: Model,
-    graph: ModelProto,
-    inputs: Mapping[str, np.ndarray],
-    ours: Mapping[str, np.ndarray],
-    theirs: Mapping[str, np.ndarray],
-    tolerance: float,
-) -> dict[str, Verdict]:
-    """Let a third computation decide on the layers that differ on tensors."""
-    suspects = {value: ours[value] for value in theirs if not _apart(ours[value], theirs[value]).relative <= tolerance}
-    return _decided(Case(model, graph, inputs, suspects, {}, tolerance, _quantised(model))) if suspects else {}
+def _tolerance(model: Model, graph: ModelProto) -> float:
+    return HALF_TOLERANCE if graph is model.view.original and is_half(graph) else TOLERANCE
 
 
 def _run_rows(model: Model, session: Session, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
@@ -213,32 +179,38 @@ def made_up_inputs(view: GraphView, seed: int = 0) -> list[np.ndarray]:
     return made
 
 
-def require(agreements: Sequence[Agreement]) -> None:
-    """Refuse layers that do not agree.
+def _agreements(
+    model: Model,
+    layers: Sequence[Layer],
+    file: _Compared,
+    float32: _Compared,
+    refusal: str,
+    end_to_end: Mapping[str, Difference] | None = None,
+) -> Iterator[Agreement]:
+    """Yield each layer's agreement with the file, where it has the value, and with the float32 graph."""
+    made = producers(model.view.original.graph)
+    for layer in layers:
+        missing = "" if layer.value in made else "the file has no such value: importing made it"
+        note = f"the file itself does not run in ONNX Runtime: {refusal}" if refusal else missing
+        apart = (end_to_end or {}).get(layer.value)
+        for compared, said in ((file, ""), (float32, note)):
+            if layer.value in compared.differences:
+                found = _agreement(model, layer, compared, said)
+                yield replace(found, end_to_end=None if apart is None else apart.relative)
 
-    Raises:
-        AgreementError: names every layer outside its tolerance, with the difference.
-    """
-    broken = [item for item in agreements if not item.holds]
-    if broken:
-        listed = "; ".join(
-            f"{shorten(item.layer)} differs by {item.relative:.2g} of its largest value"
-            f" (tolerance {item.tolerance:.2g}, against the {'file' if item.reference == 'file' else 'float32 graph'})"
-            + (f"; {item.verdict}" if item.verdict else "")
-            for item in broken[:5]
-        )
-        more = f"; and {len(broken) - 5} more" if len(broken) > 5 else ""
-        raise AgreementError(
-            f"the converted network and ONNX Runtime disagree: {listed}{more}",
-            remedy="analyse other layers; a picture of this one would show a different network",
-        )
 
-
-def _agreement(found: Difference, layer: Layer, tolerance: float, reference: Reference, note: str) -> Agreement:
+def _agreement(model: Model, layer: Layer, compared: _Compared, note: str) -> Agreement:
+    found, verdict = compared.differences[layer.value], compared.verdicts.get(layer.value)
     if found.part < 1 and not np.isnan(found.absolute):
         said = f"quantised: computed from ONNX Runtime's rounded values, of which {percent(found.part, 1)} count"
         note = f"{note}; {said}" if note else said
-    return Agreement(layer.name, found.relative, found.absolute, tolerance, reference, note)
+    reference: Reference = "file" if compared.graph is model.view.original else "float32"
+    made = Agreement(layer.name, found.relative, found.absolute, compared.tolerance, reference, note)
+    if verdict is None:
+        return made
+    named = next((layer.name for layer in model.layers if layer.value == verdict.origin), "")
+    origin = named or model.view.names.get(verdict.origin, verdict.origin)
+    return replace(made, off=verdict.off, ours=verdict.ours, theirs=verdict.theirs, origin=origin, judged=verdict.how)
 
 
 def _groups(layers: Sequence[Layer]) -> Iterator[tuple[Layer, ...]]:
@@ -246,9 +218,7 @@ def _groups(layers: Sequence[Layer]) -> Iterator[tuple[Layer, ...]]:
     group: list[Layer] = []
     total = 0
     for layer in layers:
-        size = 4
-        for length in layer.shape[1:]:
-            size *= length or 1
+        size = 4 * math.prod(length or 1 for length in layer.shape[1:])
         if group and total + size > _LAYER_BYTES:
             yield tuple(group)
             group, total = [], 0
@@ -258,10 +228,8 @@ def _groups(layers: Sequence[Layer]) -> Iterator[tuple[Layer, ...]]:
         yield tuple(group)
 
 
-def _check_group(
-    model: Model, layers: tuple[Layer, ...], images: torch.Tensor, mixing: list[str]
-) -> Iterator[Agreement]:
-    """Yield the agreement of each layer; those that mix the batch are added to `mixing` instead."""
+def _check_group(model: Model, layers: tuple[Layer, ...], images: torch.Tensor) -> tuple[list[Agreement], list[str]]:
+    """Return the agreement of each layer, and the names of those that mix the batch."""
     original = model.view.original
     made = producers(original.graph)
     in_file = [layer for layer in layers if layer.value in made]
@@ -300,65 +268,35 @@ def _check_group(
         for layer, values in zip(in_file, given, strict=True):
             if layer.value not in mixed:
                 file[layer.value].add(ours[layer.value], units_first(values, layer.channel_axis), start)
-    tolerance = HALF_TOLERANCE if is_half(original) else TOLERANCE
-    if session is None:
-        file = {}
-    by_file = _judged(pair, original, images, file, tolerance, step)
-    by_graph = _judged(pair, model.view.proto, images, float32, TOLERANCE, model.view.batch or 1, by_file)
-    note = f"the file itself does not run in ONNX Runtime: {refusal}" if refusal else ""
-    for layer in layers:
-        value = layer.value
-        if value in mixed:
-            mixing.append(layer.name)
-            continue
-        end_to_end = apart[value].relative if value in apart and pair.rounds else None
-        if value in file:
-            found = _agreement(file[value], layer, tolerance, "file", "")
-            yield _with_verdict(model, replace(found, end_to_end=end_to_end), by_file.get(value))
-        missing = "" if value in made else "the file has no such value: importing made it"
-        found = _agreement(float32[value], layer, TOLERANCE, "float32", note or missing)
-        yield _with_verdict(model, replace(found, end_to_end=end_to_end), by_graph.get(value))
+    by_file = _Compared(original, file if session else {}, _tolerance(model, original))
+    by_graph = _Compared(model.view.proto, float32, TOLERANCE)
+    by_file.verdicts = _judged(pair, by_file, images, step)
+    by_graph.verdicts = _judged(pair, by_graph, images, model.view.batch or 1, by_file.verdicts)
+    comparable = [layer for layer in layers if layer.value not in mixed]
+    found = _agreements(model, comparable, by_file, by_graph, refusal, apart if pair.rounds else {})
+    return list(found), [layer.name for layer in layers if layer.value in mixed]
 
 
 def _judged(
-    pair: _Pair,
-    graph: ModelProto,
-    images: torch.Tensor,
-    differences: Mapping[str, Difference],
-    tolerance: float,
-    count: int,
-    known: Mapping[str, Verdict] | None = None,
+    pair: _Pair, compared: _Compared, images: torch.Tensor, count: int, known: Mapping[str, Verdict] | None = None
 ) -> dict[str, Verdict]:
-    """Let a third computation decide on the layers that differ, each on the images at which it differs most.
-
-    Args:
-        pair: computes the layers by the network.
-        graph: what ONNX Runtime computed.
-        images: all images.
-        differences: identifier of a layer's value -> how far it is from ONNX Runtime's.
-        tolerance: the largest difference that needs no third computation.
-        count: how many images the graph takes at a time.
-        known: verdicts that hold here too.
-    """
-    found: dict[str, Verdict] = {}
+    """Let a third computation decide on the layers that differ, each on the images at which it differs most."""
+    known = known or {}
+    found = {value: known[value] for value in compared.suspicious if value in known}
     suspects: dict[int, list[str]] = {}
-    for value, difference in differences.items():
-        if difference.relative <= tolerance:
-            continue
-        if known and value in known:
-            found[value] = known[value]
-        else:
-            suspects.setdefault(difference.at, []).append(value)
+    for value in compared.suspicious:
+        if value not in known:
+            suspects.setdefault(compared.differences[value].at, []).append(value)
     model, axes = pair.model, {layer.value: layer.channel_axis for layer in pair.layers}
     for start, values in suspects.items():
         part = images[start : start + count]
         part = torch.cat([part, part[:1].expand(count - len(part), *part.shape[1:])])
         own = dict(zip(axes, pair.compute(part)[0], strict=True))
-        with torch.no_grad():
-            inputs = {model.view.input_name: model.encode(part).cpu().numpy()}
+        inputs = model.input_arrays(part)
+        graph = compared.graph
         any_size = graph is model.view.proto and tuple(images.shape[2:]) != model.view.input_size
         ours = {value: own[value] for value in values}
-        case = Case(model, graph, inputs, ours, axes, tolerance, _quantised(model), _frontier(model), any_size)
+        case = Case(model, graph, inputs, ours, axes, compared.tolerance, _quantised(model), _frontier(model), any_size)
         found.update(_decided(case))
     return found
 
@@ -368,26 +306,15 @@ def _decided(case: Case) -> dict[str, Verdict]:
     try:
         return judge(case)
     except (OnnxvizError, ArithmeticError, LookupError, MemoryError, RuntimeError, TypeError, ValueError) as fault:
-        how = f"there is no third computation: {beginning(one_line(fault))}"
-        return {value: Verdict("unknown", np.nan, np.nan, value, how) for value in case.ours}
-
-
-def _with_verdict(model: Model, found: Agreement, verdict: Verdict | None) -> Agreement:
-    if verdict is None or found.relative <= found.tolerance:
-        return found
-    layer = next((layer.name for layer in model.layers if layer.value == verdict.origin), "")
-    origin = layer or model.view.names.get(verdict.origin, verdict.origin)
-    return replace(found, off=verdict.off, ours=verdict.ours, theirs=verdict.theirs, origin=origin, judged=verdict.how)
+        return {value: undecided(value, beginning(one_line(fault))) for value in case.ours}
 
 
 def _run_file(model: Model, session: Session, images: torch.Tensor, batch: int) -> list[np.ndarray]:
     """Run the file as given, in its own type and batch; the last batch is filled up with its first image."""
-    with torch.no_grad():
-        encoded = model.encode(images).cpu().numpy()
-    count = len(encoded)
+    count = len(images)
     if batch and count < batch:
-        encoded = np.concatenate([encoded, np.repeat(encoded[:1], batch - count, axis=0)])
-    results = session.run({model.view.input_name: encoded})
+        images = torch.cat([images, images[:1].expand(batch - count, *images.shape[1:])])
+    results = session.run(model.input_arrays(images))
     return [values[:count] if values.ndim else values for values in results]
 
 
@@ -397,6 +324,35 @@ def _fixed_batch(model: ModelProto, name: str) -> int:
         if value.name == name and value.type.tensor_type.shape.dim:
             return int(value.type.tensor_type.shape.dim[0].dim_value)
     return 0
+
+
+def output_error(model: Model, images: torch.Tensor, known: Sequence[Agreement] = ()) -> str:
+    """Say how far ONNX Runtime's output is from that of the converted network; "" if that may be wrong itself."""
+    try:
+        layer = model.view.logits
+        agreements = tuple(item for item in known if item.layer == layer.name)
+        agreements = agreements or check_comparable_layers(model, [layer], images)[0]
+        if not agreements or not all(item.holds for item in agreements):
+            return ""
+        in_file = layer.value in producers(model.view.original.graph)
+        session = Session(model.view.original if in_file else model.view.proto, [layer.value], exact=True)
+        theirs, ours = [], []
+        for start in range(0, len(images), model.view.batch or 1):
+            part = images[start : start + (model.view.batch or 1)]
+            (found,) = session.run(model.input_arrays(part))
+            theirs.append(units_first(found, layer.channel_axis))
+            ours.append(model.continued(part, [layer], {})[0].cpu().numpy())
+    except OnnxvizError:
+        return ""
+    error = difference(np.concatenate(theirs), np.concatenate(ours)).relative
+    rows = [np.concatenate(side).reshape(len(images), -1) for side in (theirs, ours)]
+    text = f"the output {shorten(layer.name)} differs by up to {error:.2g} of its largest value"
+    if rows[0].shape[1] == layer.unit_count and layer.unit_count > 1:
+        changed = int((rows[0].argmax(axis=1) != rows[1].argmax(axis=1)).sum())
+        text += f", and on {changed} of {len(images)} images another of its {layer.unit_count} numbers is the largest"
+    if any(item.end_to_end is not None for item in agreements):
+        text += "; roundings to integers that fell to other sides lie in that too"
+    return text
 
 
 class _Pair:
@@ -420,8 +376,8 @@ class _Pair:
     def compute(self, images: torch.Tensor) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """Return each layer by the network, units first, and by ONNX Runtime, as it is."""
         model = self.model
+        encoded = model.input_arrays(images)
         with torch.no_grad():
-            encoded = {model.view.input_name: model.encode(images).cpu().numpy()}
             if self._frontier or self._constants:
                 rounded = self._rounding.run(encoded) if self._frontier else []
                 given = {name: torch.from_numpy(array) for name, array in zip(self._frontier, rounded, strict=True)}
@@ -486,12 +442,4 @@ def _quantised(model: Model) -> set[str]:
 
 def is_half(model: ModelProto) -> bool:
     """Whether a model computes in half precision anywhere."""
-    if any(tensor.data_type in _HALF for tensor in initializers(model.graph).values()):
-        return True
-    if any(value.type.tensor_type.elem_type in _HALF for value in model.graph.input):
-        return True
-    return any(
-        node.op_type == "Cast" and any(entry.name == "to" and onnx.helper.get_attribute_value(entry) in _HALF
-                                       for entry in node.attribute)
-        for node in model.graph.node
-    )  # fmt: skip
+    return not _HALF.isdisjoint(element_types(model))

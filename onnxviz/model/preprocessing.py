@@ -7,16 +7,16 @@ import json
 import math
 import typing
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from onnx import TensorProto
 
 from onnxviz.core.errors import SelectionError, nearest, shorten
 from onnxviz.core.values import AUTO, PRESETS, ChannelOrder, Fit, Interpolation, Preprocessing
+from onnxviz.graph import GraphView
 
-if TYPE_CHECKING:
-    from onnxviz.graph import GraphView
-
+LARGEST_SIDE = 16_384
+"""Most pixels of an input's height and width."""
 METADATA_KEY = "onnxviz.preprocessing"
 """Metadata property of a model file that holds its preprocessing as a JSON object."""
 
@@ -69,28 +69,23 @@ def _for_channels(preprocessing: Preprocessing, view: GraphView) -> Preprocessin
 
 
 def _guess(view: GraphView) -> Preprocessing:
-    return _for_channels(_guess_of(view), view)
-
-
-def _guess_of(view: GraphView) -> Preprocessing:
     order: ChannelOrder = "GRAY" if view.input_channels == 1 else "RGB"
     element = view.types[view.input_name].element
     if element == TensorProto.INT8:
-        return Preprocessing(order, (128.0,), (1.0,), origin="guess")
-    if element in (TensorProto.UINT8, TensorProto.UINT16):  # 0..1 would leave nothing but 0 and 1
-        return Preprocessing(order, (0.0,), (1.0,), name="gray_raw" if order == "GRAY" else "raw", origin="guess")
-    if order == "RGB" and "caffe" in view.producer.lower():
-        return dataclasses.replace(PRESETS["caffe"], origin="guess")
-    return Preprocessing(order, name="gray_unit" if order == "GRAY" else "unit", origin="guess")
+        guess = Preprocessing(order, (128.0,), (1.0,))
+    elif element in (TensorProto.UINT8, TensorProto.UINT16):  # 0..1 would leave nothing but 0 and 1
+        guess = PRESETS["gray_raw" if order == "GRAY" else "raw"]
+    elif order == "RGB" and "caffe" in view.producer.lower():
+        guess = PRESETS["caffe"]
+    else:
+        guess = PRESETS["gray_unit" if order == "GRAY" else "unit"]
+    return _for_channels(dataclasses.replace(guess, origin="guess"), view)
 
 
 def read_preprocessing(given: str | Preprocessing | Mapping[str, Any]) -> Preprocessing:
-    """Read a preset's name or the fields of a preprocessing.
+    """Read a preset's name or the fields of a preprocessing; raises SelectionError if one makes no sense.
 
     A mapping may name a `preset` whose other fields it keeps.
-
-    Raises:
-        SelectionError: if the preset or a field does not exist, or a value makes no sense.
     """
     if isinstance(given, Preprocessing):
         return _checked(given)
@@ -99,7 +94,7 @@ def read_preprocessing(given: str | Preprocessing | Mapping[str, Any]) -> Prepro
     if isinstance(given, str):
         if given not in PRESETS:
             raise SelectionError(
-                f"there is no preprocessing {shorten(given)!r}",
+                f"no preprocessing is called {shorten(given)!r}",
                 remedy=nearest(given, [*PRESETS, AUTO]) or f"the presets are {', '.join(PRESETS)}",
             )
         return PRESETS[given]
@@ -117,14 +112,14 @@ def read_preprocessing(given: str | Preprocessing | Mapping[str, Any]) -> Prepro
         key: _tuple(key, value) if key in ("mean", "scale", "size", "range", "show") else value
         for key, value in fields.items()
     }
-    if "channel_order" not in fields and is_stored(values):
+    if "channel_order" not in fields and _is_stored(values):
         values["channel_order"] = "STORED"
     if fields:
         values.setdefault("name", "custom")
     return _checked(dataclasses.replace(base, **values))
 
 
-def is_stored(fields: Mapping[str, Any]) -> bool:
+def _is_stored(fields: Mapping[str, Any]) -> bool:
     """Whether the fields of a preprocessing that name no channel order say what only STORED has."""
     several = (fields.get(key) or () for key in ("mean", "scale"))
     return bool(fields.get("range") or fields.get("show")) or any(len(each) not in (0, 1, 3) for each in several)
@@ -136,9 +131,7 @@ def _from_metadata(text: str) -> Mapping[str, Any]:
     except (ValueError, RecursionError):
         fields = None
     if not isinstance(fields, dict):
-        raise SelectionError(
-            f"the model's own {METADATA_KEY} is no JSON object", remedy="say how to preprocess: preprocess=..."
-        )
+        raise SelectionError(f"the model's own {METADATA_KEY} is no JSON object", remedy="give another: preprocess=...")
     return fields
 
 
@@ -171,8 +164,10 @@ def _checked(preprocessing: Preprocessing) -> Preprocessing:
     fraction, size = preprocessing.crop_fraction, preprocessing.size
     if fraction is not None and not (_is_number(fraction) and 0 < fraction <= 1):
         raise SelectionError("crop_fraction must be above 0 and at most 1")
-    if size is not None and not (len(size) == 2 and all(type(side) is int and 0 < side <= 8192 for side in size)):
-        raise SelectionError("size must be height and width in pixels, from 1 to 8192")
+    if size is not None and not (
+        len(size) == 2 and all(type(side) is int and 0 < side <= LARGEST_SIDE for side in size)
+    ):
+        raise SelectionError(f"size must be height and width in pixels, from 1 to {LARGEST_SIDE}")
     if not isinstance(preprocessing.name, str):
         raise SelectionError("the name of a preprocessing must be text")
     return preprocessing

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
+import onnx
 from onnx import TensorProto
 
 from onnxviz.core.errors import SelectionError, shorten
@@ -55,10 +56,6 @@ GRAY_RANGES: dict[str, tuple[float, float]] = {
 }
 """The same for models of one channel; some see ink as light."""
 
-_INTEGERS = frozenset({
-    TensorProto.UINT8, TensorProto.INT8, TensorProto.UINT16, TensorProto.INT16, TensorProto.INT32, TensorProto.INT64,
-    TensorProto.UINT32, TensorProto.UINT64,
-})  # fmt: skip
 _WHOLE = {"-128..127": (128.0, 1.0), "0..255": (0.0, 1.0)}
 """The same for models that take whole numbers: in 0..1 only 0 and 1 would be left of a picture."""
 
@@ -66,13 +63,7 @@ _WHOLE = {"-128..127": (128.0, 1.0), "0..255": (0.0, 1.0)}
 def candidates(
     view: GraphView, declared: Preprocessing | None = None, geometry: Preprocessing | None = None
 ) -> Iterator[tuple[str, Preprocessing]]:
-    """Yield every way to make pixel values that is tried, with what becomes of them; the declared one too.
-
-    Args:
-        view: the model; those with one channel get grey candidates, those for whole numbers such as leave some.
-        declared: what the user or the file said.
-        geometry: how to bring images to size where that is not declared.
-    """
+    """Yield every way to make pixel values that is tried, with what becomes of them; the declared one too."""
     geometry = declared or geometry or Preprocessing()
     made: list[Preprocessing] = []
     for name, order, shift, factor in _colours(view, geometry):
@@ -89,7 +80,7 @@ def _colours(
 ) -> Iterator[tuple[str, ChannelOrder, tuple[float, ...], tuple[float, ...]]]:
     element = view.types[view.input_name].element
     orders: tuple[ChannelOrder, ...] = ("GRAY",) if view.input_channels == 1 else ("RGB", "BGR")
-    if element in _INTEGERS:
+    if onnx.helper.tensor_dtype_to_np_dtype(element).kind in "iu":
         name = "-128..127" if element == TensorProto.INT8 else "0..255"
         mean, scale = _WHOLE[name]
         for order in orders:
@@ -146,17 +137,11 @@ _RANKED = ("classes", "binary", "multilabel", "unknown")
 
 
 def require_classifier(view: GraphView) -> Head:
-    """Return the output whose choices rank the preprocessings.
-
-    Raises:
-        SelectionError: if the model takes no image, or gives none a class, as far as its graph or its user says so.
-    """
+    """Return the output whose choices rank the preprocessings; raises SelectionError if there is none."""
     remedy = "name a preset, or give channel_order, mean and scale"
     where = shorten(view.file)
     if view.input_layout == "other":
-        raise SelectionError(
-            "the model takes no image, so there is no preprocessing to find", where=where, remedy=remedy
-        )
+        raise SelectionError("the model takes no image: there is no preprocessing to find", where=where, remedy=remedy)
     if view.input_channels not in (0, 1, 3):
         raise SelectionError(
             f"trials are of photographs, and the model takes {view.input_channels} channels",

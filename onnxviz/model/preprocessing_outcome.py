@@ -90,11 +90,7 @@ def _matched(given: Classes, truth: Classes) -> int:
 def no_better_than_chance(right: int, given: Sequence[Classes], truth: Classes, choices: int) -> str:
     """Say that no preprocessing beats chance, what may be the reason, and which reasons the numbers exclude.
 
-    Args:
-        right: how many pictures the best preprocessing is right on.
-        given: for each preprocessing the classes given to the pictures whose class is known.
-        truth: their classes.
-        choices: how many classes the model has.
+    `right` is on how many pictures the best is right, `given` has the classes that each preprocessing gives.
     """
     count, chance = len(truth), chance_of(truth, choices)
     exchanges = [exchange(each, truth) for each in given]

@@ -12,14 +12,14 @@ as many as were tried.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from onnxviz.core.errors import ModelError, SelectionError, shorten
 from onnxviz.core.shares import Share, mcnemar, paired, percent
-from onnxviz.core.values import CROP_FRACTION, Preprocessing
+from onnxviz.core.values import CROP_FRACTION, DEFAULT_SIZE, Preprocessing
 from onnxviz.data.ground_truth import HOW
 from onnxviz.data.image_choice import folders_missed
 from onnxviz.data.images import ImageSource, fit_box, load_batch
@@ -44,7 +44,6 @@ CHANCE = 0.05
 ALIKE = 0.95
 """Part of the pictures on which two preprocessings must give the same class to be the same in effect."""
 
-_BATCH = 16
 _CONTRAST = 0.8
 """What is left of the contrast in the picture's paler variant."""
 _RESAMPLES = 500
@@ -99,16 +98,10 @@ class Trial:
 
 @dataclass(frozen=True)
 class Probe:
-    """All trials of a model.
+    """All trials of a model, the best first; a report shows them as `core.results.Tried`, which says what is what.
 
     Attributes:
-        trials: the best first.
-        images: how many pictures were used.
-        found: how many there were.
-        labelled: how many of those used have a known class.
         declared: what the user or the file said, None if nobody did.
-        by_accuracy: whether accuracy ranks.
-        note: what else has to be said, or "".
         no_better: that none beats chance, and what may be the reason, or "".
         failed: preprocessings that the model could not be run with, and why.
         skipped: files that were no pictures, and why.
@@ -196,21 +189,11 @@ def probe(
     progress: Callable[[int, int], None] | None = None,
     indices: Sequence[int] | None = None,
 ) -> Probe:
-    """Try every plausible preprocessing on pictures and rank them, by accuracy where classes are known.
+    """Try every plausible preprocessing on pictures and rank them, the best first, by accuracy where classes are known.
 
-    Args:
-        view: a model that gives one class to an image.
-        images: photographs of the kind that the model is made for.
-        labels: class names in the order of the logits, to match the pictures' classes with.
-        declared: what the user or the model file said, tried too; its way to bring pictures to size is kept.
-        geometry: the way and the size to bring pictures to, where those are said and nothing else.
-        keep: try no other way.
-        device: where to compute.
-        progress: called with the number of trials done and of all.
-        indices: which of the images to take; all if None.
-
-    Returns:
-        The trials, best first.
+    What is `declared` is tried too, and its way to bring pictures to size is kept. `geometry` is the way and the size
+    where those are said and nothing else; with `keep` no other way is tried. `progress` is called with the number of
+    trials done and of all.
 
     Raises:
         SelectionError: if the model is no classifier of images.
@@ -245,36 +228,30 @@ def probe(
     return _result(best, outcomes, images, trier, meaningful, declared, note)
 
 
+@dataclass
 class _Trier:
     """Runs a model with one preprocessing after another on the same pictures."""
 
-    def __init__(
-        self,
-        view: GraphView,
-        head: Head,
-        images: ImageSource,
-        indices: Sequence[int],
-        truth: npt.NDArray[np.int64],
-        labels: Sequence[str] | None,
-        device: str,
-        progress: Callable[[int, int], None] | None,
-    ) -> None:
-        self.view, self.head, self.images, self.indices = view, head, images, indices
-        self.truth, self.labels, self.device, self.progress = truth, labels, device, progress
-        self.failed: list[tuple[str, str]] = []
-        self.total = self.done = 0
-        self._batch: tuple[object, npt.NDArray[np.float32]] | None = None
-
-    @property
-    def size(self) -> tuple[int, int]:
-        return self._size
+    view: GraphView
+    head: Head
+    images: ImageSource
+    indices: Sequence[int]
+    truth: npt.NDArray[np.int64]
+    labels: Sequence[str] | None
+    device: str
+    progress: Callable[[int, int], None] | None
+    size: tuple[int, int] = DEFAULT_SIZE
+    failed: list[tuple[str, str]] = field(default_factory=list)
+    total: int = 0
+    done: int = 0
+    batch: tuple[object, npt.NDArray[np.float32]] | None = None
 
     def run(self, name: str, preprocessing: Preprocessing) -> _Outcome | None:
         if self.progress is not None:
             self.progress(self.done, max(self.total, self.done + 1))
         self.done += 1
         model = Model(self.view, preprocessing, self.labels, self.device)
-        self._size = model.input_size
+        self.size = model.input_size
         try:
             variants = [_probabilities(model, self.head, variant) for variant in _variants(self._pictures(model))]
         except SelectionError as fault:
@@ -301,18 +278,18 @@ class _Trier:
         if sizes is None:
             return True
         for size in (sizes[index] for index in self.indices):
-            box = fit_box(size, first, self._size)
-            resized = (box[2] - box[0], box[3] - box[1]) != self._size
-            if box != fit_box(size, second, self._size) or (resized and first.interpolation != second.interpolation):
+            box = fit_box(size, first, self.size)
+            resized = (box[2] - box[0], box[3] - box[1]) != self.size
+            if box != fit_box(size, second, self.size) or (resized and first.interpolation != second.interpolation):
                 return True
         return False
 
     def _pictures(self, model: Model) -> npt.NDArray[np.float32]:
         preprocessing = model.preprocessing
         key = (preprocessing.fit, preprocessing.crop_fraction, preprocessing.interpolation, model.input_size)
-        if self._batch is None or self._batch[0] != key:
-            self._batch = key, load_batch(self.images, self.indices, preprocessing, model.input_size)
-        return self._batch[1]
+        if self.batch is None or self.batch[0] != key:
+            self.batch = key, load_batch(self.images, self.indices, preprocessing, model.input_size)
+        return self.batch[1]
 
 
 @dataclass(frozen=True, eq=False)
@@ -416,11 +393,7 @@ def _most(outcomes: Sequence[_Outcome]) -> int:
 
 
 def _notes(
-    view: GraphView,
-    images: ImageSource,
-    trier: _Trier,
-    truth: npt.NDArray[np.int64],
-    kept: Preprocessing | None,
+    view: GraphView, images: ImageSource, trier: _Trier, truth: npt.NDArray[np.int64], kept: Preprocessing | None
 ) -> list[str]:
     notes = []
     if trier.head.kind == "unknown":
@@ -447,9 +420,7 @@ def _result(
     declared: Preprocessing | None,
     note: str,
 ) -> Probe:
-    ranked = sorted(
-        (item for item in outcomes if item is not best), key=lambda item: item.rank(meaningful), reverse=True
-    )
+    ranked = sorted((one for one in outcomes if one is not best), key=lambda one: one.rank(meaningful), reverse=True)
     trials = [best.trial]
     for other in ranked:
         alike = float((other.given == best.given).mean())
@@ -462,18 +433,8 @@ def _result(
     if known.any() and not meaningful:
         given = [outcome.given[known] for outcome in outcomes]
         no_better = no_better_than_chance(_most(outcomes), given, trier.truth[known], trier.head.choices)
-    return Probe(
-        tuple(trials),
-        used,
-        found,
-        int(known.sum()),
-        declared,
-        meaningful,
-        note,
-        no_better,
-        tuple(trier.failed),
-        skipped,
-    )
+    failed = tuple(trier.failed)
+    return Probe(tuple(trials), used, found, int(known.sum()), declared, meaningful, note, no_better, failed, skipped)
 
 
 def _variants(batch: npt.NDArray[np.float32]) -> Iterator[npt.NDArray[np.float32]]:
@@ -485,24 +446,16 @@ def _variants(batch: npt.NDArray[np.float32]) -> Iterator[npt.NDArray[np.float32
 
 def _probabilities(model: Model, head: Head, batch: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
     """Return the head's probabilities; where nothing makes any the softmax of its scores, which only ranks."""
-
-    def some(images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        return model.probabilities(images, head) if head.probability else softmax(model.scores(images, head))
-
-    step = model.view.batch or _BATCH
     whole = filled(batch, model.view.batch)
-    parts = [some(whole[start : start + step]) for start in range(0, len(whole), step)]
-    values = np.nan_to_num(np.concatenate(parts)[: len(batch)].astype(np.float64), posinf=0.0)
+    given = model.probabilities(whole, head) if head.probability else softmax(model.scores(whole, head))
+    values = np.nan_to_num(given[: len(batch)].astype(np.float64), posinf=0.0)
     # Outputs of a Sigmoid, or quantised ones, need not add up to one.
     shares: npt.NDArray[np.float64] = values / np.maximum(values.sum(axis=1, keepdims=True), 1e-12)
     return shares
 
 
 def _outcome(
-    name: str,
-    preprocessing: Preprocessing,
-    variants: Sequence[npt.NDArray[np.float64]],
-    truth: npt.NDArray[np.int64],
+    name: str, preprocessing: Preprocessing, variants: Sequence[npt.NDArray[np.float64]], truth: npt.NDArray[np.int64]
 ) -> _Outcome:
     plain = variants[0]
     given = plain.argmax(axis=1)
@@ -510,7 +463,7 @@ def _outcome(
     decided = plain.max(axis=1) > plain.min(axis=1)
     steady = np.logical_and.reduce([variant.argmax(axis=1) == given for variant in variants]) & decided
     confidence = np.minimum.reduce(list(variants)).max(axis=1)
-    shares = np.bincount(given) / len(given)
+    variety = float(_entropy(np.bincount(given) / len(given)))
     known = truth >= 0
     right = np.zeros(int(known.sum()), np.bool_)
     own = np.zeros(len(right))
@@ -521,13 +474,5 @@ def _outcome(
         rank = (plain[known] > own[:, None]).sum(axis=1)
         right = (rank < 1) & decided[known] & inside
         top1, top5 = float(right.mean()), float(((rank < 5) & decided[known] & inside).mean())
-    trial = Trial(
-        preprocessing,
-        name,
-        confidence=float(confidence.mean()),
-        steady=float(steady.mean()),
-        variety=float(_entropy(shares)),
-        top1=top1,
-        top5=top5,
-    )
+    trial = Trial(preprocessing, name, float(confidence.mean()), float(steady.mean()), variety, top1, top5)
     return _Outcome(trial, given, confidence, steady, right, np.log(np.maximum(own, _LEAST)))

@@ -9,11 +9,7 @@ from onnxviz.graph.model_output import Head
 
 
 def require_probabilities(head: Head | None, file: str) -> Head:
-    """Return a head that has probabilities of classes for the whole image.
-
-    Raises:
-        SelectionError: if it has none; says what it is, and what to declare.
-    """
+    """Return a head that has probabilities of classes for the whole image; raises SelectionError if it has none."""
     if head is not None and head.probability and not head.has_positions:
         return head
     found = "no output that depends on the image" if head is None else f"{shorten(head.name)!r}: {head.in_words}"
@@ -25,11 +21,7 @@ def require_probabilities(head: Head | None, file: str) -> Head:
 
 
 def probabilities_of(head: Head, values: np.ndarray) -> np.ndarray:
-    """Return probabilities [N, classes].
-
-    Args:
-        head: with probabilities.
-        values: what its layer `final` holds, or its scores where it has none: [N, ...].
+    """Return probabilities [N, classes] of what a head's `final` layer holds, or its scores where it has none.
 
     Raises:
         SelectionError: if there are not as many as classes.

@@ -75,7 +75,7 @@ def _reads(ir_version: int, opset: int) -> bool:
 
 
 def _lower_ir_version(model: ModelProto, newest: int) -> None:
-    for element in sorted(_elements(model)):
+    for element in sorted(element_types(model)):
         since = _SINCE.get(element, model.ir_version if element > _LAST else 0)
         if since > newest:
             name = {number: name for name, number in _NAMES.items()}.get(element, f"element type {element}")
@@ -103,7 +103,7 @@ def _refuse_newer_operators(model: ModelProto, version: int, newest: int) -> Non
             )
 
 
-def _elements(model: ModelProto) -> set[int]:
+def element_types(model: ModelProto) -> set[int]:
     """Return the element types that a model names."""
     nodes = list(all_nodes(model))
     graphs = [model.graph, *(body for node in nodes for body in subgraphs(node))]

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 
 from onnxviz.core.errors import nearest
 from onnxviz.core.results import AnalysisResult, ExpectationResult, Part
-from onnxviz.recipe.recipe import METRIC_PATTERN
-from onnxviz.recipe.schema import ExpectationSettings
+from onnxviz.recipe.schema import ExpectationSettings, metric_parts
 
 _RELATIVE_TOLERANCE = 1e-9
 """`equals` compares numbers that were written in decimal."""
@@ -19,16 +17,12 @@ def decide(expectations: Sequence[ExpectationSettings], analyses: Sequence[Analy
     """Return every expectation with its metric's value and whether it holds.
 
     An expectation without an alias is decided for each model. A metric that was not produced, or is NaN, does not hold.
-
-    Args:
-        expectations: of the recipe.
-        analyses: the results, whose parts have the metrics.
     """
     decided: list[ExpectationResult] = []
     for item in expectations:
-        match = re.fullmatch(METRIC_PATTERN, item.metric)
-        assert match is not None, "the recipe was checked"
-        alias, name, metric = match.groups()
+        named = metric_parts(item.metric)
+        assert named is not None, "the recipe was checked"
+        alias, name, metric = named
         parts = [part for analysis in analyses if analysis.id == name for part in analysis.parts]
         decided += [_decide(item, part, metric) for part in parts if alias in (None, part.model)]
     return decided

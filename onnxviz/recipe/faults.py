@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import types
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -51,10 +51,9 @@ class _Trouble:
 
 
 def check(cls: type[M], node: Node) -> tuple[M | None, list[Fault]]:
-    """Validate a node strictly, as JSON data: "1" is no number, 1 no text, and a list may stand for a tuple.
+    """Return the settings that a node holds, or everything that is wrong with it.
 
-    Returns:
-        The settings, or None and everything that is wrong with them.
+    It is read strictly, as JSON data: "1" is no number, 1 no text, and a list may stand for a tuple.
     """
     try:
         return cls.model_validate_json(json.dumps(plain(node)), strict=True), []
@@ -68,6 +67,12 @@ def unknown_key(key: str, known: Sequence[str], place: SourcePosition) -> Fault:
     """Return the fault for a key that is not known here."""
     hint = nearest(key, known) or (f"known here: {', '.join(known)}" if len(known) <= 16 else "")
     return place.fault(f"unknown key {shorten(key)!r}" + (f"; {hint}" if hint else ""))
+
+
+def unknown(what: str, name: str, known: Collection[str], place: SourcePosition) -> Fault:
+    """Return the fault for a name that is none of those known, with the nearest."""
+    hint = nearest(name, known) or f"known are {', '.join(map(shorten, known)) or 'none'}"
+    return place.fault(f"{what} {shorten(name)!r}; {hint}")
 
 
 def _locate(error: Any, root: Node) -> _Trouble:
@@ -145,22 +150,20 @@ def _fault(cls: type[BaseModel], group: Sequence[_Trouble], root: Node) -> Fault
         count = len(plain(value)) if value is not None else 0
         return place.fault(f"expected at {'most' if kind == 'too_long' else 'least'} {bound} entries, not {count}")
     if kind == "literal_error":
-        options = [part.strip().strip("'") for part in context["expected"].replace(" or ", ", ").split(",")]
-        return place.fault(f"expected {context['expected']}, not {_shown(value)}{_hint(value, options)}")
+        return place.fault(f"expected {context['expected']}, not {_shown(value)}{_hint(value, context['expected'])}")
     if kind in ("union_tag_invalid", "union_tag_not_found"):
         key = context["discriminator"].strip("'")
-        options = [part.strip().strip("'") for part in context.get("expected_tags", "").split(",") if part]
         if kind == "union_tag_not_found":
             return place.fault(f"{key!r} is missing")
-        tag = find(root, (*address, key))
-        return place_of(root, (*address, key)).fault(
-            f"no {key} is called {_shown(tag)}{_hint(tag, options) or '; known are ' + ', '.join(options)}"
-        )
+        tag, known = find(root, (*address, key)), context["expected_tags"]
+        hint = _hint(tag, known) or "; known are " + known.replace("'", "")
+        return place_of(root, (*address, key)).fault(f"no {key} is called {_shown(tag)}{hint}")
     return place.fault(_words(error) if kind == "value_error" else f"{_words(error)}, not {_shown(value)}")
 
 
-def _hint(node: Node | None, options: Sequence[str]) -> str:
-    hint = nearest(str(plain(node)), options) if node is not None else ""
+def _hint(node: Node | None, options: str) -> str:
+    known = [part.strip().strip("'") for part in options.replace(" or ", ", ").split(",")]
+    hint = nearest(str(plain(node)), known) if node is not None else ""
     return f"; {hint}" if hint else ""
 
 
@@ -216,8 +219,6 @@ def _below(annotation: Any, part: str | int) -> Iterator[Any]:
 
 def _options(annotation: Any) -> Iterator[Any]:
     """Yield the alternatives of an annotation: a union's members, a literal's values, else the annotation itself."""
-    if isinstance(annotation, typing.TypeAliasType) if hasattr(typing, "TypeAliasType") else False:
-        annotation = annotation.__value__
     origin = typing.get_origin(annotation)
     if origin is typing.Annotated:
         yield from _options(typing.get_args(annotation)[0])
@@ -255,8 +256,7 @@ def read_analysis(node: Node) -> tuple[Analysis | None, list[Fault]]:
     kind = node.entries.get("kind")
     if kind is None:
         return None, [node.place.fault(f"'kind' is missing; known are {', '.join(kinds)}")]
-    cls = kinds.get(str(plain(kind)))
-    if cls is None:
-        hint = nearest(str(plain(kind)), kinds) or f"known are {', '.join(kinds)}"
-        return None, [kind.place.fault(f"no analysis is of kind {shorten(str(plain(kind)))!r}; {hint}")]
-    return check(cls, node)
+    name = str(plain(kind))
+    if name not in kinds:
+        return None, [unknown("no analysis is of kind", name, kinds, kind.place)]
+    return check(kinds[name], node)

@@ -17,31 +17,15 @@ from onnxviz.recipe.recipe import Recipe, parse_recipe
 def recipe_from(parts: Mapping[str, Any], overrides: Sequence[str] = ()) -> Recipe:
     """Make a recipe of a mapping, as a program writes it; its paths start in the working folder.
 
-    Args:
-        parts: what a recipe's file would hold: mappings, lists, tuples, text, numbers, paths, true, false and None.
-        overrides: as for `read_recipe`.
-
     Raises:
         RecipeError: with every fault that can be seen without opening the model.
     """
-    try:
-        text = dump(_plain_values(parts))
-    except (TypeError, RecursionError) as error:
-        why = "it contains itself" if isinstance(error, RecursionError) else str(error)
-        raise RecipeError([Fault(f"no recipe can be made of this mapping: {why}", "recipe")]) from None
-    return parse_recipe(text, "recipe", Path(), overrides)
+    return parse_recipe(_yaml(parts, "recipe", "no recipe can be made of this mapping: "), "recipe", Path(), overrides)
 
 
 def analysis_from(kind: str, settings: Mapping[str, Any]) -> Analysis:
-    """Make an analysis of settings as a recipe gives them.
-
-    Raises:
-        RecipeError: if there is none of this kind, or with every fault of the settings.
-    """
-    try:
-        text = dump(_plain_values({"kind": kind, **settings}))
-    except (TypeError, RecursionError) as error:
-        raise RecipeError([Fault(str(error), kind)]) from None
+    """Make an analysis of settings as a recipe gives them; raises RecipeError with every fault of them."""
+    text = _yaml({"kind": kind, **settings}, kind)
     node, faults = parse_source(text, kind, Path(), place=SourcePosition(kind))
     made, found = read_analysis(node) if node is not None else (None, [])
     if made is None or faults:
@@ -49,12 +33,16 @@ def analysis_from(kind: str, settings: Mapping[str, Any]) -> Analysis:
     return made
 
 
-def _plain_values(value: Any) -> Any:
-    """Return what YAML can hold.
+def _yaml(parts: Mapping[str, Any], name: str, refusal: str = "") -> str:
+    try:
+        return dump(_plain_values(parts))
+    except (TypeError, RecursionError) as error:
+        why = "it contains itself" if isinstance(error, RecursionError) else str(error)
+        raise RecipeError([Fault(refusal + why, name)]) from None
 
-    Raises:
-        TypeError: if a part is nothing that a recipe may say.
-    """
+
+def _plain_values(value: Any) -> Any:
+    """Return what YAML can hold; raises TypeError if a part is nothing that a recipe may say."""
     if isinstance(value, Mapping):
         return {str(key): _plain_values(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -22,6 +22,7 @@ from onnxviz.core.yaml_source import (
     scalar,
 )
 from onnxviz.data.kinds import data_kinds
+from onnxviz.recipe.faults import unknown
 from onnxviz.recipe.schema import RecipeSettings
 
 _NAMED = ("analyses", "data", "models", "defaults", "matrix")
@@ -31,18 +32,11 @@ _MOST_OPENED = 32
 """Recipes that are read for one: lists of lists would be exponentially many."""
 
 
-def extended(tree: MappingNode, chain: tuple[Path, ...], faults: list[Fault]) -> MappingNode:
-    """Return the tree laid over the recipe that it extends, or over several: later ones over earlier ones.
-
-    Args:
-        tree: the recipe.
-        chain: the files that led here, to notice circles.
-        faults: where to add what is wrong.
-    """
-    return _extended(tree, chain, faults, [])
-
-
-def _extended(tree: MappingNode, chain: tuple[Path, ...], faults: list[Fault], opened: list[Path]) -> MappingNode:
+def extended(
+    tree: MappingNode, chain: tuple[Path, ...], faults: list[Fault], opened: list[Path] | None = None
+) -> MappingNode:
+    """Return the tree laid over the recipe that it extends, or over several: later ones over earlier ones."""
+    opened = [] if opened is None else opened
     named = tree.entries.get("extends")
     words = named.items if isinstance(named, SequenceNode) else [named]
     if not words or not all(isinstance(word, ScalarNode) and isinstance(word.value, str) for word in words):
@@ -82,7 +76,7 @@ def _base(word: ScalarNode, chain: tuple[Path, ...], faults: list[Fault], opened
         if base is not None:
             faults.append(base.place.fault("a recipe is a mapping that begins with 'version: 1'"))
         return None
-    return _extended(base, (*chain, real_file), faults, opened)
+    return extended(base, (*chain, real_file), faults, opened)
 
 
 def _merged(base: MappingNode, over: MappingNode, address: Address) -> MappingNode:
@@ -143,8 +137,7 @@ def override(root: MappingNode, text: str, faults: list[Fault]) -> None:
         parts = ["analyses", *parts]
     elif parts[0] not in RecipeSettings.model_fields:
         known = [*ids, *RecipeSettings.model_fields]
-        hint = nearest(parts[0], known) or f"analyses here: {', '.join(map(shorten, ids)) or 'none'}"
-        faults.append(place.fault(f"no analysis or top-level key is called {shorten(parts[0])!r}; {hint}"))
+        faults.append(unknown("no analysis or top-level key is called", parts[0], known, place))
         return
     if parts[0] == "model" and "models" in root.entries and len(parts) > 1:
         aliases = root.entries["models"]

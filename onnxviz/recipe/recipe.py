@@ -16,7 +16,7 @@ from typing import Any
 from onnxviz.analyses import registry
 from onnxviz.analyses.base import Analysis
 from onnxviz.core import limits
-from onnxviz.core.errors import Fault, RecipeError, nearest, shorten
+from onnxviz.core.errors import Fault, RecipeError, shorten
 from onnxviz.core.yaml_source import (
     Address,
     MappingNode,
@@ -36,7 +36,7 @@ from onnxviz.core.yaml_source import (
 from onnxviz.data.base import DataSource
 from onnxviz.data.kinds import data_kinds
 from onnxviz.graph.fixed_inputs import FILLINGS
-from onnxviz.recipe.faults import check, ordered, read_analysis, unknown_key
+from onnxviz.recipe.faults import check, ordered, read_analysis, unknown, unknown_key
 from onnxviz.recipe.layers import extended, form, not_a_path, override
 from onnxviz.recipe.schema import (
     ID_PATTERN,
@@ -44,29 +44,19 @@ from onnxviz.recipe.schema import (
     LimitsSettings,
     ModelSettings,
     RecipeSettings,
+    metric_parts,
 )
 
 SINGLE = "model"
 """Alias of the model where a recipe has only one."""
-METRIC_PATTERN = r"(?:([^:.]*):)?([^:.]*)\.(.+)"
-"""`analysis_id.metric`, or `alias:analysis_id.metric` for one of several models."""
 
 
 @dataclass(frozen=True)
 class Recipe:
     """A recipe whose form is right; what it says about models and data has not been looked at.
 
-    Attributes:
-        name: the recipe's file as the user gave it.
-        title: heading of the report.
-        seed: of everything random.
-        models: settings by alias; the alias is `SINGLE` where there is only one.
-        data: settings of the data sets by name.
-        analyses: by id, with defaults and matrices worked in.
-        expect: metrics that must hold.
-        tree: everything with its place, for faults that are found later.
-        faults: what is wrong with it, where only its sound parts were asked for.
-        limits: for the processes that open the models, where it tightens them.
+    Its one model has the alias `SINGLE`; defaults and matrices are worked into the analyses. `tree` is everything with
+    its place, and `faults` what is wrong with a recipe of which only the sound parts were asked for.
     """
 
     name: str
@@ -120,9 +110,9 @@ class Recipe:
             word, level = find(item, ("metric",)), find(item, ("level",))
             if not isinstance(word, ScalarNode) or (level is not None and plain(level) == "off"):
                 continue
-            match = re.fullmatch(METRIC_PATTERN, str(word.value))
-            if match is not None and match[1] in (None, alias) and match[2] == analysis:
-                yield word.place, match[3]
+            named = metric_parts(str(word.value))
+            if named is not None and named[0] in (None, alias) and named[1] == analysis:
+                yield word.place, named[2]
 
     def lock(self, folder: Path) -> str:
         """Return a recipe, as YAML, that repeats this one from inside `folder`, with all defaults filled in."""
@@ -179,11 +169,7 @@ def read_recipe(path: Path | str, overrides: Sequence[str] = (), *, partly: bool
 
 
 def parse_recipe(text: str, name: str, folder: Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe from text; `folder` is what its paths are relative to.
-
-    Raises:
-        RecipeError: with every fault that can be seen without opening the model.
-    """
+    """Read a recipe from text; `folder` is what its paths are relative to. Raises as `read_recipe`."""
     tree, faults = parse_source(text, name, folder)
     return _build(tree, faults, name, folder / name, overrides)
 
@@ -211,13 +197,7 @@ def _relative_all(value: str | list[str], base: Path, folder: Path) -> str | lis
 
 
 def _build(
-    tree: Node | None,
-    faults: list[Fault],
-    name: str,
-    file: Path,
-    overrides: Sequence[str],
-    *,
-    partly: bool = False,
+    tree: Node | None, faults: list[Fault], name: str, file: Path, overrides: Sequence[str], *, partly: bool = False
 ) -> Recipe:
     if tree is None and not faults:
         faults = [Fault("the recipe is empty; `onnxviz init MODEL` writes one to start from", name)]
@@ -278,25 +258,29 @@ class _Builder:
     def named(self, part: str) -> MappingNode | None:
         """Return a mapping from ids, checking the ids."""
         node = self.tree.entries.get(part)
-        if node is None or (isinstance(node, ScalarNode) and node.value is None):
+        if isinstance(node, ScalarNode) and node.value is None:
             self.tree.drop(part)
-            return None
-        if not isinstance(node, MappingNode):
-            self.faults.append(node.place.fault(f"expected a mapping from names to their settings, not {form(node)}"))
+        node = self.mapping(part, "names to their settings")
+        if node is None:
             return None
         self.count(part, len(node.entries), self.tree.keys[part])
         for key in node.entries:
             if not re.fullmatch(ID_PATTERN, key):
-                self.faults.append(
-                    node.keys[key].fault(
-                        f"the name {shorten(key)!r} has something else than a-z, 0-9, _ and -, or more than 64 of them"
-                    )
-                )
+                text = "has something else than a-z, 0-9, _ and -, or more than 64 of them"
+                self.faults.append(node.keys[key].fault(f"the name {shorten(key)!r} {text}"))
             elif part == "analyses" and key in RecipeSettings.model_fields:
                 self.faults.append(node.keys[key].fault(f"an analysis cannot be called {key!r}: the word means a part"))
             elif part == "models" and key == SINGLE:
                 self.faults.append(node.keys[key].fault(f"a model among several cannot be called {key!r}"))
         return node
+
+    def mapping(self, part: str, what: str) -> MappingNode | None:
+        """Return a part that must be a mapping, None if it is not there or something else."""
+        node = self.tree.entries.get(part)
+        if node is None or isinstance(node, MappingNode):
+            return node
+        self.faults.append(node.place.fault(f"expected a mapping from {what}, not {form(node)}"))
+        return None
 
     def count(self, part: str, count: int, place: SourcePosition) -> None:
         """Refuse a part of too many entries, at once: each costs an opened file, or jobs."""
@@ -360,17 +344,13 @@ class _Builder:
         return settings
 
     def work_in_defaults(self, analyses: MappingNode) -> None:
-        node = self.tree.entries.get("defaults")
+        node = self.mapping("defaults", "kinds to settings")
         if node is None:
-            return
-        if not isinstance(node, MappingNode):
-            self.faults.append(node.place.fault(f"expected a mapping from kinds to settings, not {form(node)}"))
             return
         for kind, settings in node.entries.items():
             cls = registry().get(kind)
             if cls is None:
-                hint = nearest(kind, registry()) or f"known are {', '.join(registry())}"
-                self.faults.append(node.keys[kind].fault(f"no analysis is of kind {shorten(kind)!r}; {hint}"))
+                self.faults.append(unknown("no analysis is of kind", kind, registry(), node.keys[kind]))
             elif not isinstance(settings, MappingNode):
                 self.faults.append(settings.place.fault(f"expected a mapping of settings, not {form(settings)}"))
             else:
@@ -391,18 +371,13 @@ class _Builder:
                         analysis.put(key, copy(value), settings.keys[key])
 
     def work_in_matrix(self, analyses: MappingNode) -> None:
-        node = self.tree.entries.get("matrix")
+        node = self.mapping("matrix", "analyses to fields")
         if node is None:
-            return
-        if not isinstance(node, MappingNode):
-            self.faults.append(node.place.fault(f"expected a mapping from analyses to fields, not {form(node)}"))
             return
         for name, fields in node.entries.items():
             original = analyses.entries.get(name)
             if not isinstance(original, MappingNode):
-                hint = nearest(name, analyses.entries)
-                text = f"no analysis is called {shorten(name)!r}" + (f"; {hint}" if hint else "")
-                self.faults.append(node.keys[name].fault(text))
+                self.faults.append(unknown("no analysis is called", name, analyses.entries, node.keys[name]))
             elif not isinstance(fields, MappingNode) or not fields.entries:
                 self.faults.append(fields.place.fault("expected a mapping from fields to lists of values"))
             else:
@@ -435,24 +410,17 @@ class _Builder:
                 continue
             for variant_id, variant in made.items():
                 if variant_id in entries or not re.fullmatch(ID_PATTERN, variant_id):
-                    self.faults.append(
-                        keys[name].fault(
-                            f"the matrix makes the name {shorten(variant_id)!r}, which is taken or too long"
-                        )
-                    )
+                    text = f"the matrix makes the name {shorten(variant_id)!r}, which is taken or too long"
+                    self.faults.append(keys[name].fault(text))
                 analyses.put(variant_id, variant, keys[name])
 
     def paths(self) -> None:
         """Look for what only files may be."""
-        models = self.tree.entries.get("models")
-        places: list[Address] = [("model", "path"), ("model", "labels")]
-        for alias in models.entries if isinstance(models, MappingNode) else ():
-            places += [("models", alias, "path"), ("models", alias, "labels")]
-        for start in dict.fromkeys(address[:-1] for address in places):
-            inputs = find(self.tree, (*start, "inputs"))
-            places += [(*start, "inputs", name) for name in (inputs.entries if isinstance(inputs, MappingNode) else ())]
-        data = self.tree.entries.get("data")
-        for name in data.entries if isinstance(data, MappingNode) else ():
+        places: list[Address] = []
+        for model in [("model",), *(("models", alias) for alias in self.keys_of("models"))]:
+            places += [(*model, "path"), (*model, "labels")]
+            places += [(*model, "inputs", name) for name in self.keys_of(*model, "inputs")]
+        for name in self.keys_of("data"):
             places += [("data", name, field) for cls in data_kinds().values() for field in cls.paths]
         for address in places:
             node = find(self.tree, address)
@@ -466,40 +434,34 @@ class _Builder:
 
     def metrics(self) -> None:
         """Check that expectations speak of analyses and models that there are."""
-        analyses, models = (list(self.keys_of(part)) for part in ("analyses", "models"))
+        analyses, models = self.keys_of("analyses"), self.keys_of("models")
         expect = self.tree.entries.get("expect")
         for item in expect.items if isinstance(expect, SequenceNode) else ():
             node = find(item, ("metric",))
             if not (isinstance(node, ScalarNode) and isinstance(node.value, str)):
                 continue  # the schema says what is wrong with it
-            match = re.fullmatch(METRIC_PATTERN, node.value)
-            if match is None:
+            named = metric_parts(node.value)
+            if named is None:
                 self.faults.append(node.place.fault(f"{shorten(node.value)!r} is not of the form analysis_id.metric"))
                 continue
-            alias, name, _ = match.groups()
+            alias, name, metric = named
             if alias is not None and alias not in models:
-                hint = nearest(alias, models) or f"known are {', '.join(models) or 'none'}"
-                self.faults.append(node.place.fault(f"no model is called {shorten(alias)!r}; {hint}"))
+                self.faults.append(unknown("no model is called", alias, models, node.place))
             if name not in analyses:
-                hint = nearest(name, analyses) or f"known are {', '.join(map(shorten, analyses)) or 'none'}"
-                self.faults.append(node.place.fault(f"no analysis is called {shorten(name)!r}; {hint}"))
+                self.faults.append(unknown("no analysis is called", name, analyses, node.place))
             else:
-                self.metric(node, name)
+                self.metric(metric, name, node.place)
 
-    def metric(self, node: ScalarNode, analysis: str) -> None:
+    def metric(self, metric: str, analysis: str, place: SourcePosition) -> None:
         """Check that the kind of an analysis produces the metric that is expected of it."""
         found = find(self.tree, ("analyses", analysis, "kind"))
         kind = "" if found is None else str(plain(found))
         cls = registry().get(kind)
-        match = re.fullmatch(METRIC_PATTERN, str(node.value))
-        if cls is None or match is None or declared_as(match[3], cls.metric_names) is not None:
-            return
-        hint = nearest(match[3], cls.metric_names) or f"it has {', '.join(cls.metric_names)}"
-        text = f"{kind!r} has no metric {shorten(match[3])!r}; {hint}"
-        self.faults.append(node.place.fault(text))
+        if cls is not None and declared_as(metric, cls.metric_names) is None:
+            self.faults.append(unknown(f"{kind!r} has no metric", metric, cls.metric_names, place))
 
-    def keys_of(self, part: str) -> Sequence[str]:
-        node = self.tree.entries.get(part)
+    def keys_of(self, *address: str) -> list[str]:
+        node = find(self.tree, address)
         return list(node.entries) if isinstance(node, MappingNode) else []
 
 

@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+import dataclasses
+import re
 from typing import Annotated, Any, Literal, Union
 
 from pydantic import BaseModel, ConfigDict, Field, create_model, field_validator, model_validator
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 
 from onnxviz.analyses import registry
-from onnxviz.core.errors import SelectionError, nearest, shorten
+from onnxviz.core.errors import SelectionError, shorten
 from onnxviz.core.memory import parse_bytes
 from onnxviz.core.values import AUTO, PRESETS, ChannelOrder, Fit, Interpolation, Preprocessing
 from onnxviz.data.kinds import data_kinds
 from onnxviz.graph.fixed_inputs import FILLINGS
 from onnxviz.graph.model_output import OutputKind
-from onnxviz.model.preprocessing import is_stored, read_preprocessing
+from onnxviz.model.preprocessing import LARGEST_SIDE, read_preprocessing
 
 ID_PATTERN = r"[a-z0-9][a-z0-9_-]{0,63}"
 """Ids become file names and addresses, so they are kept plain; no dot, which separates them from metrics."""
 
+_METRIC = re.compile(r"(?:([^:.]*):)?([^:.]*)\.(.+)")
+
 SCHEMA_URL = "https://json-schema.org/draft/2020-12/schema"
 
 ColorNumbers = float | list[float]
-Size = int | tuple[int, int]
+Side = Annotated[int, Field(ge=1, le=LARGEST_SIDE)]
+Size = Side | tuple[Side, Side]
 
 
 class Settings(BaseModel):
@@ -38,8 +43,7 @@ class PreprocessSettings(Settings):
         None, description=f"Start from one of: {', '.join(PRESETS)}; auto tries them and others on the recipe's images."
     )
     channel_order: ChannelOrder | None = Field(
-        None,
-        description="Order of the model's channels; GRAY is luma; STORED is what the files hold, of any number.",
+        None, description="Order of the model's channels; GRAY is luma; STORED is what the files hold, of any number."
     )
     mean: ColorNumbers | None = Field(
         None, description="Subtracted, in 0..255 or `range`, in the model's channel order; one number stands for all."
@@ -76,51 +80,22 @@ class PreprocessSettings(Settings):
         True, description="Write false for a guess: the report warns of it until somebody says that it is right."
     )
 
-    @field_validator("preset")
-    @classmethod
-    def _known(cls, name: str | None) -> str | None:
-        return name if name is None else known_preset(name)
-
-    @field_validator("scale")
-    @classmethod
-    def _not_zero(cls, value: ColorNumbers | None) -> ColorNumbers | None:
-        if value is not None and 0 in _numbers(value):
-            raise ValueError("a scale of 0 would divide by zero")
-        return value
-
     @model_validator(mode="after")
     def _lengths(self) -> PreprocessSettings:
         if self.preset == AUTO and (self.channel_order or self.mean is not None or self.scale is not None):
-            raise ValueError(
-                "`auto` finds channel_order, mean and scale itself: leave them out, or name another preset"
-            )
+            raise ValueError("`auto` finds channel_order, mean and scale itself: leave them out or name another preset")
         if self.preset == AUTO and not self.confirmed:
             raise ValueError("`auto` is no guess to be confirmed: leave `confirmed` out")
-        try:
-            read_preprocessing(self.resolve())
-        except SelectionError as fault:
-            raise ValueError("; ".join(part for part in (fault.what, fault.remedy) if part)) from None
+        self.resolve()
         return self
 
     def resolve(self) -> Preprocessing:
         """Return the preprocessing that these settings mean."""
-        start = read_preprocessing(self.preset) if self.preset else Preprocessing()
-        own = self.channel_order is not None or self.mean is not None or self.scale is not None or not self.preset
-        given: dict[str, Any] = {"range": self.range, "show": self.show}
-        given |= {name: _numbers(getattr(self, name)) for name in ("mean", "scale") if getattr(self, name) is not None}
-        order: ChannelOrder = "STORED" if is_stored(given) else start.channel_order
-        return Preprocessing(
-            channel_order=self.channel_order or order,
-            mean=start.mean if self.mean is None else _numbers(self.mean),
-            scale=start.scale if self.scale is None else _numbers(self.scale),
-            fit=self.fit or start.fit,
-            crop_fraction=self.crop_fraction or start.crop_fraction,
-            interpolation=self.interpolation or start.interpolation,
-            name="custom" if own else start.name,
-            origin=start.origin if self.confirmed else "guess",
-            range=self.range or start.range,
-            show=tuple(self.show or start.show),
-        )
+        given = self.model_dump(exclude_none=True, exclude={"confirmed"})
+        if self.preset and not {"channel_order", "mean", "scale"} & given.keys():
+            given["name"] = self.preset
+        made = _read(given)
+        return made if self.confirmed else dataclasses.replace(made, origin="guess")
 
 
 class ModelSettings(Settings):
@@ -154,7 +129,9 @@ class ModelSettings(Settings):
     @field_validator("preprocess")
     @classmethod
     def _known(cls, value: str | PreprocessSettings | None) -> str | PreprocessSettings | None:
-        return known_preset(value) if isinstance(value, str) else value
+        if isinstance(value, str):
+            _read(value)
+        return value
 
     @field_validator("inputs")
     @classmethod
@@ -166,13 +143,6 @@ class ModelSettings(Settings):
                     f"not {shorten(value)!r}"
                 )
         return values
-
-    @field_validator("size")
-    @classmethod
-    def _positive(cls, value: Size | None) -> Size | None:
-        if value is not None and any(not 1 <= side <= 16384 for side in pair(value)):
-            raise ValueError("a size is between 1 and 16384 pixels")
-        return value
 
     @model_validator(mode="after")
     def _one_source(self) -> ModelSettings:
@@ -246,25 +216,23 @@ class RecipeSettings(Settings):
     limits: LimitsSettings | None = Field(None, description="Limits for the processes that open the models.")
 
 
-def known_preset(name: str) -> str:
-    """Return the name of a preprocessing preset.
+def metric_parts(text: str) -> tuple[str | None, str, str] | None:
+    """Return alias, analysis and metric of `analysis_id.metric`, with `alias:` in front or not; else None."""
+    match = _METRIC.fullmatch(text)
+    return None if match is None else (match[1], match[2], match[3])
 
-    Raises:
-        ValueError: if there is none of this name.
-    """
-    if name == AUTO or name in PRESETS:
-        return name
-    hint = nearest(name, [*PRESETS, AUTO]) or f"known are {', '.join(PRESETS)}"
-    raise ValueError(f"no preprocessing is called {name!r}; {hint}")
+
+def _read(given: str | dict[str, Any]) -> Preprocessing:
+    """Read a preprocessing, what is wrong with it told as pydantic takes it."""
+    try:
+        return read_preprocessing(given)
+    except SelectionError as fault:
+        raise ValueError("; ".join(part for part in (fault.what, fault.remedy) if part)) from None
 
 
 def pair(size: Size) -> tuple[int, int]:
     """Return a size as height and width."""
     return (size, size) if isinstance(size, int) else size
-
-
-def _numbers(value: ColorNumbers) -> tuple[float, ...]:
-    return (float(value),) if isinstance(value, int | float) else tuple(value)
 
 
 class _EditorSchema(GenerateJsonSchema):

@@ -3,26 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Sequence
 
 from onnxviz.core.errors import SelectionError, nearest, shorten
-from onnxviz.recipe.recipe import METRIC_PATTERN, Recipe
+from onnxviz.recipe.recipe import Recipe
+from onnxviz.recipe.schema import metric_parts
 
 EVERY = "all"
 """Stands for every analysis."""
 
 
 def restricted(recipe: Recipe, only: Sequence[str]) -> Recipe:
-    """Return the recipe with these analyses only, and the expectations that speak of them.
-
-    Args:
-        recipe: the whole recipe.
-        only: ids; all if empty.
-
-    Raises:
-        SelectionError: if the recipe has no analysis of such a name.
-    """
+    """Return the recipe with these analyses only (all if none is named), and the expectations that speak of them."""
     if not only:
         return recipe
     kept = chosen(recipe, only, "--only")
@@ -32,11 +24,7 @@ def restricted(recipe: Recipe, only: Sequence[str]) -> Recipe:
 
 
 def chosen(recipe: Recipe, names: Sequence[str], option: str) -> set[str]:
-    """Return the ids of the analyses that are named; a name may also be the common start of a matrix' variants.
-
-    Raises:
-        SelectionError: if the recipe has no analysis of such a name.
-    """
+    """Return the ids of the analyses that are named; a name may also be the common start of a matrix' variants."""
     found: set[str] = set()
     for name in names:
         same = {known for known in recipe.analyses if name in (EVERY, known)}
@@ -50,5 +38,5 @@ def chosen(recipe: Recipe, names: Sequence[str], option: str) -> set[str]:
 
 def analysis_of(metric: str) -> str:
     """Return the id of the analysis whose metric an expectation names, "" if it names none."""
-    match = re.fullmatch(METRIC_PATTERN, metric)
-    return str(match.group(2)) if match else ""
+    named = metric_parts(metric)
+    return named[1] if named else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -10,7 +11,10 @@ import numpy.typing as npt
 from onnxviz.core import limits
 from onnxviz.core.errors import AnalysisError, shorten
 from onnxviz.core.memory import available_memory
-from onnxviz.model.batches import Runner, choose_batch, run_batches, say
+from onnxviz.model.batches import choose_batch, run_batches, say
+
+if TYPE_CHECKING:
+    from onnxviz.model.model import Model
 
 Activations = dict[str, npt.NDArray[np.float32]]
 """By layer name, float32 [images, units, height, width]."""
@@ -34,7 +38,7 @@ class Passes:
         images: Sequence[int],
         *,
         keep: bool = True,
-        model: Runner | None = None,
+        model: Model | None = None,
     ) -> None:
         self._measure = measure
         self._images = tuple(images)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
-from onnxviz.core.errors import SelectionError, nearest
+from onnxviz.core.errors import DataError, SelectionError, nearest, shorten
 from onnxviz.core.values import Preprocessing
 from onnxviz.data.base import DataSource
 from onnxviz.data.builtin.scenes import CLASSES, PREPROCESSING, SceneSet, Split
@@ -19,49 +18,26 @@ __all__ = ["MODELS", "BuiltinModel", "BuiltinSettings", "SceneSet", "model", "sc
 
 @dataclass(frozen=True, slots=True)
 class BuiltinModel:
-    """A trained model that comes with the package.
-
-    Attributes:
-        name: how recipes call it.
-        path: the ONNX file.
-        preprocessing: how an image becomes its input.
-        labels: class names, in the order of the logits.
-        description: one sentence.
-    """
+    """A trained model that comes with the package: it names the shape and the texture of a scene's main object."""
 
     name: str
     path: Path
-    preprocessing: Preprocessing
-    labels: tuple[str, ...]
-    description: str
-
-    @property
-    def accuracy(self) -> float:
-        """The part of the held-out scenes that it names rightly, 0 to 1, by ONNX Runtime on this file."""
-        facts = json.loads(self.path.with_suffix(".json").read_text(encoding="utf-8"))
-        return float(facts["accuracy"])
-
-
-def _builtin(name: str, description: str) -> BuiltinModel:
-    return BuiltinModel(name, Path(__file__).with_name(f"{name}.onnx"), PREPROCESSING, CLASSES, description)
+    preprocessing: Preprocessing = PREPROCESSING
+    labels: tuple[str, ...] = CLASSES
 
 
 MODELS: dict[str, BuiltinModel] = {
-    model.name: model
-    for model in (
-        _builtin("scenes", "Names the shape and the texture of the main object of a scene; six convolutions."),
-        _builtin("scenes_second", "The same network trained again from other random weights."),
-    )
+    name: BuiltinModel(name, Path(__file__).with_name(f"{name}.onnx")) for name in ("scenes", "scenes_second")
 }
-"""The built-in models by name."""
+"""The built-in models by name: the second is the same network trained again from other random weights."""
 
 
 def model(name: str) -> BuiltinModel:
     """Return the built-in model of that name; raises SelectionError, with the nearest names, if there is none."""
     if name not in MODELS:
         raise SelectionError(
-            f"there is no built-in model {name!r}",
-            remedy=nearest(name, MODELS) or f"the built-in models are {', '.join(MODELS)}",
+            f"no built-in model is called {shorten(name)!r}",
+            remedy=nearest(name, MODELS) or f"known are {', '.join(MODELS)}",
         )
     return MODELS[name]
 
@@ -75,13 +51,19 @@ def scenes(count: int = 200, seed: int = 0, size: int = 64, split: Split = "test
         size: side of the pictures in pixels, 16 to 4096.
         split: "train", "validation" or "test"; the built-in models learned from "train" with seed 0.
 
-    Returns:
-        A concept set, which is also an image source.
-
     Raises:
         DataError: an argument is out of its range.
     """
-    return SceneSet(count, seed, size, split)
+    try:
+        settings = BuiltinSettings(builtin="scenes", count=count, seed=seed, size=size, split=split)
+    except ValidationError as fault:
+        wrong = fault.errors()[0]
+        raise DataError(
+            f"{wrong['loc'][0]} cannot be {wrong['input']!r}",
+            where="built-in scenes",
+            remedy=wrong["msg"].replace("Input should be", "it must be"),
+        ) from None
+    return settings.open("scenes", Path())
 
 
 class BuiltinSettings(DataSource):
@@ -97,7 +79,7 @@ class BuiltinSettings(DataSource):
 
     def open(self, name: str, base: Path) -> SceneSet:  # noqa: ARG002 - it is drawn
         """Return the scenes."""
-        return scenes(count=self.count, seed=self.seed, size=self.size, split=self.split)
+        return SceneSet(self.count, self.seed, self.size, self.split)
 
     @property
     def in_words(self) -> str:

@@ -100,16 +100,9 @@ SHAPES = {
 
 
 def parts(shape: Shape, x: Field, y: Field, distance: Field) -> NDArray[np.int8]:
-    """Say which part of the shape each place belongs to.
+    """Say which part of the shape each place belongs to, by coordinates in radii and the shape's distance, all [H, W].
 
-    Args:
-        shape: the outline.
-        x: coordinate to the right, in radii, [H, W].
-        y: coordinate downwards, in radii, [H, W].
-        distance: the shape's signed distance at these places, [H, W].
-
-    Returns:
-        Index into `PARTS`, [H, W]; places outside the shape that are not its hole have -1.
+    Returns indices into `PARTS`, [H, W]; places outside the shape that are not its hole have -1.
     """
     result = np.full(distance.shape, -1, np.int8)
     inside = distance < 0

@@ -15,28 +15,28 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxviz.core.errors import DataError, nearest
+from onnxviz.core.errors import DataError
 from onnxviz.core.values import Preprocessing
-from onnxviz.data.builtin import textures
-from onnxviz.data.builtin.materials import (
+from onnxviz.data.builtin.outlines import PARTS, SHAPES, Shape, parts
+from onnxviz.data.builtin.surfaces import (
     BACKDROPS,
     OBJECT_MATERIALS,
     PALETTE,
+    PATTERNS,
+    STRIPES,
     Backdrop,
     Light,
     lamp,
     lit,
+    noise,
     relief,
     shade_of,
 )
-from onnxviz.data.builtin.outlines import PARTS, SHAPES, Shape, parts
 from onnxviz.data.concepts import Concept
 
 SIZE = 64
 """Side in pixels of the scenes that the built-in models learned from."""
-PREPROCESSING = Preprocessing(
-    "RGB", (127.5,), (127.5,), fit="crop", crop_fraction=1.0, size=(SIZE, SIZE), name="scenes"
-)
+PREPROCESSING = Preprocessing("RGB", (127.5,), (127.5,), crop_fraction=1.0, size=(SIZE, SIZE), name="scenes")
 """How a picture becomes a built-in model's input."""
 
 VERSION = 1
@@ -54,7 +54,7 @@ CLASSES = tuple(f"{texture} {shape}" for shape in MAIN_SHAPES for texture in MAI
 _NAMES: dict[str, tuple[str, ...]] = {
     "shape": ("backdrop", *SHAPES),
     "part": ("wall", "floor", "shadow", "highlight", *PARTS),
-    "texture": ("plain", "dots", "checker", *textures.STRIPES, "grain", "waves", "veins", "bricks", "weave"),
+    "texture": ("plain", "dots", "checker", *STRIPES, "grain", "waves", "veins", "bricks", "weave"),
     "material": (*OBJECT_MATERIALS, *(backdrop.material for backdrop in BACKDROPS)),
     "colour": tuple(PALETTE),
 }
@@ -104,32 +104,16 @@ class _Scene:
         rng = self.rng
         colour = kind.colours[rng.integers(len(kind.colours))]
         base = shade_of(rng, colour)
-        pattern, texture = self._backdrop_pattern(kind.texture)
+        pattern, texture = PATTERNS[kind.texture](rng, self.x, self.y, self.pixel)
         contrast = np.float32(kind.contrast * rng.uniform(0.6, 1.0))
         other = base * (1 - contrast) if base.mean() > 0.35 else base + (np.float32(0.85) - base) * contrast
         mixed = base + pattern[rows, :, None] * (other - base)
-        uneven = np.float32(1) + np.float32(0.07) * textures.noise(rng, self.size, (24, 24))
+        uneven = np.float32(1) + np.float32(0.07) * noise(rng, self.size, (24, 24))
         self.picture[rows] = mixed * uneven[rows, :, None] * np.float32(rng.uniform(0.82, 1.0))
         for layer, name in ((_SHAPE, "backdrop"), (_PART, part), (_TEXTURE, texture), (_MATERIAL, kind.material)):
             self.labels[layer, rows] = _INDEX[CATEGORIES[layer], name]
         self.labels[_COLOUR, rows] = _INDEX["colour", colour]
         return colour
-
-    def _backdrop_pattern(self, texture: str) -> tuple[Field, str]:
-        rng, x, y = self.rng, self.x, self.y
-        match texture:
-            case "grain":
-                return textures.grain(rng, x)
-            case "waves":
-                return textures.waves(rng, x, y)
-            case "veins":
-                return textures.veins(rng, x)
-            case "bricks":
-                return textures.bricks(rng, x, y, self.pixel)
-            case "weave":
-                return textures.weave(rng, x, y)
-            case _:
-                return textures.plain(x)
 
     def _window(self, centre: tuple[float, float], reach: float) -> Window:
         edges = [((place - reach + 1) / self.pixel, (place + reach + 1) / self.pixel) for place in centre]
@@ -158,7 +142,7 @@ class _Scene:
         picture, labels = self.picture[window], self.labels[(slice(None), *window)]
         self._shadow(shape, (x, y), (cosine, sine), shadow, radius, coverage, picture, labels)
 
-        pattern, name = self._pattern(texture, x, y)
+        pattern, name = PATTERNS[texture](rng, x, y, self.pixel)
         first, second = (shade_of(rng, colour) for colour in colours)
         albedo = first + pattern[..., None] * (second - first)
         material = OBJECT_MATERIALS[rng.choice(4, p=(0.3, 0.3, 0.22, 0.18))]
@@ -197,17 +181,6 @@ class _Scene:
         depth = np.clip(0.5 - distance * softness, 0, 1) * np.float32(self.rng.uniform(0.4, 0.65))
         picture *= (1 - depth)[..., None]
         labels[_PART][(depth > 0.2) & (coverage <= 0.5)] = _INDEX["part", "shadow"]
-
-    def _pattern(self, texture: str, x: Field, y: Field) -> tuple[Field, str]:
-        match texture:
-            case "striped":
-                return textures.stripes(self.rng, x, y, self.pixel)
-            case "dotted":
-                return textures.dots(self.rng, x, y, self.pixel)
-            case "checkered":
-                return textures.checker(self.rng, x, y, self.pixel)
-            case _:
-                return textures.plain(x)
 
 
 def _contrasting(rng: np.random.Generator, others: tuple[str, ...], least: float) -> str:
@@ -262,25 +235,14 @@ def _pebble(scene: _Scene, main: tuple[float, float], radius: float, *, over: bo
 
 
 class SceneSet:
-    """Scenes with a label for every pixel: a concept set and an image source that needs no files.
-
-    Attributes:
-        name: what reports call it.
-        names: one name per scene.
-        digest: of the generator's version and parameters.
-        concepts: every concept, over all categories.
-        categories: the categories, in the order of the label layers.
-        skipped: always empty; image sources list here what they could not read.
-    """
+    """Scenes with a label for every pixel: a concept set and an image source that needs no files."""
 
     def __init__(self, count: int, seed: int, size: int, split: Split) -> None:
-        _check(count, seed, size, split)
         self.count, self.seed, self.size, self.split = count, seed, size, split
         self.name = f"scenes ({split}, seed {seed})"
         self.names: tuple[str, ...] = tuple(f"scene {index:05d}" for index in range(count))
         self.concepts = CONCEPTS
         self.categories: tuple[str, ...] = CATEGORIES
-        self.skipped: tuple[tuple[str, str], ...] = ()
         parameters = {"scenes": VERSION, "count": count, "seed": seed, "size": size, "split": split}
         self.digest = hashlib.sha256(json.dumps(parameters, sort_keys=True).encode()).hexdigest()
         self._last: tuple[int, _Scene] | None = None
@@ -323,16 +285,3 @@ class SceneSet:
             last = (index, _draw(self.seed, self.split, index, self.size))
             self._last = last
         return last[1]
-
-
-def _check(count: int, seed: int, size: int, split: str) -> None:
-    where = "built-in scenes"
-    if split not in SPLITS:
-        raise DataError(f"there is no split {split!r}", where=where, remedy=nearest(split, SPLITS) or str(SPLITS))
-    for name, value, least, most in (
-        ("count", count, 1, 1_000_000),
-        ("seed", seed, 0, 2**63 - 1),
-        ("size", size, 16, 4096),
-    ):
-        if not least <= value <= most:
-            raise DataError(f"{name} is {value}", where=where, remedy=f"choose {name} from {least} to {most}")

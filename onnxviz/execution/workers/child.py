@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import dataclasses
 import os
 import pickle
 import queue
@@ -18,7 +17,6 @@ from typing import Any, BinaryIO
 
 from onnxviz.analyses.base import Subject
 from onnxviz.confinement import Defence, Limits, confine_calls
-from onnxviz.core import results
 from onnxviz.core.devices import Device
 from onnxviz.core.errors import OnnxvizError, OutputError, one_line
 from onnxviz.core.memory import is_out_of_memory
@@ -43,7 +41,7 @@ def serve(setup: dict[str, Any], limits: Limits, defences: Sequence[Defence], re
     # The parent wrote this; what comes from a stranger is in files that only this process opens.
     recipe: Recipe = pickle.loads(base64.b64decode(setup["recipe"]))  # noqa: S301
     child = _Child(recipe, Path(setup["folder"]), device, writing, setup["planned"])
-    child.say(Said(ready=tuple(results.Defence(**dataclasses.asdict(defence)) for defence in defences)))
+    child.say(Said(ready=tuple(defences)))
     orders: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(reading, orders), daemon=True).start()
     while True:

@@ -17,7 +17,7 @@ from onnx import ModelProto, NodeProto, TensorProto
 from onnx.reference import ReferenceEvaluator
 
 from onnxviz.graph.operators import traits_of
-from onnxviz.graph.structure import initializers, producers, reads
+from onnxviz.graph.structure import initializers, reads
 from onnxviz.graph.tensors import subgraphs
 from onnxviz.model.reference.integers import DEFINITIONS, PRODUCTS
 from onnxviz.model.reference.windows import convolve, convolve_transposed, pool
@@ -37,21 +37,13 @@ _FLOATS = frozenset([TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16,
 
 
 class Allowance:
-    """What all third computations of one judgement may cost together: no clock, so that the outcome is always the same.
-
-    Args:
-        work: multiplications and additions.
-    """
+    """What all third computations of one judgement may cost together: no clock, so that the outcome stays the same."""
 
     def __init__(self, work: float = WORK) -> None:
         self._left = work
 
     def spend(self, work: float, operator: str) -> None:
-        """Take some of it.
-
-        Raises:
-            Undecidable: if that much is not left.
-        """
+        """Take some multiplications and additions; raises `Undecidable` if that many are not left."""
         if work > self._left:
             raise Undecidable(f"{operator} takes too long in double precision")
         self._left -= work
@@ -64,12 +56,8 @@ class Undecidable(Exception):  # noqa: N818 - an outcome, not a fault
 def compute(model: ModelProto, value: str, given: Mapping[str, np.ndarray], allowance: Allowance) -> np.ndarray:
     """Return a value of a model, computed in double precision from other values.
 
-    Args:
-        model: the model, whose values have names of their own in all of its graphs.
-        value: identifier of the value.
-        given: identifier of a value -> what is computed from it; with the initializers enough for `value`. A given
-            `value` itself is computed all the same.
-        allowance: what it may cost.
+    What is `given`, with the initializers, must be enough for it; a given `value` itself is computed all the same. In
+    all graphs of the model values have names of their own.
 
     Raises:
         Undecidable: if the standard has no such operator, or it would take too long or too much memory.
@@ -101,16 +89,13 @@ def compute(model: ModelProto, value: str, given: Mapping[str, np.ndarray], allo
 
 def _stretch(model: ModelProto, value: str, known: Mapping[str, np.ndarray]) -> list[NodeProto]:
     """Return the nodes between the known values and another, in order."""
-    made = producers(model.graph)
-    needed: set[int] = set()
-    waiting = [value]
-    while waiting:
-        name = waiting.pop()
-        if name in known or name not in made or id(made[name]) in needed:
-            continue
-        needed.add(id(made[name]))
-        waiting += reads(made[name])
-    return [node for node in model.graph.node if any(name in made and id(made[name]) in needed for name in node.output)]
+    needed = {value}
+    found: list[NodeProto] = []
+    for node in reversed(model.graph.node):
+        if not needed.isdisjoint(node.output):
+            found.append(node)
+            needed.update(name for name in reads(node) if name not in known)
+    return found[::-1]
 
 
 def _wide(array: np.ndarray) -> np.ndarray:
@@ -119,9 +104,7 @@ def _wide(array: np.ndarray) -> np.ndarray:
 
 def _attributes(node: NodeProto) -> dict[str, Any]:
     found = {entry.name: onnx.helper.get_attribute_value(entry) for entry in node.attribute}
-    return {
-        name: value.decode("utf-8", "replace") if isinstance(value, bytes) else value for name, value in found.items()
-    }
+    return {name: each.decode("utf-8", "replace") if isinstance(each, bytes) else each for name, each in found.items()}
 
 
 def operator_name(node: NodeProto) -> str:
@@ -193,7 +176,7 @@ def _node(
 
 def _by_evaluator(model: ModelProto, node: NodeProto, known: Mapping[str, np.ndarray]) -> Sequence[np.ndarray]:
     names = list(dict.fromkeys(reads(node)))
-    inner = {value for body in _bodies(node) for value in body}
+    inner = {value for body in subgraphs(node) for each in body.node for value in each.output}
     names = [name for name in names if name in known and name not in inner]
     graph = onnx.helper.make_graph(
         [node],
@@ -214,12 +197,3 @@ def _by_evaluator(model: ModelProto, node: NodeProto, known: Mapping[str, np.nda
 def is_exact(node: NodeProto) -> bool:
     """Whether a node is a product of integers, which is computed exactly."""
     return operator_name(node) in PRODUCTS
-
-
-def is_defined(node: NodeProto) -> bool:
-    """Whether a node has a definition here: its first output is a tensor, also where shape inference knows nothing."""
-    return operator_name(node) in DEFINITIONS
-
-
-def _bodies(node: NodeProto) -> list[set[str]]:
-    return [{name for inner in body.node for name in inner.output} for body in subgraphs(node)]

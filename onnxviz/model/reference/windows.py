@@ -16,15 +16,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Geometry:
-    """Where the windows of an operator lie, one number for each spatial axis.
-
-    Attributes:
-        kernel: length of a window.
-        strides: steps between windows.
-        dilations: steps between taps of a window.
-        before: padding in front.
-        behind: padding at the end.
-    """
+    """Where the windows of an operator lie, and the padding before and behind, one number for each spatial axis."""
 
     kernel: tuple[int, ...]
     strides: tuple[int, ...]
@@ -76,15 +68,9 @@ def _numbers(attributes: Mapping[str, Any], name: str, default: Sequence[int]) -
 
 
 def convolve(values: np.ndarray, weight: np.ndarray, attributes: Mapping[str, Any]) -> np.ndarray:
-    """Compute Conv without its bias (ONNX Operators.md, "Conv").
+    """Compute Conv without its bias (ONNX Operators.md, "Conv"), float64.
 
-    Args:
-        values: [N, C, *sizes], float64.
-        weight: [M, C / group, *kernel], float64.
-        attributes: of the node.
-
-    Returns:
-        [N, M, *windows], float64.
+    Of values [N, C, *sizes] and weight [M, C / group, *kernel] it makes [N, M, *windows].
     """
     geometry = Geometry.of(attributes, weight.shape[2:], values.shape[2:])
     padded = _padded(values, geometry, 0.0)
@@ -99,15 +85,9 @@ def convolve(values: np.ndarray, weight: np.ndarray, attributes: Mapping[str, An
 
 
 def convolve_transposed(values: np.ndarray, weight: np.ndarray, attributes: Mapping[str, Any]) -> np.ndarray:
-    """Compute ConvTranspose without its bias (ONNX Operators.md, "ConvTranspose").
+    """Compute ConvTranspose without its bias (ONNX Operators.md, "ConvTranspose"), float64.
 
-    Args:
-        values: [N, C, *sizes], float64.
-        weight: [C, M / group, *kernel], float64.
-        attributes: of the node.
-
-    Returns:
-        [N, M, *sizes], float64.
+    Of values [N, C, *sizes] and weight [C, M / group, *kernel] it makes [N, M, *sizes].
     """
     rank, sizes = values.ndim - 2, values.shape[2:]
     plain = {name: value for name, value in attributes.items() if name not in ("pads", "auto_pad")}
@@ -149,13 +129,7 @@ def _cropped(
 
 
 def pool(values: np.ndarray, attributes: Mapping[str, Any], maximum: bool) -> np.ndarray:
-    """Compute MaxPool or AveragePool without rounding sizes up (ONNX Operators.md).
-
-    Args:
-        values: [N, C, *sizes], float64.
-        attributes: of the node.
-        maximum: which of both.
-    """
+    """Compute MaxPool or AveragePool of [N, C, *sizes] without rounding sizes up (ONNX Operators.md), float64."""
     geometry = Geometry.of(attributes, [int(size) for size in attributes["kernel_shape"]], values.shape[2:])
     padded = _padded(values, geometry, -np.inf if maximum else 0.0)
     counts = geometry.windows(padded.shape[2:])

@@ -1,10 +1,10 @@
-"""Images of any number of channels: photographs as RGB, everything else as it is stored."""
+"""What an input is, one class each: how samples are read, encoded, parameterized, perturbed and shown."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -19,27 +19,35 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ImageDomain:
-    """A `domains.Domain`: images, of which the preprocessing says what their channels are."""
+    """Images of any number of channels: photographs as RGB, everything else as it is stored.
+
+    Between reading and encoding, samples are float32 [N, channels, height, width] in 0..1: this is what analyses
+    compute with, what an ascent changes, and what gradients are taken of.
+    """
 
     preprocessing: Preprocessing
 
     @property
     def channels(self) -> int:
-        """Three of photographs, also where the model sees their brightness only."""
+        """Number of channels of a sample: three of photographs, also where the model sees their brightness only."""
         return 3 if self.photographic else self.preprocessing.channels
 
     @property
     def planes(self) -> int:
-        """As many as the model has channels."""
+        """Number of independent planes that a picture is made of in an ascent: as many as the model has channels."""
         return self.preprocessing.channels
 
     @property
     def photographic(self) -> bool:
-        """Whether the channels are red, green and blue."""
+        """Whether samples are photographs: then views may mix scenes in, and colours are correlated as theirs are."""
         return self.preprocessing.channel_order != "STORED"
 
     def sample(self, source: ImageSource, index: int) -> npt.NDArray[Any]:
-        """Return a photograph as uint8, anything else as float32 in 0..1 by its `range`."""
+        """Return a photograph as uint8 [height, width, 3], anything else as float32 in 0..1 by its `range`.
+
+        Raises:
+            DataError: if it cannot be read, or has other channels or numbers than the preprocessing says.
+        """
         if self.photographic:
             return source.read(index)
         stored = getattr(source, "stored", source.read)
@@ -53,9 +61,7 @@ class ImageDomain:
         """
         array = array[:, :, None] if array.ndim == 2 else array
         if array.ndim != 3 or 0 in array.shape:
-            raise DataError(
-                f"has the shape {list(array.shape)}", remedy="an image is [height, width, channels], channels last"
-            )
+            raise DataError(f"has the shape {list(array.shape)}", remedy="an image is [height, width, channels]")
         if array.shape[2] != self.channels:
             raise DataError(
                 f"has {array.shape[2]} channel{'s' * (array.shape[2] != 1)} ({array.dtype} {list(array.shape)}), the "
@@ -72,7 +78,7 @@ class ImageDomain:
         return ((array.astype(np.float64) - low) / (high - low)).astype(np.float32)
 
     def encoder(self, device: torch.device) -> Callable[[torch.Tensor], torch.Tensor]:
-        """Return channel order, mean and scale as one function."""
+        """Return what turns samples [N, channels, h, w] into the model's numbers, differentiably."""
         import torch
 
         chosen = self.preprocessing
@@ -94,7 +100,7 @@ class ImageDomain:
         return encode
 
     def show(self, images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Return photographs as they are, in grey where the model sees no more; else the channels that are shown."""
+        """Return samples as RGB [N, 3, h, w]: in grey where the model sees no more, or the channels to be shown."""
         if self.photographic:
             if self.planes == 3:
                 return images
@@ -102,3 +108,12 @@ class ImageDomain:
             return np.repeat(brightness, 3, axis=1)
         shown = images[:, list(self.preprocessing.shown_channels)]
         return np.broadcast_to(shown, (len(images), 3, *images.shape[2:])).copy()
+
+
+Domain: TypeAlias = ImageDomain
+"""What an input may be: one class each, and so far one."""
+
+
+def domain_of(preprocessing: Preprocessing) -> Domain:
+    """Return what the input of a model is that gets this preprocessing."""
+    return ImageDomain(preprocessing)

@@ -1,6 +1,6 @@
 """Small models on which the package onnx2torch 1.5.15 goes wrong, in the text form of the onnx package.
 
-docs/onnx2torch.md explains each; tests/test_onnx2torch_faults.py shows that they convert rightly here, and
+docs/onnx2torch.md explains each; tests/convert/test_onnx2torch_faults.py shows that they convert rightly here, and
 `python -m benchmarks.stock_onnx2torch faults` says what the installed onnx2torch makes of them.
 """
 

@@ -18,9 +18,9 @@ from fuzz_models import ModelMutator, mutants, seeds
 from google.protobuf.message import DecodeError
 from hostile_child import bring
 from onnx import helper, numpy_helper
-from test_hostile_files import without_faults, write
 
 import onnxviz
+from tests.test_hostile_files import without_faults, write
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
 MORE = bool(os.environ.get("ONNXVIZ_FUZZ"))

@@ -12,7 +12,6 @@ import pytest
 import torch
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 from rich.console import Console
-from test_cli import call
 from tiny_models import fill
 
 import onnxviz
@@ -28,6 +27,7 @@ from onnxviz.graph import open_model
 from onnxviz.model.model import load
 from onnxviz.model.preprocessing_search import Probe, Trial
 from onnxviz.recipe.recipe import parse_recipe
+from tests.cli.test_cli import call
 
 Weights = dict[str, np.ndarray]
 

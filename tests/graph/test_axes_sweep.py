@@ -13,7 +13,7 @@ from onnxviz.graph.view import GraphView
 from onnxviz.model.maps import to_map
 from onnxviz.model.model import Model, load
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 SMALL_SWIN = {"window_size": 7, "embed_dim": 32, "depths": (2, 2), "num_heads": (2, 4)}
 QUICK: tuple[tuple[str, int, dict[str, object]], ...] = (

@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 if TYPE_CHECKING:
     from benchmarks.architectures import Architecture
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 EXPORTERS = ("torchscript", "dynamo")
 QUICK = (
     ("torchvision", "mobilenet_v3_small", 64),

@@ -25,7 +25,7 @@ from onnxviz.execution.plan import make_plan
 from onnxviz.progress import duration
 from onnxviz.recipe.recipe import parse_recipe, read_recipe
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 TEXT = """\
 version: 1

@@ -296,7 +296,7 @@ def test_training_makes_the_files_it_promises(tmp_path) -> None:
     pytest.importorskip("torch")
     command = [sys.executable, "-m", "tools.train_scenes", "--out", str(tmp_path), "--name", "tiny", "--steps", "2"]
     command += ["--scenes", "64", "--test-scenes", "30", "--batch", "16", "--threads", "1"]
-    subprocess.run(command, cwd=Path(__file__).parent.parent, check=True, capture_output=True)
+    subprocess.run(command, cwd=Path(__file__).parents[2], check=True, capture_output=True)
     facts = json.loads((tmp_path / "tiny.json").read_text())
     assert facts["steps"] == 2
     assert 0 <= facts["accuracy"] <= 1

@@ -313,7 +313,7 @@ def test_events_are_those_of_the_document() -> None:
     events.message("text")
     events.ended("interrupted", 130)
     told = read(stream)
-    document = (Path(__file__).parent.parent / "docs" / "events.md").read_text()
+    document = (Path(__file__).parents[2] / "docs" / "events.md").read_text()
     for event in told:
         section = document.split(f"## `{event['event']}`")[1].split("\n## ")[0]
         for name in set(event) - {"event", "time"}:

@@ -19,7 +19,6 @@ import pytest
 import torch
 from host_reads import HostReads
 from pydantic import BaseModel, TypeAdapter, ValidationError
-from test_generator_prior import RANGES, plain
 from tiny_models import save_model
 
 import onnxviz
@@ -37,6 +36,7 @@ from onnxviz.optimize.regularizers import Regularizer
 from onnxviz.optimize.settings import AscentSettings, Precision
 from onnxviz.optimize.stopping import EarlyStopping
 from onnxviz.optimize.transforms import Fill, Transform
+from tests.optimize.test_generator_prior import RANGES, plain
 
 META, CPU = torch.device("meta"), torch.device("cpu")
 LAYERS = ("second", "dense")

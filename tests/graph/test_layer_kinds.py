@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from onnxviz.core import findings as f
-from tests.test_activation_maximization import analyse, context, images, only
+from tests.analyses.test_activation_maximization import analyse, context, images, only
 
 pytestmark = pytest.mark.zoo
 

@@ -17,7 +17,7 @@ from onnxviz.core.errors import SelectionError
 from onnxviz.core.values import Preprocessing, Tokens
 from onnxviz.graph import GraphView, open_model
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 EXPORTERS = ("torchscript", "dynamo")
 
 

@@ -163,7 +163,7 @@ def test_operator_agrees_with_onnx_runtime(case: Case) -> None:
 
 
 def test_every_converter_of_ours_has_a_case() -> None:
-    """A case here, in tests/operators, or a node test of the onnx package, all of which run (test_node_tests)."""
+    """A case here, in `operators`, or a node test of the onnx package, all of which run (test_node_tests)."""
     from benchmarks.backend_tests import node_tests
 
     named = {case.operator for case in CASES}

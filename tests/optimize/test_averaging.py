@@ -12,7 +12,7 @@ from onnxviz.optimize.edits import Decay
 from onnxviz.optimize.optimizers import Adam, Averaging, GradientAscent, RmsProp, shares_in_mean
 from onnxviz.optimize.parameterizations import Pixel
 from onnxviz.optimize.stopping import EarlyStopping
-from tests.test_ascent import SmallModel, channels, optimize_batch
+from tests.optimize.test_ascent import SmallModel, channels, optimize_batch
 
 PIXELS = {"parameterization": Pixel(squash="none"), "transforms": (), "begin": "grey", "redirect": 0}
 

@@ -19,7 +19,7 @@ from onnxviz.analyses.base import Job, JobContext, Subject
 from onnxviz.core import findings as f
 from onnxviz.core.errors import DataError, OnnxvizError
 from onnxviz.data.images import ImageFolder, load_batch
-from tests.test_activation_maximization import FAST, SIDE, detectors, only
+from tests.analyses.test_activation_maximization import FAST, SIDE, detectors, only
 
 COUNT = 9
 

@@ -12,7 +12,6 @@ import pytest
 import torch
 from PIL import Image
 from pydantic import Field
-from test_judge import float_network, garbage, integer_network
 
 import onnxviz.convert.operators
 from onnxviz.analyses.base import Analysis, Job, JobContext, LayerSelector, Subject
@@ -27,6 +26,7 @@ from onnxviz.model.model import load
 from onnxviz.recipe import faults as recipe_faults
 from onnxviz.recipe import recipe as recipe_module
 from onnxviz.recipe.recipe import parse_recipe
+from tests.model.test_judge import float_network, garbage, integer_network
 
 PIXELS = np.random.default_rng(5).random((2, 3, 8, 8), dtype=np.float32)
 

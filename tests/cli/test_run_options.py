@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_cli import TEXT, call
 from tiny_models import fill
 from worker_runs import PATIENCE
 
@@ -18,6 +17,7 @@ from onnxviz.cli.run_options import RunOptions, limits_of
 from onnxviz.core.errors import SelectionError
 from onnxviz.execution.folder import read_run
 from onnxviz.execution.workers.limits import default_limits
+from tests.cli.test_cli import TEXT, call
 
 EXPECT = """\
 expect:

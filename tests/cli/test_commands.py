@@ -17,8 +17,6 @@ from typing import Any
 
 import onnx
 import pytest
-from test_cli import TEXT, call
-from test_report import Page
 from tiny_models import fill, save_model, save_unknown
 from worker_runs import PATIENCE
 
@@ -32,8 +30,10 @@ from onnxviz.execution.observer import Observer
 from onnxviz.execution.plan import make_plan
 from onnxviz.recipe.recipe import parse_recipe
 from onnxviz.recipe.schema import RecipeSettings
+from tests.cli.test_cli import TEXT, call
+from tests.report.test_report import Page
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 RUN = ("run", "r.yaml", "--device", "cpu", "--no-open")
 
 

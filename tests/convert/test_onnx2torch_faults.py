@@ -25,7 +25,7 @@ from benchmarks.backend_tests import as_tensor, compare
 from benchmarks.stock_faults import FAULTS, Fault
 from onnxviz.convert.element_types import CARRIERS
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "onnx2torch.md"
 HOST = ("reshape_host", "slice_host", "pad_host", "squeeze_host")
 BY_NAME = {fault.name: fault for fault in FAULTS}
@@ -85,7 +85,7 @@ def test_converting_loads_neither_onnx2torch_nor_torchvision() -> None:
     code = """
 import sys
 import onnxviz
-from tests.test_onnx2torch_faults import BY_NAME, GATED, parse
+from tests.convert.test_onnx2torch_faults import BY_NAME, GATED, parse
 for name in list(sys.modules):
     if name.partition(".")[0] in ("onnx2torch", "torchvision"):
         raise SystemExit(name)

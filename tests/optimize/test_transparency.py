@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from test_parameterizations import adam, canvas, edge_and_colour, generators, pictures, sigmoid, slow_planes
 from torch import Tensor
 
 from onnxviz.optimize.parameterizations import (
@@ -13,6 +12,15 @@ from onnxviz.optimize.parameterizations import (
     Transparent,
 )
 from onnxviz.optimize.parameterizations.alpha import composite
+from tests.optimize.test_parameterizations import (
+    adam,
+    canvas,
+    edge_and_colour,
+    generators,
+    pictures,
+    sigmoid,
+    slow_planes,
+)
 
 
 def test_opacity_is_the_sigmoid_of_its_own_spectrum() -> None:

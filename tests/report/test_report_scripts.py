@@ -11,7 +11,7 @@ import pytest
 
 from tools.report_types import declarations
 
-FOLDER = Path(__file__).resolve().parent.parent / "tools" / "report_scripts"
+FOLDER = Path(__file__).resolve().parents[2] / "tools" / "report_scripts"
 
 
 def npm() -> str | None:

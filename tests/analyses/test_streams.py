@@ -27,7 +27,7 @@ from onnxviz.data.decode import warnings_ignored
 from onnxviz.data.images import ImageFolder, load_batch
 from onnxviz.data.read_ahead import ReadAhead
 from onnxviz.execution.store import Store
-from tests.test_grad_cam import SIDE, UNIT, detectors
+from tests.analyses.test_grad_cam import SIDE, UNIT, detectors
 
 COUNT = 23
 

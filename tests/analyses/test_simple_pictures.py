@@ -25,7 +25,7 @@ from onnxviz.core.values import Target
 from onnxviz.graph.value_range import range_of
 from onnxviz.optimize.ascent import Maximized, maximize
 from onnxviz.optimize.settings import AscentSettings
-from tests.test_activation_maximization import analyse, context, detectors, only
+from tests.analyses.test_activation_maximization import analyse, context, detectors, only
 
 # --- the pictures ---------------------------------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from onnxviz.core.findings import Caveat, Cell, Column, Finding, Metric, Note, Picture, Table, Tile
 from onnxviz.core.shares import Share
+from onnxviz.core.wording import listed
 from onnxviz.model.maps import in_words
 
 if TYPE_CHECKING:
@@ -80,12 +81,6 @@ def tile_size(tiles: Sequence[Tile], usual: int) -> int:
     """Return the width at which small pictures are shown, a whole multiple of theirs; 0 leaves it to the report."""
     width = max((shown.width for tile in tiles for shown in tile.pictures), default=0)
     return width * max(1, round(usual / width)) if 0 < width < SMALL else 0
-
-
-def listed(names: Sequence[str], most: int, separator: str = ", ") -> str:
-    """Return names in one line, and how many more there are."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return separator.join(names[:most]) + more
 
 
 def layer_remarks(selector: LayerSelector, subject: Subject) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from typing import Annotated, NamedTuple, TypeVar
 from pydantic import Field, StrictInt
 
 from onnxviz.core.errors import DataError, SelectionError, nearest, shorten
+from onnxviz.core.wording import listed
 from onnxviz.data.base import ImageSource, data_set
 from onnxviz.data.ground_truth import STATED, ClassOrigin, is_wordnet_id
 from onnxviz.graph.targets import class_index, class_matches, nearest_class
@@ -234,10 +235,9 @@ def folders_missed(source: ImageSource, labels: Sequence[str], likely: bool = Fa
     if not folders or (likely and not from_one and 2 * sum(map(bool, hints.values())) < len(folders)):
         return ""
     named = [repr(shorten(folder)) + (f" ({hint})" if hint else "") for folder, hint in hints.items()]
-    more = f" and {len(folders) - _MOST_FOLDERS:,} more" if len(folders) > _MOST_FOLDERS else ""
     several = len(folders) > 1
     count = f"none of the {len(folders):,} folders of images is" if several else "the folder of the images is not"
-    return f"{count} called like a class of the model: {', '.join(named[:_MOST_FOLDERS])}{more}" + (
+    return f"{count} called like a class of the model: {listed(named, _MOST_FOLDERS)}" + (
         "; folders that are class numbers count from 0" if from_one else ""
     )
 

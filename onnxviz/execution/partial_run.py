@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Set
+from collections.abc import Collection, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from onnxviz.core.errors import OutputError, shorten
+from onnxviz.core.errors import OutputError
 from onnxviz.core.results import RunResult
+from onnxviz.core.wording import listed
 from onnxviz.execution.folder import read_run
 from onnxviz.execution.schedule import Schedule
 from onnxviz.execution.store import Store
@@ -54,7 +55,8 @@ def kept(whole: Recipe, planned: Recipe, schedule: Schedule, asked: Set[str], st
     if undone:
         jobs = tuple(job for job in schedule.jobs if job.analysis not in undone)
         planned, schedule = restricted(planned, names), replace(schedule, jobs=jobs)
-    return Kept(planned, schedule, tuple(f"{what}: {_listed(which)}" for what, which in said if which))
+    told = (f"{what}: {listed(sorted(which), _NAMED, length=40)}" for what, which in said if which)
+    return Kept(planned, schedule, tuple(told))
 
 
 def of_analyses(result: RunResult, names: Collection[str]) -> RunResult:
@@ -64,9 +66,3 @@ def of_analyses(result: RunResult, names: Collection[str]) -> RunResult:
         analyses=tuple(analysis for analysis in result.analyses if analysis.id in names),
         expectations=tuple(item for item in result.expectations if analysis_of(item.metric) in names),
     )
-
-
-def _listed(names: Iterable[str]) -> str:
-    every = sorted(names)
-    more = f" and {len(every) - _NAMED} more" if len(every) > _NAMED else ""
-    return ", ".join(shorten(name, 40) for name in every[:_NAMED]) + more

@@ -20,6 +20,7 @@ import numpy.typing as npt
 from onnxviz.core.errors import ModelError, SelectionError, shorten
 from onnxviz.core.shares import Share, mcnemar, paired, percent
 from onnxviz.core.values import CROP_FRACTION, DEFAULT_SIZE, Preprocessing
+from onnxviz.core.wording import listed
 from onnxviz.data.ground_truth import HOW
 from onnxviz.data.image_choice import folders_missed
 from onnxviz.data.images import ImageSource, fit_box, load_batch
@@ -173,8 +174,7 @@ class Probe:
             f"(the same class for {percent(trial.alike)} of the pictures)"
             for trial in self.undecided
         ]
-        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-        return f"not clear: on {self.images} pictures {', '.join(names[:3])}{more} may be as good as the first"
+        return f"not clear: on {self.images} pictures {listed(names, 3)} may be as good as the first"
 
 
 def probe(

@@ -15,6 +15,7 @@ from onnxviz.analyses.activation_maximization.made_pictures import MadePicture
 from onnxviz.core.findings import Caveat, Cell, Column, Coverage, Metric, Picture, Tile
 from onnxviz.core.shares import percent
 from onnxviz.core.values import Unit
+from onnxviz.core.wording import listed
 from onnxviz.graph.targets import has_class_units
 
 if TYPE_CHECKING:
@@ -294,7 +295,7 @@ def _why_flat(layers: Sequence[str], subject: Subject) -> str:
     stops = dict.fromkeys(stop for name in layers for stop in subject.view.gradient_stops(subject.view.layer(name)))
     if stops:
         return (
-            f"every path to the image ends in an operator without a slope ({presentation.listed(list(stops), 2)}), "
+            f"every path to the image ends in an operator without a slope ({listed(list(stops), 2)}), "
             "so that gradients do not say how to change it. Layers before that can be driven."
         )
     return (
@@ -304,7 +305,7 @@ def _why_flat(layers: Sequence[str], subject: Subject) -> str:
 
 
 def _listed(names: Sequence[str]) -> str:
-    return presentation.listed(names, _MOST_NAMED) + (" (see the table)" if len(names) > _MOST_NAMED else "")
+    return listed(names, _MOST_NAMED) + (" (see the table)" if len(names) > _MOST_NAMED else "")
 
 
 def _mean(values: Sequence[float]) -> float:

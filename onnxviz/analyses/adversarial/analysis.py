@@ -18,6 +18,7 @@ from onnxviz.core.errors import AnalysisError, shorten
 from onnxviz.core.findings import Caveat, Cell, Coverage, Finding, Note, Picture, Table, Tile, TileGrid
 from onnxviz.core.shares import percent
 from onnxviz.core.values import LUMA
+from onnxviz.core.wording import listed
 from onnxviz.data.domains import domain_of
 from onnxviz.data.image_choice import find_source
 from onnxviz.data.images import ImageSource, load_batch
@@ -291,7 +292,7 @@ class Adversarial(ImageAnalysis):
             if stops := subject.view.gradient_stops(explained_score.layer_of(self._head(subject))):
                 cause = presentation.without_slope(stops)
             yield Caveat(
-                f"The gradient was zero at some step for {len(flat)} of {len(found)}: {presentation.listed(flat, 6)} "
+                f"The gradient was zero at some step for {len(flat)} of {len(found)}: {listed(flat, 6)} "
                 f"({cause}). Where nothing was found there, nothing can be said.",
                 "vanished_gradients",
             )

@@ -40,6 +40,7 @@ from onnxviz.core import limits
 from onnxviz.core.errors import AnalysisError, shorten
 from onnxviz.core.findings import Array, Caveat, Coverage, Finding, Table, Tile, TileGrid
 from onnxviz.core.values import Layer
+from onnxviz.core.wording import listed
 from onnxviz.data.image_choice import choose_images, find_source
 from onnxviz.data.read_ahead import ReadAhead
 from onnxviz.model.maps import to_map
@@ -462,7 +463,7 @@ iou: 0.04
             Coverage("concepts", enough, len(data.concepts), counted, "concepts"),
         ]
         if left_out:
-            names = presentation.listed([shorten(name) for name in left_out], 12)
+            names = listed([shorten(name) for name in left_out], 12)
             text = (
                 f"{len(left_out)} of the chosen layers have no maps to compare with labels and were left out: {names}."
             )

@@ -15,11 +15,11 @@ from onnxviz.analyses.dissection.chance import Chance, Exchange
 from onnxviz.analyses.dissection.counting import Overlap
 from onnxviz.analyses.dissection.summary import BY_CHANCE, DETECTS, DETECTS_NOT, UNKNOWN, ChanceRow, UnitResult
 from onnxviz.analyses.dissection.thresholds import Thresholds
-from onnxviz.analyses.presentation import listed
 from onnxviz.core.errors import shorten
 from onnxviz.core.findings import Caveat
 from onnxviz.core.shares import percent
 from onnxviz.core.values import Unit
+from onnxviz.core.wording import listed
 from onnxviz.data.concepts import Concept
 from onnxviz.graph.features import before_ceiling
 

@@ -15,6 +15,7 @@ from onnxviz.analyses import presentation
 from onnxviz.core.errors import shorten
 from onnxviz.core.findings import Bars, Cell, Column, Curve, Finding, Histogram, Metric, Note, Series, Table
 from onnxviz.core.values import Unit
+from onnxviz.core.wording import listed
 
 UNIT_COLUMNS = (
     Column("unit", "unit"),
@@ -260,7 +261,7 @@ def detected(units: Iterable[UnitResult], chance: ByChance) -> set[Concept]:
 def in_words(counts: Counter[str], most: int = 6) -> str:
     """Return "sky 12, tree 9 and 3 more" with the most frequent first."""
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    return presentation.listed([f"{shorten(name, 40)} {count}" for name, count in ordered], most)
+    return listed([f"{shorten(name, 40)} {count}" for name, count in ordered], most)
 
 
 def span_in_words(span: Sequence[float], nothing: str = "unknown") -> str:

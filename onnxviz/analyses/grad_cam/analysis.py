@@ -26,7 +26,7 @@ from onnxviz.analyses.grad_cam.findings import (
     image_findings,
     image_metrics,
     in_words,
-    listed,
+    layers_listed,
 )
 from onnxviz.core.errors import AnalysisError, shorten
 from onnxviz.core.findings import Coverage, Finding, Metric, merge
@@ -220,7 +220,7 @@ class ClassActivationMaps(ImageAnalysis):
 
     def _coverage(self, subject: Subject, images: int) -> list[Finding]:
         used, skipped = self._layers(subject.view)
-        reason = "; ".join(f"{why}: {listed(names)}" for why, names in skipped.items())
+        reason = "; ".join(f"{why}: {layers_listed(names)}" for why, names in skipped.items())
         classes = self.classes if isinstance(self.classes, list) else [self.classes]
         per_image = int(match[1]) if (match := _TOP.fullmatch(str(classes[0]))) else len(classes)
         head, heads = self._head(subject), subject.view.heads
@@ -251,7 +251,7 @@ class ClassActivationMaps(ImageAnalysis):
                 why = shown.unplaced or "its units are single numbers: there are no positions"
                 skipped.setdefault(why, []).append(layer.name)
         if not used:
-            reasons = "; ".join(f"{listed(names, 3)}: {why}" for why, names in skipped.items())
+            reasons = "; ".join(f"{layers_listed(names, 3)}: {why}" for why, names in skipped.items())
             raise AnalysisError(
                 f"none of the selected layers has a map of positions: {reasons}",
                 where="layers",

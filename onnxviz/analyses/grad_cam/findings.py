@@ -26,6 +26,7 @@ from onnxviz.core.findings import (
     Table,
 )
 from onnxviz.core.shares import percent
+from onnxviz.core.wording import listed
 from onnxviz.data.images import ImageSource
 from onnxviz.graph.model_output import Head
 
@@ -55,7 +56,7 @@ def image_findings(
         PictureMatrix(f"maps.{image.index}", f"{name}: {where}", columns, rows, scale=_SCALE),
         Table("evidence", "Evidence at the last layer", explained_score.columns(head) + _COLUMNS, table, _TABLE),
         Coverage(f"maps (layer, image, {head.unit})", len(columns) * len(rows), len(titles) * len(rows),
-                 f"a single position at this image size: {listed(gone)}" if gone else "", id="coverage.maps"),
+                 f"a single position at this image size: {layers_listed(gone)}" if gone else "", id="coverage.maps"),
         image.maps,
         *([] if image.own is None else [Outcomes("top1_accuracy", (name,), (image.own == image.best,))]),
         *_caveats(image.classes, columns, shown, subject.view.gradient_stops(explained_score.layer_of(head)), method),
@@ -103,7 +104,7 @@ def _row(image: ImageEvidence, one: ClassEvidence, title: str, columns: Sequence
     where = "none" if one.places is None else f"{one.places.words}, {percent(one.places.extent)} of the image"
     facts += [("evidence at the last layer", where)]
     empty = [column for column, blank in zip(columns, one.blank, strict=True) if blank]
-    facts += [("no positive evidence at", listed(empty))] if empty else []
+    facts += [("no positive evidence at", layers_listed(empty))] if empty else []
     return MatrixRow(title, one.cells, image.photograph, tuple(facts))
 
 
@@ -152,20 +153,20 @@ def _caveats(
     flat = [name for name, by_layer in zip(shown, reached.tolist(), strict=True) if not any(by_layer)]
     if flat:
         yield Caveat(
-            f"The score of {listed(flat)} has a gradient of zero at every layer, as of a score that is cut "
+            f"The score of {layers_listed(flat)} has a gradient of zero at every layer, as of a score that is cut "
             "off at its largest value; its blank maps mean nothing.", "no_gradient", "wrong",
         )  # fmt: skip
     cut = [column for column, by_class in zip(columns, reached.T.tolist(), strict=True) if not any(by_class)]
     if cut:
         yield Caveat(
-            f"The score's gradient is zero at {listed(cut)}: the score does not depend on these "
+            f"The score's gradient is zero at {layers_listed(cut)}: the score does not depend on these "
             "layers, or every path to it is cut; their blank maps mean nothing.", "no_gradient",
         )  # fmt: skip
 
 
-def listed(names: Sequence[str], most: int = 8) -> str:
-    """Return names in a row, the first of many."""
-    return presentation.listed([shorten(name, 40) for name in names], most)
+def layers_listed(names: Sequence[str], most: int = 8) -> str:
+    """Return names in a row, the first of many, each cut to 40 characters."""
+    return listed(names, most, length=40)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -218,8 +219,7 @@ def in_words(images: Sequence[ImageSummary], *, by_score: bool) -> Iterator[Note
         said.append(f"{len(images)} images.")
     if wrong:
         order = "Wrong, the surest first" if any(image.sure is not None for image in wrong) else "Wrong"
-        more = f" and {len(wrong) - _LISTED} more" if len(wrong) > _LISTED else ""
-        said.append(f"{order}: {', '.join(_shown(image, by_score) for image in wrong[:_LISTED])}{more}.")
+        said.append(f"{order}: {listed((_shown(image, by_score) for image in wrong), _LISTED)}.")
     elif certain := [image for image in images if image.sure is not None]:
         said.append(f"Least certain: {_shown(min(certain, key=lambda image: image.sure or 0.0), by_score)}.")
     said += _covered(images)

@@ -38,6 +38,7 @@ from onnxviz.core.findings import (
     merge,
 )
 from onnxviz.core.values import Layer, Preprocessing, Unit
+from onnxviz.core.wording import listed
 from onnxviz.data.domains import domain_of
 from onnxviz.data.image_choice import ImageChoice, choose_images, find_source
 from onnxviz.data.images import load_batch
@@ -206,7 +207,7 @@ class Weights(Analysis):
         """Count the kernels that have a picture, and say why the others have none."""
         plain = [shorten(name, 40) for name, array in weights.items() if not _is_drawable(array)]
         why = "single weights for each input channel, or no two spatial dimensions"
-        reasons = [f"{why}: {presentation.listed(plain, 8)}"] if plain else []
+        reasons = [f"{why}: {listed(plain, 8)}"] if plain else []
         if any(_is_drawable(array) and len(array) > self.limit for array in weights.values()):
             reasons.append(f"the first {self.limit} of a layer (`limit`)")
         return Coverage("kernels drawn", drawn, sum(map(len, weights.values())), "; ".join(reasons), "coverage.kernels")

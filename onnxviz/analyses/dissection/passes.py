@@ -63,11 +63,6 @@ class Passes:
         if self._keep and per_image * len(self._images) > _KEPT_PART * available_memory():
             self._stop_keeping()
 
-    @property
-    def rounds(self) -> int:
-        """Forward passes that two rounds over the images take: 1 if activations are kept, else 2."""
-        return 1 if self._keep else 2
-
     def __iter__(self) -> Iterator[tuple[tuple[int, ...], Activations]]:
         """Yield the images in order, a batch at a time, with their activations; the same in every round."""
         known = len(self._kept)

@@ -229,7 +229,10 @@ class Preprocessing:
         """How images become the model's input, in one line."""
         if self.undecided:
             return f"{AUTO}: to be chosen by trial on images"
-        mean, scale = ("/".join(f"{number:g}" for number in numbers) for numbers in (self.mean, self.scale))
+        mean, scale = (
+            "/".join(f"{number:g}" for number in (numbers if len(set(numbers)) > 1 else numbers[:1]))
+            for numbers in (self.mean, self.scale)
+        )
         fraction = self.crop_fraction
         kept = f"centre {CROP_FRACTION:g} kept of images that are large enough" if fraction is None else (
             f"centre {fraction:g} kept" if fraction < 1 else "centre kept"

@@ -19,6 +19,7 @@ from pydantic import ValidationError
 
 import onnxviz.optimize.adversarial as search
 from onnxviz.analyses.adversarial.analysis import Adversarial, _wanted
+from onnxviz.analyses.adversarial.counts import Search, summary
 from onnxviz.analyses.base import JobContext, Subject
 from onnxviz.core import findings as f
 from onnxviz.core.errors import AnalysisError, SelectionError
@@ -392,6 +393,25 @@ def test_metrics_are_counted_from_the_table(photos: ImageFolder, tmp_path: Path)
     assert (images.done, images.total, searches.done, searches.total) == (5, 5, 5, 5)
     wrong = [caveat for caveat in of_kind(found, f.Caveat) if caveat.id == "wrong_before"]
     assert bool(wrong) == (len(right) < 4)
+
+
+def test_the_first_sentence_says_how_large_changes_are_and_within_what_none_was_found() -> None:
+    def search(linf: int, empty: float) -> Search:
+        return Search(0, "a.png", "other", 1, 1, 0.9, None, 2, 0.8, 5.0, linf, None, empty, 1, False, (), 1, ())
+
+    start = (
+        "searches from photographs that are classified right found a picture that is taken for what was wanted; it took"
+    )
+    assert summary([search(2, 1.0)], "linf") == (
+        f"1 of 1 {start} at most 2 levels of 255 in any pixel and colour; for 1 nothing was found within 1 level."
+    )
+    assert summary([search(1, 0.0), search(1, 0.0), search(3, 2.0), search(4, 3.0)], "linf") == (
+        f"4 of 4 {start} at most 2 levels of 255 in any pixel and colour, in the median; 2 of them changed no value by "
+        "more than 1 level, the least that there is; for 2 nothing was found within 2.5 levels, in the median."
+    )
+    assert summary([search(9, 3.0)], "l2") == (
+        f"1 of 1 {start} a change of length 5 levels; for 1 nothing was found within 3 levels."
+    )
 
 
 def test_a_picture_of_the_class_wanted_is_left_out_and_said(photos: ImageFolder, tmp_path: Path) -> None:

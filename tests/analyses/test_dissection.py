@@ -381,7 +381,7 @@ class TestEndToEnd:
         by_category = {item.id: item for item in findings if getattr(item, "id", "").endswith("by_category")}
         assert by_category["detectors_by_category"].values == (0.0, 2.0)
         assert by_category["unique_by_category"].values == (0.0, 2.0)
-        assert any("1 units have the same activation" in item.text for item in findings if isinstance(item, Caveat))
+        assert any("1 unit has the same activation" in item.text for item in findings if isinstance(item, Caveat))
 
     def test_the_masks_lie_on_the_squares(self, model: onnxviz.model.model.Model, subject: Subject) -> None:
         findings = dissect(Dissection(**self.SETTINGS, best_units=2, best_images=3), subject, model)

@@ -586,17 +586,16 @@ def test_own_classes_come_from_labels_beside_the_images(tmp_path: Path) -> None:
     found = findings(GradCam(data="photos", layers="half", classes="label"), some)
     assert [row[1] for row in find(found, f.Table, "evidence").rows] == [0, 1], "names decide, not foreign numbers"
     assert metrics(found)["top1_accuracy"] == 0.5
-    assert (
-        "1 of 2 images are named right. Wrong, the surest first: square1.png (" in find(found, f.Note, "summary").text
-    )
+    summary = find(found, f.Note, "summary").text
+    assert "1 of 2 images are named right. Wrong, the surest first: square1.png (taken for red, " in summary
 
 
 def test_the_first_sentence_counts_all_images_and_names_those_that_are_wrong_or_uncertain() -> None:
     def image(index: int, right: bool | None, sure: float | None, extent: float | None) -> ImageSummary:
         return ImageSummary(f"{index}.png", "last", "cat", right, sure, (extent,))
 
-    def said(*images: ImageSummary, by_score: bool = True) -> str:
-        return " ".join(note.text for note in evidence_findings.in_words(images, by_score=by_score))
+    def said(*images: ImageSummary, choice: bool = True) -> str:
+        return " ".join(note.text for note in evidence_findings.in_words(images, choice=choice))
 
     wrong = [image(index, False, index / 10, 0.25) for index in range(1, 6)]
     assert said(image(0, True, 0.2, 0.5), *wrong, image(8, None, 0.1, None)) == (
@@ -606,7 +605,7 @@ def test_the_first_sentence_counts_all_images_and_names_those_that_are_wrong_or_
     )
     both = image(0, True, 0.9, 0.5), image(7, True, 0.4, 0.5)
     assert said(*both).startswith("2 of 2 images are named right. Least certain: 7.png (taken for cat, 40%). At last")
-    assert "Least certain: 7.png (40%)." in said(*both, by_score=False)
+    assert "Least certain: 7.png (40%)." in said(*both, choice=False)
     unknown = image(0, None, None, 0.5), image(7, None, None, 0.5)
     assert said(*unknown) == "2 images. At last the evidence covers 50% of the image, 50% on average (2 maps)."
     assert said(both[0]) == "", "its own sentence says all"

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -391,6 +392,8 @@ def test_the_card_says_what_is_known(view: GraphView) -> None:
         == "caffe: BGR, (0..255 minus 104/117/123) divided by 1, short side resized, centre 0.875 kept of "
         "images that are large enough"
     )
+    each = view.card("mine", dataclasses.replace(PRESETS["caffe"], mean=(0.0, 0.0, 0.0), scale=(1.0, 1.0, 1.0)))
+    assert "BGR, (0..255 minus 0) divided by 1, short" in each.preprocessing, "what is alike is said once"
     rows = {row.name: row for row in card.layers}
     assert rows["second"].receptive_field == (3, 3)
     assert rows["fc"].receptive_field is None

@@ -229,6 +229,7 @@ def test_accuracy_in_the_trial_stands_with_its_number_and_what_it_is(
     for text in (facts, prose):
         assert (said in text) == (labelled > 0), text
         assert ("it was chosen for that, so other images may give less" in text) == by_accuracy
+    assert ("photos: 70" in facts) == (labelled > 0), "the data stands in front, as with the part of each image seen"
 
 
 def test_a_fault_of_onnx_runtime_is_a_finding_and_ours_is_a_failure(browser: Browser, tmp_path: Path) -> None:

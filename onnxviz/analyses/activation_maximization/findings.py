@@ -277,8 +277,9 @@ def _limiting(made: Sequence[MadePicture]) -> Iterator[Caveat]:
     beaten = [f"{one.name} ({_beaten_by(one)})" for one in made if one.limits.beaten]
     if beaten:
         yield Caveat(
-            f"{len(beaten)} of {sum(one.limits.beaten is not None for one in made)} pictures are beaten by a plain "
-            f"colour or a grating: {_listed(beaten)}. Such a picture does not show the most that its unit can do.",
+            f"{len(beaten)} of {sum(one.limits.beaten is not None for one in made)} pictures "
+            f"{'is' if len(beaten) == 1 else 'are'} beaten by a plain colour or a grating: {_listed(beaten)}. "
+            "Such a picture does not show the most that its unit can do.",
             "beaten",
         )
     stated = [f"{one.name} ({one.limits.state})" for one in made if one.limits.state]

@@ -114,18 +114,18 @@ def metrics(found: Sequence[Search], norm: str) -> Iterator[Metric]:
 
 _MEDIAN = "of the smallest change found where the search succeeded, in levels of 0 to 255; median."
 METRICS = presentation.by_name(
-    Metric("success_rate", math.nan, "Success rate",
+    Metric("success_rate", math.nan, "success rate",
            "Share of the searches from photographs that are classified right, which ended with a picture taken for "
            "what was wanted.", "percent", "lower"),
-    Metric("changed_rate", math.nan, "First choices changed",
+    Metric("changed_rate", math.nan, "first choices changed",
            "Share of the searches that ended with a picture taken for what was wanted. No true class is known, so it "
            "is not known which first choices were right.", "percent", "lower"),
     # Each norm's search makes its own size small; the other is whatever the steps left it at, and no margin.
-    Metric("median_l2", math.nan, "Length of the change", f"Length {_MEDIAN}", better="higher"),
-    Metric("median_linf", math.nan, "Largest change", f"Largest value {_MEDIAN}", better="higher"),
-    Metric("accuracy", math.nan, "Accuracy before",
+    Metric("median_l2", math.nan, "length of the change", f"Length {_MEDIAN}", better="higher"),
+    Metric("median_linf", math.nan, "largest change", f"Largest value {_MEDIAN}", better="higher"),
+    Metric("accuracy", math.nan, "accuracy before",
            "Share of the photographs with a known class that are taken for it.", "percent", "higher"),
-    Metric("accuracy_under_attack", math.nan, "Robust accuracy",
+    Metric("accuracy_under_attack", math.nan, "robust accuracy",
            "Share of the photographs with a known class that are taken for it before, and after every search too.",
            "percent", "higher"),
 )  # fmt: skip
@@ -156,8 +156,15 @@ def _took(won: Sequence[Search], norm: str) -> str:
     else:
         floor, size = "", f"a change of length {median(one.l2 for one in won):.4g} levels"
     searched = [one.empty for one in won if one.empty > 0]
-    tried = f"; for {len(searched)} nothing was found within {median(searched):.4g} (median)" if searched else ""
-    return f"{size} (median{floor}{tried})"
+    tried = ""
+    if searched:
+        within = count_of(float(f"{median(searched):.4g}"), "level")
+        tried = f"; for {len(searched)} nothing was found within {within}{_in_the_median(searched)}"
+    return f"{size}{_in_the_median(won)}{floor}{tried}"
+
+
+def _in_the_median(several: Sequence[object]) -> str:
+    return ", in the median" if len(several) > 1 else ""
 
 
 def _rest(found: Sequence[Search]) -> Iterator[str]:

@@ -19,7 +19,7 @@ from onnxviz.core.errors import shorten
 from onnxviz.core.findings import Caveat
 from onnxviz.core.shares import percent
 from onnxviz.core.values import Unit
-from onnxviz.core.wording import listed
+from onnxviz.core.wording import counted, listed
 from onnxviz.data.concepts import Concept
 from onnxviz.graph.features import before_ceiling
 
@@ -217,15 +217,20 @@ def _reach(
 
 def remarks(layers: Mapping[str, Sequence[UnitResult]], view: GraphView) -> Iterator[Caveat]:
     """Say which units could not have a mask, and which layer to take in place of one with many saturated ones."""
-    for remark, reason in (
-        ("dead", "have the same activation at every position of every image and cannot be detectors"),
-        ("saturated", "lie nowhere above their threshold, because it is their greatest activation: they reach that too "
-         "often, or there are too few positions"),
+    for remark, of_one, of_several in (
+        ("dead", "has the same activation at every position of every image and cannot be a detector",
+         "have the same activation at every position of every image and cannot be detectors"),
+        ("saturated", "lies nowhere above its threshold, because that is its greatest activation: it is reached too "
+         "often, or there are too few positions",
+         "lie nowhere above their threshold, because it is their greatest activation: they reach that too often, or "
+         "there are too few positions"),
     ):  # fmt: skip
         counts = {name: sum(unit.remark == remark for unit in units) for name, units in layers.items()}
         concerned = [f"{shorten(name)} {count} of {len(layers[name])}" for name, count in counts.items() if count]
         if concerned:
-            yield Caveat(f"{sum(counts.values())} units {reason}: {listed(concerned, _LISTED)}.", id=remark)
+            total = sum(counts.values())
+            reason = of_one if total == 1 else of_several
+            yield Caveat(f"{counted(total, 'unit')} {reason}: {listed(concerned, _LISTED)}.", id=remark)
         if remark == "saturated":
             ceilings = [name for name, count in counts.items() if count > _SATURATED_LAYER * len(layers[name])]
             instead = {name: before_ceiling(view, view.layer(name)) for name in ceilings}

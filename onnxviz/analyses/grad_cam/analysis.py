@@ -204,7 +204,7 @@ class ClassActivationMaps(ImageAnalysis):
         ]
         return [
             *metrics,
-            *in_words(summaries, by_score=bool(_TOP.fullmatch(str(self.classes)))),
+            *in_words(summaries, choice=head.has_choice or bool(_TOP.fullmatch(str(self.classes)))),
             *explained_score.in_words(head, subject.view),
             *explained_score.too_sure(metrics),
             *merge(shown),

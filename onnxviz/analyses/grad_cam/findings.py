@@ -176,7 +176,7 @@ class ImageSummary:
     Attributes:
         name: its name.
         layer: the last layer with a map.
-        first: what is explained first.
+        best: the class of highest score; what is explained first where not one class is given to an image.
         right: whether it is named right, None if its class is not known.
         sure: the probability of the class of highest score, None if there is none.
         extents: for each class explained the share of the image that the evidence covers, None of an empty map.
@@ -184,7 +184,7 @@ class ImageSummary:
 
     name: str
     layer: str
-    first: str
+    best: str
     right: bool | None
     sure: float | None
     extents: tuple[float | None, ...]
@@ -198,15 +198,15 @@ class ImageSummary:
         return cls(
             source.names[image.index],
             titles[image.kept[-1]],
-            head.title(image.classes[0].number, labels),
+            head.title(image.best if head.has_choice else image.classes[0].number, labels),
             None if image.own is None else image.own == image.best,
             image.sure if head.has_choice else None,
             extents,
         )
 
 
-def in_words(images: Sequence[ImageSummary], *, by_score: bool) -> Iterator[Note]:
-    """Yield a sentence on several images; `by_score`: what is explained first is the class of highest score."""
+def in_words(images: Sequence[ImageSummary], *, choice: bool) -> Iterator[Note]:
+    """Yield a sentence on several images; `choice`: the class of highest score is what an image is taken for."""
     if len(images) < 2:
         return
     known = [image for image in images if image.right is not None]
@@ -219,15 +219,15 @@ def in_words(images: Sequence[ImageSummary], *, by_score: bool) -> Iterator[Note
         said.append(f"{len(images)} images.")
     if wrong:
         order = "Wrong, the surest first" if any(image.sure is not None for image in wrong) else "Wrong"
-        said.append(f"{order}: {listed((_shown(image, by_score) for image in wrong), _LISTED)}.")
+        said.append(f"{order}: {listed((_shown(image, choice) for image in wrong), _LISTED)}.")
     elif certain := [image for image in images if image.sure is not None]:
-        said.append(f"Least certain: {_shown(min(certain, key=lambda image: image.sure or 0.0), by_score)}.")
+        said.append(f"Least certain: {_shown(min(certain, key=lambda image: image.sure or 0.0), choice)}.")
     said += _covered(images)
     yield Note(" ".join(said), "summary")
 
 
-def _shown(image: ImageSummary, by_score: bool) -> str:
-    taken = [f"taken for {shorten(image.first, 40)}"] if by_score else []
+def _shown(image: ImageSummary, choice: bool) -> str:
+    taken = [f"taken for {shorten(image.best, 40)}"] if choice else []
     taken += [percent(image.sure)] if image.sure is not None else []
     return f"{shorten(image.name, 40)} ({', '.join(taken)})" if taken else shorten(image.name, 40)
 

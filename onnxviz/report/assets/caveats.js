@@ -91,12 +91,14 @@ export function caveatLines(found, where) {
     const [head, rest] = headOf(group.entries[0].finding.text);
     const said = group.entries.map((entry) => entry.model);
     const chips =
-      several && said.length < run.models.length ? () => said.map((model) => [modelChip(model), " "]) : null;
+      several && said.length < run.models.length
+        ? () => said.map((model, number) => [number ? " " : "", modelChip(model)])
+        : null;
     return {
       level: group.entries[0].finding.level,
       head,
       rest,
-      where: where && chips ? () => [chips(), where()] : (where ?? chips),
+      where: where && chips ? () => [chips(), " ", where()] : (where ?? chips),
     };
   });
 }

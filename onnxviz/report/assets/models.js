@@ -75,7 +75,7 @@ function modelFacts() {
   ];
   if (run.models.some(trialAccuracy)) {
     const text = (/** @type {ModelCard} */ model) =>
-      trialAccuracy(model) ? [trialAccuracy(model), ", data ", named(model.tried?.data, 60)] : "not measured";
+      trialAccuracy(model) ? [named(model.tried?.data, 60), ": ", trialAccuracy(model)] : "not measured";
     lines.splice(-2, 0, ["right in the trial", text]);
   }
   return make(

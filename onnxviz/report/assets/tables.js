@@ -76,8 +76,10 @@ export function dataTable(columns, rows, options = {}) {
                   {
                     class: NUMERIC_KINDS.has(column.kind)
                       ? "numeric"
-                      : typeof row[place] === "string" && row[place].length <= SHORT_TEXT
-                        ? "short"
+                      : typeof row[place] === "string"
+                        ? row[place].length <= SHORT_TEXT
+                          ? "short"
+                          : "long"
                         : null,
                     scope: place === options.key ? "row" : null,
                   },

@@ -524,6 +524,6 @@ def _nothing_found(patterns: Sequence[str], base: Path, where: str) -> DataError
     return DataError(
         f"no image matches {listed} in the folder {shorten(str(base), 200)!r}",
         where=where,
-        remedy=(nearest(first.name, _entries(first.parent)) if first.parent.is_dir() else "")
+        remedy=(nearest(first.name, _entries(first.parent)) if patterns and first.parent.is_dir() else "")
         or "paths are relative to this folder; name a file, a folder or a glob such as photos/*.jpg",
     )

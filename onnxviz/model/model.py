@@ -445,7 +445,7 @@ class Model:
                 joined.extend(parts)
                 return
             if not joined:
-                joined.extend(room_for(part, count) for part in parts)
+                joined.extend([room_for(part, count) for part in parts])  # all or none: memory may run out
             for whole, part in zip(joined, parts, strict=True):
                 whole[start:stop] = part
 

@@ -80,6 +80,20 @@ class PreprocessSettings(Settings):
         True, description="Write false for a guess: the report warns of it until somebody says that it is right."
     )
 
+    @field_validator("preset")
+    @classmethod
+    def _known(cls, name: str | None) -> str | None:
+        if name is not None:
+            _read(name)  # here, so that a fault stands beside the name
+        return name
+
+    @field_validator("scale")
+    @classmethod
+    def _not_zero(cls, value: ColorNumbers | None) -> ColorNumbers | None:
+        if value is not None and 0 in (value if isinstance(value, list) else [value]):
+            raise ValueError("a scale of 0 would divide by zero")
+        return value
+
     @model_validator(mode="after")
     def _lengths(self) -> PreprocessSettings:
         if self.preset == AUTO and (self.channel_order or self.mean is not None or self.scale is not None):

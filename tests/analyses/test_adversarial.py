@@ -541,3 +541,8 @@ def test_an_int8_network_gives_way_and_it_is_said_that_it_rounds(zoo: Path, shar
     found = real(zoo, shared_data, "mlperf_tiny_resnet8_cifar10_int8_qdq", None, norm="l2", radius=64)
     assert numbers(found)["success_rate"] > 0.9
     assert "quantised" in {caveat.id for caveat in of_kind(found, f.Caveat)}
+
+
+def test_the_metrics_say_with_which_norm_there_is_one() -> None:
+    assert "Only with norm l2." in Adversarial.metric_names["median_l2"]
+    assert "Only with norm linf." in Adversarial.metric_names["median_linf"]

@@ -412,3 +412,9 @@ def test_a_folder_that_may_not_be_read_gives_no_hint(tmp_path: Path, monkeypatch
     monkeypatch.setattr(Path, "iterdir", refuse)
     with pytest.raises(DataError, match="no image matches"):
         ImageFolder.find("photos", ["nowhere"], tmp_path)
+
+
+def test_no_pattern_at_all_gives_no_hint_at_the_folder_itself(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no image matches") as caught:
+        ImageFolder.find("photos", [], tmp_path)
+    assert "paths are relative to this folder" in caught.value.remedy

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,9 +15,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from onnxviz.analyses.base import Job
 from onnxviz.core.errors import Fault, OnnxvizError, OutputError, RecipeError
 from onnxviz.execution.plan import digests_of, make_plan
-from onnxviz.execution.schedule import Choice, Schedule
+from onnxviz.execution.schedule import Choice, PlannedJob, Schedule
 from onnxviz.execution.workers.processes import ProcessPool
 from onnxviz.execution.workers.tasks import Combination, Outcome, Refusal, Said, Task, from_line, to_line
 from onnxviz.recipe.recipe import Recipe, parse_recipe
@@ -75,6 +78,15 @@ def test_tasks_and_outcomes_survive_the_way(recipe: Recipe) -> None:
         assert from_line(Task, to_line(task)) == task
     said = Said(finished=Outcome("memory", "x", "y", 1.5, ("z",)), progress=(1, 2, "now"))
     assert from_line(Said, to_line(said)) == said
+
+
+def test_parameters_that_are_not_finite_survive_the_way() -> None:
+    job = Job("a", {"most": math.inf, "nested": [{"least": -math.inf}], "none": None}, cost=math.inf)
+    task = Task(PlannedJob("0" * 32, "model", "filters", job))
+    assert from_line(Task, to_line(task)) == task
+    work = from_line(Task, to_line(Task(PlannedJob("0" * 32, "model", "filters", Job("a", {"x": math.nan}))))).work
+    assert isinstance(work, PlannedJob)
+    assert math.isnan(work.job.parameters["x"])
 
 
 @pytest.mark.parametrize(
@@ -199,4 +211,43 @@ def test_an_answer_that_nobody_has_asked_for_ends_its_worker(recipe: Recipe, tmp
     assert pool._understood(process, to_line(Said(schedule=schedule, digests={}))) is None
     assert len(causes) == 2
     assert all("an answer that nobody has asked for" in cause for cause in causes)
+    pool.close()
+
+
+def plan_of(answers: list[Said], recipe: Recipe, folder: Path) -> ProcessPool:
+    """A pool that plans with a worker that gives these answers."""
+    pool = ProcessPool(recipe, folder, "cpu", None, 1)
+    process: Any = SimpleNamespace(index=0, tasks=deque([0.0]), ended_for=None, busy_for=lambda _: 0.0, grace=0.0)
+    process.tell = lambda line: [pool._heard.put((process, to_line(said))) for said in answers]
+    process.end_task = process.tasks.clear
+    process.end = lambda kind, cause: pool._heard.put((process, None)) or setattr(process, "ended_for", (kind, cause))
+    process.reap, process.kill, process.rss = lambda: (0, ""), lambda: None, lambda: 0
+    pool._processes[0] = process
+    return pool
+
+
+@pytest.mark.parametrize(
+    ("answers", "said"),
+    [
+        ([Said(finished=Outcome())], "sent what makes no sense: 'done' and no plan"),
+        ([Said(progress=(1, 2, "")), Said(finished=Outcome("memory", "x"))], "needs more memory than the limit"),
+    ],
+)
+def test_who_answers_something_else_than_a_plan_is_told_of(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answers: list[Said], said: str
+) -> None:
+    pool = plan_of(answers, recipe, tmp_path)
+    monkeypatch.setattr(pool, "_look", lambda: None)
+    with pytest.raises(OnnxvizError, match=said):
+        pool.plan()
+    pool.close()
+
+
+def test_a_plan_without_digests_ends_its_worker(recipe: Recipe, tmp_path: Path) -> None:
+    pool = ProcessPool(recipe, tmp_path, "cpu", None, 1)
+    causes: list[str] = []
+    process: Any = SimpleNamespace(index=0, tasks=[0.0], end=lambda _, cause: causes.append(cause))
+    schedule = Schedule(**fields_of(make_plan(recipe)))
+    assert pool._understood(process, to_line(Said(schedule=schedule))) is None
+    assert "a plan without digests" in causes[0]
     pool.close()

@@ -20,6 +20,7 @@ from onnxviz.core.errors import DataError, MemoryLimitError
 from onnxviz.core.memory import is_out_of_memory
 from onnxviz.core.values import Target
 from onnxviz.model import batches
+from onnxviz.model import model as model_module
 from onnxviz.model.model import Model, load
 from onnxviz.optimize.ascent import AscentSettings, maximize
 
@@ -109,6 +110,26 @@ def test_batches_that_do_not_fit_are_halved_in_place(model: Model, monkeypatch: 
     call(images(4), ["relu1", "logits"])
     assert tried == [2, 2], "what does not fit is tried once"
     assert len(model.reduced) == 1, "and said in every job"
+
+
+@pytest.mark.parametrize("way", ["measure", "activations"])
+def test_memory_may_run_out_where_results_are_joined(model: Model, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
+    call, room_for = getattr(model, way), model_module.room_for
+    whole = {name: np.asarray(values) for name, values in call(images(11), ["relu1", "logits"]).items()}
+    asked: list[int] = []
+
+    def room(part: torch.Tensor, count: int) -> object:
+        asked.append(count)
+        if len(asked) == 2:
+            raise RuntimeError(FULL)
+        return room_for(part, count)
+
+    monkeypatch.setattr(model_module, "room_for", room)
+    inject(model, monkeypatch, 8)
+    halved = call(images(11), ["relu1", "logits"])
+    assert len(asked) == 4
+    for name, values in whole.items():
+        np.testing.assert_allclose(np.asarray(halved[name]), values, atol=1e-6)
 
 
 @pytest.mark.parametrize("way", ["measure", "activations"])
@@ -340,6 +361,7 @@ LIMITED_RUN = """\
 import resource, sys
 import numpy as np, torch
 from onnxviz.model import batches
+from onnxviz.model import model as model_module
 from onnxviz.core.errors import MemoryLimitError
 from onnxviz.model.model import load
 

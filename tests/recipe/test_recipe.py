@@ -339,6 +339,16 @@ def test_preprocessing_settings() -> None:
         assert len(faults(head + "analyses: {a: {kind: probe}}")) == 1
 
 
+@pytest.mark.parametrize(
+    ("field", "said"), [("scale: [1, 0, 1]", "a scale of 0 would divide by zero"), ("preset: imagenett", "imagenet")]
+)
+def test_a_fault_of_a_preprocessing_stands_beside_its_field(field: str, said: str) -> None:
+    head = f"version: 1\nmodel:\n  path: m\n  preprocess:\n    fit: crop\n    {field}\n"
+    (fault,) = faults(head + "analyses: {a: {kind: probe}}\n")
+    assert ":6:" in fault
+    assert said in fault
+
+
 def test_the_schema_for_editors() -> None:
     schema = json_schema()
     json.dumps(schema)

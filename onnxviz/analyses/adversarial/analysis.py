@@ -100,7 +100,7 @@ class Adversarial(ImageAnalysis):
     heading: ClassVar[str] = "Adversarial pictures"
     version: ClassVar[int] = 3
     results: ClassVar[tuple[type, ...]] = (Search,)
-    metric_names: ClassVar[Mapping[str, str]] = presentation.described(counts.METRICS)
+    metric_names: ClassVar[Mapping[str, str]] = counts.described()
     cites: ClassVar[tuple[str, ...]] = (
         "Szegedy et al. 2014, Intriguing properties of neural networks, arXiv:1312.6199",
         "Madry et al. 2018, Towards Deep Learning Models Resistant to Adversarial Attacks, arXiv:1706.06083",

@@ -131,6 +131,14 @@ METRICS = presentation.by_name(
 )  # fmt: skip
 
 
+def described() -> dict[str, str]:
+    """Return what each metric is, and with which norm there is one that only one norm has."""
+    told = presentation.described(METRICS)
+    for norm in ("l2", "linf"):
+        told[f"median_{norm}"] += f" Only with norm {norm}."
+    return told
+
+
 def summary(found: Sequence[Search], norm: str) -> str:
     """Say how many searches succeeded among those that count, what it took, and what became of the rest."""
     basis = counted(found)

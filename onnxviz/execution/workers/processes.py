@@ -29,7 +29,7 @@ from onnxviz.execution.schedule import Schedule
 from onnxviz.execution.workers.limits import default_limits, in_words, tightened
 from onnxviz.execution.workers.own_memory import DOUBTFUL, require_enough
 from onnxviz.execution.workers.pool import DeathKind, Died, Finished, Message, Planned, Pool, Progressed
-from onnxviz.execution.workers.tasks import Said, Task, from_line, to_line
+from onnxviz.execution.workers.tasks import Outcome, Said, Task, from_line, to_line
 from onnxviz.recipe.recipe import Recipe
 
 _SCRIPT = Path(__file__).with_name("begin.py")
@@ -89,16 +89,15 @@ class ProcessPool(Pool):
         for last in (False, True):
             heard: list[Message] = []
             self.send(0, Task(None))
-            while not heard:
+            while not heard or isinstance(heard[-1], Progressed):
                 self.wait(_LOOK_EVERY, heard.append)
-            (answer,) = heard
+            answer = heard[-1]
             if isinstance(answer, Planned):
                 self.planned = answer.digests
                 return answer.schedule
-            if not isinstance(answer, Died):
-                limit = show_bytes(self._limits.memory or 0)
-                what = f"reading the models needs more memory than the limit of {limit}"
-                raise OnnxvizError(what, remedy=self._remedy("memory"))
+            if isinstance(answer, Finished):
+                raise self._no_plan(answer.outcome)
+            assert isinstance(answer, Died), "there is no other message"
             self.replace(0)
             if last or answer.kind == "time" or answer.by_limit:
                 what = f"the process that reads the models {answer.cause}"
@@ -108,6 +107,15 @@ class ProcessPool(Pool):
                 raise OnnxvizError(what, remedy=f"{remedy}; the last that it said: {last_line(answer.details)}")
             self.events += (f"planning: {answer.cause}; done once more",)
         raise AssertionError("the second try returns or raises")
+
+    def _no_plan(self, outcome: Outcome) -> OnnxvizError:
+        """Return the error for an outcome where a plan was asked for, which can only be that memory ran out."""
+        if outcome.kind != "memory":
+            what = f"the process that reads the models sent what makes no sense: {outcome.kind!r} and no plan"
+            return OnnxvizError(what, remedy=self._remedy("crash"))
+        limit = show_bytes(self._limits.memory or 0)
+        what = f"reading the models needs more memory than the limit of {limit}"
+        return OnnxvizError(what, remedy=self._remedy("memory"))
 
     def _remedy(self, kind: DeathKind) -> str:
         limit = self._limits.memory
@@ -147,6 +155,8 @@ class ProcessPool(Pool):
     def _understood(self, process: _Process, line: bytes) -> Message | None:
         try:
             said = from_line(Said, line)
+            if (said.schedule is None) != (said.digests is None):
+                raise ValueError("a plan without digests, or digests without a plan")
             if said.schedule is not None:
                 said.schedule.require(self._recipe)
             answers = said.finished or said.schedule

@@ -117,7 +117,8 @@ class Said:
 
 def to_line(message: Task | Said) -> bytes:
     """Return a message as a line of JSON."""
-    data = _adapters()[type(message)].dump_python(message, mode="json", exclude_defaults=True)
+    # Not in the mode "json", which makes None of parameters that are infinite or no number.
+    data = _adapters()[type(message)].dump_python(message, exclude_defaults=True)
     return json.dumps(data, separators=(",", ":")).encode() + b"\n"  # names of files may not be Unicode
 
 

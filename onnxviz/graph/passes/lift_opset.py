@@ -245,6 +245,16 @@ def _softmax(context: RewriteContext, node: NodeProto) -> list[NodeProto] | None
     return context.nodes
 
 
+_MODES = {
+    "nearest": "nearest", "linear": "linear", "bilinear": "linear", "trilinear": "linear",
+    "cubic": "cubic", "bicubic": "cubic",
+}  # fmt: skip
+"""What exporters wrote as the mode of Upsample and the first Resize -> what Resize calls it.
+
+The standard had no cubic one then, but ONNX Runtime has always run it.
+"""
+
+
 def _resize(context: RewriteContext, node: NodeProto) -> list[NodeProto] | None:
     """Upsample and the first Resize sampled at x / scale; since 11 one may choose.
 
@@ -267,7 +277,7 @@ def _resize(context: RewriteContext, node: NodeProto) -> list[NodeProto] | None:
         scale_input = node.input[1]
     else:
         return None
-    mode = {"bilinear": "linear", "linear": "linear", "nearest": "nearest"}.get(text(node, "mode", "nearest"))
+    mode = _MODES.get(text(node, "mode", "nearest"))
     if mode is None:
         return None
     how = {"mode": mode, "coordinate_transformation_mode": "asymmetric"}

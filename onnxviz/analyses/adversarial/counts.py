@@ -126,7 +126,7 @@ METRICS = presentation.by_name(
     Metric("accuracy", math.nan, "accuracy before",
            "Share of the photographs with a known class that are taken for it.", "percent", "higher"),
     Metric("accuracy_under_attack", math.nan, "robust accuracy",
-           "Share of the photographs with a known class that are taken for it before, and after every search too.",
+           "Robust accuracy: share of the photographs of known class taken for it before, and after every search.",
            "percent", "higher"),
 )  # fmt: skip
 

@@ -39,7 +39,7 @@ METRICS = presentation.by_name(
            "Mean share of the kernels' energy above half the Nyquist frequency; white noise has 80 %.",
            "percent", "lower"),
     Metric("like_noise_fraction", math.nan, "kernels like noise",
-           "Share of kernels, dead and too small ones left out, whose spectrum is like white noise.",
+           f"Share of kernels of at least {kernels.NOISE_WEIGHTS} weights, not dead, whose spectrum is like noise.",
            "percent", "lower"),
 )  # fmt: skip
 

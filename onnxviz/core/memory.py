@@ -218,7 +218,7 @@ def more_memory(limit: int, error: str = "", needed: int = 0) -> str:
     while size < wanted:
         size *= 2
     if size > total_memory():
-        return f"that is more than this machine's {show_bytes(total_memory())} allow, so make the work smaller"
+        return f"it may take more than this machine's {show_bytes(total_memory())}, so make the work smaller"
     said = f"{size >> 30}GiB" if size >= 1 << 30 else f"{size >> 20}MiB"
     return f"give it more, for example --memory {said} (and more in `limits:`, where the recipe sets it)"
 

@@ -125,6 +125,8 @@ class _Execution:
     loaded: dict[str, tuple[list[Finding], dict[str, float]]] = field(default_factory=dict)
     uncombined: dict[tuple[str, str], str] = field(default_factory=dict)
     jobs: dict[tuple[str, str], list[PlannedJob]] = field(default_factory=dict)
+    given: dict[object, Item] = field(default_factory=dict)
+    made: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.recipe, self.schedule = self.does.recipe, self.does.schedule
@@ -215,6 +217,14 @@ class _Execution:
                     items[job.key] = self.add_job(job, [*(items[key] for key in job.needs if key in items), *first])
                 self.add_combination(alias, name, list(items.values()) or first)
 
+    def add(self, item: Item, after: list[Item], work: object) -> None:
+        """Hand an item to the dispatcher; two names of one model do the same work one after the other.
+
+        What the first made is there for the second then; at once, one could remove what the other is about to read.
+        """
+        first = self.given.setdefault(work, item)
+        self.dispatcher.add(item, after if first is item else [*after, first])
+
     def title(self, alias: str, name: str) -> str:
         return f"{alias}: {name}" if self.recipe.compares else name
 
@@ -242,11 +252,16 @@ class _Execution:
             if error := self.unchosen.get(work.alias):
                 self.dispatcher.end(item, _UNCHOSEN + error)
                 return None
+            if work.key in self.made:
+                self.dispatcher.end(item)
+                return None
             return Task(work)
 
         def ended(_: Item, outcome: Outcome) -> None:
             if not outcome.error:
                 read()
+                if self.store.has(work.key):
+                    self.made.add(work.key)
                 return
             self.log.write(outcome.details)
             if isinstance(work, ParityCheck):
@@ -255,7 +270,7 @@ class _Execution:
                 self.unchosen[work.alias] = outcome.error
 
         item = Item(title, work.alias, work.cost, task, ended)
-        self.dispatcher.add(item, after)
+        self.add(item, after, work.key)
         return [item]
 
     def read_choice(self, alias: str) -> None:
@@ -294,19 +309,25 @@ class _Execution:
             if error := self.why_not(job):
                 self.dispatcher.end(item, error)
                 return None
+            if job.key in self.made:
+                self.dispatcher.end(item)
+                return None
             return Task(job, item.halvings, distrusted(self.agreement.get(job.alias, ())))
 
         def ended(_: Item, outcome: Outcome) -> None:
+            if job.key in self.made and not outcome.error:
+                return
             identity = _identity(job)
             self.seconds[identity] = outcome.seconds
             if outcome.error:
                 self.failed[identity] = outcome.error
                 self.log.write(f"{self.title(job.alias, job.name)} failed\n{outcome.details}")
             else:
+                self.made.add(job.key)
                 self.checked.note(job.key)
 
         item = Item(self.title(job.alias, job.name), job.alias, job.cost, task, ended)
-        self.dispatcher.add(item, after)
+        self.add(item, after, job.key)
         return item
 
     def why_not(self, job: PlannedJob) -> str:
@@ -330,7 +351,7 @@ class _Execution:
                 self.dispatcher.end(item)
                 return None
             key = self.combined[alias, name] = self.combined_key(alias, name, done, failed)
-            if name in self.forced:
+            if name in self.forced and key not in self.made:
                 self.store.discard(key)
             elif self.combined_is_there(key):
                 self.dispatcher.end(item)
@@ -341,9 +362,12 @@ class _Execution:
             if outcome.error:  # as for jobs: the other analyses are still worth a report
                 self.uncombined[alias, name] = outcome.error
                 self.log.write(f"{name} failed\n{outcome.details}")
+            elif key := self.combined.get((alias, name)):
+                self.made.add(key)
 
         title = f"{name}: putting the results together"
-        self.dispatcher.add(Item(title, alias, 0.0, task, ended, shown=False), after)
+        work = tuple(job.key for job in self.jobs.get((alias, name), ()))
+        self.add(Item(title, alias, 0.0, task, ended, shown=False), after, work)
 
     def combined_key(self, alias: str, name: str, done: tuple[str, ...], failed: list[str]) -> str:
         analysis = self.recipe.analyses[name]

@@ -97,11 +97,10 @@ def write_bytes(path: Path, data: bytes) -> None:
 def cannot_write(path: Path, error: OSError) -> OutputError:
     """Return the error for a path that cannot be written."""
     reason = error.strerror or str(error)
-    return OutputError(
-        f"cannot be written: {reason}",
-        where=shorten(str(path), 200),
-        remedy="free the folder or name another with --out",
-    )
+    remedy = "free the folder or name another with --out"
+    if error.errno == errno.EFBIG:  # not the disk but the limit of the process
+        remedy = "raise --file-size if you trust the model (and `file_size` in `limits:`, where the recipe sets it)"
+    return OutputError(f"cannot be written: {reason}", where=shorten(str(path), 200), remedy=remedy)
 
 
 def encode_picture(picture: Picture) -> bytes:

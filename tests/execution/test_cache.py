@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -23,6 +24,7 @@ from onnxviz.execution.store import (
     Checked,
     DamagedError,
     Store,
+    cannot_write,
     canonical,
     check_folder,
     encode_arrays,
@@ -282,3 +284,8 @@ def test_of_many_results_those_that_look_as_before_are_not_read_again(tmp_path: 
         with pytest.raises(DamagedError):
             Checked(store, count).require(KEY)
     Checked(store, count).forget()
+
+
+def test_a_file_beyond_the_limit_names_the_limit(tmp_path: Path) -> None:
+    assert "--file-size" in str(cannot_write(tmp_path, OSError(errno.EFBIG, "File too large")))
+    assert "--out" in str(cannot_write(tmp_path, OSError(errno.ENOSPC, "No space left on device")))

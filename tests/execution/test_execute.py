@@ -304,6 +304,29 @@ def test_several_models(folder: Path) -> None:
     assert "4 and 7 outputs" in start(folder, text=text).result.not_comparable[0]
 
 
+ONE = "{path: m.onnx, preprocess: unit, labels: labels.txt}"
+TWO_NAMES = TEXT.replace(f"model: {ONE}", f"models: {{x: {ONE}, y: {ONE}}}")
+
+
+def test_two_names_of_one_model_do_the_same_work_once(folder: Path) -> None:
+    start(folder, text=TWO_NAMES)
+    assert RAN == ["first", "second"]
+    before = results_of(folder / "run")
+    RAN.clear()
+    again = run(parse_recipe(TWO_NAMES, "tiny.yaml", folder), folder / "run", device="cpu", force=("all",))
+    assert RAN == ["first", "second"]
+    assert results_of(folder / "run") == before
+    x, y = again.result.analyses[0].parts
+    assert x.metrics == y.metrics
+    assert (y.jobs, y.failed) == (2, ())
+
+
+def test_what_fails_under_one_name_is_tried_under_the_other(folder: Path) -> None:
+    result = start(folder, "a.trouble=mistake", text=TWO_NAMES).result
+    assert RAN == ["first", "second", "second"]
+    assert [[job.job for job in part.failed] for part in result.analyses[0].parts] == [["second"], ["second"]]
+
+
 def test_stale_tables_go_and_other_files_stay(folder: Path) -> None:
     start(folder)
     (folder / "run/tables/mine.csv").write_text("x")

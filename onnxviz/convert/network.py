@@ -44,12 +44,10 @@ class Network:
         for weight in root.parameters():
             if weight.dim() == 4:
                 weight.data = weight.data.contiguous(memory_format=torch.channels_last)
-
-    @property
-    def inputs(self) -> tuple[str, ...]:
+        graph = self._converted.model.graph
+        constant = {tensor.name for tensor in graph.initializer}
+        self.inputs = tuple(value.name for value in graph.input if value.name not in constant)
         """Identifiers of the inputs, in the order of a network's arguments."""
-        constant = {tensor.name for tensor in self._converted.model.graph.initializer}
-        return tuple(value.name for value in self._converted.model.graph.input if value.name not in constant)
 
     def cut(
         self,

@@ -70,7 +70,7 @@ def read_run(folder: Path) -> RunResult:
     """
     try:
         return results.read(json.loads((folder / RUN).read_bytes()))
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         remedy = "name the folder of a run, for example runs/audit"
         if (folder / "jobs").is_dir():
             remedy = "run the recipe again: what was finished is kept"

@@ -220,8 +220,10 @@ class Model:
         return self._make_forward(tuple(layers)).compute
 
     def resolve(self, layers: Sequence[Layer | str] | Layer | str) -> tuple[Layer, ...]:
-        """Turn names into layers; raises SelectionError if one does not exist."""
+        """Turn names into layers; raises SelectionError if one does not exist, or none is named."""
         named = [layers] if isinstance(layers, Layer | str) else list(layers)
+        if not named:
+            raise SelectionError("no layer is named", remedy="`model.layers` are all that there are")
         return tuple(self.view.layer(item) if isinstance(item, str) else item for item in named)
 
     def _make_forward(self, chosen: tuple[Layer, ...]) -> _Forward:

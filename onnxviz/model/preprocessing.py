@@ -95,9 +95,14 @@ def read_preprocessing(given: str | Preprocessing | Mapping[str, Any]) -> Prepro
         if given not in PRESETS:
             raise SelectionError(
                 f"no preprocessing is called {shorten(given)!r}",
-                remedy=nearest(given, [*PRESETS, AUTO]) or f"the presets are {', '.join(PRESETS)}",
+                remedy=nearest(given, [*PRESETS, AUTO]) or f"the presets are {', '.join(PRESETS)}, or write {AUTO}",
             )
         return PRESETS[given]
+    if not isinstance(given, Mapping):
+        raise SelectionError(
+            f"no preprocessing can be made of {shorten(repr(given), 40)}",
+            remedy="name a preset, or give its fields as a mapping",
+        )
     fields = dict(given)
     preset = fields.pop("preset", None)
     base = read_preprocessing(str(preset)) if preset is not None else Preprocessing()

@@ -144,6 +144,7 @@ def test_interrupted(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyte
         (("inspect", "m.onnx", "--preprocess", "cafe"), "did you mean 'caffe'"),
         (("explain", "weigths"), "did you mean 'weights'?"),
         (("report", "photos"), "name the folder of a run"),
+        (("report", "r.yaml"), "name the folder of a run"),
         (("compare", "photos"), "two runs or more"),
         (("compare", "photos", "photos"), "no finished run"),
         (("init", "labels.txt"), "labels.txt"),

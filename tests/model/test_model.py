@@ -20,6 +20,7 @@ from onnxviz.core.errors import DataError, ModelError, SelectionError
 from onnxviz.core.values import Preprocessing
 from onnxviz.model.model import Model, load
 from onnxviz.model.to_torch import to_torch
+from tests.tiny_models import save_model
 
 Write = Callable[..., Path]
 
@@ -380,6 +381,19 @@ REAL = [
     ("mlperf_tiny_resnet8_cifar10.onnx", "raw"),
     ("vnn_cifar10_resnet_4b.onnx", "unit"),
 ]
+
+
+def test_arguments_of_another_kind_are_refused_in_words(tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    save_model(path)
+    with pytest.raises(SelectionError, match="from the path of its file, not from 3"):
+        onnxviz.load(3)  # type: ignore[arg-type]
+    with pytest.raises(SelectionError, match=r"(?s)no preprocessing can be made of 3.*fields as a mapping"):
+        onnxviz.load(path, preprocess=3)  # type: ignore[arg-type]
+    with pytest.raises(SelectionError, match=r"(?s)called 'zzz'.*or write auto"):
+        onnxviz.load(path, preprocess="zzz")
+    with pytest.raises(SelectionError, match="no layer is named"):
+        onnxviz.load(path, "unit").activations(np.zeros((1, 16, 16, 3), np.uint8), [])
 
 
 @pytest.mark.zoo

@@ -11,6 +11,7 @@ import typing
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
+from onnxviz.confinement import Defence
 from onnxviz.core import findings, results
 from onnxviz.core.values import Agreement
 from onnxviz.report.differences import Difference
@@ -48,7 +49,7 @@ def declarations() -> str:
     made = [_interface(cls, kind=cls.__name__) for cls in own if cls is not findings.Numbers]
     others = [value for value in vars(results).values() if dataclasses.is_dataclass(value)]
     rows = [cls for cls in others if isinstance(cls, type) and cls.__module__ == results.__name__]
-    made += [_interface(cls) for cls in (*rows, Agreement, Difference)]
+    made += [_interface(cls) for cls in (*rows, Agreement, Defence, Difference)]
     return "\n".join((_HEAD, *made))
 
 

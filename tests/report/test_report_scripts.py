@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -22,6 +23,12 @@ def npm() -> str | None:
 
 def test_the_types_are_those_that_python_writes() -> None:
     assert (FOLDER / "island.d.ts").read_text("utf-8") == declarations(), "run `make scripts`"
+
+
+def test_every_type_that_is_used_is_declared() -> None:
+    text = re.sub(r'/\*.*?\*/|//[^\n]*|"[^"\n]*"', "", declarations(), flags=re.DOTALL)
+    declared = set(re.findall(r"(?:interface|type) (\w+)", text))
+    assert set(re.findall(r"\b[A-Z]\w*", text)) - declared <= {"Array", "Record"}
 
 
 @pytest.mark.skipif(

@@ -342,6 +342,13 @@ interface Agreement {
   end_to_end: Float | null;
 }
 
+interface Defence {
+  name: string;
+  active: boolean;
+  how: string;
+  reason: string;
+}
+
 interface Difference {
   analysis: string;
   metric: string;

@@ -220,11 +220,15 @@ class Model:
         return self._make_forward(tuple(layers)).compute
 
     def resolve(self, layers: Sequence[Layer | str] | Layer | str) -> tuple[Layer, ...]:
-        """Turn names into layers; raises SelectionError if one does not exist, or none is named."""
+        """Turn names into layers; raises SelectionError if one does not exist."""
         named = [layers] if isinstance(layers, Layer | str) else list(layers)
-        if not named:
-            raise SelectionError("no layer is named", remedy="`model.layers` are all that there are")
         return tuple(self.view.layer(item) if isinstance(item, str) else item for item in named)
+
+    def _some(self, layers: Sequence[Layer | str] | Layer | str) -> tuple[Layer, ...]:
+        chosen = self.resolve(layers)
+        if not chosen:
+            raise SelectionError("no layer is named", remedy="`model.layers` are all that there are")
+        return chosen
 
     def _make_forward(self, chosen: tuple[Layer, ...]) -> _Forward:
         self.view.require_image_only(layer.value for layer in chosen)
@@ -300,7 +304,7 @@ class Model:
             MemoryLimitError: if memory does not suffice, even for one image at a time.
             UnsupportedOperatorError: if a layer needs operators that do not convert.
         """
-        chosen = self.resolve(layers)
+        chosen = self._some(layers)
         batch = self._as_images(images)
         forward = self.differentiable(chosen)
         with torch.no_grad():
@@ -327,7 +331,7 @@ class Model:
             MemoryLimitError: if memory does not suffice, even for one image at a time.
             ModelError: if ONNX Runtime refuses the model or the size of the images.
         """
-        chosen = self.resolve(layers)
+        chosen = self._some(layers)
         values = self._measure(self._as_images(images), chosen, kept)
         named = {layer.name: units_first(each, layer.channel_axis) for layer, each in zip(chosen, values, strict=True)}
         return Activations(self.view, named)

@@ -392,8 +392,10 @@ def test_arguments_of_another_kind_are_refused_in_words(tmp_path: Path) -> None:
         onnxviz.load(path, preprocess=3)  # type: ignore[arg-type]
     with pytest.raises(SelectionError, match=r"(?s)called 'zzz'.*or write auto"):
         onnxviz.load(path, preprocess="zzz")
-    with pytest.raises(SelectionError, match="no layer is named"):
-        onnxviz.load(path, "unit").activations(np.zeros((1, 16, 16, 3), np.uint8), [])
+    model = onnxviz.load(path, "unit")
+    for asked in (model.activations, model.measure):
+        with pytest.raises(SelectionError, match="no layer is named"):
+            asked(np.zeros((1, 16, 16, 3), np.uint8), [])
 
 
 @pytest.mark.zoo

@@ -17,7 +17,7 @@ import onnxviz
 from onnxviz.core.errors import AnalysisError
 from onnxviz.execution import plan
 from onnxviz.graph import open_model
-from onnxviz.graph.operators import UNKNOWN, custom_operators, traits_of
+from onnxviz.graph.operators import UNKNOWN, custom_distributions, custom_operators, traits_of
 from onnxviz.graph.view import multiply_adds
 
 PAGE = (Path(onnxviz.__file__).parents[1] / "docs" / "operators.md").read_text(encoding="utf-8")
@@ -36,11 +36,11 @@ def install(folder: Path, code: str, entry: str) -> None:
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder on the path where a package can be installed."""
     monkeypatch.syspath_prepend(tmp_path)
-    for kept in (custom_operators, plan.versions):
+    for kept in (custom_operators, custom_distributions, plan.versions):
         kept.cache_clear()
     yield tmp_path
     sys.modules.pop("mirrored", None)
-    for kept in (custom_operators, plan.versions):
+    for kept in (custom_operators, custom_distributions, plan.versions):
         kept.cache_clear()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import math
 from collections import ChainMap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
@@ -269,7 +269,8 @@ def custom_operators() -> Mapping[str, CustomOperator]:
     return found
 
 
-def custom_distributions() -> list[str]:
+@cache
+def custom_distributions() -> Sequence[str]:
     """Return the names of the packages that may convert operators of other domains, installed or not."""
     entries = importlib.metadata.entry_points(group=GROUP)
     return sorted({"onnx2torch", *(entry.dist.name for entry in entries if entry.dist is not None)})

@@ -344,6 +344,19 @@ def test_the_lock_repeats_the_run(folder: Path) -> None:
     assert again.result.title == "Tiny"
 
 
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ({"wrokers": 1}, "no option 'wrokers'"),
+        ({"workers": -1}, "-1 workers cannot be"),
+        ({"engine": "x"}, "no engine"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(folder: Path, option: dict[str, Any], said: str) -> None:
+    with pytest.raises(OnnxvizError, match=said):
+        run(parse_recipe(TEXT, "tiny.yaml", folder), folder / "run", **option)
+
+
 def test_folders_that_a_run_must_not_touch(folder: Path) -> None:
     with pytest.raises(OutputError, match="no run folder"):
         start(folder, out="photos")

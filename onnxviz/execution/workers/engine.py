@@ -10,7 +10,7 @@ from typing import Literal, TypedDict, get_args
 
 from onnxviz.confinement import Limits
 from onnxviz.core.devices import DeviceChoice, require_device, visible_gpus
-from onnxviz.core.errors import OnnxvizError
+from onnxviz.core.errors import OnnxvizError, nearest, shorten
 from onnxviz.execution.plan import make_plan
 from onnxviz.execution.schedule import Schedule
 from onnxviz.execution.store import Store
@@ -58,6 +58,14 @@ def started(recipe: Recipe, folder: Path, lock: int, options: Options) -> Iterat
         OnnxvizError: if no worker can be started, the device is not there, or reading the models breaks a limit.
     """
     device, engine, workers = options.get("device", "auto"), options.get("engine", "local"), options.get("workers")
+    if unknown := set(options) - set(Options.__annotations__):
+        name = min(unknown)
+        known = ", ".join(sorted(Options.__annotations__))
+        raise OnnxvizError(
+            f"a run has no option {shorten(name)!r}", remedy=nearest(name, Options.__annotations__) or known
+        )
+    if workers is not None and workers < 0:
+        raise OnnxvizError(f"{workers} workers cannot be", remedy="give a number from 0 on, or leave it out")
     if engine not in _ENGINES:
         raise OnnxvizError(f"{engine!r} is no engine", remedy=f"write one of {', '.join(_ENGINES)}")
     # The nodes of a cluster may have what this machine has not.

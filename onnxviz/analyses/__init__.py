@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import importlib.util
 import inspect
 import pkgutil
 import typing
@@ -32,8 +33,9 @@ def registry() -> dict[str, type[Analysis]]:
 
 
 def _built_in_modules() -> list[object]:
-    folders = sorted(info.name for info in pkgutil.iter_modules(__path__) if info.ispkg)
-    return [importlib.import_module(f"{__name__}.{name}.analysis") for name in folders]
+    # A folder without such a module is what several analyses share.
+    names = [f"{__name__}.{info.name}.analysis" for info in sorted(pkgutil.iter_modules(__path__)) if info.ispkg]
+    return [importlib.import_module(name) for name in names if importlib.util.find_spec(name)]
 
 
 def _analyses_in(module: object) -> list[type[Analysis]]:

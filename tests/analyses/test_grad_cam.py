@@ -317,7 +317,7 @@ def test_many_images_share_passes_and_each_is_as_if_alone(tmp_path: Path, monkey
     together = findings(analysis, some)
     assert sizes == [8, 8, 8], "the last pass is filled"
     sizes.clear()
-    monkeypatch.setattr("onnxviz.analyses.grad_cam.analysis._TOGETHER", 20)
+    monkeypatch.setattr("onnxviz.analyses.explained_images._TOGETHER", 20)
     alone = findings(analysis, some)
     assert sizes == [1] * 19
     assert len(together) == len(alone)

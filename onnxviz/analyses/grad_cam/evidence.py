@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from onnxviz.analyses import explained_score
+from onnxviz.analyses.explained_images import Wanted
 from onnxviz.analyses.grad_cam.evidence_places import Places, find_places
 from onnxviz.core import colormap
 from onnxviz.core.errors import AnalysisError, shorten
@@ -76,16 +77,6 @@ class ImageEvidence:
     photograph: Picture
     classes: tuple[ClassEvidence, ...]
     maps: Array
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """An image to explain: classes by number, or how many of the highest scores; `own` is what it is known to show."""
-
-    index: int
-    name: str
-    classes: Sequence[int] | int
-    own: int | None
 
 
 def explain(

@@ -9,6 +9,7 @@ import numpy as np
 
 from onnxviz.analyses import explained_score, presentation
 from onnxviz.analyses.base import Subject
+from onnxviz.analyses.explained_images import layers_listed
 from onnxviz.analyses.grad_cam.evidence import ClassEvidence, ImageEvidence
 from onnxviz.analyses.grad_cam.evidence_places import Places
 from onnxviz.core.errors import shorten
@@ -162,11 +163,6 @@ def _caveats(
             f"The score's gradient is zero at {layers_listed(cut)}: the score does not depend on these "
             "layers, or every path to it is cut; their blank maps mean nothing.", "no_gradient",
         )  # fmt: skip
-
-
-def layers_listed(names: Sequence[str], most: int = 8) -> str:
-    """Return names in a row, the first of many, each cut to 40 characters."""
-    return listed(names, most, length=40)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -158,6 +158,17 @@ def _explain_field(console: Console, kind: str, cls: type[Analysis], field: str)
         hint = nearest(field, known) or f"known are {', '.join(name for name in known if '.' not in name)}"
         raise SelectionError(f"{kind} has no field {shorten(field)!r}", remedy=hint)
     _show_rows(console, rows, kind, len(path) + 1)
+    if len(path) == 1 and (choices := list(_choices(cls, field))):
+        show_table(console, ("one of", "what it is"), choices)
+
+
+def _choices(cls: type[BaseModel], field: str) -> Iterator[tuple[str, str]]:
+    """Yield the mappings that may stand in a field, where a word chooses one: the word, and what it is."""
+    schema = cls.model_json_schema()
+    for name, _ in _references(schema["properties"][field]):
+        definition = schema["$defs"][name]
+        if kind := _kind_of(definition):
+            yield kind, definition.get("description", "").partition("\n")[0]
 
 
 def _show_rows(console: Console, rows: Sequence[tuple[str, ...]], kind: str = "", depth: int = 1) -> None:
@@ -199,8 +210,14 @@ def fields(schema: Mapping[str, Any], definitions: Mapping[str, Any], start: str
         for reference, mark in _references(field):
             inner = definitions.get(reference, {})
             if "properties" in inner and start.count(".") < 2:
-                kind = inner["properties"].get("kind", {}).get("const")
+                kind = _kind_of(inner)
                 yield from fields(inner, definitions, f"{start}{name}{mark}{f'({kind})' if kind else ''}.")
+
+
+def _kind_of(definition: Mapping[str, Any]) -> str | None:
+    """Return by which word a recipe chooses one of several mappings, if it does."""
+    properties = definition.get("properties", {})
+    return next((properties[key]["const"] for key in ("kind", "method") if "const" in properties.get(key, {})), None)
 
 
 def _references(field: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

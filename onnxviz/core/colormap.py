@@ -99,8 +99,33 @@ def overlay(image: Pixels, heat: Values, alpha: float = 0.8) -> Pixels:
         raise ValueError(f"image {image.shape} and heat {heat.shape} do not lie on each other")
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha is between 0 and 1, not {alpha}")
-    coloured = colour(heat)
-    weight = np.float32(alpha) * np.sqrt(np.clip(heat, 0, 1).astype(np.float32))
+    return _blended(image, colour(heat), np.clip(heat, 0, 1), alpha)
+
+
+def overlay_signed(image: Pixels, values: Values, alpha: float = 0.8) -> Pixels:
+    """Lay signed numbers over a photograph as `overlay` does heat: red for, blue against, the photograph for zero.
+
+    Args:
+        image: uint8 [h, w, 3], RGB.
+        values: [h, w] in -1..1; what lies outside is clipped.
+        alpha: opacity of the colour at 1 and -1, from 0 to 1.
+
+    Returns:
+        uint8 [h, w, 3].
+
+    Raises:
+        ValueError: as `overlay`.
+    """
+    if image.shape[:2] != values.shape or image.shape[2:] != (3,):
+        raise ValueError(f"image {image.shape} and values {values.shape} do not lie on each other")
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"alpha is between 0 and 1, not {alpha}")
+    return _blended(image, colour_signed(values, 1.0), np.clip(np.abs(values), 0, 1), alpha)
+
+
+def _blended(image: Pixels, coloured: Pixels, heat: Values, alpha: float) -> Pixels:
+    """Return a photograph in faint grey under colours whose opacity is alpha times the root of the heat."""
+    weight = np.float32(alpha) * np.sqrt(heat.astype(np.float32))
     faint = (image.astype(np.float32) @ _LUMINANCE) * (1 - weight)
     blended: Pixels = np.empty(image.shape, np.uint8)
     for channel in range(3):

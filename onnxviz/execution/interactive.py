@@ -111,6 +111,30 @@ class Model(models.Model):
         given = {"data": "images", "classes": classes, "layers": layers, **settings}
         return self.analyze("grad_cam", {"images": images}, **given)
 
+    def attribute(
+        self,
+        images: Any,
+        target: int | str | Sequence[int | str] = "top:1",
+        method: Any = "grad_cam",
+        layers: str | Sequence[str] = "last_map",
+        **settings: Any,
+    ) -> Findings:
+        """Show where in images the evidence for a class lies, by one or several methods.
+
+        Args:
+            images: one or several: files, folders, globs, PIL images or uint8 arrays.
+            target: classes by name or index, "top:3" for those of the highest scores, "label" for each image's own.
+            method: names that `onnxviz explain attribution.methods` lists, mappings with settings, or a list of these.
+            layers: names, globs or roles, for methods that make maps of layers.
+            settings: more of `onnxviz explain attribution`, such as `against="goose"`.
+
+        Raises:
+            OnnxvizError: as `analyze`.
+        """
+        chosen = list(method) if isinstance(method, list | tuple) else [method]
+        given = {"data": "images", "classes": target, "methods": chosen, "layers": layers, **settings}
+        return self.analyze("attribution", {"images": images}, **given)
+
     def visualize(self, targets: Any = (), images: Any = None, **settings: Any) -> Findings:
         """Make pictures of what units or classes look for.
 

@@ -155,7 +155,8 @@ def _fault(cls: type[BaseModel], group: Sequence[_Trouble], root: Node) -> Fault
         key = context["discriminator"].strip("'")
         if kind == "union_tag_not_found":
             return place.fault(f"{key!r} is missing")
-        tag, known = find(root, (*address, key)), context["expected_tags"]
+        known = context["expected_tags"]
+        tag = find(root, (*address, key)) or value  # a name alone may stand for a mapping with it
         hint = _hint(tag, known) or "; known are " + known.replace("'", "")
         return place_of(root, (*address, key)).fault(f"no {key} is called {_shown(tag)}{hint}")
     return place.fault(_words(error) if kind == "value_error" else f"{_words(error)}, not {_shown(value)}")

@@ -1,0 +1,212 @@
+"""Attribution: where the evidence for a class lies in an image, by several methods side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Union
+
+from pydantic import BeforeValidator, Field, StrictInt, field_validator
+
+from onnxviz.analyses import explained_score, presentation, storage
+from onnxviz.analyses.attribution.findings import about_blank, image_findings, image_metrics, methods_table, summary
+from onnxviz.analyses.attribution.method import Method
+from onnxviz.analyses.attribution.methods import methods
+from onnxviz.analyses.attribution.pictures import LARGEST, SMALLEST
+from onnxviz.analyses.attribution.results import ImageAttribution, MethodEvidence, TargetEvidence
+from onnxviz.analyses.attribution.targets import ClassTarget, Difference, Target
+from onnxviz.analyses.base import JobContext, LayerSelector, Subject
+from onnxviz.analyses.explained_images import TOP, ImageExplanation, Wanted
+from onnxviz.analyses.grad_cam.evidence_places import Places
+from onnxviz.analyses.grad_cam.findings import in_words
+from onnxviz.core.findings import Finding, Metric, merge
+from onnxviz.core.values import Layer
+from onnxviz.data.visible_part import cropped_note
+from onnxviz.graph.targets import class_indices
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from onnxviz.analyses.attribution.explain import TargetOf
+
+    MethodChoice = Method
+else:
+    _KNOWN = methods()
+    _SETTINGS = Annotated[Union[tuple(_KNOWN.values())], Field(discriminator="method")]  # noqa: UP007
+    MethodChoice = Annotated[
+        _SETTINGS,
+        BeforeValidator(
+            lambda given: {"method": given} if isinstance(given, str) else given,
+            json_schema_input_type=Literal[tuple(_KNOWN)] | _SETTINGS,
+        ),
+    ]
+
+
+class AttributionMaps(ImageExplanation):
+    """Where in an image the evidence for a class or another score lies, by several methods side by side.
+
+    Methods answer different questions: class activation maps say where a layer holds what speaks for a class, gradients
+    which pixels change its score, and methods that change the image what its score does without a part. Where they
+    agree, a reader may trust what they show more than any one of them.
+
+    Each map is drawn on a scale of its own, which is stated, so maps show where, not how much.
+    """
+
+    kind: Literal["attribution"] = "attribution"
+    heading: ClassVar[str] = "Attribution"
+    cites: ClassVar[tuple[str, ...]] = tuple(dict.fromkeys(text for cls in methods().values() for text in cls.cites))
+    example: ClassVar[str] = """\
+kind: attribution
+data: photos
+methods: [grad_cam, gradient]
+layers: last_map
+classes: top:2
+"""
+    results: ClassVar[tuple[type, ...]] = (ImageAttribution, TargetEvidence, MethodEvidence, Places)
+    metric_names: ClassVar[Mapping[str, str]] = {
+        "top1_accuracy": "Share of the images whose own class has the highest logit, where their class is known.",
+        "top1_confidence": "Mean probability of the class of highest logit.",
+        "blank_fraction": "Share of the maps (method, layer, image, class or number) that are nowhere above zero.",
+        "extent.*": "Mean share of the image where a method's map reaches half of its maximum, by the method.",
+    }
+    reading: ClassVar[str] = (
+        "Rows are classes, columns methods or layers. A map shows where the evidence for the class lies by its method; "
+        "below each the same map lies over the image. Scales are stated above the maps."
+    )
+
+    methods: tuple[MethodChoice, ...] = Field(
+        ("grad_cam", "gradient"),
+        validate_default=True,
+        description="Methods by name, or {method: name} with settings; `onnxviz explain attribution.methods` lists "
+        "them.",
+    )
+    layers: LayerSelector = Field(
+        "last_map",
+        description="Layers for the methods that make maps of layers; `block_outputs` or `all_convs` show how the "
+        "evidence comes together from the first layer to the last.",
+    )
+    against: StrictInt | str | None = Field(
+        None,
+        description="Explain why a class and not this one: the difference of their scores. A class by name or index, "
+        "or `next` for that of the highest score beside the explained one.",
+    )
+
+    @field_validator("methods")
+    @classmethod
+    def _require_different(cls, chosen: tuple[Method, ...]) -> tuple[Method, ...]:
+        if not chosen:
+            raise ValueError("an empty list names no method")
+        if len(set(chosen)) < len(chosen):
+            raise ValueError("the same method is asked for twice")
+        return chosen
+
+    @cached_property
+    def named_methods(self) -> dict[str, Method]:
+        """The methods by what they are called here: their headings, and settings that are not the usual ones."""
+        return {label(method): method for method in self.methods}
+
+    @property
+    def shows_layers(self) -> bool:
+        """Whether maps of layers are made."""
+        return any(method.shows == "layers" for method in self.named_methods.values())
+
+    @property
+    def needs_gradients(self) -> bool:
+        """Whether the network has to convert."""
+        return any(method.needs_gradients for method in self.named_methods.values())
+
+    def cost_of(self, classes: int, layers: int) -> float:
+        """Estimate what one image takes, in forward passes."""
+        return 1.0 + classes * (2.0 + sum(method.cost(layers) for method in self.named_methods.values()))
+
+    def pictures_of(self, classes: int, layers: int) -> int:
+        """Say how many pictures are made of one image."""
+        return 1 + 2 * classes * sum(layers if one.shows == "layers" else 1 for one in self.named_methods.values())
+
+    def bytes_of(self, subject: Subject, layers: Sequence[Layer], classes: int) -> int:
+        """Estimate what is stored of one image."""
+        height, width = subject.input_size
+        longest = max(height, width)
+        scale = max(1, -(-SMALLEST // longest)) if longest < SMALLEST else min(1.0, LARGEST / longest)
+        picture = storage.jpeg(round(scale * height), round(scale * width)) + storage.PICTURE_ROW
+        pixels = sum(method.shows == "pixels" for method in self.named_methods.values())
+        return (
+            storage.RECORD
+            + self.pictures_of(classes, len(layers)) * picture
+            + classes * (pixels * storage.dense(height * width))
+        )
+
+    def explain(
+        self, context: JobContext, batch: np.ndarray, wanted: Sequence[Wanted], layers: Sequence[tuple[str, Layer]]
+    ) -> list[ImageAttribution]:
+        """Ask every method about some images."""
+        from onnxviz.analyses.attribution.explain import Asked, attribute
+
+        chosen = tuple(self.named_methods.items())
+        asked = Asked(self.head(context.subject), self.positions, self._target_of(context.subject), chosen, layers)
+        return attribute(context, batch, wanted, asked)
+
+    def present(self, found: Sequence[ImageAttribution], subject: Subject) -> list[Finding]:
+        """Show the images; average the numbers; say what was left out."""
+        head = self.head(subject)
+        source, chosen = self.chosen_images(subject)
+        used, _ = self.chosen_layers(subject.view)
+        titles = [title for title, _ in used]
+        numbers: dict[str, list[Metric]] = {}
+        for metric in (metric for image in found for metric in image_metrics(image, head, self.named_methods)):
+            numbers.setdefault(metric.name, []).append(metric)
+        metrics = [explained_score.joined(parts) for parts in numbers.values()]
+        named = self.named_methods
+        shown = [
+            image_findings(image, source.names[image.index], subject, head, named, titles, self.positions)
+            for image in found
+        ]
+        return [
+            *metrics,
+            *in_words(
+                summary(found, source.names, head, subject.labels),
+                choice=head.has_choice or bool(TOP.fullmatch(str(self.classes))),
+            ),
+            *explained_score.in_words(head, subject.view),
+            *explained_score.too_sure(metrics),
+            *methods_table(found, named),
+            *merge(shown),
+            *cropped_note(source, chosen, subject.preprocessing, subject.input_size),
+            *self.coverage(subject, len(found)),
+            *about_blank(metrics),
+            *(presentation.about_layers(self.layers, [layer for _, layer in used], subject) if used else []),
+        ]
+
+    def remarks(self, subject: Subject) -> tuple[str, ...]:
+        """Say where the last convolution stands, if it is taken for the end of the network and is not."""
+        return presentation.layer_remarks(self.layers, subject) if self.shows_layers else ()
+
+    def _target_of(self, subject: Subject) -> TargetOf:
+        head, names = self.head(subject), subject.labels
+
+        def target(number: int) -> ClassTarget:
+            return ClassTarget(head, number, self.positions, head.title(number, names))
+
+        def explained(number: int, scores: Sequence[float]) -> Target:
+            if self.against is None:
+                return target(number)
+            others = sorted(
+                (other for other in range(len(scores)) if other != number), key=lambda other: -scores[other]
+            )
+            if self.against != "next":
+                (named,) = class_indices(self.against, head, names)
+                others = [named] if named != number else others
+            return Difference(target(number), target(others[0])) if others else target(number)
+
+        return explained
+
+
+def label(method: Method) -> str:
+    """Return what a method is called beside others: its heading, with the settings that are not the usual ones."""
+    own = {
+        name: getattr(method, name)
+        for name, field in type(method).model_fields.items()
+        if name != "method" and getattr(method, name) != field.get_default(call_default_factory=True)
+    }
+    settings = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in own.items())
+    return f"{method.heading} ({settings})" if settings else method.heading

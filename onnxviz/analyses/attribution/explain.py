@@ -1,0 +1,243 @@
+"""Attribution of images: one forward pass for a batch, a question for each of their classes, every method's answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+import torch
+
+from onnxviz.analyses import explained_score
+from onnxviz.analyses.attribution.method import Attribution, Method
+from onnxviz.analyses.attribution.pictures import cell, photograph, where
+from onnxviz.analyses.attribution.question import ForwardPass, Question
+from onnxviz.analyses.attribution.results import ImageAttribution, MethodEvidence, TargetEvidence
+from onnxviz.analyses.attribution.targets import Target
+from onnxviz.analyses.explained_images import Wanted
+from onnxviz.analyses.stream import measured
+from onnxviz.core.errors import AnalysisError, shorten
+from onnxviz.core.findings import Array, Picture
+from onnxviz.core.values import Layer
+
+if TYPE_CHECKING:
+    from onnxviz.analyses.base import JobContext
+    from onnxviz.graph.model_output import Head
+
+TargetOf: TypeAlias = Callable[[int, Sequence[float]], Target]
+"""Makes a target of the number of a class, and the image's scores."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is asked about every image.
+
+    Attributes:
+        head: whose scores are explained.
+        positions: how a score with positions becomes one.
+        target_of: what is explained of a class.
+        methods: what each is called here, and the method.
+        layers: headings and layers, for the methods that make maps of layers.
+    """
+
+    head: Head
+    positions: explained_score.Positions
+    target_of: TargetOf
+    methods: Sequence[tuple[str, Method]]
+    layers: Sequence[tuple[str, Layer]]
+
+
+def attribute(context: JobContext, batch: np.ndarray, wanted: Sequence[Wanted], asked: Asked) -> list[ImageAttribution]:
+    """Ask every method where the evidence for each image's classes lies.
+
+    Args:
+        context: the model.
+        batch: RGB in 0..1, float32 [N, channels, h, w]; images behind the last of `wanted` only fill the pass.
+        wanted: the images and their classes.
+        asked: the methods, layers and targets.
+
+    Raises:
+        AnalysisError: if activations, scores or maps are not finite.
+    """
+    model, methods = context.model, [method for _, method in asked.methods]
+    score_layer, layers = explained_score.layer_of(asked.head), [layer for _, layer in asked.layers]
+    to_input = any(method.to_input for method in methods)
+    forward = ForwardPass(model, torch.from_numpy(batch), layers, [score_layer], to_input=to_input)
+    names = [entry.name for entry in wanted]
+    if converted := any(method.needs_gradients for method in methods):
+        raw = forward.values[score_layer].detach()
+        for layer, values in forward.values.items():
+            _require_finite(values.detach(), names, "the activations are not finite", layer.name)
+    else:
+        raw = torch.from_numpy(measured(model, batch, [score_layer.name])[score_layer.name])
+    scores = _Scores.of(raw, asked, wanted)
+    indices = [entry.index for entry in wanted]
+    indices += indices[-1:] * (len(batch) - len(indices))
+    turns = []
+    for turn in range(max(map(len, scores.chosen))):
+        numbers = [chosen[min(turn, len(chosen) - 1)] for chosen in scores.chosen]
+        targets = [asked.target_of(*each) for each in zip(numbers, scores.values, strict=True)]
+        question = forward.ask(targets, indices=indices, seed=context.subject.seed)
+        found = [_answer(question, *each, names) for each in asked.methods]
+        values = question.scores if converted else question.measure(question.images, range(len(batch)))
+        reached = _reached(question) if converted else [True] * len(batch)
+        turns.append(_Turn(numbers, targets, values.tolist(), reached, found))
+    kept = _several_positions(turns[0], asked)
+    seen = [photograph(image, model.domain) for image in forward.images.detach()[: len(wanted)].cpu().numpy()]
+    sure = explained_score.probabilities(model, batch, asked.head, len(scores.values[0]))
+    return [
+        _ImageResult(place, entry, scores, turns, asked, kept, seen[place], sure[place]).made()
+        for place, entry in enumerate(wanted)
+    ]
+
+
+@dataclass(frozen=True)
+class _Scores:
+    """The scores of each image, which classes are explained, and of maps how often each is predicted."""
+
+    chosen: Sequence[Sequence[int]]
+    values: Sequence[Sequence[float]]
+    predicted: Sequence[Sequence[float] | None]
+    placed: int
+
+    @classmethod
+    def of(cls, raw: torch.Tensor, asked: Asked, wanted: Sequence[Wanted]) -> _Scores:
+        """Choose; `raw` is what the layer of the scores gives, [N, units, *spatial]."""
+        placed = explained_score.score_at_positions(raw, asked.head)
+        values = (placed.mean(dim=2) if asked.positions == "mean" else placed.amax(dim=2)).tolist()
+        predicted = [explained_score.predicted_shares(one, asked.head, asked.positions) for one in placed]
+        chosen = []
+        for place, scores in enumerate(values):
+            # The class that the network believes in most comes first, also of those that are named.
+            order, named = (
+                explained_score.in_order(scores, predicted[place]),
+                wanted[min(place, len(wanted) - 1)].classes,
+            )
+            chosen.append(order[:named] if isinstance(named, int) else [number for number in order if number in named])
+        return cls(chosen, values, predicted, int(placed.shape[2]))
+
+
+@dataclass(frozen=True, eq=False)
+class _Turn:
+    """What was found for one target of each image; `numbers` are the classes that these are about."""
+
+    numbers: Sequence[int]
+    targets: Sequence[Target]
+    scores: Sequence[float]
+    reached: Sequence[bool]
+    found: Sequence[Attribution]
+
+
+def _answer(question: Question, name: str, method: Method, images: Sequence[str]) -> Attribution:
+    found = method.attribute(question)
+    for values in found.maps:
+        _require_finite(values, images, "the map is not finite", name)
+    return found
+
+
+def _reached(question: Question) -> list[bool]:
+    """Return for each image whether its score has a gradient at one of the layers, or at the image."""
+    gradients = question.gradients or (question.input_gradient,)
+    slopes = torch.stack([each.reshape(len(each), -1).abs().amax(dim=1) for each in gradients]).amax(dim=0)
+    return [slope > 0 for slope in slopes.tolist()]
+
+
+def _several_positions(turn: _Turn, asked: Asked) -> tuple[int, ...]:
+    """Return which of the layers have a map of more than one position at this size of the image."""
+    maps = [
+        found.maps for (_, method), found in zip(asked.methods, turn.found, strict=True) if method.shows == "layers"
+    ]
+    kept = tuple(place for place, values in enumerate(maps[0]) if max(values.shape[1:]) > 1) if maps else ()
+    if maps and not kept:
+        raise AnalysisError(
+            "no selected layer has a map of positions at this image size",
+            remedy="select layers before the global pooling, for example `layers: block_outputs`",
+        )
+    return kept
+
+
+def _require_finite(values: torch.Tensor, images: Sequence[str], what: str, where: str) -> None:
+    finite = values.reshape(len(values), -1).isfinite().all(dim=1).tolist()
+    for image, fine in zip(images, finite, strict=False):
+        if not fine:
+            raise AnalysisError(f"{what} for the image {shorten(image)!r}", where=shorten(where))
+
+
+@dataclass(frozen=True, eq=False)
+class _ImageResult:
+    """What a pass gave for one image."""
+
+    place: int
+    entry: Wanted
+    scores: _Scores
+    turns: Sequence[_Turn]
+    asked: Asked
+    kept: tuple[int, ...]
+    photograph: np.ndarray
+    sure: np.ndarray | None
+
+    def made(self) -> ImageAttribution:
+        """Return it with its pictures; nothing of the pass is kept."""
+        turns = self.turns[: len(self.scores.chosen[self.place])]
+        values = self.scores.values[self.place]
+        best = int(np.argmax(values))
+        answers = zip(self.asked.methods, turns[0].found, strict=True)
+        return ImageAttribution(
+            self.entry.index,
+            self.entry.own,
+            best,
+            None if self.sure is None else float(self.sure[best]),
+            self.scores.placed,
+            Picture(self.photograph, alt=f"{shorten(self.entry.name)} as the network sees it", format="jpeg"),
+            tuple(self._target(turn) for turn in turns),
+            tuple((name, found.said) for (name, _), found in answers if found.said),
+            self.kept,
+            self._maps(turns),
+        )
+
+    def _target(self, turn: _Turn) -> TargetEvidence:
+        number, target = turn.numbers[self.place], turn.targets[self.place]
+        shares = self.scores.predicted[self.place]
+        methods = zip(self.asked.methods, turn.found, strict=True)
+        return TargetEvidence(
+            number,
+            target.title,
+            turn.scores[self.place],
+            None if self.sure is None else float(self.sure[number]),
+            None if shares is None else shares[number],
+            turn.reached[self.place],
+            tuple(self._evidence(name, method, found, target.title) for (name, method), found in methods),
+        )
+
+    def _evidence(self, name: str, method: Method, found: Attribution, title: str) -> MethodEvidence:
+        pixels, drawn = method.shows == "pixels", []
+        places = (0,) if pixels else self.kept
+        columns = [""] if pixels else [self.asked.layers[layer][0] for layer in places]
+        maps = [found.maps[layer][self.place] for layer in places]
+        for values, column in zip(maps, columns, strict=True):
+            alt = f"{name} of {shorten(title, 40)}" + (f" at {shorten(column, 40)}" if column else "")
+            drawn.append(cell(values, self.photograph, alt, pixels=pixels, signed=method.signed))
+        return MethodEvidence(
+            name,
+            tuple(columns),
+            tuple(drawn),
+            tuple(not float(values.max()) > 0 for values in maps),
+            where(maps[-1], self.photograph.shape[:2], pixels=pixels),
+            tuple((fact, float(numbers[self.place])) for fact, numbers in found.facts.items()),
+        )
+
+    def _maps(self, turns: Sequence[_Turn]) -> Array:
+        arrays = {
+            f"target{number}_method{place}_layer{layer:03d}": values[self.place].float().cpu().numpy()
+            for number, turn in enumerate(turns)
+            for place, found in enumerate(turn.found)
+            for layer, values in enumerate(found.maps)
+        }
+        about = {
+            "targets": np.array([turn.targets[self.place].title for turn in turns]),
+            "methods": np.array([name for name, _ in self.asked.methods]),
+            "layers": np.array([heading for heading, _ in self.asked.layers]),
+        }
+        title = f"{self.entry.name}: maps at their own resolution"
+        return Array(f"arrays.{self.entry.index}", title, {**arrays, **about})

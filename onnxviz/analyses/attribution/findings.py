@@ -1,0 +1,259 @@
+"""What attribution found, for readers: methods, classes and layers side by side, sentences, numbers, and doubts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from statistics import fmean
+
+from onnxviz.analyses import explained_score, presentation
+from onnxviz.analyses.attribution.method import Method
+from onnxviz.analyses.attribution.methods import name_of
+from onnxviz.analyses.attribution.pictures import SCALES, WHERE_PIXELS
+from onnxviz.analyses.attribution.results import ImageAttribution, MethodEvidence, TargetEvidence
+from onnxviz.analyses.base import Subject
+from onnxviz.analyses.explained_images import layers_listed
+from onnxviz.analyses.grad_cam.findings import ImageSummary
+from onnxviz.core.findings import (
+    Caveat,
+    Cell,
+    Column,
+    Coverage,
+    Finding,
+    MatrixRow,
+    Metric,
+    Note,
+    Outcomes,
+    PictureMatrix,
+    Table,
+)
+from onnxviz.core.shares import percent
+from onnxviz.core.wording import listed
+from onnxviz.graph.model_output import Head
+
+Named = Mapping[str, Method]
+"""The methods by what they are called here."""
+
+
+def image_findings(
+    image: ImageAttribution,
+    name: str,
+    subject: Subject,
+    head: Head,
+    methods: Named,
+    titles: Sequence[str],
+    positions: explained_score.Positions,
+) -> list[Finding]:
+    """Return what is shown and said of one image; `titles` are the headings of the layers asked for."""  # fmt: skip
+    layered = [method for method, kind in methods.items() if kind.shows == "layers"]
+    findings: list[Finding] = [_side_by_side(image, name, subject, head, methods)]
+    if len(image.kept) > 1:
+        findings += [_progression(image, name, subject, head, method, methods[method]) for method in layered]
+    gone = [title for place, title in enumerate(titles) if place not in image.kept]
+    if layered and gone:
+        reason = f"a single position at this image size: {layers_listed(gone)}"
+        findings.append(Coverage("layers with a map", len(image.kept), len(titles), reason, id="coverage.maps"))
+    return [
+        *findings,
+        _table(image, name, head, methods),
+        image.maps,
+        *([] if image.own is None else [Outcomes("top1_accuracy", (name,), (image.own == image.best,))]),
+        *_without_gradient(image, subject, head),
+        *explained_score.about_positions(head, image.placed, positions),
+        Note(_sentence(image, name, subject, head), about="each image"),
+    ]
+
+
+def image_metrics(image: ImageAttribution, head: Head, methods: Named) -> Iterator[Metric]:
+    """Yield one image's share of the metrics; `explained_score.joined` averages them over the images."""
+    yield from explained_score.choice_metrics(head, image.best, image.sure, image.own)
+    found = [one for target in image.targets for one in target.methods]
+    flat = [blank for one in found for blank in one.blank]
+    yield Metric(
+        "blank_fraction", sum(flat) / len(flat), "maps without positive evidence",
+        f"Share of the maps (method, layer, image, {head.unit}) that are nowhere above zero.", "percent", "lower",
+        total=len(flat),
+    )  # fmt: skip
+    for method, short in short_names(methods).items():
+        extents = [one.places.extent for one in found if one.method == method and one.places is not None]
+        if extents:
+            yield Metric(
+                f"extent.{short}", fmean(extents), f"extent of the evidence by {method}",
+                "Mean share of the image where the map, the last layer's, reaches half of its maximum; blank maps are "
+                "left out.", "percent", total=len(extents),
+            )  # fmt: skip
+
+
+def short_names(methods: Named) -> dict[str, str]:
+    """Return for each method the name that metrics have: a recipe's, with a number where several have the same."""
+    names: dict[str, str] = {}
+    for label, method in methods.items():
+        name = name_of(type(method))
+        same = sum(other.partition("-")[0] == name for other in names.values())
+        names[label] = f"{name}-{same + 1}" if same else name
+    return names
+
+
+def methods_table(images: Sequence[ImageAttribution], methods: Named) -> list[Finding]:
+    """Return what is known of each method over all images: how much is blank, and how good it is by its own measure."""
+    facts = list(dict.fromkeys(fact for one in _of_all(images) for fact, _ in one.facts))
+    rows = []
+    for name, method in methods.items():
+        found = [one for one in _of_all(images) if one.method == name]
+        flat = [blank for one in found for blank in one.blank]
+        extents = [one.places.extent for one in found if one.places is not None]
+        numbers = [[value for one in found for key, value in one.facts if key == fact] for fact in facts]
+        rows.append(
+            (name, "signed" if method.signed else "for only", "pixels" if method.shows == "pixels" else "layers",
+             len(flat), sum(flat), fmean(extents) if extents else None,
+             *(fmean(values) if values else None for values in numbers), "; ".join(method.cites))
+        )  # fmt: skip
+    columns = (
+        Column("method"), Column("evidence"), Column("maps of"), Column("maps", "integer"),
+        Column("without positive evidence", "integer"), Column("mean extent", "percent"),
+        *(Column(f"mean {fact}", "number") for fact in facts), Column("source"),
+    )  # fmt: skip
+    said = dict.fromkeys((name, text) for image in images for name, text in image.said)
+    return [
+        Table("methods", "Methods", columns, tuple(rows), _METHODS),
+        *(Note(f"{name}: {text}", "how_made") for name, text in said),
+    ]
+
+
+def summary(
+    images: Sequence[ImageAttribution], names: Sequence[str], head: Head, labels: Sequence[str] | None
+) -> list[ImageSummary]:
+    """Return what a sentence on all images says of each: what it is taken for, whether rightly, and how surely."""
+    return [
+        ImageSummary(
+            names[image.index],
+            "",
+            head.title(image.best if head.has_choice else image.targets[0].number, labels),
+            None if image.own is None else image.own == image.best,
+            image.sure if head.has_choice else None,
+            (),
+        )
+        for image in images
+    ]
+
+
+def about_blank(metrics: Sequence[Metric]) -> Iterator[Caveat]:
+    """Say how many maps are blank, if any."""
+    for found in metrics:
+        if found.name == "blank_fraction" and found.total and (blank := round(found.value * found.total)):
+            yield Caveat(
+                f"{blank} of {found.total} maps {'is' if blank == 1 else 'are'} nowhere above zero and "
+                f"{'speaks' if blank == 1 else 'speak'} for nothing; the tables say which.", "blank", "limit",
+            )  # fmt: skip
+
+
+def _of_all(images: Sequence[ImageAttribution]) -> list[MethodEvidence]:
+    return [one for image in images for target in image.targets for one in target.methods]
+
+
+def _side_by_side(image: ImageAttribution, name: str, subject: Subject, head: Head, methods: Named) -> PictureMatrix:
+    """Return the targets of an image by the methods: the last layer's maps, and those of pixels."""
+    rows = tuple(
+        MatrixRow(
+            target.title,
+            tuple(one.cells[-1] for one in target.methods),
+            image.photograph,
+            _facts(image, target, subject, head),
+        )
+        for target in image.targets
+    )
+    first = image.targets[0].methods
+    columns = tuple(f"{one.method}, {one.columns[-1]}" if one.columns[-1] else one.method for one in first)
+    scales: dict[str, list[str]] = {}
+    for one in first:
+        scales.setdefault(SCALES[methods[one.method].shows, methods[one.method].signed], []).append(one.method)
+    scale = "; ".join(f"{listed(names, 8)}: {scale}" for scale, names in scales.items())
+    return PictureMatrix(f"maps.{image.index}", f"{name}: methods side by side", columns, rows, scale=scale)
+
+
+def _progression(
+    image: ImageAttribution, name: str, subject: Subject, head: Head, method: str, kind: Method
+) -> PictureMatrix:
+    """Return the targets of an image by the layers, first to last, as one method sees them."""
+    rows: list[MatrixRow] = []
+    columns: tuple[str, ...] = ()
+    for target in image.targets:
+        (found,) = (one for one in target.methods if one.method == method)
+        columns = found.columns
+        rows.append(MatrixRow(target.title, found.cells, image.photograph, _facts(image, target, subject, head)))
+    return PictureMatrix(
+        f"maps.{image.index}.{method}",
+        f"{name}: {method} from the first layer to the last",
+        columns,
+        tuple(rows),
+        scale=SCALES[kind.shows, kind.signed],
+    )
+
+
+def _facts(
+    image: ImageAttribution, target: TargetEvidence, subject: Subject, head: Head
+) -> tuple[tuple[str, Cell], ...]:
+    logit = "logit" if head.has_classes and head.holds == "scores" else "value"
+    facts: list[tuple[str, Cell]] = [(head.unit, target.number), (logit, round(target.score, 4))]
+    facts += [("probability", percent(target.probability, 1))] if target.probability is not None else []
+    facts += [("predicted at", f"{percent(target.predicted, 1)} of positions")] if target.predicted is not None else []
+    if head.has_choice:
+        verdict = "" if image.own is None else ", right" if image.own == image.best else ", wrong"
+        facts.append(("first choice", head.title(image.best, subject.labels) + verdict))
+    if image.own is not None:
+        facts.append(("the image shows", head.title(image.own, subject.labels)))
+    return tuple(facts)
+
+
+def _table(image: ImageAttribution, name: str, head: Head, methods: Named) -> Table:
+    rows = tuple(
+        (f"{name}: {target.title}", target.number, target.score, target.probability, one.method,
+         one.columns[-1] or "pixels", *((None, None) if one.places is None else (one.places.words, one.places.extent)),
+         sum(one.blank))
+        for target in image.targets
+        for one in target.methods
+    )  # fmt: skip
+    columns = (
+        *explained_score.columns(head), Column("method"), Column("map of"), Column("position"),
+        Column("extent", "percent"), Column("maps without positive evidence", "integer"),
+    )  # fmt: skip
+    smoothed = f" {WHERE_PIXELS}" if any(method.shows == "pixels" for method in methods.values()) else ""
+    return Table("evidence", "Where the evidence lies", columns, rows, _EVIDENCE + smoothed, key=0)
+
+
+def _sentence(image: ImageAttribution, name: str, subject: Subject, head: Head) -> str:
+    """Say where each method sees the evidence for what comes first."""
+    target = image.targets[0]
+    if not target.reached:
+        return f"{name}: nothing can be said of {target.title}: its score has no gradient there."
+    certainty = explained_score.certainty(head, target.probability, target.score, target.predicted)
+    said: dict[str, list[str]] = {}
+    for one in target.methods:
+        words = "is nowhere" if one.places is None else one.places.sentence
+        said.setdefault(words, []).append(one.method)
+    where = "; ".join(f"by {listed(names, 6)} it {words}" for words, names in said.items())
+    explained = [one.number for one in image.targets]
+    choice = explained_score.first_choice(head, image.best, explained, image.sure, subject.labels)
+    return f"{name}: the evidence for {target.title}{certainty}: {where}.{choice}"
+
+
+def _without_gradient(image: ImageAttribution, subject: Subject, head: Head) -> Iterator[Caveat]:
+    flat = [target.title for target in image.targets if not target.reached]
+    if flat:
+        stops = subject.view.gradient_stops(explained_score.layer_of(head))
+        cause = presentation.without_slope(stops) if stops else "a saturated output, or an operator without a slope"
+        yield Caveat(
+            f"The score of {layers_listed(flat)} has a gradient of zero ({cause}): methods that follow gradients "
+            "cannot explain it, and their blank maps mean nothing.", "no_gradient", "wrong",
+        )  # fmt: skip
+
+
+_EVIDENCE = (
+    "Position: the parts of the image, thirds of its height and width, in which regions of the map reach half of its "
+    "maximum, that with the maximum first. Extent: how much of the image these regions cover. For methods that make "
+    "maps of layers it is the last layer's."
+)
+_METHODS = (
+    "Whether a method speaks of evidence for a target only, or also against it, and what it is measured by itself: a "
+    "completeness error is the difference between the sum of a map and the score that it explains, as a part of that "
+    "score. A map that looks plausible need not be faithful: methods that disagree cannot all be right."
+)

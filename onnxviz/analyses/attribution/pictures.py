@@ -1,0 +1,94 @@
+"""Maps of evidence as pictures, each on a scale of its own that its caption states."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxviz.analyses.grad_cam.evidence_places import Places, find_places
+from onnxviz.core import colormap
+from onnxviz.core.findings import Picture
+
+if TYPE_CHECKING:
+    import torch
+
+    from onnxviz.data.domains import Domain
+
+SMALLEST, LARGEST = 128, 256
+"""Sides in pixels between which the longer one of a picture lies."""
+_WINDOWS = 16
+WHERE_PIXELS = f"Maps of pixels are averaged over 1/{_WINDOWS} of the side first, as single pixels say little."
+
+CLIPPED = 99.5
+"""Percentile of a map's absolute values from which on it is drawn in the strongest colour, where it is of pixels."""
+SCALES = {
+    ("layers", False): "0 to the map's own maximum; black is no positive evidence",
+    ("layers", True): "red for, blue against, both to the map's own largest value; near-white is neither",
+    ("pixels", False): f"0 to the {CLIPPED:g}th percentile of the map's own values, so that single pixels do not hide "
+    "the rest; black is none",
+    ("pixels", True): f"red for, blue against, both to the {CLIPPED:g}th percentile of the map's own absolute values; "
+    "near-white is neither",
+}
+"""By what a method shows, and whether it is signed."""
+
+
+def bound_of(values: npt.NDArray[np.floating], *, pixels: bool) -> float:
+    """Return the absolute value of a map that is drawn in the strongest colour; 0 if it is blank."""
+    sizes = np.abs(values)
+    most = float(sizes.max(initial=0.0))
+    clipped = float(np.percentile(sizes, CLIPPED)) if pixels and sizes.size else most
+    return clipped or most  # where less than that share of the pixels holds anything
+
+
+def cell(
+    values: torch.Tensor, photograph: npt.NDArray[np.uint8], alt: str, *, pixels: bool, signed: bool
+) -> tuple[Picture, Picture]:
+    """Return a map [h, w] in colours, and over the photograph, both at the photograph's size."""
+    from onnxviz.analyses.grad_cam.attribution import upsample
+
+    bound = bound_of(values.float().cpu().numpy(), pixels=pixels)
+    enlarged = upsample(values[None].float() / (bound or 1.0), photograph.shape[:2])[0].cpu().numpy()
+    if signed:
+        coloured, over = colormap.colour_signed(enlarged, 1.0), colormap.overlay_signed(photograph, enlarged)
+    else:
+        coloured, over = colormap.colour(enlarged), colormap.overlay(photograph, enlarged)
+    return Picture(coloured, alt=alt, format="jpeg"), Picture(over, alt=f"{alt}, over the image", format="jpeg")
+
+
+def where(values: torch.Tensor, size: tuple[int, ...], *, pixels: bool) -> Places | None:
+    """Return where on an image of a size a map [h, w] reaches half of its maximum; None if it is nowhere above 0.
+
+    Single pixels of a map of pixels say little: it is averaged over windows of a sixteenth of the image first.
+    """
+    import torch
+    from torch.nn import functional
+
+    from onnxviz.analyses.grad_cam.attribution import upsample
+
+    values = values.relu()
+    if pixels:
+        window = [max(1, round(side / _WINDOWS)) | 1 for side in values.shape]
+        padding = [side // 2 for side in window]
+        values = functional.avg_pool2d(values[None, None], window, 1, padding, count_include_pad=False)[0, 0]
+    finest = (max(size[0], values.shape[0]), max(size[1], values.shape[1]))
+    heat = upsample(values[None], finest) if tuple(values.shape) != finest else values[None]
+    return find_places(heat[0].to(torch.float64).cpu().numpy())
+
+
+def photograph(image: np.ndarray, domain: Domain) -> npt.NDArray[np.uint8]:
+    """Return what the network sees as uint8 [h, w, 3], enlarged or reduced to a size that suits a report."""
+    import torch
+    from torch.nn import functional
+
+    shown = torch.from_numpy(domain.show(image[None])[0])
+    longest = max(shown.shape[1:])
+    if longest < SMALLEST:
+        times = -(-SMALLEST // longest)
+        shown = shown.repeat_interleave(times, dim=1).repeat_interleave(times, dim=2)
+    elif longest > LARGEST:
+        size = [max(1, round(length * LARGEST / longest)) for length in shown.shape[1:]]
+        shown = functional.interpolate(shown[None], size=size, mode="bilinear", antialias=True)[0]
+    pixels: npt.NDArray[np.uint8] = (shown.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
+    return np.ascontiguousarray(pixels)

@@ -1,0 +1,81 @@
+"""What attribution finds: for each image, class and method the maps, where they lie, and what is said of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from onnxviz.analyses.grad_cam.evidence_places import Places
+from onnxviz.core.findings import Array, Picture
+
+
+@dataclass(frozen=True, eq=False)
+class MethodEvidence:
+    """What one method found for one target in one image.
+
+    Attributes:
+        method: what it is called here.
+        columns: headings of the layers of its maps; one that is empty where they are of the pixels.
+        cells: for each of these the map in colours, and over the image.
+        blank: for each whether it holds no evidence for the target.
+        places: where the last of them lies; None if it is blank.
+        facts: numbers of the method's own on how good the maps are.
+    """
+
+    method: str
+    columns: tuple[str, ...]
+    cells: tuple[tuple[Picture, Picture], ...]
+    blank: tuple[bool, ...]
+    places: Places | None
+    facts: tuple[tuple[str, float], ...]
+
+
+@dataclass(frozen=True, eq=False)
+class TargetEvidence:
+    """What was found for one target in one image.
+
+    Attributes:
+        number: the class or unit that the target is about.
+        title: what the target is called.
+        score: of a class the logit, of a difference the difference.
+        probability: the class's; None if nothing makes any.
+        predicted: of a map of classes the share of the positions where this one is the highest; else None.
+        reached: whether the score has a gradient, where one is asked for; else true.
+        methods: what each method found, in the order asked for.
+    """
+
+    number: int
+    title: str
+    score: float
+    probability: float | None
+    predicted: float | None
+    reached: bool
+    methods: tuple[MethodEvidence, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class ImageAttribution:
+    """What was found in one image.
+
+    Attributes:
+        index: the image's in its data set.
+        own: the class that it is known to show, or None.
+        best: index of the highest score.
+        sure: the probability of that one; None if nothing makes any.
+        placed: positions that each score is of; 1 for a classifier.
+        photograph: the image as the network sees it.
+        targets: what is explained, that which the model believes in most first.
+        said: for each method that has something to say of how its maps were made: (its name, the sentence).
+        kept: which of the layers asked for have a map of several positions at this size of the image.
+        maps: the maps at their own resolution.
+    """
+
+    index: int
+    own: int | None
+    best: int
+    sure: float | None
+    placed: int
+    photograph: Picture
+    targets: tuple[TargetEvidence, ...]
+    said: tuple[tuple[str, str], ...]
+    kept: tuple[int, ...]
+    maps: Array

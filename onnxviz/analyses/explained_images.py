@@ -130,8 +130,8 @@ class ImageExplanation(ImageAnalysis):
         source, chosen = self.chosen_images(subject)
         used, _ = self.chosen_layers(subject.view)
         head = self.head(subject)
-        score, own = explained_score.layer_of(head), explained_score.OwnClasses.of(source, subject, head)
-        computed = (score.name,) if self.needs_gradients else ()
+        own = explained_score.OwnClasses.of(source, subject, head)
+        computed = [layer.name for layer in self.score_layers(subject)] if self.needs_gradients else []
         together = _TOGETHER if len(chosen) >= _TOGETHER else 1
         per_job = together * max(1, min(_MOST_PASSES, len(chosen) // (_JOBS * together)))
         parts = [chosen[start : start + per_job] for start in range(0, len(chosen), per_job)]
@@ -163,13 +163,13 @@ class ImageExplanation(ImageAnalysis):
         """Explain the classes of some images at every layer."""
         source, model = find_source(self.data, context.subject.data), context.model
         used, _ = self.chosen_layers(context.subject.view)
-        score = explained_score.layer_of(self.head(context.subject))
+        deepest = max(self.score_layers(context.subject), key=lambda layer: layer.position)
         given = (job.parameters[name] for name in ("images", "classes", "own_classes"))
         wanted = [Wanted(index, source.names[index], *rest) for index, *rest in zip(*given, strict=True)]
         what = f"{self.method_name} at {len(used)} layers" if used else self.method_name
         size, fixed = model.input_size, model.view.batch
         usual = int(job.parameters["together"])
-        together = fixed or choose_batch(model, usual, lambda: gradient_bytes(model.view, size, size, score), what)
+        together = fixed or choose_batch(model, usual, lambda: gradient_bytes(model.view, size, size, deepest), what)
         # The last pass is as large as the others, so that an image has the same bits in whichever it is.
         filled = [*wanted, *wanted[-1:] * (-len(wanted) % together)]
 
@@ -236,6 +236,10 @@ class ImageExplanation(ImageAnalysis):
     def head(self, subject: Subject) -> Head:
         """Return the output or layer whose scores are explained."""
         return resolve_head(subject.view, self.score, subject.labels)
+
+    def score_layers(self, subject: Subject) -> tuple[Layer, ...]:
+        """Return the layers that scores are computed from."""
+        return (explained_score.layer_of(self.head(subject)),)
 
     def _classes(self, own: explained_score.OwnClasses, index: int, subject: Subject, head: Head) -> list[int] | int:
         """Return indices of classes or units, or how many of the highest scores to take."""

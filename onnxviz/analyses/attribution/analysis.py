@@ -14,20 +14,22 @@ from onnxviz.analyses.attribution.method import Method
 from onnxviz.analyses.attribution.methods import methods
 from onnxviz.analyses.attribution.pictures import LARGEST, SMALLEST
 from onnxviz.analyses.attribution.results import ImageAttribution, MethodEvidence, TargetEvidence
-from onnxviz.analyses.attribution.targets import ClassTarget, Difference, Target
+from onnxviz.analyses.attribution.target_settings import ClassSettings, Given, TargetChoice
 from onnxviz.analyses.base import JobContext, LayerSelector, Subject
 from onnxviz.analyses.explained_images import TOP, ImageExplanation, Wanted
 from onnxviz.analyses.grad_cam.evidence_places import Places
 from onnxviz.analyses.grad_cam.findings import in_words
 from onnxviz.core.findings import Finding, Metric, merge
 from onnxviz.core.values import Layer
+from onnxviz.data.image_choice import find_source
 from onnxviz.data.visible_part import cropped_note
 from onnxviz.graph.targets import class_indices
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from onnxviz.analyses.attribution.explain import TargetOf
+    from onnxviz.analyses.attribution.explain import Against
+    from onnxviz.graph.model_output import Head
 
     MethodChoice = Method
 else:
@@ -84,6 +86,11 @@ classes: top:2
         "last_map",
         description="Layers for the methods that make maps of layers; `block_outputs` or `all_convs` show how the "
         "evidence comes together from the first layer to the last.",
+    )
+    target: TargetChoice = Field(
+        default_factory=ClassSettings,
+        description="What is explained: the score of a class (`{kind: class}`), a class in a region of a segmentation, "
+        "a detection, or the similarity to another image.",
     )
     against: StrictInt | str | None = Field(
         None,
@@ -143,7 +150,10 @@ classes: top:2
         from onnxviz.analyses.attribution.explain import Asked, attribute
 
         chosen = tuple(self.named_methods.items())
-        asked = Asked(self.head(context.subject), self.positions, self._target_of(context.subject), chosen, layers)
+        head, source = self.head(context.subject), find_source(self.data, context.subject.data)
+        scores = self.target.scores(Given(head, self.positions, source, context))
+        asked = Asked(scores, self._against(head, context.subject), head if scores.layers[0] == head.scores else None,
+                      chosen, layers)  # fmt: skip
         return attribute(context, batch, wanted, asked)
 
     def present(self, found: Sequence[ImageAttribution], subject: Subject) -> list[Finding]:
@@ -157,23 +167,22 @@ classes: top:2
             numbers.setdefault(metric.name, []).append(metric)
         metrics = [explained_score.joined(parts) for parts in numbers.values()]
         named = self.named_methods
-        shown = [
-            image_findings(image, source.names[image.index], subject, head, named, titles, self.positions)
-            for image in found
-        ]
+        shown = [image_findings(image, source.names[image.index], subject, head, named, titles) for image in found]
+        placed = max((image.placed for image in found), default=1)
         return [
             *metrics,
             *in_words(
                 summary(found, source.names, head, subject.labels),
                 choice=head.has_choice or bool(TOP.fullmatch(str(self.classes))),
             ),
-            *explained_score.in_words(head, subject.view),
+            *self.target.in_words(head, subject),
             *explained_score.too_sure(metrics),
             *methods_table(found, named),
             *merge(shown),
             *cropped_note(source, chosen, subject.preprocessing, subject.input_size),
             *self.coverage(subject, len(found)),
             *about_blank(metrics),
+            *self.target.about_positions(head, placed, self.positions),
             *(presentation.about_layers(self.layers, [layer for _, layer in used], subject) if used else []),
         ]
 
@@ -181,24 +190,27 @@ classes: top:2
         """Say where the last convolution stands, if it is taken for the end of the network and is not."""
         return presentation.layer_remarks(self.layers, subject) if self.shows_layers else ()
 
-    def _target_of(self, subject: Subject) -> TargetOf:
-        head, names = self.head(subject), subject.labels
+    def head(self, subject: Subject) -> Head:
+        """Return the classes that there are to choose from."""
+        return self.target.head(subject, self.score)
 
-        def target(number: int) -> ClassTarget:
-            return ClassTarget(head, number, self.positions, head.title(number, names))
+    def score_layers(self, subject: Subject) -> tuple[Layer, ...]:
+        """Return the layers that scores are computed from."""
+        return self.target.layers(self.head(subject), subject)
 
-        def explained(number: int, scores: Sequence[float]) -> Target:
-            if self.against is None:
-                return target(number)
-            others = sorted(
-                (other for other in range(len(scores)) if other != number), key=lambda other: -scores[other]
-            )
-            if self.against != "next":
-                (named,) = class_indices(self.against, head, names)
-                others = [named] if named != number else others
-            return Difference(target(number), target(others[0])) if others else target(number)
+    def _against(self, head: Head, subject: Subject) -> Against:
+        named = None
+        if self.against is not None and self.against != "next":
+            (named,) = class_indices(self.against, head, subject.labels)
 
-        return explained
+        def against(number: int, scores: Sequence[float]) -> int | None:
+            if self.against is None or len(scores) < 2:
+                return None
+            if named is not None and named != number:
+                return named
+            return max((other for other in range(len(scores)) if other != number), key=lambda other: scores[other])
+
+        return against
 
 
 def label(method: Method) -> str:

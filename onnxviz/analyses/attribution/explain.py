@@ -14,7 +14,8 @@ from onnxviz.analyses.attribution.method import Attribution, Method
 from onnxviz.analyses.attribution.pictures import cell, photograph, where
 from onnxviz.analyses.attribution.question import ForwardPass, Question
 from onnxviz.analyses.attribution.results import ImageAttribution, MethodEvidence, TargetEvidence
-from onnxviz.analyses.attribution.targets import Target
+from onnxviz.analyses.attribution.scores import Scores
+from onnxviz.analyses.attribution.targets import Difference, Target
 from onnxviz.analyses.explained_images import Wanted
 from onnxviz.analyses.stream import measured
 from onnxviz.core.errors import AnalysisError, shorten
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
     from onnxviz.analyses.base import JobContext
     from onnxviz.graph.model_output import Head
 
-TargetOf: TypeAlias = Callable[[int, Sequence[float]], Target]
-"""Makes a target of the number of a class, and the image's scores."""
+Against: TypeAlias = Callable[[int, Sequence[float]], int | None]
+"""Says which class one is explained against, of its number and the image's scores; None for against none."""
 
 
 @dataclass(frozen=True)
@@ -34,16 +35,16 @@ class Asked:
     """What is asked about every image.
 
     Attributes:
-        head: whose scores are explained.
-        positions: how a score with positions becomes one.
-        target_of: what is explained of a class.
+        scores: what is explained.
+        against: which class another is explained against.
+        head: whose probabilities are shown beside, if any.
         methods: what each is called here, and the method.
         layers: headings and layers, for the methods that make maps of layers.
     """
 
-    head: Head
-    positions: explained_score.Positions
-    target_of: TargetOf
+    scores: Scores
+    against: Against
+    head: Head | None
     methods: Sequence[tuple[str, Method]]
     layers: Sequence[tuple[str, Layer]]
 
@@ -61,23 +62,24 @@ def attribute(context: JobContext, batch: np.ndarray, wanted: Sequence[Wanted], 
         AnalysisError: if activations, scores or maps are not finite.
     """
     model, methods = context.model, [method for _, method in asked.methods]
-    score_layer, layers = explained_score.layer_of(asked.head), [layer for _, layer in asked.layers]
+    layers, read = [layer for _, layer in asked.layers], asked.scores.layers
     to_input = any(method.to_input for method in methods)
-    forward = ForwardPass(model, torch.from_numpy(batch), layers, [score_layer], to_input=to_input)
+    forward = ForwardPass(model, torch.from_numpy(batch), layers, read, to_input=to_input)
     names = [entry.name for entry in wanted]
     if converted := any(method.needs_gradients for method in methods):
-        raw = forward.values[score_layer].detach()
+        raw = [forward.values[layer].detach() for layer in read]
         for layer, values in forward.values.items():
             _require_finite(values.detach(), names, "the activations are not finite", layer.name)
     else:
-        raw = torch.from_numpy(measured(model, batch, [score_layer.name])[score_layer.name])
-    scores = _Scores.of(raw, asked, wanted)
+        given = measured(model, batch, [layer.name for layer in read])
+        raw = [torch.from_numpy(given[layer.name]) for layer in read]
+    scores = _Chosen.of(raw, asked, wanted)
     indices = [entry.index for entry in wanted]
     indices += indices[-1:] * (len(batch) - len(indices))
     turns = []
-    for turn in range(max(map(len, scores.chosen))):
-        numbers = [chosen[min(turn, len(chosen) - 1)] for chosen in scores.chosen]
-        targets = [asked.target_of(*each) for each in zip(numbers, scores.values, strict=True)]
+    for turn in range(max(map(len, scores.numbers))):
+        numbers = [chosen[min(turn, len(chosen) - 1)] for chosen in scores.numbers]
+        targets = [_target(asked, number, place, scores, raw) for place, number in enumerate(numbers)]
         question = forward.ask(targets, indices=indices, seed=context.subject.seed)
         found = [_answer(question, *each, names) for each in asked.methods]
         values = question.scores if converted else question.measure(question.images, range(len(batch)))
@@ -85,37 +87,40 @@ def attribute(context: JobContext, batch: np.ndarray, wanted: Sequence[Wanted], 
         turns.append(_Turn(numbers, targets, values.tolist(), reached, found))
     kept = _several_positions(turns[0], asked)
     seen = [photograph(image, model.domain) for image in forward.images.detach()[: len(wanted)].cpu().numpy()]
-    sure = explained_score.probabilities(model, batch, asked.head, len(scores.values[0]))
+    count = len(scores.values[0])
+    sure = explained_score.probabilities(model, batch, asked.head, count) if asked.head else [None] * len(batch)
     return [
         _ImageResult(place, entry, scores, turns, asked, kept, seen[place], sure[place]).made()
         for place, entry in enumerate(wanted)
     ]
 
 
+def _target(asked: Asked, number: int, place: int, scores: _Chosen, raw: Sequence[torch.Tensor]) -> Target:
+    values = [each[place : place + 1] for each in raw]
+    target, other = asked.scores.target(number, values), asked.against(number, scores.values[place])
+    return target if other is None else Difference(target, asked.scores.target(other, values))
+
+
 @dataclass(frozen=True)
-class _Scores:
+class _Chosen:
     """The scores of each image, which classes are explained, and of maps how often each is predicted."""
 
-    chosen: Sequence[Sequence[int]]
+    numbers: Sequence[Sequence[int]]
     values: Sequence[Sequence[float]]
     predicted: Sequence[Sequence[float] | None]
     placed: int
 
     @classmethod
-    def of(cls, raw: torch.Tensor, asked: Asked, wanted: Sequence[Wanted]) -> _Scores:
-        """Choose; `raw` is what the layer of the scores gives, [N, units, *spatial]."""
-        placed = explained_score.score_at_positions(raw, asked.head)
-        values = (placed.mean(dim=2) if asked.positions == "mean" else placed.amax(dim=2)).tolist()
-        predicted = [explained_score.predicted_shares(one, asked.head, asked.positions) for one in placed]
+    def of(cls, raw: Sequence[torch.Tensor], asked: Asked, wanted: Sequence[Wanted]) -> _Chosen:
+        """Choose; `raw` is what the layers of the scores give, [N, units, *spatial]."""
+        values, predicted = asked.scores.of(raw).tolist(), asked.scores.predicted(raw)
         chosen = []
         for place, scores in enumerate(values):
             # The class that the network believes in most comes first, also of those that are named.
-            order, named = (
-                explained_score.in_order(scores, predicted[place]),
-                wanted[min(place, len(wanted) - 1)].classes,
-            )
+            order = explained_score.in_order(scores, predicted[place])
+            named = wanted[min(place, len(wanted) - 1)].classes
             chosen.append(order[:named] if isinstance(named, int) else [number for number in order if number in named])
-        return cls(chosen, values, predicted, int(placed.shape[2]))
+        return cls(chosen, values, predicted, raw[0][0].numel() // max(1, raw[0].shape[1] if raw[0].ndim > 1 else 1))
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,7 +175,7 @@ class _ImageResult:
 
     place: int
     entry: Wanted
-    scores: _Scores
+    scores: _Chosen
     turns: Sequence[_Turn]
     asked: Asked
     kept: tuple[int, ...]
@@ -179,7 +184,7 @@ class _ImageResult:
 
     def made(self) -> ImageAttribution:
         """Return it with its pictures; nothing of the pass is kept."""
-        turns = self.turns[: len(self.scores.chosen[self.place])]
+        turns = self.turns[: len(self.scores.numbers[self.place])]
         values = self.scores.values[self.place]
         best = int(np.argmax(values))
         answers = zip(self.asked.methods, turns[0].found, strict=True)

@@ -41,9 +41,8 @@ def image_findings(
     head: Head,
     methods: Named,
     titles: Sequence[str],
-    positions: explained_score.Positions,
 ) -> list[Finding]:
-    """Return what is shown and said of one image; `titles` are the headings of the layers asked for."""  # fmt: skip
+    """Return what is shown and said of one image; `titles` are the headings of the layers asked for."""
     layered = [method for method, kind in methods.items() if kind.shows == "layers"]
     findings: list[Finding] = [_side_by_side(image, name, subject, head, methods)]
     if len(image.kept) > 1:
@@ -58,7 +57,6 @@ def image_findings(
         image.maps,
         *([] if image.own is None else [Outcomes("top1_accuracy", (name,), (image.own == image.best,))]),
         *_without_gradient(image, subject, head),
-        *explained_score.about_positions(head, image.placed, positions),
         Note(_sentence(image, name, subject, head), about="each image"),
     ]
 

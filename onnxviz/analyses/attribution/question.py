@@ -59,7 +59,7 @@ class ForwardPass:
         """Return the question of where the evidence lies for a target of each image.
 
         Args:
-            targets: one for each image, all of the same layer.
+            targets: one for each image, all of the same layers.
             indices: the images' numbers in their data set, from which random numbers are drawn; 0, 1, ... if empty.
             seed: the run's.
         """
@@ -89,7 +89,7 @@ class Question:
 
     @cached_property
     def _score(self) -> torch.Tensor:
-        return score_of(self.targets, self._forward.values[self.targets[0].layer])
+        return score_of(self.targets, [self._forward.values[layer] for layer in self.targets[0].layers])
 
     @property
     def scores(self) -> torch.Tensor:
@@ -150,12 +150,13 @@ class Question:
         Returns:
             float64 [M], on the CPU.
         """
-        layer = self.targets[0].layer
+        names = [layer.name for layer in self.targets[0].layers]
         found: list[torch.Tensor] = []
         usual = self.model.view.batch or TOGETHER
         for start in range(0, len(images), usual):
             part = images[start : start + usual].detach().cpu().numpy()
-            values = torch.from_numpy(measured(self.model, part, [layer.name])[layer.name])
+            given = measured(self.model, part, names)
+            values = [torch.from_numpy(given[name]) for name in names]
             found.append(score_of([self.targets[owner] for owner in owners[start : start + usual]], values).double())
         return torch.cat(found)
 
@@ -171,12 +172,13 @@ class Question:
         Returns:
             Scores [M] and gradients d score / d image, [M, channels, h, w].
         """
-        model, layer = self.model, self.targets[0].layer
-        forward, fixed = model.differentiable(layer), model.view.batch
+        model, layers = self.model, self.targets[0].layers
+        forward, fixed = model.differentiable(layers), model.view.batch
         size, count = model.input_size, len(images)
         what = "Attribution by changed images"
+        deepest = max(layers, key=lambda layer: layer.position)
         together = fixed or choose_batch(
-            model, min(TOGETHER, count), lambda: gradient_bytes(model.view, size, images.shape[2:], layer), what
+            model, min(TOGETHER, count), lambda: gradient_bytes(model.view, size, images.shape[2:], deepest), what
         )
         missing = -count % fixed if fixed else 0
         images = torch.cat([images, images[-1:].expand(missing, -1, -1, -1)]) if missing else images
@@ -184,7 +186,7 @@ class Question:
 
         def work(start: int, stop: int) -> tuple[torch.Tensor, torch.Tensor]:
             part = images[start:stop].detach().requires_grad_()
-            score = score_of([self.targets[owner] for owner in owners[start:stop]], forward(part)[0])
+            score = score_of([self.targets[owner] for owner in owners[start:stop]], forward(part))
             return score.detach(), gradients_of(score, [part])[0]
 
         parts = [part for *_, part in run_batches(model, len(images), together, work, what, fixed=bool(fixed))]
@@ -192,15 +194,15 @@ class Question:
         return scores, gradients
 
 
-def score_of(targets: Sequence[Target], values: torch.Tensor) -> torch.Tensor:
-    """Return the score of each image by its own target, [N], of a layer's values [N, ...]."""
+def score_of(targets: Sequence[Target], values: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Return the score of each image by its own target, [N], of the values of the targets' layers, [N, ...] each."""
     if all(target == targets[0] for target in targets):
-        return targets[0].score(values)
+        return targets[0].score(*values)
     places: dict[Target, list[int]] = {}
     for place, target in enumerate(targets):
         places.setdefault(target, []).append(place)
     order = [place for group in places.values() for place in group]
-    found = torch.cat([target.score(values[group]) for target, group in places.items()])
+    found = torch.cat([target.score(*(each[group] for each in values)) for target, group in places.items()])
     back = torch.empty(len(order), dtype=torch.long)
     back[torch.tensor(order)] = torch.arange(len(order))
     return found[back.to(found.device)]

@@ -61,7 +61,7 @@ class ImageAttribution:
         own: the class that it is known to show, or None.
         best: index of the highest score.
         sure: the probability of that one; None if nothing makes any.
-        placed: positions that each score is of; 1 for a classifier.
+        placed: positions that the first layer of the scores has.
         photograph: the image as the network sees it.
         targets: what is explained, that which the model believes in most first.
         said: for each method that has something to say of how its maps were made: (its name, the sentence).

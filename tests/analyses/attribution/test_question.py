@@ -108,7 +108,7 @@ class _Mean(Target):
     def __init__(self, layer: onnxviz.Layer) -> None:
         self._layer = layer
 
-    title, layer = "mean", property(lambda self: self._layer)  # type: ignore[assignment]
+    title, layers = "mean", property(lambda self: (self._layer,))  # type: ignore[assignment]
 
     def score(self, values: torch.Tensor) -> torch.Tensor:
         return values.flatten(1).mean(dim=1)

@@ -32,6 +32,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
 
 TORCH = {"torch", "onnx2torch"}
 WITH_TORCH = (
+    "analyses.attribution.explain",
     "analyses.attribution.question",
     "analyses.grad_cam.attribution",
     "convert",

@@ -114,7 +114,7 @@ class Model(models.Model):
     def attribute(
         self,
         images: Any,
-        target: int | str | Sequence[int | str] = "top:1",
+        target: int | str | Sequence[int | str] | Mapping[str, Any] = "top:1",
         method: Any = "grad_cam",
         layers: str | Sequence[str] = "last_map",
         **settings: Any,
@@ -123,7 +123,8 @@ class Model(models.Model):
 
         Args:
             images: one or several: files, folders, globs, PIL images or uint8 arrays.
-            target: classes by name or index, "top:3" for those of the highest scores, "label" for each image's own.
+            target: classes by name or index, "top:3" for those of the highest scores, "label" for each image's own; or
+                the mapping that a recipe has as `target`, such as `{"kind": "region"}`, with `classes` beside.
             method: names that `onnxviz explain attribution.methods` lists, mappings with settings, or a list of these.
             layers: names, globs or roles, for methods that make maps of layers.
             settings: more of `onnxviz explain attribution`, such as `against="goose"`.
@@ -132,7 +133,8 @@ class Model(models.Model):
             OnnxvizError: as `analyze`.
         """
         chosen = list(method) if isinstance(method, list | tuple) else [method]
-        given = {"data": "images", "classes": target, "methods": chosen, "layers": layers, **settings}
+        said = {"target": target, "classes": "top:1"} if isinstance(target, Mapping) else {"classes": target}
+        given = {"data": "images", "methods": chosen, "layers": layers, **said, **settings}
         return self.analyze("attribution", {"images": images}, **given)
 
     def visualize(self, targets: Any = (), images: Any = None, **settings: Any) -> Findings:

@@ -1,0 +1,227 @@
+"""Attribution as an analysis, on networks with a known answer."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+import onnxviz
+from onnxviz.analyses.attribution.analysis import AttributionMaps, label
+from onnxviz.analyses.attribution.methods import methods
+from onnxviz.analyses.attribution.scores import DetectionScores, RegionScores, in_box, position_in_words
+from onnxviz.analyses.attribution.targets import SimilarityTarget
+from onnxviz.core import findings as f
+from onnxviz.core.errors import AnalysisError, RecipeError, SelectionError
+from onnxviz.core.values import Layer
+from onnxviz.data import builtin
+from onnxviz.data.images import load_batch
+from onnxviz.graph.model_output import Head
+from tests.analyses.test_grad_cam import CLASSES, detectors, squares
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> onnxviz.Model:
+    """Detectors of red and blue; class 2 is evidence against red."""
+    return onnxviz.load(detectors(tmp_path / "m.onnx"), "unit", labels=list(CLASSES), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def scenes() -> onnxviz.Model:
+    known = builtin.model("scenes")
+    return onnxviz.Model(onnxviz.open_model(known.path), known.preprocessing, known.labels, "cpu")
+
+
+def notes(found: onnxviz.execution.findings_view.Findings) -> list[str]:
+    return [item.text for item in found.findings if isinstance(item, f.Note)]
+
+
+def test_methods_say_where_the_evidence_lies(tmp_path: Path, model: onnxviz.Model) -> None:
+    found = model.attribute(squares(tmp_path), ["red", "blue"], ["grad_cam", "gradient"], "relu")
+    (sentence,) = (text for text in notes(found) if "the evidence for" in text)
+    assert "by Grad-CAM it lies at the upper right" in sentence
+    assert "by Gradient it lies at the upper right" in sentence
+    matrix = next(item for item in found.findings if isinstance(item, f.PictureMatrix))
+    assert matrix.columns == ("Grad-CAM, relu", "Gradient")
+    assert {row.title for row in matrix.rows} == {"red", "blue"}
+    arrays = next(iter(found.values.values()))
+    titles = arrays["targets"].tolist()
+    for title, rows, columns in (("red", slice(0, 16), slice(16, 32)), ("blue", slice(16, 32), slice(0, 16))):
+        for method in range(2):
+            values = arrays[f"target{titles.index(title)}_method{method}_layer000"]
+            assert values[rows, columns].sum() == pytest.approx(values.sum())
+            assert values.sum() > 0
+
+
+def test_grad_cam_is_the_same_as_by_its_own_analysis(scenes: onnxviz.Model) -> None:
+    source, layers = builtin.scenes(count=3), ["conv4:act", "conv6:act"]
+    one = scenes.grad_cam(source, "top:2", layers=layers).values
+    other = scenes.attribute(source, "top:2", "grad_cam", layers).values
+    for name, arrays in one.items():
+        for turn, number in enumerate(arrays["classes"]):
+            for layer in range(2):
+                found = other[name][f"target{turn}_method0_layer{layer:03d}"]
+                np.testing.assert_array_equal(found, arrays[f"class{number}_layer{layer:03d}"])
+
+
+def test_why_one_class_and_not_another(tmp_path: Path, model: onnxviz.Model) -> None:
+    found = model.attribute(squares(tmp_path), "red", "grad_cam", "relu", against="blue")
+    arrays = next(iter(found.values.values()))
+    assert arrays["targets"].tolist() == ["red and not blue"]
+    values = arrays["target0_method0_layer000"]
+    assert values.sum() > 0
+    assert values[:16, 16:].sum() == pytest.approx(values.sum())
+    following = model.attribute(squares(tmp_path), "red", "grad_cam", "relu", against="next")
+    assert next(iter(following.values.values()))["targets"].tolist() == ["red and not blue"]
+    with pytest.raises(SelectionError, match="purple"):
+        model.attribute(squares(tmp_path), "red", "grad_cam", "relu", against="purple")
+
+
+def test_a_map_that_holds_nothing_is_called_blank(tmp_path: Path, model: onnxviz.Model) -> None:
+    found = model.attribute(squares(tmp_path), "not red", "grad_cam", "relu")
+    assert found.metrics["blank_fraction"] == 1
+    assert any("by Grad-CAM it is nowhere" in text for text in notes(found))
+    assert any(isinstance(item, f.Caveat) and item.id == "blank" for item in found.findings)
+
+
+def test_a_score_without_a_gradient_says_so(tmp_path: Path) -> None:
+    model = onnxviz.load(detectors(tmp_path / "m.onnx", sign=True), "unit", labels=list(CLASSES), device="cpu")
+    found = model.attribute(squares(tmp_path), "red", ["grad_cam", "gradient"], "relu")
+    assert any("nothing can be said of red" in text for text in notes(found))
+    (caveat,) = (item for item in found.findings if isinstance(item, f.Caveat) and item.id == "no_gradient")
+    assert "floor" in caveat.text.lower()
+
+
+def test_images_that_share_passes_are_as_if_alone(scenes: onnxviz.Model) -> None:
+    source = builtin.scenes(count=9)
+    together = scenes.attribute(source, "label", ["grad_cam", "gradient"], limit=9).values
+    for place in (0, 8):
+        alone = scenes.analyze(
+            "attribution", {"x": source}, data="x", classes="label", methods=["grad_cam", "gradient"], images=place
+        ).values
+        (name,) = alone
+        for key, values in alone[name].items():
+            if values.dtype.kind == "f":
+                most = np.abs(values).max()
+                np.testing.assert_allclose(together[name][key], values, atol=1e-4 * most)
+
+
+def test_a_recipe_runs_and_its_metrics_can_be_expected(tmp_path: Path) -> None:
+    recipe = {
+        "version": 1,
+        "model": {"builtin": "scenes"},
+        "data": {"scenes": {"builtin": "scenes", "count": 4}},
+        "analyses": {
+            "where": {"kind": "attribution", "data": "scenes", "methods": ["grad_cam", {"method": "gradient"}]}
+        },
+        "expect": [
+            {"metric": "where.extent.grad_cam", "min": 0, "max": 1},
+            {"metric": "where.blank_fraction", "max": 1},
+        ],
+    }
+    (tmp_path / "r.yaml").write_text(yaml.safe_dump(recipe))
+    run = onnxviz.run(tmp_path / "r.yaml", tmp_path / "out")
+    assert run.result.verdict == "passed"
+    analysis = json.loads((tmp_path / "out" / "run.json").read_text())["analyses"][0]
+    kinds = {item["type"] for part in analysis["parts"] for item in part["findings"]}
+    assert {"PictureMatrix", "Table", "Array", "Note"} <= kinds
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"methods": ["grad_camm"]}, "no method is called 'grad_camm'; did you mean 'grad_cam'"),
+        ({"methods": []}, "an empty list names no method"),
+        ({"methods": ["gradient", {"method": "gradient"}]}, "the same method is asked for twice"),
+        ({"methods": [{"method": "gradient", "steps": 3}]}, "unknown key 'steps'"),
+        ({"target": {"kind": "region", "box": [0.5, 0, 0.2, 1]}}, "top < bottom"),
+        ({"target": {"kind": "detection", "classes": ["a", "b"], "objectness": "c"}}, "names 2 and `objectness` 1"),
+    ],
+)  # fmt: skip
+def test_faults_of_settings_are_told(model: onnxviz.Model, settings: dict[str, object], message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        model.analyze("attribution", data="x", **settings)
+
+
+def test_two_of_a_method_have_different_names() -> None:
+    settings = AttributionMaps.model_validate({"data": "x", "methods": ["grad_cam", "gradient"]})
+    assert list(settings.named_methods) == ["Grad-CAM", "Gradient"]
+    assert all(label(cls()) == cls.heading for cls in methods().values())
+
+
+# --- what is explained ----------------------------------------------------------------------------------------------
+
+
+def layer(name: str, units: int) -> Layer:
+    return Layer(name, name, "Conv", 0, (None, units, 2, 3), 1)
+
+
+def test_a_detection_is_scored_as_the_detector_decodes_it() -> None:
+    generator = torch.Generator().manual_seed(0)
+    classes, objects = torch.rand(2, 5, 2, 3, generator=generator), torch.rand(2, 1, 2, 3, generator=generator)
+    head, presence = layer("classes", 5), layer("objects", 1)
+    scores = DetectionScores((head,), (2, 3, 4), (presence,), 0, (0.6, 0.4), ("cat", "dog", "bird"))
+    every = objects.double() ** 0.6 * classes[:, 2:].double() ** 0.4
+    torch.testing.assert_close(scores.of([classes, objects]).double(), every.flatten(2).amax(dim=2), rtol=1e-5, atol=0)
+    for image in range(2):
+        target = scores.target(1, [classes[image : image + 1], objects[image : image + 1]])
+        best = int(every[image, 1].argmax())
+        assert target.title == f"dog at row {best // 3 + 1}, column {best % 3 + 1} of 2 × 3"
+        given = [each.clone().requires_grad_() for each in (classes, objects)]
+        found = target.score(*given)
+        torch.testing.assert_close(found.double(), every[:, 1].flatten(1)[:, best], rtol=1e-5, atol=0)
+        found.sum().backward()
+        touched = given[0].grad.abs().sum(dim=0).flatten(1)
+        assert touched.nonzero().tolist() == [[3, best]], "no other class, and no other position"
+
+
+def test_several_scales_are_counted_through() -> None:
+    assert position_in_words([(2, 3), (1, 2)], 5) == "row 2, column 3 of 2 × 3 of output 1"
+    assert position_in_words([(2, 3), (1, 2)], 7) == "row 1, column 2 of 1 × 2 of output 2"
+    assert position_in_words([(8,)], 2) == "position 3 of 8"
+
+
+def test_a_region_is_where_the_image_has_the_class() -> None:
+    values = torch.zeros(1, 3, 2, 3)
+    values[0, 1, 0, 2] = values[0, 1, 1, 0] = 2.0
+    values[0, 0, 0, 0] = 1.0
+    scores = layer("map", 3)
+    head = Head(("map",), "map_of_classes", scores, 3)
+    names = ("sky", "road", "car")
+    target = RegionScores(head, "mean", names).target(1, [values])
+    assert target.title == "road where it is predicted"
+    assert float(target.score(values + 1)) == 3.0
+    missing = RegionScores(head, "mean", names).target(2, [values])
+    assert missing.title == "car (predicted nowhere; at its highest score, row 1 and column 1)"
+    boxed = RegionScores(head, "mean", names, (0.0, 0.5, 0.5, 1.0))
+    assert in_box((0.0, 0.5, 0.5, 1.0), 2, 3) == (1, 2)
+    assert boxed.of([values]).tolist() == [[0.0, 1.0, 0.0]]
+    assert float(boxed.target(1, [values]).score(values)) == 1.0
+
+
+def test_a_similarity_is_the_cosine() -> None:
+    target = SimilarityTarget(layer("embedding", 2), (3.0, 4.0), "similarity to a.png")
+    found = target.score(torch.tensor([[3.0, 4.0], [4.0, -3.0], [-6.0, -8.0]]))
+    torch.testing.assert_close(found, torch.tensor([1.0, 0.0, -1.0]), atol=1e-6, rtol=0)
+
+
+def test_an_image_is_most_similar_to_itself(scenes: onnxviz.Model) -> None:
+    source = builtin.scenes(count=3)
+    found = scenes.attribute(source, score="conv6:act", target={"kind": "similarity", "to": 1}, method="grad_cam")
+    table = next(item for item in found.findings if isinstance(item, f.Table) and item.id == "evidence")
+    values = [row[2] for row in table.rows]
+    vectors = scenes.measure(load_batch(source, range(3), scenes.preprocessing, scenes.input_size), "conv6:act")
+    flat = next(iter(vectors.values())).reshape(3, -1).astype(np.float64)
+    wanted = [flat[place] @ flat[1] / np.linalg.norm(flat[place]) / np.linalg.norm(flat[1]) for place in range(3)]
+    assert values == pytest.approx(wanted, abs=1e-5)
+
+
+def test_targets_that_a_model_does_not_have_are_refused(tmp_path: Path, model: onnxviz.Model) -> None:
+    with pytest.raises(AnalysisError, match="rows and columns"):
+        model.attribute(squares(tmp_path), {"kind": "region"})
+    with pytest.raises(SelectionError, match="nothing"):
+        model.attribute(squares(tmp_path), {"kind": "detection", "classes": "nothing"})

@@ -36,6 +36,7 @@ WITH_TORCH = (
     "analyses.attribution.question",
     "analyses.grad_cam.attribution",
     "convert",
+    "model.continuation",
     "model.judge",
     "model.model",
     "model.ort_session",

@@ -88,6 +88,7 @@ class Model:
         self.fitting: dict[str, tuple[int, str]] = {}
         self._network: Network | None = None
         self._forwards: OrderedDict[Any, Forward] = OrderedDict()
+        self._continued: OrderedDict[Any, fx.GraphModule] = OrderedDict()
         self._sessions: OrderedDict[Any, Session] = OrderedDict()
         self._passes: dict[tuple[object, ...], tuple[int, int]] = {}
         self._input_range = integer_range(view.types[view.input_name].element)
@@ -250,7 +251,8 @@ class Model:
             given: identifier of a value -> what everything that reads it is computed from.
         """
         given = {value: tensor for value, tensor in given.items() if self.network.has(value)}
-        network = self._cut(layers, list(given))
+        key = (tuple(layer.value for layer in layers), tuple(given))
+        network = _remember(self._continued, key, _NETWORKS, lambda: self._cut(layers, list(given)))
         with torch.no_grad():
             return self._call(network, images, *(value.to(self.device) for value in given.values()))
 

@@ -52,8 +52,11 @@ class ForwardPass:
 
     @cached_property
     def activations(self) -> tuple[torch.Tensor, ...]:
-        """What the layers give as maps, [N, units, h, w] each, off the tape."""
-        return tuple(to_map(layer, self.values[layer].detach()) for layer in self.layers)
+        """What the layers give as maps, [N, units, h, w] each, off the tape; where nothing converts by ONNX Runtime."""
+        if all(map(self.model.converts, self._outputs)):
+            return tuple(to_map(layer, self.values[layer].detach()) for layer in self.layers)
+        found = self.model.measure(self.images.detach(), self.layers)
+        return tuple(to_map(layer, torch.from_numpy(found[layer.name]).to(self.images.device)) for layer in self.layers)
 
     def ask(self, targets: Sequence[Target], *, indices: Sequence[int] = (), seed: int = 0) -> Question:
         """Return the question of where the evidence lies for a target of each image.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, StrictInt, field_validator
 
-from onnxviz.analyses import explained_score
+from onnxviz.analyses import explained_score, storage
 from onnxviz.analyses.base import ImageAnalysis, Job, JobContext, LayerSelector, Subject
 from onnxviz.core.errors import AnalysisError, shorten
 from onnxviz.core.findings import Coverage, Finding
@@ -40,12 +40,16 @@ _FEWER_LAYERS = "choose fewer layers: the maps of all come from one pass; or rai
 
 @dataclass(frozen=True)
 class Wanted:
-    """An image to explain: classes by number, or how many of the highest scores; `own` is what it is known to show."""
+    """An image to explain: classes by number, or how many of the highest scores; `own` is what it is known to show.
+
+    `shown`: its maps are drawn; else only what is counted is wanted.
+    """
 
     index: int
     name: str
     classes: Sequence[int] | int
     own: int | None
+    shown: bool = True
 
 
 class ImageExplanation(ImageAnalysis):
@@ -104,13 +108,17 @@ class ImageExplanation(ImageAnalysis):
             layers: the layers with their headings.
         """
 
+    def shown_images(self, chosen: Sequence[int]) -> frozenset[int]:
+        """Return the images whose maps are drawn."""
+        return frozenset(chosen)
+
     def cost_of(self, classes: int, layers: int) -> float:  # noqa: ARG002 - for subclasses
         """Estimate what one image takes, in forward passes."""
         return 1.0 + 2.0 * classes
 
     def pictures_of(self, classes: int, layers: int) -> int:
         """Say how many pictures are made of one image."""
-        return 2 * classes * layers + 1
+        return 2 * classes * layers
 
     @abstractmethod
     def bytes_of(self, subject: Subject, layers: Sequence[Layer], classes: int) -> int:
@@ -134,10 +142,12 @@ class ImageExplanation(ImageAnalysis):
         computed = [layer.name for layer in self.score_layers(subject)] if self.needs_gradients else []
         together = _TOGETHER if len(chosen) >= _TOGETHER else 1
         per_job = together * max(1, min(_MOST_PASSES, len(chosen) // (_JOBS * together)))
+        shown = self.shown_images(chosen)
         parts = [chosen[start : start + per_job] for start in range(0, len(chosen), per_job)]
         for number, part in enumerate(parts):
             classes = [self._classes(own, index, subject, head) for index in part]
             counts = [wanted if isinstance(wanted, int) else len(wanted) for wanted in classes]
+            drawn = [count for count, index in zip(counts, part, strict=True) if index in shown]
             named = f" {shorten(source.names[part[0]], 40)}" if per_job == 1 else ""
             yield Job(
                 name=f"{number + 1}/{len(parts)}{named}",
@@ -146,12 +156,15 @@ class ImageExplanation(ImageAnalysis):
                     "together": together,
                     "classes": classes,
                     "own_classes": [own.get(index) for index in part],
+                    "shown": [index in shown for index in part],
                 },
                 layers=tuple(dict.fromkeys((*(layer.name for _, layer in used), *computed))),
                 data=(self.data,),
                 cost=sum(self.cost_of(count, len(used)) for count in counts),
-                images=sum(self.pictures_of(count, len(used)) for count in counts),
-                bytes=sum(self.bytes_of(subject, [layer for _, layer in used], count) for count in counts),
+                images=len(part) + sum(self.pictures_of(count, len(used)) for count in drawn),
+                bytes=max(
+                    storage.RECORD, sum(self.bytes_of(subject, [layer for _, layer in used], count) for count in drawn)
+                ),
             )
 
     def unproduced(self, jobs: Sequence[Job], subject: Subject) -> Mapping[str, str]:
@@ -164,7 +177,7 @@ class ImageExplanation(ImageAnalysis):
         source, model = find_source(self.data, context.subject.data), context.model
         used, _ = self.chosen_layers(context.subject.view)
         deepest = max(self.score_layers(context.subject), key=lambda layer: layer.position)
-        given = (job.parameters[name] for name in ("images", "classes", "own_classes"))
+        given = (job.parameters[name] for name in ("images", "classes", "own_classes", "shown"))
         wanted = [Wanted(index, source.names[index], *rest) for index, *rest in zip(*given, strict=True)]
         what = f"{self.method_name} at {len(used)} layers" if used else self.method_name
         size, fixed = model.input_size, model.view.batch

@@ -12,7 +12,7 @@ from onnxviz.model.model import Model
 
 
 class Continuation:
-    """What a later layer makes of other values of a layer, for some images, without gradients.
+    """What later layers make of other values of a layer, for some images, without gradients.
 
     What it is made of beside the layer, such as the other side of a residual sum, is computed once for each image.
 
@@ -20,22 +20,22 @@ class Continuation:
         model: the network.
         images: RGB in 0..1, [N, channels, h, w]; as many as the model takes, where that is fixed.
         layer: whose values are to be others.
-        target: what is computed from them.
+        targets: what is computed from them.
 
     Attributes:
         values: what the layer gives for the images, [N, units, *spatial].
-        reaches: whether the target depends on the layer.
+        reaches: whether a target depends on the layer.
     """
 
-    def __init__(self, model: Model, images: torch.Tensor, layer: Layer, target: Layer) -> None:
-        self._model, self._images, self._target = model, images, target
-        beside = _beside(model, layer, target)
+    def __init__(self, model: Model, images: torch.Tensor, layer: Layer, targets: Sequence[Layer]) -> None:
+        self._model, self._images, self._targets = model, images, tuple(targets)
+        beside = _beside(model, layer, targets)
         self.reaches = beside is not None
         self._given = (layer, *(beside or ()))
         self.values, *self._beside = model.continued(images, self._given, {})
 
-    def __call__(self, values: torch.Tensor, owners: Sequence[int]) -> torch.Tensor:
-        """Return what the target gives, units first.
+    def __call__(self, values: torch.Tensor, owners: Sequence[int]) -> tuple[torch.Tensor, ...]:
+        """Return what the targets give, units first.
 
         Args:
             values: what the layer gives instead, [M, units, *spatial]; M is what the model takes, where that is fixed.
@@ -47,23 +47,23 @@ class Continuation:
             layer.value: each if layer.channel_axis in (None, 1) else each.movedim(1, layer.channel_axis)
             for layer, each in zip(self._given, together, strict=True)
         }
-        return self._model.continued(self._images[places], (self._target,), given)[0]
+        return self._model.continued(self._images[places], self._targets, given)
 
 
-def _beside(model: Model, layer: Layer, target: Layer) -> list[Layer] | None:
-    """Return the layers that the target is made of beside what depends on a layer; None if it does not depend on it.
+def _beside(model: Model, layer: Layer, targets: Sequence[Layer]) -> list[Layer] | None:
+    """Return the layers that targets are made of beside what depends on a layer; None if none depends on it.
 
     Values whose first axis is not simply the batch are none of them: they are computed from the images each time.
     """
     graph = model.view.proto.graph
-    needed = ancestors(graph, [target.value])
+    needed = ancestors(graph, [target.value for target in targets])
     behind, beside = {layer.value}, set[str]()
     for node in graph.node:
         names = set(reads(node))
         if names & behind and needed.intersection(node.output):
             behind.update(node.output)
             beside |= names
-    if target.value not in behind:
+    if not any(target.value in behind for target in targets):
         return None
     known = {
         other.value: other

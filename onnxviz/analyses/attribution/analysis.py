@@ -12,7 +12,7 @@ from onnxviz.analyses import explained_score, presentation, storage
 from onnxviz.analyses.attribution.findings import about_blank, image_findings, image_metrics, methods_table, summary
 from onnxviz.analyses.attribution.method import Method
 from onnxviz.analyses.attribution.methods import methods
-from onnxviz.analyses.attribution.pictures import LARGEST, SMALLEST
+from onnxviz.analyses.attribution.pictures import picture_size
 from onnxviz.analyses.attribution.results import ImageAttribution, MethodEvidence, TargetEvidence
 from onnxviz.analyses.attribution.target_settings import ClassSettings, Given, TargetChoice
 from onnxviz.analyses.base import JobContext, LayerSelector, Subject
@@ -87,6 +87,9 @@ classes: top:2
         description="Layers for the methods that make maps of layers; `block_outputs` or `all_convs` show how the "
         "evidence comes together from the first layer to the last.",
     )
+    shown: int = Field(
+        24, ge=0, description="Most images whose maps are drawn and stored, spread evenly; all count in the numbers."
+    )
     target: TargetChoice = Field(
         default_factory=ClassSettings,
         description="What is explained: the score of a class (`{kind: class}`), a class in a region of a segmentation, "
@@ -122,20 +125,23 @@ classes: top:2
         """Whether the network has to convert."""
         return any(method.needs_gradients for method in self.named_methods.values())
 
+    def shown_images(self, chosen: Sequence[int]) -> frozenset[int]:
+        """Return the images whose maps are drawn."""
+        count = min(self.shown, len(chosen))
+        return frozenset(chosen[place * len(chosen) // count] for place in range(count))
+
     def cost_of(self, classes: int, layers: int) -> float:
         """Estimate what one image takes, in forward passes."""
         return 1.0 + classes * (2.0 + sum(method.cost(layers) for method in self.named_methods.values()))
 
     def pictures_of(self, classes: int, layers: int) -> int:
         """Say how many pictures are made of one image."""
-        return 1 + 2 * classes * sum(layers if one.shows == "layers" else 1 for one in self.named_methods.values())
+        return 2 * classes * sum(layers if one.shows == "layers" else 1 for one in self.named_methods.values())
 
     def bytes_of(self, subject: Subject, layers: Sequence[Layer], classes: int) -> int:
         """Estimate what is stored of one image."""
         height, width = subject.input_size
-        longest = max(height, width)
-        scale = max(1, -(-SMALLEST // longest)) if longest < SMALLEST else min(1.0, LARGEST / longest)
-        picture = storage.jpeg(round(scale * height), round(scale * width)) + storage.PICTURE_ROW
+        picture = storage.jpeg(*picture_size(height, width)) + storage.PICTURE_ROW
         pixels = sum(method.shows == "pixels" for method in self.named_methods.values())
         return (
             storage.RECORD

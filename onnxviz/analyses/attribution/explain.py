@@ -11,7 +11,7 @@ import torch
 
 from onnxviz.analyses import explained_score
 from onnxviz.analyses.attribution.method import Attribution, Method
-from onnxviz.analyses.attribution.pictures import cell, photograph, where
+from onnxviz.analyses.attribution.pictures import cell, photograph, picture_size, where
 from onnxviz.analyses.attribution.question import ForwardPass, Question
 from onnxviz.analyses.attribution.results import ImageAttribution, MethodEvidence, TargetEvidence
 from onnxviz.analyses.attribution.scores import Scores
@@ -86,11 +86,12 @@ def attribute(context: JobContext, batch: np.ndarray, wanted: Sequence[Wanted], 
         reached = _reached(question) if converted else [True] * len(batch)
         turns.append(_Turn(numbers, targets, values.tolist(), reached, found))
     kept = _several_positions(turns[0], asked)
-    seen = [photograph(image, model.domain) for image in forward.images.detach()[: len(wanted)].cpu().numpy()]
-    count = len(scores.values[0])
+    images = zip(forward.images.detach().cpu().numpy(), wanted, strict=False)
+    seen = [photograph(image, model.domain) if entry.shown else None for image, entry in images]
+    count, size = len(scores.values[0]), picture_size(batch.shape[2], batch.shape[3])
     sure = explained_score.probabilities(model, batch, asked.head, count) if asked.head else [None] * len(batch)
     return [
-        _ImageResult(place, entry, scores, turns, asked, kept, seen[place], sure[place]).made()
+        _ImageResult(place, entry, scores, turns, asked, kept, size, seen[place], sure[place]).made()
         for place, entry in enumerate(wanted)
     ]
 
@@ -179,7 +180,8 @@ class _ImageResult:
     turns: Sequence[_Turn]
     asked: Asked
     kept: tuple[int, ...]
-    photograph: np.ndarray
+    size: tuple[int, int]
+    photograph: np.ndarray | None
     sure: np.ndarray | None
 
     def made(self) -> ImageAttribution:
@@ -194,11 +196,13 @@ class _ImageResult:
             best,
             None if self.sure is None else float(self.sure[best]),
             self.scores.placed,
-            Picture(self.photograph, alt=f"{shorten(self.entry.name)} as the network sees it", format="jpeg"),
+            None
+            if self.photograph is None
+            else Picture(self.photograph, alt=f"{shorten(self.entry.name)} as the network sees it", format="jpeg"),
             tuple(self._target(turn) for turn in turns),
             tuple((name, found.said) for (name, _), found in answers if found.said),
             self.kept,
-            self._maps(turns),
+            None if self.photograph is None else self._maps(turns),
         )
 
     def _target(self, turn: _Turn) -> TargetEvidence:
@@ -221,6 +225,8 @@ class _ImageResult:
         columns = [""] if pixels else [self.asked.layers[layer][0] for layer in places]
         maps = [found.maps[layer][self.place] for layer in places]
         for values, column in zip(maps, columns, strict=True):
+            if self.photograph is None:
+                continue
             alt = f"{name} of {shorten(title, 40)}" + (f" at {shorten(column, 40)}" if column else "")
             drawn.append(cell(values, self.photograph, alt, pixels=pixels, signed=method.signed))
         return MethodEvidence(
@@ -228,7 +234,7 @@ class _ImageResult:
             tuple(columns),
             tuple(drawn),
             tuple(not float(values.max()) > 0 for values in maps),
-            where(maps[-1], self.photograph.shape[:2], pixels=pixels),
+            where(maps[-1], self.size, pixels=pixels),
             tuple((fact, float(numbers[self.place])) for fact, numbers in found.facts.items()),
         )
 

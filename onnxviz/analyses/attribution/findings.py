@@ -44,8 +44,9 @@ def image_findings(
 ) -> list[Finding]:
     """Return what is shown and said of one image; `titles` are the headings of the layers asked for."""
     layered = [method for method, kind in methods.items() if kind.shows == "layers"]
-    findings: list[Finding] = [_side_by_side(image, name, subject, head, methods)]
-    if len(image.kept) > 1:
+    drawn = image.photograph is not None
+    findings: list[Finding] = [_side_by_side(image, name, subject, head, methods)] if drawn else []
+    if drawn and len(image.kept) > 1:
         findings += [_progression(image, name, subject, head, method, methods[method]) for method in layered]
     gone = [title for place, title in enumerate(titles) if place not in image.kept]
     if layered and gone:
@@ -54,7 +55,7 @@ def image_findings(
     return [
         *findings,
         _table(image, name, head, methods),
-        image.maps,
+        *([] if image.maps is None else [image.maps]),
         *([] if image.own is None else [Outcomes("top1_accuracy", (name,), (image.own == image.best,))]),
         *_without_gradient(image, subject, head),
         Note(_sentence(image, name, subject, head), about="each image"),

@@ -77,18 +77,27 @@ def where(values: torch.Tensor, size: tuple[int, ...], *, pixels: bool) -> Place
     return find_places(heat[0].to(torch.float64).cpu().numpy())
 
 
+def picture_size(height: int, width: int) -> tuple[int, int]:
+    """Return the size at which an image is shown: small ones in whole steps larger, large ones reduced."""
+    longest = max(height, width)
+    if longest < SMALLEST:
+        times = -(-SMALLEST // longest)
+        return height * times, width * times
+    scale = min(1.0, LARGEST / longest)
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
 def photograph(image: np.ndarray, domain: Domain) -> npt.NDArray[np.uint8]:
     """Return what the network sees as uint8 [h, w, 3], enlarged or reduced to a size that suits a report."""
     import torch
     from torch.nn import functional
 
     shown = torch.from_numpy(domain.show(image[None])[0])
-    longest = max(shown.shape[1:])
-    if longest < SMALLEST:
-        times = -(-SMALLEST // longest)
+    height, width = picture_size(shown.shape[1], shown.shape[2])
+    if height > shown.shape[1]:
+        times = height // shown.shape[1]
         shown = shown.repeat_interleave(times, dim=1).repeat_interleave(times, dim=2)
-    elif longest > LARGEST:
-        size = [max(1, round(length * LARGEST / longest)) for length in shown.shape[1:]]
-        shown = functional.interpolate(shown[None], size=size, mode="bilinear", antialias=True)[0]
+    elif (height, width) != tuple(shown.shape[1:]):
+        shown = functional.interpolate(shown[None], size=(height, width), mode="bilinear", antialias=True)[0]
     pixels: npt.NDArray[np.uint8] = (shown.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
     return np.ascontiguousarray(pixels)

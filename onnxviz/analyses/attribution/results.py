@@ -15,7 +15,7 @@ class MethodEvidence:
     Attributes:
         method: what it is called here.
         columns: headings of the layers of its maps; one that is empty where they are of the pixels.
-        cells: for each of these the map in colours, and over the image.
+        cells: for each of these the map in colours, and over the image; empty where the image is not shown.
         blank: for each whether it holds no evidence for the target.
         places: where the last of them lies; None if it is blank.
         facts: numbers of the method's own on how good the maps are.
@@ -62,11 +62,11 @@ class ImageAttribution:
         best: index of the highest score.
         sure: the probability of that one; None if nothing makes any.
         placed: positions that the first layer of the scores has.
-        photograph: the image as the network sees it.
+        photograph: the image as the network sees it; None where it is not shown, but counted.
         targets: what is explained, that which the model believes in most first.
         said: for each method that has something to say of how its maps were made: (its name, the sentence).
         kept: which of the layers asked for have a map of several positions at this size of the image.
-        maps: the maps at their own resolution.
+        maps: the maps at their own resolution; None where the image is not shown.
     """
 
     index: int
@@ -74,8 +74,8 @@ class ImageAttribution:
     best: int
     sure: float | None
     placed: int
-    photograph: Picture
+    photograph: Picture | None
     targets: tuple[TargetEvidence, ...]
     said: tuple[tuple[str, str], ...]
     kept: tuple[int, ...]
-    maps: Array
+    maps: Array | None

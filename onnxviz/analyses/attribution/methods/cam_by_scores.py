@@ -130,8 +130,8 @@ class AblationCam(CamByScores):
 
         from onnxviz.model.continuation import Continuation
 
-        target, layer = question.targets[0].layer, question.layers[place]
-        following = Continuation(question.model, question.images, layer, target)
+        layer = question.layers[place]
+        following = Continuation(question.model, question.images, layer, question.targets[0].layers)
         drops = torch.zeros(chosen.shape, dtype=torch.float64)
         if not following.reaches:
             return drops
@@ -152,10 +152,10 @@ def _scores_without(
 
     from onnxviz.analyses.attribution.question import TOGETHER, score_of
 
-    model, target = question.model, question.targets[0].layer
+    model, layers = question.model, question.targets[0].layers
     fixed, size, count, what = model.view.batch, model.input_size, len(owners), "Ablation-CAM"
     together = fixed or choose_batch(
-        model, min(TOGETHER, count), lambda: pass_bytes(model.view, size, question.images.shape[2:], [target]), what
+        model, min(TOGETHER, count), lambda: pass_bytes(model.view, size, question.images.shape[2:], layers), what
     )
     missing = -count % fixed if fixed else 0
     owners, units = owners + owners[-1:] * missing, units + units[-1:] * missing

@@ -194,7 +194,7 @@ def test_an_image_does_not_depend_on_the_others_nor_on_a_batch_of_one(residual: 
     for place, number in enumerate(CLASSES):
         chosen = [fixed.view.layer(layer) for layer in Residual.layers]
         target = ClassTarget(head, number)
-        forward = ForwardPass(fixed, images_of()place : place + 1], chosen, [target.layers, to_input=False)
+        forward = ForwardPass(fixed, images_of()[place : place + 1], chosen, target.layers, to_input=False)
         for one, all_of in zip(method.attribute(forward.ask([target])).maps, together, strict=True):
             assert apart(one[0], all_of[place].numpy()) < 1e-5
 

@@ -183,7 +183,7 @@ class IntegratedGradients(Method):
             "blur": f"the image blurred by {self.blur * min(question.images.shape[2:]):.3g} pixels",
         }
         rule = "Gauss-Legendre quadrature" if self.rule == "gauss_legendre" else f"a {self.rule} Riemann sum"
-        several = ", each, averaged" if len(self.baselines) > 1 else ""
+        several = " each, averaged" if len(self.baselines) > 1 else ""
         return f"From {listed(words[name] for name in self.baselines)} in {self.steps} steps{several}, by {rule}."
 
 

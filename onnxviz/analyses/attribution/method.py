@@ -54,6 +54,10 @@ class Method(BaseModel, ABC):
     def attribute(self, question: Question) -> Attribution:
         """Return the evidence; an image's does not depend on the others but for rounding."""
 
+    def references(self) -> int:
+        """Return how many images of the data set it reads in `Question.references`."""
+        return 0
+
     def cost(self, layers: int) -> float:  # noqa: ARG002 - for subclasses
         """Estimate what one target of one image takes, in forward passes, beside the pass that all methods share."""
         return 0.0

@@ -7,8 +7,10 @@ are made as large as memory allows.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -22,6 +24,10 @@ from onnxviz.model.model import Model
 
 TOGETHER = 16
 """Changed images that share a pass, where there are as many and memory suffices."""
+FAST_BYTES = 256 << 20
+"""What the values of such a pass take at most on a CPU: the system hands out larger pieces anew each time."""
+
+_Shared = TypeVar("_Shared")
 
 
 class ForwardPass:
@@ -58,15 +64,23 @@ class ForwardPass:
         found = self.model.measure(self.images.detach(), self.layers)
         return tuple(to_map(layer, torch.from_numpy(found[layer.name]).to(self.images.device)) for layer in self.layers)
 
-    def ask(self, targets: Sequence[Target], *, indices: Sequence[int] = (), seed: int = 0) -> Question:
+    def ask(
+        self,
+        targets: Sequence[Target],
+        *,
+        indices: Sequence[int] = (),
+        seed: int = 0,
+        references: torch.Tensor | None = None,
+    ) -> Question:
         """Return the question of where the evidence lies for a target of each image.
 
         Args:
             targets: one for each image, all of the same layers.
             indices: the images' numbers in their data set, from which random numbers are drawn; 0, 1, ... if empty.
             seed: the run's.
+            references: `Question.references`.
         """
-        return Question(self, targets, indices or range(len(targets)), seed)
+        return Question(self, targets, indices or range(len(targets)), seed, references)
 
 
 class Question:
@@ -78,12 +92,24 @@ class Question:
         layers: the layers that are asked about.
         targets: one for each image.
         activations: of each layer, [N, units, h, w].
+        references: images of the data set that others are compared with, [R, channels, h, w], the same for every batch
+            of a run, as an image's evidence must not depend on its batch; None where no method wants any
+            (`Method.references`).
     """
 
-    def __init__(self, forward: ForwardPass, targets: Sequence[Target], indices: Sequence[int], seed: int) -> None:
+    def __init__(
+        self,
+        forward: ForwardPass,
+        targets: Sequence[Target],
+        indices: Sequence[int],
+        seed: int,
+        references: torch.Tensor | None = None,
+    ) -> None:
         self._forward, self._indices, self._seed = forward, tuple(indices), seed
         self.model, self.layers, self.targets = forward.model, forward.layers, tuple(targets)
         self.images = forward.images.detach()
+        self.references = None if references is None else references.detach().to(self.images.device)
+        self._shared: dict[Hashable, object] = {}
 
     @property
     def activations(self) -> tuple[torch.Tensor, ...]:
@@ -141,6 +167,12 @@ class Question:
         """
         return np.random.default_rng([self._seed, self._indices[place], *purpose.encode()])
 
+    def shared(self, key: Hashable, make: Callable[[], _Shared]) -> _Shared:
+        """Return what several methods need, made when the first one asks."""
+        if key not in self._shared:
+            self._shared[key] = make()
+        return self._shared[key]  # type: ignore[return-value]
+
     # --- passes of other images -------------------------------------------------------------------------------------
 
     def measure(self, images: torch.Tensor, owners: Sequence[int]) -> torch.Tensor:
@@ -163,34 +195,60 @@ class Question:
             found.append(score_of([self.targets[owner] for owner in owners[start : start + usual]], values).double())
         return torch.cat(found)
 
-    def slopes(self, images: torch.Tensor, owners: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    @cached_property
+    def together(self) -> int:
+        """How many changed images share a pass with gradients: as many as the model takes, or are fast."""
+        if self.model.view.batch or self.model.device.type != "cpu":
+            return self.model.view.batch or TOGETHER
+        return max(1, min(TOGETHER, FAST_BYTES // self._slope_bytes()))
+
+    def _slope_bytes(self) -> int:
+        deepest = max(self.targets[0].layers, key=lambda layer: layer.position)
+        return gradient_bytes(self.model.view, self.model.input_size, self.images.shape[2:], deepest)
+
+    def in_passes(self, samples: int) -> Iterator[tuple[list[int], list[int]]]:
+        """Yield of `samples` changed images for each image those that share a pass: their owners and their numbers.
+
+        An image's come in the order of their numbers. So a method holds no more changed images than a pass takes.
+        """
+        count = len(self.targets) * samples
+        for start in range(0, count, self.together):
+            numbers = range(start, min(start + self.together, count))
+            yield [number // samples for number in numbers], [number % samples for number in numbers]
+
+    def slopes(
+        self,
+        images: torch.Tensor,
+        owners: Sequence[int],
+        rules: Callable[[], AbstractContextManager[object]] = nullcontext,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return scores and their gradients of changed images, as many at a time as memory allows.
 
-        Gradients follow whatever rules are in force while this is called (`torch.overrides.TorchFunctionMode`).
+        Gradients follow whatever rules are in force while this is called (`torch.overrides.TorchFunctionMode`). Under
+        `torch.no_grad` there are scores only, and gradients are zero.
 
         Args:
             images: RGB in 0..1, [M, channels, h, w], on the model's device.
             owners: whose target each is scored by: for each the place of an image.
+            rules: makes what is entered for the network's forward pass, anew for each of them.
 
         Returns:
             Scores [M] and gradients d score / d image, [M, channels, h, w].
         """
         model, layers = self.model, self.targets[0].layers
         forward, fixed = model.differentiable(layers), model.view.batch
-        size, count = model.input_size, len(images)
-        what = "Attribution by changed images"
-        deepest = max(layers, key=lambda layer: layer.position)
-        together = fixed or choose_batch(
-            model, min(TOGETHER, count), lambda: gradient_bytes(model.view, size, images.shape[2:], deepest), what
-        )
+        count, what = len(images), "Attribution by changed images"
+        together = fixed or choose_batch(model, min(self.together, count), self._slope_bytes, what)
         missing = -count % fixed if fixed else 0
         images = torch.cat([images, images[-1:].expand(missing, -1, -1, -1)]) if missing else images
         owners = [*owners, *[owners[-1]] * missing]
 
         def work(start: int, stop: int) -> tuple[torch.Tensor, torch.Tensor]:
             part = images[start:stop].detach().requires_grad_()
-            score = score_of([self.targets[owner] for owner in owners[start:stop]], forward(part))
-            return score.detach(), gradients_of(score, [part])[0]
+            with rules():
+                values = forward(part)
+            score = score_of([self.targets[owner] for owner in owners[start:stop]], values)
+            return score.detach(), gradients_of(score, [part], keep_tape=False)[0]
 
         parts = [part for *_, part in run_batches(model, len(images), together, work, what, fixed=bool(fixed))]
         scores, gradients = (torch.cat(each)[:count] for each in zip(*parts, strict=True))
@@ -211,14 +269,16 @@ def score_of(targets: Sequence[Target], values: Sequence[torch.Tensor]) -> torch
     return found[back.to(found.device)]
 
 
-def gradients_of(score: torch.Tensor, values: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+def gradients_of(
+    score: torch.Tensor, values: Sequence[torch.Tensor], *, keep_tape: bool = True
+) -> tuple[torch.Tensor, ...]:
     """Return the gradients of scores [N] by some values [N, ...]; zero where a score does not depend on them.
 
-    The tape is kept for further questions; it goes with the last reference to it.
+    The tape is kept for further questions, unless it is said that there are none; it goes with the last reference.
     """
     taped = [value for value in values if value.requires_grad]
     found = iter(
-        torch.autograd.grad(score.sum(), taped, retain_graph=True, allow_unused=True)
+        torch.autograd.grad(score.sum(), taped, retain_graph=keep_tape, allow_unused=True)
         if taped and score.requires_grad
         else [None] * len(taped)
     )

@@ -25,3 +25,23 @@ class Gradient(Method):
     def attribute(self, question: Question) -> Attribution:
         """Return the largest absolute gradient of each pixel's channels."""
         return Attribution((question.input_gradient.abs().amax(dim=1),))
+
+
+class GradientTimesInput(Method):
+    """Each pixel's share of the score if the network were linear: its input times its gradient, over all channels.
+
+    With x what the network is given of a pixel and y the score, the map is the sum over channels of x · dy/dx (section
+    2.2 of Shrikumar et al. 2016): negative where the pixel speaks against the target. What the network sees as zeros,
+    mostly the mean colour of photographs, has no share, whatever it shows.
+    """
+
+    method: Literal["gradient_times_input"] = "gradient_times_input"
+    heading: ClassVar[str] = "Gradient × input"
+    shows: ClassVar[Literal["layers", "pixels"]] = "pixels"
+    signed: ClassVar[bool] = True
+    to_input: ClassVar[bool] = True
+    cites: ClassVar[tuple[str, ...]] = ("Shrikumar, Greenside, Shcherbina and Kundaje 2016, arXiv:1605.01713",)
+
+    def attribute(self, question: Question) -> Attribution:
+        """Return the sums over channels."""
+        return Attribution((((question.images - question.zero) * question.input_gradient).sum(dim=1),))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from pydantic import Field, StrictInt, field_validator
 
@@ -52,8 +52,12 @@ class Wanted:
     shown: bool = True
 
 
+Explainer: TypeAlias = "Callable[[np.ndarray, Sequence[Wanted]], list[Any]]"
+"""Finds one result for each of some images, of RGB in 0..1, float32 [N, 3, h, w]; images behind them fill the pass."""
+
+
 class ImageExplanation(ImageAnalysis):
-    """Base of analyses of the scores of chosen images: a subclass says what is found in a batch of them (`explain`)."""
+    """Base of analyses of the scores of chosen images: a subclass says what finds out about a batch (`explainer`)."""
 
     layers: LayerSelector = Field(
         "block_outputs",
@@ -96,15 +100,11 @@ class ImageExplanation(ImageAnalysis):
         return True
 
     @abstractmethod
-    def explain(
-        self, context: JobContext, batch: np.ndarray, wanted: Sequence[Wanted], layers: Sequence[tuple[str, Layer]]
-    ) -> list[Any]:
-        """Return what is found in some images, one result for each of `wanted`.
+    def explainer(self, context: JobContext, layers: Sequence[tuple[str, Layer]]) -> Explainer:
+        """Return what finds out about a batch of images: made once for each job.
 
         Args:
             context: the model.
-            batch: RGB in 0..1, float32 [N, 3, h, w]; images behind the last of `wanted` only fill the pass.
-            wanted: the images and their classes.
             layers: the layers with their headings.
         """
 
@@ -189,11 +189,11 @@ class ImageExplanation(ImageAnalysis):
         def explained(start: int, stop: int) -> list[Any]:
             if not (real := wanted[start:stop]):
                 return []
-            found = self.explain(context, read([entry.index for entry in filled[start:stop]]), real, used)
+            found = explain(read([entry.index for entry in filled[start:stop]]), real)
             context.progress(min(stop, len(wanted)), len(wanted), real[-1].name)
             return found
 
-        order = [entry.index for entry in wanted]
+        order, explain = [entry.index for entry in wanted], self.explainer(context, used)
         with (
             named_memory_limit(what, remedy=_FEWER_LAYERS),
             ReadAhead(source, order, model.preprocessing, size) as read,

@@ -16,12 +16,13 @@ from onnxviz.analyses.attribution.pictures import picture_size
 from onnxviz.analyses.attribution.results import ImageAttribution, MethodEvidence, TargetEvidence
 from onnxviz.analyses.attribution.target_settings import ClassSettings, Given, TargetChoice
 from onnxviz.analyses.base import JobContext, LayerSelector, Subject
-from onnxviz.analyses.explained_images import TOP, ImageExplanation, Wanted
+from onnxviz.analyses.explained_images import TOP, Explainer, ImageExplanation
 from onnxviz.analyses.grad_cam.evidence_places import Places
 from onnxviz.analyses.grad_cam.findings import in_words
 from onnxviz.core.findings import Finding, Metric, merge
 from onnxviz.core.values import Layer
-from onnxviz.data.image_choice import find_source
+from onnxviz.data.image_choice import choose_images, find_source
+from onnxviz.data.images import ImageSource, load_batch
 from onnxviz.data.visible_part import cropped_note
 from onnxviz.graph.targets import class_indices
 
@@ -69,7 +70,6 @@ classes: top:2
         "top1_accuracy": "Share of the images whose own class has the highest logit, where their class is known.",
         "top1_confidence": "Mean probability of the class of highest logit.",
         "blank_fraction": "Share of the maps (method, layer, image, class or number) that are nowhere above zero.",
-        "extent.*": "Mean share of the image where a method's map reaches half of its maximum, by the method.",
     }
     reading: ClassVar[str] = (
         "Rows are classes, columns methods or layers. A map shows where the evidence for the class lies by its method; "
@@ -149,18 +149,27 @@ classes: top:2
             + classes * (pixels * storage.dense(height * width))
         )
 
-    def explain(
-        self, context: JobContext, batch: np.ndarray, wanted: Sequence[Wanted], layers: Sequence[tuple[str, Layer]]
-    ) -> list[ImageAttribution]:
-        """Ask every method about some images."""
+    def explainer(self, context: JobContext, layers: Sequence[tuple[str, Layer]]) -> Explainer:
+        """Return what asks every method about a batch."""
         from onnxviz.analyses.attribution.explain import Asked, attribute
 
-        chosen = tuple(self.named_methods.items())
         head, source = self.head(context.subject), find_source(self.data, context.subject.data)
         scores = self.target.scores(Given(head, self.positions, source, context))
-        asked = Asked(scores, self._against(head, context.subject), head if scores.layers[0] == head.scores else None,
-                      chosen, layers)  # fmt: skip
-        return attribute(context, batch, wanted, asked)
+        count = max(method.references() for method in self.methods)
+        asked = Asked(
+            scores,
+            self._against(head, context.subject),
+            head if scores.layers[0] == head.scores else None,
+            tuple(self.named_methods.items()),
+            layers,
+            self._references(source, count, context) if count else None,
+        )
+        return lambda batch, wanted: attribute(context, batch, wanted, asked)
+
+    def _references(self, source: ImageSource, count: int, context: JobContext) -> np.ndarray:
+        """Return images that others are compared with, spread evenly over the data set."""
+        chosen, model = choose_images(source, None, count), context.model
+        return load_batch(source, chosen, model.preprocessing, model.input_size)
 
     def present(self, found: Sequence[ImageAttribution], subject: Subject) -> list[Finding]:
         """Show the images; average the numbers; say what was left out."""
@@ -169,7 +178,7 @@ classes: top:2
         used, _ = self.chosen_layers(subject.view)
         titles = [title for title, _ in used]
         numbers: dict[str, list[Metric]] = {}
-        for metric in (metric for image in found for metric in image_metrics(image, head, self.named_methods)):
+        for metric in (metric for image in found for metric in image_metrics(image, head)):
             numbers.setdefault(metric.name, []).append(metric)
         metrics = [explained_score.joined(parts) for parts in numbers.values()]
         named = self.named_methods
@@ -183,7 +192,7 @@ classes: top:2
             ),
             *self.target.in_words(head, subject),
             *explained_score.too_sure(metrics),
-            *methods_table(found, named),
+            methods_table(found, named),
             *merge(shown),
             *cropped_note(source, chosen, subject.preprocessing, subject.input_size),
             *self.coverage(subject, len(found)),

@@ -40,6 +40,7 @@ class Asked:
         head: whose probabilities are shown beside, if any.
         methods: what each is called here, and the method.
         layers: headings and layers, for the methods that make maps of layers.
+        references: images that methods compare others with, RGB in 0..1, float32 [R, channels, h, w]; None for none.
     """
 
     scores: Scores
@@ -47,6 +48,7 @@ class Asked:
     head: Head | None
     methods: Sequence[tuple[str, Method]]
     layers: Sequence[tuple[str, Layer]]
+    references: np.ndarray | None = None
 
 
 def attribute(context: JobContext, batch: np.ndarray, wanted: Sequence[Wanted], asked: Asked) -> list[ImageAttribution]:
@@ -76,11 +78,12 @@ def attribute(context: JobContext, batch: np.ndarray, wanted: Sequence[Wanted], 
     scores = _Chosen.of(raw, asked, wanted)
     indices = [entry.index for entry in wanted]
     indices += indices[-1:] * (len(batch) - len(indices))
+    references = None if asked.references is None else torch.from_numpy(asked.references)
     turns = []
     for turn in range(max(map(len, scores.numbers))):
         numbers = [chosen[min(turn, len(chosen) - 1)] for chosen in scores.numbers]
         targets = [_target(asked, number, place, scores, raw) for place, number in enumerate(numbers)]
-        question = forward.ask(targets, indices=indices, seed=context.subject.seed)
+        question = forward.ask(targets, indices=indices, seed=context.subject.seed, references=references)
         found = [_answer(question, *each, names) for each in asked.methods]
         values = question.scores if converted else question.measure(question.images, range(len(batch)))
         reached = _reached(question) if converted else [True] * len(batch)
@@ -228,13 +231,13 @@ class _ImageResult:
             if self.photograph is None:
                 continue
             alt = f"{name} of {shorten(title, 40)}" + (f" at {shorten(column, 40)}" if column else "")
-            drawn.append(cell(values, self.photograph, alt, pixels=pixels, signed=method.signed))
+            drawn.append(cell(values, self.photograph, alt, fine=method.fine, signed=method.signed))
         return MethodEvidence(
             name,
             tuple(columns),
             tuple(drawn),
             tuple(not float(values.max()) > 0 for values in maps),
-            where(maps[-1], self.size, pixels=pixels),
+            where(maps[-1], self.size, fine=method.fine),
             tuple((fact, float(numbers[self.place])) for fact, numbers in found.facts.items()),
         )
 

@@ -8,7 +8,7 @@ from statistics import fmean
 from onnxviz.analyses import explained_score, presentation
 from onnxviz.analyses.attribution.method import Method
 from onnxviz.analyses.attribution.methods import name_of
-from onnxviz.analyses.attribution.pictures import SCALES, WHERE_PIXELS
+from onnxviz.analyses.attribution.pictures import WHERE_PIXELS, scale_of
 from onnxviz.analyses.attribution.results import ImageAttribution, MethodEvidence, TargetEvidence
 from onnxviz.analyses.base import Subject
 from onnxviz.analyses.explained_images import layers_listed
@@ -62,7 +62,7 @@ def image_findings(
     ]
 
 
-def image_metrics(image: ImageAttribution, head: Head, methods: Named) -> Iterator[Metric]:
+def image_metrics(image: ImageAttribution, head: Head) -> Iterator[Metric]:
     """Yield one image's share of the metrics; `explained_score.joined` averages them over the images."""
     yield from explained_score.choice_metrics(head, image.best, image.sure, image.own)
     found = [one for target in image.targets for one in target.methods]
@@ -72,14 +72,6 @@ def image_metrics(image: ImageAttribution, head: Head, methods: Named) -> Iterat
         f"Share of the maps (method, layer, image, {head.unit}) that are nowhere above zero.", "percent", "lower",
         total=len(flat),
     )  # fmt: skip
-    for method, short in short_names(methods).items():
-        extents = [one.places.extent for one in found if one.method == method and one.places is not None]
-        if extents:
-            yield Metric(
-                f"extent.{short}", fmean(extents), f"extent of the evidence by {method}",
-                "Mean share of the image where the map, the last layer's, reaches half of its maximum; blank maps are "
-                "left out.", "percent", total=len(extents),
-            )  # fmt: skip
 
 
 def short_names(methods: Named) -> dict[str, str]:
@@ -92,9 +84,12 @@ def short_names(methods: Named) -> dict[str, str]:
     return names
 
 
-def methods_table(images: Sequence[ImageAttribution], methods: Named) -> list[Finding]:
+def methods_table(images: Sequence[ImageAttribution], methods: Named) -> Table:
     """Return what is known of each method over all images: how much is blank, and how good it is by its own measure."""
     facts = list(dict.fromkeys(fact for one in _of_all(images) for fact, _ in one.facts))
+    made: dict[str, dict[str, None]] = {}
+    for name, text in (said for image in images for said in image.said):
+        made.setdefault(name, {})[text] = None
     rows = []
     for name, method in methods.items():
         found = [one for one in _of_all(images) if one.method == name]
@@ -102,20 +97,16 @@ def methods_table(images: Sequence[ImageAttribution], methods: Named) -> list[Fi
         extents = [one.places.extent for one in found if one.places is not None]
         numbers = [[value for one in found for key, value in one.facts if key == fact] for fact in facts]
         rows.append(
-            (name, "signed" if method.signed else "for only", "pixels" if method.shows == "pixels" else "layers",
-             len(flat), sum(flat), fmean(extents) if extents else None,
-             *(fmean(values) if values else None for values in numbers), "; ".join(method.cites))
+            (name, "for and against" if method.signed else "for", method.shows, len(flat), sum(flat),
+             fmean(extents) if extents else None, *(fmean(values) if values else None for values in numbers),
+             " ".join(made.get(name, ())))
         )  # fmt: skip
     columns = (
         Column("method"), Column("evidence"), Column("maps of"), Column("maps", "integer"),
         Column("without positive evidence", "integer"), Column("mean extent", "percent"),
-        *(Column(f"mean {fact}", "number") for fact in facts), Column("source"),
+        *(Column(f"mean {fact}", "number") for fact in facts), Column("how made"),
     )  # fmt: skip
-    said = dict.fromkeys((name, text) for image in images for name, text in image.said)
-    return [
-        Table("methods", "Methods", columns, tuple(rows), _METHODS),
-        *(Note(f"{name}: {text}", "how_made") for name, text in said),
-    ]
+    return Table("methods", "Methods", columns, tuple(rows), _METHODS)
 
 
 def summary(
@@ -164,7 +155,7 @@ def _side_by_side(image: ImageAttribution, name: str, subject: Subject, head: He
     columns = tuple(f"{one.method}, {one.columns[-1]}" if one.columns[-1] else one.method for one in first)
     scales: dict[str, list[str]] = {}
     for one in first:
-        scales.setdefault(SCALES[methods[one.method].shows, methods[one.method].signed], []).append(one.method)
+        scales.setdefault(scale_of(methods[one.method]), []).append(one.method)
     scale = "; ".join(f"{listed(names, 8)}: {scale}" for scale, names in scales.items())
     return PictureMatrix(f"maps.{image.index}", f"{name}: methods side by side", columns, rows, scale=scale)
 
@@ -184,7 +175,7 @@ def _progression(
         f"{name}: {method} from the first layer to the last",
         columns,
         tuple(rows),
-        scale=SCALES[kind.shows, kind.signed],
+        scale=scale_of(kind),
     )
 
 
@@ -225,14 +216,29 @@ def _sentence(image: ImageAttribution, name: str, subject: Subject, head: Head) 
     if not target.reached:
         return f"{name}: nothing can be said of {target.title}: its score has no gradient there."
     certainty = explained_score.certainty(head, target.probability, target.score, target.predicted)
-    said: dict[str, list[str]] = {}
-    for one in target.methods:
-        words = "is nowhere" if one.places is None else one.places.sentence
-        said.setdefault(words, []).append(one.method)
-    where = "; ".join(f"by {listed(names, 6)} it {words}" for words, names in said.items())
+    where = _few(target.methods) if len(target.methods) <= _IN_FULL else _many(target.methods)
     explained = [one.number for one in image.targets]
     choice = explained_score.first_choice(head, image.best, explained, image.sure, subject.labels)
     return f"{name}: the evidence for {target.title}{certainty}: {where}.{choice}"
+
+
+def _few(found: Sequence[MethodEvidence]) -> str:
+    """Say of each method where its map lies."""
+    said: dict[str, list[str]] = {}
+    for one in found:
+        said.setdefault("is nowhere" if one.places is None else one.places.sentence, []).append(one.method)
+    return "; ".join(f"by {listed(names, 6)} it {words}" for words, names in said.items())
+
+
+def _many(found: Sequence[MethodEvidence]) -> str:
+    """Say where the maxima of the methods' maps are, the place of most first."""
+    said: dict[str, list[str]] = {}
+    for one in found:
+        said.setdefault("nowhere" if one.places is None else f"at the {one.places.parts[0]}", []).append(one.method)
+    order = sorted(said.items(), key=lambda entry: -len(entry[1]))
+    (place, first), *others = order
+    rest = "".join(f", {where} by {listed(names, 6)}" for where, names in others)
+    return f"its maximum is {place} by {len(first)} of {len(found)} methods{rest}"
 
 
 def _without_gradient(image: ImageAttribution, subject: Subject, head: Head) -> Iterator[Caveat]:
@@ -246,6 +252,8 @@ def _without_gradient(image: ImageAttribution, subject: Subject, head: Head) -> 
         )  # fmt: skip
 
 
+_IN_FULL = 3
+"""Up to so many methods are described one by one in a sentence."""
 _EVIDENCE = (
     "Position: the parts of the image, thirds of its height and width, in which regions of the map reach half of its "
     "maximum, that with the maximum first. Extent: how much of the image these regions cover. For methods that make "

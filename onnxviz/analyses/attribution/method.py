@@ -50,6 +50,11 @@ class Method(BaseModel, ABC):
     """Whether the network has to convert; one that does not works with whatever ONNX Runtime computes."""
     cites: ClassVar[tuple[str, ...]] = ()
 
+    @property
+    def fine(self) -> bool:
+        """Whether its maps have the detail of pixels, of which single ones say little."""
+        return self.shows == "pixels"
+
     @abstractmethod
     def attribute(self, question: Question) -> Attribution:
         """Return the evidence; an image's does not depend on the others but for rounding."""

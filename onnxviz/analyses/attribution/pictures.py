@@ -14,6 +14,7 @@ from onnxviz.core.findings import Picture
 if TYPE_CHECKING:
     import torch
 
+    from onnxviz.analyses.attribution.method import Method
     from onnxviz.data.domains import Domain
 
 SMALLEST, LARGEST = 128, 256
@@ -23,32 +24,36 @@ WHERE_PIXELS = f"Maps of pixels are averaged over 1/{_WINDOWS} of the side first
 
 CLIPPED = 99.5
 """Percentile of a map's absolute values from which on it is drawn in the strongest colour, where it is of pixels."""
-SCALES = {
-    ("layers", False): "0 to the map's own maximum; black is no positive evidence",
-    ("layers", True): "red for, blue against, both to the map's own largest value; near-white is neither",
-    ("pixels", False): f"0 to the {CLIPPED:g}th percentile of the map's own values, so that single pixels do not hide "
-    "the rest; black is none",
-    ("pixels", True): f"red for, blue against, both to the {CLIPPED:g}th percentile of the map's own absolute values; "
+_SCALES = {
+    (False, False): "0 to the map's own maximum; black is no positive evidence",
+    (False, True): "red for, blue against, both to the map's own largest value; near-white is neither",
+    (True, False): f"0 to the {CLIPPED:g}th percentile of the map's own values, so that single pixels do not hide the "
+    "rest; black is none",
+    (True, True): f"red for, blue against, both to the {CLIPPED:g}th percentile of the map's own absolute values; "
     "near-white is neither",
 }
-"""By what a method shows, and whether it is signed."""
 
 
-def bound_of(values: npt.NDArray[np.floating], *, pixels: bool) -> float:
+def scale_of(method: Method) -> str:
+    """Return the scale of a method's maps in words."""
+    return _SCALES[method.fine, method.signed]
+
+
+def bound_of(values: npt.NDArray[np.floating], *, fine: bool) -> float:
     """Return the absolute value of a map that is drawn in the strongest colour; 0 if it is blank."""
     sizes = np.abs(values)
     most = float(sizes.max(initial=0.0))
-    clipped = float(np.percentile(sizes, CLIPPED)) if pixels and sizes.size else most
+    clipped = float(np.percentile(sizes, CLIPPED)) if fine and sizes.size else most
     return clipped or most  # where less than that share of the pixels holds anything
 
 
 def cell(
-    values: torch.Tensor, photograph: npt.NDArray[np.uint8], alt: str, *, pixels: bool, signed: bool
+    values: torch.Tensor, photograph: npt.NDArray[np.uint8], alt: str, *, fine: bool, signed: bool
 ) -> tuple[Picture, Picture]:
     """Return a map [h, w] in colours, and over the photograph, both at the photograph's size."""
     from onnxviz.analyses.grad_cam.attribution import upsample
 
-    bound = bound_of(values.float().cpu().numpy(), pixels=pixels)
+    bound = bound_of(values.float().cpu().numpy(), fine=fine)
     enlarged = upsample(values[None].float() / (bound or 1.0), photograph.shape[:2])[0].cpu().numpy()
     if signed:
         coloured, over = colormap.colour_signed(enlarged, 1.0), colormap.overlay_signed(photograph, enlarged)
@@ -57,7 +62,7 @@ def cell(
     return Picture(coloured, alt=alt, format="jpeg"), Picture(over, alt=f"{alt}, over the image", format="jpeg")
 
 
-def where(values: torch.Tensor, size: tuple[int, ...], *, pixels: bool) -> Places | None:
+def where(values: torch.Tensor, size: tuple[int, ...], *, fine: bool) -> Places | None:
     """Return where on an image of a size a map [h, w] reaches half of its maximum; None if it is nowhere above 0.
 
     Single pixels of a map of pixels say little: it is averaged over windows of a sixteenth of the image first.
@@ -68,7 +73,7 @@ def where(values: torch.Tensor, size: tuple[int, ...], *, pixels: bool) -> Place
     from onnxviz.analyses.grad_cam.attribution import upsample
 
     values = values.relu()
-    if pixels:
+    if fine:
         window = [max(1, round(side / _WINDOWS)) | 1 for side in values.shape]
         padding = [side // 2 for side in window]
         values = functional.avg_pool2d(values[None, None], window, 1, padding, count_include_pad=False)[0, 0]

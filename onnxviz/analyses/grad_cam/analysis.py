@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from onnxviz.analyses import explained_score, presentation, storage
 from onnxviz.analyses.base import JobContext, Subject
-from onnxviz.analyses.explained_images import TOP, ImageExplanation, Wanted
+from onnxviz.analyses.explained_images import TOP, Explainer, ImageExplanation
 from onnxviz.analyses.grad_cam.evidence import (
     LARGEST_PICTURE,
     SMALLEST_PICTURE,
@@ -29,7 +29,6 @@ from onnxviz.core.values import Layer
 from onnxviz.data.visible_part import cropped_note
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
 
 
@@ -63,12 +62,10 @@ class ClassActivationMaps(ImageExplanation):
             [N, h, w].
         """
 
-    def explain(
-        self, context: JobContext, batch: np.ndarray, wanted: Sequence[Wanted], layers: Sequence[tuple[str, Layer]]
-    ) -> list[ImageEvidence]:
-        """Make the maps of some images."""
-        head = self.head(context.subject)
-        return explain(context, batch, wanted, layers, head, self.positions, (self.method_name, self.evidence))
+    def explainer(self, context: JobContext, layers: Sequence[tuple[str, Layer]]) -> Explainer:
+        """Return what makes the maps of a batch."""
+        head, method = self.head(context.subject), (self.method_name, self.evidence)
+        return lambda batch, wanted: explain(context, batch, wanted, layers, head, self.positions, method)
 
     def bytes_of(self, subject: Subject, layers: Sequence[Layer], classes: int) -> int:
         """Estimate what one image takes: for each class the photograph, and for each layer two pictures and a map."""

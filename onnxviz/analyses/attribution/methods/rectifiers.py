@@ -119,6 +119,11 @@ class GuidedGradCam(Method):
     shows: ClassVar[Literal["layers", "pixels"]] = "layers"
     cites: ClassVar[tuple[str, ...]] = ("Selvaraju et al. 2017, Grad-CAM, arXiv:1610.02391",)
 
+    @property
+    def fine(self) -> bool:
+        """It has the detail of pixels at every layer."""
+        return True
+
     def attribute(self, question: Question) -> Attribution:
         """Return a map of the image's size for each layer."""
         from onnxviz.analyses.grad_cam.attribution import upsample

@@ -33,7 +33,6 @@ FLOORS: tuple[tuple[str, ...], ...] = (
 TORCH = {"torch", "onnx2torch"}
 WITH_TORCH = (
     "analyses.attribution.question",
-    "analyses.grad_cam.attribution",
     "convert",
     "model.continuation",
     "model.judge",

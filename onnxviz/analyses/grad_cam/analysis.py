@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field, StrictInt, field_validator
 
 from onnxviz.analyses import explained_score, presentation, storage
+from onnxviz.analyses.attribution.methods import cam
 from onnxviz.analyses.base import ImageAnalysis, Job, JobContext, LayerSelector, Subject
 from onnxviz.analyses.grad_cam.evidence import (
     LARGEST_PICTURE,
@@ -287,14 +288,12 @@ class GradCam(ClassActivationMaps):
 
     heading: ClassVar[str] = "Grad-CAM"
     version: ClassVar[int] = 5
-    cites: ClassVar[tuple[str, ...]] = ("Selvaraju et al. 2017, Grad-CAM, arXiv:1610.02391",)
+    cites: ClassVar[tuple[str, ...]] = cam.GradCam.cites
     example: ClassVar[str] = "{kind: grad_cam, data: photos, layers: block_outputs, classes: top:3}"
 
     def evidence(self, activations: torch.Tensor, gradients: torch.Tensor) -> torch.Tensor:
         """Weight the channels with their mean gradients."""
-        from onnxviz.analyses.grad_cam.attribution import by_mean_gradient
-
-        return by_mean_gradient(activations, gradients)
+        return cam.GradCam().weighted(activations, gradients)
 
 
 def _stored_bytes(subject: Subject, layers: Sequence[Layer], classes: int) -> int:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from onnxviz.analyses import explained_score
+from onnxviz.analyses.attribution.targets import ClassTarget
 from onnxviz.analyses.grad_cam.evidence_places import Places, find_places
 from onnxviz.core import colormap
 from onnxviz.core.errors import AnalysisError, shorten
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     import torch
 
     from onnxviz.analyses.base import JobContext
-    from onnxviz.analyses.grad_cam.attribution import EvidenceMap, Method
     from onnxviz.data.domains import Domain
     from onnxviz.graph.model_output import Head
 
@@ -95,41 +95,38 @@ def explain(
     layers: Sequence[tuple[str, Layer]],
     head: Head,
     positions: explained_score.Positions,
-    method: tuple[str, Method],
+    method: tuple[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]],
 ) -> list[ImageEvidence]:
     """Run one forward pass for some images, and one backward pass for each of an image's classes.
 
     `batch` is RGB in 0..1, float32 [N, 3, h, w]; images behind the last of `wanted` only fill the pass. `layers` have
-    their headings, `method` its name.
+    their headings; `method` is a name and what makes maps [N, h, w] of activations and gradients [N, units, h, w].
 
     Raises:
         AnalysisError: if activations are not finite, or no layer has a map of positions.
     """
     import torch
 
-    from onnxviz.analyses.grad_cam.attribution import grad_cam
+    from onnxviz.analyses.attribution.question import ForwardPass
 
     model, score_layer = context.model, explained_score.layer_of(head)
-    images = torch.from_numpy(batch).to(model.device).requires_grad_()
-    maps_of = [layer for _, layer in layers]
-    outputs = list(dict.fromkeys((*maps_of, score_layer)))
-    found = dict(zip(outputs, model.differentiable(outputs)(images), strict=True))
-    placed = explained_score.score_at_positions(found[score_layer], head)
+    forward = ForwardPass(model, torch.from_numpy(batch), [layer for _, layer in layers], [score_layer], to_input=False)
+    _require_finite(forward.values, wanted)
+    placed = explained_score.score_at_positions(forward.values[score_layer].detach(), head)
     scores = placed.mean(dim=2) if positions == "mean" else placed.amax(dim=2)
-    _require_finite(found, wanted)
-    predicted = [explained_score.predicted_shares(one, head, positions) for one in placed.detach()]
+    predicted = [explained_score.predicted_shares(one, head, positions) for one in placed]
     chosen = []
-    for place, values in enumerate(scores.detach().tolist()):
+    for place, values in enumerate(scores.tolist()):
         # The class that the network believes in most comes first, also of those that are named.
         order, asked = explained_score.in_order(values, predicted[place]), wanted[min(place, len(wanted) - 1)].classes
         chosen.append(order[:asked] if isinstance(asked, int) else [number for number in order if number in asked])
-    maps, most = [], max(map(len, chosen))
-    for turn in range(most):
-        numbers = [classes[min(turn, len(classes) - 1)] for classes in chosen]
-        score = scores[torch.arange(len(numbers), device=scores.device), numbers]
-        activations = [found[layer] for layer in maps_of]
-        maps.append(grad_cam(score, activations, turn + 1 < most, maps_of, method[1]))
-    kept = tuple(place for place, one in enumerate(maps[0]) if max(one.values.shape[1:]) > 1)
+    maps, reached = [], []
+    for turn in range(max(map(len, chosen))):
+        targets = [ClassTarget(head, classes[min(turn, len(classes) - 1)], positions) for classes in chosen]
+        question = forward.ask(targets)
+        maps.append([method[1](*pair).relu() for pair in zip(question.activations, question.gradients, strict=True)])
+        reached.append([slopes.abs().amax(dim=(1, 2, 3)) > 0 for slopes in question.gradients])
+    kept = tuple(place for place, one in enumerate(maps[0]) if max(one.shape[1:]) > 1)
     if not kept:
         raise AnalysisError(
             "no selected layer has a map of positions at this image size",
@@ -142,18 +139,22 @@ def explain(
         kept=kept,
         positions=int(placed.shape[2]),
         chosen=chosen,
-        scores=scores.detach(),
+        scores=scores,
         probabilities=explained_score.probabilities(model, batch, head, scores.shape[1]),
         predicted=predicted,
         maps=[[row[place] for place in kept] for row in maps],
+        reached=[[row[place] for place in kept] for row in reached],
     )
-    shown = [_photograph(image, model.domain) for image in images.detach()[: len(wanted)]]
+    shown = [_photograph(image, model.domain) for image in forward.images.detach()[: len(wanted)]]
     return [done.of_image(place, entry, shown[place]) for place, entry in enumerate(wanted)]
 
 
 @dataclass(frozen=True, eq=False)
 class _Pass:
-    """What a pass gave for some images, whose classes are `chosen`; `maps` are by the place of a class, and layer."""
+    """What a pass gave for some images, whose classes are `chosen`.
+
+    By the place of a class, and layer, `maps`, [N, h, w], and whether the score has a gradient there, [N].
+    """
 
     method: str
     titles: Sequence[Sequence[str]]
@@ -164,13 +165,14 @@ class _Pass:
     scores: torch.Tensor
     probabilities: Sequence[np.ndarray | None]
     predicted: Sequence[Sequence[float] | None]
-    maps: Sequence[Sequence[EvidenceMap]]
+    maps: Sequence[Sequence[torch.Tensor]]
+    reached: Sequence[Sequence[torch.Tensor]]
 
     def of_image(self, place: int, entry: Wanted, photograph: np.ndarray) -> ImageEvidence:
         """Return one image's evidence with its pictures; nothing of the pass is kept."""
         classes = [self._of_class(place, turn, photograph) for turn in range(len(self.chosen[place]))]
         arrays = {
-            f"class{one.number}_layer{layer:03d}": found.values[place].float().cpu().numpy()
+            f"class{one.number}_layer{layer:03d}": found[place].float().cpu().numpy()
             for one, row in zip(classes, self.maps, strict=False)
             for layer, found in enumerate(row)
         }
@@ -191,7 +193,7 @@ class _Pass:
 
     def _of_class(self, place: int, turn: int, photograph: np.ndarray) -> ClassEvidence:
         number, sure, shares = self.chosen[place][turn], self.probabilities[place], self.predicted[place]
-        values = [found.values[place : place + 1] for found in self.maps[turn]]
+        values = [found[place : place + 1] for found in self.maps[turn]]
         title = f"{self.method} of {shorten(self.titles[place][turn], 40)}"
         alts = [f"{title} at {shorten(column, 40)}" for column in self.columns]
         return ClassEvidence(
@@ -201,7 +203,7 @@ class _Pass:
             None if shares is None else shares[number],
             tuple(_cell(one, photograph, alt) for one, alt in zip(values, alts, strict=True)),
             tuple(float(one.max()) <= 0 for one in values),
-            tuple(float(found.gradient[place]) > 0 for found in self.maps[turn]),
+            tuple(bool(found[place]) for found in self.reached[turn]),
             _where(values[-1], photograph.shape[:2]),
         )
 
@@ -221,7 +223,7 @@ def _require_finite(found: Mapping[Layer, torch.Tensor], wanted: Sequence[Wanted
 
 def _where(values: torch.Tensor, size: tuple[int, ...]) -> Places | None:
     """Return where on an image of a size a map [1, h, w] reaches half of its maximum; None if it is blank."""
-    from onnxviz.analyses.grad_cam.attribution import upsample
+    from onnxviz.analyses.attribution.fusion import upsample
 
     finest = (max(size[0], values.shape[1]), max(size[1], values.shape[2]))
     return find_places(upsample(values, finest)[0].double().cpu().numpy())
@@ -246,7 +248,7 @@ def _photograph(image: torch.Tensor, domain: Domain) -> np.ndarray:
 
 def _cell(values: torch.Tensor, photograph: np.ndarray, alt: str) -> tuple[Picture, Picture]:
     """Return heat map and overlay of a map [1, h, w]; the scale is the low-resolution map's own maximum."""
-    from onnxviz.analyses.grad_cam.attribution import to_own_maximum, upsample
+    from onnxviz.analyses.attribution.fusion import to_own_maximum, upsample
 
     height, width = photograph.shape[:2]
     heat = upsample(to_own_maximum(values), (height, width))[0].cpu().numpy()

@@ -29,13 +29,17 @@ import numpy as np
 import onnxruntime
 import torch
 
+from onnxviz.analyses.attribution.methods.cam import GradCamMethod
+from onnxviz.analyses.attribution.question import ForwardPass
+from onnxviz.analyses.attribution.targets import ClassTarget
 from onnxviz.analyses.dissection.counting import Grid, Overlap, count_overlap
 from onnxviz.analyses.dissection.thresholds import TopValues
-from onnxviz.analyses.grad_cam.attribution import grad_cam
+from onnxviz.analyses.explained_score import layer_of
 from onnxviz.core.errors import shorten
 from onnxviz.core.values import Layer, Preprocessing
 from onnxviz.data import builtin
 from onnxviz.data.images import ImageFolder, fit_labels, load_batch
+from onnxviz.graph.targets import resolve_head
 from onnxviz.model.model import Model, load
 from onnxviz.model.ort_session import Session
 from onnxviz.model.parity import check_parity
@@ -206,13 +210,21 @@ def agreement(on: Context) -> Figures:
     return figures
 
 
+def grad_cam(
+    model: Model, images: torch.Tensor, layers: Sequence[Layer], classes: Iterable[int]
+) -> list[tuple[torch.Tensor, ...]]:
+    """Return the maps of some layers for some classes."""
+    head = resolve_head(model.view, None, model.labels)
+    forward = ForwardPass(model, images, layers, [layer_of(head)], to_input=False)
+    targets = (ClassTarget(head, number) for number in classes)
+    return [GradCamMethod().attribute(forward.ask([target] * len(images))).maps for target in targets]
+
+
 @check("Grad-CAM maps on the CPU and on the device")
 def maps_agree(on: Context) -> Figures:
     def maps(model: Model) -> list[np.ndarray]:
-        images = torch.from_numpy(on.images[:4]).to(model.device).requires_grad_()
-        *activations, logits = model.differentiable((*on.layers, model.view.logits))(images)
-        found = grad_cam(logits.flatten(1)[:, 0], activations)
-        return [each.values.cpu().numpy() for each in found]
+        (found,) = grad_cam(model, torch.from_numpy(on.images[:4]), on.layers, [0])
+        return [each.cpu().numpy() for each in found]
 
     theirs = maps(on.reference)
     figures: Figures = {"layers": len(on.layers), "images": min(4, len(on.images))}
@@ -265,14 +277,11 @@ def compiles(on: Context) -> Figures:
 @check("Grad-CAM maps/s, all layers")
 def maps_per_second(on: Context) -> Figures:
     figures: Figures = {"layers": len(on.layers)}
-    forward = on.model.differentiable((*on.layers, on.model.view.logits))
     for count in (1, 4) if on.quick else (1, 8, 32):
-        images = on.pictures(count).requires_grad_()
+        images = on.pictures(count)
 
         def maps(images: torch.Tensor = images) -> None:
-            *activations, logits = forward(images)
-            for number in range(3):
-                grad_cam(logits.flatten(1)[:, number], activations, keep_tape=number < 2)
+            grad_cam(on.model, images, on.layers, range(3))
 
         taken = seconds_of(maps, on)
         figures[f"batch {count}"] = round(3 * count * len(on.layers) / taken)

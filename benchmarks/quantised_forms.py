@@ -27,9 +27,11 @@ import onnxruntime
 import torch
 from onnxruntime import quantization
 
-from onnxviz.analyses.grad_cam.attribution import grad_cam
+from onnxviz.analyses.attribution.methods.cam import GradCamMethod
+from onnxviz.analyses.attribution.question import gradients_of
 from onnxviz.core.values import Layer
 from onnxviz.graph import GraphView
+from onnxviz.model.maps import to_map
 from onnxviz.model.model import Model, load
 
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
@@ -188,7 +190,8 @@ def maps(model: Model, images: torch.Tensor, classes: torch.Tensor) -> np.ndarra
     layer, logits = model.view.select("last_map")[0], model.view.logits
     values, scores = model.differentiable([layer, logits])(images)
     score = scores.flatten(1).gather(1, classes[:, None])[:, 0]
-    return grad_cam(score, [values], layers=[layer])[0].values.numpy()
+    (slopes,) = gradients_of(score, [values])
+    return GradCamMethod().weighted(to_map(layer, values.detach()), to_map(layer, slopes)).relu().numpy()
 
 
 def correlation(first: np.ndarray, second: np.ndarray) -> float:

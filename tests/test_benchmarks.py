@@ -17,8 +17,8 @@ import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = (
-    "agreement", "class_images", "cluster_costs", "cluster_simulation", "dissection", "execution", "faults",
-    "feature_visualization", "fuzz", "gpu", "gpu_execution", "gpu_feature_visualization", "grad_cam", "import_coverage",
+    "agreement", "attribution", "class_images", "cluster_costs", "cluster_simulation", "dissection", "execution",
+    "faults", "feature_visualization", "fuzz", "gpu", "gpu_execution", "gpu_feature_visualization", "import_coverage",
     "import_speed", "layer_names", "operator_table", "preprocessing", "quantised_forms", "ray_overhead",
     "simple_pictures", "stock_onnx2torch", "streams",
 )  # fmt: skip
@@ -82,11 +82,13 @@ def test_no_machine_paths() -> None:
             assert not any(word in path.read_text("utf-8") for word in ("/work/", "/home/", "/tmp/")), path.name
 
 
-def test_grad_cam(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_attribution(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("cv2")  # what pytorch-grad-cam enlarges its maps with
-    text = run("grad_cam", "--model", "builtin", "--rounds", "1", capsys=capsys, monkeypatch=monkeypatch)
+    options = ("--model", "builtin", "--rounds", "1", "--images", "4", "--together", "4")
+    text = run("attribution", *options, capsys=capsys, monkeypatch=monkeypatch)
     assert [row[0] for row in rows(text)] == [
-        "bare", "ours", "ours, enlarged", "peer, all layers", "peer, layer by layer"
+        "bare", "Grad-CAM", "Grad-CAM, enlarged", "all by gradients", "peer, all layers", "peer, layer by layer",
+        "1", "4",
     ]  # fmt: skip
     assert float(text.rsplit(":", 1)[1]) < 1e-4  # the peer's maps are ours
 

@@ -34,7 +34,6 @@ TORCH = {"torch", "onnx2torch"}
 WITH_TORCH = (
     "analyses.attribution.explain",
     "analyses.attribution.question",
-    "analyses.grad_cam.attribution",
     "convert",
     "model.continuation",
     "model.judge",

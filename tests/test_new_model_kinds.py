@@ -15,7 +15,8 @@ from rich.console import Console
 from tiny_models import fill
 
 import onnxviz
-from onnxviz.analyses.grad_cam.attribution import grad_cam
+from onnxviz.analyses.attribution.methods.cam import GradCamMethod
+from onnxviz.analyses.attribution.question import gradients_of
 from onnxviz.cli import show_model
 from onnxviz.core.errors import BatchMixedError, DataError, ModelError
 from onnxviz.core.findings import Caveat, Note, PictureMatrix
@@ -90,7 +91,8 @@ def test_a_score_cut_off_by_rounding_still_has_a_slope(tmp_path: Path) -> None:
     logits, maps, cut_off = model.differentiable([model.view.logits, "relu", "dequantise"])(image)
     np.testing.assert_allclose(cut_off.detach().numpy(), 0.0127, rtol=1e-6)
     assert float(torch.autograd.grad(cut_off.sum(), maps, retain_graph=True)[0].abs().max()) == 0
-    assert float(grad_cam(logits.flatten(1)[:, 2], [maps])[0].values.max()) > 0
+    (slopes,) = gradients_of(logits.flatten(1)[:, 2], [maps])
+    assert float(GradCamMethod().weighted(maps.detach(), slopes).max()) > 0
     np.testing.assert_allclose(model.probabilities(np.full((1, 3, 16, 16), 0.5, np.float32)), np.full((1, 5), 0.2))
 
 

@@ -18,10 +18,10 @@ from pydantic import ValidationError
 
 import onnxviz.model.model
 from onnxviz.analyses import registry
+from onnxviz.analyses.attribution.fusion import upsample
 from onnxviz.analyses.base import JobContext, Subject
 from onnxviz.analyses.grad_cam import findings as evidence_findings
 from onnxviz.analyses.grad_cam.analysis import GradCam
-from onnxviz.analyses.grad_cam.attribution import upsample
 from onnxviz.analyses.grad_cam.findings import ImageSummary
 from onnxviz.core import findings as f
 from onnxviz.core.errors import AnalysisError, DataError, SelectionError

@@ -18,7 +18,8 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
 import onnxviz
-from onnxviz.analyses.grad_cam.attribution import grad_cam
+from onnxviz.analyses.attribution.methods.cam import GradCamMethod
+from onnxviz.analyses.attribution.question import gradients_of
 from onnxviz.graph import open_model
 from onnxviz.graph.activation import Following
 
@@ -112,8 +113,8 @@ def maps(path: Path, layers: list[str]) -> dict[str, np.ndarray]:
     model = onnxviz.load(path, preprocess={"mean": 0, "scale": 255}, device="cpu")
     scores, *activations = model.differentiable(["logits", *layers])(IMAGES)
     return {
-        name: evidence.values.numpy()
-        for name, evidence in zip(layers, grad_cam(scores[:, 2], activations), strict=True)
+        name: GradCamMethod().weighted(values.detach(), slopes).relu().numpy()
+        for name, values, slopes in zip(layers, activations, gradients_of(scores[:, 2], activations), strict=True)
     }
 
 

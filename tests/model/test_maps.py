@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from onnxviz.analyses.grad_cam.attribution import grad_cam
+from onnxviz.analyses.attribution.methods.cam import GradCamMethod
+from onnxviz.analyses.attribution.question import gradients_of
 from onnxviz.core.errors import AnalysisError
 from onnxviz.core.values import Grid, Layer
 from onnxviz.model.maps import in_words, to_map
@@ -58,8 +59,8 @@ def test_the_evidence_of_tokens_is_that_of_their_map() -> None:
     tokens = torch.from_numpy(np.random.default_rng(1).normal(size=(1, 4, 18)).astype(np.float32)).requires_grad_()
     weights = torch.from_numpy(np.random.default_rng(2).normal(size=(4, 18)).astype(np.float32))
     weights[:, 0] = 100.0
-    (found,) = grad_cam((tokens * weights).sum(dim=(1, 2)), [tokens], layers=[TOKENS])
-    patches, slopes = tokens.detach()[0, :, 2:17], weights[:, 2:17]
-    expected = (slopes.mean(dim=1) @ patches).relu().reshape(1, 3, 5)
-    torch.testing.assert_close(found.values, expected)
-    assert float(found.gradient) == pytest.approx(float(slopes.abs().max()))
+    (slopes,) = gradients_of((tokens * weights).sum(dim=(1, 2)), [tokens])
+    found = GradCamMethod().weighted(to_map(TOKENS, tokens.detach()), to_map(TOKENS, slopes)).relu()
+    patches = tokens.detach()[0, :, 2:17]
+    expected = (weights[:, 2:17].mean(dim=1) @ patches).relu().reshape(1, 3, 5)
+    torch.testing.assert_close(found, expected)

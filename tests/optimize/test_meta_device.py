@@ -22,8 +22,12 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from tiny_models import save_model
 
 import onnxviz
-from onnxviz.analyses.grad_cam.attribution import grad_cam, to_own_maximum, upsample
+from onnxviz.analyses.attribution.fusion import to_own_maximum, upsample
+from onnxviz.analyses.attribution.methods.cam import GradCamMethod
+from onnxviz.analyses.attribution.question import ForwardPass
+from onnxviz.analyses.attribution.targets import ClassTarget
 from onnxviz.core.errors import AnalysisError
+from onnxviz.graph.targets import resolve_head
 from onnxviz.model.model import Model
 from onnxviz.optimize.adversarial import Attack, _Ball, _Descent, _Margin, _Wanted
 from onnxviz.optimize.ascent_batch import AscentBatch, begun
@@ -233,15 +237,16 @@ def test_adversarial_steps_run_without_the_host(
 
 @pytest.mark.parametrize("device", [META, CPU], ids=str)
 def test_grad_cam_runs_without_the_host(folder: Path, device: torch.device) -> None:
-    images = torch.rand((4, 3, *SIZE)).to(device).requires_grad_()
-    forward = model(folder, device).differentiable(("first", "second", "dense"))
+    images, network = torch.rand((4, 3, *SIZE)).to(device), model(folder, device)
+    layers, head = network.resolve(("first", "second")), resolve_head(network.view, None, None)
+    network.differentiable([*layers, network.view.logits])  # converting happens on the host
     with HostReads(device) as watch:
-        *activations, scores = forward(images)
+        forward = ForwardPass(network, images, layers, [network.view.logits], to_input=False)
         for number in range(2):
-            for found in grad_cam(scores[:, number], activations, keep_tape=True):
-                shown = upsample(to_own_maximum(found.values), SIZE)
+            for found in GradCamMethod().attribute(forward.ask([ClassTarget(head, number)] * 4)).maps:
+                shown = upsample(to_own_maximum(found), SIZE)
                 assert shown.shape == (4, *SIZE)
-                assert shown.device == found.gradient.device == device
+                assert shown.device == device
     assert watch.found == []
 
 

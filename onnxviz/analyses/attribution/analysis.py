@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Union
 from pydantic import BeforeValidator, Field, StrictInt, field_validator
 
 from onnxviz.analyses import explained_score, presentation, storage
+from onnxviz.analyses.attribution.evidence_places import Places
 from onnxviz.analyses.attribution.findings import about_blank, image_findings, image_metrics, methods_table, summary
 from onnxviz.analyses.attribution.method import Method
 from onnxviz.analyses.attribution.methods import methods
@@ -17,7 +18,6 @@ from onnxviz.analyses.attribution.results import ImageAttribution, MethodEvidenc
 from onnxviz.analyses.attribution.target_settings import ClassSettings, Given, TargetChoice
 from onnxviz.analyses.base import JobContext, LayerSelector, Subject
 from onnxviz.analyses.explained_images import TOP, Explainer, ImageExplanation
-from onnxviz.analyses.grad_cam.evidence_places import Places
 from onnxviz.analyses.grad_cam.findings import in_words
 from onnxviz.core.findings import Finding, Metric, merge
 from onnxviz.core.values import Layer

@@ -14,7 +14,7 @@ from onnxviz.analyses.attribution.method import Attribution, Method
 from onnxviz.analyses.attribution.pictures import cell, photograph, picture_size, where
 from onnxviz.analyses.attribution.question import ForwardPass, Question
 from onnxviz.analyses.attribution.results import ImageAttribution, MethodEvidence, TargetEvidence
-from onnxviz.analyses.attribution.scores import Scores
+from onnxviz.analyses.attribution.scores import Chosen, Scores
 from onnxviz.analyses.attribution.targets import Difference, Target
 from onnxviz.analyses.explained_images import Wanted
 from onnxviz.analyses.stream import measured
@@ -70,12 +70,11 @@ def attribute(context: JobContext, batch: np.ndarray, wanted: Sequence[Wanted], 
     names = [entry.name for entry in wanted]
     if converted := any(method.needs_gradients for method in methods):
         raw = [forward.values[layer].detach() for layer in read]
-        for layer, values in forward.values.items():
-            _require_finite(values.detach(), names, "the activations are not finite", layer.name)
+        forward.require_finite(names)
     else:
         given = measured(model, batch, [layer.name for layer in read])
         raw = [torch.from_numpy(given[layer.name]) for layer in read]
-    scores = _Chosen.of(raw, asked, wanted)
+    scores = Chosen.of(raw, asked.scores, wanted)
     indices = [entry.index for entry in wanted]
     indices += indices[-1:] * (len(batch) - len(indices))
     references = None if asked.references is None else torch.from_numpy(asked.references)
@@ -99,32 +98,10 @@ def attribute(context: JobContext, batch: np.ndarray, wanted: Sequence[Wanted], 
     ]
 
 
-def _target(asked: Asked, number: int, place: int, scores: _Chosen, raw: Sequence[torch.Tensor]) -> Target:
+def _target(asked: Asked, number: int, place: int, scores: Chosen, raw: Sequence[torch.Tensor]) -> Target:
     values = [each[place : place + 1] for each in raw]
     target, other = asked.scores.target(number, values), asked.against(number, scores.values[place])
     return target if other is None else Difference(target, asked.scores.target(other, values))
-
-
-@dataclass(frozen=True)
-class _Chosen:
-    """The scores of each image, which classes are explained, and of maps how often each is predicted."""
-
-    numbers: Sequence[Sequence[int]]
-    values: Sequence[Sequence[float]]
-    predicted: Sequence[Sequence[float] | None]
-    placed: int
-
-    @classmethod
-    def of(cls, raw: Sequence[torch.Tensor], asked: Asked, wanted: Sequence[Wanted]) -> _Chosen:
-        """Choose; `raw` is what the layers of the scores give, [N, units, *spatial]."""
-        values, predicted = asked.scores.of(raw).tolist(), asked.scores.predicted(raw)
-        chosen = []
-        for place, scores in enumerate(values):
-            # The class that the network believes in most comes first, also of those that are named.
-            order = explained_score.in_order(scores, predicted[place])
-            named = wanted[min(place, len(wanted) - 1)].classes
-            chosen.append(order[:named] if isinstance(named, int) else [number for number in order if number in named])
-        return cls(chosen, values, predicted, raw[0][0].numel() // max(1, raw[0].shape[1] if raw[0].ndim > 1 else 1))
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,7 +156,7 @@ class _ImageResult:
 
     place: int
     entry: Wanted
-    scores: _Chosen
+    scores: Chosen
     turns: Sequence[_Turn]
     asked: Asked
     kept: tuple[int, ...]

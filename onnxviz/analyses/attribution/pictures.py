@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from onnxviz.analyses.grad_cam.evidence_places import Places, find_places
+from onnxviz.analyses.attribution.evidence_places import Places, find_places
 from onnxviz.core import colormap
 from onnxviz.core.findings import Picture
 
@@ -51,7 +51,7 @@ def cell(
     values: torch.Tensor, photograph: npt.NDArray[np.uint8], alt: str, *, fine: bool, signed: bool
 ) -> tuple[Picture, Picture]:
     """Return a map [h, w] in colours, and over the photograph, both at the photograph's size."""
-    from onnxviz.analyses.grad_cam.attribution import upsample
+    from onnxviz.analyses.attribution.fusion import upsample
 
     bound = bound_of(values.float().cpu().numpy(), fine=fine)
     enlarged = upsample(values[None].float() / (bound or 1.0), photograph.shape[:2])[0].cpu().numpy()
@@ -70,7 +70,7 @@ def where(values: torch.Tensor, size: tuple[int, ...], *, fine: bool) -> Places 
     import torch
     from torch.nn import functional
 
-    from onnxviz.analyses.grad_cam.attribution import upsample
+    from onnxviz.analyses.attribution.fusion import upsample
 
     values = values.relu()
     if fine:

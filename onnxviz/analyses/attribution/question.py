@@ -17,6 +17,7 @@ import torch
 
 from onnxviz.analyses.attribution.targets import Target
 from onnxviz.analyses.stream import measured
+from onnxviz.core.errors import AnalysisError, shorten
 from onnxviz.core.values import Layer
 from onnxviz.model.batches import choose_batch, gradient_bytes, run_batches
 from onnxviz.model.maps import to_map
@@ -55,6 +56,21 @@ class ForwardPass:
     def values(self) -> dict[Layer, torch.Tensor]:
         """By layer what it gives, [N, units, *spatial], on the tape; what needs none of it works on any network."""
         return dict(zip(self._outputs, self.model.differentiable(self._outputs)(self.images), strict=True))
+
+    def require_finite(self, images: Sequence[str]) -> None:
+        """Refuse layers whose values are not finite; `images` are the names of the first of the images.
+
+        Raises:
+            AnalysisError: naming the layer and the image.
+        """
+        finite = [each.detach().reshape(len(each), -1).isfinite().all(dim=1) for each in self.values.values()]
+        # All layers are read from the device at once: each reading waits for it.
+        for layer, each in zip(self.values, torch.stack(finite).tolist(), strict=True):
+            for image, fine in zip(images, each, strict=False):
+                if not fine:
+                    raise AnalysisError(
+                        f"the activations are not finite for the image {shorten(image)!r}", where=shorten(layer.name)
+                    )
 
     @cached_property
     def activations(self) -> tuple[torch.Tensor, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from onnxviz.analyses.grad_cam.evidence_places import Places
+from onnxviz.analyses.attribution.evidence_places import Places
 from onnxviz.core.findings import Array, Picture
 
 

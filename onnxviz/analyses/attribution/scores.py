@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from onnxviz.analyses.attribution.targets import (
     at_all_positions,
     decoded,
 )
+from onnxviz.analyses.explained_images import Wanted
 from onnxviz.core.values import Layer
 from onnxviz.graph.model_output import Head
 
@@ -180,6 +182,37 @@ class SimilarityScores(Scores):
         return SimilarityTarget(self.embedding, self.reference, f"similarity to {self.name}")
 
 
+@dataclass(frozen=True)
+class Chosen:
+    """Which classes of each image are explained, with all of its scores.
+
+    Attributes:
+        numbers: of each image its classes, that which the network believes in most first, also of those that are named.
+        values: of each image the scores of all classes.
+        predicted: `Scores.predicted`.
+        placed: positions that the first layer of the scores has.
+    """
+
+    numbers: Sequence[Sequence[int]]
+    values: Sequence[Sequence[float]]
+    predicted: Sequence[Sequence[float] | None]
+    placed: int
+
+    @classmethod
+    def of(cls, raw: Sequence[torch.Tensor], scores: Scores, wanted: Sequence[Wanted]) -> Chosen:
+        """Choose; `raw` is what the layers of the scores give, [N, units, *spatial] each."""
+        values, predicted = scores.of(raw).tolist(), scores.predicted(raw)
+        chosen = []
+        for place, found in enumerate(values):
+            order, asked = (
+                explained_score.in_order(found, predicted[place]),
+                wanted[min(place, len(wanted) - 1)].classes,
+            )
+            chosen.append(order[:asked] if isinstance(asked, int) else [number for number in order if number in asked])
+        positions = math.prod(raw[0].shape[2:])
+        return cls(chosen, values, predicted, positions)
+
+
 def in_box(box: tuple[float, float, float, float], rows: int, columns: int) -> tuple[int, ...]:
     """Return the positions of a map whose centres lie in a box of shares; the nearest one if none does."""
     top, left, bottom, right = box
@@ -193,9 +226,7 @@ def in_box(box: tuple[float, float, float, float], rows: int, columns: int) -> t
 def position_in_words(shapes: Sequence[tuple[int, ...]], place: int) -> str:
     """Say which position it is of several maps, counted through all of them."""
     for number, shape in enumerate(shapes):
-        count = 1
-        for side in shape:
-            count *= side
+        count = math.prod(shape)
         if place < count:
             of = f" of output {number + 1}" if len(shapes) > 1 else ""
             if len(shape) == 2:

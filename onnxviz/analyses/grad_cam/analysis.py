@@ -7,16 +7,12 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from onnxviz.analyses import explained_score, presentation, storage
+from onnxviz.analyses.attribution.evidence_places import Places
+from onnxviz.analyses.attribution.methods import cam
+from onnxviz.analyses.attribution.pictures import picture_size
 from onnxviz.analyses.base import JobContext, Subject
 from onnxviz.analyses.explained_images import TOP, Explainer, ImageExplanation
-from onnxviz.analyses.grad_cam.evidence import (
-    LARGEST_PICTURE,
-    SMALLEST_PICTURE,
-    ClassEvidence,
-    ImageEvidence,
-    explain,
-)
-from onnxviz.analyses.grad_cam.evidence_places import Places
+from onnxviz.analyses.grad_cam.evidence import ClassEvidence, ImageEvidence, explain
 from onnxviz.analyses.grad_cam.findings import (
     ImageSummary,
     about_blank,
@@ -119,22 +115,18 @@ class GradCam(ClassActivationMaps):
 
     heading: ClassVar[str] = "Grad-CAM"
     version: ClassVar[int] = 5
-    cites: ClassVar[tuple[str, ...]] = ("Selvaraju et al. 2017, Grad-CAM, arXiv:1610.02391",)
+    cites: ClassVar[tuple[str, ...]] = cam.GradCamMethod.cites
     example: ClassVar[str] = "{kind: grad_cam, data: photos, layers: block_outputs, classes: top:3}"
 
     def evidence(self, activations: torch.Tensor, gradients: torch.Tensor) -> torch.Tensor:
         """Weight the channels with their mean gradients."""
-        from onnxviz.analyses.grad_cam.attribution import by_mean_gradient
-
-        return by_mean_gradient(activations, gradients)
+        return cam.GradCamMethod().weighted(activations, gradients)
 
 
 def stored_bytes(subject: Subject, layers: Sequence[Layer], classes: int) -> int:
     """Estimate the bytes of an image: for each class the photograph, and for each layer two pictures and a map."""
     height, width = subject.input_size
-    longest = max(height, width)
-    scale = -(-SMALLEST_PICTURE // longest) if longest < SMALLEST_PICTURE else min(1.0, LARGEST_PICTURE / longest)
-    picture = storage.jpeg(round(scale * height), round(scale * width)) + storage.PICTURE_ROW
+    picture = storage.jpeg(*picture_size(height, width)) + storage.PICTURE_ROW
     values = 0
     for layer in layers:
         rows, columns = layer.map_shape or (None, None)

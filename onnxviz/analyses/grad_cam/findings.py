@@ -8,10 +8,10 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from onnxviz.analyses import explained_score, presentation
+from onnxviz.analyses.attribution.evidence_places import Places
 from onnxviz.analyses.base import Subject
 from onnxviz.analyses.explained_images import layers_listed
 from onnxviz.analyses.grad_cam.evidence import ClassEvidence, ImageEvidence
-from onnxviz.analyses.grad_cam.evidence_places import Places
 from onnxviz.core.errors import shorten
 from onnxviz.core.findings import (
     Caveat,

@@ -15,7 +15,7 @@ import onnxviz
 from onnxviz.analyses.attribution.fusion import fused, upsample
 from onnxviz.analyses.attribution.method import Method
 from onnxviz.analyses.attribution.methods import methods
-from onnxviz.analyses.attribution.methods.cam import EigenCam, GradCam, HiResCam
+from onnxviz.analyses.attribution.methods.cam import EigenCam, GradCamMethod, HiResCam
 from onnxviz.analyses.attribution.methods.cam_by_scores import AblationCam, ScoreCam
 from onnxviz.analyses.attribution.question import ForwardPass, Question
 from onnxviz.analyses.attribution.targets import ClassTarget
@@ -151,7 +151,7 @@ def test_methods_on_the_module_itself_by_hand(residual: Both) -> None:
     scores = double(model.encode(question.images).double())
     total = sum(scores[place, number] for place, number in enumerate(CLASSES))
     slopes = torch.autograd.grad(total, kept)  # type: ignore[arg-type]
-    grad_cam, hires = (method.attribute(question).maps for method in (GradCam(), HiResCam()))
+    grad_cam, hires = (method.attribute(question).maps for method in (GradCamMethod(), HiResCam()))
     for place, (values, gradients) in enumerate(zip(kept, slopes, strict=True)):
         for image in range(3):
             wanted = sum(slope.mean() * value for slope, value in zip(gradients[image], values[image], strict=True))
@@ -288,7 +288,7 @@ def test_fused_maps_are_those_of_pytorch_grad_cam(peer: types.ModuleType, residu
     """The peer's scores are a thousand times ours, so that the 1e-7 that it adds to maxima is nothing beside them."""
     module, model = residual
     question = ask(model, Residual.layers)
-    found = fused(GradCam().attribute(question).maps, SIZE)
+    found = fused(GradCamMethod().attribute(question).maps, SIZE)
     with peer.GradCAM(model=module, target_layers=list(module.taps)) as explain:  # type: ignore[call-overload]
         wanted = explain(
             input_tensor=model.encode(question.images).contiguous(),

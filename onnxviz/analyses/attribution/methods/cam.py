@@ -37,7 +37,7 @@ def weighted_sum(weights: torch.Tensor, activations: torch.Tensor) -> torch.Tens
     return torch.bmm(weights[:, None], activations.flatten(2)).reshape(count, height, width)
 
 
-class GradCam(GradientCam):
+class GradCamMethod(GradientCam):
     """Channels are weighted with the mean of their gradients.
 
     With A_k the activation of channel k and y the score (equations 1 and 2 of Selvaraju et al. 2017):

@@ -6,7 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from onnxviz.analyses.attribution.method import Attribution, Method
-from onnxviz.analyses.attribution.methods.cam import GradCam
+from onnxviz.analyses.attribution.methods.cam import GradCamMethod
 from onnxviz.core.errors import AnalysisError, shorten
 from onnxviz.core.wording import listed
 
@@ -126,12 +126,12 @@ class GuidedGradCam(Method):
 
     def attribute(self, question: Question) -> Attribution:
         """Return a map of the image's size for each layer."""
-        from onnxviz.analyses.grad_cam.attribution import upsample
+        from onnxviz.analyses.attribution.fusion import upsample
 
         gradient, said = rectified_gradient(question, masked=True)
         guided = gradient.abs().amax(dim=1)
         height, width = guided.shape[1:]
-        maps = GradCam().attribute(question).maps
+        maps = GradCamMethod().attribute(question).maps
         return Attribution(tuple(guided * upsample(each, (height, width)) for each in maps), said=said)
 
     def cost(self, layers: int) -> float:  # noqa: ARG002 - one pass for all layers

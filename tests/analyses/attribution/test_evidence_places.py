@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnxviz.analyses.grad_cam.evidence_places import HALF, Places, connected, find_places
+from onnxviz.analyses.attribution.evidence_places import HALF, Places, connected, find_places
 
 NAMES = ("upper left", "upper centre", "upper right", "middle left", "centre", "middle right", "lower left",
          "lower centre", "lower right")  # fmt: skip

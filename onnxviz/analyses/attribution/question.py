@@ -83,6 +83,11 @@ class Question:
         self.images = forward.images.detach()
 
     @property
+    def seed(self) -> int:
+        """The run's."""
+        return self._seed
+
+    @property
     def activations(self) -> tuple[torch.Tensor, ...]:
         """Of each layer, [N, units, h, w]."""
         return self._forward.activations
@@ -137,6 +142,27 @@ class Question:
             purpose: so that two uses draw different numbers.
         """
         return np.random.default_rng([self._seed, self._indices[place], *purpose.encode()])
+
+    def again(
+        self, *, images: torch.Tensor | None = None, model: Model | None = None, targets: Sequence[Target] = ()
+    ) -> Question:
+        """Return the same question with something changed, of the same data set's images in the same places.
+
+        Args:
+            images: as many as before.
+            model: a network with the same layers.
+            targets: one for each image.
+        """
+        targets, forward = tuple(targets) or self.targets, self._forward
+        if images is not None or model is not None:
+            forward = ForwardPass(
+                model or self.model,
+                self.images if images is None else images,
+                self.layers,
+                [targets[0].layer],
+                to_input=forward.to_input,
+            )
+        return Question(forward, targets, self._indices, self._seed)
 
     # --- passes of other images -------------------------------------------------------------------------------------
 

@@ -38,6 +38,7 @@ class Verdict:
         pointing: share of hits on the mask.
         energy: share of what is positive on the mask.
         blank: how many of the maps are the same everywhere.
+        facts: by name what the method says of its maps itself.
     """
 
     method: str
@@ -54,6 +55,7 @@ class Verdict:
     pointing: Mean
     energy: Mean
     blank: int
+    facts: tuple[tuple[str, Mean], ...]
 
     @property
     def ignores_weights(self) -> bool:
@@ -225,7 +227,15 @@ def _verdict(
         _hits([one.pointing for one in places]),
         Mean.of([one.energy for one in places]),
         sum(one.blank for one in judged),
+        _facts(judged),
     )
+
+
+def _facts(judged: Sequence[MapJudgement]) -> tuple[tuple[str, Mean], ...]:
+    values: dict[str, list[float]] = {}
+    for name, value in (fact for one in judged for fact in one.facts):
+        values.setdefault(name, []).append(value)
+    return tuple((name, Mean.of(each)) for name, each in values.items())
 
 
 def _hits(values: Sequence[float]) -> Mean:

@@ -17,6 +17,7 @@ from onnxviz.core.wording import counted, listed
 _FEW = 8
 """Images below which hardly any difference can be beyond chance."""
 _SHOWN_CHANCE = 0.001
+_UNKNOWN = Mean(math.nan, 0, ())
 
 METRICS: Mapping[str, Metric] = {
     metric.name: metric
@@ -247,7 +248,7 @@ def _table(belief: Belief, images: Sequence[ImageJudgement], settings: Faithfuln
     add("insertion less deletion", [one.margin for one in every], "Higher is better.", interval=True)
     add(
         f"above {belief.rival}",
-        [Mean(math.nan, 0, ()) if one.simple else one.ahead for one in every],
+        [_UNKNOWN if one.simple else one.ahead for one in every],
         "Image by image, with the 95 % interval of the mean.",
         interval=True,
     )
@@ -255,6 +256,8 @@ def _table(belief: Belief, images: Sequence[ImageJudgement], settings: Faithfuln
     add("its structure", [one.structure for one in every], "Structural similarity with all weights shuffled.")
     add("under noise", [one.steady for one in every], "Rank correlation under noise; 1 is best.")
     add("largest change", [one.sensitivity for one in every], "Largest relative change under noise; 0 is best.")
+    for fact in dict.fromkeys(name for one in every for name, _ in one.facts):
+        add(fact, [dict(one.facts).get(fact, _UNKNOWN) for one in every], "As the method itself says.")
     about = [f"Means over {counted(len(images), 'image')}"]
     about += [f"curves over {belief.counted}"] if 0 < belief.counted < len(images) else []
     said = (

@@ -85,6 +85,7 @@ class MapJudgement:
         randomised: at each stage how alike the map is to that with other weights.
         stable: how it changes under noise.
         place: how it meets the mask.
+        facts: what the method itself says of the map, such as its completeness error.
     """
 
     method: str
@@ -94,6 +95,7 @@ class MapJudgement:
     randomised: tuple[Similarity, ...]
     stable: Stability | None
     place: Localisation | None
+    facts: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -125,6 +127,7 @@ def judge(
     make: Make | None = None,
     shuffled: ShuffledWeights | None = None,
     masks: Sequence[Mask | None] = (),
+    facts: Mapping[str, Mapping[str, torch.Tensor]] | None = None,
 ) -> tuple[ImageJudgement, ...]:
     """Judge the maps that methods made of some images; each image as it would be in any other batch.
 
@@ -136,6 +139,7 @@ def judge(
             is neither randomisation nor stability.
         shuffled: the network with other weights, kept from batch to batch; made here if None.
         masks: for each image where its target is, [h, w] of the image that the network sees, or None.
+        facts: by a method's name its `Attribution.facts`.
 
     Returns:
         For each image what is known of its maps, and of the maps that know nothing of the network.
@@ -173,6 +177,7 @@ def judge(
             alike[place].get(name, ()),
             steady[place].get(name),
             None if mask is None or not mask.any() else localise(enlarged(heat, size), mask, settings.tolerance),
+            tuple((fact, float(values[place])) for fact, values in (facts or {}).get(name, {}).items()),
         )
 
     return tuple(

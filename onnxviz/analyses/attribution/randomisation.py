@@ -30,7 +30,7 @@ MakeMaps = Callable[["Question"], Maps]
 
 _WEIGHTED = ("convolution", "transposed_convolution", "deformed_convolution", "product", "gemm", "einsum", "recurrent")
 _STORED = ("DequantizeLinear", "QuantizeLinear")
-_KEPT_BYTES = 512 << 20
+_KEPT_BYTES = 128 << 20
 """Networks with other weights are kept for the next images where all of them together take no more than this."""
 
 

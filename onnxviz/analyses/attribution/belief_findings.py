@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from onnxviz.analyses.attribution.belief import IGNORES, Belief, Verdict, weigh
+from onnxviz.analyses.attribution.belief import IGNORES_CLASS, IGNORES_WEIGHTS, Belief, Verdict, weigh
 from onnxviz.analyses.attribution.judgement import Faithfulness, ImageJudgement
 from onnxviz.analyses.attribution.randomisation import in_words
 from onnxviz.core.findings import Caveat, Cell, Column, Curve, Finding, Metric, Note, Series, Table
@@ -31,7 +31,13 @@ METRICS: Mapping[str, Metric] = {
         Metric(
             "maps_ignoring_weights", math.nan, "methods that ignore the weights",
             "Number of methods whose maps stay much the same when all weights are shuffled: rank correlation surely "
-            f"above {IGNORES:g}.",
+            f"above {IGNORES_WEIGHTS:g}.",
+            "integer", "lower",
+        ),
+        Metric(
+            "maps_ignoring_class", math.nan, "methods that ignore the class",
+            "Number of methods whose maps stay the same when the weights of the last layer are shuffled: rank "
+            f"correlation surely above {IGNORES_CLASS:g}.",
             "integer", "lower",
         ),
         Metric(
@@ -106,6 +112,8 @@ def _metrics(belief: Belief) -> Iterator[Metric]:
         yield replace(METRICS["maps_better_than_simple"], value=float(sum(one.is_better for one in methods)))
     if any(one.rank.total for one in methods):
         yield replace(METRICS["maps_ignoring_weights"], value=float(sum(one.ignores_weights for one in methods)))
+    if any(one.first.total for one in methods):
+        yield replace(METRICS["maps_ignoring_class"], value=float(sum(one.ignores_class for one in methods)))
     for one in methods:
         for kind, mean in (
             ("insertion_minus_deletion.*", one.margin),
@@ -135,7 +143,7 @@ def _which_to_believe(belief: Belief) -> Iterator[Finding]:
     if not methods or not belief.rival:
         return
     images, rival = counted(belief.counted, "image"), f"the best map that knows nothing of the network ({belief.rival})"
-    better = [one for one in methods if one.is_better and not one.ignores_weights]
+    better = [one for one in methods if one.is_better and not one.is_blind]
     if better:
         first = better[0]
         text = (
@@ -173,18 +181,27 @@ def _ignoring(belief: Belief, images: Sequence[ImageJudgement]) -> Iterator[Find
             yield Caveat(
                 f"{one.method} hardly depends on what the network has learned: with the weights of all layers shuffled "
                 f"its maps keep a rank correlation of {_with_interval(one.rank)} over "
-                f"{counted(one.rank.total, 'image')} (1 is the same order, 0 nothing of it; surely above {IGNORES:g} "
-                "is flagged).",
+                f"{counted(one.rank.total, 'image')} (1 is the same order, 0 nothing of it; surely above "
+                f"{IGNORES_WEIGHTS:g} is flagged).",
                 f"ignores.{one.method}",
                 "wrong",
             )
+        elif one.ignores_class:
+            yield Caveat(
+                f"{one.method} hardly depends on the class: with the weights of the last layer shuffled, by which the "
+                f"classes differ, its maps keep a rank correlation of {_with_interval(one.first)} over "
+                f"{counted(one.first.total, 'image')} (surely above {IGNORES_CLASS:g} is flagged). They show what is "
+                "to be seen, not what speaks for what is named.",
+                f"ignores_class.{one.method}",
+                "wrong",
+            )
     known = [one for one in belief.methods if one.rank.total]
-    if known and not any(one.ignores_weights for one in known):
+    if known and not any(one.is_blind for one in known):
         most = max(known, key=lambda one: one.rank.value)
         yield Note(
-            f"Weights were shuffled from the output down, in {in_words(images[0].stages)}: with all of them shuffled "
-            f"{most.method} keeps the highest rank correlation with its maps, {_with_interval(most.rank)}; no method "
-            f"surely keeps more than {IGNORES:g}.",
+            f"No map ignores what the network has learned: weights were shuffled from the output down, in "
+            f"{in_words(images[0].stages)}, and with all of them shuffled the highest rank correlation with the maps "
+            f"before is that of {most.method}, {_with_interval(most.rank)}.",
             "randomised",
         )
 
@@ -252,7 +269,8 @@ def _table(belief: Belief, images: Sequence[ImageJudgement], settings: Faithfuln
         "Image by image, with the 95 % interval of the mean.",
         interval=True,
     )
-    add("with shuffled weights", [one.rank for one in every], "Rank correlation with all weights shuffled; 0 is best.")
+    add("last layer shuffled", [one.first for one in every], "Rank correlation with the map of other weights there.")
+    add("all layers shuffled", [one.rank for one in every], "Rank correlation with all weights shuffled; 0 is best.")
     add("its structure", [one.structure for one in every], "Structural similarity with all weights shuffled.")
     add("under noise", [one.steady for one in every], "Rank correlation under noise; 1 is best.")
     add("largest change", [one.sensitivity for one in every], "Largest relative change under noise; 0 is best.")
@@ -277,6 +295,8 @@ def _word(one: Verdict) -> str:
         return "knows nothing of the network"
     if one.ignores_weights:
         return "no: hardly depends on the weights"
+    if one.ignores_class:
+        return "no: hardly depends on the class"
     if not one.margin.total:
         return "not measured"
     if one.is_better:

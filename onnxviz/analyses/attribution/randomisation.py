@@ -70,7 +70,8 @@ class ShuffledWeights:
     Args:
         model: the network.
         scores: the layer of the scores; what it does not depend on is left alone.
-        stages: most stages, spread evenly over the layers; the first shuffles the last layer, the last one all.
+        stages: most stages, spread evenly over the layers; the first shuffles the last layer, the last one all. A
+            single one shuffles all.
         seed: the run's.
     """
 
@@ -78,7 +79,7 @@ class ShuffledWeights:
         self.model, self.seed = model, seed
         self._weights = weights_from_output(model.view, scores)
         count = len(self._weights)
-        parts = np.unique(np.rint(np.linspace(1, count, min(stages, count))).astype(int)) if count else ()
+        parts = np.unique(np.rint(np.linspace(count, 1, min(stages, count))).astype(int))
         self.stages = tuple(Stage(int(part), count) for part in parts)
         self._kept: dict[Stage, Model] = {}
 

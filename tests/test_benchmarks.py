@@ -17,8 +17,9 @@ import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = (
-    "agreement", "attribution", "class_images", "cluster_costs", "cluster_simulation", "dissection", "execution",
-    "faults", "feature_visualization", "fuzz", "gpu", "gpu_execution", "gpu_feature_visualization", "import_coverage",
+    "agreement", "attribution", "attribution_faithfulness", "class_images", "cluster_costs", "cluster_simulation",
+    "dissection", "execution", "faults", "feature_visualization", "fuzz", "gpu", "gpu_execution",
+    "gpu_feature_visualization", "import_coverage",
     "import_speed", "layer_names", "operator_table", "preprocessing", "quantised_forms", "ray_overhead",
     "simple_pictures", "stock_onnx2torch", "streams",
 )  # fmt: skip
@@ -91,6 +92,17 @@ def test_attribution(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mon
         "1", "4",
     ]  # fmt: skip
     assert float(text.rsplit(":", 1)[1]) < 1e-4  # the peer's maps are ours
+
+
+def test_attribution_faithfulness(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    options = ("--models", "builtin", "--images", "8", "--steps", "4")
+    text = run("attribution_faithfulness", *options, capsys=capsys, monkeypatch=monkeypatch)
+    found = {row[0]: row[1:] for row in rows(text)}
+    assert {"Grad-CAM", "Gradient", "centre", "edge filter", "random pixels", "random patches"} == set(found)
+    assert "knows nothing of the network" in found["centre"]
+    assert float(found["Grad-CAM"][3]) == pytest.approx(
+        float(found["Grad-CAM"][2]) - float(found["Grad-CAM"][1]), abs=2e-3
+    )
 
 
 def test_dissection(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -35,6 +35,7 @@ _TOGETHER = 8
 _JOBS, _MOST_PASSES = 16, 8
 """Jobs into which many images are split at least, for workers to share; and most passes of a job, which keeps all its
 pictures until it ends."""
+_PARAMETERS = ("images", "classes", "own_classes", "shown", "judged")
 _FEWER_LAYERS = "choose fewer layers: the maps of all come from one pass; or raise the memory limit"
 
 
@@ -42,7 +43,7 @@ _FEWER_LAYERS = "choose fewer layers: the maps of all come from one pass; or rai
 class Wanted:
     """An image to explain: classes by number, or how many of the highest scores; `own` is what it is known to show.
 
-    `shown`: its maps are drawn; else only what is counted is wanted.
+    `shown`: its maps are drawn; else only what is counted is wanted. `judged`: it is measured whether to believe them.
     """
 
     index: int
@@ -50,6 +51,7 @@ class Wanted:
     classes: Sequence[int] | int
     own: int | None
     shown: bool = True
+    judged: bool = False
 
 
 Explainer: TypeAlias = "Callable[[np.ndarray, Sequence[Wanted]], list[Any]]"
@@ -100,21 +102,30 @@ class ImageExplanation(ImageAnalysis):
         return True
 
     @abstractmethod
-    def explainer(self, context: JobContext, layers: Sequence[tuple[str, Layer]]) -> Explainer:
+    def explainer(self, context: JobContext, layers: Sequence[tuple[str, Layer]], job: Job) -> Explainer:
         """Return what finds out about a batch of images: made once for each job.
 
         Args:
             context: the model.
             layers: the layers with their headings.
+            job: it.
         """
 
     def shown_images(self, chosen: Sequence[int]) -> frozenset[int]:
         """Return the images whose maps are drawn."""
         return frozenset(chosen)
 
+    def judged_images(self, chosen: Sequence[int]) -> frozenset[int]:  # noqa: ARG002 - for subclasses
+        """Return the images of which it is measured whether their maps are to be believed."""
+        return frozenset()
+
     def cost_of(self, classes: int, layers: int) -> float:  # noqa: ARG002 - for subclasses
         """Estimate what one image takes, in forward passes."""
         return 1.0 + 2.0 * classes
+
+    def judging_cost(self, layers: int) -> float:  # noqa: ARG002 - for subclasses
+        """Estimate what it takes to measure whether to believe the maps of an image, in forward passes."""
+        return 0.0
 
     def pictures_of(self, classes: int, layers: int) -> int:
         """Say how many pictures are made of one image."""
@@ -135,14 +146,20 @@ class ImageExplanation(ImageAnalysis):
 
     def jobs(self, subject: Subject) -> Iterable[Job]:
         """Plan a job for every few images; few images are computed one by one, many share their passes."""
-        source, chosen = self.chosen_images(subject)
+        _, chosen = self.chosen_images(subject)
+        yield from self.jobs_of(chosen, subject, self.shown_images(chosen), self.judged_images(chosen))
+
+    def jobs_of(
+        self, chosen: Sequence[int], subject: Subject, shown: Collection[int], judged: Collection[int]
+    ) -> Iterator[Job]:
+        """Plan the jobs of some images: of `shown` the maps are drawn, of `judged` it is measured how good they are."""
+        source = find_source(self.data, subject.data)
         used, _ = self.chosen_layers(subject.view)
         head = self.head(subject)
         own = explained_score.OwnClasses.of(source, subject, head)
         computed = [layer.name for layer in self.score_layers(subject)] if self.needs_gradients else []
         together = _TOGETHER if len(chosen) >= _TOGETHER else 1
         per_job = together * max(1, min(_MOST_PASSES, len(chosen) // (_JOBS * together)))
-        shown = self.shown_images(chosen)
         parts = [chosen[start : start + per_job] for start in range(0, len(chosen), per_job)]
         for number, part in enumerate(parts):
             classes = [self._classes(own, index, subject, head) for index in part]
@@ -157,10 +174,12 @@ class ImageExplanation(ImageAnalysis):
                     "classes": classes,
                     "own_classes": [own.get(index) for index in part],
                     "shown": [index in shown for index in part],
+                    "judged": [index in judged for index in part],
                 },
                 layers=tuple(dict.fromkeys((*(layer.name for _, layer in used), *computed))),
                 data=(self.data,),
-                cost=sum(self.cost_of(count, len(used)) for count in counts),
+                cost=sum(self.cost_of(count, len(used)) for count in counts)
+                + self.judging_cost(len(used)) * sum(index in judged for index in part),
                 images=len(part) + sum(self.pictures_of(count, len(used)) for count in drawn),
                 bytes=max(
                     storage.RECORD, sum(self.bytes_of(subject, [layer for _, layer in used], count) for count in drawn)
@@ -177,7 +196,7 @@ class ImageExplanation(ImageAnalysis):
         source, model = find_source(self.data, context.subject.data), context.model
         used, _ = self.chosen_layers(context.subject.view)
         deepest = max(self.score_layers(context.subject), key=lambda layer: layer.position)
-        given = (job.parameters[name] for name in ("images", "classes", "own_classes", "shown"))
+        given = (job.parameters[name] for name in _PARAMETERS)
         wanted = [Wanted(index, source.names[index], *rest) for index, *rest in zip(*given, strict=True)]
         what = f"{self.method_name} at {len(used)} layers" if used else self.method_name
         size, fixed = model.input_size, model.view.batch
@@ -193,7 +212,7 @@ class ImageExplanation(ImageAnalysis):
             context.progress(min(stop, len(wanted)), len(wanted), real[-1].name)
             return found
 
-        order, explain = [entry.index for entry in wanted], self.explainer(context, used)
+        order, explain = [entry.index for entry in wanted], self.explainer(context, used, job)
         with (
             named_memory_limit(what, remedy=_FEWER_LAYERS),
             ReadAhead(source, order, model.preprocessing, size) as read,

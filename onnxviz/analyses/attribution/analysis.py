@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Union
 
-from pydantic import BeforeValidator, Field, StrictInt, field_validator
+from pydantic import BeforeValidator, Field, StrictInt, field_validator, model_validator
 
 from onnxviz.analyses import explained_score, presentation, storage
+from onnxviz.analyses.attribution.belief import choose
+from onnxviz.analyses.attribution.belief_findings import METRICS
+from onnxviz.analyses.attribution.belief_findings import findings as belief_findings
 from onnxviz.analyses.attribution.evidence_places import Places
 from onnxviz.analyses.attribution.findings import about_blank, image_findings, image_metrics, methods_table, summary
+from onnxviz.analyses.attribution.judgement import RESULTS, Faithfulness
 from onnxviz.analyses.attribution.method import Method
 from onnxviz.analyses.attribution.methods import methods
 from onnxviz.analyses.attribution.pictures import picture_size
 from onnxviz.analyses.attribution.results import ImageAttribution, MethodEvidence, TargetEvidence
 from onnxviz.analyses.attribution.target_settings import ClassSettings, Given, TargetChoice
-from onnxviz.analyses.base import JobContext, LayerSelector, Subject
+from onnxviz.analyses.base import Job, JobContext, LayerSelector, Subject
 from onnxviz.analyses.explained_images import TOP, Explainer, ImageExplanation
 from onnxviz.analyses.grad_cam.findings import in_words
-from onnxviz.core.findings import Finding, Metric, merge
+from onnxviz.core.findings import Caveat, Coverage, Finding, Metric, Note, merge
 from onnxviz.core.values import Layer
+from onnxviz.core.wording import listed
 from onnxviz.data.image_choice import choose_images, find_source
 from onnxviz.data.images import ImageSource, load_batch
 from onnxviz.data.visible_part import cropped_note
@@ -45,6 +51,12 @@ else:
     ]
 
 
+_JUDGED = 8
+"""Images whose maps are judged if the recipe says nothing: enough to tell some methods from others."""
+_TRIED = ("grad_cam", "grad_cam_plus_plus", "hires_cam", "layer_cam", "gradient", "gradient_times_input")
+"""What `methods: auto` tries: methods that need one forward and one backward pass for all of them."""
+
+
 class AttributionMaps(ImageExplanation):
     """Where in an image the evidence for a class or another score lies, by several methods side by side.
 
@@ -61,26 +73,26 @@ class AttributionMaps(ImageExplanation):
     example: ClassVar[str] = """\
 kind: attribution
 data: photos
-methods: [grad_cam, gradient]
+methods: [grad_cam, integrated_gradients]
 layers: last_map
 classes: top:2
 """
-    results: ClassVar[tuple[type, ...]] = (ImageAttribution, TargetEvidence, MethodEvidence, Places)
+    results: ClassVar[tuple[type, ...]] = (ImageAttribution, TargetEvidence, MethodEvidence, Places, *RESULTS)
     metric_names: ClassVar[Mapping[str, str]] = {
         "top1_accuracy": "Share of the images whose own class has the highest logit, where their class is known.",
         "top1_confidence": "Mean probability of the class of highest logit.",
         "blank_fraction": "Share of the maps (method, layer, image, class or number) that are nowhere above zero.",
+        **presentation.described(METRICS),
     }
     reading: ClassVar[str] = (
         "Rows are classes, columns methods or layers. A map shows where the evidence for the class lies by its method; "
         "below each the same map lies over the image. Scales are stated above the maps."
     )
 
-    methods: tuple[MethodChoice, ...] = Field(
-        ("grad_cam", "gradient"),
-        validate_default=True,
+    methods: Literal["auto"] | tuple[MethodChoice, ...] = Field(
+        "auto",
         description="Methods by name, or {method: name} with settings; `onnxviz explain attribution.methods` lists "
-        "them.",
+        "them. `auto` tries some on a few images, and takes the one to be believed first, and the runner-up.",
     )
     layers: LayerSelector = Field(
         "last_map",
@@ -89,6 +101,10 @@ classes: top:2
     )
     shown: int = Field(
         24, ge=0, description="Most images whose maps are drawn and stored, spread evenly; all count in the numbers."
+    )
+    faithfulness: Faithfulness | None = Field(
+        default_factory=lambda: Faithfulness(images=_JUDGED),
+        description="Measure whether the maps are to be believed; nothing for not to, which is said.",
     )
     target: TargetChoice = Field(
         default_factory=ClassSettings,
@@ -103,17 +119,24 @@ classes: top:2
 
     @field_validator("methods")
     @classmethod
-    def _require_different(cls, chosen: tuple[Method, ...]) -> tuple[Method, ...]:
+    def _require_different(cls, chosen: Literal["auto"] | tuple[Method, ...]) -> Literal["auto"] | tuple[Method, ...]:
         if not chosen:
             raise ValueError("an empty list names no method")
-        if len(set(chosen)) < len(chosen):
+        if len(set(chosen)) < len(chosen) and chosen != "auto":
             raise ValueError("the same method is asked for twice")
         return chosen
+
+    @model_validator(mode="after")
+    def _require_a_trial(self) -> AttributionMaps:
+        if self.methods == "auto" and (self.faithfulness is None or not self.faithfulness.curves):
+            raise ValueError("`methods: auto` needs `faithfulness` with `curves`, by which it chooses: name methods")
+        return self
 
     @cached_property
     def named_methods(self) -> dict[str, Method]:
         """The methods by what they are called here: their headings, and settings that are not the usual ones."""
-        return {label(method): method for method in self.methods}
+        made = [methods()[name]() for name in _TRIED] if self.methods == "auto" else self.methods
+        return {label(method): method for method in made}
 
     @property
     def shows_layers(self) -> bool:
@@ -125,10 +148,31 @@ classes: top:2
         """Whether the network has to convert."""
         return any(method.needs_gradients for method in self.named_methods.values())
 
+    def jobs(self, subject: Subject) -> Iterable[Job]:
+        """Plan a job for every few images; where methods are to be chosen, behind those that try them on some."""
+        if self.methods != "auto" or self.faithfulness is None:
+            yield from super().jobs(subject)
+            return
+        _, chosen = self.chosen_images(subject)
+        some = spread_evenly(chosen, self.faithfulness.images)
+        trial = [replace(job, name=f"trial {job.name}") for job in self.jobs_of(some, subject, (), some)]
+        yield from trial
+        names = tuple(job.name for job in trial)
+        for job in self.jobs_of(chosen, subject, self.shown_images(chosen), ()):
+            yield replace(job, needs=names)
+
     def shown_images(self, chosen: Sequence[int]) -> frozenset[int]:
         """Return the images whose maps are drawn."""
-        count = min(self.shown, len(chosen))
-        return frozenset(chosen[place * len(chosen) // count] for place in range(count))
+        return frozenset(spread_evenly(chosen, self.shown))
+
+    def judged_images(self, chosen: Sequence[int]) -> frozenset[int]:
+        """Return the images of which it is measured whether their maps are to be believed."""
+        return frozenset(spread_evenly(chosen, self.faithfulness.images)) if self.faithfulness else frozenset()
+
+    def judging_cost(self, layers: int) -> float:
+        """Estimate what it takes to measure whether to believe the maps of an image, in forward passes."""
+        costs = {name: method.cost(layers) for name, method in self.named_methods.items()}
+        return self.faithfulness.cost(costs) if self.faithfulness else 0.0
 
     def cost_of(self, classes: int, layers: int) -> float:
         """Estimate what one image takes, in forward passes."""
@@ -149,20 +193,24 @@ classes: top:2
             + classes * (pixels * storage.dense(height * width))
         )
 
-    def explainer(self, context: JobContext, layers: Sequence[tuple[str, Layer]]) -> Explainer:
+    def explainer(self, context: JobContext, layers: Sequence[tuple[str, Layer]], job: Job) -> Explainer:
         """Return what asks every method about a batch."""
-        from onnxviz.analyses.attribution.explain import Asked, attribute
+        from onnxviz.analyses.attribution.explain import Asked, Judge, attribute
 
         head, source = self.head(context.subject), find_source(self.data, context.subject.data)
         scores = self.target.scores(Given(head, self.positions, source, context))
-        count = max(method.references() for method in self.methods)
+        tried = [image for name in job.needs for image in context.found[name]]
+        named = self.named_methods if not tried else {name: self.named_methods[name] for name in _taken(tried)}
+        count = max(method.references() for method in named.values())
         asked = Asked(
             scores,
             self._against(head, context.subject),
             head if scores.layers[0] == head.scores else None,
-            tuple(self.named_methods.items()),
+            tuple(named.items()),
             layers,
             self._references(source, count, context) if count else None,
+            Judge(self.faithfulness) if self.faithfulness else None,
+            trial=self.methods == "auto" and not job.needs,
         )
         return lambda batch, wanted: attribute(context, batch, wanted, asked)
 
@@ -172,34 +220,53 @@ classes: top:2
         return load_batch(source, chosen, model.preprocessing, model.input_size)
 
     def present(self, found: Sequence[ImageAttribution], subject: Subject) -> list[Finding]:
-        """Show the images; average the numbers; say what was left out."""
+        """Show the images; average the numbers; say which maps to believe, and what was left out."""
         head = self.head(subject)
         source, chosen = self.chosen_images(subject)
         used, _ = self.chosen_layers(subject.view)
-        titles = [title for title, _ in used]
+        titles, images = [title for title, _ in used], [image for image in found if not image.tried]
         numbers: dict[str, list[Metric]] = {}
-        for metric in (metric for image in found for metric in image_metrics(image, head)):
+        for metric in (metric for image in images for metric in image_metrics(image, head)):
             numbers.setdefault(metric.name, []).append(metric)
         metrics = [explained_score.joined(parts) for parts in numbers.values()]
-        named = self.named_methods
-        shown = [image_findings(image, source.names[image.index], subject, head, named, titles) for image in found]
-        placed = max((image.placed for image in found), default=1)
+        drawn = {one.method: self.named_methods[one.method] for image in images[:1] for one in image.targets[0].methods}
+        shown = [image_findings(image, source.names[image.index], subject, head, drawn, titles) for image in images]
+        placed = max((image.placed for image in images), default=1)
         return [
             *metrics,
             *in_words(
-                summary(found, source.names, head, subject.labels),
+                summary(images, source.names, head, subject.labels),
                 choice=head.has_choice or bool(TOP.fullmatch(str(self.classes))),
             ),
+            *self._belief(found),
             *self.target.in_words(head, subject),
             *explained_score.too_sure(metrics),
-            methods_table(found, named),
+            methods_table(images, drawn),
             *merge(shown),
             *cropped_note(source, chosen, subject.preprocessing, subject.input_size),
-            *self.coverage(subject, len(found)),
+            *self.coverage(subject, len(images)),
             *about_blank(metrics),
             *self.target.about_positions(head, placed, self.positions),
             *(presentation.about_layers(self.layers, [layer for _, layer in used], subject) if used else []),
         ]
+
+    def _belief(self, found: Sequence[ImageAttribution]) -> Iterator[Finding]:
+        """Say which maps to believe, and why methods were taken."""
+        judged = [image.judgement for image in found if image.judgement is not None]
+        if self.faithfulness is None:
+            yield Caveat(
+                "Whether these maps are to be believed was not measured: what they show may have little to do with "
+                "what the network does. `faithfulness: {}` measures it.", "not_judged", "limit",
+            )  # fmt: skip
+        elif judged:
+            if self.methods == "auto":
+                choice = choose(judged)
+                said = choice.words if choice else "Nothing says which of the methods tried is to be believed first."
+                yield Note(f"{said} Tried were {listed(self.named_methods, 12)}.", "auto")
+            yield from belief_findings(judged, self.faithfulness)
+            every = sum(not image.tried for image in found)
+            reason = "`faithfulness.images`, spread evenly" if len(judged) < every else ""
+            yield Coverage("images judged", len(judged), every, reason, "coverage.judged")
 
     def remarks(self, subject: Subject) -> tuple[str, ...]:
         """Say where the last convolution stands, if it is taken for the end of the network and is not."""
@@ -226,6 +293,20 @@ classes: top:2
             return max((other for other in range(len(scores)) if other != number), key=lambda other: scores[other])
 
         return against
+
+
+def _taken(tried: Sequence[ImageAttribution]) -> list[str]:
+    """Return the methods that a trial chose: that to be believed first, and the runner-up."""
+    choice = choose([image.judgement for image in tried if image.judgement is not None])
+    if choice is None:
+        return [one.method for one in tried[0].targets[0].methods[:2]]
+    return [name for name in (choice.method, choice.runner_up) if name]
+
+
+def spread_evenly(chosen: Sequence[int], most: int) -> tuple[int, ...]:
+    """Return so many of the images at most, spread evenly."""
+    count = min(most, len(chosen))
+    return tuple(chosen[place * len(chosen) // count] for place in range(count))
 
 
 def label(method: Method) -> str:

@@ -10,9 +10,11 @@ import numpy as np
 import torch
 
 from onnxviz.analyses import explained_score
+from onnxviz.analyses.attribution.judgement import Faithfulness, ImageJudgement, judge
 from onnxviz.analyses.attribution.method import Attribution, Method
 from onnxviz.analyses.attribution.pictures import cell, photograph, picture_size, where
 from onnxviz.analyses.attribution.question import ForwardPass, Question
+from onnxviz.analyses.attribution.randomisation import ShuffledWeights
 from onnxviz.analyses.attribution.results import ImageAttribution, MethodEvidence, TargetEvidence
 from onnxviz.analyses.attribution.scores import Chosen, Scores
 from onnxviz.analyses.attribution.targets import Difference, Target
@@ -41,6 +43,8 @@ class Asked:
         methods: what each is called here, and the method.
         layers: headings and layers, for the methods that make maps of layers.
         references: images that methods compare others with, RGB in 0..1, float32 [R, channels, h, w]; None for none.
+        judge: measures whether maps are to be believed; None where nobody asks.
+        trial: whether this is a trial of methods, of which one is to be chosen.
     """
 
     scores: Scores
@@ -49,6 +53,8 @@ class Asked:
     methods: Sequence[tuple[str, Method]]
     layers: Sequence[tuple[str, Layer]]
     references: np.ndarray | None = None
+    judge: Judge | None = None
+    trial: bool = False
 
 
 def attribute(context: JobContext, batch: np.ndarray, wanted: Sequence[Wanted], asked: Asked) -> list[ImageAttribution]:
@@ -86,14 +92,17 @@ def attribute(context: JobContext, batch: np.ndarray, wanted: Sequence[Wanted], 
         found = [_answer(question, *each, names) for each in asked.methods]
         values = question.scores if converted else question.measure(question.images, range(len(batch)))
         reached = _reached(question) if converted else [True] * len(batch)
-        turns.append(_Turn(numbers, targets, values.tolist(), reached, found))
+        turns.append(_Turn(numbers, targets, values.tolist(), reached, context.subject.seed, found))
     kept = _several_positions(turns[0], asked)
+    judgements = asked.judge.of(forward, turns[0], wanted, indices, asked, kept) if asked.judge else {}
     images = zip(forward.images.detach().cpu().numpy(), wanted, strict=False)
     seen = [photograph(image, model.domain) if entry.shown else None for image, entry in images]
     count, size = len(scores.values[0]), picture_size(batch.shape[2], batch.shape[3])
     sure = explained_score.probabilities(model, batch, asked.head, count) if asked.head else [None] * len(batch)
     return [
-        _ImageResult(place, entry, scores, turns, asked, kept, size, seen[place], sure[place]).made()
+        _ImageResult(place, entry, scores, turns, asked, kept, size, seen[place], sure[place]).made(
+            judgements.get(place)
+        )
         for place, entry in enumerate(wanted)
     ]
 
@@ -112,7 +121,54 @@ class _Turn:
     targets: Sequence[Target]
     scores: Sequence[float]
     reached: Sequence[bool]
+    seed: int
     found: Sequence[Attribution]
+
+
+class Judge:
+    """Measures whether maps are to be believed; keeps the network with other weights from batch to batch."""
+
+    def __init__(self, settings: Faithfulness) -> None:
+        self.settings = settings
+        self._shuffled: ShuffledWeights | None = None
+
+    def of(
+        self,
+        forward: ForwardPass,
+        turn: _Turn,
+        wanted: Sequence[Wanted],
+        indices: Sequence[int],
+        asked: Asked,
+        kept: Sequence[int],
+    ) -> dict[int, ImageJudgement]:
+        """Judge the maps of the first target, the last layer's of methods that have several; by place of the image."""
+        judged = [place for place, entry in enumerate(wanted) if entry.judged]
+        if not judged:
+            return {}
+        # A model that takes so many images at a time is given all of them again.
+        places = list(range(len(turn.targets))) if (forward.model.view.batch or 1) > 1 else judged
+        score_layers, layers = turn.targets[0].layers, [layer for _, layer in asked.layers]
+        part = ForwardPass(
+            forward.model, forward.images.detach()[places], layers, score_layers, to_input=forward.to_input
+        )
+        references = None if asked.references is None else torch.from_numpy(asked.references)
+        targets, numbers = [turn.targets[place] for place in places], [indices[place] for place in places]
+        seed = turn.seed
+        question = part.ask(targets, indices=numbers, seed=seed, references=references)
+        if self.settings.randomisation and self._shuffled is None:
+            self._shuffled = ShuffledWeights(forward.model, score_layers, self.settings.stages, seed)
+
+        def last(found: Attribution, method: Method) -> torch.Tensor:
+            return found.maps[0 if method.shows == "pixels" else kept[-1]]
+
+        def again(other: Question) -> dict[str, torch.Tensor]:
+            return {name: last(method.attribute(other), method) for name, method in asked.methods}
+
+        answers = list(zip(asked.methods, turn.found, strict=True))
+        maps = {name: last(found, method)[places] for (name, method), found in answers}
+        facts = {name: {fact: values[places] for fact, values in found.facts.items()} for (name, _), found in answers}
+        judgements = judge(question, maps, self.settings, make=again, shuffled=self._shuffled, facts=facts)
+        return {place: one for place, one in zip(places, judgements, strict=True) if place in judged}
 
 
 def _answer(question: Question, name: str, method: Method, images: Sequence[str]) -> Attribution:
@@ -164,7 +220,7 @@ class _ImageResult:
     photograph: np.ndarray | None
     sure: np.ndarray | None
 
-    def made(self) -> ImageAttribution:
+    def made(self, judgement: ImageJudgement | None) -> ImageAttribution:
         """Return it with its pictures; nothing of the pass is kept."""
         turns = self.turns[: len(self.scores.numbers[self.place])]
         values = self.scores.values[self.place]
@@ -183,6 +239,8 @@ class _ImageResult:
             tuple((name, found.said) for (name, _), found in answers if found.said),
             self.kept,
             None if self.photograph is None else self._maps(turns),
+            judgement,
+            self.asked.trial,
         )
 
     def _target(self, turn: _Turn) -> TargetEvidence:

@@ -128,6 +128,11 @@ class Question:
         self._shared: dict[Hashable, object] = {}
 
     @property
+    def seed(self) -> int:
+        """The run's."""
+        return self._seed
+
+    @property
     def activations(self) -> tuple[torch.Tensor, ...]:
         """Of each layer, [N, units, h, w]."""
         return self._forward.activations
@@ -188,6 +193,27 @@ class Question:
         if key not in self._shared:
             self._shared[key] = make()
         return self._shared[key]  # type: ignore[return-value]
+
+    def again(
+        self, *, images: torch.Tensor | None = None, model: Model | None = None, targets: Sequence[Target] = ()
+    ) -> Question:
+        """Return the same question with something changed, of the same data set's images in the same places.
+
+        Args:
+            images: as many as before.
+            model: a network with the same layers.
+            targets: one for each image.
+        """
+        targets, forward = tuple(targets) or self.targets, self._forward
+        if images is not None or model is not None:
+            forward = ForwardPass(
+                model or self.model,
+                self.images if images is None else images,
+                self.layers,
+                targets[0].layers,
+                to_input=forward.to_input,
+            )
+        return Question(forward, targets, self._indices, self._seed, self.references)
 
     # --- passes of other images -------------------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from onnxviz.analyses.attribution.evidence_places import Places
+from onnxviz.analyses.attribution.judgement import ImageJudgement
 from onnxviz.core.findings import Array, Picture
 
 
@@ -67,6 +68,8 @@ class ImageAttribution:
         said: for each method that has something to say of how its maps were made: (its name, the sentence).
         kept: which of the layers asked for have a map of several positions at this size of the image.
         maps: the maps at their own resolution; None where the image is not shown.
+        judgement: how far the maps of the first target are to be believed; None where that was not measured.
+        tried: whether it belongs to a trial of methods, and is not shown.
     """
 
     index: int
@@ -79,3 +82,5 @@ class ImageAttribution:
     said: tuple[tuple[str, str], ...]
     kept: tuple[int, ...]
     maps: Array | None
+    judgement: ImageJudgement | None = None
+    tried: bool = False

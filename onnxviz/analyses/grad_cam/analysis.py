@@ -10,7 +10,7 @@ from onnxviz.analyses import explained_score, presentation, storage
 from onnxviz.analyses.attribution.evidence_places import Places
 from onnxviz.analyses.attribution.methods import cam
 from onnxviz.analyses.attribution.pictures import picture_size
-from onnxviz.analyses.base import JobContext, Subject
+from onnxviz.analyses.base import Job, JobContext, Subject
 from onnxviz.analyses.explained_images import TOP, Explainer, ImageExplanation
 from onnxviz.analyses.grad_cam.evidence import ClassEvidence, ImageEvidence, explain
 from onnxviz.analyses.grad_cam.findings import (
@@ -58,7 +58,7 @@ class ClassActivationMaps(ImageExplanation):
             [N, h, w].
         """
 
-    def explainer(self, context: JobContext, layers: Sequence[tuple[str, Layer]]) -> Explainer:
+    def explainer(self, context: JobContext, layers: Sequence[tuple[str, Layer]], job: Job) -> Explainer:  # noqa: ARG002
         """Return what makes the maps of a batch."""
         head, method = self.head(context.subject), (self.method_name, self.evidence)
         return lambda batch, wanted: explain(context, batch, wanted, layers, head, self.positions, method)

@@ -1,0 +1,266 @@
+"""Which maps are to be believed on this model: what the judgements of single images come to."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from onnxviz.analyses.attribution.faithfulness import area
+from onnxviz.analyses.attribution.judgement import ImageJudgement, MapJudgement, margin
+from onnxviz.core.means import Mean
+from onnxviz.core.shares import LEVEL, Share, paired
+from onnxviz.core.wording import counted
+
+IGNORES_WEIGHTS = 0.7
+"""A map ignores the weights if its mean rank correlation with that of all weights shuffled is surely above this. Of an
+edge filter it is 1, of gradients 0.35 at most (figures: benchmarks/RESULTS.md)."""
+IGNORES_CLASS = 0.85
+"""A map ignores the class if its mean rank correlation with that of the last layer's weights shuffled, by which classes
+differ, is surely above this. Of guided backpropagation, which is known for it, it is 0.94 to 0.99 on three networks, of
+gradient times input 0.6 to 0.73."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the judgements of one kind of map come to.
+
+    Attributes:
+        method: its name.
+        simple: whether it knows nothing of the network.
+        deletion: mean area under the deletion curves; lower is better.
+        insertion: that under the insertion curves; higher is better.
+        margin: insertion less deletion, image by image.
+        ahead: how far that is above the best simple map's on the same images.
+        probability: of so large a mean difference if there were none (paired signs, corrected by Holm's method for the
+            number of methods); 1 for simple maps.
+        first: rank correlation with the map of shuffled weights of the last layer alone.
+        rank: that with all weights shuffled.
+        structure: structural similarity with the latter map.
+        sensitivity: largest relative change under noise.
+        steady: rank correlation with the map under noise.
+        pointing: share of hits on the mask.
+        energy: share of what is positive on the mask.
+        blank: how many of the maps are the same everywhere.
+        facts: by name what the method says of its maps itself.
+    """
+
+    method: str
+    simple: bool
+    deletion: Mean
+    insertion: Mean
+    margin: Mean
+    ahead: Mean
+    probability: float
+    first: Mean
+    rank: Mean
+    structure: Mean
+    sensitivity: Mean
+    steady: Mean
+    pointing: Mean
+    energy: Mean
+    blank: int
+    facts: tuple[tuple[str, Mean], ...]
+
+    @property
+    def ignores_weights(self) -> bool:
+        """Whether its maps stay much the same when all weights are shuffled."""
+        return _surely_above(self.rank, IGNORES_WEIGHTS)
+
+    @property
+    def ignores_class(self) -> bool:
+        """Whether its maps stay the same when the last layer, by which classes differ, is shuffled."""
+        return _surely_above(self.first, IGNORES_CLASS)
+
+    @property
+    def is_blind(self) -> bool:
+        """Whether it ignores the weights or the class."""
+        return self.ignores_weights or self.ignores_class
+
+    @property
+    def is_better(self) -> bool:
+        """Whether it is better than every simple map beyond chance."""
+        return self.probability < 1 - LEVEL and self.ahead.value > 0
+
+    @property
+    def is_worse(self) -> bool:
+        """Whether it is worse than the best simple map beyond chance."""
+        return self.probability < 1 - LEVEL and self.ahead.value < 0
+
+
+@dataclass(frozen=True)
+class Belief:
+    """What all judgements come to.
+
+    Attributes:
+        verdicts: of the methods, the best first: those that ignore the weights or the class behind the others, each by
+            its margin; then of the simple maps.
+        rival: the simple map of the highest margin; "" if there are no curves.
+        images: how many images were judged.
+        counted: of how many of them the curves are counted; others have another scale, or none.
+        scale: what the curves show.
+    """
+
+    verdicts: tuple[Verdict, ...]
+    rival: str
+    images: int
+    counted: int
+    scale: str
+
+    @property
+    def methods(self) -> list[Verdict]:
+        """The verdicts that are not of simple maps, the best first."""
+        return [verdict for verdict in self.verdicts if not verdict.simple]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The method that `auto` takes.
+
+    Attributes:
+        method: its name.
+        runner_up: the next; "" if there is none.
+        is_better: whether it beats the maps that know nothing of the network beyond chance.
+        words: why, in a sentence or two.
+    """
+
+    method: str
+    runner_up: str
+    is_better: bool
+    words: str
+
+
+def weigh(images: Sequence[ImageJudgement]) -> Belief:
+    """Sum up the judgements of images, with one target each: several of an image would not be independent."""
+    names = list(dict.fromkeys(judged.method for image in images for judged in image.maps))
+    by_name = {name: [_of(image, name) for image in images] for name in names}
+    scale = _usual_scale(images)
+    margins = {name: [_margin(judged, scale) for judged in found] for name, found in by_name.items()}
+    simple = [name for name, found in by_name.items() if any(judged is not None and judged.simple for judged in found)]
+    means = {name: Mean.of(values) for name, values in margins.items()}
+    known = [name for name in simple if means[name].total]
+    rival = max(known, key=lambda name: means[name].value, default="")
+    ahead = {
+        name: [one - other for one, other in zip(margins[name], margins[rival], strict=True)] if rival else []
+        for name in names
+    }
+    methods = [name for name in names if name not in simple]
+    chances = dict(zip(methods, holm([_chance(ahead[name]) for name in methods]), strict=True))
+    verdicts = [
+        _verdict(name, name in simple, by_name[name], scale, Mean.of(ahead[name]), chances.get(name, 1.0))
+        for name in names
+    ]
+    ordered = sorted(verdicts, key=lambda one: (one.simple, one.is_blind, -_or_least(one.margin.value)))
+    counted_images = max((mean.total for mean in means.values()), default=0)
+    return Belief(tuple(ordered), rival, len(images), counted_images, scale)
+
+
+def choose(images: Sequence[ImageJudgement]) -> Choice | None:
+    """Choose a method for `methods: auto` by trial on some images; None if nothing says which is better.
+
+    Methods whose maps ignore the weights or the class are left out; of the others that with the largest mean area of
+    insertion less deletion is taken.
+    """
+    found = [verdict for verdict in weigh(images).methods if verdict.margin.total and not verdict.is_blind]
+    if not found:
+        return None
+    first, *others = found
+    words = (
+        f"{first.method} was taken, by trial on {counted(first.margin.total, 'image')}: of the methods whose maps "
+        f"depend on weights and class it has the largest area of insertion less deletion, {first.margin.value:.3f}"
+    )
+    if not others:
+        return Choice(first.method, "", first.is_better, f"{words}.")
+    second = others[0]
+    gaps = [_margin(_of(image, first.method)) - _margin(_of(image, second.method)) for image in images]
+    sure = "" if _chance(gaps) < 1 - LEVEL else ", which is no difference beyond chance"
+    words += f"; the runner-up is {second.method} with {second.margin.value:.3f}{sure}."
+    return Choice(first.method, second.method, first.is_better, words)
+
+
+def holm(chances: Sequence[float]) -> list[float]:
+    """Correct probabilities for their number.
+
+    Holm 1979, Scand. J. Stat. 6, 65: the smallest of m is multiplied by m, the next by m - 1, and none is below one
+    before it.
+    """
+    order = sorted(range(len(chances)), key=lambda place: chances[place])
+    corrected, least = [1.0] * len(chances), 0.0
+    for turn, place in enumerate(order):
+        least = max(least, min(1.0, (len(chances) - turn) * chances[place]))
+        corrected[place] = least
+    return corrected
+
+
+def _of(image: ImageJudgement, name: str) -> MapJudgement | None:
+    return next((judged for judged in image.maps if judged.method == name), None)
+
+
+def _usual_scale(images: Sequence[ImageJudgement]) -> str:
+    scales = Counter(
+        judged.curves.scale for image in images for judged in image.maps if judged.curves and judged.curves.deletion
+    )
+    return max(sorted(scales), key=lambda scale: scales[scale], default="")
+
+
+def _margin(judged: MapJudgement | None, scale: str = "") -> float:
+    if judged is None or judged.curves is None or (scale and judged.curves.scale != scale):
+        return math.nan
+    return margin(judged)
+
+
+def _chance(differences: Sequence[float]) -> float:
+    known = [value for value in differences if not math.isnan(value)]
+    return paired(known) if known else 1.0
+
+
+def _surely_above(mean: Mean, least: float) -> bool:
+    return (mean.interval[0] if mean.interval else mean.value) > least
+
+
+def _or_least(value: float) -> float:
+    return -math.inf if math.isnan(value) else value
+
+
+def _verdict(
+    name: str, simple: bool, found: Sequence[MapJudgement | None], scale: str, ahead: Mean, probability: float
+) -> Verdict:
+    judged = [one for one in found if one is not None]
+    lines = [one.curves for one in judged if one.curves is not None and one.curves.scale == scale]
+    last = [one.randomised[-1] for one in judged if one.randomised]
+    first = [one.randomised[0] for one in judged if len(one.randomised) > 1]
+    stable = [one.stable for one in judged if one.stable is not None]
+    places = [one.place for one in judged if one.place is not None]
+    return Verdict(
+        name,
+        simple,
+        Mean.of([area(one.deletion) for one in lines]),
+        Mean.of([area(one.insertion) for one in lines]),
+        Mean.of([one.margin for one in lines]),
+        ahead,
+        probability,
+        Mean.of([one.rank for one in first]),
+        Mean.of([one.rank for one in last]),
+        Mean.of([one.structure for one in last]),
+        Mean.of([one.sensitivity for one in stable]),
+        Mean.of([one.rank for one in stable]),
+        _hits([one.pointing for one in places]),
+        Mean.of([one.energy for one in places]),
+        sum(one.blank for one in judged),
+        _facts(judged),
+    )
+
+
+def _facts(judged: Sequence[MapJudgement]) -> tuple[tuple[str, Mean], ...]:
+    values: dict[str, list[float]] = {}
+    for name, value in (fact for one in judged for fact in one.facts):
+        values.setdefault(name, []).append(value)
+    return tuple((name, Mean.of(each)) for name, each in values.items())
+
+
+def _hits(values: Sequence[float]) -> Mean:
+    """Return the share of hits; its interval is that of a share, which is right also where all or none are hits."""
+    mean = Mean.of(values)
+    share = Share(round(mean.value * mean.total), mean.total) if mean.total else None
+    return mean if share is None else replace(mean, interval=share.interval)

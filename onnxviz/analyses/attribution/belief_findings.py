@@ -1,0 +1,392 @@
+"""The tables, curves and sentences that say which map to believe."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+
+from onnxviz.analyses.attribution.belief import IGNORES_CLASS, IGNORES_WEIGHTS, Belief, Verdict, weigh
+from onnxviz.analyses.attribution.judgement import Faithfulness, ImageJudgement
+from onnxviz.analyses.attribution.randomisation import in_words
+from onnxviz.core.findings import Caveat, Cell, Column, Curve, Finding, Metric, Note, Series, Table
+from onnxviz.core.means import Mean
+from onnxviz.core.wording import counted, listed
+
+_FEW = 8
+"""Images below which hardly any difference can be beyond chance."""
+_SHOWN_CHANCE = 0.001
+_UNKNOWN = Mean(math.nan, 0, ())
+
+METRICS: Mapping[str, Metric] = {
+    metric.name: metric
+    for metric in (
+        Metric(
+            "maps_better_than_simple", math.nan, "methods better than simple maps",
+            "Number of methods whose maps have a larger area of insertion less deletion than every map that knows "
+            "nothing of the network, beyond chance.",
+            "integer", "higher",
+        ),
+        Metric(
+            "maps_ignoring_weights", math.nan, "methods that ignore the weights",
+            "Number of methods whose maps stay much the same when all weights are shuffled: rank correlation surely "
+            f"above {IGNORES_WEIGHTS:g}.",
+            "integer", "lower",
+        ),
+        Metric(
+            "maps_ignoring_class", math.nan, "methods that ignore the class",
+            "Number of methods whose maps stay the same when the weights of the last layer are shuffled: rank "
+            f"correlation surely above {IGNORES_CLASS:g}.",
+            "integer", "lower",
+        ),
+        Metric(
+            "insertion_minus_deletion.*", math.nan, "insertion less deletion",
+            "Mean area under the insertion curves less that under the deletion curves of a method's maps.",
+            "number", "higher",
+        ),
+        Metric(
+            "ahead_of_simple.*", math.nan, "ahead of simple maps",
+            "How far a method's area of insertion less deletion is above that of the best map that knows nothing of "
+            "the network, on the same images.",
+            "number", "higher",
+        ),
+        Metric(
+            "randomised_rank.*", math.nan, "similarity with shuffled weights",
+            "Mean rank correlation of a method's maps with those of the network with all weights shuffled.",
+            "number", "lower",
+        ),
+        Metric(
+            "noise_rank.*", math.nan, "similarity under noise",
+            "Mean rank correlation of a method's maps with those of images with noise that changes no prediction.",
+            "number", "higher",
+        ),
+        Metric(
+            "pointing_game.*", math.nan, "pointing game",
+            "Share of the images where the highest place of a method's map is on the mask, within the tolerance.",
+            "percent", "higher",
+        ),
+        Metric(
+            "energy_on_mask.*", math.nan, "energy on the mask",
+            "Mean share of what is positive in a method's maps that lies on the mask.",
+            "percent", "higher",
+        ),
+    )
+}  # fmt: skip
+"""What recipes can expect, without values; `*` stands for the method's name."""
+
+
+def findings(images: Sequence[ImageJudgement], settings: Faithfulness) -> list[Finding]:
+    """Say which maps to believe: metrics, sentences, tables and curves.
+
+    Args:
+        images: the judgements, of one target for each image.
+        settings: with which they were made.
+    """
+    if not images:
+        return []
+    belief = weigh(images)
+    return [
+        *_metrics(belief),
+        *_which_to_believe(belief),
+        *_ignoring(belief, images),
+        _table(belief, images, settings),
+        *_localisation(belief, images, settings),
+        *_curves(images, belief, settings),
+        *_cascade(images, belief),
+        *_caveats(belief, images, settings),
+    ]
+
+
+def metric_name(kind: str, method: str) -> str:
+    """Return the name of a method's metric: "pointing_game.grad_cam" of "pointing_game.*" and "Grad-CAM"."""
+    return kind.replace("*", re.sub(r"\W+", "_", method.lower()).strip("_"))
+
+
+# --- numbers --------------------------------------------------------------------------------------------------------
+
+
+def _metrics(belief: Belief) -> Iterator[Metric]:
+    methods = belief.methods
+    if belief.counted:
+        yield replace(METRICS["maps_better_than_simple"], value=float(sum(one.is_better for one in methods)))
+    if any(one.rank.total for one in methods):
+        yield replace(METRICS["maps_ignoring_weights"], value=float(sum(one.ignores_weights for one in methods)))
+    if any(one.first.total for one in methods):
+        yield replace(METRICS["maps_ignoring_class"], value=float(sum(one.ignores_class for one in methods)))
+    for one in methods:
+        for kind, mean in (
+            ("insertion_minus_deletion.*", one.margin),
+            ("ahead_of_simple.*", one.ahead),
+            ("randomised_rank.*", one.rank),
+            ("noise_rank.*", one.steady),
+            ("pointing_game.*", one.pointing),
+            ("energy_on_mask.*", one.energy),
+        ):
+            if mean.total:
+                usual = METRICS[kind]
+                yield replace(
+                    usual,
+                    name=metric_name(kind, one.method),
+                    value=mean.value,
+                    title=f"{usual.title}: {one.method}",
+                    total=mean.total,
+                    interval=mean.interval,
+                )
+
+
+# --- sentences ------------------------------------------------------------------------------------------------------
+
+
+def _which_to_believe(belief: Belief) -> Iterator[Finding]:
+    methods = [one for one in belief.methods if one.margin.total]
+    if not methods or not belief.rival:
+        return
+    images, rival = counted(belief.counted, "image"), f"the best map that knows nothing of the network ({belief.rival})"
+    better = [one for one in methods if one.is_better and not one.is_blind]
+    if better:
+        first = better[0]
+        text = (
+            f"On this model believe {first.method} first: over {images} the area of insertion less deletion is "
+            f"{_with_interval(first.margin)}, {_with_interval(first.ahead)} above that of {rival}."
+        )
+        if others := better[1:]:
+            each = ", ".join(f"{one.method} ({_with_interval(one.ahead)})" for one in others)
+            text += f" Above it beyond chance are also: {each}."
+    else:
+        text = f"Over {images} none of the maps is better than {rival} beyond chance: these maps show no more than it."
+        if belief.counted < _FEW:
+            text = f"{images[0].upper()}{images[1:]} are too few to tell whether any map is better than {rival}."
+    yield Note(text, "belief")
+    worse = [one for one in methods if one.is_worse]
+    unclear = [one for one in methods if not (one.is_better or one.is_worse)] if better else []
+    if worse:
+        each = ", ".join(f"{one.method} ({_with_interval(one.ahead)})" for one in worse)
+        yield Note(f"Worse than {rival}, beyond chance: {each}.", "belief.worse")
+    if unclear:
+        each = ", ".join(f"{one.method} ({_with_interval(one.ahead)})" for one in unclear)
+        yield Note(f"Not better than {rival} beyond chance: {each}.", "belief.unclear")
+
+
+def _with_interval(mean: Mean) -> str:
+    if not mean.interval:
+        return f"{mean.value:.3f}"
+    low, high = mean.interval
+    return f"{mean.value:.3f} ({low:.3f} to {high:.3f})"
+
+
+def _ignoring(belief: Belief, images: Sequence[ImageJudgement]) -> Iterator[Finding]:
+    for one in belief.methods:
+        if one.ignores_weights:
+            yield Caveat(
+                f"{one.method} hardly depends on what the network has learned: with the weights of all layers shuffled "
+                f"its maps keep a rank correlation of {_with_interval(one.rank)} over "
+                f"{counted(one.rank.total, 'image')} (1 is the same order, 0 nothing of it; surely above "
+                f"{IGNORES_WEIGHTS:g} is flagged).",
+                f"ignores.{one.method}",
+                "wrong",
+            )
+        elif one.ignores_class:
+            yield Caveat(
+                f"{one.method} hardly depends on the class: with the weights of the last layer shuffled, by which the "
+                f"classes differ, its maps keep a rank correlation of {_with_interval(one.first)} over "
+                f"{counted(one.first.total, 'image')} (surely above {IGNORES_CLASS:g} is flagged). They show what is "
+                "to be seen, not what speaks for what is named.",
+                f"ignores_class.{one.method}",
+                "wrong",
+            )
+    known = [one for one in belief.methods if one.rank.total]
+    if known and not any(one.is_blind for one in known):
+        most = max(known, key=lambda one: one.rank.value)
+        yield Note(
+            f"No map ignores what the network has learned: weights were shuffled from the output down, in "
+            f"{in_words(images[0].stages)}, and with all of them shuffled the highest rank correlation with the maps "
+            f"before is that of {most.method}, {_with_interval(most.rank)}.",
+            "randomised",
+        )
+
+
+def _caveats(belief: Belief, images: Sequence[ImageJudgement], settings: Faithfulness) -> Iterator[Finding]:
+    if belief.counted:
+        yield Caveat(
+            f"How deletion and insertion are measured: in {settings.steps} steps of the pixels, the highest of the map "
+            f"first, deleted ones become {_REPLACED[settings.deleted]}, and pixels are inserted into "
+            f"{_REPLACED[settings.inserted]}. Such images are unlike photographs, and part of what the score does is "
+            "due to that; the maps that know nothing of the network meet it as well.",
+            "curves",
+            "limit",
+        )
+    if belief.scale == "score":
+        yield Caveat(
+            "Nothing makes a probability of the score: curves are between the score of the baseline (0) and that of "
+            "the whole image (1).",
+            "scale",
+            "limit",
+        )
+    if settings.curves and belief.counted < len(images):
+        yield Caveat(
+            f"Curves count for {belief.counted} of {counted(len(images), 'image')}: of the others the baseline scores "
+            "no less than the image, or their score is of another kind.",
+            "curves_left_out",
+            "doubt",
+        )
+    blank = [one for one in belief.methods if one.blank]
+    if blank:
+        each = listed(f"{one.method} {one.blank} of {len(images)}" for one in blank)
+        yield Caveat(f"Maps that are the same everywhere count as a random order of the pixels: {each}.", "blank")
+
+
+_REPLACED = {
+    "zero": "what the network sees as zeros",
+    "blur": "the image blurred by a Gaussian of a twentieth of its longer side",
+}
+
+
+# --- tables and curves ----------------------------------------------------------------------------------------------
+
+
+def _table(belief: Belief, images: Sequence[ImageJudgement], settings: Faithfulness) -> Table:
+    columns = [Column("map"), Column("believe it", description="By what is measured here.")]
+    cells: list[list[Cell]] = [[one.method, _word(one)] for one in belief.verdicts]
+
+    def add(name: str, means: Sequence[Mean], description: str = "", interval: bool = False) -> None:
+        if not any(mean.total for mean in means):
+            return
+        columns.append(Column(name, "number", description))
+        columns.extend([Column("from", "number"), Column("to", "number")] if interval else [])
+        for row, mean in zip(cells, means, strict=True):
+            row.append(mean.value if mean.total else None)
+            if interval:
+                row.extend(mean.interval or (None, None))
+
+    every = belief.verdicts
+    add("deletion", [one.deletion for one in every], "Area under the curve; lower is better.")
+    add("insertion", [one.insertion for one in every], "Area under the curve; higher is better.")
+    add("insertion less deletion", [one.margin for one in every], "Higher is better.", interval=True)
+    add(
+        f"above {belief.rival}",
+        [_UNKNOWN if one.simple else one.ahead for one in every],
+        "Image by image, with the 95 % interval of the mean.",
+        interval=True,
+    )
+    add("last layer shuffled", [one.first for one in every], "Rank correlation with the map of other weights there.")
+    add("all layers shuffled", [one.rank for one in every], "Rank correlation with all weights shuffled; 0 is best.")
+    add("its structure", [one.structure for one in every], "Structural similarity with all weights shuffled.")
+    add("under noise", [one.steady for one in every], "Rank correlation under noise; 1 is best.")
+    add("largest change", [one.sensitivity for one in every], "Largest relative change under noise; 0 is best.")
+    for fact in dict.fromkeys(name for one in every for name, _ in one.facts):
+        add(fact, [dict(one.facts).get(fact, _UNKNOWN) for one in every], "As the method itself says.")
+    about = [f"Means over {counted(len(images), 'image')}"]
+    about += [f"curves over {belief.counted}"] if 0 < belief.counted < len(images) else []
+    said = (
+        f"{', '.join(about)}; intervals of 95 %. The last {sum(one.simple for one in every)} maps know nothing of the "
+        "network: they are measured by their curves only."
+    )
+    if settings.stability and any(one.steady.total for one in every):
+        said += (
+            f" Noise moves a channel of a pixel by at most {settings.noise:g} of its range, {settings.samples} times; "
+            "images for which the model then says something else do not count."
+        )
+    return Table("belief", "Which map to believe", tuple(columns), tuple(tuple(row) for row in cells), said)
+
+
+def _word(one: Verdict) -> str:
+    if one.simple:
+        return "knows nothing of the network"
+    if one.ignores_weights:
+        return "no: hardly depends on the weights"
+    if one.ignores_class:
+        return "no: hardly depends on the class"
+    if not one.margin.total:
+        return "not measured"
+    if one.is_better:
+        chance = f"p < {_SHOWN_CHANCE:g}" if one.probability < _SHOWN_CHANCE else f"p = {one.probability:.2g}"
+        return f"yes: better than simple maps ({chance})"
+    return "no: worse than a simple map" if one.is_worse else "not shown: no better than a simple map"
+
+
+def _localisation(belief: Belief, images: Sequence[ImageJudgement], settings: Faithfulness) -> Iterator[Finding]:
+    chances = [image.chance for image in images if image.chance is not None]
+    if not chances:
+        return
+    columns = (
+        Column("map"),
+        Column("pointing game", "percent", "Share of images whose highest place is on the mask."),
+        *(Column(name, "percent") for name in ("from", "to")),
+        Column("energy on the mask", "percent", "Mean share of what is positive."),
+        *(Column(name, "percent") for name in ("from", "to")),
+        Column("images", "integer"),
+    )
+    rows: list[tuple[Cell, ...]] = [
+        (
+            one.method,
+            one.pointing.value,
+            *(one.pointing.interval or (None, None)),
+            one.energy.value if one.energy.total else None,
+            *(one.energy.interval or (None, None)),
+            one.pointing.total,
+        )
+        for one in sorted(belief.verdicts, key=lambda one: -one.pointing.value)
+        if one.pointing.total
+    ]
+    hit, area = (Mean.of([pair[place] for pair in chances]).value for place in (0, 1))
+    rows.append(("by chance", hit, None, None, area, None, None, len(chances)))
+    yield Table(
+        "localisation",
+        "Whether maps lie on what they should show",
+        columns,
+        tuple(rows),
+        f"Pointing game with a tolerance of {settings.tolerance} pixels of the image as the network sees it; intervals "
+        "of 95 %. By chance: a random place, and an even map. Evidence off the mask need not be wrong: it may be what "
+        "the network goes by.",
+    )
+
+
+def _curves(images: Sequence[ImageJudgement], belief: Belief, settings: Faithfulness) -> Iterator[Finding]:
+    if not belief.counted:
+        return
+    what = "mean probability of the class" if belief.scale == "probability" else "mean score: 0 baseline, 1 whole image"
+    for kind, verb in (("deletion", "deleted"), ("insertion", "inserted")):
+        lines = []
+        for one in belief.verdicts:
+            found = [
+                getattr(judged.curves, kind)
+                for image in images
+                for judged in image.maps
+                if judged.method == one.method and judged.curves and judged.curves.scale == belief.scale
+            ]
+            found = [curve for curve in found if curve]
+            means = tuple(math.fsum(values) / len(found) for values in zip(*found, strict=True))
+            lines.append(Series(one.method, tuple(step / settings.steps for step in range(len(means))), means))
+        yield Curve(
+            f"curves.{kind}",
+            f"{kind.capitalize()}: the score while the map's highest places are {verb}",
+            tuple(lines),
+            f"share of the pixels {verb}",
+            what,
+            f"Over {counted(belief.counted, 'image')}. The faster it {'falls' if kind == 'deletion' else 'rises'}, the "
+            "better the map.",
+        )
+
+
+def _cascade(images: Sequence[ImageJudgement], belief: Belief) -> Iterator[Finding]:
+    stages = images[0].stages
+    lines = []
+    for one in belief.methods:
+        ranks = [
+            Mean.of([judged.randomised[number].rank for image in images for judged in image.maps
+                     if judged.method == one.method and judged.randomised]).value
+            for number in range(len(stages))
+        ]  # fmt: skip
+        if ranks and not all(math.isnan(rank) for rank in ranks):
+            lines.append(Series(one.method, tuple(float(stage.layers) for stage in stages), tuple(ranks)))
+    if lines and len(stages) > 1:
+        yield Curve(
+            "randomisation",
+            "How much of the maps is left when weights are shuffled, from the output down",
+            tuple(lines),
+            f"layers with shuffled weights, of {stages[-1].of}",
+            "mean rank correlation",
+            f"Absolute values, over {counted(len(images), 'image')}. A map that stays high does not show what the "
+            "network has learned.",
+        )

@@ -56,6 +56,7 @@ class Metric:
         total: how many things the number rests on, for example images; 0 if it is no share or mean of anything.
         interval: where the true value lies with a confidence of 95 %, or empty.
         chance: the least and the most that is found by chance, counted the same way; empty if that is unknown.
+        tabled: it stands in a table of the same analysis, where a report of one model shows it.
     """
 
     name: str
@@ -68,6 +69,7 @@ class Metric:
     total: int = 0
     interval: tuple[float, float] | tuple[()] = ()
     chance: tuple[float, float] | tuple[()] = ()
+    tabled: bool = False
 
 
 @dataclass(frozen=True)

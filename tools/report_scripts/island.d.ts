@@ -25,6 +25,7 @@ interface Metric {
   total: number;
   interval: [Float, Float] | [];
   chance: [Float, Float] | [];
+  tabled: boolean;
   count: number | null;
 }
 

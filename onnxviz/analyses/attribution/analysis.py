@@ -14,7 +14,14 @@ from onnxviz.analyses.attribution.belief import choose
 from onnxviz.analyses.attribution.belief_findings import METRICS
 from onnxviz.analyses.attribution.belief_findings import findings as belief_findings
 from onnxviz.analyses.attribution.evidence_places import Places
-from onnxviz.analyses.attribution.findings import about_blank, image_findings, image_metrics, methods_table, summary
+from onnxviz.analyses.attribution.findings import (
+    about_blank,
+    image_findings,
+    image_metrics,
+    methods_table,
+    short_names,
+    summary,
+)
 from onnxviz.analyses.attribution.judgement import RESULTS, Faithfulness
 from onnxviz.analyses.attribution.method import Method
 from onnxviz.analyses.attribution.methods import methods
@@ -263,7 +270,7 @@ classes: top:2
                 choice = choose(judged)
                 said = choice.words if choice else "Nothing says which of the methods tried is to be believed first."
                 yield Note(f"{said} Tried were {listed(self.named_methods, 12)}.", "auto")
-            yield from belief_findings(judged, self.faithfulness)
+            yield from belief_findings(judged, self.faithfulness, short_names(self.named_methods))
             every = sum(not image.tried for image in found)
             reason = "`faithfulness.images`, spread evenly" if len(judged) < every else ""
             yield Coverage("images judged", len(judged), every, reason, "coverage.judged")

@@ -22,6 +22,10 @@ differ, is surely above this. Of guided backpropagation, which is known for it, 
 gradient times input 0.6 to 0.73."""
 
 
+_SAME = 1e-3
+"""Areas that are nearer than this are those of the same order of the pixels, but for rounding."""
+
+
 @dataclass(frozen=True)
 class Verdict:
     """What the judgements of one kind of map come to.
@@ -160,12 +164,13 @@ def choose(images: Sequence[ImageJudgement]) -> Choice | None:
     """Choose a method for `methods: auto` by trial on some images; None if nothing says which is better.
 
     Methods whose maps ignore the weights or the class are left out; of the others that with the largest mean area of
-    insertion less deletion is taken.
+    insertion less deletion is taken. The runner-up is the next whose maps are not the same.
     """
     found = [verdict for verdict in weigh(images).methods if verdict.margin.total and not verdict.is_blind]
     if not found:
         return None
     first, *others = found
+    others = [one for one in others if not _same(images, first.method, one.method)]
     words = (
         f"{first.method} was taken, by trial on {counted(first.margin.total, 'image')}: of the methods whose maps "
         f"depend on weights and class it has the largest area of insertion less deletion, {first.margin.value:.3f}"
@@ -177,6 +182,12 @@ def choose(images: Sequence[ImageJudgement]) -> Choice | None:
     sure = "" if _chance(gaps) < 1 - LEVEL else ", which is no difference beyond chance"
     words += f"; the runner-up is {second.method} with {second.margin.value:.3f}{sure}."
     return Choice(first.method, second.method, first.is_better, words)
+
+
+def _same(images: Sequence[ImageJudgement], one: str, other: str) -> bool:
+    """Whether two methods make the same maps, by their curves: some do at the last layer of some networks."""
+    gaps = [abs(_margin(_of(image, one)) - _margin(_of(image, other))) for image in images]
+    return all(math.isnan(gap) or gap < _SAME for gap in gaps)
 
 
 def holm(chances: Sequence[float]) -> list[float]:

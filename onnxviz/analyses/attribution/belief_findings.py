@@ -43,51 +43,54 @@ METRICS: Mapping[str, Metric] = {
         Metric(
             "insertion_minus_deletion.*", math.nan, "insertion less deletion",
             "Mean area under the insertion curves less that under the deletion curves of a method's maps.",
-            "number", "higher",
+            "number", "higher", tabled=True,
         ),
         Metric(
             "ahead_of_simple.*", math.nan, "ahead of simple maps",
             "How far a method's area of insertion less deletion is above that of the best map that knows nothing of "
             "the network, on the same images.",
-            "number", "higher",
+            "number", "higher", tabled=True,
         ),
         Metric(
             "randomised_rank.*", math.nan, "similarity with shuffled weights",
             "Mean rank correlation of a method's maps with those of the network with all weights shuffled.",
-            "number", "lower",
+            "number", "lower", tabled=True,
         ),
         Metric(
             "noise_rank.*", math.nan, "similarity under noise",
             "Mean rank correlation of a method's maps with those of images with noise that changes no prediction.",
-            "number", "higher",
+            "number", "higher", tabled=True,
         ),
         Metric(
             "pointing_game.*", math.nan, "pointing game",
             "Share of the images where the highest place of a method's map is on the mask, within the tolerance.",
-            "percent", "higher",
+            "percent", "higher", tabled=True,
         ),
         Metric(
             "energy_on_mask.*", math.nan, "energy on the mask",
             "Mean share of what is positive in a method's maps that lies on the mask.",
-            "percent", "higher",
+            "percent", "higher", tabled=True,
         ),
     )
 }  # fmt: skip
 """What recipes can expect, without values; `*` stands for the method's name."""
 
 
-def findings(images: Sequence[ImageJudgement], settings: Faithfulness) -> list[Finding]:
+def findings(
+    images: Sequence[ImageJudgement], settings: Faithfulness, names: Mapping[str, str] | None = None
+) -> list[Finding]:
     """Say which maps to believe: metrics, sentences, tables and curves.
 
     Args:
         images: the judgements, of one target for each image.
         settings: with which they were made.
+        names: what methods are called in the names of metrics; made of their own names if None.
     """
     if not images:
         return []
     belief = weigh(images)
     return [
-        *_metrics(belief),
+        *_metrics(belief, names or {}),
         *_which_to_believe(belief),
         *_ignoring(belief, images),
         _table(belief, images, settings),
@@ -106,7 +109,7 @@ def metric_name(kind: str, method: str) -> str:
 # --- numbers --------------------------------------------------------------------------------------------------------
 
 
-def _metrics(belief: Belief) -> Iterator[Metric]:
+def _metrics(belief: Belief, names: Mapping[str, str]) -> Iterator[Metric]:
     methods = belief.methods
     if belief.counted:
         yield replace(METRICS["maps_better_than_simple"], value=float(sum(one.is_better for one in methods)))
@@ -127,7 +130,7 @@ def _metrics(belief: Belief) -> Iterator[Metric]:
                 usual = METRICS[kind]
                 yield replace(
                     usual,
-                    name=metric_name(kind, one.method),
+                    name=kind.replace("*", names[one.method]) if one.method in names else metric_name(kind, one.method),
                     value=mean.value,
                     title=f"{usual.title}: {one.method}",
                     total=mean.total,
@@ -154,7 +157,7 @@ def _which_to_believe(belief: Belief) -> Iterator[Finding]:
             each = ", ".join(f"{one.method} ({_with_interval(one.ahead)})" for one in others)
             text += f" Above it beyond chance are also: {each}."
     else:
-        text = f"Over {images} none of the maps is better than {rival} beyond chance: these maps show no more than it."
+        text = f"Over {images} it is not shown, beyond chance, that any of the maps is better than {rival}."
         if belief.counted < _FEW:
             text = f"{images[0].upper()}{images[1:]} are too few to tell whether any map is better than {rival}."
     yield Note(text, "belief")
@@ -280,7 +283,8 @@ def _table(belief: Belief, images: Sequence[ImageJudgement], settings: Faithfuln
     about += [f"curves over {belief.counted}"] if 0 < belief.counted < len(images) else []
     said = (
         f"{', '.join(about)}; intervals of 95 %. The last {sum(one.simple for one in every)} maps know nothing of the "
-        "network: they are measured by their curves only."
+        "network: they are measured by their curves only. Recipes expect these numbers by their names: "
+        "`insertion_minus_deletion.METHOD`, `ahead_of_simple.METHOD`, `randomised_rank.METHOD`, `noise_rank.METHOD`."
     )
     if settings.stability and any(one.steady.total for one in every):
         said += (

@@ -14,7 +14,7 @@ export function metricBlock(analysis, entries) {
     return make(
       "dl",
       { class: "metrics" },
-      entries.map((group) => metricCard(group.entries[0].finding)),
+      entries.filter((group) => !group.entries[0].finding.tabled).map((group) => metricCard(group.entries[0].finding)),
     );
   }
   const models = run.models.map((model) => model.alias);

@@ -17,10 +17,10 @@ import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = (
-    "agreement", "class_images", "cluster_costs", "cluster_simulation", "dissection", "execution", "faults",
-    "feature_visualization", "fuzz", "gpu", "gpu_execution", "gpu_feature_visualization", "grad_cam", "import_coverage",
-    "import_speed", "layer_names", "operator_table", "preprocessing", "quantised_forms", "ray_overhead",
-    "simple_pictures", "stock_onnx2torch", "streams",
+    "agreement", "attribution_pixels", "class_images", "cluster_costs", "cluster_simulation", "dissection",
+    "execution", "faults", "feature_visualization", "fuzz", "gpu", "gpu_execution", "gpu_feature_visualization",
+    "grad_cam", "import_coverage", "import_speed", "layer_names", "operator_table", "preprocessing",
+    "quantised_forms", "ray_overhead", "simple_pictures", "stock_onnx2torch", "streams",
 )  # fmt: skip
 
 
@@ -89,6 +89,16 @@ def test_grad_cam(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Monkey
         "bare", "ours", "ours, enlarged", "peer, all layers", "peer, layer by layer"
     ]  # fmt: skip
     assert float(text.rsplit(":", 1)[1]) < 1e-4  # the peer's maps are ours
+
+
+def test_attribution_pixels(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    options = ("--model", "builtin", "--rounds", "1", "--steps", "3")
+    text = run("attribution_pixels", *options, capsys=capsys, monkeypatch=monkeypatch)
+    found = rows(text)
+    names = ["bare", "bare, together", "ours", "captum, this network", "captum", "captum, one a pass"]
+    assert [row[0] for row in found] == ["integrated_gradients"] * 6 + ["smooth_grad"] * 6
+    assert [row[1].split(" (")[0] for row in found] == 2 * names
+    assert float(text.rsplit("by", 1)[1]) < 1e-3  # captum's maps are ours
 
 
 def test_dissection(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -382,7 +382,8 @@ def test_what_is_said_of_baselines(tmp_path: Path) -> None:
     question = ask(exported(Plain(), IMAGENET, tmp_path), images())
     said = IntegratedGradients(steps=2).attribute(question).said
     assert said == (
-        "From the image that the network sees as zeros (123.7/116.3/103.5) in 2 steps, by Gauss-Legendre quadrature."
+        "From the image that the network sees as zeros (123.7/116.3/103.5) in 2 steps, by Gauss-Legendre quadrature. "
+        "Where the image is like that it has no share, whatever it shows."
     )
     said = IntegratedGradients(steps=2, baselines=("black", "blur"), rule="midpoint").attribute(question).said
     assert said == (

@@ -17,11 +17,10 @@ import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = (
-    "agreement", "attribution", "attribution_faithfulness", "class_images", "cluster_costs", "cluster_simulation",
-    "dissection", "execution", "faults", "feature_visualization", "fuzz", "gpu", "gpu_execution",
-    "gpu_feature_visualization", "import_coverage",
-    "import_speed", "layer_names", "operator_table", "preprocessing", "quantised_forms", "ray_overhead",
-    "simple_pictures", "stock_onnx2torch", "streams",
+    "agreement", "attribution", "attribution_faithfulness", "attribution_pixels", "class_images", "cluster_costs",
+    "cluster_simulation", "dissection", "execution", "faults", "feature_visualization", "fuzz", "gpu", "gpu_execution",
+    "gpu_feature_visualization", "import_coverage", "import_speed", "layer_names", "operator_table", "preprocessing",
+    "quantised_forms", "ray_overhead", "simple_pictures", "stock_onnx2torch", "streams",
 )  # fmt: skip
 
 
@@ -103,6 +102,16 @@ def test_attribution_faithfulness(capsys: pytest.CaptureFixture[str], monkeypatc
     assert float(found["Grad-CAM"][3]) == pytest.approx(
         float(found["Grad-CAM"][2]) - float(found["Grad-CAM"][1]), abs=2e-3
     )
+
+
+def test_attribution_pixels(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    options = ("--model", "builtin", "--rounds", "1", "--steps", "3")
+    text = run("attribution_pixels", *options, capsys=capsys, monkeypatch=monkeypatch)
+    found = rows(text)
+    names = ["bare", "bare, together", "ours", "captum, this network", "captum", "captum, one a pass"]
+    assert [row[0] for row in found] == ["integrated_gradients"] * 6 + ["smooth_grad"] * 6
+    assert [row[1].split(" (")[0] for row in found] == 2 * names
+    assert float(text.rsplit("by", 1)[1]) < 1e-3  # captum's maps are ours
 
 
 def test_dissection(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

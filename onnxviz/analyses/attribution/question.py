@@ -242,9 +242,11 @@ class Question:
         """How many changed images share a pass with gradients: as many as the model takes, or are fast."""
         if self.model.view.batch or self.model.device.type != "cpu":
             return self.model.view.batch or TOGETHER
-        return max(1, min(TOGETHER, FAST_BYTES // self._slope_bytes()))
+        return max(1, min(TOGETHER, FAST_BYTES // self._slope_bytes))
 
+    @cached_property
     def _slope_bytes(self) -> int:
+        """What one image takes in such a pass."""
         deepest = max(self.targets[0].layers, key=lambda layer: layer.position)
         return gradient_bytes(self.model.view, self.model.input_size, self.images.shape[2:], deepest)
 
@@ -254,8 +256,9 @@ class Question:
         An image's come in the order of their numbers. So a method holds no more changed images than a pass takes.
         """
         count = len(self.targets) * samples
-        for start in range(0, count, self.together):
-            numbers = range(start, min(start + self.together, count))
+        size = -(-count // -(-count // self.together))  # passes are about equally large
+        for start in range(0, count, size):
+            numbers = range(start, min(start + size, count))
             yield [number // samples for number in numbers], [number % samples for number in numbers]
 
     def slopes(
@@ -280,7 +283,7 @@ class Question:
         model, layers = self.model, self.targets[0].layers
         forward, fixed = model.differentiable(layers), model.view.batch
         count, what = len(images), "Attribution by changed images"
-        together = fixed or choose_batch(model, min(self.together, count), self._slope_bytes, what)
+        together = fixed or choose_batch(model, min(self.together, count), lambda: self._slope_bytes, what)
         missing = -count % fixed if fixed else 0
         images = torch.cat([images, images[-1:].expand(missing, -1, -1, -1)]) if missing else images
         owners = [*owners, *[owners[-1]] * missing]

@@ -350,6 +350,17 @@ def test_models_that_take_so_many_images(tmp_path: Path) -> None:
         assert difference(found, wanted) <= EXACT
 
 
+def test_little_memory_makes_passes_smaller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, method = exported(Plain(), IMAGENET, tmp_path), IntegratedGradients(steps=6)
+    wanted = method.attribute(ask(model, images())).maps[0]
+    assert model.reduced == []
+    question = ask(model, images())
+    monkeypatch.setattr("onnxviz.model.batches.free_memory", lambda device: int(4.5 * question._slope_bytes))
+    assert difference(method.attribute(question).maps[0], wanted) <= EXACT
+    (said,) = model.reduced
+    assert said.startswith("Attribution by changed images took 3 images at a time instead of 12, because 12 need about")
+
+
 def test_methods_share_noisy_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     question = ask(exported(Plain(), IMAGENET, tmp_path), images())
     passed: list[int] = []
@@ -382,7 +393,8 @@ def test_what_is_said_of_baselines(tmp_path: Path) -> None:
     question = ask(exported(Plain(), IMAGENET, tmp_path), images())
     said = IntegratedGradients(steps=2).attribute(question).said
     assert said == (
-        "From the image that the network sees as zeros (123.7/116.3/103.5) in 2 steps, by Gauss-Legendre quadrature."
+        "From the image that the network sees as zeros (123.7/116.3/103.5) in 2 steps, by Gauss-Legendre quadrature. "
+        "Where the image is like that it has no share, whatever it shows."
     )
     said = IntegratedGradients(steps=2, baselines=("black", "blur"), rule="midpoint").attribute(question).said
     assert said == (

@@ -184,7 +184,11 @@ class IntegratedGradients(Method):
         }
         rule = "Gauss-Legendre quadrature" if self.rule == "gauss_legendre" else f"a {self.rule} Riemann sum"
         several = " each, averaged" if len(self.baselines) > 1 else ""
-        return f"From {listed(words[name] for name in self.baselines)} in {self.steps} steps{several}, by {rule}."
+        plain = len(self.baselines) == 1 and self.baselines != ("blur",)
+        blind = " Where the image is like that it has no share, whatever it shows." if plain else ""
+        return (
+            f"From {listed(words[name] for name in self.baselines)} in {self.steps} steps{several}, by {rule}.{blind}"
+        )
 
 
 # --- from other images ------------------------------------------------------------------------------------------------

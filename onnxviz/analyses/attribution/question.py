@@ -7,7 +7,7 @@ are made as large as memory allows.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -36,6 +36,7 @@ class ForwardPass:
 
     Attributes:
         images: on the model's device, on the tape.
+        kept: what methods keep of passes of their own that serves other targets too; who keeps bounds its size.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class ForwardPass:
     ) -> None:
         self.model, self.layers, self.to_input = model, tuple(layers), to_input
         self.images = images.to(model.device).detach().requires_grad_()
+        self.kept: dict[Hashable, Sequence[torch.Tensor]] = {}
         self._outputs = list(dict.fromkeys((*layers, *scores)))
 
     @cached_property
@@ -78,12 +80,13 @@ class Question:
         layers: the layers that are asked about.
         targets: one for each image.
         activations: of each layer, [N, units, h, w].
+        kept: `ForwardPass.kept`.
     """
 
     def __init__(self, forward: ForwardPass, targets: Sequence[Target], indices: Sequence[int], seed: int) -> None:
         self._forward, self._indices, self._seed = forward, tuple(indices), seed
         self.model, self.layers, self.targets = forward.model, forward.layers, tuple(targets)
-        self.images = forward.images.detach()
+        self.images, self.kept = forward.images.detach(), forward.kept
 
     @property
     def activations(self) -> tuple[torch.Tensor, ...]:

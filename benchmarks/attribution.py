@@ -85,8 +85,10 @@ class Vgg16(nn.Sequential):
 
     def tapped(self, image: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Return what the first convolution's ReLU gives, on the tape, and the logits."""
-        first = self[1](self[0](image)).requires_grad_()
-        return first, self[2:](first)
+        first = values = self[1](self[0](image))
+        for module in [*self][2:]:
+            values = module(values)
+        return first, values
 
 
 def subject(name: str, zoo: Path, count: int) -> tuple[Model, torch.Tensor, Vgg16 | None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import torch
 
@@ -23,7 +24,6 @@ class Continuation:
         targets: what is computed from them.
 
     Attributes:
-        values: what the layer gives for the images, [N, units, *spatial].
         reaches: whether a target depends on the layer.
     """
 
@@ -32,7 +32,15 @@ class Continuation:
         beside = _beside(model, layer, targets)
         self.reaches = beside is not None
         self._given = (layer, *(beside or ()))
-        self.values, *self._beside = model.continued(images, self._given, {})
+
+    @cached_property
+    def _values(self) -> tuple[torch.Tensor, ...]:
+        return self._model.continued(self._images, self._given, {})
+
+    @property
+    def values(self) -> torch.Tensor:
+        """What the layer gives for the images, [N, units, *spatial]."""
+        return self._values[0]
 
     def __call__(self, values: torch.Tensor, owners: Sequence[int]) -> tuple[torch.Tensor, ...]:
         """Return what the targets give, units first.
@@ -42,7 +50,7 @@ class Continuation:
             owners: whose image each belongs to: for each the place of an image.
         """
         places = torch.as_tensor(owners, device=values.device)
-        together = (values, *(each[places] for each in self._beside))
+        together = (values, *(each[places] for each in self._values[1:]))
         given = {
             layer.value: each if layer.channel_axis in (None, 1) else each.movedim(1, layer.channel_axis)
             for layer, each in zip(self._given, together, strict=True)

@@ -43,6 +43,7 @@ class ForwardPass:
 
     Attributes:
         images: on the model's device, on the tape.
+        kept: what methods keep of passes of their own that serves other targets too; who keeps bounds its size.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class ForwardPass:
     ) -> None:
         self.model, self.layers, self.to_input = model, tuple(layers), to_input
         self.images = images.to(model.device).detach().requires_grad_()
+        self.kept: dict[Hashable, Sequence[tuple[torch.Tensor, ...]]] = {}
         self._outputs = list(dict.fromkeys((*layers, *scores)))
 
     @cached_property
@@ -111,6 +113,7 @@ class Question:
         references: images of the data set that others are compared with, [R, channels, h, w], the same for every batch
             of a run, as an image's evidence must not depend on its batch; None where no method wants any
             (`Method.references`).
+        kept: `ForwardPass.kept`.
     """
 
     def __init__(
@@ -123,7 +126,7 @@ class Question:
     ) -> None:
         self._forward, self._indices, self._seed = forward, tuple(indices), seed
         self.model, self.layers, self.targets = forward.model, forward.layers, tuple(targets)
-        self.images = forward.images.detach()
+        self.images, self.kept = forward.images.detach(), forward.kept
         self.references = None if references is None else references.detach().to(self.images.device)
         self._shared: dict[Hashable, object] = {}
 

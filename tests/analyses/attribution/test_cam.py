@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import types
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,9 +21,11 @@ from onnxviz.analyses.attribution.methods.cam_by_scores import AblationCam, Scor
 from onnxviz.analyses.attribution.question import ForwardPass, Question
 from onnxviz.analyses.attribution.targets import ClassTarget
 from onnxviz.data import builtin
-from onnxviz.data.images import load_batch
+from onnxviz.data.images import ImageFolder, load_batch
 from onnxviz.graph.targets import resolve_head
+from onnxviz.model.continuation import Continuation
 from tests.analyses.attribution.networks import SIZE, Residual, Tokens, exported
+from tests.analyses.test_attribution import Tapped
 
 Both = tuple[nn.Module, onnxviz.Model]
 CLASSES = (3, 0, 3)
@@ -228,6 +231,62 @@ def test_only_some_channels_are_measured_and_that_is_said(residual: Both) -> Non
         assert method(channels=9).cost(3) == 27
 
 
+def test_what_lies_beside_a_layer_is_computed_once(residual: Both, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A layer inside a residual block: the other side of the sum is handed on, and the stem runs for no ablation."""
+    module, model = residual
+    layer, inputs = model.view.layer("Relu[1]"), model.encode(images_of())
+    following = Continuation(model, images_of(), layer, [model.view.logits])
+    assert following.reaches
+    first = module.relu(module.stem(inputs))  # type: ignore[operator]
+    inner = module.relu(module.one(first))  # type: ignore[operator]
+    torch.testing.assert_close(following.values, inner.detach(), rtol=1e-5, atol=1e-6)
+    changed = inner.detach()[[2, 0]]
+    changed[0, 3], changed[1, 5] = 0, 0
+    second = module.relu(module.two(changed) + first[[2, 0]])  # type: ignore[operator]
+    wanted = module.head(module.relu(module.last(second)).mean((2, 3)))  # type: ignore[operator]
+    torch.testing.assert_close(following(changed, [2, 0]), wanted.detach(), rtol=1e-5, atol=1e-6)
+    convolved: list[int] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(nn.Conv2d, "forward", lambda conv, values: convolved.append(0) or conv._conv_forward(
+            values, conv.weight, conv.bias))  # fmt: skip
+        following(changed, [2, 0])
+    assert len(convolved) == 2
+    assert not Continuation(model, images_of(), model.view.layer("Relu[3]"), [layer]).reaches
+
+
+@pytest.mark.parametrize("method", [ScoreCam(), AblationCam()], ids=["score_cam", "ablation_cam"])
+def test_targets_share_the_passes_unless_these_are_large(
+    residual: Both, method: Method, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, model = residual
+    head, chosen = resolve_head(model.view, None, None), [model.view.layer(name) for name in Residual.layers]
+    passes: list[int] = []
+    make = type(method).outputs  # type: ignore[attr-defined]
+    monkeypatch.setattr(type(method), "outputs", lambda *given: passes.append(0) or make(*given))
+
+    def maps_of(number: int, forward: ForwardPass) -> tuple[torch.Tensor, ...]:
+        return method.attribute(forward.ask([ClassTarget(head, number)] * 3)).maps
+
+    def forward() -> ForwardPass:
+        return ForwardPass(model, images_of(), chosen, [head.scores], to_input=False)
+
+    shared = forward()
+    together = [maps_of(number, shared) for number in (1, 2)]
+    assert len(passes) == 3
+    for number, maps in zip((1, 2), together, strict=True):
+        for one, other in zip(maps, maps_of(number, forward()), strict=True):
+            assert torch.equal(one, other)
+    assert not torch.equal(together[0][2], together[1][2])
+    passes.clear()
+    monkeypatch.setattr("onnxviz.analyses.attribution.methods.cam_by_scores._KEPT_BYTES", 700)
+    shared = forward()
+    for number, maps in zip((1, 2), together, strict=True):
+        for one, other in zip(maps, maps_of(number, shared), strict=True):
+            assert torch.equal(one, other)
+    assert 3 < len(passes) <= 6
+    assert sum(values.nbytes for parts in shared.kept.values() for values in parts) <= 700
+
+
 def test_score_cam_by_hand_with_silent_channels() -> None:
     """On the built-in network: softmax over all channels of scores of masked images, those of silent ones blank."""
     known = builtin.model("scenes")
@@ -305,3 +364,23 @@ def test_blank_maps_add_nothing_where_maps_are_fused() -> None:
     assert float(fused([same, torch.zeros(1, 2, 2)], (4, 6)).abs().max()) == 0
     torch.testing.assert_close(fused([ramp], (2, 3)), ramp / 5)
     assert upsample(ramp, (4, 6)).shape == (1, 4, 6)
+
+
+# --- a real model ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.zoo
+@pytest.mark.parametrize("name", PEERS)
+def test_equal_to_pytorch_grad_cam_on_resnet20(peer: types.ModuleType, zoo: Path, shared_data: Path, name: str) -> None:
+    """Scaled to 0..1 alone, so that the colour that the network sees as zeros is the peer's, black."""
+    file = zoo / "onnx" / "cifar10_resnet20_dynamo20.onnx"
+    model = onnxviz.load(file, preprocess={"mean": 0, "scale": 255}, device="cpu")
+    source = ImageFolder.find("photos", ["*/*.jpg"], shared_data / "cifar10_test", limit=3)
+    images = torch.from_numpy(load_batch(source, range(3), model.preprocessing, model.input_size))
+    names = ("Conv[0]:act", "Conv[9]:act", "Conv[-1]:act")
+    question = ask(model, names, images)
+    found = methods()[name]().attribute(question)  # type: ignore[call-arg]
+    network = Tapped(model.differentiable([*question.layers, model.view.logits]), len(names))
+    for ours, theirs in zip(found.maps, peer_maps(peer, PEERS[name], network, images), strict=True):
+        theirs = turned(theirs, ours) if name == "eigen_cam" else theirs
+        assert apart(ours, np.maximum(theirs, 0)) < 1e-5

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
@@ -20,6 +21,12 @@ if TYPE_CHECKING:
     from onnxviz.model.continuation import Continuation
 
 
+_KEPT_BYTES = 256 << 20
+"""What passes gave that other targets can use is kept up to this size, for one pass of images."""
+_NONE = -1
+"""Stands for no unit."""
+
+
 class CamByScores(Method):
     """Base of the methods that weight a layer's channels by a pass for each of them."""
 
@@ -35,6 +42,33 @@ class CamByScores(Method):
     @abstractmethod
     def weights(self, question: Question, place: int, chosen: torch.Tensor) -> torch.Tensor:
         """Return the weights of the channels of the layer at a place, [N, K]; 0 where `chosen`, [N, K], is false."""
+
+    @abstractmethod
+    def outputs(
+        self, question: Question, place: int, owners: Sequence[int], units: Sequence[int]
+    ) -> Iterator[tuple[torch.Tensor, ...]]:
+        """Yield what the targets' layers give, some at a time, for a change by each unit of an image, in order."""
+
+    def scores(self, question: Question, place: int, owners: Sequence[int], units: Sequence[int]) -> torch.Tensor:
+        """Return the scores, float64 [M] on the CPU; what passes gave is kept for other targets, where it is small."""
+        import torch
+
+        from onnxviz.analyses.attribution.question import score_of
+
+        kept, targets = question.kept, [question.targets[owner] for owner in owners]
+        key = (self, question.layers[place], targets[0].layers)
+        room = _KEPT_BYTES - sum(each.nbytes for parts in kept.values() for values in parts for each in values)
+        parts: list[tuple[torch.Tensor, ...]] = []
+        found: list[torch.Tensor] = []
+        done = 0
+        for values in kept.get(key) or self.outputs(question, place, owners, units):
+            stop = done + len(values[0])
+            found.append(score_of(targets[done:stop], values).double().cpu())
+            done, room = stop, room - sum(each.nbytes for each in values)
+            parts = [*parts, values] if room >= 0 else []
+        if room >= 0 and key not in kept:
+            kept[key] = parts
+        return torch.cat(found)
 
     def attribute(self, question: Question) -> Attribution:
         """Return a map for each layer."""
@@ -78,32 +112,37 @@ class ScoreCam(CamByScores):
         """Return the softmax of the scores of the masked images."""
         import torch
 
-        from onnxviz.analyses.attribution.question import TOGETHER
-
         activations = question.activations[place]
         flat = activations.flatten(2).cpu()
         constant = chosen & (flat.amax(dim=2) == flat.amin(dim=2))
         first = constant & (constant.cumsum(dim=1) == 1)  # all of them mask alike: one is measured
         owners, units = (chosen & ~constant | first).nonzero().T.tolist()
         scores = torch.full(chosen.shape, -torch.inf, dtype=torch.float64)
-        fixed = question.model.view.batch or 1
-        together = -(-TOGETHER // fixed) * fixed
-        for start in range(0, len(owners), together):
-            part = slice(start, start + together)
-            masked = self._masked(question, activations[owners[part], units[part]], owners[part])
-            scores[owners[part], units[part]] = question.measure(masked, owners[part])
+        scores[owners, units] = self.scores(question, place, owners, units)
         return torch.where(constant, scores.where(first, 0).sum(dim=1, keepdim=True), scores).softmax(dim=1)
 
-    def _masked(self, question: Question, channels: torch.Tensor, owners: list[int]) -> torch.Tensor:
-        """Return images [M, C, H, W] that are theirs where channels [M, h, w] are active."""
+    def outputs(
+        self, question: Question, place: int, owners: Sequence[int], units: Sequence[int]
+    ) -> Iterator[tuple[torch.Tensor, ...]]:
+        """Yield what the images give that are theirs where a channel is active."""
+        import torch
         from torch.nn import functional
 
-        size = question.images.shape[2:]
-        masks = functional.interpolate(channels[:, None], size=size, mode="bilinear", align_corners=True)
-        masks = masks - masks.amin(dim=(2, 3), keepdim=True)
-        masks = masks / (masks.amax(dim=(2, 3), keepdim=True) + 1e-8)
-        blank = question.zero.clamp(0, 1)
-        return blank + (question.images[owners] - blank) * masks
+        from onnxviz.analyses.attribution.question import TOGETHER
+        from onnxviz.analyses.stream import measured
+
+        size, blank = question.images.shape[2:], question.zero.clamp(0, 1)
+        names = [layer.name for layer in question.targets[0].layers]
+        together = question.model.view.batch or TOGETHER
+        for start in range(0, len(owners), together):
+            part = slice(start, start + together)
+            channels = question.activations[place][owners[part], units[part]]
+            masks = functional.interpolate(channels[:, None], size=size, mode="bilinear", align_corners=True)
+            masks = masks - masks.amin(dim=(2, 3), keepdim=True)
+            masks = masks / (masks.amax(dim=(2, 3), keepdim=True) + 1e-8)
+            masked = blank + (question.images[owners[part]] - blank) * masks
+            given = measured(question.model, masked.cpu().numpy(), names)
+            yield tuple(torch.from_numpy(given[name]) for name in names)
 
 
 class AblationCam(CamByScores):
@@ -128,45 +167,43 @@ class AblationCam(CamByScores):
         """Return the drops of the score."""
         import torch
 
-        from onnxviz.model.continuation import Continuation
-
-        layer = question.layers[place]
-        following = Continuation(question.model, question.images, layer, question.targets[0].layers)
         drops = torch.zeros(chosen.shape, dtype=torch.float64)
-        if not following.reaches:
+        if not self._following(question, place).reaches:
             return drops
-        # A channel that is zero already changes nothing; first come the images as they are, by the same kernels.
-        active = following.values.abs().flatten(2).amax(dim=2).cpu() > 0
+        # A channel that is zero adds nothing to the map; first come the images as they are, by the same kernels.
+        active = question.activations[place].abs().flatten(2).amax(dim=2).cpu() > 0
         owners, units = (chosen & active).nonzero().T.tolist()
         count = len(chosen)
-        scores = _scores_without(question, following, [*range(count), *owners], [None] * count + units)
+        scores = self.scores(question, place, [*range(count), *owners], [_NONE] * count + units)
         drops[owners, units] = scores[owners] - scores[count:]
         return drops
 
+    def outputs(
+        self, question: Question, place: int, owners: Sequence[int], units: Sequence[int]
+    ) -> Iterator[tuple[torch.Tensor, ...]]:
+        """Yield what follows from the layer with a unit set to zero."""
+        from onnxviz.analyses.attribution.question import TOGETHER
 
-def _scores_without(
-    question: Question, following: Continuation, owners: list[int], units: list[int | None]
-) -> torch.Tensor:
-    """Return the scores, float64 [M] on the CPU, of images with a unit of a layer set to zero, or none."""
-    import torch
+        model, layers, following = question.model, question.targets[0].layers, self._following(question, place)
+        fixed, size, count, what = model.view.batch, model.input_size, len(owners), "Ablation-CAM"
+        together = fixed or choose_batch(
+            model, min(TOGETHER, count), lambda: pass_bytes(model.view, size, question.images.shape[2:], layers), what
+        )
+        missing = -count % fixed if fixed else 0
+        owners, units = [*owners, *[owners[-1]] * missing], [*units, *[units[-1]] * missing]
 
-    from onnxviz.analyses.attribution.question import TOGETHER, score_of
+        def work(start: int, stop: int) -> tuple[torch.Tensor, ...]:
+            values = following.values[owners[start:stop]]
+            for row, unit in enumerate(units[start:stop]):
+                if unit != _NONE:
+                    values[row, unit] = 0
+            return following(values, owners[start:stop])
 
-    model, layers = question.model, question.targets[0].layers
-    fixed, size, count, what = model.view.batch, model.input_size, len(owners), "Ablation-CAM"
-    together = fixed or choose_batch(
-        model, min(TOGETHER, count), lambda: pass_bytes(model.view, size, question.images.shape[2:], layers), what
-    )
-    missing = -count % fixed if fixed else 0
-    owners, units = owners + owners[-1:] * missing, units + units[-1:] * missing
+        for start, _, values in run_batches(model, len(owners), together, work, what, fixed=bool(fixed)):
+            yield tuple(each[: count - start] for each in values)
 
-    def work(start: int, stop: int) -> torch.Tensor:
-        part = owners[start:stop]
-        values = following.values[part]
-        for row, unit in enumerate(units[start:stop]):
-            if unit is not None:
-                values[row, unit] = 0
-        return score_of([question.targets[owner] for owner in part], following(values, part)).double().cpu()
+    def _following(self, question: Question, place: int) -> Continuation:
+        """Return the network from the layer on."""
+        from onnxviz.model.continuation import Continuation
 
-    parts = run_batches(model, len(owners), together, work, what, fixed=bool(fixed))
-    return torch.cat([scores for *_, scores in parts])[:count]
+        return Continuation(question.model, question.images, question.layers[place], question.targets[0].layers)

@@ -7,8 +7,9 @@ are made as large as memory allows.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,12 +37,14 @@ class ForwardPass:
 
     Attributes:
         images: on the model's device, on the tape.
+        shared: what one question computes and those of other targets can use.
     """
 
     def __init__(
         self, model: Model, images: torch.Tensor, layers: Sequence[Layer], scores: Sequence[Layer], *, to_input: bool
     ) -> None:
         self.model, self.layers, self.to_input = model, tuple(layers), to_input
+        self.shared: dict[Hashable, Any] = {}
         self.images = images.to(model.device).detach().requires_grad_()
         self._outputs = list(dict.fromkeys((*layers, *scores)))
 
@@ -75,10 +78,14 @@ class Question:
         layers: the layers that are asked about.
         targets: one for each image.
         activations: of each layer, [N, units, h, w].
+        shared: what one question computes and those of other targets can use: of the same images, random numbers and
+            layer of the targets.
     """
 
     def __init__(self, forward: ForwardPass, targets: Sequence[Target], indices: Sequence[int], seed: int) -> None:
         self._forward, self._indices, self._seed = forward, tuple(indices), seed
+        key = (targets[0].layer.value, self._indices, seed)
+        self.shared: dict[Hashable, Any] = forward.shared.setdefault(key, {})
         self.model, self.layers, self.targets = forward.model, forward.layers, tuple(targets)
         self.images = forward.images.detach()
 
@@ -150,14 +157,26 @@ class Question:
         Returns:
             float64 [M], on the CPU.
         """
-        layer = self.targets[0].layer
         found: list[torch.Tensor] = []
-        usual = self.model.view.batch or TOGETHER
+        usual = self.together
         for start in range(0, len(images), usual):
-            part = images[start : start + usual].detach().cpu().numpy()
-            values = torch.from_numpy(measured(self.model, part, [layer.name])[layer.name])
-            found.append(score_of([self.targets[owner] for owner in owners[start : start + usual]], values).double())
+            values = self.measured_values(images[start : start + usual])
+            found.append(self.scores_of(values, owners[start : start + usual]))
         return torch.cat(found)
+
+    @property
+    def together(self) -> int:
+        """How many changed images share a pass without gradients."""
+        return self.model.view.batch or TOGETHER
+
+    def measured_values(self, images: torch.Tensor) -> torch.Tensor:
+        """Return what the targets' layer gives of changed images [M, channels, h, w], by ONNX Runtime, on the CPU."""
+        layer = self.targets[0].layer
+        return torch.from_numpy(measured(self.model, images.detach().cpu().numpy(), [layer.name])[layer.name])
+
+    def scores_of(self, values: torch.Tensor, owners: Sequence[int]) -> torch.Tensor:
+        """Return the score of each of some values of the targets' layer by its owner's target, float64 [M]."""
+        return score_of([self.targets[owner] for owner in owners], values).double()
 
     def slopes(self, images: torch.Tensor, owners: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
         """Return scores and their gradients of changed images, as many at a time as memory allows.

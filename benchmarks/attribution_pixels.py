@@ -113,7 +113,9 @@ def works(model: Model, image: torch.Tensor, method: str, steps: int) -> dict[st
     own, other = Behind(model, nn.Identity(), own=True), stock(model)
     made: dict[str, Work] = {
         "bare": lambda: bare(model, image, best, steps, 1),
-        f"bare, together ({question.together})": lambda: bare(model, image, best, steps, question.together),
+        f"bare, together ({question.together_with_gradients})": lambda: bare(
+            model, image, best, steps, question.together_with_gradients
+        ),
         "ours": lambda: chosen.attribute(ask(model, image, best)).maps[0],
         "captum, this network": peer(method, own, question, best, steps, None),
     }

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -43,15 +43,15 @@ class ForwardPass:
 
     Attributes:
         images: on the model's device, on the tape.
-        kept: what methods keep of passes of their own that serves other targets too; who keeps bounds its size.
+        kept: what a question computes and those of other targets can use; who keeps bounds its size.
     """
 
     def __init__(
         self, model: Model, images: torch.Tensor, layers: Sequence[Layer], scores: Sequence[Layer], *, to_input: bool
     ) -> None:
         self.model, self.layers, self.to_input = model, tuple(layers), to_input
+        self.kept: dict[Hashable, Any] = {}
         self.images = images.to(model.device).detach().requires_grad_()
-        self.kept: dict[Hashable, Sequence[tuple[torch.Tensor, ...]]] = {}
         self._outputs = list(dict.fromkeys((*layers, *scores)))
 
     @cached_property
@@ -113,7 +113,8 @@ class Question:
         references: images of the data set that others are compared with, [R, channels, h, w], the same for every batch
             of a run, as an image's evidence must not depend on its batch; None where no method wants any
             (`Method.references`).
-        kept: `ForwardPass.kept`.
+        kept: what one question computes and those of other targets can use: of the same images, random numbers and
+            layers of the targets.
     """
 
     def __init__(
@@ -125,8 +126,10 @@ class Question:
         references: torch.Tensor | None = None,
     ) -> None:
         self._forward, self._indices, self._seed = forward, tuple(indices), seed
+        key = (tuple(layer.value for layer in targets[0].layers), self._indices, seed)
+        self.kept: dict[Hashable, Any] = forward.kept.setdefault(key, {})
         self.model, self.layers, self.targets = forward.model, forward.layers, tuple(targets)
-        self.images, self.kept = forward.images.detach(), forward.kept
+        self.images = forward.images.detach()
         self.references = None if references is None else references.detach().to(self.images.device)
         self._shared: dict[Hashable, object] = {}
 
@@ -230,18 +233,30 @@ class Question:
         Returns:
             float64 [M], on the CPU.
         """
-        names = [layer.name for layer in self.targets[0].layers]
         found: list[torch.Tensor] = []
-        usual = self.model.view.batch or TOGETHER
+        usual = self.together
         for start in range(0, len(images), usual):
-            part = images[start : start + usual].detach().cpu().numpy()
-            given = measured(self.model, part, names)
-            values = [torch.from_numpy(given[name]) for name in names]
-            found.append(score_of([self.targets[owner] for owner in owners[start : start + usual]], values).double())
+            values = self.measured_values(images[start : start + usual])
+            found.append(self.scores_of(values, owners[start : start + usual]))
         return torch.cat(found)
 
-    @cached_property
+    @property
     def together(self) -> int:
+        """How many changed images share a pass without gradients."""
+        return self.model.view.batch or TOGETHER
+
+    def measured_values(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Return what the targets' layers give of changed images [M, channels, h, w], by ONNX Runtime, on the CPU."""
+        names = [layer.name for layer in self.targets[0].layers]
+        given = measured(self.model, images.detach().cpu().numpy(), names)
+        return tuple(torch.from_numpy(given[name]) for name in names)
+
+    def scores_of(self, values: Sequence[torch.Tensor], owners: Sequence[int]) -> torch.Tensor:
+        """Return the score of each of some values of the targets' layers by its owner's target, float64 [M]."""
+        return score_of([self.targets[owner] for owner in owners], values).double()
+
+    @cached_property
+    def together_with_gradients(self) -> int:
         """How many changed images share a pass with gradients: as many as the model takes, or are fast."""
         if self.model.view.batch or self.model.device.type != "cpu":
             return self.model.view.batch or TOGETHER
@@ -259,7 +274,7 @@ class Question:
         An image's come in the order of their numbers. So a method holds no more changed images than a pass takes.
         """
         count = len(self.targets) * samples
-        size = -(-count // -(-count // self.together))  # passes are about equally large
+        size = -(-count // -(-count // self.together_with_gradients))  # passes are about equally large
         for start in range(0, count, size):
             numbers = range(start, min(start + size, count))
             yield [number // samples for number in numbers], [number % samples for number in numbers]
@@ -286,7 +301,9 @@ class Question:
         model, layers = self.model, self.targets[0].layers
         forward, fixed = model.differentiable(layers), model.view.batch
         count, what = len(images), "Attribution by changed images"
-        together = fixed or choose_batch(model, min(self.together, count), lambda: self._slope_bytes, what)
+        together = fixed or choose_batch(
+            model, min(self.together_with_gradients, count), lambda: self._slope_bytes, what
+        )
         missing = -count % fixed if fixed else 0
         images = torch.cat([images, images[-1:].expand(missing, -1, -1, -1)]) if missing else images
         owners = [*owners, *[owners[-1]] * missing]

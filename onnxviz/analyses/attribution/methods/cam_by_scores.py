@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
@@ -55,8 +55,8 @@ class CamByScores(Method):
 
         from onnxviz.analyses.attribution.question import score_of
 
-        kept, targets = question.kept, [question.targets[owner] for owner in owners]
-        key = (self, question.layers[place], targets[0].layers)
+        kept: dict[Hashable, Sequence[tuple[torch.Tensor, ...]]] = question.kept.setdefault(CamByScores, {})
+        targets, key = [question.targets[owner] for owner in owners], (self, question.layers[place])
         room = _KEPT_BYTES - sum(each.nbytes for parts in kept.values() for values in parts for each in values)
         parts: list[tuple[torch.Tensor, ...]] = []
         found: list[torch.Tensor] = []

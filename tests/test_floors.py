@@ -33,6 +33,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
 TORCH = {"torch", "onnx2torch"}
 WITH_TORCH = (
     "analyses.attribution.question",
+    "analyses.attribution.relevance",
     "analyses.grad_cam.attribution",
     "convert",
     "model.judge",

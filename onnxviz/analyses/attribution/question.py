@@ -7,8 +7,9 @@ are made as large as memory allows.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -19,6 +20,8 @@ from onnxviz.core.values import Layer
 from onnxviz.model.batches import choose_batch, gradient_bytes, run_batches
 from onnxviz.model.maps import to_map
 from onnxviz.model.model import Model
+
+_Part = TypeVar("_Part")
 
 TOGETHER = 16
 """Changed images that share a pass, where there are as many and memory suffices."""
@@ -158,6 +161,20 @@ class Question:
             values = torch.from_numpy(measured(self.model, part, [layer.name])[layer.name])
             found.append(score_of([self.targets[owner] for owner in owners[start : start + usual]], values).double())
         return torch.cat(found)
+
+    def in_parts(self, work: Callable[[int, int], _Part], what: str) -> list[_Part]:
+        """Return what `work` makes of the images from a number to before another, as many at a time as memory allows.
+
+        Args:
+            work: computes with gradients up to the targets' layer.
+            what: the subject of a sentence on fewer images than usual.
+        """
+        model, layer, fixed = self.model, self.targets[0].layer, self.model.view.batch
+        size, (height, width) = model.input_size, self.images.shape[2:]
+        together = fixed or choose_batch(
+            model, len(self.images), lambda: gradient_bytes(model.view, size, (height, width), layer), what
+        )
+        return [part for *_, part in run_batches(model, len(self.images), together, work, what, fixed=bool(fixed))]
 
     def slopes(self, images: torch.Tensor, owners: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
         """Return scores and their gradients of changed images, as many at a time as memory allows.

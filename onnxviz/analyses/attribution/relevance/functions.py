@@ -47,7 +47,7 @@ def _is_number(value: Any) -> bool:
 def _sum(mode: Carrier, function: Callable[..., Any], first: Any, second: Any, **settings: Any) -> Any:
     result = function(first, second, **settings)
     if _is_live(first) and _is_live(second):
-        return steps.summed(result)
+        return result if "sub" in function.__name__ else steps.summed(result)
     if settings:
         return result
     values, constant = (first, second) if _is_live(first) else (second, first)
@@ -236,7 +236,7 @@ def _scaled_to_norm(
 
 def _normalised(values: torch.Tensor, axes: tuple[int, ...], epsilon: float) -> torch.Tensor:
     variance, mean = torch.var_mean(values, axes, correction=0, keepdim=True)
-    return (values - mean) * (variance + epsilon).rsqrt().detach()
+    return (values - steps.summed(mean)) * (variance + epsilon).rsqrt().detach()
 
 
 def _root_mean_square_normalised(

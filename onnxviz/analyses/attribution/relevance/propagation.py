@@ -139,9 +139,9 @@ class Propagation(TorchFunctionMode):
         result = function(*args, **kwargs)
         if name in MOVING and isinstance(result, torch.Tensor) and live[0] in self.gates:
             self.gates[result] = True
-        if name in SUMMING:
+        if name in SUMMING and result.numel() < live[0].numel():
             return steps.summed(result)
-        return result if name in MOVING or name in CONSERVING else self.note(name, result)
+        return result if name in MOVING | CONSERVING | SUMMING else self.note(name, result)
 
     def note(self, name: str, result: Any) -> Any:
         """Return a result on whose way back it is remembered that its function has no rule."""

@@ -34,6 +34,7 @@ TORCH = {"torch", "onnx2torch"}
 WITH_TORCH = (
     "analyses.attribution.explain",
     "analyses.attribution.question",
+    "analyses.attribution.relevance",
     "convert",
     "model.continuation",
     "model.judge",

@@ -28,6 +28,7 @@ TOGETHER = 16
 FAST_BYTES = 256 << 20
 """What the values of such a pass take at most on a CPU: the system hands out larger pieces anew each time."""
 
+_Part = TypeVar("_Part")
 _Shared = TypeVar("_Shared")
 
 
@@ -132,6 +133,19 @@ class Question:
         self.images = forward.images.detach()
         self.references = None if references is None else references.detach().to(self.images.device)
         self._shared: dict[Hashable, object] = {}
+
+    def only_layer(self, method: str) -> Layer:
+        """Return the layer of the targets, for a method that explains no others.
+
+        Raises:
+            AnalysisError: if the targets are computed from several layers.
+        """
+        first, *others = self.targets[0].layers
+        if others:
+            raise AnalysisError(
+                f"{method} explains scores of one layer only", remedy="choose other methods, or another `target`"
+            )
+        return first
 
     @property
     def seed(self) -> int:
@@ -278,6 +292,17 @@ class Question:
         for start in range(0, count, size):
             numbers = range(start, min(start + size, count))
             yield [number // samples for number in numbers], [number % samples for number in numbers]
+
+    def in_parts(self, work: Callable[[int, int], _Part], what: str) -> list[_Part]:
+        """Return what `work` makes of the images from a number to before another, as many at a time as memory allows.
+
+        Args:
+            work: computes with gradients up to the targets' layers.
+            what: the subject of a sentence on fewer images than usual.
+        """
+        model, count, fixed = self.model, len(self.images), self.model.view.batch
+        together = fixed or choose_batch(model, count, lambda: self._slope_bytes, what)
+        return [part for *_, part in run_batches(model, count, together, work, what, fixed=bool(fixed))]
 
     def slopes(
         self,

@@ -279,8 +279,9 @@ def _table(belief: Belief, images: Sequence[ImageJudgement], settings: Faithfuln
     about = [f"Means over {counted(len(images), 'image')}"]
     about += [f"curves over {belief.counted}"] if 0 < belief.counted < len(images) else []
     said = (
-        f"{', '.join(about)}; intervals of 95 %. The last {sum(one.simple for one in every)} maps know nothing of the "
-        "network: they are measured by their curves only."
+        f"{', '.join(about)}; intervals of 95 %, each for itself, where p allows for how many methods there are. The "
+        f"last {sum(one.simple for one in every)} maps know nothing of the network: they are measured by their curves "
+        "only."
     )
     if settings.stability and any(one.steady.total for one in every):
         said += (

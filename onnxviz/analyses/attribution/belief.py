@@ -16,10 +16,10 @@ from onnxviz.core.wording import counted
 IGNORES_WEIGHTS = 0.7
 """A map ignores the weights if its mean rank correlation with that of all weights shuffled is surely above this. Of an
 edge filter it is 1, of gradients 0.35 at most (figures: benchmarks/RESULTS.md)."""
-IGNORES_CLASS = 0.85
-"""A map ignores the class if its mean rank correlation with that of the last layer's weights shuffled, by which classes
-differ, is surely above this. Of guided backpropagation, which is known for it, it is 0.94 to 0.99 on three networks, of
-gradient times input 0.6 to 0.73."""
+IGNORES_TARGET = 0.85
+"""A map ignores what is explained if its mean rank correlation with that of the last layer's weights shuffled, which
+make the score, is surely above this. Of guided backpropagation, which is known for it, it is 0.94 to 0.99 on three
+networks, of gradient times input 0.6 to 0.73."""
 
 
 _SAME = 1e-3
@@ -73,14 +73,14 @@ class Verdict:
         return _surely_above(self.rank, IGNORES_WEIGHTS)
 
     @property
-    def ignores_class(self) -> bool:
-        """Whether its maps stay the same when the last layer, by which classes differ, is shuffled."""
-        return _surely_above(self.first, IGNORES_CLASS)
+    def ignores_target(self) -> bool:
+        """Whether its maps stay the same when the last layer, which makes the score, is shuffled."""
+        return _surely_above(self.first, IGNORES_TARGET)
 
     @property
     def is_blind(self) -> bool:
-        """Whether it ignores the weights or the class."""
-        return self.ignores_weights or self.ignores_class
+        """Whether it ignores the weights or what is explained."""
+        return self.ignores_weights or self.ignores_target
 
     @property
     def is_better(self) -> bool:
@@ -98,8 +98,8 @@ class Belief:
     """What all judgements come to.
 
     Attributes:
-        verdicts: of the methods, the best first: those that ignore the weights or the class behind the others, each by
-            its margin; then of the simple maps.
+        verdicts: of the methods, the best first: those that ignore the weights or what is explained behind the others,
+            each by its margin; then of the simple maps.
         rival: the simple map of the highest margin; "" if there are no curves.
         images: how many images were judged.
         counted: of how many of them the curves are counted; others have another scale, or none.
@@ -163,8 +163,8 @@ def weigh(images: Sequence[ImageJudgement]) -> Belief:
 def choose(images: Sequence[ImageJudgement]) -> Choice | None:
     """Choose a method for `methods: auto` by trial on some images; None if nothing says which is better.
 
-    Methods whose maps ignore the weights or the class are left out; of the others that with the largest mean area of
-    insertion less deletion is taken. The runner-up is the next whose maps are not the same.
+    Methods whose maps ignore the weights or what is explained are left out; of the others that with the largest mean
+    area of insertion less deletion is taken. The runner-up is the next whose maps are not the same.
     """
     found = [verdict for verdict in weigh(images).methods if verdict.margin.total and not verdict.is_blind]
     if not found:
@@ -173,7 +173,8 @@ def choose(images: Sequence[ImageJudgement]) -> Choice | None:
     others = [one for one in others if not _same(images, first.method, one.method)]
     words = (
         f"{first.method} was taken, by trial on {counted(first.margin.total, 'image')}: of the methods whose maps "
-        f"depend on weights and class it has the largest area of insertion less deletion, {first.margin.value:.3f}"
+        "depend on the weights and on what is explained it has the largest area of insertion less deletion, "
+        f"{first.margin.value:.3f}"
     )
     if not others:
         return Choice(first.method, "", first.is_better, f"{words}.")

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from onnxviz.analyses.attribution.belief import IGNORES_CLASS, IGNORES_WEIGHTS, Belief, Verdict, weigh
+from onnxviz.analyses.attribution.belief import IGNORES_TARGET, IGNORES_WEIGHTS, Belief, Verdict, weigh
 from onnxviz.analyses.attribution.judgement import Faithfulness, ImageJudgement
 from onnxviz.analyses.attribution.randomisation import in_words
 from onnxviz.core.findings import Caveat, Cell, Column, Curve, Finding, Metric, Note, Series, Table
@@ -35,9 +35,9 @@ METRICS: Mapping[str, Metric] = {
             "integer", "lower",
         ),
         Metric(
-            "maps_ignoring_class", math.nan, "methods that ignore the class",
+            "maps_ignoring_target", math.nan, "methods that ignore what is explained",
             "Number of methods whose maps stay the same when the weights of the last layer are shuffled: rank "
-            f"correlation surely above {IGNORES_CLASS:g}.",
+            f"correlation surely above {IGNORES_TARGET:g}.",
             "integer", "lower",
         ),
         Metric(
@@ -116,7 +116,7 @@ def _metrics(belief: Belief, names: Mapping[str, str]) -> Iterator[Metric]:
     if any(one.rank.total for one in methods):
         yield replace(METRICS["maps_ignoring_weights"], value=float(sum(one.ignores_weights for one in methods)))
     if any(one.first.total for one in methods):
-        yield replace(METRICS["maps_ignoring_class"], value=float(sum(one.ignores_class for one in methods)))
+        yield replace(METRICS["maps_ignoring_target"], value=float(sum(one.ignores_target for one in methods)))
     for one in methods:
         for kind, mean in (
             ("insertion_minus_deletion.*", one.margin),
@@ -189,13 +189,13 @@ def _ignoring(belief: Belief, images: Sequence[ImageJudgement]) -> Iterator[Find
                 f"ignores.{one.method}",
                 "wrong",
             )
-        elif one.ignores_class:
+        elif one.ignores_target:
             yield Caveat(
-                f"{one.method} hardly depends on the class: with the weights of the last layer shuffled, by which the "
-                f"classes differ, its maps keep a rank correlation of {_with_interval(one.first)} over "
-                f"{counted(one.first.total, 'image')} (surely above {IGNORES_CLASS:g} is flagged). They show what is "
+                f"{one.method} hardly depends on what is explained: with the weights of the last layer shuffled, which "
+                f"make the score, its maps keep a rank correlation of {_with_interval(one.first)} over "
+                f"{counted(one.first.total, 'image')} (surely above {IGNORES_TARGET:g} is flagged). They show what is "
                 "to be seen, not what speaks for what is named.",
-                f"ignores_class.{one.method}",
+                f"ignores_target.{one.method}",
                 "wrong",
             )
     known = [one for one in belief.methods if one.rank.total]
@@ -282,9 +282,10 @@ def _table(belief: Belief, images: Sequence[ImageJudgement], settings: Faithfuln
     about = [f"Means over {counted(len(images), 'image')}"]
     about += [f"curves over {belief.counted}"] if 0 < belief.counted < len(images) else []
     said = (
-        f"{', '.join(about)}; intervals of 95 %. The last {sum(one.simple for one in every)} maps know nothing of the "
-        "network: they are measured by their curves only. Recipes expect these numbers by their names: "
-        "`insertion_minus_deletion.METHOD`, `ahead_of_simple.METHOD`, `randomised_rank.METHOD`, `noise_rank.METHOD`."
+        f"{', '.join(about)}; intervals of 95 %, each for itself, where p allows for how many methods there are. The "
+        f"last {sum(one.simple for one in every)} maps know nothing of the network: they are measured by their curves "
+        "only. Recipes expect these numbers by their names: `insertion_minus_deletion.METHOD`, `ahead_of_simple.METHOD`, "
+        "`randomised_rank.METHOD`, `noise_rank.METHOD`."
     )
     if settings.stability and any(one.steady.total for one in every):
         said += (
@@ -299,8 +300,8 @@ def _word(one: Verdict) -> str:
         return "knows nothing of the network"
     if one.ignores_weights:
         return "no: hardly depends on the weights"
-    if one.ignores_class:
-        return "no: hardly depends on the class"
+    if one.ignores_target:
+        return "no: hardly depends on what is explained"
     if not one.margin.total:
         return "not measured"
     if one.is_better:

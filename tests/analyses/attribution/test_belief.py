@@ -121,23 +121,23 @@ def test_a_method_that_ignores_the_weights_is_flagged_and_never_taken() -> None:
     assert (choice.method, choice.runner_up, choice.is_better) == ("seeing", "", True)
 
 
-def test_a_method_that_ignores_the_class_is_flagged_and_never_taken() -> None:
+def test_a_method_that_ignores_what_is_explained_is_flagged_and_never_taken() -> None:
     given = []
     for number in range(10):
         guided, other = judged("guided", 0.9 + number / 100, first=0.95), judged("other", 0.4 + number / 90)
         simple = judged("centre", 0.2 + number / 80, simple=True)
         given.append(ImageJudgement("cat", (guided, other, simple), STAGES, None))
     said = findings(given, SETTINGS)
-    assert "guided hardly depends on the class" in text_of(said, Caveat)
+    assert "guided hardly depends on what is explained" in text_of(said, Caveat)
     assert "believe other first" in text_of(said, Note)
     assert "guided" not in text_of(said, Note)
     metrics = {one.name: one.value for one in said if isinstance(one, Metric)}
-    assert (metrics["maps_ignoring_class"], metrics["maps_ignoring_weights"]) == (1, 0)
+    assert (metrics["maps_ignoring_target"], metrics["maps_ignoring_weights"]) == (1, 0)
     choice = choose(given)
     assert choice is not None
     assert (choice.method, choice.runner_up) == ("other", "")
     table = next(one for one in said if isinstance(one, Table))
-    assert [row[1] for row in table.rows][1] == "no: hardly depends on the class"
+    assert [row[1] for row in table.rows][1] == "no: hardly depends on what is explained"
 
 
 def test_auto_takes_the_best_and_names_the_next() -> None:

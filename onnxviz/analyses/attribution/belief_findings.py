@@ -284,8 +284,8 @@ def _table(belief: Belief, images: Sequence[ImageJudgement], settings: Faithfuln
     said = (
         f"{', '.join(about)}; intervals of 95 %, each for itself, where p allows for how many methods there are. The "
         f"last {sum(one.simple for one in every)} maps know nothing of the network: they are measured by their curves "
-        "only. Recipes expect these numbers by their names: `insertion_minus_deletion.METHOD`, `ahead_of_simple.METHOD`, "
-        "`randomised_rank.METHOD`, `noise_rank.METHOD`."
+        "only. Recipes expect these numbers by their names: `insertion_minus_deletion.METHOD`, "
+        "`ahead_of_simple.METHOD`, `randomised_rank.METHOD`, `noise_rank.METHOD`."
     )
     if settings.stability and any(one.steady.total for one in every):
         said += (

@@ -103,7 +103,7 @@ def test_what_is_better_is_believed_and_what_is_not_is_not() -> None:
 def test_none_is_believed_where_none_is_better() -> None:
     given = images({"one": 0.2, "other": 0.21, "centre": 0.2})
     words = text_of(findings(given, SETTINGS), Note)
-    assert "none of the maps is better than" in words
+    assert "it is not shown, beyond chance, that any of the maps is better than" in words
     assert "first: over" not in words
     few = text_of(findings(given[:3], SETTINGS), Note)
     assert "3 images are too few to tell" in few

@@ -17,10 +17,12 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 SECONDS = 20.0
 """Processor time that one file may take through an entry point."""
 PATIENCE = 120.0
-"""Time by the clock after which a process is ended: machines of a test suite are shared."""
+"""Processor time after which a process is ended, or time by the clock in which it takes none."""
 GROWTH = 1_500_000_000
 """Bytes of resident memory that a file may add."""
 GROWTH_COMPARED = 2_500_000_000
@@ -250,7 +252,7 @@ def bring(
         files: name and path of each.
         entries: which entry points.
         together: how many files one process does in a row.
-        seconds: by the clock, after which a process is ended.
+        seconds: of processor time, after which a process is ended; so long it may also stand still.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["onnxruntime", "torch", "onnxviz", "onnxviz.cli.commands",
@@ -282,7 +284,7 @@ def _follow(pipe: Connection, process: Any, seconds: float) -> tuple[list[Outcom
     while True:
         bound = seconds if current else 120.0  # the first process loads torch
         try:
-            if not pipe.poll(bound):
+            if not _answers(pipe, process, bound):
                 process.kill()
                 return done, Outcome(current, faults=[f"more than {bound:g} s"], seconds=bound)
             message = pipe.recv()
@@ -295,3 +297,23 @@ def _follow(pipe: Connection, process: Any, seconds: float) -> tuple[list[Outcom
             done.append(message)
         else:
             current = message
+
+
+def _answers(pipe: Connection, process: Any, seconds: float) -> bool:
+    """Wait for a message until the process has used so much processor time, or stood still for as long."""
+    used = begun = _processor_time(process.pid)
+    still = 0.0
+    while not pipe.poll(1.0):
+        before, used = used, _processor_time(process.pid)
+        still = still + 1.0 if used - before < 0.01 else 0.0
+        if used - begun > seconds or still > seconds:
+            return False
+    return True
+
+
+def _processor_time(process: int) -> float:
+    try:
+        times = psutil.Process(process).cpu_times()
+    except psutil.Error:
+        return 0.0  # it has ended: the pipe says so
+    return float(times.user + times.system)

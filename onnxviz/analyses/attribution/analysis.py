@@ -45,11 +45,11 @@ if TYPE_CHECKING:
     from onnxviz.analyses.attribution.explain import Against
     from onnxviz.graph.model_output import Head
 
-    MethodChoice = Method
+    MethodChoices = tuple[Method, ...]
 else:
     _KNOWN = methods()
     _SETTINGS = Annotated[Union[tuple(_KNOWN.values())], Field(discriminator="method")]  # noqa: UP007
-    MethodChoice = Annotated[
+    _CHOICE = Annotated[
         _SETTINGS,
         BeforeValidator(
             lambda given: {"method": given} if isinstance(given, str) else given,
@@ -57,6 +57,16 @@ else:
         ),
     ]
 
+    def _methods(given: object) -> object:
+        """Return nothing for `auto`; an empty list names no method."""
+        if given == []:
+            raise ValueError("an empty list names no method")
+        return () if given == "auto" else tuple(given) if isinstance(given, list) else given
+
+    MethodChoices = Annotated[
+        tuple[_CHOICE, ...],
+        BeforeValidator(_methods, json_schema_input_type=Literal["auto"] | tuple[_CHOICE, ...]),
+    ]
 
 _JUDGED = 8
 """Images whose maps are judged if the recipe says nothing: enough to tell some methods from others."""
@@ -96,8 +106,9 @@ classes: top:2
         "below each the same map lies over the image. Scales are stated above the maps."
     )
 
-    methods: Literal["auto"] | tuple[MethodChoice, ...] = Field(
+    methods: MethodChoices = Field(
         "auto",
+        validate_default=True,
         description="Methods by name, or {method: name} with settings; `onnxviz explain attribution.methods` lists "
         "them. `auto` tries some on a few images, and takes the one to be believed first, and the runner-up.",
     )
@@ -126,23 +137,26 @@ classes: top:2
 
     @field_validator("methods")
     @classmethod
-    def _require_different(cls, chosen: Literal["auto"] | tuple[Method, ...]) -> Literal["auto"] | tuple[Method, ...]:
-        if not chosen:
-            raise ValueError("an empty list names no method")
-        if len(set(chosen)) < len(chosen) and chosen != "auto":
+    def _require_different(cls, chosen: tuple[Method, ...]) -> tuple[Method, ...]:
+        if len(set(chosen)) < len(chosen):
             raise ValueError("the same method is asked for twice")
         return chosen
 
     @model_validator(mode="after")
     def _require_a_trial(self) -> AttributionMaps:
-        if self.methods == "auto" and (self.faithfulness is None or not self.faithfulness.curves):
+        if self.is_auto and (self.faithfulness is None or not self.faithfulness.curves):
             raise ValueError("`methods: auto` needs `faithfulness` with `curves`, by which it chooses: name methods")
         return self
+
+    @property
+    def is_auto(self) -> bool:
+        """Whether methods are chosen by trial."""
+        return not self.methods
 
     @cached_property
     def named_methods(self) -> dict[str, Method]:
         """The methods by what they are called here: their headings, and settings that are not the usual ones."""
-        made = [methods()[name]() for name in _TRIED] if self.methods == "auto" else self.methods
+        made = [methods()[name]() for name in _TRIED] if self.is_auto else self.methods
         return {label(method): method for method in made}
 
     @property
@@ -157,7 +171,7 @@ classes: top:2
 
     def jobs(self, subject: Subject) -> Iterable[Job]:
         """Plan a job for every few images; where methods are to be chosen, behind those that try them on some."""
-        if self.methods != "auto" or self.faithfulness is None:
+        if not self.is_auto or self.faithfulness is None:
             yield from super().jobs(subject)
             return
         _, chosen = self.chosen_images(subject)
@@ -217,7 +231,7 @@ classes: top:2
             layers,
             self._references(source, count, context) if count else None,
             Judge(self.faithfulness) if self.faithfulness else None,
-            trial=self.methods == "auto" and not job.needs,
+            trial=self.is_auto and not job.needs,
         )
         return lambda batch, wanted: attribute(context, batch, wanted, asked)
 
@@ -266,7 +280,7 @@ classes: top:2
                 "what the network does. `faithfulness: {}` measures it.", "not_judged", "limit",
             )  # fmt: skip
         elif judged:
-            if self.methods == "auto":
+            if self.is_auto:
                 choice = choose(judged)
                 said = choice.words if choice else "Nothing says which of the methods tried is to be believed first."
                 yield Note(f"{said} Tried were {listed(self.named_methods, 12)}.", "auto")

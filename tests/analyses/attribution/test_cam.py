@@ -17,7 +17,7 @@ from onnxviz.analyses.attribution.fusion import fused, upsample
 from onnxviz.analyses.attribution.method import Method
 from onnxviz.analyses.attribution.methods import methods
 from onnxviz.analyses.attribution.methods.cam import EigenCam, GradCamMethod, HiResCam
-from onnxviz.analyses.attribution.methods.cam_by_scores import AblationCam, ScoreCam
+from onnxviz.analyses.attribution.methods.cam_by_scores import AblationCam, CamByScores, ScoreCam
 from onnxviz.analyses.attribution.question import ForwardPass, Question
 from onnxviz.analyses.attribution.targets import ClassTarget
 from onnxviz.data import builtin
@@ -244,7 +244,7 @@ def test_what_lies_beside_a_layer_is_computed_once(residual: Both, monkeypatch: 
     changed[0, 3], changed[1, 5] = 0, 0
     second = module.relu(module.two(changed) + first[[2, 0]])  # type: ignore[operator]
     wanted = module.head(module.relu(module.last(second)).mean((2, 3)))  # type: ignore[operator]
-    torch.testing.assert_close(following(changed, [2, 0]), wanted.detach(), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(following(changed, [2, 0])[0], wanted.detach(), rtol=1e-5, atol=1e-6)
     convolved: list[int] = []
     with monkeypatch.context() as patch:
         patch.setattr(nn.Conv2d, "forward", lambda conv, values: convolved.append(0) or conv._conv_forward(
@@ -284,7 +284,9 @@ def test_targets_share_the_passes_unless_these_are_large(
         for one, other in zip(maps, maps_of(number, shared), strict=True):
             assert torch.equal(one, other)
     assert 3 < len(passes) <= 6
-    assert sum(values.nbytes for parts in shared.kept.values() for values in parts) <= 700
+    (of_targets,) = shared.kept.values()
+    parts = [values for parts in of_targets[CamByScores].values() for values in parts]
+    assert sum(each.nbytes for values in parts for each in values) <= 700
 
 
 def test_score_cam_by_hand_with_silent_channels() -> None:

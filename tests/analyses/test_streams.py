@@ -19,7 +19,8 @@ from pydantic import Field
 
 import onnxviz.model.model
 from onnxviz.analyses.base import JobContext, Subject
-from onnxviz.analyses.stream import Batch, ExactSum, ShardedAnalysis
+from onnxviz.analyses.sharding import ExactSum, ShardedAnalysis
+from onnxviz.analyses.stream import Batch
 from onnxviz.core.errors import AnalysisError, DataError, OnnxvizError
 from onnxviz.core.findings import Column, Coverage, Finding, Table
 from onnxviz.core.values import Layer, Unit

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -98,8 +98,8 @@ class LocalWorker:
 
     def _run(self, planned: PlannedJob, task: Task, progress: Progress) -> tuple[str, ...]:
         analysis, subject, job = self.analyses[planned.analysis], self._subject(planned.alias), planned.job
-        needed = zip(job.needs, planned.needs, strict=True)
-        found = {name: self._needed(name, key, analysis) for name, key in needed}
+        places = dict(zip(job.needs, planned.needs, strict=True))
+        found = _Found(places, self.store, analysis.result_types())
         model = self._model(planned.alias)
         model.halvings, model.reduced = task.halvings, []
         model.distrust(task.distrusted)
@@ -112,14 +112,6 @@ class LocalWorker:
         about = {"model": planned.alias, "analysis": planned.analysis, "job": job.name}
         self.store.save(planned.key, findings, about, types=analysis.result_types())
         return remarks
-
-    def _needed(self, name: str, key: str, analysis: Analysis) -> list[Any]:
-        found = self.store.load(key, arrays=True, types=analysis.result_types())
-        if found is None:
-            raise AnalysisError(
-                f"what the job {name!r} found is gone", remedy="run the recipe again: what is missing is made again"
-            )
-        return found
 
     def _combine(self, work: Combination) -> None:
         analysis, subject = self.analyses[work.analysis], self._subject(work.alias)
@@ -135,6 +127,29 @@ class LocalWorker:
             self._models.clear()  # one at a time: tasks come model by model
             self._models[alias] = make_model(self._subject(alias), self.device)
         return self._models[alias]
+
+
+@dataclass(frozen=True)
+class _Found(Mapping[str, list[Any]]):
+    """What the jobs that another needs have found, read whenever it is asked for: many shards may be large together."""
+
+    places: Mapping[str, str]
+    store: Store
+    types: Mapping[str, type]
+
+    def __getitem__(self, name: str) -> list[Any]:
+        found = self.store.load(self.places[name], arrays=True, types=self.types)
+        if found is None:
+            raise AnalysisError(
+                f"what the job {name!r} found is gone", remedy="run the recipe again: what is missing is made again"
+            )
+        return found
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.places)
+
+    def __len__(self) -> int:
+        return len(self.places)
 
 
 def _failure(error: Exception, seconds: float) -> Outcome:

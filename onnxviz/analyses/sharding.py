@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import reduce
@@ -24,7 +23,7 @@ from onnxviz.analyses.base import Analysis, ImageAnalysis, Job, JobContext, Subj
 from onnxviz.analyses.stream import Activations, Batch, Rounds, rounds, told
 from onnxviz.core import limits
 from onnxviz.core.errors import AnalysisError
-from onnxviz.core.findings import Coverage, Finding
+from onnxviz.core.findings import Finding
 from onnxviz.core.values import Layer, Preprocessing
 from onnxviz.data.images import ImageSource
 from onnxviz.graph.view import GraphView
@@ -225,79 +224,56 @@ class PassesOverImages(Analysis):
 
     def run(self, job: Job, context: JobContext) -> list[Any]:
         """Do all passes where there is one shard; else go over one shard's images, or conclude from all shards."""
-        layers = [context.subject.view.layer(name) for name in job.layers]
-        passes, number = self.passes(layers, context.subject), job.parameters.get("pass")
-        if number is None:
-            with self._rounds(passes, job, context) as batches:
+        subject, number = context.subject, job.parameters.get("pass")
+        passes = self.passes([subject.view.layer(name) for name in job.layers], subject)
+        _, source, images = self.images_of(subject)
+        bounds = job.parameters.get("images", [0, len(images)])
+        order = passes[0].order(images)[slice(*bounds)] if bounds else ()
+        keep, how = number is None and len(passes) > 1, self.preprocessing(context.model.preprocessing)
+        with rounds(
+            context, source, order, job.layers, preprocessing=how, converted=self.converted, keep=keep
+        ) as batches:
+            if number is None:
                 return _all_passes(passes, batches, context)
-        each, before = passes[number], [_found(name, context) for name in job.needs[:number]]
-        with self._rounds(passes, job, context) as batches:
-            if batches.count:
-                seen = told(batches, context.progress, 0, batches.count, each.name)
-                return [Shard(batches.count, each.fold(seen, before))]
+            each, before = passes[number], [_found(name, context) for name in job.needs[:number]]
+            if bounds:
+                seen = told(batches, context.progress, 0, len(order), each.name)
+                return [Shard(len(order), each.fold(seen, before))]
             # One shard after the other is read, and none is changed: another job may be given the same arrays.
             whole = reduce(each.join, (_found(name, context).kept for name in job.needs[number:]))
             concluded = each.conclude(whole, before, LastLook(batches.of, context))
             return list(concluded) if each is passes[-1] else [concluded]
 
-    @contextmanager
-    def _rounds(self, passes: Sequence[Pass[Any]], job: Job, context: JobContext) -> Iterator[Rounds]:
-        """Open rounds over the images that a job looks at, none where it concludes."""
-        _, source, images = self.images_of(context.subject)
-        bounds = job.parameters.get("images", [0, len(images)])
-        order = passes[0].order(images)[slice(*bounds)] if bounds else ()
-        keep = "pass" not in job.parameters and len(passes) > 1
-        own = self.preprocessing(context.model.preprocessing)
-        with rounds(
-            context, source, order, job.layers, preprocessing=own, converted=self.converted, keep=keep
-        ) as batches:
-            yield batches
-
 
 def _jobs_of_shards(group: Job, passes: Sequence[Pass[Any]], bounds: Sequence[tuple[int, int]]) -> Iterator[Job]:
     """Yield the jobs that do the passes over a group of layers in shards."""
+    layers, data = group.layers, group.data
     concluded: tuple[str, ...] = ()
     for number, each in enumerate(passes):
-        last = each is passes[-1]
+        place, last = {**group.parameters, "pass": number}, each is passes[-1]
         concludes = bool(each.conclusion) or not last
-        shards = [
-            replace(
-                group,
-                name=f"{group.name} {each.name} {shard + 1}/{len(bounds)}",
-                parameters={**group.parameters, "pass": number, "images": [start, stop]},
-                cost=float(stop - start),
-                images=stop - start,
-                needs=concluded,
-                intermediate=concludes,
-                bytes=each.stored_bytes(stop - start),
-            )
-            for shard, (start, stop) in enumerate(bounds)
-        ]
-        yield from shards
+        names = [f"{group.name} {each.name} {shard + 1}/{len(bounds)}" for shard in range(len(bounds))]
+        for name, (start, stop) in zip(names, bounds, strict=True):
+            count, parameters = stop - start, {**place, "images": [start, stop]}
+            size = each.stored_bytes(count)
+            yield Job(name, parameters, layers, data, float(count), count, concluded, concludes, size)
         if concludes:
-            again, name = each.images_again(), f"{group.name} {each.conclusion or each.name + ' joined'}"
-            yield replace(
-                group,
-                name=name,
-                parameters={**group.parameters, "pass": number, "images": []},
-                cost=float(max(1, again)),  # no pass over images, but not quite nothing
-                images=again,
-                needs=(*concluded, *(job.name for job in shards)),
-                intermediate=not last,
-                bytes=each.stored_bytes(None),
-            )
+            name, parameters = f"{group.name} {each.conclusion or each.name + ' joined'}", {**place, "images": []}
+            again, needs, size = each.images_again(), (*concluded, *names), each.stored_bytes(None)
+            # No pass over images, but not quite nothing.
+            yield Job(name, parameters, layers, data, float(max(1, again)), again, needs, not last, size)
             concluded = (*concluded, name)
 
 
 def _all_passes(passes: Sequence[Pass[Any]], batches: Rounds, context: JobContext) -> list[Any]:
     """Do all passes over all images."""
     before: list[Any] = []
-    quiet = replace(context, progress=lambda *_: None)
+    count, quiet = len(batches.images), replace(context, progress=lambda *_: None)
     for number, each in enumerate(passes):
-        done, steps = number * batches.count, len(passes) * batches.count
-        whole = each.fold(told(batches, context.progress, done, steps, each.name), before)
+        seen = told(batches, context.progress, number * count, len(passes) * count, each.name)
+        whole = each.fold(seen, before)
         if each is passes[-1] and not each.conclusion:
-            return [Shard(batches.count, whole)]
+            return [Shard(count, whole)]
         before.append(each.conclude(whole, before, LastLook(batches.of, quiet)))
     return list(before[-1])
 
@@ -349,15 +325,11 @@ class ShardedAnalysis(ImageAnalysis, PassesOverImages, Generic[Partial]):
         """Say what was found, and on how many of the images."""
         shards = [one for one in found if isinstance(one, Shard)]
         said = [one for one in found if not isinstance(one, Shard)]
-        source, chosen = self.chosen_images(subject)
-        wanted = len(chosen)
-        used = wanted if said else sum(shard.images for shard in shards)
+        used = len(self.chosen_images(subject)[1]) if said else sum(shard.images for shard in shards)
         if shards:
             join = self.passes(self.layers_of(subject), subject)[-1].join
             said = self.finish(reduce(join, (shard.kept for shard in shards)), used, subject)
-        why = ["chosen by `images` and `limit`"] if wanted < len(source) else []
-        why += [f"the jobs of {wanted - used} failed"] if used < wanted else []
-        return [*said, Coverage("images", used, len(source), "; ".join(why), "coverage.images")]
+        return [*said, self.image_coverage(used, "in jobs that failed", subject)]
 
 
 @dataclass(frozen=True)

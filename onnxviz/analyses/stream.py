@@ -27,7 +27,7 @@ Values = npt.NDArray[np.float32]
 Activations = Mapping[str, Values]
 """By layer name, float32 [images, units, *spatial]."""
 
-BATCH = 16
+BATCH = 8
 """Most images in a batch: more gain nothing on a CPU."""
 _KEPT_PART = 0.5
 """Part of the free memory that kept activations may take."""
@@ -56,16 +56,9 @@ class Batch:
 class Rounds:
     """Images with their activations, batch by batch, in as many rounds as wanted; each round gives the same.
 
-    Memory does not grow with the number of images: activations are kept for the next round only if they are few, and
-    computed again if not.
-
-    Args:
-        read: gives the pixels of images by their indices.
-        measure: gives the activations of pixels.
-        images: indices, in the order wanted.
-        keep: whether there will be another round.
-        model: says how often to halve batches, and is told of what had to be smaller; None if nobody is to be told.
-        together: images in a batch; fewer where their activations are large.
+    Activations are kept for the next round if they are few, and computed again if not, so that memory does not grow
+    with the number of images. `read` gives pixels of images by their indices, `measure` activations of pixels; `model`
+    says how often to halve batches of `together` images, and is told of what had to be smaller.
     """
 
     def __init__(
@@ -78,25 +71,19 @@ class Rounds:
         model: Model | None = None,
         together: int = BATCH,
     ) -> None:
-        self._read, self._measure, self._images, self._model = read, measure, tuple(images), model
+        self._read, self._measure, self.images, self._model = read, measure, tuple(images), model
         self._keep, self._kept = keep, list[Batch]()
         self._together, self._known, self._what = together, False, ""
-
-    @property
-    def count(self) -> int:
-        """Number of images of a round."""
-        return len(self._images)
 
     def __iter__(self) -> Iterator[Batch]:
         """Yield the images in order."""
         self._look_at_sizes()
-        for number in range(len(self._kept)):
-            yield self._kept[number]
+        yield from tuple(self._kept)
         for _, _, batch in run_batches(
             self._model,
-            len(self._images),
+            len(self.images),
             self._together,
-            lambda start, stop: self._batch(self._images[start:stop]),
+            lambda start, stop: self._batch(self.images[start:stop]),
             self._what,
             start=sum(len(batch.images) for batch in self._kept),
             release=self._make_smaller,
@@ -119,9 +106,9 @@ class Rounds:
 
     def _look_at_sizes(self) -> None:
         """Choose the size of batches, and whether they are kept, by the first image."""
-        if self._known or not self._images:
+        if self._known or not self.images:
             return
-        first = self.of(self._images[0])
+        first = self.of(self.images[0])
         per_image = max(1, sum(values.nbytes for values in first.values()))
         named = ", ".join(shorten(name, 40) for name in list(first)[:2])
         self._what = f"The activations of {named}" + (f" and {len(first) - 2} more" if len(first) > 2 else "")
@@ -130,8 +117,8 @@ class Rounds:
             # While a batch is copied there are two of it.
             usual, each = self._together, 2 * per_image
             self._together = choose_batch(self._model, usual, lambda: each, self._what, free=available_memory)
-        self._keep = self._keep and per_image * len(self._images) <= limits.KEPT_ACTIVATION_BYTES
-        if self._keep and per_image * len(self._images) > _KEPT_PART * available_memory():
+        self._keep = self._keep and per_image * len(self.images) <= limits.KEPT_ACTIVATION_BYTES
+        if self._keep and per_image * len(self.images) > _KEPT_PART * available_memory():
             self._stop_keeping()
         self._known = True
 

@@ -442,10 +442,10 @@ class TestEndToEnd:
             list(Dissection(data="nowhere").jobs(subject))
 
     def test_the_label_size(self) -> None:
-        assert Dissection()._label_size((224, 224)) == (112, 112)
-        assert Dissection()._label_size((64, 96)) == (64, 96)
-        assert Dissection()._label_size((240, 320)) == (84, 112)
-        assert Dissection(label_size=50)._label_size((224, 224)) == (50, 50)
+        assert Dissection().label_sides((224, 224)) == (112, 112)
+        assert Dissection().label_sides((64, 96)) == (64, 96)
+        assert Dissection().label_sides((240, 320)) == (84, 112)
+        assert Dissection(label_size=50).label_sides((224, 224)) == (50, 50)
 
 
 def test_a_mask_in_a_picture() -> None:

@@ -19,7 +19,7 @@ from onnxviz.analyses.dissection import sharding
 from onnxviz.analyses.dissection.analysis import Dissection
 from onnxviz.analyses.dissection.chance import Likeness
 from onnxviz.analyses.dissection.counting import Grid, Overlap, count_overlap
-from onnxviz.analyses.dissection.sharding import counts_size, layer_groups
+from onnxviz.analyses.dissection.sharding import Setting
 from onnxviz.analyses.dissection.summary import GroupResult
 from onnxviz.analyses.dissection.thresholds import BestImages, LargestValues
 from onnxviz.analyses.sharding import SHARD_IMAGES, map_size, shard_bounds, shard_count
@@ -260,7 +260,7 @@ class TestTheSameToTheBit:
         assert content(dissect(split, subject, model, tmp_path / "b"), tmp_path / "b") == expected
 
     def test_of_a_film(self, model: onnxviz.model.model.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("onnxviz.analyses.dissection.passes.likeness", lambda *_: Likeness(0.8, 0.5, 2))
+        monkeypatch.setattr("onnxviz.analyses.dissection.sharding.likeness", lambda *_: Likeness(0.8, 0.5, 2))
         subject, results = subject_of(model, 13), []
         for shard in (None, 4):
             analysis = Dissection(layers="conv6", best_units=2, best_images=2, shuffles=5, least_images=1, shard=shard)
@@ -334,7 +334,8 @@ class TestJobs:
         first, second = Dissection().passes([replace(layer, shape=(1, 64, 10, 10))], subject)
         each, counts = first.stored_bytes(20_000), second.stored_bytes(20_000)
         assert each == pytest.approx(64 * 20_000 * 100 * 0.005 * 4, rel=0.01)
-        assert counts == counts_size(64, len(first.setting.data.concepts), len(first.setting.data.categories), 20)
+        concepts, categories = len(subject.data["scenes"].concepts), len(subject.data["scenes"].categories)
+        assert counts == 8 * (21 * 64 * (concepts + categories) + 2 * concepts + categories)
         assert shard_count(20_000, None, each) == 20
         monkeypatch.setattr(limits, "SHARDED_BYTES", 7 * each + 1)
         assert shard_count(20_000, None, each) == 7
@@ -376,19 +377,18 @@ class TestJobs:
         measured = model.measure(np.zeros((1, 3, *model.input_size), np.float32), layers)
         assert sizes == {name: values.shape[2] * values.shape[3] for name, values in measured.items()}
         one = 4 * layers[0].unit_count * sizes[layers[0].name]
-        counts = dict.fromkeys(sizes, 0)
         monkeypatch.setattr(limits, "KEPT_ACTIVATION_BYTES", 1000 * one)
         monkeypatch.setattr(limits, "SHARDED_BYTES", 0)
-        assert len(layer_groups(layers, 1000, 0.01, sizes, counts)) == 1
-        assert layer_groups(layers, 1001, 0.01, sizes, counts)[0] == [layers[0]]
+        monkeypatch.setattr(Setting, "count_bytes", lambda *_: 0)
+        analysis = Dissection(quantile=0.01)
+        assert len(Setting(analysis, layers, subject_of(model, 1000)).groups()) == 1
+        assert Setting(analysis, layers, subject_of(model, 1001)).groups()[0] == [layers[0]]
 
     def test_groups_of_many_images_are_as_large_as_their_shards_allow(self, model: onnxviz.model.model.Model) -> None:
         layers = [replace(layer, shape=(1, 64, 64, 64)) for layer in model.view.select("all_convs")]
-        sizes = {layer.name: 64 * 64 for layer in layers}
-        counts = {layer.name: counts_size(64, 3, 1, 3) for layer in layers}
 
         def largest(images: int) -> int:
-            groups = layer_groups(layers, images, 0.005, sizes, counts)
+            groups = Setting(Dissection(shuffles=3), layers, subject_of(model, images)).groups()
             first, _ = Dissection().passes(groups[0], subject_of(model, images))
             shards = shard_count(images, None, first.stored_bytes(images))
             assert shards * first.stored_bytes(images) <= limits.SHARDED_BYTES or shards == 1

@@ -272,7 +272,7 @@ def test_whatever_runs_out_of_memory_is_named() -> None:
 
 def test_rounds_forget_what_they_kept_and_take_smaller_batches() -> None:
     told = Told()
-    limit = [16]
+    limit = [8]
 
     def measure(numbers: Any) -> dict[str, np.ndarray]:
         if len(numbers) > limit[0]:

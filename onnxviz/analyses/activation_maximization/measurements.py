@@ -4,6 +4,10 @@ A unit's activation is measured as it is optimized: a channel's mean over all po
 layer's mean of squares, an objective's value. Real images pass through ONNX Runtime, which is the fast way without
 gradients; simple pictures are measured as the made ones are, by the converted network, at their size, without random
 views. One pass gives all units of a layer.
+
+Real images are gone over as `analyses/sharding` does it, by the same shards and rounds, but not by one of its passes: a
+pass joins what it keeps into something of one size, while here the activations on every image are kept, of goals that
+come with the job, and each job that makes pictures takes those of its own goals.
 """
 
 from __future__ import annotations
@@ -22,7 +26,7 @@ from onnxviz.analyses.activation_maximization.goals import Goal, picture_of
 from onnxviz.analyses.activation_maximization.simple_pictures import SimplePicture, simple_pictures
 from onnxviz.analyses.base import Job, JobContext, Subject
 from onnxviz.analyses.sharding import shard_bounds, shard_count
-from onnxviz.analyses.stream import BATCH, Values, measured, rounds, told
+from onnxviz.analyses.stream import Values, measured, rounds, told
 from onnxviz.core.errors import SelectionError
 from onnxviz.core.values import Target
 from onnxviz.data.domains import domain_of
@@ -36,6 +40,8 @@ if TYPE_CHECKING:
 STAGE = "real images"
 SIMPLE = "simple pictures"
 """What the jobs that measure are called."""
+BATCH = 16
+"""Most simple pictures in a pass."""
 _LAYERS = 16
 """Most layers in one job: each keeps its activations of a batch until they are measured."""
 _ALIVE_BYTES = 256 << 20
@@ -172,7 +178,7 @@ def measure_real(job: Job, context: JobContext) -> Measured:
     images, measure = list(job.parameters["images"]), _measurer(job, context)
     source = context.subject.data[job.parameters["data"]]
     with rounds(context, source, images, measure.layers, size=measure.size) as batches:
-        seen = told(batches, context.progress, 0, batches.count, STAGE)
+        seen = told(batches, context.progress, 0, len(images), STAGE)
         values = np.concatenate([measure.of(batch.pixels, batch.activations) for batch in seen])
     return Measured(STAGE, tuple(job.parameters["keys"]), values, np.asarray(images), measure.size)
 

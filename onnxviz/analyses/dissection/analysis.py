@@ -15,9 +15,9 @@ from onnxviz.analyses.base import LayerSelector, Subject
 from onnxviz.analyses.dissection.chance import Chance
 from onnxviz.analyses.dissection.counting import Overlap, ShuffledOverlap
 from onnxviz.analyses.dissection.naming import caveats, chance_rows, named_units, remarks, rivals
-from onnxviz.analyses.dissection.passes import Counts, Excitation, OverlapsPass, Setting, TopValuesPass
+from onnxviz.analyses.dissection.passes import Counts, Excitations, OverlapsPass, TopValuesPass
 from onnxviz.analyses.dissection.pictures import PICTURE_SIDE, maps_of, masked, shown, tile_of
-from onnxviz.analyses.dissection.sharding import counts_size, layer_groups
+from onnxviz.analyses.dissection.sharding import Setting
 from onnxviz.analyses.dissection.summary import (
     METRICS,
     UNIT_COLUMNS,
@@ -28,7 +28,7 @@ from onnxviz.analyses.dissection.summary import (
     UnitResult,
 )
 from onnxviz.analyses.dissection.thresholds import BestImages, LargestValues, Thresholds
-from onnxviz.analyses.sharding import LastLook, PassesOverImages, map_size
+from onnxviz.analyses.sharding import LastLook, PassesOverImages
 from onnxviz.core.errors import AnalysisError, shorten
 from onnxviz.core.findings import Array, Caveat, Coverage, Finding, Table, Tile, TileGrid
 from onnxviz.core.values import Layer, Preprocessing
@@ -60,7 +60,7 @@ class Dissection(PassesOverImages):
     heading: ClassVar[str] = "Network dissection"
     version: ClassVar[int] = 4
     results: ClassVar[tuple[type, ...]] = (
-        GroupResult, UnitResult, ChanceRow, LargestValues, BestImages, Thresholds, Excitation, Overlap, ShuffledOverlap
+        GroupResult, UnitResult, ChanceRow, LargestValues, BestImages, Thresholds, Overlap, ShuffledOverlap
     )  # fmt: skip
     cites: ClassVar[tuple[str, ...]] = ("Bau, Zhou, Khosla, Oliva and Torralba 2017, arXiv:1704.05796",)
     reading: ClassVar[str] = (
@@ -110,16 +110,28 @@ iou: 0.04
 
     def images_of(self, subject: Subject) -> tuple[str, ConceptSet, list[int]]:
         """Return the labelled images."""
-        name, data = self._concepts(subject)
-        return name, data, choose_images(data, None, self.images or len(data))
+        # One that could not be opened may be the one; asking for it ends here, because its fault is told.
+        names = (*subject.data, *getattr(subject.data, "broken", ())) if self.data is None else (self.data,)
+        for name in names:
+            data = subject.data[name] if self.data is None else find_source(name, subject.data)
+            if hasattr(data, "read_labels"):
+                return name, cast("ConceptSet", data), choose_images(data, None, self.images or len(data))
+        if self.data is None:
+            raise AnalysisError(
+                "the recipe has no data set with labelled concepts",
+                remedy="add one under `data:`, for example scenes: {builtin: scenes} or street: {concepts: folder}",
+            )
+        raise AnalysisError(
+            f"the images of {shorten(self.data)!r} have no labels for their pixels",
+            remedy="name a data set with concepts: {concepts: folder} or {builtin: scenes}",
+        )
 
     def preprocessing(self, own: Preprocessing) -> Preprocessing:
         """Stretch images, so that no labelled pixel is lost."""
         return replace(own, fit="stretch")
 
     def layer_groups(self, subject: Subject) -> list[list[Layer]]:
-        """Split the layers into groups whose activations, or what is kept of them, fit in memory together."""
-        _, data, images = self.images_of(subject)
+        """Split the layers that have maps into groups."""
         chosen = subject.view.select(self.layers)
         layers = _with_maps(chosen)
         if not layers:
@@ -129,34 +141,20 @@ iou: 0.04
                 + (f": {why}" if why else ""),
                 remedy="choose layers whose units have a height and a width, for example block_outputs",
             )
-        map_sizes = {layer.name: map_size(subject.view, layer, subject.input_size) for layer in layers}
-        kinds, shuffles = (len(data.concepts), len(data.categories)), self._shuffles(len(images))
-        count_bytes = {layer.name: counts_size(layer.unit_count, *kinds, shuffles) for layer in layers}
-        return layer_groups(layers, len(images), self.quantile, map_sizes, count_bytes)
+        return Setting(self, layers, subject).groups()
 
     def passes(self, layers: Sequence[Layer], subject: Subject) -> tuple[TopValuesPass, OverlapsPass]:
         """Look at the images for thresholds, and again for overlaps."""
-        _, data, images = self.images_of(subject)
-        setting = Setting(
-            subject,
-            tuple(layers),
-            data,
-            tuple(images),
-            self._label_size(subject.input_size),
-            self.quantile,
-            self.best_units,
-            self.best_images,
-            self._shuffles(len(images)),
-        )
-        return TopValuesPass(setting), OverlapsPass(setting, self._findings)
+        setting = Setting(self, layers, subject)
+        return TopValuesPass(setting), OverlapsPass(setting)
 
-    def _findings(
-        self, setting: Setting, excitations: Sequence[Excitation], counts: Counts, last: LastLook
+    def findings(
+        self, setting: Setting, excitations: Excitations, counts: Counts, last: LastLook
     ) -> list[GroupResult | Finding]:
         """Return what was found of all layers, and pictures of it."""
         data, names = setting.data, [layer.name for layer in setting.layers]
-        thresholds = {name: each.thresholds for name, each in zip(names, excitations, strict=True)}
-        best = {name: each.images for name, each in zip(names, excitations, strict=True)}
+        thresholds = {name: each for name, (each, _) in zip(names, excitations, strict=True)}
+        best = {name: each.images for name, (_, each) in zip(names, excitations, strict=True)}
         overlaps = {name: own for name, (own, _) in zip(names, counts, strict=True)}
         first = overlaps[names[0]]
         counted = first.images >= self.least_images  # which concepts a unit may be named after
@@ -207,7 +205,8 @@ iou: 0.04
 
     def present(self, found: Sequence[Any], subject: Subject) -> list[Finding]:
         """Count detectors over all layers, and show those that fit best first."""
-        _, data, used = self.images_of(subject)
+        setting = Setting(self, (), subject)
+        data = setting.data
         groups = [item for item in found if isinstance(item, GroupResult)]
         rest: list[Finding] = [item for item in found if not isinstance(item, GroupResult)]
         if not groups:
@@ -218,7 +217,7 @@ iou: 0.04
         images = {(concept.category, concept.name): count
                   for concept, count in zip(data.concepts, groups[-1].images, strict=True)}  # fmt: skip
         counted = {key: count for key, count in images.items() if count >= self.least_images}
-        chance = ByChance([row for group in groups for row in group.by_chance], self._shuffles(len(used)))
+        chance = ByChance([row for group in groups for row in group.by_chance], setting.shuffles)
         grids = [replace(item, tiles=tuple(sorted(item.tiles, key=_iou_of, reverse=True)))
                  for item in rest if isinstance(item, TileGrid)]  # fmt: skip
         rows = tuple(unit.row() for units in layers.values() for unit in units)
@@ -232,35 +231,13 @@ iou: 0.04
             *(item for item in rest if not isinstance(item, TileGrid)),
         ]
 
-    def _concepts(self, subject: Subject) -> tuple[str, ConceptSet]:
-        """Return the concept set's name and the set."""
-        if self.data is None:
-            # One that could not be opened may be the one; asking for it ends here, because its fault is told.
-            for name in (*subject.data, *getattr(subject.data, "broken", ())):
-                if hasattr(data := subject.data[name], "read_labels"):
-                    return name, cast("ConceptSet", data)
-            raise AnalysisError(
-                "the recipe has no data set with labelled concepts",
-                remedy="add one under `data:`, for example scenes: {builtin: scenes} or street: {concepts: folder}",
-            )
-        data = find_source(self.data, subject.data)
-        if not hasattr(data, "read_labels"):
-            raise AnalysisError(
-                f"the images of {shorten(self.data)!r} have no labels for their pixels",
-                remedy="name a data set with concepts: {concepts: folder} or {builtin: scenes}",
-            )
-        return self.data, cast("ConceptSet", data)
-
-    def _label_size(self, size: tuple[int, int]) -> tuple[int, int]:
+    def label_sides(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Return height and width at which masks and labels are compared, for an input of a size."""
         if self.label_size is not None:
             return (self.label_size, self.label_size) if isinstance(self.label_size, int) else self.label_size
         if max(size) < 224:
             return size
         return max(1, round(112 * size[0] / max(size))), max(1, round(112 * size[1] / max(size)))
-
-    def _shuffles(self, images: int) -> int:
-        """Return the number of shuffles: of few images there are fewer in which none has its own labels."""
-        return min(self.shuffles, images - 1)
 
     def _coverage(
         self, layers: dict[str, list[UnitResult]], images: dict[tuple[str, str], int], subject: Subject

@@ -261,10 +261,7 @@ class ShuffledOverlap:
         return cls(np.zeros((shuffles, units, len(categories)), np.int64), np.zeros((shuffles, units, kinds), np.int64))
 
     def __add__(self, other: ShuffledOverlap) -> ShuffledOverlap:
-        """Add the counts of other images; ValueError if they are of other shuffles, units or concepts."""
-        if self.both.shape != other.both.shape or self.unit.shape != other.unit.shape:
-            raise ValueError(f"counts of {other.both.shape} shuffles, units and concepts do not go with "
-                             f"{self.both.shape}")  # fmt: skip
+        """Add the counts of other images."""
         return ShuffledOverlap(self.both + other.both, self.unit + other.unit)
 
     def ious(self, overlap: Overlap) -> Iterator[npt.NDArray[np.float64]]:

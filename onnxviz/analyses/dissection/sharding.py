@@ -1,54 +1,116 @@
-"""Which layers dissection computes together."""
+"""Which layers dissection computes together, and what each job on them goes by."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
 
-from onnxviz.analyses.sharding import SHARD_IMAGES
+import numpy as np
+import numpy.typing as npt
+
+from onnxviz.analyses.base import Subject
+from onnxviz.analyses.dissection.chance import Exchange, likeness
+from onnxviz.analyses.sharding import SHARD_IMAGES, map_size
+from onnxviz.analyses.stream import Activations
 from onnxviz.core import limits
+from onnxviz.core.errors import AnalysisError, shorten
 from onnxviz.core.values import Layer
+from onnxviz.model.maps import to_map
+
+if TYPE_CHECKING:
+    from onnxviz.analyses.dissection.analysis import Dissection
+    from onnxviz.data.concepts import ConceptSet
 
 _LAYERS_IN_A_JOB = 8
 
 
-def counts_size(units: int, concepts: int, categories: int, shuffles: int) -> int:
-    """Return the bytes of a layer's counts, with the images' own labels and with those of each shuffle."""
-    return 8 * ((1 + shuffles) * units * (concepts + categories) + 2 * concepts + categories)
+@dataclass(frozen=True)
+class Setting:
+    """What a job goes by: the analysis, the layers that it computes together, the model and its data."""
 
+    analysis: Dissection
+    layers: Sequence[Layer]
+    subject: Subject
 
-def layer_groups(
-    layers: Sequence[Layer],
-    images: int,
-    quantile: float,
-    map_sizes: Mapping[str, int],
-    count_bytes: Mapping[str, int],
-) -> list[list[Layer]]:
-    """Return the layers that are computed together, in the network's order.
+    @cached_property
+    def _chosen(self) -> tuple[str, ConceptSet, list[int]]:
+        return self.analysis.images_of(self.subject)
 
-    Up to `SHARD_IMAGES` images, the activations of a group can be kept in memory between two passes, or are computed
-    twice where they turn out larger than declared. Of more images, the shards of a group can keep their largest
-    activations; or the group is as large as if there were `SHARD_IMAGES`, and there are fewer shards.
+    @property
+    def data(self) -> ConceptSet:
+        """The labelled images."""
+        return self._chosen[1]
 
-    The groups do not depend on the size of the shards: ONNX Runtime fuses operators whose values nobody asks for, and
-    a layer's last bits may depend on which others are asked for with it.
-    """
-    many = images > SHARD_IMAGES
-    room = float(limits.KEPT_ACTIVATION_BYTES)
-    counts_room = limits.SHARDED_BYTES / math.ceil(images / SHARD_IMAGES)
-    if many:
-        values = math.ceil(images / SHARD_IMAGES) * images * quantile
-        room = max(room / SHARD_IMAGES, limits.SHARDED_BYTES / values)
-    groups: list[list[Layer]] = []
-    total = counts = 0
-    for layer in layers:
-        declared = math.prod(length or 1 for length in layer.spatial_shape)
-        size = 4 * layer.unit_count * (map_sizes[layer.name] if many else images * declared)
-        kept = count_bytes[layer.name]
-        full = total + size > room or counts + kept > counts_room
-        if not groups or full or len(groups[-1]) == _LAYERS_IN_A_JOB:
-            groups.append([])
-            total = counts = 0
-        groups[-1].append(layer)
-        total, counts = total + size, counts + kept
-    return groups
+    @property
+    def images(self) -> list[int]:
+        """The numbers of those that are used."""
+        return self._chosen[2]
+
+    @property
+    def shuffles(self) -> int:
+        """The number of shuffles: of few images there are fewer in which none has its own labels."""
+        return min(self.analysis.shuffles, len(self.images) - 1)
+
+    @cached_property
+    def exchange(self) -> Exchange:
+        """Which labels each image is given in the shuffles; it looks at labels."""
+        return Exchange.of(self.images, self.shuffles, self.subject.seed, likeness(self.data, self.images))
+
+    @property
+    def units(self) -> int:
+        """Units of all layers."""
+        return sum(layer.unit_count for layer in self.layers)
+
+    def positions(self, layer: Layer) -> int:
+        """Return the number of positions of a layer's maps."""
+        return map_size(self.subject.view, layer, self.subject.input_size)
+
+    def count_bytes(self, layers: Sequence[Layer], shuffles: int) -> int:
+        """Return what counts of some layers take, with the images' own labels and with those of each shuffle."""
+        concepts, categories = len(self.data.concepts), len(self.data.categories)
+        units = sum(layer.unit_count for layer in layers)
+        labels = len(layers) * (2 * concepts + categories)
+        return 8 * ((1 + shuffles) * units * (concepts + categories) + labels)
+
+    def groups(self) -> list[list[Layer]]:
+        """Return the layers that are computed together, in the network's order.
+
+        Up to `SHARD_IMAGES` images, the activations of a group can be kept in memory between two passes, or are
+        computed twice where they turn out larger than declared. Of more images, the shards of a group can keep their
+        largest activations; or the group is as large as if there were `SHARD_IMAGES`, and there are fewer shards. It
+        does not depend on the size of the shards, since a layer's last bits may depend on what is computed with it.
+        """
+        count = len(self.images)
+        many = count > SHARD_IMAGES
+        room = float(limits.KEPT_ACTIVATION_BYTES)
+        counts_room = limits.SHARDED_BYTES / math.ceil(count / SHARD_IMAGES)
+        if many:
+            values = math.ceil(count / SHARD_IMAGES) * count * self.analysis.quantile
+            room = max(room / SHARD_IMAGES, limits.SHARDED_BYTES / values)
+        groups: list[list[Layer]] = []
+        total = counts = 0
+        for layer in self.layers:
+            declared = math.prod(length or 1 for length in layer.spatial_shape)
+            size = 4 * layer.unit_count * (self.positions(layer) if many else count * declared)
+            kept = self.count_bytes([layer], self.shuffles)
+            full = total + size > room or counts + kept > counts_room
+            if not groups or full or len(groups[-1]) == _LAYERS_IN_A_JOB:
+                groups.append([])
+                total = counts = 0
+            groups[-1].append(layer)
+            total, counts = total + size, counts + kept
+        return groups
+
+    def maps(self, activations: Activations) -> list[npt.NDArray[np.float32]]:
+        """Return each layer's maps, float32 [images, units, height, width]."""
+        found = [np.ascontiguousarray(to_map(layer, activations[layer.name])) for layer in self.layers]
+        for layer, maps in zip(self.layers, found, strict=True):
+            if maps.ndim != 4:
+                raise AnalysisError(
+                    f"the activations of {shorten(layer.name)!r} are no maps (shape {maps.shape[1:]})",
+                    remedy="choose layers whose units have a height and a width",
+                )
+        return found

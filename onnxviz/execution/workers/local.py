@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections import UserDict
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -98,8 +99,8 @@ class LocalWorker:
 
     def _run(self, planned: PlannedJob, task: Task, progress: Progress) -> tuple[str, ...]:
         analysis, subject, job = self.analyses[planned.analysis], self._subject(planned.alias), planned.job
-        places = dict(zip(job.needs, planned.needs, strict=True))
-        found = _Found(places, self.store, analysis.result_types())
+        keys, types = dict(zip(job.needs, planned.needs, strict=True)), analysis.result_types()
+        found = _Found(keys, lambda name: self._needed(name, keys[name], types))
         model = self._model(planned.alias)
         model.halvings, model.reduced = task.halvings, []
         model.distrust(task.distrusted)
@@ -110,8 +111,16 @@ class LocalWorker:
         finally:
             model.halvings, model.reduced = 0, []
         about = {"model": planned.alias, "analysis": planned.analysis, "job": job.name}
-        self.store.save(planned.key, findings, about, types=analysis.result_types())
+        self.store.save(planned.key, findings, about, types=types)
         return remarks
+
+    def _needed(self, name: str, key: str, types: Mapping[str, type]) -> list[Any]:
+        found = self.store.load(key, arrays=True, types=types)
+        if found is None:
+            raise AnalysisError(
+                f"what the job {name!r} found is gone", remedy="run the recipe again: what is missing is made again"
+            )
+        return found
 
     def _combine(self, work: Combination) -> None:
         analysis, subject = self.analyses[work.analysis], self._subject(work.alias)
@@ -129,27 +138,15 @@ class LocalWorker:
         return self._models[alias]
 
 
-@dataclass(frozen=True)
-class _Found(Mapping[str, list[Any]]):
+class _Found(UserDict[str, Any]):
     """What the jobs that another needs have found, read whenever it is asked for: many shards may be large together."""
 
-    places: Mapping[str, str]
-    store: Store
-    types: Mapping[str, type]
+    def __init__(self, keys: Mapping[str, str], read: Callable[[str], list[Any]]) -> None:
+        super().__init__(keys)
+        self._read = read
 
     def __getitem__(self, name: str) -> list[Any]:
-        found = self.store.load(self.places[name], arrays=True, types=self.types)
-        if found is None:
-            raise AnalysisError(
-                f"what the job {name!r} found is gone", remedy="run the recipe again: what is missing is made again"
-            )
-        return found
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.places)
-
-    def __len__(self) -> int:
-        return len(self.places)
+        return self._read(name)
 
 
 def _failure(error: Exception, seconds: float) -> Outcome:

@@ -40,10 +40,7 @@ def shard_bounds(images: int, count: int) -> list[tuple[int, int]]:
 
 
 def shard_count(images: int, size: int | None, kept: int = 0) -> int:
-    """Return the number of shards of at most `size` images.
-
-    If that is None it is a default, and there are fewer where shards that keep so many bytes kept too much together.
-    """
+    """Return the number of shards of at most `size` images, or a default: fewer where each keeps many bytes."""
     if size is not None:
         return math.ceil(images / size)
     return max(1, min(math.ceil(images / SHARD_IMAGES), limits.SHARDED_BYTES // max(1, kept)))
@@ -157,12 +154,7 @@ _LOWEST, _BITS, _BINS = -256, 32, 20
 
 @dataclass(frozen=True, eq=False)
 class Shard:
-    """What a job has kept of its images.
-
-    Attributes:
-        images: number of images that it rests on.
-        kept: what the pass keeps of them.
-    """
+    """What a pass keeps of so many images, as a job returns it."""
 
     images: int
     kept: Any

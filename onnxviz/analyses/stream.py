@@ -151,17 +151,9 @@ def rounds(
     """Open rounds over images with their activations at some layers; those that come next are decoded meanwhile.
 
     Each image is what it would be in any other batch: that of ONNX Runtime to the last bit, that of the converted
-    network but for rounding. Without `keep` a batch lives until the next one is asked for.
-
-    Args:
-        context: the model.
-        source: the data set.
-        images: indices, in the order wanted.
-        layers: names of the layers, all computed in one pass.
-        size: height and width in pixels; the model's own if None.
-        preprocessing: how images are brought to that size; the model's own if None.
-        converted: whether to compute by the converted network, on its device, instead of by ONNX Runtime.
-        keep: whether there will be several rounds.
+    network, which is used instead where `converted`, but for rounding. `size` (height and width in pixels) and
+    `preprocessing` are the model's own if None. Without `keep`, for a single round, a batch lives until the next one is
+    asked for.
 
     Raises:
         DataError: if an image cannot be read or does not fit.

@@ -380,16 +380,20 @@ class TestJobs:
         monkeypatch.setattr(limits, "KEPT_ACTIVATION_BYTES", 1000 * one)
         monkeypatch.setattr(limits, "SHARDED_BYTES", 0)
         monkeypatch.setattr(Setting, "count_bytes", lambda *_: 0)
-        analysis = Dissection(quantile=0.01)
-        assert len(Setting(analysis, layers, subject_of(model, 1000)).groups()) == 1
-        assert Setting(analysis, layers, subject_of(model, 1001)).groups()[0] == [layers[0]]
+        few, many = (
+            Dissection(quantile=0.01, layers="all_convs").layer_groups(subject_of(model, count))
+            for count in (1000, 1001)
+        )
+        assert len(few) == 1
+        assert many[0] == [layers[0]]
 
     def test_groups_of_many_images_are_as_large_as_their_shards_allow(self, model: onnxviz.model.model.Model) -> None:
         layers = [replace(layer, shape=(1, 64, 64, 64)) for layer in model.view.select("all_convs")]
 
         def largest(images: int) -> int:
-            groups = Setting(Dissection(shuffles=3), layers, subject_of(model, images)).groups()
-            first, _ = Dissection().passes(groups[0], subject_of(model, images))
+            first, _ = Dissection(shuffles=3).passes(layers, subject_of(model, images))
+            groups = first.setting.groups()
+            first, _ = Dissection(shuffles=3).passes(groups[0], subject_of(model, images))
             shards = shard_count(images, None, first.stored_bytes(images))
             assert shards * first.stored_bytes(images) <= limits.SHARDED_BYTES or shards == 1
             return len(groups[0])

@@ -7,6 +7,7 @@ import importlib
 import re
 import threading
 import warnings
+from collections import UserDict
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -196,6 +197,21 @@ def test_the_jobs_of_two_passes_wait_for_the_first_ones_conclusion(on: JobContex
     assert needs == [[], [], names[:2], [names[2]], [names[2]], names[2:5]]
     assert [job.intermediate for job in jobs] == [True] * 5 + [False]
     assert [job.images for job in jobs] == [11, 12, 0, 11, 12, 0]
+
+
+def test_a_job_that_concludes_asks_for_one_shard_after_the_other(on: JobContext, outliers: Any) -> None:
+    analysis, results = outliers(data="photos", layers=["relu"], shard=8), dict[str, list[Any]]()
+    asked: list[str] = []
+
+    class Found(UserDict[str, Any]):
+        def __getitem__(self, name: str) -> Any:
+            asked.append(name)
+            return results[name]
+
+    for job in analysis.jobs(on.subject):
+        asked.clear()
+        results[job.name] = analysis.run(job, dataclasses.replace(on, found=Found(dict.fromkeys(job.needs))))
+        assert asked == list(job.needs)
 
 
 @pytest.mark.parametrize("kept", [True, False])

@@ -141,12 +141,15 @@ iou: 0.04
                 + (f": {why}" if why else ""),
                 remedy="choose layers whose units have a height and a width, for example block_outputs",
             )
-        return Setting(self, layers, subject).groups()
+        return self._setting(layers, subject).groups()
 
     def passes(self, layers: Sequence[Layer], subject: Subject) -> tuple[TopValuesPass, OverlapsPass]:
         """Look at the images for thresholds, and again for overlaps."""
-        setting = Setting(self, layers, subject)
+        setting = self._setting(layers, subject)
         return TopValuesPass(setting), OverlapsPass(setting)
+
+    def _setting(self, layers: Sequence[Layer], subject: Subject) -> Setting:
+        return Setting(self, layers, subject, *self.images_of(subject)[1:])
 
     def findings(
         self, setting: Setting, excitations: Excitations, counts: Counts, last: LastLook
@@ -205,7 +208,7 @@ iou: 0.04
 
     def present(self, found: Sequence[Any], subject: Subject) -> list[Finding]:
         """Count detectors over all layers, and show those that fit best first."""
-        setting = Setting(self, (), subject)
+        setting = self._setting((), subject)
         data = setting.data
         groups = [item for item in found if isinstance(item, GroupResult)]
         rest: list[Finding] = [item for item in found if not isinstance(item, GroupResult)]

@@ -29,25 +29,13 @@ _LAYERS_IN_A_JOB = 8
 
 @dataclass(frozen=True)
 class Setting:
-    """What a job goes by: the analysis, the layers that it computes together, the model and its data."""
+    """What a job goes by: the analysis, layers that are computed together, the model, the labelled images it uses."""
 
     analysis: Dissection
     layers: Sequence[Layer]
     subject: Subject
-
-    @cached_property
-    def _chosen(self) -> tuple[str, ConceptSet, list[int]]:
-        return self.analysis.images_of(self.subject)
-
-    @property
-    def data(self) -> ConceptSet:
-        """The labelled images."""
-        return self._chosen[1]
-
-    @property
-    def images(self) -> list[int]:
-        """The numbers of those that are used."""
-        return self._chosen[2]
+    data: ConceptSet
+    images: Sequence[int]
 
     @property
     def shuffles(self) -> int:

@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from benchmarks.measure import arguments, in_turns, markdown, medians, open_subject, prepare
 from onnxviz.analyses.dissection.counting import Grid, Overlap, count_overlap
-from onnxviz.analyses.dissection.thresholds import TopValues
+from onnxviz.analyses.dissection.thresholds import LargestValues
 from onnxviz.core.values import Preprocessing
 from onnxviz.data import builtin
 from onnxviz.data.concepts import ConceptSet, MaskFolder
@@ -37,10 +37,8 @@ LAYERS = {
 
 def thresholds(values: np.ndarray) -> np.ndarray:
     """Return our exact thresholds of activations [images, units, h, w], taken in batches."""
-    top = TopValues(values.shape[1], values.shape[0] * values.shape[2] * values.shape[3], QUANTILE)
-    for start in range(0, len(values), BATCH):
-        top.add(values[start : start + BATCH])
-    return top.thresholds().values
+    batches, positions = (values[start : start + BATCH] for start in range(0, len(values), BATCH)), values[:, 0].size
+    return LargestValues.joined([LargestValues.of(batch, positions, QUANTILE) for batch in batches]).thresholds().values
 
 
 def quantile(values: np.ndarray) -> np.ndarray:

@@ -33,7 +33,7 @@ from onnxviz.analyses.attribution.methods.cam import GradCamMethod
 from onnxviz.analyses.attribution.question import ForwardPass
 from onnxviz.analyses.attribution.targets import ClassTarget
 from onnxviz.analyses.dissection.counting import Grid, Overlap, count_overlap
-from onnxviz.analyses.dissection.thresholds import TopValues
+from onnxviz.analyses.dissection.thresholds import LargestValues
 from onnxviz.analyses.explained_score import layer_of
 from onnxviz.core.errors import shorten
 from onnxviz.core.values import Layer, Preprocessing
@@ -306,9 +306,7 @@ def dissection(on: Context) -> Figures:
     warm = time.perf_counter()
     values = np.concatenate([on.model.measure(pictures[at : at + 8], layer)[layer.name] for at in range(0, count, 8)])
     measured = time.perf_counter()
-    top = TopValues(values.shape[1], count * values.shape[2] * values.shape[3], 0.005)
-    top.add(values)
-    cuts = top.thresholds().values
+    cuts = LargestValues.of(values, values[:, 0].size, 0.005).thresholds().values
     cut = time.perf_counter()
     concepts = max(concept.index for concept in data.concepts)
     overlap = Overlap.empty(values.shape[1], np.zeros(concepts, np.intp))

@@ -31,7 +31,8 @@ from PIL import Image
 
 from benchmarks.measure import ZOO, arguments, in_turns, markdown, medians, prepare, spread
 from onnxviz.analyses.base import JobContext, Subject
-from onnxviz.analyses.stream import Batch, ExactSum, ShardedAnalysis
+from onnxviz.analyses.sharding import ExactSum, ShardedAnalysis
+from onnxviz.analyses.stream import Batch
 from onnxviz.core.findings import Finding, Metric
 from onnxviz.core.memory import resident_memory
 from onnxviz.core.values import PRESETS, Layer
@@ -125,7 +126,7 @@ def streamed(model: Model, source: ImageFolder, *, converted: bool, start: int, 
     subject = Subject("model", model.view, model.preprocessing, None, {"images": source}, 0)
     analysis = (ByTheConvertedNetwork if converted else MeanActivation)(data="images", shard=1_000_000)
     (job,) = analysis.jobs(subject)
-    job = dataclasses.replace(job, parameters={"images": [start, stop]})
+    job = dataclasses.replace(job, parameters={"pass": 0, "images": [start, stop]})
     found = analysis.combine([analysis.run(job, JobContext(subject, model, lambda *_: None))], subject)
     return next(finding.value for finding in found if isinstance(finding, Metric))
 

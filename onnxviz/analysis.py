@@ -12,6 +12,8 @@ from onnxviz.core.lazy import loaded_later
 if TYPE_CHECKING:
     from onnxviz.analyses.base import Analysis, Job, JobContext, LayerSelector, Progress, Subject
     from onnxviz.analyses.grad_cam.analysis import ClassActivationMaps
+    from onnxviz.analyses.sharding import ExactSum, LastLook, Pass, ShardedAnalysis
+    from onnxviz.analyses.stream import Batch
     from onnxviz.core.colormap import colour, colour_signed, overlay
     from onnxviz.core.errors import AnalysisError, DataError, SelectionError
     from onnxviz.core.findings import (
@@ -43,16 +45,19 @@ if TYPE_CHECKING:
     from onnxviz.data.images import load_batch
 
 __all__ = [
-    "Analysis", "AnalysisError", "Array", "Bars", "Caveat", "ClassActivationMaps", "Column", "Coverage", "Curve",
-    "CustomFinding", "DataError", "Finding", "Histogram", "ImageChoice", "Job", "JobContext", "Layer",
-    "LayerSelector", "MatrixRow", "Metric", "Note", "Outcomes", "Picture", "PictureMatrix", "Progress",
-    "SelectionError", "Series", "Subject", "Table", "Tile", "TileGrid", "Unit", "UnknownFinding", "choose_images",
-    "colour", "colour_signed", "find_source", "load_batch", "merge", "overlay", "wilson",
+    "Analysis", "AnalysisError", "Array", "Bars", "Batch", "Caveat", "ClassActivationMaps", "Column", "Coverage",
+    "Curve", "CustomFinding", "DataError", "ExactSum", "Finding", "Histogram", "ImageChoice", "Job", "JobContext",
+    "LastLook", "Layer", "LayerSelector", "MatrixRow", "Metric", "Note", "Outcomes", "Pass", "Picture",
+    "PictureMatrix", "Progress", "SelectionError", "Series", "ShardedAnalysis", "Subject", "Table", "Tile",
+    "TileGrid", "Unit", "UnknownFinding", "choose_images", "colour", "colour_signed", "find_source", "load_batch",
+    "merge", "overlay", "wilson",
 ]  # fmt: skip
 
 _ELSEWHERE = {
     "onnxviz.analyses.base": ("Analysis", "Job", "JobContext", "LayerSelector", "Progress", "Subject"),
     "onnxviz.analyses.grad_cam.analysis": ("ClassActivationMaps",),
+    "onnxviz.analyses.sharding": ("ExactSum", "LastLook", "Pass", "ShardedAnalysis"),
+    "onnxviz.analyses.stream": ("Batch",),
     "onnxviz.core.colormap": ("colour", "colour_signed", "overlay"),
     "onnxviz.core.errors": ("AnalysisError", "DataError", "SelectionError"),
     "onnxviz.core.shares": ("wilson",),

@@ -39,10 +39,10 @@ LABELS_BYTES = 4 << 20
 FOLDED_TOTAL_BYTES = 512 << 20
 """Most that constant folding may make of one model, all tensors together."""
 KEPT_ACTIVATION_BYTES = 1 << 30
-"""Most activations that dissection keeps in memory between its two passes; beyond, they are computed again."""
+"""Most activations that an analysis keeps in memory from one pass to the next; beyond, they are computed again."""
 SHARDED_BYTES = 1 << 30
-"""Most that dissection's shards of one group of layers keep for the job that merges them, unless a recipe says how
-large shards are; beyond, there are fewer and larger ones."""
+"""Most that an analysis' shards of one group of layers keep for the job that joins them, unless a recipe says how large
+shards are; beyond, there are fewer and larger ones."""
 BATCH_ACTIVATION_BYTES = 256 << 20
 """Most activations of one batch of images; beyond, the batch gets smaller."""
 CAFFE_PROTOTXT_BYTES = 2 << 20

@@ -27,9 +27,6 @@ class ReadAhead:
 
     `order` has the images' indices as they will be asked for: as many as now come next. What is asked for out of turn
     is read at once. Used as a context, at whose end the threads are gone.
-
-    Which ones come next follows from the order: as many again. What is asked for out of turn is read at once. Used as a
-    context, at whose end the threads are gone.
     """
 
     def __init__(

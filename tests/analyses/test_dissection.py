@@ -19,9 +19,9 @@ import onnxviz.model.model
 from onnxviz.analyses.base import JobContext, Subject
 from onnxviz.analyses.dissection.analysis import Dissection
 from onnxviz.analyses.dissection.counting import Grid, Overlap, count_overlap, round_down, upsample
-from onnxviz.analyses.dissection.passes import Passes
 from onnxviz.analyses.dissection.pictures import OUTLINE, show_mask
-from onnxviz.analyses.dissection.thresholds import Thresholds, TopValues
+from onnxviz.analyses.dissection.thresholds import LargestValues, Thresholds
+from onnxviz.analyses.stream import Batch
 from onnxviz.core import limits
 from onnxviz.core.errors import AnalysisError, DataError
 from onnxviz.core.findings import Array, Caveat, Coverage, Finding, Metric, Note, Table, TileGrid, from_data, to_data
@@ -75,13 +75,19 @@ def slow_dissection(
     return thresholds, intersections, unions
 
 
+def thresholds_of(activations: np.ndarray, quantile: float, batch: int = 1000) -> Thresholds:
+    """Thresholds of activations [images, units, h, w] in batches."""
+    parts = [
+        LargestValues.of(activations[start : start + batch], activations[:, 0].size, quantile)
+        for start in range(0, len(activations), batch)
+    ]
+    return LargestValues.joined(parts).thresholds()
+
+
 def fast_dissection(activations, labels, categories, quantile, thresholds=None, batch=3):
     images, units, height, width = activations.shape
     if thresholds is None:
-        top = TopValues(units, images * height * width, quantile)
-        for start in range(0, images, batch):
-            top.add(activations[start : start + batch])
-        thresholds = top.thresholds().values
+        thresholds = thresholds_of(activations, quantile, batch).values
     overlap = Overlap.empty(units, np.asarray(categories, np.intp))
     grid = Grid.between((height, width), labels.shape[-2:])
     for start in range(0, images, batch):
@@ -170,25 +176,18 @@ class TestThresholds:
         values = rng.normal(size=(3, positions)).astype(np.float32)
         values[1] = np.maximum(values[1], 0)
         values[2] = np.round(values[2])
-        top = TopValues(3, positions, quantile)
-        for start in range(0, positions, 97):
-            top.add(values[:, start : start + 97].T.reshape(-1, 3, 1, 1))
         expected = np.quantile(values.astype(np.float64), 1 - quantile, axis=1, method="hazen")
-        assert (top.thresholds().values == expected).all()
+        assert (thresholds_of(values.T.reshape(-1, 3, 1, 1), quantile, 97).values == expected).all()
 
     def test_the_share_above_is_the_quantile(self) -> None:
         values = np.random.default_rng(0).permutation(10_000).astype(np.float32).reshape(100, 1, 10, 10)
-        top = TopValues(1, values.size, 0.005)
-        top.add(values)
-        assert (values > top.thresholds().values[0]).mean() == 0.005
+        assert (values > thresholds_of(values, 0.005).values[0]).mean() == 0.005
 
     def test_dead_and_saturated_units(self) -> None:
         values = np.zeros((4, 3, 5, 5), np.float32)
         values[:, 1, :2] = 6
         values[0, 2, 0, 0] = 1
-        top = TopValues(3, 100, 0.05)
-        top.add(values)
-        thresholds = top.thresholds()
+        thresholds = thresholds_of(values, 0.05)
         assert thresholds.constant.tolist() == [True, False, False]
         assert thresholds.saturated.tolist() == [False, True, False]
 
@@ -197,13 +196,11 @@ class TestThresholds:
         values = np.zeros((1, 2, 2, 2), np.float32)
         values[0, 1, 1, 1] = value
         with pytest.raises(AnalysisError, match="unit 1"):
-            TopValues(2, 4, 0.1).add(values)
+            LargestValues.of(values, 4, 0.1)
 
     def test_a_part_of_the_data_is_refused(self) -> None:
-        top = TopValues(1, 8, 0.1)
-        top.add(np.zeros((1, 1, 2, 2), np.float32))
         with pytest.raises(ValueError, match="4 values were added of 8"):
-            top.thresholds()
+            LargestValues.of(np.zeros((1, 1, 2, 2), np.float32), 8, 0.1).thresholds()
 
     def test_rounding_down_keeps_every_comparison(self) -> None:
         rng = np.random.default_rng(0)
@@ -244,33 +241,6 @@ class TestUpsampling:
             low, high = grid.rows.low, grid.rows.high
             corners = [values[:, rows][:, :, columns] for rows in (low, high) for columns in (low, high)]
             assert (upsample(values, grid) <= np.max(corners, axis=0)).all()
-
-
-class TestPasses:
-    @pytest.mark.parametrize("kept", [True, False])
-    def test_both_rounds_give_the_same(self, kept: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(limits, "KEPT_ACTIVATION_BYTES", 1 << 20 if kept else 0)
-        calls: list[tuple[int, ...]] = []
-
-        def measure(batch: Sequence[int]) -> dict[str, np.ndarray]:
-            calls.append(tuple(batch))
-            return {"a": np.array(batch, np.float32)[:, None, None, None] * np.ones((1, 2, 3, 3), np.float32)}
-
-        passes = Passes(measure, range(100, 120))
-        rounds = [[(batch, values["a"][:, 0, 0, 0].tolist()) for batch, values in passes] for _ in range(2)]
-        assert rounds[0] == rounds[1]
-        assert [image for batch, _ in rounds[0] for image in batch] == list(range(100, 120))
-        assert len(calls) == (4 if kept else 7)
-        assert passes.of(113)["a"][0, 0, 0, 0] == 113
-
-    def test_batches_get_smaller_where_maps_are_large(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(limits, "BATCH_ACTIVATION_BYTES", 3 * 4 * 18)
-        passes = Passes(lambda batch: {"a": np.zeros((len(batch), 2, 3, 3), np.float32)}, range(7))
-        assert [len(batch) for batch, _ in passes] == [3, 3, 1]
-
-    def test_layers_without_maps_are_refused(self) -> None:
-        with pytest.raises(AnalysisError, match="are no maps"):
-            Passes(lambda batch: {"a": np.zeros((len(batch), 2), np.float32)}, range(3))
 
 
 @dataclass
@@ -426,6 +396,12 @@ class TestEndToEnd:
         with pytest.raises(AnalysisError, match="none of the layers"):
             list(Dissection(layers="pooled").jobs(subject))
 
+    def test_activations_that_are_no_maps_after_all_are_refused(self, subject: Subject) -> None:
+        first, _ = Dissection(layers="active").passes([subject.view.layer("active")], subject)
+        batch = Batch((0, 1), {"active": np.zeros((2, 4), np.float32)}, lambda: np.zeros((2, 3, 32, 64), np.float32))
+        with pytest.raises(AnalysisError, match="'active' are no maps"):
+            first.fold([batch], ())
+
     def test_a_limit_on_images_is_said(self, model: onnxviz.model.model.Model, subject: Subject) -> None:
         findings = dissect(Dissection(**self.SETTINGS, images=5), subject, model)
         coverage = only(findings, Coverage, "images")
@@ -466,10 +442,10 @@ class TestEndToEnd:
             list(Dissection(data="nowhere").jobs(subject))
 
     def test_the_label_size(self) -> None:
-        assert Dissection()._label_size((224, 224)) == (112, 112)
-        assert Dissection()._label_size((64, 96)) == (64, 96)
-        assert Dissection()._label_size((240, 320)) == (84, 112)
-        assert Dissection(label_size=50)._label_size((224, 224)) == (50, 50)
+        assert Dissection().label_sides((224, 224)) == (112, 112)
+        assert Dissection().label_sides((64, 96)) == (64, 96)
+        assert Dissection().label_sides((240, 320)) == (84, 112)
+        assert Dissection(label_size=50).label_sides((224, 224)) == (50, 50)
 
 
 def test_a_mask_in_a_picture() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,16 +19,16 @@ from onnxviz.analyses.dissection import sharding
 from onnxviz.analyses.dissection.analysis import Dissection
 from onnxviz.analyses.dissection.chance import Likeness
 from onnxviz.analyses.dissection.counting import Grid, Overlap, count_overlap
-from onnxviz.analyses.dissection.sharding import Extent, counts_size, layer_groups, map_size
+from onnxviz.analyses.dissection.sharding import Setting
 from onnxviz.analyses.dissection.summary import GroupResult
-from onnxviz.analyses.dissection.thresholds import BestImages, Thresholds, TopValues
-from onnxviz.analyses.stream import SHARD_IMAGES, shard_bounds
+from onnxviz.analyses.dissection.thresholds import BestImages, LargestValues
+from onnxviz.analyses.sharding import SHARD_IMAGES, map_size, shard_bounds, shard_count
 from onnxviz.core import limits
-from onnxviz.core.findings import Array, Finding, TileGrid
+from onnxviz.core.findings import Finding, TileGrid, replace_leaves
 from onnxviz.data import builtin
 from onnxviz.data.concepts import MaskFolder
 from onnxviz.execution.execute import run_file
-from onnxviz.execution.store import Store, encode_arrays, key_of
+from onnxviz.execution.store import Store, key_of
 from onnxviz.graph import open_model
 
 # --- the parts, on made-up activations ------------------------------------------------------------------------------
@@ -59,10 +58,13 @@ def split_activations(draw: st.DrawFn) -> tuple[np.ndarray, list[list[int]]]:
     return values, shards
 
 
-def stored(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The arrays as they come back from a file."""
-    with np.load(io.BytesIO(encode_arrays(arrays)), allow_pickle=False) as archive:
-        return {name: archive[name] for name in archive.files}
+def stored(kept: Any, folder: Path) -> Any:
+    """What comes back from a file."""
+    store, types = Store(folder), Dissection.result_types()
+    store.discard("0" * 32)
+    store.save("0" * 32, [kept], {}, types=types)
+    (found,) = store.load("0" * 32, arrays=True, types=types) or []
+    return found
 
 
 def same_bits(one: np.ndarray, other: np.ndarray) -> bool:
@@ -75,17 +77,13 @@ class TestMerging:
         self, made: tuple[np.ndarray, list[list[int]]], quantile: float
     ) -> None:
         values, shards = made
-        units = values.shape[1]
-        positions = values[:, 0].size
-        whole = TopValues(units, positions, quantile)
-        whole.add(values)
-        merged = TopValues(units, positions, quantile)
-        for shard in shards:
-            part = TopValues(units, positions, quantile)
-            for image in shard:
-                part.add(values[image : image + 1])
-            merged.merge(TopValues.of(stored(part.arrays()), quantile))
-        one, other = whole.thresholds(), Thresholds.of(stored(merged.thresholds().arrays()))
+        units, positions = values.shape[1], values[:, 0].size
+        parts = [
+            LargestValues.joined([LargestValues.of(values[[image]], positions, quantile) for image in shard])
+            for shard in shards
+        ]
+        one = LargestValues.of(values, positions, quantile).thresholds()
+        other = LargestValues.joined(parts).thresholds()
         for name in ("values", "smallest", "largest"):
             assert same_bits(getattr(one, name), getattr(other, name)), name
         assert one.positions == other.positions == positions
@@ -98,12 +96,9 @@ class TestMerging:
         self, made: tuple[np.ndarray, list[list[int]]], count: int
     ) -> None:
         values, shards = made
-        units = values.shape[1]
-        merged = BestImages(units, count)
-        for shard in shards:
-            part = BestImages(units, count)
-            part.add(values[shard], shard)
-            merged.merge(BestImages.of(stored(part.arrays()), count))
+        merged, *parts = [BestImages.of(values[shard], shard, count) for shard in shards]
+        for part in parts:
+            merged = merged.join(part)
         expected = np.argsort(-values.max(axis=(2, 3)), axis=0, kind="stable")[:count].T
         assert (merged.images == expected).all()
 
@@ -125,34 +120,40 @@ class TestMerging:
         for shard in shards:
             part = Overlap.empty(units, categories)
             count_overlap(part, values[shard], thresholds, labels[shard], grid)
-            merged.merge(Overlap.of(stored(part.arrays())))
+            merged += part
         for name in COUNTS:
             assert same_bits(getattr(whole, name), getattr(merged, name)), name
         assert same_bits(whole.iou(), merged.iou())
 
+    def test_what_is_stored_comes_back(self, tmp_path: Path) -> None:
+        values = np.random.default_rng(0).normal(size=(3, 2, 4, 5)).astype(np.float32)
+        top, overlap = LargestValues.of(values, 600, 0.1), Overlap.empty(2, np.array([0, 1, 0]))
+        (other, images), counts = stored(((top, BestImages.of(values, [4, 7, 1], 2)), overlap), tmp_path)
+        assert same_bits(top.top, other.top)
+        assert (other.seen, other.positions, other.quantile) == (60, 600, 0.1)
+        assert same_bits(LargestValues.joined([top, other]).top, LargestValues.joined([top, top]).top)
+        assert images.images.tolist() == BestImages.of(values, [4, 7, 1], 2).images.tolist()
+        assert (counts + overlap).both.dtype == np.int64
+
     def test_a_shard_keeps_no_more_than_the_whole_needs(self) -> None:
-        part = TopValues(2, 10_000, 0.01)
-        part.add(np.random.default_rng(0).normal(size=(5, 2, 20, 20)).astype(np.float32))
-        assert part.arrays()["top"].shape == (2, 101)
-        small = TopValues(2, 10_000, 0.3)
-        small.add(np.zeros((5, 2, 20, 20), np.float32))
-        assert small.arrays()["top"].shape == (2, 2_000)
+        rng = np.random.default_rng(0)
+        part = LargestValues.of(rng.normal(size=(5, 2, 20, 20)).astype(np.float32), 10_000, 0.01)
+        assert part.top.shape == LargestValues.joined([part, part]).top.shape == (2, 101)
+        assert LargestValues.of(np.zeros((5, 2, 20, 20), np.float32), 10_000, 0.3).top.shape == (2, 2_000)
 
     def test_what_does_not_go_together_is_refused(self) -> None:
-        with pytest.raises(ValueError, match="of 101, not 2 of 100"):
-            TopValues(1, 100, 0.01).merge(TopValues(1, 101, 0.01))
-        with pytest.raises(ValueError, match="2 units do not go with 1"):
-            TopValues(1, 100, 0.01).merge(TopValues(2, 100, 0.01))
-        with pytest.raises(ValueError, match="are needed"):
-            TopValues.of({**TopValues(1, 100, 0.5).arrays(), "seen": np.array(100)}, 0.5)
+        def values(units: int, positions: int, quantile: float = 0.01) -> LargestValues:
+            return LargestValues.of(np.zeros((1, units, 2, 2), np.float32), positions, quantile)
+
+        for other in (values(1, 101), values(2, 100), values(1, 100, 0.02)):
+            with pytest.raises(ValueError, match="do not go together"):
+                LargestValues.joined([values(1, 100), other])
+        best = [BestImages.of(np.zeros((1, 1, 2, 2), np.float32), [0], count) for count in (3, 4)]
         with pytest.raises(ValueError, match="4 images of 1 units"):
-            BestImages(1, 3).merge(BestImages(1, 4))
-        with pytest.raises(ValueError, match="of at most 1"):
-            BestImages.of({"peaks": np.zeros((1, 2), np.float32), "peak_images": np.zeros((1, 2), np.int64)}, 1)
-        with pytest.raises(ValueError, match="do not go with"):
-            Overlap.empty(1, np.array([0])).merge(Overlap.empty(1, np.array([0, 0])))
-        with pytest.raises(ValueError, match="do not go with"):
-            Overlap.empty(1, np.array([0, 0])).merge(Overlap.empty(1, np.array([0, 1])))
+            best[0].join(best[1])
+        for one, other in (([0], [0, 0]), ([0, 0], [0, 1])):
+            with pytest.raises(ValueError, match="do not go with"):
+                Overlap.empty(1, np.array(one)) + Overlap.empty(1, np.array(other))
 
 
 # --- the analysis ---------------------------------------------------------------------------------------------------
@@ -184,7 +185,7 @@ def quiet(done: int, total: int, note: str = "") -> None:
 
 
 def loaded(store: Store, key: str) -> list[Finding]:
-    found = store.load(key, arrays=True)
+    found = store.load(key, arrays=True, types=Dissection.result_types())
     assert found is not None
     return found
 
@@ -259,7 +260,7 @@ class TestTheSameToTheBit:
         assert content(dissect(split, subject, model, tmp_path / "b"), tmp_path / "b") == expected
 
     def test_of_a_film(self, model: onnxviz.model.model.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("onnxviz.analyses.dissection.analysis.likeness", lambda *_: Likeness(0.8, 0.5, 2))
+        monkeypatch.setattr("onnxviz.analyses.dissection.sharding.likeness", lambda *_: Likeness(0.8, 0.5, 2))
         subject, results = subject_of(model, 13), []
         for shard in (None, 4):
             analysis = Dissection(layers="conv6", best_units=2, best_images=2, shuffles=5, least_images=1, shard=shard)
@@ -320,23 +321,29 @@ class TestJobs:
     def test_shards_are_even_and_none_is_larger_than_asked(self) -> None:
         for images in (1, 7, 50, 51, 1001):
             for size in (1, 7, 50, 2000):
-                count = Extent((1,), (1,), images, 0.1, 1, 1, 1, 0).shards(size)
-                bounds = shard_bounds(images, count)
+                bounds = shard_bounds(images, shard_count(images, size))
                 assert [start for start, _ in bounds] == [0, *(stop for _, stop in bounds[:-1])]
                 assert bounds[-1][1] == images
                 assert all(0 < stop - start <= size for start, stop in bounds)
 
-    def test_there_are_fewer_shards_where_they_would_keep_too_much(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        def extent(units: int, concepts: int = 3) -> Extent:
-            return Extent((units,), (100,), 20_000, 0.005, concepts, 1, 4, 3)
-
-        assert extent(8).shards(None) == 20
-        each = extent(64).top_bytes(20_000)
+    def test_there_are_fewer_shards_where_they_would_keep_too_much(
+        self, model: onnxviz.model.model.Model, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        subject = subject_of(model, 20_000)
+        layer = model.view.select("conv6")[0]
+        first, second = Dissection().passes([replace(layer, shape=(1, 64, 10, 10))], subject)
+        each, counts = first.stored_bytes(20_000), second.stored_bytes(20_000)
         assert each == pytest.approx(64 * 20_000 * 100 * 0.005 * 4, rel=0.01)
+        concepts, categories = len(subject.data["scenes"].concepts), len(subject.data["scenes"].categories)
+        assert counts == 8 * (21 * 64 * (concepts + categories) + 2 * concepts + categories)
+        assert shard_count(20_000, None, each) == 20
         monkeypatch.setattr(limits, "SHARDED_BYTES", 7 * each + 1)
-        assert extent(64).shards(None) == 7
-        assert extent(64).shards(1000) == 20, "a size that was asked for is kept"
-        assert extent(64, concepts=1_000_000).shards(None) == 1, "counts must fit too"
+        assert shard_count(20_000, None, each) == 7
+        assert shard_count(20_000, 1000, each) == 20, "a size that was asked for is kept"
+        assert shard_count(20_000, None, 8 * each) == 1
+        monkeypatch.setattr(limits, "SHARDED_BYTES", 3 * each)
+        jobs = list(Dissection(layers="conv6").jobs(subject))
+        assert 1 < sum("top values" in job.name for job in jobs) < 20
 
     def test_the_sizes_are_about_what_is_stored(self, model: onnxviz.model.model.Model, tmp_path: Path) -> None:
         subject = subject_of(model, 60)
@@ -370,22 +377,25 @@ class TestJobs:
         measured = model.measure(np.zeros((1, 3, *model.input_size), np.float32), layers)
         assert sizes == {name: values.shape[2] * values.shape[3] for name, values in measured.items()}
         one = 4 * layers[0].unit_count * sizes[layers[0].name]
-        counts = dict.fromkeys(sizes, 0)
         monkeypatch.setattr(limits, "KEPT_ACTIVATION_BYTES", 1000 * one)
         monkeypatch.setattr(limits, "SHARDED_BYTES", 0)
-        assert len(layer_groups(layers, 1000, 0.01, sizes, counts)) == 1
-        assert layer_groups(layers, 1001, 0.01, sizes, counts)[0] == [layers[0]]
+        monkeypatch.setattr(Setting, "count_bytes", lambda *_: 0)
+        few, many = (
+            Dissection(quantile=0.01, layers="all_convs").layer_groups(subject_of(model, count))
+            for count in (1000, 1001)
+        )
+        assert len(few) == 1
+        assert many[0] == [layers[0]]
 
     def test_groups_of_many_images_are_as_large_as_their_shards_allow(self, model: onnxviz.model.model.Model) -> None:
         layers = [replace(layer, shape=(1, 64, 64, 64)) for layer in model.view.select("all_convs")]
-        sizes = {layer.name: 64 * 64 for layer in layers}
-        counts = {layer.name: counts_size(64, 3, 1, 3) for layer in layers}
 
         def largest(images: int) -> int:
-            groups = layer_groups(layers, images, 0.005, sizes, counts)
-            extent = Extent((64,) * len(groups[0]), (64 * 64,) * len(groups[0]), images, 0.005, 3, 1, 4, 3)
-            kept = extent.shards(None) * extent.top_bytes(images)
-            assert kept <= limits.SHARDED_BYTES or extent.shards(None) == 1
+            first, _ = Dissection(shuffles=3).passes(layers, subject_of(model, images))
+            groups = first.setting.groups()
+            first, _ = Dissection(shuffles=3).passes(groups[0], subject_of(model, images))
+            shards = shard_count(images, None, first.stored_bytes(images))
+            assert shards * first.stored_bytes(images) <= limits.SHARDED_BYTES or shards == 1
             return len(groups[0])
 
         assert [largest(images) for images in (1_000, 2_000, 10_000, 40_000)] == [1, 6, 2, 1]
@@ -398,17 +408,17 @@ class TestJobs:
         found = {jobs["top values 1/2"].name: first}
         with pytest.raises(KeyError, match="top values 2/2"):
             analysis.run(jobs["thresholds"], JobContext(subject, model, quiet, found))
-        with pytest.raises(ValueError, match="1 parts 'top values' of 'conv6' were found of 2"):
+        with pytest.raises(ValueError, match="top values 2/2: 0 results were found of 1"):
             analysis.run(
                 jobs["thresholds"], JobContext(subject, model, quiet, {**found, jobs["top values 2/2"].name: []})
             )
-        found[jobs["top values 2/2"].name] = [
-            replace(item, arrays={**item.arrays, "seen": np.array(1), "top": item.arrays["top"][:, :1]})
-            for item in first
-            if isinstance(item, Array)
-        ]
+        (shard,) = first
+        ((top, best),) = shard.kept
+        part = replace(shard, kept=((replace(top, seen=1), best),))
         with pytest.raises(ValueError, match="values were added of"):
-            analysis.run(jobs["thresholds"], JobContext(subject, model, quiet, found))
+            analysis.run(
+                jobs["thresholds"], JobContext(subject, model, quiet, {**found, jobs["top values 2/2"].name: [part]})
+            )
 
     def test_what_was_found_before_is_not_changed(self, model: onnxviz.model.model.Model) -> None:
         """Jobs in one process may be handed the same arrays more than once."""
@@ -417,9 +427,7 @@ class TestJobs:
         found: dict[str, list[Finding]] = {}
         for job in analysis.jobs(subject):
             findings = analysis.run(job, JobContext(subject, model, quiet, found))
-            for item in findings:
-                for values in item.arrays.values() if isinstance(item, Array) else ():
-                    values.setflags(write=False)
+            replace_leaves(findings, lambda leaf: leaf.setflags(write=False) if isinstance(leaf, np.ndarray) else leaf)
             found[job.name] = findings
         assert any(isinstance(item, TileGrid) for item in findings)
         assert isinstance(findings[0], GroupResult)

@@ -14,8 +14,9 @@ from PIL import Image
 import onnxviz.model.model
 from onnxviz.analyses.activation_maximization.analysis import ActivationMaximization
 from onnxviz.analyses.activation_maximization.made_pictures import standing
-from onnxviz.analyses.activation_maximization.measurements import SHARD, SIMPLE, STAGE
+from onnxviz.analyses.activation_maximization.measurements import SIMPLE, STAGE
 from onnxviz.analyses.base import Job, JobContext, Subject
+from onnxviz.analyses.sharding import SHARD_IMAGES
 from onnxviz.core import findings as f
 from onnxviz.core.errors import DataError, OnnxvizError
 from onnxviz.data.images import ImageFolder, load_batch
@@ -165,8 +166,8 @@ def test_many_images_are_measured_in_shards_with_the_same_result(
 ) -> None:
     entry: dict[str, Any] = {"targets": [{"layer": "conv", "units": [0, 1]}], "steps": 2}
     whole = table(analyse(place, **entry))
-    assert COUNT < SHARD
-    monkeypatch.setattr("onnxviz.analyses.activation_maximization.measurements.SHARD", 2)
+    assert COUNT < SHARD_IMAGES
+    monkeypatch.setattr("onnxviz.analyses.sharding.SHARD_IMAGES", 2)
     jobs = list(ActivationMaximization.model_validate({**entry, "data": "photos"}).jobs(place.subject))
     assert sum(job.intermediate and job.parameters["stage"] == STAGE for job in jobs) == 5
     assert all(sum(name.startswith(STAGE) for name in job.needs) == 5 for job in jobs if not job.intermediate)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
+import re
 import threading
 import warnings
+from collections import UserDict
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -19,7 +22,9 @@ from pydantic import Field
 
 import onnxviz.model.model
 from onnxviz.analyses.base import JobContext, Subject
-from onnxviz.analyses.stream import Batch, ExactSum, ShardedAnalysis
+from onnxviz.analyses.sharding import ExactSum, ShardedAnalysis
+from onnxviz.analyses.stream import Batch, Rounds
+from onnxviz.core import limits
 from onnxviz.core.errors import AnalysisError, DataError, OnnxvizError
 from onnxviz.core.findings import Column, Coverage, Finding, Table
 from onnxviz.core.values import Layer, Unit
@@ -30,6 +35,7 @@ from onnxviz.execution.store import Store
 from tests.analyses.test_grad_cam import SIDE, UNIT, detectors
 
 COUNT = 23
+PAGE = (Path(onnxviz.__file__).parents[1] / "docs" / "analyses.md").read_text("utf-8")
 
 
 # --- the worked example ---------------------------------------------------------------------------------------------
@@ -93,12 +99,15 @@ def on(tmp_path_factory: pytest.TempPathFactory) -> JobContext:
     return JobContext(subject, model, lambda *_: None)
 
 
-def stored_parts(analysis: Activity, on: JobContext, store: Store) -> list[list[Any]]:
-    """Do the jobs and read back what they found."""
-    parts = []
+def stored_parts(analysis: ShardedAnalysis[Any], on: JobContext, store: Store) -> list[list[Any]]:
+    """Do the jobs, each with what those before it have stored, and read back what they found."""
+    parts, keys, types = [], dict[str, str](), analysis.result_types()
     for number, job in enumerate(analysis.jobs(on.subject)):
-        store.save(f"{number:032x}", analysis.run(job, on), {}, types=analysis.result_types())
-        parts.append(store.load(f"{number:032x}", arrays=True, types=analysis.result_types()))
+        found = {name: store.load(keys[name], arrays=True, types=types) or [] for name in job.needs}
+        keys[job.name] = f"{number:032x}"
+        store.save(keys[job.name], analysis.run(job, dataclasses.replace(on, found=found)), {}, types=types)
+        if not job.intermediate:
+            parts.append(store.load(keys[job.name], arrays=True, types=types))
     return [part for part in parts if part is not None]
 
 
@@ -127,9 +136,8 @@ def test_images_whose_job_failed_are_not_counted(on: JobContext, tmp_path: Path)
     analysis = Activity(data="photos", layers=["relu"], shard=8, limit=20)
     parts = stored_parts(analysis, on, Store(tmp_path))
     *_, coverage = analysis.combine(parts[1:], on.subject)
-    assert coverage == Coverage(
-        "images", 14, COUNT, "chosen by `images` and `limit`; the jobs of 6 failed", "coverage.images"
-    )
+    why = "`limit: 20`, spread evenly; 6 in jobs that failed"
+    assert coverage == Coverage("images", 14, COUNT, why, "coverage.images")
     (nothing,) = analysis.combine([], on.subject)
     assert isinstance(nothing, Coverage)
     assert nothing.done == 0
@@ -146,6 +154,92 @@ def test_a_stream_by_the_converted_network_sees_the_same(on: JobContext, monkeyp
 
 def _findings(analysis: Activity, on: JobContext) -> list[Finding]:
     return analysis.combine([analysis.run(job, on) for job in analysis.jobs(on.subject)], on.subject)
+
+
+# --- several passes -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def outliers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The class that docs/analyses.md shows."""
+    (code,) = (
+        code for code in re.findall(r"```python\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE) if "Outliers" in code
+    )
+    (tmp_path / "documented_outliers.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    return importlib.import_module("documented_outliers").Outliers
+
+
+def test_a_second_pass_knows_what_the_first_found_of_all_shards(on: JobContext, tmp_path: Path, outliers: Any) -> None:
+    found = []
+    for shard in (None, 10, 1):
+        analysis = outliers(data="photos", layers=["relu", "half"], beyond=1.2, shard=shard)
+        parts = stored_parts(analysis, on, Store(tmp_path / str(shard)))
+        assert len(parts) == 1
+        found.append(analysis.combine(parts, on.subject))
+    assert found[0] == found[1] == found[2]
+    table, coverage = found[0]
+    assert coverage == Coverage("images", COUNT, COUNT, "", "coverage.images")
+    images = load_batch(on.subject.data["photos"], range(COUNT), on.model.preprocessing, (SIDE, SIDE))
+    layers = on.model.measure(images, ["relu", "half"])
+    means = np.concatenate([values.mean(axis=(2, 3), dtype=np.float64) for values in layers.values()], axis=1)
+    far = [sum(abs(column - column.mean()) > 1.2 * column.std()) for column in means.T]
+    units = [Unit(name, index) for name, values in layers.items() for index in range(values.shape[1])]
+    assert table.rows == tuple(zip(units, far, strict=True))
+    assert any(far)
+
+
+def test_the_jobs_of_two_passes_wait_for_the_first_ones_conclusion(on: JobContext, outliers: Any) -> None:
+    jobs = list(outliers(data="photos", layers=["relu"], shard=12).jobs(on.subject))
+    names = [job.name.removeprefix("layers 1/1 ") for job in jobs]
+    assert names == ["images 1/2", "images 2/2", "images joined", "outliers 1/2", "outliers 2/2", "table"]
+    needs = [[name.removeprefix("layers 1/1 ") for name in job.needs] for job in jobs]
+    assert needs == [[], [], names[:2], [names[2]], [names[2]], names[2:5]]
+    assert [job.intermediate for job in jobs] == [True] * 5 + [False]
+    assert [job.images for job in jobs] == [11, 12, 0, 11, 12, 0]
+
+
+def test_a_job_that_concludes_asks_for_one_shard_after_the_other(on: JobContext, outliers: Any) -> None:
+    analysis, results = outliers(data="photos", layers=["relu"], shard=8), dict[str, list[Any]]()
+    asked: list[str] = []
+
+    class Found(UserDict[str, Any]):
+        def __getitem__(self, name: str) -> Any:
+            asked.append(name)
+            return results[name]
+
+    for job in analysis.jobs(on.subject):
+        asked.clear()
+        results[job.name] = analysis.run(job, dataclasses.replace(on, found=Found(dict.fromkeys(job.needs))))
+        assert asked == list(job.needs)
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_all_rounds_give_the_same(kept: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "KEPT_ACTIVATION_BYTES", 1 << 20 if kept else 0)
+    calls: list[tuple[int, ...]] = []
+
+    def measure(pixels: np.ndarray) -> dict[str, np.ndarray]:
+        calls.append(tuple(pixels))
+        return {"a": pixels[:, None, None, None] * np.ones((1, 2, 3, 3), np.float32)}
+
+    batches = Rounds(lambda images: np.array(images, np.float32), measure, range(100, 120), keep=True)
+    rounds = [[(b.images, b.pixels.tolist(), b.activations["a"].tolist()) for b in batches] for _ in range(2)]
+    assert rounds[0] == rounds[1]
+    assert [image for images, pixels, _ in rounds[1] for image in pixels] == list(range(100, 120))
+    assert len(calls) == (4 if kept else 7)
+    assert batches.of(113)["a"][0, 0, 0, 0] == 113
+
+
+def test_batches_get_smaller_where_activations_are_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "BATCH_ACTIVATION_BYTES", 3 * 4 * 18)
+    batches = Rounds(
+        np.asarray, lambda pixels: {"a": np.zeros((len(pixels), 2, 3, 3), np.float32)}, range(7), keep=False
+    )
+    assert [len(batch.images) for batch in batches] == [3, 3, 1]
+
+
+# --- what is stored -------------------------------------------------------------------------------------------------
 
 
 def test_what_a_stored_result_must_not_hold_is_refused(on: JobContext, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxviz.analyses.dissection.passes import Passes
+from onnxviz.analyses.stream import Rounds
 from onnxviz.core.errors import DataError, MemoryLimitError
 from onnxviz.core.memory import is_out_of_memory
 from onnxviz.core.values import Target
@@ -270,7 +270,7 @@ def test_whatever_runs_out_of_memory_is_named() -> None:
 # --- the callers ----------------------------------------------------------------------------------------------------
 
 
-def test_dissection_forgets_what_it_kept_and_takes_smaller_batches() -> None:
+def test_rounds_forget_what_they_kept_and_take_smaller_batches() -> None:
     told = Told()
     limit = [8]
 
@@ -279,30 +279,26 @@ def test_dissection_forgets_what_it_kept_and_takes_smaller_batches() -> None:
             raise MemoryLimitError("A pass needs more")
         return {"a": np.array(numbers, np.float32).reshape(-1, 1, 1, 1) * np.ones((1, 2, 3, 3), np.float32)}
 
-    passes = Passes(measure, range(20), model=told)
-    steps: Iterator[Any] = iter(passes)
-    seen = list(next(steps)[0])
+    rounds = Rounds(np.asarray, measure, range(40), keep=True, model=told)  # type: ignore[arg-type]
+    steps = iter(rounds)
+    seen = list(next(steps).images)
     limit[0] = 2
-    sizes = []
-    for numbers, values in steps:
-        seen += numbers
-        sizes.append(len(numbers))
-        np.testing.assert_array_equal(values["a"][:, 0, 0, 0], numbers)
-    assert seen == list(range(20))
-    assert max(sizes) == 2
-    again = list(passes)
-    assert [number for numbers, _ in again for number in numbers] == list(range(20))
-    for numbers, values in again:
-        np.testing.assert_array_equal(values["a"][:, 0, 0, 0], numbers)
-    np.testing.assert_array_equal(passes.of(13)["a"], np.full((1, 2, 3, 3), 13))
+    later = list(steps)
+    assert seen + [number for batch in later for number in batch.images] == list(range(40))
+    assert max(len(batch.images) for batch in later) == 2
+    again = list(rounds)
+    assert [number for batch in again for number in batch.images] == list(range(40))
+    for batch in (*later, *again):
+        np.testing.assert_array_equal(batch.activations["a"][:, 0, 0, 0], batch.images)
+    np.testing.assert_array_equal(rounds.of(13)["a"], np.full((1, 2, 3, 3), 13))
     assert len(told.reduced) == 2
     assert told.reduced[0].startswith("The activations of a were computed again for each round")
     limit[0] = 0
     with pytest.raises(MemoryLimitError):
-        list(passes)
+        list(rounds)
 
 
-def test_dissection_keeps_no_more_than_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rounds_keep_no_more_than_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     measured: list[int] = []
 
     def measure(numbers: Any) -> dict[str, np.ndarray]:
@@ -311,11 +307,11 @@ def test_dissection_keeps_no_more_than_fits(monkeypatch: pytest.MonkeyPatch) -> 
 
     told = Told()
     for free, again in ((1, 0), (-1, 20)):
-        monkeypatch.setattr("onnxviz.analyses.dissection.passes.available_memory", lambda free=free: 2 * 72 * 20 + free)
-        passes = Passes(measure, range(20), model=told)
-        list(passes)
+        monkeypatch.setattr("onnxviz.analyses.stream.available_memory", lambda free=free: 2 * 72 * 20 + free)
+        rounds = Rounds(np.asarray, measure, range(20), keep=True, model=told)  # type: ignore[arg-type]
+        list(rounds)
         measured.clear()
-        list(passes)
+        list(rounds)
         assert len(measured) == again
     assert len(told.reduced) == 1
 

@@ -4,6 +4,10 @@ A unit's activation is measured as it is optimized: a channel's mean over all po
 layer's mean of squares, an objective's value. Real images pass through ONNX Runtime, which is the fast way without
 gradients; simple pictures are measured as the made ones are, by the converted network, at their size, without random
 views. One pass gives all units of a layer.
+
+Real images are gone over as `analyses/sharding` does it, by the same shards and rounds, but not by one of its passes: a
+pass joins what it keeps into something of one size, while here the activations on every image are kept, of goals that
+come with the job, and each job that makes pictures takes those of its own goals.
 """
 
 from __future__ import annotations
@@ -21,7 +25,8 @@ from onnxviz.analyses import storage
 from onnxviz.analyses.activation_maximization.goals import Goal, picture_of
 from onnxviz.analyses.activation_maximization.simple_pictures import SimplePicture, simple_pictures
 from onnxviz.analyses.base import Job, JobContext, Subject
-from onnxviz.analyses.stream import Values, measured, shard_bounds, stream
+from onnxviz.analyses.sharding import shard_bounds, shard_count
+from onnxviz.analyses.stream import Values, measured, rounds, told
 from onnxviz.core.errors import SelectionError
 from onnxviz.core.values import Target
 from onnxviz.data.domains import domain_of
@@ -35,10 +40,8 @@ if TYPE_CHECKING:
 STAGE = "real images"
 SIMPLE = "simple pictures"
 """What the jobs that measure are called."""
-SHARD = 1000
-"""Most images in one job."""
 BATCH = 16
-"""Most images that are read at a time."""
+"""Most simple pictures in a pass."""
 _LAYERS = 16
 """Most layers in one job: each keeps its activations of a batch until they are measured."""
 _ALIVE_BYTES = 256 << 20
@@ -91,7 +94,7 @@ class RealImages:
 def real_jobs(found: Sequence[Goal], images: RealImages, subject: Subject) -> Iterator[Job]:
     """Yield the jobs that measure real images."""
     groups = _together(found, images.size, subject)
-    shards = math.ceil(len(images.chosen) / SHARD)
+    shards = shard_count(len(images.chosen), None)
     for number, (size, group) in enumerate(groups):
         larger = size[0] * size[1] / (images.own[0] * images.own[1])
         for shard, (start, stop) in enumerate(shard_bounds(len(images.chosen), shards)):
@@ -174,8 +177,9 @@ def measure_real(job: Job, context: JobContext) -> Measured:
     """Measure the goals of a job on its images."""
     images, measure = list(job.parameters["images"]), _measurer(job, context)
     source = context.subject.data[job.parameters["data"]]
-    batches = stream(context, source, images, measure.layers, size=measure.size, together=BATCH, note=STAGE)
-    values = np.concatenate([measure.of(batch.pixels, batch.activations) for batch in batches])
+    with rounds(context, source, images, measure.layers, size=measure.size) as batches:
+        seen = told(batches, context.progress, 0, len(images), STAGE)
+        values = np.concatenate([measure.of(batch.pixels, batch.activations) for batch in seen])
     return Measured(STAGE, tuple(job.parameters["keys"]), values, np.asarray(images), measure.size)
 
 

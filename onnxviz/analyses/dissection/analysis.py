@@ -3,28 +3,21 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, cast
 
 import numpy as np
-import numpy.typing as npt
 from pydantic import Field
 
 from onnxviz.analyses import presentation
-from onnxviz.analyses.base import Analysis, Job, JobContext, LayerSelector, Progress, Subject
-from onnxviz.analyses.dissection.chance import Chance, Exchange, likeness
-from onnxviz.analyses.dissection.counting import Grid, Labels, Overlap, ShuffledOverlap, categories_of, count_image
-from onnxviz.analyses.dissection.naming import (
-    caveats,
-    chance_rows,
-    named_units,
-    remarks,
-    rivals,
-)
-from onnxviz.analyses.dissection.passes import Activations, Passes
+from onnxviz.analyses.base import LayerSelector, Subject
+from onnxviz.analyses.dissection.chance import Chance
+from onnxviz.analyses.dissection.counting import Overlap, ShuffledOverlap
+from onnxviz.analyses.dissection.naming import caveats, chance_rows, named_units, remarks, rivals
+from onnxviz.analyses.dissection.passes import Counts, Excitations, OverlapsPass, TopValuesPass
 from onnxviz.analyses.dissection.pictures import PICTURE_SIDE, maps_of, masked, shown, tile_of
-from onnxviz.analyses.dissection.sharding import Extent, counts_size, layer_groups, map_size
+from onnxviz.analyses.dissection.sharding import Setting
 from onnxviz.analyses.dissection.summary import (
     METRICS,
     UNIT_COLUMNS,
@@ -34,16 +27,13 @@ from onnxviz.analyses.dissection.summary import (
     Summary,
     UnitResult,
 )
-from onnxviz.analyses.dissection.thresholds import BestImages, Thresholds, TopValues
-from onnxviz.analyses.stream import measured, shard_bounds
-from onnxviz.core import limits
+from onnxviz.analyses.dissection.thresholds import BestImages, LargestValues, Thresholds
+from onnxviz.analyses.sharding import LastLook, PassesOverImages
 from onnxviz.core.errors import AnalysisError, shorten
 from onnxviz.core.findings import Array, Caveat, Coverage, Finding, Table, Tile, TileGrid
-from onnxviz.core.values import Layer
+from onnxviz.core.values import Layer, Preprocessing
 from onnxviz.core.wording import listed
 from onnxviz.data.image_choice import choose_images, find_source
-from onnxviz.data.read_ahead import ReadAhead
-from onnxviz.model.maps import to_map
 
 if TYPE_CHECKING:
     from onnxviz.data.concepts import ConceptSet
@@ -51,7 +41,7 @@ if TYPE_CHECKING:
 Side = Annotated[int, Field(ge=1, le=2048)]
 
 
-class Dissection(Analysis):
+class Dissection(PassesOverImages):
     """Which labelled concepts the units detect.
 
     Each unit gets a threshold that a fixed share of all its activations exceeds, over all positions of all images at
@@ -69,8 +59,9 @@ class Dissection(Analysis):
     kind: Literal["dissection"] = "dissection"
     heading: ClassVar[str] = "Network dissection"
     version: ClassVar[int] = 4
-    results: ClassVar[tuple[type, ...]] = (GroupResult, UnitResult, ChanceRow)
-    without_effect: ClassVar[frozenset[str]] = Analysis.without_effect | {"shard"}
+    results: ClassVar[tuple[type, ...]] = (
+        GroupResult, UnitResult, ChanceRow, LargestValues, BestImages, Thresholds, Overlap, ShuffledOverlap
+    )  # fmt: skip
     cites: ClassVar[tuple[str, ...]] = ("Bau, Zhou, Khosla, Oliva and Torralba 2017, arXiv:1704.05796",)
     reading: ClassVar[str] = (
         "The outlined bright part of each picture is where the unit is strongly active. If it covers the same thing "
@@ -116,194 +107,72 @@ iou: 0.04
     )
     best_units: int = Field(12, ge=0, le=10_000, description="Units of each layer that are shown in pictures.")
     best_images: int = Field(4, ge=1, le=64, description="Images shown for each unit: those that excite it most.")
-    shard: int | None = Field(
-        None,
-        ge=1,
-        description="Most images in one job: more are split into shards, which several workers can take at once, with "
-        "the same result; if not given about 1,000, or more where a layer's maps are very large.",
-    )
 
-    def jobs(self, subject: Subject) -> Iterable[Job]:
-        """Split the layers into groups whose activations fit in memory together, and many images into shards.
+    def images_of(self, subject: Subject) -> tuple[str, ConceptSet, list[int]]:
+        """Return the labelled images."""
+        # One that could not be opened may be the one; asking for it ends here, because its fault is told.
+        names = (*subject.data, *getattr(subject.data, "broken", ())) if self.data is None else (self.data,)
+        for name in names:
+            data = subject.data[name] if self.data is None else find_source(name, subject.data)
+            if hasattr(data, "read_labels"):
+                return name, cast("ConceptSet", data), choose_images(data, None, self.images or len(data))
+        if self.data is None:
+            raise AnalysisError(
+                "the recipe has no data set with labelled concepts",
+                remedy="add one under `data:`, for example scenes: {builtin: scenes} or street: {concepts: folder}",
+            )
+        raise AnalysisError(
+            f"the images of {shorten(self.data)!r} have no labels for their pixels",
+            remedy="name a data set with concepts: {concepts: folder} or {builtin: scenes}",
+        )
 
-        With shards, a group takes two passes of jobs over the images: one for the largest activations of each shard,
-        which a job merges into thresholds, and one for its counts, which a job adds up.
-        """
-        name, data = self._concepts(subject)
-        layers = _with_maps(subject.view.select(self.layers))
+    def preprocessing(self, own: Preprocessing) -> Preprocessing:
+        """Stretch images, so that no labelled pixel is lost."""
+        return replace(own, fit="stretch")
+
+    def layer_groups(self, subject: Subject) -> list[list[Layer]]:
+        """Split the layers that have maps into groups."""
+        chosen = subject.view.select(self.layers)
+        layers = _with_maps(chosen)
         if not layers:
-            chosen = subject.view.select(self.layers)
             why = "; ".join(f"{shorten(layer.name, 60)}: {layer.unplaced}" for layer in chosen[:3] if layer.unplaced)
             raise AnalysisError(
                 f"none of the layers {self.layers!r} has units with maps, so nothing can be compared with labels"
                 + (f": {why}" if why else ""),
                 remedy="choose layers whose units have a height and a width, for example block_outputs",
             )
-        images = len(self._images(data))
-        map_sizes = {layer.name: map_size(subject.view, layer, subject.input_size) for layer in layers}
-        count_bytes = {
-            layer.name: counts_size(layer.unit_count, len(data.concepts), len(data.categories), self._shuffles(data))
-            for layer in layers
-        }
-        groups = layer_groups(layers, images, self.quantile, map_sizes, count_bytes)
-        for number, group in enumerate(groups):
-            names = [layer.name for layer in group]
-            extent = Extent(
-                units=tuple(layer.unit_count for layer in group),
-                positions=tuple(map_sizes[name] for name in names),
-                images=images,
-                quantile=self.quantile,
-                concepts=len(data.concepts),
-                categories=len(data.categories),
-                best_images=self.best_images,
-                shuffles=self._shuffles(data),
-            )
-            fits = extent.activation_bytes <= limits.KEPT_ACTIVATION_BYTES
-            whole = Job(
-                name=f"layers {number + 1}/{len(groups)}",
-                parameters={"layers": names},
-                layers=tuple(names),
-                data=(name,),
-                cost=float(images if fits else 2 * images),
-                images=images,
-                bytes=extent.result_bytes(self.best_units),
-            )
-            count = extent.shards(self.shard)
-            if count == 1:
-                yield whole
-            else:
-                yield from self._shard_jobs(whole, extent, count)
+        return self._setting(layers, subject).groups()
 
-    def _shard_jobs(self, whole: Job, extent: Extent, count: int) -> Iterator[Job]:
-        """Yield the jobs that do a whole group's job in shards."""
+    def passes(self, layers: Sequence[Layer], subject: Subject) -> tuple[TopValuesPass, OverlapsPass]:
+        """Look at the images for thresholds, and again for overlaps."""
+        setting = self._setting(layers, subject)
+        return TopValuesPass(setting), OverlapsPass(setting)
 
-        def stage(kind: str, number: str, cost: float, images: int, size: int, **changes: Any) -> Job:
-            parameters = {**whole.parameters, "stage": kind, **changes.pop("parameters")}
-            name = f"{whole.name} {kind}{number}"
-            return replace(whole, name=name, parameters=parameters, cost=cost, images=images, bytes=size, **changes)
+    def _setting(self, layers: Sequence[Layer], subject: Subject) -> Setting:
+        return Setting(self, layers, subject, *self.images_of(subject)[1:])
 
-        def shards(kind: str, size: Callable[[int], int], needs: tuple[str, ...] = ()) -> list[Job]:
-            return [
-                stage(
-                    kind,
-                    f" {number + 1}/{count}",
-                    float(stop - start),
-                    stop - start,
-                    size(stop - start),
-                    parameters={"images": [start, stop]},
-                    needs=needs,
-                    intermediate=True,
-                )
-                for number, (start, stop) in enumerate(shard_bounds(extent.images, count))
-            ]
-
-        parts = {"parameters": {"shards": count}}
-        top_values = shards("top values", extent.top_bytes)
-        needs = tuple(job.name for job in top_values)
-        # No pass over images, but not quite nothing.
-        thresholds = stage("thresholds", "", 1.0, 0, extent.merged_bytes, needs=needs, intermediate=True, **parts)
-        counts = shards("counts", lambda _: extent.count_bytes, (thresholds.name,))
-        needs = (thresholds.name, *(job.name for job in counts))
-        shown = min(extent.images, len(extent.units) * self.best_units * self.best_images)
-        yield from (*top_values, thresholds, *counts)
-        yield stage("units", "", float(max(1, shown)), shown, whole.bytes, needs=needs, **parts)
-
-    def run(self, job: Job, context: JobContext) -> list[Any]:
-        """Dissect a group of layers, or do one stage of it on a shard: what `jobs` says."""
-        _, data = self._concepts(context.subject)
-        layers = tuple(context.subject.view.layer(str(name)) for name in cast("list[str]", job.parameters["layers"]))
-        images = self._images(data)
-        exchange = Exchange.of(images, self._shuffles(data), context.subject.seed, likeness(data, images))
-        start, stop = job.parameters.get("images", (0, len(images)))
-        model, order = context.model, exchange.order[start:stop]
-        stages = {"": self._whole, "top values": self._top_values, "thresholds": self._merge,
-                  "counts": self._counts, "units": self._join}  # fmt: skip
-        with ReadAhead(data, order, replace(model.preprocessing, fit="stretch"), model.input_size) as read:
-            work = _Work(job, context, layers, data, exchange, start, order, read)
-            return stages[str(job.parameters.get("stage", ""))](work)
-
-    def _whole(self, work: _Work) -> list[Any]:
-        """Dissect a group of layers on all images: one pass for the thresholds, one for the counts, the pictures."""
-        passes, steps = work.passes(keep=True), 2 * len(work.images)
-        tops, best = self._take_tops(work, passes, steps)
-        thresholds = {name: top.thresholds() for name, top in tops.items()}
-        overlaps = self._count(work, passes, thresholds, len(work.images), steps)
-        numbers = {name: images.images for name, images in best.items()}
-        return self._findings(work, thresholds, numbers, overlaps, passes.of, None)
-
-    def _top_values(self, work: _Work) -> list[Finding]:
-        """Keep the largest activations and the best images of a shard."""
-        tops, best = self._take_tops(work, work.passes(keep=False), len(work.images))
-        return [
-            work.array("top values", layer, {**tops[layer.name].arrays(), **best[layer.name].arrays()})
-            for layer in work.layers
-        ]
-
-    def _merge(self, work: _Work) -> list[Finding]:
-        """Make the thresholds of the whole data set, and find the images to show, from all shards."""
-        findings: list[Finding] = []
-        for layer in work.layers:
-            first, *others = work.found("top values", layer)
-            top, best = TopValues.of(first, self.quantile), BestImages.of(first, self.best_images)
-            for part in others:
-                top.merge(TopValues.of(part, self.quantile))
-                best.merge(BestImages.of(part, self.best_images))
-            arrays = {**top.thresholds().arrays(), "best_images": best.images}
-            findings.append(work.array("thresholds", layer, arrays))
-        return findings
-
-    def _counts(self, work: _Work) -> list[Finding]:
-        """Count the pixels of a shard."""
-        thresholds = {layer.name: Thresholds.of(work.found("thresholds", layer)[0]) for layer in work.layers}
-        overlaps = self._count(work, work.passes(keep=False), thresholds, 0, len(work.images))
-        return [
-            work.array("counts", layer, {**own.arrays(), **shuffled.arrays()})
-            for layer in work.layers
-            for own, shuffled in [overlaps[layer.name]]
-        ]
-
-    def _join(self, work: _Work) -> list[Any]:
-        """Add up the counts of all shards, and show the best units; only the images shown are computed again."""
-        merged = {layer.name: work.found("thresholds", layer)[0] for layer in work.layers}
-        overlaps = {}
-        for layer in work.layers:
-            parts = work.found("counts", layer)
-            own, shuffled = self._no_counts(work.data, layer.unit_count)
-            for part in parts:
-                own.merge(Overlap.of(part))
-                shuffled.merge(ShuffledOverlap.of(part))
-            overlaps[layer.name] = own, shuffled
-        thresholds = {name: Thresholds.of(arrays) for name, arrays in merged.items()}
-        best = {name: arrays["best_images"] for name, arrays in merged.items()}
-        return self._findings(
-            work, thresholds, best, overlaps, lambda image: work.measure((image,)), work.context.progress
-        )
-
-    def _findings(
-        self,
-        work: _Work,
-        thresholds: Mapping[str, Thresholds],
-        best: Mapping[str, npt.NDArray[np.int64]],
-        overlaps: Mapping[str, tuple[Overlap, ShuffledOverlap]],
-        measure: Callable[[int], Activations],
-        progress: Progress | None,
+    def findings(
+        self, setting: Setting, excitations: Excitations, counts: Counts, last: LastLook
     ) -> list[GroupResult | Finding]:
-        """Return what was found of all layers, and pictures of it; `measure` gives one image's activations."""
-        data = work.data
-        first, _ = overlaps[work.layers[0].name]
+        """Return what was found of all layers, and pictures of it."""
+        data, names = setting.data, [layer.name for layer in setting.layers]
+        thresholds = {name: each for name, (each, _) in zip(names, excitations, strict=True)}
+        best = {name: each.images for name, (_, each) in zip(names, excitations, strict=True)}
+        overlaps = {name: own for name, (own, _) in zip(names, counts, strict=True)}
+        first = overlaps[names[0]]
         counted = first.images >= self.least_images  # which concepts a unit may be named after
-        chances = {name: Chance.of(shuffled, own, counted) for name, (own, shuffled) in overlaps.items()}
+        chances = {name: Chance.of(shuffled, own, counted) for name, (own, shuffled) in zip(names, counts, strict=True)}
         units = {
             name: named_units(name, data.concepts, thresholds[name], own, chances[name], counted, self.iou)
-            for name, (own, _) in overlaps.items()
+            for name, own in overlaps.items()
         }
         best_units = {
             name: sorted((unit for unit in found if unit.iou > 0), key=lambda unit: -unit.iou)[: self.best_units]
             for name, found in units.items()
         }
         chosen = {unit.unit: best[name][unit.unit.index].tolist() for name in best_units for unit in best_units[name]}
-        maps = maps_of(chosen, measure, progress)
-        picture_of = functools.cache(functools.partial(shown, data, domain=work.context.model.domain))
+        maps = maps_of(chosen, names, lambda image: setting.maps(last.activations(image)), last.context.progress)
+        picture_of = functools.cache(functools.partial(shown, data, domain=last.context.model.domain))
         by_chance = [
             row for name, chance in chances.items() for row in chance_rows(name, data.concepts, chance, self.iou)
         ]
@@ -314,10 +183,9 @@ iou: 0.04
             "excite it most. Dimmed: where the unit's activation is not above its threshold. By chance: the unit fits "
             "the labels of other images as well."
         )
-        for layer in work.layers:
+        for layer in setting.layers:
             name = layer.name
-            own, _ = overlaps[name]
-            ious = np.where(counted, own.iou(), 0.0)
+            ious = np.where(counted, overlaps[name].iou(), 0.0)
             tiles = []
             for unit in best_units[name]:
                 images = chosen[unit.unit]
@@ -330,8 +198,8 @@ iou: 0.04
             findings.append(
                 TileGrid("best_units", "Units that fit a concept best", tuple(tiles), shown_units, PICTURE_SIDE)
             )
-            findings.append(_numbers(layer, thresholds[name], own, chances[name], data))
-        findings += caveats(data, work.exchange, first, counted, thresholds, self.quantile, self.iou)
+            findings.append(_numbers(layer, thresholds[name], overlaps[name], chances[name], data))
+        findings += caveats(data, setting.exchange, first, counted, thresholds, self.quantile, self.iou)
         return findings
 
     def remarks(self, subject: Subject) -> tuple[str, ...]:
@@ -340,7 +208,8 @@ iou: 0.04
 
     def present(self, found: Sequence[Any], subject: Subject) -> list[Finding]:
         """Count detectors over all layers, and show those that fit best first."""
-        _, data = self._concepts(subject)
+        setting = self._setting((), subject)
+        data = setting.data
         groups = [item for item in found if isinstance(item, GroupResult)]
         rest: list[Finding] = [item for item in found if not isinstance(item, GroupResult)]
         if not groups:
@@ -351,7 +220,7 @@ iou: 0.04
         images = {(concept.category, concept.name): count
                   for concept, count in zip(data.concepts, groups[-1].images, strict=True)}  # fmt: skip
         counted = {key: count for key, count in images.items() if count >= self.least_images}
-        chance = ByChance([row for group in groups for row in group.by_chance], self._shuffles(data))
+        chance = ByChance([row for group in groups for row in group.by_chance], setting.shuffles)
         grids = [replace(item, tiles=tuple(sorted(item.tiles, key=_iou_of, reverse=True)))
                  for item in rest if isinstance(item, TileGrid)]  # fmt: skip
         rows = tuple(unit.row() for units in layers.values() for unit in units)
@@ -365,90 +234,22 @@ iou: 0.04
             *(item for item in rest if not isinstance(item, TileGrid)),
         ]
 
-    def _concepts(self, subject: Subject) -> tuple[str, ConceptSet]:
-        """Return the concept set's name and the set."""
-        if self.data is None:
-            # One that could not be opened may be the one; asking for it ends here, because its fault is told.
-            for name in (*subject.data, *getattr(subject.data, "broken", ())):
-                if hasattr(data := subject.data[name], "read_labels"):
-                    return name, cast("ConceptSet", data)
-            raise AnalysisError(
-                "the recipe has no data set with labelled concepts",
-                remedy="add one under `data:`, for example scenes: {builtin: scenes} or street: {concepts: folder}",
-            )
-        data = find_source(self.data, subject.data)
-        if not hasattr(data, "read_labels"):
-            raise AnalysisError(
-                f"the images of {shorten(self.data)!r} have no labels for their pixels",
-                remedy="name a data set with concepts: {concepts: folder} or {builtin: scenes}",
-            )
-        return self.data, cast("ConceptSet", data)
-
-    def _images(self, data: ConceptSet) -> list[int]:
-        return choose_images(data, None, self.images or len(data))
-
-    def _label_size(self, size: tuple[int, int]) -> tuple[int, int]:
+    def label_sides(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Return height and width at which masks and labels are compared, for an input of a size."""
         if self.label_size is not None:
             return (self.label_size, self.label_size) if isinstance(self.label_size, int) else self.label_size
         if max(size) < 224:
             return size
         return max(1, round(112 * size[0] / max(size))), max(1, round(112 * size[1] / max(size)))
 
-    def _take_tops(self, work: _Work, passes: Passes, steps: int) -> tuple[dict[str, TopValues], dict[str, BestImages]]:
-        """Return what is kept of the job's images for each layer; `steps` are those of the whole job."""
-        images = len(self._images(work.data))
-        tops = {
-            name: TopValues(units, images * height * width, self.quantile)
-            for name, (units, height, width) in passes.shapes.items()
-        }
-        best = {name: BestImages(shape[0], self.best_images) for name, shape in passes.shapes.items()}
-        done = 0
-        for batch, activations in passes:
-            for name, values in activations.items():
-                try:
-                    tops[name].add(values)
-                except AnalysisError as fault:
-                    raise AnalysisError(fault.what, where=shorten(name), remedy=fault.remedy) from fault
-                best[name].add(values, batch)
-            done += len(batch)
-            work.context.progress(done, steps, "thresholds")
-        return tops, best
-
-    def _count(
-        self, work: _Work, passes: Passes, thresholds: Mapping[str, Thresholds], done: int, steps: int
-    ) -> dict[str, tuple[Overlap, ShuffledOverlap]]:
-        """Return each layer's pixel counts in the job's images; `done` of the job's `steps` are done before."""
-        size = self._label_size(work.context.model.input_size)
-        labels = Labels(work.data, size, work.exchange.reach)
-        overlaps = {name: self._no_counts(work.data, shape[0]) for name, shape in passes.shapes.items()}
-        grids = {name: Grid.between(shape[1:], size) for name, shape in passes.shapes.items()}
-        place = work.start
-        for batch, activations in passes:
-            for row in range(len(batch)):
-                own_and_others = [labels.of(image) for image in work.exchange.owners(place + row)]
-                for name, values in activations.items():
-                    count_image(*overlaps[name], values[row], thresholds[name].values, own_and_others, grids[name])
-            place += len(batch)
-            done += len(batch)
-            work.context.progress(done, steps, "overlaps")
-        return overlaps
-
-    def _no_counts(self, data: ConceptSet, units: int) -> tuple[Overlap, ShuffledOverlap]:
-        categories = categories_of(data)
-        return Overlap.empty(units, categories), ShuffledOverlap.empty(self._shuffles(data), units, categories)
-
-    def _shuffles(self, data: ConceptSet) -> int:
-        """Return the number of shuffles: of few images there are fewer in which none has its own labels."""
-        return min(self.shuffles, len(self._images(data)) - 1)
-
     def _coverage(
         self, layers: dict[str, list[UnitResult]], images: dict[tuple[str, str], int], subject: Subject
     ) -> list[Finding]:
-        _, data = self._concepts(subject)
+        _, data, numbers = self.images_of(subject)
         chosen = subject.view.select(self.layers)
         left_out = [layer.name for layer in chosen if layer not in _with_maps(chosen)]
         with_maps = _with_maps(subject.view.layers)
-        used = len(self._images(data))
+        used = len(numbers)
         there = max(int(getattr(data, "found", 0)), len(data))
         reason = f"images: {self.images}" if used < len(data) else "the data set's own limit, or unusable files"
         occurring, enough = (sum(count >= least for count in images.values()) for least in (1, self.least_images))
@@ -469,46 +270,6 @@ iou: 0.04
             )
             findings.append(Caveat(text, "left_out", "limit"))
         return [*findings, *presentation.about_layers(self.layers, _with_maps(chosen), subject)]
-
-
-@dataclass(frozen=True)
-class _Work:
-    """A job with its layers, its data, all images in the order of the exchange, and those of them that it takes."""
-
-    job: Job
-    context: JobContext
-    layers: tuple[Layer, ...]
-    data: ConceptSet
-    exchange: Exchange
-    start: int
-    images: tuple[int, ...]
-    read: ReadAhead
-
-    def measure(self, batch: Sequence[int]) -> Activations:
-        """Return the maps of some images, numbered as in the data set."""
-        values = measured(self.context.model, self.read(batch), [layer.name for layer in self.layers])
-        return {layer.name: np.ascontiguousarray(to_map(layer, values[layer.name])) for layer in self.layers}
-
-    def passes(self, *, keep: bool) -> Passes:
-        """Return the activations of all images of the job."""
-        return Passes(self.measure, self.images, keep=keep, model=self.context.model)
-
-    def array(self, kind: str, layer: Layer, arrays: Mapping[str, npt.NDArray[Any]]) -> Array:
-        """Return a layer's numbers as a finding for the jobs that need this one."""
-        return Array(f"{kind}-{layer.position}", f"{kind} of {layer.name}", dict(arrays))
-
-    def found(self, kind: str, layer: Layer) -> list[Mapping[str, npt.NDArray[Any]]]:
-        """Return what the needed jobs of one stage found for a layer; none of them may be missing."""
-        wanted = 1 if kind == "thresholds" else self.job.parameters["shards"]
-        parts = [
-            finding.arrays
-            for name in self.job.needs
-            for finding in self.context.found[name]
-            if isinstance(finding, Array) and finding.id == f"{kind}-{layer.position}"
-        ]
-        if len(parts) != wanted:
-            raise ValueError(f"{self.job.name}: {len(parts)} parts {kind!r} of {layer.name!r} were found of {wanted}")
-        return parts
 
 
 def _with_maps(layers: Sequence[Layer]) -> list[Layer]:

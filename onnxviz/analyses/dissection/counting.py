@@ -8,7 +8,7 @@ corner above a threshold has no pixel above it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
@@ -218,22 +218,11 @@ class Overlap:
             np.zeros(kinds, np.int64),
         )
 
-    def merge(self, other: Overlap) -> None:
+    def __add__(self, other: Overlap) -> Overlap:
         """Add the counts of other images; ValueError if they are of other units or concepts."""
         if self.both.shape != other.both.shape or (self.categories != other.categories).any():
             raise ValueError(f"counts of {other.both.shape} units and concepts do not go with {self.both.shape}")
-        for name in _SUMS:
-            mine: Counts = getattr(self, name)
-            mine += getattr(other, name)
-
-    def arrays(self) -> dict[str, npt.NDArray[Any]]:
-        """Return the counts as arrays, for storing them."""
-        return {"categories": self.categories.astype(np.int64), **{name: getattr(self, name) for name in _SUMS}}
-
-    @classmethod
-    def of(cls, arrays: Mapping[str, npt.NDArray[Any]]) -> Overlap:
-        """Undo `arrays`."""
-        return cls(arrays["categories"].astype(np.intp), **{name: arrays[name] for name in _SUMS})
+        return Overlap(self.categories, *(getattr(self, name) + getattr(other, name) for name in _SUMS))
 
     def iou(self) -> npt.NDArray[np.float64]:
         """Return intersection over union of every unit with every concept, float64 [units, concepts].
@@ -271,22 +260,9 @@ class ShuffledOverlap:
         kinds = int(categories.max(initial=-1)) + 1
         return cls(np.zeros((shuffles, units, len(categories)), np.int64), np.zeros((shuffles, units, kinds), np.int64))
 
-    def merge(self, other: ShuffledOverlap) -> None:
-        """Add the counts of other images; ValueError if they are of other shuffles, units or concepts."""
-        if self.both.shape != other.both.shape or self.unit.shape != other.unit.shape:
-            raise ValueError(f"counts of {other.both.shape} shuffles, units and concepts do not go with "
-                             f"{self.both.shape}")  # fmt: skip
-        self.both += other.both
-        self.unit += other.unit
-
-    def arrays(self) -> dict[str, npt.NDArray[Any]]:
-        """Return the counts as arrays, for storing them."""
-        return {"shuffled_both": self.both, "shuffled_unit": self.unit}
-
-    @classmethod
-    def of(cls, arrays: Mapping[str, npt.NDArray[Any]]) -> ShuffledOverlap:
-        """Undo `arrays`."""
-        return cls(arrays["shuffled_both"], arrays["shuffled_unit"])
+    def __add__(self, other: ShuffledOverlap) -> ShuffledOverlap:
+        """Add the counts of other images."""
+        return ShuffledOverlap(self.both + other.both, self.unit + other.unit)
 
     def ious(self, overlap: Overlap) -> Iterator[npt.NDArray[np.float64]]:
         """Yield for each shuffle what `Overlap.iou` is, float64 [units, concepts]; `overlap` is of all images."""

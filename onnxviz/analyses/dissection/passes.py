@@ -1,103 +1,133 @@
-"""Two passes over the same images: activations are kept between them if they fit, and computed again if not."""
+"""The two passes over the images: first for thresholds and the images of highest peaks, then for overlaps."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeAlias
 
-import numpy as np
-import numpy.typing as npt
-
-from onnxviz.core import limits
+from onnxviz.analyses.dissection.counting import Grid, Labels, Overlap, ShuffledOverlap, categories_of, count_image
+from onnxviz.analyses.dissection.sharding import Setting
+from onnxviz.analyses.dissection.thresholds import BestImages, LargestValues, Thresholds, kept_values
+from onnxviz.analyses.sharding import LastLook, Pass
+from onnxviz.analyses.stream import Batch
 from onnxviz.core.errors import AnalysisError, shorten
-from onnxviz.core.memory import available_memory
-from onnxviz.model.batches import choose_batch, run_batches, say
 
-if TYPE_CHECKING:
-    from onnxviz.model.model import Model
+_ROW_BYTES = 200
+"""A line of the units table, as JSON."""
+_PICTURE_BYTES = 12_000
+"""A photograph with a mask, 240 pixels, as JPEG."""
 
-Activations = dict[str, npt.NDArray[np.float32]]
-"""By layer name, float32 [images, units, height, width]."""
-
-BATCH = 8
-"""Most images in one forward pass: more gain nothing on a CPU."""
-_KEPT_PART = 0.5
-"""Part of the free memory that kept activations may take."""
+Top: TypeAlias = tuple[tuple[LargestValues, BestImages], ...]
+Excitations: TypeAlias = tuple[tuple[Thresholds, BestImages], ...]
+Counts: TypeAlias = tuple[tuple[Overlap, ShuffledOverlap], ...]
+"""With the images' own labels and with those of each shuffle; all of each layer."""
 
 
-class Passes:
-    """The activations of some layers on some images, as often as wanted.
+@dataclass(frozen=True)
+class TopValuesPass(Pass[Top]):
+    """Keeps the largest activations and the best images; concludes with thresholds and the images to show."""
 
-    `measure` gives the activations of images by their numbers. They are kept for another round (`keep`), if they fit.
-    `model` says how often to halve batches, and is told of what had to be smaller; None if nobody is to be told.
-    """
+    setting: Setting
+    name: ClassVar[str] = "top values"
+    conclusion: ClassVar[str] = "thresholds"
 
-    def __init__(
-        self,
-        measure: Callable[[Sequence[int]], Activations],
-        images: Sequence[int],
-        *,
-        keep: bool = True,
-        model: Model | None = None,
-    ) -> None:
-        self._measure = measure
-        self._images = tuple(images)
-        first = measure(self._images[:1])
-        self.shapes = {name: values.shape[1:] for name, values in first.items()}
-        for name, shape in self.shapes.items():
-            if len(shape) != 3:
-                raise AnalysisError(
-                    f"the activations of {name!r} are no maps (shape {shape})",
-                    remedy="choose layers whose units have a height and a width",
-                )
-        per_image = max(1, sum(values.nbytes for values in first.values()))
-        self._keep = keep and per_image * len(self._images) <= limits.KEPT_ACTIVATION_BYTES
-        self._kept: list[Activations] = []
-        self._batch = max(1, min(BATCH, limits.BATCH_ACTIVATION_BYTES // per_image))
-        self._model = model
-        named = ", ".join(shorten(name, 40) for name in list(self.shapes)[:2])
-        self._what = f"The activations of {named}" + (f" and {len(first) - 2} more" if len(first) > 2 else "")
-        if model is not None:
-            # While a batch is copied there are two of it.
-            self._batch = choose_batch(model, self._batch, lambda: 2 * per_image, self._what, free=available_memory)
-        if self._keep and per_image * len(self._images) > _KEPT_PART * available_memory():
-            self._stop_keeping()
+    def order(self, images: Sequence[int]) -> Sequence[int]:  # noqa: ARG002 - the setting has them
+        """Return the images as labels are passed on, so that those of a shard's images are few."""
+        return self.setting.exchange.order
 
-    def __iter__(self) -> Iterator[tuple[tuple[int, ...], Activations]]:
-        """Yield the images in order, a batch at a time, with their activations; the same in every round."""
-        known = len(self._kept)
-        for number in range(known):
-            yield self._images[number * self._batch : (number + 1) * self._batch], self._kept[number]
-        for start, stop, values in run_batches(
-            self._model,
-            len(self._images),
-            self._batch,
-            lambda start, stop: self._measure(self._images[start:stop]),
-            self._what,
-            start=min(known * self._batch, len(self._images)),
-            release=self._make_smaller,
-        ):
-            if self._keep:
-                self._kept.append(values)
-            yield self._images[start:stop], values
+    def fold(self, batches: Iterable[Batch], before: Sequence[Any]) -> Top:  # noqa: ARG002 - the first pass
+        """Keep the largest activations of each unit, and the images of its highest peaks."""
+        setting = self.setting
+        tops: list[list[LargestValues]] = [[] for _ in setting.layers]
+        best: list[BestImages] = []
+        for batch in batches:
+            maps = setting.maps(batch.activations)
+            for layer, parts, values in zip(setting.layers, tops, maps, strict=True):
+                positions = len(setting.images) * values[0, 0].size
+                try:
+                    parts.append(LargestValues.of(values, positions, setting.analysis.quantile))
+                except AnalysisError as fault:
+                    raise AnalysisError(fault.what, where=shorten(layer.name), remedy=fault.remedy) from fault
+                if sum(part.top.shape[1] for part in parts) > kept_values(positions, setting.analysis.quantile):
+                    parts[:] = [LargestValues.joined(parts)]
+            found = [BestImages.of(each, batch.images, setting.analysis.best_images) for each in maps]
+            best = [one.join(other) for one, other in zip(best, found, strict=True)] if best else found
+        return tuple((LargestValues.joined(parts), images) for parts, images in zip(tops, best, strict=True))
 
-    def _make_smaller(self) -> None:
-        """Do with less memory from now on: what is kept was kept in batches of one size."""
-        if self._keep:
-            self._stop_keeping()
-        self._batch = max(1, self._batch // 2)
+    def join(self, one: Top, other: Top) -> Top:
+        """Keep the largest and highest of both."""
+        return tuple((LargestValues.joined((a, c)), b.join(d)) for (a, b), (c, d) in zip(one, other, strict=True))
 
-    def _stop_keeping(self) -> None:
-        self._keep = False
-        self._kept.clear()
-        if self._model is not None:
-            say(self._model, f"{self._what} were computed again for each round, because memory did not suffice to keep "
-                "them.")  # fmt: skip
+    def conclude(self, whole: Top, *_: Any) -> Excitations:
+        """Make thresholds of the largest activations."""
+        return tuple((top.thresholds(), best) for top, best in whole)
 
-    def of(self, image: int) -> Activations:
-        """Return the activations of one image, float32 [1, units, height, width]."""
-        place = self._images.index(image)
-        if place // self._batch < len(self._kept):
-            row = place % self._batch
-            return {name: values[row : row + 1] for name, values in self._kept[place // self._batch].items()}
-        return self._measure((image,))
+    def stored_bytes(self, images: int | None) -> int:
+        """Return the most that a shard's activations and images take, or thresholds and images."""
+        setting, whole = self.setting, len(self.setting.images)
+        if images is None:
+            return setting.units * (16 + 12 * min(whole, setting.analysis.best_images))
+        values = 0
+        for layer in setting.layers:
+            positions = setting.positions(layer)
+            kept = kept_values(whole * positions, setting.analysis.quantile)
+            values += layer.unit_count * min(images * positions, kept)
+        return 4 * values + setting.units * (4 + 12 * min(images, setting.analysis.best_images))
+
+
+@dataclass(frozen=True)
+class OverlapsPass(Pass[Counts]):
+    """Counts pixels of masks and labels; concludes with what the analysis makes of them."""
+
+    setting: Setting
+    name: ClassVar[str] = "counts"
+    conclusion: ClassVar[str] = "units"
+
+    def fold(self, batches: Iterable[Batch], before: Sequence[Any]) -> Counts:
+        """Count the pixels of a shard's images."""
+        setting, exchange = self.setting, self.setting.exchange
+        cuts = [thresholds.values for thresholds, _ in before[0]]
+        categories, shuffles = categories_of(setting.data), setting.shuffles
+        counts = tuple(
+            (Overlap.empty(units, categories), ShuffledOverlap.empty(shuffles, units, categories))
+            for units in (layer.unit_count for layer in setting.layers)
+        )
+        size = setting.analysis.label_sides(setting.subject.input_size)
+        labels = Labels(setting.data, size, exchange.reach)
+        places = {image: place for place, image in enumerate(exchange.order)}
+        for batch in batches:
+            maps = setting.maps(batch.activations)
+            grids = [Grid.between((each.shape[2], each.shape[3]), size) for each in maps]
+            for row, image in enumerate(batch.images):
+                own_and_others = [labels.of(owner) for owner in exchange.owners(places[image])]
+                for layer_counts, values, cut, grid in zip(counts, maps, cuts, grids, strict=True):
+                    count_image(*layer_counts, values[row], cut, own_and_others, grid)
+        return counts
+
+    def join(self, one: Counts, other: Counts) -> Counts:
+        """Add up."""
+        return tuple((a + c, b + d) for (a, b), (c, d) in zip(one, other, strict=True))
+
+    def conclude(self, whole: Counts, before: Sequence[Any], last: LastLook) -> list[Any]:
+        """Show what was counted; only images that are shown are computed again."""
+        return self.setting.analysis.findings(self.setting, before[0], whole, last)
+
+    def stored_bytes(self, images: int | None) -> int:
+        """Return what a shard's counts take, which are as large of any number, or all tables, arrays and pictures."""
+        setting = self.setting
+        if images is not None:
+            return setting.count_bytes(setting.layers, setting.shuffles)
+        shown = sum(min(setting.analysis.best_units, layer.unit_count) for layer in setting.layers)
+        pictures = shown * min(len(setting.images), setting.analysis.best_images)
+        numbers = setting.count_bytes(setting.layers, 0) + 8 * setting.units * (
+            len(setting.data.concepts) + 1 + 2 * setting.shuffles
+        )
+        return numbers + _ROW_BYTES * setting.units + _PICTURE_BYTES * pictures
+
+    def images_again(self) -> int:
+        """Return the number of images that are shown, at most."""
+        setting = self.setting
+        return min(
+            len(setting.images), len(setting.layers) * setting.analysis.best_units * setting.analysis.best_images
+        )

@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxviz.analyses.dissection.counting import Grid, upsample
-from onnxviz.analyses.dissection.passes import Activations
 from onnxviz.analyses.dissection.summary import BY_CHANCE, NO_CONCEPT, UnitResult
 from onnxviz.core.errors import shorten
 from onnxviz.core.findings import Cell, Picture, Tile
@@ -57,10 +56,11 @@ def _grown(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
 
 def maps_of(
     chosen: Mapping[Unit, Sequence[int]],
-    measure: Callable[[int], Activations],
-    progress: Callable[[int, int, str], None] | None,
+    layers: Sequence[str],
+    measure: Callable[[int], Sequence[Map]],
+    progress: Callable[[int, int, str], None],
 ) -> dict[tuple[Unit, int], Map]:
-    """Return the maps of some units on some images, float32 [height, width]; each image is computed once."""
+    """Return the maps of some units on some images, float32 [height, width]; `measure` gives each image's, by layer."""
     units_on: dict[int, list[Unit]] = {}
     for unit, images in chosen.items():
         for image in images:
@@ -69,9 +69,8 @@ def maps_of(
     for done, (image, units) in enumerate(units_on.items()):
         activations = measure(image)
         for unit in units:
-            maps[unit, image] = activations[unit.layer][0, unit.index].copy()
-        if progress is not None:
-            progress(done + 1, len(units_on), "pictures")
+            maps[unit, image] = activations[layers.index(unit.layer)][0, unit.index].copy()
+        progress(done + 1, len(units_on), "pictures")
     return maps
 
 

@@ -7,9 +7,8 @@ largest of its parts.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -47,20 +46,6 @@ class Thresholds:
         """Which living units have their greatest activation as threshold, so that no position lies above it."""
         return np.asarray(~self.constant & (self.values >= self.largest))
 
-    def arrays(self) -> dict[str, npt.NDArray[Any]]:
-        """Return everything as arrays, for storing it."""
-        return {
-            "values": self.values,
-            "smallest": self.smallest,
-            "largest": self.largest,
-            "positions": np.array(self.positions, np.int64),
-        }
-
-    @classmethod
-    def of(cls, arrays: Mapping[str, npt.NDArray[Any]]) -> Thresholds:
-        """Undo `arrays`."""
-        return cls(arrays["values"], arrays["smallest"], arrays["largest"], int(arrays["positions"]))
-
 
 def hazen_place(positions: int, quantile: float) -> float:
     """Return the place of the threshold in the ascending order of all values, from 0, between two of them or on one.
@@ -75,27 +60,27 @@ def kept_values(positions: int, quantile: float) -> int:
     return positions - math.floor(hazen_place(positions, quantile))
 
 
-class TopValues:
-    """Keeps the largest values of every unit, which is all that a high quantile depends on.
+@dataclass(frozen=True, eq=False)
+class LargestValues:
+    """The largest values of every unit, which is all that a high quantile depends on.
 
-    Args:
-        units: number of units.
-        positions: number of values that each unit will have in all, over all shards.
+    Attributes:
+        top: float32 [units, kept or fewer], ascending.
+        smallest: float32 [units], the unit's least value of all.
+        seen: number of values of each unit of which these are the largest.
+        positions: number of values that each unit has in all, over all shards.
         quantile: the share of positions above the threshold, 0 < quantile <= 1.
     """
 
-    def __init__(self, units: int, positions: int, quantile: float) -> None:
-        self._positions = positions
-        place = hazen_place(positions, quantile)
-        self._fraction = place - math.floor(place)
-        self._kept = kept_values(positions, quantile)
-        self._top = np.empty((units, 0), np.float32)
-        self._pending: list[npt.NDArray[np.float32]] = []
-        self._seen = 0
-        self._smallest = np.full(units, np.inf, np.float32)
+    top: npt.NDArray[np.float32]
+    smallest: npt.NDArray[np.float32]
+    seen: int
+    positions: int
+    quantile: float
 
-    def add(self, activations: npt.NDArray[np.float32]) -> None:
-        """Take the activations of some images, float32 [images, units, height, width].
+    @classmethod
+    def of(cls, activations: npt.NDArray[np.float32], positions: int, quantile: float) -> LargestValues:
+        """Keep the largest activations of some images, float32 [images, units, height, width].
 
         Raises:
             AnalysisError: if one is not finite.
@@ -107,126 +92,83 @@ class TopValues:
                 f"unit {unit} has activations that are infinite or not a number",
                 remedy="check the model's preprocessing, or leave the layer out",
             )
-        self._seen += values.shape[1]
-        self._smallest = np.minimum(self._smallest, values.min(axis=1))
-        self._take(_largest(values, self._kept))
-
-    def merge(self, other: TopValues) -> None:
-        """Take what another has kept of other images; in any order the result is that of one pass over all.
-
-        Raises:
-            ValueError: if it was announced other numbers of units or values, or another quantile.
-        """
-        if (self._positions, self._kept, self._fraction) != (other._positions, other._kept, other._fraction):
-            raise ValueError(f"kept {other._kept} values of {other._positions}, not {self._kept} of {self._positions}")
-        if len(self._smallest) != len(other._smallest):
-            raise ValueError(f"{len(other._smallest)} units do not go with {len(self._smallest)}")
-        other._settle()
-        self._seen += other._seen
-        self._smallest = np.minimum(self._smallest, other._smallest)
-        self._take(other._top)
-
-    def arrays(self) -> dict[str, npt.NDArray[Any]]:
-        """Return what is kept as arrays: the largest values in ascending order, float32 [units, kept or fewer]."""
-        self._settle()
-        # Sorted, equal values lie side by side, and the file gets smaller.
-        return {
-            "top": np.sort(self._top, axis=1),
-            "smallest": self._smallest,
-            "seen": np.array(self._seen, np.int64),
-            "positions": np.array(self._positions, np.int64),
-        }
+        top = _largest(values, kept_values(positions, quantile))
+        return cls(top, values.min(axis=1), values.shape[1], positions, quantile)
 
     @classmethod
-    def of(cls, arrays: Mapping[str, npt.NDArray[Any]], quantile: float) -> TopValues:
-        """Undo `arrays`; `quantile` as it was given; ValueError if the arrays do not fit it."""
-        made = cls(len(arrays["top"]), int(arrays["positions"]), quantile)
-        made._top, made._smallest, made._seen = arrays["top"], arrays["smallest"], int(arrays["seen"])
-        if made._top.shape != (len(made._smallest), min(made._seen, made._kept)):
-            raise ValueError(f"{made._top.shape} values were kept of {made._seen}, of which {made._kept} are needed")
-        return made
-
-    def _take(self, largest: npt.NDArray[np.float32]) -> None:
-        self._pending.append(largest)
-        if sum(part.shape[1] for part in self._pending) > self._kept:
-            self._settle()
-
-    def thresholds(self) -> Thresholds:
-        """Return the quantiles of everything that was added.
+    def joined(cls, parts: Sequence[LargestValues]) -> LargestValues:
+        """Keep the largest of all parts; in any order the result is that of one pass over all.
 
         Raises:
-            ValueError: if other than the announced number of values was added.
+            ValueError: if they were announced different numbers of units or values, or different quantiles.
         """
-        if self._seen != self._positions:
-            raise ValueError(f"{self._seen} values were added of {self._positions}")
-        self._settle()
-        ordered = np.sort(self._top, axis=1).astype(np.float64)
+        kinds = {(len(part.smallest), part.positions, part.quantile) for part in parts}
+        if len(kinds) != 1:
+            raise ValueError(f"units, values and quantiles do not go together: {sorted(kinds)}")
+        ((_, positions, quantile),) = kinds
+        top = _largest(np.concatenate([part.top for part in parts], axis=1), kept_values(positions, quantile))
+        smallest = np.minimum.reduce([part.smallest for part in parts])
+        return cls(top, smallest, sum(part.seen for part in parts), positions, quantile)
+
+    def thresholds(self) -> Thresholds:
+        """Return the quantiles of everything.
+
+        Raises:
+            ValueError: if there were other than the announced number of values.
+        """
+        if self.seen != self.positions:
+            raise ValueError(f"{self.seen} values were added of {self.positions}")
+        ordered = self.top.astype(np.float64)
         low, high = ordered[:, 0], ordered[:, min(1, ordered.shape[1] - 1)]
+        place = hazen_place(self.positions, self.quantile)
         # The two forms are numpy's: exact at both ends of the interval.
-        rise, fraction = high - low, self._fraction
+        rise, fraction = high - low, place - math.floor(place)
         values = low + rise * fraction if fraction < 0.5 else high - rise * (1 - fraction)
         # 0.0 and -0.0 are equal, so which of them is found depends on the order; adding 0 makes both 0.0.
-        largest = ordered[:, -1].astype(np.float32)
-        return Thresholds(values + 0.0, self._smallest + np.float32(0), largest + np.float32(0), self._positions)
-
-    def _settle(self) -> None:
-        self._top = _largest(np.concatenate([self._top, *self._pending], axis=1), self._kept)
-        self._pending = []
+        largest = self.top[:, -1]
+        return Thresholds(values + 0.0, self.smallest + np.float32(0), largest + np.float32(0), self.positions)
 
 
 def _largest(values: npt.NDArray[np.float32], count: int) -> npt.NDArray[np.float32]:
-    if values.shape[1] <= count:
-        return values
-    # Behind a ReLU most values are equal, and on those `np.partition` is many times slower than sorting.
+    # Behind a ReLU most values are equal, and on those `np.partition` is many times slower than sorting. Sorted, equal
+    # values lie side by side, and the file gets smaller.
     return np.sort(values, axis=1)[:, -count:].copy()
 
 
+@dataclass(frozen=True, eq=False)
 class BestImages:
-    """Keeps for every unit the `count` images of highest peak: its greatest activation in the image."""
+    """For every unit some images of highest peak: its greatest activation in the image.
 
-    def __init__(self, units: int, count: int) -> None:
-        self._count = count
-        self._peaks = np.empty((units, 0), np.float32)
-        self._images = np.empty((units, 0), np.int64)
+    Attributes:
+        count: most images that are kept.
+        peaks: float32 [units, count or fewer], the highest first.
+        images: int64 [units, count or fewer], their numbers; of equal peaks the lowest first.
+    """
 
-    @property
-    def images(self) -> npt.NDArray[np.int64]:
-        """The images' numbers, [units, count or fewer]: highest peak first, of equal ones the lowest number."""
-        return self._images
-
-    def add(self, activations: npt.NDArray[np.float32], images: Sequence[int]) -> None:
-        """Take activations, float32 [images, units, height, width], of images by their numbers."""
-        peaks = activations.max(axis=(2, 3)).T
-        self._take(peaks, np.broadcast_to(np.array(images, np.int64), peaks.shape))
-
-    def merge(self, other: BestImages) -> None:
-        """Take what another has kept of other images; in any order the result is that of one pass over all.
-
-        Raises:
-            ValueError: if it keeps another number of images, or has other units.
-        """
-        if self._count != other._count or len(self._peaks) != len(other._peaks):
-            raise ValueError(
-                f"{other._count} images of {len(other._peaks)} units do not go with {self._count} of {len(self._peaks)}"
-            )
-        self._take(other._peaks, other._images)
-
-    def arrays(self) -> dict[str, npt.NDArray[Any]]:
-        """Return what is kept as arrays, for storing it."""
-        return {"peaks": self._peaks, "peak_images": self._images}
+    count: int
+    peaks: npt.NDArray[np.float32]
+    images: npt.NDArray[np.int64]
 
     @classmethod
-    def of(cls, arrays: Mapping[str, npt.NDArray[Any]], count: int) -> BestImages:
-        """Undo `arrays`; `count` as it was given; ValueError if the arrays do not fit it."""
-        made = cls(len(arrays["peaks"]), count)
-        made._peaks, made._images = arrays["peaks"], arrays["peak_images"]
-        if made._peaks.shape != made._images.shape or made._peaks.ndim != 2 or made._peaks.shape[1] > count:
-            raise ValueError(f"{made._images.shape} images for {made._peaks.shape} peaks, of at most {count}")
-        return made
+    def of(cls, activations: npt.NDArray[np.float32], images: Sequence[int], count: int) -> BestImages:
+        """Choose among images by their numbers; activations are float32 [images, units, height, width]."""
+        peaks = activations.max(axis=(2, 3)).T
+        return cls._best(peaks, np.broadcast_to(np.array(images, np.int64), peaks.shape), count)
 
-    def _take(self, peaks: npt.NDArray[np.float32], images: npt.NDArray[np.int64]) -> None:
-        peaks = np.concatenate([self._peaks, peaks], axis=1)
-        images = np.concatenate([self._images, images], axis=1)
-        order = np.lexsort((images, -peaks), axis=1)[:, : self._count]
-        self._peaks = np.take_along_axis(peaks, order, axis=1)
-        self._images = np.take_along_axis(images, order, axis=1)
+    def join(self, other: BestImages) -> BestImages:
+        """Choose among both; in any order the result is that of one pass over all.
+
+        Raises:
+            ValueError: if the other keeps another number of images, or has other units.
+        """
+        if self.count != other.count or len(self.peaks) != len(other.peaks):
+            raise ValueError(
+                f"{other.count} images of {len(other.peaks)} units do not go with {self.count} of {len(self.peaks)}"
+            )
+        peaks = np.concatenate([self.peaks, other.peaks], axis=1)
+        return self._best(peaks, np.concatenate([self.images, other.images], axis=1), self.count)
+
+    @classmethod
+    def _best(cls, peaks: npt.NDArray[np.float32], images: npt.NDArray[np.int64], count: int) -> BestImages:
+        order = np.lexsort((images, -peaks), axis=1)[:, :count]
+        return cls(count, np.take_along_axis(peaks, order, axis=1), np.take_along_axis(images, order, axis=1))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import traceback
+from collections import UserDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -98,8 +99,8 @@ class LocalWorker:
 
     def _run(self, planned: PlannedJob, task: Task, progress: Progress) -> tuple[str, ...]:
         analysis, subject, job = self.analyses[planned.analysis], self._subject(planned.alias), planned.job
-        needed = zip(job.needs, planned.needs, strict=True)
-        found = {name: self._needed(name, key, analysis) for name, key in needed}
+        keys, types = dict(zip(job.needs, planned.needs, strict=True)), analysis.result_types()
+        found = _Found(keys, lambda name: self._needed(name, keys[name], types))
         model = self._model(planned.alias)
         model.halvings, model.reduced = task.halvings, []
         model.distrust(task.distrusted)
@@ -110,11 +111,11 @@ class LocalWorker:
         finally:
             model.halvings, model.reduced = 0, []
         about = {"model": planned.alias, "analysis": planned.analysis, "job": job.name}
-        self.store.save(planned.key, findings, about, types=analysis.result_types())
+        self.store.save(planned.key, findings, about, types=types)
         return remarks
 
-    def _needed(self, name: str, key: str, analysis: Analysis) -> list[Any]:
-        found = self.store.load(key, arrays=True, types=analysis.result_types())
+    def _needed(self, name: str, key: str, types: Mapping[str, type]) -> list[Any]:
+        found = self.store.load(key, arrays=True, types=types)
         if found is None:
             raise AnalysisError(
                 f"what the job {name!r} found is gone", remedy="run the recipe again: what is missing is made again"
@@ -135,6 +136,17 @@ class LocalWorker:
             self._models.clear()  # one at a time: tasks come model by model
             self._models[alias] = make_model(self._subject(alias), self.device)
         return self._models[alias]
+
+
+class _Found(UserDict[str, Any]):
+    """What the jobs that another needs have found, read whenever it is asked for: many shards may be large together."""
+
+    def __init__(self, keys: Mapping[str, str], read: Callable[[str], list[Any]]) -> None:
+        super().__init__(keys)
+        self._read = read
+
+    def __getitem__(self, name: str) -> list[Any]:
+        return self._read(name)
 
 
 def _failure(error: Exception, seconds: float) -> Outcome:

@@ -16,7 +16,7 @@ import onnxviz
 from onnxviz.analyses.attribution.fusion import fused, upsample
 from onnxviz.analyses.attribution.method import Method
 from onnxviz.analyses.attribution.methods import methods
-from onnxviz.analyses.attribution.methods.cam import EigenCam, GradCamMethod, HiResCam
+from onnxviz.analyses.attribution.methods.cam import EigenCam, ElementWiseGradCam, GradCamMethod, HiResCam, LayerCam
 from onnxviz.analyses.attribution.methods.cam_by_scores import AblationCam, CamByScores, ScoreCam
 from onnxviz.analyses.attribution.question import ForwardPass, Question
 from onnxviz.analyses.attribution.targets import ClassTarget
@@ -200,6 +200,14 @@ def test_an_image_does_not_depend_on_the_others_nor_on_a_batch_of_one(residual: 
         forward = ForwardPass(fixed, images_of()[place : place + 1], chosen, target.layers, to_input=False)
         for one, all_of in zip(method.attribute(forward.ask([target])).maps, together, strict=True):
             assert apart(one[0], all_of[place].numpy()) < 1e-5
+
+
+def test_behind_a_relu_element_wise_grad_cam_is_layer_cam(residual: Both) -> None:
+    question = ask(residual[1], Residual.layers)
+    for one, other in zip(
+        ElementWiseGradCam().attribute(question).maps, LayerCam().attribute(question).maps, strict=True
+    ):
+        torch.testing.assert_close(one, other)
 
 
 @pytest.mark.parametrize("name", [*PEERS, "ablation_cam"])

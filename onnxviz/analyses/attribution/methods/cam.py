@@ -145,7 +145,8 @@ class ElementWiseGradCam(GradientCam):
 
         map = sum over k of ReLU(g A_k)
 
-    Negative evidence of one channel takes nothing from another's, other than in HiResCAM.
+    Negative evidence of one channel takes nothing from another's, other than in HiResCAM. Where no activation is
+    negative, as behind a ReLU, it is LayerCAM.
     """
 
     method: Literal["grad_cam_element_wise"] = "grad_cam_element_wise"

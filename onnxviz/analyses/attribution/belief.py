@@ -22,6 +22,11 @@ make the score, is surely above this. Of guided backpropagation, which is known 
 networks, of gradient times input 0.6 to 0.73."""
 
 
+IGNORES_IMAGE = 1e-3
+"""A map ignores the image if its largest relative change under noise is below this: the deconvnet of a network without
+poolings is the same for every image."""
+
+
 @dataclass(frozen=True)
 class Verdict:
     """What the judgements of one kind of map come to.
@@ -74,9 +79,14 @@ class Verdict:
         return _surely_above(self.first, IGNORES_TARGET)
 
     @property
+    def ignores_image(self) -> bool:
+        """Whether its maps stay the same when the image changes a little."""
+        return self.sensitivity.total > 0 and self.sensitivity.value < IGNORES_IMAGE
+
+    @property
     def is_blind(self) -> bool:
-        """Whether it ignores the weights or what is explained."""
-        return self.ignores_weights or self.ignores_target
+        """Whether it ignores the weights, what is explained, or the image."""
+        return self.ignores_weights or self.ignores_target or self.ignores_image
 
     @property
     def is_better(self) -> bool:

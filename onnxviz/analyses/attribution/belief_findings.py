@@ -198,6 +198,14 @@ def _ignoring(belief: Belief, images: Sequence[ImageJudgement]) -> Iterator[Find
                 f"ignores_target.{one.method}",
                 "wrong",
             )
+        if one.ignores_image:
+            yield Caveat(
+                f"{one.method} does not depend on the image: with noise that changes no prediction its maps stay the "
+                f"same but for rounding, over {counted(one.sensitivity.total, 'image')}. They say nothing of where in "
+                "an image the evidence lies.",
+                f"ignores_image.{one.method}",
+                "wrong",
+            )
     known = [one for one in belief.methods if one.rank.total]
     if known and not any(one.is_blind for one in known):
         most = max(known, key=lambda one: one.rank.value)
@@ -302,6 +310,8 @@ def _word(one: Verdict) -> str:
         return "no: hardly depends on the weights"
     if one.ignores_target:
         return "no: hardly depends on what is explained"
+    if one.ignores_image:
+        return "no: does not depend on the image"
     if not one.margin.total:
         return "not measured"
     if one.is_better:

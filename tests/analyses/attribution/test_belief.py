@@ -35,6 +35,7 @@ def judged(
     *,
     simple: bool = False,
     first: float = 0.6,
+    change: float = 0.2,
 ) -> MapJudgement:
     return MapJudgement(
         name,
@@ -42,7 +43,7 @@ def judged(
         blank=False,
         curves=None if margin is None else curves_of(margin),
         randomised=() if simple else (Similarity(first, 0.9), Similarity(rank, math.nan)),
-        stable=None if simple else Stability(0.2, 0.8, 3),
+        stable=None if simple else Stability(change, 0.8, 3),
         place=None if hit is None else Localisation(hit, 0.4),
     )
 
@@ -138,6 +139,23 @@ def test_a_method_that_ignores_what_is_explained_is_flagged_and_never_taken() ->
     assert (choice.method, choice.runner_up) == ("other", "")
     table = next(one for one in said if isinstance(one, Table))
     assert [row[1] for row in table.rows][1] == "no: hardly depends on what is explained"
+
+
+def test_a_method_that_ignores_the_image_is_flagged_and_never_taken() -> None:
+    given = [
+        ImageJudgement(
+            "cat",
+            (judged("deaf", 0.9, change=1e-7), judged("other", 0.4), judged("centre", 0.2, simple=True)),
+            STAGES,
+            None,
+        )
+    ] * 10
+    said = findings(given, SETTINGS)
+    assert "deaf does not depend on the image" in text_of(said, Caveat)
+    assert "other does not" not in text_of(said, Caveat)
+    choice = choose(given)
+    assert choice is not None
+    assert choice.method == "other"
 
 
 def test_auto_takes_the_best_and_names_the_next() -> None:

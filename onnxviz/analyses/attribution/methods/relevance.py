@@ -104,7 +104,7 @@ class LrpEpsilon(RelevancePropagation):
 
     def cost(self, layers: int) -> float:  # noqa: ARG002 - of pixels
         """Estimate: a pass there and back, and each product once more."""
-        return 5.0
+        return 6.0
 
 
 class LrpGamma(RelevancePropagation):

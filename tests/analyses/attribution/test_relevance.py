@@ -36,7 +36,7 @@ SCALED = dataclasses.replace(PRESETS["unit"], fit="none", mean=MEAN, scale=SCALE
 CLASS = 1
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module", autouse=True)
 def zennit() -> types.ModuleType:
     """The peer, imported without torchvision, of which it wants two names that nothing here uses.
 
@@ -177,9 +177,9 @@ def exported(module: nn.Module, path: Path, **settings: Any) -> onnxviz.Model:
     return onnxviz.Model(onnxviz.open_model(path), SCALED, device="cpu")
 
 
-def ask(model: onnxviz.Model, given: torch.Tensor, layers: tuple[str, ...] = ()) -> Question:
+def ask(model: onnxviz.Model, given: torch.Tensor, layers: tuple[str, ...] = (), number: int = CLASS) -> Question:
     head = resolve_head(model.view, None, None)
-    target = ClassTarget(head, CLASS)
+    target = ClassTarget(head, number)
     named = [model.view.layer(name) for name in layers]
     return ForwardPass(model, given, named, target.layers, to_input=False).ask([target] * len(given))
 
@@ -193,7 +193,7 @@ def assert_near(found: torch.Tensor, wanted: torch.Tensor, most: float = 1e-5) -
 
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("averaged", [False, True])
-def test_relevance_is_the_peers_on_a_module(zennit: types.ModuleType, name: str, averaged: bool) -> None:
+def test_relevance_is_the_peers_on_a_module(name: str, averaged: bool) -> None:
     module, given = network(averaged=averaged).double(), images().double()
     wanted = by_peer(module, name, given)
     assert_near(by_rules(module, ours(name, torch.float64), given), wanted)
@@ -201,9 +201,7 @@ def test_relevance_is_the_peers_on_a_module(zennit: types.ModuleType, name: str,
 
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("folded", [True, False])
-def test_relevance_is_the_peers_on_the_onnx_export(
-    zennit: types.ModuleType, name: str, folded: bool, tmp_path: Path
-) -> None:
+def test_relevance_is_the_peers_on_the_onnx_export(name: str, folded: bool, tmp_path: Path) -> None:
     module = network()
     settings = {} if folded else {"training": torch.onnx.TrainingMode.PRESERVE, "do_constant_folding": False}
     model = exported(module, tmp_path / "network.onnx", **settings)
@@ -230,9 +228,22 @@ def test_without_biases_relevance_adds_up_to_the_score() -> None:
             assert found.sum(dim=(1, 2, 3)).tolist() == pytest.approx(scores.tolist(), rel=1e-3), name
 
 
-def test_smooth_activations_pass_relevance_whole(zennit: types.ModuleType) -> None:
+def test_smooth_activations_pass_relevance_whole() -> None:
     module, given = network(smooth=True).double(), images().double()
     assert_near(by_rules(module, ours("epsilon", torch.float64), given), by_peer(module, "epsilon", given))
+
+
+def test_it_is_said_where_little_reaches_the_pixels(tmp_path: Path) -> None:
+    module = network()
+    usual = LrpComposite().attribute(ask(exported(module, tmp_path / "network.onnx"), images()))
+    assert "less than a tenth" not in usual.said
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d) and layer.bias is not None:
+            layer.bias.fill_(1)
+            layer.weight.mul_(0.01)
+    large = LrpComposite().attribute(ask(exported(module, tmp_path / "large.onnx"), images()))
+    assert float(large.facts["completeness error"].min()) > 0.9
+    assert "less than a tenth" in large.said
 
 
 def test_nothing_is_left_on_the_model(tmp_path: Path) -> None:
@@ -413,3 +424,35 @@ def test_relevance_that_is_not_finite_is_refused(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(question, "slopes", lambda *_: (question.scores, endless))
     with pytest.raises(AnalysisError, match="no finite relevance"):
         LrpEpsilon().attribute(question)
+
+
+@pytest.mark.zoo
+@pytest.mark.parametrize(
+    ("file", "preset"),
+    [
+        ("squeezenet_fp16", "caffe"),
+        ("cifar10_resnet20_ts17", "imagenet"),
+        ("coral_mobilenet_v1_0.25_128_qdq", "tf"),
+        ("fer2013_mini_XCEPTION.102-0.66", "gray_tf"),
+        ("caffe_lenet", "gray_unit"),
+        ("vnn_vit_cifar10_pgd_2_3_16", "imagenet"),
+    ],
+)
+def test_real_networks_need_no_other_rules(zoo: Path, shared_data: Path, file: str, preset: str) -> None:
+    model = onnxviz.load(zoo / "onnx" / f"{file}.onnx", preprocess=preset, device="cpu")
+    question = ask(model, model.prepare([shared_data / "imagenet_sample" / "n01518878_ostrich.JPEG"]))
+    found = LrpComposite().attribute(question)
+    assert "want of a rule" not in found.said
+    assert float(found.maps[0].abs().max()) > 0
+    assert found.maps[0].shape == question.images[:, 0].shape
+
+
+@pytest.mark.zoo
+def test_the_evidence_for_an_ostrich_is_the_ostrich(zoo: Path, shared_data: Path) -> None:
+    """It fills a tenth of the photograph: from column 80 to 140, from row 45 to 170 of 224."""
+    model = onnxviz.load(zoo / "onnx" / "squeezenet_fp16.onnx", preprocess="caffe", device="cpu")
+    question = ask(model, model.prepare([shared_data / "imagenet_sample" / "n01518878_ostrich.JPEG"]), (), 9)
+    (found,) = LrpComposite().attribute(question).maps
+    assert float(found[0, 45:170, 80:140].sum() / found.sum()) > 0.5
+    (whole,) = LrpEpsilon().attribute(question).facts.values()
+    assert float(whole) < 0.5

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from onnxviz.analyses.attribution.relevance.propagation import Rules
 
 _BACH = "Bach et al. 2015, On Pixel-Wise Explanations for Non-Linear Classifier Decisions by LRP, PLoS ONE 10(7)"
+_LITTLE = 0.1
+"""Part of the score at the pixels below which it is said that it is little."""
 _OVERVIEW = "Montavon et al. 2019, Layer-Wise Relevance Propagation: An Overview, LNCS 11700"
 
 
@@ -49,8 +51,11 @@ class RelevancePropagation(Method):
             scores, relevance = question.slopes(question.images, range(count))
         maps = relevance.sum(dim=1)
         self.require_finite(question, (maps,))
-        error = (maps.sum(dim=(1, 2)) - scores).abs() / scores.abs()
-        return Attribution((maps,), {"completeness error": error}, self._in_words(mode.unruled))
+        reached = maps.sum(dim=(1, 2))
+        said = self._in_words(mode.unruled)
+        if bool((reached.abs() < _LITTLE * scores.abs()).all()):
+            said += " Here less than a tenth of the score reaches the pixels: the map says where that lies."
+        return Attribution((maps,), {"completeness error": (reached - scores).abs() / scores.abs()}, said)
 
     def require_finite(self, question: Question, maps: Sequence[torch.Tensor]) -> None:
         """Raise AnalysisError if relevance grew without bound."""
@@ -98,8 +103,8 @@ class LrpEpsilon(RelevancePropagation):
         return f"the epsilon rule (epsilon {self.epsilon:g}) in every layer with weights"
 
     def cost(self, layers: int) -> float:  # noqa: ARG002 - of pixels
-        """Estimate: a pass, and products repeated on the way back."""
-        return 4.0
+        """Estimate: a pass there and back, and each product once more."""
+        return 6.0
 
 
 class LrpGamma(RelevancePropagation):
@@ -127,7 +132,7 @@ class LrpGamma(RelevancePropagation):
 
     def cost(self, layers: int) -> float:  # noqa: ARG002 - of pixels
         """Estimate: a pass, and products of positive and negative parts on the way back."""
-        return 10.0
+        return 12.0
 
 
 class Composite(RelevancePropagation):
@@ -182,7 +187,7 @@ class Composite(RelevancePropagation):
 
     def cost(self, layers: int) -> float:  # noqa: ARG002 - of pixels
         """Estimate: a pass, products of positive parts on the way back, and two images for the pixels' range."""
-        return 10.0
+        return 14.0
 
 
 class LrpComposite(Composite):
@@ -277,7 +282,7 @@ class AttnLrp(RelevancePropagation):
 
     def cost(self, layers: int) -> float:  # noqa: ARG002 - of pixels
         """Estimate: a pass, and products of positive and negative parts on the way back."""
-        return 10.0
+        return 12.0
 
 
 def _limits(question: Question) -> tuple[tuple[torch.Tensor, torch.Tensor], ...]:

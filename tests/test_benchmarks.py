@@ -17,10 +17,10 @@ import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = (
-    "agreement", "class_images", "cluster_costs", "cluster_simulation", "dissection", "execution", "faults",
-    "feature_visualization", "fuzz", "gpu", "gpu_execution", "gpu_feature_visualization", "grad_cam", "import_coverage",
-    "import_speed", "layer_names", "operator_table", "preprocessing", "quantised_forms", "ray_overhead",
-    "simple_pictures", "stock_onnx2torch", "streams",
+    "agreement", "attribution_perturbation", "class_images", "cluster_costs", "cluster_simulation", "dissection",
+    "execution", "faults", "feature_visualization", "fuzz", "gpu", "gpu_execution", "gpu_feature_visualization",
+    "grad_cam", "import_coverage", "import_speed", "layer_names", "operator_table", "preprocessing",
+    "quantised_forms", "ray_overhead", "simple_pictures", "stock_onnx2torch", "streams",
 )  # fmt: skip
 
 
@@ -89,6 +89,14 @@ def test_grad_cam(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Monkey
         "bare", "ours", "ours, enlarged", "peer, all layers", "peer, layer by layer"
     ]  # fmt: skip
     assert float(text.rsplit(":", 1)[1]) < 1e-4  # the peer's maps are ours
+
+
+def test_attribution_by_changed_images(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    options = ("--model", "builtin", "--rounds", "1", "--masks", "8")
+    text = run("attribution_perturbation", *options, capsys=capsys, monkeypatch=monkeypatch)
+    found = {row[0]: row for row in rows(text)}
+    assert {"bare", "occlusion", "occlusion, three classes", "RISE"} <= set(found)
+    assert float(found["Captum, 1 in a pass"][-1]) < 1e-4  # its maps are ours
 
 
 def test_dissection(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -84,17 +84,20 @@ def measure_changes(question: Question, method: Method, counts: Sequence[int], c
 
     owners = [place for place, count in enumerate(counts) for _ in range(count)]
     kept = question.shared.get(method)
-    answers: list[torch.Tensor] = []
-    scores: list[torch.Tensor] = []
-    done = 0
-    for values in _passes(question, counts, change) if kept is None else kept:
-        scores.append(question.scores_of(values, owners[done : done + len(values)]))
-        done += len(values)
+    passes = _passes(question, counts, change) if kept is None else iter(kept.split(question.together))
+    answers: torch.Tensor | None = None  # in one piece: small ones would lie between large ones, and memory would grow
+    scores = torch.empty(len(owners), dtype=torch.float64)
+    start = 0
+    for values in passes:
+        stop = start + len(values)
+        scores[start:stop] = question.scores_of(values, owners[start:stop])
         if kept is None and values[0].nbytes * len(owners) <= KEPT_BYTES:
-            answers.append(values)
-    if answers:
+            answers = values.new_empty((len(owners), *values.shape[1:])) if answers is None else answers
+            answers[start:stop] = values
+        start = stop
+    if answers is not None:
         question.shared[method] = answers
-    return list(torch.split(torch.cat(scores), list(counts)))
+    return list(torch.split(scores, list(counts)))
 
 
 def _passes(question: Question, counts: Sequence[int], change: Change) -> Iterator[torch.Tensor]:

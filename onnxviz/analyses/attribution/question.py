@@ -23,6 +23,8 @@ from onnxviz.model.model import Model
 
 TOGETHER = 16
 """Changed images that share a pass, where there are as many and memory suffices."""
+CHANGED_BYTES = 4 << 20
+"""What changed images that are measured at once may take: what a call costs beside its passes counts for small ones."""
 
 
 class ForwardPass:
@@ -166,8 +168,9 @@ class Question:
 
     @property
     def together(self) -> int:
-        """How many changed images share a pass without gradients."""
-        return self.model.view.batch or TOGETHER
+        """How many changed images are measured at once: whole passes, and several where images are small."""
+        step = self.model.view.batch or TOGETHER
+        return max(CHANGED_BYTES // self.images[0].nbytes, TOGETHER, step) // step * step
 
     def measured_values(self, images: torch.Tensor) -> torch.Tensor:
         """Return what the targets' layer gives of changed images [M, channels, h, w], by ONNX Runtime, on the CPU."""

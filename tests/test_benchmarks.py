@@ -17,9 +17,10 @@ import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = (
-    "agreement", "attribution", "attribution_faithfulness", "attribution_pixels", "class_images", "cluster_costs",
-    "cluster_simulation", "dissection", "execution", "faults", "feature_visualization", "fuzz", "gpu", "gpu_execution",
-    "gpu_feature_visualization", "import_coverage", "import_speed", "layer_names", "operator_table", "preprocessing",
+    "agreement", "attribution", "attribution_faithfulness", "attribution_perturbation", "attribution_pixels",
+    "class_images", "cluster_costs", "cluster_simulation", "dissection", "execution", "faults", "feature_visualization",
+    "fuzz", "gpu", "gpu_execution", "gpu_feature_visualization", "import_coverage", "import_speed", "layer_names",
+    "operator_table", "preprocessing",
     "quantised_forms", "ray_overhead", "simple_pictures", "stock_onnx2torch", "streams",
 )  # fmt: skip
 
@@ -112,6 +113,14 @@ def test_attribution_pixels(capsys: pytest.CaptureFixture[str], monkeypatch: pyt
     assert [row[0] for row in found] == ["integrated_gradients"] * 6 + ["smooth_grad"] * 6
     assert [row[1].split(" (")[0] for row in found] == 2 * names
     assert float(text.rsplit("by", 1)[1]) < 1e-3  # captum's maps are ours
+
+
+def test_attribution_by_changed_images(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    options = ("--model", "builtin", "--rounds", "1", "--masks", "8")
+    text = run("attribution_perturbation", *options, capsys=capsys, monkeypatch=monkeypatch)
+    found = {row[0]: row for row in rows(text)}
+    assert {"bare", "occlusion", "occlusion, three classes", "RISE"} <= set(found)
+    assert float(found["Captum, 1 in a pass"][-1]) < 1e-4  # its maps are ours
 
 
 def test_dissection(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

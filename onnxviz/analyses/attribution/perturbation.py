@@ -84,17 +84,27 @@ def measure_changes(question: Question, method: Method, counts: Sequence[int], c
 
     owners = [place for place, count in enumerate(counts) for _ in range(count)]
     kept = question.kept.get(method)
-    answers: list[tuple[torch.Tensor, ...]] = []
-    scores: list[torch.Tensor] = []
-    done = 0
-    for values in _passes(question, counts, change) if kept is None else kept:
-        scores.append(question.scores_of(values, owners[done : done + len(values[0])]))
-        done += len(values[0])
+    passes = (
+        _passes(question, counts, change)
+        if kept is None
+        else zip(*(each.split(question.together) for each in kept), strict=True)
+    )
+    answers: list[
+        torch.Tensor
+    ] = []  # each in one piece: small ones would lie between large ones, and memory would grow
+    scores = torch.empty(len(owners), dtype=torch.float64)
+    start = 0
+    for values in passes:
+        stop = start + len(values[0])
+        scores[start:stop] = question.scores_of(values, owners[start:stop])
         if kept is None and sum(each[0].nbytes for each in values) * len(owners) <= KEPT_BYTES:
-            answers.append(values)
+            answers = answers or [each.new_empty((len(owners), *each.shape[1:])) for each in values]
+            for whole, part in zip(answers, values, strict=True):
+                whole[start:stop] = part
+        start = stop
     if answers:
         question.kept[method] = answers
-    return list(torch.split(torch.cat(scores), list(counts)))
+    return list(torch.split(scores, list(counts)))
 
 
 def _passes(question: Question, counts: Sequence[int], change: Change) -> Iterator[tuple[torch.Tensor, ...]]:

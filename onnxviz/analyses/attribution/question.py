@@ -27,6 +27,8 @@ TOGETHER = 16
 """Changed images that share a pass, where there are as many and memory suffices."""
 FAST_BYTES = 256 << 20
 """What the values of such a pass take at most on a CPU: the system hands out larger pieces anew each time."""
+CHANGED_BYTES = 4 << 20
+"""What changed images that are measured at once may take: what a call costs beside its passes counts for small ones."""
 
 _Part = TypeVar("_Part")
 _Shared = TypeVar("_Shared")
@@ -256,8 +258,9 @@ class Question:
 
     @property
     def together(self) -> int:
-        """How many changed images share a pass without gradients."""
-        return self.model.view.batch or TOGETHER
+        """How many changed images are measured at once: whole passes, and several where images are small."""
+        step = self.model.view.batch or TOGETHER
+        return max(CHANGED_BYTES // self.images[0].nbytes, TOGETHER, step) // step * step
 
     def measured_values(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Return what the targets' layers give of changed images [M, channels, h, w], by ONNX Runtime, on the CPU."""

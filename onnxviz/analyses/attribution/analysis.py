@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Union
 
-from pydantic import BeforeValidator, Field, StrictInt, field_validator, model_validator
+from pydantic import BeforeValidator, Field, StrictInt, WrapSerializer, field_validator, model_validator
 
 from onnxviz.analyses import explained_score, presentation, storage
 from onnxviz.analyses.attribution.belief import choose
@@ -16,6 +16,7 @@ from onnxviz.analyses.attribution.belief_findings import findings as belief_find
 from onnxviz.analyses.attribution.evidence_places import Places
 from onnxviz.analyses.attribution.findings import (
     about_blank,
+    about_refused,
     image_findings,
     image_metrics,
     methods_table,
@@ -49,12 +50,17 @@ if TYPE_CHECKING:
 else:
     _KNOWN = methods()
     _SETTINGS = Annotated[Union[tuple(_KNOWN.values())], Field(discriminator="method")]  # noqa: UP007
+
+    def _settings(given: object) -> object:
+        """Return the mapping that a name stands for. Behind a function of ours lists are no tuples any more."""
+        if isinstance(given, str):
+            return {"method": given}
+        if not isinstance(given, dict):
+            return given
+        return {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
+
     _CHOICE = Annotated[
-        _SETTINGS,
-        BeforeValidator(
-            lambda given: {"method": given} if isinstance(given, str) else given,
-            json_schema_input_type=Literal[tuple(_KNOWN)] | _SETTINGS,
-        ),
+        _SETTINGS, BeforeValidator(_settings, json_schema_input_type=Literal[tuple(_KNOWN)] | _SETTINGS)
     ]
 
     def _methods(given: object) -> object:
@@ -65,6 +71,7 @@ else:
 
     MethodChoices = Annotated[
         tuple[_CHOICE, ...],
+        WrapSerializer(lambda chosen, usual: usual(chosen) if chosen else "auto"),
         BeforeValidator(_methods, json_schema_input_type=Literal["auto"] | tuple[_CHOICE, ...]),
     ]
 
@@ -250,7 +257,7 @@ classes: top:2
         for metric in (metric for image in images for metric in image_metrics(image, head)):
             numbers.setdefault(metric.name, []).append(metric)
         metrics = [explained_score.joined(parts) for parts in numbers.values()]
-        drawn = {one.method: self.named_methods[one.method] for image in images[:1] for one in image.targets[0].methods}
+        drawn = {one.method: self.named_methods[one.method] for image in images for one in image.targets[0].methods}
         shown = [image_findings(image, source.names[image.index], subject, head, drawn, titles) for image in images]
         placed = max((image.placed for image in images), default=1)
         return [
@@ -267,6 +274,7 @@ classes: top:2
             *cropped_note(source, chosen, subject.preprocessing, subject.input_size),
             *self.coverage(subject, len(images)),
             *about_blank(metrics),
+            *about_refused(found),
             *self.target.about_positions(head, placed, self.positions),
             *(presentation.about_layers(self.layers, [layer for _, layer in used], subject) if used else []),
         ]

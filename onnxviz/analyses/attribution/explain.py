@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
@@ -84,12 +84,16 @@ def attribute(context: JobContext, batch: np.ndarray, wanted: Sequence[Wanted], 
     indices = [entry.index for entry in wanted]
     indices += indices[-1:] * (len(batch) - len(indices))
     references = None if asked.references is None else torch.from_numpy(asked.references)
-    turns = []
+    turns: list[_Turn] = []
+    refused: dict[str, str] = {}
     for turn in range(max(map(len, scores.numbers))):
         numbers = [chosen[min(turn, len(chosen) - 1)] for chosen in scores.numbers]
         targets = [_target(asked, number, place, scores, raw) for place, number in enumerate(numbers)]
         question = forward.ask(targets, indices=indices, seed=context.subject.seed, references=references)
-        found = [_answer(question, *each, names) for each in asked.methods]
+        if turns:
+            found = [_answer(question, *each, names) for each in asked.methods]
+        else:
+            asked, found, refused = _first_answers(question, asked, names)
         values = question.scores if converted else question.measure(question.images, range(len(batch)))
         reached = _reached(question) if converted else [True] * len(batch)
         turns.append(_Turn(numbers, targets, values.tolist(), reached, context.subject.seed, found))
@@ -100,7 +104,7 @@ def attribute(context: JobContext, batch: np.ndarray, wanted: Sequence[Wanted], 
     count, size = len(scores.values[0]), picture_size(batch.shape[2], batch.shape[3])
     sure = explained_score.probabilities(model, batch, asked.head, count) if asked.head else [None] * len(batch)
     return [
-        _ImageResult(place, entry, scores, turns, asked, kept, size, seen[place], sure[place]).made(
+        _ImageResult(place, entry, scores, turns, asked, refused, kept, size, seen[place], sure[place]).made(
             judgements.get(place)
         )
         for place, entry in enumerate(wanted)
@@ -171,6 +175,28 @@ class Judge:
         return {place: one for place, one in zip(places, judgements, strict=True) if place in judged}
 
 
+def _first_answers(
+    question: Question, asked: Asked, images: Sequence[str]
+) -> tuple[Asked, list[Attribution], dict[str, str]]:
+    """Return the methods that have answers for this network, these answers, and why others have none.
+
+    Raises:
+        AnalysisError: if no method has one.
+    """
+    answers: dict[str, Attribution] = {}
+    refused: dict[str, AnalysisError] = {}
+    for name, method in asked.methods:
+        try:
+            answers[name] = _answer(question, name, method, images)
+        except AnalysisError as error:
+            refused[name] = error
+    if not answers:
+        raise next(iter(refused.values()))
+    left = tuple((name, method) for name, method in asked.methods if name in answers)
+    reasons = {name: error.what for name, error in refused.items()}
+    return replace(asked, methods=left), list(answers.values()), reasons
+
+
 def _answer(question: Question, name: str, method: Method, images: Sequence[str]) -> Attribution:
     found = method.attribute(question)
     for values in found.maps:
@@ -215,6 +241,7 @@ class _ImageResult:
     scores: Chosen
     turns: Sequence[_Turn]
     asked: Asked
+    refused: Mapping[str, str]
     kept: tuple[int, ...]
     size: tuple[int, int]
     photograph: np.ndarray | None
@@ -241,6 +268,7 @@ class _ImageResult:
             None if self.photograph is None else self._maps(turns),
             judgement,
             self.asked.trial,
+            tuple(self.refused.items()),
         )
 
     def _target(self, turn: _Turn) -> TargetEvidence:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean
 
@@ -124,6 +125,14 @@ def summary(
         )
         for image in images
     ]
+
+
+def about_refused(images: Sequence[ImageAttribution]) -> Iterator[Caveat]:
+    """Say which methods have no answer for the network, and why."""
+    counts = Counter(refused for image in images for refused in image.refused)
+    for (name, why), count in counts.items():
+        where = "" if count == len(images) else f" ({count} of {len(images)} images)"
+        yield Caveat(f"{name} has no maps here{where}: {why}.", f"refused.{name}")
 
 
 def about_blank(metrics: Sequence[Metric]) -> Iterator[Caveat]:

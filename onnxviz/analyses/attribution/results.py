@@ -70,6 +70,7 @@ class ImageAttribution:
         maps: the maps at their own resolution; None where the image is not shown.
         judgement: how far the maps of the first target are to be believed; None where that was not measured.
         tried: whether it belongs to a trial of methods, and is not shown.
+        refused: methods that have no answer for this network: (its name, why).
     """
 
     index: int
@@ -84,3 +85,4 @@ class ImageAttribution:
     maps: Array | None
     judgement: ImageJudgement | None = None
     tried: bool = False
+    refused: tuple[tuple[str, str], ...] = ()

@@ -225,3 +225,37 @@ def test_targets_that_a_model_does_not_have_are_refused(tmp_path: Path, model: o
         model.attribute(squares(tmp_path), {"kind": "region"})
     with pytest.raises(SelectionError, match="nothing"):
         model.attribute(squares(tmp_path), {"kind": "detection", "classes": "nothing"})
+
+
+def test_a_method_without_an_answer_is_left_out_and_says_why(scenes: onnxviz.Model) -> None:
+    found = scenes.attribute(builtin.scenes(count=2), "top:1", ["grad_cam", "attention_rollout"], faithfulness=None)
+    (caveat,) = (item for item in found.findings if isinstance(item, f.Caveat) and item.id.startswith("refused"))
+    assert caveat.text.startswith("Attention rollout has no maps here: ")
+    matrix = next(item for item in found.findings if isinstance(item, f.PictureMatrix))
+    assert [column.split(",")[0] for column in matrix.columns] == ["Grad-CAM"]
+    with pytest.raises(AnalysisError, match="attention"):
+        scenes.attribute(builtin.scenes(count=1), "top:1", "attention_rollout", faithfulness=None)
+
+
+def test_a_trial_chooses_the_method_and_says_by_what(scenes: onnxviz.Model) -> None:
+    settings = {"faithfulness": {"images": 4, "steps": 5, "stages": 1, "samples": 1}, "classes": "label", "limit": 6}
+    found = scenes.analyze("attribution", {"x": builtin.scenes(count=6)}, data="x", **settings)
+    (said,) = (text for text in notes(found) if "by trial" in text or "Nothing says" in text)
+    assert "Tried were Grad-CAM, Grad-CAM++, HiResCAM, LayerCAM, Gradient and Gradient × input" in said
+    arrays = next(iter(found.values.values()))
+    taken = arrays["methods"].tolist()
+    assert 1 <= len(taken) <= 2
+    assert f"{taken[0]} was taken" in said
+    table = next(item for item in found.findings if isinstance(item, f.Table) and item.id == "belief")
+    assert {"Grad-CAM", "LayerCAM", "edge filter", "centre"} <= {row[0] for row in table.rows}
+    assert len([item for item in found.findings if isinstance(item, f.PictureMatrix)]) == 6
+
+
+def test_of_many_images_some_are_drawn_and_all_count(scenes: onnxviz.Model) -> None:
+    found = scenes.attribute(builtin.scenes(count=9), "top:1", "grad_cam", shown=2, limit=9, faithfulness=None)
+    assert len([item for item in found.findings if isinstance(item, f.PictureMatrix)]) == 2
+    assert len([item for item in found.findings if isinstance(item, f.Array)]) == 2
+    table = next(item for item in found.findings if isinstance(item, f.Table) and item.id == "evidence")
+    assert len(table.rows) == 9
+    (metric,) = (item for item in found.findings if isinstance(item, f.Metric) and item.name == "blank_fraction")
+    assert metric.total == 9

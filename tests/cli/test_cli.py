@@ -174,7 +174,7 @@ def test_a_fault_in_onnxviz_is_one_line_and_a_log(
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("oops")
 
-    monkeypatch.setattr("onnxviz.execution.plan.make_plan", broken)
+    monkeypatch.setattr("onnxviz.execution.estimate.make_plan", broken)
     assert call(monkeypatch, "plan", "r.yaml") == INTERNAL
     text = capsys.readouterr().err
     assert "RuntimeError: oops" in text

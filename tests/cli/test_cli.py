@@ -130,6 +130,7 @@ def test_interrupted(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyte
     ("arguments", "said"),
     [
         (("run", "none.yaml"), "there is no such file"),
+        (("validate", "/dev/null"), "/dev/null: is not a regular file"),
         (("run", "rr.yaml"), "did you mean 'r.yaml'?"),
         (("run", "photos/r.yaml"), "`onnxviz init MODEL.onnx` writes one"),
         (("run", "m.onnx"), "is a model, not a recipe; `onnxviz init` writes a recipe for it"),

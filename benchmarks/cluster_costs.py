@@ -110,7 +110,8 @@ def schedule_part(count: int) -> dict[str, float]:
     from onnxviz.execution.dispatch import Item
     from onnxviz.execution.plan import make_plan
     from onnxviz.execution.store import key_of
-    from onnxviz.execution.workers.tasks import Said, Task, from_line, to_line
+    from onnxviz.execution.workers.messages import from_line, to_line
+    from onnxviz.execution.workers.tasks import Said, Task
     from onnxviz.recipe.recipe import parse_recipe
 
     recipe = parse_recipe(RECIPE.replace("MODEL", "builtin: scenes"), "costs.yaml", Path.cwd())

@@ -28,7 +28,8 @@ from onnxviz.graph import open_model
 from onnxviz.graph.labels import read_labels
 from onnxviz.model.model import load
 from onnxviz.model.preprocessing_candidates import pictures_for, spread
-from onnxviz.model.preprocessing_search import Probe, probe
+from onnxviz.model.preprocessing_search import probe
+from onnxviz.model.preprocessing_trials import Probe
 
 DIGITS = "mnist"
 

@@ -26,7 +26,7 @@ from onnxviz.execution.execute import run as execute
 from onnxviz.execution.observer import Observer
 from onnxviz.graph import open_model
 from onnxviz.model.model import load
-from onnxviz.model.preprocessing_search import Probe, Trial
+from onnxviz.model.preprocessing_trials import Probe, Trial
 from onnxviz.recipe.recipe import parse_recipe
 from tests.cli.test_cli import call
 

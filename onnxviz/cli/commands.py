@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,19 +12,20 @@ import typer
 from typer.core import TyperGroup
 
 from onnxviz.cli.browser import open_page
-from onnxviz.cli.confined import Confinement, MemoryOption, beside, confined, confinement
 from onnxviz.cli.ending import interrupted
 from onnxviz.cli.run_options import (
     NO_LIMIT,
     DeviceOption,
+    MemoryOption,
     OnlyOption,
     OpenOption,
     RunOptions,
     limits_of,
+    reading_limits,
     require_named,
     with_run_options,
 )
-from onnxviz.core.devices import likely_device
+from onnxviz.core.devices import likely_device, require_device
 from onnxviz.core.errors import OnnxvizError, OutputError, SelectionError, nearest, shorten
 
 if TYPE_CHECKING:
@@ -131,33 +132,24 @@ def validate(
 ) -> None:
     """Check recipes, their models and their data, and list all faults."""
     from onnxviz.cli.show import consoles, show_error, show_lines
-    from onnxviz.execution.plan import make_plan
-    from onnxviz.execution.schedule import left_out
-    from onnxviz.execution.workers.own_memory import require_enough
-    from onnxviz.recipe.recipe import read_recipe
+    from onnxviz.execution.validation import Validity
+    from onnxviz.execution.workers.process import Request, ask
 
     output, errors = consoles()
     refused = False
     device = likely_device()
-
-    def check(recipe: Recipe) -> None:
-        made = make_plan(recipe, device)
-        show_lines(output, [f"{path}: valid; {len(made.jobs)} job{'s' * (len(made.jobs) != 1)}", *made.remarks])
-        show_lines(output, (f"  {sentence}" for sentence in left_out(made.data)))
-
     for path in recipes:
         try:
-            recipe = read_recipe(path, tuple(overrides or ()), partly=True)
-            confined(partial(check, recipe), _bounds(recipe, memory))
-            if recipe.limits is not None:
-                require_enough(recipe.limits.memory_bytes, compute=True, place=f"{path}: limits")
+            given = {"path": str(path), "overrides": overrides or ()}
+            first = ("onnxviz.execution.validation:read_first", given)  # by the process that checks it
+            do = "onnxviz.execution.validation:validity"
+            request = Request(do, {"device": device}, reading_limits(memory), first=first)
+            found = ask(request, shorten(str(path)), Validity)
+            show_lines(output, [f"{path}: valid; {found.jobs} job{'s' * (found.jobs != 1)}", *found.remarks])
+            show_lines(output, (f"  {sentence}" for sentence in found.left_out))
         except OnnxvizError as error:
             refused = True
             show_error(errors, error)
-        except typer.Exit as end:
-            if end.exit_code != 2:
-                raise
-            refused = True
     if refused:
         raise typer.Exit(2)
 
@@ -215,8 +207,9 @@ def inspect(
     from onnxviz.cli.show import consoles
     from onnxviz.cli.show_model import show_classes, show_inspection, show_probe, trial_counter
     from onnxviz.data.images import require_files
-    from onnxviz.execution.inspection import inspect_model
+    from onnxviz.execution.inspection import Inspection
     from onnxviz.execution.parity_job import MIXES_BATCH
+    from onnxviz.execution.workers.process import Request, ask
 
     output, errors = consoles()
     if model.suffix.lower() in (".yaml", ".yml") and model.is_file():
@@ -226,37 +219,43 @@ def inspect(
     _refuse_idle_options(given | {"--labels": labels, "--classes-from": classes_from})
     if images is not None:
         require_files(str(images), Path())
-    known = _sizes(sizes)
     fixed = _inputs(inputs)
-
-    def work() -> None:
-        found = inspect_model(
-            model,
-            layers=layers,
-            preprocess=preprocess,
-            convert=not classes,
-            agreement=agreement is not False and images is None and not classes,
-            images=images,
-            labels=labels,
-            classes_from=classes_from,
-            count=count,
-            sizes=known,
-            inputs=fixed,
-            device=device,
-            progress=trial_counter(errors) if images is not None else None,
-        )
-        if classes:
-            show_classes(output, found)
-        elif images is None:
-            show_inspection(output, found)
-        elif found.probe is not None:
-            show_probe(output, found)
-        if any(why != MIXES_BATCH for _, why in found.errors) or any(not item.holds for item in found.card.agreement):
-            raise typer.Exit(3)
-
     files = [images, labels, *(Path(value) for value in fixed.values() if isinstance(value, str))]
-    read = [*beside(model), *(path.resolve() for path in files if path is not None)]
-    confined(work, confinement(model.name, read, memory, device, compute=not classes))
+    request = Request(
+        "onnxviz.execution.inspection:inspect_model",
+        {
+            "path": model,
+            "layers": layers,
+            "preprocess": preprocess,
+            "convert": not classes,
+            "agreement": agreement is not False and images is None and not classes,
+            "images": images,
+            "labels": labels,
+            "classes_from": classes_from,
+            "count": count,
+            "sizes": _sizes(sizes),
+            "inputs": fixed,
+            "device": device,
+        },
+        reading_limits(memory),
+        require_device(device),
+        read=[*_beside(model), *(path.resolve() for path in files if path is not None)],
+    )
+    counter = trial_counter(errors) if images is not None else None
+    found = ask(request, shorten(model.name), Inspection, compute=not classes, progress=counter)
+    if classes:
+        show_classes(output, found)
+    elif images is None:
+        show_inspection(output, found)
+    elif found.probe is not None:
+        show_probe(output, found)
+    if any(why != MIXES_BATCH for _, why in found.errors) or any(not item.holds for item in found.card.agreement):
+        raise typer.Exit(3)
+
+
+def _beside(model: Path) -> list[Path]:
+    """Return the folders that a model's file and its external data may lie in."""
+    return [model.absolute().parent, Path(os.path.realpath(model)).parent]
 
 
 def _refuse_idle_options(options: Mapping[str, object]) -> None:
@@ -432,15 +431,17 @@ def init(
     memory: MemoryOption = None,
 ) -> None:
     """Write a recipe to start from, for a model."""
-    from onnxviz.cli.start import starting_recipe
     from onnxviz.data.images import require_files
     from onnxviz.execution.store import write_bytes
+    from onnxviz.execution.workers.process import Request, ask
 
     target = out or Path(f"{model.stem}.yaml")
     if images is not None:
         require_files(str(images), Path())  # here: the confined process may not look at them
-    read = [*beside(model), *([labels.resolve()] if labels is not None else [])]
-    text = confined(lambda: starting_recipe(model, target, images, labels), confinement(model.name, read, memory))
+    read = [*_beside(model), *([labels.resolve()] if labels is not None else [])]
+    asked = {"model": model, "target": target, "images": images, "labels": labels}
+    request = Request("onnxviz.cli.start:starting_recipe", asked, reading_limits(memory), read=read)
+    text = ask(request, shorten(model.name), str)
     if target.exists():
         raise OutputError("exists already", where=shorten(str(target), 200), remedy="name another with --out")
     write_bytes(target, text.encode())
@@ -467,12 +468,11 @@ def _run(recipe: Recipe, out: Path | None, options: RunOptions) -> None:
 def _plan(recipe: Recipe, out: Path | None, options: RunOptions) -> None:
     from onnxviz.cli.show import consoles
     from onnxviz.cli.show_plan import show_plan
-    from onnxviz.execution.estimate import planned_work
+    from onnxviz.execution.estimate import Work
     from onnxviz.execution.execute import default_folder
-    from onnxviz.execution.pace import Pace, measure_pace
-    from onnxviz.execution.plan import make_plan
     from onnxviz.execution.workers.engine import worker_count
-    from onnxviz.execution.workers.own_memory import DOUBTFUL
+    from onnxviz.execution.workers.process import DOUBTFUL, Request, ask
+    from onnxviz.execution.workers.processes import paths_of
     from onnxviz.recipe.selection import chosen as chosen_analyses
     from onnxviz.recipe.selection import restricted
 
@@ -481,26 +481,18 @@ def _plan(recipe: Recipe, out: Path | None, options: RunOptions) -> None:
     chosen = options.chosen_device
     folder = out or default_folder(recipe)
     recipe = restricted(recipe, options.only or ())
-    again = chosen_analyses(recipe, options.force or (), "--force")
-    workers = max(1, worker_count(options.workers, chosen))
-    bounds = _bounds(recipe, None if options.memory == NO_LIMIT else options.memory, folder.resolve())
-
-    def work() -> None:
-        made = make_plan(recipe, chosen)
-
-        def measure(alias: str) -> Pace | None:
-            # A GPU is not measured: it may not be taken from those who use it only to say what a run would take. Nor
-            # is anything where torch might not fit in.
-            possible = chosen == "cpu" and bounds.memory >= DOUBTFUL
-            return measure_pace(made.subjects[alias], chosen) if possible else None
-
-        show_plan(output, planned_work(made, folder, again, workers, measure), recipe, folder)
-
-    confined(work, bounds)
-
-
-def _bounds(recipe: Recipe, memory: str | None, *read: Path) -> Confinement:
-    from onnxviz.execution.workers.processes import paths_of
-
     most = recipe.limits.memory_bytes if recipe.limits is not None else None
-    return confinement(recipe.name, [*paths_of(recipe), *read], memory, most=most)
+    limits = reading_limits(None if options.memory == NO_LIMIT else options.memory, most)
+    asked = {
+        "recipe": recipe,
+        "device": chosen,
+        "folder": folder,
+        "again": chosen_analyses(recipe, options.force or (), "--force"),
+        "workers": max(1, worker_count(options.workers, chosen)),
+        # A GPU is not measured: it may not be taken from those who use it only to say what a run would take. Nor is
+        # anything where torch might not fit in.
+        "measured": chosen == "cpu" and (limits.memory or 0) >= DOUBTFUL,
+    }
+    read = [*paths_of(recipe), folder.resolve()]
+    request = Request("onnxviz.execution.estimate:work_of", asked, limits, read=read)
+    show_plan(output, ask(request, shorten(recipe.name), Work), recipe, folder)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import sys
 import tempfile
 import traceback
@@ -11,19 +10,11 @@ from pathlib import Path
 
 import typer
 
-from onnxviz.core.errors import OnnxvizError, OutputError, one_line, shorten
+from onnxviz.core.errors import OnnxvizError, one_line, without_room
 
 REFUSED = 2
 INTERNAL = 70
 INTERRUPTED = 130
-
-
-_NO_ROOM = {
-    errno.ENOSPC: "the disk is full: make room, or name another place",
-    errno.EDQUOT: "the quota of disk space is used up: make room, or name another place",
-    errno.EROFS: "the disk cannot be written to: name another place",
-}
-"""What the system says where there is no room, whatever was to be written -> what to do."""
 
 
 def exit_code(call: Callable[[], object]) -> int:
@@ -42,9 +33,8 @@ def exit_code(call: Callable[[], object]) -> int:
     except OnnxvizError as error:
         return _refused(error)
     except Exception as error:
-        if isinstance(error, OSError) and error.errno in _NO_ROOM:
-            return _refused(_without_room(error))
-        return _fault(error)
+        refusal = without_room(error)
+        return _fault(error) if refusal is None else _refused(refusal)
     return 0
 
 
@@ -61,12 +51,6 @@ def _refused(error: OnnxvizError) -> int:
 
     show_error(consoles()[1], error)
     return REFUSED
-
-
-def _without_room(error: OSError) -> OnnxvizError:
-    where = error.filename2 or error.filename or ""
-    text = f"{'cannot' if where else 'something cannot'} be written: {error.strerror}"
-    return OutputError(text, where=shorten(str(where), 200), remedy=_NO_ROOM[error.errno or 0])
 
 
 def _fault(error: Exception) -> int:

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from onnxviz.cli.confined import size_of
 from onnxviz.core.devices import Device, require_device
-from onnxviz.core.errors import RecipeError, SelectionError, shorten
+from onnxviz.core.errors import RecipeError, SelectionError, beginning, shorten
+from onnxviz.core.memory import parse_bytes
 from onnxviz.execution.workers import WORKERS
 
 if TYPE_CHECKING:
@@ -34,6 +34,13 @@ OnlyOption = Annotated[
 ]
 OpenOption = Annotated[
     bool | None, typer.Option("--open/--no-open", help="Open the report; by default in a desktop session.")
+]
+MemoryOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SIZE",
+        help="Most memory that reading the model may take: 4GiB, 500MB; 80 % of the machine's if not given.",
+    ),
 ]
 NO_LIMIT = "none"
 """Takes a limit away."""
@@ -173,6 +180,19 @@ def limits_of(options: RunOptions) -> Limits | None:
     return dataclasses.replace(default_limits(count), **given)
 
 
+def reading_limits(memory: str | None, most: int | None = None) -> Limits:
+    """Return the limits of a command that reads models: as `--memory` says, but no more than `most` bytes.
+
+    Raises:
+        SelectionError: if it is no size.
+    """
+    from onnxviz.confinement import Limits
+    from onnxviz.execution.workers.limits import default_limits
+
+    limit = default_limits().memory if memory is None else _size_of("--memory", memory, "write --memory 4GiB")
+    return Limits(memory=min(size for size in (limit, most) if size is not None))
+
+
 def require_named(recipe: Recipe, options: RunOptions) -> None:
     """Refuse a recipe with faults where analyses are named, because what is named may be what is at fault.
 
@@ -201,7 +221,17 @@ def _require_a_process(options: RunOptions) -> None:
 
 
 def _size(option: str, text: str) -> int | None:
-    return None if text == NO_LIMIT else size_of(option, text, f"write {option} none for no limit")
+    return None if text == NO_LIMIT else _size_of(option, text, f"write {option} none for no limit")
+
+
+def _size_of(option: str, text: str, remedy: str) -> int:
+    try:
+        size = parse_bytes(text)
+    except ValueError as fault:
+        raise SelectionError(f"{option}: {beginning(str(fault))}") from None
+    if size < 1:
+        raise SelectionError(f"{option}: nothing works with 0 bytes", remedy=remedy)
+    return size
 
 
 def _seconds(text: str) -> float | None:

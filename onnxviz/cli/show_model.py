@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.text import Text
@@ -16,9 +15,7 @@ from onnxviz.core.wording import listed
 from onnxviz.data.ground_truth import HOW as GROUND_TRUTH
 from onnxviz.execution.inspection import Inspection
 from onnxviz.execution.parity_job import MIXES_BATCH
-
-if TYPE_CHECKING:  # it loads torch
-    from onnxviz.model.preprocessing_search import Probe, Trial
+from onnxviz.model.preprocessing_trials import Probe, Trial
 
 _LISTED = 20
 """Lines of a kind that are printed in full; the rest are counted."""
@@ -192,12 +189,12 @@ def _show_agreement(console: Console, found: Inspection) -> None:
         console.print(Text(beginning(text, 2000), style="" if why == MIXES_BATCH else "red"), soft_wrap=True)
 
 
-def trial_counter(console: Console) -> Callable[[int, int], None] | None:
+def trial_counter(console: Console) -> Callable[[int, int, str], None] | None:
     """Return what shows how many preprocessings were tried, where somebody watches."""
     if not console.is_terminal:
         return None
 
-    def count(done: int, total: int) -> None:
+    def count(done: int, total: int, _note: str = "") -> None:
         console.print(f"trying preprocessing {done + 1} of {total}", end="\r" if done + 1 < total else "\n")
 
     return count

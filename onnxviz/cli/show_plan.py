@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from onnxviz.cli.show import make_table, number
+from onnxviz.cli.show import make_table, number, safe
 from onnxviz.core.errors import beginning, shorten
 from onnxviz.core.memory import show_bytes
 from onnxviz.execution.estimate import Work
@@ -53,7 +53,7 @@ def show_plan(console: Console, work: Work, recipe: Recipe, folder: Path) -> Non
     for remark in schedule.remarks:
         console.print(Text(beginning(remark, 2000), style="yellow"), soft_wrap=True)
     for line in (*_sums(work, folder), *left_out(schedule.data)):
-        console.print(Text(line), soft_wrap=True)
+        console.print(Text(safe(line)), soft_wrap=True)
 
 
 def _row(table: Table, name: str, images: int, cost: float, seconds: float | None, size: int, done: bool) -> None:

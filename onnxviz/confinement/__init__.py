@@ -56,7 +56,7 @@ def confine_start(limits: Limits, *, write: Sequence[Path], read: Sequence[Path]
         names = ("files", "secrets in the home folder", "privileges")
         return (*(Defence(name, active=False, reason=_OFF) for name in names), *taken)
     # Where the home folders are may be answered by a network service: ask before anything is closed.
-    homes = home_folders(write)
+    homes = home_folders()
     allowed = readable_paths(read, homes) if landlock.version() else ()
     exposed = exposed_homes((*allowed, *write), homes)
     kept = kernel.give_up()

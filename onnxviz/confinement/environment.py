@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from fnmatch import fnmatchcase
 
 KEPT = (
@@ -37,21 +37,15 @@ _SECRET_VALUE = re.compile(r"://[^/\s]*@")
 """An address with a user's name or password in it."""
 
 
-def clean_environment(environment: Mapping[str, str], keep: Iterable[str] = ()) -> dict[str, str]:
-    """Return the variables that a process which opens strangers' models is given.
+def clean_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables that a process which opens strangers' models is given, of name -> value.
 
-    Args:
-        environment: name -> value, for example `os.environ`.
-        keep: names that are kept although `KEPT` has them not, or although they look like a secret.
-
-    Returns:
-        Those of `keep`, and those of `KEPT` that look like no secret, by name or by an address with a password.
+    These are those of `KEPT` that look like no secret, by name or by an address with a password.
     """
-    wanted = {name.upper() for name in keep}
     return {
         name: value
         for name, value in environment.items()
-        if name.upper() in wanted or (_is_kept(name.upper()) and not _is_secret(name.upper(), value))
+        if _is_kept(name.upper()) and not _is_secret(name.upper(), value)
     }
 
 

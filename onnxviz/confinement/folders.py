@@ -14,15 +14,10 @@ _HIDDEN = ("/dev", "/run/user", "/run/secrets", "/var/run/secrets")
 """Devices (raw disks hold every home folder), and where services keep sockets and secrets."""
 
 
-def home_folders(write: Sequence[Path] = ()) -> tuple[Path, ...]:
-    """Return the real folders that hold homes, and this user's own wherever it is.
-
-    A home that the environment names below a folder that the process may write in was made for the process, and holds
-    nobody's secrets.
-    """
+def home_folders() -> tuple[Path, ...]:
+    """Return the real folders that hold homes, and this user's own wherever it is."""
     found = {Path(folder) for folder in HOMES}
-    named = os.environ.get("HOME")
-    if named and not any(Path(os.path.realpath(named)).is_relative_to(os.path.realpath(folder)) for folder in write):
+    if named := os.environ.get("HOME"):
         found.add(Path(named))
     try:
         import pwd

@@ -20,6 +20,7 @@ known; add the place (the analysis, the file) once, further out.
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -125,6 +126,23 @@ class AnalysisError(OnnxvizError):
 
 class MemoryLimitError(AnalysisError):
     """Something that needs more memory than there is, even for one image at a time."""
+
+
+_NO_ROOM = {
+    errno.ENOSPC: "the disk is full: make room, or name another place",
+    errno.EDQUOT: "the quota of disk space is used up: make room, or name another place",
+    errno.EROFS: "the disk cannot be written to: name another place",
+}
+"""What the system says where there is no room, whatever was to be written -> what to do."""
+
+
+def without_room(error: Exception) -> OutputError | None:
+    """Return the error for one by which the system says that something cannot be written; None for any other."""
+    if not isinstance(error, OSError) or error.errno not in _NO_ROOM:
+        return None
+    where = error.filename2 or error.filename or ""
+    text = f"{'cannot' if where else 'something cannot'} be written: {error.strerror}"
+    return OutputError(text, where=shorten(str(where), 200), remedy=_NO_ROOM[error.errno])
 
 
 def nearest(word: str, candidates: Iterable[str], count: int = 3) -> str:

@@ -147,8 +147,8 @@ def read_source(path: Path, shown: str | None = None) -> tuple[Node | None, list
     data = b""
     try:
         if not path.is_file():
-            what = "is a folder, not a recipe" if path.is_dir() else f"there is no such file{_similar(path)}"
-            return None, [Fault(what, name)]
+            what = "is a folder, not a recipe" if path.is_dir() else "is not a regular file"
+            return None, [Fault(what if path.exists() else f"there is no such file{_similar(path)}", name)]
         if path.suffix.lower() == ".onnx":
             what = "is a model, not a recipe; `onnxviz init` writes a recipe for it, `onnxviz inspect` shows what it is"
             return None, [Fault(what, name)]

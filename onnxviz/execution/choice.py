@@ -17,7 +17,7 @@ from onnxviz.model.preprocessing import read_preprocessing
 from onnxviz.model.preprocessing_candidates import spread
 
 if TYPE_CHECKING:
-    from onnxviz.model.preprocessing_search import Probe
+    from onnxviz.model.preprocessing_trials import Probe
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,15 @@ from pathlib import Path
 
 import numpy as np
 
-from onnxviz.core.devices import describe_device, gpu_names
+from onnxviz.core.devices import Device, describe_device, gpu_names
 from onnxviz.core.errors import OutputError, shorten
 from onnxviz.core.results import ModelCard, RunResult
 from onnxviz.execution.folder import read_run
-from onnxviz.execution.pace import Pace
+from onnxviz.execution.pace import Pace, measure_pace
+from onnxviz.execution.plan import make_plan
 from onnxviz.execution.schedule import Choice, ParityCheck, PlannedJob, Schedule
 from onnxviz.execution.store import Store
+from onnxviz.recipe.recipe import Recipe
 
 EFFICIENCY = 0.42
 """Share of a matrix product's speed that networks reach on a CPU; by SqueezeNet on one core, random views and the
@@ -106,6 +108,20 @@ def planned_work(
     except OutputError:
         before = None
     return estimated(schedule, frozenset(cached), workers, before, measure=measure)
+
+
+def work_of(recipe: Recipe, device: Device, folder: Path, again: set[str], workers: int, *, measured: bool) -> Work:
+    """Plan a recipe and return what a run will do and take; `measured` if models may be measured, which loads torch.
+
+    Raises:
+        RecipeError: if the recipe, its models or its data are refused.
+    """
+    made = make_plan(recipe, device)
+
+    def measure(alias: str) -> Pace | None:
+        return measure_pace(made.subjects[alias], device) if measured else None
+
+    return planned_work(made, folder, again, workers, measure)
 
 
 def estimated(

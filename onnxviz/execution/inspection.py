@@ -25,10 +25,10 @@ from onnxviz.graph.labels import labels_in, with_labels, with_labels_of
 from onnxviz.graph.structure import reads
 from onnxviz.model.preprocessing import METADATA_KEY, preprocessing_for
 from onnxviz.model.preprocessing_candidates import pictures_for
+from onnxviz.model.preprocessing_trials import Probe
 
 if TYPE_CHECKING:
     from onnxviz.model.model import Model
-    from onnxviz.model.preprocessing_search import Probe
 
 
 @dataclass(frozen=True)

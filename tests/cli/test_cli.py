@@ -130,6 +130,7 @@ def test_interrupted(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyte
     ("arguments", "said"),
     [
         (("run", "none.yaml"), "there is no such file"),
+        (("validate", "/dev/null"), "/dev/null: is not a regular file"),
         (("run", "rr.yaml"), "did you mean 'r.yaml'?"),
         (("run", "photos/r.yaml"), "`onnxviz init MODEL.onnx` writes one"),
         (("run", "m.onnx"), "is a model, not a recipe; `onnxviz init` writes a recipe for it"),
@@ -174,7 +175,7 @@ def test_a_fault_in_onnxviz_is_one_line_and_a_log(
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("oops")
 
-    monkeypatch.setattr("onnxviz.execution.plan.make_plan", broken)
+    monkeypatch.setattr("onnxviz.execution.estimate.make_plan", broken)
     assert call(monkeypatch, "plan", "r.yaml") == INTERNAL
     text = capsys.readouterr().err
     assert "RuntimeError: oops" in text

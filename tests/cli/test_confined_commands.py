@@ -10,6 +10,8 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import hostile_bombs
 import hostile_models
@@ -20,42 +22,65 @@ from onnx import helper
 from tiny_models import fill
 from worker_runs import PATIENCE
 
-from onnxviz.cli import confined
-from onnxviz.confinement import landlock
+from onnxviz.cli.run_options import reading_limits
+from onnxviz.confinement import Limits, landlock
 from onnxviz.core.errors import MemoryLimitError, SelectionError
-from onnxviz.execution.workers import own_memory
+from onnxviz.execution.workers import limits, process
+from onnxviz.execution.workers.process import Request, ask
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are not copied here")
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals")
 landlocked = pytest.mark.skipif(
     sys.platform != "linux" or landlock.version() < 1, reason="the kernel does not confine files"
 )
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="memory is bounded on Linux only")
 
-WORK = """\
+ASKED = """\
 import os, signal, sys, time
 from pathlib import Path
-import typer
-from onnxviz.cli.confined import confined, confinement
-from onnxviz.cli.ending import exit_code
 
 def work():
 {work}
+    return ''
+"""
+ASK = """\
+import sys
+from onnxviz.cli.ending import exit_code, interrupted
+from onnxviz.confinement import Limits
+from onnxviz.execution.workers.process import Request, ask
 
 def command():
-    print("got", repr(confined(work, confinement("m.onnx", [], "1GiB"))))
+    try:
+        print("got", repr(ask(Request("asked:work", {}, Limits(memory=1 << 30)), "m.onnx", str)))
+    except KeyboardInterrupt:
+        raise interrupted() from None
 
 sys.exit(exit_code(command))
 """
 
 
-def script(work: str) -> list[str]:
-    return [sys.executable, "-c", WORK.format(work=textwrap.indent(textwrap.dedent(work), "    "))]
+def script(work: str, folder: Path) -> dict[str, Any]:
+    """The arguments that start a command which asks a worker process to do some work."""
+    (folder / "asked.py").write_text(ASKED.format(work=textwrap.indent(textwrap.dedent(work), "    ")))
+    (folder / "temporary").mkdir(exist_ok=True)
+    places = {"PYTHONPATH": str(folder), "TMPDIR": str(folder / "temporary")}
+    return {"args": [sys.executable, "-c", ASK], "cwd": folder, "env": {**os.environ, **places}}
 
 
 def do(work: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        script(work), cwd=folder, capture_output=True, text=True, timeout=PATIENCE, env={**os.environ, **environment}
-    )
+    started = script(work, folder)
+    started["env"] |= environment
+    return subprocess.run(**started, capture_output=True, text=True, timeout=PATIENCE)
+
+
+def worker(started: subprocess.Popen[str], folder: Path) -> tuple[int, Path]:
+    """Wait until the work has made a file `there`; return the worker process and its folder."""
+    assert wait_for(lambda: list(folder.glob("temporary/onnxviz-*/there")))
+    (there,) = folder.glob("temporary/onnxviz-*/there")
+    (child,) = Path(f"/proc/{started.pid}/task/{started.pid}/children").read_text().split()
+    return int(child), there.parent
+
+
+THERE = "Path(os.environ['TMPDIR'], 'there').touch()\n"
 
 
 def onnxviz(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -143,17 +168,19 @@ def test_a_plan_loads_no_torch_where_it_might_not_fit(models: Path) -> None:
 
 @pytest.mark.parametrize(("status", "said"), [(-signal.SIGSEGV, "crashed"), (127, "needed more than"), (-6, "gave up")])
 def test_a_crash_below_a_small_limit_blames_the_limit(status: int, said: str) -> None:
-    with pytest.raises(MemoryLimitError, match=rf"{said}.*the memory limit of 300.0 MiB"):
-        confined._judge(status, confined.confinement("m.onnx", [], "300MiB"))
+    ended: Any = SimpleNamespace(reap=lambda: (status, ""), ended_for=None)
+    found = process._death(ended, "m.onnx", 300 << 20)
+    assert isinstance(found, MemoryLimitError)
+    assert re.search(rf"{said}.*the memory limit of 300.0 MiB", str(found))
 
 
 def test_no_limit_and_a_large_one_are_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     def measured(**_: object) -> int:
         raise AssertionError("takes seconds")
 
-    monkeypatch.setattr(own_memory, "own_memory", measured)
-    own_memory.require_enough(None, compute=True)
-    own_memory.require_enough(1 << 30, compute=True)
+    monkeypatch.setattr(process, "own_memory", measured)
+    process.require_enough(None, compute=True)
+    process.require_enough(1 << 30, compute=True)
 
 
 @LINUX
@@ -213,14 +240,14 @@ def test_exit_codes_come_through(models: Path) -> None:
 @pytest.mark.parametrize("size", ["", "much", "-1", "0", "4GiBs", "nan"])
 def test_a_size_that_is_none_is_refused(size: str) -> None:
     with pytest.raises(SelectionError, match="--memory"):
-        confined.confinement("m.onnx", [], size)
+        reading_limits(size)
 
 
 def test_the_limit_is_most_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(confined, "total_memory", lambda: 10 << 30)
-    assert confined.confinement("m.onnx", [], None).memory == 8 << 30
-    assert confined.confinement("m.onnx", [], None, most=1 << 30).memory == 1 << 30
-    assert confined.confinement("m.onnx", [], "2GiB", most=4 << 30).memory == 2 << 30
+    monkeypatch.setattr(limits, "total_memory", lambda: 10 << 30)
+    assert reading_limits(None).memory == 8 << 30
+    assert reading_limits(None, 1 << 30).memory == 1 << 30
+    assert reading_limits("2GiB", 4 << 30).memory == 2 << 30
 
 
 # --- ends -------------------------------------------------------------------------------------------------------------
@@ -254,70 +281,69 @@ def test_memory_in_any_words_names_the_limit(tmp_path: Path) -> None:
         assert "needed more than the memory limit of 1.0 GiB" in done.stderr
 
 
-def test_what_the_copy_does_comes_through(tmp_path: Path) -> None:
+def test_what_is_answered_comes_through(tmp_path: Path) -> None:
     assert do("return 'text é'", tmp_path).stdout == "got 'text é'\n"
-    assert do("print('said')", tmp_path).stdout == "said\ngot ''\n"
-    assert do("raise typer.Exit(3)", tmp_path).returncode == 3
-    assert do("sys.exit(4)", tmp_path).returncode == 4
+    done = do("print('said'); return 'x'", tmp_path)
+    assert (done.stdout, done.stderr) == ("got 'x'\n", "")  # what libraries print is between them and nobody
+    done = do("return 4", tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "sent a message that makes no sense" in done.stderr
+    done = do("os._exit(4)", tmp_path)
+    assert done.returncode == 2
+    assert "ended their process (exit code 4)" in done.stderr
     done = do("raise KeyError('broken')", tmp_path)
     assert done.returncode == 70
     log = Path(done.stderr.split("details are in ")[1].split(";")[0])
-    assert "KeyError" in log.read_text()  # outlives the folder of temporary files
-    log.unlink()
-    log.parent.rmdir()
+    assert "in work" in log.read_text()
+    assert "KeyError: 'broken'" in log.read_text()
 
 
 def test_temporary_files_are_gone(tmp_path: Path) -> None:
-    made = tmp_path / "temporary"
-    made.mkdir()
-    work = "import tempfile; print(tempfile.mkdtemp()); Path(tempfile.mkstemp()[1]).write_text('x')"
-    done = do(work, tmp_path, TMPDIR=str(made))
-    assert done.stdout.startswith(str(made))
-    assert not list(made.iterdir())
-    assert do("os.kill(os.getpid(), signal.SIGKILL)", tmp_path, TMPDIR=str(made)).returncode == 2
-    assert not list(made.iterdir())
+    work = "import tempfile; Path(tempfile.mkstemp()[1]).write_text('x'); return tempfile.mkdtemp()"
+    done = do(work, tmp_path)
+    assert done.stdout.startswith(f"got '{tmp_path / 'temporary'}"), done.stderr
+    assert not list((tmp_path / "temporary").iterdir())
+    assert do("os.kill(os.getpid(), signal.SIGKILL)", tmp_path).returncode == 2
+    assert not list((tmp_path / "temporary").iterdir())
 
 
 def test_an_interrupt_ends_both(tmp_path: Path) -> None:
-    process = subprocess.Popen(
-        script("print(os.getpid(), flush=True); time.sleep(3600)"),
-        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    assert process.stdout is not None
-    copy = int(process.stdout.readline())
-    process.send_signal(signal.SIGINT)  # to the one that waits only, as `kill` does
-    _, complained = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 130
+    started = subprocess.Popen(
+        **script(f"{THERE}time.sleep(3600)", tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    child, _ = worker(started, tmp_path)
+    started.send_signal(signal.SIGINT)
+    _, complained = started.communicate(timeout=PATIENCE)
+    assert started.returncode == 130
     assert complained.strip() == "interrupted"
     with pytest.raises(ProcessLookupError):
-        os.kill(copy, 0)
+        os.kill(child, 0)
+    assert not list((tmp_path / "temporary").iterdir())
 
 
 @LINUX
-def test_the_copy_ends_with_the_command(tmp_path: Path) -> None:
-    process = subprocess.Popen(
-        script("print(os.getpid(), flush=True); time.sleep(3600)"), cwd=tmp_path, stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    copy = int(process.stdout.readline())
-    process.kill()
-    process.wait()
-    assert wait_for(lambda: not _lives(copy)), "the copy goes on alone"
+def test_the_worker_ends_with_the_command(tmp_path: Path) -> None:
+    started = subprocess.Popen(**script(f"{THERE}time.sleep(3600)", tmp_path), text=True)
+    child, _ = worker(started, tmp_path)
+    started.kill()
+    started.wait()
+    assert wait_for(lambda: not _lives(child)), "the worker goes on alone"
 
 
+@LINUX
 def test_who_was_told_to_ignore_interrupts_does(tmp_path: Path) -> None:
     """As a shell starts what a script puts into the background: both processes go on to their end."""
-    work = "print(os.getpid(), flush=True); Path(os.environ['TMPDIR'], 'there').touch(); sys.stdin.readline()"
-    process = subprocess.Popen(
-        script(work), cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    started = subprocess.Popen(
+        **script(f"{THERE}while not Path(os.environ['TMPDIR'], 'go').exists(): time.sleep(0.05)", tmp_path),
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
     )  # fmt: skip
-    assert process.stdout is not None
-    copy = int(process.stdout.readline())
-    for one in (process.pid, copy):
+    child, folder = worker(started, tmp_path)
+    for one in (started.pid, child):
         os.kill(one, signal.SIGINT)
-    said, complained = process.communicate("go on\n", timeout=PATIENCE)
-    assert (process.returncode, complained) == (0, "")
+    (folder / "go").touch()
+    said, complained = started.communicate(timeout=PATIENCE)
+    assert (started.returncode, complained) == (0, "")
     assert "got ''" in said
 
 
@@ -329,22 +355,25 @@ def _lives(process: int) -> bool:
     return state != "Z"
 
 
-def test_a_terminal_is_shared(models: Path) -> None:
-    """On a terminal: it is seen as one, and Ctrl-C typed there ends the command."""
-    said = _on_terminal(script("print(sys.stdout.isatty(), os.isatty(0))"))
-    assert "True True" in said[0]
-    text, code = _on_terminal(script("print('waiting', flush=True); time.sleep(3600)"), type_at="waiting", keys=b"\x03")
+def test_on_a_terminal(models: Path, tmp_path: Path) -> None:
+    """It is seen as one, as wide as it is, and Ctrl-C typed there ends the command."""
+    text, code = _on_terminal([sys.executable, "-m", "onnxviz", "inspect", str(models / "m.onnx")])
+    assert (code, "second" in text) == (0, True)
+    assert "\x1b[" in text
+    asking = script(f"{THERE}time.sleep(3600)", tmp_path)
+    asking["args"][2] = ASK.replace("try:", "try:\n        print('waiting', flush=True)")
+    text, code = _on_terminal(asking["args"], type_at="waiting", keys=b"\x03", environment=asking["env"])
     assert code == 130
     assert "interrupted" in text
     assert "Traceback" not in text
-    text, code = _on_terminal([sys.executable, "-m", "onnxviz", "inspect", str(models / "m.onnx")])
-    assert (code, "second" in text) == (0, True)
 
 
-def _on_terminal(command: list[str], type_at: str = "", keys: bytes = b"") -> tuple[str, int]:
+def _on_terminal(
+    command: list[str], type_at: str = "", keys: bytes = b"", environment: dict[str, str] | None = None
+) -> tuple[str, int]:
     process, terminal = pty.fork()
     if process == 0:
-        os.execv(command[0], command)
+        os.execve(command[0], command, environment or os.environ)
     text = ""
     while True:
         try:
@@ -361,12 +390,11 @@ def _on_terminal(command: list[str], type_at: str = "", keys: bytes = b"") -> tu
     return text, os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
 
 
-def test_nobody_reads_on(tmp_path: Path) -> None:
+def test_nobody_reads_on(models: Path) -> None:
     read, write = os.pipe()
     os.close(read)
-    done = subprocess.run(
-        script("print('x' * 100_000, flush=True)"), cwd=tmp_path, stdout=write, stderr=subprocess.PIPE, text=True
-    )
+    command = [sys.executable, "-m", "onnxviz", "inspect", "m.onnx", "--no-agreement"]
+    done = subprocess.run(command, cwd=models, stdout=write, stderr=subprocess.PIPE, text=True)
     os.close(write)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
@@ -376,31 +404,47 @@ def test_nobody_reads_on(tmp_path: Path) -> None:
 
 
 @landlocked
-def test_the_copy_cannot_write_or_read_secrets(tmp_path: Path) -> None:
+def test_a_worker_cannot_write_or_read_secrets(tmp_path: Path) -> None:
     home = tmp_path / "home"
-    (home / "work").mkdir(parents=True)
+    home.mkdir()
     (home / "secret").write_text("secret")
     for work in (
-        "Path('made').write_text('x')",
-        f"print(Path({str(home / 'secret')!r}).read_text())",
+        f"Path({str(tmp_path / 'made')!r}).write_text('x')",
+        f"return Path({str(home / 'secret')!r}).read_text()",
         "import socket; socket.socket()",
         "import subprocess; subprocess.run(['true'])",
     ):
-        done = do(work, home / "work", HOME=str(home), TMPDIR=str(tmp_path))
+        done = do(work, tmp_path, HOME=str(home))
         assert done.returncode == 70, (work, done.stdout)
         assert "PermissionError" in done.stderr
-    assert not (home / "work" / "made").exists()
+    assert not (tmp_path / "made").exists()
 
 
 def test_secrets_of_the_environment_are_gone(tmp_path: Path) -> None:
-    work = "print(sorted(name for name in os.environ if 'TOKEN' in name), 'PATH' in os.environ)"
-    assert do(work, tmp_path, MY_TOKEN="x").stdout.startswith("[] True")
+    work = "return f\"{sorted(name for name in os.environ if 'TOKEN' in name)} {'PATH' in os.environ}\""
+    assert do(work, tmp_path, MY_TOKEN="x").stdout == "got '[] True'\n"
 
 
-def test_where_nothing_can_be_copied_it_runs_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    bounds = confined.confinement("m.onnx", [], None)
-    assert confined.confined(lambda: str(os.getpid()), bounds) == str(os.getpid())  # what is printed is captured here
-    monkeypatch.setattr(sys, "stdout", sys.__stdout__)
-    monkeypatch.setattr(sys, "stderr", sys.__stderr__)
-    monkeypatch.delattr(os, "fork")
-    assert confined.confined(lambda: str(os.getpid()), bounds) == str(os.getpid())
+@landlocked
+def test_a_recipe_is_read_before_any_thread_that_would_not_be_confined(models: Path) -> None:
+    """NumPy starts one otherwise."""
+    text = (
+        "import os; from onnxviz.confinement import Limits, confine_start\n"
+        "from onnxviz.execution.validation import read_first\n"
+        "_, read, found = read_first(Limits(), 'r.yaml', [])\n"
+        "import sys; assert {'numpy', 'onnx'} <= set(sys.modules) and 'torch' not in sys.modules\n"
+        "from onnxviz.execution.validation import validity\n"
+        "defences = confine_start(Limits(), write=[], read=read, device='cpu')\n"
+        "print(next(item for item in defences if item.name == 'files').active, validity(found['recipe'], 'cpu').jobs)\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    environment = {**os.environ, **dict.fromkeys(process._THREADS, "1")}
+    environment.pop("OMP_NUM_THREADS", None)
+    done = subprocess.run(
+        [sys.executable, "-c", text], cwd=models, env=environment, capture_output=True, text=True, timeout=PATIENCE
+    )
+    assert done.stdout == "True 1\n", done.stderr
+
+
+def test_within_another_program_it_is_done_there() -> None:
+    assert ask(Request("os:getpid", {}, Limits()), "m.onnx", int) == os.getpid()

@@ -342,7 +342,7 @@ def test_an_interruption_at_any_time_is_one_line(
 
     for where, arguments in (
         ("onnxviz.recipe.recipe.read_recipe", RUN),
-        ("onnxviz.execution.plan.make_plan", ("plan", "r.yaml")),
+        ("onnxviz.execution.estimate.make_plan", ("plan", "r.yaml")),
         ("onnxviz.execution.workers.engine.make_plan", RUN),
         ("onnxviz.cli._main", RUN),
     ):

@@ -18,7 +18,8 @@ from onnxviz.data.images import load_batch
 from onnxviz.execution.execute import run_file
 from onnxviz.execution.folder import read_run
 from onnxviz.execution.plan import make_plan
-from onnxviz.execution.workers.tasks import Said, from_line, to_line
+from onnxviz.execution.workers.messages import from_line, to_line
+from onnxviz.execution.workers.tasks import Said
 from onnxviz.graph import open_model
 from onnxviz.recipe.recipe import parse_recipe, read_recipe
 from tests.coloured_places import coloured_places, pixel_colour

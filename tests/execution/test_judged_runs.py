@@ -20,7 +20,8 @@ from onnxviz.core.findings import Finding, Metric
 from onnxviz.execution.execute import run
 from onnxviz.execution.finished_run import Run
 from onnxviz.execution.observer import Observer
-from onnxviz.execution.workers.tasks import Task, from_line, to_line
+from onnxviz.execution.workers.messages import from_line, to_line
+from onnxviz.execution.workers.tasks import Task
 from onnxviz.model import ort_session as runtime
 from onnxviz.model.model import load
 from onnxviz.recipe import faults as recipe_faults

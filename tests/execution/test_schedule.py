@@ -19,8 +19,9 @@ from onnxviz.analyses.base import Job
 from onnxviz.core.errors import Fault, OnnxvizError, OutputError, RecipeError
 from onnxviz.execution.plan import digests_of, make_plan
 from onnxviz.execution.schedule import Choice, PlannedJob, Schedule
+from onnxviz.execution.workers.messages import Refusal, from_line, to_line
 from onnxviz.execution.workers.processes import ProcessPool
-from onnxviz.execution.workers.tasks import Combination, Outcome, Refusal, Said, Task, from_line, to_line
+from onnxviz.execution.workers.tasks import Combination, Outcome, Said, Task
 from onnxviz.recipe.recipe import Recipe, parse_recipe
 
 TEXT = """\
@@ -33,6 +34,9 @@ analyses:
   classes: {kind: activation_maximization, targets: [{layer: conv1, units: [0], position: center}], seeds: 2}
   concepts: {kind: dissection, data: scenes, shard: 4, layers: conv1}
 """
+
+
+PARENT: Any = None
 
 
 @pytest.fixture(scope="module")
@@ -175,7 +179,7 @@ analyses: {cam: {kind: grad_cam, data: photos}}
     found, hashed, find, digest = [], [], ImageFolder.find, hashlib.file_digest
     monkeypatch.setattr(ImageFolder, "find", lambda *given: found.append(given) or find(*given))
     monkeypatch.setattr(hashlib, "file_digest", lambda *given: hashed.append(given) or digest(*given))
-    made = child._Child(recipe, tmp_path, "cpu", 1, digests)
+    made = child._Child(recipe, tmp_path, "cpu", PARENT, digests)
     sources = [made.worker._subject(alias).data["photos"] for alias in "abab"]
     assert all(source is sources[0] for source in sources)
     assert len(found) == 1
@@ -194,7 +198,7 @@ def test_a_worker_keeps_one_model_at_a_time(tmp_path: Path, monkeypatch: pytest.
         return SimpleNamespace(alias=alias, choice="", data={})
 
     monkeypatch.setattr(child, "open_subject", opens)
-    made = child._Child(two, tmp_path, "cpu", 1, None)
+    made = child._Child(two, tmp_path, "cpu", PARENT, None)
     for alias in "aabba":
         assert made.worker._subject(alias).alias == alias
         assert list(made.subjects) == [alias]
@@ -229,8 +233,8 @@ def plan_of(answers: list[Said], recipe: Recipe, folder: Path) -> ProcessPool:
 @pytest.mark.parametrize(
     ("answers", "said"),
     [
-        ([Said(finished=Outcome())], "sent what makes no sense: 'done' and no plan"),
-        ([Said(progress=(1, 2, "")), Said(finished=Outcome("memory", "x"))], "needs more memory than the limit"),
+        ([Said(finished=Outcome())], "sent what makes no sense: 'done', no plan"),
+        ([Said(progress=(1, 2, "")), Said(finished=Outcome("memory", "x"))], "makes no sense: 'memory', no plan"),
     ],
 )
 def test_who_answers_something_else_than_a_plan_is_told_of(

@@ -54,6 +54,16 @@ def test_trouble_costs_only_its_job(tmp_path: Path) -> None:
     assert not list((tmp_path / "run").glob(".tmp-*"))
 
 
+def test_a_result_beyond_the_file_size_fails_its_job_only(tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path, "count: 2, size: 400", "count: 2, size: 8")
+    done = run(tmp_path, recipe, "--file-size", "100kB")
+    assert done.returncode == 3, done.stderr
+    failed = part(tmp_path)["failed"]
+    assert [job["job"] for job in failed] == ["0", "1"]
+    assert all("File too large; raise --file-size" in job["error"] for job in failed)
+    assert not part(tmp_path, 1)["failed"]
+
+
 def test_who_does_the_jobs_makes_no_difference(tmp_path: Path) -> None:
     recipe = write_recipe(tmp_path, "count: 6, size: 8, chain: true", "count: 3, size: 20")
     for workers in ("0", "1", "2"):

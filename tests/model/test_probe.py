@@ -19,7 +19,8 @@ from onnxviz.data.images import ImageFolder
 from onnxviz.graph import open_model
 from onnxviz.graph.labels import read_labels
 from onnxviz.model.preprocessing_candidates import RANGES, candidates, pictures_for
-from onnxviz.model.preprocessing_search import CHANCE, Probe, Trial, probe
+from onnxviz.model.preprocessing_search import probe
+from onnxviz.model.preprocessing_trials import CHANCE, Probe, Trial
 from tests.coloured_places import coloured_places, pixel_colour
 from tests.tiny_models import save_model
 

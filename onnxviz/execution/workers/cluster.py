@@ -23,8 +23,9 @@ from onnxviz.execution.schedule import Choice, ParityCheck, PlannedJob
 from onnxviz.execution.store import Store, cannot_write
 from onnxviz.execution.workers.limits import default_limits
 from onnxviz.execution.workers.node import SUGGESTED, Answer, Node, file_digests, files_of
-from onnxviz.execution.workers.pool import DeathKind, Died, Message, Pool, Progressed
-from onnxviz.execution.workers.processes import ProcessPool, last_line, paths_of
+from onnxviz.execution.workers.pool import Died, Message, Pool, Progressed
+from onnxviz.execution.workers.process import DeathKind, last_line
+from onnxviz.execution.workers.processes import ProcessPool, paths_of
 from onnxviz.execution.workers.ray_session import connect, import_ray, room_for_workers
 from onnxviz.execution.workers.tasks import Combination, Outcome, Task
 from onnxviz.recipe.recipe import Recipe

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import TYPE_CHECKING
 
 from onnxviz.confinement import Limits
 from onnxviz.core.memory import show_bytes, total_memory
-from onnxviz.recipe.schema import LimitsSettings
+
+if TYPE_CHECKING:
+    from onnxviz.recipe.schema import LimitsSettings
 
 MEMORY_SHARE = 0.8
 """Share of the machine's memory that all workers together may take."""

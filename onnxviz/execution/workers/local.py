@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import time
 import traceback
 from collections import UserDict
@@ -47,14 +48,15 @@ class LocalWorker:
         """Do a task; whatever it raises is told, not raised.
 
         Raises:
-            OutputError: if the result cannot be written, which concerns the whole run.
+            OutputError: if there is no room for the result, which concerns the whole run.
         """
         clock = time.monotonic()
         try:
             remarks = self._do(task, progress)
-        except (OutputError, KeyboardInterrupt):
-            raise
         except Exception as error:  # any exporter's oddity: one failing job never takes the others down
+            too_large = isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.EFBIG
+            if isinstance(error, OutputError) and not too_large:  # that is the limit of this process, not the disk
+                raise
             return _failure(error, time.monotonic() - clock)
         return Outcome(seconds=time.monotonic() - clock, remarks=remarks)
 

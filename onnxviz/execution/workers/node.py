@@ -19,9 +19,10 @@ from onnxviz.core.devices import Device
 from onnxviz.core.errors import OnnxvizError, OutputError
 from onnxviz.execution.store import Store
 from onnxviz.execution.workers.limits import default_limits
+from onnxviz.execution.workers.messages import Refusal
 from onnxviz.execution.workers.pool import Died, Finished, Message, Progressed
 from onnxviz.execution.workers.processes import ProcessPool
-from onnxviz.execution.workers.tasks import Refusal, Task
+from onnxviz.execution.workers.tasks import Task
 from onnxviz.recipe.recipe import Recipe
 
 _PATIENCE = 0.5

@@ -6,17 +6,16 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 from onnxviz.confinement import Defence
 from onnxviz.execution.plan import Plan
 from onnxviz.execution.schedule import Schedule
 from onnxviz.execution.store import Store
 from onnxviz.execution.workers.local import LocalWorker
+from onnxviz.execution.workers.process import DeathKind
 from onnxviz.execution.workers.tasks import Outcome, Task
 from onnxviz.recipe.recipe import Recipe
-
-DeathKind = Literal["memory", "time", "crash"]
 
 
 @dataclass(frozen=True)

@@ -266,8 +266,8 @@ def _contrast(looked: Looked, number: int, kind: str) -> Contrast | None:
     own, others = done & (owners == number), done & (owners != number)
     if min(own.sum(), others.sum()) < FEWEST:
         return None
-    shares = [Share(int((after[chosen] == number).sum()), int(chosen.sum())) for chosen in (own, others)]
-    return Contrast(number, *shares, fisher(*shares))
+    first, second = (Share(int((after[chosen] == number).sum()), int(chosen.sum())) for chosen in (own, others))
+    return Contrast(number, first, second, fisher(first, second))
 
 
 def on_concepts(looked: Looked, numbers: Sequence[int]) -> tuple[OnConcept, ...]:

@@ -122,7 +122,8 @@ def _most_apart(points: Points) -> tuple[float, npt.NDArray[np.intp], tuple[floa
 
 def _distances(points: Points) -> Points:
     squares = (points**2).sum(axis=1)
-    return np.sqrt((squares[:, None] + squares - 2 * points @ points.T).clip(min=0))
+    found: Points = np.sqrt((squares[:, None] + squares - 2 * points @ points.T).clip(min=0))
+    return found
 
 
 def _spectrum(distances: Points) -> tuple[Points, Points]:
@@ -145,7 +146,7 @@ def _nearest_centres(rows: Points, count: int, rounds: int = 20) -> npt.NDArray[
         chosen.append(int(np.min([((rows - rows[place]) ** 2).sum(axis=1) for place in chosen], axis=0).argmax()))
     centres = rows[chosen]
     for _ in range(rounds):
-        owners = ((rows[:, None] - centres) ** 2).sum(axis=2).argmin(axis=1)
+        owners = np.asarray(((rows[:, None] - centres) ** 2).sum(axis=2).argmin(axis=1))
         centres = np.stack(
             [rows[owners == one].mean(axis=0) if (owners == one).any() else centres[one] for one in range(count)]
         )

@@ -374,7 +374,8 @@ def test_planted_shortcuts(tmp_path: Path, capsys: pytest.CaptureFixture[str], m
     found = rows(text)
     assert [row[0] for row in found] == ["mark", "mark"]
     assert [row[4] for row in found] == ["yes", "no"]
-    hits = sum(row[8] != "-" for row in found[:1])
+    hits = int(found[0][10] == "yes")
+    assert hits <= (found[0][8] != "-")
     assert f"with masks: planted, found: {hits * 100}.0 % ({hits} of 1;" in text
     assert "with masks: clean, accused: unknown (0 of 0)" in text
 

@@ -14,10 +14,10 @@ from onnxviz.analyses.attribution.methods import methods
 from onnxviz.analyses.base import ImageAnalysis, Job, JobContext, LayerSelector, Subject
 from onnxviz.analyses.spurious_evidence import findings
 from onnxviz.analyses.spurious_evidence.conclusions import conclude
-from onnxviz.analyses.spurious_evidence.looked import GRID, REPLACED, Looked, Shown
+from onnxviz.analyses.spurious_evidence.looked import GRID, REPLACED, DrawnMap, Looked, Shown
 from onnxviz.analyses.spurious_evidence.looking import Asked, Look
 from onnxviz.analyses.spurious_evidence.objects import Objects
-from onnxviz.analyses.spurious_evidence.pictures import chosen, show
+from onnxviz.analyses.spurious_evidence.pictures import MOST_MAPS, chosen, draw_maps, show
 from onnxviz.core.errors import AnalysisError, nearest, shorten
 from onnxviz.core.findings import Finding
 from onnxviz.core.values import Layer
@@ -88,7 +88,7 @@ class SpuriousEvidence(ImageAnalysis):
 
     heading: ClassVar[str] = "Spurious evidence"
     version: ClassVar[int] = 1
-    results: ClassVar[tuple[type, ...]] = (Looked, Shown)
+    results: ClassVar[tuple[type, ...]] = (Looked, Shown, DrawnMap)
     metric_names: ClassVar[Mapping[str, str]] = findings.described()
     cites: ClassVar[tuple[str, ...]] = (
         "Lapuschkin et al. 2019, Unmasking Clever Hans predictors, Nature Communications 10, 1096",
@@ -138,9 +138,9 @@ class SpuriousEvidence(ImageAnalysis):
             names,
             data,
             cost=passes * most,
-            images=5 * most,
+            images=6 * most + 2 * MOST_MAPS,
             needs=tuple(job.name for job in jobs),
-            bytes=storage.RECORD + 5 * most * (storage.jpeg(height, width) + storage.PICTURE_ROW),
+            bytes=storage.RECORD + (6 * most + 2 * MOST_MAPS) * (storage.png(height, width) // 2 + storage.PICTURE_ROW),
         )
 
     def unproduced(self, jobs: Sequence[Job], subject: Subject) -> Mapping[str, str]:
@@ -158,7 +158,9 @@ class SpuriousEvidence(ImageAnalysis):
         if job.name == _PICTURES:
             looked = Looked.join([one for name in job.needs for one in context.found[name]])
             told = conclude(looked, self.effect, self.place_effect, context.subject.seed, with_concepts=False)
-            return show(look, looked, chosen(looked, told, findings.MOST_SHOWN), self._asked(context))
+            maps = draw_maps(looked, told, look.title)
+            places = chosen(looked, told, findings.MOST_SHOWN)
+            return [*maps, *show(look, looked, places, self._asked(context))]
         asked = [Asked(*one) for one in job.parameters["asked"]]
         model, what = context.model, f"Evidence by {look.method.heading}"
         size, fixed = model.input_size, model.view.batch
@@ -198,8 +200,9 @@ class SpuriousEvidence(ImageAnalysis):
             self._method().heading,
         )
         pictures = [one for one in found if isinstance(one, Shown)]
+        maps = [one for one in found if isinstance(one, DrawnMap)]
         return [
-            *told.findings(pictures),
+            *told.findings(pictures, maps),
             *explained_score.in_words(head, subject.view),
             *presentation.doubtful_preprocessing(subject, "evidence and predictions mean nothing."),
             *cropped_note(source, images, subject.preprocessing, subject.input_size),

@@ -11,10 +11,19 @@ from onnxviz.analyses import presentation
 from onnxviz.analyses.spurious_evidence import replacement
 from onnxviz.analyses.spurious_evidence.conclusions import ClassConclusions, Conclusions, Lies
 from onnxviz.analyses.spurious_evidence.groups import APART
-from onnxviz.analyses.spurious_evidence.looked import BACKGROUND, CENTRE, EDGE, GRID, OBJECT, REPLACED, Looked, Shown
-from onnxviz.analyses.spurious_evidence.pictures import enlarged, members_of
+from onnxviz.analyses.spurious_evidence.looked import (
+    BACKGROUND,
+    CENTRE,
+    EDGE,
+    GRID,
+    OBJECT,
+    REPLACED,
+    DrawnMap,
+    Looked,
+    Shown,
+)
+from onnxviz.analyses.spurious_evidence.pictures import MOST_MAPS, members_of
 from onnxviz.analyses.spurious_evidence.statistics import FEWEST, Contrast, Place
-from onnxviz.core import colormap
 from onnxviz.core.errors import shorten
 from onnxviz.core.findings import (
     Array,
@@ -25,7 +34,6 @@ from onnxviz.core.findings import (
     Metric,
     Note,
     Outcomes,
-    Picture,
     Table,
     Tile,
     TileGrid,
@@ -36,7 +44,7 @@ from onnxviz.data.concepts import Concept
 
 MOST_SHOWN = 24
 """Images that are shown."""
-_MOST_MAPS, _MOST_NAMED, _MOST_CONCEPTS = 24, 6, 5
+_MOST_NAMED, _MOST_CONCEPTS = 6, 5
 _TILE = 160
 
 _KINDS = presentation.by_name(
@@ -46,7 +54,7 @@ _KINDS = presentation.by_name(
     Metric("background_evidence", 0, "evidence outside of the object",
            "Mean share of the positive evidence that lies outside of the object of the class.", "percent", "lower"),
     Metric("highest_background_evidence", 0, "evidence outside of the object, worst class",
-           f"The same of the class with most, of those with {FEWEST} images.", "percent", "lower"),
+           f"The same of the class with most, of those with at least {FEWEST} images.", "percent", "lower"),
     Metric("classes_beyond_area", 0, "classes with evidence beyond the area",
            "Classes with more evidence outside of the object than the area there, by more than chance.", "integer",
            "lower"),
@@ -130,13 +138,13 @@ class Told:
     concepts: Sequence[Concept]
     method: str
 
-    def findings(self, shown: Sequence[Shown]) -> list[Finding]:
+    def findings(self, shown: Sequence[Shown], drawn: Sequence[DrawnMap]) -> list[Finding]:
         """Return everything, the most telling first."""
         return [
             *self._summary(),
             *self._metrics(),
             *self._pictures(shown),
-            *self._maps(),
+            *self._maps(drawn),
             self._survival(),
             self._classes(),
             *self._on_concepts(),
@@ -341,41 +349,25 @@ class Told:
         pictures = (one.photograph, one.overlay, *(picture for _, picture in one.changed))
         return Tile(shorten(self.names[one.image]), None, pictures, tuple(facts), captions=tuple(captions))
 
-    def _maps(self) -> Iterator[Finding]:
+    def _maps(self, drawn: Sequence[DrawnMap]) -> Iterator[Finding]:
         """Show the mean maps of classes, all on one scale, and what they have beyond other classes."""
-        shown = [one for one in self.all.classes if one.mean_map.any()]
-        first = {one.number for one in self.all.striking()}
-        shown = sorted(shown, key=lambda one: one.number not in first)[:_MOST_MAPS]
-        if not shown:
-            return
-        highest = max(float(one.mean_map.max()) for one in shown)
-        excess = {one.number: one.mean_map - self._mean_of_others(one.number) for one in shown}
-        bound = max(float(np.abs(values).max()) for values in excess.values())
-        tiles = []
-        for one in shown:
-            name = self.title(one.number, 40)
-            facts: list[tuple[str, Cell]] = [("images", one.images)]
-            if one.place:
-                facts.append(("most beyond other classes", f"{place_in_words(one.place)}: {percent(one.place.own)}, "
-                              f"of other classes {percent(one.place.others)}"))  # fmt: skip
-            pictures = (
-                Picture(colormap.colour(enlarged(one.mean_map / highest)), alt=f"mean map of {name}"),
-                Picture(
-                    colormap.colour_signed(enlarged(excess[one.number]), bound), alt=f"{name} beyond other classes"
-                ),
-            )
-            tiles.append(Tile(self.titles[one.number], None, pictures, tuple(facts),
-                              captions=("mean map", "less the mean of other classes")))  # fmt: skip
-        yield TileGrid(
-            "mean_maps", "Where the evidence of a class lies on average", tuple(tiles),
-            f"Means over the images of a class, each map brought to {GRID} × {GRID} cells that add up to 1. All mean "
-            f"maps have one scale, from 0 to {percent(highest)} of the evidence in a cell; all differences one from "
-            f"-{percent(bound)} (blue) to {percent(bound)} (red). At most {_MOST_MAPS} classes are shown.", _TILE,
-        )  # fmt: skip
-
-    def _mean_of_others(self, number: int) -> np.ndarray:
-        others = self.looked.coarse[(self.looked.classes != number) & (self.looked.coarse.sum(axis=(1, 2)) > 0)]
-        return others.mean(axis=0) if len(others) else np.zeros((GRID, GRID))
+        by_number, tiles = {one.number: one for one in self.all.classes}, []
+        for one in drawn:
+            found = by_number[one.number]
+            facts: list[tuple[str, Cell]] = [("images", found.images)]
+            if (place := found.place) is not None:
+                beyond = f"{percent(place.own)}, of other classes {percent(place.others)}"
+                facts.append(("most beyond other classes", f"{place_in_words(place)}: {beyond}"))
+            captions = ("mean map", "less the mean of other classes")
+            tiles.append(Tile(self.titles[one.number], None, (one.mean, one.beyond), tuple(facts), captions=captions))
+        if drawn:
+            highest, bound = percent(drawn[0].highest), percent(drawn[0].bound)
+            yield TileGrid(
+                "mean_maps", "Where the evidence of a class lies on average", tuple(tiles),
+                f"Means over the images of a class, each map brought to {GRID} × {GRID} cells that add up to 1. All "
+                f"mean maps have one scale, from 0 to {highest} of the evidence in a cell; all differences one from "
+                f"-{bound} (blue) to {bound} (red). At most {MOST_MAPS} classes are shown.", _TILE,
+            )  # fmt: skip
 
     # --- tables -----------------------------------------------------------------------------------------------------
 

@@ -104,3 +104,22 @@ class Shown:
     photograph: Picture
     overlay: Picture
     changed: tuple[tuple[str, Picture], ...]
+
+
+@dataclass(frozen=True, eq=False)
+class DrawnMap:
+    """The mean map of a class.
+
+    Attributes:
+        number: the class.
+        mean: the map, from 0 to `highest`.
+        beyond: the map less the mean map of other classes, from -`bound` to `bound`.
+        highest: the largest share of the evidence in a cell of any class.
+        bound: the largest difference of any class.
+    """
+
+    number: int
+    mean: Picture
+    beyond: Picture
+    highest: float
+    bound: float

@@ -131,8 +131,8 @@ class Look:
         whole = filled(batch, model.view.batch)
         more = len(whole) - len(batch)
         forward = ForwardPass(model, torch.from_numpy(whole), self.layers, [layer], to_input=self.method.to_input)
-        targets = [ClassTarget(self.head, number) for number in (*classes, *classes[-1:] * more)]
-        indices = (*images, *images[-1:] * more)
+        targets = [ClassTarget(self.head, number) for number in (*classes, *[classes[-1]] * more)]
+        indices = (*images, *[images[-1]] * more)
         question = forward.ask(targets, indices=indices, seed=self.context.subject.seed)
         total = np.zeros((len(batch), *batch.shape[2:]))
         for found in self.method.attribute(question).maps:
@@ -155,7 +155,7 @@ class Look:
         weights, areas, inside = np.zeros(count), np.zeros(count), unknown.copy()
         body, shown = self._object(labels, number), bool(evidence.any())
         for concept in np.unique(labels[labels > 0]):
-            where = (labels == concept).any(axis=0)
+            where: replacement.Region = np.any(labels == concept, axis=0)
             weights[concept - 1], areas[concept - 1] = evidence[where].sum(), where.mean()
             inside[concept - 1] = body[where].mean() if body.any() else np.nan
         on_object = float(evidence[body].sum()) if shown and body.any() else np.nan
@@ -169,7 +169,7 @@ class Look:
     def _object(self, labels: npt.NDArray[np.int32], number: int) -> replacement.Region:
         """Return where the object of a class is; nowhere where it is not known."""
         assert self.objects is not None
-        found: replacement.Region = np.isin(labels, self.objects.numbers(self.title(number))).any(axis=0)
+        found: replacement.Region = np.any(np.isin(labels, self.objects.numbers(self.title(number))), axis=0)
         return found
 
     # --- what becomes of it with a part replaced --------------------------------------------------------------------
@@ -234,10 +234,12 @@ def _overlaps(length: int) -> Maps:
     """Return which part of each pixel lies in each cell, [GRID, length]."""
     edges, pixels = np.arange(GRID + 1) * (length / GRID), np.arange(length)
     low = np.maximum(edges[:-1, None], pixels)
-    return (np.minimum(edges[1:, None], pixels + 1) - low).clip(min=0)
+    parts: Maps = (np.minimum(edges[1:, None], pixels + 1) - low).clip(min=0)
+    return parts
 
 
 def _shares(maps: Maps) -> Maps:
     """Return maps [N, h, w] divided by their sums; one that is zero everywhere stays so."""
     sums = maps.sum(axis=(1, 2), keepdims=True)
-    return np.divide(maps, sums, out=np.zeros_like(maps), where=sums > 0)
+    divided: Maps = np.divide(maps, sums, out=np.zeros_like(maps), where=sums > 0)
+    return divided

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -58,8 +58,9 @@ class Objects:
                 raise AnalysisError("nothing says where objects are: the images have no labels of pixels",
                                     where="objects", remedy="name a data set with labels in `masks`")  # fmt: skip
             return None
-        places = range(len(source)) if found is source else _places(source, found)
-        objects = cls(found, tuple(places), by_class)
+        labelled = cast("ConceptSet", found)
+        places = range(len(source)) if found is source else _places(source, labelled)
+        objects = cls(labelled, tuple(places), by_class)
         known = {concept.name for concept in objects.concepts}
         for name in (name for names in by_class.values() for name in names if name not in known):
             raise AnalysisError(f"no concept is called {shorten(name)!r}", where="objects",

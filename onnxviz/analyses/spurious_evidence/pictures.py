@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,15 +10,18 @@ import numpy.typing as npt
 
 from onnxviz.analyses import presentation
 from onnxviz.analyses.spurious_evidence.conclusions import ClassConclusions, Conclusions
-from onnxviz.analyses.spurious_evidence.looked import BACKGROUND, CENTRE, EDGE, OBJECT, Looked, Shown
+from onnxviz.analyses.spurious_evidence.looked import BACKGROUND, CENTRE, EDGE, OBJECT, DrawnMap, Looked, Shown
 from onnxviz.core import colormap
 from onnxviz.core.errors import shorten
+from onnxviz.core.findings import Picture
 
 if TYPE_CHECKING:
     from onnxviz.analyses.spurious_evidence.looking import Asked, Look
 
 CHANGES = (f"{OBJECT} by image", f"{BACKGROUND} by image", EDGE, CENTRE)
 """Changes whose pictures are shown, where they were made."""
+MOST_MAPS = 24
+"""Classes whose mean maps are shown."""
 _OF_CLASS, _OF_GROUP = 4, 6
 
 
@@ -88,6 +91,31 @@ def _pixels(look: Look, image: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]
     return np.ascontiguousarray((seen.clip(0, 1) * 255).round().astype(np.uint8).transpose(1, 2, 0))
 
 
-def enlarged(grid: npt.NDArray[np.floating], times: int = 12) -> npt.NDArray[np.float64]:
+def draw_maps(looked: Looked, told: Conclusions, title: Callable[[int], str]) -> list[DrawnMap]:
+    """Draw the mean maps of classes, those of which anything was found first."""
+    first = {one.number for one in told.striking()}
+    shown = sorted((one for one in told.classes if one.mean_map.any()), key=lambda one: one.number not in first)
+    shown = shown[:MOST_MAPS]
+    if not shown:
+        return []
+    beyond = {one.number: one.mean_map - _mean_of_others(looked, one.number) for one in shown}
+    highest = max(float(one.mean_map.max()) for one in shown)
+    bound = max(float(np.abs(values).max()) for values in beyond.values())
+    found = []
+    for one in shown:
+        name = shorten(title(one.number), 40)
+        mean = colormap.colour(_enlarged(one.mean_map / highest))
+        signed = colormap.colour_signed(_enlarged(beyond[one.number]), bound)
+        pictures = (Picture(mean, alt=f"mean map of {name}"), Picture(signed, alt=f"{name} beyond other classes"))
+        found.append(DrawnMap(one.number, *pictures, highest, bound))
+    return found
+
+
+def _mean_of_others(looked: Looked, number: int) -> npt.NDArray[np.float64]:
+    others = looked.coarse[(looked.classes != number) & (looked.coarse.sum(axis=(1, 2)) > 0)]
+    return others.mean(axis=0) if len(others) else np.zeros(looked.coarse.shape[1:])
+
+
+def _enlarged(grid: npt.NDArray[np.float64], times: int = 12) -> npt.NDArray[np.float64]:
     """Return a coarse map with each cell as a square of so many pixels."""
-    return np.asarray(grid, np.float64).repeat(times, axis=0).repeat(times, axis=1)
+    return grid.repeat(times, axis=0).repeat(times, axis=1)

@@ -316,7 +316,8 @@ def rows(
             hit = bool(found.broken) and (shortcut == "none" or planted in found.named)
             yield shortcut, masks, hit, [
                 shortcut, str(seed), planted, f"{found.accuracy:.2f}", "yes" if masks else "no", *effects,
-                ", ".join(found.broken) or "-", ", ".join(found.named) or "-", "yes" if hit else "no", f"{time.process_time() - started:.0f}",
+                ", ".join(found.broken) or "-", ", ".join(found.named) or "-",
+                "yes" if hit else "no", f"{time.process_time() - started:.0f}",
             ]  # fmt: skip
 
 

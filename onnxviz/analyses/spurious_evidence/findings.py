@@ -102,7 +102,7 @@ _DONE = {
     f"as much as the {OBJECT}": "as much as the object replaced, anywhere",
     f"as much as the {BACKGROUND}": "as much as the background replaced, anywhere",
     EDGE: "edge replaced by another image's",
-    CENTRE: "all but the edge replaced by it, smoothed",
+    CENTRE: "all but the edge replaced by its mirror images",
 }
 
 

@@ -15,7 +15,7 @@ GRID = 8
 FILLS = ("image", "blur", "noise")
 """With what a part is replaced: the same part of another image, what surrounds it smoothed, or noise."""
 OBJECT, BACKGROUND = ("object", "background")
-EDGE, CENTRE = ("edge by image", "centre by blur")
+EDGE, CENTRE = ("edge by image", "centre by edge")
 REPLACED = (
     *(f"{part} by {fill}" for part in (OBJECT, BACKGROUND) for fill in FILLS),
     f"as much as the {OBJECT}",

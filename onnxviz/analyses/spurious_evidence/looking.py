@@ -192,7 +192,7 @@ class Look:
         rng = np.random.default_rng([self.context.subject.seed, asked.image])
         other = None if asked.donor < 0 else self.load([asked.donor])[0]
         edge = replacement.edge(pixels.shape[1:])
-        yield CENTRE, replacement.replaced(pixels, ~edge, replacement.smoothed(pixels, edge))
+        yield CENTRE, replacement.mirrored(pixels)
         if other is not None:
             yield EDGE, replacement.replaced(pixels, edge, other)
         labels = self._labels(asked.image)

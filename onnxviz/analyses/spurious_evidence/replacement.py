@@ -83,3 +83,24 @@ def edge(shape: tuple[int, int]) -> Region:
     height, width = (max(1, length // EDGE) for length in shape)
     covered[height : shape[0] - height, width : shape[1] - width] = False
     return covered
+
+
+def mirrored(image: Image) -> Image:
+    """Return an image that is all edge: inside of it that of the nearest side is mirrored again and again."""
+    height, width = image.shape[1:]
+    down, right = (_there_and_back(length) for length in (height, width))
+    flipped = image[:, ::-1, ::-1]
+    sides = [image[:, down], flipped[:, down][:, ::-1, ::-1], image[:, :, right], flipped[:, :, right][:, ::-1, ::-1]]
+    rows, columns = np.mgrid[:height, :width]
+    steps = np.stack([rows, height - 1 - rows, columns, width - 1 - columns])
+    edges = np.array([height, height, width, width]) // EDGE
+    nearest = (steps / np.maximum(edges, 1)[:, None, None]).argmin(axis=0)  # in widths of the edge
+    made: Image = np.choose(nearest, sides)
+    return made
+
+
+def _there_and_back(length: int) -> npt.NDArray[np.intp]:
+    """Return 0, 1 ... to the end of the edge, back to 0, and so on, for so many pixels."""
+    side = max(1, length // EDGE)
+    places = np.arange(length) % (2 * side)
+    return np.minimum(places, 2 * side - 1 - places)

@@ -48,6 +48,20 @@ def test_tiles_cover_the_area_and_the_edge_an_eighth() -> None:
     assert not edge[8:56, 4:28].any()
 
 
+def test_an_image_that_is_all_edge() -> None:
+    """The edge stays as it is; a pixel inside is that as far from the nearest side as folding it brings it."""
+    image = np.random.default_rng(4).random((3, 16, 32)).astype(np.float32)  # edges of 2 rows and 4 columns
+    found = replacement.mirrored(image)
+    edge = replacement.edge((16, 32))
+    assert (found[:, edge] == image[:, edge]).all()
+    assert (found[:, 2, 16] == image[:, 1, 16]).all()
+    assert (found[:, 3, 16] == image[:, 0, 16]).all()
+    assert (found[:, 4, 16] == image[:, 0, 16]).all()
+    assert (found[:, 12, 16] == image[:, 15, 16]).all()  # the fourth row from below
+    assert (found[:, 8, 5] == image[:, 8, 2]).all()  # the sixth column: 0, 1, 2, 3, 3, 2
+    assert (found[:, 8, 26] == image[:, 8, 29]).all()
+
+
 def test_noise_has_mean_and_spread_of_what_is_known() -> None:
     image = np.random.default_rng(2).normal(0.5, 0.05, (3, 64, 64)).astype(np.float32)
     known = np.zeros((64, 64), bool)

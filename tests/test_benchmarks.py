@@ -20,8 +20,8 @@ SCRIPTS = (
     "agreement", "attribution", "attribution_faithfulness", "attribution_perturbation", "attribution_pixels",
     "class_images", "cluster_costs", "cluster_simulation", "dissection", "execution", "faults", "feature_visualization",
     "fuzz", "gpu", "gpu_execution", "gpu_feature_visualization", "import_coverage", "import_speed", "layer_names",
-    "operator_table", "preprocessing",
-    "quantised_forms", "ray_overhead", "simple_pictures", "stock_onnx2torch", "streams",
+    "operator_table", "planted_shortcuts", "preprocessing", "quantised_forms", "ray_overhead", "simple_pictures",
+    "stock_onnx2torch", "streams",
 )  # fmt: skip
 
 
@@ -397,3 +397,32 @@ def test_a_pipe_in_a_cell_does_not_end_it() -> None:
     from benchmarks.measure import markdown
 
     assert markdown(["a"], [["x|y"]]).splitlines()[-1] == "| x\\|y |"
+
+
+def test_planted_shortcuts(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """An untrained network, by which the tables are made; that the counts are right is seen from the rows."""
+    options = ("--planted", "1", "--clean", "0", "--steps", "1", "--training-scenes", "80", "--scenes", "30")
+    text = run("planted_shortcuts", "--folder", str(tmp_path), *options, capsys=capsys, monkeypatch=monkeypatch)
+    found = rows(text)
+    assert [row[0] for row in found] == ["mark", "mark"]
+    assert [row[4] for row in found] == ["yes", "no"]
+    hits = int(found[0][10] == "yes")
+    assert hits <= (found[0][8] != "-")
+    assert f"with masks: planted, found: {hits * 100}.0 % ({hits} of 1;" in text
+    assert "with masks: clean, accused: unknown (0 of 0)" in text
+
+
+def test_shortcuts_are_planted_in_one_class_only() -> None:
+    from benchmarks.planted_shortcuts import PLANTED, Scenes
+
+    drawn = Scenes.draw(30, 1, "validation")
+    for shortcut in PLANTED:
+        changed = (drawn.with_shortcut(shortcut, 3, 0).pictures != drawn.pictures).any(axis=3)
+        assert np.flatnonzero(changed.any(axis=(1, 2))).tolist() == [3, 18]
+    mark, texture, watermark = ((drawn.with_shortcut(one, 3, 0).pictures != drawn.pictures).any(axis=3)[3]
+                                for one in PLANTED)  # fmt: skip
+    assert not mark[12:].any()
+    assert not mark[:, 12:].any()
+    assert (texture <= (drawn.labels[3, 0] == 1)).all()  # the backdrop
+    assert not watermark[:40].any()
+    assert drawn.with_shortcut("none", 3, 0) is drawn

@@ -1,0 +1,1 @@
+"""Spurious evidence: classes that a network recognises by what is not their object."""

@@ -1,0 +1,123 @@
+"""Where the object of a class is: pixel labels of an analysis' images, and which of their concepts is the object."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxviz.core.errors import AnalysisError, DataError, nearest, shorten
+from onnxviz.core.values import Preprocessing
+from onnxviz.data.base import data_set
+from onnxviz.data.images import fit_labels
+
+if TYPE_CHECKING:
+    from onnxviz.data.concepts import Concept, ConceptSet
+    from onnxviz.data.images import ImageSource
+
+ANY = "*"
+"""Stands for every class that is not named."""
+
+
+@dataclass(frozen=True, eq=False)
+class Objects:
+    """Pixel labels of images, with the objects of classes in them.
+
+    Attributes:
+        data: the labels.
+        places: for each image of the analysis which of `data` it is; -1 where there is none.
+        chosen: names of concepts by the name of a class, or by `ANY`.
+    """
+
+    data: ConceptSet
+    places: tuple[int, ...]
+    chosen: Mapping[str, Sequence[str]]
+
+    @classmethod
+    def of(
+        cls, source: ImageSource, labels: str | None, data: Mapping[str, Any], chosen: Mapping[str, str | list[str]]
+    ) -> Objects | None:
+        """Find the labels of a data set's images: its own, or those of the data set that is named; None for neither.
+
+        Raises:
+            DataError: if the data set that is named does not exist or has no labels, or not of these images.
+            AnalysisError: if an object is no concept, or objects are named and nothing is labelled.
+        """
+        by_class = {name: [names] if isinstance(names, str) else names for name, names in chosen.items()}
+        found = source if labels is None else data_set(labels, data)
+        if not hasattr(found, "read_labels"):
+            if labels is not None:
+                raise DataError("it has no labels of pixels", where=f"data {shorten(labels)!r}",
+                                remedy="name a concept folder: images/, labels/ and classes.txt")  # fmt: skip
+            if chosen:
+                raise AnalysisError("nothing says where objects are: the images have no labels of pixels",
+                                    where="objects", remedy="name a data set with labels in `masks`")  # fmt: skip
+            return None
+        labelled = cast("ConceptSet", found)
+        places = range(len(source)) if found is source else _places(source, labelled)
+        objects = cls(labelled, tuple(places), by_class)
+        known = {concept.name for concept in objects.concepts}
+        for name in (name for names in by_class.values() for name in names if name not in known):
+            raise AnalysisError(f"no concept is called {shorten(name)!r}", where="objects",
+                                remedy=nearest(name, known) or "name one that the data set has")  # fmt: skip
+        return objects
+
+    @cached_property
+    def concepts(self) -> tuple[Concept, ...]:
+        """Every concept, in the order of their numbers."""
+        return self.data.concepts
+
+    def numbers(self, title: str) -> tuple[int, ...]:
+        """Return the numbers of the concepts that are the object of a class; none where nothing says which.
+
+        Those that are chosen; else those of the class's name, or of one of its synonyms; else those of the longest name
+        that a class's name ends with, as "king penguin" does with "penguin"; else the only one that there is.
+        """
+        names = self.chosen.get(title, self.chosen.get(ANY))
+        if names is None:
+            words = [_plain(word) for word in title.split(",")]
+            ends = [name for name in map(_plain, self._names) if any(f" {word}".endswith(f" {name}") for word in words)]
+            longest = max(map(len, ends), default=0)
+            names = [name for name in self._names if _plain(name) in ends and len(_plain(name)) == longest]
+        if not names and len(self.concepts) == 1:
+            names = self._names
+        return tuple(concept.index for concept in self.concepts if concept.name in names)
+
+    @cached_property
+    def _names(self) -> list[str]:
+        return [concept.name for concept in self.concepts]
+
+    def read(self, image: int, preprocessing: Preprocessing, size: tuple[int, int]) -> npt.NDArray[np.int32] | None:
+        """Return an image's labels [layers, h, w] as the network sees it; None where it has none."""
+        place = self.places[image]
+        return None if place < 0 else fit_labels(self.data.read_labels(place), preprocessing, size)
+
+
+def _plain(name: str) -> str:
+    return " ".join(name.replace("_", " ").casefold().split())
+
+
+def _places(source: ImageSource, labelled: ConceptSet) -> list[int]:
+    """Return for each image of a source the one of the same name among those that are labelled; -1 for none.
+
+    Names are compared without folder and suffix, and with both where several images are called alike.
+    """
+    whole = {name: place for place, name in enumerate(labelled.names)}
+    stems: dict[str, int] = {}
+    for place, name in enumerate(labelled.names):
+        stem = PurePosixPath(name).stem
+        stems[stem] = -1 if stem in stems else place
+    places = [whole.get(name, stems.get(PurePosixPath(name).stem, -1)) for name in source.names]
+    if max(places, default=-1) < 0:
+        raise DataError(
+            f"none of the {len(places)} images is among those with labels; the first is {shorten(source.names[0])!r}, "
+            f"the first with labels {shorten(labelled.names[0])!r}",
+            where=f"data {shorten(labelled.name)!r}",
+            remedy="images and their labels are matched by the names of the image files",
+        )
+    return places

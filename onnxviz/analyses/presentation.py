@@ -12,7 +12,9 @@ import numpy.typing as npt
 
 from onnxviz.core.findings import Caveat, Cell, Column, Finding, Metric, Note, Picture, Table, Tile
 from onnxviz.core.shares import Share
-from onnxviz.core.wording import listed
+from onnxviz.core.wording import counted, listed
+from onnxviz.graph.operators import traits_of
+from onnxviz.graph.structure import ancestors
 from onnxviz.model.maps import in_words
 
 if TYPE_CHECKING:
@@ -94,6 +96,19 @@ def about_layers(selector: LayerSelector, layers: Sequence[Layer], subject: Subj
     said = in_words(layers)
     tokens = [Note(f"{said}.", "tokens")] if said else []
     return [*(Caveat(remark) for remark in layer_remarks(selector, subject)), *tokens]
+
+
+def about_rounding(scores: Sequence[Layer], subject: Subject) -> Iterator[Caveat]:
+    """Say that gradients pass the roundings of a quantised model as if they were not there."""
+    graph = subject.view.proto.graph
+    needed = ancestors(graph, [layer.value for layer in scores])
+    count = sum(traits_of(node).rounds and not needed.isdisjoint(node.output) for node in graph.node)
+    if count:
+        yield Caveat(
+            f"The model rounds its values at {counted(count, 'place')} before this score. Gradients pass them straight "
+            "through, as if nothing were rounded, so that they are those of the network that it was quantised from, "
+            "more or less.", "rounding", "limit",
+        )  # fmt: skip
 
 
 def doubtful_preprocessing(subject: Subject, consequence: str) -> Iterator[Caveat]:

@@ -276,6 +276,7 @@ classes: top:2
             *about_blank(metrics),
             *about_refused(found),
             *self.target.about_positions(head, placed, self.positions),
+            *(presentation.about_rounding(self.score_layers(subject), subject) if self.needs_gradients else ()),
             *(presentation.about_layers(self.layers, [layer for _, layer in used], subject) if used else []),
         ]
 

@@ -91,6 +91,7 @@ class ClassActivationMaps(ImageExplanation):
             *cropped_note(source, chosen, subject.preprocessing, subject.input_size),
             *self.coverage(subject, len(found)),
             *about_blank(metrics),
+            *presentation.about_rounding(self.score_layers(subject), subject),
             *presentation.about_layers(self.layers, [layer for _, layer in used], subject),
         ]
 

@@ -259,3 +259,15 @@ def test_of_many_images_some_are_drawn_and_all_count(scenes: onnxviz.Model) -> N
     assert len(table.rows) == 9
     (metric,) = (item for item in found.findings if isinstance(item, f.Metric) and item.name == "blank_fraction")
     assert metric.total == 9
+
+
+@pytest.mark.zoo
+@pytest.mark.parametrize(
+    ("file", "said"), [("mlperf_tiny_resnet8_cifar10_int8_qdq", 1), ("mlperf_tiny_resnet8_cifar10", 0)]
+)
+def test_roundings_that_gradients_pass_are_told(zoo: Path, tmp_path: Path, file: str, said: int) -> None:
+    model = onnxviz.load(zoo / "onnx" / f"{file}.onnx", {"mean": 128, "scale": 1}, device="cpu", output="classes")
+    images = squares(tmp_path)
+    for method, wanted in (("grad_cam", said), ("occlusion", 0)):
+        found = model.attribute(images, 3, method, faithfulness=None)
+        assert sum(isinstance(item, f.Caveat) and item.id == "rounding" for item in found.findings) == wanted

@@ -132,7 +132,7 @@ class Model(models.Model):
         Raises:
             OnnxvizError: as `analyze`.
         """
-        chosen = list(method) if isinstance(method, list | tuple) else [method]
+        chosen = method if isinstance(method, str | Mapping) else list(method)
         said = {"target": target, "classes": "top:1"} if isinstance(target, Mapping) else {"classes": target}
         given = {"data": "images", "methods": chosen, "layers": layers, **said, **settings}
         return self.analyze("attribution", {"images": images}, **given)

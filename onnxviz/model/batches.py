@@ -218,6 +218,8 @@ def _asked_numbers(size: tuple[int, int], image: Sequence[int], layers: Sequence
 def _numbers(layer: Layer, size: tuple[int, int], image: Sequence[int]) -> int:
     """Return how many numbers a layer gives for one image; where its map's size is open, one for each pixel."""
     pixels, count = image[0] * image[1], math.prod(length or 1 for length in layer.shape[1:])
+    if layer.shape and (layer.shape[0] or 0) > 1:
+        return count * (layer.shape[0] or 1)  # the images are along another axis, which is the free one
     if not layer.spatial_shape:
         return count
     return count * (max(pixels // (size[0] * size[1]), 1) if all(layer.spatial_shape) else pixels)

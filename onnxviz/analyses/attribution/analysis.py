@@ -32,6 +32,7 @@ from onnxviz.analyses.attribution.target_settings import ClassSettings, Given, T
 from onnxviz.analyses.base import Job, JobContext, LayerSelector, Subject
 from onnxviz.analyses.explained_images import TOP, Explainer, ImageExplanation
 from onnxviz.analyses.grad_cam.findings import in_words
+from onnxviz.core.errors import AnalysisError, SelectionError, shorten
 from onnxviz.core.findings import Caveat, Coverage, Finding, Metric, Note, merge
 from onnxviz.core.values import Layer
 from onnxviz.core.wording import listed
@@ -64,10 +65,14 @@ else:
     ]
 
     def _methods(given: object) -> object:
-        """Return nothing for `auto`; an empty list names no method."""
+        """Return nothing for `auto`, and a list for one method; an empty list names no method."""
         if given == []:
             raise ValueError("an empty list names no method")
-        return () if given == "auto" else tuple(given) if isinstance(given, list) else given
+        if given in ("auto", ["auto"]):
+            return ()
+        if isinstance(given, str | dict):
+            return (given,)
+        return tuple(given) if isinstance(given, list) else given
 
     MethodChoices = Annotated[
         tuple[_CHOICE, ...],
@@ -75,8 +80,6 @@ else:
         BeforeValidator(_methods, json_schema_input_type=Literal["auto"] | tuple[_CHOICE, ...]),
     ]
 
-_JUDGED = 8
-"""Images whose maps are judged if the recipe says nothing: enough to tell some methods from others."""
 _TRIED = ("grad_cam", "grad_cam_plus_plus", "hires_cam", "layer_cam", "gradient", "gradient_times_input")
 """What `methods: auto` tries: methods that need one forward and one backward pass for all of them."""
 
@@ -110,7 +113,7 @@ classes: top:2
     }
     reading: ClassVar[str] = (
         "Rows are classes, columns methods or layers. A map shows where the evidence for the class lies by its method; "
-        "below each the same map lies over the image. Scales are stated above the maps."
+        "next to each the same map lies over the image. The scales are stated under the maps."
     )
 
     methods: MethodChoices = Field(
@@ -128,7 +131,7 @@ classes: top:2
         24, ge=0, description="Most images whose maps are drawn and stored, spread evenly; all count in the numbers."
     )
     faithfulness: Faithfulness | None = Field(
-        default_factory=lambda: Faithfulness(images=_JUDGED),
+        default_factory=Faithfulness,
         description="Measure whether the maps are to be believed; nothing for not to, which is said.",
     )
     target: TargetChoice = Field(
@@ -178,6 +181,7 @@ classes: top:2
 
     def jobs(self, subject: Subject) -> Iterable[Job]:
         """Plan a job for every few images; where methods are to be chosen, behind those that try them on some."""
+        self._against(self.head(subject), subject)  # refused here, not in every job
         if not self.is_auto or self.faithfulness is None:
             yield from super().jobs(subject)
             return
@@ -302,6 +306,19 @@ classes: top:2
         """Say where the last convolution stands, if it is taken for the end of the network and is not."""
         return presentation.layer_remarks(self.layers, subject) if self.shows_layers else ()
 
+    def chosen_images(self, subject: Subject) -> tuple[ImageSource, list[int]]:
+        """Return the data set, and which of its images are explained."""
+        source = find_source(self.data, subject.data)
+        out = self.target.left_out(source)
+        every = [index for index in choose_images(source, self.images, len(source)) if index not in out]
+        if not every:
+            raise AnalysisError(
+                "no image is left to explain beside the one that others are compared with",
+                where=f"data {shorten(source.name)!r}",
+                remedy="give more images",
+            )
+        return source, list(spread_evenly(every, self.limit))
+
     def head(self, subject: Subject) -> Head:
         """Return the classes that there are to choose from."""
         return self.target.head(subject, self.score)
@@ -312,6 +329,10 @@ classes: top:2
 
     def _against(self, head: Head, subject: Subject) -> Against:
         named = None
+        if self.against is not None and head.choices == 1:
+            raise SelectionError(
+                "there is a single score, and none to explain it against", where="against", remedy="leave `against` out"
+            )
         if self.against is not None and self.against != "next":
             (named,) = class_indices(self.against, head, subject.labels)
 

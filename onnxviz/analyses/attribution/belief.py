@@ -25,6 +25,8 @@ make the score, is surely above this. Of guided backpropagation, which is known 
 networks, of gradients 0.42 and 0.65."""
 
 
+_FEW = 4
+"""Images below which no method is flagged."""
 _SAME = 1e-3
 """Areas that are nearer than this are those of the same order of the pixels, but for rounding."""
 
@@ -235,8 +237,17 @@ def _chance(differences: Sequence[float]) -> float:
     return paired(known) if known else 1.0
 
 
+def least_images(methods: int) -> int:
+    """Return how many images it takes at least for one of so many methods to be better than chance.
+
+    If it is better in all of n images, the probability of that by chance is 2 / 2^n (both signs), times the number of
+    methods.
+    """
+    return math.floor(math.log2(2 * methods / (1 - LEVEL))) + 1
+
+
 def _surely_above(mean: Mean, least: float) -> bool:
-    return (mean.interval[0] if mean.interval else mean.value) > least
+    return mean.total >= _FEW and bool(mean.interval and mean.interval[0] > least)
 
 
 def _or_least(value: float) -> float:

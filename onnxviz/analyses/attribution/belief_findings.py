@@ -7,15 +7,13 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from onnxviz.analyses.attribution.belief import IGNORES_TARGET, IGNORES_WEIGHTS, Belief, Verdict, weigh
+from onnxviz.analyses.attribution.belief import IGNORES_TARGET, IGNORES_WEIGHTS, Belief, Verdict, least_images, weigh
 from onnxviz.analyses.attribution.judgement import Faithfulness, ImageJudgement
 from onnxviz.analyses.attribution.randomisation import in_words
 from onnxviz.core.findings import Caveat, Cell, Column, Curve, Finding, Metric, Note, Series, Table
 from onnxviz.core.means import Mean
 from onnxviz.core.wording import counted, listed
 
-_FEW = 8
-"""Images below which hardly any difference can be beyond chance."""
 _SHOWN_CHANCE = 0.001
 _UNKNOWN = Mean(math.nan, 0, ())
 
@@ -158,8 +156,12 @@ def _which_to_believe(belief: Belief) -> Iterator[Finding]:
             text += f" Above it beyond chance are also: {each}."
     else:
         text = f"Over {images} it is not shown, beyond chance, that any of the maps is better than {rival}."
-        if belief.counted < _FEW:
-            text = f"{images[0].upper()}{images[1:]} are too few to tell whether any map is better than {rival}."
+        if belief.counted < (least := least_images(len(methods))):
+            are = "is" if belief.counted == 1 else "are"
+            text = (
+                f"{images[0].upper()}{images[1:]} {are} too few to tell whether any of {counted(len(methods), 'map')} "
+                f"is better than {rival}: it takes at least {least} (`faithfulness.images`)."
+            )
     yield Note(text, "belief")
     worse = [one for one in methods if one.is_worse]
     unclear = [one for one in methods if not (one.is_better or one.is_worse)] if better else []
@@ -236,8 +238,8 @@ def _caveats(belief: Belief, images: Sequence[ImageJudgement], settings: Faithfu
         )
     if settings.curves and belief.counted < len(images):
         yield Caveat(
-            f"Curves count for {belief.counted} of {counted(len(images), 'image')}: of the others the baseline scores "
-            "no less than the image, or their score is of another kind.",
+            f"Curves count for {belief.counted} of {counted(len(images), 'image')}: the others score "
+            "hardly more than their baseline, or by another kind of score.",
             "curves_left_out",
             "doubt",
         )
@@ -317,7 +319,7 @@ def _word(one: Verdict) -> str:
     if one.is_better:
         chance = f"p < {_SHOWN_CHANCE:g}" if one.probability < _SHOWN_CHANCE else f"p = {one.probability:.2g}"
         return f"yes: better than simple maps ({chance})"
-    return "no: worse than a simple map" if one.is_worse else "not shown: no better than a simple map"
+    return "no: worse than a simple map" if one.is_worse else f"not shown (p = {one.probability:.2g})"
 
 
 def _localisation(belief: Belief, images: Sequence[ImageJudgement], settings: Faithfulness) -> Iterator[Finding]:

@@ -206,9 +206,14 @@ def _answer(question: Question, name: str, method: Method, images: Sequence[str]
 
 def _reached(question: Question) -> list[bool]:
     """Return for each image whether its score has a gradient at one of the layers, or at the image."""
-    gradients = question.gradients or (question.input_gradient,)
-    slopes = torch.stack([each.reshape(len(each), -1).abs().amax(dim=1) for each in gradients]).amax(dim=0)
-    return [slope > 0 for slope in slopes.tolist()]
+
+    def slopes(gradients: Sequence[torch.Tensor]) -> torch.Tensor:
+        return torch.stack([each.reshape(len(each), -1).abs().amax(dim=1) for each in gradients]).amax(dim=0)
+
+    found = slopes(question.gradients) if question.gradients else torch.zeros(len(question.targets))
+    if not bool((found > 0).all()):  # the layers may have no part in the score, and the image has
+        found = torch.maximum(found, slopes([question.input_gradient]).to(found))
+    return [slope > 0 for slope in found.tolist()]
 
 
 def _several_positions(turn: _Turn, asked: Asked) -> tuple[int, ...]:
@@ -281,6 +286,7 @@ class _ImageResult:
             turn.scores[self.place],
             None if self.sure is None else float(self.sure[number]),
             None if shares is None else shares[number],
+            isinstance(target, Difference),
             turn.reached[self.place],
             tuple(self._evidence(name, method, found, target.title) for (name, method), found in methods),
         )

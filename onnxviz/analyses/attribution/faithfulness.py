@@ -22,6 +22,8 @@ Scale = Literal["probability", "score"]
 
 _BLUR = 20
 """The standard deviation of the blur is the image's longer side divided by this: 11 pixels of 224."""
+_LEAST_GAIN = 0.25
+"""By which part of the larger of the two an image has to score more than its baseline, for its curve to count."""
 _REACH = 3
 """Standard deviations after which the blur's kernel ends."""
 _TOGETHER = 16
@@ -69,7 +71,8 @@ def curves(
 
     Petsiuk, Das and Saenko 2018 (RISE), section 3.3: by the probability of the target's class, with areas by the
     trapezoid rule. Where nothing makes a probability of the score, it is counted from that of the baseline (0) to that
-    of the whole image (1), and a curve is empty where the baseline scores no less than the image.
+    of the whole image (1), and a curve is empty where the image scores hardly more than the baseline: divided by next
+    to nothing, it would outweigh all others.
 
     Args:
         question: images and targets.
@@ -174,7 +177,7 @@ class _Walk:
         scores = [self.whole, *self._between(rank, baseline), end]
         if self.scale == "probability":
             return tuple(scores)
-        if not self.whole > end:
+        if not self.whole - end >= _LEAST_GAIN * max(abs(self.whole), abs(end)):
             return ()
         return tuple((score - end) / (self.whole - end) for score in scores)
 

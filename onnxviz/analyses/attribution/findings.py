@@ -58,8 +58,8 @@ def image_findings(
         _table(image, name, head, methods),
         *([] if image.maps is None else [image.maps]),
         *([] if image.own is None else [Outcomes("top1_accuracy", (name,), (image.own == image.best,))]),
-        *_without_gradient(image, subject, head),
-        Note(_sentence(image, name, subject, head), about="each image"),
+        *(_without_gradient(image, subject, head) if any(one.needs_gradients for one in methods.values()) else ()),
+        Note(_sentence(image, name, subject, head, methods), about="each image"),
     ]
 
 
@@ -192,6 +192,7 @@ def _facts(
     image: ImageAttribution, target: TargetEvidence, subject: Subject, head: Head
 ) -> tuple[tuple[str, Cell], ...]:
     logit = "logit" if head.has_classes and head.holds == "scores" else "value"
+    logit = f"difference of {logit}s" if target.against else logit
     facts: list[tuple[str, Cell]] = [(head.unit, target.number), (logit, round(target.score, 4))]
     facts += [("probability", percent(target.probability, 1))] if target.probability is not None else []
     facts += [("predicted at", f"{percent(target.predicted, 1)} of positions")] if target.predicted is not None else []
@@ -211,21 +212,24 @@ def _table(image: ImageAttribution, name: str, head: Head, methods: Named) -> Ta
         for target in image.targets
         for one in target.methods
     )  # fmt: skip
+    what, number, score, *rest = explained_score.columns(head)
+    score = Column(f"difference of {score.name}s", "number") if image.targets[0].against else score
     columns = (
-        *explained_score.columns(head), Column("method"), Column("map of"), Column("position"),
+        what, number, score, *rest, Column("method"), Column("map of"), Column("position"),
         Column("extent", "percent"), Column("maps without positive evidence", "integer"),
     )  # fmt: skip
     smoothed = f" {WHERE_PIXELS}" if any(method.shows == "pixels" for method in methods.values()) else ""
     return Table("evidence", "Where the evidence lies", columns, rows, _EVIDENCE + smoothed, key=0)
 
 
-def _sentence(image: ImageAttribution, name: str, subject: Subject, head: Head) -> str:
+def _sentence(image: ImageAttribution, name: str, subject: Subject, head: Head, methods: Named) -> str:
     """Say where each method sees the evidence for what comes first."""
     target = image.targets[0]
-    if not target.reached:
-        return f"{name}: nothing can be said of {target.title}: its score has no gradient there."
+    found = [one for one in target.methods if target.reached or not methods[one.method].needs_gradients]
+    if not found:
+        return f"{name}: nothing can be said of {target.title}: its score has no gradient."
     certainty = explained_score.certainty(head, target.probability, target.score, target.predicted)
-    where = _few(target.methods) if len(target.methods) <= _IN_FULL else _many(target.methods)
+    where = _few(found) if len(found) <= _IN_FULL else _many(found)
     explained = [one.number for one in image.targets]
     choice = explained_score.first_choice(head, image.best, explained, image.sure, subject.labels)
     return f"{name}: the evidence for {target.title}{certainty}: {where}.{choice}"

@@ -40,6 +40,7 @@ class TargetEvidence:
         score: of a class the logit, of a difference the difference.
         probability: the class's; None if nothing makes any.
         predicted: of a map of classes the share of the positions where this one is the highest; else None.
+        against: whether the score is a difference to another class's.
         reached: whether the score has a gradient, where one is asked for; else true.
         methods: what each method found, in the order asked for.
     """
@@ -49,6 +50,7 @@ class TargetEvidence:
     score: float
     probability: float | None
     predicted: float | None
+    against: bool
     reached: bool
     methods: tuple[MethodEvidence, ...]
 

@@ -19,11 +19,16 @@ from onnxviz.analyses.attribution.targets import (
     decoded,
 )
 from onnxviz.analyses.explained_images import Wanted
+from onnxviz.core.errors import AnalysisError, shorten
 from onnxviz.core.values import Layer
 from onnxviz.graph.model_output import Head
 
 if TYPE_CHECKING:
     import torch
+
+
+_OUTSIDE = 1e-4
+"""How far outside of 0 to 1 rounding may bring a score."""
 
 
 class Scores(ABC):
@@ -141,6 +146,16 @@ class DetectionScores(Scores):
     def _everywhere(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
         """Return the scores of all detections, [N, classes, positions]."""
         count = len(self.classes)
+        for layer, each in zip(self.layers, values, strict=True):
+            units = self.units if layer in self.classes else (self.object_unit,)
+            read = each[:, list(units)]
+            low, high = float(read.min()), float(read.max())
+            if low < -_OUTSIDE or high > 1 + _OUTSIDE:
+                raise AnalysisError(
+                    f"scores of detections are numbers from 0 to 1, and these are from {low:.3g} to {high:.3g}",
+                    where=shorten(layer.name),
+                    remedy="name the output behind its sigmoid or softmax, or other `units`",
+                )
         found = at_all_positions(tuple(values[:count]), self.units)
         if not self.objectness:
             return found

@@ -67,6 +67,14 @@ class TargetSettings(BaseModel, ABC):
         """Yield how the scores at several positions become one."""
         yield from explained_score.about_positions(head, count, positions)
 
+    def left_out(self, source: ImageSource) -> frozenset[int]:  # noqa: ARG002 - for subclasses
+        """Return images that are not explained themselves.
+
+        Raises:
+            SelectionError: if an image that is named does not exist, or could be several.
+        """
+        return frozenset()
+
     @abstractmethod
     def scores(self, given: Given) -> Scores:
         """Return the scores that are explained."""
@@ -102,7 +110,7 @@ class RegionSettings(TargetSettings):
         """Return the head, which is a map."""
         head = super().head(subject, score)
         layer = explained_score.layer_of(head)
-        if len(layer.shape) != 4 or layer.grid is not None or head.is_two_from_one:
+        if len(layer.shape) != 4 or layer.grid is not None or head.is_two_from_one or not head.has_positions:
             raise AnalysisError(
                 "has no scores of several classes at rows and columns, of which a region could be explained",
                 where=shorten(layer.name),
@@ -181,11 +189,19 @@ class DetectionSettings(TargetSettings):
 
     def _named(self, names: str | list[str], subject: Subject) -> tuple[Layer, ...]:
         listed = [names] if isinstance(names, str) else names
-        return tuple(explained_score.layer_of(resolve_head(subject.view, name, None)) for name in listed)
+        # What the output gives: of classes the layer of a head would be the logits before it.
+        return tuple(subject.view.layer(name) for name in listed)
 
     def class_units(self, subject: Subject) -> tuple[int, ...]:
         """Return which units of the layers are classes."""
         first, *others = self._named(self.classes, subject)
+        for layer in (first, *others, *self._named(self.objectness or [], subject)):
+            if layer.channel_axis is None:
+                raise SelectionError(
+                    "no axis of units is known there, so there are no scores of classes",
+                    where=shorten(layer.name),
+                    remedy="name a layer before or behind it",
+                )
         units = unit_indices("all" if self.units is None else self.units, first)
         for other in others:
             if other.unit_count != first.unit_count:
@@ -233,17 +249,22 @@ class SimilaritySettings(TargetSettings):
             f"{shorten(str(self.to), 40)!r}: the cosine of the angle between the two, from -1 to 1.", "score",
         )  # fmt: skip
 
+    def left_out(self, source: ImageSource) -> frozenset[int]:
+        """Return the other image: to itself its similarity is the highest that there is, and no change raises it."""
+        chosen = choose_images(source, self.to, len(source))
+        if len(chosen) != 1:
+            raise SelectionError(
+                f"{shorten(str(self.to))!r} names {len(chosen)} images", where="target.to", remedy="name one"
+            )
+        return frozenset(chosen)
+
     def scores(self, given: Given) -> Scores:
         """Return the similarity to the other image, whose embedding is computed by ONNX Runtime."""
         from onnxviz.analyses.stream import measured
         from onnxviz.data.images import load_batch
 
         (layer,), model, source = self.layers(given.head, given.subject), given.context.model, given.source
-        chosen = choose_images(source, self.to, len(source))
-        if len(chosen) != 1:
-            raise SelectionError(
-                f"{shorten(str(self.to))!r} names {len(chosen)} images", where="target.to", remedy="name one"
-            )
+        chosen = sorted(self.left_out(source))
         batch = load_batch(source, chosen, model.preprocessing, model.input_size)
         vector = measured(model, batch, [layer.name])[layer.name].reshape(-1)
         return SimilarityScores(layer, tuple(vector.tolist()), shorten(source.names[chosen[0]], 40))

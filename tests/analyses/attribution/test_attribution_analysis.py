@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from onnx import helper
 
 import onnxviz
 from onnxviz.analyses.attribution.analysis import AttributionMaps, label
@@ -21,7 +22,7 @@ from onnxviz.core.values import Layer
 from onnxviz.data import builtin
 from onnxviz.data.images import load_batch
 from onnxviz.graph.model_output import Head
-from tests.analyses.test_grad_cam import CLASSES, detectors, squares
+from tests.analyses.test_grad_cam import CLASSES, detectors, save, squares
 
 
 @pytest.fixture
@@ -209,14 +210,14 @@ def test_a_similarity_is_the_cosine() -> None:
     torch.testing.assert_close(found, torch.tensor([1.0, 0.0, -1.0]), atol=1e-6, rtol=0)
 
 
-def test_an_image_is_most_similar_to_itself(scenes: onnxviz.Model) -> None:
+def test_similarities_are_those_of_embeddings(scenes: onnxviz.Model) -> None:
     source = builtin.scenes(count=3)
     found = scenes.attribute(source, score="conv6:act", target={"kind": "similarity", "to": 1}, method="grad_cam")
     table = next(item for item in found.findings if isinstance(item, f.Table) and item.id == "evidence")
     values = [row[2] for row in table.rows]
     vectors = scenes.measure(load_batch(source, range(3), scenes.preprocessing, scenes.input_size), "conv6:act")
     flat = next(iter(vectors.values())).reshape(3, -1).astype(np.float64)
-    wanted = [flat[place] @ flat[1] / np.linalg.norm(flat[place]) / np.linalg.norm(flat[1]) for place in range(3)]
+    wanted = [flat[place] @ flat[1] / np.linalg.norm(flat[place]) / np.linalg.norm(flat[1]) for place in (0, 2)]
     assert values == pytest.approx(wanted, abs=1e-5)
 
 
@@ -271,3 +272,54 @@ def test_roundings_that_gradients_pass_are_told(zoo: Path, tmp_path: Path, file:
     for method, wanted in (("grad_cam", said), ("occlusion", 0)):
         found = model.attribute(images, 3, method, faithfulness=None)
         assert sum(isinstance(item, f.Caveat) and item.id == "rounding" for item in found.findings) == wanted
+
+
+def test_a_detection_is_what_the_output_gives_not_the_logits_before_it(tmp_path: Path) -> None:
+    """With a sigmoid at the end: the logits before it are negative, and their product is highest elsewhere."""
+    nodes = [
+        helper.make_node("AveragePool", ["image"], ["cells"], name="cells", kernel_shape=[16, 16], strides=[16, 16]),
+        helper.make_node("Conv", ["cells", "w", "b"], ["raw"], name="raw"),
+        helper.make_node("Sigmoid", ["raw"], ["found"], name="found"),
+    ]
+    weights = {"w": np.array([[[[4.0]], [[0]], [[0]]], [[[0]], [[0]], [[4.0]]]]), "b": np.array([-6.0, -6.0])}
+    model = onnxviz.load(save(tmp_path / "d.onnx", nodes, weights, ["n", 3, 32, 32], "found"), "unit", device="cpu")
+    source, target = squares(tmp_path), {"kind": "detection", "classes": "found", "units": 0, "objectness": "found"}
+    target["object_unit"] = 1
+    found = model.attribute(source, target, "gradient", faithfulness=None)
+    table = next(item for item in found.findings if isinstance(item, f.Table) and item.id == "evidence")
+    images = load_batch(source, [0], model.preprocessing, model.input_size)
+    given = model.measure(images, "found")["found"][0].astype(np.float64)
+    product = (given[0] * given[1]).ravel()
+    best = int(product.argmax())
+    assert f"row {best // 2 + 1}, column {best % 2 + 1} of 2 × 2" in str(table.rows[0][0])
+    assert table.rows[0][2] == pytest.approx(float(product[best]), rel=1e-5)
+    with pytest.raises(AnalysisError, match="numbers from 0 to 1, and these are from"):
+        model.attribute(source, {"kind": "detection", "classes": "raw"}, "gradient", faithfulness=None)
+
+
+def test_a_layer_without_a_part_in_the_score_leaves_the_image_its_gradient(
+    tmp_path: Path, model: onnxviz.Model
+) -> None:
+    source = squares(tmp_path)
+    found = model.attribute(source, 0, ["grad_cam", "gradient"], "half", score="relu", faithfulness=None)
+    (sentence,) = (text for text in notes(found) if "the evidence for" in text)
+    assert "by Grad-CAM it is nowhere" in sentence
+    assert "by Gradient it lies" in sentence
+    assert not any(isinstance(item, f.Caveat) and item.id == "no_gradient" for item in found.findings)
+
+
+def test_methods_without_gradients_are_heard_where_a_score_has_none(tmp_path: Path) -> None:
+    model = onnxviz.load(detectors(tmp_path / "m.onnx", sign=True), "unit", labels=list(CLASSES), device="cpu")
+    found = model.attribute(squares(tmp_path), "red", ["grad_cam", "occlusion"], "relu", faithfulness=None)
+    assert not any("nothing can be said" in text for text in notes(found))
+    assert any(isinstance(item, f.Caveat) and item.id == "no_gradient" for item in found.findings)
+
+
+def test_a_difference_is_not_called_a_logit(tmp_path: Path, model: onnxviz.Model) -> None:
+    found = model.attribute(squares(tmp_path), "red", "grad_cam", "relu", against="blue", faithfulness=None)
+    table = next(item for item in found.findings if isinstance(item, f.Table) and item.id == "evidence")
+    assert table.columns[2].name == "difference of logits"
+    with pytest.raises(SelectionError, match="a single score"):
+        model.attribute(squares(tmp_path), {"kind": "similarity", "to": 0}, score="relu", against="next")
+    with pytest.raises(AnalysisError, match="no image is left to explain"):
+        model.attribute(squares(tmp_path), {"kind": "similarity", "to": 0}, score="relu")

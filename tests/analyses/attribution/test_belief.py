@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from onnxviz.analyses.attribution.belief import choose, holm, weigh
+from onnxviz.analyses.attribution.belief import choose, holm, least_images, weigh
 from onnxviz.analyses.attribution.belief_findings import METRICS, findings, metric_name
 from onnxviz.analyses.attribution.faithfulness import Curves
 from onnxviz.analyses.attribution.judgement import Faithfulness, ImageJudgement, MapJudgement
@@ -108,6 +108,21 @@ def test_none_is_believed_where_none_is_better() -> None:
     assert "first: over" not in words
     few = text_of(findings(given[:3], SETTINGS), Note)
     assert "3 images are too few to tell" in few
+
+
+@pytest.mark.parametrize("methods", [1, 2, 5, 8, 25, 29])
+def test_so_many_images_can_tell_a_method_from_chance_and_no_fewer(methods: int) -> None:
+    """A method that is better in every image has a probability of 2 / 2^n, corrected for their number."""
+    least = least_images(methods)
+    assert methods * 2 / 2**least < 0.05 <= methods * 2 / 2 ** (least - 1)
+    assert least <= Faithfulness().images or methods > 25
+
+
+def test_one_image_flags_nothing() -> None:
+    given = images({"same": 0.2, "centre": 0.1}, count=3, same=0.99)
+    assert not weigh(given).methods[0].ignores_weights
+    given = images({"same": 0.2, "centre": 0.1}, count=8, same=0.99)
+    assert weigh(given).methods[0].ignores_weights
 
 
 def test_a_method_that_ignores_the_weights_is_flagged_and_never_taken() -> None:

@@ -163,7 +163,9 @@ class Told:
 
     def _summary(self) -> Iterator[Finding]:
         if self.all.off_object is not None:
-            yield Note(f"Over all images {_lies(self.all.off_object)}.", "evidence")
+            yield Note(
+                f"Over all images {_lies(self.all.off_object)}. Evidence is what {self.method} finds.", "evidence"
+            )
         for classes, said in (
             (self.all.by_background(), self._by_background),
             (self.all.by_edge(), self._by_edge),
@@ -445,6 +447,17 @@ class Told:
                          "objects and backgrounds are not replaced there. `objects` says which concepts are a class's "
                          "object.",
                          "no_object", "limit")  # fmt: skip
+        if not self.concepts:
+            yield Caveat(
+                "There are no labels of pixels: where objects and backgrounds are is not known, and was not tested. "
+                f"The outer eighth of each side, {_edge_area()} of the area, stands for the background; an object that "
+                f"reaches it counts there too. Evidence is what {self.method} finds.", "no_masks", "limit",
+            )  # fmt: skip
+        if len(self.all.classes) - len([one for one in self.all.classes if one.images < FEWEST]) == 1:
+            yield Caveat(
+                "Only one class has images enough: what is found is read beside other classes, so that nothing can be "
+                "said of it.", "one_class",
+            )  # fmt: skip
         few = [one for one in self.all.classes if one.images < FEWEST]
         if few:
             yield Caveat(f"{len(few)} of {len(self.all.classes)} classes have fewer than {FEWEST} images: nothing "
@@ -470,9 +483,12 @@ def place_in_words(place: Place) -> str:
 
 def _lies(found: Lies) -> str:
     span = f"; {_span(found.interval)}" if found.interval else ""
+    beside = ""
+    if found.interval and not found.interval[0] <= found.area <= found.interval[1]:
+        beside = ": more than by area" if found.evidence > found.area else ": less than by area"
     return (
         f"{percent(found.evidence)} of the evidence lies outside of the object (n = {found.images}{span}), which is "
-        f"{percent(found.area)} of the area"
+        f"{percent(found.area)} of the area{beside}"
     )
 
 

@@ -76,7 +76,7 @@ def photographs(name: str, zoo: Path, count: int, chosen: Mapping[str, Method], 
     head = resolve_head(model.view, None, model.labels)
     assert head.scores is not None
     best = model.scores(images, head).argmax(axis=1)
-    layers, shuffled = model.view.select("last_map"), ShuffledWeights(model, head.scores, settings.stages, 0)
+    layers, shuffled = model.view.select("last_map"), ShuffledWeights(model, [head.scores], settings.stages, 0)
     judged: list[ImageJudgement] = []
     started = time.perf_counter()
     for start in range(0, count, TOGETHER):

@@ -32,7 +32,8 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the page's module, as an installer leaves it."""
     folder = tmp_path_factory.mktemp("package")
     (about := folder / "hirescam-1.0.dist-info").mkdir()
-    _, code = re.findall(r"^```python\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
+    blocks = re.findall(r"^```python\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
+    (code,) = (block for block in blocks if "HiResCAM" in block)
     assert len(code.splitlines()) <= 30
     (folder / "hirescam.py").write_text(code)
     (about / "METADATA").write_text("Metadata-Version: 2.1\nName: hirescam\nVersion: 1.0\n")

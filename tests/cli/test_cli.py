@@ -337,7 +337,15 @@ def test_schema_explain_version_help(
     assert call(monkeypatch, "schema") == 0
     printed = json.loads(capsys.readouterr().out)
     kinds = printed["properties"]["analyses"]["additionalProperties"]["discriminator"]["mapping"]
-    assert set(kinds) == {"activation_maximization", "adversarial", "attribution", "dissection", "grad_cam", "weights"}
+    assert set(kinds) == {
+        "activation_maximization",
+        "adversarial",
+        "attribution",
+        "dissection",
+        "grad_cam",
+        "spurious_evidence",
+        "weights",
+    }
     assert call(monkeypatch, "schema", "--out", "s.json") == 0
     assert json.loads(Path("s.json").read_text()) == printed
     assert printed["title"] == "onnxviz recipe"

@@ -20,6 +20,7 @@ from onnxviz.analyses.attribution.targets import (
 )
 from onnxviz.analyses.explained_images import Wanted
 from onnxviz.core.errors import AnalysisError, shorten
+from onnxviz.core.shares import percent
 from onnxviz.core.values import Layer
 from onnxviz.graph.model_output import Head
 
@@ -106,7 +107,7 @@ class RegionScores(ClassScores):
         rows, columns = (int(side) for side in values[0].shape[2:])
         if self.box is not None:
             places = in_box(self.box, rows, columns)
-            top, left, bottom, right = (f"{share:.0%}" for share in self.box)
+            top, left, bottom, right = (percent(share) for share in self.box)
             where = f"from {top} to {bottom} of the height and {left} to {right} of the width"
             return AtPositions(self.layers[0], number, places, f"{name} {where}")
         flat = values[0][0].flatten(1)

@@ -165,11 +165,18 @@ class Judge:
         def last(found: Attribution, method: Method) -> torch.Tensor:
             return found.maps[0 if method.shows == "pixels" else kept[-1]]
 
-        def again(other: Question) -> dict[str, torch.Tensor]:
-            return {name: last(method.attribute(other), method) for name, method in asked.methods}
-
         answers = list(zip(asked.methods, turn.found, strict=True))
         maps = {name: last(found, method)[places] for (name, method), found in answers}
+
+        def again(other: Question) -> dict[str, torch.Tensor]:
+            found = {}
+            for name, method in asked.methods:
+                try:
+                    found[name] = last(method.attribute(other), method)
+                except AnalysisError:  # of shuffled weights a method may have no answer: how alike is not known
+                    found[name] = torch.full_like(maps[name], torch.nan)
+            return found
+
         facts = {name: {fact: values[places] for fact, values in found.facts.items()} for (name, _), found in answers}
         judgements = judge(question, maps, self.settings, make=again, shuffled=self._shuffled, facts=facts)
         return {place: one for place, one in zip(places, judgements, strict=True) if place in judged}

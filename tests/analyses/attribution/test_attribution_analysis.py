@@ -13,7 +13,9 @@ from onnx import helper
 
 import onnxviz
 from onnxviz.analyses.attribution.analysis import AttributionMaps, label
+from onnxviz.analyses.attribution.method import Attribution, Method
 from onnxviz.analyses.attribution.methods import methods
+from onnxviz.analyses.attribution.question import Question
 from onnxviz.analyses.attribution.scores import DetectionScores, RegionScores, in_box, position_in_words
 from onnxviz.analyses.attribution.targets import SimilarityTarget
 from onnxviz.core import findings as f
@@ -323,3 +325,22 @@ def test_a_difference_is_not_called_a_logit(tmp_path: Path, model: onnxviz.Model
         model.attribute(squares(tmp_path), {"kind": "similarity", "to": 0}, score="relu", against="next")
     with pytest.raises(AnalysisError, match="no image is left to explain"):
         model.attribute(squares(tmp_path), {"kind": "similarity", "to": 0}, score="relu")
+
+
+def test_a_method_without_an_answer_for_shuffled_weights_is_judged_by_the_rest(
+    scenes: onnxviz.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gradient = methods()["gradient"]
+    usual = gradient.attribute
+
+    def attribute(self: Method, question: Question) -> Attribution:
+        if question.model is not scenes:
+            raise AnalysisError("no finite relevance")
+        return usual(self, question)
+
+    monkeypatch.setattr(gradient, "attribute", attribute)
+    settings = {"images": 4, "steps": 2, "stages": 1, "stability": False}
+    found = scenes.attribute(builtin.scenes(count=4), "label", ["grad_cam", "gradient"], faithfulness=settings)
+    assert "insertion_minus_deletion.gradient" in found.metrics
+    assert "randomised_rank.grad_cam" in found.metrics
+    assert "randomised_rank.gradient" not in found.metrics

@@ -59,7 +59,7 @@ def image_findings(
         *([] if image.maps is None else [image.maps]),
         *([] if image.own is None else [Outcomes("top1_accuracy", (name,), (image.own == image.best,))]),
         *(_without_gradient(image, subject, head) if any(one.needs_gradients for one in methods.values()) else ()),
-        Note(_sentence(image, name, subject, head, methods), about="each image"),
+        *([Note(_sentence(image, name, subject, head, methods), about="each image")] if drawn else []),
     ]
 
 

@@ -258,6 +258,7 @@ def test_of_many_images_some_are_drawn_and_all_count(scenes: onnxviz.Model) -> N
     found = scenes.attribute(builtin.scenes(count=9), "top:1", "grad_cam", shown=2, limit=9, faithfulness=None)
     assert len([item for item in found.findings if isinstance(item, f.PictureMatrix)]) == 2
     assert len([item for item in found.findings if isinstance(item, f.Array)]) == 2
+    assert len([item for item in found.findings if isinstance(item, f.Note) and item.about == "each image"]) == 2
     table = next(item for item in found.findings if isinstance(item, f.Table) and item.id == "evidence")
     assert len(table.rows) == 9
     (metric,) = (item for item in found.findings if isinstance(item, f.Metric) and item.name == "blank_fraction")

@@ -18,7 +18,7 @@ from onnxviz.core.memory import available_memory
 from onnxviz.core.values import Preprocessing
 from onnxviz.data.images import ImageSource
 from onnxviz.data.read_ahead import ReadAhead
-from onnxviz.model.batches import choose_batch, filled, run_batches, say
+from onnxviz.model.batches import LARGEST_BATCH, choose_batch, filled, run_batches, say
 
 if TYPE_CHECKING:
     from onnxviz.model.model import Model
@@ -167,7 +167,7 @@ def rounds(
             images,
             keep=keep,
             model=model,
-            together=model.view.batch or BATCH,
+            together=model.view.batch or (BATCH if keep else LARGEST_BATCH),
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 import weakref
@@ -236,6 +237,14 @@ def test_free_memory_decides_before_anything_fails(monkeypatch: pytest.MonkeyPat
         raise AssertionError
 
     assert batches.choose_batch(told, 1, unasked, "One") == 1
+
+
+def test_where_images_lie_along_another_axis_each_is_counted_once(model: Model) -> None:
+    """As in a channel shuffle, [2, images, 24, 44, 44]: the free axis is no row of pixels of an open size."""
+    usual = dataclasses.replace(model.view.layers[0], shape=(None, 2, 24, 44, 44), channel_axis=None)
+    moved = dataclasses.replace(usual, shape=(2, None, 24, 44, 44))
+    sizes = ((352, 352), (352, 352))
+    assert batches.pass_bytes(model.view, *sizes, [moved]) == batches.pass_bytes(model.view, *sizes, [usual])
 
 
 def test_on_a_gpu_its_own_memory_counts(monkeypatch: pytest.MonkeyPatch) -> None:

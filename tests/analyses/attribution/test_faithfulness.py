@@ -77,6 +77,17 @@ def test_a_baseline_that_scores_no_less_gives_no_curve(linear: onnxviz.Model, we
     assert math.isnan(area(found["any"].deletion))
 
 
+def test_an_image_that_scores_hardly_more_than_its_baseline_gives_no_curve(linear: onnxviz.Model) -> None:
+    """Divided by next to nothing, its curve would outweigh those of all other images."""
+    given = images(1)
+    nearly = blurred(given[0])[None] + 1e-3 * (given - blurred(given[0])[None])
+    maps = {"one": np.random.default_rng(0).random((1, SIZE, SIZE))}
+    (usual,) = curves(ask(linear, given, [0]), maps, steps=4, deleted="zero", inserted="zero")
+    (flat,) = curves(ask(linear, nearly, [0]), maps, steps=4, deleted="blur", inserted="blur")
+    assert usual["one"].deletion
+    assert flat["one"].deletion == flat["one"].insertion == ()
+
+
 def test_curves_of_probabilities_are_those_of_a_loop(tmp_path: Path, weights: npt.NDArray[np.float64]) -> None:
     model = onnxviz.load(save_sum(tmp_path / "s.onnx", weights / 4, softmax=True), preprocess="caffe", device="cpu")
     given, heat = images(2), np.random.default_rng(5).random((2, 4, 4))

@@ -29,7 +29,7 @@ def seen_of(subject: Subject) -> tuple[tuple[str, str], ...]:
         sentence = part_seen(getattr(source, "sizes", ()), preprocessing, subject.input_size)
         masks = preprocessing.fit == "crop" and hasattr(source, "read_labels")
         if sentence:
-            found.append((name, sentence + ("; dissection stretches all of each image instead" if masks else "")))
+            found.append((name, sentence + ("; dissections take all of each image, stretched" if masks else "")))
     return tuple(found)
 
 

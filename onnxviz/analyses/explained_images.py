@@ -92,6 +92,11 @@ class ImageExplanation(ImageAnalysis):
         return self.heading or type(self).__name__
 
     @property
+    def data_sets(self) -> tuple[str, ...]:
+        """Names of the data sets that a job reads."""
+        return (self.data,)
+
+    @property
     def shows_layers(self) -> bool:
         """Whether maps of layers are made."""
         return True
@@ -177,7 +182,7 @@ class ImageExplanation(ImageAnalysis):
                     "judged": [index in judged for index in part],
                 },
                 layers=tuple(dict.fromkeys((*(layer.name for _, layer in used), *computed))),
-                data=(self.data,),
+                data=self.data_sets,
                 cost=sum(self.cost_of(count, len(used)) for count in counts)
                 + self.judging_cost(len(used)) * sum(index in judged for index in part),
                 images=len(part) + sum(self.pictures_of(count, len(used)) for count in drawn),

@@ -92,6 +92,8 @@ class Table:
     description: str = ""
     key: int = 0
     """Index of the column that identifies a row when models are compared."""
+    leading: bool = False
+    """Whether it stands before the pictures, because it says how to take them."""
 
 
 @dataclass(frozen=True)

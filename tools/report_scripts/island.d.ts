@@ -44,6 +44,7 @@ interface Table {
   rows: Array<Array<string | number | Float | boolean | Unit | null>>;
   description: string;
   key: number;
+  leading: boolean;
 }
 
 interface Tile {

@@ -24,8 +24,12 @@ from onnxviz.analyses.attribution.findings import (
     summary,
 )
 from onnxviz.analyses.attribution.judgement import RESULTS, Faithfulness
+from onnxviz.analyses.attribution.localisation import TOLERANCE, Localisation, ObjectEvidence
+from onnxviz.analyses.attribution.localisation_findings import METRICS as LOCALISATION_METRICS
+from onnxviz.analyses.attribution.localisation_findings import findings as localisation_findings
 from onnxviz.analyses.attribution.method import Method
 from onnxviz.analyses.attribution.methods import methods
+from onnxviz.analyses.attribution.objects import Objects
 from onnxviz.analyses.attribution.pictures import picture_size
 from onnxviz.analyses.attribution.results import ImageAttribution, MethodEvidence, TargetEvidence
 from onnxviz.analyses.attribution.target_settings import ClassSettings, Given, TargetChoice
@@ -45,6 +49,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from onnxviz.analyses.attribution.explain import Against
+    from onnxviz.analyses.attribution.object_masks import ObjectMasks
     from onnxviz.graph.model_output import Head
 
     MethodChoices = tuple[Method, ...]
@@ -104,12 +109,15 @@ methods: [grad_cam, integrated_gradients]
 layers: last_map
 classes: top:2
 """
-    results: ClassVar[tuple[type, ...]] = (ImageAttribution, TargetEvidence, MethodEvidence, Places, *RESULTS)
+    results: ClassVar[tuple[type, ...]] = (
+        ImageAttribution, TargetEvidence, MethodEvidence, Places, ObjectEvidence, Localisation, *RESULTS
+    )  # fmt: skip
     metric_names: ClassVar[Mapping[str, str]] = {
         "top1_accuracy": "Share of the images whose own class has the highest logit, where their class is known.",
         "top1_confidence": "Mean probability of the class of highest logit.",
         "blank_fraction": "Share of the maps (method, layer, image, class or number) that are nowhere above zero.",
         **presentation.described(METRICS),
+        **presentation.described(LOCALISATION_METRICS),
     }
     reading: ClassVar[str] = (
         "Rows are classes, columns methods or layers. A map shows where the evidence for the class lies by its method; "
@@ -145,6 +153,22 @@ classes: top:2
         "or `next` for that of the highest score beside the explained one.",
     )
 
+    masks: str | None = Field(
+        None,
+        description="Data set with pixel labels of the same images, matched by the names of the image files; if not "
+        "given those of the images themselves, if they have any. Maps are compared with the object of their class.",
+    )
+    objects: dict[str, str | list[str]] = Field(
+        default_factory=dict,
+        description="Which labelled concepts are the object of a class: class name to concepts, `*` for all classes "
+        "that are not named; as in `spurious_evidence`.",
+    )
+    tolerance: int = Field(
+        TOLERANCE,
+        ge=0,
+        description="Pixels of the image as the network sees it by which a map's highest place may miss an object.",
+    )
+
     @field_validator("methods")
     @classmethod
     def _require_different(cls, chosen: tuple[Method, ...]) -> tuple[Method, ...]:
@@ -167,12 +191,17 @@ classes: top:2
     def named_methods(self) -> dict[str, Method]:
         """The methods by what they are called here: their headings, and settings that are not the usual ones."""
         made = [methods()[name]() for name in _TRIED] if self.is_auto else self.methods
-        return {label(method): method for method in made}
+        return {method.label: method for method in made}
+
+    @property
+    def data_sets(self) -> tuple[str, ...]:
+        """Names of the data sets that a job reads."""
+        return tuple(dict.fromkeys((self.data, *([self.masks] if self.masks else []))))
 
     @property
     def shows_layers(self) -> bool:
         """Whether maps of layers are made."""
-        return any(method.shows == "layers" for method in self.named_methods.values())
+        return any(method.reads_layers for method in self.named_methods.values())
 
     @property
     def needs_gradients(self) -> bool:
@@ -182,6 +211,7 @@ classes: top:2
     def jobs(self, subject: Subject) -> Iterable[Job]:
         """Plan a job for every few images; where methods are to be chosen, behind those that try them on some."""
         self._against(self.head(subject), subject)  # refused here, not in every job
+        self._objects(subject)
         if not self.is_auto or self.faithfulness is None:
             yield from super().jobs(subject)
             return
@@ -243,8 +273,25 @@ classes: top:2
             self._references(source, count, context) if count else None,
             Judge(self.faithfulness) if self.faithfulness else None,
             trial=self.is_auto and not job.needs,
+            masks=None if self.is_auto and not job.needs else self._masks(context),
         )
         return lambda batch, wanted: attribute(context, batch, wanted, asked)
+
+    def _objects(self, subject: Subject) -> Objects | None:
+        return Objects.of(find_source(self.data, subject.data), self.masks, subject.data, self.objects)
+
+    def _masks(self, context: JobContext) -> ObjectMasks | None:
+        """Return where objects are; None where nothing says."""
+        from onnxviz.analyses.attribution.object_masks import ObjectMasks
+
+        subject, model = context.subject, context.model
+        if (objects := self._objects(subject)) is None:
+            return None
+        head = self.head(subject)
+        return ObjectMasks(
+            objects, lambda number: head.title(number, subject.labels), model.preprocessing, model.input_size,
+            self.tolerance,
+        )  # fmt: skip
 
     def _references(self, source: ImageSource, count: int, context: JobContext) -> np.ndarray:
         """Return images that others are compared with, spread evenly over the data set."""
@@ -262,7 +309,11 @@ classes: top:2
             numbers.setdefault(metric.name, []).append(metric)
         metrics = [explained_score.joined(parts) for parts in numbers.values()]
         drawn = {one.method: self.named_methods[one.method] for image in images for one in image.targets[0].methods}
-        shown = [image_findings(image, source.names[image.index], subject, head, drawn, titles) for image in images]
+        located = any(target.located for image in images for target in image.targets)
+        shown = [
+            image_findings(image, source.names[image.index], subject, head, drawn, titles, located=located)
+            for image in images
+        ]
         placed = max((image.placed for image in images), default=1)
         return [
             *metrics,
@@ -271,6 +322,7 @@ classes: top:2
                 choice=head.has_choice or bool(TOP.fullmatch(str(self.classes))),
             ),
             *self._belief(found),
+            *self._localisation(images, subject),
             *self.target.in_words(head, subject),
             *explained_score.too_sure(metrics),
             methods_table(images, drawn),
@@ -301,6 +353,11 @@ classes: top:2
             every = sum(not image.tried for image in found)
             reason = "`faithfulness.images`, spread evenly" if len(judged) < every else ""
             yield Coverage("images judged", len(judged), every, reason, "coverage.judged")
+
+    def _localisation(self, images: Sequence[ImageAttribution], subject: Subject) -> Iterator[Finding]:
+        """Say whether maps lie on the objects of their classes, where anything says where these are."""
+        if self._objects(subject) is not None:
+            yield from localisation_findings(images, self.tolerance, short_names(self.named_methods))
 
     def remarks(self, subject: Subject) -> tuple[str, ...]:
         """Say where the last convolution stands, if it is taken for the end of the network and is not."""
@@ -358,14 +415,3 @@ def spread_evenly(chosen: Sequence[int], most: int) -> tuple[int, ...]:
     """Return so many of the images at most, spread evenly."""
     count = min(most, len(chosen))
     return tuple(chosen[place * len(chosen) // count] for place in range(count))
-
-
-def label(method: Method) -> str:
-    """Return what a method is called beside others: its heading, with the settings that are not the usual ones."""
-    own = {
-        name: getattr(method, name)
-        for name, field in type(method).model_fields.items()
-        if name != "method" and getattr(method, name) != field.get_default(call_default_factory=True)
-    }
-    settings = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in own.items())
-    return f"{method.heading} ({settings})" if settings else method.heading

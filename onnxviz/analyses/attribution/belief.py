@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from onnxviz.analyses.attribution.faithfulness import area
 from onnxviz.analyses.attribution.judgement import ImageJudgement, MapJudgement, margin
 from onnxviz.core.means import Mean
-from onnxviz.core.shares import LEVEL, Share, paired
+from onnxviz.core.shares import LEVEL, paired
 from onnxviz.core.wording import counted
 
 IGNORES_IMAGE = 1e-3
@@ -49,8 +49,6 @@ class Verdict:
         structure: structural similarity with the latter map.
         sensitivity: largest relative change under noise.
         steady: rank correlation with the map under noise.
-        pointing: share of hits on the mask.
-        energy: share of what is positive on the mask.
         blank: how many of the maps are the same everywhere.
         facts: by name what the method says of its maps itself.
     """
@@ -67,8 +65,6 @@ class Verdict:
     structure: Mean
     sensitivity: Mean
     steady: Mean
-    pointing: Mean
-    energy: Mean
     blank: int
     facts: tuple[tuple[str, Mean], ...]
 
@@ -262,7 +258,6 @@ def _verdict(
     last = [one.randomised[-1] for one in judged if one.randomised]
     first = [one.randomised[0] for one in judged if len(one.randomised) > 1]
     stable = [one.stable for one in judged if one.stable is not None]
-    places = [one.place for one in judged if one.place is not None]
     return Verdict(
         name,
         simple,
@@ -276,8 +271,6 @@ def _verdict(
         Mean.of([one.structure for one in last]),
         Mean.of([one.sensitivity for one in stable]),
         Mean.of([one.rank for one in stable]),
-        _hits([one.pointing for one in places]),
-        Mean.of([one.energy for one in places]),
         sum(one.blank for one in judged),
         _facts(judged),
     )
@@ -288,10 +281,3 @@ def _facts(judged: Sequence[MapJudgement]) -> tuple[tuple[str, Mean], ...]:
     for name, value in (fact for one in judged for fact in one.facts):
         values.setdefault(name, []).append(value)
     return tuple((name, Mean.of(each)) for name, each in values.items())
-
-
-def _hits(values: Sequence[float]) -> Mean:
-    """Return the share of hits; its interval is that of a share, which is right also where all or none are hits."""
-    mean = Mean.of(values)
-    share = Share(round(mean.value * mean.total), mean.total) if mean.total else None
-    return mean if share is None else replace(mean, interval=share.interval)

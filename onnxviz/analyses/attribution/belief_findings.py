@@ -59,16 +59,6 @@ METRICS: Mapping[str, Metric] = {
             "Mean rank correlation of a method's maps with those of images with noise that changes no prediction.",
             "number", "higher", tabled=True,
         ),
-        Metric(
-            "pointing_game.*", math.nan, "pointing game",
-            "Share of the images where the highest place of a method's map is on the mask, within the tolerance.",
-            "percent", "higher", tabled=True,
-        ),
-        Metric(
-            "energy_on_mask.*", math.nan, "energy on the mask",
-            "Mean share of what is positive in a method's maps that lies on the mask.",
-            "percent", "higher", tabled=True,
-        ),
     )
 }  # fmt: skip
 """What recipes can expect, without values; `*` stands for the method's name."""
@@ -91,8 +81,8 @@ def findings(
         *_metrics(belief, names or {}),
         *_which_to_believe(belief),
         *_ignoring(belief, images),
-        _table(belief, images, settings),
-        *_localisation(belief, images, settings),
+        _table(belief, images),
+        *_details(belief, settings),
         *_curves(images, belief, settings),
         *_cascade(images, belief),
         *_caveats(belief, images, settings),
@@ -121,8 +111,6 @@ def _metrics(belief: Belief, names: Mapping[str, str]) -> Iterator[Metric]:
             ("ahead_of_simple.*", one.ahead),
             ("randomised_rank.*", one.rank),
             ("noise_rank.*", one.steady),
-            ("pointing_game.*", one.pointing),
-            ("energy_on_mask.*", one.energy),
         ):
             if mean.total:
                 usual = METRICS[kind]
@@ -258,37 +246,19 @@ _REPLACED = {
 # --- tables and curves ----------------------------------------------------------------------------------------------
 
 
-def _table(belief: Belief, images: Sequence[ImageJudgement], settings: Faithfulness) -> Table:
-    columns = [Column("map"), Column("believe it", description="By what is measured here.")]
-    cells: list[list[Cell]] = [[one.method, _word(one)] for one in belief.verdicts]
-
-    def add(name: str, means: Sequence[Mean], description: str = "", interval: bool = False) -> None:
-        if not any(mean.total for mean in means):
-            return
-        columns.append(Column(name, "number", description))
-        columns.extend([Column("from", "number"), Column("to", "number")] if interval else [])
-        for row, mean in zip(cells, means, strict=True):
-            row.append(mean.value if mean.total else None)
-            if interval:
-                row.extend(mean.interval or (None, None))
-
+def _table(belief: Belief, images: Sequence[ImageJudgement]) -> Table:
+    """Return what says whether to believe a map, in few columns: the rest stands in `_details`."""
     every = belief.verdicts
-    add("deletion", [one.deletion for one in every], "Area under the curve; lower is better.")
-    add("insertion", [one.insertion for one in every], "Area under the curve; higher is better.")
-    add("insertion less deletion", [one.margin for one in every], "Higher is better.", interval=True)
-    add(
+    table = _Columns([[one.method, _word(one)] for one in every])
+    table.add("insertion less deletion", [one.margin for one in every], "Higher is better.", interval=True)
+    table.add(
         f"above {belief.rival}",
         [_UNKNOWN if one.simple else one.ahead for one in every],
         "Image by image, with the 95 % interval of the mean.",
         interval=True,
     )
-    add("last layer shuffled", [one.first for one in every], "Rank correlation with the map of other weights there.")
-    add("all layers shuffled", [one.rank for one in every], "Rank correlation with all weights shuffled; 0 is best.")
-    add("its structure", [one.structure for one in every], "Structural similarity with all weights shuffled.")
-    add("under noise", [one.steady for one in every], "Rank correlation under noise; 1 is best.")
-    add("largest change", [one.sensitivity for one in every], "Largest relative change under noise; 0 is best.")
-    for fact in dict.fromkeys(name for one in every for name, _ in one.facts):
-        add(fact, [dict(one.facts).get(fact, _UNKNOWN) for one in every], "As the method itself says.")
+    table.add("weights shuffled", [one.rank for one in every], "Rank correlation with all weights shuffled; 0 is best.")
+    table.add("under noise", [one.steady for one in every], "Rank correlation under noise; 1 is best.")
     about = [f"Means over {counted(len(images), 'image')}"]
     about += [f"curves over {belief.counted}"] if 0 < belief.counted < len(images) else []
     said = (
@@ -297,12 +267,55 @@ def _table(belief: Belief, images: Sequence[ImageJudgement], settings: Faithfuln
         "only. Recipes expect these numbers by their names: `insertion_minus_deletion.METHOD`, "
         "`ahead_of_simple.METHOD`, `randomised_rank.METHOD`, `noise_rank.METHOD`."
     )
+    columns = (Column("map"), Column("believe it", description="By what is measured here."), *table.columns)
+    return Table("belief", "Which map to believe", columns, table.rows, said, leading=True)
+
+
+def _details(belief: Belief, settings: Faithfulness) -> Iterator[Table]:
+    """Yield what else was measured of the maps."""
+    every = belief.verdicts
+    table = _Columns([[one.method] for one in every])
+    table.add("deletion", [one.deletion for one in every], "Area under the curve; lower is better.")
+    table.add("insertion", [one.insertion for one in every], "Area under the curve; higher is better.")
+    table.add("last layer shuffled", [one.first for one in every], "Rank correlation with the map of other weights "
+              "there.")  # fmt: skip
+    table.add("structure", [one.structure for one in every], "Structural similarity with all weights shuffled.")
+    table.add("largest change", [one.sensitivity for one in every], "Largest relative change under noise; 0 is best.")
+    for fact in dict.fromkeys(name for one in every for name, _ in one.facts):
+        table.add(fact, [dict(one.facts).get(fact, _UNKNOWN) for one in every], "As the method itself says.")
+    said = ""
     if settings.stability and any(one.steady.total for one in every):
-        said += (
-            f" Noise moves a channel of a pixel by at most {settings.noise:g} of its range, {settings.samples} times; "
+        said = (
+            f"Noise moves a channel of a pixel by at most {settings.noise:g} of its range, {settings.samples} times; "
             "images for which the model then says something else do not count."
         )
-    return Table("belief", "Which map to believe", tuple(columns), tuple(tuple(row) for row in cells), said)
+    if table.columns:
+        yield Table("belief_details", "What else was measured of the maps", (Column("map"), *table.columns), table.rows,
+                    said)  # fmt: skip
+
+
+class _Columns:
+    """Columns of means, those that are known of no map left out; `cells` begin each row."""
+
+    def __init__(self, cells: list[list[Cell]]) -> None:
+        self.columns: list[Column] = []
+        self._cells = cells
+
+    @property
+    def rows(self) -> tuple[tuple[Cell, ...], ...]:
+        """What stands in them."""
+        return tuple(map(tuple, self._cells))
+
+    def add(self, name: str, means: Sequence[Mean], description: str = "", *, interval: bool = False) -> None:
+        """Add a column, with two behind it for the ends of its interval if asked for."""
+        if not any(mean.total for mean in means):
+            return
+        self.columns.append(Column(name, "number", description))
+        self.columns.extend([Column("from", "number"), Column("to", "number")] if interval else [])
+        for row, mean in zip(self._cells, means, strict=True):
+            row.append(mean.value if mean.total else None)
+            if interval:
+                row.extend(mean.interval or (None, None))
 
 
 def _word(one: Verdict) -> str:
@@ -320,43 +333,6 @@ def _word(one: Verdict) -> str:
         chance = f"p < {_SHOWN_CHANCE:g}" if one.probability < _SHOWN_CHANCE else f"p = {one.probability:.2g}"
         return f"yes: better than simple maps ({chance})"
     return "no: worse than a simple map" if one.is_worse else f"not shown (p = {one.probability:.2g})"
-
-
-def _localisation(belief: Belief, images: Sequence[ImageJudgement], settings: Faithfulness) -> Iterator[Finding]:
-    chances = [image.chance for image in images if image.chance is not None]
-    if not chances:
-        return
-    columns = (
-        Column("map"),
-        Column("pointing game", "percent", "Share of images whose highest place is on the mask."),
-        *(Column(name, "percent") for name in ("from", "to")),
-        Column("energy on the mask", "percent", "Mean share of what is positive."),
-        *(Column(name, "percent") for name in ("from", "to")),
-        Column("images", "integer"),
-    )
-    rows: list[tuple[Cell, ...]] = [
-        (
-            one.method,
-            one.pointing.value,
-            *(one.pointing.interval or (None, None)),
-            one.energy.value if one.energy.total else None,
-            *(one.energy.interval or (None, None)),
-            one.pointing.total,
-        )
-        for one in sorted(belief.verdicts, key=lambda one: -one.pointing.value)
-        if one.pointing.total
-    ]
-    hit, area = (Mean.of([pair[place] for pair in chances]).value for place in (0, 1))
-    rows.append(("by chance", hit, None, None, area, None, None, len(chances)))
-    yield Table(
-        "localisation",
-        "Whether maps lie on what they should show",
-        columns,
-        tuple(rows),
-        f"Pointing game with a tolerance of {settings.tolerance} pixels of the image as the network sees it; intervals "
-        "of 95 %. By chance: a random place, and an even map. Evidence off the mask need not be wrong: it may be what "
-        "the network goes by.",
-    )
 
 
 def _curves(images: Sequence[ImageJudgement], belief: Belief, settings: Faithfulness) -> Iterator[Finding]:

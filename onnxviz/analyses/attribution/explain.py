@@ -11,12 +11,15 @@ import torch
 
 from onnxviz.analyses import explained_score
 from onnxviz.analyses.attribution.judgement import Faithfulness, ImageJudgement, judge
+from onnxviz.analyses.attribution.localisation import ObjectEvidence
 from onnxviz.analyses.attribution.method import Attribution, Method
+from onnxviz.analyses.attribution.object_masks import ObjectMasks
 from onnxviz.analyses.attribution.pictures import cell, photograph, picture_size, where
 from onnxviz.analyses.attribution.question import ForwardPass, Question
 from onnxviz.analyses.attribution.randomisation import ShuffledWeights
 from onnxviz.analyses.attribution.results import ImageAttribution, MethodEvidence, TargetEvidence
 from onnxviz.analyses.attribution.scores import Chosen, Scores
+from onnxviz.analyses.attribution.simple_maps import simple_maps
 from onnxviz.analyses.attribution.targets import Difference, Target
 from onnxviz.analyses.explained_images import Wanted
 from onnxviz.analyses.stream import measured
@@ -45,6 +48,7 @@ class Asked:
         references: images that methods compare others with, RGB in 0..1, float32 [R, channels, h, w]; None for none.
         judge: measures whether maps are to be believed; None where nobody asks.
         trial: whether this is a trial of methods, of which one is to be chosen.
+        masks: where the objects of classes are, which maps are compared with; None where nothing says.
     """
 
     scores: Scores
@@ -55,6 +59,7 @@ class Asked:
     references: np.ndarray | None = None
     judge: Judge | None = None
     trial: bool = False
+    masks: ObjectMasks | None = None
 
 
 def attribute(context: JobContext, batch: np.ndarray, wanted: Sequence[Wanted], asked: Asked) -> list[ImageAttribution]:
@@ -99,12 +104,13 @@ def attribute(context: JobContext, batch: np.ndarray, wanted: Sequence[Wanted], 
         turns.append(_Turn(numbers, targets, values.tolist(), reached, context.subject.seed, found))
     kept = _several_positions(turns[0], asked)
     judgements = asked.judge.of(forward, turns[0], wanted, indices, asked, kept) if asked.judge else {}
+    located = _meet_objects(asked.masks, question, turns, wanted, asked, kept) if asked.masks else None
     images = zip(forward.images.detach().cpu().numpy(), wanted, strict=False)
     seen = [photograph(image, model.domain) if entry.shown else None for image, entry in images]
     count, size = len(scores.values[0]), picture_size(batch.shape[2], batch.shape[3])
     sure = explained_score.probabilities(model, batch, asked.head, count) if asked.head else [None] * len(batch)
     return [
-        _ImageResult(place, entry, scores, turns, asked, refused, kept, size, seen[place], sure[place]).made(
+        _ImageResult(place, entry, scores, turns, asked, refused, kept, size, seen[place], sure[place], located).made(
             judgements.get(place)
         )
         for place, entry in enumerate(wanted)
@@ -162,17 +168,14 @@ class Judge:
         if self.settings.randomisation and self._shuffled is None:
             self._shuffled = ShuffledWeights(forward.model, score_layers, self.settings.stages, seed)
 
-        def last(found: Attribution, method: Method) -> torch.Tensor:
-            return found.maps[0 if method.shows == "pixels" else kept[-1]]
-
         answers = list(zip(asked.methods, turn.found, strict=True))
-        maps = {name: last(found, method)[places] for (name, method), found in answers}
+        maps = {name: _last(found, method, kept)[places] for (name, method), found in answers}
 
         def again(other: Question) -> dict[str, torch.Tensor]:
             found = {}
             for name, method in asked.methods:
                 try:
-                    found[name] = last(method.attribute(other), method)
+                    found[name] = _last(method.attribute(other), method, kept)
                 except AnalysisError:  # of shuffled weights a method may have no answer: how alike is not known
                     found[name] = torch.full_like(maps[name], torch.nan)
             return found
@@ -180,6 +183,31 @@ class Judge:
         facts = {name: {fact: values[places] for fact, values in found.facts.items()} for (name, _), found in answers}
         judgements = judge(question, maps, self.settings, make=again, shuffled=self._shuffled, facts=facts)
         return {place: one for place, one in zip(places, judgements, strict=True) if place in judged}
+
+
+def _last(found: Attribution, method: Method, kept: Sequence[int]) -> torch.Tensor:
+    """Return the map of the pixels, or that of the last layer that has one."""
+    return found.maps[0 if method.shows == "pixels" else kept[-1]]
+
+
+def _meet_objects(
+    masks: ObjectMasks,
+    question: Question,
+    turns: Sequence[_Turn],
+    wanted: Sequence[Wanted],
+    asked: Asked,
+    kept: Sequence[int],
+) -> list[list[ObjectEvidence | None]]:
+    """Return for each turn and image how the maps meet the object of the class."""
+    maps = [
+        {
+            name: _last(found, method, kept).detach().cpu().numpy()
+            for (name, method), found in zip(asked.methods, turn.found, strict=True)
+        }
+        for turn in turns
+    ]
+    images, numbers = [entry.index for entry in wanted], [turn.numbers for turn in turns]
+    return masks.meet(images, numbers, maps, simple_maps(question))
 
 
 def _first_answers(
@@ -258,6 +286,7 @@ class _ImageResult:
     size: tuple[int, int]
     photograph: np.ndarray | None
     sure: np.ndarray | None
+    located: Sequence[Sequence[ObjectEvidence | None]] | None
 
     def made(self, judgement: ImageJudgement | None) -> ImageAttribution:
         """Return it with its pictures; nothing of the pass is kept."""
@@ -274,7 +303,7 @@ class _ImageResult:
             None
             if self.photograph is None
             else Picture(self.photograph, alt=f"{shorten(self.entry.name)} as the network sees it", format="jpeg"),
-            tuple(self._target(turn) for turn in turns),
+            tuple(self._target(turn, place) for place, turn in enumerate(turns)),
             tuple((name, found.said) for (name, _), found in answers if found.said),
             self.kept,
             None if self.photograph is None else self._maps(turns),
@@ -283,7 +312,7 @@ class _ImageResult:
             tuple(self.refused.items()),
         )
 
-    def _target(self, turn: _Turn) -> TargetEvidence:
+    def _target(self, turn: _Turn, place: int) -> TargetEvidence:
         number, target = turn.numbers[self.place], turn.targets[self.place]
         shares = self.scores.predicted[self.place]
         methods = zip(self.asked.methods, turn.found, strict=True)
@@ -296,6 +325,7 @@ class _ImageResult:
             isinstance(target, Difference),
             turn.reached[self.place],
             tuple(self._evidence(name, method, found, target.title) for (name, method), found in methods),
+            self.located[place][self.place] if self.located else None,
         )
 
     def _evidence(self, name: str, method: Method, found: Attribution, title: str) -> MethodEvidence:

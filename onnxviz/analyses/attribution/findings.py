@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean
@@ -42,8 +43,13 @@ def image_findings(
     head: Head,
     methods: Named,
     titles: Sequence[str],
+    *,
+    located: bool = False,
 ) -> list[Finding]:
-    """Return what is shown and said of one image; `titles` are the headings of the layers asked for."""
+    """Return what is shown and said of one image; `titles` are the headings of the layers asked for.
+
+    `located` says whether anything says of any of the images where the objects are.
+    """
     layered = [method for method, kind in methods.items() if kind.shows == "layers"]
     drawn = image.photograph is not None
     findings: list[Finding] = [_side_by_side(image, name, subject, head, methods)] if drawn else []
@@ -55,7 +61,7 @@ def image_findings(
         findings.append(Coverage("layers with a map", len(image.kept), len(titles), reason, id="coverage.maps"))
     return [
         *findings,
-        _table(image, name, head, methods),
+        _table(image, name, head, methods, located=located),
         *([] if image.maps is None else [image.maps]),
         *([] if image.own is None else [Outcomes("top1_accuracy", (name,), (image.own == image.best,))]),
         *(_without_gradient(image, subject, head) if any(one.needs_gradients for one in methods.values()) else ()),
@@ -204,11 +210,11 @@ def _facts(
     return tuple(facts)
 
 
-def _table(image: ImageAttribution, name: str, head: Head, methods: Named) -> Table:
+def _table(image: ImageAttribution, name: str, head: Head, methods: Named, *, located: bool) -> Table:
     rows = tuple(
         (f"{name}: {target.title}", target.number, target.score, target.probability, one.method,
          one.columns[-1] or "pixels", *((None, None) if one.places is None else (one.places.words, one.places.extent)),
-         sum(one.blank))
+         sum(one.blank), *(_on_object(target, one.method) if located else ()))
         for target in image.targets
         for one in target.methods
     )  # fmt: skip
@@ -217,9 +223,18 @@ def _table(image: ImageAttribution, name: str, head: Head, methods: Named) -> Ta
     columns = (
         what, number, score, *rest, Column("method"), Column("map of"), Column("position"),
         Column("extent", "percent"), Column("maps without positive evidence", "integer"),
+        *([Column("energy on the object", "percent"), Column("area of the object", "percent")] if located else []),
     )  # fmt: skip
-    smoothed = f" {WHERE_PIXELS}" if any(method.shows == "pixels" for method in methods.values()) else ""
+    smoothed = f" {WHERE_PIXELS}" if any(method.fine for method in methods.values()) else ""
     return Table("evidence", "Where the evidence lies", columns, rows, _EVIDENCE + smoothed, key=0)
+
+
+def _on_object(target: TargetEvidence, method: str) -> tuple[Cell, Cell]:
+    """Return which share of a map's positive evidence lies on the object, and of the area; None where unknown."""
+    if target.located is None:
+        return None, None
+    (place,) = (place for name, _, place in target.located.maps if name == method)
+    return None if math.isnan(place.energy) else place.energy, target.located.chance[1]
 
 
 def _sentence(image: ImageAttribution, name: str, subject: Subject, head: Head, methods: Named) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,8 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 
-from onnxviz.analyses.attribution.faithfulness import Baseline, Curves, curves, enlarged
-from onnxviz.analyses.attribution.localisation import TOLERANCE, Localisation, chance, localise
+from onnxviz.analyses.attribution.faithfulness import Baseline, Curves, curves
 from onnxviz.analyses.attribution.randomisation import ShuffledWeights, Similarity, Stage, similarities
 from onnxviz.analyses.attribution.simple_maps import SIMPLE, simple_maps
 from onnxviz.analyses.attribution.stability import Stability, stability
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
 
     from onnxviz.analyses.attribution.question import Question
 
-Mask = npt.NDArray[np.bool_]
 Make = Callable[["Question"], Mapping[str, "torch.Tensor"]]
 
 
@@ -59,11 +57,6 @@ class Faithfulness(BaseModel):
         "white; images for which the model then says something else do not count."
     )  # fmt: skip
     samples: int = Field(4, ge=1, le=1000, description="How many noisy images are made of each.")
-    tolerance: int = Field(
-        TOLERANCE,
-        ge=0,
-        description="Pixels of the image as the network sees it by which a map's highest place may miss a mask.",
-    )
 
     def cost(self, methods: Mapping[str, float], simple: int = len(SIMPLE)) -> float:
         """Estimate what one target of one image takes, in forward passes.
@@ -89,7 +82,6 @@ class MapJudgement:
         curves: deletion and insertion.
         randomised: at each stage how alike the map is to that with other weights.
         stable: how it changes under noise.
-        place: how it meets the mask.
         facts: what the method itself says of the map, such as its completeness error.
     """
 
@@ -99,7 +91,6 @@ class MapJudgement:
     curves: Curves | None
     randomised: tuple[Similarity, ...]
     stable: Stability | None
-    place: Localisation | None
     facts: tuple[tuple[str, float], ...] = ()
 
 
@@ -111,16 +102,14 @@ class ImageJudgement:
         target: its title.
         maps: of each method, and of the maps that know nothing of the network.
         stages: how far the randomisation went.
-        chance: how often a random place hits the mask, and the mask's share of the area; None without a mask.
     """
 
     target: str
     maps: tuple[MapJudgement, ...]
     stages: tuple[Stage, ...]
-    chance: tuple[float, float] | None
 
 
-RESULTS = (ImageJudgement, MapJudgement, Curves, Similarity, Stability, Localisation, Stage)
+RESULTS = (ImageJudgement, MapJudgement, Curves, Similarity, Stability, Stage)
 """The dataclasses that a judgement consists of, for `Analysis.results`."""
 
 
@@ -131,7 +120,6 @@ def judge(
     *,
     make: Make | None = None,
     shuffled: ShuffledWeights | None = None,
-    masks: Sequence[Mask | None] = (),
     facts: Mapping[str, Mapping[str, torch.Tensor]] | None = None,
 ) -> tuple[ImageJudgement, ...]:
     """Judge the maps that methods made of some images; each image as it would be in any other batch.
@@ -143,7 +131,6 @@ def judge(
         make: makes maps of the same names for another question, of other images or another network; without it there
             is neither randomisation nor stability.
         shuffled: the network with other weights, kept from batch to batch; made here if None.
-        masks: for each image where its target is, [h, w] of the image that the network sees, or None.
         facts: by a method's name its `Attribution.facts`.
 
     Returns:
@@ -152,8 +139,7 @@ def judge(
     own = _arrays(maps)
     simple = simple_maps(question)
     every = {**own, **simple}
-    count, size = len(question.targets), (int(question.images.shape[2]), int(question.images.shape[3]))
-    masks = masks or [None] * count
+    count = len(question.targets)
 
     def again(other: Question) -> Mapping[str, npt.NDArray[np.float64]]:
         assert make is not None
@@ -173,15 +159,13 @@ def judge(
         steady = stability(question, own, again, noise=settings.noise, samples=settings.samples)
 
     def judged(name: str, place: int) -> MapJudgement:
-        heat, mask = every[name][place], masks[place]
         return MapJudgement(
             name,
             name in simple,
-            not np.ptp(heat) > 0,
+            not np.ptp(every[name][place]) > 0,
             lines[place].get(name),
             alike[place].get(name, ()),
             steady[place].get(name),
-            None if mask is None or not mask.any() else localise(enlarged(heat, size), mask, settings.tolerance),
             tuple((fact, float(values[place])) for fact, values in (facts or {}).get(name, {}).items()),
         )
 
@@ -190,7 +174,6 @@ def judge(
             target.title,
             tuple(judged(name, place) for name in every),
             stages,
-            None if (mask := masks[place]) is None or not mask.any() else chance(mask, settings.tolerance),
         )
         for place, target in enumerate(question.targets)
     )

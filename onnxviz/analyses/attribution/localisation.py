@@ -28,6 +28,20 @@ class Localisation:
     energy: float
 
 
+@dataclass(frozen=True)
+class ObjectEvidence:
+    """How the maps of one target of an image meet its object.
+
+    Attributes:
+        chance: how often a random place hits the object, and the object's share of the area.
+        maps: (name of a method or of a map that knows nothing of the network, whether it is such a map, how it meets
+            the object).
+    """
+
+    chance: tuple[float, float]
+    maps: tuple[tuple[str, bool, Localisation], ...]
+
+
 def localise(heat: npt.NDArray[np.floating], mask: npt.NDArray[np.bool_], tolerance: float = TOLERANCE) -> Localisation:
     """Compare a map with where the thing is.
 

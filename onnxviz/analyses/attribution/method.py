@@ -51,6 +51,22 @@ class Method(BaseModel, ABC):
     cites: ClassVar[tuple[str, ...]] = ()
 
     @property
+    def label(self) -> str:
+        """What it is called beside others: its heading, with the settings that are not the usual ones."""
+        own = {
+            name: getattr(self, name)
+            for name, field in type(self).model_fields.items()
+            if name != "method" and getattr(self, name) != field.get_default(call_default_factory=True)
+        }
+        settings = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in own.items())
+        return f"{self.heading} ({settings})" if settings else self.heading
+
+    @property
+    def reads_layers(self) -> bool:
+        """Whether it reads `Question.layers`."""
+        return self.shows == "layers"
+
+    @property
     def fine(self) -> bool:
         """Whether its maps have the detail of pixels, of which single ones say little."""
         return self.shows == "pixels"

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from onnxviz.analyses.attribution.evidence_places import Places
 from onnxviz.analyses.attribution.judgement import ImageJudgement
+from onnxviz.analyses.attribution.localisation import ObjectEvidence
 from onnxviz.core.findings import Array, Picture
 
 
@@ -43,6 +44,7 @@ class TargetEvidence:
         against: whether the score is a difference to another class's.
         reached: whether the score has a gradient, where one is asked for; else true.
         methods: what each method found, in the order asked for.
+        located: how the maps meet the object of the class; None where nothing says where that is.
     """
 
     number: int
@@ -53,6 +55,7 @@ class TargetEvidence:
     against: bool
     reached: bool
     methods: tuple[MethodEvidence, ...]
+    located: ObjectEvidence | None = None
 
 
 @dataclass(frozen=True, eq=False)

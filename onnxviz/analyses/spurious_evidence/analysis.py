@@ -11,12 +11,12 @@ from pydantic import Field, model_validator
 from onnxviz.analyses import explained_score, presentation, storage
 from onnxviz.analyses.attribution.method import Method
 from onnxviz.analyses.attribution.methods import methods
+from onnxviz.analyses.attribution.objects import Objects
 from onnxviz.analyses.base import ImageAnalysis, Job, JobContext, LayerSelector, Subject
 from onnxviz.analyses.spurious_evidence import findings
 from onnxviz.analyses.spurious_evidence.conclusions import conclude
 from onnxviz.analyses.spurious_evidence.looked import GRID, REPLACED, DrawnMap, Looked, Shown
 from onnxviz.analyses.spurious_evidence.looking import Asked, Look
-from onnxviz.analyses.spurious_evidence.objects import Objects
 from onnxviz.analyses.spurious_evidence.pictures import MOST_MAPS, chosen, draw_maps, show
 from onnxviz.core.errors import AnalysisError, nearest, shorten
 from onnxviz.core.findings import Finding
@@ -246,7 +246,7 @@ class SpuriousEvidence(ImageAnalysis):
         Raises:
             AnalysisError: if none of them has a map.
         """
-        if self._method().shows == "pixels":
+        if not self._method().reads_layers:
             return ()
         selected = subject.view.select(self.layers)
         shown = [layer if layer.operator not in ("Conv", "ConvTranspose") else subject.view.layer(f"{layer.name}:act")

@@ -19,8 +19,8 @@ from onnxviz.model.batches import filled
 
 if TYPE_CHECKING:
     from onnxviz.analyses.attribution.method import Method
+    from onnxviz.analyses.attribution.objects import Objects
     from onnxviz.analyses.base import JobContext
-    from onnxviz.analyses.spurious_evidence.objects import Objects
     from onnxviz.core.values import Layer
     from onnxviz.data.images import ImageSource
     from onnxviz.graph.model_output import Head
@@ -169,8 +169,7 @@ class Look:
     def _object(self, labels: npt.NDArray[np.int32], number: int) -> replacement.Region:
         """Return where the object of a class is; nowhere where it is not known."""
         assert self.objects is not None
-        found: replacement.Region = np.any(np.isin(labels, self.objects.numbers(self.title(number))), axis=0)
-        return found
+        return self.objects.mask(labels, self.title(number))
 
     # --- what becomes of it with a part replaced --------------------------------------------------------------------
 

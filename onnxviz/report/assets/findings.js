@@ -22,7 +22,8 @@ const RENDERERS = new Map(
     ["Array", arrayFinding],
   ]),
 );
-// In a section pictures come first, then charts, then tables; within each in the analysis' own order.
+// In a section pictures come first, then charts, then tables; within each in the analysis' own order. A table that says
+// how to take the pictures stands before them.
 const RANKS = new Map([
   ["TileGrid", 0],
   ["PictureMatrix", 0],
@@ -210,11 +211,12 @@ function findingBlock(analysis, group, level = "h4") {
 /** @param {AnalysisResult} analysis */
 export function analysisSection(analysis) {
   const of = (/** @type {string} */ type) => groups(analysis, (finding) => finding.type === type);
-  const rank = (/** @type {Group<any>} */ { type }) => RANKS.get(type) ?? RANKS.size;
+  const rank = (/** @type {Group<any>} */ { type, entries }) =>
+    entries[0].finding.leading ? -1 : (RANKS.get(type) ?? RANKS.size);
   const rest = groups(analysis, (finding) => !SHOWN_APART.has(finding.type)).sort(
     (one, other) => rank(one) - rank(other),
   );
-  const reading = rest.length && RANKS.get(rest[0].type) === 0 ? analysis.reading : "";
+  const reading = rest.some((group) => RANKS.get(group.type) === 0) ? analysis.reading : "";
   const heading = make("h3", { tabindex: "-1" }, named(analysis.title || analysis.id, 200));
   const notes = of("Note");
   const coverage = coverageList(analysis);

@@ -12,7 +12,7 @@ import yaml
 from onnx import helper
 
 import onnxviz
-from onnxviz.analyses.attribution.analysis import AttributionMaps, label
+from onnxviz.analyses.attribution.analysis import AttributionMaps
 from onnxviz.analyses.attribution.method import Attribution, Method
 from onnxviz.analyses.attribution.methods import methods
 from onnxviz.analyses.attribution.question import Question
@@ -153,7 +153,8 @@ def test_faults_of_settings_are_told(model: onnxviz.Model, settings: dict[str, o
 def test_two_of_a_method_have_different_names() -> None:
     settings = AttributionMaps.model_validate({"data": "x", "methods": ["grad_cam", "gradient"]})
     assert list(settings.named_methods) == ["Grad-CAM", "Gradient"]
-    assert all(label(cls()) == cls.heading for cls in methods().values())
+    assert all(cls().label == cls.heading for name, cls in methods().items() if name != "fused")
+    assert methods()["fused"]().label == "Grad-CAM, layers fused"
 
 
 # --- what is explained ----------------------------------------------------------------------------------------------

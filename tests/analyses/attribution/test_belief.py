@@ -11,11 +11,9 @@ from onnxviz.analyses.attribution.belief import choose, holm, least_images, weig
 from onnxviz.analyses.attribution.belief_findings import METRICS, findings, metric_name
 from onnxviz.analyses.attribution.faithfulness import Curves
 from onnxviz.analyses.attribution.judgement import Faithfulness, ImageJudgement, MapJudgement
-from onnxviz.analyses.attribution.localisation import Localisation
 from onnxviz.analyses.attribution.randomisation import Similarity, Stage
 from onnxviz.analyses.attribution.stability import Stability
 from onnxviz.core.findings import Caveat, Curve, Metric, Note, Table
-from onnxviz.core.shares import wilson
 
 STAGES = (Stage(1, 2), Stage(2, 2))
 SETTINGS = Faithfulness(steps=2)
@@ -31,7 +29,6 @@ def judged(
     name: str,
     margin: float | None,
     rank: float = 0.1,
-    hit: float | None = None,
     *,
     simple: bool = False,
     first: float = 0.6,
@@ -44,7 +41,6 @@ def judged(
         curves=None if margin is None else curves_of(margin),
         randomised=() if simple else (Similarity(first, 0.9), Similarity(rank, math.nan)),
         stable=None if simple else Stability(change, 0.8, 3),
-        place=None if hit is None else Localisation(hit, 0.4),
     )
 
 
@@ -54,12 +50,10 @@ def images(margins: dict[str, float], count: int = 12, spread: float = 0.05, **r
     found = []
     for _ in range(count):
         maps = [
-            judged(
-                name, margin + spread * random.normal(), ranks.get(name, 0.1), 1.0, simple=name in ("centre", "edges")
-            )
+            judged(name, margin + spread * random.normal(), ranks.get(name, 0.1), simple=name in ("centre", "edges"))
             for name, margin in margins.items()
         ]
-        found.append(ImageJudgement("cat", tuple(maps), STAGES, (0.3, 0.2)))
+        found.append(ImageJudgement("cat", tuple(maps), STAGES))
     return found
 
 
@@ -77,7 +71,6 @@ def test_what_is_better_is_believed_and_what_is_not_is_not() -> None:
     assert [name for name, one in verdicts.items() if one.is_worse] == ["bad"]
     gaps = [image.maps[0].curves.margin - image.maps[4].curves.margin for image in given]  # type: ignore[union-attr]
     assert verdicts["good"].ahead.value == pytest.approx(np.mean(gaps))
-    assert verdicts["good"].pointing.interval == wilson(12, 12)
     said = findings(given, SETTINGS)
     words = text_of(said, Note)
     assert "believe good first: over 12 images" in words
@@ -88,12 +81,14 @@ def test_what_is_better_is_believed_and_what_is_not_is_not() -> None:
     assert metrics["maps_better_than_simple"].value == 2
     assert metrics["maps_ignoring_weights"].value == 0
     assert metrics["ahead_of_simple.good"].value == pytest.approx(np.mean(gaps))
-    assert metrics["pointing_game.good"].total == 12
     table = next(one for one in said if isinstance(one, Table) and one.id == "belief")
     assert [row[0] for row in table.rows] == [one.method for one in belief.verdicts]
     assert all(len(row) == len(table.columns) for row in table.rows)
-    places = next(one for one in said if isinstance(one, Table) and one.id == "localisation")
-    assert places.rows[-1][:2] == ("by chance", pytest.approx(0.3))
+    assert table.leading
+    details = next(one for one in said if isinstance(one, Table) and one.id == "belief_details")
+    assert [row[0] for row in details.rows] == [row[0] for row in table.rows]
+    assert [column.name for column in details.columns][:3] == ["map", "deletion", "insertion"]
+    assert all(len(row) == len(details.columns) for row in details.rows)
     assert {one.id for one in said if isinstance(one, Curve)} == {
         "curves.deletion",
         "curves.insertion",
@@ -142,7 +137,7 @@ def test_a_method_that_ignores_what_is_explained_is_flagged_and_never_taken() ->
     for number in range(10):
         guided, other = judged("guided", 0.9 + number / 100, first=0.95), judged("other", 0.4 + number / 90)
         simple = judged("centre", 0.2 + number / 80, simple=True)
-        given.append(ImageJudgement("cat", (guided, other, simple), STAGES, None))
+        given.append(ImageJudgement("cat", (guided, other, simple), STAGES))
     said = findings(given, SETTINGS)
     assert "guided hardly depends on what is explained" in text_of(said, Caveat)
     assert "believe other first" in text_of(said, Note)
@@ -162,7 +157,6 @@ def test_a_method_that_ignores_the_image_is_flagged_and_never_taken() -> None:
             "cat",
             (judged("deaf", 0.9, change=1e-7), judged("other", 0.4), judged("centre", 0.2, simple=True)),
             STAGES,
-            None,
         )
     ] * 10
     said = findings(given, SETTINGS)
@@ -181,7 +175,7 @@ def test_auto_takes_the_best_and_names_the_next() -> None:
     alike = choose(images({"one": 0.5, "other": 0.5, "centre": 0.2}))
     assert alike is not None
     assert "which is no difference beyond chance" in alike.words
-    without = [ImageJudgement("cat", (judged("one", None),), STAGES, None)] * 8
+    without = [ImageJudgement("cat", (judged("one", None),), STAGES)] * 8
     assert choose(without) is None
     assert [one for one in findings(without, SETTINGS) if isinstance(one, Curve) and one.id != "randomisation"] == []
 
@@ -189,10 +183,9 @@ def test_auto_takes_the_best_and_names_the_next() -> None:
 def test_curves_of_another_scale_are_not_mixed() -> None:
     given = images({"one": 0.5, "centre": 0.2}, count=9)
     odd = tuple(
-        MapJudgement(name, name == "centre", False, curves_of(9.0, "score"), (), None, None)
-        for name in ("one", "centre")
+        MapJudgement(name, name == "centre", False, curves_of(9.0, "score"), (), None) for name in ("one", "centre")
     )
-    given += [ImageJudgement("cat", odd, STAGES, None)]
+    given += [ImageJudgement("cat", odd, STAGES)]
     belief = weigh(given)
     assert (belief.images, belief.counted, belief.scale) == (10, 9, "probability")
     assert max(abs(one.margin.value) for one in belief.verdicts) < 1
@@ -217,7 +210,6 @@ def test_methods_without_any_difference_are_seldom_called_better() -> None:
                     judged("centre", random.normal(0.2, 0.1), simple=True),
                 ),
                 STAGES,
-                None,
             )
             for _ in range(16)
         ]
@@ -226,6 +218,6 @@ def test_methods_without_any_difference_are_seldom_called_better() -> None:
 
 
 def test_names_of_metrics_are_plain() -> None:
-    assert metric_name("pointing_game.*", "Grad-CAM at fire9/concat") == "pointing_game.grad_cam_at_fire9_concat"
+    assert metric_name("noise_rank.*", "Grad-CAM at fire9/concat") == "noise_rank.grad_cam_at_fire9_concat"
     assert all(math.isnan(metric.value) and metric.description for metric in METRICS.values())
     assert findings([], SETTINGS) == []

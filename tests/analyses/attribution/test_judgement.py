@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 
-import numpy as np
 import pytest
 import torch
 
@@ -47,9 +46,8 @@ def make(question: Question) -> Mapping[str, torch.Tensor]:
 @functools.cache
 def judged() -> tuple[ImageJudgement, ...]:
     question = ask(range(3))
-    masks = [np.arange(64 * 64).reshape(64, 64) < 1000, None, np.zeros((64, 64), bool)]
     facts = {"gradient": {"completeness error": torch.tensor([0.25, 0.5, 0.75])}}
-    return judge(question, make(question), SETTINGS, make=make, masks=masks, facts=facts)
+    return judge(question, make(question), SETTINGS, make=make, facts=facts)
 
 
 def test_everything_is_judged_that_is_asked_for() -> None:
@@ -57,14 +55,12 @@ def test_everything_is_judged_that_is_asked_for() -> None:
         assert [one.method for one in image.maps] == ["grad_cam", "gradient", *SIMPLE]
         assert [one.simple for one in image.maps] == [False, False, *[True] * len(SIMPLE)]
         assert [stage.layers for stage in image.stages] == [1, image.stages[0].of]
-        assert (image.chance is not None) == (place == 0)
         for one in image.maps:
             assert one.curves is not None
             assert len(one.curves.deletion) == len(one.curves.insertion) == 5
             assert one.curves.scale == "probability"
             assert len(one.randomised) == (0 if one.simple else 2)
             assert (one.stable is None) == one.simple
-            assert (one.place is not None) == (place == 0)
             wanted = (("completeness error", 0.25 * (place + 1)),) if one.method == "gradient" else ()
             assert one.facts == wanted
         # All start at the whole image and end at the baseline, whatever the map.
@@ -91,7 +87,7 @@ def test_judgements_and_findings_survive_being_stored() -> None:
     said = findings(read, SETTINGS)
     assert to_data(from_data(to_data(said))) == to_data(said)
     assert any(isinstance(one, Metric) and one.name == "randomised_rank.gradient" for one in said)
-    table = next(one for one in said if isinstance(one, Table) and one.id == "belief")
+    table = next(one for one in said if isinstance(one, Table) and one.id == "belief_details")
     column = [one.name for one in table.columns].index("completeness error")
     assert {row[0]: row[column] for row in table.rows if row[column] is not None} == {"gradient": 0.5}
 

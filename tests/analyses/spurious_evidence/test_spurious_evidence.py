@@ -11,7 +11,7 @@ import yaml
 from PIL import Image
 
 import onnxviz
-from onnxviz.analyses.spurious_evidence.objects import Objects
+from onnxviz.analyses.attribution.objects import Objects
 from onnxviz.core.errors import AnalysisError, DataError, OnnxvizError, RecipeError
 from onnxviz.core.findings import Caveat, Finding, Metric, Note, Table, TileGrid
 from onnxviz.data import builtin

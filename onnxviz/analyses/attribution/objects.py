@@ -97,6 +97,11 @@ class Objects:
         place = self.places[image]
         return None if place < 0 else fit_labels(self.data.read_labels(place), preprocessing, size)
 
+    def mask(self, labels: npt.NDArray[np.int32], title: str) -> npt.NDArray[np.bool_]:
+        """Return where the object of a class is in an image's labels [layers, h, w]; nowhere where it is not known."""
+        found: npt.NDArray[np.bool_] = np.any(np.isin(labels, self.numbers(title)), axis=0)
+        return found
+
 
 def _plain(name: str) -> str:
     return " ".join(name.replace("_", " ").casefold().split())

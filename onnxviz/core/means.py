@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -31,6 +31,10 @@ class Mean:
     value: float
     total: int
     interval: tuple[float, float] | tuple[()]
+
+    def span(self, write: Callable[[float], str] = "{:.3f}".format) -> str:
+        """Return the interval in words, "0.1 to 0.3"; "" where there is none."""
+        return " to ".join(write(end).replace("-", "−") for end in self.interval)
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Mean:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Union
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Union
 
 from pydantic import BeforeValidator, Field, StrictInt, WrapSerializer, field_validator, model_validator
 
@@ -13,6 +13,7 @@ from onnxviz.analyses import explained_score, presentation, storage
 from onnxviz.analyses.attribution.belief import choose
 from onnxviz.analyses.attribution.belief_findings import METRICS
 from onnxviz.analyses.attribution.belief_findings import findings as belief_findings
+from onnxviz.analyses.attribution.class_maps import ClassMaps
 from onnxviz.analyses.attribution.evidence_places import Places
 from onnxviz.analyses.attribution.findings import (
     about_blank,
@@ -24,7 +25,7 @@ from onnxviz.analyses.attribution.findings import (
     summary,
 )
 from onnxviz.analyses.attribution.judgement import RESULTS, Faithfulness
-from onnxviz.analyses.attribution.localisation import TOLERANCE, Localisation, ObjectEvidence
+from onnxviz.analyses.attribution.localisation import Localisation, ObjectEvidence, usual_tolerance
 from onnxviz.analyses.attribution.localisation_findings import METRICS as LOCALISATION_METRICS
 from onnxviz.analyses.attribution.localisation_findings import findings as localisation_findings
 from onnxviz.analyses.attribution.method import Method
@@ -110,7 +111,7 @@ layers: last_map
 classes: top:2
 """
     results: ClassVar[tuple[type, ...]] = (
-        ImageAttribution, TargetEvidence, MethodEvidence, Places, ObjectEvidence, Localisation, *RESULTS
+        ImageAttribution, TargetEvidence, MethodEvidence, ClassMaps, Places, ObjectEvidence, Localisation, *RESULTS
     )  # fmt: skip
     metric_names: ClassVar[Mapping[str, str]] = {
         "top1_accuracy": "Share of the images whose own class has the highest logit, where their class is known.",
@@ -163,10 +164,11 @@ classes: top:2
         description="Which labelled concepts are the object of a class: class name to concepts, `*` for all classes "
         "that are not named; as in `spurious_evidence`.",
     )
-    tolerance: int = Field(
-        TOLERANCE,
+    tolerance: int | None = Field(
+        None,
         ge=0,
-        description="Pixels of the image as the network sees it by which a map's highest place may miss an object.",
+        description="Pixels of the image as the network sees it by which a map's highest place may miss an object; if "
+        "not given 15 of 224 pixels of the shorter side, as in TorchRay.",
     )
 
     @field_validator("methods")
@@ -255,13 +257,25 @@ classes: top:2
             + classes * (pixels * storage.dense(height * width))
         )
 
+    def run(self, job: Job, context: JobContext) -> list[Any]:
+        """Explain the classes of some images, and sum up their maps by class."""
+        images: list[ImageAttribution] = super().run(job, context)
+        sums: dict[tuple[str, ...], list[tuple[int, np.ndarray]]] = {}  # some methods may refuse an image
+        for image in (image for image in images if not image.tried):
+            names = tuple(one.method for one in image.targets[0].methods)
+            assert image.coarse is not None
+            explained = zip((target.number for target in image.targets), image.coarse, strict=True)
+            sums.setdefault(names, []).extend(explained)
+        found = [replace(image, coarse=None) for image in images]
+        return [*found, *(ClassMaps.of(names, explained) for names, explained in sums.items())]
+
     def explainer(self, context: JobContext, layers: Sequence[tuple[str, Layer]], job: Job) -> Explainer:
         """Return what asks every method about a batch."""
         from onnxviz.analyses.attribution.explain import Asked, Judge, attribute
 
         head, source = self.head(context.subject), find_source(self.data, context.subject.data)
         scores = self.target.scores(Given(head, self.positions, source, context))
-        tried = [image for name in job.needs for image in context.found[name]]
+        tried = [one for name in job.needs for one in context.found[name] if isinstance(one, ImageAttribution)]
         named = self.named_methods if not tried else {name: self.named_methods[name] for name in _taken(tried)}
         count = max(method.references() for method in named.values())
         asked = Asked(
@@ -290,17 +304,22 @@ classes: top:2
         head = self.head(subject)
         return ObjectMasks(
             objects, lambda number: head.title(number, subject.labels), model.preprocessing, model.input_size,
-            self.tolerance,
+            self._tolerance(subject),
         )  # fmt: skip
+
+    def _tolerance(self, subject: Subject) -> float:
+        return usual_tolerance(subject.input_size) if self.tolerance is None else self.tolerance
 
     def _references(self, source: ImageSource, count: int, context: JobContext) -> np.ndarray:
         """Return images that others are compared with, spread evenly over the data set."""
         chosen, model = choose_images(source, None, count), context.model
         return load_batch(source, chosen, model.preprocessing, model.input_size)
 
-    def present(self, found: Sequence[ImageAttribution], subject: Subject) -> list[Finding]:
+    def present(self, found: Sequence[Any], subject: Subject) -> list[Finding]:
         """Show the images; average the numbers; say which maps to believe, and what was left out."""
         head = self.head(subject)
+        sums = [one for one in found if isinstance(one, ClassMaps)]
+        found = [one for one in found if isinstance(one, ImageAttribution)]
         source, chosen = self.chosen_images(subject)
         used, _ = self.chosen_layers(subject.view)
         titles, images = [title for title, _ in used], [image for image in found if not image.tried]
@@ -326,6 +345,7 @@ classes: top:2
             *self.target.in_words(head, subject),
             *explained_score.too_sure(metrics),
             methods_table(images, drawn),
+            *self._class_maps(sums, head, subject),
             *merge(shown),
             *cropped_note(source, chosen, subject.preprocessing, subject.input_size),
             *self.coverage(subject, len(images)),
@@ -335,6 +355,13 @@ classes: top:2
             *(presentation.about_rounding(self.score_layers(subject), subject) if self.needs_gradients else ()),
             *(presentation.about_layers(self.layers, [layer for _, layer in used], subject) if used else []),
         ]
+
+    def _class_maps(self, sums: Sequence[ClassMaps], head: Head, subject: Subject) -> Iterator[Finding]:
+        """Show where the evidence for a class lies on average."""
+        if sums and head.choices != 1:
+            joined = ClassMaps.join(sums)
+            titles = {number: head.title(number, subject.labels) for number in joined.numbers}
+            yield from joined.findings(titles, head.unit)
 
     def _belief(self, found: Sequence[ImageAttribution]) -> Iterator[Finding]:
         """Say which maps to believe, and why methods were taken."""
@@ -357,7 +384,7 @@ classes: top:2
     def _localisation(self, images: Sequence[ImageAttribution], subject: Subject) -> Iterator[Finding]:
         """Say whether maps lie on the objects of their classes, where anything says where these are."""
         if self._objects(subject) is not None:
-            yield from localisation_findings(images, self.tolerance, short_names(self.named_methods))
+            yield from localisation_findings(images, self._tolerance(subject), short_names(self.named_methods))
 
     def remarks(self, subject: Subject) -> tuple[str, ...]:
         """Say where the last convolution stands, if it is taken for the end of the network and is not."""

@@ -162,10 +162,7 @@ def _which_to_believe(belief: Belief) -> Iterator[Finding]:
 
 
 def _with_interval(mean: Mean) -> str:
-    if not mean.interval:
-        return f"{mean.value:.3f}"
-    low, high = mean.interval
-    return f"{mean.value:.3f} ({low:.3f} to {high:.3f})"
+    return f"{mean.value:.3f}" + (f" ({mean.span()})" if mean.interval else "")
 
 
 def _ignoring(belief: Belief, images: Sequence[ImageJudgement]) -> Iterator[Finding]:
@@ -258,7 +255,6 @@ def _table(belief: Belief, images: Sequence[ImageJudgement]) -> Table:
         interval=True,
     )
     table.add("weights shuffled", [one.rank for one in every], "Rank correlation with all weights shuffled; 0 is best.")
-    table.add("under noise", [one.steady for one in every], "Rank correlation under noise; 1 is best.")
     about = [f"Means over {counted(len(images), 'image')}"]
     about += [f"curves over {belief.counted}"] if 0 < belief.counted < len(images) else []
     said = (
@@ -280,6 +276,7 @@ def _details(belief: Belief, settings: Faithfulness) -> Iterator[Table]:
     table.add("last layer shuffled", [one.first for one in every], "Rank correlation with the map of other weights "
               "there.")  # fmt: skip
     table.add("structure", [one.structure for one in every], "Structural similarity with all weights shuffled.")
+    table.add("under noise", [one.steady for one in every], "Rank correlation under noise; 1 is best.")
     table.add("largest change", [one.sensitivity for one in every], "Largest relative change under noise; 0 is best.")
     for fact in dict.fromkeys(name for one in every for name, _ in one.facts):
         table.add(fact, [dict(one.facts).get(fact, _UNKNOWN) for one in every], "As the method itself says.")
@@ -307,15 +304,15 @@ class _Columns:
         return tuple(map(tuple, self._cells))
 
     def add(self, name: str, means: Sequence[Mean], description: str = "", *, interval: bool = False) -> None:
-        """Add a column, with two behind it for the ends of its interval if asked for."""
+        """Add a column, with one behind it for the interval if asked for."""
         if not any(mean.total for mean in means):
             return
         self.columns.append(Column(name, "number", description))
-        self.columns.extend([Column("from", "number"), Column("to", "number")] if interval else [])
+        self.columns.extend([Column("interval")] if interval else [])
         for row, mean in zip(self._cells, means, strict=True):
             row.append(mean.value if mean.total else None)
             if interval:
-                row.extend(mean.interval or (None, None))
+                row.append(mean.span())
 
 
 def _word(one: Verdict) -> str:

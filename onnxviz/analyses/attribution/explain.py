@@ -14,7 +14,7 @@ from onnxviz.analyses.attribution.judgement import Faithfulness, ImageJudgement,
 from onnxviz.analyses.attribution.localisation import ObjectEvidence
 from onnxviz.analyses.attribution.method import Attribution, Method
 from onnxviz.analyses.attribution.object_masks import ObjectMasks
-from onnxviz.analyses.attribution.pictures import cell, photograph, picture_size, where
+from onnxviz.analyses.attribution.pictures import cell, coarse_evidence, photograph, picture_size, where
 from onnxviz.analyses.attribution.question import ForwardPass, Question
 from onnxviz.analyses.attribution.randomisation import ShuffledWeights
 from onnxviz.analyses.attribution.results import ImageAttribution, MethodEvidence, TargetEvidence
@@ -310,7 +310,9 @@ class _ImageResult:
             judgement,
             self.asked.trial,
             tuple(self.refused.items()),
-        )
+            np.stack([[coarse_evidence(_last(found, method, self.kept)[self.place], self.size)
+                       for (_, method), found in zip(self.asked.methods, turn.found, strict=True)] for turn in turns]),
+        )  # fmt: skip
 
     def _target(self, turn: _Turn, place: int) -> TargetEvidence:
         number, target = turn.numbers[self.place], turn.targets[self.place]

@@ -12,6 +12,11 @@ TOLERANCE = 15
 """Pixels of the image as the network sees it that the pointing game forgives; TorchRay's, of images of about 224."""
 
 
+def usual_tolerance(size: tuple[int, int]) -> float:
+    """Return the tolerance of the pointing game for images of a size: TorchRay's, whose shorter side has 224 pixels."""
+    return TOLERANCE * min(size) / 224
+
+
 @dataclass(frozen=True)
 class Localisation:
     """How a map of one image meets a mask.

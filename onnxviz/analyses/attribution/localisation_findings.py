@@ -91,9 +91,9 @@ def findings(images: Sequence[ImageAttribution], tolerance: float, names: Mappin
         pairs = sum(map(len, located))
         of = counted(len(located), "image") + (f" with {pairs} classes" if pairs > len(located) else "")
         yield Note(
-            f"The highest place of {best.name}'s maps is on the object in {_percent(best.pointing)} of {of}, "
-            f"{_points(ahead)} the best map that knows nothing of the network ({rival.name}, "
-            f"{percent(rival.pointing.value)}); a random place hits {percent(hit)}.", "localisation",
+            f"The highest place of {best.name}'s maps is on the object in {percent(best.pointing.value)} "
+            f"({best.pointing.span(percent)}) of {of}, {_points(ahead)} the best map that knows nothing of the network "
+            f"({rival.name}, {percent(rival.pointing.value)}); a random place hits {percent(hit)}.", "localisation",
         )  # fmt: skip
     yield _table(rows, rival, (hit, area, len(located)), len(images), tolerance)
 
@@ -117,32 +117,32 @@ def _table(
     columns = (
         Column("map"),
         Column("pointing game", "percent", "Share of images whose highest place is on the object."),
-        *(Column(name, "percent") for name in ("from", "to")),
+        Column("interval"),
         Column(f"above {rival.name}", "percent", "Image by image, in points, with the interval of the mean."),
-        *(Column(name, "percent") for name in ("from", "to")),
+        Column("interval of the difference"),
         Column("energy on the object", "percent", "Mean share of what is positive."),
-        *(Column(name, "percent") for name in ("from", "to")),
+        Column("interval of the energy"),
         Column("images", "integer"),
     )
     hit, area, count = chances
     cells: list[tuple[Cell, ...]] = [
         (
             row.name,
-            *_with_ends(row.pointing),
-            *((None, None, None) if row.simple else _with_ends(Mean.of(_gaps(row, rival)))),
-            *_with_ends(row.energy),
+            *_with_interval(row.pointing),
+            *((None, "") if row.simple else _with_interval(Mean.of(_gaps(row, rival)))),
+            *_with_interval(row.energy),
             row.pointing.total,
         )
         for row in sorted(rows, key=lambda row: (row.simple, -_or_least(row.pointing.value)))
     ]
-    cells.append(("by chance", hit, None, None, None, None, None, area, None, None, count))
+    cells.append(("by chance", hit, "", None, "", area, "", count))
     left = f" {images - count} of {images} images have no labelled object of an explained class." * (images > count)
     return Table(
         "localisation",
         "Whether maps lie on the object",
         columns,
         tuple(cells),
-        f"Pointing game with a tolerance of {tolerance:g} pixels of the image as the network sees it; intervals of "
+        f"Pointing game with a tolerance of {tolerance:.3g} pixels of the image as the network sees it; intervals of "
         "95 %, over images. By chance: a random place, and an even map. Evidence off the object need not be wrong: it "
         f"may be what the network goes by.{left}",
     )
@@ -152,20 +152,16 @@ def _gaps(one: _Row, other: _Row) -> list[float]:
     return [first - second for first, second in zip(one.hits, other.hits, strict=True)]
 
 
-def _with_ends(mean: Mean) -> tuple[Cell, Cell, Cell]:
-    return (mean.value, *(mean.interval or (None, None))) if mean.total else (None, None, None)
-
-
-def _percent(mean: Mean) -> str:
-    low, high = mean.interval or (math.nan, math.nan)  # a share always has one
-    return f"{percent(mean.value)} ({percent(low)} to {percent(high)})"
+def _with_interval(mean: Mean) -> tuple[Cell, Cell]:
+    return (mean.value, mean.span("{:.0%}".format)) if mean.total else (None, "")
 
 
 def _points(mean: Mean) -> str:
     """Return a difference of shares in words: "12 points (3 to 20) above"."""
-    low, high = mean.interval or (math.nan, math.nan)
-    span = f" ({100 * low:.0f} to {100 * high:.0f})" if mean.interval else ""
-    return f"{100 * mean.value:.0f} points{span} above"
+    below = mean.value < 0
+    ends = sorted(-end if below else end for end in mean.interval)
+    span = f" ({' to '.join(f'{100 * end:.0f}' for end in ends)})" if ends else ""
+    return f"{100 * abs(mean.value):.0f} points{span} {'below' if below else 'above'}"
 
 
 def _mean(values: Sequence[float]) -> float:

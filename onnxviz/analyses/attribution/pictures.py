@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from onnxviz.analyses.attribution.coarse_maps import GRID, coarse
 from onnxviz.analyses.attribution.evidence_places import Places, find_places
 from onnxviz.core import colormap
 from onnxviz.core.findings import Picture
@@ -80,6 +81,21 @@ def where(values: torch.Tensor, size: tuple[int, ...], *, fine: bool) -> Places 
     finest = (max(size[0], values.shape[0]), max(size[1], values.shape[1]))
     heat = upsample(values[None], finest) if tuple(values.shape) != finest else values[None]
     return find_places(heat[0].to(torch.float64).cpu().numpy())
+
+
+def coarse_evidence(values: torch.Tensor, size: tuple[int, int]) -> npt.NDArray[np.float64]:
+    """Return the share of what a map [h, w] has for the target in each cell over the image, [GRID, GRID]; 0 if blank.
+
+    A map of less than two positions a cell is enlarged to the size first, as in pictures.
+    """
+    from onnxviz.analyses.attribution.fusion import upsample
+
+    values = values.detach().relu()
+    if min(values.shape) < 2 * GRID:
+        values = upsample(values[None], (max(size[0], GRID), max(size[1], GRID)))[0]
+    cells = coarse(values.double().cpu().numpy())
+    total = cells.sum()
+    return np.asarray(cells / total) if total > 0 else np.zeros_like(cells)
 
 
 def picture_size(height: int, width: int) -> tuple[int, int]:

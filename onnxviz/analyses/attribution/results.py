@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
+
 from onnxviz.analyses.attribution.evidence_places import Places
 from onnxviz.analyses.attribution.judgement import ImageJudgement
 from onnxviz.analyses.attribution.localisation import ObjectEvidence
@@ -76,6 +79,8 @@ class ImageAttribution:
         judgement: how far the maps of the first target are to be believed; None where that was not measured.
         tried: whether it belongs to a trial of methods, and is not shown.
         refused: methods that have no answer for this network: (its name, why).
+        coarse: of each target and method the last map in few cells, [targets, methods, GRID, GRID]; None once it is
+            summed up over the images of a job (`ClassMaps`).
     """
 
     index: int
@@ -91,3 +96,4 @@ class ImageAttribution:
     judgement: ImageJudgement | None = None
     tried: bool = False
     refused: tuple[tuple[str, str], ...] = ()
+    coarse: npt.NDArray[np.float64] | None = None

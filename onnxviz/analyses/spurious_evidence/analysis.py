@@ -9,13 +9,14 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from onnxviz.analyses import explained_score, presentation, storage
+from onnxviz.analyses.attribution.coarse_maps import GRID
 from onnxviz.analyses.attribution.method import Method
 from onnxviz.analyses.attribution.methods import methods
 from onnxviz.analyses.attribution.objects import Objects
 from onnxviz.analyses.base import ImageAnalysis, Job, JobContext, LayerSelector, Subject
 from onnxviz.analyses.spurious_evidence import findings
 from onnxviz.analyses.spurious_evidence.conclusions import conclude
-from onnxviz.analyses.spurious_evidence.looked import GRID, REPLACED, DrawnMap, Looked, Shown
+from onnxviz.analyses.spurious_evidence.looked import REPLACED, DrawnMap, Looked, Shown
 from onnxviz.analyses.spurious_evidence.looking import Asked, Look
 from onnxviz.analyses.spurious_evidence.pictures import MOST_MAPS, chosen, draw_maps, show
 from onnxviz.core.errors import AnalysisError, nearest, shorten

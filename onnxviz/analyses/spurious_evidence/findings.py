@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 
 from onnxviz.analyses import presentation
+from onnxviz.analyses.attribution.coarse_maps import GRID
 from onnxviz.analyses.spurious_evidence import replacement
 from onnxviz.analyses.spurious_evidence.conclusions import ClassConclusions, Conclusions, Lies
 from onnxviz.analyses.spurious_evidence.groups import APART
@@ -15,7 +16,6 @@ from onnxviz.analyses.spurious_evidence.looked import (
     BACKGROUND,
     CENTRE,
     EDGE,
-    GRID,
     OBJECT,
     REPLACED,
     DrawnMap,

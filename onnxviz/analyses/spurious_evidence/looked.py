@@ -10,8 +10,6 @@ import numpy.typing as npt
 
 from onnxviz.core.findings import Picture
 
-GRID = 8
-"""Rows and columns of the coarse maps."""
 FILLS = ("image", "blur", "noise")
 """With what a part is replaced: the same part of another image, what surrounds it smoothed, or noise."""
 OBJECT, BACKGROUND = ("object", "background")

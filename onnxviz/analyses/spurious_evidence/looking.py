@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxviz.analyses import explained_score
+from onnxviz.analyses.attribution.coarse_maps import coarse
 from onnxviz.analyses.spurious_evidence import replacement
-from onnxviz.analyses.spurious_evidence.looked import BACKGROUND, CENTRE, EDGE, FILLS, GRID, OBJECT, REPLACED, Looked
+from onnxviz.analyses.spurious_evidence.looked import BACKGROUND, CENTRE, EDGE, FILLS, OBJECT, REPLACED, Looked
 from onnxviz.analyses.stream import measured
 from onnxviz.core.errors import AnalysisError, shorten
 from onnxviz.data.images import load_batch
@@ -218,23 +219,6 @@ class Look:
         number = int(self.predict(other[None])[0][0]) if asked.donor_own is None else asked.donor_own
         around = replacement.boxes(self._object(labels, number))
         return replacement.replaced(other, around, replacement.smoothed(other, ~around))
-
-
-def coarse(evidence: Maps) -> Maps:
-    """Return how much evidence lies in each cell of a grid over the image, [GRID, GRID], of a map [h, w].
-
-    A pixel on the border of two cells goes to both by its parts.
-    """
-    rows, columns = (_overlaps(length) for length in evidence.shape)
-    return np.asarray(rows @ evidence @ columns.T)
-
-
-def _overlaps(length: int) -> Maps:
-    """Return which part of each pixel lies in each cell, [GRID, length]."""
-    edges, pixels = np.arange(GRID + 1) * (length / GRID), np.arange(length)
-    low = np.maximum(edges[:-1, None], pixels)
-    parts: Maps = (np.minimum(edges[1:, None], pixels + 1) - low).clip(min=0)
-    return parts
 
 
 def _shares(maps: Maps) -> Maps:

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxviz.analyses import presentation
+from onnxviz.analyses.attribution.coarse_maps import enlarged_cells
 from onnxviz.analyses.spurious_evidence.conclusions import ClassConclusions, Conclusions
 from onnxviz.analyses.spurious_evidence.looked import BACKGROUND, CENTRE, EDGE, OBJECT, DrawnMap, Looked, Shown
 from onnxviz.core import colormap
@@ -104,8 +105,8 @@ def draw_maps(looked: Looked, told: Conclusions, title: Callable[[int], str]) ->
     found = []
     for one in shown:
         name = shorten(title(one.number), 40)
-        mean = colormap.colour(_enlarged(one.mean_map / highest))
-        signed = colormap.colour_signed(_enlarged(beyond[one.number]), bound)
+        mean = colormap.colour(enlarged_cells(one.mean_map / highest))
+        signed = colormap.colour_signed(enlarged_cells(beyond[one.number]), bound)
         pictures = (Picture(mean, alt=f"mean map of {name}"), Picture(signed, alt=f"{name} beyond other classes"))
         found.append(DrawnMap(one.number, *pictures, highest, bound))
     return found
@@ -114,8 +115,3 @@ def draw_maps(looked: Looked, told: Conclusions, title: Callable[[int], str]) ->
 def _mean_of_others(looked: Looked, number: int) -> npt.NDArray[np.float64]:
     others = looked.coarse[(looked.classes != number) & (looked.coarse.sum(axis=(1, 2)) > 0)]
     return others.mean(axis=0) if len(others) else np.zeros(looked.coarse.shape[1:])
-
-
-def _enlarged(grid: npt.NDArray[np.float64], times: int = 12) -> npt.NDArray[np.float64]:
-    """Return a coarse map with each cell as a square of so many pixels."""
-    return grid.repeat(times, axis=0).repeat(times, axis=1)

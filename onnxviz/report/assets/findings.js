@@ -32,6 +32,7 @@ const RANKS = new Map([
   ["Curve", 1],
   ["Table", 2],
 ]);
+const MOST_ON_PARTS = 3;
 const SHOWN_APART = new Set(["Note", "Metric", "Caveat", "Coverage", "Array"]);
 
 /** @param {Group<ArrayFile>} group */
@@ -208,6 +209,22 @@ function findingBlock(analysis, group, level = "h4") {
   return block;
 }
 
+/**
+ * What was found in words; sentences on single parts, such as images, fold away where they would hide the rest.
+ * @param {Group<Note>[]} notes
+ */
+function notesOf(notes) {
+  const list = (/** @type {Group<Note>[]} */ some) =>
+    some.length ? make("ul", { class: "notes" }, some.map(sentence)) : null;
+  const parts = notes.filter((group) => group.entries[0].finding.about);
+  if (parts.length <= MOST_ON_PARTS) return list(notes);
+  const name = beginning(parts[0].entries[0].finding.about, 60);
+  return [
+    list(notes.filter((group) => !parts.includes(group))),
+    details(`On ${name} (${integer(parts.length)})`, "method", () => list(parts)),
+  ];
+}
+
 /** @param {AnalysisResult} analysis */
 export function analysisSection(analysis) {
   const of = (/** @type {string} */ type) => groups(analysis, (finding) => finding.type === type);
@@ -218,7 +235,6 @@ export function analysisSection(analysis) {
   );
   const reading = rest.some((group) => RANKS.get(group.type) === 0) ? analysis.reading : "";
   const heading = make("h3", { tabindex: "-1" }, named(analysis.title || analysis.id, 200));
-  const notes = of("Note");
   const coverage = coverageList(analysis);
   const metrics = of("Metric");
   const found = analysis.parts.some((part) => part.findings.length);
@@ -249,7 +265,7 @@ export function analysisSection(analysis) {
             ? "Nothing was found, because every job that would have found it failed."
             : "This analysis reported nothing.",
         ),
-    notes.length ? make("ul", { class: "notes" }, notes.map(sentence)) : null,
+    notesOf(of("Note")),
     metricBlock(analysis, metrics),
     caveatBox(of("Caveat")),
     reading

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from onnxviz.analyses.attribution.localisation import chance, localise, near
+from onnxviz.analyses.attribution.localisation import chance, localise, near, usual_tolerance
 
 
 def torchray_hit(mask: npt.NDArray[np.bool_], point: tuple[int, int], tolerance: float) -> bool:
@@ -47,6 +47,11 @@ def test_an_even_map_has_what_chance_gives() -> None:
     found = localise(np.full((20, 30), 0.5), mask, tolerance=3)
     assert (found.pointing, found.energy) == pytest.approx(chance(mask, tolerance=3))
     assert chance(mask, tolerance=0) == (mask.mean(), mask.mean())
+
+
+def test_the_usual_tolerance_is_torchray_s_at_every_size() -> None:
+    assert usual_tolerance((224, 300)) == 15
+    assert usual_tolerance((480, 112)) == 7.5
 
 
 def test_what_is_not_finite_is_not_judged() -> None:

@@ -6,8 +6,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from onnxviz.analyses.attribution.coarse_maps import GRID
 from onnxviz.analyses.spurious_evidence.groups import APART, find_groups
-from onnxviz.analyses.spurious_evidence.looked import GRID
 
 ROWS, COLUMNS = np.mgrid[:GRID, :GRID]
 

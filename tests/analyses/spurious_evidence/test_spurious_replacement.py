@@ -7,10 +7,9 @@ import math
 import numpy as np
 import pytest
 
+from onnxviz.analyses.attribution.coarse_maps import GRID, coarse
 from onnxviz.analyses.spurious_evidence import replacement
 from onnxviz.analyses.spurious_evidence.analysis import exchange
-from onnxviz.analyses.spurious_evidence.looked import GRID
-from onnxviz.analyses.spurious_evidence.looking import coarse
 
 
 def test_smoothing_is_a_weighted_mean_of_what_is_known() -> None:

@@ -8,9 +8,10 @@ from itertools import combinations
 import numpy as np
 import pytest
 
+from onnxviz.analyses.attribution.coarse_maps import GRID
 from onnxviz.analyses.spurious_evidence import statistics
 from onnxviz.analyses.spurious_evidence.conclusions import Lies, contrasts, corrected, survival
-from onnxviz.analyses.spurious_evidence.looked import GRID, REPLACED, Looked
+from onnxviz.analyses.spurious_evidence.looked import REPLACED, Looked
 from onnxviz.analyses.spurious_evidence.statistics import Contrast, fisher, fixed_places, holm, mean_interval
 from onnxviz.core.shares import Share
 

@@ -21,13 +21,14 @@ from PIL import Image
 
 from benchmarks.measure import arguments, markdown, prepare
 from onnxviz.core.errors import SelectionError
+from onnxviz.core.sampling import spread_evenly
 from onnxviz.core.values import Preprocessing
 from onnxviz.data.image_choice import own_class
 from onnxviz.data.images import ImageFolder, load_batch
 from onnxviz.graph import open_model
 from onnxviz.graph.labels import read_labels
 from onnxviz.model.model import load
-from onnxviz.model.preprocessing_candidates import pictures_for, spread
+from onnxviz.model.preprocessing_candidates import pictures_for
 from onnxviz.model.preprocessing_search import probe
 from onnxviz.model.preprocessing_trials import Probe
 
@@ -150,7 +151,7 @@ def row(known: Known, zoo: Path, images: ImageFolder) -> list[str]:
     labels = read_labels(zoo / "labels" / known.labels) if known.labels else [str(digit) for digit in range(10)]
     truth = [class_of(images, index, labels) for index in range(len(images))]
     count = min(pictures_for(view), len(images))
-    chosen = spread(count, len(images))
+    chosen = spread_evenly(range(len(images)), count)
     best = by_hand(known, path, images, truth)
     cells = [known.file, f"{len(images)}", f"{best:.1%}", f"{count}"]
     for found in (

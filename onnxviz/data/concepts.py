@@ -19,6 +19,7 @@ from pydantic import Field
 
 from onnxviz.core import limits
 from onnxviz.core.errors import DataError, beginning, shorten
+from onnxviz.core.sampling import spread_evenly
 from onnxviz.core.values import Preprocessing
 from onnxviz.core.wording import listed
 from onnxviz.core.yaml_source import parse_source, plain
@@ -249,17 +250,16 @@ def _numbered(values: npt.NDArray[np.int32], concepts: npt.NDArray[np.int32], pa
 
 def _look_at_values(files: Sequence[Path], concepts: npt.NDArray[np.int32]) -> tuple[int, list[Path]]:
     """Read some masks, evenly spread, as they will be read, and return how many, and which of them hold no concept."""
-    count, pixels = min(_SAMPLE, len(files)), 0
+    some, pixels = spread_evenly(files, _SAMPLE), 0
     void: list[Path] = []
-    for place in range(count):
-        path = files[place * len(files) // count]
+    for number, path in enumerate(some, 1):
         numbers = _numbered(read_indices(path), concepts, path)
         if not numbers.any():
             void.append(path)
         pixels += numbers.size
         if pixels > _SAMPLE_PIXELS:
-            return place + 1, void
-    return count, void
+            return number, void
+    return len(some), void
 
 
 def is_void(name: str) -> bool:

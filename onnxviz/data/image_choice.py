@@ -11,6 +11,7 @@ from typing import Annotated, NamedTuple, TypeVar
 from pydantic import Field, StrictInt
 
 from onnxviz.core.errors import DataError, SelectionError, nearest, shorten
+from onnxviz.core.sampling import spread_evenly
 from onnxviz.core.wording import listed
 from onnxviz.data.base import ImageSource, data_set
 from onnxviz.data.ground_truth import STATED, ClassOrigin, is_wordnet_id
@@ -55,9 +56,7 @@ def choose_images(source: ImageSource, choice: int | str | Sequence[int | str] |
     chosen = list(found)
     if not chosen:
         raise DataError("no image is chosen", where=f"data {shorten(source.name)!r}", remedy="name at least one")
-    if len(chosen) <= limit:
-        return chosen
-    return [chosen[place * len(chosen) // limit] for place in range(limit)]
+    return spread_evenly(chosen, limit)
 
 
 def _matching(source: ImageSource, item: int | str) -> list[int]:

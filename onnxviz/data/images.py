@@ -17,6 +17,7 @@ from PIL import Image
 from pydantic import Field, field_validator
 
 from onnxviz.core.errors import DataError, nearest, shorten
+from onnxviz.core.sampling import spread_evenly
 from onnxviz.core.values import CROP_FRACTION, Interpolation, Preprocessing
 from onnxviz.data.base import DataSource, ImageSource
 from onnxviz.data.decode import ARRAY_SUFFIX, FORMATS, Pixels, check_image, image_size, read_image, read_stored
@@ -131,8 +132,8 @@ class ImageFolder(ImageFiles):
             raise _nothing_found(patterns, base, f"data {name!r}")
         root = Path(os.path.commonpath([file.parent for file in files]))
         chosen = sorted(files, key=lambda file: file.relative_to(root).parts)
-        if limit is not None and limit < len(chosen):
-            chosen = [chosen[index * len(chosen) // limit] for index in range(limit)]
+        if limit is not None:
+            chosen = spread_evenly(chosen, limit)
         used: list[tuple[str, Path]] = []
         notes: list[tuple[str, str]] = []
         for file in chosen:

@@ -9,12 +9,12 @@ from onnxviz.analyses.base import Progress, Subject
 from onnxviz.core.devices import Device
 from onnxviz.core.errors import SelectionError
 from onnxviz.core.results import ModelCard, Tried, TriedPreprocessing
+from onnxviz.core.sampling import spread_evenly
 from onnxviz.core.values import AUTO, Preprocessing
 from onnxviz.execution.cards import seen_of
 from onnxviz.execution.schedule import Choice
 from onnxviz.execution.store import DamagedError, Store
 from onnxviz.model.preprocessing import read_preprocessing
-from onnxviz.model.preprocessing_candidates import spread
 
 if TYPE_CHECKING:
     from onnxviz.model.preprocessing_trials import Probe
@@ -53,7 +53,7 @@ def choose(subject: Subject, choice: Choice, device: Device, progress: Progress)
         keep=subject.preprocessing.keeps_geometry,
         device=device,
         progress=lambda done, total: progress(done, total, "trying preprocessings"),
-        indices=spread(choice.images, len(source)),
+        indices=tuple(spread_evenly(range(len(source)), choice.images)),
     )
     best = replace(found.trials[0].preprocessing, origin="trial", size=subject.preprocessing.size)
     geometry = subject.view.card(subject.alias, best).geometry

@@ -19,6 +19,7 @@ from onnxviz.analyses.base import Analysis, JobContext, Subject
 from onnxviz.core.errors import AgreementError, MemoryLimitError, OnnxvizError, SelectionError, shorten
 from onnxviz.core.findings import Finding
 from onnxviz.core.memory import describe_shortage, is_out_of_memory
+from onnxviz.core.sampling import spread_evenly
 from onnxviz.core.values import AUTO, Agreement, Layer, Preprocessing, Unit
 from onnxviz.data.concepts import ConceptSet, MaskFolder
 from onnxviz.data.given_images import source_of
@@ -31,7 +32,7 @@ from onnxviz.graph.fixed_inputs import InputValue
 from onnxviz.graph.model_output import OutputKind
 from onnxviz.model import model as models
 from onnxviz.model.opening import opened
-from onnxviz.model.preprocessing_candidates import pictures_for, require_classifier, spread
+from onnxviz.model.preprocessing_candidates import pictures_for, require_classifier
 from onnxviz.model.preprocessing_search import probe
 from onnxviz.recipe.from_python import analysis_from
 
@@ -293,7 +294,7 @@ def load(
         raise SelectionError("preprocess='auto' tries preprocessings on images", remedy="give them: images='photos/'")
     model = Model(*opened(path, None, labels, output, inputs), device)
     source = source_of(images)
-    indices = spread(pictures_for(model.view), len(source))
+    indices = spread_evenly(range(len(source)), pictures_for(model.view))
     found = probe(model.view, source, labels=model.labels, device=str(model.device), indices=indices)
     if found.no_better:
         warnings.warn(f"{shorten(model.view.file)}: {found.no_better}", stacklevel=2)

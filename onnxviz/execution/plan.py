@@ -26,6 +26,7 @@ from onnxviz.core.errors import (
     SelectionError,
     shorten,
 )
+from onnxviz.core.sampling import spread_evenly
 from onnxviz.core.yaml_source import Address, MappingNode, SourcePosition, find, plain, words
 from onnxviz.data import builtin
 from onnxviz.data.base import no_data_set
@@ -309,7 +310,7 @@ class _Planner:
             )
         view, source = subject.view, data[name]
         head = trials.require_classifier(view)
-        indices = trials.spread(trials.pictures_for(view), len(source))
+        indices = spread_evenly(range(len(source)), trials.pictures_for(view))
         known = trials.known_classes(head, source, indices, subject.labels)
         tried = sum(1 for _ in trials.candidates(view, geometry=subject.preprocessing))
         if any(own is not None for own in known) and not subject.preprocessing.keeps_geometry:

@@ -159,12 +159,6 @@ def require_classifier(view: GraphView) -> Head:
     return head
 
 
-def spread(count: int, total: int) -> tuple[int, ...]:
-    """Return indices of so many of a data set's images, evenly spread; of all where there are no more."""
-    used = min(count, total)
-    return tuple(place * total // used for place in range(used))
-
-
 def known_classes(
     head: Head, images: ImageSource, indices: Sequence[int], labels: Sequence[str] | None
 ) -> list[int | None]:

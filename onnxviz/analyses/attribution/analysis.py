@@ -39,6 +39,7 @@ from onnxviz.analyses.explained_images import TOP, Explainer, ImageExplanation
 from onnxviz.analyses.grad_cam.findings import in_words
 from onnxviz.core.errors import AnalysisError, SelectionError, shorten
 from onnxviz.core.findings import Caveat, Coverage, Finding, Metric, Note, merge
+from onnxviz.core.sampling import spread_evenly
 from onnxviz.core.values import Layer
 from onnxviz.core.wording import listed
 from onnxviz.data.image_choice import choose_images, find_source
@@ -401,7 +402,7 @@ classes: top:2
                 where=f"data {shorten(source.name)!r}",
                 remedy="give more images",
             )
-        return source, list(spread_evenly(every, self.limit))
+        return source, spread_evenly(every, self.limit)
 
     def head(self, subject: Subject) -> Head:
         """Return the classes that there are to choose from."""
@@ -436,9 +437,3 @@ def _taken(tried: Sequence[ImageAttribution]) -> list[str]:
     if choice is None:
         return [one.method for one in tried[0].targets[0].methods[:2]]
     return [name for name in (choice.method, choice.runner_up) if name]
-
-
-def spread_evenly(chosen: Sequence[int], most: int) -> tuple[int, ...]:
-    """Return so many of the images at most, spread evenly."""
-    count = min(most, len(chosen))
-    return tuple(chosen[place * len(chosen) // count] for place in range(count))

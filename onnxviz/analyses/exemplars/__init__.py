@@ -1,0 +1,1 @@
+"""Exemplars: the images, and the parts of images, that excite units most."""

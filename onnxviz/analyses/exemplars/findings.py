@@ -1,0 +1,157 @@
+"""What exemplars say in numbers, tables and sentences."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from onnxviz.analyses import presentation
+from onnxviz.analyses.exemplars.peaks import LayerPeaks
+from onnxviz.core.errors import shorten
+from onnxviz.core.findings import Array, Caveat, Column, Coverage, Finding, Metric, Note, Table, Tile, TileGrid
+from onnxviz.core.values import Layer, Unit
+from onnxviz.core.wording import counted, listed
+from onnxviz.data.images import ImageSource
+
+METRICS = presentation.by_name(
+    Metric(
+        "never_active", math.nan, "units that are never active",
+        "Share of the units that are above zero nowhere in any of the images: on these they do nothing, if an "
+        "activation that cuts at zero comes behind.", "percent", "lower",
+    ),
+)  # fmt: skip
+"""What recipes can expect, without values."""
+_TILE = 156
+_LISTED = 8
+_COLUMNS = (
+    Column("unit", "unit"), Column("highest peak", "number", "The greatest activation in any of the images."),
+    Column("median peak", "number", "Of the sampled images."), Column("lowest peak", "number"),
+    Column("above 0 in", "percent", "Share of the images in which the unit is above zero anywhere."),
+    Column("image of the highest"), Column("classes of the highest"),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class LayerFound:
+    """How many of a layer's units are never active.
+
+    Attributes:
+        layer: its name.
+        units: how many units were asked for.
+        never_active: which of them are above zero in none of so many images.
+        images: of how many.
+        shown: how many are shown in pictures.
+    """
+
+    layer: str
+    units: int
+    never_active: tuple[int, ...]
+    images: int
+    shown: int
+
+
+def layer_findings(
+    layer: Layer, peaks: LayerPeaks, units: Sequence[int], shown: Sequence[int], tiles: Sequence[Tile],
+    source: ImageSource,
+) -> list[Any]:  # fmt: skip
+    """Return the tiles of a layer's units, a row for each unit, and the numbers of all."""
+    best = peaks.highest
+    order = np.sort(peaks.sampled, axis=0)
+    median = order[(len(order) - 1) // 2]
+    rows = tuple(
+        (
+            Unit(layer.name, unit),
+            float(best.values[unit, 0]),
+            float(median[unit]),
+            float(-peaks.lowest.values[unit, 0]) if peaks.lowest.values.shape[1] else float(order[0, unit]),
+            int(peaks.active[unit]) / peaks.images,
+            shorten(source.names[best.images[unit, 0]], 60),
+            class_words([class_name(source, image) for image in best.images[unit].tolist()]),
+        )
+        for unit in units
+    )
+    dead = tuple(unit for unit in units if peaks.never_active[unit])
+    found: list[Any] = [LayerFound(layer.name, len(units), dead, peaks.images, len(shown))]
+    if tiles:
+        found.append(
+            TileGrid(f"exemplars-{layer.position}", f"What excites units of {shorten(layer.name, 60)}", tuple(tiles),
+                     "", _TILE)
+        )  # fmt: skip
+    found.append(
+        Table("units", "Units", _COLUMNS, rows, "Of every unit the peaks: its greatest activation in an image.")
+    )
+    found.append(
+        Array(
+            f"peaks-{layer.position}",
+            f"Highest and lowest peaks of {layer.name}",
+            {
+                "units": np.array(units), "values": best.values[units], "images": best.images[units],
+                "places": best.places[units], "map": np.array(peaks.shape),
+                "lowest_values": -peaks.lowest.values[units], "lowest_images": peaks.lowest.images[units],
+                "active_images": peaks.active[units], "names": np.array(source.names),
+            },
+        )
+    )  # fmt: skip
+    return found
+
+
+def summary(layers: Sequence[LayerFound]) -> Iterator[Finding]:
+    """Yield how many units are never active, and where."""
+    if not layers:
+        return
+    units = [one for layer in layers for one in [True] * len(layer.never_active)
+             + [False] * (layer.units - len(layer.never_active))]  # fmt: skip
+    yield presentation.of_share(METRICS["never_active"], units)
+    images = counted(layers[0].images, "image")
+    dead = [layer for layer in layers if layer.never_active]
+    if dead:
+        where = listed((f"{shorten(layer.layer, 40)}: {len(layer.never_active)} of {layer.units}" for layer in dead),
+                       _LISTED)  # fmt: skip
+        yield Note(f"Units that are above zero in none of {images}: {where}.", "never_active")
+    else:
+        yield Note(f"Each of {counted(len(units), 'unit')} is above zero in some of {images}.", "never_active")
+
+
+def about_shown(layers: Sequence[LayerFound], wanted: int | str) -> Iterator[Finding]:
+    """Say of how many units there are pictures."""
+    done, every = sum(layer.shown for layer in layers), sum(layer.units for layer in layers)
+    reason = "those that are never active have none" if wanted == "all" else f"`shown: {wanted}` of each layer"
+    if every:
+        yield Coverage("units in pictures", done, every, reason if done < every else "", "coverage.shown")
+
+
+def about_left_out(layers: Sequence[Layer]) -> Iterator[Finding]:
+    """Say which of the chosen layers could not be looked at."""
+    if layers:
+        names = listed((shorten(layer.name, 60) for layer in layers), _LISTED)
+        yield Caveat(
+            f"{counted(len(layers), 'chosen layer')} {'has' if len(layers) == 1 else 'have'} no units with a map or a "
+            f"single number, and {'was' if len(layers) == 1 else 'were'} left out: {names}.", "left_out", "limit",
+        )  # fmt: skip
+
+
+def class_name(source: ImageSource, image: int) -> str:
+    """Return the class that an image is known to show, as its data set calls it; "" if nothing says it."""
+    for ask in ("class_names_of", "class_of"):
+        if hasattr(source, ask):
+            said = getattr(source, ask)(image)
+            name = said[0] if isinstance(said, tuple) and said else said
+            if isinstance(name, str):
+                return name
+    return ""
+
+
+def class_words(names: Sequence[str]) -> str:
+    """Return how often each class is among some images, the most frequent first; "" if none is known."""
+    known = Counter(name for name in names if name)
+    if not known:
+        return ""
+    said = [f"{shorten(name, 40)} {count}" for name, count in known.most_common(3)]
+    left = len(known) - len(said)
+    rest = f"; {left} more classes" if left > 1 else "; 1 more class" if left else ""
+    return f"{', '.join(said)} of {len(names)}{rest}"

@@ -1,0 +1,277 @@
+"""Exemplars: peaks beside a loop over everything, patches with known pixels, a network whose units are known."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import pytest
+import yaml
+from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
+
+import onnxviz
+from onnxviz.analyses.exemplars import patches
+from onnxviz.analyses.exemplars.findings import class_words
+from onnxviz.analyses.exemplars.peaks import LayerPeaks, Peaks
+from onnxviz.core.errors import AnalysisError, RecipeError, SelectionError
+from onnxviz.core.findings import Array, Caveat, Table, TileGrid
+from onnxviz.data.images import ImageFolder
+
+UNITS, IMAGES = 7, 23
+
+
+def activations(seed: int = 0) -> npt.NDArray[np.float32]:
+    """Maps of many equal values, of which one unit is dead."""
+    values = np.random.default_rng(seed).integers(-3, 5, (IMAGES, UNITS, 3, 4)).astype(np.float32)
+    values[:, 2] = 0
+    return values
+
+
+def kept(maps: npt.NDArray[np.float32], images: list[int], step: int, most: int = 5, least: int = 3) -> LayerPeaks:
+    found = LayerPeaks.empty(UNITS, most, least)
+    for start in range(0, len(images), step):
+        part = images[start : start + step]
+        found = found.with_images(maps[part], part, frozenset(range(0, IMAGES, 2)))
+    return found
+
+
+def by_loop(maps: npt.NDArray[np.float32], unit: int, count: int, sign: int) -> list[tuple[float, int, int]]:
+    """The images of highest peak, or of lowest, by sorting all; of equal ones the lowest number first."""
+    peaks = [(float(image[unit].max()), number, int(image[unit].argmax())) for number, image in enumerate(maps)]
+    return sorted(peaks, key=lambda entry: (-sign * entry[0], entry[1]))[:count]
+
+
+def same(one: LayerPeaks, other: LayerPeaks) -> None:
+    for name in ("active", "sample", "sampled"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+    for name in ("highest", "lowest"):
+        for part in ("values", "images"):
+            np.testing.assert_array_equal(getattr(getattr(one, name), part), getattr(getattr(other, name), part))
+    np.testing.assert_array_equal(one.highest.places, other.highest.places)
+    assert (one.images, one.shape) == (other.images, other.shape)
+
+
+@pytest.mark.parametrize("step", [1, 4, 23])
+def test_peaks_are_those_of_a_loop(step: int) -> None:
+    maps = activations()
+    found = kept(maps, list(range(IMAGES)), step)
+    for unit in range(UNITS):
+        wanted = by_loop(maps, unit, 5, 1)
+        assert found.highest.values[unit].tolist() == [value for value, *_ in wanted]
+        assert found.highest.images[unit].tolist() == [image for _, image, _ in wanted]
+        assert found.highest.places[unit].tolist() == [place for *_, place in wanted]
+        wanted = by_loop(maps, unit, 3, -1)
+        assert (-found.lowest.values[unit]).tolist() == [value for value, *_ in wanted]
+        assert found.lowest.images[unit].tolist() == [image for _, image, _ in wanted]
+    assert found.active.tolist() == (maps.max(axis=(2, 3)) > 0).sum(axis=0).tolist()
+    assert found.never_active.tolist() == [unit == 2 for unit in range(UNITS)]
+    np.testing.assert_array_equal(found.sampled, maps[::2].max(axis=(2, 3)))
+
+
+def test_shards_join_in_any_order_to_what_one_pass_gives() -> None:
+    maps, every = activations(1), list(range(IMAGES))
+    whole = kept(maps, every, 4)
+    parts = [kept(maps, every[start:stop], 3) for start, stop in ((0, 9), (9, 11), (11, 23))]
+    for order in ((0, 1, 2), (2, 0, 1), (1, 2, 0)):
+        first, second, third = (parts[place] for place in order)
+        same(first.join(second).join(third), whole)
+        same(first.join(second.join(third)), whole)
+
+
+def test_quantiles_are_those_of_the_sampled_peaks() -> None:
+    found = kept(activations(2), list(range(IMAGES)), 5)
+    for share in (0.01, 0.5, 0.75, 0.99):
+        values, images = found.nearest_to_quantile(share)
+        for unit in range(UNITS):
+            ordered = sorted(found.sampled[:, unit].tolist())
+            assert values[unit] == ordered[round((len(ordered) - 1) * share)]
+            assert found.sampled[found.sample.tolist().index(images[unit]), unit] == values[unit]
+
+
+def test_what_is_not_finite_is_refused() -> None:
+    maps = activations()
+    maps[3, 4, 0, 0] = np.nan
+    with pytest.raises(AnalysisError, match="unit 4 has activations that are infinite or not a number"):
+        kept(maps, list(range(IMAGES)), 4)
+
+
+def test_fewer_images_than_are_kept() -> None:
+    found = Peaks.empty(1, 9).with_images(np.array([[[1.0, 4.0]], [[3.0, 2.0]]], np.float32),
+                                          np.array([[4.0], [3.0]], np.float32), [5, 8])  # fmt: skip
+    assert (found.values.tolist(), found.images.tolist(), found.places.tolist()) == ([[4, 3]], [[5, 8]], [[1, 0]])
+
+
+# --- patches --------------------------------------------------------------------------------------------------------
+
+
+def test_a_patch_is_what_lies_in_the_box_and_grey_beyond_the_image() -> None:
+    image = np.arange(6 * 8 * 3, dtype=np.uint8).reshape(6, 8, 3)
+    np.testing.assert_array_equal(patches.patch(image, (1, 2, 4, 7)), image[1:4, 2:7])
+    found = patches.patch(image, (-1, 6, 2, 10))
+    np.testing.assert_array_equal(found[1:, :2], image[:2, 6:])
+    assert (found[0] == 128).all()
+    assert (found[:, 2:] == 128).all()
+    assert patches.shown_box((-9, 2, 9, 5), (6, 8)) == (0, 2, 6, 5)  # larger than the image: nothing to be centred on
+    assert patches.shown_box((-1, 2, 2, 5), (6, 8)) == (-1, 2, 2, 5)
+
+
+def test_the_frame_is_where_the_box_is() -> None:
+    image = np.zeros((88, 88, 3), np.uint8)
+    found = patches.whole(image, None, 1.0, (10, 20, 30, 60))
+    framed = np.argwhere((found == patches.FRAME).all(axis=2))
+    assert (framed.min(axis=0).tolist(), framed.max(axis=0).tolist()) == ([10, 20], [29, 59])
+    assert not (patches.whole(image, None, 1.0, (0, 0, 88, 88)) == patches.FRAME).all(axis=2).any()
+
+
+def test_what_is_less_than_half_as_active_is_dimmed() -> None:
+    image = np.full((88, 88, 3), 200, np.uint8)
+    heat = np.zeros((8, 8), np.float32)
+    heat[2, 5] = 1.0
+    found = patches.whole(image, heat, 1.0, None)
+    bright = np.argwhere((found == 200).all(axis=2))
+    middle = bright.mean(axis=0)
+    assert middle.tolist() == pytest.approx([11 * 2.5, 11 * 5.5], abs=1)
+    assert (patches.whole(image, heat, 4.0, None) < 200).all()  # elsewhere it is four times as active
+    assert (patches.whole(image, heat, 0.0, None) == 200).all()
+
+
+def test_small_patches_keep_their_pixels() -> None:
+    image = np.random.default_rng(0).integers(0, 255, (3, 3, 3)).astype(np.uint8)
+    scaled = patches.scaled(image)
+    times = patches.CELL // 3
+    np.testing.assert_array_equal(scaled[times // 2 :: times, times // 2 :: times], image)
+    one = patches.together([patches.centred(scaled)] * 5)
+    assert one.shape[0] < one.shape[1]  # two rows of three
+
+
+def test_classes_in_words() -> None:
+    assert class_words(["dog", "cat", "dog", ""]) == "dog 2, cat 1 of 4"
+    assert class_words(["a", "b", "c", "d", "e"]) == "a 1, b 1, c 1 of 5; 2 more classes"
+    assert class_words(["", ""]) == ""
+
+
+# --- a network whose units are known --------------------------------------------------------------------------------
+
+
+def network(path: Path) -> Path:
+    """Units for red, for an edge that gets brighter to the right, and one that is never active; their means behind."""
+    kernels = np.zeros((3, 3, 3, 3), np.float32)
+    kernels[0, :, 1, 1] = (1, -1, -1)
+    kernels[1, :, :, 0], kernels[1, :, :, 2] = -1, 1
+    weights = [numpy_helper.from_array(kernels, "w"), numpy_helper.from_array(np.array([0, 0, -1], np.float32), "b")]
+    nodes = [
+        helper.make_node("Conv", ["image", "w", "b"], ["conv"], name="conv", pads=[1] * 4),
+        helper.make_node("Relu", ["conv"], ["active"], name="active"),
+        helper.make_node("GlobalAveragePool", ["active"], ["pooled"], name="pooled"),
+        helper.make_node("Flatten", ["pooled"], ["logits"], name="logits"),
+    ]
+    inputs = [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["n", 3, 24, 24])]
+    outputs = [helper.make_tensor_value_info("logits", TensorProto.FLOAT, None)]
+    graph = helper.make_graph(nodes, "known", inputs, outputs, weights)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    return path
+
+
+def pictures(folder: Path) -> ImageFolder:
+    """Grey pictures: image i has a red square whose brightness grows with i, and 11 an edge, at its own place each."""
+    for number in range(12):
+        (folder / f"class{number % 2}").mkdir(exist_ok=True)
+        pixels = np.full((24, 24, 3), 40, np.uint8)
+        if number == 11:
+            pixels[:, 15:] = 240
+        else:
+            row, column = 2 + number, 20 - number
+            pixels[row : row + 2, column : column + 2] = (100 + 10 * number, 0, 0)
+        Image.fromarray(pixels).save(folder / f"class{number % 2}" / f"{number:02d}.png")
+    return ImageFolder.find("pictures", ["*/*.png"], folder)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> onnxviz.Model:
+    return onnxviz.load(network(tmp_path / "m.onnx"), "unit", device="cpu")
+
+
+def exemplars(model: onnxviz.Model, source: ImageFolder, **settings: Any) -> Any:
+    return model.analyze("exemplars", {"pictures": source}, data="pictures", **{"layers": ["active"], **settings})
+
+
+def test_units_are_excited_by_what_they_detect(model: onnxviz.Model, tmp_path: Path) -> None:
+    source = pictures(tmp_path)
+    found = exemplars(model, source, patches=3, least=2)
+    numbers = next(one for one in found.findings if isinstance(one, Array)).arrays
+    names = [source.names[image] for image in numbers["images"][0]]
+    assert names == ["class0/10.png", "class1/09.png", "class0/08.png"]
+    row, column = divmod(int(numbers["places"][0, 0]), int(numbers["map"][1]))
+    assert (row, column) == (12, 10)
+    assert source.names[numbers["images"][1, 0]] == "class1/11.png"
+    assert int(numbers["places"][1, 0]) % 24 in (14, 15)
+    assert found.metrics["never_active"] == pytest.approx(1 / 3)
+    grid = next(one for one in found.findings if isinstance(one, TileGrid))
+    assert [tile.unit.index for tile in grid.tiles if tile.unit] == [0, 1]  # the dead unit has no exemplars
+    facts = dict(grid.tiles[0].facts)
+    assert facts["classes"] == "class0 2, class1 1 of 3"
+    assert grid.tiles[0].captions == ("patches", "in their images", "at quantiles 0.99, 0.95, 0.75, 0.5", "least")
+    patch = grid.tiles[0].pictures[0].pixels
+    assert patch is not None
+    side = patches.CELL // 3  # the field of a position is three pixels wide
+    assert patch[side + side // 2, side + side // 2].tolist() == pytest.approx([200, 0, 0], abs=24)  # JPEG comes later
+    table = next(one for one in found.findings if isinstance(one, Table) and one.id == "units")
+    assert [row[4] for row in table.rows] == [pytest.approx(11 / 12), 1.0, 0.0]
+
+
+def test_units_of_single_numbers_have_no_patches(model: onnxviz.Model, tmp_path: Path) -> None:
+    found = exemplars(model, pictures(tmp_path), layers=["logits", "active"], shown="all")
+    grids = {one.id: one for one in found.findings if isinstance(one, TileGrid)}
+    captions = [grid.tiles[0].captions[0] for grid in grids.values()]
+    assert sorted(captions) == ["in their images", "patches"]
+    assert not any(isinstance(one, Caveat) and one.id == "left_out" for one in found.findings)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_shards_give_the_same_bytes(tmp_path: Path, workers: int) -> None:
+    pictures(tmp_path)
+    network(tmp_path / "m.onnx")
+    runs = []
+    for shard in (None, 5):
+        recipe = {
+            "version": 1,
+            "model": {"path": "m.onnx", "preprocess": "unit"},
+            "data": {"pictures": {"images": "*/*.png"}},
+            "analyses": {"x": {"kind": "exemplars", "data": "pictures", "layers": ["active", "logits"],
+                               **({"shard": shard} if shard else {})}},
+        }  # fmt: skip
+        (tmp_path / "r.yaml").write_text(yaml.safe_dump(recipe))
+        out = tmp_path / f"out{shard}"
+        onnxviz.run(tmp_path / "r.yaml", out, workers=workers)
+        analysis = json.loads((out / "run.json").read_text())["analyses"][0]
+        files = [part["findings"] for part in analysis["parts"]]
+        runs.append((_without_paths(files), _contents(files, out)))
+    assert runs[0] == runs[1]
+
+
+def _without_paths(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_paths(item) for key, item in value.items() if key != "path"}
+    return [_without_paths(item) for item in value] if isinstance(value, list) else value
+
+
+def _contents(value: Any, folder: Path) -> list[bytes]:
+    if isinstance(value, dict):
+        own = [(folder / value["path"]).read_bytes()] if value.get("type") == "Picture" else []
+        return own + [each for item in value.values() for each in _contents(item, folder)]
+    return [each for item in value for each in _contents(item, folder)] if isinstance(value, list) else []
+
+
+def test_mistakes_are_said(model: onnxviz.Model, tmp_path: Path) -> None:
+    source = pictures(tmp_path)
+    with pytest.raises(SelectionError, match="7"):
+        exemplars(model, source, units=7)
+    with pytest.raises(RecipeError, match="a number of units from 0 on, or all"):
+        exemplars(model, source, shown=-1)
+    with pytest.raises(RecipeError, match="must be less than 1"):
+        exemplars(model, source, quantiles=[1.5])

@@ -18,6 +18,7 @@ import onnxviz
 from onnxviz.analyses.exemplars import patches
 from onnxviz.analyses.exemplars.findings import class_words
 from onnxviz.analyses.exemplars.peaks import LayerPeaks, Peaks
+from onnxviz.analyses.exemplars.rectified import coloured, rectified
 from onnxviz.core.errors import AnalysisError, RecipeError, SelectionError
 from onnxviz.core.findings import Array, Caveat, Table, TileGrid
 from onnxviz.data.images import ImageFolder
@@ -222,6 +223,32 @@ def test_units_are_excited_by_what_they_detect(model: onnxviz.Model, tmp_path: P
     assert patch[side + side // 2, side + side // 2].tolist() == pytest.approx([200, 0, 0], abs=24)  # JPEG comes later
     table = next(one for one in found.findings if isinstance(one, Table) and one.id == "units")
     assert [row[4] for row in table.rows] == [pytest.approx(11 / 12), 1.0, 0.0]
+
+
+@pytest.mark.parametrize("rule", ["deconvnet", "guided_backpropagation"])
+def test_what_excites_a_unit_is_carried_back_to_the_pixels_that_it_sees(
+    model: onnxviz.Model, tmp_path: Path, rule: Any
+) -> None:
+    """Of one convolution with its ReLU both are the kernel, at the place of the peak."""
+    source, layer = pictures(tmp_path), model.view.layer("active")
+    (found,) = rectified(rule, model, source, layer, 0, [(source.names.index("class0/10.png"), 12 * 24 + 10)])
+    wanted = np.zeros((24, 24, 3), np.float32)
+    wanted[12, 10] = (1, -1, -1)
+    np.testing.assert_allclose(found, wanted, atol=1e-6)
+    colours = coloured(found[11:14, 9:12])
+    assert colours[1, 1].tolist() == [255, 1, 1]
+    assert (colours[0] == patches.NOTHING).all()
+    shown = exemplars(model, source, beside=rule)
+    tile = next(one for one in shown.findings if isinstance(one, TileGrid)).tiles[0]
+    assert tile.captions[1] == rule.replace("_", " ")
+
+
+def test_without_a_rectifier_there_is_nothing_to_carry_back(model: onnxviz.Model, tmp_path: Path) -> None:
+    found = exemplars(model, pictures(tmp_path), layers=["conv"], value="convolution", beside="deconvnet")
+    (caveat,) = (one for one in found.findings if isinstance(one, Caveat) and one.id.startswith("refused"))
+    assert "There is no deconvnet of units of conv: there is no ReLU before the score" in caveat.text
+    tile = next(one for one in found.findings if isinstance(one, TileGrid)).tiles[0]
+    assert "deconvnet" not in tile.captions
 
 
 def test_units_of_single_numbers_have_no_patches(model: onnxviz.Model, tmp_path: Path) -> None:

@@ -123,7 +123,7 @@ class AtPositions(Target):
         """Return the mean over the positions."""
         import torch
 
-        flat = values[0].flatten(2)[:, self.number]
+        flat = values[0].reshape(*values[0].shape[:2], -1)[:, self.number]
         return flat[:, torch.tensor(self.places, device=flat.device)].mean(dim=1)
 
 

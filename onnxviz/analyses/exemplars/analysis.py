@@ -16,6 +16,7 @@ from onnxviz.analyses.exemplars.findings import (
     METRICS,
     LayerFound,
     about_left_out,
+    about_refused,
     about_shown,
     layer_findings,
     summary,
@@ -85,6 +86,12 @@ shown: 12
     )
     quantiles: tuple[Share, ...] = Field(
         (0.99, 0.95, 0.75, 0.5), description="Quantiles of a unit's peaks at which an image each is shown."
+    )
+    beside: Literal["deconvnet", "guided_backpropagation"] | None = Field(
+        None,
+        description="What of each patch excites the unit, carried back to the pixels: the deconvnet of Zeiler and "
+        "Fergus, or guided backpropagation. Both show much of the image itself (Nie et al. 2018). The network has to "
+        "convert.",
     )
     least: int = Field(4, ge=0, le=100, description="Images that excite a unit least.")
 
@@ -205,7 +212,8 @@ class PeaksPass(Pass[Any]):
         _, source, _ = self.analysis.images_of(self.subject)
         found: list[Any] = []
         chosen = [self._shown(layer, peaks) for layer, peaks in zip(self.layers, whole, strict=True)]
-        drawn = draw(self.analysis, self.layers, whole, chosen, source, last)
+        drawn, refused = draw(self.analysis, self.layers, whole, chosen, source, last)
+        found += about_refused(self.analysis.beside or "", refused)
         for layer, peaks, units, tiles in zip(self.layers, whole, chosen, drawn, strict=True):
             found += layer_findings(layer, peaks, self.analysis.units_of(layer), units, tiles, source)
         return found
@@ -225,7 +233,7 @@ class PeaksPass(Pass[Any]):
             return units * (kept + 8 + 4 * min(images, _SAMPLED))
         shown = sum(layer.unit_count if settings.shown == "all" else min(settings.shown, layer.unit_count)
                     for layer in self.layers)  # fmt: skip
-        cells = 2 * settings.patches + len(settings.quantiles) + settings.least
+        cells = (3 if settings.beside else 2) * settings.patches + len(settings.quantiles) + settings.least
         return units * (kept + _UNIT_BYTES) + shown * cells * storage.jpeg(CELL, CELL)
 
     def images_again(self) -> int:

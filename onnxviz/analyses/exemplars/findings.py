@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ METRICS = presentation.by_name(
     ),
 )  # fmt: skip
 """What recipes can expect, without values."""
-_TILE = 156
+_TILE = 128
 _LISTED = 8
 _COLUMNS = (
     Column("unit", "unit"), Column("highest peak", "number", "The greatest activation in any of the images."),
@@ -133,6 +134,15 @@ def about_left_out(layers: Sequence[Layer]) -> Iterator[Finding]:
             f"{counted(len(layers), 'chosen layer')} {'has' if len(layers) == 1 else 'have'} no units with a map or a "
             f"single number, and {'was' if len(layers) == 1 else 'were'} left out: {names}.", "left_out", "limit",
         )  # fmt: skip
+
+
+def about_refused(rule: str, refused: Mapping[str, str]) -> Iterator[Finding]:
+    """Say at which layers there is nothing carried back to the pixels, and why."""
+    for reason, layers in groupby(sorted(refused, key=refused.__getitem__), key=refused.__getitem__):
+        names = listed((shorten(layer, 60) for layer in layers), _LISTED)
+        yield Caveat(
+            f"There is no {rule.replace('_', ' ')} of units of {names}: {reason}.", f"refused.{names}", "limit"
+        )
 
 
 def class_name(source: ImageSource, image: int) -> str:

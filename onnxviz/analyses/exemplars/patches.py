@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -13,25 +14,28 @@ from onnxviz.analyses.dissection.counting import Grid, upsample
 from onnxviz.analyses.dissection.pictures import show_mask
 
 Pixels = npt.NDArray[np.uint8]
+_Number = TypeVar("_Number", np.uint8, np.float32)
 Box = tuple[int, int, int, int]
 """Top, left, bottom and right in pixels of the image, bottom and right exclusive; may reach beyond the image."""
 
 CELL = 88
 """Side in pixels of one picture among several."""
 _GAP = 4
-_NOTHING = 128
+NOTHING = 128
 """Grey of what lies beyond the image, and between pictures."""
 FRAME = (255, 0, 200)
 """Colour of a patch's frame: not that of the mask's outline."""
+_COARSE = 6
+"""From this many times enlarged on, pixels are shown as squares."""
 HALF = 0.5
 """Part of a unit's highest activation from which on a place is not dimmed."""
 
 
-def patch(image: Pixels, box: Box) -> Pixels:
-    """Return what lies in a box, uint8 [box height, box width, 3]; grey where that is beyond the image."""
+def patch(image: npt.NDArray[_Number], box: Box, nothing: int = NOTHING) -> npt.NDArray[_Number]:
+    """Return what lies in a box of an image [h, w, channels]; `nothing` where that is beyond the image."""
     top, left, bottom, right = box
-    found = np.full((bottom - top, right - left, 3), _NOTHING, np.uint8)
-    height, width = image.shape[:2]
+    height, width, channels = image.shape
+    found = np.full((bottom - top, right - left, channels), nothing, image.dtype)
     rows, columns = slice(max(top, 0), min(bottom, height)), slice(max(left, 0), min(right, width))
     found[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left] = image[rows, columns]
     return found
@@ -85,10 +89,10 @@ def _frame(image: Pixels, box: Box, down: float, across: float) -> None:
 
 
 def scaled(pixels: Pixels, side: int = CELL) -> Pixels:
-    """Return a picture whose longer side is a side, at most: small ones in whole steps larger, so that pixels show."""
+    """Return a picture whose longer side is a side; very small ones in whole steps larger, so that pixels show."""
     height, width = pixels.shape[:2]
     longest = max(height, width)
-    if longest <= side:
+    if longest * _COARSE <= side:
         times = side // longest
         return pixels.repeat(times, axis=0).repeat(times, axis=1)
     size = max(1, round(width * side / longest)), max(1, round(height * side / longest))
@@ -97,7 +101,7 @@ def scaled(pixels: Pixels, side: int = CELL) -> Pixels:
 
 def centred(pixels: Pixels, side: int = CELL) -> Pixels:
     """Return a picture in the middle of a square of a side."""
-    found = np.full((side, side, 3), _NOTHING, np.uint8)
+    found = np.full((side, side, 3), NOTHING, np.uint8)
     top, left = (side - pixels.shape[0]) // 2, (side - pixels.shape[1]) // 2
     found[top : top + pixels.shape[0], left : left + pixels.shape[1]] = pixels
     return found
@@ -108,7 +112,7 @@ def together(cells: Sequence[Pixels], columns: int = 0) -> Pixels:
     columns = columns or math.ceil(math.sqrt(len(cells)))
     side, rows = cells[0].shape[0], math.ceil(len(cells) / columns)
     step = side + _GAP
-    found = np.full((rows * step - _GAP, columns * step - _GAP, 3), _NOTHING, np.uint8)
+    found = np.full((rows * step - _GAP, columns * step - _GAP, 3), NOTHING, np.uint8)
     for place, each in enumerate(cells):
         row, column = divmod(place, columns)
         found[row * step : row * step + side, column * step : column * step + side] = each

@@ -14,7 +14,8 @@ from onnxviz.analyses.exemplars import patches
 from onnxviz.analyses.exemplars.findings import class_name, class_words
 from onnxviz.analyses.exemplars.patches import Box, Pixels, centred, scaled, shown_box, together
 from onnxviz.analyses.exemplars.peaks import LayerPeaks
-from onnxviz.core.errors import shorten
+from onnxviz.analyses.exemplars.rectified import coloured, rectified
+from onnxviz.core.errors import AnalysisError, shorten
 from onnxviz.core.findings import Cell, Picture, Tile
 from onnxviz.core.shares import percent
 from onnxviz.core.values import Layer, Unit
@@ -53,8 +54,8 @@ def draw(
     chosen: Sequence[Sequence[int]],
     source: ImageSource,
     last: LastLook,
-) -> list[list[Tile]]:
-    """Return for each layer a tile for each of the chosen units."""
+) -> tuple[list[list[Tile]], dict[str, str]]:
+    """Return for each layer a tile for each of the chosen units, and why layers have nothing carried back to pixels."""
     model = last.context.model
     size = model.input_size
     keep = max(16, _KEPT_BYTES // (3 * size[0] * size[1]))
@@ -70,12 +71,26 @@ def draw(
     ]
     maps = _maps(layers, shown, last)
     tiles: list[list[Tile]] = []
+    refused: dict[str, str] = {}
     for place, (layer, peaks, units) in enumerate(zip(layers, found, shown, strict=True)):
         field = model.view.receptive_field(layer, size) if layer.has_map and layer.grid is None else None
-        make = _Tiles(settings, layer, peaks, field, photograph, {key[1:]: heat for key, heat in maps.items()
-                                                                  if key[0] == place}, source)  # fmt: skip
-        tiles.append([make.tile(each) for each in units])
-    return tiles
+        own = {key[1:]: heat for key, heat in maps.items() if key[0] == place}
+        make = _Tiles(settings, layer, peaks, field, photograph, own, source)
+        tiles.append([make.tile(each, _beside(settings, layer, each, source, last, refused)) for each in units])
+    return tiles, refused
+
+
+def _beside(
+    settings: Exemplars, layer: Layer, one: _Shown, source: ImageSource, last: LastLook, refused: dict[str, str]
+) -> list[npt.NDArray[np.float32]]:
+    """Return what of a unit's images excites it, if that is asked for; a layer of which it cannot be said is noted."""
+    if settings.beside is None or layer.grid is not None or layer.name in refused:
+        return []
+    try:
+        return rectified(settings.beside, last.context.model, source, layer, one.unit, one.best)
+    except AnalysisError as fault:
+        refused[layer.name] = fault.what
+        return []
 
 
 def _shown(peaks: LayerPeaks, unit: int, quantiles: Sequence[float]) -> _Shown:
@@ -117,8 +132,8 @@ class _Tiles:
     maps: dict[tuple[int, int], npt.NDArray[np.float32]]
     source: ImageSource
 
-    def tile(self, one: _Shown) -> Tile:
-        """Return a unit's exemplars."""
+    def tile(self, one: _Shown, beside: Sequence[npt.NDArray[np.float32]]) -> Tile:
+        """Return a unit's exemplars; `beside` is what of each image excites the unit."""
         unit = Unit(self.layer.name, one.unit)
         title = f"{shorten(self.layer.name)}:{one.unit}"
         pictures: list[tuple[str, Picture]] = []
@@ -129,7 +144,13 @@ class _Tiles:
                 pictures.append((caption, Picture(together(cells), alt=alt, format="jpeg")))
 
         if self.field is not None:
-            add("patches", [centred(scaled(self._patch(image, place))) for image, place in one.best])
+            add("patches", [self._within(self.photograph(image), place) for image, place in one.best])
+        if beside and self.settings.beside:
+            boxes = [self._box(place) for _, place in one.best]
+            seen = [
+                each if box is None else patches.patch(each, box, 0) for each, box in zip(beside, boxes, strict=True)
+            ]
+            add(self.settings.beside.replace("_", " "), [centred(scaled(coloured(each))) for each in seen])
         add("in their images", [self._whole(one.unit, image, place) for image, place in one.best])
         shares = ", ".join(f"{share:g}" for share in self.settings.quantiles)
         add(f"at quantiles {shares}", [self._whole(one.unit, image) for image in one.at_quantiles])
@@ -150,10 +171,10 @@ class _Tiles:
         shape = self.photograph(int(self.peaks.sample[0])).shape
         return shape[0], shape[1]
 
-    def _patch(self, image: int, place: int) -> Pixels:
+    def _within(self, pixels: Pixels, place: int) -> Pixels:
+        """Return what the place sees of a picture, or all of it where that is unknown."""
         box = self._box(place)
-        assert box is not None
-        return patches.patch(self.photograph(image), box)
+        return centred(scaled(pixels if box is None else patches.patch(pixels, box)))
 
     def _whole(self, unit: int, image: int, place: int | None = None) -> Pixels:
         highest = float(self.peaks.highest.values[unit, 0])

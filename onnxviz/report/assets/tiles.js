@@ -106,7 +106,7 @@ export function gridFinding(group) {
   // A single picture without facts, as of all kernels at once, is shown as large as the text is wide.
   const sheet = cards.length === 1 && most === 1 && cards[0].every(({ tile }) => !tile.facts.length && !tile.unit);
   const width = sheet ? SHEET_WIDTH : pictureWidth(finding, cards);
-  const columns = Math.min(most, 4);
+  const columns = most === 5 ? most : Math.min(most, 4); // of five a single one would stand in the second row
   const withFacts = cards.some((card) => card[0].tile.facts.length);
   const grid = make("div", {
     class: `tile-grid${sheet ? " sheet" : ""}${withFacts ? " with-facts" : ""}${most > 2 ? " rows" : ""}`,

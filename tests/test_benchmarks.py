@@ -18,7 +18,8 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = (
     "agreement", "attribution", "attribution_faithfulness", "attribution_perturbation", "attribution_pixels",
-    "class_images", "cluster_costs", "cluster_simulation", "dissection", "execution", "faults", "feature_visualization",
+    "class_images", "cluster_costs", "cluster_simulation", "dissection", "execution", "exemplars", "faults",
+    "feature_visualization",
     "fuzz", "gpu", "gpu_execution", "gpu_feature_visualization", "import_coverage", "import_speed", "layer_names",
     "operator_table", "planted_shortcuts", "preprocessing", "quantised_forms", "ray_overhead", "simple_pictures",
     "stock_onnx2torch", "streams",
@@ -103,6 +104,14 @@ def test_attribution_faithfulness(capsys: pytest.CaptureFixture[str], monkeypatc
     assert float(found["Grad-CAM"][3]) == pytest.approx(
         float(found["Grad-CAM"][2]) - float(found["Grad-CAM"][1]), abs=2e-3
     )
+
+
+def test_exemplars(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    options = ("--model", "builtin", "--images", "6", "--rounds", "1", "--shown", "1", "--memory", "4", "8")
+    found = rows(run("exemplars", *options, capsys=capsys, monkeypatch=monkeypatch))
+    assert [row[0] for row in found] == ["bare", "all layers", "peaks", "with pictures", "4", "8"]
+    assert found[0][3] == "1.00"
+    assert all(int(row[1]) > 0 for row in found[4:])
 
 
 def test_attribution_pixels(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ from onnxviz.core.memory import available_memory
 from onnxviz.core.values import Preprocessing
 from onnxviz.data.images import ImageSource
 from onnxviz.data.read_ahead import ReadAhead
-from onnxviz.model.batches import LARGEST_BATCH, choose_batch, filled, run_batches, say
+from onnxviz.model.batches import choose_batch, filled, micro_batch, run_batches, say
 
 if TYPE_CHECKING:
     from onnxviz.model.model import Model
@@ -159,15 +159,19 @@ def rounds(
         DataError: if an image cannot be read or does not fit.
         MemoryLimitError: if memory does not suffice, even for one image at a time.
     """
-    model = context.model
-    with ReadAhead(source, images, preprocessing or model.preprocessing, size or model.input_size) as read:
+    model, shape = context.model, size or context.model.input_size
+    if keep:
+        together = model.view.batch or BATCH
+    else:  # as many as one pass takes, so that nothing has to be copied
+        together = micro_batch(model.view, model.input_size, shape, [model.view.layer(name) for name in layers])
+    with ReadAhead(source, images, preprocessing or model.preprocessing, shape) as read:
         yield Rounds(
             read,
             lambda pixels: measured(model, pixels, layers, converted=converted, kept=keep),
             images,
             keep=keep,
             model=model,
-            together=model.view.batch or (BATCH if keep else LARGEST_BATCH),
+            together=together,
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,6 +19,7 @@ from onnxviz.analyses.exemplars.findings import (
     about_left_out,
     about_refused,
     about_shown,
+    class_name,
     layer_findings,
     summary,
 )
@@ -211,11 +213,12 @@ class PeaksPass(Pass[Any]):
         """Show some units of each layer, and say what is known of all."""
         _, source, _ = self.analysis.images_of(self.subject)
         found: list[Any] = []
+        class_of = functools.cache(functools.partial(class_name, source))
         chosen = [self._shown(layer, peaks) for layer, peaks in zip(self.layers, whole, strict=True)]
         drawn, refused = draw(self.analysis, self.layers, whole, chosen, source, last)
         found += about_refused(self.analysis.beside or "", refused)
         for layer, peaks, units, tiles in zip(self.layers, whole, chosen, drawn, strict=True):
-            found += layer_findings(layer, peaks, self.analysis.units_of(layer), units, tiles, source)
+            found += layer_findings(layer, peaks, self.analysis.units_of(layer), units, tiles, source, class_of)
         return found
 
     def _shown(self, layer: Layer, peaks: LayerPeaks) -> list[int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -58,9 +58,12 @@ class LayerFound:
 
 def layer_findings(
     layer: Layer, peaks: LayerPeaks, units: Sequence[int], shown: Sequence[int], tiles: Sequence[Tile],
-    source: ImageSource,
+    source: ImageSource, class_of: Callable[[int], str],
 ) -> list[Any]:  # fmt: skip
-    """Return the tiles of a layer's units, a row for each unit, and the numbers of all."""
+    """Return the tiles of a layer's units, a row for each unit, and the numbers of all.
+
+    `class_of` says what an image is known to show.
+    """
     best = peaks.highest
     order = np.sort(peaks.sampled, axis=0)
     median = order[(len(order) - 1) // 2]
@@ -72,7 +75,7 @@ def layer_findings(
             float(-peaks.lowest.values[unit, 0]) if peaks.lowest.values.shape[1] else float(order[0, unit]),
             int(peaks.active[unit]) / peaks.images,
             shorten(source.names[best.images[unit, 0]], 60),
-            class_words([class_name(source, image) for image in best.images[unit].tolist()]),
+            class_words([class_of(image) for image in best.images[unit].tolist()]),
         )
         for unit in units
     )

@@ -262,6 +262,17 @@ def test_an_images_relevance_does_not_depend_on_the_others(tmp_path: Path) -> No
         assert_near(alone[0], together[place])
 
 
+def test_images_that_do_not_fit_in_one_pass_have_the_same_relevance(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rules that know which layer the image reaches first count them anew in each pass."""
+    model = exported(network(), tmp_path / "network.onnx")
+    (together,) = LrpComposite().attribute(ask(model, images(3))).maps
+    monkeypatch.setattr("onnxviz.analyses.attribution.question.choose_batch", lambda *_: 1)
+    (apart,) = LrpComposite().attribute(ask(model, images(3))).maps
+    assert_near(apart, together)
+
+
 def test_relevance_at_layers_adds_up_to_what_the_pixels_have(tmp_path: Path) -> None:
     """Also where batch normalisation is merged with the layer that is asked about."""
     settings = {"training": torch.onnx.TrainingMode.PRESERVE, "do_constant_folding": False}
@@ -421,7 +432,7 @@ def test_relevance_that_is_not_finite_is_refused(tmp_path: Path, monkeypatch: py
     model = exported(network(), tmp_path / "network.onnx")
     question = ask(model, images())
     endless = torch.full_like(question.images, float("inf"))
-    monkeypatch.setattr(question, "slopes", lambda *_: (question.scores, endless))
+    monkeypatch.setattr(question, "in_parts", lambda *_: [(question.scores, endless)])
     with pytest.raises(AnalysisError, match="no finite relevance"):
         LrpEpsilon().attribute(question)
 

@@ -233,6 +233,24 @@ def test_smooth_activations_pass_relevance_whole() -> None:
     assert_near(by_rules(module, ours("epsilon", torch.float64), given), by_peer(module, "epsilon", given))
 
 
+def test_a_probability_is_explained_as_its_logit_is_whatever_its_sign() -> None:
+    """What a sigmoid gives at 0 is no value's share: else all signs would be turned below a probability of a half."""
+    module, given = network().double(), images().double()
+    logits = module(given)
+    assert bool((logits < 0).any())
+    assert bool((logits > 0).any())
+    for unit in range(logits.shape[1]):
+        found = []
+        for finished in (nn.Identity(), nn.Sigmoid()):
+            values = given.clone().requires_grad_()
+            with Propagation(ours("epsilon", torch.float64)):
+                (relevance,) = torch.autograd.grad(finished(module(values))[:, unit].sum(), values)
+            found.append(relevance)
+        shares = (logits[:, unit].sigmoid() - 0.5) / logits[:, unit]
+        assert bool((shares > 0).all())
+        assert_near(found[1], found[0] * shares.reshape(-1, 1, 1, 1))
+
+
 def test_it_is_said_where_little_reaches_the_pixels(tmp_path: Path) -> None:
     module = network()
     usual = LrpComposite().attribute(ask(exported(module, tmp_path / "network.onnx"), images()))

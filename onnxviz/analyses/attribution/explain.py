@@ -12,7 +12,7 @@ import torch
 from onnxviz.analyses import explained_score
 from onnxviz.analyses.attribution.judgement import Faithfulness, ImageJudgement, judge
 from onnxviz.analyses.attribution.method import Attribution, Method
-from onnxviz.analyses.attribution.pictures import cell, photograph, picture_size, where
+from onnxviz.analyses.attribution.pictures import cell, outlined, photograph, picture_size, where
 from onnxviz.analyses.attribution.question import ForwardPass, Question
 from onnxviz.analyses.attribution.randomisation import ShuffledWeights
 from onnxviz.analyses.attribution.results import ImageAttribution, MethodEvidence, TargetEvidence
@@ -296,7 +296,15 @@ class _ImageResult:
             isinstance(target, Difference),
             turn.reached[self.place],
             tuple(self._evidence(name, method, found, target.title) for (name, method), found in methods),
+            self._outlined(target),
+            "" if target.outline is None else target.outline.what,
         )
+
+    def _outlined(self, target: Target) -> Picture | None:
+        if self.photograph is None or target.outline is None:
+            return None
+        alt = f"{shorten(self.entry.name)} as the network sees it, with an outline of {target.outline.what}"
+        return Picture(outlined(self.photograph, target.outline.box), alt=alt, format="jpeg")
 
     def _evidence(self, name: str, method: Method, found: Attribution, title: str) -> MethodEvidence:
         pixels, drawn = method.shows == "pixels", []

@@ -43,6 +43,9 @@ class TargetEvidence:
         against: whether the score is a difference to another class's.
         reached: whether the score has a gradient, where one is asked for; else true.
         methods: what each method found, in the order asked for.
+        outlined: the image with an outline of what the target is about; None where the image is not shown, or the
+            target is about no part of it that is known.
+        outline: what is outlined, in words.
     """
 
     number: int
@@ -53,6 +56,8 @@ class TargetEvidence:
     against: bool
     reached: bool
     methods: tuple[MethodEvidence, ...]
+    outlined: Picture | None = None
+    outline: str = ""
 
 
 @dataclass(frozen=True, eq=False)

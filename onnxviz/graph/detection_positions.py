@@ -40,6 +40,19 @@ def pieces(view: GraphView, layer: Layer, units: Sequence[int]) -> tuple[Piece, 
     return (replace(found[0], grid=own),) if own is not None and len(found) == 1 else found
 
 
+def with_units(view: GraphView, layer: Layer) -> Layer | None:
+    """Return the last layer with units of which a layer is another form; None if there is none."""
+    layers = {each.value: each for each in view.layers}
+    found: Layer | None = layer
+    while found is not None and found.channel_axis is None:
+        node = view.node(found)
+        found = layers.get(node.input[0]) if node.op_type in _FORMS else None
+    return found
+
+
+_FORMS = ("Flatten", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
+
+
 def _followed(view: GraphView, layers: dict[str, Layer], layer: Layer, units: tuple[int, ...]) -> tuple[Piece, ...]:
     node = view.node(layer)
     itself = (Piece(_grid(layer), frozenset({layer.value})),)

@@ -16,7 +16,7 @@ from onnxviz.core.errors import AnalysisError, SelectionError, shorten
 from onnxviz.core.findings import Caveat, Finding, Note
 from onnxviz.core.values import Layer
 from onnxviz.data.image_choice import choose_images
-from onnxviz.graph.detection_positions import Piece, last_common_map, pieces
+from onnxviz.graph.detection_positions import Piece, last_common_map, pieces, with_units
 from onnxviz.graph.model_output import Head
 from onnxviz.graph.targets import resolve_head, unit_indices
 
@@ -226,10 +226,13 @@ class DetectionSettings(TargetSettings):
         first, *others = self._named(self.classes, view)
         for layer in (first, *others, *self._named(self.objectness or [], view)):
             if layer.channel_axis is None:
+                before = with_units(view, layer)
                 raise SelectionError(
-                    "no axis of units is known there, so there are no scores of classes",
+                    f"no axis of units is known there, so there are no scores of classes: {layer.unplaced}",
                     where=shorten(layer.name),
-                    remedy="name a layer before or behind it",
+                    remedy="name a layer before or behind it"
+                    if before is None
+                    else f"name {shorten(before.name)!r}, of which it is another form",
                 )
         units = unit_indices("all" if self.units is None else self.units, first)
         for other in others:

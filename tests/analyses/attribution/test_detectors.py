@@ -150,6 +150,24 @@ def test_scores_without_their_sigmoid_are_refused(tmp_path: Path, photograph: Pa
         model.attribute(photograph, {"kind": "detection", "classes": ["classes_8", "boxes_8"]}, faithfulness=None)
 
 
+def test_an_output_without_an_axis_of_images_is_refused_with_the_layer_to_name(
+    tmp_path: Path, photograph: Path
+) -> None:
+    """As some exports of NanoDet give it."""
+
+    class Flat(Pyramid):
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            return self.raw(image)[0].sigmoid().reshape(CLASSES, 64).transpose(0, 1)
+
+    network = Flat(CLASSES, end="flat")
+    model = exported(network, tmp_path / "network.onnx")
+    with pytest.raises(SelectionError, match=r"(?s)its first axis runs over more.*name '(.+)', of which") as raised:
+        model.attribute(photograph, {"kind": "detection", "classes": "output"}, "gradient", faithfulness=None)
+    named = str(raised.value).split("name '")[1].split("'")[0]
+    assert model.view.layer(named).operator == "Sigmoid"
+    model.attribute(photograph, {"kind": "detection", "classes": named}, "gradient", faithfulness=None)
+
+
 def test_positions_of_several_anchors_are_no_cells(tmp_path: Path) -> None:
     """Anchors of a cell stand one behind the other: nothing says that positions are rows and columns."""
 

@@ -49,16 +49,18 @@ def name_layers(
     by_module = modules.claims()
     by_weight = _weight_claims(draft, listed)
     by_call = modules.later_calls()
+    outputs = {value.name for value in draft.graph.output}
+    by_output = {draft.names.get(value, ""): {value} for _, value in listed if value in outputs}
     known = {value for _, value in listed}
     taken = set(file_names)
     found: dict[str, list[str]] = {}
     ambiguous: dict[str, list[str]] = {}
     namesakes: dict[str, list[str]] = {}
-    for name in dict.fromkeys([*by_file, *by_module, *by_weight, *by_call]):
+    for name in dict.fromkeys([*by_file, *by_module, *by_weight, *by_call, *by_output]):
         if name in taken or not name or len(name) > limits.NAME_LENGTH:
             continue
         meant = by_file.get(name, set()) | by_module.get(name, set())
-        meant = meant or by_weight.get(name, set()) or by_call.get(name, set())
+        meant = meant or by_weight.get(name, set()) or by_call.get(name, set()) or by_output.get(name, set())
         if len(meant) == 1 and meant <= known and not is_reserved(name):
             found.setdefault(next(iter(meant)), []).append(name)
         elif meant & known or is_reserved(name):

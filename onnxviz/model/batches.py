@@ -194,32 +194,33 @@ def micro_batch(view: GraphView, size: tuple[int, int], image: Sequence[int], la
 
     `size` is the model's own, `image` that of the images: height and width in pixels.
     """
-    return view.batch or max(1, min(LARGEST_BATCH, WORKING_BYTES // (4 * _asked_numbers(size, image, layers))))
+    return view.batch or max(1, min(LARGEST_BATCH, WORKING_BYTES // (4 * _asked_numbers(view, size, image, layers))))
 
 
 def pass_bytes(view: GraphView, size: tuple[int, int], image: Sequence[int], layers: Sequence[Layer]) -> int:
     """Estimate what a pass without gradients takes for one image, in bytes; arguments as for `micro_batch`."""
     last = max(layer.position for layer in layers)
-    largest = max(_numbers(layer, size, image) for layer in view.layers[: last + 1])
-    return 4 * (_asked_numbers(size, image, layers) + _ALIVE * largest)
+    largest = max(_numbers(view, layer, size, image) for layer in view.layers[: last + 1])
+    return 4 * (_asked_numbers(view, size, image, layers) + _ALIVE * largest)
 
 
 def gradient_bytes(view: GraphView, size: tuple[int, int], image: Sequence[int], layer: Layer) -> int:
     """Estimate what a pass with gradients takes for one image, in bytes: every value up to the layer, and gradients."""
-    numbers = [_numbers(other, size, image) for other in view.layers[: layer.position + 1]]
+    numbers = [_numbers(view, other, size, image) for other in view.layers[: layer.position + 1]]
     return 4 * (sum(numbers) + _ALIVE * max(numbers) + 24 * image[0] * image[1])
 
 
-def _asked_numbers(size: tuple[int, int], image: Sequence[int], layers: Sequence[Layer]) -> int:
+def _asked_numbers(view: GraphView, size: tuple[int, int], image: Sequence[int], layers: Sequence[Layer]) -> int:
     """Return how many numbers one image, its encoding and its activations are."""
-    return 6 * image[0] * image[1] + sum(_numbers(layer, size, image) for layer in layers)
+    return 6 * image[0] * image[1] + sum(_numbers(view, layer, size, image) for layer in layers)
 
 
-def _numbers(layer: Layer, size: tuple[int, int], image: Sequence[int]) -> int:
+def _numbers(view: GraphView, layer: Layer, size: tuple[int, int], image: Sequence[int]) -> int:
     """Return how many numbers a layer gives for one image; where its map's size is open, one for each pixel."""
     pixels, count = image[0] * image[1], math.prod(length or 1 for length in layer.shape[1:])
-    if layer.shape and (layer.shape[0] or 0) > 1:
-        return count * (layer.shape[0] or 1)  # the images are along another axis, which is the free one
+    first, *others = layer.shape or (None,)
+    if first is not None and (first > 1 or (view.batch is None and others.count(None) == 1)):
+        return count * first  # the images are along another axis, which is the free one
     if not layer.spatial_shape:
         return count
     return count * (max(pixels // (size[0] * size[1]), 1) if all(layer.spatial_shape) else pixels)

@@ -360,6 +360,24 @@ def test_the_ascent_on_a_small_gpu(model: Model, monkeypatch: pytest.MonkeyPatch
     assert "which is more than is free" in model.reduced[0]
 
 
+def test_images_along_another_axis_are_counted_once(tmp_path: Path) -> None:
+    """As where queries, keys and values of tokens are taken apart: no axis of open size is one of pixels then."""
+
+    class Apart(torch.nn.Module):
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            tokens = image.reshape(image.shape[0], 3, 16, 9).permute(1, 0, 2, 3)
+            return (tokens[:1].exp() + tokens[1:2] * tokens[2:]).reshape(-1, 144)
+
+    path = tmp_path / "apart.onnx"
+    torch.onnx.export(Apart(), (torch.rand(2, 3, 12, 12),), path, dynamo=False, input_names=["image"],
+                      dynamic_axes={"image": {0: "n"}})  # fmt: skip
+    view = load(path, "unit", device="cpu").view
+    apart = [layer for layer in view.layers if layer.shape == (1, None, 16, 9)]
+    assert len(apart) >= 4
+    most = len(view.layers) + 3  # and gradients of those that are largest
+    assert batches.gradient_bytes(view, (12, 12), (12, 12), view.layers[-1]) <= 4 * (most * 3 * 144 + 24 * 144)
+
+
 # --- for real -------------------------------------------------------------------------------------------------------
 
 LIMITED_RUN = """\

@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from onnxviz.analyses.attribution.explain import Against
     from onnxviz.analyses.attribution.object_masks import ObjectMasks
     from onnxviz.graph.model_output import Head
+    from onnxviz.graph.view import GraphView
 
     MethodChoices = tuple[Method, ...]
 else:
@@ -225,6 +226,11 @@ classes: top:2
         names = tuple(job.name for job in trial)
         for job in self.jobs_of(chosen, subject, self.shown_images(chosen), ()):
             yield replace(job, needs=names)
+
+    def chosen_layers(self, view: GraphView) -> tuple[list[tuple[str, Layer]], dict[str, list[str]]]:
+        """Return what is asked for; `last_map` is what the target says, where it has one of its own."""
+        own = self.target.last_map(view) if self.shows_layers and self.layers in ("last_map", ["last_map"]) else None
+        return super().chosen_layers(view) if own is None else ([(own.name, own)], {})
 
     def shown_images(self, chosen: Sequence[int]) -> frozenset[int]:
         """Return the images whose maps are drawn."""

@@ -89,6 +89,12 @@ class Verdict:
         return self.ignores_weights or self.ignores_target or self.ignores_image
 
     @property
+    def may_be_blind(self) -> bool:
+        """Whether it may ignore the weights or what is explained, and the images do not tell for sure."""
+        above = self.rank.value > IGNORES_WEIGHTS or self.first.value > IGNORES_TARGET
+        return above and not (self.ignores_weights or self.ignores_target)
+
+    @property
     def is_better(self) -> bool:
         """Whether it is better than every simple map beyond chance."""
         return self.probability < 1 - LEVEL and self.ahead.value > 0

@@ -194,7 +194,15 @@ def _ignoring(belief: Belief, images: Sequence[ImageJudgement]) -> Iterator[Find
                 "wrong",
             )
     known = [one for one in belief.methods if one.rank.total]
-    if known and not any(one.is_blind for one in known):
+    for one in (one for one in known if one.may_be_blind):
+        unsure = "with all weights shuffled" if one.rank.value > IGNORES_WEIGHTS else "with the last layer shuffled"
+        mean = one.rank if one.rank.value > IGNORES_WEIGHTS else one.first
+        yield Caveat(
+            f"{one.method} may hardly depend on what the network has learned: {unsure} its maps keep a rank "
+            f"correlation of {_with_interval(mean)}, and {counted(mean.total, 'image')} do not tell for sure "
+            "(`faithfulness.images`).", f"may_ignore.{one.method}", "doubt",
+        )  # fmt: skip
+    if known and not any(one.is_blind or one.may_be_blind for one in known):
         most = max(known, key=lambda one: one.rank.value)
         yield Note(
             f"No map ignores what the network has learned: weights were shuffled from the output down, in "

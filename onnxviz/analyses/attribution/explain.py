@@ -14,7 +14,7 @@ from onnxviz.analyses.attribution.judgement import Faithfulness, ImageJudgement,
 from onnxviz.analyses.attribution.localisation import ObjectEvidence
 from onnxviz.analyses.attribution.method import Attribution, Method
 from onnxviz.analyses.attribution.object_masks import ObjectMasks
-from onnxviz.analyses.attribution.pictures import cell, coarse_evidence, photograph, picture_size, where
+from onnxviz.analyses.attribution.pictures import cell, coarse_evidence, outlined, photograph, picture_size, where
 from onnxviz.analyses.attribution.question import ForwardPass, Question
 from onnxviz.analyses.attribution.randomisation import ShuffledWeights
 from onnxviz.analyses.attribution.results import ImageAttribution, MethodEvidence, TargetEvidence
@@ -328,7 +328,15 @@ class _ImageResult:
             turn.reached[self.place],
             tuple(self._evidence(name, method, found, target.title) for (name, method), found in methods),
             self.located[place][self.place] if self.located else None,
+            self._outlined(target),
+            "" if target.outline is None else target.outline.what,
         )
+
+    def _outlined(self, target: Target) -> Picture | None:
+        if self.photograph is None or target.outline is None:
+            return None
+        alt = f"{shorten(self.entry.name)} as the network sees it, with an outline of {target.outline.what}"
+        return Picture(outlined(self.photograph, target.outline.box), alt=alt, format="jpeg")
 
     def _evidence(self, name: str, method: Method, found: Attribution, title: str) -> MethodEvidence:
         pixels, drawn = method.shows == "pixels", []

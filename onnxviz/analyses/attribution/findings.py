@@ -161,7 +161,7 @@ def _side_by_side(image: ImageAttribution, name: str, subject: Subject, head: He
         MatrixRow(
             target.title,
             tuple(one.cells[-1] for one in target.methods),
-            image.photograph,
+            target.outlined or image.photograph,
             _facts(image, target, subject, head),
         )
         for target in image.targets
@@ -184,7 +184,11 @@ def _progression(
     for target in image.targets:
         (found,) = (one for one in target.methods if one.method == method)
         columns = found.columns
-        rows.append(MatrixRow(target.title, found.cells, image.photograph, _facts(image, target, subject, head)))
+        rows.append(
+            MatrixRow(
+                target.title, found.cells, target.outlined or image.photograph, _facts(image, target, subject, head)
+            )
+        )
     return PictureMatrix(
         f"maps.{image.index}.{method}",
         f"{name}: {method} from the first layer to the last",
@@ -205,6 +209,7 @@ def _facts(
     if head.has_choice:
         verdict = "" if image.own is None else ", right" if image.own == image.best else ", wrong"
         facts.append(("first choice", head.title(image.best, subject.labels) + verdict))
+    facts += [("outlined", target.outline)] if target.outline else []
     if image.own is not None:
         facts.append(("the image shows", head.title(image.own, subject.labels)))
     return tuple(facts)

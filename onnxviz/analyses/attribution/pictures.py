@@ -63,6 +63,23 @@ def cell(
     return Picture(coloured, alt=alt, format="jpeg"), Picture(over, alt=f"{alt}, over the image", format="jpeg")
 
 
+def outlined(photograph: npt.NDArray[np.uint8], box: tuple[float, float, float, float]) -> npt.NDArray[np.uint8]:
+    """Draw a thin rectangle, white in black so that it is seen on anything, around a box of shares of the image."""
+    height, width = photograph.shape[:2]
+    top, left, bottom, right = (round(share * side) for share, side in zip(box, (height, width) * 2, strict=True))
+    drawn = photograph.copy()
+    for out, colour in ((2, 0), (1, 255)):
+        rows, columns = (
+            (max(low - out, 0), min(high + out, side) - 1)
+            for low, high, side in ((top, bottom, height), (left, right, width))
+        )
+        for row in rows:
+            drawn[row, columns[0] : columns[1] + 1] = colour
+        for column in columns:
+            drawn[rows[0] : rows[1] + 1, column] = colour
+    return drawn
+
+
 def where(values: torch.Tensor, size: tuple[int, ...], *, fine: bool) -> Places | None:
     """Return where on an image of a size a map [h, w] reaches half of its maximum; None if it is nowhere above 0.
 

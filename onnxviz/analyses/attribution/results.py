@@ -48,6 +48,9 @@ class TargetEvidence:
         reached: whether the score has a gradient, where one is asked for; else true.
         methods: what each method found, in the order asked for.
         located: how the maps meet the object of the class; None where nothing says where that is.
+        outlined: the image with an outline of what the target is about; None where the image is not shown, or the
+            target is about no part of it that is known.
+        outline: what is outlined, in words.
     """
 
     number: int
@@ -59,6 +62,8 @@ class TargetEvidence:
     reached: bool
     methods: tuple[MethodEvidence, ...]
     located: ObjectEvidence | None = None
+    outlined: Picture | None = None
+    outline: str = ""
 
 
 @dataclass(frozen=True, eq=False)

@@ -22,6 +22,7 @@ from onnxviz.analyses.explained_images import Wanted
 from onnxviz.core.errors import AnalysisError, shorten
 from onnxviz.core.shares import percent
 from onnxviz.core.values import Layer
+from onnxviz.graph.detection_positions import Piece, resolved
 from onnxviz.graph.model_output import Head
 
 if TYPE_CHECKING:
@@ -130,6 +131,8 @@ class DetectionScores(Scores):
         object_unit: which unit of these.
         powers: of the objectness and of the class score.
         names: of the classes, or None.
+        pieces: of each of `classes`, what its positions are joined of; empty where that is not known.
+        image: height and width of the images.
     """
 
     classes: tuple[Layer, ...]
@@ -138,6 +141,8 @@ class DetectionScores(Scores):
     object_unit: int
     powers: tuple[float, float]
     names: tuple[str, ...] | None
+    pieces: tuple[tuple[Piece, ...], ...] = ()
+    image: tuple[int, int] = (1, 1)
 
     @property
     def layers(self) -> tuple[Layer, ...]:
@@ -170,10 +175,15 @@ class DetectionScores(Scores):
         """Return the class's best detection in this image."""
         place = int(self._everywhere(values)[0, number].argmax())
         name = self.names[number] if self.names else f"class {number}"
-        shapes = [tuple(int(side) for side in each.shape[2:]) for each in values[: len(self.classes)]]
+        shapes: list[tuple[int, ...]] = []
+        for pieces, each in zip(self.pieces or [()] * len(self.classes), values, strict=False):
+            own = tuple(int(side) for side in each.shape[2:])
+            shapes += resolved(pieces, math.prod(own), self.image) or (own,)
         name = f"{name} at {position_in_words(shapes, place)}"
-        unit = self.units[number]
-        return DetectionTarget(self.classes, self.objectness, unit, self.object_unit, place, self.powers, name)
+        return DetectionTarget(
+            self.classes, self.objectness, self.units[number], self.object_unit, place, self.powers, name,
+            cell_of(shapes, place),
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -239,12 +249,24 @@ def in_box(box: tuple[float, float, float, float], rows: int, columns: int) -> t
     return tuple(row * columns + column for row in chosen for column in across)
 
 
+def cell_of(shapes: Sequence[tuple[int, ...]], place: int) -> tuple[float, float, float, float] | None:
+    """Return the cell of a position of several grids as shares of the image; None if it is not of rows and columns."""
+    for shape in shapes:
+        if place < math.prod(shape):
+            if len(shape) != 2:
+                return None
+            (row, column), (rows, columns) = divmod(place, shape[1]), shape
+            return row / rows, column / columns, (row + 1) / rows, (column + 1) / columns
+        place -= math.prod(shape)
+    raise IndexError(place)
+
+
 def position_in_words(shapes: Sequence[tuple[int, ...]], place: int) -> str:
     """Say which position it is of several maps, counted through all of them."""
     for number, shape in enumerate(shapes):
         count = math.prod(shape)
         if place < count:
-            of = f" of output {number + 1}" if len(shapes) > 1 else ""
+            of = f" of {'grid' if len(shape) == 2 else 'list'} {number + 1}" if len(shapes) > 1 else ""
             if len(shape) == 2:
                 row, column = divmod(place, shape[1])
                 return f"row {row + 1}, column {column + 1} of {shape[0]} × {shape[1]}{of}"

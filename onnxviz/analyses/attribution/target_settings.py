@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -15,12 +16,14 @@ from onnxviz.core.errors import AnalysisError, SelectionError, shorten
 from onnxviz.core.findings import Caveat, Finding, Note
 from onnxviz.core.values import Layer
 from onnxviz.data.image_choice import choose_images
+from onnxviz.graph.detection_positions import Piece, last_common_map, pieces, with_units
 from onnxviz.graph.model_output import Head
 from onnxviz.graph.targets import resolve_head, unit_indices
 
 if TYPE_CHECKING:
     from onnxviz.analyses.base import JobContext, Subject
     from onnxviz.data.images import ImageSource
+    from onnxviz.graph.view import GraphView
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Power = Annotated[float, Field(gt=0, le=4)]
@@ -74,6 +77,10 @@ class TargetSettings(BaseModel, ABC):
             SelectionError: if an image that is named does not exist, or could be several.
         """
         return frozenset()
+
+    def last_map(self, view: GraphView) -> Layer | None:  # noqa: ARG002 - for subclasses
+        """Return the layer that stands for `last_map`, where that is another one for these scores."""
+        return None
 
     @abstractmethod
     def scores(self, given: Given) -> Scores:
@@ -160,7 +167,7 @@ class DetectionSettings(TargetSettings):
         """Return the classes of the detections as labels that do not exclude each other."""
         if score is not None:
             raise SelectionError("a detection's scores are those of `classes`", remedy="leave `score` out")
-        units, (first, *_) = self.class_units(subject), self._named(self.classes, subject)
+        units, (first, *_) = self.class_units(subject.view), self._named(self.classes, subject.view)
         reason = "scores of detections, as `target` says"
         scores = replace(first, shape=(None, len(units)), channel_axis=1)
         return Head(
@@ -170,7 +177,7 @@ class DetectionSettings(TargetSettings):
 
     def layers(self, head: Head, subject: Subject) -> tuple[Layer, ...]:  # noqa: ARG002 - as the base
         """Return the layers of class scores, then those of objectness."""
-        return (*self._named(self.classes, subject), *self._named(self.objectness or [], subject))
+        return (*self._named(self.classes, subject.view), *self._named(self.objectness or [], subject.view))
 
     def about_positions(self, head: Head, count: int, positions: explained_score.Positions) -> Iterator[Caveat]:  # noqa: ARG002
         """There is one position."""
@@ -182,25 +189,50 @@ class DetectionSettings(TargetSettings):
         if self.objectness:
             first, second = (f"{power:g}" for power in self.powers)
             made = f"its objectness to the power of {first} times its class score to the power of {second}"
+        joined = self._pieces(subject.view)[: len(self._named(self.classes, subject.view))]
+        known = all(piece.grid is not None for each in joined for piece in each)
+        outlined = " What is outlined is the cell of the grid that makes the detection, not its box." if known else ""
         yield Note(
-            f"Explained is the best detection of a class in each image: the position with the highest score, and there "
-            f"{made}. Boxes are not explained.", "score",
+            "Explained is the best detection of a class in each image: the position with the highest score, and there "
+            f"{made}. Boxes are not explained.{outlined}", "score",
         )  # fmt: skip
+        if (common := self.last_map(subject.view)) is not None:
+            yield Note(
+                f"Here `last_map` is {shorten(common.name, 60)}: the last layer with rows and columns of the image "
+                "from which the scores of all detections are computed.", "last_map",
+            )  # fmt: skip
 
-    def _named(self, names: str | list[str], subject: Subject) -> tuple[Layer, ...]:
+    def last_map(self, view: GraphView) -> Layer | None:
+        """Return the last map that all scores are computed from: a detector has an end of its own for each scale."""
+        found = last_common_map(view, [piece for each in self._pieces(view) for piece in each])
+        with contextlib.suppress(SelectionError):
+            return None if found in view.select("last_map") else found
+        return found
+
+    def _pieces(self, view: GraphView) -> list[tuple[Piece, ...]]:
+        """Return what the positions of the layers are joined of: of `classes`, then of `objectness`."""
+        units = self.class_units(view)
+        classes = [pieces(view, layer, units) for layer in self._named(self.classes, view)]
+        objects = [pieces(view, layer, (self.object_unit,)) for layer in self._named(self.objectness or [], view)]
+        return [*classes, *objects]
+
+    def _named(self, names: str | list[str], view: GraphView) -> tuple[Layer, ...]:
         listed = [names] if isinstance(names, str) else names
         # What the output gives: of classes the layer of a head would be the logits before it.
-        return tuple(subject.view.layer(name) for name in listed)
+        return tuple(view.layer(name) for name in listed)
 
-    def class_units(self, subject: Subject) -> tuple[int, ...]:
+    def class_units(self, view: GraphView) -> tuple[int, ...]:
         """Return which units of the layers are classes."""
-        first, *others = self._named(self.classes, subject)
-        for layer in (first, *others, *self._named(self.objectness or [], subject)):
+        first, *others = self._named(self.classes, view)
+        for layer in (first, *others, *self._named(self.objectness or [], view)):
             if layer.channel_axis is None:
+                before = with_units(view, layer)
                 raise SelectionError(
-                    "no axis of units is known there, so there are no scores of classes",
+                    f"no axis of units is known there, so there are no scores of classes: {layer.unplaced}",
                     where=shorten(layer.name),
-                    remedy="name a layer before or behind it",
+                    remedy="name a layer before or behind it"
+                    if before is None
+                    else f"name {shorten(before.name)!r}, of which it is another form",
                 )
         units = unit_indices("all" if self.units is None else self.units, first)
         for other in others:
@@ -209,16 +241,20 @@ class DetectionSettings(TargetSettings):
                     f"{shorten(first.name)} and {shorten(other.name)} have different numbers of units",
                     where="target.classes",
                 )
-        for layer in self._named(self.objectness or [], subject):
+        for layer in self._named(self.objectness or [], view):
             unit_indices(self.object_unit, layer)
         return tuple(units)
 
     def scores(self, given: Given) -> Scores:
         """Return the classes of the best detections."""
-        subject, units = given.subject, self.class_units(given.subject)
+        subject, units = given.subject, self.class_units(given.subject.view)
         labels = subject.labels if subject.labels and len(subject.labels) == len(units) else None
-        classes, objectness = self._named(self.classes, subject), self._named(self.objectness or [], subject)
-        return DetectionScores(classes, units, objectness, self.object_unit, self.powers, labels)
+        classes, objectness = self._named(self.classes, subject.view), self._named(self.objectness or [], subject.view)
+        joined = tuple(self._pieces(subject.view)[: len(classes)])
+        size = given.context.model.input_size
+        return DetectionScores(
+            classes, units, objectness, self.object_unit, self.powers, labels, pieces=joined, image=size
+        )
 
 
 class SimilaritySettings(TargetSettings):

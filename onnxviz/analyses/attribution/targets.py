@@ -38,6 +38,24 @@ class Target(ABC):
             [N].
         """
 
+    @property
+    def outline(self) -> Outline | None:
+        """The part of the image that it is about, where it is about one and that is known."""
+        return None
+
+
+@dataclass(frozen=True)
+class Outline:
+    """A rectangle on the image.
+
+    Attributes:
+        box: top, left, bottom and right as shares of the image.
+        what: what the rectangle is, in words.
+    """
+
+    box: tuple[float, float, float, float]
+    what: str
+
 
 @dataclass(frozen=True)
 class ClassTarget(Target):
@@ -87,6 +105,11 @@ class Difference(Target):
     def layers(self) -> tuple[Layer, ...]:
         """The layers of both."""
         return self.first.layers
+
+    @property
+    def outline(self) -> Outline | None:
+        """That of the first."""
+        return self.first.outline
 
     def score(self, *values: torch.Tensor) -> torch.Tensor:
         """Return how far the first is above the second."""
@@ -139,6 +162,7 @@ class DetectionTarget(Target):
         place: the position, counted through all layers.
         powers: of the objectness and of the class score: the detection's score is the product.
         name: what it is called.
+        cell: the cell of the grid that the position is, as shares of the image: `Outline.box`; None if not known.
     """
 
     classes: tuple[Layer, ...]
@@ -148,11 +172,17 @@ class DetectionTarget(Target):
     place: int
     powers: tuple[float, float]
     name: str
+    cell: tuple[float, float, float, float] | None = None
 
     @property
     def title(self) -> str:
         """The class, and where."""
         return self.name
+
+    @property
+    def outline(self) -> Outline | None:
+        """The cell, which is not the box."""
+        return None if self.cell is None else Outline(self.cell, CELL)
 
     @property
     def layers(self) -> tuple[Layer, ...]:
@@ -201,6 +231,9 @@ class SimilarityTarget(Target):
         flat = values[0].flatten(1)
         other = torch.tensor(self.reference, dtype=flat.dtype, device=flat.device)
         return functional.cosine_similarity(flat, other[None], dim=1)
+
+
+CELL = "the cell of the grid that makes this detection, not its box"
 
 
 def at_all_positions(values: tuple[torch.Tensor, ...], units: tuple[int, ...]) -> torch.Tensor:

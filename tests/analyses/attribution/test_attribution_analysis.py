@@ -16,7 +16,7 @@ from onnxviz.analyses.attribution.analysis import AttributionMaps
 from onnxviz.analyses.attribution.method import Attribution, Method
 from onnxviz.analyses.attribution.methods import methods
 from onnxviz.analyses.attribution.question import Question
-from onnxviz.analyses.attribution.scores import DetectionScores, RegionScores, in_box, position_in_words
+from onnxviz.analyses.attribution.scores import DetectionScores, RegionScores, cell_of, in_box, position_in_words
 from onnxviz.analyses.attribution.targets import SimilarityTarget
 from onnxviz.core import findings as f
 from onnxviz.core.errors import AnalysisError, RecipeError, SelectionError
@@ -184,9 +184,12 @@ def test_a_detection_is_scored_as_the_detector_decodes_it() -> None:
 
 
 def test_several_scales_are_counted_through() -> None:
-    assert position_in_words([(2, 3), (1, 2)], 5) == "row 2, column 3 of 2 × 3 of output 1"
-    assert position_in_words([(2, 3), (1, 2)], 7) == "row 1, column 2 of 1 × 2 of output 2"
+    assert position_in_words([(2, 3), (1, 2)], 5) == "row 2, column 3 of 2 × 3 of grid 1"
+    assert position_in_words([(2, 3), (1, 2)], 7) == "row 1, column 2 of 1 × 2 of grid 2"
     assert position_in_words([(8,)], 2) == "position 3 of 8"
+    assert position_in_words([(2, 3), (8,)], 8) == "position 3 of 8 of list 2"
+    assert cell_of([(2, 3), (2, 4)], 11) == (0.5, 0.25, 1.0, 0.5)
+    assert cell_of([(2, 3), (8,)], 8) is None
 
 
 def test_a_region_is_where_the_image_has_the_class() -> None:

@@ -151,6 +151,20 @@ def test_a_method_that_ignores_what_is_explained_is_flagged_and_never_taken() ->
     assert [row[1] for row in table.rows][1] == "no: hardly depends on what is explained"
 
 
+def test_few_images_do_not_say_that_no_map_ignores_the_weights() -> None:
+    def said(rank: float, first: float, count: int) -> list[object]:
+        maps = (judged("one", 0.5, rank, first=first), judged("centre", 0.2, simple=True))
+        return list(findings([ImageJudgement("cat", maps, STAGES)] * count, SETTINGS))
+
+    for rank, first, where in ((0.999, 0.6, "all weights"), (0.1, 0.97, "the last layer")):
+        doubt = text_of(said(rank, first, 2), Caveat)
+        assert f"one may hardly depend on what the network has learned: with {where} shuffled" in doubt
+        assert "2 images do not tell for sure" in doubt
+        assert "No map ignores" not in text_of(said(rank, first, 2), Note)
+    assert "No map ignores" in text_of(said(0.1, 0.6, 2), Note)
+    assert "may hardly depend" not in text_of(said(0.999, 0.6, 9), Caveat)  # then it surely does
+
+
 def test_a_method_that_ignores_the_image_is_flagged_and_never_taken() -> None:
     given = [
         ImageJudgement(

@@ -233,6 +233,24 @@ def test_smooth_activations_pass_relevance_whole() -> None:
     assert_near(by_rules(module, ours("epsilon", torch.float64), given), by_peer(module, "epsilon", given))
 
 
+def test_a_probability_is_explained_as_its_logit_is_whatever_its_sign() -> None:
+    """What a sigmoid gives at 0 is no value's share: else all signs would be turned below a probability of a half."""
+    module, given = network().double(), images().double()
+    logits = module(given)
+    assert bool((logits < 0).any())
+    assert bool((logits > 0).any())
+    for unit in range(logits.shape[1]):
+        found = []
+        for finished in (nn.Identity(), nn.Sigmoid()):
+            values = given.clone().requires_grad_()
+            with Propagation(ours("epsilon", torch.float64)):
+                (relevance,) = torch.autograd.grad(finished(module(values))[:, unit].sum(), values)
+            found.append(relevance)
+        shares = (logits[:, unit].sigmoid() - 0.5) / logits[:, unit]
+        assert bool((shares > 0).all())
+        assert_near(found[1], found[0] * shares.reshape(-1, 1, 1, 1))
+
+
 def test_it_is_said_where_little_reaches_the_pixels(tmp_path: Path) -> None:
     module = network()
     usual = LrpComposite().attribute(ask(exported(module, tmp_path / "network.onnx"), images()))
@@ -260,6 +278,17 @@ def test_an_images_relevance_does_not_depend_on_the_others(tmp_path: Path) -> No
     for place in range(3):
         (alone,) = LrpComposite().attribute(ask(model, images(3)[place : place + 1])).maps
         assert_near(alone[0], together[place])
+
+
+def test_images_that_do_not_fit_in_one_pass_have_the_same_relevance(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rules that know which layer the image reaches first count them anew in each pass."""
+    model = exported(network(), tmp_path / "network.onnx")
+    (together,) = LrpComposite().attribute(ask(model, images(3))).maps
+    monkeypatch.setattr("onnxviz.analyses.attribution.question.choose_batch", lambda *_: 1)
+    (apart,) = LrpComposite().attribute(ask(model, images(3))).maps
+    assert_near(apart, together)
 
 
 def test_relevance_at_layers_adds_up_to_what_the_pixels_have(tmp_path: Path) -> None:
@@ -421,7 +450,7 @@ def test_relevance_that_is_not_finite_is_refused(tmp_path: Path, monkeypatch: py
     model = exported(network(), tmp_path / "network.onnx")
     question = ask(model, images())
     endless = torch.full_like(question.images, float("inf"))
-    monkeypatch.setattr(question, "slopes", lambda *_: (question.scores, endless))
+    monkeypatch.setattr(question, "in_parts", lambda *_: [(question.scores, endless)])
     with pytest.raises(AnalysisError, match="no finite relevance"):
         LrpEpsilon().attribute(question)
 

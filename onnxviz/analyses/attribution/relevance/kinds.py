@@ -8,7 +8,11 @@ ELEMENTWISE = frozenset((
     "tanhshrink", "threshold",
 ))
 # fmt: on
-"""Functions of each element, which pass their relevance whole."""
+"""Functions of each element, which pass the relevance of what they add to their value at zero whole."""
+
+LIFTED = frozenset(("clamp", "clamp_max", "clamp_min", "exp", "hardsigmoid", "hardtanh", "logsigmoid", "sigmoid",
+                    "softplus", "threshold"))  # fmt: skip
+"""Those of them that may be something else than zero at zero."""
 
 # fmt: off
 MOVING = frozenset((

@@ -5,7 +5,8 @@ the derivative: pooling, sums of computed values (their relevance is divided in 
 whatever only moves values. What else has a rule is replaced while the mode is entered:
 
 * products with constant weights by the rules of `Rules`, together with the batch normalisation, scale or bias behind;
-* functions of one value pass their relevance whole: R_x = R_f(x), so that their slope is f(x) / x;
+* functions of one value pass their relevance whole, R_x = R_f(x), so that their slope is f(x) / x; what they give at 0
+  is owed to no value, as a bias is: of a sigmoid the slope is (f(x) - f(0)) / x, and keeps the sign of the evidence;
 * a product of two computed values divides its relevance equally (propositions 3.2 and 3.3 of Achtibat et al. 2024);
   where one of them is a gate (what a sigmoid gives, or the inverse of a norm), all goes to the other (Arras et al.
   2017);
@@ -35,6 +36,7 @@ from onnxviz.analyses.attribution.relevance.kinds import (
     CONSERVING,
     ELEMENTWISE,
     INSPECTING,
+    LIFTED,
     MOVING,
     SUMMING,
 )
@@ -130,7 +132,10 @@ class Propagation(TorchFunctionMode):
         if name in ELEMENTWISE:
             with torch.no_grad():
                 result = function(*args, **kwargs)
-            made = steps.scaled(live[0], result) if len(live) == 1 else self.note(name, function(*args, **kwargs))
+                start = function(*_at_zero(args), **_at_zero(kwargs)) if name in LIFTED and len(live) == 1 else 0.0
+            made = (
+                steps.scaled(live[0], result, start) if len(live) == 1 else self.note(name, function(*args, **kwargs))
+            )
             if is_gate(name, args, kwargs):
                 self.gates[made] = True
             return made
@@ -218,6 +223,15 @@ def _tensors(given: Any) -> Iterator[torch.Tensor]:
             yield from _tensors(each)
     elif isinstance(given, dict):
         yield from _tensors(list(given.values()))
+
+
+def _at_zero(given: Any) -> Any:
+    """Return arguments with a single zero for a tensor that requires gradients."""
+    if isinstance(given, torch.Tensor):
+        return given.new_zeros((1,) * given.dim()) if given.requires_grad else given
+    if isinstance(given, dict):
+        return {key: _at_zero(each) for key, each in given.items()}
+    return type(given)(map(_at_zero, given)) if type(given) in (tuple, list) else given
 
 
 def _entered(given: Any) -> Any:

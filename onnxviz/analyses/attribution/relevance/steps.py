@@ -90,10 +90,16 @@ def shared(values: torch.Tensor, add: Callable[[torch.Tensor], torch.Tensor]) ->
     return step(values, add(values.detach()), back, early=True)
 
 
-def scaled(values: torch.Tensor, result: torch.Tensor) -> torch.Tensor:
-    """Return a function of each element whose relevance passes to the values whole: its slope is result / value."""
+def scaled(values: torch.Tensor, result: torch.Tensor, start: torch.Tensor | float = 0.0) -> torch.Tensor:
+    """Return a function of each element whose relevance passes to the values whole: its slope is result / value.
+
+    Args:
+        values: on the tape.
+        result: what it gives.
+        start: what it gives at 0, which is no value's share and taken off the result.
+    """
     kept = values.detach()
-    slope = torch.where(kept.abs() > _NOTHING, result / kept, 0.0)
+    slope = torch.where(kept.abs() > _NOTHING, (result - start) / kept, 0.0)
     return step(values, result, lambda ratio: ratio * slope)
 
 

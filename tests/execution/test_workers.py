@@ -14,6 +14,8 @@ import pytest
 from fault_runs import wait_for
 from worker_runs import BASE, HELD, PATIENCE, command, install, part, provenance, results_of, run, write_recipe
 
+from onnxviz.execution.workers.process import environment_of
+
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals")
 
 LIMITED = BASE.replace("analyses:", "limits: {memory: 1GiB, job_seconds: 20, file_size: 40MiB}\nanalyses:")
@@ -52,6 +54,14 @@ def test_trouble_costs_only_its_job(tmp_path: Path) -> None:
     assert {item["name"] for item in told["defences"]} >= {"files", "network", "processes", "memory", "file size"}
     assert any("done once more" in event for event in told["events"])
     assert not list((tmp_path / "run").glob(".tmp-*"))
+
+
+def test_what_is_set_of_the_allocator_holds_in_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MALLOC_MMAP_THRESHOLD_", raising=False)
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "131072")
+    made = environment_of("cpu", tmp_path)
+    assert made["MALLOC_TRIM_THRESHOLD_"] == "131072"
+    assert made["MALLOC_MMAP_THRESHOLD_"] == str(32 << 20)
 
 
 def test_a_result_beyond_the_file_size_fails_its_job_only(tmp_path: Path) -> None:

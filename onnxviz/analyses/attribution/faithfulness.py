@@ -26,6 +26,8 @@ _LEAST_GAIN = 0.25
 """By which part of the larger of the two an image has to score more than its baseline, for its curve to count."""
 _REACH = 3
 """Standard deviations after which the blur's kernel ends."""
+_ROUNDING = 1e-6
+"""By what part of their largest value maps may differ that are taken for the same."""
 _TOGETHER = 16
 """Changed images that are made at a time, whatever the number of steps, so that memory stays flat."""
 
@@ -89,9 +91,22 @@ def curves(
     found: list[dict[str, Curves]] = []
     for place, target in enumerate(question.targets):
         scale: Scale = "probability" if probability_of(target) else "score"
-        walk = _Walk(measured, place, steps, scale)
-        found.append({name: walk.curves(values[place], deleted, inserted) for name, values in maps.items()})
+        walk, lines = _Walk(measured, place, steps, scale), dict[str, Curves]()
+        for name, values in maps.items():
+            # Grad-CAM and HiResCAM are one map at the last layer of networks that end with a mean of positions.
+            same = next((other for other in lines if _same(maps[other][place], values[place])), "")
+            lines[name] = lines[same] if same else walk.curves(values[place], deleted, inserted)
+        found.append(lines)
     return found
+
+
+def _same(one: npt.NDArray[np.floating], other: npt.NDArray[np.floating]) -> bool:
+    """Whether two maps are the same but for their scale and rounding, so that pixels go in the same order."""
+    if one.shape != other.shape:
+        return False
+    with np.errstate(invalid="ignore"):  # of what is not finite
+        first, second = (each / (np.abs(each).max() or 1) for each in (one, other))
+        return bool(np.abs(first - second).max() < _ROUNDING)
 
 
 def baseline_image(question: Question, place: int, kind: Baseline) -> torch.Tensor:

@@ -59,6 +59,17 @@ def test_the_best_map_of_a_sum_has_the_area_that_can_be_written_down(
         assert by_name["best"].scale == "score"
 
 
+def test_maps_that_are_the_same_but_for_scale_and_rounding_are_measured_once(linear: onnxviz.Model) -> None:
+    first = np.random.default_rng(0).normal(size=(1, 4, 4))
+    maps = {"first": first, "second": 3 * first * (1 + 1e-8), "negative": -first, "near": first + 1e-4 * first[:, ::-1]}
+    question = ask(linear, images(1), [0])
+    (found,) = curves(question, maps, steps=4)
+    assert found["second"] is found["first"]
+    assert found["near"] is not found["first"]
+    assert found["negative"] != found["first"]
+    assert curves(question, {"second": maps["second"]}, steps=4)[0]["second"] == found["second"]
+
+
 def test_a_random_order_of_a_sum_is_expected_to_have_half_the_area(linear: onnxviz.Model) -> None:
     given = images(1).expand(60, -1, -1, -1)
     question = ask(linear, given, [0] * 60)

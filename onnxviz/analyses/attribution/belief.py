@@ -162,7 +162,11 @@ def weigh(images: Sequence[ImageJudgement]) -> Belief:
         for name in names
     }
     methods = [name for name in names if name not in simple]
-    chances = dict(zip(methods, holm([_chance(ahead[name]) for name in methods]), strict=True))
+    # Methods that make the same maps, as some do at the last layer of some networks, are one test and not several.
+    tests = {name: tuple(map(repr, ahead[name])) for name in methods}
+    firsts = {key: name for name, key in reversed(tests.items())}
+    corrected = dict(zip(firsts, holm([_chance(ahead[name]) for name in firsts.values()]), strict=True))
+    chances = {name: corrected[key] for name, key in tests.items()}
     verdicts = [
         _verdict(name, name in simple, by_name[name], scale, Mean.of(ahead[name]), chances.get(name, 1.0))
         for name in names

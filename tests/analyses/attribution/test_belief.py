@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -149,6 +150,17 @@ def test_a_method_that_ignores_what_is_explained_is_flagged_and_never_taken() ->
     assert (choice.method, choice.runner_up) == ("other", "")
     table = next(one for one in said if isinstance(one, Table))
     assert [row[1] for row in table.rows][1] == "no: hardly depends on what is explained"
+
+
+def test_methods_that_make_the_same_maps_are_one_test() -> None:
+    given = images({"one": 0.3, "other": 0.25, "centre": 0.2}, count=10)
+    twice = [
+        ImageJudgement("cat", (*image.maps, *(replace(image.maps[0], method=f"copy {n}") for n in range(5))), STAGES)
+        for image in given
+    ]
+    alone, doubled = ({one.method: one.probability for one in weigh(each).methods} for each in (given, twice))
+    assert {name: doubled[name] for name in alone} == alone
+    assert {doubled[f"copy {number}"] for number in range(5)} == {alone["one"]}
 
 
 def test_few_images_do_not_say_that_no_map_ignores_the_weights() -> None:

@@ -262,6 +262,15 @@ def test_an_images_relevance_does_not_depend_on_the_others(tmp_path: Path) -> No
         assert_near(alone[0], together[place])
 
 
+def test_images_that_do_not_share_a_pass_have_the_same_relevance(tmp_path: Path) -> None:
+    """The box rule knows the layers that the image reaches first by their order, in each pass anew."""
+    model = exported(network(), tmp_path / "network.onnx")
+    (together,) = LrpComposite().attribute(ask(model, images(20))).maps
+    model.halvings = 2
+    (apart,) = LrpComposite().attribute(ask(model, images(20))).maps
+    assert_near(apart, together)
+
+
 def test_relevance_at_layers_adds_up_to_what_the_pixels_have(tmp_path: Path) -> None:
     """Also where batch normalisation is merged with the layer that is asked about."""
     settings = {"training": torch.onnx.TrainingMode.PRESERVE, "do_constant_folding": False}
@@ -421,7 +430,7 @@ def test_relevance_that_is_not_finite_is_refused(tmp_path: Path, monkeypatch: py
     model = exported(network(), tmp_path / "network.onnx")
     question = ask(model, images())
     endless = torch.full_like(question.images, float("inf"))
-    monkeypatch.setattr(question, "slopes", lambda *_: (question.scores, endless))
+    monkeypatch.setattr(question, "in_parts", lambda *_: [(question.scores, endless)])
     with pytest.raises(AnalysisError, match="no finite relevance"):
         LrpEpsilon().attribute(question)
 

@@ -44,15 +44,31 @@ class RelevancePropagation(Method):
         Raises:
             AnalysisError: if relevance grows without bound on its way.
         """
+        import torch
+
+        from onnxviz.analyses.attribution.question import gradients_of, score_of
         from onnxviz.analyses.attribution.relevance.propagation import Propagation
 
-        count = len(question.images)
-        with Propagation(self.rules(question)) as mode:
-            scores, relevance = question.slopes(question.images, range(count))
+        forward, rules, unruled = (
+            question.model.differentiable(question.targets[0].layers),
+            self.rules(question),
+            set[str](),
+        )
+
+        def work(start: int, stop: int) -> tuple[torch.Tensor, torch.Tensor]:
+            images = question.images[start:stop].detach().requires_grad_()
+            with Propagation(rules) as mode:  # anew for each pass: it counts the layers that the image reaches first
+                score = score_of(question.targets[start:stop], forward(images))
+                (relevance,) = gradients_of(score, [images], keep_tape=False)
+            unruled.update(mode.unruled)
+            return score.detach(), relevance
+
+        parts = question.in_parts(work, self.heading)
+        scores, relevance = (torch.cat(each) for each in zip(*parts, strict=True))
         maps = relevance.sum(dim=1)
         self.require_finite(question, (maps,))
         reached = maps.sum(dim=(1, 2))
-        said = self._in_words(mode.unruled)
+        said = self._in_words(unruled)
         if bool((reached.abs() < _LITTLE * scores.abs()).all()):
             said += " Here less than a tenth of the score reaches the pixels: the map says where that lies."
         return Attribution((maps,), {"completeness error": (reached - scores).abs() / scores.abs()}, said)

@@ -338,7 +338,7 @@ def main() -> None:
     parser.add_argument("--kinds", nargs="+", choices=KINDS, help="of networks (default: all; of 64 pixels CNN)")
     parser.add_argument("--networks", type=int, default=2, help="of each kind for each scenario")
     parser.add_argument("--first", type=int, default=0, help="seed of the first, and of the samples")
-    parser.add_argument("--samples", type=int, default=100, help="test samples that are explained")
+    parser.add_argument("--samples", type=int, default=30, help="test samples that are explained")
     parser.add_argument("--drawn", type=int, default=DRAWN, help="samples in all, of which a tenth is for tests")
     parser.add_argument("--epochs", type=int, help=f"passes over what is learned from (default {EPOCHS} by the side)")
     parser.add_argument(

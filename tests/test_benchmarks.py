@@ -22,7 +22,7 @@ SCRIPTS = (
     "feature_visualization",
     "fuzz", "gpu", "gpu_execution", "gpu_feature_visualization", "import_coverage", "import_speed", "layer_names",
     "operator_table", "planted_shortcuts", "preprocessing", "quantised_forms", "ray_overhead", "simple_pictures",
-    "stock_onnx2torch", "streams",
+    "stock_onnx2torch", "streams", "xai_tris",
 )  # fmt: skip
 
 
@@ -58,6 +58,7 @@ def rows(text: str) -> list[list[str]]:
 
 def test_every_script_is_tested() -> None:
     helpers = {"__init__", "architectures", "backend_tests", "gpu_choices", "lucent_peer", "measure", "stock_faults"}
+    helpers |= {"xai_tris_metrics", "xai_tris_networks", "xai_tris_scenarios"}
     assert {path.stem for path in (ROOT / "benchmarks").glob("*.py")} - helpers == set(SCRIPTS)
 
 
@@ -130,6 +131,26 @@ def test_attribution_by_changed_images(capsys: pytest.CaptureFixture[str], monke
     found = {row[0]: row for row in rows(text)}
     assert {"bare", "occlusion", "occlusion, three classes", "RISE"} <= set(found)
     assert float(found["Captum, 1 in a pass"][-1]) < 1e-4  # its maps are ours
+
+
+def test_xai_tris(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A linear network on images of which one place tells the class, and an untrained one, which is left out."""
+    pytest.importorskip("scipy")
+    options = ["--scenarios", "LIN", "--backgrounds", "WHITE", "--networks", "1", "--samples", "12", "--drawn", "2000"]
+
+    def tables(kind: str, epochs: str) -> list[list[str]]:
+        found = [*options, "--kinds", kind, "--epochs", epochs, "--folder", str(tmp_path)]
+        return rows(run("xai_tris", *found, capsys=capsys, monkeypatch=monkeypatch))
+
+    (left_out,) = tables("CNN", "1")
+    assert left_out[:2] == ["LIN WHITE 8", "CNN"]
+    assert "(left out)" in left_out[2]
+    network, *found = tables("LLR", "40")
+    assert (network[1], network[3]) == ("LLR", "12")
+    assert next(row for row in found if row[0] == "Gradient")[1].endswith(" beats")
+    assert [row[1:] for row in found if row[0] == "Gradient"][-1] == ["1 / 0 / 0"] * 3 + ["0%"]
+    assert [row[1:] for row in found if row[0] == "VarGrad"][-1][3] == "100%"  # the gradient is always the same
+    assert tables("LLR", "40") == [network, *found]  # from what was kept
 
 
 def test_dissection(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

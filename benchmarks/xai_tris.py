@@ -70,7 +70,7 @@ def all_maps(question: Question, samples: Samples) -> tuple[dict[str, Floats], d
     refused: dict[str, str] = {}
     blocks = ("first block", "last block")
     for name, method in ((name, cls()) for name, cls in methods().items() if name not in ATTENTION):
-        if method.shows == "layers" and not question.layers:
+        if method.reads_layers and not question.layers:
             continue
         try:
             maps = method.attribute(question).maps

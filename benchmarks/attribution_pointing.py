@@ -296,7 +296,9 @@ def figures(pairs: Sequence[Pair], tolerance: int) -> Figures:
     resampled = np.stack(
         [np.nanmean(_by_class(classes, hits, weights[group_of].astype(np.float64)), axis=0) for weights in drawn]
     )
-    energies = [np.nanmean(energy[classes[:, place] > 0], axis=0) for place in range(len(names))]
+    known = np.isfinite(energy)  # a map without anything positive has none
+    counts = classes.T @ known
+    energies = np.where(counts > 0, classes.T @ np.where(known, energy, 0) / np.maximum(counts, 1), np.nan)
     by_class = dict(zip(names, whole, strict=True))
     return Figures(maps, whole.mean(axis=0), resampled, by_class, np.nanmean(energies, axis=0), len(pairs))
 

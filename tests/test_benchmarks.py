@@ -126,14 +126,15 @@ def test_pointing_is_averaged_in_classes_and_compared_by_ranks() -> None:
     pairs = [
         Pair(
             place, "rare" if place == 3 else "common", False,
-            {name: [each[place], 0.0] for name, each in hits.items()}, dict.fromkeys(hits, place / 4),
+            {name: [each[place], 0.0] for name, each in hits.items()},
+            {"a": place / 4, "b": place / 4 if place else np.nan, "c": np.nan if place == 3 else 1.0},
         )
         for place in range(4)
     ]  # fmt: skip
     found = figures(pairs, 0)
     assert dict(zip(found.maps, found.accuracy.tolist(), strict=True)) == pytest.approx({"a": 2 / 3, "b": 0, "c": 1})
     assert found.by_class["common"].tolist() == pytest.approx([1 / 3, 0, 1])
-    assert found.energy.tolist() == pytest.approx([(0.25 + 0.75) / 2] * 3)
+    assert found.energy.tolist() == pytest.approx([(0.25 + 0.75) / 2, (0.375 + 0.75) / 2, 1])
     assert found.interval("c") == (1, 1)
     assert found.interval("c", "b") == (1, 1)
     low, high = found.interval("a")

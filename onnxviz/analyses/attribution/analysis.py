@@ -170,7 +170,7 @@ classes: top:2
         None,
         ge=0,
         description="Pixels of the image as the network sees it by which a map's highest place may miss an object; if "
-        "not given 15 of 224 pixels of the shorter side, as in TorchRay.",
+        "not given 4 % of the shorter side, as in TorchRay.",
     )
 
     @field_validator("methods")

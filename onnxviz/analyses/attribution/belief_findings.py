@@ -207,7 +207,7 @@ def _ignoring(belief: Belief, images: Sequence[ImageJudgement]) -> Iterator[Find
         yield Note(
             f"No map ignores what the network has learned: weights were shuffled from the output down, in "
             f"{in_words(images[0].stages)}, and with all of them shuffled the highest rank correlation with the maps "
-            f"before is that of {most.method}, {_with_interval(most.rank)}.",
+            f"before is that of {most.method}, {_with_interval(most.rank)}, over {counted(most.rank.total, 'image')}.",
             "randomised",
         )
 

@@ -52,14 +52,14 @@ def need(exporter: str) -> None:
 def test_export_is_imported_as_it_was(library: str, model: str, side: int, exporter: str, tmp_path: Path) -> None:
     """Outputs for one image and for four, and the gradient to the image."""
     from benchmarks import architectures
-    from benchmarks.import_coverage import check_export, input_gradient
+    from benchmarks.import_coverage import check_export, input_gradients
 
     need(exporter)
     network, images = architectures.make(architecture(library, model, side))
     path = tmp_path / "network.onnx"
     architectures.export(network, images, exporter, path)
     outputs = architectures.reference(network, images)
-    found = check_export("here", path, images, outputs, input_gradient(network, images[:2]))
+    found = check_export("here", path, images, outputs, input_gradients(network, images))
     assert (found.verdict, found.reason) == ("pass", ""), found
     assert max(found.error, found.batch_error) < 1e-4, found
 
@@ -98,7 +98,7 @@ def test_every_batch_normalisation_counts() -> None:
 
 def test_another_network_is_found_wrong(tmp_path: Path) -> None:
     from benchmarks import architectures
-    from benchmarks.import_coverage import check_export, input_gradient
+    from benchmarks.import_coverage import check_export, input_gradients
 
     network, images = architectures.make(architecture("timm", "test_resnet", 32))
     path = tmp_path / "network.onnx"
@@ -106,7 +106,7 @@ def test_another_network_is_found_wrong(tmp_path: Path) -> None:
     with torch.no_grad():
         next(module for module in network.modules() if isinstance(module, _BatchNorm)).weight[0].mul_(1.5)
     outputs = architectures.reference(network, images)
-    found = check_export("here", path, images, outputs, input_gradient(network, images[:2]))
+    found = check_export("here", path, images, outputs, input_gradients(network, images))
     assert found.verdict == "wrong"
     assert all(part in found.reason for part in ("batch 1", "batch 4", "gradient"))
 

@@ -299,7 +299,8 @@ classes: top:2
         return lambda batch, wanted: attribute(context, batch, wanted, asked)
 
     def _objects(self, subject: Subject) -> Objects | None:
-        return Objects.of(find_source(self.data, subject.data), self.masks, subject.data, self.objects)
+        source, head = find_source(self.data, subject.data), self.head(subject)
+        return Objects.of(source, self.masks, subject.data, self.objects, head.titles(subject.labels))
 
     def _masks(self, context: JobContext) -> ObjectMasks | None:
         """Return where objects are; None where nothing says."""
@@ -390,8 +391,12 @@ classes: top:2
 
     def _localisation(self, images: Sequence[ImageAttribution], subject: Subject) -> Iterator[Finding]:
         """Say whether maps lie on the objects of their classes, where anything says where these are."""
-        if self._objects(subject) is not None:
-            yield from localisation_findings(images, self._tolerance(subject), short_names(self.named_methods))
+        if (objects := self._objects(subject)) is None:
+            return
+        head, explained = self.head(subject), (target.number for image in images for target in image.targets)
+        titles = [head.title(number, subject.labels) for number in dict.fromkeys(explained)]
+        unnamed = [title for title in titles if not objects.numbers(title)]
+        yield from localisation_findings(images, self._tolerance(subject), short_names(self.named_methods), unnamed)
 
     def remarks(self, subject: Subject) -> tuple[str, ...]:
         """Say where the last convolution stands, if it is taken for the end of the network and is not."""

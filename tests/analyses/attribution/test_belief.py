@@ -103,6 +103,10 @@ def test_none_is_believed_where_none_is_better() -> None:
     assert "first: over" not in words
     few = text_of(findings(given[:3], SETTINGS), Note)
     assert "3 images are too few to tell" in few
+    assert "at least 7 (`faithfulness.images`)" in few
+    left_out = ImageJudgement("cat", (judged("one", None), judged("other", None)), STAGES)
+    mixed = text_of(findings([*given[:3], left_out], SETTINGS), Note)
+    assert "at least 7 whose curves count, as 3 of 4 do here (`faithfulness.images`)" in mixed
 
 
 @pytest.mark.parametrize("methods", [1, 2, 5, 8, 25, 29])

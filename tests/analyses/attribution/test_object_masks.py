@@ -13,7 +13,7 @@ import onnxviz
 from onnxviz.analyses.attribution.localisation import Localisation, ObjectEvidence, chance
 from onnxviz.analyses.attribution.localisation_findings import findings
 from onnxviz.analyses.attribution.simple_maps import SIMPLE
-from onnxviz.core.errors import AnalysisError, OnnxvizError
+from onnxviz.core.errors import AnalysisError, DataError, OnnxvizError
 from onnxviz.core.findings import Caveat, Coverage, Finding, Metric, Note, Table
 from onnxviz.core.shares import wilson
 from onnxviz.data.concepts import MaskFolder
@@ -90,6 +90,14 @@ def test_classes_without_an_object_are_named(model: onnxviz.Model, labelled: Mas
     assert "No labelled concept has the name of blue: " in said.text
     with pytest.raises(OnnxvizError, match=r"none of the 3 classes is called 'blu'\s+did you mean 'blue'"):
         model.analyze("attribution", {"scenes": labelled}, **settings(objects={"blu": "blue"}))
+
+
+def test_a_concept_folder_does_not_tell_the_classes_of_its_images(model: onnxviz.Model, labelled: MaskFolder) -> None:
+    """The advice is one that helps there: a pattern or a table of classes would not be read."""
+    with pytest.raises(DataError, match="nothing says which class the image shows") as refused:
+        model.analyze("attribution", {"scenes": labelled}, classes="label", **settings())
+    assert "`images:`" in refused.value.remedy
+    assert "labels.csv" not in refused.value.remedy
 
 
 def test_labels_of_another_data_set(model: onnxviz.Model, labelled: MaskFolder, tmp_path: Path) -> None:

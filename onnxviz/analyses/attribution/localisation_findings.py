@@ -170,7 +170,7 @@ def _points(mean: Mean) -> str:
     """Return a difference of shares in words: "12 points (3 to 20) above"."""
     below = mean.value < 0
     ends = sorted(-end if below else end for end in mean.interval)
-    span = f" ({' to '.join(f'{100 * end:.0f}' for end in ends)})" if ends else ""
+    span = f" ({' to '.join(f'{100 * end:.0f}'.replace('-', '−') for end in ends)})" if ends else ""
     return f"{100 * abs(mean.value):.0f} points{span} {'below' if below else 'above'}"
 
 

@@ -160,11 +160,15 @@ def _which_to_believe(belief: Belief) -> Iterator[Finding]:
         yield Note(f"Worse than {rival}, beyond chance: {each}.", "belief.worse")
     if unclear:
         each = ", ".join(f"{one.method} ({_with_interval(one.ahead)})" for one in unclear)
-        yield Note(f"Not better than {rival} beyond chance: {each}.", "belief.unclear")
+        yield Note(
+            f"Not shown to be better than {rival}, allowing for {counted(len(methods), 'method')}, as these intervals "
+            f"do not: {each}.", "belief.unclear",
+        )  # fmt: skip
 
 
 def _with_interval(mean: Mean) -> str:
-    return f"{mean.value:.3f}" + (f" ({mean.span()})" if mean.interval else "")
+    value = f"{mean.value:.3f}".replace("-", "−")
+    return value + (f" ({mean.span()})" if mean.interval else "")
 
 
 def _ignoring(belief: Belief, images: Sequence[ImageJudgement]) -> Iterator[Finding]:
@@ -209,7 +213,7 @@ def _ignoring(belief: Belief, images: Sequence[ImageJudgement]) -> Iterator[Find
         yield Note(
             f"No map ignores what the network has learned: weights were shuffled from the output down, in "
             f"{in_words(images[0].stages)}, and with all of them shuffled the highest rank correlation with the maps "
-            f"before is that of {most.method}, {_with_interval(most.rank)}.",
+            f"before is that of {most.method}, {_with_interval(most.rank)}, over {counted(most.rank.total, 'image')}.",
             "randomised",
         )
 

@@ -154,7 +154,7 @@ def test_two_of_a_method_have_different_names() -> None:
     settings = AttributionMaps.model_validate({"data": "x", "methods": ["grad_cam", "gradient"]})
     assert list(settings.named_methods) == ["Grad-CAM", "Gradient"]
     assert all(cls().label == cls.heading for name, cls in methods().items() if name != "fused")
-    assert methods()["fused"]().label == "Grad-CAM, layers fused"
+    assert methods()["fused"]().label == "Grad-CAM fused"
 
 
 # --- what is explained ----------------------------------------------------------------------------------------------
@@ -356,7 +356,7 @@ def test_a_single_layer_is_not_called_fused_in_silence(tmp_path: Path, model: on
     data = {"photos": squares(tmp_path)}
     found = model.analyze("attribution", data, data="photos", layers="relu", **settings)
     (said,) = (one for one in found.findings if isinstance(one, f.Caveat) and one.id == "not_fused")
-    assert said.text.startswith("Grad-CAM, layers fused: the map of relu alone")
+    assert said.text.startswith("Grad-CAM fused: the map of relu alone")
 
 
 @pytest.mark.parametrize(("setting", "word"), [({"classes": "top3"}, "top:3"), ({"classes": "lable"}, "label"),

@@ -12,13 +12,13 @@ from pydantic import Field, StrictInt, field_validator
 
 from onnxviz.analyses import explained_score, storage
 from onnxviz.analyses.base import ImageAnalysis, Job, JobContext, LayerSelector, Subject
-from onnxviz.core.errors import AnalysisError, shorten
+from onnxviz.core.errors import AnalysisError, SelectionError, nearest, shorten
 from onnxviz.core.findings import Coverage, Finding
 from onnxviz.core.values import Layer
 from onnxviz.core.wording import listed
 from onnxviz.data.image_choice import find_source
 from onnxviz.data.read_ahead import ReadAhead
-from onnxviz.graph.targets import class_indices, resolve_head
+from onnxviz.graph.targets import UnitChoice, class_indices, resolve_head
 from onnxviz.model.batches import choose_batch, gradient_bytes, named_memory_limit, run_batches
 
 if TYPE_CHECKING:
@@ -284,7 +284,25 @@ class ImageExplanation(ImageAnalysis):
             return min(int(match[1]), head.choices or int(match[1]))
         if self.classes == "label":
             return class_indices(own.require(index), head, subject.labels)
-        return class_indices(self.classes, head, subject.labels)
+        digits = re.sub(r"\D", "", str(self.classes)) or "3"
+        return named_classes(self.classes, head, subject.labels, ("label", f"top:{digits}"))
+
+
+def named_classes(
+    choice: UnitChoice | Sequence[UnitChoice], head: Head, names: Sequence[str] | None, words: Sequence[str]
+) -> list[int]:
+    """Return the indices of classes as `class_indices` does; of an unknown name say which of a field's `words` is near.
+
+    Raises:
+        SelectionError: if a class does not exist, or a name is unknown or ambiguous.
+    """
+    try:
+        return class_indices(choice, head, names)
+    except SelectionError as fault:
+        if isinstance(choice, str) and (hint := nearest(choice, words)):
+            others = fault.remedy.removeprefix("did you mean ")
+            fault.remedy = hint if others == fault.remedy else f"{hint.removesuffix('?')} or {others}"
+        raise
 
 
 def layers_listed(names: Sequence[str], most: int = 8) -> str:

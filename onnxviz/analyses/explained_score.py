@@ -86,6 +86,12 @@ def probabilities(model: Model, batch: np.ndarray, head: Head, count: int) -> li
     ]
 
 
+_NO_CLASSES_THERE = (
+    "data of this kind does not tell the classes of images: name classes, or give the same images as `images:`, whose "
+    "classes can be told (and their labels of pixels, where an analysis uses them, as its `masks`)"
+)
+
+
 @dataclasses.dataclass(frozen=True)
 class OwnClasses:
     """Which classes of a head the images of a data set are known to show; `fits`: these may be the model's."""
@@ -123,10 +129,11 @@ class OwnClasses:
         own = own_class(self.source, index, self.names)
         if own is None:
             why = why_unknown(self.source, index, self.names)
+            tells = hasattr(self.source, "class_origin_of")  # as a concept folder does not
             raise DataError(
                 "nothing says which class the image shows" + (f": {why}" if why else ""),
                 where=where,
-                remedy=f"{HOW}; or name classes",
+                remedy=f"{HOW}; or name classes" if tells else _NO_CLASSES_THERE,
             )
         return own
 

@@ -110,6 +110,9 @@ def own_class(source: ImageSource, index: int, labels: Sequence[str] | None) -> 
             return class_index(said.names[0], labels)  # says what is wrong with the name
         except SelectionError as fault:
             fault.remedy = _NUMBERED if said.number_of_file else fault.remedy
+            if said.origin is not None:
+                fault.what = f"{_FOUND[said.origin]} {shorten(said.names[0])!r}; {fault.what}"
+                fault.where = shorten(source.names[index])
             raise
     return found
 
@@ -117,6 +120,9 @@ def own_class(source: ImageSource, index: int, labels: Sequence[str] | None) -> 
 def known_class(source: ImageSource, index: int, labels: Sequence[str] | None) -> int | None:
     """Return the same as `own_class`, and None too where what somebody wrote down is none of the labels."""
     return _class_said(_said(source, index), labels)
+
+
+_FOUND: Mapping[ClassOrigin, str] = {"pattern": "the pattern of classes finds", "table": "labels.csv says"}
 
 
 class _Said(NamedTuple):

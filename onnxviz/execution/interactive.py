@@ -128,7 +128,8 @@ class Model(models.Model):
                 the mapping that a recipe has as `target`, such as `{"kind": "region"}`, with `classes` beside.
             method: names that `onnxviz explain attribution.methods` lists, mappings with settings, or a list of these.
             layers: names, globs or roles, for methods that make maps of layers.
-            settings: more of `onnxviz explain attribution`, such as `against="goose"`.
+            settings: more of `onnxviz explain attribution`, such as `against="goose"`, or `faithfulness=None`: it takes
+                several images, and many passes of each, to tell which maps to believe.
 
         Raises:
             OnnxvizError: as `analyze`.

@@ -125,6 +125,10 @@ class Head:
             return f"{self.unit} {shorten(self.name, 60)!r}"
         return f"{self.unit} {number}"
 
+    def titles(self, names: Sequence[str] | None) -> list[str]:
+        """Return what all of its classes or units are called; none where it is not known how many there are."""
+        return [self.title(number, names) for number in range(self.choices)]
+
     @property
     def unit(self) -> str:
         """What one of its classes or numbers is called."""

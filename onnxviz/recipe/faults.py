@@ -49,6 +49,11 @@ class _Trouble:
     def expected(self) -> str:
         return _EXPECTED.get(self.error["type"], "")
 
+    @property
+    def words_allowed(self) -> str:
+        """The words that alone may stand there, if it is about them."""
+        return str(self.error["ctx"]["expected"]) if self.error["type"] == "literal_error" else ""
+
 
 def check(cls: type[M], node: Node) -> tuple[M | None, list[Fault]]:
     """Return the settings that a node holds, or everything that is wrong with it.
@@ -119,7 +124,11 @@ def _grouped(troubles: Sequence[_Trouble]) -> Iterator[list[_Trouble]]:
             continue
         told.add(where)
         variants = unions[where].values()
-        meant = [group for group in variants if not any(item.address == where and item.expected for item in group)]
+        meant = [
+            group
+            for group in variants
+            if not any(item.address == where and (item.expected or item.words_allowed) for item in group)
+        ]
         if meant:
             inner = [_Trouble(item.address, item.branches[1:], item.error) for item in min(meant, key=len)]
             yield from _grouped(inner)
@@ -138,8 +147,9 @@ def _fault(cls: type[BaseModel], group: Sequence[_Trouble], root: Node) -> Fault
     place = place_of(root, address)
     value = find(root, address)
     if len(group) > 1 or trouble.expected:
-        wanted = _either(dict.fromkeys(item.expected or _words(item.error) for item in group))
-        return place.fault(f"expected {wanted}, not {_shown(value)}")
+        wanted = _either(dict.fromkeys(item.expected or item.words_allowed or _words(item.error) for item in group))
+        words = ", ".join(item.words_allowed for item in group if item.words_allowed)
+        return place.fault(f"expected {wanted}, not {_shown(value)}{_hint(value, words)}")
     if kind == "extra_forbidden":
         known = _fields_at(cls, address[:-1], root)
         return unknown_key(str(address[-1]), known, place_of(root, address, key=True))
@@ -154,7 +164,7 @@ def _fault(cls: type[BaseModel], group: Sequence[_Trouble], root: Node) -> Fault
     if kind in ("union_tag_invalid", "union_tag_not_found"):
         key = context["discriminator"].strip("'")
         if kind == "union_tag_not_found":
-            return place.fault(f"{key!r} is missing")
+            return place.fault(f"{key!r} is missing; write {{{key}: NAME}}, and settings beside it")
         known = context["expected_tags"]
         tag = find(root, (*address, key)) or value  # a name alone may stand for a mapping with it
         hint = _hint(tag, known) or "; known are " + known.replace("'", "")

@@ -259,6 +259,17 @@ def test_units_of_single_numbers_have_no_patches(model: onnxviz.Model, tmp_path:
     assert not any(isinstance(one, Caveat) and one.id == "left_out" for one in found.findings)
 
 
+@pytest.mark.parametrize(("kept_best", "few"), [(1, False), (2, True)])
+def test_few_images_are_said_to_be_few(model: onnxviz.Model, tmp_path: Path, kept_best: int, few: bool) -> None:
+    source = pictures(tmp_path)
+    assert 10 <= len(source) < 20
+    found = exemplars(model, source, patches=kept_best)
+    said = [one.text for one in found.findings if isinstance(one, Caveat) and one.id == "few_images"]
+    assert [
+        text.startswith(f"The 2 images that excite a unit most are {2 / len(source):.0%} of the") for text in said
+    ] == [True] * few
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_shards_give_the_same_bytes(tmp_path: Path, workers: int) -> None:
     pictures(tmp_path)
@@ -300,5 +311,7 @@ def test_mistakes_are_said(model: onnxviz.Model, tmp_path: Path) -> None:
         exemplars(model, source, units=7)
     with pytest.raises(RecipeError, match="a number of units from 0 on, or all"):
         exemplars(model, source, shown=-1)
+    with pytest.raises(RecipeError, match="expected a whole number or 'all', not 'al'; did you mean 'all'"):
+        exemplars(model, pictures(tmp_path), shown="al")
     with pytest.raises(RecipeError, match="must be less than 1"):
         exemplars(model, source, quantiles=[1.5])

@@ -74,7 +74,8 @@ def test_file_names(tmp_path: Path) -> None:
     images(tmp_path, "great_white_shark_1.png", "tench_2.png", "unknown.png")
     assert classes(tmp_path, LABELS, "{class}_[0-9].png") == [1, 0, None]
     assert classes(tmp_path, LABELS) == [None, None, None]
-    with pytest.raises(SelectionError, match="none of the 3 classes is called 'white_shark'"):
+    found = "great_white_shark_1.png: the pattern of classes finds 'white_shark'; none of the 3 classes is called"
+    with pytest.raises(SelectionError, match=f"^{found} 'white_shark'"):
         classes(tmp_path, LABELS, "great_{class}_1.png")
 
 

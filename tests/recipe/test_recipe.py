@@ -132,7 +132,7 @@ expect:
         ("size: 3", "expected a list, not 3"),
         ("size: [1, 2, 3]", "expected at most 2 entries, not 3"),
         ("optimizer: adamm", "did you mean 'adam'?"),
-        ("terms: [{weight: 1}]", "'kind' is missing"),
+        ("terms: [{weight: 1}]", "'kind' is missing; write {kind: NAME}, and settings beside it"),
         ("terms: [{kind: smooth, weight: -1}]", "greater than 0, not -1"),
     ],
 )

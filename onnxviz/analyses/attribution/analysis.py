@@ -30,12 +30,13 @@ from onnxviz.analyses.attribution.localisation_findings import METRICS as LOCALI
 from onnxviz.analyses.attribution.localisation_findings import findings as localisation_findings
 from onnxviz.analyses.attribution.method import Method
 from onnxviz.analyses.attribution.methods import methods
+from onnxviz.analyses.attribution.methods.fused import FusedMethod
 from onnxviz.analyses.attribution.objects import Objects
 from onnxviz.analyses.attribution.pictures import picture_size
 from onnxviz.analyses.attribution.results import ImageAttribution, MethodEvidence, TargetEvidence
 from onnxviz.analyses.attribution.target_settings import ClassSettings, Given, TargetChoice
 from onnxviz.analyses.base import Job, JobContext, LayerSelector, Subject
-from onnxviz.analyses.explained_images import TOP, Explainer, ImageExplanation
+from onnxviz.analyses.explained_images import TOP, Explainer, ImageExplanation, named_classes
 from onnxviz.analyses.grad_cam.findings import in_words
 from onnxviz.core.errors import AnalysisError, SelectionError, shorten
 from onnxviz.core.findings import Caveat, Coverage, Finding, Metric, Note, merge
@@ -45,7 +46,6 @@ from onnxviz.core.wording import listed
 from onnxviz.data.image_choice import choose_images, find_source
 from onnxviz.data.images import ImageSource, load_batch
 from onnxviz.data.visible_part import cropped_note
-from onnxviz.graph.targets import class_indices
 
 if TYPE_CHECKING:
     import numpy as np
@@ -299,7 +299,8 @@ classes: top:2
         return lambda batch, wanted: attribute(context, batch, wanted, asked)
 
     def _objects(self, subject: Subject) -> Objects | None:
-        return Objects.of(find_source(self.data, subject.data), self.masks, subject.data, self.objects)
+        source, head = find_source(self.data, subject.data), self.head(subject)
+        return Objects.of(source, self.masks, subject.data, self.objects, head.titles(subject.labels))
 
     def _masks(self, context: JobContext) -> ObjectMasks | None:
         """Return where objects are; None where nothing says."""
@@ -361,6 +362,7 @@ classes: top:2
             *self.target.about_positions(head, placed, self.positions),
             *(presentation.about_rounding(self.score_layers(subject), subject) if self.needs_gradients else ()),
             *(presentation.about_layers(self.layers, [layer for _, layer in used], subject) if used else []),
+            *(Caveat(f"{said}.", "not_fused", "limit") for said in self._not_fused(titles)),
         ]
 
     def _class_maps(self, sums: Sequence[ClassMaps], head: Head, subject: Subject) -> Iterator[Finding]:
@@ -390,12 +392,26 @@ classes: top:2
 
     def _localisation(self, images: Sequence[ImageAttribution], subject: Subject) -> Iterator[Finding]:
         """Say whether maps lie on the objects of their classes, where anything says where these are."""
-        if self._objects(subject) is not None:
-            yield from localisation_findings(images, self._tolerance(subject), short_names(self.named_methods))
+        if (objects := self._objects(subject)) is None:
+            return
+        head, explained = self.head(subject), (target.number for image in images for target in image.targets)
+        titles = [head.title(number, subject.labels) for number in dict.fromkeys(explained)]
+        unnamed = [title for title in titles if not objects.numbers(title)]
+        yield from localisation_findings(images, self._tolerance(subject), short_names(self.named_methods), unnamed)
 
     def remarks(self, subject: Subject) -> tuple[str, ...]:
-        """Say where the last convolution stands, if it is taken for the end of the network and is not."""
-        return presentation.layer_remarks(self.layers, subject) if self.shows_layers else ()
+        """Say where the last convolution stands, if it is wrongly taken for the end, and what is fused of one layer."""
+        if not self.shows_layers:
+            return ()
+        used, _ = self.chosen_layers(subject.view)
+        return (*presentation.layer_remarks(self.layers, subject), *self._not_fused([title for title, _ in used]))
+
+    def _not_fused(self, titles: Sequence[str]) -> Iterator[str]:
+        """Say which maps are fused of a single layer."""
+        for label, method in self.named_methods.items():
+            if isinstance(method, FusedMethod) and len(titles) == 1:
+                yield (f"{label}: the map of {shorten(titles[0], 60)} alone, so that nothing is fused; `layers: "
+                       "block_outputs` names several layers")  # fmt: skip
 
     def chosen_images(self, subject: Subject) -> tuple[ImageSource, list[int]]:
         """Return the data set, and which of its images are explained."""
@@ -425,7 +441,7 @@ classes: top:2
                 "there is a single score, and none to explain it against", where="against", remedy="leave `against` out"
             )
         if self.against is not None and self.against != "next":
-            (named,) = class_indices(self.against, head, subject.labels)
+            (named,) = named_classes(self.against, head, subject.labels, ("next",))
 
         def against(number: int, scores: Sequence[float]) -> int | None:
             if self.against is None or len(scores) < 2:

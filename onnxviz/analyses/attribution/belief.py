@@ -11,7 +11,7 @@ from onnxviz.analyses.attribution.faithfulness import area
 from onnxviz.analyses.attribution.judgement import ImageJudgement, MapJudgement, margin
 from onnxviz.core.means import Mean
 from onnxviz.core.shares import LEVEL, paired
-from onnxviz.core.wording import counted
+from onnxviz.core.wording import counted, listed
 
 IGNORES_IMAGE = 1e-3
 """A map ignores the image if its largest relative change under noise is below this: the deconvnet of a network without
@@ -186,12 +186,14 @@ def choose(images: Sequence[ImageJudgement]) -> Choice | None:
     if not found:
         return None
     first, *others = found
-    others = [one for one in others if not _same(images, first.method, one.method)]
+    same = [one.method for one in others if _same(images, first.method, one.method)]
+    others = [one for one in others if one.method not in same]
     words = (
         f"{first.method} was taken, by trial on {counted(first.margin.total, 'image')}: of the methods whose maps "
         "depend on the weights and on what is explained it has the largest area of insertion less deletion, "
         f"{first.margin.value:.3f}"
     )
+    words += f" (and the same curves as {listed(same)})" if same else ""
     if not others:
         return Choice(first.method, "", first.is_better, f"{words}.")
     second = others[0]

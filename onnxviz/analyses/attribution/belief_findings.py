@@ -146,9 +146,11 @@ def _which_to_believe(belief: Belief) -> Iterator[Finding]:
         text = f"Over {images} it is not shown, beyond chance, that any of the maps is better than {rival}."
         if belief.counted < (least := least_images(len(methods))):
             are = "is" if belief.counted == 1 else "are"
+            every = belief.counted == belief.images
+            that_count = "" if every else f" whose curves count, as {belief.counted} of {belief.images} do here"
             text = (
                 f"{images[0].upper()}{images[1:]} {are} too few to tell whether any of {counted(len(methods), 'map')} "
-                f"is better than {rival}: it takes at least {least} (`faithfulness.images`)."
+                f"is better than {rival}: it takes at least {least}{that_count} (`faithfulness.images`)."
             )
     yield Note(text, "belief")
     worse = [one for one in methods if one.is_worse]
@@ -158,11 +160,15 @@ def _which_to_believe(belief: Belief) -> Iterator[Finding]:
         yield Note(f"Worse than {rival}, beyond chance: {each}.", "belief.worse")
     if unclear:
         each = ", ".join(f"{one.method} ({_with_interval(one.ahead)})" for one in unclear)
-        yield Note(f"Not better than {rival} beyond chance: {each}.", "belief.unclear")
+        yield Note(
+            f"Not shown to be better than {rival}, allowing for {counted(len(methods), 'method')}, as these intervals "
+            f"do not: {each}.", "belief.unclear",
+        )  # fmt: skip
 
 
 def _with_interval(mean: Mean) -> str:
-    return f"{mean.value:.3f}" + (f" ({mean.span()})" if mean.interval else "")
+    value = f"{mean.value:.3f}".replace("-", "−")
+    return value + (f" ({mean.span()})" if mean.interval else "")
 
 
 def _ignoring(belief: Belief, images: Sequence[ImageJudgement]) -> Iterator[Finding]:
@@ -334,10 +340,11 @@ def _word(one: Verdict) -> str:
         return "no: does not depend on the image"
     if not one.margin.total:
         return "not measured"
+    chance = f"p < {_SHOWN_CHANCE:g}" if one.probability < _SHOWN_CHANCE else f"p = {one.probability:.2g}"
+    chance = chance.replace(" ", "\N{NO-BREAK SPACE}")  # the column is narrow
     if one.is_better:
-        chance = f"p < {_SHOWN_CHANCE:g}" if one.probability < _SHOWN_CHANCE else f"p = {one.probability:.2g}"
         return f"yes: better than simple maps ({chance})"
-    return "no: worse than a simple map" if one.is_worse else f"not shown (p = {one.probability:.2g})"
+    return "no: worse than a simple map" if one.is_worse else f"not shown ({chance})"
 
 
 def _curves(images: Sequence[ImageJudgement], belief: Belief, settings: Faithfulness) -> Iterator[Finding]:

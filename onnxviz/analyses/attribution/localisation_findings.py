@@ -10,10 +10,10 @@ from statistics import fmean
 from onnxviz.analyses.attribution.belief_findings import metric_name
 from onnxviz.analyses.attribution.localisation import ObjectEvidence
 from onnxviz.analyses.attribution.results import ImageAttribution
-from onnxviz.core.findings import Caveat, Cell, Column, Finding, Metric, Note, Table
+from onnxviz.core.findings import Caveat, Cell, Column, Coverage, Finding, Metric, Note, Table
 from onnxviz.core.means import Mean
 from onnxviz.core.shares import Share, percent
-from onnxviz.core.wording import counted
+from onnxviz.core.wording import counted, listed
 
 METRICS: Mapping[str, Metric] = {
     metric.name: metric
@@ -59,13 +59,16 @@ class _Row:
         return Mean.of(self.energies)
 
 
-def findings(images: Sequence[ImageAttribution], tolerance: float, names: Mapping[str, str]) -> Iterator[Finding]:
+def findings(
+    images: Sequence[ImageAttribution], tolerance: float, names: Mapping[str, str], unnamed: Sequence[str] = ()
+) -> Iterator[Finding]:
     """Say how maps meet the objects of what they explain.
 
     Args:
         images: what was found in each image.
         tolerance: in pixels of the image as the network sees it.
         names: what methods are called in the names of metrics.
+        unnamed: the explained classes of which nothing says which concept is their object.
     """
     located = [found for image in images if (found := [one.located for one in image.targets if one.located])]
     if not located:
@@ -74,6 +77,11 @@ def findings(images: Sequence[ImageAttribution], tolerance: float, names: Mappin
             "name of one, or it is in none of the images. `objects` names them.", "no_object", "limit",
         )  # fmt: skip
         return
+    if unnamed:
+        yield Caveat(
+            f"No labelled concept has the name of {listed(unnamed, 8, length=60)}: maps of such a class are not "
+            "compared with an object. `objects` says which concept is its object.", "no_object_of_classes", "limit",
+        )  # fmt: skip
     rows = [_row(name, simple, located) for name, simple in _kinds(located)]
     hit = fmean(fmean(one.chance[0] for one in found) for found in located)
     area = fmean(fmean(one.chance[1] for one in found) for found in located)
@@ -96,6 +104,8 @@ def findings(images: Sequence[ImageAttribution], tolerance: float, names: Mappin
             f"({rival.name}, {percent(rival.pointing.value)}); a random place hits {percent(hit)}.", "localisation",
         )  # fmt: skip
     yield _table(rows, rival, (hit, area, len(located)), len(images), tolerance)
+    reason = "the others have no labelled object of an explained class" if len(located) < len(images) else ""
+    yield Coverage("images with a labelled object", len(located), len(images), reason, "coverage.located")
 
 
 def _kinds(located: Sequence[Sequence[ObjectEvidence]]) -> list[tuple[str, bool]]:
@@ -160,7 +170,7 @@ def _points(mean: Mean) -> str:
     """Return a difference of shares in words: "12 points (3 to 20) above"."""
     below = mean.value < 0
     ends = sorted(-end if below else end for end in mean.interval)
-    span = f" ({' to '.join(f'{100 * end:.0f}' for end in ends)})" if ends else ""
+    span = f" ({' to '.join(f'{100 * end:.0f}'.replace('-', '−') for end in ends)})" if ends else ""
     return f"{100 * abs(mean.value):.0f} points{span} {'below' if below else 'above'}"
 
 

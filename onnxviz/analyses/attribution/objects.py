@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from onnxviz.core.errors import AnalysisError, DataError, nearest, shorten
+from onnxviz.core.errors import AnalysisError, DataError, SelectionError, nearest, shorten
 from onnxviz.core.values import Preprocessing
 from onnxviz.data.base import data_set
 from onnxviz.data.images import fit_labels
+from onnxviz.graph.targets import class_matches, nearest_class
 
 if TYPE_CHECKING:
     from onnxviz.data.concepts import Concept, ConceptSet
@@ -31,7 +32,7 @@ class Objects:
     Attributes:
         data: the labels.
         places: for each image of the analysis which of `data` it is; -1 where there is none.
-        chosen: names of concepts by the name of a class, or by `ANY`.
+        chosen: names of concepts by the whole name of a class, or by `ANY`.
     """
 
     data: ConceptSet
@@ -40,13 +41,26 @@ class Objects:
 
     @classmethod
     def of(
-        cls, source: ImageSource, labels: str | None, data: Mapping[str, Any], chosen: Mapping[str, str | list[str]]
+        cls,
+        source: ImageSource,
+        labels: str | None,
+        data: Mapping[str, Any],
+        chosen: Mapping[str, str | list[str]],
+        classes: Sequence[str],
     ) -> Objects | None:
         """Find the labels of a data set's images: its own, or those of the data set that is named; None for neither.
+
+        Args:
+            source: the analysis' images.
+            labels: the data set with labels, if it is another.
+            data: all data sets.
+            chosen: names of concepts by the name of a class, whole or a synonym of it, or by `ANY`.
+            classes: the whole names of all classes; none where it is not known how many there are.
 
         Raises:
             DataError: if the data set that is named does not exist or has no labels, or not of these images.
             AnalysisError: if an object is no concept, or objects are named and nothing is labelled.
+            SelectionError: if an object is given for a class that there is not.
         """
         by_class = {name: [names] if isinstance(names, str) else names for name, names in chosen.items()}
         found = source if labels is None else data_set(labels, data)
@@ -60,7 +74,7 @@ class Objects:
             return None
         labelled = cast("ConceptSet", found)
         places = range(len(source)) if found is source else _places(source, labelled)
-        objects = cls(labelled, tuple(places), by_class)
+        objects = cls(labelled, tuple(places), _by_whole_names(by_class, classes))
         known = {concept.name for concept in objects.concepts}
         for name in (name for names in by_class.values() for name in names if name not in known):
             raise AnalysisError(f"no concept is called {shorten(name)!r}", where="objects",
@@ -101,6 +115,20 @@ class Objects:
         """Return where the object of a class is in an image's labels [layers, h, w]; nowhere where it is not known."""
         found: npt.NDArray[np.bool_] = np.any(np.isin(labels, self.numbers(title)), axis=0)
         return found
+
+
+def _by_whole_names(chosen: dict[str, list[str]], classes: Sequence[str]) -> dict[str, list[str]]:
+    if not classes:  # a file need not say how many there are
+        return chosen
+    found: dict[str, list[str]] = {}
+    for name, concepts in chosen.items():
+        matches = [name] if name == ANY else [classes[index] for index in class_matches(name, classes)]
+        if not matches:
+            raise SelectionError(f"none of the {len(classes):,} classes is called {shorten(name)!r}",
+                                 where="objects", remedy=nearest_class(name, classes)
+                                 or f"write `class: concept`, or {ANY!r} for all classes")  # fmt: skip
+        found.update(dict.fromkeys(matches, concepts))
+    return found
 
 
 def _plain(name: str) -> str:

@@ -36,6 +36,8 @@ from onnxviz.data.images import ImageSource
 from onnxviz.graph.targets import unit_indices
 from onnxviz.model.maps import to_map
 
+_FEW = 10
+"""Of fewer images than so many times those that are kept as the best, the best are hardly told from the rest."""
 _SAMPLED = 1_000
 """Images whose peaks are all kept, spread evenly: quantiles of more would take memory without end."""
 _UNIT_BYTES = 400
@@ -171,6 +173,13 @@ shown: 12
 
     def _sampled(self, subject: Subject) -> Iterable[Finding]:
         _, _, images = self.images_of(subject)
+        if self.patches * _FEW > len(images):
+            best, count = min(self.patches, len(images)), len(images)
+            yield Caveat(
+                f"The {best} images that excite a unit most are {best / count:.0%} of the {count} images: what they "
+                "have in common may be what all have in common, and images at quantiles near each other may be the "
+                "same. More images say more.", "few_images", "limit",
+            )  # fmt: skip
         if len(images) > _SAMPLED:
             yield Caveat(
                 f"Quantiles of peaks are those of {_SAMPLED:,} images, spread evenly over the {len(images):,}; the "

@@ -239,7 +239,8 @@ class SpuriousEvidence(ImageAnalysis):
         return head
 
     def _objects(self, subject: Subject) -> Objects | None:
-        return Objects.of(find_source(self.data, subject.data), self.masks, subject.data, self.objects)
+        source, head = find_source(self.data, subject.data), self._head(subject)
+        return Objects.of(source, self.masks, subject.data, self.objects, head.titles(subject.labels))
 
     def _layers(self, subject: Subject) -> tuple[Layer, ...]:
         """Return the layers whose maps are asked for; none where the method shows pixels.

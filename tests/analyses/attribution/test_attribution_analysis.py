@@ -154,7 +154,7 @@ def test_two_of_a_method_have_different_names() -> None:
     settings = AttributionMaps.model_validate({"data": "x", "methods": ["grad_cam", "gradient"]})
     assert list(settings.named_methods) == ["Grad-CAM", "Gradient"]
     assert all(cls().label == cls.heading for name, cls in methods().items() if name != "fused")
-    assert methods()["fused"]().label == "Grad-CAM, layers fused"
+    assert methods()["fused"]().label == "Grad-CAM fused"
 
 
 # --- what is explained ----------------------------------------------------------------------------------------------
@@ -349,3 +349,21 @@ def test_a_method_without_an_answer_for_shuffled_weights_is_judged_by_the_rest(
     assert "insertion_minus_deletion.gradient" in found.metrics
     assert "randomised_rank.grad_cam" in found.metrics
     assert "randomised_rank.gradient" not in found.metrics
+
+
+def test_a_single_layer_is_not_called_fused_in_silence(tmp_path: Path, model: onnxviz.Model) -> None:
+    settings = {"classes": "red", "methods": ["fused"], "faithfulness": None}
+    data = {"photos": squares(tmp_path)}
+    found = model.analyze("attribution", data, data="photos", layers="relu", **settings)
+    (said,) = (one for one in found.findings if isinstance(one, f.Caveat) and one.id == "not_fused")
+    assert said.text.startswith("Grad-CAM fused: the map of relu alone")
+
+
+@pytest.mark.parametrize(("setting", "word"), [({"classes": "top3"}, "top:3"), ({"classes": "lable"}, "label"),
+                                               ({"against": "nxt"}, "next")])  # fmt: skip
+def test_misspelt_words_of_a_setting_are_not_taken_for_classes_alone(
+    tmp_path: Path, model: onnxviz.Model, setting: dict[str, str], word: str
+) -> None:
+    with pytest.raises(SelectionError, match=f"did you mean '{word}'"):
+        model.analyze("attribution", {"photos": squares(tmp_path)}, data="photos", methods=["grad_cam"],
+                      **{"classes": "red", "layers": "relu", **setting})  # fmt: skip

@@ -77,7 +77,10 @@ def test_what_is_better_is_believed_and_what_is_not_is_not() -> None:
     assert "believe good first: over 12 images" in words
     assert "Above it beyond chance are also: fair" in words
     assert "Worse than the best map that knows nothing of the network (centre), beyond chance: bad" in words
-    assert "Not better than the best map that knows nothing of the network (centre) beyond chance: none" in words
+    unclear = (
+        "Not shown to be better than the best map that knows nothing of the network (centre), allowing for 4 methods"
+    )
+    assert f"{unclear}, as these intervals do not: none" in words
     metrics = {one.name: one for one in said if isinstance(one, Metric)}
     assert metrics["maps_better_than_simple"].value == 2
     assert metrics["maps_ignoring_weights"].value == 0
@@ -104,6 +107,10 @@ def test_none_is_believed_where_none_is_better() -> None:
     assert "first: over" not in words
     few = text_of(findings(given[:3], SETTINGS), Note)
     assert "3 images are too few to tell" in few
+    assert "at least 7 (`faithfulness.images`)" in few
+    left_out = ImageJudgement("cat", (judged("one", None), judged("other", None)), STAGES)
+    mixed = text_of(findings([*given[:3], left_out], SETTINGS), Note)
+    assert "at least 7 whose curves count, as 3 of 4 do here (`faithfulness.images`)" in mixed
 
 
 @pytest.mark.parametrize("methods", [1, 2, 5, 8, 25, 29])
@@ -174,6 +181,7 @@ def test_few_images_do_not_say_that_no_map_ignores_the_weights() -> None:
         assert "2 images do not tell for sure" in doubt
         assert "No map ignores" not in text_of(said(rank, first, 2), Note)
     assert "No map ignores" in text_of(said(0.1, 0.6, 2), Note)
+    assert text_of(said(0.1, 0.6, 2), Note).rstrip().endswith("over 2 images.")
     assert "may hardly depend" not in text_of(said(0.999, 0.6, 9), Caveat)  # then it surely does
 
 
@@ -201,6 +209,10 @@ def test_auto_takes_the_best_and_names_the_next() -> None:
     alike = choose(images({"one": 0.5, "other": 0.5, "centre": 0.2}))
     assert alike is not None
     assert "which is no difference beyond chance" in alike.words
+    twins = choose(images({"one": 0.5, "twin": 0.5, "fair": 0.4, "centre": 0.2}, spread=0.0))
+    assert twins is not None
+    assert (twins.method, twins.runner_up) == ("one", "fair")
+    assert "0.500 (and the same curves as twin); the runner-up is fair" in twins.words
     without = [ImageJudgement("cat", (judged("one", None),), STAGES)] * 8
     assert choose(without) is None
     assert [one for one in findings(without, SETTINGS) if isinstance(one, Curve) and one.id != "randomisation"] == []

@@ -367,13 +367,13 @@ def test_fused_maps_are_those_of_pytorch_grad_cam(peer: types.ModuleType, residu
     assert tuple(found.shape) == (3, *SIZE)
     np.testing.assert_allclose(found.numpy(), wanted, rtol=0, atol=1e-5)
     by_recipe = methods()["fused"]()
-    assert (by_recipe.reads_layers, by_recipe.fine, by_recipe.label) == (True, False, "Grad-CAM, layers fused")
+    assert (by_recipe.reads_layers, by_recipe.fine, by_recipe.label) == (True, False, "Grad-CAM fused")
     torch.testing.assert_close(by_recipe.attribute(question).maps[0], found, rtol=0, atol=0)
 
 
 def test_only_maps_of_layers_that_are_never_negative_are_fused() -> None:
     kind = methods()["fused"]
-    assert kind(of="layer_cam").label == "LayerCAM, layers fused"  # type: ignore[call-arg]
+    assert kind(of="layer_cam").label == "LayerCAM fused"  # type: ignore[call-arg]
     for name in ("gradient", "guided_grad_cam", "lrp_layers", "fused", "layercam"):
         with pytest.raises(ValidationError, match="makes no maps of layers"):
             kind(of=name)  # type: ignore[call-arg]

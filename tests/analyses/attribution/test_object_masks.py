@@ -13,8 +13,8 @@ import onnxviz
 from onnxviz.analyses.attribution.localisation import Localisation, ObjectEvidence, chance
 from onnxviz.analyses.attribution.localisation_findings import findings
 from onnxviz.analyses.attribution.simple_maps import SIMPLE
-from onnxviz.core.errors import AnalysisError, OnnxvizError
-from onnxviz.core.findings import Caveat, Finding, Metric, Note, Table
+from onnxviz.core.errors import AnalysisError, DataError, OnnxvizError
+from onnxviz.core.findings import Caveat, Coverage, Finding, Metric, Note, Table
 from onnxviz.core.shares import wilson
 from onnxviz.data.concepts import MaskFolder
 from onnxviz.data.images import ImageFolder
@@ -78,6 +78,26 @@ def test_the_object_of_a_class_can_be_named(model: onnxviz.Model, labelled: Mask
     assert found.metrics["pointing_game.grad_cam"] == found.metrics["energy_on_object.grad_cam"] == 0
     assert table(found).rows[0][-1] == 1  # one image has anything blue that is labelled
     assert "2 of 3 images have no labelled object" in table(found).description
+    (counted,) = (one for one in found.findings if isinstance(one, Coverage) and one.id == "coverage.located")
+    assert (counted.done, counted.total) == (1, 3)
+    assert not any(isinstance(one, Caveat) and one.id == "no_object_of_classes" for one in found.findings)
+
+
+def test_classes_without_an_object_are_named(model: onnxviz.Model, labelled: MaskFolder) -> None:
+    found = model.analyze("attribution", {"scenes": labelled}, classes=["red", "blue"],
+                          **settings(objects={"blue": []}))  # fmt: skip
+    (said,) = (one for one in found.findings if isinstance(one, Caveat) and one.id == "no_object_of_classes")
+    assert "No labelled concept has the name of blue: " in said.text
+    with pytest.raises(OnnxvizError, match=r"none of the 3 classes is called 'blu'\s+did you mean 'blue'"):
+        model.analyze("attribution", {"scenes": labelled}, **settings(objects={"blu": "blue"}))
+
+
+def test_a_concept_folder_does_not_tell_the_classes_of_its_images(model: onnxviz.Model, labelled: MaskFolder) -> None:
+    """The advice is one that helps there: a pattern or a table of classes would not be read."""
+    with pytest.raises(DataError, match="nothing says which class the image shows") as refused:
+        model.analyze("attribution", {"scenes": labelled}, classes="label", **settings())
+    assert "`images:`" in refused.value.remedy
+    assert "labels.csv" not in refused.value.remedy
 
 
 def test_labels_of_another_data_set(model: onnxviz.Model, labelled: MaskFolder, tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ class FusedMethod(Method):
     @property
     def label(self) -> str:
         """What it is called beside others."""
-        return f"{self._inner.heading}, layers fused"
+        return f"{self._inner.heading} fused"
 
     @property
     def reads_layers(self) -> bool:

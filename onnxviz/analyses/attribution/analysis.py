@@ -30,7 +30,7 @@ from onnxviz.analyses.attribution.localisation_findings import METRICS as LOCALI
 from onnxviz.analyses.attribution.localisation_findings import findings as localisation_findings
 from onnxviz.analyses.attribution.method import Method
 from onnxviz.analyses.attribution.methods import methods
-from onnxviz.analyses.attribution.objects import Objects
+from onnxviz.analyses.attribution.objects import Objects, by_title
 from onnxviz.analyses.attribution.pictures import picture_size
 from onnxviz.analyses.attribution.results import ImageAttribution, MethodEvidence, TargetEvidence
 from onnxviz.analyses.attribution.target_settings import ClassSettings, Given, TargetChoice
@@ -299,7 +299,8 @@ classes: top:2
         return lambda batch, wanted: attribute(context, batch, wanted, asked)
 
     def _objects(self, subject: Subject) -> Objects | None:
-        return Objects.of(find_source(self.data, subject.data), self.masks, subject.data, self.objects)
+        chosen = by_title(self.objects, self.head(subject), subject.labels)
+        return Objects.of(find_source(self.data, subject.data), self.masks, subject.data, chosen)
 
     def _masks(self, context: JobContext) -> ObjectMasks | None:
         """Return where objects are; None where nothing says."""

@@ -12,12 +12,13 @@ from PIL import Image
 import onnxviz
 from onnxviz.analyses.attribution.localisation import Localisation, ObjectEvidence, chance
 from onnxviz.analyses.attribution.localisation_findings import findings
+from onnxviz.analyses.attribution.objects import Objects
 from onnxviz.analyses.attribution.simple_maps import SIMPLE
-from onnxviz.core.errors import AnalysisError, OnnxvizError
+from onnxviz.core.errors import AnalysisError, DataError, OnnxvizError, SelectionError
 from onnxviz.core.findings import Caveat, Finding, Metric, Note, Table
 from onnxviz.core.shares import wilson
 from onnxviz.data.concepts import MaskFolder
-from onnxviz.data.images import ImageFolder
+from onnxviz.data.images import ImageFolder, fit_image
 from tests.analyses.test_grad_cam import CLASSES, SIDE, detectors
 
 RED, BLUE = (slice(4, 12), slice(20, 28)), (slice(22, 28), slice(4, 8))
@@ -80,6 +81,18 @@ def test_the_object_of_a_class_can_be_named(model: onnxviz.Model, labelled: Mask
     assert "2 of 3 images have no labelled object" in table(found).description
 
 
+def test_classes_of_objects_are_named_as_everywhere_else(tmp_path: Path, labelled: MaskFolder) -> None:
+    names = ["red, ruby", *CLASSES[1:]]
+    model = onnxviz.load(detectors(tmp_path / "m.onnx"), "unit", labels=names)
+    for name in ("red, ruby", "ruby", "RED", "0"):
+        found = model.analyze("attribution", {"scenes": labelled}, classes=["ruby"], **settings(objects={name: "blue"}))
+        assert table(found).rows[0][-1] == 1, name
+    with pytest.raises(SelectionError, match="none of the 3 classes is called 'rde'"):
+        model.analyze("attribution", {"scenes": labelled}, **settings(objects={"rde": "red"}))
+    with pytest.raises(SelectionError, match="'red, ruby' is named twice"):
+        model.analyze("attribution", {"scenes": labelled}, **settings(objects={"red": "red", "0": "blue"}))
+
+
 def test_labels_of_another_data_set(model: onnxviz.Model, labelled: MaskFolder, tmp_path: Path) -> None:
     images = ImageFolder.find("photos", ["images/*.png"], tmp_path)
     data = {"photos": images, "scenes": labelled}
@@ -88,6 +101,32 @@ def test_labels_of_another_data_set(model: onnxviz.Model, labelled: MaskFolder, 
     without = model.analyze("attribution", {"photos": images}, classes=["red"], **settings(data="photos"))
     assert not any(name.startswith("pointing_game") for name in without.metrics)
     assert not any(isinstance(one, Table) and one.id == "localisation" for one in without.findings)
+
+
+def test_labels_of_another_size_follow_the_image(tmp_path: Path) -> None:
+    """A large photograph is cropped and labels of a quarter of its size would not be: the object stays where it is."""
+    model = onnxviz.load(detectors(tmp_path / "m.onnx"), "unit", labels=list(CLASSES), device="cpu")
+    large = 4 * SIDE
+    pixels, labels = np.full((large, large, 3), 90, np.uint8), np.zeros((SIDE, SIDE), np.uint8)
+    pixels[24:48, 80:112], labels[6:12, 20:28] = (255, 0, 0), 1
+    for name in ("photos", "small/images", "small/labels", "wide/images", "wide/labels"):
+        (tmp_path / name).mkdir(parents=True)
+    Image.fromarray(pixels).save(tmp_path / "photos" / "0.png")
+    for name, shown in (("small", labels), ("wide", labels[:24])):
+        Image.fromarray(shown).save(tmp_path / name / "images" / "0.png")
+        Image.fromarray(shown).save(tmp_path / name / "labels" / "0.png")
+        (tmp_path / name / "classes.txt").write_text("background\nred\n")
+    photos = ImageFolder.find("photos", ["photos/*.png"], tmp_path)
+    data = {"photos": photos, **{name: MaskFolder.find(name, name, tmp_path) for name in ("small", "wide")}}
+    seen = fit_image(photos.read(0), model.preprocessing, (SIDE, SIDE))
+    found = Objects.of(photos, "small", data, {})
+    assert found is not None
+    mask = found.mask(found.read(0, model.preprocessing, (SIDE, SIDE)), "red")
+    np.testing.assert_array_equal(mask, seen[:, :, 0] - seen[:, :, 1] > 0.5)
+    wide = Objects.of(photos, "wide", data, {})
+    assert wide is not None
+    with pytest.raises(DataError, match="another aspect ratio than the image of 128 x 128"):
+        wide.read(0, model.preprocessing, (SIDE, SIDE))
 
 
 def test_nothing_says_where_the_objects_are(model: onnxviz.Model, labelled: MaskFolder, tmp_path: Path) -> None:

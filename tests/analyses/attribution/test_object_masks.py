@@ -184,6 +184,18 @@ def test_images_count_once_whatever_number_of_classes_they_have() -> None:
     assert all(len(row) == len(places.columns) for row in places.rows)
 
 
+def test_intervals_of_few_images_stay_within_what_shares_can_be() -> None:
+    hits = (1.0, 1.0, 0.0)
+    images = [FoundImage(evidence(good=hit, centre=1 - hit)) for hit in hits]
+    images.append(FoundImage(ObjectEvidence((0.3, 0.1), (("good", False, Localisation(1, 1)),
+                                                         ("centre", True, Localisation(0, 0.1))))))  # fmt: skip
+    found = made(images[:3])
+    (note,) = (one.text for one in found if isinstance(one, Note))
+    assert "33 points (-100 to 100) above" in note
+    metrics = {one.name: one for one in made(images[2:]) if isinstance(one, Metric)}
+    assert metrics["energy_on_object.grad_cam"].interval == (0, 1)
+
+
 def test_a_map_without_positive_evidence_has_no_energy_and_may_still_hit() -> None:
     image = FoundImage(ObjectEvidence((0.3, 0.1), (("good", False, Localisation(0.1, float("nan"))),
                                                    ("centre", True, Localisation(0.0, 0.2)))))  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -162,6 +163,11 @@ class LayerPeaks:
         order = np.argsort(self.sampled, axis=0, kind="stable")
         chosen = order[round((len(order) - 1) * share)]
         return self.sampled[chosen, np.arange(self.sampled.shape[1])], self.sample[chosen]
+
+    @cached_property
+    def as_high(self) -> Integers:
+        """In how many sampled images each unit reaches its highest peak of all, int64 [units]."""
+        return np.asarray((self.sampled == self.highest.values[:, 0]).sum(axis=0))
 
     @property
     def never_active(self) -> npt.NDArray[np.bool_]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -16,11 +17,14 @@ from PIL import Image
 
 import onnxviz
 from onnxviz.analyses.exemplars import patches
-from onnxviz.analyses.exemplars.findings import class_words
+from onnxviz.analyses.exemplars.analysis import Exemplars
+from onnxviz.analyses.exemplars.findings import about_refused, class_words
 from onnxviz.analyses.exemplars.peaks import LayerPeaks, Peaks
 from onnxviz.analyses.exemplars.rectified import coloured, rectified
+from onnxviz.analyses.exemplars.tiles import _beside
 from onnxviz.core.errors import AnalysisError, RecipeError, SelectionError
 from onnxviz.core.findings import Array, Caveat, Coverage, Note, Table, TileGrid
+from onnxviz.core.values import Grid
 from onnxviz.data.images import ImageFolder
 
 UNITS, IMAGES = 7, 23
@@ -105,6 +109,12 @@ def test_fewer_images_than_are_kept() -> None:
     found = Peaks.empty(1, 9).with_images(np.array([[[1.0, 4.0]], [[3.0, 2.0]]], np.float32),
                                           np.array([[4.0], [3.0]], np.float32), [5, 8])  # fmt: skip
     assert (found.values.tolist(), found.images.tolist(), found.places.tolist()) == ([[4, 3]], [[5, 8]], [[1, 0]])
+
+
+def test_none_need_be_kept() -> None:
+    found = kept(activations(), list(range(IMAGES)), 4, least=0)
+    assert found.lowest.values.shape == (UNITS, 0)
+    assert kept(activations(), list(range(9)), 4, least=0).join(found).lowest.images.shape == (UNITS, 0)
 
 
 # --- patches --------------------------------------------------------------------------------------------------------
@@ -261,6 +271,15 @@ def test_without_a_rectifier_there_is_nothing_to_carry_back(model: onnxviz.Model
     assert "deconvnet" not in tile.captions
 
 
+def test_that_nothing_is_carried_back_from_tokens_is_said(model: onnxviz.Model) -> None:
+    layer = replace(model.view.layer("active"), grid=Grid(((24, 24),), (0, 1), 1))
+    refused: dict[str, str] = {}
+    settings, unused = Exemplars(data="pictures", beside="deconvnet"), cast("Any", None)
+    assert _beside(settings, layer, unused, unused, unused, refused) == []
+    (caveat,) = about_refused("deconvnet", refused)
+    assert "There is no deconvnet of units of active: their positions are tokens" in cast("Caveat", caveat).text
+
+
 def test_one_image(model: onnxviz.Model, tmp_path: Path) -> None:
     found = exemplars(model, pictures(tmp_path), limit=1)
     (note,) = (one.text for one in found.findings if isinstance(one, Note) and one.id == "never_active")
@@ -284,7 +303,7 @@ def test_images_that_excite_a_unit_alike_are_said_to(tmp_path: Path) -> None:
     (caveat,) = (one for one in found.findings if isinstance(one, Caveat) and one.id == "ties")
     assert "bounded: 2 of 3" in caveat.text
     facts = [dict(tile.facts) for one in found.findings if isinstance(one, TileGrid) for tile in one.tiles]
-    assert [each["as high as that in"] for each in facts] == ["11 of 12 images", "12 of 12 images"]
+    assert [each["highest reached in"] for each in facts] == ["11 of 12 images", "12 of 12 images"]
     assert not any(isinstance(one, Caveat) and one.id == "ties" for one in exemplars(
         bounded, pictures(tmp_path), layers=["bounded"], patches=12).findings)  # fmt: skip
 
@@ -301,6 +320,14 @@ def test_what_excites_a_unit_of_grey_images_is_grey(tmp_path: Path) -> None:
     np.testing.assert_allclose(found[11:14, 9:12, 0], kernels[1, 0], atol=1e-5)
     assert found.shape == (24, 24, 1)
     assert (np.ptp(coloured(found), axis=2) == 0).all()
+
+
+def test_nothing_but_the_best(model: onnxviz.Model, tmp_path: Path) -> None:
+    found = exemplars(model, pictures(tmp_path), least=0, quantiles=[])
+    tile = next(one for one in found.findings if isinstance(one, TileGrid)).tiles[0]
+    assert tile.captions == ("patches", "in their images")
+    table = next(one for one in found.findings if isinstance(one, Table) and one.id == "units")
+    assert table.rows[0][3] < table.rows[0][2] < table.rows[0][1]  # the lowest is that of the sample then
 
 
 def test_units_of_single_numbers_have_no_patches(model: onnxviz.Model, tmp_path: Path) -> None:

@@ -369,7 +369,7 @@ classes: top:2
         if sums and head.choices != 1:
             joined = ClassMaps.join(sums)
             titles = {number: head.title(number, subject.labels) for number in joined.numbers}
-            yield from joined.findings(titles, head.unit)
+            yield from joined.findings(titles, head.unit, against=self.against is not None)
 
     def _belief(self, found: Sequence[ImageAttribution]) -> Iterator[Finding]:
         """Say which maps to believe, and why methods were taken."""

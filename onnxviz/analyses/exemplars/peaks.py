@@ -55,6 +55,8 @@ class Peaks:
             peaks: their maxima, [images, units].
             images: their numbers, ascending.
         """
+        if not self.count:
+            return self
         full = self.values.shape[1] == self.count
         floor = self.values[:, -1] if full else np.full(len(self.values), -np.inf, np.float32)
         enters = peaks > floor

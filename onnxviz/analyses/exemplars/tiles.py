@@ -87,7 +87,7 @@ def _beside(
     if settings.beside is None or layer.name in refused:
         return []
     if layer.grid is not None:
-        refused[layer.name] = "its positions are tokens, which see the whole image"
+        refused[layer.name] = "their positions are tokens, which see the whole image"
         return []
     try:
         return rectified(settings.beside, last.context.model, source, layer, one.unit, one.best)
@@ -192,7 +192,7 @@ class _Tiles:
         share = int(peaks.active[one.unit]) / peaks.images
         facts.append(("above 0 in", f"{percent(share)} of {counted(peaks.images, 'image')}"))
         if (alike := int(peaks.as_high[one.unit])) > len(values):
-            facts.append(("as high as that in", f"{alike:,} of {counted(len(peaks.sample), 'image')}"))
+            facts.append(("highest reached in", f"{alike:,} of {counted(len(peaks.sample), 'image')}"))
         at = [float(peaks.nearest_to_quantile(share)[0][one.unit]) for share in self.settings.quantiles]
         if at:
             facts.append(("peaks at the quantiles", listed((f"{value:.3g}" for value in at), 8)))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -16,11 +17,14 @@ from PIL import Image
 
 import onnxviz
 from onnxviz.analyses.exemplars import patches
-from onnxviz.analyses.exemplars.findings import class_words
+from onnxviz.analyses.exemplars.analysis import Exemplars
+from onnxviz.analyses.exemplars.findings import about_refused, class_words
 from onnxviz.analyses.exemplars.peaks import LayerPeaks, Peaks
 from onnxviz.analyses.exemplars.rectified import coloured, rectified
+from onnxviz.analyses.exemplars.tiles import _beside
 from onnxviz.core.errors import AnalysisError, RecipeError, SelectionError
-from onnxviz.core.findings import Array, Caveat, Table, TileGrid
+from onnxviz.core.findings import Array, Caveat, Coverage, Note, Table, TileGrid
+from onnxviz.core.values import Grid
 from onnxviz.data.images import ImageFolder
 
 UNITS, IMAGES = 7, 23
@@ -107,6 +111,12 @@ def test_fewer_images_than_are_kept() -> None:
     assert (found.values.tolist(), found.images.tolist(), found.places.tolist()) == ([[4, 3]], [[5, 8]], [[1, 0]])
 
 
+def test_none_need_be_kept() -> None:
+    found = kept(activations(), list(range(IMAGES)), 4, least=0)
+    assert found.lowest.values.shape == (UNITS, 0)
+    assert kept(activations(), list(range(9)), 4, least=0).join(found).lowest.images.shape == (UNITS, 0)
+
+
 # --- patches --------------------------------------------------------------------------------------------------------
 
 
@@ -119,6 +129,13 @@ def test_a_patch_is_what_lies_in_the_box_and_grey_beyond_the_image() -> None:
     assert (found[:, 2:] == 128).all()
     assert patches.shown_box((-9, 2, 9, 5), (6, 8)) == (0, 2, 6, 5)  # larger than the image: nothing to be centred on
     assert patches.shown_box((-1, 2, 2, 5), (6, 8)) == (-1, 2, 2, 5)
+
+
+@pytest.mark.parametrize("box", [(-9, 0, -4, 3), (0, 9, 3, 14), (9, 9, 12, 12), (0, 0, 0, 0)])
+def test_a_place_that_sees_padding_only_or_nothing_has_a_grey_patch(box: patches.Box) -> None:
+    found = patches.patch(np.zeros((6, 8, 3), np.uint8), box)
+    assert (found == patches.NOTHING).all()
+    assert patches.centred(patches.scaled(found)).shape == (patches.CELL, patches.CELL, 3)
 
 
 def test_the_frame_is_where_the_box_is() -> None:
@@ -223,6 +240,9 @@ def test_units_are_excited_by_what_they_detect(model: onnxviz.Model, tmp_path: P
     assert patch[side + side // 2, side + side // 2].tolist() == pytest.approx([200, 0, 0], abs=24)  # JPEG comes later
     table = next(one for one in found.findings if isinstance(one, Table) and one.id == "units")
     assert [row[4] for row in table.rows] == [pytest.approx(11 / 12), 1.0, 0.0]
+    assert dict(grid.tiles[0].facts)["3rd highest"] == numbers["values"][0, 2]
+    (shown,) = (one for one in found.findings if isinstance(one, Coverage) and one.id == "coverage.shown")
+    assert (shown.done, shown.total, shown.reason) == (2, 3, "those that are never active have none")
 
 
 @pytest.mark.parametrize("rule", ["deconvnet", "guided_backpropagation"])
@@ -249,6 +269,65 @@ def test_without_a_rectifier_there_is_nothing_to_carry_back(model: onnxviz.Model
     assert "There is no deconvnet of units of conv: there is no ReLU before the score" in caveat.text
     tile = next(one for one in found.findings if isinstance(one, TileGrid)).tiles[0]
     assert "deconvnet" not in tile.captions
+
+
+def test_that_nothing_is_carried_back_from_tokens_is_said(model: onnxviz.Model) -> None:
+    layer = replace(model.view.layer("active"), grid=Grid(((24, 24),), (0, 1), 1))
+    refused: dict[str, str] = {}
+    settings, unused = Exemplars(data="pictures", beside="deconvnet"), cast("Any", None)
+    assert _beside(settings, layer, unused, unused, unused, refused) == []
+    (caveat,) = about_refused("deconvnet", refused)
+    assert "There is no deconvnet of units of active: their positions are tokens" in cast("Caveat", caveat).text
+
+
+def test_one_image(model: onnxviz.Model, tmp_path: Path) -> None:
+    found = exemplars(model, pictures(tmp_path), limit=1)
+    (note,) = (one.text for one in found.findings if isinstance(one, Note) and one.id == "never_active")
+    assert note == "Units that are above zero nowhere in the one image: active: 1 of 3."
+    facts = dict(next(one for one in found.findings if isinstance(one, TileGrid)).tiles[0].facts)
+    assert facts["above 0 in"] == "100% of 1 image"
+    assert not any(name.endswith(" highest") for name in facts)
+
+
+def test_images_that_excite_a_unit_alike_are_said_to(tmp_path: Path) -> None:
+    """Behind a bound that all reach, which images and places come first is by their order."""
+    proto = onnx.load(network(tmp_path / "m.onnx"))
+    relu = next(node for node in proto.graph.node if node.op_type == "Relu")
+    relu.output[0] = "unbound"
+    bounds = [numpy_helper.from_array(np.float32(value), name) for name, value in (("low", 0.0), ("high", 0.01))]
+    proto.graph.initializer.extend(bounds)
+    proto.graph.node.insert(2, helper.make_node("Clip", ["unbound", "low", "high"], ["active"], name="bounded"))
+    onnx.save(proto, tmp_path / "m.onnx")
+    bounded = onnxviz.load(tmp_path / "m.onnx", "unit", device="cpu")
+    found = exemplars(bounded, pictures(tmp_path), layers=["bounded"], patches=4)
+    (caveat,) = (one for one in found.findings if isinstance(one, Caveat) and one.id == "ties")
+    assert "bounded: 2 of 3" in caveat.text
+    facts = [dict(tile.facts) for one in found.findings if isinstance(one, TileGrid) for tile in one.tiles]
+    assert [each["highest reached in"] for each in facts] == ["11 of 12 images", "12 of 12 images"]
+    assert not any(isinstance(one, Caveat) and one.id == "ties" for one in exemplars(
+        bounded, pictures(tmp_path), layers=["bounded"], patches=12).findings)  # fmt: skip
+
+
+def test_what_excites_a_unit_of_grey_images_is_grey(tmp_path: Path) -> None:
+    proto = onnx.load(network(tmp_path / "m.onnx"))
+    kernels = numpy_helper.to_array(proto.graph.initializer[0]).sum(axis=1, keepdims=True)
+    proto.graph.initializer[0].CopyFrom(numpy_helper.from_array(kernels, "w"))
+    proto.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 1
+    onnx.save(proto, tmp_path / "m.onnx")
+    grey = onnxviz.load(tmp_path / "m.onnx", "gray_unit", device="cpu")
+    source = pictures(tmp_path)
+    (found,) = rectified("deconvnet", grey, source, grey.view.layer("active"), 1, [(0, 12 * 24 + 10)])
+    np.testing.assert_allclose(found[11:14, 9:12, 0], kernels[1, 0], atol=1e-5)
+    assert found.shape == (24, 24, 1)
+    assert (np.ptp(coloured(found), axis=2) == 0).all()
+
+
+def test_nothing_but_the_best(model: onnxviz.Model, tmp_path: Path) -> None:
+    found = exemplars(model, pictures(tmp_path), least=0, quantiles=[])
+    tile = next(one for one in found.findings if isinstance(one, TileGrid)).tiles[0]
+    assert tile.captions == ("patches", "in their images")
+    table = next(one for one in found.findings if isinstance(one, Table) and one.id == "units")
+    assert table.rows[0][3] < table.rows[0][2] < table.rows[0][1]  # the lowest is that of the sample then
 
 
 def test_units_of_single_numbers_have_no_patches(model: onnxviz.Model, tmp_path: Path) -> None:

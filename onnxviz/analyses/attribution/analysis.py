@@ -31,7 +31,7 @@ from onnxviz.analyses.attribution.localisation_findings import findings as local
 from onnxviz.analyses.attribution.method import Method
 from onnxviz.analyses.attribution.methods import methods
 from onnxviz.analyses.attribution.methods.fused import FusedMethod
-from onnxviz.analyses.attribution.objects import Objects
+from onnxviz.analyses.attribution.objects import Objects, by_title
 from onnxviz.analyses.attribution.pictures import picture_size
 from onnxviz.analyses.attribution.results import ImageAttribution, MethodEvidence, TargetEvidence
 from onnxviz.analyses.attribution.target_settings import ClassSettings, Given, TargetChoice
@@ -299,8 +299,8 @@ classes: top:2
         return lambda batch, wanted: attribute(context, batch, wanted, asked)
 
     def _objects(self, subject: Subject) -> Objects | None:
-        source, head = find_source(self.data, subject.data), self.head(subject)
-        return Objects.of(source, self.masks, subject.data, self.objects, head.titles(subject.labels))
+        chosen = by_title(self.objects, self.head(subject), subject.labels)
+        return Objects.of(find_source(self.data, subject.data), self.masks, subject.data, chosen)
 
     def _masks(self, context: JobContext) -> ObjectMasks | None:
         """Return where objects are; None where nothing says."""
@@ -370,7 +370,7 @@ classes: top:2
         if sums and head.choices != 1:
             joined = ClassMaps.join(sums)
             titles = {number: head.title(number, subject.labels) for number in joined.numbers}
-            yield from joined.findings(titles, head.unit)
+            yield from joined.findings(titles, head.unit, against=self.against is not None)
 
     def _belief(self, found: Sequence[ImageAttribution]) -> Iterator[Finding]:
         """Say which maps to believe, and why methods were taken."""

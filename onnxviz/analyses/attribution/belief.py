@@ -25,7 +25,7 @@ make the score, is surely above this. Of guided backpropagation, which is known 
 networks, of gradients 0.42 and 0.65."""
 
 
-_FEW = 4
+FEW = 4
 """Images below which no method is flagged."""
 _SAME = 1e-3
 """Areas that are nearer than this are those of the same order of the pixels, but for rounding."""
@@ -189,9 +189,9 @@ def choose(images: Sequence[ImageJudgement]) -> Choice | None:
     same = [one.method for one in others if _same(images, first.method, one.method)]
     others = [one for one in others if one.method not in same]
     words = (
-        f"{first.method} was taken, by trial on {counted(first.margin.total, 'image')}: of the methods whose maps "
-        "depend on the weights and on what is explained it has the largest area of insertion less deletion, "
-        f"{first.margin.value:.3f}"
+        f"{first.method} was taken, by trial on {counted(first.margin.total, 'image')}: of the methods that are not "
+        "flagged for ignoring the weights, what is explained or the image it has the largest area of insertion less "
+        f"deletion, {first.margin.value:.3f}"
     )
     words += f" (and the same curves as {listed(same)})" if same else ""
     if not others:
@@ -255,7 +255,7 @@ def least_images(methods: int) -> int:
 
 
 def _surely_above(mean: Mean, least: float) -> bool:
-    return mean.total >= _FEW and bool(mean.interval and mean.interval[0] > least)
+    return mean.total >= FEW and bool(mean.interval and mean.interval[0] > least)
 
 
 def _or_least(value: float) -> float:

@@ -7,7 +7,15 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from onnxviz.analyses.attribution.belief import IGNORES_TARGET, IGNORES_WEIGHTS, Belief, Verdict, least_images, weigh
+from onnxviz.analyses.attribution.belief import (
+    FEW,
+    IGNORES_TARGET,
+    IGNORES_WEIGHTS,
+    Belief,
+    Verdict,
+    least_images,
+    weigh,
+)
 from onnxviz.analyses.attribution.judgement import Faithfulness, ImageJudgement
 from onnxviz.analyses.attribution.randomisation import in_words
 from onnxviz.core.findings import Caveat, Cell, Column, Curve, Finding, Metric, Note, Series, Table
@@ -101,9 +109,10 @@ def _metrics(belief: Belief, names: Mapping[str, str]) -> Iterator[Metric]:
     methods = belief.methods
     if belief.counted:
         yield replace(METRICS["maps_better_than_simple"], value=float(sum(one.is_better for one in methods)))
-    if any(one.rank.total for one in methods):
+    # Of fewer images than it takes to flag a method the number would be 0 whatever the maps.
+    if any(one.rank.total >= FEW for one in methods):
         yield replace(METRICS["maps_ignoring_weights"], value=float(sum(one.ignores_weights for one in methods)))
-    if any(one.first.total for one in methods):
+    if any(one.first.total >= FEW for one in methods):
         yield replace(METRICS["maps_ignoring_target"], value=float(sum(one.ignores_target for one in methods)))
     for one in methods:
         for kind, mean in (
@@ -143,14 +152,17 @@ def _which_to_believe(belief: Belief) -> Iterator[Finding]:
             each = ", ".join(f"{one.method} ({_with_interval(one.ahead)})" for one in others)
             text += f" Above it beyond chance are also: {each}."
     else:
-        text = f"Over {images} it is not shown, beyond chance, that any of the maps is better than {rival}."
+        blind = [one.method for one in methods if one.is_better]
+        of = f"maps beside those of {listed(blind, 6)}, which are flagged," if blind else "maps"
+        text = f"Over {images} it is not shown, beyond chance, that any of the {of} is better than {rival}."
         if belief.counted < (least := least_images(len(methods))):
             are = "is" if belief.counted == 1 else "are"
             every = belief.counted == belief.images
             that_count = "" if every else f" whose curves count, as {belief.counted} of {belief.images} do here"
+            of = f"any of {len(methods)} maps" if len(methods) > 1 else methods[0].method
             text = (
-                f"{images[0].upper()}{images[1:]} {are} too few to tell whether any of {counted(len(methods), 'map')} "
-                f"is better than {rival}: it takes at least {least}{that_count} (`faithfulness.images`)."
+                f"{images} {are} too few to tell whether {of} is better than {rival}: it takes at least "
+                f"{least}{that_count} (`faithfulness.images`)."
             )
     yield Note(text, "belief")
     worse = [one for one in methods if one.is_worse]
@@ -203,17 +215,21 @@ def _ignoring(belief: Belief, images: Sequence[ImageJudgement]) -> Iterator[Find
     for one in (one for one in known if one.may_be_blind):
         unsure = "with all weights shuffled" if one.rank.value > IGNORES_WEIGHTS else "with the last layer shuffled"
         mean = one.rank if one.rank.value > IGNORES_WEIGHTS else one.first
+        do = "does" if mean.total == 1 else "do"
         yield Caveat(
             f"{one.method} may hardly depend on what the network has learned: {unsure} its maps keep a rank "
-            f"correlation of {_with_interval(mean)}, and {counted(mean.total, 'image')} do not tell for sure "
+            f"correlation of {_with_interval(mean)}, and {counted(mean.total, 'image')} {do} not tell for sure "
             "(`faithfulness.images`).", f"may_ignore.{one.method}", "doubt",
         )  # fmt: skip
     if known and not any(one.is_blind or one.may_be_blind for one in known):
         most = max(known, key=lambda one: one.rank.value)
+        none = "No map ignores what the network has learned"
+        if most.rank.total < FEW:
+            none = f"No map is seen to ignore what the network has learned, on {counted(most.rank.total, 'image')} only"
         yield Note(
-            f"No map ignores what the network has learned: weights were shuffled from the output down, in "
-            f"{in_words(images[0].stages)}, and with all of them shuffled the highest rank correlation with the maps "
-            f"before is that of {most.method}, {_with_interval(most.rank)}, over {counted(most.rank.total, 'image')}.",
+            f"{none}: weights were shuffled from the output down, in {in_words(images[0].stages)}, and with all of "
+            f"them shuffled the highest rank correlation with the maps before is that of {most.method}, "
+            f"{_with_interval(most.rank)}, over {counted(most.rank.total, 'image')}.",
             "randomised",
         )
 

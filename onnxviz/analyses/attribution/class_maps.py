@@ -74,8 +74,14 @@ class ClassMaps:
             sums[np.ix_(rows, columns)] += part.sums
         return cls(methods, numbers, tuple(images.tolist()), counts, sums)
 
-    def findings(self, titles: Mapping[int, str], unit: str) -> Iterator[TileGrid]:
-        """Show the mean maps of the classes with the most images; `unit` is what one of them is called."""
+    def findings(self, titles: Mapping[int, str], unit: str, *, against: bool = False) -> Iterator[TileGrid]:
+        """Show the mean maps of the classes with the most images.
+
+        Args:
+            titles: the names of classes by their numbers.
+            unit: what one of them is called.
+            against: whether each is explained against another one.
+        """
         order = sorted(range(len(self.numbers)), key=lambda place: (-self.images[place], self.numbers[place]))
         shown = [place for place in order if self.images[place] >= FEWEST][:MOST]
         used = [method for method in range(len(self.methods)) if self.counts[shown, method].any()]
@@ -97,9 +103,11 @@ class ClassMaps:
         )
         left = sum(count >= FEWEST for count in self.images) - len(shown)
         few = len(self.numbers) - len(shown) - left
-        said = f"Means over the images in which the {unit} is explained; what speaks for it, in {GRID} × {GRID} cells."
+        what = f"what speaks for it and not for the {unit} that it is explained against" if against else (
+            "what speaks for it")  # fmt: skip
+        said = f"Means over the images in which the {unit} is explained; {what}, in {GRID} × {GRID} cells."
         said += f" {left} more with fewer images are not shown." if left else ""
-        said += f" {few} with less than {FEWEST} images are left out." if few else ""
+        said += f" {few} with fewer than {FEWEST} images are left out." if few else ""
         said += (
             f" Colours are shares of the evidence in a cell, on one scale for all that a method shows: {scales}; an "
             f"even map has {percent(1 / GRID**2, 1)} everywhere."

@@ -56,7 +56,12 @@ class _Row:
     @property
     def energy(self) -> Mean:
         """The mean energy on the object."""
-        return Mean.of(self.energies)
+        return _within(Mean.of(self.energies), 0, 1)
+
+    def above(self, other: _Row) -> Mean:
+        """How much more often it hits than another kind of map, image by image."""
+        gaps = [mine - its for mine, its in zip(self.hits, other.hits, strict=True)]
+        return _within(Mean.of(gaps), -1, 1)
 
 
 def findings(
@@ -95,7 +100,7 @@ def findings(
                               total=mean.total, interval=mean.interval)  # fmt: skip
     best = max((row for row in rows if not row.simple), key=lambda row: _or_least(row.pointing.value))
     if best.pointing.total:
-        ahead = Mean.of(_gaps(best, rival))
+        ahead = best.above(rival)
         pairs = sum(map(len, located))
         of = counted(len(located), "image") + (f" with {pairs} classes" if pairs > len(located) else "")
         yield Note(
@@ -139,7 +144,7 @@ def _table(
         (
             row.name,
             *_with_interval(row.pointing),
-            *((None, "") if row.simple else _with_interval(Mean.of(_gaps(row, rival)))),
+            *((None, "") if row.simple else _with_interval(row.above(rival))),
             *_with_interval(row.energy),
             row.pointing.total,
         )
@@ -158,8 +163,12 @@ def _table(
     )
 
 
-def _gaps(one: _Row, other: _Row) -> list[float]:
-    return [first - second for first, second in zip(one.hits, other.hits, strict=True)]
+def _within(mean: Mean, least: float, most: float) -> Mean:
+    """Return a mean whose interval ends where the numbers do: that of few numbers is widened beyond."""
+    if not mean.interval:
+        return mean
+    low, high = mean.interval
+    return replace(mean, interval=(max(low, least), min(high, most)))
 
 
 def _with_interval(mean: Mean) -> tuple[Cell, Cell]:

@@ -15,12 +15,14 @@ from onnxviz.core.errors import AnalysisError, DataError, SelectionError, neares
 from onnxviz.core.values import Preprocessing
 from onnxviz.data.base import data_set
 from onnxviz.data.images import fit_labels
-from onnxviz.graph.targets import class_matches, nearest_class
+from onnxviz.graph.targets import class_indices
 
 if TYPE_CHECKING:
     from onnxviz.data.concepts import Concept, ConceptSet
     from onnxviz.data.images import ImageSource
+    from onnxviz.graph.model_output import Head
 
+_STRETCH = Preprocessing(fit="stretch")
 ANY = "*"
 """Stands for every class that is not named."""
 
@@ -33,11 +35,13 @@ class Objects:
         data: the labels.
         places: for each image of the analysis which of `data` it is; -1 where there is none.
         chosen: names of concepts by the whole name of a class, or by `ANY`.
+        sizes: for each image of the analysis its height and width in pixels; None where these are not known.
     """
 
     data: ConceptSet
     places: tuple[int, ...]
     chosen: Mapping[str, Sequence[str]]
+    sizes: Sequence[tuple[int, int]] | None = None
 
     @classmethod
     def of(
@@ -46,7 +50,6 @@ class Objects:
         labels: str | None,
         data: Mapping[str, Any],
         chosen: Mapping[str, str | list[str]],
-        classes: Sequence[str],
     ) -> Objects | None:
         """Find the labels of a data set's images: its own, or those of the data set that is named; None for neither.
 
@@ -54,13 +57,11 @@ class Objects:
             source: the analysis' images.
             labels: the data set with labels, if it is another.
             data: all data sets.
-            chosen: names of concepts by the name of a class, whole or a synonym of it, or by `ANY`.
-            classes: the whole names of all classes; none where it is not known how many there are.
+            chosen: names of concepts by the whole name of a class (`by_title`), or by `ANY`.
 
         Raises:
             DataError: if the data set that is named does not exist or has no labels, or not of these images.
             AnalysisError: if an object is no concept, or objects are named and nothing is labelled.
-            SelectionError: if an object is given for a class that there is not.
         """
         by_class = {name: [names] if isinstance(names, str) else names for name, names in chosen.items()}
         found = source if labels is None else data_set(labels, data)
@@ -74,7 +75,7 @@ class Objects:
             return None
         labelled = cast("ConceptSet", found)
         places = range(len(source)) if found is source else _places(source, labelled)
-        objects = cls(labelled, tuple(places), _by_whole_names(by_class, classes))
+        objects = cls(labelled, tuple(places), by_class, getattr(source, "sizes", None))
         known = {concept.name for concept in objects.concepts}
         for name in (name for names in by_class.values() for name in names if name not in known):
             raise AnalysisError(f"no concept is called {shorten(name)!r}", where="objects",
@@ -107,9 +108,29 @@ class Objects:
         return [concept.name for concept in self.concepts]
 
     def read(self, image: int, preprocessing: Preprocessing, size: tuple[int, int]) -> npt.NDArray[np.int32] | None:
-        """Return an image's labels [layers, h, w] as the network sees it; None where it has none."""
+        """Return an image's labels [layers, h, w] as the network sees it; None where it has none.
+
+        Labels of another size are brought to the image's first: what a crop keeps depends on the size.
+
+        Raises:
+            DataError: if labels have another aspect ratio than the image.
+        """
         place = self.places[image]
-        return None if place < 0 else fit_labels(self.data.read_labels(place), preprocessing, size)
+        if place < 0:
+            return None
+        labels = self.data.read_labels(place)
+        own = labels.shape[-2:] if self.sizes is None else self.sizes[image]
+        if own != labels.shape[-2:]:
+            height, width = labels.shape[-2:]
+            if abs(height * own[1] - width * own[0]) >= max(*own, height, width):  # a side may be rounded
+                raise DataError(
+                    f"labels of {width} x {height} pixels have another aspect ratio than the image of "
+                    f"{own[1]} x {own[0]}",
+                    where=f"data {shorten(self.data.name)!r}: {shorten(self.data.names[place])}",
+                    remedy="label the images that are explained, whole",
+                )
+            labels = fit_labels(labels, _STRETCH, own)
+        return fit_labels(labels, preprocessing, size)
 
     def mask(self, labels: npt.NDArray[np.int32], title: str) -> npt.NDArray[np.bool_]:
         """Return where the object of a class is in an image's labels [layers, h, w]; nowhere where it is not known."""
@@ -117,17 +138,26 @@ class Objects:
         return found
 
 
-def _by_whole_names(chosen: dict[str, list[str]], classes: Sequence[str]) -> dict[str, list[str]]:
-    if not classes:  # a file need not say how many there are
-        return chosen
-    found: dict[str, list[str]] = {}
+def by_title(
+    chosen: Mapping[str, str | list[str]], head: Head, labels: Sequence[str] | None
+) -> dict[str, str | list[str]]:
+    """Return chosen objects by what a report calls their classes, `ANY` as it is.
+
+    Classes are named as everywhere else: by a label or one of its synonyms, or by number.
+
+    Raises:
+        SelectionError: if a class does not exist, or is named twice.
+    """
+    titles = head.titles(labels)
+    if not titles:  # a file need not say how many there are
+        return dict(chosen)
+    found: dict[str, str | list[str]] = {}
     for name, concepts in chosen.items():
-        matches = [name] if name == ANY else [classes[index] for index in class_matches(name, classes)]
-        if not matches:
-            raise SelectionError(f"none of the {len(classes):,} classes is called {shorten(name)!r}",
-                                 where="objects", remedy=nearest_class(name, classes)
-                                 or f"write `class: concept`, or {ANY!r} for all classes")  # fmt: skip
-        found.update(dict.fromkeys(matches, concepts))
+        known = name == ANY or name in titles
+        for title in [name] if known else [titles[number] for number in class_indices(name, head, labels)]:
+            if title in found:
+                raise SelectionError(f"{shorten(title)!r} is named twice", where="objects", remedy="name it once")
+            found[title] = concepts
     return found
 
 

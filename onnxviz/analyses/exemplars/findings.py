@@ -47,6 +47,7 @@ class LayerFound:
         never_active: which of them are above zero in none of so many images.
         images: of how many.
         shown: how many are shown in pictures.
+        tied: how many reach their highest peak in more images than are kept.
     """
 
     layer: str
@@ -54,6 +55,7 @@ class LayerFound:
     never_active: tuple[int, ...]
     images: int
     shown: int
+    tied: int
 
 
 def layer_findings(
@@ -80,7 +82,8 @@ def layer_findings(
         for unit in units
     )
     dead = tuple(unit for unit in units if peaks.never_active[unit])
-    found: list[Any] = [LayerFound(layer.name, len(units), dead, peaks.images, len(shown))]
+    tied = sum(int(peaks.as_high[unit]) > best.values.shape[1] for unit in units if unit not in dead)
+    found: list[Any] = [LayerFound(layer.name, len(units), dead, peaks.images, len(shown), tied)]
     if tiles:
         found.append(
             TileGrid(f"exemplars-{layer.position}", f"What excites units of {shorten(layer.name, 60)}", tuple(tiles),
@@ -111,22 +114,39 @@ def summary(layers: Sequence[LayerFound]) -> Iterator[Finding]:
     units = [one for layer in layers for one in [True] * len(layer.never_active)
              + [False] * (layer.units - len(layer.never_active))]  # fmt: skip
     yield presentation.of_share(METRICS["never_active"], units)
-    images = counted(layers[0].images, "image")
+    several = layers[0].images > 1
+    images = counted(layers[0].images, "image") if several else "the one image"
     dead = [layer for layer in layers if layer.never_active]
     if dead:
         where = listed((f"{shorten(layer.layer, 40)}: {len(layer.never_active)} of {layer.units}" for layer in dead),
                        _LISTED)  # fmt: skip
-        yield Note(f"Units that are above zero in none of {images}: {where}.", "never_active")
+        nowhere = f"in none of {images}" if several else f"nowhere in {images}"
+        yield Note(f"Units that are above zero {nowhere}: {where}.", "never_active")
     else:
-        yield Note(f"Each of {counted(len(units), 'unit')} is above zero in some of {images}.", "never_active")
+        some = f"some of {images}" if several else images
+        yield Note(f"Each of {counted(len(units), 'unit')} is above zero in {some}.", "never_active")
 
 
 def about_shown(layers: Sequence[LayerFound], wanted: int | str) -> Iterator[Finding]:
     """Say of how many units there are pictures."""
     done, every = sum(layer.shown for layer in layers), sum(layer.units for layer in layers)
-    reason = "those that are never active have none" if wanted == "all" else f"`shown: {wanted}` of each layer"
+    dead = sum(len(layer.never_active) for layer in layers)
+    reasons = [f"`shown: {wanted}` of each layer"] if done < every - dead else []
+    reasons += ["those that are never active have none"] if dead else []
     if every:
-        yield Coverage("units in pictures", done, every, reason if done < every else "", "coverage.shown")
+        yield Coverage("units in pictures", done, every, "; ".join(reasons), "coverage.shown")
+
+
+def about_ties(layers: Sequence[LayerFound]) -> Iterator[Finding]:
+    """Say of how many units the images that are shown are some of many that excite them as much."""
+    tied = [layer for layer in layers if layer.tied]
+    if tied:
+        where = listed((f"{shorten(layer.layer, 40)}: {layer.tied} of {layer.units}" for layer in tied), _LISTED)
+        yield Caveat(
+            "Units that reach their highest peak in more images than are kept, as an activation does that ends at a "
+            f"bound: {where}. Of images and places that excite a unit alike those are shown that come first, which say "
+            "less of it.", "ties", "limit",
+        )  # fmt: skip
 
 
 def about_left_out(layers: Sequence[Layer]) -> Iterator[Finding]:

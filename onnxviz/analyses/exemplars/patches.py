@@ -32,12 +32,17 @@ HALF = 0.5
 
 
 def patch(image: npt.NDArray[_Number], box: Box, nothing: int = NOTHING) -> npt.NDArray[_Number]:
-    """Return what lies in a box of an image [h, w, channels]; `nothing` where that is beyond the image."""
+    """Return what lies in a box of an image [h, w, channels]; `nothing` where that is beyond the image.
+
+    A position may see padding only, or nothing at all: its patch is one pixel of `nothing` then.
+    """
     top, left, bottom, right = box
     height, width, channels = image.shape
-    found = np.full((bottom - top, right - left, channels), nothing, image.dtype)
-    rows, columns = slice(max(top, 0), min(bottom, height)), slice(max(left, 0), min(right, width))
-    found[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left] = image[rows, columns]
+    found = np.full((max(bottom - top, 1), max(right - left, 1), channels), nothing, image.dtype)
+    rows, columns = (max(top, 0), min(bottom, height)), (max(left, 0), min(right, width))
+    if rows[0] < rows[1] and columns[0] < columns[1]:
+        inside = found[rows[0] - top : rows[1] - top, columns[0] - left : columns[1] - left]
+        inside[:] = image[rows[0] : rows[1], columns[0] : columns[1]]
     return found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -54,6 +55,8 @@ class Peaks:
             peaks: their maxima, [images, units].
             images: their numbers, ascending.
         """
+        if not self.count:
+            return self
         full = self.values.shape[1] == self.count
         floor = self.values[:, -1] if full else np.full(len(self.values), -np.inf, np.float32)
         enters = peaks > floor
@@ -162,6 +165,11 @@ class LayerPeaks:
         order = np.argsort(self.sampled, axis=0, kind="stable")
         chosen = order[round((len(order) - 1) * share)]
         return self.sampled[chosen, np.arange(self.sampled.shape[1])], self.sample[chosen]
+
+    @cached_property
+    def as_high(self) -> Integers:
+        """In how many sampled images each unit reaches its highest peak of all, int64 [units]."""
+        return np.asarray((self.sampled == self.highest.values[:, 0]).sum(axis=0))
 
     @property
     def never_active(self) -> npt.NDArray[np.bool_]:

@@ -47,6 +47,8 @@ def rectified(
     forward = ForwardPass(model, torch.from_numpy(batch), [], [layer], to_input=True)
     question = forward.ask([AtPositions(layer, unit, (place,), f"{layer.name}:{unit}") for _, place in best])
     gradient, _ = rectified_gradient(question, masked=rule == "guided_backpropagation")
+    if model.preprocessing.channel_order == "GRAY":  # red, green and blue have the parts of one brightness
+        gradient = gradient.sum(dim=1, keepdim=True)
     return [np.ascontiguousarray(each.transpose(1, 2, 0)) for each in gradient.float().cpu().numpy()]
 
 

@@ -19,7 +19,7 @@ from onnxviz.core.errors import AnalysisError, shorten
 from onnxviz.core.findings import Cell, Picture, Tile
 from onnxviz.core.shares import percent
 from onnxviz.core.values import Layer, Unit
-from onnxviz.core.wording import listed
+from onnxviz.core.wording import counted, listed
 from onnxviz.data.images import ImageSource, load_batch
 from onnxviz.model.maps import to_map
 
@@ -84,7 +84,10 @@ def _beside(
     settings: Exemplars, layer: Layer, one: _Shown, source: ImageSource, last: LastLook, refused: dict[str, str]
 ) -> list[npt.NDArray[np.float32]]:
     """Return what of a unit's images excites it, if that is asked for; a layer of which it cannot be said is noted."""
-    if settings.beside is None or layer.grid is not None or layer.name in refused:
+    if settings.beside is None or layer.name in refused:
+        return []
+    if layer.grid is not None:
+        refused[layer.name] = "their positions are tokens, which see the whole image"
         return []
     try:
         return rectified(settings.beside, last.context.model, source, layer, one.unit, one.best)
@@ -184,14 +187,21 @@ class _Tiles:
     def _facts(self, one: _Shown) -> tuple[tuple[str, Cell], ...]:
         best, peaks = self.peaks.highest, self.peaks
         values = best.values[one.unit]
-        facts: list[tuple[str, Cell]] = [
-            ("highest", float(values[0])),
-            (f"{len(values)}th highest", float(values[-1])),
-            ("above 0 in", f"{percent(int(peaks.active[one.unit]) / peaks.images)} of {peaks.images:,} images"),
-        ]
+        facts: list[tuple[str, Cell]] = [("highest", float(values[0]))]
+        facts += [(_place(len(values)), float(values[-1]))] if len(values) > 1 else []
+        share = int(peaks.active[one.unit]) / peaks.images
+        facts.append(("above 0 in", f"{percent(share)} of {counted(peaks.images, 'image')}"))
+        if (alike := int(peaks.as_high[one.unit])) > len(values):
+            facts.append(("highest reached in", f"{alike:,} of {counted(len(peaks.sample), 'image')}"))
         at = [float(peaks.nearest_to_quantile(share)[0][one.unit]) for share in self.settings.quantiles]
         if at:
             facts.append(("peaks at the quantiles", listed((f"{value:.3g}" for value in at), 8)))
         if words := class_words([class_name(self.source, image) for image, _ in one.best]):
             facts.append(("classes", words))
         return tuple(facts)
+
+
+def _place(number: int) -> str:
+    """Return "2nd highest", "9th highest"."""
+    teen = number % 100 in (11, 12, 13)
+    return f"{number}{'th' if teen else {1: 'st', 2: 'nd', 3: 'rd'}.get(number % 10, 'th')} highest"

@@ -12,7 +12,7 @@ from onnxviz.analyses import explained_score, presentation, storage
 from onnxviz.analyses.attribution.coarse_maps import GRID
 from onnxviz.analyses.attribution.method import Method
 from onnxviz.analyses.attribution.methods import methods
-from onnxviz.analyses.attribution.objects import Objects
+from onnxviz.analyses.attribution.objects import Objects, by_title
 from onnxviz.analyses.base import ImageAnalysis, Job, JobContext, LayerSelector, Subject
 from onnxviz.analyses.spurious_evidence import findings
 from onnxviz.analyses.spurious_evidence.conclusions import conclude
@@ -239,8 +239,8 @@ class SpuriousEvidence(ImageAnalysis):
         return head
 
     def _objects(self, subject: Subject) -> Objects | None:
-        source, head = find_source(self.data, subject.data), self._head(subject)
-        return Objects.of(source, self.masks, subject.data, self.objects, head.titles(subject.labels))
+        chosen = by_title(self.objects, self._head(subject), subject.labels)
+        return Objects.of(find_source(self.data, subject.data), self.masks, subject.data, chosen)
 
     def _layers(self, subject: Subject) -> tuple[Layer, ...]:
         """Return the layers whose maps are asked for; none where the method shows pixels.

@@ -106,11 +106,19 @@ def test_none_is_believed_where_none_is_better() -> None:
     assert "it is not shown, beyond chance, that any of the maps is better than" in words
     assert "first: over" not in words
     few = text_of(findings(given[:3], SETTINGS), Note)
-    assert "3 images are too few to tell" in few
     assert "at least 7 (`faithfulness.images`)" in few
     left_out = ImageJudgement("cat", (judged("one", None), judged("other", None)), STAGES)
     mixed = text_of(findings([*given[:3], left_out], SETTINGS), Note)
     assert "at least 7 whose curves count, as 3 of 4 do here (`faithfulness.images`)" in mixed
+    assert "3 images are too few to tell whether any of 2 maps is better" in few
+    one = text_of(findings(images({"one": 0.2, "centre": 0.2}, count=1), SETTINGS), Note)
+    assert "1 image is too few to tell whether one is better" in one
+
+
+def test_what_is_better_and_flagged_is_not_called_no_better() -> None:
+    given = images({"blind": 0.9, "none": 0.2, "centre": 0.2}, blind=0.97)
+    words = text_of(findings(given, SETTINGS), Note)
+    assert "not shown, beyond chance, that any of the maps beside those of blind, which are flagged, is better" in words
 
 
 @pytest.mark.parametrize("methods", [1, 2, 5, 8, 25, 29])
@@ -180,8 +188,15 @@ def test_few_images_do_not_say_that_no_map_ignores_the_weights() -> None:
         assert f"one may hardly depend on what the network has learned: with {where} shuffled" in doubt
         assert "2 images do not tell for sure" in doubt
         assert "No map ignores" not in text_of(said(rank, first, 2), Note)
-    assert "No map ignores" in text_of(said(0.1, 0.6, 2), Note)
+    assert "1 image does not tell for sure" in text_of(said(0.999, 0.6, 1), Caveat)
+    assert "No map is seen to ignore what the network has learned, on 2 images only:" in text_of(
+        said(0.1, 0.6, 2), Note
+    )
+    assert "No map ignores" in text_of(said(0.1, 0.6, 9), Note)
     assert text_of(said(0.1, 0.6, 2), Note).rstrip().endswith("over 2 images.")
+    for count in (3, 9):  # of fewer images than can flag a method its number would be 0 whatever the maps
+        names = {one.name for one in said(0.999, 0.6, count) if isinstance(one, Metric)}
+        assert ("maps_ignoring_weights" in names) == ("maps_ignoring_target" in names) == (count == 9)
     assert "may hardly depend" not in text_of(said(0.999, 0.6, 9), Caveat)  # then it surely does
 
 

@@ -35,7 +35,7 @@ def test_means_are_of_the_maps_that_hold_evidence() -> None:
     (row,) = matrix.tiles  # a single image of the other class
     assert (row.title, row.facts[0]) == ("seven", ("images", 3))
     assert row.facts[1] == ("left out, without a map or positive evidence", "a 1, b 1")
-    assert "1 with less than 3 images" in matrix.description
+    assert "1 with fewer than 3 images" in matrix.description
     assert "a: 0 to 50.0%, b: 0 to 100.0%" in matrix.description
     first, second = (picture.pixels for picture in row.pictures)
     assert first is not None
@@ -71,6 +71,10 @@ def test_the_analysis_shows_where_a_class_lies(tmp_path: Path) -> None:
     source = squares(tmp_path, count=FEWEST)
     found = model.attribute(source, ["red", "blue", "not red"], "grad_cam", "relu", faithfulness=None)
     (matrix,) = (one for one in found.findings if isinstance(one, TileGrid) and one.id == "class_maps")
+    assert "what speaks for it, in" in matrix.description
+    other = model.attribute(source, ["red"], "grad_cam", "relu", against="blue", faithfulness=None)
+    (gaps,) = (one for one in other.findings if isinstance(one, TileGrid) and one.id == "class_maps")
+    assert "what speaks for it and not for the class that it is explained against" in gaps.description
     rows = {row.title: row for row in matrix.tiles}
     assert rows["not red"].facts[1] == ("left out, without a map or positive evidence", f"Grad-CAM {FEWEST}")
     for title, (top, left) in {"red": (1, 5), "blue": (6, 1)}.items():  # cells of 4 pixels within the squares

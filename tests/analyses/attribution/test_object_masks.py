@@ -12,12 +12,13 @@ from PIL import Image
 import onnxviz
 from onnxviz.analyses.attribution.localisation import Localisation, ObjectEvidence, chance
 from onnxviz.analyses.attribution.localisation_findings import findings
+from onnxviz.analyses.attribution.objects import Objects
 from onnxviz.analyses.attribution.simple_maps import SIMPLE
-from onnxviz.core.errors import AnalysisError, DataError, OnnxvizError
+from onnxviz.core.errors import AnalysisError, DataError, OnnxvizError, SelectionError
 from onnxviz.core.findings import Caveat, Coverage, Finding, Metric, Note, Table
 from onnxviz.core.shares import wilson
 from onnxviz.data.concepts import MaskFolder
-from onnxviz.data.images import ImageFolder
+from onnxviz.data.images import ImageFolder, fit_image
 from tests.analyses.test_grad_cam import CLASSES, SIDE, detectors
 
 RED, BLUE = (slice(4, 12), slice(20, 28)), (slice(22, 28), slice(4, 8))
@@ -100,6 +101,18 @@ def test_a_concept_folder_does_not_tell_the_classes_of_its_images(model: onnxviz
     assert "labels.csv" not in refused.value.remedy
 
 
+def test_classes_of_objects_are_named_as_everywhere_else(tmp_path: Path, labelled: MaskFolder) -> None:
+    names = ["red, ruby", *CLASSES[1:]]
+    model = onnxviz.load(detectors(tmp_path / "m.onnx"), "unit", labels=names)
+    for name in ("red, ruby", "ruby", "RED", "0"):
+        found = model.analyze("attribution", {"scenes": labelled}, classes=["ruby"], **settings(objects={name: "blue"}))
+        assert table(found).rows[0][-1] == 1, name
+    with pytest.raises(SelectionError, match="none of the 3 classes is called 'rde'"):
+        model.analyze("attribution", {"scenes": labelled}, **settings(objects={"rde": "red"}))
+    with pytest.raises(SelectionError, match="'red, ruby' is named twice"):
+        model.analyze("attribution", {"scenes": labelled}, **settings(objects={"red": "red", "0": "blue"}))
+
+
 def test_labels_of_another_data_set(model: onnxviz.Model, labelled: MaskFolder, tmp_path: Path) -> None:
     images = ImageFolder.find("photos", ["images/*.png"], tmp_path)
     data = {"photos": images, "scenes": labelled}
@@ -108,6 +121,32 @@ def test_labels_of_another_data_set(model: onnxviz.Model, labelled: MaskFolder, 
     without = model.analyze("attribution", {"photos": images}, classes=["red"], **settings(data="photos"))
     assert not any(name.startswith("pointing_game") for name in without.metrics)
     assert not any(isinstance(one, Table) and one.id == "localisation" for one in without.findings)
+
+
+def test_labels_of_another_size_follow_the_image(tmp_path: Path) -> None:
+    """A large photograph is cropped and labels of a quarter of its size would not be: the object stays where it is."""
+    model = onnxviz.load(detectors(tmp_path / "m.onnx"), "unit", labels=list(CLASSES), device="cpu")
+    large = 4 * SIDE
+    pixels, labels = np.full((large, large, 3), 90, np.uint8), np.zeros((SIDE, SIDE), np.uint8)
+    pixels[24:48, 80:112], labels[6:12, 20:28] = (255, 0, 0), 1
+    for name in ("photos", "small/images", "small/labels", "wide/images", "wide/labels"):
+        (tmp_path / name).mkdir(parents=True)
+    Image.fromarray(pixels).save(tmp_path / "photos" / "0.png")
+    for name, shown in (("small", labels), ("wide", labels[:24])):
+        Image.fromarray(shown).save(tmp_path / name / "images" / "0.png")
+        Image.fromarray(shown).save(tmp_path / name / "labels" / "0.png")
+        (tmp_path / name / "classes.txt").write_text("background\nred\n")
+    photos = ImageFolder.find("photos", ["photos/*.png"], tmp_path)
+    data = {"photos": photos, **{name: MaskFolder.find(name, name, tmp_path) for name in ("small", "wide")}}
+    seen = fit_image(photos.read(0), model.preprocessing, (SIDE, SIDE))
+    found = Objects.of(photos, "small", data, {})
+    assert found is not None
+    mask = found.mask(found.read(0, model.preprocessing, (SIDE, SIDE)), "red")
+    np.testing.assert_array_equal(mask, seen[:, :, 0] - seen[:, :, 1] > 0.5)
+    wide = Objects.of(photos, "wide", data, {})
+    assert wide is not None
+    with pytest.raises(DataError, match="another aspect ratio than the image of 128 x 128"):
+        wide.read(0, model.preprocessing, (SIDE, SIDE))
 
 
 def test_nothing_says_where_the_objects_are(model: onnxviz.Model, labelled: MaskFolder, tmp_path: Path) -> None:
@@ -163,6 +202,18 @@ def test_images_count_once_whatever_number_of_classes_they_have() -> None:
     assert [row[0] for row in places.rows] == ["good", "bad", "centre", "by chance"]
     assert places.rows[1][3] == pytest.approx(-0.75)
     assert all(len(row) == len(places.columns) for row in places.rows)
+
+
+def test_intervals_of_few_images_stay_within_what_shares_can_be() -> None:
+    hits = (1.0, 1.0, 0.0)
+    images = [FoundImage(evidence(good=hit, centre=1 - hit)) for hit in hits]
+    images.append(FoundImage(ObjectEvidence((0.3, 0.1), (("good", False, Localisation(1, 1)),
+                                                         ("centre", True, Localisation(0, 0.1))))))  # fmt: skip
+    found = made(images[:3])
+    (note,) = (one.text for one in found if isinstance(one, Note))
+    assert "33 points (-100 to 100) above" in note
+    metrics = {one.name: one for one in made(images[2:]) if isinstance(one, Metric)}
+    assert metrics["energy_on_object.grad_cam"].interval == (0, 1)
 
 
 def test_a_map_without_positive_evidence_has_no_energy_and_may_still_hit() -> None:

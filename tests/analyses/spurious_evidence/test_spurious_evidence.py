@@ -11,12 +11,13 @@ import yaml
 from PIL import Image
 
 import onnxviz
-from onnxviz.analyses.attribution.objects import Objects
+from onnxviz.analyses.attribution.objects import Objects, by_title
 from onnxviz.core.errors import AnalysisError, DataError, OnnxvizError, RecipeError, SelectionError
 from onnxviz.core.findings import Caveat, Finding, Metric, Note, Table, TileGrid
 from onnxviz.data import builtin
 from onnxviz.data.concepts import Concept, MaskFolder
 from onnxviz.execution.execute import run_file
+from onnxviz.graph.targets import resolve_head
 from tests import planted_network
 
 RECIPE = Path(__file__).resolve().parents[3] / "recipes" / "spurious_evidence.yaml"
@@ -261,23 +262,24 @@ def test_the_object_is_the_concept_that_the_class_is_called_like() -> None:
 def test_labels_are_matched_by_the_names_of_the_files() -> None:
     source = Labelled(("x/one.jpg", "two.jpg", "none.jpg"))
     masks = Labelled(("one.png", "b/two.png"), "thing")
-    found = Objects.of(source, "masks", {"masks": masks}, {}, [])  # type: ignore[arg-type]
+    found = Objects.of(source, "masks", {"masks": masks}, {})  # type: ignore[arg-type]
     assert found is not None
     assert found.places == (0, 1, -1)
     with pytest.raises(DataError, match="none of the 1 images is among those with labels"):
-        Objects.of(Labelled(("other.jpg",)), "masks", {"masks": masks}, {}, [])  # type: ignore[arg-type]
+        Objects.of(Labelled(("other.jpg",)), "masks", {"masks": masks}, {})  # type: ignore[arg-type]
     with pytest.raises(AnalysisError, match="no concept is called 'thin'"):
-        Objects.of(source, "masks", {"masks": masks}, {"*": "thin"}, [])  # type: ignore[arg-type]
+        Objects.of(source, "masks", {"masks": masks}, {"*": "thin"})  # type: ignore[arg-type]
 
 
-def test_objects_are_given_to_classes_by_any_of_their_names() -> None:
+def test_objects_are_given_to_classes_by_any_of_their_names(model: onnxviz.Model) -> None:
     """A misspelt class is refused: its images would be left out in silence."""
-    masks, classes = Labelled(("one.png",), "bird", "cat"), ["ostrich, Struthio camelus", "tiger cat"]
-    found = Objects.of(masks, None, {}, {"Ostrich": "bird", "*": "cat"}, classes)  # type: ignore[arg-type]
-    assert found is not None
-    assert [found.numbers(title) for title in classes] == [(1,), (2,)]
-    with pytest.raises(SelectionError, match=r"none of the 2 classes is called 'ostritch'\s+did you mean 'ostrich'"):
-        Objects.of(masks, None, {}, {"ostritch": "bird"}, classes)  # type: ignore[arg-type]
+    head = resolve_head(model.view, None, None)
+    names = ["ostrich, Struthio camelus", "tiger cat", *(f"class {number}" for number in range(2, head.choices))]
+    found = by_title({"Ostrich": "bird", "*": "cat"}, head, names)
+    assert found == {"ostrich, Struthio camelus": "bird", "*": "cat"}
+    with pytest.raises(SelectionError, match="ostritch") as refused:
+        by_title({"ostritch": "bird"}, head, names)
+    assert "ostrich" in refused.value.remedy
 
 
 def test_mistakes_are_said(folder: Path, model: onnxviz.Model) -> None:

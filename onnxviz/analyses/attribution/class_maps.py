@@ -106,8 +106,8 @@ class ClassMaps:
         what = f"what speaks for it and not for the {unit} that it is explained against" if against else (
             "what speaks for it")  # fmt: skip
         said = f"Means over the images in which the {unit} is explained; {what}, in {GRID} × {GRID} cells."
-        said += f" {left} more with fewer images are not shown." if left else ""
-        said += f" {few} with fewer than {FEWEST} images are left out." if few else ""
+        said += f" {left} more with fewer images {'is' if left == 1 else 'are'} not shown." if left else ""
+        said += f" {few} with fewer than {FEWEST} images {'is' if few == 1 else 'are'} left out." if few else ""
         said += (
             f" Colours are shares of the evidence in a cell, on one scale for all that a method shows: {scales}; an "
             f"even map has {percent(1 / GRID**2, 1)} everywhere."

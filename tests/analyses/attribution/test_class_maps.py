@@ -35,7 +35,7 @@ def test_means_are_of_the_maps_that_hold_evidence() -> None:
     (row,) = matrix.tiles  # a single image of the other class
     assert (row.title, row.facts[0]) == ("seven", ("images", 3))
     assert row.facts[1] == ("left out, without a map or positive evidence", "a 1, b 1")
-    assert "1 with fewer than 3 images" in matrix.description
+    assert "1 with fewer than 3 images is left out" in matrix.description
     assert "a: 0 to 50.0%, b: 0 to 100.0%" in matrix.description
     first, second = (picture.pixels for picture in row.pictures)
     assert first is not None

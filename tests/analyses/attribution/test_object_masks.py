@@ -211,7 +211,7 @@ def test_intervals_of_few_images_stay_within_what_shares_can_be() -> None:
                                                          ("centre", True, Localisation(0, 0.1))))))  # fmt: skip
     found = made(images[:3])
     (note,) = (one.text for one in found if isinstance(one, Note))
-    assert "33 points (-100 to 100) above" in note
+    assert "33 points (−100 to 100) above" in note
     metrics = {one.name: one for one in made(images[2:]) if isinstance(one, Metric)}
     assert metrics["energy_on_object.grad_cam"].interval == (0, 1)
 

@@ -335,7 +335,11 @@ class TestJobs:
         each, counts = first.stored_bytes(20_000), second.stored_bytes(20_000)
         assert each == pytest.approx(64 * 20_000 * 100 * 0.005 * 4, rel=0.01)
         concepts, categories = len(subject.data["scenes"].concepts), len(subject.data["scenes"].categories)
-        assert counts == 8 * (21 * 64 * (concepts + categories) + 2 * concepts + categories)
+        own, shuffled = (
+            64 * (concepts + categories) + 2 * concepts + categories,
+            64 * (concepts + categories) + concepts,
+        )
+        assert counts == 4 * (20 * own + 40 * shuffled), "20 parts, and 20 shuffles of two halves"
         assert shard_count(20_000, None, each) == 20
         monkeypatch.setattr(limits, "SHARDED_BYTES", 7 * each + 1)
         assert shard_count(20_000, None, each) == 7

@@ -12,8 +12,8 @@ from pydantic import Field
 
 from onnxviz.analyses import presentation
 from onnxviz.analyses.base import LayerSelector, Subject
-from onnxviz.analyses.dissection.chance import Chance
 from onnxviz.analyses.dissection.counting import Overlap, ShuffledOverlap
+from onnxviz.analyses.dissection.fit import Fit, LayerCounts
 from onnxviz.analyses.dissection.naming import caveats, chance_rows, named_units, remarks, rivals
 from onnxviz.analyses.dissection.passes import Counts, Excitations, OverlapsPass, TopValuesPass
 from onnxviz.analyses.dissection.pictures import PICTURE_SIDE, maps_of, masked, shown, tile_of
@@ -51,16 +51,17 @@ class Dissection(PassesOverImages):
     after the concept of highest IoU, of those that are in enough images. It is a detector of it if that IoU reaches
     the limit and is above the unit's chance level: the highest IoU that it has with any of these concepts when each
     image has the labels of another image, in several shuffles. The number of concepts with more detectors than in any
-    shuffle is the number of unique detectors. Beside each number stands what is counted the same way in the shuffles.
-    Images are stretched to the model's input, not cropped, so that no labelled pixel is lost. A unit without a concept
-    may detect something that nobody labelled.
+    shuffle is the number of unique detectors. A detector is confirmed if it is one of the same concept on either half
+    of the images. Beside each number stands what is counted the same way in the shuffles. Images are stretched to the
+    model's input, not cropped, so that no labelled pixel is lost. A unit without a concept may detect something that
+    nobody labelled.
     """
 
     kind: Literal["dissection"] = "dissection"
     heading: ClassVar[str] = "Network dissection"
-    version: ClassVar[int] = 4
+    version: ClassVar[int] = 5
     results: ClassVar[tuple[type, ...]] = (
-        GroupResult, UnitResult, ChanceRow, LargestValues, BestImages, Thresholds, Overlap, ShuffledOverlap
+        GroupResult, UnitResult, ChanceRow, LargestValues, BestImages, Thresholds, LayerCounts, Overlap, ShuffledOverlap
     )  # fmt: skip
     cites: ClassVar[tuple[str, ...]] = ("Bau, Zhou, Khosla, Oliva and Torralba 2017, arXiv:1704.05796",)
     reading: ClassVar[str] = (
@@ -158,14 +159,9 @@ iou: 0.04
         data, names = setting.data, [layer.name for layer in setting.layers]
         thresholds = {name: each for name, (each, _) in zip(names, excitations, strict=True)}
         best = {name: each.images for name, (_, each) in zip(names, excitations, strict=True)}
-        overlaps = {name: own for name, (own, _) in zip(names, counts, strict=True)}
-        first = overlaps[names[0]]
-        counted = first.images >= self.least_images  # which concepts a unit may be named after
-        chances = {name: Chance.of(shuffled, own, counted) for name, (own, shuffled) in zip(names, counts, strict=True)}
-        units = {
-            name: named_units(name, data.concepts, thresholds[name], own, chances[name], counted, self.iou)
-            for name, own in overlaps.items()
-        }
+        fits = {name: Fit.of(own, self.least_images) for name, own in zip(names, counts, strict=True)}
+        first = fits[names[0]]
+        units = {name: named_units(name, data.concepts, thresholds[name], fit, self.iou) for name, fit in fits.items()}
         best_units = {
             name: sorted((unit for unit in found if unit.iou > 0), key=lambda unit: -unit.iou)[: self.best_units]
             for name, found in units.items()
@@ -173,19 +169,19 @@ iou: 0.04
         chosen = {unit.unit: best[name][unit.unit.index].tolist() for name in best_units for unit in best_units[name]}
         maps = maps_of(chosen, names, lambda image: setting.maps(last.activations(image)), last.context.progress)
         picture_of = functools.cache(functools.partial(shown, data, domain=last.context.model.domain))
-        by_chance = [
-            row for name, chance in chances.items() for row in chance_rows(name, data.concepts, chance, self.iou)
-        ]
+        by_chance = tuple(row for name, fit in fits.items() for row in chance_rows(name, data.concepts, fit, self.iou))
         results = tuple(unit for found in units.values() for unit in found)
-        findings: list[GroupResult | Finding] = [GroupResult(results, tuple(by_chance), tuple(first.images.tolist()))]
+        images = tuple(first.overlap.images.tolist())
+        findings: list[GroupResult | Finding] = [GroupResult(results, by_chance, images)]
         shown_units = (
             f"The {self.best_units} units of highest IoU in each layer, each with the {self.best_images} images that "
             "excite it most. Dimmed: where the unit's activation is not above its threshold. By chance: the unit fits "
-            "the labels of other images as well."
+            "the labels of other images as well. Not confirmed: it is no detector of the same concept on either half "
+            "of the images."
         )
         for layer in setting.layers:
             name = layer.name
-            ious = np.where(counted, overlaps[name].iou(), 0.0)
+            ious = fits[name].ious
             tiles = []
             for unit in best_units[name]:
                 images = chosen[unit.unit]
@@ -198,8 +194,8 @@ iou: 0.04
             findings.append(
                 TileGrid("best_units", "Units that fit a concept best", tuple(tiles), shown_units, PICTURE_SIDE)
             )
-            findings.append(_numbers(layer, thresholds[name], overlaps[name], chances[name], data))
-        findings += caveats(data, setting.exchange, first, counted, thresholds, self.quantile, self.iou)
+            findings.append(_numbers(layer, thresholds[name], fits[name], data, self.iou))
+        findings += caveats(data, setting.exchange, first, thresholds, self.quantile, self.iou)
         return findings
 
     def remarks(self, subject: Subject) -> tuple[str, ...]:
@@ -277,13 +273,16 @@ def _with_maps(layers: Sequence[Layer]) -> list[Layer]:
     return [layer for layer in layers if layer.has_map]
 
 
-def _numbers(layer: Layer, thresholds: Thresholds, overlap: Overlap, chance: Chance, data: ConceptSet) -> Array:
+def _numbers(layer: Layer, thresholds: Thresholds, fit: Fit, data: ConceptSet, limit: float) -> Array:
+    overlap, chance = fit.overlap, fit.chance
     return Array(
         f"numbers-{layer.position}",
         f"Thresholds and overlaps of {layer.name}",
         {
             "thresholds": thresholds.values,
             "iou": overlap.iou(),
+            "interval": fit.intervals(),
+            "confirmed": fit.confirmed(limit),
             "intersection": overlap.both,
             "unit_pixels": overlap.unit,
             "concept_pixels": overlap.concept,

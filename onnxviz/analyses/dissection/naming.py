@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from onnxviz.analyses.dissection.chance import Chance, Exchange
+from onnxviz.analyses.dissection.chance import Exchange
 from onnxviz.analyses.dissection.counting import Overlap
+from onnxviz.analyses.dissection.fit import FEWEST_PARTS, Fit
 from onnxviz.analyses.dissection.summary import BY_CHANCE, DETECTS, DETECTS_NOT, UNKNOWN, ChanceRow, UnitResult
 from onnxviz.analyses.dissection.thresholds import Thresholds
 from onnxviz.core.errors import shorten
@@ -39,25 +40,20 @@ _SATURATED_LAYER = 0.1
 
 
 def named_units(
-    layer: str,
-    concepts: Sequence[Concept],
-    thresholds: Thresholds,
-    overlap: Overlap,
-    chance: Chance,
-    counted: npt.NDArray[np.bool_],
-    limit: float,
+    layer: str, concepts: Sequence[Concept], thresholds: Thresholds, fit: Fit, limit: float
 ) -> list[UnitResult]:
     """Return what each unit of a layer fits best; of equal concepts the first.
 
-    `counted`, bool [concepts], are those that a unit may be named after; from the IoU `limit` on it may be a detector.
+    From the IoU `limit` on it may be a detector.
     """
-    ious = np.where(counted, overlap.iou(), 0.0)
-    covers = overlap.precision()
-    level = chance.level
+    overlap, ious, level = fit.overlap, fit.ious, fit.chance.level
+    covers, confirmed, intervals = overlap.precision(), fit.confirmed(limit), fit.intervals()
     results = []
-    for index, choice in enumerate(ious.argmax(axis=1).tolist()):
+    for index, choice in enumerate(fit.choices.tolist()):
         iou = float(ious[index, choice])
         named = iou > 0
+        verdict = _verdict(iou, limit, level[index])
+        low, high = intervals[index].tolist()
         # Concepts of one category are alternatives to each other; a colour says nothing against an object.
         rivals = np.where(overlap.categories == overlap.categories[choice], covers[index], 0.0)
         most = int(rivals.argmax()) if rivals.max() > rivals[choice] else choice
@@ -67,8 +63,10 @@ def named_units(
                 concepts[choice].name if named else "",
                 concepts[choice].category if named else "",
                 iou,
-                _verdict(iou, limit, level[index]),
-                float(level[index]) if len(chance.iou) else None,
+                (low, high) if named and not math.isnan(low) else (),
+                verdict,
+                bool(confirmed[index]) if verdict == DETECTS else None,
+                float(level[index]) if len(fit.chance.iou) else None,
                 float(covers[index, choice]) if named else None,
                 concepts[most].name if named and most != choice else "",
                 float(rivals[most]) if named and most != choice else None,
@@ -88,15 +86,16 @@ def _verdict(iou: float, limit: float, level: float) -> str:
     return DETECTS if iou > level else BY_CHANCE
 
 
-def chance_rows(layer: str, concepts: Sequence[Concept], chance: Chance, limit: float) -> list[ChanceRow]:
+def chance_rows(layer: str, concepts: Sequence[Concept], fit: Fit, limit: float) -> list[ChanceRow]:
     """Return what a layer's units would be named in each shuffle: a line for each concept that one of them reaches."""
-    exceeding = chance.exceeding()
+    chance, exceeding, confirmed = fit.chance, fit.chance.exceeding(), fit.confirmed_by_chance(limit)
     rows = []
     for shuffle, (ious, choices) in enumerate(zip(chance.iou, chance.concept, strict=True)):
         reached = ious >= limit
         best = int(ious.argmax())
         for choice in sorted({*choices[reached].tolist(), int(choices[best])}):
             named = choices == choice
+            detectors = named & reached & exceeding[shuffle]
             rows.append(
                 ChanceRow(
                     layer,
@@ -104,7 +103,8 @@ def chance_rows(layer: str, concepts: Sequence[Concept], chance: Chance, limit: 
                     concepts[choice].name,
                     concepts[choice].category,
                     int((named & reached).sum()),
-                    int((named & reached & exceeding[shuffle]).sum()),
+                    int(detectors.sum()),
+                    int((detectors & confirmed[shuffle]).sum()),
                     float(ious[named].max()),
                 )
             )
@@ -114,17 +114,16 @@ def chance_rows(layer: str, concepts: Sequence[Concept], chance: Chance, limit: 
 def caveats(
     data: ConceptSet,
     exchange: Exchange,
-    overlap: Overlap,
-    counted: npt.NDArray[np.bool_],
+    fit: Fit,
     thresholds: Mapping[str, Thresholds],
     quantile: float,
     iou: float,
 ) -> Iterator[Caveat]:
     """Say for which concepts and layers there is too little data, and which concepts the settings do not suit.
 
-    `overlap` are the counts of any layer, `counted`, bool [concepts], the concepts that are in enough images.
+    `fit` is any layer's.
     """
-    images = len(exchange.order)
+    images, overlap, counted = len(exchange.order), fit.overlap, fit.counted
     if images < _SMALL_DATA:
         yield Caveat(
             f"The data set has {images} images, fewer than {_SMALL_DATA}: thresholds and IoUs of another sample "
@@ -144,8 +143,15 @@ def caveats(
             f"{percent(alike.near)} of the places, those of images far apart on {percent(alike.far)}. So the shuffles "
             f"keep the order and give each image the labels of one that is {exchange.steps[0]} to {exchange.steps[-1]} "
             "places behind it: single images that are exchanged would show too little chance. The data set stands for "
-            "fewer independent images than it has.",
+            "fewer independent images than it has: intervals come from what the IoU is without one of "
+            f"{len(fit.parts)} pieces after the other.",
             id="alike",
+        )
+    if images > 1 and len(fit.parts) < FEWEST_PARTS:
+        yield Caveat(
+            f"The images make only {len(fit.parts)} independent pieces, too few to say how far an IoU of other images "
+            "may lie, so no interval is given.",
+            id="no_interval",
         )
     rare = [
         f"{shorten(concept.name, 40)} ({count})"

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeAlias
 
-from onnxviz.analyses.dissection.counting import Grid, Labels, Overlap, ShuffledOverlap, categories_of, count_image
+from onnxviz.analyses.dissection.counting import Grid, Labels, categories_of, count_image
+from onnxviz.analyses.dissection.fit import LayerCounts
 from onnxviz.analyses.dissection.sharding import Setting
 from onnxviz.analyses.dissection.thresholds import BestImages, LargestValues, Thresholds, kept_values
 from onnxviz.analyses.sharding import LastLook, Pass
@@ -20,8 +21,7 @@ _PICTURE_BYTES = 12_000
 
 Top: TypeAlias = tuple[tuple[LargestValues, BestImages], ...]
 Excitations: TypeAlias = tuple[tuple[Thresholds, BestImages], ...]
-Counts: TypeAlias = tuple[tuple[Overlap, ShuffledOverlap], ...]
-"""With the images' own labels and with those of each shuffle; all of each layer."""
+Counts: TypeAlias = tuple[LayerCounts, ...]
 
 
 @dataclass(frozen=True)
@@ -88,10 +88,10 @@ class OverlapsPass(Pass[Counts]):
         """Count the pixels of a shard's images."""
         setting, exchange = self.setting, self.setting.exchange
         cuts = [thresholds.values for thresholds, _ in before[0]]
-        categories, shuffles = categories_of(setting.data), setting.shuffles
+        categories, count = categories_of(setting.data), len(setting.images)
         counts = tuple(
-            (Overlap.empty(units, categories), ShuffledOverlap.empty(shuffles, units, categories))
-            for units in (layer.unit_count for layer in setting.layers)
+            LayerCounts.empty(setting.parts, setting.shuffles, layer.unit_count, categories, setting.count_type)
+            for layer in setting.layers
         )
         size = setting.analysis.label_sides(setting.subject.input_size)
         labels = Labels(setting.data, size, exchange.reach)
@@ -100,14 +100,15 @@ class OverlapsPass(Pass[Counts]):
             maps = setting.maps(batch.activations)
             grids = [Grid.between((each.shape[2], each.shape[3]), size) for each in maps]
             for row, image in enumerate(batch.images):
-                own_and_others = [labels.of(owner) for owner in exchange.owners(places[image])]
+                place = places[image]
+                own_and_others = [labels.of(owner) for owner in exchange.owners(place)]
                 for layer_counts, values, cut, grid in zip(counts, maps, cuts, grids, strict=True):
-                    count_image(*layer_counts, values[row], cut, own_and_others, grid)
+                    count_image(*layer_counts.at(place, count), values[row], cut, own_and_others, grid)
         return counts
 
     def join(self, one: Counts, other: Counts) -> Counts:
         """Add up."""
-        return tuple((a + c, b + d) for (a, b), (c, d) in zip(one, other, strict=True))
+        return tuple(a + b for a, b in zip(one, other, strict=True))
 
     def conclude(self, whole: Counts, before: Sequence[Any], last: LastLook) -> list[Any]:
         """Show what was counted; only images that are shown are computed again."""
@@ -117,12 +118,11 @@ class OverlapsPass(Pass[Counts]):
         """Return what a shard's counts take, which are as large of any number, or all tables, arrays and pictures."""
         setting = self.setting
         if images is not None:
-            return setting.count_bytes(setting.layers, setting.shuffles)
+            return setting.count_bytes(setting.layers)
         shown = sum(min(setting.analysis.best_units, layer.unit_count) for layer in setting.layers)
         pictures = shown * min(len(setting.images), setting.analysis.best_images)
-        numbers = setting.count_bytes(setting.layers, 0) + 8 * setting.units * (
-            len(setting.data.concepts) + 1 + 2 * setting.shuffles
-        )
+        concepts, categories = len(setting.data.concepts), len(setting.data.categories)
+        numbers = 8 * setting.units * (2 * concepts + categories + 6 + 2 * setting.shuffles)
         return numbers + _ROW_BYTES * setting.units + _PICTURE_BYTES * pictures
 
     def images_again(self) -> int:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxviz.analyses.dissection.counting import Grid, upsample
-from onnxviz.analyses.dissection.summary import BY_CHANCE, NO_CONCEPT, UnitResult
+from onnxviz.analyses.dissection.summary import BY_CHANCE, NO_CONCEPT, UNCONFIRMED, UnitResult, interval_in_words
 from onnxviz.core.errors import shorten
 from onnxviz.core.findings import Cell, Picture, Tile
 from onnxviz.core.shares import percent
@@ -108,7 +108,9 @@ def tile_of(
         ("concept", unit.concept),
         ("category", unit.category),
         ("IoU", unit.iou),
+        *([("interval", interval_in_words(unit.interval))] if unit.interval else []),
         ("detector", unit.verdict),
+        *([("halves", unit.halves)] if unit.halves else []),
         ("chance level", "unknown" if unit.chance is None else unit.chance),
     ]
     if unit.precision is not None:
@@ -120,7 +122,7 @@ def tile_of(
         ("threshold", unit.threshold),
         ("largest activation", unit.largest),
     ]
-    marked = " by chance" if unit.verdict == BY_CHANCE else ""
+    marked = " by chance" if unit.verdict == BY_CHANCE else f", {UNCONFIRMED}" if unit.confirmed is False else ""
     return Tile(
         title=f"{unit.concept}{marked} ({shorten(unit.unit.layer)}:{unit.unit.index})",
         unit=unit.unit,

@@ -13,6 +13,8 @@ import numpy.typing as npt
 
 from onnxviz.analyses.base import Subject
 from onnxviz.analyses.dissection.chance import Exchange, likeness
+from onnxviz.analyses.dissection.counting import CountType, count_type
+from onnxviz.analyses.dissection.fit import part_count
 from onnxviz.analyses.sharding import SHARD_IMAGES, map_size
 from onnxviz.analyses.stream import Activations
 from onnxviz.core import limits
@@ -48,6 +50,18 @@ class Setting:
         return Exchange.of(self.images, self.shuffles, self.subject.seed, likeness(self.data, self.images))
 
     @property
+    def parts(self) -> int:
+        """The number of parts into which the images are cut; it looks at labels."""
+        alike = self.exchange.alike
+        return part_count(len(self.images), 1 if alike is None else alike.distance)
+
+    @property
+    def count_type(self) -> CountType:
+        """The type of what is counted."""
+        height, width = self.analysis.label_sides(self.subject.input_size)
+        return count_type(len(self.images) * height * width)
+
+    @property
     def units(self) -> int:
         """Units of all layers."""
         return sum(layer.unit_count for layer in self.layers)
@@ -56,12 +70,14 @@ class Setting:
         """Return the number of positions of a layer's maps."""
         return map_size(self.subject.view, layer, self.subject.input_size)
 
-    def count_bytes(self, layers: Sequence[Layer], shuffles: int) -> int:
-        """Return what counts of some layers take, with the images' own labels and with those of each shuffle."""
+    def count_bytes(self, layers: Sequence[Layer]) -> int:
+        """Return the most that counts of some layers take, with the images' own labels and with those of shuffles."""
         concepts, categories = len(self.data.concepts), len(self.data.categories)
         units = sum(layer.unit_count for layer in layers)
-        labels = len(layers) * (2 * concepts + categories)
-        return 8 * ((1 + shuffles) * units * (concepts + categories) + labels)
+        own = units * (concepts + categories) + len(layers) * (2 * concepts + categories)
+        shuffled = units * (concepts + categories) + len(layers) * concepts
+        counts = part_count(len(self.images), 1) * own + 2 * self.shuffles * shuffled
+        return np.dtype(self.count_type).itemsize * counts
 
     def groups(self) -> list[list[Layer]]:
         """Return the layers that are computed together, in the network's order.
@@ -83,7 +99,7 @@ class Setting:
         for layer in self.layers:
             declared = math.prod(length or 1 for length in layer.spatial_shape)
             size = 4 * layer.unit_count * (self.positions(layer) if many else count * declared)
-            kept = self.count_bytes([layer], self.shuffles)
+            kept = self.count_bytes([layer])
             full = total + size > room or counts + kept > counts_room
             if not groups or full or len(groups[-1]) == _LAYERS_IN_A_JOB:
                 groups.append([])

@@ -22,8 +22,11 @@ UNIT_COLUMNS = (
     Column("concept", description="The concept whose pixels the unit's mask fits best."),
     Column("category"),
     Column("IoU", "number", "Intersection over union of mask and concept, over the whole data set."),
+    Column("interval", description="Between what the IoU of other such images lies with a confidence of 95 %."),
     Column("detector", description="yes: the IoU reaches the limit and is above the chance level. by chance: it "
            "reaches the limit, but not more than with the labels of other images."),
+    Column("halves", description="confirmed: the unit detects that concept on either half of the images. Else what is "
+           "found on one half of them is not confirmed on the other."),
     Column("chance level", "number", "The highest IoU that the unit has with any concept when each image has the "
            "labels of another one."),
     Column("precision", "percent", "Share of the unit's mask that lies on the concept."),
@@ -40,6 +43,8 @@ METRICS = presentation.by_name(
            "integer", "higher"),
     Metric("unique_detectors", math.nan, "unique detectors",
            "Concepts that more units detect than by chance, or one better than by chance.", "integer", "higher"),
+    Metric("confirmed_detectors", math.nan, "confirmed detectors",
+           "Detectors of one concept on all images and on either half of them.", "integer", "higher"),
     Metric("detector_fraction", math.nan, "share of detectors", "Detectors among the units that were dissected.",
            "percent", "higher"),
     Metric("detectors_by_iou", math.nan, "units that reach the IoU",
@@ -54,6 +59,7 @@ METRICS = presentation.by_name(
 )  # fmt: skip
 NO_CONCEPT = "none"
 DETECTS, BY_CHANCE, UNKNOWN, DETECTS_NOT = "yes", "by chance", "unknown", "no"
+CONFIRMED, UNCONFIRMED = "confirmed", "not confirmed on the other half"
 _LONG_LIST = 40
 _BEST_LAYERS = 3
 """So many layers have a sentence of their own."""
@@ -68,14 +74,17 @@ class UnitResult:
     """A line of the units table, whose columns say what is in it: what one unit fits best.
 
     Without a concept its name and category are "", and so is the rival where none covers more of the mask; `verdict` is
-    `DETECTS`, `BY_CHANCE`, `DETECTS_NOT`, or `UNKNOWN` where the chance level is.
+    `DETECTS`, `BY_CHANCE`, `DETECTS_NOT`, or `UNKNOWN` where the chance level is. `interval` is empty where unknown,
+    and `confirmed` None of what is no detector.
     """
 
     unit: Unit
     concept: str
     category: str
     iou: float
+    interval: tuple[float, float] | tuple[()]
     verdict: str
+    confirmed: bool | None
     chance: float | None
     precision: float | None
     rival: str
@@ -99,11 +108,17 @@ class UnitResult:
         """Whether the IoU reaches the limit: a detector by the paper's rule."""
         return self.verdict != DETECTS_NOT
 
+    @property
+    def halves(self) -> str:
+        """Whether either half of the images confirms a detector, in words; "" of what is none."""
+        return "" if self.confirmed is None else CONFIRMED if self.confirmed else UNCONFIRMED
+
     def row(self) -> tuple[Cell, ...]:
         """Return the cells under `UNIT_COLUMNS`."""
-        name = self.concept or NO_CONCEPT
-        judged = (self.verdict, self.chance, self.precision, self.rival, self.rival_share)
-        return (self.unit, name, self.category, self.iou, *judged, self.threshold, self.largest, self.remark)
+        name, interval = self.concept or NO_CONCEPT, interval_in_words(self.interval)
+        fit = (self.iou, interval, self.verdict, self.halves, self.chance)
+        others = (self.precision, self.rival, self.rival_share)
+        return (self.unit, name, self.category, *fit, *others, self.threshold, self.largest, self.remark)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +132,7 @@ class ChanceRow:
         category: its category.
         reaching: units that fit it best and reach the limit.
         exceeding: those of them that are above what they reach in the other shuffles.
+        confirmed: those of these that are so on either half of the images.
         best: the highest IoU of a unit that fits it best.
     """
 
@@ -126,6 +142,7 @@ class ChanceRow:
     category: str
     reaching: int
     exceeding: int
+    confirmed: int
     best: float
 
 
@@ -180,6 +197,11 @@ class ByChance:
     def detectors(self) -> tuple[float, float] | tuple[()]:
         """Units that reach the limit and are above what they reach in the other shuffles."""
         return self.span(lambda rows: sum(row.exceeding for row in rows))
+
+    @property
+    def confirmed(self) -> tuple[float, float] | tuple[()]:
+        """Those of them that are so on either half of the images."""
+        return self.span(lambda rows: sum(row.confirmed for row in rows))
 
     @property
     def unique_reached(self) -> tuple[float, float] | tuple[()]:
@@ -272,6 +294,11 @@ def span_in_words(span: Sequence[float], nothing: str = "unknown") -> str:
     return f"{low:g}" if low == high else f"{low:g} to {high:g}"
 
 
+def interval_in_words(interval: Sequence[float]) -> str:
+    """Return "0.041 to 0.120", or nothing."""
+    return " to ".join(f"{end:.3f}" for end in interval)
+
+
 @dataclass(frozen=True)
 class Summary:
     """What is said over all layers, in the network's order; `concept_images` says in how many images a concept is."""
@@ -312,9 +339,10 @@ class Summary:
             f"the {_BEST_LAYERS} layers that detect most concepts" if len(self.layers) > _BEST_LAYERS else "each layer"
         )
         for name in (name for name in self.layers if name in best):
-            yield Note(self._sentence(shorten(name), self.layers[name], chance[name]), f"layer {name}", about)
+            said = self._sentence(shorten(name), self.layers[name], chance[name], explained=len(self.layers) > 1)
+            yield Note(said, f"layer {name}", about)
 
-    def _sentence(self, where: str, units: Sequence[UnitResult], chance: ByChance) -> str:
+    def _sentence(self, where: str, units: Sequence[UnitResult], chance: ByChance, *, explained: bool = False) -> str:
         detectors = detectors_of(units)
         reaching = sum(unit.reaches for unit in units)
         total, concepts = len(units), len(self.concept_images)
@@ -344,7 +372,24 @@ class Summary:
         return (
             f"{where}: {len(detectors)} of {total} {verb} {len(certain)} of the {concepts} concepts that are in at "
             f"least {self.least_images} images, {level}: {told}{more}."
+            + f" {self._confirmation(detectors, chance, explained=explained)}"
             + (f" ({rule[0].upper()}{rule[1:]}.)" if reaching > len(detectors) else "")
+        )
+
+    @staticmethod
+    def _confirmation(detectors: Sequence[UnitResult], chance: ByChance, *, explained: bool) -> str:
+        """Return the sentence on how many detectors either half of the images confirms."""
+        found, confirmed = len(detectors), sum(bool(unit.confirmed) for unit in detectors)
+        by_chance = f"by chance {span_in_words(chance.confirmed)}"
+        rest = f"; {found - confirmed} {'is' if found - confirmed == 1 else 'are'} {UNCONFIRMED}"
+        if found == 1:
+            said = "confirmed: it detects that concept on either half" if confirmed else UNCONFIRMED
+            return f"It is {said} of the images ({by_chance})."
+        if explained:
+            return f"{confirmed} of the {found} are confirmed ({by_chance})."
+        return (
+            f"{confirmed} of the {found} are confirmed, which means that they detect the same concept on either half "
+            f"of the images ({by_chance}){rest if confirmed < found else ''}."
         )
 
     def _metrics(self) -> Iterator[Metric]:
@@ -355,6 +400,7 @@ class Summary:
         for name, value, of, span in (
             ("detectors", len(detectors), total, chance.detectors),
             ("unique_detectors", len(detected(units, chance)), concepts, chance.unique_detectors),
+            ("confirmed_detectors", sum(bool(unit.confirmed) for unit in units), total, chance.confirmed),
             ("detector_fraction", len(detectors) / max(1, total), total, (share[0], share[1]) if share else ()),
             ("detectors_by_iou", len(reaching), total, chance.reaching),
             ("unique_detectors_by_iou", len({unit.named for unit in reaching}), concepts, chance.unique_reached),
@@ -376,6 +422,8 @@ class Summary:
                 len(detectors),
                 len(detectors) / max(1, len(units)),
                 span_in_words(chance.detectors),
+                sum(bool(unit.confirmed) for unit in units),
+                span_in_words(chance.confirmed),
                 len(detected(units, chance)),
                 sum(unit.reaches for unit in units),
                 span_in_words(chance.reaching),
@@ -390,6 +438,8 @@ class Summary:
             Column("detectors", "integer", "Units whose IoU reaches the limit and is above their chance level."),
             Column("share", "percent", "Detectors among the layer's units."),
             Column("by chance", description="Detectors, counted the same way, with the labels of other images."),
+            Column("confirmed", "integer", "Detectors that detect their concept on either half of the images."),
+            Column("confirmed by chance", description="The same with the labels of other images."),
             Column("unique detectors", "integer", "Concepts that more units of the layer detect than by chance."),
             Column("reach the IoU", "integer", "Units whose IoU reaches the limit, by chance or not."),
             Column("reach it by chance", description="The same with the labels of other images."),
@@ -407,6 +457,7 @@ class Summary:
             Column("images", "integer", "Images that have a pixel of the concept."),
             Column("detectors", "integer", "Units named after it whose IoU reaches the limit and is above chance."),
             Column("by chance", description="Detectors, counted the same way, with the labels of other images."),
+            Column("confirmed", "integer", "Detectors that detect it on either half of the images."),
             Column("above chance", description="Whether there are more detectors than in any shuffle."),
             Column("reach the IoU", "integer", "Units named after it whose IoU reaches the limit, by chance or not."),
             Column("reach it by chance", description="The same with the labels of other images."),
@@ -428,6 +479,7 @@ class Summary:
                 images,
                 len(precisions),
                 span_in_words(chance.detectors),
+                sum(bool(unit.confirmed) for unit in units),
                 "yes" if len(precisions) > chance.most(key) else "no",
                 sum(unit.reaches for unit in units),
                 span_in_words(chance.reaching),

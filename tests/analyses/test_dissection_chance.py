@@ -17,7 +17,8 @@ from onnxviz.analyses.base import JobContext, Subject
 from onnxviz.analyses.dissection.analysis import Dissection
 from onnxviz.analyses.dissection.chance import Chance, Exchange, Likeness, likeness
 from onnxviz.analyses.dissection.counting import Grid, Overlap, PixelLabels, ShuffledOverlap, count_image, count_overlap
-from onnxviz.analyses.dissection.summary import ByChance, ChanceRow, Summary, UnitResult, detected, span_in_words
+from onnxviz.analyses.dissection.results import ChanceRow, UnitResult
+from onnxviz.analyses.dissection.summary import ByChance, Summary, detected, span_in_words
 from onnxviz.core.findings import Bars, Caveat, Coverage, Finding, Metric, Note, Table, TileGrid
 from onnxviz.core.values import Unit
 from onnxviz.data.concepts import Concept
@@ -327,7 +328,9 @@ def chance_row(shuffle: int, concept: str, exceeding: int, reaching: int | None 
 
 
 def unit_result(name: str, place: int = 0, iou: float = 0.1, *, confirmed: bool = True) -> UnitResult:
-    return UnitResult(Unit("a", place), name, "object", iou, (0.08, 0.12), "yes", confirmed, 0.05, 0.5, "", None, 1, 2)
+    return UnitResult(
+        Unit("a", place), name, "object", iou, (0.08, 0.12), "yes", confirmed, 0.05, None, (), 0.5, "", None, 1, 2
+    )
 
 
 class TestByChance:

@@ -15,12 +15,14 @@ from onnxviz.analyses.dissection.analysis import Dissection
 from onnxviz.analyses.dissection.chance import Exchange
 from onnxviz.analyses.dissection.counting import Grid, Overlap, PixelLabels, count_image, count_type
 from onnxviz.analyses.dissection.fit import _STUDENT, MOST_PARTS, Fit, LayerCounts, part_count, ratio_intervals
+from onnxviz.analyses.dissection.presence import PeakSample
 from onnxviz.core.findings import Caveat, Finding, Metric, Note, Table, TileGrid
 from tests.analyses.test_dissection import slow_upsample
 from tests.analyses.test_dissection_chance import Discs, Film, channels
 
 IMAGES, UNITS, SHUFFLES, LIMIT, LEAST = 24, 6, 4, 0.15, 5
 CATEGORIES = np.array([0, 0, 0, 1], np.intp)
+NO_SAMPLE = PeakSample.of([], np.zeros((0, UNITS, 1, 1), np.float32), np.zeros((0, 4), bool))
 
 
 @dataclass
@@ -111,7 +113,7 @@ class TestParts:
                 for a, b in zip(one, other, strict=True):
                     assert (getattr(a, name) == getattr(b, name)).all()
         assert Overlap.whole(split.parts).both.dtype == np.int64
-        assert Fit.of(whole, LEAST).ious == pytest.approx(made.slow_ious(HALVES[0] + HALVES[1]), abs=1e-12)
+        assert Fit.of(whole, NO_SAMPLE, LEAST).ious == pytest.approx(made.slow_ious(HALVES[0] + HALVES[1]), abs=1e-12)
         assert count_type(2**30 - 1) is np.int32
         assert count_type(2**30) is np.int64
 
@@ -120,7 +122,7 @@ class TestHalves:
     @pytest.mark.parametrize("seed", range(4))
     def test_they_are_those_of_a_slow_version(self, seed: int) -> None:
         made = Made(seed, 4)
-        fit = Fit.of(made.counts(list(range(IMAGES))), LEAST)
+        fit = Fit.of(made.counts(list(range(IMAGES))), NO_SAMPLE, LEAST)
         names, _ = made.slow_names(HALVES[0] + HALVES[1])
         expected = np.ones(UNITS, bool)
         by_chance = np.ones((SHUFFLES, UNITS), bool)
@@ -144,13 +146,13 @@ class TestHalves:
     def test_without_shuffles_nothing_is_confirmed(self) -> None:
         counts = Made(0, 4).counts(list(range(IMAGES)))
         alone = LayerCounts(counts.parts, LayerCounts.empty(4, 0, UNITS, CATEGORIES, np.int64).halves)
-        assert not Fit.of(alone, LEAST).confirmed(LIMIT).any()
+        assert not Fit.of(alone, NO_SAMPLE, LEAST).confirmed(LIMIT).any()
 
 
 class TestIntervals:
     def test_they_are_those_of_a_loop(self) -> None:
         made = Made(1, 6)
-        fit = Fit.of(made.counts(list(range(IMAGES))), LEAST)
+        fit = Fit.of(made.counts(list(range(IMAGES))), NO_SAMPLE, LEAST)
         intervals = fit.intervals()
         places = [list(range(4 * part, 4 * part + 4)) for part in range(6)]
         for unit, choice in enumerate(fit.choices.tolist()):

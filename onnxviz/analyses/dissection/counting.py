@@ -325,7 +325,7 @@ def count_image(
     units, concepts = overlap.both.shape
     area = np.zeros(units, np.int64)
     sums = [counts.reshape(-1) for counts in (overlap.both, *shuffled.both)]
-    for _, unit, pixel in _mask_pixels(activations[None], round_down(thresholds), grid):
+    for _, unit, pixel in mask_pixels(activations[None], round_down(thresholds), grid):
         area += np.bincount(unit, minlength=units)
         first = unit * concepts - 1
         for counts, own in zip(sums, labels, strict=True):
@@ -355,7 +355,7 @@ def round_down(thresholds: npt.NDArray[np.float64]) -> Floats:
     return np.where(near > thresholds, np.nextafter(near, np.float32(-np.inf)), near)
 
 
-def _mask_pixels(activations: Floats, thresholds: Floats, grid: Grid) -> Iterator[tuple[Indices, Indices, Indices]]:
+def mask_pixels(activations: Floats, thresholds: Floats, grid: Grid) -> Iterator[tuple[Indices, Indices, Indices]]:
     """Yield (image, unit, pixel) of every pixel whose upsampled activation is above its unit's threshold.
 
     Only cells with a corner above the threshold are interpolated; the arithmetic is that of `upsample`.

@@ -8,13 +8,13 @@ says how far an IoU of other such images may lie; and of two halves each is aske
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
 from onnxviz.analyses.dissection.chance import Chance
 from onnxviz.analyses.dissection.counting import CountType, Overlap, ShuffledOverlap, iou
+from onnxviz.analyses.dissection.presence import PeakSample
 
 MOST_PARTS = 20
 FEWEST_PARTS = 4
@@ -72,6 +72,10 @@ class Fit:
         halves: counts and chance of either half of the images.
         parts: counts of each part of them.
         counted: bool [concepts], those that are in enough images for a unit to be named after them.
+        ious: float64 [units, concepts], 0 where a concept does not count.
+        choices: int [units], the concept of highest IoU; of equal ones the first.
+        aucs: float64 [units], how well a unit's peak tells images with its concept from others; NaN where unknown.
+        auc_intervals: float64 [units, 2], between what they lie.
     """
 
     overlap: Overlap
@@ -79,10 +83,17 @@ class Fit:
     halves: tuple[tuple[Overlap, Chance], ...]
     parts: tuple[Overlap, ...]
     counted: npt.NDArray[np.bool_]
+    ious: npt.NDArray[np.float64]
+    choices: npt.NDArray[np.intp]
+    aucs: npt.NDArray[np.float64]
+    auc_intervals: npt.NDArray[np.float64]
 
     @classmethod
-    def of(cls, counts: LayerCounts, least_images: int) -> Fit:
-        """Compare units with the concepts that are in at least so many images."""
+    def of(cls, counts: LayerCounts, sample: PeakSample, least_images: int, likeness: float = 1.0) -> Fit:
+        """Compare units with the concepts that are in at least so many images.
+
+        `likeness` is the number of images that stand for one independent one.
+        """
         overlap = Overlap.whole(counts.parts)
         counted = overlap.images >= least_images
         middle = len(counts.parts) // 2
@@ -91,17 +102,14 @@ class Fit:
             for parts, shuffled in zip((counts.parts[:middle], counts.parts[middle:]), counts.halves, strict=True)
         )
         chance = Chance.of(counts.halves[0] + counts.halves[1], overlap.categories, counted)
-        return cls(overlap, chance, halves, counts.parts, counted)
+        ious = np.where(counted, overlap.iou(), 0.0)
+        choices = ious.argmax(axis=1)
+        return cls(overlap, chance, halves, counts.parts, counted, ious, choices, *sample.aucs(choices, likeness))
 
-    @cached_property
-    def ious(self) -> npt.NDArray[np.float64]:
-        """float64 [units, concepts], 0 where a concept does not count."""
-        return np.where(self.counted, self.overlap.iou(), 0.0)
-
-    @property
-    def choices(self) -> npt.NDArray[np.intp]:
-        """The concept of highest IoU of each unit, int [units]; of equal ones the first."""
-        return np.asarray(self.ious.argmax(axis=1))
+    def best_units(self, most: int) -> list[int]:
+        """Return so many units of highest IoU at most, of those that touch a concept, the highest first."""
+        best = self.ious.max(axis=1, initial=0)
+        return [unit for unit in np.argsort(-best, kind="stable").tolist() if best[unit] > 0][:most]
 
     def confirmed(self, limit: float) -> npt.NDArray[np.bool_]:
         """Return which units would be detectors of their concept, bool [units], on either half of the images.

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from onnxviz.analyses.dissection.chance import Exchange
 from onnxviz.analyses.dissection.counting import Overlap
 from onnxviz.analyses.dissection.fit import FEWEST_PARTS, Fit
-from onnxviz.analyses.dissection.summary import BY_CHANCE, DETECTS, DETECTS_NOT, UNKNOWN, ChanceRow, UnitResult
+from onnxviz.analyses.dissection.results import BY_CHANCE, DETECTS, DETECTS_NOT, UNKNOWN, ChanceRow, Side, UnitResult
 from onnxviz.analyses.dissection.thresholds import Thresholds
 from onnxviz.core.errors import shorten
 from onnxviz.core.findings import Caveat
@@ -22,7 +22,7 @@ from onnxviz.core.shares import percent
 from onnxviz.core.values import Unit
 from onnxviz.core.wording import counted, listed
 from onnxviz.data.concepts import Concept
-from onnxviz.graph.features import before_ceiling
+from onnxviz.graph.features import before_bound
 
 if TYPE_CHECKING:
     from onnxviz.data.concepts import ConceptSet
@@ -40,12 +40,13 @@ _SATURATED_LAYER = 0.1
 
 
 def named_units(
-    layer: str, concepts: Sequence[Concept], thresholds: Thresholds, fit: Fit, limit: float
+    layer: str, concepts: Sequence[Concept], thresholds: Thresholds, fit: Fit, limit: float, side: Side
 ) -> list[UnitResult]:
     """Return what each unit of a layer fits best; of equal concepts the first.
 
-    From the IoU `limit` on it may be a detector.
+    From the IoU `limit` on it may be a detector. Thresholds of the lower side are those of negated activations.
     """
+    sign = 1 if side == "upper" else -1
     overlap, ious, level = fit.overlap, fit.ious, fit.chance.level
     covers, confirmed, intervals = overlap.precision(), fit.confirmed(limit), fit.intervals()
     results = []
@@ -53,7 +54,7 @@ def named_units(
         iou = float(ious[index, choice])
         named = iou > 0
         verdict = _verdict(iou, limit, level[index])
-        low, high = intervals[index].tolist()
+        auc = float(fit.aucs[index])
         # Concepts of one category are alternatives to each other; a colour says nothing against an object.
         rivals = np.where(overlap.categories == overlap.categories[choice], covers[index], 0.0)
         most = int(rivals.argmax()) if rivals.max() > rivals[choice] else choice
@@ -63,19 +64,25 @@ def named_units(
                 concepts[choice].name if named else "",
                 concepts[choice].category if named else "",
                 iou,
-                (low, high) if named and not math.isnan(low) else (),
+                _interval(intervals[index]) if named else (),
                 verdict,
                 bool(confirmed[index]) if verdict == DETECTS else None,
                 float(level[index]) if len(fit.chance.iou) else None,
+                auc if named and not math.isnan(auc) else None,
+                _interval(fit.auc_intervals[index]) if named else (),
                 float(covers[index, choice]) if named else None,
                 concepts[most].name if named and most != choice else "",
                 float(rivals[most]) if named and most != choice else None,
-                float(thresholds.values[index]),
-                float(thresholds.largest[index]),
+                sign * float(thresholds.values[index]) + 0.0,
+                sign * float(thresholds.largest[index]) + 0.0,
                 "dead" if thresholds.constant[index] else "saturated" if thresholds.saturated[index] else "",
             )
         )
     return results
+
+
+def _interval(ends: npt.NDArray[np.float64]) -> tuple[float, float] | tuple[()]:
+    return () if np.isnan(ends).any() else (float(ends[0]), float(ends[1]))
 
 
 def _verdict(iou: float, limit: float, level: float) -> str:
@@ -182,7 +189,7 @@ def caveats(
     for name, values in thresholds.items():
         if (above := values.positions * quantile) < _FEW_VALUES:
             yield Caveat(
-                f"Only {above:.2g} activations of each unit of {shorten(name)} lie above its threshold, because "
+                f"Only {above:.2g} activations of each unit of {shorten(name)} lie beyond its threshold, because "
                 f"there are {values.positions} positions in all; give more images.",
                 id=f"positions {name}",
             )
@@ -221,15 +228,16 @@ def _reach(
         )
 
 
-def remarks(layers: Mapping[str, Sequence[UnitResult]], view: GraphView) -> Iterator[Caveat]:
+def remarks(layers: Mapping[str, Sequence[UnitResult]], view: GraphView, side: Side) -> Iterator[Caveat]:
     """Say which units could not have a mask, and which layer to take in place of one with many saturated ones."""
+    above, greatest, bound = ("above", "greatest", "ceiling") if side == "upper" else ("below", "least", "floor")
     for remark, of_one, of_several in (
         ("dead", "has the same activation at every position of every image and cannot be a detector",
          "have the same activation at every position of every image and cannot be detectors"),
-        ("saturated", "lies nowhere above its threshold, because that is its greatest activation: it is reached too "
-         "often, or there are too few positions",
-         "lie nowhere above their threshold, because it is their greatest activation: they reach that too often, or "
-         "there are too few positions"),
+        ("saturated", f"lies nowhere {above} its threshold, because that is its {greatest} activation: it is reached "
+         "too often, or there are too few positions",
+         f"lie nowhere {above} their threshold, because it is their {greatest} activation: they reach that too often, "
+         "or there are too few positions"),
     ):  # fmt: skip
         counts = {name: sum(unit.remark == remark for unit in units) for name, units in layers.items()}
         concerned = [f"{shorten(name)} {count} of {len(layers[name])}" for name, count in counts.items() if count]
@@ -239,7 +247,7 @@ def remarks(layers: Mapping[str, Sequence[UnitResult]], view: GraphView) -> Iter
             yield Caveat(f"{counted(total, 'unit')} {reason}: {listed(concerned, _LISTED)}.", id=remark)
         if remark == "saturated":
             ceilings = [name for name, count in counts.items() if count > _SATURATED_LAYER * len(layers[name])]
-            instead = {name: before_ceiling(view, view.layer(name)) for name in ceilings}
+            instead = {name: before_bound(view, view.layer(name), side) for name in ceilings}
             offers = [
                 f"{shorten(layer.name, 200)!r} in place of {shorten(name)!r}"
                 for name, layer in instead.items()
@@ -247,7 +255,7 @@ def remarks(layers: Mapping[str, Sequence[UnitResult]], view: GraphView) -> Iter
             ]
             if offers:
                 yield Caveat(
-                    "An activation with a ceiling hides which of these positions are the strongest; what enters it "
+                    f"An activation with a {bound} hides which of these positions are the strongest; what enters it "
                     f"does not. In `layers`, name {listed(offers, 4)}.",
                     id="ceiling",
                 )

@@ -14,11 +14,13 @@ import numpy.typing as npt
 from onnxviz.analyses.base import Subject
 from onnxviz.analyses.dissection.chance import Exchange, likeness
 from onnxviz.analyses.dissection.counting import CountType, count_type
-from onnxviz.analyses.dissection.fit import part_count
+from onnxviz.analyses.dissection.fit import Fit, LayerCounts, part_count
+from onnxviz.analyses.dissection.presence import MOST_IMAGES, PeakSample
 from onnxviz.analyses.sharding import SHARD_IMAGES, map_size
 from onnxviz.analyses.stream import Activations
 from onnxviz.core import limits
 from onnxviz.core.errors import AnalysisError, shorten
+from onnxviz.core.sampling import spread_evenly
 from onnxviz.core.values import Layer
 from onnxviz.model.maps import to_map
 
@@ -54,6 +56,21 @@ class Setting:
         """The number of parts into which the images are cut; it looks at labels."""
         alike = self.exchange.alike
         return part_count(len(self.images), 1 if alike is None else alike.distance)
+
+    @property
+    def likeness(self) -> float:
+        """How many images stand for one independent one; it looks at labels.
+
+        Where a quarter of the likeness is left at a distance, half of that, since what counts is how alike both
+        activations and labels are: intervals of an AUC held so (`presence`) in simulated films.
+        """
+        alike = self.exchange.alike
+        return 1.0 if alike is None else max(1.0, alike.distance / 2)
+
+    @cached_property
+    def sample(self) -> frozenset[int]:
+        """The images whose peaks are kept."""
+        return frozenset(spread_evenly(self.images, MOST_IMAGES))
 
     @property
     def count_type(self) -> CountType:
@@ -108,8 +125,12 @@ class Setting:
             total, counts = total + size, counts + kept
         return groups
 
+    def fits(self, counts: Sequence[tuple[LayerCounts, PeakSample]]) -> list[Fit]:
+        """Return how well each layer's units fit the concepts."""
+        return [Fit.of(own, sample, self.analysis.least_images, self.likeness) for own, sample in counts]
+
     def maps(self, activations: Activations) -> list[npt.NDArray[np.float32]]:
-        """Return each layer's maps, float32 [images, units, height, width]."""
+        """Return each layer's maps, float32 [images, units, height, width], of the lower side with the other sign."""
         found = [np.ascontiguousarray(to_map(layer, activations[layer.name])) for layer in self.layers]
         for layer, maps in zip(self.layers, found, strict=True):
             if maps.ndim != 4:
@@ -117,4 +138,4 @@ class Setting:
                     f"the activations of {shorten(layer.name)!r} are no maps (shape {maps.shape[1:]})",
                     remedy="choose layers whose units have a height and a width",
                 )
-        return found
+        return found if self.analysis.side == "upper" else [-maps for maps in found]

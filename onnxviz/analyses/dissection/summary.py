@@ -9,34 +9,20 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TypeAlias
 
 from onnxviz.analyses import presentation
+from onnxviz.analyses.dissection.results import (
+    NO_CONCEPT,
+    UNCONFIRMED,
+    ChanceRow,
+    Concept,
+    Side,
+    UnitResult,
+)
 from onnxviz.core.errors import shorten
-from onnxviz.core.findings import Bars, Cell, Column, Curve, Finding, Histogram, Metric, Note, Series, Table
-from onnxviz.core.values import Unit
+from onnxviz.core.findings import Bars, Column, Curve, Finding, Histogram, Metric, Note, Series, Table
 from onnxviz.core.wording import listed
 
-UNIT_COLUMNS = (
-    Column("unit", "unit"),
-    Column("concept", description="The concept whose pixels the unit's mask fits best."),
-    Column("category"),
-    Column("IoU", "number", "Intersection over union of mask and concept, over the whole data set."),
-    Column("interval", description="Between what the IoU of other such images lies with a confidence of 95 %."),
-    Column("detector", description="yes: the IoU reaches the limit and is above the chance level. by chance: it "
-           "reaches the limit, but not more than with the labels of other images."),
-    Column("halves", description="confirmed: the unit detects that concept on either half of the images. Else what is "
-           "found on one half of them is not confirmed on the other."),
-    Column("chance level", "number", "The highest IoU that the unit has with any concept when each image has the "
-           "labels of another one."),
-    Column("precision", "percent", "Share of the unit's mask that lies on the concept."),
-    Column("more of it on", description="The concept of the same category that covers most of the mask, where that "
-           "is another one."),
-    Column("share there", "percent", "Share of the unit's mask that lies on that other concept."),
-    Column("threshold", "number", "The unit's mask is where its activation is above."),
-    Column("largest", "number", "The unit's greatest activation."),
-    Column("remark", description="dead: the same activation everywhere. saturated: nothing lies above the threshold."),
-)  # fmt: skip
 METRICS = presentation.by_name(
     Metric("detectors", math.nan, "detectors",
            "Units that detect a concept: the IoU reaches the limit and is above the unit's chance level.",
@@ -55,111 +41,12 @@ METRICS = presentation.by_name(
     Metric("dead_units", math.nan, "dead units",
            "Units with the same activation at every position of every image.", "integer", "lower"),
     Metric("saturated_units", math.nan, "saturated units",
-           "Units whose threshold is their greatest activation, so that they have no mask.", "integer", "lower"),
+           "Units with no activation beyond their threshold, so that they have no mask.", "integer", "lower"),
 )  # fmt: skip
-NO_CONCEPT = "none"
-DETECTS, BY_CHANCE, UNKNOWN, DETECTS_NOT = "yes", "by chance", "unknown", "no"
-CONFIRMED, UNCONFIRMED = "confirmed", "not confirmed on the other half"
 _LONG_LIST = 40
 _BEST_LAYERS = 3
 """So many layers have a sentence of their own."""
 _BINS = 20
-
-Concept: TypeAlias = tuple[str, str]
-"""A concept's category and name."""
-
-
-@dataclass(frozen=True, slots=True)
-class UnitResult:
-    """A line of the units table, whose columns say what is in it: what one unit fits best.
-
-    Without a concept its name and category are "", and so is the rival where none covers more of the mask; `verdict` is
-    `DETECTS`, `BY_CHANCE`, `DETECTS_NOT`, or `UNKNOWN` where the chance level is. `interval` is empty where unknown,
-    and `confirmed` None of what is no detector.
-    """
-
-    unit: Unit
-    concept: str
-    category: str
-    iou: float
-    interval: tuple[float, float] | tuple[()]
-    verdict: str
-    confirmed: bool | None
-    chance: float | None
-    precision: float | None
-    rival: str
-    rival_share: float | None
-    threshold: float
-    largest: float
-    remark: str = ""
-
-    @property
-    def named(self) -> Concept:
-        """The concept's category and name."""
-        return self.category, self.concept
-
-    @property
-    def detector(self) -> bool:
-        """Whether the IoU reaches the limit and is above chance."""
-        return self.verdict == DETECTS
-
-    @property
-    def reaches(self) -> bool:
-        """Whether the IoU reaches the limit: a detector by the paper's rule."""
-        return self.verdict != DETECTS_NOT
-
-    @property
-    def halves(self) -> str:
-        """Whether either half of the images confirms a detector, in words; "" of what is none."""
-        return "" if self.confirmed is None else CONFIRMED if self.confirmed else UNCONFIRMED
-
-    def row(self) -> tuple[Cell, ...]:
-        """Return the cells under `UNIT_COLUMNS`."""
-        name, interval = self.concept or NO_CONCEPT, interval_in_words(self.interval)
-        fit = (self.iou, interval, self.verdict, self.halves, self.chance)
-        others = (self.precision, self.rival, self.rival_share)
-        return (self.unit, name, self.category, *fit, *others, self.threshold, self.largest, self.remark)
-
-
-@dataclass(frozen=True, slots=True)
-class ChanceRow:
-    """What a layer's units are named in one shuffle.
-
-    Attributes:
-        layer: the layer's name.
-        shuffle: the shuffle, from 0.
-        concept: the concept.
-        category: its category.
-        reaching: units that fit it best and reach the limit.
-        exceeding: those of them that are above what they reach in the other shuffles.
-        confirmed: those of these that are so on either half of the images.
-        best: the highest IoU of a unit that fits it best.
-    """
-
-    layer: str
-    shuffle: int
-    concept: str
-    category: str
-    reaching: int
-    exceeding: int
-    confirmed: int
-    best: float
-
-
-@dataclass(frozen=True)
-class GroupResult:
-    """What was found of a group of layers, on all images.
-
-    Attributes:
-        units: what each unit fits best, layer by layer.
-        by_chance: what they are named in the shuffles.
-        images: for each concept in how many images it is.
-    """
-
-    units: tuple[UnitResult, ...]
-    by_chance: tuple[ChanceRow, ...]
-    images: tuple[int, ...]
-
 
 _LAYER: Callable[[ChanceRow], Hashable] = operator.attrgetter("layer")
 _CONCEPT: Callable[[ChanceRow], Hashable] = operator.attrgetter("category", "concept")
@@ -294,11 +181,6 @@ def span_in_words(span: Sequence[float], nothing: str = "unknown") -> str:
     return f"{low:g}" if low == high else f"{low:g} to {high:g}"
 
 
-def interval_in_words(interval: Sequence[float]) -> str:
-    """Return "0.041 to 0.120", or nothing."""
-    return " to ".join(f"{end:.3f}" for end in interval)
-
-
 @dataclass(frozen=True)
 class Summary:
     """What is said over all layers, in the network's order; `concept_images` says in how many images a concept is."""
@@ -309,6 +191,7 @@ class Summary:
     categories: Sequence[str]
     limit: float
     least_images: int
+    side: Side = "upper"
 
     @property
     def units(self) -> list[UnitResult]:
@@ -343,6 +226,7 @@ class Summary:
             yield Note(said, f"layer {name}", about)
 
     def _sentence(self, where: str, units: Sequence[UnitResult], chance: ByChance, *, explained: bool = False) -> str:
+        where += ", by their lowest activations" if self.side == "lower" else ""
         detectors = detectors_of(units)
         reaching = sum(unit.reaches for unit in units)
         total, concepts = len(units), len(self.concept_images)
@@ -445,7 +329,7 @@ class Summary:
             Column("reach it by chance", description="The same with the labels of other images."),
             Column("best IoU", "number"),
             Column("dead", "integer", "Units with the same activation everywhere."),
-            Column("saturated", "integer", "Units whose threshold is their greatest activation: they have no mask."),
+            Column("saturated", "integer", "Units with no activation beyond their threshold: they have no mask."),
             Column("concepts", description="Number of detectors of each concept, most frequent first."),
         )
         return Table("layers", "Detectors in each layer", columns, tuple(rows))

@@ -39,17 +39,17 @@ Side = Annotated[int, Field(ge=1, le=2048)]
 class Dissection(PassesOverImages):
     """Which labelled concepts the units detect.
 
-    Each unit gets a threshold that a fixed share of all its activations exceeds, over all positions of all images at
-    the layer's own resolution. Its activation map is enlarged to the resolution of the labels, and cut at the
-    threshold: the unit's mask. The mask is compared with the pixels of every labelled concept over the whole data set
-    by intersection over union (IoU), in the images that have a label of the concept's category. A unit is named
-    after the concept of highest IoU, of those that are in enough images. It is a detector of it if that IoU reaches
-    the limit and is above the unit's chance level: the highest IoU that it has with any of these concepts when each
-    image has the labels of another image, in several shuffles. The number of concepts with more detectors than in any
-    shuffle is the number of unique detectors. A detector is confirmed if it is one of the same concept on either half
-    of the images. Beside each number stands what is counted the same way in the shuffles. Images are stretched to the
-    model's input, not cropped, so that no labelled pixel is lost. A unit without a concept may detect something that
-    nobody labelled.
+    Each unit gets a threshold that a fixed share of all its activations exceeds (on the lower side: is below), over all
+    positions of all images at the layer's own resolution. Its activation map is enlarged to the resolution of the
+    labels, and cut at the threshold: the unit's mask. The mask is compared with the pixels of every labelled concept
+    over the whole data set by intersection over union (IoU), in the images that have a label of the concept's category.
+    A unit is named after the concept of highest IoU, of those that are in enough images. It is a detector of it if that
+    IoU reaches the limit and is above the unit's chance level: the highest IoU that it has with any of these concepts
+    when each image has the labels of another image, in several shuffles. The number of concepts with more detectors
+    than in any shuffle is the number of unique detectors. A detector is confirmed if it is one of the same concept on
+    either half of the images. Beside each number stands what is counted the same way in the shuffles. Images are
+    stretched to the model's input, not cropped, so that no labelled pixel is lost. A unit without a concept may detect
+    something that nobody labelled.
     """
 
     kind: Literal["dissection"] = "dissection"
@@ -124,7 +124,9 @@ iou: 0.04
         None, ge=1, description="Use at most this many images, spread evenly over the data set; all if not given."
     )
     best_units: int = Field(12, ge=0, le=10_000, description="Units of each layer that are shown in pictures.")
-    best_images: int = Field(4, ge=1, le=64, description="Images shown for each unit: those that excite it most.")
+    best_images: int = Field(
+        4, ge=1, le=64, description="Images shown for each unit: those that excite it most, or least on the lower side."
+    )
 
     def images_of(self, subject: Subject) -> tuple[str, ConceptSet, list[int]]:
         """Return the labelled images."""

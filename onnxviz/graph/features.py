@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 from onnx import NodeProto
 
@@ -10,6 +11,8 @@ from onnxviz.core.values import Layer
 from onnxviz.graph.operators import traits_of
 from onnxviz.graph.structure import image_dependent, origin, producers, reads
 from onnxviz.graph.view import GraphView
+
+_CLAMPS = ("Clip", "Max", "Min", "Relu")
 
 
 def features_before(view: GraphView, layer: Layer) -> Layer | None:
@@ -38,21 +41,24 @@ def features_before(view: GraphView, layer: Layer) -> Layer | None:
     return None
 
 
-def before_ceiling(view: GraphView, layer: Layer) -> Layer | None:
-    """Return what enters the activation that bounds a layer's values from above, or None if there is none.
+def before_bound(view: GraphView, layer: Layer, side: Literal["upper", "lower"]) -> Layer | None:
+    """Return what enters the activation that bounds a layer's values from above or below, or None if there is none.
 
     Between that activation and the layer may be operators that only choose or arrange its values.
     """
     made_by = producers(view.proto.graph)
     value = origin(layer.value, made_by, lambda node: traits_of(node).moves)
     node = made_by.get(value)
-    if node is None or not _bounded(node):
+    if node is None or not _bounded(node, side):
         return None
-    while (node := made_by.get(value)) is not None and (_bounded(node) or node.op_type in ("Max", "Relu")):
+    while (node := made_by.get(value)) is not None and (_bounded(node, side) or node.op_type in _CLAMPS):
         value = next((name for name in node.input if name in made_by), "")
     return next((other for other in view.layers if other.value == value), None)
 
 
-def _bounded(node: NodeProto) -> bool:
-    """Whether an operator's values have a greatest one."""
-    return traits_of(node).bounds[1] < math.inf or node.op_type in ("Clip", "Min")
+def _bounded(node: NodeProto, side: Literal["upper", "lower"]) -> bool:
+    """Whether an operator's values have a greatest one, or a least one."""
+    low, high = traits_of(node).bounds
+    if side == "upper":
+        return high < math.inf or node.op_type in ("Clip", "Min")
+    return low > -math.inf or node.op_type in ("Clip", "Max")

@@ -336,13 +336,14 @@ class TestEndToEnd:
         findings = dissect(Dissection(**self.SETTINGS), subject, model)
         rows = only(findings, Table, "units").rows
         assert [row[0] for row in rows] == [Unit("active", index) for index in range(4)]
-        assert rows[0][1:5] == ("red", "colour", 1.0, "yes")
-        assert rows[1][1:5] == ("green", "colour", 1.0, "yes")
-        assert (rows[2][1], rows[2][3], rows[2][4], rows[2][-1]) == ("none", 0.0, "no", "dead")
-        assert rows[3][4] == "no"
+        assert rows[0][1:7] == ("red", "colour", 1.0, "0.999 to 1.000", "yes", "confirmed")
+        assert rows[1][1:7] == ("green", "colour", 1.0, "0.999 to 1.000", "yes", "confirmed")
+        assert (rows[2][1], rows[2][3:7], rows[2][-1]) == ("none", (0.0, "", "no", ""), "dead")
+        assert rows[3][5:7] == ("no", "")
         metrics = Dissection(**self.SETTINGS).metrics(findings)
         assert metrics == {
-            "detectors": 2.0, "unique_detectors": 2.0, "detector_fraction": 0.5, "best_iou": 1.0, "dead_units": 1.0,
+            "detectors": 2.0, "unique_detectors": 2.0, "confirmed_detectors": 2.0,
+            "detector_fraction": 0.5, "best_iou": 1.0, "dead_units": 1.0,
             "detectors_by_iou": 2.0, "unique_detectors_by_iou": 2.0, "saturated_units": 1.0,
         }  # fmt: skip
         assert set(metrics) == set(Dissection.metric_names)

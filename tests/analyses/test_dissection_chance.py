@@ -17,7 +17,8 @@ from onnxviz.analyses.base import JobContext, Subject
 from onnxviz.analyses.dissection.analysis import Dissection
 from onnxviz.analyses.dissection.chance import Chance, Exchange, Likeness, likeness
 from onnxviz.analyses.dissection.counting import Grid, Overlap, PixelLabels, ShuffledOverlap, count_image, count_overlap
-from onnxviz.analyses.dissection.summary import ByChance, ChanceRow, Summary, UnitResult, detected, span_in_words
+from onnxviz.analyses.dissection.results import ChanceRow, UnitResult
+from onnxviz.analyses.dissection.summary import ByChance, Summary, detected, span_in_words
 from onnxviz.core.findings import Bars, Caveat, Coverage, Finding, Metric, Note, Table, TileGrid
 from onnxviz.core.values import Unit
 from onnxviz.data.concepts import Concept
@@ -96,7 +97,7 @@ class TestShuffles:
         for place, image in enumerate(exchange.order):
             given = [prepared[owner] for owner in exchange.owners(place)]
             count_image(own, shuffled, activations[image], thresholds, given, grid)
-        for shuffle, ious in enumerate(shuffled.ious(own), start=1):
+        for shuffle, ious in enumerate(shuffled.ious(categories), start=1):
             moved = labels.copy()
             for place, image in enumerate(exchange.order):
                 moved[image] = labels[exchange.owners(place)[shuffle]]
@@ -106,20 +107,19 @@ class TestShuffles:
             assert (ious != own.iou()).any()
 
     def test_the_level_is_the_best_of_all_shuffles_and_counted_concepts(self) -> None:
-        overlap = Overlap.empty(2, np.array([0, 0, 0], np.intp))
-        overlap.concept[:] = 10
-        shuffled = ShuffledOverlap.empty(3, 2, overlap.categories)
-        shuffled.unit[:] = 10
+        categories = np.array([0, 0, 0], np.intp)
+        shuffled = ShuffledOverlap.empty(3, 2, categories)
+        shuffled.unit[:] = shuffled.concept[:] = 10
         shuffled.both[:, 0] = [[1, 2, 9], [3, 0, 9], [0, 4, 9]]
-        chance = Chance.of(shuffled, overlap, np.array([True, True, False]))
+        chance = Chance.of(shuffled, categories, np.array([True, True, False]))
         assert chance.iou[:, 0].tolist() == [2 / 18, 3 / 17, 4 / 16]
         assert chance.concept[:, 0].tolist() == [1, 0, 1]
         assert chance.level.tolist() == [4 / 16, 0.0]
         assert chance.exceeding().tolist() == [[False, False], [False, False], [True, False]]
 
     def test_without_another_image_nothing_is_above_chance(self) -> None:
-        overlap = Overlap.empty(2, np.array([0], np.intp))
-        chance = Chance.of(ShuffledOverlap.empty(0, 2, overlap.categories), overlap, np.array([True]))
+        categories = np.array([0], np.intp)
+        chance = Chance.of(ShuffledOverlap.empty(0, 2, categories), categories, np.array([True]))
         assert chance.level.tolist() == [np.inf, np.inf]
 
 
@@ -324,7 +324,13 @@ class TestDetectors:
 
 
 def chance_row(shuffle: int, concept: str, exceeding: int, reaching: int | None = None, layer: str = "a") -> ChanceRow:
-    return ChanceRow(layer, shuffle, concept, "object", exceeding if reaching is None else reaching, exceeding, 0.1)
+    return ChanceRow(layer, shuffle, concept, "object", exceeding if reaching is None else reaching, exceeding, 0, 0.1)
+
+
+def unit_result(name: str, place: int = 0, iou: float = 0.1, *, confirmed: bool = True) -> UnitResult:
+    return UnitResult(
+        Unit("a", place), name, "object", iou, (0.08, 0.12), "yes", confirmed, 0.05, None, (), 0.5, "", None, 1, 2
+    )
 
 
 class TestByChance:
@@ -337,11 +343,7 @@ class TestByChance:
         assert chance.unique_detectors == (0, 1)
 
         def units(**counts: int) -> list[UnitResult]:
-            return [
-                UnitResult(Unit("a", 0), name, "object", 0.1, "yes", 0.05, 0.5, "", None, 1, 2)
-                for name, count in counts.items()
-                for _ in range(count)
-            ]
+            return [unit_result(name) for name, count in counts.items() for _ in range(count)]
 
         assert detected(units(star=3, hole=3, moon=1), chance) == {("object", "hole"), ("object", "moon")}
         assert detected(units(star=4, hole=2), chance) == {("object", "star")}
@@ -350,13 +352,11 @@ class TestByChance:
         chance = ByChance([chance_row(0, "star", 3), chance_row(1, "star", 1)], 2)
         for above, expected in ((-0.01, set()), (0.01, {("object", "star")})):
             iou = chance.highest(("object", "star")) + above
-            unit = UnitResult(Unit("a", 0), "star", "object", iou, "yes", 0.05, 0.5, "", None, 1, 2)
+            unit = unit_result("star", iou=iou)
             assert detected([unit], chance) == expected
 
     def test_as_many_as_chance_gives_is_said(self) -> None:
-        units = [
-            UnitResult(Unit("a", place), "star", "object", 0.1, "yes", 0.05, 0.5, "", None, 1, 2) for place in range(3)
-        ]
+        units = [unit_result("star", place) for place in range(3)]
         for most, expected in ((3, "which is no more than chance gives (0 to 3): none; not told from chance: star 3"),
                                (2, "by chance 0 to 2: star 3.")):  # fmt: skip
             chance = ByChance([chance_row(0, "star", most)], 2)
@@ -366,7 +366,7 @@ class TestByChance:
 
     def test_a_shuffle_may_stand_out_by_its_best_unit(self) -> None:
         def rows(*best: float) -> list[ChanceRow]:
-            return [ChanceRow("a", shuffle, "star", "object", 1, 1, iou) for shuffle, iou in enumerate(best)]
+            return [ChanceRow("a", shuffle, "star", "object", 1, 1, 0, iou) for shuffle, iou in enumerate(best)]
 
         assert ByChance(rows(0.1, 0.2, 0.1), 3).unique_detectors == (0, 1)
         assert ByChance(rows(0.2, 0.2, 0.1), 3).unique_detectors == (0, 0)

@@ -19,8 +19,8 @@ from onnxviz.analyses.dissection import sharding
 from onnxviz.analyses.dissection.analysis import Dissection
 from onnxviz.analyses.dissection.chance import Likeness
 from onnxviz.analyses.dissection.counting import Grid, Overlap, count_overlap
+from onnxviz.analyses.dissection.results import GroupResult
 from onnxviz.analyses.dissection.sharding import Setting
-from onnxviz.analyses.dissection.summary import GroupResult
 from onnxviz.analyses.dissection.thresholds import BestImages, LargestValues
 from onnxviz.analyses.sharding import SHARD_IMAGES, map_size, shard_bounds, shard_count
 from onnxviz.core import limits
@@ -335,13 +335,19 @@ class TestJobs:
         each, counts = first.stored_bytes(20_000), second.stored_bytes(20_000)
         assert each == pytest.approx(64 * 20_000 * 100 * 0.005 * 4, rel=0.01)
         concepts, categories = len(subject.data["scenes"].concepts), len(subject.data["scenes"].categories)
-        assert counts == 8 * (21 * 64 * (concepts + categories) + 2 * concepts + categories)
+        own, shuffled = (
+            64 * (concepts + categories) + 2 * concepts + categories,
+            64 * (concepts + categories) + concepts,
+        )
+        sample = 4_000 * (4 * 64 + 8 + concepts)
+        assert counts == 4 * (20 * own + 40 * shuffled) + sample, "20 parts, and 20 shuffles of two halves"
         assert shard_count(20_000, None, each) == 20
         monkeypatch.setattr(limits, "SHARDED_BYTES", 7 * each + 1)
         assert shard_count(20_000, None, each) == 7
         assert shard_count(20_000, 1000, each) == 20, "a size that was asked for is kept"
         assert shard_count(20_000, None, 8 * each) == 1
-        monkeypatch.setattr(limits, "SHARDED_BYTES", 3 * each)
+        most = max(one.stored_bytes(20_000) for one in Dissection().passes([layer], subject))
+        monkeypatch.setattr(limits, "SHARDED_BYTES", 3 * most)
         jobs = list(Dissection(layers="conv6").jobs(subject))
         assert 1 < sum("top values" in job.name for job in jobs) < 20
 

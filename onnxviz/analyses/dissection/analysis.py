@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, cast
 
@@ -12,26 +12,21 @@ from pydantic import Field
 
 from onnxviz.analyses import presentation
 from onnxviz.analyses.base import LayerSelector, Subject
-from onnxviz.analyses.dissection.chance import Chance
 from onnxviz.analyses.dissection.counting import Overlap, ShuffledOverlap
+from onnxviz.analyses.dissection.fit import Fit, LayerCounts
+from onnxviz.analyses.dissection.formulas import Gain, SetCounts, gain_findings, gains
 from onnxviz.analyses.dissection.naming import caveats, chance_rows, named_units, remarks, rivals
-from onnxviz.analyses.dissection.passes import Counts, Excitations, OverlapsPass, TopValuesPass
+from onnxviz.analyses.dissection.passes import Counts, Excitations, FormulasPass, OverlapsPass, Sets, TopValuesPass
 from onnxviz.analyses.dissection.pictures import PICTURE_SIDE, maps_of, masked, shown, tile_of
+from onnxviz.analyses.dissection.presence import PeakSample
+from onnxviz.analyses.dissection.results import ChanceRow, GroupResult, UnitResult, unit_columns
 from onnxviz.analyses.dissection.sharding import Setting
-from onnxviz.analyses.dissection.summary import (
-    METRICS,
-    UNIT_COLUMNS,
-    ByChance,
-    ChanceRow,
-    GroupResult,
-    Summary,
-    UnitResult,
-)
+from onnxviz.analyses.dissection.summary import METRICS, ByChance, Summary
 from onnxviz.analyses.dissection.thresholds import BestImages, LargestValues, Thresholds
-from onnxviz.analyses.sharding import LastLook, PassesOverImages
+from onnxviz.analyses.sharding import LastLook, Pass, PassesOverImages
 from onnxviz.core.errors import AnalysisError, shorten
 from onnxviz.core.findings import Array, Caveat, Coverage, Finding, Table, Tile, TileGrid
-from onnxviz.core.values import Layer, Preprocessing
+from onnxviz.core.values import Layer, Preprocessing, Unit
 from onnxviz.core.wording import listed
 from onnxviz.data.image_choice import choose_images, find_source
 
@@ -44,28 +39,34 @@ Side = Annotated[int, Field(ge=1, le=2048)]
 class Dissection(PassesOverImages):
     """Which labelled concepts the units detect.
 
-    Each unit gets a threshold that a fixed share of all its activations exceeds, over all positions of all images at
-    the layer's own resolution. Its activation map is enlarged to the resolution of the labels, and cut at the
-    threshold: the unit's mask. The mask is compared with the pixels of every labelled concept over the whole data set
-    by intersection over union (IoU), in the images that have a label of the concept's category. A unit is named
-    after the concept of highest IoU, of those that are in enough images. It is a detector of it if that IoU reaches
-    the limit and is above the unit's chance level: the highest IoU that it has with any of these concepts when each
-    image has the labels of another image, in several shuffles. The number of concepts with more detectors than in any
-    shuffle is the number of unique detectors. Beside each number stands what is counted the same way in the shuffles.
-    Images are stretched to the model's input, not cropped, so that no labelled pixel is lost. A unit without a concept
-    may detect something that nobody labelled.
+    Each unit gets a threshold that a fixed share of all its activations exceeds (on the lower side: is below), over all
+    positions of all images at the layer's own resolution. Its activation map is enlarged to the resolution of the
+    labels, and cut at the threshold: the unit's mask. The mask is compared with the pixels of every labelled concept
+    over the whole data set by intersection over union (IoU), in the images that have a label of the concept's category.
+    A unit is named after the concept of highest IoU, of those that are in enough images. It is a detector of it if that
+    IoU reaches the limit and is above the unit's chance level: the highest IoU that it has with any of these concepts
+    when each image has the labels of another image, in several shuffles. The number of concepts with more detectors
+    than in any shuffle is the number of unique detectors. A detector is confirmed if it is one of the same concept on
+    either half of the images. Beside each number stands what is counted the same way in the shuffles. Images are
+    stretched to the model's input, not cropped, so that no labelled pixel is lost. A unit without a concept may detect
+    something that nobody labelled.
     """
 
     kind: Literal["dissection"] = "dissection"
     heading: ClassVar[str] = "Network dissection"
-    version: ClassVar[int] = 4
+    version: ClassVar[int] = 8
     results: ClassVar[tuple[type, ...]] = (
-        GroupResult, UnitResult, ChanceRow, LargestValues, BestImages, Thresholds, Overlap, ShuffledOverlap
+        GroupResult, UnitResult, ChanceRow, LargestValues, BestImages, Thresholds, LayerCounts, Overlap,
+        ShuffledOverlap, PeakSample, SetCounts, Gain,
     )  # fmt: skip
-    cites: ClassVar[tuple[str, ...]] = ("Bau, Zhou, Khosla, Oliva and Torralba 2017, arXiv:1704.05796",)
+    cites: ClassVar[tuple[str, ...]] = (
+        "Bau, Zhou, Khosla, Oliva and Torralba 2017, arXiv:1704.05796",
+        "Mu and Andreas 2020, arXiv:2006.14032",
+        "Bykov, Kopf, Nakajima, Kloft and Höhne 2023, arXiv:2311.13594",
+    )
     reading: ClassVar[str] = (
-        "The outlined bright part of each picture is where the unit is strongly active. If it covers the same thing "
-        "in every picture of a row, the unit detects that thing."
+        "The outlined bright part of each picture is where the unit's activation is beyond its threshold. If it covers "
+        "the same thing in every picture of a row, the unit detects that thing."
     )
     example: ClassVar[str] = """\
 kind: dissection
@@ -84,7 +85,17 @@ iou: 0.04
     data: str | None = Field(
         None, description="A data set with labelled concepts; the recipe's first such set if not given."
     )
-    quantile: float = Field(0.005, gt=0, lt=1, description="The share of a unit's activations above its threshold.")
+    quantile: float = Field(
+        0.005,
+        gt=0,
+        lt=1,
+        description="The share of a unit's activations beyond its threshold: above it, or below with `side`.",
+    )
+    side: Literal["upper", "lower"] = Field(
+        "upper",
+        description="Which activations make a unit's mask: its greatest ones, or its least ones, which are strongly "
+        "negative in layers that have negative activations.",
+    )
     iou: float = Field(
         0.04, gt=0, le=1, description="A unit detects its best concept from this IoU on, if above chance."
     )
@@ -97,6 +108,13 @@ iou: 0.04
         le=1000,
         description="How often the images get the labels of other images, to see what a unit fits by chance.",
     )
+    formula_length: int = Field(
+        1,
+        ge=1,
+        le=3,
+        description="Most concepts of a formula (and, or, and not) that is sought for each unit that is shown; 1 for "
+        "none. It takes one more look at all images.",
+    )
     label_size: Side | tuple[Side, Side] | None = Field(
         None,
         description="Side in pixels at which masks and labels are compared, or [height, width]; if not given 112 for "
@@ -106,7 +124,9 @@ iou: 0.04
         None, ge=1, description="Use at most this many images, spread evenly over the data set; all if not given."
     )
     best_units: int = Field(12, ge=0, le=10_000, description="Units of each layer that are shown in pictures.")
-    best_images: int = Field(4, ge=1, le=64, description="Images shown for each unit: those that excite it most.")
+    best_images: int = Field(
+        4, ge=1, le=64, description="Images shown for each unit: those that excite it most, or least on the lower side."
+    )
 
     def images_of(self, subject: Subject) -> tuple[str, ConceptSet, list[int]]:
         """Return the labelled images."""
@@ -143,64 +163,83 @@ iou: 0.04
             )
         return self._setting(layers, subject).groups()
 
-    def passes(self, layers: Sequence[Layer], subject: Subject) -> tuple[TopValuesPass, OverlapsPass]:
-        """Look at the images for thresholds, and again for overlaps."""
+    def passes(self, layers: Sequence[Layer], subject: Subject) -> tuple[Pass[Any], ...]:
+        """Look at the images for thresholds, again for overlaps, and once more if formulas are asked for."""
         setting = self._setting(layers, subject)
-        return TopValuesPass(setting), OverlapsPass(setting)
+        more = (FormulasPass(setting),) if self.formula_length > 1 else ()
+        return TopValuesPass(setting), OverlapsPass(setting), *more
 
     def _setting(self, layers: Sequence[Layer], subject: Subject) -> Setting:
         return Setting(self, layers, subject, *self.images_of(subject)[1:])
 
     def findings(
-        self, setting: Setting, excitations: Excitations, counts: Counts, last: LastLook
+        self, setting: Setting, excitations: Excitations, counts: Counts, sets: Sets, last: LastLook
     ) -> list[GroupResult | Finding]:
-        """Return what was found of all layers, and pictures of it."""
+        """Return what was found of all layers, and pictures of it; `sets` is empty where no formulas are asked for."""
         data, names = setting.data, [layer.name for layer in setting.layers]
         thresholds = {name: each for name, (each, _) in zip(names, excitations, strict=True)}
         best = {name: each.images for name, (_, each) in zip(names, excitations, strict=True)}
-        overlaps = {name: own for name, (own, _) in zip(names, counts, strict=True)}
-        first = overlaps[names[0]]
-        counted = first.images >= self.least_images  # which concepts a unit may be named after
-        chances = {name: Chance.of(shuffled, own, counted) for name, (own, shuffled) in zip(names, counts, strict=True)}
+        fits = dict(zip(names, setting.fits(counts), strict=True))
+        first = fits[names[0]]
         units = {
-            name: named_units(name, data.concepts, thresholds[name], own, chances[name], counted, self.iou)
-            for name, own in overlaps.items()
+            name: named_units(name, data.concepts, thresholds[name], fit, self.iou, self.side)
+            for name, fit in fits.items()
         }
-        best_units = {
-            name: sorted((unit for unit in found if unit.iou > 0), key=lambda unit: -unit.iou)[: self.best_units]
-            for name, found in units.items()
-        }
+        best_units = {name: [found[unit] for unit in fits[name].best_units(self.best_units)]
+                      for name, found in units.items()}  # fmt: skip
+        gained = {
+            gain.unit: gain
+            for name, halves in zip(names, sets, strict=False)
+            for gain in gains(
+                [unit.unit for unit in best_units[name]], halves, first.counted, self.formula_length,
+                lambda place: shorten(data.concepts[place].name, 40),
+            )
+        }  # fmt: skip
+        by_chance = tuple(row for name, fit in fits.items() for row in chance_rows(name, data.concepts, fit, self.iou))
+        results = tuple(unit for found in units.values() for unit in found)
+        images = tuple(first.overlap.images.tolist())
         chosen = {unit.unit: best[name][unit.unit.index].tolist() for name in best_units for unit in best_units[name]}
+        grids = self._grids(setting, best_units, chosen, fits, gained, last)
+        return [
+            GroupResult(results, by_chance, images, tuple(gained.values())),
+            *(
+                item
+                for layer, grid in zip(setting.layers, grids, strict=True)
+                for item in (grid, _numbers(layer, units[layer.name], fits[layer.name], data, self.iou))
+            ),
+            *caveats(data, setting.exchange, first, thresholds, self.quantile, self.iou),
+        ]
+
+    def _grids(
+        self,
+        setting: Setting,
+        units: Mapping[str, Sequence[UnitResult]],
+        chosen: Mapping[Unit, Sequence[int]],
+        fits: Mapping[str, Fit],
+        gained: Mapping[Unit, Gain],
+        last: LastLook,
+    ) -> Iterator[TileGrid]:
+        """Yield the pictures of each layer's best units, on the images that are chosen for each."""
+        data, names, lower = setting.data, [layer.name for layer in setting.layers], self.side == "lower"
         maps = maps_of(chosen, names, lambda image: setting.maps(last.activations(image)), last.context.progress)
         picture_of = functools.cache(functools.partial(shown, data, domain=last.context.model.domain))
-        by_chance = [
-            row for name, chance in chances.items() for row in chance_rows(name, data.concepts, chance, self.iou)
-        ]
-        results = tuple(unit for found in units.values() for unit in found)
-        findings: list[GroupResult | Finding] = [GroupResult(results, tuple(by_chance), tuple(first.images.tolist()))]
-        shown_units = (
-            f"The {self.best_units} units of highest IoU in each layer, each with the {self.best_images} images that "
-            "excite it most. Dimmed: where the unit's activation is not above its threshold. By chance: the unit fits "
-            "the labels of other images as well."
+        text = (
+            f"The {self.best_units} units of highest IoU in each layer, each with the {self.best_images} images "
+            f"{'of its least activations' if lower else 'that excite it most'}. Dimmed: where the unit's activation is "
+            f"not {'below' if lower else 'above'} its threshold. By chance: the unit fits the labels of other images "
+            "as well. Not confirmed: it is no detector of the same concept on either half of the images."
         )
-        for layer in setting.layers:
-            name = layer.name
-            ious = np.where(counted, overlaps[name].iou(), 0.0)
+        for name in names:
             tiles = []
-            for unit in best_units[name]:
-                images = chosen[unit.unit]
-                captions = [data.names[image] for image in images]
+            for unit in units[name]:
+                captions = [data.names[image] for image in chosen[unit.unit]]
                 pictures = tuple(
-                    masked(unit, name, picture_of(image), maps[unit.unit, image])
-                    for image, name in zip(images, captions, strict=True)
+                    masked(unit, caption, picture_of(image), maps[unit.unit, image], self.side)
+                    for image, caption in zip(chosen[unit.unit], captions, strict=True)
                 )
-                tiles.append(tile_of(unit, ious[unit.unit.index], data, pictures, captions))
-            findings.append(
-                TileGrid("best_units", "Units that fit a concept best", tuple(tiles), shown_units, PICTURE_SIDE)
-            )
-            findings.append(_numbers(layer, thresholds[name], overlaps[name], chances[name], data))
-        findings += caveats(data, setting.exchange, first, counted, thresholds, self.quantile, self.iou)
-        return findings
+                ious, gain = fits[name].ious[unit.unit.index], gained.get(unit.unit)
+                tiles.append(tile_of(unit, ious, data, pictures, captions, self.side, gain))
+            yield TileGrid("best_units", "Units that fit a concept best", tuple(tiles), text, PICTURE_SIDE)
 
     def remarks(self, subject: Subject) -> tuple[str, ...]:
         """Say where the last convolution stands, if it is taken for the end of the network and is not."""
@@ -225,11 +264,12 @@ iou: 0.04
                  for item in rest if isinstance(item, TileGrid)]  # fmt: skip
         rows = tuple(unit.row() for units in layers.values() for unit in units)
         return [
-            *Summary(layers, chance, counted, data.categories, self.iou, self.least_images).findings(),
+            *Summary(layers, chance, counted, data.categories, self.iou, self.least_images, self.side).findings(),
             *grids,
-            Table("units", "Units", UNIT_COLUMNS, rows),
+            Table("units", "Units", unit_columns(self.side), rows),
             *self._coverage(layers, images, subject),
-            *remarks(layers, subject.view),
+            *gain_findings([gain for group in groups for gain in group.formulas], self.formula_length),
+            *remarks(layers, subject.view, self.side),
             *rivals(layers),
             *(item for item in rest if not isinstance(item, TileGrid)),
         ]
@@ -277,13 +317,18 @@ def _with_maps(layers: Sequence[Layer]) -> list[Layer]:
     return [layer for layer in layers if layer.has_map]
 
 
-def _numbers(layer: Layer, thresholds: Thresholds, overlap: Overlap, chance: Chance, data: ConceptSet) -> Array:
+def _numbers(layer: Layer, units: Sequence[UnitResult], fit: Fit, data: ConceptSet, limit: float) -> Array:
+    overlap, chance = fit.overlap, fit.chance
     return Array(
         f"numbers-{layer.position}",
         f"Thresholds and overlaps of {layer.name}",
         {
-            "thresholds": thresholds.values,
+            "thresholds": np.array([unit.threshold for unit in units]),
             "iou": overlap.iou(),
+            "interval": fit.intervals(),
+            "confirmed": fit.confirmed(limit),
+            "auc": fit.aucs,
+            "auc_interval": fit.auc_intervals,
             "intersection": overlap.both,
             "unit_pixels": overlap.unit,
             "concept_pixels": overlap.concept,

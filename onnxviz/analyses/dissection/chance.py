@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from onnxviz.analyses.dissection.counting import Overlap, ShuffledOverlap
+from onnxviz.analyses.dissection.counting import ShuffledOverlap
 from onnxviz.core.values import Preprocessing
 from onnxviz.data.images import fit_labels
 
@@ -170,11 +170,11 @@ class Chance:
     concept: npt.NDArray[np.intp]
 
     @classmethod
-    def of(cls, shuffled: ShuffledOverlap, overlap: Overlap, counted: npt.NDArray[np.bool_]) -> Chance:
-        """Find the best concepts of those that count."""
+    def of(cls, shuffled: ShuffledOverlap, categories: npt.NDArray[np.intp], counted: npt.NDArray[np.bool_]) -> Chance:
+        """Find the best concepts of those that count, whose categories are given."""
         shuffles, units = shuffled.both.shape[:2]
         iou, concept = np.zeros((shuffles, units)), np.zeros((shuffles, units), np.intp)
-        for shuffle, ious in enumerate(shuffled.ious(overlap)):
+        for shuffle, ious in enumerate(shuffled.ious(categories)):
             ious[:, ~counted] = 0
             concept[shuffle] = ious.argmax(axis=1)
             iou[shuffle] = np.take_along_axis(ious, concept[shuffle][:, None], axis=1)[:, 0]

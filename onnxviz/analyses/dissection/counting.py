@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 Floats = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.intp]
-Counts = npt.NDArray[np.int64]
+Counts = npt.NDArray[np.signedinteger[Any]]
+CountType: TypeAlias = type[np.signedinteger[Any]]
 
 _SUMS = ("both", "unit", "concept", "images", "pixels")
 _BINCOUNT_FROM = 8
@@ -191,11 +192,11 @@ class Overlap:
 
     Attributes:
         categories: int [concepts], the category of each concept, from 0.
-        both: int64 [units, concepts], pixels inside the unit's mask that carry the concept.
-        unit: int64 [units, categories], pixels of the unit's mask in images that have a label of the category.
-        concept: int64 [concepts], pixels that carry the concept.
-        images: int64 [concepts], images that have a pixel of the concept.
-        pixels: int64 [categories], all pixels of the images that have a label of the category.
+        both: integers [units, concepts], pixels inside the unit's mask that carry the concept.
+        unit: integers [units, categories], pixels of the unit's mask in images that have a label of the category.
+        concept: integers [concepts], pixels that carry the concept.
+        images: integers [concepts], images that have a pixel of the concept.
+        pixels: integers [categories], all pixels of the images that have a label of the category.
     """
 
     categories: npt.NDArray[np.intp]
@@ -206,17 +207,23 @@ class Overlap:
     pixels: Counts
 
     @classmethod
-    def empty(cls, units: int, categories: npt.NDArray[np.intp]) -> Overlap:
-        """Return zero counts."""
+    def empty(cls, units: int, categories: npt.NDArray[np.intp], kind: CountType = np.int64) -> Overlap:
+        """Return zero counts of a type that can hold them (`count_type`)."""
         concepts, kinds = len(categories), int(categories.max(initial=-1)) + 1
         return cls(
             categories,
-            np.zeros((units, concepts), np.int64),
-            np.zeros((units, kinds), np.int64),
-            np.zeros(concepts, np.int64),
-            np.zeros(concepts, np.int64),
-            np.zeros(kinds, np.int64),
+            np.zeros((units, concepts), kind),
+            np.zeros((units, kinds), kind),
+            np.zeros(concepts, kind),
+            np.zeros(concepts, kind),
+            np.zeros(kinds, kind),
         )
+
+    @classmethod
+    def whole(cls, parts: Sequence[Overlap]) -> Overlap:
+        """Return the counts of all parts together, int64."""
+        stacks = ([getattr(part, name) for part in parts] for name in _SUMS)
+        return cls(parts[0].categories, *(np.asarray(np.sum(stack, axis=0, dtype=np.int64)) for stack in stacks))
 
     def __add__(self, other: Overlap) -> Overlap:
         """Add the counts of other images; ValueError if they are of other units or concepts."""
@@ -244,30 +251,38 @@ class Overlap:
 class ShuffledOverlap:
     """Pixel counts of the same units against the labels of other images, in several shuffles.
 
-    The labels of every image are some image's in each shuffle, so what counts labels alone is as in `Overlap`.
-
     Attributes:
-        both: int64 [shuffles, units, concepts], pixels inside the unit's mask that carry the concept.
-        unit: int64 [shuffles, units, categories], pixels of the mask in images whose labels have the category.
+        both: integers [shuffles, units, concepts], pixels inside the unit's mask that carry the concept.
+        unit: integers [shuffles, units, categories], pixels of the mask in images whose labels have the category.
+        concept: integers [shuffles, concepts], pixels that carry the concept.
     """
 
     both: Counts
     unit: Counts
+    concept: Counts
 
     @classmethod
-    def empty(cls, shuffles: int, units: int, categories: npt.NDArray[np.intp]) -> ShuffledOverlap:
-        """Return zero counts."""
-        kinds = int(categories.max(initial=-1)) + 1
-        return cls(np.zeros((shuffles, units, len(categories)), np.int64), np.zeros((shuffles, units, kinds), np.int64))
+    def empty(
+        cls, shuffles: int, units: int, categories: npt.NDArray[np.intp], kind: CountType = np.int64
+    ) -> ShuffledOverlap:
+        """Return zero counts of a type that can hold them (`count_type`)."""
+        concepts, kinds = len(categories), int(categories.max(initial=-1)) + 1
+        shapes = (shuffles, units, concepts), (shuffles, units, kinds), (shuffles, concepts)
+        return cls(*(np.zeros(shape, kind) for shape in shapes))
 
     def __add__(self, other: ShuffledOverlap) -> ShuffledOverlap:
         """Add the counts of other images."""
-        return ShuffledOverlap(self.both + other.both, self.unit + other.unit)
+        return ShuffledOverlap(self.both + other.both, self.unit + other.unit, self.concept + other.concept)
 
-    def ious(self, overlap: Overlap) -> Iterator[npt.NDArray[np.float64]]:
-        """Yield for each shuffle what `Overlap.iou` is, float64 [units, concepts]; `overlap` is of all images."""
-        for both, unit in zip(self.both, self.unit, strict=True):
-            yield iou(both, unit[:, overlap.categories] + overlap.concept - both)
+    def ious(self, categories: npt.NDArray[np.intp]) -> Iterator[npt.NDArray[np.float64]]:
+        """Yield for each shuffle what `Overlap.iou` is, float64 [units, concepts]."""
+        for both, unit, concept in zip(self.both, self.unit, self.concept, strict=True):
+            yield iou(both, unit[:, categories] + concept - both)
+
+
+def count_type(pixels: int) -> CountType:
+    """Return the smaller integer type that can count so many pixels, all those of a data set's images."""
+    return np.int32 if pixels <= np.iinfo(np.int32).max // 2 else np.int64  # a union adds two counts
 
 
 def iou(both: Counts, union: Counts) -> npt.NDArray[np.float64]:
@@ -310,7 +325,7 @@ def count_image(
     units, concepts = overlap.both.shape
     area = np.zeros(units, np.int64)
     sums = [counts.reshape(-1) for counts in (overlap.both, *shuffled.both)]
-    for _, unit, pixel in _mask_pixels(activations[None], round_down(thresholds), grid):
+    for _, unit, pixel in mask_pixels(activations[None], round_down(thresholds), grid):
         area += np.bincount(unit, minlength=units)
         first = unit * concepts - 1
         for counts, own in zip(sums, labels, strict=True):
@@ -319,6 +334,8 @@ def count_image(
                 _add_ones(counts, (first + column)[column > 0])
     for areas, own in zip((overlap.unit, *shuffled.unit), labels, strict=True):
         areas += area[:, None] * own.has
+    for areas, own in zip(shuffled.concept, labels[1:], strict=True):
+        areas += own.area
     overlap.concept += labels[0].area
     overlap.images += labels[0].area > 0
     overlap.pixels += labels[0].has * labels[0].columns.shape[1]
@@ -338,7 +355,7 @@ def round_down(thresholds: npt.NDArray[np.float64]) -> Floats:
     return np.where(near > thresholds, np.nextafter(near, np.float32(-np.inf)), near)
 
 
-def _mask_pixels(activations: Floats, thresholds: Floats, grid: Grid) -> Iterator[tuple[Indices, Indices, Indices]]:
+def mask_pixels(activations: Floats, thresholds: Floats, grid: Grid) -> Iterator[tuple[Indices, Indices, Indices]]:
     """Yield (image, unit, pixel) of every pixel whose upsampled activation is above its unit's threshold.
 
     Only cells with a corner above the threshold are interpolated; the arithmetic is that of `upsample`.

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from onnxviz.analyses.dissection.chance import Chance, Exchange
+from onnxviz.analyses.dissection.chance import Exchange
 from onnxviz.analyses.dissection.counting import Overlap
-from onnxviz.analyses.dissection.summary import BY_CHANCE, DETECTS, DETECTS_NOT, UNKNOWN, ChanceRow, UnitResult
+from onnxviz.analyses.dissection.fit import FEWEST_PARTS, Fit
+from onnxviz.analyses.dissection.results import BY_CHANCE, DETECTS, DETECTS_NOT, UNKNOWN, ChanceRow, Side, UnitResult
 from onnxviz.analyses.dissection.thresholds import Thresholds
 from onnxviz.core.errors import shorten
 from onnxviz.core.findings import Caveat
@@ -21,7 +22,7 @@ from onnxviz.core.shares import percent
 from onnxviz.core.values import Unit
 from onnxviz.core.wording import counted, listed
 from onnxviz.data.concepts import Concept
-from onnxviz.graph.features import before_ceiling
+from onnxviz.graph.features import before_bound
 
 if TYPE_CHECKING:
     from onnxviz.data.concepts import ConceptSet
@@ -39,25 +40,21 @@ _SATURATED_LAYER = 0.1
 
 
 def named_units(
-    layer: str,
-    concepts: Sequence[Concept],
-    thresholds: Thresholds,
-    overlap: Overlap,
-    chance: Chance,
-    counted: npt.NDArray[np.bool_],
-    limit: float,
+    layer: str, concepts: Sequence[Concept], thresholds: Thresholds, fit: Fit, limit: float, side: Side
 ) -> list[UnitResult]:
     """Return what each unit of a layer fits best; of equal concepts the first.
 
-    `counted`, bool [concepts], are those that a unit may be named after; from the IoU `limit` on it may be a detector.
+    From the IoU `limit` on it may be a detector. Thresholds of the lower side are those of negated activations.
     """
-    ious = np.where(counted, overlap.iou(), 0.0)
-    covers = overlap.precision()
-    level = chance.level
+    sign = 1 if side == "upper" else -1
+    overlap, ious, level = fit.overlap, fit.ious, fit.chance.level
+    covers, confirmed, intervals = overlap.precision(), fit.confirmed(limit), fit.intervals()
     results = []
-    for index, choice in enumerate(ious.argmax(axis=1).tolist()):
+    for index, choice in enumerate(fit.choices.tolist()):
         iou = float(ious[index, choice])
         named = iou > 0
+        verdict = _verdict(iou, limit, level[index])
+        auc = float(fit.aucs[index])
         # Concepts of one category are alternatives to each other; a colour says nothing against an object.
         rivals = np.where(overlap.categories == overlap.categories[choice], covers[index], 0.0)
         most = int(rivals.argmax()) if rivals.max() > rivals[choice] else choice
@@ -67,17 +64,25 @@ def named_units(
                 concepts[choice].name if named else "",
                 concepts[choice].category if named else "",
                 iou,
-                _verdict(iou, limit, level[index]),
-                float(level[index]) if len(chance.iou) else None,
+                _interval(intervals[index]) if named else (),
+                verdict,
+                bool(confirmed[index]) if verdict == DETECTS else None,
+                float(level[index]) if len(fit.chance.iou) else None,
+                auc if named and not math.isnan(auc) else None,
+                _interval(fit.auc_intervals[index]) if named else (),
                 float(covers[index, choice]) if named else None,
                 concepts[most].name if named and most != choice else "",
                 float(rivals[most]) if named and most != choice else None,
-                float(thresholds.values[index]),
-                float(thresholds.largest[index]),
+                sign * float(thresholds.values[index]) + 0.0,
+                sign * float(thresholds.largest[index]) + 0.0,
                 "dead" if thresholds.constant[index] else "saturated" if thresholds.saturated[index] else "",
             )
         )
     return results
+
+
+def _interval(ends: npt.NDArray[np.float64]) -> tuple[float, float] | tuple[()]:
+    return () if np.isnan(ends).any() else (float(ends[0]), float(ends[1]))
 
 
 def _verdict(iou: float, limit: float, level: float) -> str:
@@ -88,15 +93,16 @@ def _verdict(iou: float, limit: float, level: float) -> str:
     return DETECTS if iou > level else BY_CHANCE
 
 
-def chance_rows(layer: str, concepts: Sequence[Concept], chance: Chance, limit: float) -> list[ChanceRow]:
+def chance_rows(layer: str, concepts: Sequence[Concept], fit: Fit, limit: float) -> list[ChanceRow]:
     """Return what a layer's units would be named in each shuffle: a line for each concept that one of them reaches."""
-    exceeding = chance.exceeding()
+    chance, exceeding, confirmed = fit.chance, fit.chance.exceeding(), fit.confirmed_by_chance(limit)
     rows = []
     for shuffle, (ious, choices) in enumerate(zip(chance.iou, chance.concept, strict=True)):
         reached = ious >= limit
         best = int(ious.argmax())
         for choice in sorted({*choices[reached].tolist(), int(choices[best])}):
             named = choices == choice
+            detectors = named & reached & exceeding[shuffle]
             rows.append(
                 ChanceRow(
                     layer,
@@ -104,7 +110,8 @@ def chance_rows(layer: str, concepts: Sequence[Concept], chance: Chance, limit: 
                     concepts[choice].name,
                     concepts[choice].category,
                     int((named & reached).sum()),
-                    int((named & reached & exceeding[shuffle]).sum()),
+                    int(detectors.sum()),
+                    int((detectors & confirmed[shuffle]).sum()),
                     float(ious[named].max()),
                 )
             )
@@ -114,17 +121,16 @@ def chance_rows(layer: str, concepts: Sequence[Concept], chance: Chance, limit: 
 def caveats(
     data: ConceptSet,
     exchange: Exchange,
-    overlap: Overlap,
-    counted: npt.NDArray[np.bool_],
+    fit: Fit,
     thresholds: Mapping[str, Thresholds],
     quantile: float,
     iou: float,
 ) -> Iterator[Caveat]:
     """Say for which concepts and layers there is too little data, and which concepts the settings do not suit.
 
-    `overlap` are the counts of any layer, `counted`, bool [concepts], the concepts that are in enough images.
+    `fit` is any layer's.
     """
-    images = len(exchange.order)
+    images, overlap, counted = len(exchange.order), fit.overlap, fit.counted
     if images < _SMALL_DATA:
         yield Caveat(
             f"The data set has {images} images, fewer than {_SMALL_DATA}: thresholds and IoUs of another sample "
@@ -144,8 +150,15 @@ def caveats(
             f"{percent(alike.near)} of the places, those of images far apart on {percent(alike.far)}. So the shuffles "
             f"keep the order and give each image the labels of one that is {exchange.steps[0]} to {exchange.steps[-1]} "
             "places behind it: single images that are exchanged would show too little chance. The data set stands for "
-            "fewer independent images than it has.",
+            "fewer independent images than it has: intervals come from what the IoU is without one of "
+            f"{len(fit.parts)} pieces after the other.",
             id="alike",
+        )
+    if images > 1 and len(fit.parts) < FEWEST_PARTS:
+        yield Caveat(
+            f"The images make only {len(fit.parts)} independent pieces, too few to say how far an IoU of other images "
+            "may lie, so no interval is given.",
+            id="no_interval",
         )
     rare = [
         f"{shorten(concept.name, 40)} ({count})"
@@ -176,7 +189,7 @@ def caveats(
     for name, values in thresholds.items():
         if (above := values.positions * quantile) < _FEW_VALUES:
             yield Caveat(
-                f"Only {above:.2g} activations of each unit of {shorten(name)} lie above its threshold, because "
+                f"Only {above:.2g} activations of each unit of {shorten(name)} lie beyond its threshold, because "
                 f"there are {values.positions} positions in all; give more images.",
                 id=f"positions {name}",
             )
@@ -215,15 +228,16 @@ def _reach(
         )
 
 
-def remarks(layers: Mapping[str, Sequence[UnitResult]], view: GraphView) -> Iterator[Caveat]:
+def remarks(layers: Mapping[str, Sequence[UnitResult]], view: GraphView, side: Side) -> Iterator[Caveat]:
     """Say which units could not have a mask, and which layer to take in place of one with many saturated ones."""
+    above, greatest, bound = ("above", "greatest", "ceiling") if side == "upper" else ("below", "least", "floor")
     for remark, of_one, of_several in (
         ("dead", "has the same activation at every position of every image and cannot be a detector",
          "have the same activation at every position of every image and cannot be detectors"),
-        ("saturated", "lies nowhere above its threshold, because that is its greatest activation: it is reached too "
-         "often, or there are too few positions",
-         "lie nowhere above their threshold, because it is their greatest activation: they reach that too often, or "
-         "there are too few positions"),
+        ("saturated", f"lies nowhere {above} its threshold, because that is its {greatest} activation: it is reached "
+         "too often, or there are too few positions",
+         f"lie nowhere {above} their threshold, because it is their {greatest} activation: they reach that too often, "
+         "or there are too few positions"),
     ):  # fmt: skip
         counts = {name: sum(unit.remark == remark for unit in units) for name, units in layers.items()}
         concerned = [f"{shorten(name)} {count} of {len(layers[name])}" for name, count in counts.items() if count]
@@ -233,7 +247,7 @@ def remarks(layers: Mapping[str, Sequence[UnitResult]], view: GraphView) -> Iter
             yield Caveat(f"{counted(total, 'unit')} {reason}: {listed(concerned, _LISTED)}.", id=remark)
         if remark == "saturated":
             ceilings = [name for name, count in counts.items() if count > _SATURATED_LAYER * len(layers[name])]
-            instead = {name: before_ceiling(view, view.layer(name)) for name in ceilings}
+            instead = {name: before_bound(view, view.layer(name), side) for name in ceilings}
             offers = [
                 f"{shorten(layer.name, 200)!r} in place of {shorten(name)!r}"
                 for name, layer in instead.items()
@@ -241,7 +255,7 @@ def remarks(layers: Mapping[str, Sequence[UnitResult]], view: GraphView) -> Iter
             ]
             if offers:
                 yield Caveat(
-                    "An activation with a ceiling hides which of these positions are the strongest; what enters it "
+                    f"An activation with a {bound} hides which of these positions are the strongest; what enters it "
                     f"does not. In `layers`, name {listed(offers, 4)}.",
                     id="ceiling",
                 )

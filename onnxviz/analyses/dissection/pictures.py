@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxviz.analyses.dissection.counting import Grid, upsample
-from onnxviz.analyses.dissection.summary import BY_CHANCE, NO_CONCEPT, UnitResult
+from onnxviz.analyses.dissection.formulas import Gain
+from onnxviz.analyses.dissection.results import BY_CHANCE, NO_CONCEPT, UNCONFIRMED, Side, UnitResult, interval_in_words
 from onnxviz.core.errors import shorten
 from onnxviz.core.findings import Cell, Picture, Tile
 from onnxviz.core.shares import percent
@@ -84,13 +85,13 @@ def shown(data: ConceptSet, image: int, domain: Domain) -> Pixels:
     return np.round(fit_image(pixels, _STRETCH, size) * 255).astype(np.uint8)
 
 
-def masked(unit: UnitResult, name: str, pixels: Pixels, activation: Map) -> Picture:
-    """Return an image with a unit's mask, upsampled to the picture's resolution."""
+def masked(unit: UnitResult, name: str, pixels: Pixels, activation: Map, side: Side) -> Picture:
+    """Return an image with a unit's mask, upsampled to the picture's resolution; of the lower side a negated map's."""
     size = (pixels.shape[0], pixels.shape[1])
     values = upsample(activation, Grid.between((activation.shape[0], activation.shape[1]), size))
     alt = f"{name}: dimmed outside the mask of unit {unit.unit.index} of {unit.unit.layer}"
     # A plain Python number would be rounded to 32 bits before it is compared.
-    mask = values > np.float64(unit.threshold)
+    mask = values > np.float64(unit.threshold if side == "upper" else -unit.threshold)
     return Picture(show_mask(pixels, mask), alt=alt, format="jpeg")
 
 
@@ -100,6 +101,8 @@ def tile_of(
     data: ConceptSet,
     pictures: tuple[Picture, ...],
     captions: Sequence[str],
+    side: Side,
+    gain: Gain | None,
 ) -> Tile:
     """Return a unit's pictures with what it fits best and next best; `ious` are 0 where a concept does not count."""
     others = [place for place in np.argsort(-ious, kind="stable").tolist()[1:4] if ious[place] > 0]
@@ -108,19 +111,24 @@ def tile_of(
         ("concept", unit.concept),
         ("category", unit.category),
         ("IoU", unit.iou),
+        *([("interval", interval_in_words(unit.interval))] if unit.interval else []),
         ("detector", unit.verdict),
+        *([("halves", unit.halves)] if unit.halves else []),
         ("chance level", "unknown" if unit.chance is None else unit.chance),
     ]
+    if unit.auc is not None:
+        facts.append(("AUC", f"{unit.auc:.3f} ({interval_in_words(unit.auc_interval)})"))
     if unit.precision is not None:
         facts.append(("on the concept", f"{percent(unit.precision)} of the mask"))
     if unit.rival and unit.rival_share is not None:
         facts.append(("more of it on", f"{shorten(unit.rival, 40)} ({percent(unit.rival_share)})"))
     facts += [
         ("next best", also or NO_CONCEPT),
+        *([("formula", gain.told)] if gain is not None else []),
         ("threshold", unit.threshold),
-        ("largest activation", unit.largest),
+        ("largest activation" if side == "upper" else "least activation", unit.largest),
     ]
-    marked = " by chance" if unit.verdict == BY_CHANCE else ""
+    marked = " by chance" if unit.verdict == BY_CHANCE else f", {UNCONFIRMED}" if unit.confirmed is False else ""
     return Tile(
         title=f"{unit.concept}{marked} ({shorten(unit.unit.layer)}:{unit.unit.index})",
         unit=unit.unit,

@@ -13,10 +13,14 @@ import numpy.typing as npt
 
 from onnxviz.analyses.base import Subject
 from onnxviz.analyses.dissection.chance import Exchange, likeness
+from onnxviz.analyses.dissection.counting import CountType, count_type
+from onnxviz.analyses.dissection.fit import Fit, LayerCounts, part_count
+from onnxviz.analyses.dissection.presence import MOST_IMAGES, PeakSample
 from onnxviz.analyses.sharding import SHARD_IMAGES, map_size
 from onnxviz.analyses.stream import Activations
 from onnxviz.core import limits
 from onnxviz.core.errors import AnalysisError, shorten
+from onnxviz.core.sampling import spread_evenly
 from onnxviz.core.values import Layer
 from onnxviz.model.maps import to_map
 
@@ -48,6 +52,33 @@ class Setting:
         return Exchange.of(self.images, self.shuffles, self.subject.seed, likeness(self.data, self.images))
 
     @property
+    def parts(self) -> int:
+        """The number of parts into which the images are cut; it looks at labels."""
+        alike = self.exchange.alike
+        return part_count(len(self.images), 1 if alike is None else alike.distance)
+
+    @property
+    def likeness(self) -> float:
+        """How many images stand for one independent one; it looks at labels.
+
+        Where a quarter of the likeness is left at a distance, half of that, since what counts is how alike both
+        activations and labels are: intervals of an AUC held so (`presence`) in simulated films.
+        """
+        alike = self.exchange.alike
+        return 1.0 if alike is None else max(1.0, alike.distance / 2)
+
+    @cached_property
+    def sample(self) -> frozenset[int]:
+        """The images whose peaks are kept."""
+        return frozenset(spread_evenly(self.images, MOST_IMAGES))
+
+    @property
+    def count_type(self) -> CountType:
+        """The type of what is counted."""
+        height, width = self.analysis.label_sides(self.subject.input_size)
+        return count_type(len(self.images) * height * width)
+
+    @property
     def units(self) -> int:
         """Units of all layers."""
         return sum(layer.unit_count for layer in self.layers)
@@ -56,12 +87,14 @@ class Setting:
         """Return the number of positions of a layer's maps."""
         return map_size(self.subject.view, layer, self.subject.input_size)
 
-    def count_bytes(self, layers: Sequence[Layer], shuffles: int) -> int:
-        """Return what counts of some layers take, with the images' own labels and with those of each shuffle."""
+    def count_bytes(self, layers: Sequence[Layer]) -> int:
+        """Return the most that counts of some layers take, with the images' own labels and with those of shuffles."""
         concepts, categories = len(self.data.concepts), len(self.data.categories)
         units = sum(layer.unit_count for layer in layers)
-        labels = len(layers) * (2 * concepts + categories)
-        return 8 * ((1 + shuffles) * units * (concepts + categories) + labels)
+        own = units * (concepts + categories) + len(layers) * (2 * concepts + categories)
+        shuffled = units * (concepts + categories) + len(layers) * concepts
+        counts = part_count(len(self.images), 1) * own + 2 * self.shuffles * shuffled
+        return np.dtype(self.count_type).itemsize * counts
 
     def groups(self) -> list[list[Layer]]:
         """Return the layers that are computed together, in the network's order.
@@ -83,7 +116,7 @@ class Setting:
         for layer in self.layers:
             declared = math.prod(length or 1 for length in layer.spatial_shape)
             size = 4 * layer.unit_count * (self.positions(layer) if many else count * declared)
-            kept = self.count_bytes([layer], self.shuffles)
+            kept = self.count_bytes([layer])
             full = total + size > room or counts + kept > counts_room
             if not groups or full or len(groups[-1]) == _LAYERS_IN_A_JOB:
                 groups.append([])
@@ -92,8 +125,12 @@ class Setting:
             total, counts = total + size, counts + kept
         return groups
 
+    def fits(self, counts: Sequence[tuple[LayerCounts, PeakSample]]) -> list[Fit]:
+        """Return how well each layer's units fit the concepts."""
+        return [Fit.of(own, sample, self.analysis.least_images, self.likeness) for own, sample in counts]
+
     def maps(self, activations: Activations) -> list[npt.NDArray[np.float32]]:
-        """Return each layer's maps, float32 [images, units, height, width]."""
+        """Return each layer's maps, float32 [images, units, height, width], of the lower side with the other sign."""
         found = [np.ascontiguousarray(to_map(layer, activations[layer.name])) for layer in self.layers]
         for layer, maps in zip(self.layers, found, strict=True):
             if maps.ndim != 4:
@@ -101,4 +138,4 @@ class Setting:
                     f"the activations of {shorten(layer.name)!r} are no maps (shape {maps.shape[1:]})",
                     remedy="choose layers whose units have a height and a width",
                 )
-        return found
+        return found if self.analysis.side == "upper" else [-maps for maps in found]

@@ -9,37 +9,28 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TypeAlias
 
 from onnxviz.analyses import presentation
+from onnxviz.analyses.dissection.results import (
+    NO_CONCEPT,
+    UNCONFIRMED,
+    ChanceRow,
+    Concept,
+    Side,
+    UnitResult,
+)
 from onnxviz.core.errors import shorten
-from onnxviz.core.findings import Bars, Cell, Column, Curve, Finding, Histogram, Metric, Note, Series, Table
-from onnxviz.core.values import Unit
+from onnxviz.core.findings import Bars, Column, Curve, Finding, Histogram, Metric, Note, Series, Table
 from onnxviz.core.wording import listed
 
-UNIT_COLUMNS = (
-    Column("unit", "unit"),
-    Column("concept", description="The concept whose pixels the unit's mask fits best."),
-    Column("category"),
-    Column("IoU", "number", "Intersection over union of mask and concept, over the whole data set."),
-    Column("detector", description="yes: the IoU reaches the limit and is above the chance level. by chance: it "
-           "reaches the limit, but not more than with the labels of other images."),
-    Column("chance level", "number", "The highest IoU that the unit has with any concept when each image has the "
-           "labels of another one."),
-    Column("precision", "percent", "Share of the unit's mask that lies on the concept."),
-    Column("more of it on", description="The concept of the same category that covers most of the mask, where that "
-           "is another one."),
-    Column("share there", "percent", "Share of the unit's mask that lies on that other concept."),
-    Column("threshold", "number", "The unit's mask is where its activation is above."),
-    Column("largest", "number", "The unit's greatest activation."),
-    Column("remark", description="dead: the same activation everywhere. saturated: nothing lies above the threshold."),
-)  # fmt: skip
 METRICS = presentation.by_name(
     Metric("detectors", math.nan, "detectors",
            "Units that detect a concept: the IoU reaches the limit and is above the unit's chance level.",
            "integer", "higher"),
     Metric("unique_detectors", math.nan, "unique detectors",
            "Concepts that more units detect than by chance, or one better than by chance.", "integer", "higher"),
+    Metric("confirmed_detectors", math.nan, "confirmed detectors",
+           "Detectors of one concept on all images and on either half of them.", "integer", "higher"),
     Metric("detector_fraction", math.nan, "share of detectors", "Detectors among the units that were dissected.",
            "percent", "higher"),
     Metric("detectors_by_iou", math.nan, "units that reach the IoU",
@@ -50,99 +41,12 @@ METRICS = presentation.by_name(
     Metric("dead_units", math.nan, "dead units",
            "Units with the same activation at every position of every image.", "integer", "lower"),
     Metric("saturated_units", math.nan, "saturated units",
-           "Units whose threshold is their greatest activation, so that they have no mask.", "integer", "lower"),
+           "Units with no activation beyond their threshold, so that they have no mask.", "integer", "lower"),
 )  # fmt: skip
-NO_CONCEPT = "none"
-DETECTS, BY_CHANCE, UNKNOWN, DETECTS_NOT = "yes", "by chance", "unknown", "no"
 _LONG_LIST = 40
 _BEST_LAYERS = 3
 """So many layers have a sentence of their own."""
 _BINS = 20
-
-Concept: TypeAlias = tuple[str, str]
-"""A concept's category and name."""
-
-
-@dataclass(frozen=True, slots=True)
-class UnitResult:
-    """A line of the units table, whose columns say what is in it: what one unit fits best.
-
-    Without a concept its name and category are "", and so is the rival where none covers more of the mask; `verdict` is
-    `DETECTS`, `BY_CHANCE`, `DETECTS_NOT`, or `UNKNOWN` where the chance level is.
-    """
-
-    unit: Unit
-    concept: str
-    category: str
-    iou: float
-    verdict: str
-    chance: float | None
-    precision: float | None
-    rival: str
-    rival_share: float | None
-    threshold: float
-    largest: float
-    remark: str = ""
-
-    @property
-    def named(self) -> Concept:
-        """The concept's category and name."""
-        return self.category, self.concept
-
-    @property
-    def detector(self) -> bool:
-        """Whether the IoU reaches the limit and is above chance."""
-        return self.verdict == DETECTS
-
-    @property
-    def reaches(self) -> bool:
-        """Whether the IoU reaches the limit: a detector by the paper's rule."""
-        return self.verdict != DETECTS_NOT
-
-    def row(self) -> tuple[Cell, ...]:
-        """Return the cells under `UNIT_COLUMNS`."""
-        name = self.concept or NO_CONCEPT
-        judged = (self.verdict, self.chance, self.precision, self.rival, self.rival_share)
-        return (self.unit, name, self.category, self.iou, *judged, self.threshold, self.largest, self.remark)
-
-
-@dataclass(frozen=True, slots=True)
-class ChanceRow:
-    """What a layer's units are named in one shuffle.
-
-    Attributes:
-        layer: the layer's name.
-        shuffle: the shuffle, from 0.
-        concept: the concept.
-        category: its category.
-        reaching: units that fit it best and reach the limit.
-        exceeding: those of them that are above what they reach in the other shuffles.
-        best: the highest IoU of a unit that fits it best.
-    """
-
-    layer: str
-    shuffle: int
-    concept: str
-    category: str
-    reaching: int
-    exceeding: int
-    best: float
-
-
-@dataclass(frozen=True)
-class GroupResult:
-    """What was found of a group of layers, on all images.
-
-    Attributes:
-        units: what each unit fits best, layer by layer.
-        by_chance: what they are named in the shuffles.
-        images: for each concept in how many images it is.
-    """
-
-    units: tuple[UnitResult, ...]
-    by_chance: tuple[ChanceRow, ...]
-    images: tuple[int, ...]
-
 
 _LAYER: Callable[[ChanceRow], Hashable] = operator.attrgetter("layer")
 _CONCEPT: Callable[[ChanceRow], Hashable] = operator.attrgetter("category", "concept")
@@ -180,6 +84,11 @@ class ByChance:
     def detectors(self) -> tuple[float, float] | tuple[()]:
         """Units that reach the limit and are above what they reach in the other shuffles."""
         return self.span(lambda rows: sum(row.exceeding for row in rows))
+
+    @property
+    def confirmed(self) -> tuple[float, float] | tuple[()]:
+        """Those of them that are so on either half of the images."""
+        return self.span(lambda rows: sum(row.confirmed for row in rows))
 
     @property
     def unique_reached(self) -> tuple[float, float] | tuple[()]:
@@ -282,6 +191,7 @@ class Summary:
     categories: Sequence[str]
     limit: float
     least_images: int
+    side: Side = "upper"
 
     @property
     def units(self) -> list[UnitResult]:
@@ -312,9 +222,11 @@ class Summary:
             f"the {_BEST_LAYERS} layers that detect most concepts" if len(self.layers) > _BEST_LAYERS else "each layer"
         )
         for name in (name for name in self.layers if name in best):
-            yield Note(self._sentence(shorten(name), self.layers[name], chance[name]), f"layer {name}", about)
+            said = self._sentence(shorten(name), self.layers[name], chance[name], explained=len(self.layers) > 1)
+            yield Note(said, f"layer {name}", about)
 
-    def _sentence(self, where: str, units: Sequence[UnitResult], chance: ByChance) -> str:
+    def _sentence(self, where: str, units: Sequence[UnitResult], chance: ByChance, *, explained: bool = False) -> str:
+        where += ", by their lowest activations" if self.side == "lower" else ""
         detectors = detectors_of(units)
         reaching = sum(unit.reaches for unit in units)
         total, concepts = len(units), len(self.concept_images)
@@ -344,7 +256,24 @@ class Summary:
         return (
             f"{where}: {len(detectors)} of {total} {verb} {len(certain)} of the {concepts} concepts that are in at "
             f"least {self.least_images} images, {level}: {told}{more}."
+            + f" {self._confirmation(detectors, chance, explained=explained)}"
             + (f" ({rule[0].upper()}{rule[1:]}.)" if reaching > len(detectors) else "")
+        )
+
+    @staticmethod
+    def _confirmation(detectors: Sequence[UnitResult], chance: ByChance, *, explained: bool) -> str:
+        """Return the sentence on how many detectors either half of the images confirms."""
+        found, confirmed = len(detectors), sum(bool(unit.confirmed) for unit in detectors)
+        by_chance = f"by chance {span_in_words(chance.confirmed)}"
+        rest = f"; {found - confirmed} {'is' if found - confirmed == 1 else 'are'} {UNCONFIRMED}"
+        if found == 1:
+            said = "confirmed: it detects that concept on either half" if confirmed else UNCONFIRMED
+            return f"It is {said} of the images ({by_chance})."
+        if explained:
+            return f"{confirmed} of the {found} are confirmed ({by_chance})."
+        return (
+            f"{confirmed} of the {found} are confirmed, which means that they detect the same concept on either half "
+            f"of the images ({by_chance}){rest if confirmed < found else ''}."
         )
 
     def _metrics(self) -> Iterator[Metric]:
@@ -355,6 +284,7 @@ class Summary:
         for name, value, of, span in (
             ("detectors", len(detectors), total, chance.detectors),
             ("unique_detectors", len(detected(units, chance)), concepts, chance.unique_detectors),
+            ("confirmed_detectors", sum(bool(unit.confirmed) for unit in units), total, chance.confirmed),
             ("detector_fraction", len(detectors) / max(1, total), total, (share[0], share[1]) if share else ()),
             ("detectors_by_iou", len(reaching), total, chance.reaching),
             ("unique_detectors_by_iou", len({unit.named for unit in reaching}), concepts, chance.unique_reached),
@@ -376,6 +306,8 @@ class Summary:
                 len(detectors),
                 len(detectors) / max(1, len(units)),
                 span_in_words(chance.detectors),
+                sum(bool(unit.confirmed) for unit in units),
+                span_in_words(chance.confirmed),
                 len(detected(units, chance)),
                 sum(unit.reaches for unit in units),
                 span_in_words(chance.reaching),
@@ -390,12 +322,14 @@ class Summary:
             Column("detectors", "integer", "Units whose IoU reaches the limit and is above their chance level."),
             Column("share", "percent", "Detectors among the layer's units."),
             Column("by chance", description="Detectors, counted the same way, with the labels of other images."),
+            Column("confirmed", "integer", "Detectors that detect their concept on either half of the images."),
+            Column("confirmed by chance", description="The same with the labels of other images."),
             Column("unique detectors", "integer", "Concepts that more units of the layer detect than by chance."),
             Column("reach the IoU", "integer", "Units whose IoU reaches the limit, by chance or not."),
             Column("reach it by chance", description="The same with the labels of other images."),
             Column("best IoU", "number"),
             Column("dead", "integer", "Units with the same activation everywhere."),
-            Column("saturated", "integer", "Units whose threshold is their greatest activation: they have no mask."),
+            Column("saturated", "integer", "Units with no activation beyond their threshold: they have no mask."),
             Column("concepts", description="Number of detectors of each concept, most frequent first."),
         )
         return Table("layers", "Detectors in each layer", columns, tuple(rows))
@@ -407,6 +341,7 @@ class Summary:
             Column("images", "integer", "Images that have a pixel of the concept."),
             Column("detectors", "integer", "Units named after it whose IoU reaches the limit and is above chance."),
             Column("by chance", description="Detectors, counted the same way, with the labels of other images."),
+            Column("confirmed", "integer", "Detectors that detect it on either half of the images."),
             Column("above chance", description="Whether there are more detectors than in any shuffle."),
             Column("reach the IoU", "integer", "Units named after it whose IoU reaches the limit, by chance or not."),
             Column("reach it by chance", description="The same with the labels of other images."),
@@ -428,6 +363,7 @@ class Summary:
                 images,
                 len(precisions),
                 span_in_words(chance.detectors),
+                sum(bool(unit.confirmed) for unit in units),
                 "yes" if len(precisions) > chance.most(key) else "no",
                 sum(unit.reaches for unit in units),
                 span_in_words(chance.reaching),

@@ -85,6 +85,9 @@ analyses:
 }
 """Part of a recipe -> how it may look; a test reads each."""
 
+_SOURCES = 16
+"""Sources that are listed: an analysis of many methods has one for each."""
+
 
 def explain(console: Console, subject: str | None) -> None:
     """Explain a kind of analysis, one of its fields, or a part of recipes; list what there is if nothing is named.
@@ -135,7 +138,9 @@ def explain_kind(console: Console, kind: str, cls: type[Analysis]) -> None:
         show_table(console, ("metric", "what `expect:` can test"), cls.metric_names.items())
     _show_example(console, cls.example)
     if cls.cites:
-        show_lines(console, ["After", "", *(f"    {source}" for source in cls.cites)])
+        left = len(cls.cites) - _SOURCES
+        more = [f"    and {left} more, which stand where they are used"] if left > 0 else []
+        show_lines(console, ["After", "", *(f"    {source}" for source in cls.cites[:_SOURCES]), *more])
 
 
 def explain_part(console: Console, part: str) -> None:

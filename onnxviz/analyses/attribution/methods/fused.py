@@ -8,6 +8,7 @@ from pydantic import Field, field_validator
 
 from onnxviz.analyses.attribution.fusion import FUSED, fused
 from onnxviz.analyses.attribution.method import Attribution, Method
+from onnxviz.analyses.attribution.methods.cam import LayerCam
 from onnxviz.core.errors import AnalysisError, nearest
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ class FusedMethod(Method):
 
     heading: ClassVar[str] = "Fused maps"
     shows: ClassVar[Literal["layers", "pixels"]] = "pixels"
-    cites: ClassVar[tuple[str, ...]] = ("Jiang et al. 2021, LayerCAM, IEEE Transactions on Image Processing 30, 5875",)
+    cites: ClassVar[tuple[str, ...]] = LayerCam.cites
 
     @field_validator("of")
     @classmethod

@@ -21,8 +21,9 @@ from onnxviz.core.findings import Finding
 from onnxviz.core.memory import describe_shortage, is_out_of_memory
 from onnxviz.core.sampling import spread_evenly
 from onnxviz.core.values import AUTO, Agreement, Layer, Preprocessing, Unit
-from onnxviz.data.concepts import ConceptSet, MaskFolder
+from onnxviz.data.concepts import ConceptSet
 from onnxviz.data.given_images import source_of
+from onnxviz.data.labelled.settings import open_set
 from onnxviz.execution.findings_view import Findings
 from onnxviz.execution.parity_job import disagreeing, distrusted, measure_agreement, why_not
 from onnxviz.execution.plan import analysis_kind, heading_of, jobs_of
@@ -162,7 +163,7 @@ class Model(models.Model):
         """Find out which units detect which labelled concept, and how many by chance.
 
         Args:
-            concepts: a folder with images, masks and class names (docs/dissection.md), or a data set.
+            concepts: a folder of labelled images (docs/concepts.md), or a data set.
             layers: names, globs or roles; the analysis' own choice if None.
             settings: more of `onnxviz explain dissection`.
 
@@ -170,7 +171,7 @@ class Model(models.Model):
             OnnxvizError: as `analyze`.
         """
         if isinstance(concepts, str | os.PathLike):
-            concepts = MaskFolder.find("concepts", concepts, Path())
+            concepts = open_set("concepts", concepts, Path())
         given = {"data": "concepts", **({} if layers is None else {"layers": layers}), **settings}
         return self.analyze("dissection", {"concepts": concepts}, **given)
 

@@ -40,7 +40,10 @@ _SAMPLE = 24
 """Masks whose values are looked at when a folder is opened."""
 _SAMPLE_PIXELS = 50_000_000
 """Fewer, where those before them have so many pixels: about a second's work."""
-_LAYOUT = "a concept folder holds images/, labels/ with a mask of the same name for each image, and classes.txt"
+_LAYOUT = (
+    "a concept folder holds images/, labels/ with a mask of the same name for each image, and classes.txt; "
+    "docs/concepts.md has other formats"
+)
 
 
 @dataclass(frozen=True, slots=True)

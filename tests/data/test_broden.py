@@ -14,7 +14,7 @@ from onnxviz.core import limits
 from onnxviz.core.errors import DataError
 from onnxviz.data.concepts import Concept, ConceptSet
 from onnxviz.data.labelled.broden import BrodenSet, _entries
-from onnxviz.data.labelled.settings import open_set
+from onnxviz.data.labelled.settings import Choice, open_set
 from onnxviz.execution.plan import make_plan
 from onnxviz.execution.schedule import left_out
 from onnxviz.recipe.recipe import parse_recipe
@@ -95,13 +95,13 @@ def test_pixels_and_images_of_each_label_are_those_of_the_published_code(tmp_pat
 
 
 def test_splits(folder: Path) -> None:
-    assert open_set("x", folder, folder, split="val").names == ("ade/b.jpg",)
+    assert open_set("x", folder, folder, Choice(split="val")).names == ("ade/b.jpg",)
     with pytest.raises(DataError, match="no image is of the split 'test'") as refused:
-        open_set("x", folder, folder, split="test")
+        open_set("x", folder, folder, Choice(split="test"))
     assert "'train', 'val'" in str(refused.value)
     (folder / "index.csv").unlink()
     with pytest.raises(DataError, match="has no splits"):
-        open_set("x", folder, folder, split="val")
+        open_set("x", folder, folder, Choice(split="val"))
 
 
 def test_a_limit_is_spread_over_the_index(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
@@ -12,6 +13,7 @@ from onnxviz.core.errors import DataError, shorten
 from onnxviz.data.base import DataSource
 from onnxviz.data.concepts import ConceptSet, MaskFolder
 from onnxviz.data.labelled.broden import BrodenSet, is_broden
+from onnxviz.data.labelled.class_folders import ClassFolders
 
 
 class ConceptsSettings(DataSource):
@@ -21,34 +23,60 @@ class ConceptsSettings(DataSource):
     paths: ClassVar[tuple[str, ...]] = ("concepts",)
 
     concepts: str = Field(
-        description="Folder with images/, labels/ and classes.txt, or of Broden's format, relative to the recipe."
+        description="Folder with images/, labels/ and classes.txt; of Broden's format; or with a sub-folder of images "
+        "for each concept and `category`. Relative to the recipe."
     )
     limit: int | None = Field(None, ge=1, description="Use at most so many images, spread evenly over the sorted list.")
     split: str | None = Field(None, description="Use the images of this split alone, where the format has splits.")
+    category: str | None = Field(
+        None,
+        min_length=1,
+        max_length=100,
+        description="What a folder's sub-folders are called after, such as texture: it holds for the whole image.",
+    )
 
     def open(self, name: str, base: Path) -> ConceptSet:
         """Find the images that have labels."""
-        return open_set(name, self.concepts, base, self.limit, self.split)
+        return open_set(name, self.concepts, base, Choice(self.limit, self.split, self.category))
 
 
-def open_set(
-    name: str, folder: str | os.PathLike[str], base: Path, limit: int | None = None, split: str | None = None
-) -> ConceptSet:
+@dataclass(frozen=True)
+class Choice:
+    """What is used of a set, and as what.
+
+    Attributes:
+        limit: at most so many images, spread evenly.
+        split: the images of this split alone.
+        category: what sub-folders are called after.
+    """
+
+    limit: int | None = None
+    split: str | None = None
+    category: str | None = None
+
+
+def open_set(name: str, folder: str | os.PathLike[str], base: Path, choice: Choice | None = None) -> ConceptSet:
     """Open a folder of labelled images, of the format that its files say.
 
     Args:
         name: the data set's name in the recipe.
         folder: relative to `base`.
         base: the folder that relative paths start from.
-        limit: use at most so many images, spread evenly.
-        split: use the images of this split alone.
+        choice: what is used of it.
 
     Raises:
-        DataError: if it cannot be used, or has no splits and one is named.
+        DataError: if it cannot be used, or not in the way that is chosen.
     """
+    chosen = choice or Choice()
     root = Path(os.path.abspath(base / Path(folder).expanduser()))  # noqa: PTH100 - keeps links' own names
-    if is_broden(root):
-        return BrodenSet.find(name, root, limit, split)
-    if split is not None:
-        raise DataError("has no splits", where=shorten(str(root), 200), remedy="leave `split` out")
-    return MaskFolder.find(name, root, base, limit)
+    where = f"data {name!r}: {shorten(str(root), 200)}"
+    broden, masks = is_broden(root), (root / "labels").is_dir()
+    if chosen.split is not None and not broden:
+        raise DataError("has no splits", where=where, remedy="leave `split` out")
+    if chosen.category is not None and (broden or masks):
+        raise DataError("says itself of which category its concepts are", where=where, remedy="leave `category` out")
+    if broden:
+        return BrodenSet.find(name, root, chosen.limit, chosen.split)
+    if chosen.category is not None and root.is_dir():
+        return ClassFolders.find(name, root, chosen.category, chosen.limit)
+    return MaskFolder.find(name, root, base, chosen.limit)

@@ -10,10 +10,13 @@ from typing import ClassVar
 from pydantic import Field
 
 from onnxviz.core.errors import DataError, shorten
-from onnxviz.data.base import DataSource
+from onnxviz.data.base import DataSource, ImageSource
 from onnxviz.data.concepts import ConceptSet, MaskFolder
+from onnxviz.data.images import ImageFolder
+from onnxviz.data.labelled.annotated import AnnotatedImages
 from onnxviz.data.labelled.broden import BrodenSet, is_broden
 from onnxviz.data.labelled.class_folders import ClassFolders
+from onnxviz.data.labelled.colour_names import ColourNames
 
 
 class ConceptsSettings(DataSource):
@@ -34,10 +37,25 @@ class ConceptsSettings(DataSource):
         max_length=100,
         description="What a folder's sub-folders are called after, such as texture: it holds for the whole image.",
     )
+    colours: bool = Field(
+        False,
+        description="Compute the eleven basic colour names of all pixels too, as concepts of the category `colour`; "
+        "then the folder's images need no other labels.",
+    )
 
     def open(self, name: str, base: Path) -> ConceptSet:
-        """Find the images that have labels."""
-        return open_set(name, self.concepts, base, Choice(self.limit, self.split, self.category))
+        """Find the images that have labels, or get some."""
+        choice = Choice(self.limit, self.split, self.category)
+        annotators = [ColourNames()] * self.colours
+        if not annotators:
+            return open_set(name, self.concepts, base, choice)
+        root = _root(self.concepts, base)
+        found: ImageSource
+        if choice == Choice(self.limit) and root.is_dir() and not (is_broden(root) or (root / "labels").is_dir()):
+            found = ImageFolder.find(name, [str(root)], base, self.limit)
+        else:
+            found = open_set(name, self.concepts, base, choice)
+        return AnnotatedImages(found, annotators)
 
 
 @dataclass(frozen=True)
@@ -68,7 +86,7 @@ def open_set(name: str, folder: str | os.PathLike[str], base: Path, choice: Choi
         DataError: if it cannot be used, or not in the way that is chosen.
     """
     chosen = choice or Choice()
-    root = Path(os.path.abspath(base / Path(folder).expanduser()))  # noqa: PTH100 - keeps links' own names
+    root = _root(folder, base)
     where = f"data {name!r}: {shorten(str(root), 200)}"
     broden, masks = is_broden(root), (root / "labels").is_dir()
     if chosen.split is not None and not broden:
@@ -80,3 +98,7 @@ def open_set(name: str, folder: str | os.PathLike[str], base: Path, choice: Choi
     if chosen.category is not None and root.is_dir():
         return ClassFolders.find(name, root, chosen.category, chosen.limit)
     return MaskFolder.find(name, root, base, chosen.limit)
+
+
+def _root(folder: str | os.PathLike[str], base: Path) -> Path:
+    return Path(os.path.abspath(base / Path(folder).expanduser()))  # noqa: PTH100 - keeps links' own names

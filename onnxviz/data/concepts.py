@@ -127,6 +127,23 @@ class LabelledFiles(ImageFiles):
         return (None,) * len(self.label_files(index)) if known is None else known[index]
 
 
+@dataclass(frozen=True)
+class MaskLayout:
+    """Where images and their masks lie: a mask has its image's name, below another folder.
+
+    Attributes:
+        root: the folder of both.
+        images: the images' folder below it.
+        labels: the masks' folders below it, one for each layer of labels.
+        chosen: the images, by patterns below `root`; nothing for all in their folder.
+    """
+
+    root: Path
+    images: str
+    labels: tuple[str, ...]
+    chosen: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class MaskFolder(LabelledFiles):
     """A folder of images, masks and class names.
@@ -164,17 +181,31 @@ class MaskFolder(LabelledFiles):
         for part in (root, root / "images", root / "labels"):
             if not part.is_dir():
                 raise DataError(f"no folder {shorten(str(part), 200)!r}", where=f"data {name!r}", remedy=_LAYOUT)
-        concepts, numbers = read_concepts(root)
-        found = ImageFolder.find(name, ["images"], root, limit)
+        layers = sorted(entry for entry in (root / "labels").iterdir() if entry.is_dir())
+        layout = MaskLayout(root, "images", ("labels", *(f"labels/{entry.name}" for entry in layers)))
+        return cls.of_layout(name, layout, read_concepts(root), limit)
+
+    @classmethod
+    def of_layout(
+        cls,
+        name: str,
+        layout: MaskLayout,
+        classes: tuple[tuple[Concept, ...], npt.NDArray[np.int32]],
+        limit: int | None = None,
+    ) -> MaskFolder:
+        """Open images and masks that lie as a layout says, with concepts and their values; raises as `find`."""
+        root, (concepts, numbers) = layout.root, classes
+        images = root / layout.images
+        labels = [root / folder for folder in layout.labels]
+        found = ImageFolder.find(name, layout.chosen or [layout.images], root, limit)
         skipped, notes = list(found.skipped), list(found.notes)
         used: list[tuple[str, Path, tuple[Path, ...], tuple[int, int]]] = []
-        layers = sorted(entry for entry in (root / "labels").iterdir() if entry.is_dir())
         remedy = ""
         for shown, path in zip(found.names, found.paths, strict=True):
-            relative = PurePosixPath(path.relative_to(root / "images").as_posix()).with_suffix("")
-            files = tuple(_masks_of(relative, (root / "labels", *layers)))
+            relative = PurePosixPath(path.relative_to(images).as_posix()).with_suffix("")
+            files = tuple(_masks_of(relative, labels))
             try:
-                remarks = _check_masks(files, size := image_size(path))
+                remarks = _check_masks(files, size := image_size(path), layout.labels[0])
             except DataError as fault:
                 remedy = fault.remedy
                 skipped.append((shown, f"{fault.what}; {remedy}" if remedy else fault.what))
@@ -191,9 +222,9 @@ class MaskFolder(LabelledFiles):
         names, paths, masks, sizes = zip(*used, strict=True)
         all_masks = [file for of_image in masks for file in of_image]
         looked, void = _look_at_values(all_masks, numbers)
-        remarks = list(_passed_over(root))
+        remarks = list(_passed_over(root) if layout.labels[0] == "labels" else ())
         if void:
-            first = shorten(void[0].relative_to(root / "labels").as_posix())
+            first = shorten(void[0].relative_to(labels[0]).as_posix())
             remarks.append(
                 f"{len(void):,} of the {looked:,} masks that were looked at hold{'s' * (len(void) == 1)} no concept: "
                 f"all values are called void or the like; the first is {first!r}"
@@ -417,9 +448,9 @@ def _masks_of(relative: PurePosixPath, folders: Sequence[Path]) -> Iterable[Path
                 break
 
 
-def _check_masks(files: Sequence[Path], size: tuple[int, int]) -> list[str]:
+def _check_masks(files: Sequence[Path], size: tuple[int, int], folder: str) -> list[str]:
     if not files:
-        raise DataError("has no mask in labels/")
+        raise DataError(f"has no mask in {folder}/")
     remarks = []
     for file in files:
         try:

@@ -76,7 +76,7 @@ def test_what_cannot_be_used(folder: Path) -> None:
 
 def test_a_category_is_refused_where_the_format_has_its_own(folder: Path) -> None:
     (folder / "labels").mkdir()
-    with pytest.raises(DataError, match="says itself of which category"):
+    with pytest.raises(DataError, match="says itself what its concepts are"):
         open_set("t", folder, folder, TEXTURES)
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal, TypeAlias
 
 from pydantic import Field
 
@@ -16,7 +17,12 @@ from onnxviz.data.images import ImageFolder
 from onnxviz.data.labelled.annotated import AnnotatedImages
 from onnxviz.data.labelled.broden import BrodenSet, is_broden
 from onnxviz.data.labelled.class_folders import ClassFolders
+from onnxviz.data.labelled.coco import CocoSet, annotations_of
 from onnxviz.data.labelled.colour_names import ColourNames
+from onnxviz.data.labelled.index_masks import is_ade, is_voc, open_ade, open_voc
+
+Format: TypeAlias = Literal["broden", "coco", "voc", "ade", "masks"]
+_WITH_SPLITS = ("broden", "voc", "ade", "coco")
 
 
 class ConceptsSettings(DataSource):
@@ -26,8 +32,9 @@ class ConceptsSettings(DataSource):
     paths: ClassVar[tuple[str, ...]] = ("concepts",)
 
     concepts: str = Field(
-        description="Folder with images/, labels/ and classes.txt; of Broden's format; or with a sub-folder of images "
-        "for each concept and `category`. Relative to the recipe."
+        description="Folder with images/, labels/ and classes.txt; in the format of Broden, COCO, Pascal VOC or "
+        "ADE20K; or with a sub-folder of images for each concept and `category`. Or COCO's JSON file. Relative to the "
+        "recipe."
     )
     limit: int | None = Field(None, ge=1, description="Use at most so many images, spread evenly over the sorted list.")
     split: str | None = Field(None, description="Use the images of this split alone, where the format has splits.")
@@ -51,7 +58,7 @@ class ConceptsSettings(DataSource):
             return open_set(name, self.concepts, base, choice)
         root = _root(self.concepts, base)
         found: ImageSource
-        if choice == Choice(self.limit) and root.is_dir() and not (is_broden(root) or (root / "labels").is_dir()):
+        if choice == Choice(self.limit) and root.is_dir() and format_of(root) is None:
             found = ImageFolder.find(name, [str(root)], base, self.limit)
         else:
             found = open_set(name, self.concepts, base, choice)
@@ -87,17 +94,38 @@ def open_set(name: str, folder: str | os.PathLike[str], base: Path, choice: Choi
     """
     chosen = choice or Choice()
     root = _root(folder, base)
+    form = format_of(root)
     where = f"data {name!r}: {shorten(str(root), 200)}"
-    broden, masks = is_broden(root), (root / "labels").is_dir()
-    if chosen.split is not None and not broden:
+    if chosen.split is not None and (form not in _WITH_SPLITS or root.is_file()):
         raise DataError("has no splits", where=where, remedy="leave `split` out")
-    if chosen.category is not None and (broden or masks):
-        raise DataError("says itself of which category its concepts are", where=where, remedy="leave `category` out")
-    if broden:
+    if chosen.category is not None and form is not None:
+        raise DataError("says itself what its concepts are", where=where, remedy="leave `category` out")
+    if form == "broden":
         return BrodenSet.find(name, root, chosen.limit, chosen.split)
+    if form == "coco":
+        return CocoSet.find(name, annotations_of(root, chosen.split) or root, chosen.limit)
+    if form in ("voc", "ade"):
+        return (open_voc if form == "voc" else open_ade)(name, root, chosen.limit, chosen.split)
     if chosen.category is not None and root.is_dir():
         return ClassFolders.find(name, root, chosen.category, chosen.limit)
     return MaskFolder.find(name, root, base, chosen.limit)
+
+
+def format_of(root: Path) -> Format | None:
+    """Return which format a folder has, or a file if it is COCO's, by the names of its files; None for none of them."""
+    if root.suffix.lower() == ".json" or any((root / "annotations").glob("instances_*.json")):
+        return "coco"
+    tests: dict[Format, Callable[[Path], bool]] = {
+        "broden": is_broden,
+        "masks": _is_masks,
+        "voc": is_voc,
+        "ade": is_ade,
+    }
+    return next((form for form, holds in tests.items() if holds(root)), None)
+
+
+def _is_masks(root: Path) -> bool:
+    return (root / "labels").is_dir()
 
 
 def _root(folder: str | os.PathLike[str], base: Path) -> Path:

@@ -32,7 +32,7 @@ from onnxviz.data.labelled.settings import Choice, open_set
     ],
 )
 def test_polygons_are_filled_as_pycocotools_does(size: tuple[int, int], polygon: list[float], runs: str) -> None:
-    """The runs are those of pycocotools 2.0.10: `frPyObjects`."""
+    """The runs are those of pycocotools 2.0.11: `frPyObjects`."""
     found = polygon_mask(np.array(polygon, np.float64).reshape(-1, 2), size)
     assert (found == runs_mask(decode_runs(runs), size)).all()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal, TypeAlias
@@ -14,12 +14,13 @@ from onnxviz.core.errors import DataError, shorten
 from onnxviz.data.base import DataSource, ImageSource
 from onnxviz.data.concepts import ConceptSet, MaskFolder
 from onnxviz.data.images import ImageFolder
-from onnxviz.data.labelled.annotated import AnnotatedImages
+from onnxviz.data.labelled.annotated import AnnotatedImages, Annotator
 from onnxviz.data.labelled.broden import BrodenSet, is_broden
 from onnxviz.data.labelled.class_folders import ClassFolders
 from onnxviz.data.labelled.coco import CocoSet, annotations_of
 from onnxviz.data.labelled.colour_names import ColourNames
 from onnxviz.data.labelled.index_masks import is_ade, is_voc, open_ade, open_voc
+from onnxviz.data.labelled.labeller import LabellerSettings
 
 Format: TypeAlias = Literal["broden", "coco", "voc", "ade", "masks"]
 _WITH_SPLITS = ("broden", "voc", "ade", "coco")
@@ -29,7 +30,7 @@ class ConceptsSettings(DataSource):
     """Images of which every pixel is labelled with concepts."""
 
     kind: ClassVar[str] = "concepts"
-    paths: ClassVar[tuple[str, ...]] = ("concepts",)
+    paths: ClassVar[tuple[str, ...]] = ("concepts", "labeller.model", "labeller.classes")
 
     concepts: str = Field(
         description="Folder with images/, labels/ and classes.txt; in the format of Broden, COCO, Pascal VOC or "
@@ -50,10 +51,18 @@ class ConceptsSettings(DataSource):
         "then the folder's images need no other labels.",
     )
 
+    labeller: LabellerSettings | None = Field(
+        None,
+        description="A segmenter that labels all pixels too, as concepts of a category of its own; then the folder's "
+        "images need no other labels. Its labels are no ground truth.",
+    )
+
     def open(self, name: str, base: Path) -> ConceptSet:
         """Find the images that have labels, or get some."""
         choice = Choice(self.limit, self.split, self.category)
-        annotators = [ColourNames()] * self.colours
+        annotators: list[Annotator] = [ColourNames()] * self.colours
+        if self.labeller is not None:
+            annotators.append(self.labeller.open(base))
         if not annotators:
             return open_set(name, self.concepts, base, choice)
         root = _root(self.concepts, base)
@@ -62,7 +71,17 @@ class ConceptsSettings(DataSource):
             found = ImageFolder.find(name, [str(root)], base, self.limit)
         else:
             found = open_set(name, self.concepts, base, choice)
-        return AnnotatedImages(found, annotators)
+        labelled = AnnotatedImages(found, annotators)
+        if self.labeller is not None:
+            labelled.read_labels(0)  # a labeller that cannot be run is told before anything is
+        return labelled
+
+    def files(self, base: Path) -> Iterator[Path]:
+        """Yield the folders of labelled images, and what a labeller consists of."""
+        yield from super().files(base)
+        if self.labeller is not None:
+            model = base / self.labeller.model
+            yield from (model.absolute().parent, Path(os.path.realpath(model)).parent)
 
 
 @dataclass(frozen=True)

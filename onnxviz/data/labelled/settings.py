@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal, TypeAlias
+from typing import Annotated, ClassVar, Literal, TypeAlias, cast
 
 from pydantic import Field
 
-from onnxviz.core.errors import DataError, shorten
+from onnxviz.core.errors import DataError, nearest, shorten
 from onnxviz.data.base import DataSource, ImageSource
 from onnxviz.data.concepts import ConceptSet, MaskFolder
 from onnxviz.data.images import ImageFolder
@@ -20,9 +20,11 @@ from onnxviz.data.labelled.class_folders import ClassFolders
 from onnxviz.data.labelled.coco import CocoSet, annotations_of
 from onnxviz.data.labelled.colour_names import ColourNames
 from onnxviz.data.labelled.index_masks import is_ade, is_voc, open_ade, open_voc
+from onnxviz.data.labelled.joined import JoinedSets
 from onnxviz.data.labelled.labeller import LabellerSettings
 
 Format: TypeAlias = Literal["broden", "coco", "voc", "ade", "masks"]
+Category = Annotated[str, Field(min_length=1, max_length=100)]
 _WITH_SPLITS = ("broden", "voc", "ade", "coco")
 
 
@@ -32,25 +34,23 @@ class ConceptsSettings(DataSource):
     kind: ClassVar[str] = "concepts"
     paths: ClassVar[tuple[str, ...]] = ("concepts", "labeller.model", "labeller.classes")
 
-    concepts: str = Field(
+    concepts: str | list[str] = Field(
         description="Folder with images/, labels/ and classes.txt; in the format of Broden, COCO, Pascal VOC or "
         "ADE20K; or with a sub-folder of images for each concept and `category`. Or COCO's JSON file. Relative to the "
-        "recipe."
+        "recipe; a list joins several sets."
     )
-    limit: int | None = Field(None, ge=1, description="Use at most so many images, spread evenly over the sorted list.")
+    limit: int | None = Field(None, ge=1, description="Use at most so many images of each folder, spread evenly.")
     split: str | None = Field(None, description="Use the images of this split alone, where the format has splits.")
-    category: str | None = Field(
+    category: Category | dict[str, Category] | None = Field(
         None,
-        min_length=1,
-        max_length=100,
-        description="What a folder's sub-folders are called after, such as texture: it holds for the whole image.",
+        description="What a folder's sub-folders are called after, such as texture: it holds for the whole image. Of "
+        "several folders by the folder's name: {dtd: texture}.",
     )
     colours: bool = Field(
         False,
         description="Compute the eleven basic colour names of all pixels too, as concepts of the category `colour`; "
         "then the folder's images need no other labels.",
     )
-
     labeller: LabellerSettings | None = Field(
         None,
         description="A segmenter that labels all pixels too, as concepts of a category of its own; then the folder's "
@@ -59,22 +59,46 @@ class ConceptsSettings(DataSource):
 
     def open(self, name: str, base: Path) -> ConceptSet:
         """Find the images that have labels, or get some."""
-        choice = Choice(self.limit, self.split, self.category)
         annotators: list[Annotator] = [ColourNames()] * self.colours
         if self.labeller is not None:
             annotators.append(self.labeller.open(base))
+        folders = [self.concepts] if isinstance(self.concepts, str) else self.concepts
+        roots = [_root(folder, base) for folder in folders]
+        if not roots:
+            raise DataError("no folder is named", where=f"data {name!r}")
+        choices = zip(roots, self._choices(roots), strict=True)
+        sets = [_open(name, root, choice, bool(annotators)) for root, choice in choices]
+        found = sets[0] if len(sets) == 1 else JoinedSets(name, list(zip(_titles(roots), sets, strict=True)))
         if not annotators:
-            return open_set(name, self.concepts, base, choice)
-        root = _root(self.concepts, base)
-        found: ImageSource
-        if choice == Choice(self.limit) and root.is_dir() and format_of(root) is None:
-            found = ImageFolder.find(name, [str(root)], base, self.limit)
-        else:
-            found = open_set(name, self.concepts, base, choice)
+            return cast("ConceptSet", found)
         labelled = AnnotatedImages(found, annotators)
         if self.labeller is not None:
             labelled.read_labels(0)  # a labeller that cannot be run is told before anything is
         return labelled
+
+    def _choices(self, roots: Sequence[Path]) -> list[Choice]:
+        """Return what is used of each folder: of several, each gets what its format knows."""
+        if isinstance(self.category, dict):
+            names = [root.name for root in roots]
+            if unknown := [name for name in self.category if name not in names]:
+                known = nearest(unknown[0], names) or f"they are {', '.join(map(shorten, names))}"
+                raise DataError(f"no folder is called {shorten(unknown[0])!r}", where="category", remedy=known)
+        by_name = self.category if isinstance(self.category, dict) else {}
+        plain = self.category if isinstance(self.category, str) else None
+        if len(roots) == 1:
+            return [Choice(self.limit, self.split, by_name.get(roots[0].name, plain))]
+        formats = [format_of(root) for root in roots]
+        splits = [self.split if form in _WITH_SPLITS and root.is_dir() else None
+                  for root, form in zip(roots, formats, strict=True)]  # fmt: skip
+        if self.split is not None and not any(splits):
+            raise DataError("none of the folders has splits", where="split", remedy="leave `split` out")
+        if plain is not None and None not in formats:
+            raise DataError("all folders say themselves what their concepts are", where="category",
+                            remedy="leave `category` out")  # fmt: skip
+        return [
+            Choice(self.limit, split, by_name.get(root.name, None if form else plain))
+            for root, form, split in zip(roots, formats, splits, strict=True)
+        ]
 
     def files(self, base: Path) -> Iterator[Path]:
         """Yield the folders of labelled images, and what a labeller consists of."""
@@ -128,6 +152,20 @@ def open_set(name: str, folder: str | os.PathLike[str], base: Path, choice: Choi
     if chosen.category is not None and root.is_dir():
         return ClassFolders.find(name, root, chosen.category, chosen.limit)
     return MaskFolder.find(name, root, base, chosen.limit)
+
+
+def _open(name: str, root: Path, choice: Choice, annotated: bool) -> ImageSource:
+    """Open a folder; one of images without labels only if they get some."""
+    if annotated and choice == Choice(choice.limit) and root.is_dir() and format_of(root) is None:
+        return ImageFolder.find(name, [str(root)], root, choice.limit)
+    return open_set(name, root, root, choice)
+
+
+def _titles(roots: Sequence[Path]) -> list[str]:
+    """Return a name of its own for each folder: its last part, and a number where several are called so."""
+    names = [root.name for root in roots]
+    return [name if names.count(name) == 1 else f"{name} {names[: place + 1].count(name)}"
+            for place, name in enumerate(names)]  # fmt: skip
 
 
 def format_of(root: Path) -> Format | None:

@@ -168,10 +168,12 @@ class MaskFolder(LabelledFiles):
     sizes: tuple[tuple[int, int], ...]
 
     @classmethod
-    def find(cls, name: str, folder: str | Path, base: Path, limit: int | None = None) -> MaskFolder:
+    def find(
+        cls, name: str, folder: str | Path, base: Path, limit: int | None = None, *, look: bool = True
+    ) -> MaskFolder:
         """Open a concept folder; images without a usable mask are skipped and listed.
 
-        Of all masks the header is read, of some the values.
+        Of all masks the header is read, and unless `look` is false of some the values.
 
         Raises:
             DataError: if the folder, its class list or every mask is missing or unusable, or one of those whose values
@@ -183,7 +185,7 @@ class MaskFolder(LabelledFiles):
                 raise DataError(f"no folder {shorten(str(part), 200)!r}", where=f"data {name!r}", remedy=_LAYOUT)
         layers = sorted(entry for entry in (root / "labels").iterdir() if entry.is_dir())
         layout = MaskLayout(root, "images", ("labels", *(f"labels/{entry.name}" for entry in layers)))
-        return cls.of_layout(name, layout, read_concepts(root), limit)
+        return cls.of_layout(name, layout, read_concepts(root), limit, look=look)
 
     @classmethod
     def of_layout(
@@ -192,6 +194,8 @@ class MaskFolder(LabelledFiles):
         layout: MaskLayout,
         classes: tuple[tuple[Concept, ...], npt.NDArray[np.int32]],
         limit: int | None = None,
+        *,
+        look: bool = True,
     ) -> MaskFolder:
         """Open images and masks that lie as a layout says, with concepts and their values; raises as `find`."""
         root, (concepts, numbers) = layout.root, classes
@@ -221,7 +225,7 @@ class MaskFolder(LabelledFiles):
             )
         names, paths, masks, sizes = zip(*used, strict=True)
         all_masks = [file for of_image in masks for file in of_image]
-        looked, void = _look_at_values(all_masks, numbers)
+        looked, void = _look_at_values(all_masks, numbers) if look else (len(all_masks), [])
         remarks = list(_passed_over(root) if layout.labels[0] == "labels" else ())
         if void:
             first = shorten(void[0].relative_to(labels[0]).as_posix())

@@ -69,16 +69,19 @@ class BrodenSet(LabelledFiles):
     widths: npt.NDArray[np.int32]
 
     @classmethod
-    def find(cls, name: str, root: Path, limit: int | None = None, split: str | None = None) -> BrodenSet:
+    def find(
+        cls, name: str, root: Path, limit: int | None = None, split: str | None = None, *, look: bool = True
+    ) -> BrodenSet:
         """Open a set; images that cannot be used, or whose labels cannot, are skipped and listed.
 
-        Of all images and masks the header is read, of some the values.
+        Of all images and masks the header is read, and unless `look` is false of some the values.
 
         Args:
             name: the data set's name in the recipe.
             root: the folder.
             limit: use at most so many images, spread evenly over index.csv.
             split: use the images of this split alone.
+            look: whether the labels of some images are read.
 
         Raises:
             DataError: if a table cannot be used, no image is left, or one of those whose labels are looked at has one
@@ -120,13 +123,13 @@ class BrodenSet(LabelledFiles):
             found=len(entries),
             concepts=concepts,
             numbers=numbers,
-            remarks=tuple(_remarks(len(names))),
+            remarks=tuple(_remarks(len(names)) if look else ()),
             folder=root,
             labels=labels,
             heights=heights,
             widths=widths,
         )
-        for index in spread_evenly(range(len(made)), _LOOKED_AT):
+        for index in spread_evenly(range(len(made)), _LOOKED_AT if look else 0):
             made.read_labels(index)
         return made
 

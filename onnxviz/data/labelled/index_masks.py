@@ -33,7 +33,9 @@ def is_voc(folder: Path) -> bool:
     return (folder / VOC_MASKS).is_dir() and (folder / VOC_IMAGES).is_dir()
 
 
-def open_voc(name: str, root: Path, limit: int | None = None, split: str | None = None) -> MaskFolder:
+def open_voc(
+    name: str, root: Path, limit: int | None = None, split: str | None = None, *, look: bool = True
+) -> MaskFolder:
     """Open a folder with JPEGImages/, SegmentationClass/ and ImageSets/Segmentation/.
 
     The images are those that have a mask, or that a split lists. Values are those of VOC 2012 unless there is a
@@ -52,7 +54,7 @@ def open_voc(name: str, root: Path, limit: int | None = None, split: str | None 
     padded = np.full(max(len(numbers), VOC_BORDER + 1), -1, np.int32)
     padded[: len(numbers)] = numbers
     padded[VOC_BORDER] = 0
-    return MaskFolder.of_layout(name, MaskLayout(root, VOC_IMAGES, (VOC_MASKS,), chosen), (concepts, padded))
+    return MaskFolder.of_layout(name, MaskLayout(root, VOC_IMAGES, (VOC_MASKS,), chosen), (concepts, padded), look=look)
 
 
 def _split(root: Path, split: str) -> list[str]:
@@ -77,7 +79,9 @@ def is_ade(folder: Path) -> bool:
     return (folder / ADE_CLASSES).is_file() and (folder / "annotations").is_dir()
 
 
-def open_ade(name: str, root: Path, limit: int | None = None, split: str | None = None) -> MaskFolder:
+def open_ade(
+    name: str, root: Path, limit: int | None = None, split: str | None = None, *, look: bool = True
+) -> MaskFolder:
     """Open a folder with images/, annotations/ and objectInfo150.txt; the splits are folders in the first two.
 
     The first synonym of a class is its name; 0 is what is none of the classes.
@@ -102,7 +106,7 @@ def open_ade(name: str, root: Path, limit: int | None = None, split: str | None 
                         remedy=f"there are {listed([shorten(one, 40) for one in parts], 8) or 'none'}")  # fmt: skip
     chosen = () if split is None else (f"images/{split}",)
     layout = MaskLayout(root, "images", ("annotations",), chosen)
-    return MaskFolder.of_layout(name, layout, _numbered(values), limit)
+    return MaskFolder.of_layout(name, layout, _numbered(values), limit, look=look)
 
 
 def _numbered(names: dict[int, str]) -> Classes:

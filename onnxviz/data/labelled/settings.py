@@ -116,11 +116,13 @@ class Choice:
         limit: at most so many images, spread evenly.
         split: the images of this split alone.
         category: what sub-folders are called after.
+        look: whether some values of masks are looked at.
     """
 
     limit: int | None = None
     split: str | None = None
     category: str | None = None
+    look: bool = True
 
 
 def open_set(name: str, folder: str | os.PathLike[str], base: Path, choice: Choice | None = None) -> ConceptSet:
@@ -144,14 +146,14 @@ def open_set(name: str, folder: str | os.PathLike[str], base: Path, choice: Choi
     if chosen.category is not None and form is not None:
         raise DataError("says itself what its concepts are", where=where, remedy="leave `category` out")
     if form == "broden":
-        return BrodenSet.find(name, root, chosen.limit, chosen.split)
+        return BrodenSet.find(name, root, chosen.limit, chosen.split, look=chosen.look)
     if form == "coco":
         return CocoSet.find(name, annotations_of(root, chosen.split) or root, chosen.limit)
     if form in ("voc", "ade"):
-        return (open_voc if form == "voc" else open_ade)(name, root, chosen.limit, chosen.split)
+        return (open_voc if form == "voc" else open_ade)(name, root, chosen.limit, chosen.split, look=chosen.look)
     if chosen.category is not None and root.is_dir():
         return ClassFolders.find(name, root, chosen.category, chosen.limit)
-    return MaskFolder.find(name, root, base, chosen.limit)
+    return MaskFolder.find(name, root, base, chosen.limit, look=chosen.look)
 
 
 def _open(name: str, root: Path, choice: Choice, annotated: bool) -> ImageSource:

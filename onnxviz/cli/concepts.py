@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -46,7 +47,8 @@ def check(
     output, errors = consoles()
     path = folder.absolute()
     asked = {"path": path, "split": split, "category": category}
-    read = [path if path.is_dir() else path.parent.parent, folder.resolve()]
+    real = Path(os.path.realpath(path))  # unlike Path.resolve and Path.is_dir, no exception for names that are too long
+    read = [path, real] if os.path.isdir(path) else [path.parent.parent, real.parent.parent]  # noqa: PTH112
     request = Request("onnxviz.data.labelled.check:check", asked, reading_limits(memory), read=read)
     found = ask(request, shorten(str(folder), 200), Checked, progress=_counter(errors))
     show_check(output, errors, found, None if whole else _SHOWN)

@@ -13,7 +13,9 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from onnxviz.cli.commands import app
+from onnxviz.core.errors import DataError
 from onnxviz.data.labelled.check import ConceptCount, check
+from onnxviz.data.labelled.settings import open_set
 
 
 def masks(root: Path, values: dict[str, np.ndarray], classes: str = "void\nsky\nroad\n") -> Path:
@@ -108,6 +110,16 @@ def test_a_folder_that_is_no_set(tmp_path: Path) -> None:
     assert ended == 1
     assert "format: none that is known" in said
     assert "no folder" in errors
+
+
+@pytest.mark.parametrize("name", ["a" * 300, "~nobody-here/x", "street/classes.txt", "\n"])
+def test_what_is_no_folder(tmp_path: Path, name: str) -> None:
+    masks(tmp_path / "street", {"a": np.array([[0, 1, 2]])})
+    ended, _, errors = invoke(f"{tmp_path}/{name}")
+    assert ended == 1
+    assert "no folder" in errors or "too long" in errors
+    with pytest.raises(DataError):
+        open_set("x", name, tmp_path)
 
 
 def test_splits_and_categories(tmp_path: Path) -> None:

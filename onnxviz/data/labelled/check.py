@@ -85,11 +85,12 @@ def check(
         category: what sub-folders are called after, where that is the format.
         progress: is told how many of all images were read.
     """
-    form = format_of(path)
-    words = "none that is known" if form is None and category is None else _NAMES[form]
+    words = "none that is known"
     try:
+        form = format_of(path)
+        words = words if form is None and category is None else _NAMES[form]
         source = open_set(path.name, path.absolute(), Path(), Choice(split=split, category=category, look=False))
-    except OnnxvizError as fault:
+    except (OnnxvizError, OSError) as fault:
         return Checked(words, 0, 0, (), (), (one_line(fault),), 1, ())
     faults = [f"{shorten(name, 200)}: {why}" for name, why in getattr(source, "skipped", ())]
     counts = _Counts(source)

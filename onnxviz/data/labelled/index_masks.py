@@ -100,7 +100,7 @@ def open_ade(
             what = "is not a number of its own, and behind tabs a name"
             raise DataError(what, where=f"{shorten(str(root / ADE_CLASSES), 200)}, line {line}")
         values[value] = synonyms
-    parts = sorted(path.name for path in (root / "annotations").iterdir() if path.is_dir())
+    parts = sorted(path.name for path in (root / "annotations").glob("*") if path.is_dir())
     if split is not None and split not in parts:
         raise DataError(f"no split {shorten(split)!r}", where=shorten(str(root / "annotations"), 200),
                         remedy=f"there are {listed([shorten(one, 40) for one in parts], 8) or 'none'}")  # fmt: skip

@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar, Literal, TypeAlias, cast
 
 from pydantic import Field
 
-from onnxviz.core.errors import DataError, nearest, shorten
+from onnxviz.core.errors import DataError, beginning, nearest, shorten
 from onnxviz.data.base import DataSource, ImageSource
 from onnxviz.data.concepts import ConceptSet, MaskFolder
 from onnxviz.data.images import ImageFolder
@@ -188,4 +188,10 @@ def _is_masks(root: Path) -> bool:
 
 
 def _root(folder: str | os.PathLike[str], base: Path) -> Path:
-    return Path(os.path.abspath(base / Path(folder).expanduser()))  # noqa: PTH100 - keeps links' own names
+    try:
+        root = Path(os.path.abspath(base / Path(folder).expanduser()))  # noqa: PTH100 - keeps links' own names
+        root.exists()
+    except (OSError, ValueError, RuntimeError) as fault:  # too long, or of a user that there is not
+        what = (fault.strerror if isinstance(fault, OSError) else "") or str(fault)
+        raise DataError(f"cannot be looked at: {beginning(what)}", where=shorten(str(folder), 200)) from fault
+    return root

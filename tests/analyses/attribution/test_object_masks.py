@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,11 +13,12 @@ from PIL import Image
 import onnxviz
 from onnxviz.analyses.attribution.localisation import Localisation, ObjectEvidence, chance
 from onnxviz.analyses.attribution.localisation_findings import findings
+from onnxviz.analyses.attribution.objects import Objects
 from onnxviz.analyses.attribution.simple_maps import SIMPLE
 from onnxviz.core.errors import AnalysisError, OnnxvizError
 from onnxviz.core.findings import Caveat, Finding, Metric, Note, Table
 from onnxviz.core.shares import wilson
-from onnxviz.data.concepts import MaskFolder
+from onnxviz.data.concepts import Concept, MaskFolder
 from onnxviz.data.images import ImageFolder
 from tests.analyses.test_grad_cam import CLASSES, SIDE, detectors
 
@@ -78,6 +80,15 @@ def test_the_object_of_a_class_can_be_named(model: onnxviz.Model, labelled: Mask
     assert found.metrics["pointing_game.grad_cam"] == found.metrics["energy_on_object.grad_cam"] == 0
     assert table(found).rows[0][-1] == 1  # one image has anything blue that is labelled
     assert "2 of 3 images have no labelled object" in table(found).description
+
+
+@pytest.mark.parametrize(("category", "found"), [("object", (1,)), ("colour", ()), ("texture", ()), ("scene", ())])
+def test_a_class_is_not_what_has_the_colour_of_its_name(
+    labelled: MaskFolder, category: str, found: tuple[int, ...]
+) -> None:
+    data = dataclasses.replace(labelled, concepts=(Concept(1, "orange", category), Concept(2, "car")))
+    assert Objects(data, (0,), {}).numbers("blood orange") == found
+    assert Objects(data, (0,), {"*": ["orange"]}).numbers("blood orange") == (1,)
 
 
 def test_labels_of_another_data_set(model: onnxviz.Model, labelled: MaskFolder, tmp_path: Path) -> None:

@@ -114,6 +114,15 @@ def test_the_file_can_be_named_itself(folder: Path) -> None:
         open_set("c", name, folder.parent, Choice(split="val2017"))
 
 
+def test_a_folder_with_masks_of_its_own_is_one_of_masks(folder: Path) -> None:
+    (folder / "labels").mkdir()
+    (folder / "val2017").rename(folder / "images")
+    for name in "ab":
+        Image.fromarray(np.ones((4, 6), np.uint8)).save(folder / f"labels/{name}.png")
+    (folder / "classes.txt").write_text("void\nsky\n")
+    assert [concept.name for concept in open_set("c", folder, folder).concepts] == ["sky"]
+
+
 def test_splits_are_files(folder: Path) -> None:
     assert len(open_set("c", folder, folder, Choice(split="val2017"))) == 2
     (folder / "annotations/instances_train2017.json").write_text("{}")

@@ -149,6 +149,11 @@ def region(outline: Outline, size: tuple[int, int]) -> Mask:
     return runs_mask(decode_runs(outline) if isinstance(outline, str) else outline.tolist(), size)
 
 
+def is_coco(folder: Path) -> bool:
+    """Return whether a folder is laid out as COCO's: annotations/instances_val2017.json."""
+    return any((folder / "annotations").glob("instances_*.json"))
+
+
 def annotations_of(folder: Path, split: str | None = None) -> Path | None:
     """Return the file of instances of a folder that is laid out as COCO's, or None if it is not.
 

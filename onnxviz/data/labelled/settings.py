@@ -17,7 +17,7 @@ from onnxviz.data.images import ImageFolder
 from onnxviz.data.labelled.annotated import AnnotatedImages, Annotator
 from onnxviz.data.labelled.broden import BrodenSet, is_broden
 from onnxviz.data.labelled.class_folders import ClassFolders
-from onnxviz.data.labelled.coco import CocoSet, annotations_of
+from onnxviz.data.labelled.coco import CocoSet, annotations_of, is_coco
 from onnxviz.data.labelled.colour_names import ColourNames
 from onnxviz.data.labelled.index_masks import is_ade, is_voc, open_ade, open_voc
 from onnxviz.data.labelled.joined import JoinedSets
@@ -172,15 +172,12 @@ def _titles(roots: Sequence[Path]) -> list[str]:
 
 def format_of(root: Path) -> Format | None:
     """Return which format a folder has, or a file if it is COCO's, by the names of its files; None for none of them."""
-    if root.suffix.lower() == ".json" or any((root / "annotations").glob("instances_*.json")):
+    if root.suffix.lower() == ".json":
         return "coco"
-    tests: dict[Format, Callable[[Path], bool]] = {
-        "broden": is_broden,
-        "masks": _is_masks,
-        "voc": is_voc,
-        "ade": is_ade,
-    }
-    return next((form for form, holds in tests.items() if holds(root)), None)
+    tests: tuple[tuple[Format, Callable[[Path], bool]], ...] = (
+        ("broden", is_broden), ("masks", _is_masks), ("coco", is_coco), ("voc", is_voc), ("ade", is_ade)
+    )  # fmt: skip
+    return next((form for form, holds in tests if holds(root)), None)
 
 
 def _is_masks(root: Path) -> bool:

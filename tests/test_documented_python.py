@@ -45,12 +45,13 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     save_named_model(tmp_path / "squeezenet.onnx")
     (tmp_path / "imagenet.txt").write_text("".join(f"{name}\n" for name in CLASSES))
     rng = np.random.default_rng(0)
-    for folder in ("photos", "camvid/images", "camvid/labels"):
+    for folder in ("photos", "camvid/images", "camvid/labels", "dtd/dotted"):
         (tmp_path / folder).mkdir(parents=True)
     Image.fromarray(rng.integers(0, 256, (16, 16, 3), np.uint8)).save("photos/ostrich.jpg")
     for index in range(12):
         Image.fromarray(rng.integers(0, 256, (16, 16, 3), np.uint8)).save(f"camvid/images/{index}.png")
         Image.fromarray(rng.integers(1, 3, (16, 16), np.uint8)).save(f"camvid/labels/{index}.png")
+        Image.fromarray(rng.integers(0, 256, (16, 16, 3), np.uint8)).save(f"dtd/dotted/{index}.png")
     (tmp_path / "camvid" / "classes.txt").write_text("void\nroad\nsky\n")
     target = {"layer": "logits", "units": 0}
     recipe: dict[str, Any] = {

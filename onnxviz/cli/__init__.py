@@ -1,9 +1,9 @@
 """The command line.
 
-Exit codes: 0 everything holds; 1 an expectation does not hold (the report exists); 2 recipe, model, data or folder
-refused, nothing ran; 3 some jobs failed (the report exists and says so first); 70 a fault in onnxviz itself;
-130 interrupted, to be continued by the same command. `inspect` and `import --keep-different`: 3 if what was made of the
-model gives other values than the model.
+Exit codes: 0 everything holds; 1 an expectation does not hold (the report exists), or `concepts check` finds something
+broken; 2 recipe, model, data or folder refused, nothing ran; 3 some jobs failed (the report exists and says so first);
+70 a fault in onnxviz itself; 130 interrupted, to be continued by the same command. `inspect` and `import
+--keep-different`: 3 if what was made of the model gives other values than the model.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from onnxviz.cli.browser import open_page
+from onnxviz.cli.concepts import concepts
 from onnxviz.cli.ending import interrupted
 from onnxviz.cli.run_options import (
     NO_LIMIT,
@@ -64,6 +65,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+app.add_typer(concepts, name="concepts")
 
 RecipeArgument = Annotated[Path, typer.Argument(help="The recipe, a YAML file.")]
 SetOption = Annotated[

@@ -53,7 +53,7 @@ model:
     "data": """\
 data:
   photos: {images: "photos/*.jpg", limit: 100}
-  scenes: {concepts: scenes/}    # images/, labels/ with one mask each, classes.txt
+  scenes: {concepts: scenes/}    # images/, labels/ with one mask each, classes.txt; docs/concepts.md has more formats
 """,
     "defaults": """\
 defaults:

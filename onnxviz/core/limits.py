@@ -36,6 +36,10 @@ IMAGE_PIXELS = 64_000_000
 """Largest image in pixels; checked before decoding."""
 LABELS_BYTES = 4 << 20
 """Largest file of class names."""
+LABEL_INDEX_BYTES = 512 << 20
+"""Largest file that lists the images of a labelled data set with their labels; Broden's has some 20 MB."""
+LABEL_LAYERS = 256
+"""Most labels that a pixel of an image may carry at once."""
 FOLDED_TOTAL_BYTES = 512 << 20
 """Most that constant folding may make of one model, all tensors together."""
 KEPT_ACTIVATION_BYTES = 1 << 30

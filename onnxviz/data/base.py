@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import ClassVar, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
@@ -52,7 +52,10 @@ class DataSource(BaseModel):
     kind: ClassVar[str]
     """The field that stands for the source in a recipe: `{images: photos/}` is of the kind `images`."""
     paths: ClassVar[tuple[str, ...]] = ()
-    """Fields that hold a file, folder or glob, or a list of them, relative to the recipe."""
+    """Fields that hold a file, folder or glob, or a list of them, relative to the recipe.
+
+    "labeller.model" is a field of a field; only a text is a path in such a one, a list is none.
+    """
     holds_images: ClassVar[bool] = True
     """Whether it can be asked for images."""
 
@@ -81,8 +84,11 @@ class DataSource(BaseModel):
     def files(self, base: Path) -> Iterator[Path]:
         """Yield what a confined process must be able to read: of a glob the part in front of its first sign."""
         for field in self.paths:
-            value = getattr(self, field)
-            for pattern in [value] if isinstance(value, str) else value or []:
+            value: Any = self
+            for name in field.split("."):
+                value = getattr(value, name, None)
+            listed = [] if value is None or "." in field else value
+            for pattern in [value] if isinstance(value, str) else listed:
                 yield base / os.path.expanduser(pattern).split("*")[0].split("?")[0].split("[")[0]  # noqa: PTH111
 
 

@@ -11,11 +11,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field
 
 from onnxviz.core import limits
 from onnxviz.core.errors import DataError, beginning, shorten
@@ -23,7 +22,6 @@ from onnxviz.core.sampling import spread_evenly
 from onnxviz.core.values import Preprocessing
 from onnxviz.core.wording import listed
 from onnxviz.core.yaml_source import parse_source, plain
-from onnxviz.data.base import DataSource
 from onnxviz.data.decode import image_size, indices_size, read_indices
 from onnxviz.data.images import ImageFiles, ImageFolder, ImageSource, file_digests, fit_labels
 
@@ -42,7 +40,10 @@ _SAMPLE = 24
 """Masks whose values are looked at when a folder is opened."""
 _SAMPLE_PIXELS = 50_000_000
 """Fewer, where those before them have so many pixels: about a second's work."""
-_LAYOUT = "a concept folder holds images/, labels/ with a mask of the same name for each image, and classes.txt"
+_LAYOUT = (
+    "a concept folder holds images/, labels/ with a mask of the same name for each image, and classes.txt; "
+    "docs/concepts.md has other formats"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +84,68 @@ class ConceptSet(ImageSource, Protocol):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class MaskFolder(ImageFiles):
+class LabelledFiles(ImageFiles):
+    """Image files with files of their pixels' labels.
+
+    Attributes:
+        concepts: numbered from 1 in the order of the values.
+        numbers: for each value in the files its concept's index, 0 for none, -1 for a value that the class list lacks.
+        remarks: what should be known of the labels.
+    """
+
+    concepts: tuple[Concept, ...]
+    numbers: npt.NDArray[np.int32]
+    remarks: tuple[str, ...] = ()
+
+    def label_files(self, index: int) -> tuple[Path, ...]:
+        """Return the files that an image's labels are read from."""
+        raise NotImplementedError(type(self).__name__)
+
+    @cached_property
+    def categories(self) -> tuple[str, ...]:
+        """The concepts' categories, each once, in order of first appearance."""
+        return tuple(dict.fromkeys(concept.category for concept in self.concepts))
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 over names and bytes of images and of their labels' files, and over the concepts."""
+        total = hashlib.sha256(super().digest.encode())
+        for contents in self._label_contents:
+            total.update(b"".join(contents) + b"/")
+        total.update(repr([(concept.index, concept.name, concept.category) for concept in self.concepts]).encode())
+        total.update(self.numbers.tobytes())
+        return total.hexdigest()
+
+    @cached_property
+    def _label_contents(self) -> tuple[tuple[bytes, ...], ...]:
+        """SHA-256 of the files of each image's labels."""
+        return tuple(file_digests(self.label_files(index)) for index in range(len(self)))
+
+    def _digests_of(self, index: int) -> tuple[bytes | None, ...]:
+        """Return what the files of an image's labels must have, None where `digest` has not been asked for."""
+        known = self.__dict__.get("_label_contents")  # as for images
+        return (None,) * len(self.label_files(index)) if known is None else known[index]
+
+
+@dataclass(frozen=True)
+class MaskLayout:
+    """Where images and their masks lie: a mask has its image's name, below another folder.
+
+    Attributes:
+        root: the folder of both.
+        images: the images' folder below it.
+        labels: the masks' folders below it, one for each layer of labels.
+        chosen: the images, by patterns below `root`; nothing for all in their folder.
+    """
+
+    root: Path
+    images: str
+    labels: tuple[str, ...]
+    chosen: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class MaskFolder(LabelledFiles):
     """A folder of images, masks and class names.
 
     ::
@@ -100,22 +162,18 @@ class MaskFolder(ImageFiles):
     Attributes:
         masks: for each image its mask files, one for each label layer.
         sizes: for each image its height and width in pixels.
-        concepts: numbered from 1 in the order of the values.
-        numbers: for each mask value its concept's index, 0 for none, -1 for a value that the class list lacks.
-        remarks: what should be known of the masks.
     """
 
     masks: tuple[tuple[Path, ...], ...]
     sizes: tuple[tuple[int, int], ...]
-    concepts: tuple[Concept, ...]
-    numbers: npt.NDArray[np.int32]
-    remarks: tuple[str, ...] = ()
 
     @classmethod
-    def find(cls, name: str, folder: str | Path, base: Path, limit: int | None = None) -> MaskFolder:
+    def find(
+        cls, name: str, folder: str | Path, base: Path, limit: int | None = None, *, look: bool = True
+    ) -> MaskFolder:
         """Open a concept folder; images without a usable mask are skipped and listed.
 
-        Of all masks the header is read, of some the values.
+        Of all masks the header is read, and unless `look` is false of some the values.
 
         Raises:
             DataError: if the folder, its class list or every mask is missing or unusable, or one of those whose values
@@ -125,17 +183,33 @@ class MaskFolder(ImageFiles):
         for part in (root, root / "images", root / "labels"):
             if not part.is_dir():
                 raise DataError(f"no folder {shorten(str(part), 200)!r}", where=f"data {name!r}", remedy=_LAYOUT)
-        concepts, numbers = read_concepts(root)
-        found = ImageFolder.find(name, ["images"], root, limit)
+        layers = sorted(entry for entry in (root / "labels").iterdir() if entry.is_dir())
+        layout = MaskLayout(root, "images", ("labels", *(f"labels/{entry.name}" for entry in layers)))
+        return cls.of_layout(name, layout, read_concepts(root), limit, look=look)
+
+    @classmethod
+    def of_layout(
+        cls,
+        name: str,
+        layout: MaskLayout,
+        classes: tuple[tuple[Concept, ...], npt.NDArray[np.int32]],
+        limit: int | None = None,
+        *,
+        look: bool = True,
+    ) -> MaskFolder:
+        """Open images and masks that lie as a layout says, with concepts and their values; raises as `find`."""
+        root, (concepts, numbers) = layout.root, classes
+        images = root / layout.images
+        labels = [root / folder for folder in layout.labels]
+        found = ImageFolder.find(name, layout.chosen or [layout.images], root, limit)
         skipped, notes = list(found.skipped), list(found.notes)
         used: list[tuple[str, Path, tuple[Path, ...], tuple[int, int]]] = []
-        layers = sorted(entry for entry in (root / "labels").iterdir() if entry.is_dir())
         remedy = ""
         for shown, path in zip(found.names, found.paths, strict=True):
-            relative = PurePosixPath(path.relative_to(root / "images").as_posix()).with_suffix("")
-            files = tuple(_masks_of(relative, (root / "labels", *layers)))
+            relative = PurePosixPath(path.relative_to(images).as_posix()).with_suffix("")
+            files = tuple(_masks_of(relative, labels))
             try:
-                remarks = _check_masks(files, size := image_size(path))
+                remarks = _check_masks(files, size := image_size(path), layout.labels[0])
             except DataError as fault:
                 remedy = fault.remedy
                 skipped.append((shown, f"{fault.what}; {remedy}" if remedy else fault.what))
@@ -151,10 +225,10 @@ class MaskFolder(ImageFiles):
             )
         names, paths, masks, sizes = zip(*used, strict=True)
         all_masks = [file for of_image in masks for file in of_image]
-        looked, void = _look_at_values(all_masks, numbers)
-        remarks = list(_passed_over(root))
+        looked, void = _look_at_values(all_masks, numbers) if look else (len(all_masks), [])
+        remarks = list(_passed_over(root) if layout.labels[0] == "labels" else ())
         if void:
-            first = shorten(void[0].relative_to(root / "labels").as_posix())
+            first = shorten(void[0].relative_to(labels[0]).as_posix())
             remarks.append(
                 f"{len(void):,} of the {looked:,} masks that were looked at hold{'s' * (len(void) == 1)} no concept: "
                 f"all values are called void or the like; the first is {first!r}"
@@ -182,25 +256,9 @@ class MaskFolder(ImageFiles):
             remarks=tuple(remarks),
         )
 
-    @cached_property
-    def categories(self) -> tuple[str, ...]:
-        """The concepts' categories, each once, in order of first appearance."""
-        return tuple(dict.fromkeys(concept.category for concept in self.concepts))
-
-    @cached_property
-    def digest(self) -> str:
-        """SHA-256 over names and bytes of images and masks, and over the concepts."""
-        total = hashlib.sha256(super().digest.encode())
-        for contents in self._mask_contents:
-            total.update(b"".join(contents) + b"/")
-        total.update(repr([(concept.index, concept.name, concept.category) for concept in self.concepts]).encode())
-        total.update(self.numbers.tobytes())
-        return total.hexdigest()
-
-    @cached_property
-    def _mask_contents(self) -> tuple[tuple[bytes, ...], ...]:
-        """SHA-256 of each image's masks."""
-        return tuple(file_digests(files) for files in self.masks)
+    def label_files(self, index: int) -> tuple[Path, ...]:
+        """Return an image's masks."""
+        return self.masks[index]
 
     def read_labels(self, index: int) -> npt.NDArray[np.int32]:
         """Return an image's labels as int32 [layers, height, width], in the image's size.
@@ -209,32 +267,20 @@ class MaskFolder(ImageFiles):
             DataError: if a mask cannot be decoded, holds a value that the class list lacks, or has changed since
                 `digest` was asked for.
         """
-        files = self.masks[index]
-        known = self.__dict__.get("_mask_contents")  # as for images
-        contents = (None,) * len(files) if known is None else known[index]
         labels = [
-            fit_labels(_numbered(read_indices(path, content), self.numbers, path), _STRETCH, self.sizes[index])
-            for path, content in zip(files, contents, strict=True)
+            fit_labels(numbered(read_indices(path, content), self.numbers, path), _STRETCH, self.sizes[index])
+            for path, content in zip(self.masks[index], self._digests_of(index), strict=True)
         ]
         return np.stack(labels)
 
 
-class ConceptsSettings(DataSource):
-    """Images of which every pixel is labelled with concepts."""
-
-    kind: ClassVar[str] = "concepts"
-    paths: ClassVar[tuple[str, ...]] = ("concepts",)
-
-    concepts: str = Field(description="Folder with images/, labels/ and classes.txt, relative to the recipe.")
-    limit: int | None = Field(None, ge=1, description="Use at most so many images, spread evenly over the sorted list.")
-
-    def open(self, name: str, base: Path) -> MaskFolder:
-        """Find the images that have masks."""
-        return MaskFolder.find(name, self.concepts, base, self.limit)
-
-
-def _numbered(values: npt.NDArray[np.int32], concepts: npt.NDArray[np.int32], path: Path) -> npt.NDArray[np.int32]:
-    """Return each pixel's concept; `concepts` gives that of each value."""
+def numbered(
+    values: npt.NDArray[np.int32],
+    concepts: npt.NDArray[np.int32],
+    path: Path,
+    table: str = "classes.txt or concepts.csv",
+) -> npt.NDArray[np.int32]:
+    """Return each pixel's concept; `concepts` gives that of each value, raises DataError if it lacks one."""
     outside = (values < 0) | (values >= len(concepts))
     numbers: npt.NDArray[np.int32] = np.where(outside, -1, concepts[np.where(outside, 0, values)])
     if numbers.min() < 0:
@@ -243,7 +289,7 @@ def _numbered(values: npt.NDArray[np.int32], concepts: npt.NDArray[np.int32], pa
         raise DataError(
             f"the mask holds the {named}, which the class list does not name",
             where=shorten(str(path), 200),
-            remedy=f"add it to classes.txt or concepts.csv ({unnamed[0]},name); name it void if it is no concept",
+            remedy=f"add it to {table} ({unnamed[0]},name); name it void if it is no concept",
         )
     return numbers
 
@@ -253,7 +299,7 @@ def _look_at_values(files: Sequence[Path], concepts: npt.NDArray[np.int32]) -> t
     some, pixels = spread_evenly(files, _SAMPLE), 0
     void: list[Path] = []
     for number, path in enumerate(some, 1):
-        numbers = _numbered(read_indices(path), concepts, path)
+        numbers = numbered(read_indices(path), concepts, path)
         if not numbers.any():
             void.append(path)
         pixels += numbers.size
@@ -406,9 +452,9 @@ def _masks_of(relative: PurePosixPath, folders: Sequence[Path]) -> Iterable[Path
                 break
 
 
-def _check_masks(files: Sequence[Path], size: tuple[int, int]) -> list[str]:
+def _check_masks(files: Sequence[Path], size: tuple[int, int], folder: str) -> list[str]:
     if not files:
-        raise DataError("has no mask in labels/")
+        raise DataError(f"has no mask in {folder}/")
     remarks = []
     for file in files:
         try:

@@ -205,9 +205,44 @@ def indices_size(path: Path) -> tuple[int, int]:
         return image.size[1], image.size[0]
 
 
-def _require_indices(image: Image.Image, path: Path) -> None:
+def read_coded(path: Path, digest: bytes | None = None) -> npt.NDArray[np.int32]:
+    """Decode a picture whose pixels are numbers: red + 256 * green, as Broden's are (NetDissect, `joinseg.py`).
+
+    Returns:
+        int32 [height, width].
+
+    Raises:
+        DataError: as for `read_image`, or if the file is no such picture or stored with loss.
+    """
+    with _opened(path, digest) as image:
+        _require_coded(image, path)
+        pixels = np.asarray(image)
+    if pixels[:, :, 2].any():
+        raise DataError("a picture with blue in it, not red + 256 * green", where=_shown(path))
+    numbers: npt.NDArray[np.int32] = pixels[:, :, 0] + np.int32(256) * pixels[:, :, 1]
+    return numbers
+
+
+def coded_size(path: Path) -> tuple[int, int]:
+    """Return height and width in pixels, as `read_coded` will give them, from the header alone; raises as it does."""
+    with _opened(path) as image:
+        _require_coded(image, path)
+        return image.size[1], image.size[0]
+
+
+def _require_coded(image: Image.Image, path: Path) -> None:
+    _require_lossless(image, path)
+    if image.mode not in ("RGB", "RGBA"):
+        raise DataError(f"a picture ({image.mode}) without red and green, which code numbers", where=_shown(path))
+
+
+def _require_lossless(image: Image.Image, path: Path) -> None:
     if image.format in ("JPEG", "MPO", "WEBP"):
         raise DataError("a mask in a format that may change values", where=_shown(path), remedy="use PNG")
+
+
+def _require_indices(image: Image.Image, path: Path) -> None:
+    _require_lossless(image, path)
     if image.mode not in ("1", "L", "P") and not image.mode.startswith("I"):
         raise DataError(
             f"a colour picture ({image.mode}), not a mask of indices",

@@ -62,7 +62,7 @@ class ImageFiles:
 
     name: str
     names: tuple[str, ...]
-    paths: tuple[Path, ...]
+    paths: Sequence[Path]
     skipped: tuple[tuple[str, str], ...] = ()
     notes: tuple[tuple[str, str], ...] = ()
     found: int = 0

@@ -7,9 +7,9 @@ import functools
 from onnxviz.core.plugins import by_kind
 from onnxviz.data.base import DataSource
 from onnxviz.data.builtin import BuiltinSettings
-from onnxviz.data.concepts import ConceptsSettings
 from onnxviz.data.generator_file import GeneratorSettings
 from onnxviz.data.images import ImagesSettings
+from onnxviz.data.labelled.settings import ConceptsSettings
 
 ENTRY_POINTS = "onnxviz.data"
 

@@ -21,7 +21,7 @@ from onnxviz.core.findings import Finding
 from onnxviz.core.memory import describe_shortage, is_out_of_memory
 from onnxviz.core.sampling import spread_evenly
 from onnxviz.core.values import AUTO, Agreement, Layer, Preprocessing, Unit
-from onnxviz.data.concepts import ConceptSet, MaskFolder
+from onnxviz.data.concepts import ConceptSet
 from onnxviz.data.given_images import source_of
 from onnxviz.execution.findings_view import Findings
 from onnxviz.execution.parity_job import disagreeing, distrusted, measure_agreement, why_not
@@ -34,7 +34,7 @@ from onnxviz.model import model as models
 from onnxviz.model.opening import opened
 from onnxviz.model.preprocessing_candidates import pictures_for, require_classifier
 from onnxviz.model.preprocessing_search import probe
-from onnxviz.recipe.from_python import analysis_from
+from onnxviz.recipe.from_python import analysis_from, concepts_from
 
 if TYPE_CHECKING:
     import torch
@@ -158,12 +158,15 @@ class Model(models.Model):
         return self.analyze("activation_maximization", {"images": images}, data="images", **given)
 
     def dissect(
-        self, concepts: ConceptSet | Path | str, layers: str | Sequence[str] | None = None, **settings: Any
+        self,
+        concepts: ConceptSet | Path | str | Mapping[str, Any],
+        layers: str | Sequence[str] | None = None,
+        **settings: Any,
     ) -> Findings:
         """Find out which units detect which labelled concept, and how many by chance.
 
         Args:
-            concepts: a folder with images, masks and class names (docs/dissection.md), or a data set.
+            concepts: a folder of labelled images, what a recipe may say of them (docs/concepts.md), or a data set.
             layers: names, globs or roles; the analysis' own choice if None.
             settings: more of `onnxviz explain dissection`.
 
@@ -171,7 +174,9 @@ class Model(models.Model):
             OnnxvizError: as `analyze`.
         """
         if isinstance(concepts, str | os.PathLike):
-            concepts = MaskFolder.find("concepts", concepts, Path())
+            concepts = {"concepts": concepts}
+        if isinstance(concepts, Mapping):
+            concepts = concepts_from(concepts).open("concepts", Path())
         given = {"data": "concepts", **({} if layers is None else {"layers": layers}), **settings}
         return self.analyze("dissection", {"concepts": concepts}, **given)
 

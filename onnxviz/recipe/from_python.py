@@ -10,7 +10,8 @@ from typing import Any
 from onnxviz.analyses.base import Analysis
 from onnxviz.core.errors import Fault, RecipeError, shorten
 from onnxviz.core.yaml_source import SourcePosition, dump, parse_source
-from onnxviz.recipe.faults import ordered, read_analysis
+from onnxviz.data.labelled.settings import ConceptsSettings
+from onnxviz.recipe.faults import check, ordered, read_analysis
 from onnxviz.recipe.recipe import Recipe, parse_recipe
 
 
@@ -28,6 +29,15 @@ def analysis_from(kind: str, settings: Mapping[str, Any]) -> Analysis:
     text = _yaml({"kind": kind, **settings}, kind)
     node, faults = parse_source(text, kind, Path(), place=SourcePosition(kind))
     made, found = read_analysis(node) if node is not None else (None, [])
+    if made is None or faults:
+        raise RecipeError(ordered([*faults, *found]))
+    return made
+
+
+def concepts_from(settings: Mapping[str, Any]) -> ConceptsSettings:
+    """Make labelled images of settings as a recipe gives them; raises RecipeError with every fault of them."""
+    node, faults = parse_source(_yaml(settings, "concepts"), "concepts", Path(), place=SourcePosition("concepts"))
+    made, found = check(ConceptsSettings, node) if node is not None else (None, [])
     if made is None or faults:
         raise RecipeError(ordered([*faults, *found]))
     return made

@@ -120,9 +120,13 @@ class Recipe:
         data: dict[str, Any] = {}
         for name, settings in self.data.items():
             data[name] = settings.model_dump(mode="json", exclude_none=True)
-            for key in settings.paths:
-                if key in data[name]:
-                    data[name][key] = _relative_all(data[name][key], self.base(name), folder)
+            for path in settings.paths:
+                *above, key = path.split(".")
+                part = data[name]
+                for step in above:
+                    part = part.get(step, {})
+                if key in part and not (above and isinstance(part[key], list)):
+                    part[key] = _relative_all(part[key], self.base(name), folder)
         locked: dict[str, Any] = {"version": 1, "title": self.title, "seed": self.seed}
         locked |= {"models": models} if self.compares else {"model": models[SINGLE]}
         if data:
@@ -421,7 +425,7 @@ class _Builder:
             places += [(*model, "path"), (*model, "labels")]
             places += [(*model, "inputs", name) for name in self.keys_of(*model, "inputs")]
         for name in self.keys_of("data"):
-            places += [("data", name, field) for cls in data_kinds().values() for field in cls.paths]
+            places += [("data", name, *field.split(".")) for cls in data_kinds().values() for field in cls.paths]
         for address in places:
             node = find(self.tree, address)
             for item in node.items if isinstance(node, SequenceNode) and address[0] == "data" else [node]:

@@ -107,7 +107,7 @@ def test_the_own_kinds_stand_in_the_order_in_which_images_are_looked_for() -> No
     assert list(data_kinds()) == ["images", "concepts", "builtin", "generator"]
     for kind, cls in data_kinds().items():
         assert kind in cls.model_fields
-        assert set(cls.paths) <= set(cls.model_fields)
+        assert {path.partition(".")[0] for path in cls.paths} <= set(cls.model_fields)
         assert all(field.description for field in cls.model_fields.values())
         assert cls.__doc__
 

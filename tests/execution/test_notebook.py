@@ -174,6 +174,9 @@ def test_what_the_caller_had_set_is_left_as_it_was(model: onnxviz.Model) -> None
         (lambda model, image: model.grad_cam([]), onnxviz.DataError, "there are no images"),
         (lambda model, image: model.grad_cam(model.prepare(image)), onnxviz.DataError, "floating images are prepared"),
         (lambda model, image: model.dissect("nowhere"), onnxviz.DataError, "no folder"),
+        (lambda model, image: model.dissect({"concepts": "nowhere"}), onnxviz.DataError, "no folder"),
+        (lambda model, image: model.dissect({"concept": "a"}), onnxviz.RecipeError, "concept"),
+        (lambda model, image: model.dissect({"concepts": {1}}), onnxviz.RecipeError, r"\{1\} is set"),
         (lambda model, image: model.kernels("relu1"), onnxviz.OnnxvizError, "relu1"),
     ],
 )
@@ -282,3 +285,14 @@ def test_a_run_shows_cards_with_pictures_and_a_link(run: Run) -> None:
 def test_a_picture_that_is_gone_is_said_to_be(run: Run, tmp_path: Path) -> None:
     page = Run(run.result, tmp_path, run.report)._repr_html_()
     assert page.count("picture missing") == 20
+
+
+def test_labelled_images_as_a_recipe_says_them(model: onnxviz.Model, tmp_path: Path) -> None:
+    (tmp_path / "bright").mkdir()
+    for place in range(3):
+        Image.fromarray(np.full((16, 16, 3), 80 * place, np.uint8)).save(tmp_path / f"bright/{place}.png")
+    said = {"concepts": tmp_path, "category": "scene", "colours": True}
+    found = model.dissect(said, "last_conv", least_images=1, shuffles=1)
+    assert found.metrics["detectors"] >= 0
+    with pytest.raises(onnxviz.DataError, match="no folder"):
+        model.dissect(tmp_path, "last_conv")

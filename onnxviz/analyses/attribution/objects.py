@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from onnxviz.graph.model_output import Head
 
 _STRETCH = Preprocessing(fit="stretch")
+_NO_OBJECTS = ("colour", "color", "texture", "material", "scene")
+"""Categories of what is true of things or of whole images."""
 ANY = "*"
 """Stands for every class that is not named."""
 
@@ -91,21 +93,20 @@ class Objects:
         """Return the numbers of the concepts that are the object of a class; none where nothing says which.
 
         Those that are chosen; else those of the class's name, or of one of its synonyms; else those of the longest name
-        that a class's name ends with, as "king penguin" does with "penguin"; else the only one that there is.
+        that a class's name ends with, as "king penguin" does with "penguin"; else the only one that there is. What is
+        not chosen is no colour, texture, material or scene: the class "orange" is not what is orange.
         """
         names = self.chosen.get(title, self.chosen.get(ANY))
-        if names is None:
-            words = [_plain(word) for word in title.split(",")]
-            ends = [name for name in map(_plain, self._names) if any(f" {word}".endswith(f" {name}") for word in words)]
-            longest = max(map(len, ends), default=0)
-            names = [name for name in self._names if _plain(name) in ends and len(_plain(name)) == longest]
-        if not names and len(self.concepts) == 1:
-            names = self._names
-        return tuple(concept.index for concept in self.concepts if concept.name in names)
-
-    @cached_property
-    def _names(self) -> list[str]:
-        return [concept.name for concept in self.concepts]
+        if names is not None:
+            return tuple(concept.index for concept in self.concepts if concept.name in names)
+        things = [concept for concept in self.concepts if concept.category not in _NO_OBJECTS]
+        words = [_plain(word) for word in title.split(",")]
+        ends = [one for one in things if any(f" {word}".endswith(f" {_plain(one.name)}") for word in words)]
+        longest = max((len(_plain(one.name)) for one in ends), default=0)
+        found = [one for one in ends if len(_plain(one.name)) == longest]
+        if not found and len(self.concepts) == 1:
+            found = things
+        return tuple(concept.index for concept in found)
 
     def read(self, image: int, preprocessing: Preprocessing, size: tuple[int, int]) -> npt.NDArray[np.int32] | None:
         """Return an image's labels [layers, h, w] as the network sees it; None where it has none.

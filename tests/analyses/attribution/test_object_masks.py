@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,7 +18,7 @@ from onnxviz.analyses.attribution.simple_maps import SIMPLE
 from onnxviz.core.errors import AnalysisError, DataError, OnnxvizError, SelectionError
 from onnxviz.core.findings import Caveat, Coverage, Finding, Metric, Note, Table
 from onnxviz.core.shares import wilson
-from onnxviz.data.concepts import MaskFolder
+from onnxviz.data.concepts import Concept, MaskFolder
 from onnxviz.data.images import ImageFolder, fit_image
 from tests.analyses.test_grad_cam import CLASSES, SIDE, detectors
 
@@ -111,6 +112,15 @@ def test_classes_of_objects_are_named_as_everywhere_else(tmp_path: Path, labelle
         model.analyze("attribution", {"scenes": labelled}, **settings(objects={"rde": "red"}))
     with pytest.raises(SelectionError, match="'red, ruby' is named twice"):
         model.analyze("attribution", {"scenes": labelled}, **settings(objects={"red": "red", "0": "blue"}))
+
+
+@pytest.mark.parametrize(("category", "found"), [("object", (1,)), ("colour", ()), ("texture", ()), ("scene", ())])
+def test_a_class_is_not_what_has_the_colour_of_its_name(
+    labelled: MaskFolder, category: str, found: tuple[int, ...]
+) -> None:
+    data = dataclasses.replace(labelled, concepts=(Concept(1, "orange", category), Concept(2, "car")))
+    assert Objects(data, (0,), {}).numbers("blood orange") == found
+    assert Objects(data, (0,), {"*": ["orange"]}).numbers("blood orange") == (1,)
 
 
 def test_labels_of_another_data_set(model: onnxviz.Model, labelled: MaskFolder, tmp_path: Path) -> None:

@@ -59,10 +59,11 @@ def check(
 def show_check(output: Console, errors: Console, found: Checked, most: int | None) -> None:
     """Show what was found, with so many concepts and faults at most."""
     from onnxviz.cli.show import make_table, safe, show_lines
+    from onnxviz.core.shares import percent
     from onnxviz.core.wording import counted
 
     def row(one: ConceptCount) -> list[str]:
-        share = f"{one.pixels / one.area:.2%}" if one.area else "none"
+        share = percent(one.pixels / one.area, 2) if one.area else "none"
         return [f"{one.images:,}", f"{one.pixels:,}", share]
 
     show_lines(output, [f"format: {found.form}", f"images: labels of {found.images:,} of {found.found:,} were read"])

@@ -342,6 +342,7 @@ def test_schema_explain_version_help(
         "adversarial",
         "attribution",
         "dissection",
+        "exemplars",
         "grad_cam",
         "spurious_evidence",
         "weights",

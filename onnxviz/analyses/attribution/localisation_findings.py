@@ -172,7 +172,7 @@ def _within(mean: Mean, least: float, most: float) -> Mean:
 
 
 def _with_interval(mean: Mean) -> tuple[Cell, Cell]:
-    return (mean.value, mean.span("{:.0%}".format)) if mean.total else (None, "")
+    return (mean.value, mean.span(percent)) if mean.total else (None, "")
 
 
 def _points(mean: Mean) -> str:

@@ -32,6 +32,7 @@ from onnxviz.analyses.stream import Batch
 from onnxviz.core.errors import AnalysisError, shorten
 from onnxviz.core.findings import Caveat, Coverage, Finding
 from onnxviz.core.sampling import spread_evenly
+from onnxviz.core.shares import percent
 from onnxviz.core.values import Layer
 from onnxviz.data.images import ImageSource
 from onnxviz.graph.targets import unit_indices
@@ -178,9 +179,9 @@ shown: 12
         if self.patches * _FEW > len(images):
             best, count = min(self.patches, len(images)), len(images)
             yield Caveat(
-                f"The {best} images that excite a unit most are {best / count:.0%} of the {count} images: what they "
-                "have in common may be what all have in common, and images at quantiles near each other may be the "
-                "same. More images say more.", "few_images", "limit",
+                f"The {best} images that excite a unit most are {percent(best / count)} of the {count} images: what "
+                "they have in common may be what all have in common, and images at quantiles near each other may be "
+                "the same. More images say more.", "few_images", "limit",
             )  # fmt: skip
         if len(images) > _SAMPLED:
             yield Caveat(

@@ -13,6 +13,7 @@ from PIL import Image
 import onnxviz
 from onnxviz.analyses.attribution.localisation import Localisation, ObjectEvidence, chance
 from onnxviz.analyses.attribution.localisation_findings import findings
+from onnxviz.analyses.attribution.object_masks import ObjectMasks
 from onnxviz.analyses.attribution.objects import Objects
 from onnxviz.analyses.attribution.simple_maps import SIMPLE
 from onnxviz.core.errors import AnalysisError, DataError, OnnxvizError, SelectionError
@@ -20,7 +21,7 @@ from onnxviz.core.findings import Caveat, Coverage, Finding, Metric, Note, Table
 from onnxviz.core.shares import wilson
 from onnxviz.data.concepts import Concept, MaskFolder
 from onnxviz.data.images import ImageFolder, fit_image
-from tests.analyses.test_grad_cam import CLASSES, SIDE, detectors
+from tests.analyses.test_grad_cam import CLASSES, SIDE, UNIT, detectors
 
 RED, BLUE = (slice(4, 12), slice(20, 28)), (slice(22, 28), slice(4, 8))
 
@@ -170,6 +171,20 @@ def test_nothing_says_where_the_objects_are(model: onnxviz.Model, labelled: Mask
         model.analyze("attribution", photos, **settings(data="photos", objects={"red": "red"}))
     with pytest.raises(OnnxvizError, match="no labels of pixels"):
         model.analyze("attribution", photos, **settings(data="photos", masks="photos"))
+
+
+def test_each_image_has_the_object_of_its_own_class(labelled: MaskFolder) -> None:
+    """In the first image both squares are labelled; of what is in no image there is nothing to compare."""
+    objects = Objects.of(labelled, None, {}, {})
+    assert objects is not None
+    masks = ObjectMasks(objects, lambda number: CLASSES[number], UNIT, (SIDE, SIDE), 0)
+    heats = np.zeros((3, SIDE, SIDE))
+    heats[:, RED[0], RED[1]] = 1
+    (turn, other) = masks.meet([0, 1, 0], [[1, 0, 0], [0, 1, 1]], [{"map": heats}, {"map": heats}], {})
+    areas = [None if one is None else round(one.chance[1] * SIDE**2) for one in turn]
+    assert areas == [24, 64, 64]
+    assert [one and one.maps[0][2].pointing for one in turn] == [0, 1, 1]
+    assert [None if one is None else round(one.chance[1] * SIDE**2) for one in other] == [64, None, 24]
 
 
 # --- what all images come to ----------------------------------------------------------------------------------------

@@ -263,6 +263,17 @@ def test_what_excites_a_unit_is_carried_back_to_the_pixels_that_it_sees(
     assert tile.captions[1] == rule.replace("_", " ")
 
 
+def test_where_the_unit_is_silent_only_the_deconvnet_carries_anything_back(
+    model: onnxviz.Model, tmp_path: Path
+) -> None:
+    source, layer = pictures(tmp_path), model.view.layer("active")
+    silent = [(source.names.index("class0/10.png"), 5 * 24 + 5)]
+    (by_deconvnet,) = rectified("deconvnet", model, source, layer, 0, silent)
+    assert by_deconvnet[5, 5].tolist() == [1, -1, -1]
+    (guided,) = rectified("guided_backpropagation", model, source, layer, 0, silent)
+    assert not guided.any()
+
+
 def test_without_a_rectifier_there_is_nothing_to_carry_back(model: onnxviz.Model, tmp_path: Path) -> None:
     found = exemplars(model, pictures(tmp_path), layers=["conv"], value="convolution", beside="deconvnet")
     (caveat,) = (one for one in found.findings if isinstance(one, Caveat) and one.id.startswith("refused"))

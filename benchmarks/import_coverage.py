@@ -35,7 +35,7 @@ from onnxviz.core.errors import OnnxvizError, UnsupportedOperatorError
 from onnxviz.graph import GraphView, open_model
 
 TOLERANCE = 1e-3
-GRADIENT_TOLERANCE = 1e-2
+GRADIENT_TOLERANCE = 1e-3
 INPUTS: dict[str, tuple[np.ndarray, ...]] = {
     "silero_vad.onnx": (
         np.sin(np.arange(512, dtype=np.float32) / 5)[None], np.zeros((2, 1, 128), np.float32), np.int64(16000),

@@ -239,6 +239,12 @@ class PeaksPass(Pass[Any]):
         most = self.analysis.shown
         return living if most == "all" else spread_evenly(living, most)
 
+    @property
+    def _shown_units(self) -> int:
+        """Units of all layers that are shown, at most."""
+        most = self.analysis.shown
+        return sum(layer.unit_count if most == "all" else min(most, layer.unit_count) for layer in self.layers)
+
     def stored_bytes(self, images: int | None) -> int:
         """Return what a shard keeps, or all tables, arrays and pictures."""
         settings = self.analysis
@@ -246,18 +252,14 @@ class PeaksPass(Pass[Any]):
         kept = 20 * (settings.patches + settings.least)
         if images is not None:
             return units * (kept + 8 + 4 * min(images, _SAMPLED))
-        shown = sum(layer.unit_count if settings.shown == "all" else min(settings.shown, layer.unit_count)
-                    for layer in self.layers)  # fmt: skip
         cells = (3 if settings.beside else 2) * settings.patches + len(settings.quantiles) + settings.least
-        return units * (kept + _UNIT_BYTES) + shown * cells * storage.jpeg(CELL, CELL)
+        return units * (kept + _UNIT_BYTES) + self._shown_units * cells * storage.jpeg(CELL, CELL)
 
     def images_again(self) -> int:
         """Return the number of images that are shown, at most."""
         settings = self.analysis
-        shown = sum(layer.unit_count if settings.shown == "all" else min(settings.shown, layer.unit_count)
-                    for layer in self.layers)  # fmt: skip
         count = settings.patches + len(settings.quantiles) + settings.least
-        return min(len(self.analysis.images_of(self.subject)[2]), shown * count)
+        return min(len(self.analysis.images_of(self.subject)[2]), self._shown_units * count)
 
 
 def maps_of(layer: Layer, values: np.ndarray) -> np.ndarray:
